@@ -1,0 +1,298 @@
+"""What the control plane asks of a host, and the facts it gets back; every driver implements `HostDriver`.
+
+Rules that all drivers keep:
+
+* Every method is idempotent: it observes, compares and acts. "Already so" is success.
+* Every method ends within its `budget_seconds` (plus scheduling noise), by a result or a `DriverError`.
+* A call that ended in `OutcomeUnknown` may still take effect later: observe again, never assume.
+* A machine without this cluster's tag is counted as used capacity and never touched.
+* `MachineIdentity` fixes the machine's uuid, name and volume names, so that two attempts never share anything.
+* Nothing in here knows groups' policies, leases or the store.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+_MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
+
+
+class DriverError(Exception):
+    """Base of the driver errors.
+
+    `public` is safe to show to a tenant; `detail` may quote the hypervisor and is for logs only.
+    """
+
+    def __init__(self, public: str, detail: str = "") -> None:
+        super().__init__(public)
+        self.public = public
+        self.detail = detail
+
+
+class HostUnreachable(DriverError):
+    """The request certainly did not reach the host (connection refused, lost before sending). Safe to retry."""
+
+
+class OutcomeUnknown(DriverError):
+    """The call was sent and no answer came (deadline, connection lost in mid-call). It may have taken effect."""
+
+
+class HostRejected(DriverError):
+    """The host answered that it can not do it (missing bridge, image, pool, memory). Retrying there is of no use.
+
+    `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`, `internal`.
+    """
+
+    def __init__(self, code: str, public: str, detail: str = "") -> None:
+        super().__init__(public, detail)
+        self.code = code
+
+
+class MachineConflict(DriverError):
+    """The uuid or name exists on the host with another owner or attempt (a tombstone, or somebody else's machine)."""
+
+
+class MachineGhost(DriverError):
+    """The hypervisor lists a machine that it can neither run nor destroy; the uuid is burnt on that host."""
+
+
+class MachineState(StrEnum):
+    """What the hypervisor says of a machine. ABSENT is never listed; it is the answer of `observe` for nothing there."""
+
+    PAUSED = "paused"  # created, never let run by us
+    RUNNING = "running"
+    STOPPING = "stopping"  # asked to shut down, still executing
+    STOPPED = "stopped"  # defined, not executing
+    CRASHED = "crashed"
+    TOMBSTONE = "tombstone"  # inert marker that forbids a late definition of an old attempt
+    GHOST = "ghost"
+    ABSENT = "absent"
+
+    @property
+    def executing(self) -> bool:
+        """Whether guest code may be running at this moment."""
+        return self in (MachineState.RUNNING, MachineState.STOPPING)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineIdentity:
+    """Who a machine is. `attempt` rises only when an instance is placed anew."""
+
+    cluster: str
+    group: str
+    instance: str
+    attempt: int
+
+    @property
+    def machine_uuid(self) -> str:
+        """RFC 4122 version 5 uuid of (instance, attempt), with dashes."""
+        return str(uuid.uuid5(_MACHINE_NAMESPACE, f"{self.cluster}/{self.instance}/{self.attempt}"))
+
+    @property
+    def machine_name(self) -> str:
+        """Unique on every host: `corral-<instance>-<attempt>`."""
+        return f"corral-{self.instance}-{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A registered boot source. Paths are on the control plane's machine; drivers carry the bytes to the host.
+
+    Either `kernel_path` (+ `initrd_path`, `kernel_arguments`) for a direct boot, or `disk_path` with `disk_format`
+    (`raw` | `qcow2`), or both. `sha256` maps a path's role (`kernel`, `initrd`, `disk`) to its expected hex digest.
+    `delivery`: `fw_cfg` or `nocloud`.
+    """
+
+    name: str
+    kernel_path: str = ""
+    initrd_path: str = ""
+    kernel_arguments: str = ""
+    disk_path: str = ""
+    disk_format: str = "raw"
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    delivery: str = "fw_cfg"
+    progress_channel: str = "org.corral.progress"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInterface:
+    """One NIC. `kind`: `bridge` (host bridge `source`), `network` (libvirt network `source`), `user` (SLIRP), `none`.
+
+    `address` is a planned IPv4/IPv6 address without prefix, empty for DHCP.
+    """
+
+    kind: str
+    source: str
+    mac: str
+    address: str = ""
+    prefix_length: int = 0
+    gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """All that a host needs to create a machine. Sizes in bytes.
+
+    `documents` go to the guest by the image's delivery: name -> text (`rendezvous` JSON, `env` file, `hosts` file).
+    They carry no secrets. `spec_hash` stands in the machine's metadata, so that a changed spec is noticed.
+    `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices.
+    """
+
+    identity: MachineIdentity
+    display_name: str
+    vcpus: int
+    memory_bytes: int
+    root_disk_bytes: int
+    image: Image
+    interfaces: tuple[NetworkInterface, ...]
+    documents: Mapping[str, str]
+    spec_hash: str
+    resources: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReport:
+    """The newest line that a guest wrote to its progress channel.
+
+    `stage`: `booting`, `network`, `joining`, `ready`, `stopping` (a guest may add others; unknown ones are progress).
+    `received_at`: the driver clock's seconds (monotonic) when the line was read, so that silence can be noticed.
+    """
+
+    stage: str
+    detail: str
+    epoch: int
+    address: str
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedMachine:
+    """One machine with this cluster's tag, as the host showed it."""
+
+    identity: MachineIdentity
+    machine_uuid: str
+    state: MachineState
+    spec_hash: str
+    report: GuestReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A complete list of this cluster's machines on one host, on a live connection.
+
+    Absence is evidence only when two listings with the same `boot_id` agree (RELIABILITY I2).
+    """
+
+    boot_id: str
+    machines: tuple[ObservedMachine, ...]
+
+    def find(self, machine_uuid: str) -> ObservedMachine | None:
+        """The machine with this uuid, or None."""
+        return next((m for m in self.machines if m.machine_uuid == machine_uuid), None)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a host is. `total` and `foreign` are named integer vectors: `vcpu` (count), `memory` (bytes), …
+
+    `foreign`: what machines without this cluster's tag hold at most (max vCPUs, max memory), stopped ones that
+    do not autostart not counted. `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why.
+    """
+
+    host_uuid: str
+    hostname: str
+    boot_id: str
+    architecture: str
+    total: Mapping[str, int]
+    foreign: Mapping[str, int]
+    virt_type: str
+    virt_note: str
+    hypervisor_version: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+MachineHint = Callable[[str, MachineIdentity | None], None]
+"""`(host_id, identity)`: something changed there, observe soon. A hint may be lost, repeated or wrong. Called on the event loop."""
+
+
+class HostDriver(Protocol):
+    """One host. All methods are coroutines on the control plane's event loop and never block it."""
+
+    @property
+    def host_id(self) -> str:
+        """The host's uuid in Corral."""
+        ...
+
+    async def probe(self, *, budget_seconds: float) -> HostFacts:
+        """Connect if needed and read what the host is. Raises HostUnreachable, OutcomeUnknown, HostRejected."""
+        ...
+
+    async def list_machines(self, *, budget_seconds: float) -> Listing:
+        """All machines with this cluster's tag, tombstones included, each with its newest guest report."""
+        ...
+
+    async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
+        """`(boot_id, machine or None)` for one machine: cheaper than a listing, weaker as evidence of absence."""
+        ...
+
+    async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
+        """Make volumes, deliver documents, define and create the machine, paused. Answers the machine as it stands.
+
+        A machine of the same identity that already runs or is paused is success. Raises MachineConflict where the uuid
+        is a tombstone or someone else's, HostRejected where the host can not do it (all that was made is removed again).
+        """
+        ...
+
+    async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """Let a paused machine run; opens its progress channel first. Running already is success."""
+        ...
+
+    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """Start a STOPPED machine *paused* again (its definition and volumes are kept by `power_off`)."""
+        ...
+
+    async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """Ask the guest to stop (ACPI); returns once asked. Absent or stopped is success."""
+        ...
+
+    async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """Stop executing at once; keeps definition and volumes. Absent or stopped is success."""
+        ...
+
+    async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """Destroy, see it gone, undefine, delete volumes and seed, in that order. Absent is success.
+
+        Raises MachineGhost where the host lists it and can not destroy it.
+        """
+        ...
+
+    async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """Define an inert TOMBSTONE machine with this identity's uuid, so that a late definition is refused.
+
+        Raises MachineConflict where a real machine with that uuid is there.
+        """
+        ...
+
+    async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """Undefine the tombstone. Absent is success; a real machine with that uuid raises MachineConflict."""
+        ...
+
+    async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
+        """Names of all per-machine volumes that bear this cluster's tag (base images are not listed)."""
+        ...
+
+    async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """Delete one of `list_volumes`' names. Absent is success."""
+        ...
+
+    def subscribe(self, hint: MachineHint) -> None:
+        """Call `hint` on machine lifecycle changes, new guest reports and connection changes."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections, threads and channels. Machines go on running."""
+        ...

@@ -1,0 +1,211 @@
+"""Every error a use case may raise, in domain terms; faces translate it in one table each.
+
+CorralError
+├── InvalidArgument          one or more fields are missing or wrong
+│   └── RequestIdReused      a request id came back with another body
+├── NotFound                 no such resource, or none that the caller may see
+├── AlreadyExists            the uuid belongs to another resource
+├── NoCapacity               the gang does not fit now, but would on an empty fleet
+├── Unsatisfiable            the gang can never fit on this fleet
+├── QuotaExceeded            the tenant's quota would be passed
+├── WrongState               the resource's state forbids the call
+├── Conflict                 an etag mismatch, or a claim lost after every retry
+├── Unavailable              a dependency is down, or the service drains
+├── Overloaded               too much at once
+├── RevisionUnavailable      a watch revision that is compacted or in the future
+├── Unauthenticated          no credentials, or bad ones
+├── PermissionDenied         the caller's role does not allow the method
+├── DeployFailed             an accepted group came to an end other than Running
+└── InvariantViolation       a bug: a check inside a transaction failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from placement.explain import Explanation
+
+
+class CorralError(Exception):
+    """Base of all domain errors. `reason` is a stable UPPER_SNAKE_CASE word for machines."""
+
+    reason = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One wrong field: its path as the caller wrote it (`model_services[2].memory_size`) and what is allowed."""
+
+    field: str
+    description: str
+
+
+class InvalidArgument(CorralError):
+    """One or more request fields are missing, malformed or out of range."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+    @classmethod
+    def of(cls, field: str, description: str) -> InvalidArgument:
+        """The error for a single field."""
+        return cls([FieldViolation(field, description)])
+
+
+class RequestIdReused(InvalidArgument):
+    """The request id was used before with a different body; nothing was done."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__([FieldViolation("request_id", f"{request_id} was used before with another request")])
+
+
+class NotFound(CorralError):
+    """The resource does not exist, or is not visible to the caller."""
+
+    reason = "NOT_FOUND"
+
+    def __init__(self, resource_type: str, resource_name: str, field: str = "") -> None:
+        where = f"{field}: " if field else ""
+        super().__init__(f"{where}no {resource_type} {resource_name}")
+        self.resource_type = resource_type
+        self.resource_name = resource_name
+        self.field = field
+
+
+class AlreadyExists(CorralError):
+    """The uuid is taken by a resource that another request made."""
+
+    reason = "ALREADY_EXISTS"
+
+    def __init__(self, resource_type: str, resource_name: str) -> None:
+        super().__init__(f"{resource_type} {resource_name} exists already")
+        self.resource_type = resource_type
+        self.resource_name = resource_name
+
+
+class PlacementError(CorralError):
+    """The gang could not be placed. `explanation` says why and what would make it fit."""
+
+    def __init__(self, message: str, explanation: Explanation | None) -> None:
+        super().__init__(message)
+        self.explanation = explanation
+
+
+class NoCapacity(PlacementError):
+    """The gang does not fit now; it would fit if enough were free."""
+
+    reason = "NO_CAPACITY"
+
+
+class Unsatisfiable(PlacementError):
+    """The gang can not fit on this fleet even when every host is empty."""
+
+    reason = "UNSATISFIABLE"
+
+
+class QuotaExceeded(CorralError):
+    """A tenant's quota would be passed. Amounts are in the resource's unit (vCPUs, bytes, count)."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, subject: str, resource: str, limit: int, requested: int) -> None:
+        super().__init__(f"quota of {subject} for {resource} is {limit}, the request needs {requested}")
+        self.subject = subject
+        self.resource = resource
+        self.limit = limit
+        self.requested = requested
+
+
+class WrongState(CorralError):
+    """The resource's present state forbids the call."""
+
+    reason = "WRONG_STATE"
+
+    def __init__(self, subject: str, state: str, allowed: str) -> None:
+        super().__init__(f"{subject} is {state}; the call needs {allowed}")
+        self.subject = subject
+        self.state = state
+        self.allowed = allowed
+
+
+class Conflict(CorralError):
+    """Somebody else changed the resource first. Read again and retry after `retry_after_ms`."""
+
+    reason = "CONFLICT"
+
+    def __init__(self, message: str, retry_after_ms: int = 100) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class Unavailable(CorralError):
+    """A hypervisor, machine or database can not be reached, or the service drains. Retry after `retry_after_ms`."""
+
+    reason = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_ms: int = 1000) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class Overloaded(CorralError):
+    """Too many requests, streams or bytes at once. Retry after `retry_after_ms`."""
+
+    reason = "OVERLOADED"
+
+    def __init__(self, message: str, retry_after_ms: int = 1000) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class RevisionUnavailable(CorralError):
+    """A watch asked for a revision outside [oldest, current]."""
+
+    reason = "REVISION_UNAVAILABLE"
+
+    def __init__(self, revision: int, oldest: int, current: int) -> None:
+        super().__init__(f"revision {revision} is not available; the oldest is {oldest}, the current is {current}")
+        self.revision = revision
+        self.oldest = oldest
+        self.current = current
+
+
+class Unauthenticated(CorralError):
+    """The call carries no credentials, or credentials that are not valid."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(CorralError):
+    """The caller is known, and its role does not allow the method."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class DeployFailed(CorralError):
+    """An accepted group did not become Running. `group_reason` is the group's stored reason, safe for callers."""
+
+    reason = "DEPLOY_FAILED"
+
+    def __init__(self, group_uuid: str, group_reason: str) -> None:
+        super().__init__(f"instance group {group_uuid}: {group_reason}")
+        self.group_uuid = group_uuid
+        self.group_reason = group_reason
+
+
+class InvariantViolation(CorralError):
+    """A consistency check inside a transaction failed; the transaction is rolled back and the group is frozen."""
+
+    reason = "INVARIANT_VIOLATION"

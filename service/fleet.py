@@ -1,0 +1,160 @@
+"""Domain types of what groups are placed on and made from: zones, hosts, images and the catalogue. Pure data.
+
+Resources are named integer vectors: `vcpu` (count), `memory` (bytes), and any other name the fleet declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+
+from service.drivers.base import Image
+
+VCPU = "vcpu"
+MEMORY = "memory"
+
+
+class HostState(StrEnum):
+    """What the operator wants of a host."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"  # keeps what it has, gets nothing new
+    MAINTENANCE = "Maintenance"  # drained, gets nothing new
+
+
+class HostStatus(StrEnum):
+    """What was last seen of a host."""
+
+    CONNECTING = "Connecting"
+    CONNECTED = "Connected"
+    DISCONNECTED = "Disconnected"
+    DEGRADED = "Degraded"  # answers, but holds a machine that it can neither run nor destroy
+
+
+@dataclass(frozen=True, slots=True)
+class Overcommit:
+    """How a host's real amounts become usable ones: floor((total - reserved) * ratio), for each resource.
+
+    A resource that is not named has ratio 1 and nothing reserved.
+    """
+
+    ratios: Mapping[str, Fraction] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
+
+    def usable(self, resource: str, total: int) -> int:
+        """Usable amount of `resource` on a host that really has `total`; never negative."""
+        amount = (total - self.reserved.get(resource, 0)) * self.ratios.get(resource, Fraction(1))
+        return max(0, amount.numerator // amount.denominator)
+
+    def overridden_by(self, other: Overcommit) -> Overcommit:
+        """This, with what `other` names put over it (fleet, then zone, then host)."""
+        return Overcommit({**self.ratios, **other.ratios}, {**self.reserved, **other.reserved})
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where a zone's guests are attached. `kind`: bridge | network | user | none; `source`: bridge or network name.
+
+    With `subnet` (CIDR) every instance gets a static address from `first_address`..`last_address`, planned before
+    boot; without it guests ask DHCP and report what they got.
+    """
+
+    kind: str = "none"
+    source: str = ""
+    subnet: str = ""
+    gateway: str = ""
+    first_address: str = ""
+    last_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A failure and network domain that holds hosts."""
+
+    uuid: str
+    name: str
+    description: str = ""
+    network: Network = field(default_factory=Network)
+    overcommit: Overcommit = field(default_factory=Overcommit)
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """How a driver reaches a host: fields of the operator, never a caller's URI.
+
+    `driver`: libvirt | simulated. `transport`: unix | tcp | tls | ssh | test. `socket`: path for unix.
+    `options`: what a driver documents for itself (storage pool, virt_type, a simulated host's size).
+    """
+
+    driver: str
+    transport: str = "unix"
+    address: str = ""
+    port: int = 0
+    socket: str = ""
+    username: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A hypervisor or bare-metal machine. All amounts are named integer vectors.
+
+    `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours;
+    `used`: the sum of committed claims. `usable` = floor((total - reserved) * ratio).
+    """
+
+    uuid: str
+    name: str
+    zone_uuid: str
+    address: HostAddress
+    machine_type: str = "VirtualMachine"
+    rack: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    overcommit: Overcommit = field(default_factory=Overcommit)
+    capacity_override: Mapping[str, int] = field(default_factory=dict)
+    bridge: str = ""
+    state: HostState = HostState.ENABLED
+    status: HostStatus = HostStatus.CONNECTING
+    status_reason: str = ""
+    boot_id: str = ""
+    total: Mapping[str, int] = field(default_factory=dict)
+    usable: Mapping[str, int] = field(default_factory=dict)
+    foreign: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[str, int] = field(default_factory=dict)
+    virt_type: str = ""
+
+    @property
+    def schedulable(self) -> bool:
+        """Whether new claims may be made on it."""
+        return self.state is HostState.ENABLED and self.status is HostStatus.CONNECTED
+
+
+@dataclass(frozen=True, slots=True)
+class ModelService:
+    """A catalogue entry: the template that a node spec's `uuid` names. Sizes in bytes, times in ms.
+
+    `ports` maps a role of SERVING's contract (`service`, `rendezvous`, `rpc`) to a TCP port.
+    `workers_first`: the engine's gate wants the workers up before the initial node when the strategy is sequential.
+    """
+
+    uuid: str
+    name: str
+    image: Image
+    description: str = ""
+    framework: str = "custom"
+    model_uuid: str = ""
+    model_service_type: str = "VirtualMachine"
+    ports: Mapping[str, int] = field(default_factory=lambda: {"service": 8080})
+    health_path: str = "/health"
+    default_cpu: int = 1
+    default_memory: int = 1 << 30
+    root_disk_size: int = 0
+    initial_command: str = ""
+    worker_command: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    workers_first: bool = False
+    boot_timeout_ms: int = 300_000
+    stop_grace_ms: int = 5_000
+    supported_metrics: tuple[str, ...] = ()

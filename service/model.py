@@ -1,0 +1,284 @@
+"""Domain types of instance groups: what a caller asks for, what is stored, what is told. Pure data, no behaviour.
+
+Times are integers: milliseconds since the Unix epoch, UTC. Sizes are bytes. Uuids are 32 hex digits without dashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class MachineType(StrEnum):
+    """ZStack's node types that Corral launches."""
+
+    VIRTUAL_MACHINE = "VirtualMachine"
+    BARE_METAL = "BareMetal"
+
+
+class CreationStrategy(StrEnum):
+    """Order of the start once all members are created paused."""
+
+    PARALLEL = "parallel"
+    SEQUENTIAL = "sequential"
+
+
+class FailurePolicy(StrEnum):
+    """What happens when a member can not be created, does not come up, or is lost."""
+
+    FAIL_GROUP = "fail_group"
+    RESTART_MEMBER = "restart_member"
+    REPLACE_MEMBER = "replace_member"
+
+
+class PlacementStrategy(StrEnum):
+    """The planner's objective; the values are the planner's own."""
+
+    LEAST_LOST_VALUE = "least_lost_value"
+    FEWEST_HOSTS = "fewest_hosts"
+    SPREAD = "spread"
+    CLOSE = "close"
+
+
+class GroupStatus(StrEnum):
+    """What callers see; the first six are ZStack's own."""
+
+    DEPLOYING = "Deploying"
+    CONFIG_SETTING_UP = "ConfigSettingUp"
+    SERVICE_BOOTING_UP = "ServiceBootingUp"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    UNKNOWN = "Unknown"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    DEGRADED = "Degraded"
+    DELETING = "Deleting"
+    FAILED = "Failed"
+    DELETED = "Deleted"  # only ever seen as the last message of a stream
+
+
+class GroupPhase(StrEnum):
+    """Where the control plane stands with a group. See `lifecycle` for the transitions."""
+
+    PLANNING = "planning"  # some member has no claim
+    CREATING = "creating"  # all claimed; members are being created paused
+    BOOTING = "booting"  # GO is committed; members are resumed and come up
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    CLEANING = "cleaning"  # failed; everything is being removed
+    FAILED = "failed"  # final
+    DELETING = "deleting"
+    DELETED = "deleted"  # final
+
+
+class InstanceStatus(StrEnum):
+    """Where one member stands; shown to callers as it is."""
+
+    PENDING = "Pending"  # no host
+    CLAIMED = "Claimed"  # a host's capacity is committed; nothing was ever sent there
+    CREATING = "Creating"  # a create may have been sent
+    CREATED = "Created"  # seen on the host, paused
+    BOOTING = "Booting"  # let run, not ready yet
+    RUNNING = "Running"  # ready: it answers
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"  # powered off, definition, volumes and claim kept
+    FAILING = "Failing"  # did not work out; being removed, then restarted, replaced or given up
+    REMOVING = "Removing"  # being removed for good
+    REMOVED = "Removed"  # seen absent, claim released
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """`count` devices of `model` (a resource `gpu/<model>`)."""
+
+    model: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One requested member. `model_service_uuid` is the seed's `uuid`: a catalogue entry. `timeout_ms` 0 = default."""
+
+    name: str
+    model_service_uuid: str
+    zone_uuid: str
+    cpu_num: int
+    memory_size: int
+    type: MachineType = MachineType.VIRTUAL_MACHINE
+    is_initial_node: bool = False
+    node_rank: int = 0
+    timeout_ms: int = 0
+    tensor_parallel_size: int = 0
+    cluster_uuid: str = ""
+    description: str = ""
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+    startup_parameters: str = ""
+    root_disk_size: int = 0
+    gpus: tuple[GpuRequest, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementPolicy:
+    """How the gang is placed.
+
+    `anti_affinity_groups` / `affinity_groups`: uuids of groups to keep away from / near to. `max_per_host`,
+    `max_per_rack`: 0 = no limit. `exclusive_hosts`: no other group's members on the chosen hosts.
+    """
+
+    strategy: PlacementStrategy = PlacementStrategy.LEAST_LOST_VALUE
+    max_per_host: int = 0
+    max_per_rack: int = 0
+    exclusive_hosts: bool = False
+    affinity_groups: tuple[str, ...] = ()
+    anti_affinity_groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A whole request, validated: node ranks are 0..n-1 in list order of rank, rank 0 is the initial node."""
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+    creation_strategy: CreationStrategy = CreationStrategy.PARALLEL
+    description: str = ""
+    system_tags: tuple[str, ...] = ()
+    user_tags: tuple[str, ...] = ()
+    tag_uuids: tuple[str, ...] = ()
+    failure_policy: FailurePolicy = FailurePolicy.REPLACE_MEMBER
+    failure_budget: int = 3
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    deadline_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: never from the body. `project` is the tenant."""
+
+    principal: str = "anonymous"
+    project: str = "default"
+    role: str = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """A deploy as the faces hand it to `app`. Empty `resource_uuid`: one is made. Empty `request_id`: not idempotent."""
+
+    spec: GroupSpec
+    resource_uuid: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One member as stored. `attempt` rises when the member is placed anew. `restarts` counts starts on the same host."""
+
+    uuid: str
+    group_uuid: str
+    spec: NodeSpec
+    status: InstanceStatus = InstanceStatus.PENDING
+    reason: str = ""
+    host_uuid: str = ""
+    attempt: int = 1
+    restarts: int = 0
+    address: str = ""
+    mac: str = ""
+    unknown_since: int = 0
+    deadline_at: int = 0
+    retry_at: int = 0
+    tries: int = 0
+    stop_asked: bool = False
+    created_at: int = 0
+    updated_at: int = 0
+
+    @property
+    def rank(self) -> int:
+        """The member's rank; 0 is the initial node."""
+        return self.spec.node_rank
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's, as JSON-able data."""
+
+    code: str
+    message: str
+    explanation: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRecord:
+    """The Decision that the present claims came from. `assignments`: instance uuid -> host uuid. `duration_ms` of planning."""
+
+    assignments: Mapping[str, str]
+    objective: float
+    lower_bound: float
+    upper_bound: float
+    proof: str
+    stage: str
+    duration_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One instance group as stored, with its members in rank order.
+
+    `sequence`: number of the newest event (gapless, from 1). `version`: rises with every write, the etag's source.
+    `start_epoch`: rises at each GO. `epoch`, `owner`, `lease_until`: the lease of the control plane.
+    """
+
+    uuid: str
+    spec: GroupSpec
+    phase: GroupPhase = GroupPhase.PLANNING
+    status: GroupStatus = GroupStatus.DEPLOYING
+    reason: str = ""
+    failure: Failure | None = None
+    placement: PlacementRecord | None = None
+    project: str = "default"
+    principal: str = "anonymous"
+    instances: tuple[Instance, ...] = ()
+    start_epoch: int = 0
+    served: bool = False
+    failures: int = 0
+    excluded_hosts: tuple[str, ...] = ()
+    sequence: int = 0
+    version: int = 0
+    epoch: int = 0
+    deadline_at: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+    def instance(self, uuid: str) -> Instance:
+        """The member with this uuid. Raises KeyError."""
+        for member in self.instances:
+            if member.uuid == uuid:
+                return member
+        raise KeyError(uuid)
+
+
+class EventKind(StrEnum):
+    """What an event tells; its payload has the shape of the named thing."""
+
+    ACCEPTED = "accepted"  # Group
+    PLANNED = "planned"  # PlacementRecord
+    CLAIMED = "claimed"  # PlacementRecord's assignments, committed
+    INSTANCE = "instance"  # Instance
+    GROUP = "group"  # Group without members
+    FINAL = "final"  # Group: the operation has ended (Running, Stopped, Failed, Deleted)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change. `revision` rises over all groups without gaps in commit order; `sequence` within the group, from 1."""
+
+    revision: int
+    group_uuid: str
+    sequence: int
+    kind: EventKind
+    time: int
+    project: str
+    group: Group | None = None
+    instance: Instance | None = None
+    placement: PlacementRecord | None = None
