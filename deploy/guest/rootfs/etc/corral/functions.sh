@@ -1,0 +1,121 @@
+# Shared by process 1 and the CGI program. Facts come from fw_cfg, state is kept in files under $RUN.
+RUN=/run/corral
+FACTS=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
+PROGRESS_CHANNEL=org.corral.progress
+
+log() { echo "corral-guest: $*" > /dev/console; }
+
+uptime_seconds() { cut -d. -f1 /proc/uptime; }
+
+# Sleeps, but lets a signal's trap run at once.
+pause() { sleep "$1" & wait "$!"; }
+
+# busybox wget's own -T crashes in Debian's static build, so the deadline is put around it.
+fetch() { timeout 3 wget -q -O "$2" "$1" 2> /dev/null; }
+
+# The inside of a JSON string: control characters dropped, quotes and backslashes escaped.
+json_text() { printf '%s' "$1" | tr -d '\000-\037\177' | sed 's/\\/\\\\/g; s/"/\\"/g'; }
+
+number_or() { case "$1" in '' | *[!0-9]*) echo "$2" ;; *) echo "$1" ;; esac; }
+
+# One KEY=value a line, taken literally: nothing in the file is ever evaluated. Only our own names are taken over, so
+# that a service's environment can not change what these scripts do.
+read_facts() {
+    if [ -r "$FACTS/env/raw" ]; then
+        while IFS= read -r line || [ -n "$line" ]; do
+            case "$line" in
+                CORRAL_*=*) case "${line%%=*}" in *[!A-Z0-9_]*) ;; *) export "$line" ;; esac ;;
+            esac
+        done < "$FACTS/env/raw"
+    else
+        log "no facts in fw_cfg: a group of its own"
+    fi
+    CORRAL_NODE_NAME=${CORRAL_NODE_NAME:-guest}
+    CORRAL_NODE_RANK=$(number_or "$CORRAL_NODE_RANK" 0)
+    CORRAL_GROUP_EPOCH=$(number_or "$CORRAL_GROUP_EPOCH" 0)
+    CORRAL_GROUP_SIZE=$(number_or "$CORRAL_GROUP_SIZE" 1)
+    CORRAL_SERVICE_PORT=$(number_or "$CORRAL_SERVICE_PORT" 8080)
+    CORRAL_LEADER_PORT=$(number_or "$CORRAL_LEADER_PORT" "$CORRAL_SERVICE_PORT")
+    CORRAL_START_DEADLINE_SECONDS=$(number_or "$CORRAL_START_DEADLINE_SECONDS" 300)
+    case "$CORRAL_NODE_ROLE" in
+        leader | worker) ;;
+        *) [ "$CORRAL_NODE_RANK" -eq 0 ] && CORRAL_NODE_ROLE=leader || CORRAL_NODE_ROLE=worker ;;
+    esac
+    MACHINE_UUID=$(cat /sys/class/dmi/id/product_uuid 2> /dev/null)
+    NAME_JSON=$(json_text "$CORRAL_NODE_NAME")
+    GROUP_JSON=$(json_text "$CORRAL_GROUP_UUID")
+    INSTANCE_JSON=$(json_text "$CORRAL_NODE_INSTANCE")
+    export CORRAL_GROUP_UUID CORRAL_GROUP_EPOCH CORRAL_NODE_ROLE
+}
+
+joined_count() { ls "$RUN/joined" | wc -l; }
+
+forget_quiet_workers() { find "$RUN/joined" -type f -mmin +1 -exec rm -f {} +; }
+
+# Writes what the guest says of itself, in one place for both ways out, each file replaced at once.
+publish() {
+    joined=$(joined_count)
+    address=$(cat "$RUN/address" 2> /dev/null)
+    status=$STAGE
+    [ "$STAGE" != ready ] || status=ok
+    printf '{"v":1,"stage":"%s","name":"%s","instance":"%s","epoch":%d,"detail":"%s","joined":%d,"address":"%s"}\n' \
+        "$STAGE" "$NAME_JSON" "$INSTANCE_JSON" "$CORRAL_GROUP_EPOCH" "$DETAIL_JSON" "$joined" "$address" > "$RUN/progress.new"
+    mv "$RUN/progress.new" "$RUN/progress"
+    printf '{"status":"%s","stage":"%s","name":"%s","role":"%s","rank":%d,"group":"%s","size":%d,"epoch":%d,"instance":"%s","machine_uuid":"%s","address":"%s","joined":%d}\n' \
+        "$status" "$STAGE" "$NAME_JSON" "$CORRAL_NODE_ROLE" "$CORRAL_NODE_RANK" "$GROUP_JSON" "$CORRAL_GROUP_SIZE" \
+        "$CORRAL_GROUP_EPOCH" "$INSTANCE_JSON" "$MACHINE_UUID" "$address" "$joined" > "$RUN/health.new"
+    mv "$RUN/health.new" /www/health
+}
+
+# stage STAGE DETAIL: a step of the guest's life, told at once.
+stage() {
+    STAGE=$1
+    DETAIL_JSON=$(json_text "$2")
+    publish
+    log "stage=$STAGE name=$CORRAL_NODE_NAME address=$address up=$(cut -d' ' -f1 /proc/uptime) $2"
+    [ ! -s "$RUN/reporter.pid" ] || kill -USR1 "$(cat "$RUN/reporter.pid")" 2> /dev/null
+}
+
+progress_port() {
+    for port in /sys/class/virtio-ports/*; do
+        if [ "$(cat "$port/name" 2> /dev/null)" = "$PROGRESS_CHANNEL" ]; then
+            echo "/dev/${port##*/}"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Repeats the present stage for as long as the guest lives. A write blocks while nobody reads, which is why this is a
+# process of its own; the leading newline ends a line that an earlier reader saw only half of.
+report_in_background() {
+    trap 'changed=yes' USR1
+    trap - TERM USR2
+    until port=$(progress_port); do sleep 1; done
+    while :; do
+        changed=
+        cp "$RUN/progress" "$RUN/reporting"
+        { echo; cat "$RUN/reporting"; } > "$port" 2> /dev/null && mv "$RUN/reporting" "$RUN/reported"
+        if [ -z "$changed" ]; then
+            sleep 2 &
+            wait "$!"
+            kill "$!" 2> /dev/null
+        fi
+    done
+}
+
+# Says that it stops, waits a moment for a reader to hear it, and switches the machine off.
+stop() {
+    trap '' TERM USR2
+    stage stopping "$1"
+    tries=0
+    until grep -q '"stage":"stopping"' "$RUN/reported" 2> /dev/null; do
+        tries=$((tries + 1))
+        [ "$tries" -le 20 ] || break
+        sleep 0.1
+    done
+    sync
+    poweroff -f
+    # poweroff returns before the machine is off.
+    while :; do sleep 1; done
+}
