@@ -3,9 +3,9 @@
 
     build.py OUT_DIR
 
-writes OUT_DIR/vmlinuz, OUT_DIR/initramfs.img and OUT_DIR/guest.json (names, sha256 sums, kernel command line). Needs no
-root, only Python's standard library, and two installed packages. The same inputs give the same bytes; a second call with
-the same inputs finds its earlier result by their hash and writes nothing.
+writes OUT_DIR/vmlinuz, OUT_DIR/initramfs.img and OUT_DIR/guest.json (names, sha256 sums, kernel command line).
+Needs no root, only Python's standard library, and two installed packages. The same inputs give the same bytes; a second
+call with the same inputs finds its earlier result by their hash and writes nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ FORMAT = "corral-guest/1"
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "qemu_fw_cfg", "evdev", "button")
 # no_timer_check: under software emulation one boot in three panics without it.
 COMMAND_LINE = "console=ttyS0 no_timer_check quiet loglevel=3 panic=10"
+# fmt: off
 APPLETS = (
-    "acpid cat chmod cp cut echo find grep head hostname httpd insmod ip kill ls mkdir mount mv poweroff printf rm sed sh sleep"
-    " sync tail timeout touch tr udhcpc wc wget"
-).split()
+    "acpid", "cat", "chmod", "cp", "cut", "echo", "find", "grep", "head", "hostname", "httpd", "insmod", "ip",
+    "kill", "ls", "mkdir", "mount", "mv", "poweroff", "printf", "rm", "sed", "sh", "sleep", "sync", "tail",
+    "timeout", "touch", "tr", "udhcpc", "wc", "wget",
+)
+# fmt: on
 PACKAGES = {
     "kernel": ("linux-image-cloud-amd64", "no kernel named *-cloud-* with its modules was found"),
     "busybox": ("busybox-static", "no busybox was found"),
@@ -169,7 +172,7 @@ def archive_entries(inputs: Inputs) -> Iterator[tuple[str, int, bytes]]:
 
 
 def cpio_newc(entries: Iterator[tuple[str, int, bytes]]) -> bytes:
-    """The "new ASCII" cpio archive that Linux unpacks, owned by root, without times (kernel documentation, buffer-format)."""
+    """The "new ASCII" cpio archive that Linux unpacks, owned by root, without times (kernel: buffer-format)."""
     archive = bytearray()
 
     def append(inode: int, name: str, mode: int, content: bytes) -> None:
@@ -201,7 +204,8 @@ def earlier_result(manifest: Path, digest: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(manifest.read_text())
         same = found["inputs"] == digest and all(
-            sha256_of(manifest.parent / part["file"]) == part["sha256"] for part in (found["kernel"], found["initramfs"])
+            sha256_of(manifest.parent / part["file"]) == part["sha256"]
+            for part in (found["kernel"], found["initramfs"])
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
