@@ -151,6 +151,7 @@ class GroupSpec:
     failure_budget: int = 3
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     deadline_ms: int = 0
+    workers_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class DeployRequest:
-    """A deploy as the faces hand it to `app`. Empty `resource_uuid`: one is made. Empty `request_id`: not idempotent."""
+    """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; no `request_id`, no idempotency."""
 
     spec: GroupSpec
     resource_uuid: str = ""
@@ -173,7 +174,11 @@ class DeployRequest:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One member as stored. `attempt` rises when the member is placed anew. `restarts` counts starts on the same host."""
+    """One member as stored. `attempt` rises when the member is placed anew; `restarts` counts starts on the host.
+
+    `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
+    executed guest code. `unknown_since`: its host does not answer since then; 0 = it does.
+    """
 
     uuid: str
     group_uuid: str
@@ -187,8 +192,9 @@ class Instance:
     mac: str = ""
     unknown_since: int = 0
     deadline_at: int = 0
-    retry_at: int = 0
-    tries: int = 0
+    boot_timeout_ms: int = 300_000
+    stop_grace_ms: int = 5_000
+    was_resumed: bool = False
     stop_asked: bool = False
     created_at: int = 0
     updated_at: int = 0
@@ -201,7 +207,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's, as JSON-able data."""
+    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's, JSON-able."""
 
     code: str
     message: str
@@ -210,7 +216,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PlacementRecord:
-    """The Decision that the present claims came from. `assignments`: instance uuid -> host uuid. `duration_ms` of planning."""
+    """The Decision that the present claims came from. `assignments`: instance uuid -> host uuid."""
 
     assignments: Mapping[str, str]
     objective: float
@@ -226,7 +232,8 @@ class Group:
     """One instance group as stored, with its members in rank order.
 
     `sequence`: number of the newest event (gapless, from 1). `version`: rises with every write, the etag's source.
-    `start_epoch`: rises at each GO. `epoch`, `owner`, `lease_until`: the lease of the control plane.
+    `start_epoch`: rises at each GO; `go`: GO is committed for the present start. `served`: was Running since then.
+    `epoch`: of the control plane's lease.
     """
 
     uuid: str
@@ -240,6 +247,7 @@ class Group:
     principal: str = "anonymous"
     instances: tuple[Instance, ...] = ()
     start_epoch: int = 0
+    go: bool = False
     served: bool = False
     failures: int = 0
     excluded_hosts: tuple[str, ...] = ()
@@ -271,7 +279,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `revision` rises over all groups without gaps in commit order; `sequence` within the group, from 1."""
+    """One change. `revision` rises over all groups, gapless, in commit order; `sequence` within the group, from 1."""
 
     revision: int
     group_uuid: str

@@ -44,7 +44,8 @@ class OutcomeUnknown(DriverError):
 class HostRejected(DriverError):
     """The host answered that it can not do it (missing bridge, image, pool, memory). Retrying there is of no use.
 
-    `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`, `internal`.
+    `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
+    `internal`.
     """
 
     def __init__(self, code: str, public: str, detail: str = "") -> None:
@@ -61,7 +62,7 @@ class MachineGhost(DriverError):
 
 
 class MachineState(StrEnum):
-    """What the hypervisor says of a machine. ABSENT is never listed; it is the answer of `observe` for nothing there."""
+    """What the hypervisor says of a machine. ABSENT is never listed; it stands for nothing there."""
 
     PAUSED = "paused"  # created, never let run by us
     RUNNING = "running"
@@ -216,7 +217,7 @@ class HostFacts:
 
 
 MachineHint = Callable[[str, MachineIdentity | None], None]
-"""`(host_id, identity)`: something changed there, observe soon. A hint may be lost, repeated or wrong. Called on the event loop."""
+"""`(host_id, identity)`: something changed there, observe soon. May be lost, repeated or wrong. On the event loop."""
 
 
 class HostDriver(Protocol):
@@ -243,7 +244,7 @@ class HostDriver(Protocol):
         """Make volumes, deliver documents, define and create the machine, paused. Answers the machine as it stands.
 
         A machine of the same identity that already runs or is paused is success. Raises MachineConflict where the uuid
-        is a tombstone or someone else's, HostRejected where the host can not do it (all that was made is removed again).
+        is a tombstone or someone else's, HostRejected where the host can not do it (what was made is removed again).
         """
         ...
 
