@@ -1,71 +1,60 @@
-"""The life of a group as a pure function: `(group, fact, now) -> group`, and `effects(group, now)` from what is stored.
+"""The life of a group as a pure function: `advance(group, fact, now) -> group`.
 
-Facts go in, effects come out; nothing here awaits, reads a clock or knows a driver. Effects depend on the stored group
-alone, so whoever takes a group over after a crash derives the same effects and goes on: recovery is the ordinary path.
+Facts go in, and what has to be done is read off the result (`effects`); nothing here awaits, reads a clock or knows a
+driver.
 
 * `MEMBER` is the whole transition table of a member; a pair that is not in it changes nothing.
-* `settle` moves the group when its members allow it. GO is the commit in which every member is known to be created.
+* `_SETTLE` moves the group when its members allow it. GO is the commit in which every member is known to be created.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
-from service.model import (
-    CreationStrategy,
-    Failure,
-    FailurePolicy,
-    Group,
-    GroupPhase,
-    GroupStatus,
-    Instance,
-    InstanceStatus,
-    PlacementRecord,
+from service.facts import (
+    DeleteRequested,
+    Fact,
+    HostAnswers,
+    HostSilent,
+    NotPlaced,
+    Observation,
+    Observed,
+    Placed,
+    StopAsked,
+    Ticked,
 )
+from service.model import Failure, FailurePolicy, Group, GroupPhase, GroupStatus, Instance, InstanceStatus
 
-
-class Observation(StrEnum):
-    """What was learned about one member's machine."""
-
-    DISPATCHED = "dispatched"  # we are about to send the first create
-    NOT_SENT = "not_sent"  # the create certainly never left
-    PAUSED = "paused"
-    EXECUTING = "executing"
-    READY = "ready"  # executing, and the guest says that it answers
-    HALTED = "halted"  # there, not executing: shut off or crashed
-    GONE = "gone"  # two complete listings without it (RELIABILITY I2)
-    REJECTED = "rejected"  # the host can not do it
-    EXPIRED = "expired"  # the deadline of its status passed
-
-
-S, O = InstanceStatus, Observation
+S = InstanceStatus
+Seen = Observation
 
 MEMBER: Mapping[tuple[InstanceStatus, Observation], InstanceStatus] = {
-    (S.CLAIMED, O.DISPATCHED): S.CREATING,
-    (S.CREATING, O.NOT_SENT): S.CLAIMED,
-    (S.CREATING, O.PAUSED): S.CREATED,
-    (S.CREATING, O.HALTED): S.FAILING,
-    (S.CREATING, O.REJECTED): S.FAILING,
-    (S.CREATED, O.EXECUTING): S.BOOTING,
-    (S.CREATED, O.READY): S.RUNNING,
-    (S.CREATED, O.HALTED): S.FAILING,
-    (S.CREATED, O.GONE): S.FAILING,
-    (S.CREATED, O.REJECTED): S.FAILING,
-    (S.BOOTING, O.PAUSED): S.CREATED,
-    (S.BOOTING, O.READY): S.RUNNING,
-    (S.BOOTING, O.HALTED): S.FAILING,
-    (S.BOOTING, O.GONE): S.FAILING,
-    (S.BOOTING, O.EXPIRED): S.FAILING,
-    (S.RUNNING, O.PAUSED): S.CREATED,
-    (S.RUNNING, O.HALTED): S.FAILING,
-    (S.RUNNING, O.GONE): S.FAILING,
-    (S.STOPPING, O.HALTED): S.STOPPED,
-    (S.STOPPING, O.GONE): S.STOPPED,
-    (S.STOPPED, O.EXECUTING): S.STOPPING,
-    (S.STOPPED, O.READY): S.STOPPING,
-    (S.REMOVING, O.GONE): S.REMOVED,
+    (S.CLAIMED, Seen.DISPATCHED): S.CREATING,
+    (S.CREATING, Seen.NOT_SENT): S.CLAIMED,
+    (S.CREATING, Seen.PAUSED): S.CREATED,
+    (S.CREATING, Seen.HALTED): S.FAILING,
+    (S.CREATING, Seen.REJECTED): S.FAILING,
+    (S.CREATED, Seen.EXECUTING): S.BOOTING,
+    (S.CREATED, Seen.READY): S.RUNNING,
+    (S.CREATED, Seen.HALTED): S.FAILING,
+    (S.CREATED, Seen.GONE): S.FAILING,
+    (S.CREATED, Seen.REJECTED): S.FAILING,
+    (S.CREATING, Seen.EXPIRED): S.FAILING,
+    (S.CREATED, Seen.EXPIRED): S.FAILING,
+    (S.BOOTING, Seen.PAUSED): S.CREATED,
+    (S.BOOTING, Seen.READY): S.RUNNING,
+    (S.BOOTING, Seen.HALTED): S.FAILING,
+    (S.BOOTING, Seen.GONE): S.FAILING,
+    (S.BOOTING, Seen.EXPIRED): S.FAILING,
+    (S.RUNNING, Seen.PAUSED): S.CREATED,
+    (S.RUNNING, Seen.HALTED): S.FAILING,
+    (S.RUNNING, Seen.GONE): S.FAILING,
+    (S.STOPPING, Seen.HALTED): S.STOPPED,
+    (S.STOPPING, Seen.GONE): S.STOPPED,
+    (S.STOPPED, Seen.EXECUTING): S.STOPPING,
+    (S.STOPPED, Seen.READY): S.STOPPING,
+    (S.REMOVING, Seen.GONE): S.REMOVED,
 }
 
 PLACED = frozenset(S) - {S.PENDING, S.REMOVED}
@@ -74,153 +63,7 @@ LAUNCHING = frozenset({GroupPhase.PLANNING, GroupPhase.CREATING, GroupPhase.BOOT
 FINAL = frozenset({GroupPhase.FAILED, GroupPhase.DELETED})
 AT_REST = frozenset({GroupPhase.RUNNING, GroupPhase.STOPPED}) | FINAL
 
-
-# --- facts ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Where a member was placed: its host and, where the zone plans addresses, its address and mac."""
-
-    host_uuid: str
-    address: str = ""
-    mac: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Claims for every pending member are being committed with this change. `seats`: instance uuid -> seat."""
-
-    placement: PlacementRecord
-    seats: Mapping[str, Seat]
-
-
-@dataclass(frozen=True, slots=True)
-class NotPlaced:
-    """The planner proved, or could not find otherwise, that the pending members do not fit."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers."""
-
-    instance_uuid: str
-    attempt: int
-    observation: Observation
-    reason: str = ""
-    address: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HostSilent:
-    """A host does not answer: its members are unknown, neither failed nor gone."""
-
-    host_uuid: str
-
-
-@dataclass(frozen=True, slots=True)
-class HostAnswers:
-    """A host answers again; its members' states are what is observed next."""
-
-    host_uuid: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopAsked:
-    """The guest was asked to shut down."""
-
-    instance_uuid: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRequested:
-    """The caller wants the group gone. Wins over everything else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    """Time passed; deadlines are looked at."""
-
-
-Fact = Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | DeleteRequested | Ticked
-
-
-# --- effects -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Find hosts for these pending members and commit the claims."""
-
-    instance_uuids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """Commit that creates are about to be sent for these members."""
-
-    instance_uuids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """Create the member's machine, paused."""
-
-    instance_uuid: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Let the member's machine run: GO is committed and it is its turn."""
-
-    instance_uuid: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Observe:
-    """Look at the member's machine, at once when hinted, otherwise every `every_ms`."""
-
-    instance_uuid: str
-    attempt: int
-    every_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Shutdown:
-    """Ask the guest to stop by itself."""
-
-    instance_uuid: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class PowerOff:
-    """Stop the machine at once and keep its definition and volumes."""
-
-    instance_uuid: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Destroy, undefine, delete volumes, and prove the absence."""
-
-    instance_uuid: str
-    attempt: int
-
-
-Effect = Plan | Dispatch | Create | Resume | Observe | Shutdown | PowerOff | Remove
-
-BOOT_POLL_MS = 2_000
-REST_POLL_MS = 10_000
-
-
-# --- facts in ------------------------------------------------------------------------------------------------------
+CREATE_PATIENCE_MS = 15_000
 
 
 def advance(group: Group, fact: Fact, now: int) -> Group:
@@ -264,12 +107,14 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
     def observe(member: Instance) -> Instance:
         if member.uuid != fact.instance_uuid or member.attempt != fact.attempt:
             return member
-        if fact.observation not in (O.DISPATCHED, O.NOT_SENT, O.EXPIRED):
+        if fact.observation not in (Seen.DISPATCHED, Seen.NOT_SENT, Seen.EXPIRED):
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
-        if fact.observation in (O.HALTED, O.GONE) and member.status in (S.REMOVING, S.STOPPING):
+        if fact.observation in (Seen.HALTED, Seen.GONE) and member.status in (S.REMOVING, S.STOPPING):
             member = replace(member, deadline_at=0, stop_asked=True)
+        if member.status is S.FAILING and fact.observation is Seen.GONE:
+            return _vacate(member, keep_claim=group.spec.failure_policy is FailurePolicy.RESTART_MEMBER)
         target = MEMBER.get((member.status, fact.observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
@@ -283,7 +128,7 @@ def _host_silent(group: Group, fact: HostSilent, now: int) -> Group:
         if member.host_uuid != fact.host_uuid or member.status not in PLACED:
             return member
         if member.status is S.CLAIMED and group.phase in LAUNCHING:
-            return _enter(member, S.FAILING, "the host stopped answering before anything was sent to it", now)
+            member = _enter(member, S.FAILING, "its host stopped answering before anything was sent to it", now)
         return member if member.unknown_since else replace(member, unknown_since=now)
 
     return _each(group, silence)
@@ -311,6 +156,9 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
         return _give_up(group, Failure("TIMEOUT", "the group was not running at its deadline"), now)
 
     def expire(member: Instance) -> Instance:
+        silent = member.unknown_since and now >= member.unknown_since + CREATE_PATIENCE_MS
+        if member.status in (S.CREATING, S.CREATED) and silent and group.phase in LAUNCHING:
+            return _enter(member, S.FAILING, "its host stopped answering before GO", now)
         if member.status is S.BOOTING and member.deadline_at and now >= member.deadline_at and not member.unknown_since:
             seconds = member.boot_timeout_ms / 1000
             return _enter(member, S.FAILING, f"not ready within {seconds:g} s of its start", now)
@@ -387,7 +235,16 @@ def _settle_failing(group: Group, now: int) -> Group:
     if group.spec.failure_policy is FailurePolicy.REPLACE_MEMBER:
         excluded = tuple(dict.fromkeys((*excluded, *(m.host_uuid for m in fresh))))
     counted = _each(group, lambda m: replace(m, stop_asked=True) if m in fresh else m)
+    if group.spec.failure_policy is FailurePolicy.REPLACE_MEMBER:
+        counted = _each(counted, _leave_behind)
     return replace(counted, failures=failures, excluded_hosts=excluded, reason=f"{first.spec.name}: {first.reason}")
+
+
+def _leave_behind(member: Instance) -> Instance:
+    """A failing member that never executed need not wait for its silent host: paused, it can do no harm there."""
+    if member.status is S.FAILING and member.unknown_since and not member.was_resumed:
+        return _vacate(member, keep_claim=False)
+    return member
 
 
 def public_status(group: Group) -> GroupStatus:
@@ -445,101 +302,27 @@ def _enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> I
     )
 
 
-def vacated(group: Group, instance_uuid: str, attempt: int, *, keep_claim: bool, now: int) -> Group:
-    """A FAILING member's machine is gone (or can never run): restart it in its seat, or have it placed anew.
+def _vacate(member: Instance, *, keep_claim: bool) -> Instance:
+    """A failing member starts over: in its seat, or placed anew with the next attempt.
 
-    `keep_claim`: same host, same attempt (policy `restart_member`). Otherwise the attempt rises and it is PENDING.
+    The claim of the old attempt is not released here: the store does it where the machine was seen gone, the sweep
+    where the member was left behind on a silent host.
     """
-
-    def vacate(member: Instance) -> Instance:
-        if member.uuid != instance_uuid or member.attempt != attempt or member.status is not S.FAILING:
-            return member
-        if keep_claim:
-            return replace(member, status=S.CLAIMED, restarts=member.restarts + 1, was_resumed=False, stop_asked=False)
-        return replace(
-            member,
-            status=S.PENDING,
-            attempt=member.attempt + 1,
-            host_uuid="",
-            address="",
-            mac="",
-            was_resumed=False,
-            stop_asked=False,
-            unknown_since=0,
-        )
-
-    return settle(_each(group, vacate), now)
+    if keep_claim:
+        return replace(member, status=S.CLAIMED, restarts=member.restarts + 1, was_resumed=False, stop_asked=False)
+    return replace(
+        member,
+        status=S.PENDING,
+        attempt=member.attempt + 1,
+        host_uuid="",
+        address="",
+        mac="",
+        was_resumed=False,
+        stop_asked=False,
+        unknown_since=0,
+        deadline_at=0,
+    )
 
 
 def _each(group: Group, change: Callable[[Instance], Instance]) -> Group:
     return replace(group, instances=tuple(change(m) for m in group.instances))
-
-
-# --- effects out ---------------------------------------------------------------------------------------------------
-
-
-def effects(group: Group, now: int) -> tuple[Effect, ...]:
-    """What has to be done now, from the stored group alone. Doing an effect twice is harmless."""
-    if group.phase in FINAL:
-        return ()
-    if group.phase is GroupPhase.PLANNING:
-        pending = tuple(m.uuid for m in group.instances if m.status is S.PENDING)
-        found: list[Effect] = [Plan(pending)] if pending else []
-    else:
-        found = []
-    claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
-    if claimed and group.phase is GroupPhase.CREATING:
-        found.append(Dispatch(claimed))
-    turn = _turn(group)
-    for member in group.instances:
-        effect = _member_effect(group, member, turn, now)
-        if effect is not None:
-            found.append(effect)
-    return tuple(found)
-
-
-def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: int) -> Effect | None:
-    key = (member.uuid, member.attempt)
-    if member.status is S.CREATING:
-        return Create(*key)
-    if member.status is S.CREATED:
-        return Resume(*key) if member.uuid in turn else Observe(*key, REST_POLL_MS)
-    if member.status is S.BOOTING:
-        return Observe(*key, BOOT_POLL_MS)
-    if member.status is S.RUNNING:
-        return Observe(*key, REST_POLL_MS)
-    if member.status is S.FAILING:
-        return Remove(*key)
-    if member.status in (S.REMOVING, S.STOPPING):
-        if now < member.deadline_at:
-            return Observe(*key, 500) if member.stop_asked else Shutdown(*key)
-        return Remove(*key) if member.status is S.REMOVING else PowerOff(*key)
-    return None
-
-
-def _turn(group: Group) -> frozenset[str]:
-    """Members that GO lets run now: all of them, or with `sequential` those whose forerunners are ready."""
-    if group.phase is not GroupPhase.BOOTING or not group.go:
-        return frozenset()
-    if group.spec.creation_strategy is CreationStrategy.PARALLEL:
-        return frozenset(m.uuid for m in group.instances)
-    turn = set()
-    for member in start_order(group):
-        turn.add(member.uuid)
-        if member.status is not S.RUNNING:
-            break
-    return frozenset(turn)
-
-
-def start_order(group: Group) -> tuple[Instance, ...]:
-    """Rank order, with the initial node last where the engine wants its workers first."""
-    ordered = sorted(group.instances, key=lambda m: m.rank)
-    return (*ordered[1:], ordered[0]) if group.spec.workers_first and ordered else tuple(ordered)
-
-
-def next_deadline(group: Group) -> int:
-    """The earliest time (ms) at which `Ticked` may change something; 0 = none."""
-    times = [m.deadline_at for m in group.instances if m.deadline_at]
-    if group.deadline_at and group.phase in LAUNCHING and not group.served:
-        times.append(group.deadline_at)
-    return min(times, default=0)

@@ -1,0 +1,347 @@
+"""The sections of the configuration file and what each key may hold. Only the file's shape: `config` makes domain types."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a listener listens: `host` and `port` (0 = any free one), or the `path` of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        """As it is written in the file, and as gRPC takes it."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_size(value: Any) -> Any:
+    """Bytes from an integer or from text such as `16GiB` or `512 MiB`. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError('a size is an integer of bytes or text such as "16GiB"')
+    if isinstance(value, int):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(
+            f'a size is an integer of bytes or text such as "16GiB" (units: {", ".join(u for u in _UNITS if u)})'
+        )
+    amount = Fraction(match[1]) * _UNITS[match[2]]
+    if amount.denominator != 1:
+        raise ValueError("a size is a whole number of bytes")
+    return amount.numerator
+
+
+def parse_listen_address(value: Any) -> ListenAddress:
+    """`host:port`, `[v6]:port` or `unix:/path`. Raises ValueError."""
+    allowed = 'an address is "host:port", "[ipv6]:port" or "unix:/absolute/path"'
+    if not isinstance(value, str):
+        raise ValueError(allowed)
+    if value.startswith("unix:"):
+        path = value.removeprefix("unix:").removeprefix("//")
+        if not path.startswith("/") or len(path.encode()) > 107:
+            raise ValueError(f"{allowed}; a socket's path has at most 107 bytes")
+        return ListenAddress(path=path)
+    host, separator, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not separator or not host or (":" in host and not bracketed) or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError(allowed)
+    if int(port) > 65535:
+        raise ValueError("a port is 0 to 65535")
+    return ListenAddress(host=host[1:-1] if bracketed else host, port=int(port))
+
+
+def parse_optional_listen_address(value: Any) -> ListenAddress | None:
+    """As `parse_listen_address`; empty text means no listener."""
+    return None if value == "" else parse_listen_address(value)
+
+
+def parse_ratio(value: Any) -> Fraction:
+    """An exact ratio from an integer, a float as it is written, or text such as `3/2`. Raises ValueError."""
+    allowed = "an overcommit ratio is a number above 0 and at most 1000"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(allowed)
+    try:
+        ratio = Fraction(str(value))
+    except (ValueError, ZeroDivisionError) as problem:
+        raise ValueError(allowed) from problem
+    if not 0 < ratio <= 1000:
+        raise ValueError(allowed)
+    return ratio
+
+
+def plain_uuid(text: str) -> str | None:
+    """The uuid as 32 small hex digits without dashes, or None where it is none."""
+    plain = text.replace("-", "").lower()
+    return plain if re.fullmatch(r"[0-9a-f]{32}", plain) else None
+
+
+def _uuid(text: str) -> str:
+    plain = plain_uuid(text)
+    if plain is None:
+        raise ValueError("a uuid is 32 hex digits, dashes are accepted")
+    return plain
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError("a name is 1 to 63 letters, digits, '.', '_' and '-', a letter or digit first")
+    return text
+
+
+def _line(text: str) -> str:
+    if len(text) > 4096 or any(ord(character) < 32 or ord(character) in (127, 0xFFFE, 0xFFFF) for character in text):
+        raise ValueError("one line of text without control characters")
+    return text
+
+
+def _host_text(text: str) -> str:
+    # The characters of DNS names, IPv4 and IPv6 addresses: nothing that could become part of a connection URI.
+    if not re.fullmatch(r"[A-Za-z0-9.:_-]{0,253}", text) or text.startswith("-"):
+        raise ValueError("a host name or IP address, no URI")
+    return text
+
+
+def _socket_path(text: str) -> str:
+    if text and not re.fullmatch(r"/[A-Za-z0-9._/+@-]{1,106}", text):
+        raise ValueError("an absolute path of letters, digits and ._/+@-, at most 107 long")
+    return text
+
+
+def _option_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | str):
+        return _line(str(value))
+    raise ValueError("text, an integer, true or false")
+
+
+def _amount(value: Any) -> int:
+    size = parse_size(value)
+    assert isinstance(size, int)
+    if not 0 <= size < 1 << 62:
+        raise ValueError("an amount is 0 or more")
+    return size
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0, lt=1 << 62)]
+Uuid = Annotated[str, AfterValidator(_uuid)]
+OptionalUuid = Annotated[str, AfterValidator(lambda text: _uuid(text) if text else "")]
+Name = Annotated[str, AfterValidator(_name)]
+Line = Annotated[str, AfterValidator(_line)]
+Address = Annotated[ListenAddress, PlainValidator(parse_listen_address)]
+OptionalAddress = Annotated[ListenAddress | None, PlainValidator(parse_optional_listen_address)]
+Ratio = Annotated[Fraction, PlainValidator(parse_ratio)]
+Options = Annotated[dict[str, Annotated[str, PlainValidator(_option_text)]], Field(default_factory=dict)]
+Amounts = Annotated[dict[Line, Annotated[int, PlainValidator(_amount)]], Field(default_factory=dict)]
+Texts = Annotated[dict[Line, Line], Field(default_factory=dict)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Milliseconds = Annotated[int, Field(ge=0, le=604_800_000)]
+
+
+class Section(BaseModel):
+    """A table of the file: no unknown keys, no conversions but the stated ones."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+
+
+class ServerSection(Section):
+    """[server]"""
+
+    grpc: Address = ListenAddress("127.0.0.1", 50051)
+    http: Address = ListenAddress("127.0.0.1", 8080)
+    admin: OptionalAddress = None
+    insecure: bool = False
+    max_message_bytes: Annotated[Size, Field(ge=64 << 10, le=256 << 20)] = 4 << 20
+    max_nodes: Annotated[int, Field(ge=1, le=1024)] = 1024
+    drain_grace_ms: Milliseconds = 10_000
+
+
+class StoreSection(Section):
+    """[store]"""
+
+    url: str = "sqlite:///var/corral.db"
+
+
+class ClusterSection(Section):
+    """[cluster]"""
+
+    id: Name = "corral"
+    name: Line = ""
+
+
+class LogSection(Section):
+    """[log]"""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class OvercommitSection(Section):
+    """[overcommit] of a zone or host: only what is named differs from the level above."""
+
+    cpu: Ratio | None = None
+    memory: Ratio | None = None
+    reserved_cpu: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
+    reserved_memory: Size | None = None
+
+
+class FleetOvercommitSection(OvercommitSection):
+    """[overcommit] of the whole fleet: ZStack's ratios and reserve."""
+
+    cpu: Ratio | None = Fraction(10)
+    memory: Ratio | None = Fraction(1)
+    reserved_cpu: Annotated[int, Field(ge=0, le=1 << 20)] | None = 0
+    reserved_memory: Size | None = 1 << 30
+
+
+class NetworkSection(Section):
+    """[zones.network]"""
+
+    kind: Literal["bridge", "network", "user", "none"] = "none"
+    source: Line = ""
+    subnet: str = ""
+    gateway: str = ""
+    pool: str = ""
+
+    def pool_bounds(self) -> tuple[str, str]:
+        """First and last address that instances may get; without a pool every host address but the gateway's side."""
+        if not self.subnet:
+            return "", ""
+        if self.pool:
+            first, _, last = self.pool.partition("-")
+            return first.strip(), last.strip()
+        network = ipaddress.ip_network(self.subnet)
+        return str(network[1]), str(network[-2] if network.version == 4 else network[-1])
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.kind in ("bridge", "network") and not self.source:
+            raise ValueError(f"source: kind {self.kind!r} needs the name of a {self.kind}")
+        if self.kind in ("user", "none") and (self.source or self.subnet):
+            raise ValueError(f"kind {self.kind!r} takes no source and no subnet")
+        if not self.subnet:
+            if self.gateway or self.pool:
+                raise ValueError("gateway and pool need a subnet")
+            return self
+        network = ipaddress.ip_network(self.subnet)
+        if network.num_addresses < 4:
+            raise ValueError(f"subnet: {self.subnet} has no room for instances")
+        if self.gateway and ipaddress.ip_address(self.gateway) not in network:
+            raise ValueError(f"gateway: {self.gateway} is not in {self.subnet}")
+        first, last = (ipaddress.ip_address(text) for text in self.pool_bounds())
+        if first not in network or last not in network or int(first) > int(last):
+            raise ValueError(f'pool: "first-last" inside {self.subnet}, got {self.pool!r}')
+        return self
+
+
+class ZoneSection(Section):
+    """[[zones]]"""
+
+    uuid: Uuid
+    name: Name
+    description: Line = ""
+    network: NetworkSection = NetworkSection()
+    overcommit: OvercommitSection = OvercommitSection()
+
+
+class HostSection(Section):
+    """[[hosts]]: fields, never a connection URI, because some of a URI's parameters run programs."""
+
+    name: Name
+    uuid: OptionalUuid = ""
+    zone: str
+    driver: Literal["libvirt", "simulated"]
+    transport: Literal["unix", "tcp", "tls", "ssh", "test"] = "unix"
+    address: Annotated[str, AfterValidator(_host_text)] = ""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    socket: Annotated[str, AfterValidator(_socket_path)] = ""
+    username: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$|^$")] = ""
+    options: Options
+    capacity: Amounts
+    overcommit: OvercommitSection = OvercommitSection()
+    bridge: Line = ""
+    labels: Texts
+    rack: Line = ""
+    state: Literal["Enabled", "Disabled", "Maintenance"] = "Enabled"
+
+
+class ImageSection(Section):
+    """[[images]]: `manifest` of deploy/guest, or the paths themselves."""
+
+    name: Name
+    manifest: str = ""
+    kernel: str = ""
+    initrd: str = ""
+    kernel_arguments: Line = ""
+    disk: str = ""
+    disk_format: Literal["raw", "qcow2"] = "raw"
+    sha256: Annotated[
+        dict[Literal["kernel", "initrd", "disk"], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]],
+        Field(default_factory=dict),
+    ]
+    delivery: Literal["fw_cfg", "nocloud"] = "fw_cfg"
+    progress_channel: Line = "org.corral.progress"
+
+
+class ModelServiceSection(Section):
+    """[[model_services]]: a catalogue entry. The names and defaults are those of `fleet.ModelService`."""
+
+    uuid: Uuid
+    name: Name
+    image: str
+    description: Line = ""
+    framework: Line = "custom"
+    model_uuid: OptionalUuid = ""
+    model_service_type: Line = "VirtualMachine"
+    ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {"service": 8080}
+    health_path: Annotated[str, Field(pattern=r"^/[!-~]{0,1023}$")] = "/health"
+    default_cpu: Annotated[int, Field(ge=1, le=4096)] = 1
+    default_memory: Size = 1 << 30
+    root_disk_size: Size = 0
+    initial_command: Line = ""
+    worker_command: Line = ""
+    environment: Texts
+    workers_first: bool = False
+    boot_timeout_ms: Milliseconds = 300_000
+    stop_grace_ms: Milliseconds = 5_000
+    supported_metrics: list[Line] = []
+
+
+class Configuration(Section):
+    """The whole file."""
+
+    server: ServerSection = ServerSection()
+    store: StoreSection = StoreSection()
+    cluster: ClusterSection = ClusterSection()
+    log: LogSection = LogSection()
+    overcommit: FleetOvercommitSection = FleetOvercommitSection()
+    zones: Annotated[list[ZoneSection], Field(min_length=1)]
+    hosts: list[HostSection] = []
+    images: list[ImageSection] = []
+    model_services: list[ModelServiceSection] = []

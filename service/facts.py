@@ -1,0 +1,93 @@
+"""Facts: what the lifecycle is told. Pure data; nouns, never commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.model import Failure, PlacementRecord
+
+
+class Observation(StrEnum):
+    """What was learned about one member's machine."""
+
+    DISPATCHED = "dispatched"  # we are about to send the first create
+    NOT_SENT = "not_sent"  # the create certainly never left
+    PAUSED = "paused"
+    EXECUTING = "executing"
+    READY = "ready"  # executing, and the guest says that it answers
+    HALTED = "halted"  # there, not executing: shut off or crashed
+    GONE = "gone"  # two complete listings without it (RELIABILITY I2)
+    REJECTED = "rejected"  # the host can not do it
+    EXPIRED = "expired"  # the deadline of its status passed
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a member was placed: its host and, where the zone plans addresses, its address and mac."""
+
+    host_uuid: str
+    address: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Claims for every pending member are being committed with this change. `seats`: instance uuid -> seat."""
+
+    placement: PlacementRecord
+    seats: Mapping[str, Seat]
+
+
+@dataclass(frozen=True, slots=True)
+class NotPlaced:
+    """The planner proved, or could not find otherwise, that the pending members do not fit."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers."""
+
+    instance_uuid: str
+    attempt: int
+    observation: Observation
+    reason: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSilent:
+    """A host does not answer: its members are unknown, neither failed nor gone."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostAnswers:
+    """A host answers again; its members' states are what is observed next."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """The guest was asked to shut down."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRequested:
+    """The caller wants the group gone. Wins over everything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed; deadlines are looked at."""
+
+
+Fact = Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | DeleteRequested | Ticked
