@@ -1,7 +1,7 @@
 """The configuration file: TOML in, checked domain types out. It reads files and nothing else.
 
-`load` reads a file, `parse` a text. Every error names the key by its path (`hosts[2].zone`), says what is allowed, and all
-errors of a file are told at once. Relative paths are taken from the directory of the file.
+`load` reads a file, `parse` a text. Every error names the key by its path (`hosts[2].zone`) and says what is allowed.
+All errors of a file are told at once. Relative paths are taken from the directory of the file.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-import types
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from service import config_schema as schema
 from service.config_schema import ListenAddress
@@ -162,16 +159,17 @@ class _Builder:
         )
 
     def _store_url(self) -> str:
-        try:
-            url: URL = make_url(self.checked.store.url)
-        except ArgumentError:
-            self.problems.append("store.url: not a database URL; allowed: sqlite:///<path>, postgresql+psycopg://…")
+        url = self.checked.store.url
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in ("sqlite", "postgresql+psycopg"):
+            self.problems.append("store.url: allowed: sqlite:///<path>, sqlite:// (memory), postgresql+psycopg://…")
             return ""
-        if url.drivername not in ("sqlite", "postgresql+psycopg"):
-            self.problems.append(f"store.url: {url.drivername} is not supported; allowed: sqlite, postgresql+psycopg")
-        if url.drivername == "sqlite" and url.database not in (None, "", ":memory:"):
-            url = url.set(database=str(self._path(str(url.database))))
-        return url.render_as_string(hide_password=False)
+        if scheme == "sqlite" and rest:
+            if not rest.startswith("/") or len(rest) == 1:
+                self.problems.append("store.url: sqlite:///<path>, with three slashes before a relative path")
+                return ""
+            return f"sqlite:///{self._path(rest[1:])}"
+        return url
 
     def _host(self, index: int, section: schema.HostSection) -> Host:
         where = f"hosts[{index}]"
@@ -320,7 +318,7 @@ def _require_boot_files(config: Config, source: str) -> None:
         raise ConfigError(source, problems)
 
 
-def _known(names: Any) -> str:
+def _known(names: Iterable[str]) -> str:
     listed = ", ".join(sorted(names))
     return f"known: {listed}" if listed else "none is configured"
 
@@ -352,7 +350,7 @@ def _allowed_keys(location: tuple[int | str, ...]) -> str:
 
 def _section_type(annotation: Any) -> type[BaseModel] | None:
     """The section class inside `X`, `X | None`, `list[X]`."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type):
         return annotation if issubclass(annotation, BaseModel) else None
     if get_origin(annotation) is None:
         return None

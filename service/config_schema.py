@@ -1,4 +1,4 @@
-"""The sections of the configuration file and what each key may hold. Only the file's shape: `config` makes domain types."""
+"""The sections of the configuration file and what each key may hold; `config` makes domain types of them."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def parse_size(value: Any) -> Any:
         return value
     match = _SIZE.fullmatch(value.strip())
     if match is None or match[2] not in _UNITS:
-        raise ValueError(
-            f'a size is an integer of bytes or text such as "16GiB" (units: {", ".join(u for u in _UNITS if u)})'
-        )
+        raise ValueError('a size is an integer of bytes or text such as "16GiB" (B, KiB, MiB, GiB, TiB, PiB)')
     amount = Fraction(match[1]) * _UNITS[match[2]]
     if amount.denominator != 1:
         raise ValueError("a size is a whole number of bytes")
@@ -230,14 +228,15 @@ class NetworkSection(Section):
     pool: str = ""
 
     def pool_bounds(self) -> tuple[str, str]:
-        """First and last address that instances may get; without a pool every host address but the gateway's side."""
+        """First and last address that instances may get; without a pool all of the subnet's but the gateway."""
         if not self.subnet:
             return "", ""
         if self.pool:
             first, _, last = self.pool.partition("-")
             return first.strip(), last.strip()
         network = ipaddress.ip_network(self.subnet)
-        return str(network[1]), str(network[-2] if network.version == 4 else network[-1])
+        start = 2 if self.gateway == str(network[1]) else 1
+        return str(network[start]), str(network[-2] if network.version == 4 else network[-1])
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -257,6 +256,8 @@ class NetworkSection(Section):
         first, last = (ipaddress.ip_address(text) for text in self.pool_bounds())
         if first not in network or last not in network or int(first) > int(last):
             raise ValueError(f'pool: "first-last" inside {self.subnet}, got {self.pool!r}')
+        if self.gateway and int(first) <= int(ipaddress.ip_address(self.gateway)) <= int(last):
+            raise ValueError(f"pool: holds the gateway {self.gateway}")
         return self
 
 

@@ -1,0 +1,285 @@
+"""The configuration file: what it becomes, and that every mistake is named by its key."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import config_schema as schema
+from service.config import Config, ConfigError, load, parse
+from service.config_schema import ListenAddress, parse_listen_address, parse_size
+from service.fleet import MEMORY, VCPU
+
+ROOT = Path(__file__).resolve().parents[3]
+ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
+SMALL = f"""
+[[zones]]
+uuid = "{ZONE}"
+name = "zone-1"
+
+[[hosts]]
+name = "sim-1"
+zone = "zone-1"
+driver = "simulated"
+transport = "test"
+capacity = {{ vcpu = 8, memory = "16GiB" }}
+
+[[images]]
+name = "guest"
+kernel = "vmlinuz"
+
+[[model_services]]
+uuid = "f1e13583-5fee-363c-9f57-ed8232023886"
+name = "default"
+image = "guest"
+"""
+
+
+def config(extra: str = "", *, base: str = SMALL) -> Config:
+    return parse(extra + base, Path("/etc/corral"))
+
+
+def problems(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, Path("/etc/corral"))
+    return "\n".join(caught.value.problems)
+
+
+def test_defaults_are_loopback_listeners_and_zstacks_own_ratios() -> None:
+    made = config()
+    assert str(made.server.grpc) == "127.0.0.1:50051"
+    assert str(made.server.http) == "127.0.0.1:8080"
+    assert made.server.admin is None
+    assert not made.server.insecure
+    assert made.overcommit.ratios == {VCPU: Fraction(10), MEMORY: Fraction(1)}
+    assert made.overcommit.reserved == {VCPU: 0, MEMORY: 1 << 30}
+    assert made.store_url == "sqlite:////etc/corral/var/corral.db"
+
+
+def test_hosts_images_and_catalogue_become_domain_types() -> None:
+    made = config()
+    host = made.hosts[0]
+    assert host.zone_uuid == ZONE
+    assert host.capacity_override == {"vcpu": 8, "memory": 16 << 30}
+    assert made.model_services[0].uuid == "f1e135835fee363c9f57ed8232023886"
+    assert made.model_services[0].image.kernel_path == "/etc/corral/vmlinuz"
+
+
+def test_a_host_without_uuid_keeps_the_same_one_at_every_start() -> None:
+    first, second = config().hosts[0], config().hosts[0]
+    assert first.uuid == second.uuid
+    assert len(first.uuid) == 32
+    assert config('[cluster]\nid = "other"\n').hosts[0].uuid != first.uuid
+
+
+def test_a_zone_may_be_named_by_its_uuid_with_dashes() -> None:
+    text = SMALL.replace('zone = "zone-1"', 'zone = "7A007A39-1d48-3c9f-843b-f1df4b7e5d8f"')
+    assert config(base=text).hosts[0].zone_uuid == ZONE
+
+
+def test_overrides_hold_only_what_is_named() -> None:
+    text = SMALL.replace('driver = "simulated"', 'driver = "simulated"\novercommit = { memory = "3/2" }')
+    host = config(base=text).hosts[0]
+    assert host.overcommit.ratios == {MEMORY: Fraction(3, 2)}
+    assert host.overcommit.reserved == {}
+
+
+def test_a_network_without_pool_offers_all_addresses_but_the_gateway() -> None:
+    text = SMALL.replace(
+        'name = "zone-1"\n\n',
+        'name = "zone-1"\nnetwork = { kind = "bridge", source = "b", subnet = "10.0.0.0/29", gateway = "10.0.0.1" }\n',
+        1,
+    )
+    network = config(base=text).zones[0].network
+    assert (network.first_address, network.last_address) == ("10.0.0.2", "10.0.0.6")
+
+
+@pytest.mark.parametrize(
+    ("extra", "key", "says"),
+    [
+        ("[servers]\n", "servers:", "did you mean server?"),
+        ('[server]\ngprc = "127.0.0.1:1"\n', "server.gprc:", "allowed: admin, drain_grace_ms, grpc"),
+        ('[server]\ngrpc = "127.0.0.1"\n', "server.grpc:", "host:port"),
+        ('[server]\ngrpc = "127.0.0.1:70000"\n', "server.grpc:", "0 to 65535"),
+        ('[server]\ngrpc = "unix:relative"\n', "server.grpc:", "absolute"),
+        ('[server]\ngrpc = "0.0.0.0:50051"\n', "server.grpc:", "insecure = true"),
+        ('[server]\nhttp = "127.0.0.1:50051"\n', "server:", "different addresses"),
+        ('[server]\ninsecure = "yes"\n', "server.insecure:", "boolean"),
+        ("[server]\nmax_nodes = 0\n", "server.max_nodes:", "greater than or equal to 1"),
+        ('[server]\nmax_message_bytes = "1KiB"\n', "server.max_message_bytes:", "65536"),
+        ('[store]\nurl = "mysql://x/y"\n', "store.url:", "postgresql+psycopg"),
+        ('[store]\nurl = "sqlite://var/x.db"\n', "store.url:", "three slashes"),
+        ('[cluster]\nid = "a b"\n', "cluster.id:", "letters, digits"),
+        ('[log]\nlevel = "loud"\n', "log.level:", "'debug', 'info', 'warning' or 'error'"),
+        ("[overcommit]\ncpu = 0\n", "overcommit.cpu:", "above 0"),
+        ('[overcommit]\nreserved_memory = "1 GB"\n', "overcommit.reserved_memory:", "16GiB"),
+        ("[overcommit]\nreserved_memory = true\n", "overcommit.reserved_memory:", "16GiB"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key_with_what_is_allowed(extra: str, key: str, says: str) -> None:
+    told = problems(extra + SMALL)
+    assert told.startswith(key)
+    assert says in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ('driver = "simulated"', 'driver = "vmware"', "hosts[0].driver:", "'libvirt' or 'simulated'"),
+        ('driver = "simulated"', 'driver = "simulated"\nuri = "qemu:///system"', "hosts[0].uri:", "unknown key"),
+        (
+            'transport = "test"',
+            'transport = "tcp"\naddress = "qemu://h/system?command=x"',
+            "hosts[0].address:",
+            "no URI",
+        ),
+        ('transport = "test"', 'transport = "tcp"', "hosts[0].address:", "needed"),
+        ('transport = "test"', 'socket = "/run/x?command=sh"', "hosts[0].socket:", "absolute path"),
+        ('transport = "test"', 'transport = "test"\nsocket = "/run/x"', "hosts[0].socket:", "only with transport"),
+        ('zone = "zone-1"', 'zone = "zone-9"', "hosts[0].zone:", "known: zone-1"),
+        ("vcpu = 8", "vcpu = -8", "hosts[0].capacity.vcpu:", "0 or more"),
+        ('image = "guest"', 'image = "gust"', "model_services[0].image:", "known: guest"),
+        ('kernel = "vmlinuz"', 'initrd = "x"', "images[0]:", "needs manifest, kernel or disk"),
+        ('kernel = "vmlinuz"', 'manifest = "absent.json"', "images[0].manifest:", "make guest"),
+        (
+            'kernel = "vmlinuz"',
+            'kernel = "k"\nsha256 = { disk = "' + "0" * 64 + '" }',
+            "images[0].sha256.disk:",
+            "no disk",
+        ),
+        (
+            'name = "zone-1"\n',
+            'name = "zone-1"\nnetwork = { kind = "bridge" }\n',
+            "zones[0].network:",
+            "name of a bridge",
+        ),
+        (
+            'name = "zone-1"\n',
+            'name = "zone-1"\nnetwork = { kind = "bridge", source = "b", subnet = "10.0.0.0/24", '
+            'pool = "10.0.1.1-10.0.1.9" }\n',
+            "zones[0].network:",
+            "inside 10.0.0.0/24",
+        ),
+        (
+            'name = "zone-1"\n',
+            'name = "zone-1"\nnetwork = { kind = "bridge", source = "b", subnet = "10.0.0.0/24", '
+            'gateway = "10.0.0.1", pool = "10.0.0.1-10.0.0.9" }\n',
+            "zones[0].network:",
+            "holds the gateway",
+        ),
+        (f'uuid = "{ZONE}"', 'uuid = "7a00"', "zones[0].uuid:", "32 hex digits"),
+        (f'uuid = "{ZONE}"\n', "", "zones[0].uuid:", "missing"),
+    ],
+)
+def test_a_wrong_entry_is_named_by_its_index_and_key(old: str, new: str, key: str, says: str) -> None:
+    assert old in SMALL
+    told = problems(SMALL.replace(old, new, 1))
+    assert key in told
+    assert says in told
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("[server]\nmax_nodes = 0\ncolour = 1\n[overcommit]\ncpu = -1\n" + SMALL, Path("/"))
+    assert len(caught.value.problems) == 3
+
+
+def test_two_hosts_of_one_name_are_refused() -> None:
+    host = '[[hosts]]\nname = "sim-1"\nzone = "zone-1"\ndriver = "simulated"\n'
+    assert "hosts[1].name: sim-1 is taken by hosts[0]" in problems(SMALL + host)
+
+
+def test_text_that_is_not_toml_and_files_that_are_not_there_are_config_errors(tmp_path: Path) -> None:
+    assert "not TOML" in problems("[[zones")
+    with pytest.raises(ConfigError, match="can not be read"):
+        load(tmp_path / "absent.toml")
+
+
+def test_a_listener_that_others_reach_needs_an_explicit_insecure() -> None:
+    made = config('[server]\ngrpc = "0.0.0.0:50051"\ninsecure = true\n')
+    assert str(made.server.grpc) == "0.0.0.0:50051"
+
+
+def test_boot_files_must_exist_where_a_host_is_real(tmp_path: Path) -> None:
+    file = tmp_path / "corral.toml"
+    file.write_text(SMALL)
+    load(file)
+    file.write_text(SMALL.replace('driver = "simulated"\ntransport = "test"', 'driver = "libvirt"'))
+    with pytest.raises(ConfigError, match=r"images\[0\]: no file .*vmlinuz"):
+        load(file)
+    (tmp_path / "vmlinuz").write_bytes(b"kernel")
+    assert load(file).hosts[0].address.driver == "libvirt"
+
+
+def test_the_example_names_every_key_and_is_valid(tmp_path: Path) -> None:
+    manifest = _write_manifest(tmp_path)
+    text = (ROOT / "deploy/config.example.toml").read_text()
+    made = parse(text.replace("/var/lib/corral/guest/guest.json", str(manifest)), tmp_path)
+    assert {host.address.driver for host in made.hosts} == {"libvirt", "simulated"}
+    for name, field in schema.Configuration.model_fields.items():
+        assert f"[{name}]" in text or f"[[{name}]]" in text, name
+        section = field.annotation
+        model = section if isinstance(section, type) else section.__args__[0]  # type: ignore[union-attr]
+        for key in model.model_fields:
+            assert f"\n{key} = " in text or f"[{name}.{key}]" in text, f"{name}.{key}"
+
+
+def test_the_quickstarts_configuration_holds_the_seeds_zone_and_model_service(tmp_path: Path) -> None:
+    manifest = _write_manifest(tmp_path)
+    text = (ROOT / "deploy/quickstart/corral.toml").read_text()
+    made = parse(text.replace("../../.cache/guest/guest.json", str(manifest)), ROOT / "deploy/quickstart")
+    assert made.zones[0].uuid == ZONE
+    assert made.model_services[0].uuid == "f1e135835fee363c9f57ed8232023886"
+    assert made.store_url == f"sqlite:///{ROOT}/var/corral.db"
+    assert made.images[0].sha256 == {"kernel": "1" * 64, "initrd": "2" * 64}
+
+
+def _write_manifest(directory: Path) -> Path:
+    manifest = directory / "guest.json"
+    content = {
+        "command_line": "console=ttyS0",
+        "kernel": {"file": "vmlinuz", "sha256": "1" * 64},
+        "initramfs": {"file": "initramfs.img", "sha256": "2" * 64},
+    }
+    manifest.write_text(json.dumps(content))
+    return manifest
+
+
+@given(
+    st.integers(min_value=0, max_value=1 << 40), st.sampled_from([("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)])
+)
+def test_a_size_in_units_is_the_same_as_its_bytes(amount: int, unit: tuple[str, int]) -> None:
+    assert parse_size(f"{amount}{unit[0]}") == parse_size(f"{amount} {unit[0]}") == parse_size(amount << unit[1])
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
+    try:
+        size = parse_size(text)
+    except ValueError:
+        return
+    assert isinstance(size, int)
+    assert size >= 0
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    try:
+        address = parse_listen_address(text)
+    except ValueError:
+        return
+    assert parse_listen_address(str(address)) == address
+
+
+def test_only_loopback_and_unix_sockets_count_as_local() -> None:
+    assert parse_listen_address("[::1]:1").local
+    assert parse_listen_address("localhost:1").local
+    assert parse_listen_address("unix:/run/corral.sock").local
+    assert not parse_listen_address("10.0.0.1:1").local
+    assert not parse_listen_address("example.net:1").local
+    assert ListenAddress("::1", 5).__str__() == "[::1]:5"
