@@ -27,18 +27,13 @@ SEED_REPLY_FIELDS = (
 )
 
 
-def _messages(container: descriptor.FileDescriptor | descriptor.Descriptor) -> list[descriptor.Descriptor]:
-    """All messages of a file without the entries of maps."""
-    return [m for m in container.message_types_by_name.values() if not m.GetOptions().map_entry]
+def _messages(container: descriptor.FileDescriptor) -> list[descriptor.Descriptor]:
+    """The top-level messages of a file; the entries of maps lie below theirs."""
+    return list(container.message_types_by_name.values())
 
 
-FIELDS = [
-    field
-    for module in FILES
-    if module is not limits_pb2
-    for message in _messages(module.DESCRIPTOR)
-    for field in message.fields
-]
+MESSAGES = [message for module in FILES if module is not limits_pb2 for message in _messages(module.DESCRIPTOR)]
+FIELDS = [field for message in MESSAGES for field in message.fields]
 
 
 def test_the_generated_files_are_what_the_definitions_generate() -> None:
