@@ -1,0 +1,181 @@
+"""Claims of capacity and addresses. The guard stands inside the UPDATE, never behind a SELECT of a sum."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+
+from service.errors import InvariantViolation
+from service.fleet import HostState, HostStatus, Network
+from service.store import schema
+
+
+class ClaimLost(Exception):
+    """A host filled up, closed or lost an address since the plan was made; plan again with fresh rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """What one member needs where. `demand`: named integer vector, zero amounts left out by the writer."""
+
+    instance_uuid: str
+    attempt: int
+    host_uuid: str
+    demand: Mapping[str, int]
+
+
+def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]) -> None:
+    """Claim for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
+
+    Hosts and resources are touched in id order, so that concurrent gangs can not deadlock.
+    """
+    sums: dict[tuple[str, str], int] = defaultdict(int)
+    for claim in wanted:
+        for resource, amount in claim.demand.items():
+            sums[claim.host_uuid, resource] += amount
+    for host_uuid in sorted({claim.host_uuid for claim in wanted}):
+        _open_host(connection, host_uuid)
+    for (host_uuid, resource), amount in sorted(sums.items()):
+        if amount:
+            _use(connection, host_uuid, resource, amount)
+    rows = [
+        {
+            "instance_uuid": claim.instance_uuid,
+            "attempt": claim.attempt,
+            "resource": resource,
+            "host_uuid": claim.host_uuid,
+            "group_uuid": group_uuid,
+            "amount": amount,
+        }
+        for claim in wanted
+        for resource, amount in sorted(claim.demand.items())
+        if amount
+    ]
+    if rows:
+        connection.execute(insert(schema.claims), rows)
+    _verify(connection, {claim.host_uuid for claim in wanted})
+
+
+def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None:
+    """Give back capacity and address of these (instance, attempt); nothing claimed is fine."""
+    hosts = set()
+    for instance_uuid, attempt in sorted(attempts):
+        mine = and_(schema.claims.c.instance_uuid == instance_uuid, schema.claims.c.attempt == attempt)
+        rows = connection.execute(
+            delete(schema.claims)
+            .where(mine)
+            .returning(schema.claims.c.host_uuid, schema.claims.c.resource, schema.claims.c.amount)
+        ).all()
+        for row in sorted(rows, key=lambda r: (r.host_uuid, r.resource)):
+            hosts.add(row.host_uuid)
+            connection.execute(
+                update(schema.host_resources)
+                .where(
+                    schema.host_resources.c.host_uuid == row.host_uuid,
+                    schema.host_resources.c.resource == row.resource,
+                )
+                .values(used=schema.host_resources.c.used - row.amount)
+            )
+        connection.execute(
+            delete(schema.addresses).where(
+                schema.addresses.c.instance_uuid == instance_uuid, schema.addresses.c.attempt == attempt
+            )
+        )
+    _verify(connection, hosts)
+
+
+def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int, str]]:
+    """`(instance, attempt, group)` of every claim on the host."""
+    rows = connection.execute(
+        select(schema.claims.c.instance_uuid, schema.claims.c.attempt, schema.claims.c.group_uuid)
+        .where(schema.claims.c.host_uuid == host_uuid)
+        .distinct()
+    )
+    return frozenset((r.instance_uuid, r.attempt, r.group_uuid) for r in rows)
+
+
+def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | None:
+    """The host that this attempt has a claim on."""
+    return connection.scalar(
+        select(schema.claims.c.host_uuid).where(
+            schema.claims.c.instance_uuid == instance_uuid, schema.claims.c.attempt == attempt
+        )
+    )
+
+
+def take_addresses(
+    connection: Connection, zone_uuid: str, network: Network, wanted: Sequence[tuple[str, int]]
+) -> Mapping[str, str]:
+    """A free address of the zone's pool for each (instance, attempt): instance uuid -> address. Raises ClaimLost."""
+    taken = set(connection.scalars(select(schema.addresses.c.address).where(schema.addresses.c.zone_uuid == zone_uuid)))
+    first, last = ip_address(network.first_address), ip_address(network.last_address)
+    found: dict[str, str] = {}
+    candidate = first
+    for instance_uuid, attempt in wanted:
+        while str(candidate) in taken:
+            candidate += 1
+        if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
+            raise ClaimLost(f"no address is left in zone {zone_uuid}")
+        found[instance_uuid] = str(candidate)
+        connection.execute(
+            insert(schema.addresses).values(
+                zone_uuid=zone_uuid, address=str(candidate), instance_uuid=instance_uuid, attempt=attempt
+            )
+        )
+        candidate += 1
+    return found
+
+
+def _open_host(connection: Connection, host_uuid: str) -> None:
+    """Lock the host's row and see that it takes claims."""
+    result = connection.execute(
+        update(schema.hosts)
+        .where(
+            schema.hosts.c.uuid == host_uuid,
+            schema.hosts.c.state == HostState.ENABLED.value,
+            schema.hosts.c.status == HostStatus.CONNECTED.value,
+        )
+        .values(generation=schema.hosts.c.generation + 1)
+    )
+    if result.rowcount != 1:
+        raise ClaimLost(f"host {host_uuid} takes no claims now")
+
+
+def _use(connection: Connection, host_uuid: str, resource: str, amount: int) -> None:
+    table = schema.host_resources
+    result = connection.execute(
+        update(table)
+        .where(
+            table.c.host_uuid == host_uuid,
+            table.c.resource == resource,
+            table.c.used + table.c.foreign_used + amount <= table.c.usable,
+        )
+        .values(used=table.c.used + amount)
+    )
+    if result.rowcount != 1:
+        raise ClaimLost(f"host {host_uuid} has less than {amount} {resource} left")
+
+
+def _verify(connection: Connection, hosts: Iterable[str]) -> None:
+    """Invariant I2, inside the transaction: on each host, used is the sum of the claims."""
+    for host_uuid in hosts:
+        table = schema.host_resources
+        used = {
+            row.resource: int(row.used)
+            for row in connection.execute(select(table.c.resource, table.c.used).where(table.c.host_uuid == host_uuid))
+            if row.used
+        }
+        claimed = {
+            row.resource: int(row.amount)
+            for row in connection.execute(
+                select(schema.claims.c.resource, func.sum(schema.claims.c.amount).label("amount"))
+                .where(schema.claims.c.host_uuid == host_uuid)
+                .group_by(schema.claims.c.resource)
+            )
+        }
+        if used != claimed:
+            raise InvariantViolation(f"host {host_uuid}: used {used} is not the sum of its claims {claimed}")

@@ -1,0 +1,119 @@
+"""The event log: one global revision without gaps in commit order, one gapless sequence a group.
+
+Revisions come from a counter row updated in the writing transaction, because sequences of PostgreSQL are not ordered by
+commit. The row's lock is taken last in a transaction, so that writers wait for each other only while they commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from service.model import Event, EventKind, Group, Instance, PlacementRecord
+from service.store import schema
+from service.store.codec import decode, encode
+
+REVISION = "revision"
+COMPACTED = "compacted_revision"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event before it has a revision. `body` is a Group, an Instance or a PlacementRecord, as `kind` says."""
+
+    kind: EventKind
+    sequence: int
+    body: Group | Instance | PlacementRecord
+
+
+def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: int) -> int:
+    """Write the drafts; returns the newest revision."""
+    last = connection.execute(
+        update(schema.counters)
+        .where(schema.counters.c.name == REVISION)
+        .values(value=schema.counters.c.value + len(drafts))
+        .returning(schema.counters.c.value)
+    ).scalar_one()
+    first = last - len(drafts) + 1
+    if drafts:
+        connection.execute(
+            insert(schema.events),
+            [
+                {
+                    "revision": first + offset,
+                    "group_uuid": group.uuid,
+                    "sequence": draft.sequence,
+                    "kind": draft.kind.value,
+                    "project": group.project,
+                    "time": now,
+                    "body": encode(draft.body),
+                }
+                for offset, draft in enumerate(drafts)
+            ],
+        )
+    return int(last)
+
+
+def head(connection: Connection) -> tuple[int, int]:
+    """`(oldest, newest)`: the newest revision, and the oldest that a watch may start *after* (0: nothing compacted)."""
+    rows = connection.execute(select(schema.counters.c.name, schema.counters.c.value)).all()
+    values = {row.name: int(row.value) for row in rows}
+    return values.get(COMPACTED, 0), values[REVISION]
+
+
+def after(
+    connection: Connection, revision: int, limit: int, *, group_uuid: str | None = None, project: str | None = None
+) -> tuple[Event, ...]:
+    """Up to `limit` events with a revision above the given one, in order."""
+    query = select(schema.events).where(schema.events.c.revision > revision)
+    if group_uuid is not None:
+        query = query.where(schema.events.c.group_uuid == group_uuid)
+    if project is not None:
+        query = query.where(schema.events.c.project == project)
+    rows = connection.execute(query.order_by(schema.events.c.revision).limit(limit))
+    return tuple(_event(row) for row in rows)
+
+
+def newest(connection: Connection, group_uuid: str) -> int:
+    """The revision of the group's newest event."""
+    revision = connection.scalar(
+        select(schema.events.c.revision)
+        .where(schema.events.c.group_uuid == group_uuid)
+        .order_by(schema.events.c.sequence.desc())
+        .limit(1)
+    )
+    return int(revision or 0)
+
+
+def compact(connection: Connection, keep_after: int) -> int:
+    """Forget events up to and including revision `keep_after`; returns how many went."""
+    gone = connection.execute(schema.events.delete().where(schema.events.c.revision <= keep_after)).rowcount
+    connection.execute(
+        update(schema.counters)
+        .where(schema.counters.c.name == COMPACTED, schema.counters.c.value < keep_after)
+        .values(value=keep_after)
+    )
+    return gone
+
+
+def _event(row: Row[Any]) -> Event:
+    kind = EventKind(row.kind)
+    body: dict[str, Any] = {}
+    if kind in (EventKind.ACCEPTED, EventKind.GROUP, EventKind.FINAL):
+        body["group"] = decode(Group, row.body)
+    elif kind is EventKind.INSTANCE:
+        body["instance"] = decode(Instance, row.body)
+    else:
+        body["placement"] = decode(PlacementRecord, row.body)
+    return Event(
+        revision=row.revision,
+        group_uuid=row.group_uuid,
+        sequence=row.sequence,
+        kind=kind,
+        time=row.time,
+        project=row.project,
+        **body,
+    )

@@ -1,0 +1,231 @@
+"""Rows of groups and instances, and the lease columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+
+from service.errors import NotFound
+from service.model import (
+    Failure,
+    Group,
+    GroupPhase,
+    GroupSpec,
+    GroupStatus,
+    Instance,
+    InstanceStatus,
+    NodeSpec,
+    PlacementRecord,
+)
+from service.store import schema
+from service.store.codec import decode, encode
+
+_GROUP_PLAIN = (
+    "uuid", "project", "principal", "reason", "start_epoch", "go", "served", "failures", "sequence", "version",
+    "deadline_at", "created_at", "updated_at",
+)  # fmt: skip
+_INSTANCE_PLAIN = (
+    "uuid", "group_uuid", "reason", "host_uuid", "attempt", "restarts", "address", "mac", "unknown_since",
+    "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "created_at", "updated_at",
+)  # fmt: skip
+
+
+def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
+    """The group with its members in rank order; `lock`: no other transaction changes it meanwhile. Raises NotFound."""
+    query = select(schema.groups).where(schema.groups.c.uuid == uuid)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise NotFound("instance group", uuid)
+    return _group(row, _members(connection, [uuid]).get(uuid, ()))
+
+
+def load_many(connection: Connection, uuids: Sequence[str]) -> tuple[Group, ...]:
+    """Those of the groups that exist, in the order asked for."""
+    rows = {row.uuid: row for row in connection.execute(select(schema.groups).where(schema.groups.c.uuid.in_(uuids)))}
+    members = _members(connection, uuids)
+    return tuple(_group(rows[u], members.get(u, ())) for u in uuids if u in rows)
+
+
+def exists(connection: Connection, uuid: str) -> bool:
+    """Whether a group of this uuid was ever stored (deleted ones included)."""
+    return connection.scalar(select(schema.groups.c.uuid).where(schema.groups.c.uuid == uuid)) is not None
+
+
+def create(connection: Connection, group: Group, *, due_at: int) -> None:
+    """Insert the group and its members."""
+    connection.execute(
+        insert(schema.groups).values(
+            name=group.spec.name, spec=encode(group.spec), due_at=due_at, **_group_values(group)
+        )
+    )
+    connection.execute(
+        insert(schema.instances),
+        [{"rank": m.rank, "spec": encode(m.spec), **_instance_values(m)} for m in group.instances],
+    )
+
+
+def save(connection: Connection, before: Group, after: Group) -> None:
+    """Write what changed between the two. The caller holds the row's lock."""
+    connection.execute(update(schema.groups).where(schema.groups.c.uuid == after.uuid).values(**_group_values(after)))
+    old = {m.uuid: m for m in before.instances}
+    for member in after.instances:
+        if old.get(member.uuid) != member:
+            connection.execute(
+                update(schema.instances)
+                .where(schema.instances.c.uuid == member.uuid)
+                .values(**_instance_values(member))
+            )
+
+
+def due(connection: Connection, uuid: str, at: int | None) -> None:
+    """Set when the group needs a look next; None: never again."""
+    connection.execute(update(schema.groups).where(schema.groups.c.uuid == uuid).values(due_at=at))
+
+
+def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
+    """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first."""
+    free = select(schema.groups.c.uuid).where(and_(schema.groups.c.due_at <= now, schema.groups.c.lease_until <= now))
+    chosen = free.order_by(schema.groups.c.due_at).limit(limit).with_for_update(skip_locked=True)
+    taken = []
+    for uuid in list(connection.scalars(chosen)):
+        epoch = connection.scalar(
+            update(schema.groups)
+            .where(schema.groups.c.uuid == uuid, schema.groups.c.lease_until <= now)
+            .values(owner=owner, epoch=schema.groups.c.epoch + 1, lease_until=now + lease_ms)
+            .returning(schema.groups.c.epoch)
+        )
+        if epoch is not None:
+            taken.append((uuid, epoch))
+    return tuple(taken)
+
+
+def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
+    """Prolong the lease; False where a later epoch has it."""
+    result = connection.execute(
+        update(schema.groups)
+        .where(schema.groups.c.uuid == uuid, schema.groups.c.epoch == epoch)
+        .values(lease_until=until)
+    )
+    return result.rowcount == 1
+
+
+def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None, seen_version: int) -> bool:
+    """End the lease and set when the group is due next.
+
+    False, and nothing is written, where a later epoch has it or the group changed since `seen_version`.
+    """
+    result = connection.execute(
+        update(schema.groups)
+        .where(
+            schema.groups.c.uuid == uuid,
+            schema.groups.c.epoch == epoch,
+            schema.groups.c.version == seen_version,
+        )
+        .values(lease_until=0, owner="", due_at=due_at)
+    )
+    return result.rowcount == 1
+
+
+def page(
+    connection: Connection,
+    *,
+    project: str | None,
+    after: tuple[int, str] | None,
+    limit: int,
+    name: str = "",
+    status: str = "",
+    zone_uuid: str = "",
+    tag: str = "",
+) -> tuple[Group, ...]:
+    """Up to `limit` groups that are not deleted, by (created_at, uuid), after the given key. `project` None: all."""
+    table = schema.groups
+    query = select(table.c.uuid).where(table.c.phase != GroupPhase.DELETED.value)
+    if project is not None:
+        query = query.where(table.c.project == project)
+    if name:
+        query = query.where(table.c.name == name)
+    if status:
+        query = query.where(table.c.status == status)
+    if zone_uuid:
+        query = query.where(table.c.spec.contains(f'"zone_uuid":"{zone_uuid}"', autoescape=True))
+    if tag:
+        query = query.where(table.c.spec.contains(json.dumps(tag, ensure_ascii=False), autoescape=True))
+    if after is not None:
+        created, uuid = after
+        query = query.where(or_(table.c.created_at > created, and_(table.c.created_at == created, table.c.uuid > uuid)))
+    uuids = connection.scalars(query.order_by(table.c.created_at, table.c.uuid).limit(limit)).all()
+    return load_many(connection, uuids)
+
+
+def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int, str], ...]:
+    """`(instance, group, attempt, status)` of every member that is seated on the host now."""
+    table = schema.instances
+    rows = connection.execute(
+        select(table.c.uuid, table.c.group_uuid, table.c.attempt, table.c.status).where(
+            table.c.host_uuid == host_uuid, table.c.status != InstanceStatus.REMOVED.value
+        )
+    )
+    return tuple((r.uuid, r.group_uuid, r.attempt, r.status) for r in rows)
+
+
+def counts(connection: Connection) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """How many groups and how many instances stand in each status (deleted groups left out)."""
+    groups = connection.execute(
+        select(schema.groups.c.status, func.count())
+        .where(schema.groups.c.phase != GroupPhase.DELETED.value)
+        .group_by(schema.groups.c.status)
+    )
+    members = connection.execute(
+        select(schema.instances.c.status, func.count())
+        .where(schema.instances.c.status != InstanceStatus.REMOVED.value)
+        .group_by(schema.instances.c.status)
+    )
+    return dict(_pairs(groups)), dict(_pairs(members))
+
+
+def _pairs(rows: Iterable[Any]) -> Iterable[tuple[str, int]]:
+    return ((str(word), int(count)) for word, count in rows)
+
+
+def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[Instance, ...]]:
+    table = schema.instances
+    rows = connection.execute(select(table).where(table.c.group_uuid.in_(uuids)).order_by(table.c.rank))
+    found: dict[str, list[Instance]] = {}
+    for row in rows:
+        plain = {name: getattr(row, name) for name in _INSTANCE_PLAIN}
+        member = Instance(spec=decode(NodeSpec, row.spec), status=InstanceStatus(row.status), **plain)
+        found.setdefault(row.group_uuid, []).append(member)
+    return {uuid: tuple(members) for uuid, members in found.items()}
+
+
+def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
+    plain = {name: getattr(row, name) for name in _GROUP_PLAIN}
+    return Group(
+        spec=decode(GroupSpec, row.spec),
+        phase=GroupPhase(row.phase),
+        status=GroupStatus(row.status),
+        failure=decode(Failure, row.failure) if row.failure else None,
+        placement=decode(PlacementRecord, row.placement) if row.placement else None,
+        excluded_hosts=tuple(json.loads(row.excluded_hosts)),
+        epoch=row.epoch,
+        instances=members,
+        **plain,
+    )
+
+
+def _group_values(group: Group) -> dict[str, Any]:
+    return {
+        "phase": group.phase.value,
+        "status": group.status.value,
+        "failure": encode(group.failure) if group.failure else None,
+        "placement": encode(group.placement) if group.placement else None,
+        "excluded_hosts": json.dumps(group.excluded_hosts),
+        **{name: getattr(group, name) for name in _GROUP_PLAIN},
+    }
+
+
+def _instance_values(member: Instance) -> dict[str, Any]:
+    return {"status": member.status.value, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}

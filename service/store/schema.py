@@ -1,0 +1,193 @@
+"""The tables. Times are ms since the epoch, sizes bytes, uuids 32 hex digits, documents JSON text written by `codec`.
+
+`deploy`ed databases are changed by Alembic alone (`service/store/migrations`); a test compares both.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+UUID = String(32)
+WORD = String(64)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", WORD, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+zones = Table(
+    "zones",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("zone_uuid", UUID, ForeignKey("zones.uuid"), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("status_reason", Text, nullable=False, default=""),
+    Column("boot_id", Text, nullable=False, default=""),
+    Column("virt_type", WORD, nullable=False, default=""),
+    Column("generation", BigInteger, nullable=False, default=0),
+    Index(None, "zone_uuid"),
+)
+
+# The claim's guard lives here: one row for each host and resource, `held` = foreign + used <= usable.
+host_resources = Table(
+    "host_resources",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("resource", WORD, primary_key=True),
+    Column("total", BigInteger, nullable=False, default=0),
+    Column("usable", BigInteger, nullable=False, default=0),
+    Column("foreign_used", BigInteger, nullable=False, default=0),
+    Column("used", BigInteger, nullable=False, default=0),
+    CheckConstraint("used >= 0", name="used_not_negative"),
+)
+
+model_services = Table(
+    "model_services",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("phase", WORD, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("failure", Text),
+    Column("placement", Text),
+    Column("start_epoch", Integer, nullable=False, default=0),
+    Column("go", Boolean, nullable=False, default=False),
+    Column("served", Boolean, nullable=False, default=False),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("excluded_hosts", Text, nullable=False, default="[]"),
+    Column("sequence", BigInteger, nullable=False, default=0),
+    Column("version", BigInteger, nullable=False, default=0),
+    Column("deadline_at", BigInteger, nullable=False, default=0),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    # The lease. `due_at` NULL: nothing will ever be due again.
+    Column("owner", Text, nullable=False, default=""),
+    Column("epoch", BigInteger, nullable=False, default=0),
+    Column("lease_until", BigInteger, nullable=False, default=0),
+    Column("due_at", BigInteger),
+    Index(None, "due_at"),
+    Index(None, "project", "created_at", "uuid"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("group_uuid", UUID, ForeignKey("groups.uuid"), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("host_uuid", UUID, nullable=False, default=""),
+    Column("attempt", Integer, nullable=False, default=1),
+    Column("restarts", Integer, nullable=False, default=0),
+    Column("address", Text, nullable=False, default=""),
+    Column("mac", Text, nullable=False, default=""),
+    Column("unknown_since", BigInteger, nullable=False, default=0),
+    Column("deadline_at", BigInteger, nullable=False, default=0),
+    Column("boot_timeout_ms", BigInteger, nullable=False),
+    Column("stop_grace_ms", BigInteger, nullable=False),
+    Column("was_resumed", Boolean, nullable=False, default=False),
+    Column("stop_asked", Boolean, nullable=False, default=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index(None, "group_uuid"),
+    Index(None, "host_uuid"),
+)
+
+# One row a resource of a placed attempt. A claim outlives its instance's attempt until the machine was seen absent.
+claims = Table(
+    "claims",
+    metadata,
+    Column("instance_uuid", UUID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("resource", WORD, primary_key=True),
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    Index(None, "host_uuid"),
+    Index(None, "group_uuid"),
+)
+
+addresses = Table(
+    "addresses",
+    metadata,
+    Column("zone_uuid", UUID, primary_key=True),
+    Column("address", WORD, primary_key=True),
+    Column("instance_uuid", UUID, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    UniqueConstraint("instance_uuid", "attempt"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("group_uuid", UUID, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("kind", WORD, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    UniqueConstraint("group_uuid", "sequence"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("principal", String(256), primary_key=True),
+    Column("method", WORD, primary_key=True),
+    Column("request_id", String(128), primary_key=True),
+    Column("body_hash", WORD, nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
