@@ -1,0 +1,207 @@
+"""The HTTP listener's routes and the server that runs them on the control plane's own event loop.
+
+`/metrics` for Prometheus, `/healthz` for load balancers, `/` for people. Further faces hand routes to `create_app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import html
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from service.config_schema import ListenAddress
+from service.telemetry.logs import get_logger
+
+Readiness = Callable[[], Awaitable[Mapping[str, str]]]
+"""What does not work, by the part's name (`store`, `reconcile`, …); empty: ready."""
+
+Refresh = Callable[[], Awaitable[None]]
+"""Brings the gauges that mirror stored state up to date; called before each scrape."""
+
+# A health question must be answered even when the thing that it asks hangs.
+_HEALTH_DEADLINE_SECONDS = 2.0
+_REFRESH_DEADLINE_SECONDS = 2.0
+
+_log = get_logger("corral.http")
+
+
+class AddressInUse(Exception):
+    """The listener's address is taken or not ours to take. The message says which and what to do."""
+
+
+def create_app(
+    *,
+    registry: CollectorRegistry,
+    readiness: Readiness,
+    refresh: Refresh,
+    endpoints: Mapping[str, str],
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The application. `endpoints`: what the first page shows, name -> address or path; `routes`: further faces."""
+
+    async def metrics(request: Request) -> Response:
+        try:
+            await asyncio.wait_for(refresh(), _REFRESH_DEADLINE_SECONDS)
+        except Exception as problem:
+            # Counters and durations are right all the same, and the scrape is how an operator learns of the trouble.
+            _log.warning("gauges could not be refreshed before a scrape", error=repr(problem))
+        encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encoder(registry), headers={"Content-Type": content_type})
+
+    async def healthz(request: Request) -> Response:
+        try:
+            failing = dict(await asyncio.wait_for(readiness(), _HEALTH_DEADLINE_SECONDS))
+        except TimeoutError:
+            failing = {"service": f"no answer within {_HEALTH_DEADLINE_SECONDS:g} s"}
+        except Exception as problem:
+            _log.error("the readiness check failed", error=repr(problem))
+            failing = {"service": "internal error"}
+        body = {"status": "NOT_SERVING" if failing else "SERVING", "failing": failing}
+        return JSONResponse(body, status_code=503 if failing else 200, headers={"Cache-Control": "no-store"})
+
+    async def index(request: Request) -> Response:
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{_shown(address)}</td></tr>" for name, address in endpoints.items()
+        )
+        return HTMLResponse(_PAGE.replace("{rows}", rows))
+
+    async def not_found(request: Request, problem: Exception) -> Response:
+        return PlainTextResponse("no such path\n", status_code=404)
+
+    own = [
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/", index, methods=["GET"]),
+    ]
+    return Starlette(routes=[*own, *routes], exception_handlers={404: not_found})
+
+
+def _shown(address: str) -> str:
+    escaped = html.escape(address)
+    return f'<a href="{escaped}">{escaped}</a>' if address.startswith(("/", "http://", "https://")) else escaped
+
+
+def bind(address: ListenAddress) -> socket.socket:
+    """A listening socket on `address`, not shared with any other process. Raises AddressInUse."""
+    if address.path:
+        return _bind_unix(address)
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as problem:
+        raise AddressInUse(f"{address}: {problem.strerror}") from problem
+    listener = socket.socket(family, kind, protocol)
+    # Lets a restart take over from connections in TIME_WAIT; a second listener is still refused.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(target)
+        listener.listen(512)
+    except OSError as problem:
+        listener.close()
+        raise AddressInUse(_bind_problem(address, problem)) from problem
+    listener.setblocking(False)
+    return listener
+
+
+def _bind_unix(address: ListenAddress) -> socket.socket:
+    path = Path(address.path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            _remove_stale(path, address)
+        listener.bind(address.path)
+        os.chmod(address.path, 0o660)
+        listener.listen(512)
+    except OSError as problem:
+        listener.close()
+        raise AddressInUse(_bind_problem(address, problem)) from problem
+    except AddressInUse:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _remove_stale(path: Path, address: ListenAddress) -> None:
+    """A socket file that nobody listens on is left over from a crash."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise AddressInUse(f"{address} is in use by another process")
+    path.unlink()
+
+
+def _bind_problem(address: ListenAddress, problem: OSError) -> str:
+    if problem.errno == errno.EADDRINUSE:
+        return f"{address} is in use by another process; stop it or choose another address in the configuration"
+    return f"{address}: {problem.strerror}"
+
+
+async def serve_http(
+    app: Starlette, listener: socket.socket, stop: asyncio.Event, *, grace_seconds: float = 5.0
+) -> None:
+    """Serve `app` on `listener` (from `bind`) until `stop` is set, then let running requests end for `grace_seconds`.
+
+    Closes the listener; a unix socket's file is removed.
+    """
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+            h11_max_incomplete_event_size=64 << 10,
+        )
+    )
+    path = listener.getsockname() if listener.family == socket.AF_UNIX else ""
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    stopping = asyncio.create_task(stop.wait(), name="http-stop")
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+        server.should_exit = True
+        if not serving.done():
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+        listener.close()
+        if path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the control plane's own decide when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the process's signals as they are."""
+        yield
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Corral</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;margin:3rem auto;max-width:44rem;padding:0 1rem}
+th{text-align:left;padding-right:1.5rem;font-weight:600}td{font-family:ui-monospace,monospace}</style></head>
+<body><h1>Corral</h1><p>Places groups of machines on hypervisors, launches them together and streams what happens.</p>
+<table>{rows}</table></body></html>
+"""

@@ -1,0 +1,108 @@
+"""Structured logs: one JSON object a line, or coloured text on a terminal. Secrets never leave the process.
+
+Every part logs with `get_logger(name)`; the event's first argument is a fixed sentence, facts are keyword arguments.
+Records of the standard library's logging (libraries) go the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO, cast
+
+import structlog
+
+# Values under keys that contain one of these words are never written.
+SECRET_WORDS = (
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "authorization",
+    "credential",
+    "cookie",
+    "private_key",
+    "session_id",
+)
+HIDDEN = "[hidden]"
+_URL_PASSWORD = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@", re.IGNORECASE)
+_HEADER = re.compile(r"\b(?P<kind>bearer|oauth|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+# A caller may name things at length; a log line must stay readable and bounded.
+_LONGEST_VALUE = 2000
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of one part, named by its module."""
+    return cast(structlog.stdlib.BoundLogger, structlog.get_logger(name))
+
+
+def configure(format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
+    """Set up logging for the process. `format`: auto | json | console; `level`: debug | info | warning | error."""
+    target = sys.stderr if stream is None else stream
+    as_json = format == "json" or (format == "auto" and not target.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    renderer: list[structlog.typing.Processor]
+    if as_json:
+        renderer = [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer(default=str)]
+    else:
+        renderer = [
+            structlog.processors.format_exc_info,
+            hide_secrets,
+            structlog.dev.ConsoleRenderer(colors=target.isatty()),
+        ]
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Its start and stop are told by our own line; its access log would double the request log.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def hide_secrets(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Processor: values under secret keys, passwords in URLs and credentials in headers are replaced."""
+    return {key: _clean(str(key), value) for key, value in event.items()}
+
+
+def _clean(key: str, value: Any) -> Any:
+    lowered = key.lower().replace("-", "_")
+    if any(word in lowered for word in SECRET_WORDS) and key != "page_token":
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {str(name): _clean(str(name), part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean("", part) for part in value]
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    text = _HEADER.sub(
+        lambda found: f"{found['kind']} {HIDDEN}", _URL_PASSWORD.sub(rf"\g<scheme>:{HIDDEN}@", str(value))
+    )
+    # Tracebacks are ours and stay whole; everything else may come from a caller.
+    return (
+        text
+        if key == "exception" or len(text) <= _LONGEST_VALUE
+        else f"{text[:_LONGEST_VALUE]}… ({len(text)} characters)"
+    )

@@ -1,0 +1,166 @@
+"""Every metric of the control plane, in one place; names and labels are a contract with operators' dashboards.
+
+`Metrics` owns its registry, so that several services can live in one process. Times are seconds, sizes bytes.
+Gauges that mirror stored state are replaced as a whole just before a scrape (`replace`), so that they never drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_PLAN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_GAP_BUCKETS = (0.0, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_DRIVER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_DEPLOY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_STEP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+
+Samples = Mapping[tuple[str, ...], float]
+"""Label values in the metric's own order -> value."""
+
+
+class Metrics:
+    """The metrics of one running service. Attributes are the metrics themselves."""
+
+    def __init__(self, *, process: bool = False) -> None:
+        """`process`: also tell the process's own memory, CPU, files and garbage collections."""
+        self.registry = CollectorRegistry(auto_describe=True)
+        if process:
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
+            GCCollector(registry=self.registry)
+        self._define_inventory()
+        self._define_control_plane()
+        self._define_planner()
+        self._define_drivers()
+
+    def _define_inventory(self) -> None:
+        registry = self.registry
+        self.build = Gauge(
+            "corral_build_info", "Constant 1, labelled with the version.", ["version"], registry=registry
+        )
+        self.groups = Gauge("corral_groups", "Instance groups by status.", ["status"], registry=registry)
+        self.instances = Gauge("corral_instances", "Members of groups by status.", ["status"], registry=registry)
+        self.hosts = Gauge(
+            "corral_hosts", "Hosts by operator's state and observed status.", ["state", "status"], registry=registry
+        )
+        labels = ["host", "zone", "resource"]
+        self.host_capacity = Gauge(
+            "corral_host_capacity",
+            "Usable amount of a resource on a host after reserve and overcommit; vcpu in vCPUs, memory in bytes.",
+            labels,
+            registry=registry,
+        )
+        self.host_used = Gauge(
+            "corral_host_used", "Amount of a resource that committed claims hold on a host.", labels, registry=registry
+        )
+        self.host_foreign = Gauge(
+            "corral_host_foreign",
+            "Amount of a resource that machines of others hold on a host.",
+            labels,
+            registry=registry,
+        )
+
+    def _define_control_plane(self) -> None:
+        registry = self.registry
+        self.events_revision = Gauge("corral_events_revision", "Revision of the newest event.", registry=registry)
+        self.watch_streams = Gauge(
+            "corral_watch_streams", "Open streams of changes, by method.", ["method"], registry=registry
+        )
+        self.watch_streams_ended = Counter(
+            "corral_watch_streams_slow_total", "Streams ended because their reader was too slow.", registry=registry
+        )
+        self.deploy_duration = Histogram(
+            "corral_deploy_duration_seconds",
+            "From the accepted deploy to the group's end state, by strategy and outcome.",
+            ["strategy", "outcome"],
+            buckets=_DEPLOY_BUCKETS,
+            registry=registry,
+        )
+        self.claims = Counter("corral_claims_total", "Gangs whose claims were committed.", registry=registry)
+        self.claims_lost = Counter(
+            "corral_claims_lost_total",
+            "Planned gangs that lost the race for capacity and were planned anew.",
+            registry=registry,
+        )
+        self.reconcile_steps = Counter(
+            "corral_reconcile_steps_total", "Steps of the reconcile loop by outcome.", ["outcome"], registry=registry
+        )
+        self.reconcile_step_duration = Histogram(
+            "corral_reconcile_step_duration_seconds",
+            "Duration of one reconcile step.",
+            buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+        self.reconcile_backlog = Gauge(
+            "corral_reconcile_backlog", "Groups that are due and not yet taken.", registry=registry
+        )
+        self.lease_takeovers = Counter(
+            "corral_lease_takeovers_total",
+            "Groups taken over from an owner whose lease had run out.",
+            registry=registry,
+        )
+        self.lease_losses = Counter(
+            "corral_lease_losses_total", "Writes refused because a later epoch had written.", registry=registry
+        )
+        self.orphans_removed = Counter(
+            "corral_orphans_removed_total",
+            "Machines and volumes without an owner that were removed.",
+            ["kind"],
+            registry=registry,
+        )
+        self.invariant_violations = Counter(
+            "corral_invariant_violations_total",
+            "Consistency checks that failed; any increase is a bug.",
+            registry=registry,
+        )
+
+    def _define_planner(self) -> None:
+        registry = self.registry
+        self.plan_duration = Histogram(
+            "corral_plan_duration_seconds",
+            "Duration of one placement decision, by the stage that decided and what it proved.",
+            ["stage", "proof"],
+            buckets=_PLAN_BUCKETS,
+            registry=registry,
+        )
+        self.plan_gap = Histogram(
+            "corral_plan_gap_ratio",
+            "Proven gap of a placement: (upper - lower) / max(1, |upper|); 0 is optimal.",
+            buckets=_GAP_BUCKETS,
+            registry=registry,
+        )
+        self.plans_rejected = Counter(
+            "corral_plans_rejected_total",
+            "Decisions that the independent checker refused; any increase is a bug.",
+            registry=registry,
+        )
+
+    def _define_drivers(self) -> None:
+        registry = self.registry
+        self.driver_calls = Histogram(
+            "corral_driver_call_duration_seconds",
+            "Duration of a call to a host, by driver, call and outcome.",
+            ["driver", "call", "outcome"],
+            buckets=_DRIVER_BUCKETS,
+            registry=registry,
+        )
+        self.driver_calls_running = Gauge(
+            "corral_driver_calls_running", "Calls to hosts in progress, by driver.", ["driver"], registry=registry
+        )
+
+
+def replace(gauge: Gauge, samples: Samples) -> None:
+    """Make `gauge` hold exactly `samples`: what is not named is no longer told."""
+    gauge.clear()
+    for labels, value in samples.items():
+        gauge.labels(*labels).set(value)
