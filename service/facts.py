@@ -28,6 +28,9 @@ class Seat:
     """Where a member was placed: its host and, where the zone plans addresses, its address and mac."""
 
     host_uuid: str
+    host_name: str
+    zone_uuid: str
+    machine_uuid: str
     address: str = ""
     mac: str = ""
 

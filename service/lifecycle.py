@@ -74,6 +74,22 @@ def advance(group: Group, fact: Fact, now: int) -> Group:
     return settle(changed, now)
 
 
+def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int], ...]:
+    """The (instance, attempt) whose claims this step ends: seen gone, or never sent anything.
+
+    A member that was left behind on a silent host is not among them: its old claim stands until the sweep sees the
+    machine absent (RELIABILITY I2).
+    """
+    gone = []
+    for old, new in zip(before.instances, after.instances, strict=True):
+        if old.attempt == new.attempt and (old.status is S.REMOVED or new.status is not S.REMOVED):
+            continue
+        seen_gone = isinstance(fact, Observed) and fact.observation is Seen.GONE and fact.instance_uuid == old.uuid
+        if seen_gone or old.status in (S.PENDING, S.CLAIMED):
+            gone.append((old.uuid, old.attempt))
+    return tuple(gone)
+
+
 def advance_all(group: Group, facts: Sequence[Fact], now: int) -> Group:
     """`advance` for each fact in order."""
     for fact in facts:
@@ -93,7 +109,15 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
             return member
         place = fact.seats[member.uuid]
         return replace(
-            member, status=S.CLAIMED, host_uuid=place.host_uuid, address=place.address, mac=place.mac, reason=""
+            member,
+            status=S.CLAIMED,
+            host_uuid=place.host_uuid,
+            host_name=place.host_name,
+            zone_uuid=place.zone_uuid,
+            machine_uuid=place.machine_uuid,
+            address=place.address,
+            mac=place.mac,
+            reason="",
         )
 
     return replace(_each(group, seat), placement=fact.placement)
@@ -315,6 +339,8 @@ def _vacate(member: Instance, *, keep_claim: bool) -> Instance:
         status=S.PENDING,
         attempt=member.attempt + 1,
         host_uuid="",
+        host_name="",
+        machine_uuid="",
         address="",
         mac="",
         was_resumed=False,

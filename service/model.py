@@ -99,7 +99,10 @@ class GpuRequest:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One requested member. `model_service_uuid` is the seed's `uuid`: a catalogue entry. `timeout_ms` 0 = default."""
+    """One requested member. `model_service_uuid` is the seed's `uuid`: a catalogue entry.
+
+    Empty `zone_uuid`: any zone. `cpu_num`, `memory_size`, `root_disk_size`, `timeout_ms` 0: the catalogue's default.
+    """
 
     name: str
     model_service_uuid: str
@@ -108,7 +111,7 @@ class NodeSpec:
     memory_size: int
     type: MachineType = MachineType.VIRTUAL_MACHINE
     is_initial_node: bool = False
-    node_rank: int = 0
+    node_rank: int = -1
     timeout_ms: int = 0
     tensor_parallel_size: int = 0
     cluster_uuid: str = ""
@@ -138,7 +141,12 @@ class PlacementPolicy:
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """A whole request, validated: node ranks are 0..n-1 in list order of rank, rank 0 is the initial node."""
+    """A whole request. As a face hands it in, unset is 0 or "" (`node_rank` -1); as `app` stores it, all is resolved:
+
+    ranks are 0..n-1 and the nodes stand in their order, rank 0 is the initial node, sizes are the catalogue's where the
+    caller gave none. `workers_first`, `model_uuid`, `model_service_type`, `support_metrics`: of the initial node's
+    catalogue entry, filled in by `app`.
+    """
 
     name: str
     nodes: tuple[NodeSpec, ...]
@@ -152,6 +160,9 @@ class GroupSpec:
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     deadline_ms: int = 0
     workers_first: bool = False
+    model_uuid: str = ""
+    model_service_type: str = ""
+    support_metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +197,10 @@ class Instance:
     status: InstanceStatus = InstanceStatus.PENDING
     reason: str = ""
     host_uuid: str = ""
+    host_name: str = ""
+    zone_uuid: str = ""
+    machine_uuid: str = ""
+    service_port: int = 0
     attempt: int = 1
     restarts: int = 0
     address: str = ""
@@ -215,16 +230,34 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacementRecord:
-    """The Decision that the present claims came from. `assignments`: instance uuid -> host uuid."""
+class SeatAssignment:
+    """One member's host. `resources`: the claimed vector (`vcpu` count, `memory` bytes, …)."""
 
-    assignments: Mapping[str, str]
+    instance_uuid: str
+    rank: int
+    name: str
+    host_uuid: str
+    host_name: str
+    zone_uuid: str
+    resources: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRecord:
+    """The Decision that the present claims came from: the members it placed and how good it is proven to be.
+
+    `strategy` defines the objective; `proof`: optimal | gap. `duration_ms`: of the planning.
+    """
+
+    assignments: tuple[SeatAssignment, ...]
+    strategy: PlacementStrategy
     objective: float
     lower_bound: float
     upper_bound: float
     proof: str
     stage: str
     duration_ms: float = 0.0
+    claim_tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ _GROUP_PLAIN = (
     "deadline_at", "created_at", "updated_at",
 )  # fmt: skip
 _INSTANCE_PLAIN = (
-    "uuid", "group_uuid", "reason", "host_uuid", "attempt", "restarts", "address", "mac", "unknown_since",
+    "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
+    "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
     "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "created_at", "updated_at",
 )  # fmt: skip
 
@@ -136,7 +137,7 @@ def page(
     after: tuple[int, str] | None,
     limit: int,
     name: str = "",
-    status: str = "",
+    statuses: Sequence[str] = (),
     zone_uuid: str = "",
     tag: str = "",
 ) -> tuple[Group, ...]:
@@ -147,8 +148,8 @@ def page(
         query = query.where(table.c.project == project)
     if name:
         query = query.where(table.c.name == name)
-    if status:
-        query = query.where(table.c.status == status)
+    if statuses:
+        query = query.where(table.c.status.in_(statuses))
     if zone_uuid:
         query = query.where(table.c.spec.contains(f'"zone_uuid":"{zone_uuid}"', autoescape=True))
     if tag:
