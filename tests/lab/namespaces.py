@@ -1,7 +1,8 @@
 """Namespaces that live exactly as long as the process that made them.
 
-Each is held by a process that waits for the end of its standard input. The kernel closes that pipe when the owner ends,
-however it ends; a pid namespace then takes every process in it along, and mounts, links and addresses go with the last one.
+Each is held by a process that waits for the end of its standard input. The kernel closes that pipe when the owner
+ends, however it ends; a pid namespace then takes every process in it along, and mounts, links and addresses go with the
+last one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _HOLD = "echo ready; exec env --ignore-signal=CHLD cat > /dev/null"
 
 
 class Namespace:
-    """A set of new namespaces. `flags` are unshare's. `setup` runs in them as a shell script before they count as up."""
+    """A set of new namespaces. `flags` are unshare's. `setup` is a shell script that runs in them first."""
 
     def __init__(self, flags: Sequence[str], setup: str = "", arguments: Sequence[str] = ()) -> None:
         with_pids = "--pid" in flags
@@ -51,7 +52,7 @@ class Namespace:
         return int(children[0])
 
     def run(self, *command: str, timeout: float = 30) -> str:
-        """Runs a program inside and returns what it printed. Raises subprocess.CalledProcessError with its stderr."""
+        """Runs a program inside and returns what it printed. Raises RuntimeError with its stderr."""
         done = subprocess.run(
             self.command(*command),
             stdin=subprocess.DEVNULL,
