@@ -1,0 +1,162 @@
+"""The fleet as arrays, built once a snapshot and updated row by row: what makes a decision cost milliseconds.
+
+May import ``model`` and ``resources`` and numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.model import Host
+from placement.resources import MAX_AMOUNT, MAX_RESOURCES, InvalidPlacementInput
+
+Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FleetIndex:
+    """Arrays over H hosts, sorted by id so that the snapshot's own order does not matter.
+
+    ``capacity``, ``free``: int64[H, R] in the hosts' units, R = ``resources``. ``zone``, ``rack``: int64[H] codes into
+    ``zones`` and ``racks``. ``empty``: nothing uses it. ``open``: schedulable and not held by an exclusive member.
+    """
+
+    hosts: tuple[Host, ...]
+    position: dict[str, int]
+    resources: dict[str, int]
+    capacity: Ints
+    free: Ints
+    zones: dict[str, int]
+    zone: Ints
+    racks: dict[str, int]
+    rack: Ints
+    open: Bools
+    empty: Bools
+    inhabited: tuple[int, ...]
+    cache: dict[object, object]
+
+    @classmethod
+    def build(cls, hosts: tuple[Host, ...]) -> FleetIndex:
+        """The index of a fleet; O(H x R) in Python, once."""
+        hosts = tuple(sorted(hosts, key=lambda host: host.id))
+        resources = _codes(name for host in hosts for name in host.capacity)
+        if len(resources) > MAX_RESOURCES:
+            raise InvalidPlacementInput("snapshot.hosts", f"the fleet names more than {MAX_RESOURCES} resources")
+        zones = _codes(host.zone for host in hosts)
+        racks = _codes(host.rack_key for host in hosts)
+        capacity = _matrix(hosts, resources, lambda host, name: host.capacity.get(name, 0))
+        used = _matrix(hosts, resources, lambda host, name: host.used.get(name, 0))
+        _check_totals(hosts, resources)
+        return cls(
+            hosts=hosts,
+            position={host.id: number for number, host in enumerate(hosts)},
+            resources=resources,
+            capacity=capacity,
+            free=np.maximum(capacity - used, 0),
+            zones=zones,
+            zone=np.fromiter((zones[host.zone] for host in hosts), np.int64, len(hosts)),
+            racks=racks,
+            rack=np.fromiter((racks[host.rack_key] for host in hosts), np.int64, len(hosts)),
+            open=np.fromiter((_is_open(host) for host in hosts), np.bool_, len(hosts)),
+            empty=np.fromiter((host.empty for host in hosts), np.bool_, len(hosts)),
+            inhabited=tuple(number for number, host in enumerate(hosts) if host.members),
+            cache={},
+        )
+
+    def updated(self, changed: Sequence[Host]) -> FleetIndex:
+        """The index with some of its hosts replaced; costs the changed rows and a copy of the arrays."""
+        hosts = list(self.hosts)
+        for host in changed:
+            hosts[self.position[host.id]] = host
+        known = all(
+            host.zone in self.zones and host.rack_key in self.racks and set(host.capacity) <= set(self.resources)
+            for host in changed
+        )
+        if not known or any(host.cells for host in changed):
+            return FleetIndex.build(tuple(hosts))
+        after = replace(
+            self,
+            hosts=tuple(hosts),
+            capacity=self.capacity.copy(),
+            free=self.free.copy(),
+            zone=self.zone.copy(),
+            rack=self.rack.copy(),
+            open=self.open.copy(),
+            empty=self.empty.copy(),
+            cache={},
+        )
+        inhabited = set(self.inhabited)
+        for host in changed:
+            row = self.position[host.id]
+            for name, column in self.resources.items():
+                after.capacity[row, column] = host.capacity.get(name, 0)
+                after.free[row, column] = host.free(name)
+            after.zone[row], after.rack[row] = self.zones[host.zone], self.racks[host.rack_key]
+            after.open[row], after.empty[row] = _is_open(host), host.empty
+            (inhabited.add if host.members else inhabited.discard)(row)
+        _check_totals(after.hosts, self.resources)
+        return replace(after, inhabited=tuple(sorted(inhabited)))
+
+    def label_mask(self, key: str, allowed: tuple[str, ...]) -> Bools:
+        """bool[H]: hosts whose label ``key`` has one of the allowed values."""
+        return self.cached(
+            ("label", key, allowed),
+            lambda: np.fromiter(
+                (host.labels.get(key) in allowed for host in self.hosts), np.bool_, len(self.hosts)
+            ),
+        )
+
+    def cells(self) -> tuple[tuple[str, ...], Ints]:
+        """NUMA: the resources that cells name, and int64[H, X, Rc] free a cell, -1 where a host has no such cell."""
+
+        def build() -> tuple[tuple[str, ...], Ints]:
+            names = tuple(sorted({name for host in self.hosts for cell in host.cells for name in cell.capacity}))
+            most = max((len(host.cells) for host in self.hosts), default=0)
+            free = np.full((len(self.hosts), most, len(names)), -1, np.int64)
+            for row, host in enumerate(self.hosts):
+                for number, cell in enumerate(host.cells):
+                    free[row, number] = [max(0, cell.capacity.get(n, 0) - cell.used.get(n, 0)) for n in names]
+            return names, free
+
+        return self.cached("cells", build)
+
+    def cached(self, key: object, build: Callable[[], T]) -> T:
+        """A value derived from this index, computed at most once; at most 64 are kept."""
+        if key not in self.cache:
+            if len(self.cache) >= 64:
+                del self.cache[next(iter(self.cache))]
+            self.cache[key] = build()
+        return self.cache[key]  # type: ignore[return-value]
+
+
+def _codes(names: Iterable[str]) -> dict[str, int]:
+    codes: dict[str, int] = {}
+    for name in names:
+        if name not in codes:
+            codes[name] = len(codes)
+    return codes
+
+
+def _is_open(host: Host) -> bool:
+    return host.schedulable and not any(member.exclusive for member in host.members)
+
+
+def _matrix(hosts: tuple[Host, ...], resources: dict[str, int], read: Callable[[Host, str], int]) -> Ints:
+    matrix = np.zeros((len(hosts), len(resources)), np.int64)
+    for name, column in resources.items():
+        matrix[:, column] = np.fromiter((read(host, name) for host in hosts), np.int64, len(hosts))
+    return matrix
+
+
+def _check_totals(hosts: tuple[Host, ...], resources: dict[str, int]) -> None:
+    """Sums over the fleet must stay within 64 bits everywhere in the planner."""
+    for name in resources:
+        if sum(host.capacity.get(name, 0) for host in hosts) > MAX_AMOUNT:
+            raise InvalidPlacementInput("snapshot.hosts", f"the total of {name} is above 2**62; use a larger unit")

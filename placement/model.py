@@ -1,0 +1,468 @@
+"""The planner's whole vocabulary: fleet, request, policy, decision. Frozen data, checked on construction.
+
+May import ``resources``, ``reasons`` and ``constraints`` only; importing it loads neither numpy nor OR-Tools.
+Every wrong value raises ``InvalidPlacementInput(field, message)``. Mappings are copied on construction and must be
+treated as read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from placement.constraints import Constraint, SpareHosts
+from placement.reasons import Family, Reason
+from placement.resources import (
+    MAX_AMOUNT,
+    MAX_CONSTRAINTS,
+    MAX_HOSTS,
+    MAX_NODES,
+    InvalidPlacementInput,
+    checked_amounts,
+    checked_integer,
+    checked_labels,
+    checked_name,
+    checked_names,
+)
+
+if TYPE_CHECKING:
+    from placement.index import FleetIndex
+
+__all__ = [
+    "Assignment",
+    "Cell",
+    "Cure",
+    "CureKind",
+    "Decision",
+    "Explanation",
+    "Flavour",
+    "Funnel",
+    "Host",
+    "InvalidPlacementInput",
+    "Member",
+    "NearestMiss",
+    "Node",
+    "Policy",
+    "Proof",
+    "Request",
+    "Shortage",
+    "Snapshot",
+    "Status",
+    "Strategy",
+]
+
+MAX_CELLS = 8
+
+
+class Strategy(StrEnum):
+    """What is best among the feasible placements; each defines the decision's integer objective, which is minimised.
+
+    ``least_lost_value``: the sum over hosts of the value that their free room loses, where room is worth the best
+    mix of flavours that still fits (``scoring.py``). ``fewest_hosts``: hosts that get at least one node.
+    ``spread``: the sum over hosts of (nodes it gets) squared. ``close``: racks used x (nodes + 1) + hosts used.
+    """
+
+    LEAST_LOST_VALUE = "least_lost_value"
+    FEWEST_HOSTS = "fewest_hosts"
+    SPREAD = "spread"
+    CLOSE = "close"
+
+
+class Status(StrEnum):
+    """``placed``: assignments stand. ``infeasible``: proven impossible. ``unknown``: neither, in time."""
+
+    PLACED = "placed"
+    INFEASIBLE = "infeasible"
+    UNKNOWN = "unknown"
+
+
+class Proof(StrEnum):
+    """``optimal``: lower bound = upper bound. ``gap``: both stand, apart. ``infeasible``: proven. ``none``: nothing."""
+
+    OPTIMAL = "optimal"
+    GAP = "gap"
+    INFEASIBLE = "infeasible"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One NUMA cell of a host: what it has and what is used of it, in the host's own units."""
+
+    capacity: Mapping[str, int]
+    used: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "capacity", checked_amounts("cell.capacity", self.capacity))
+        object.__setattr__(self, "used", checked_amounts("cell.used", self.used))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An instance that already lives on a host. Its demand is part of the host's ``used`` already.
+
+    ``movable`` matters to drain and rebalance alone; ``cells`` are the NUMA cells that it is pinned to.
+    """
+
+    id: str
+    demand: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    movable: bool = True
+    exclusive: bool = False
+    cells: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        checked_name("member.id", self.id)
+        object.__setattr__(self, "demand", checked_amounts("member.demand", self.demand))
+        object.__setattr__(self, "labels", checked_labels("member.labels", self.labels))
+        object.__setattr__(self, "cells", tuple(self.cells))
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One machine. ``capacity`` is usable capacity, floor((total - reserved) * ratio); ``used`` = claims + foreign use.
+
+    Use above capacity (a lowered ratio, an unknown guest) counts as no room, not as an error. GPUs are resources
+    named by model, such as ``gpu.a100``.
+    """
+
+    id: str
+    zone: str
+    capacity: Mapping[str, int]
+    used: Mapping[str, int] = field(default_factory=dict)
+    rack: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    schedulable: bool = True
+    members: tuple[Member, ...] = ()
+    cells: tuple[Cell, ...] = ()
+
+    def __post_init__(self) -> None:
+        checked_name("host.id", self.id)
+        checked_name("host.zone", self.zone)
+        if self.rack is not None:
+            checked_name("host.rack", self.rack)
+        object.__setattr__(self, "capacity", checked_amounts("host.capacity", self.capacity))
+        object.__setattr__(self, "used", checked_amounts("host.used", self.used))
+        if self.labels:
+            object.__setattr__(self, "labels", checked_labels("host.labels", self.labels))
+        object.__setattr__(self, "members", tuple(self.members))
+        object.__setattr__(self, "cells", tuple(self.cells))
+        if len(self.cells) > MAX_CELLS:
+            raise InvalidPlacementInput("host.cells", f"more than {MAX_CELLS} NUMA cells")
+
+    def free(self, resource: str) -> int:
+        """What is left of a resource, never below zero."""
+        return max(0, self.capacity.get(resource, 0) - self.used.get(resource, 0))
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing uses it and nobody lives on it."""
+        return not self.members and not any(self.used.values())
+
+    @property
+    def rack_key(self) -> str:
+        """The rack, or a rack of its own."""
+        return f"rack:{self.rack}" if self.rack is not None else f"host:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """A size that the fleet expects to be asked for."""
+
+    demand: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "demand", checked_amounts("flavour.demand", self.demand))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The fleet at one moment. ``flavours`` define what room is worth; without them the request's own nodes do."""
+
+    hosts: tuple[Host, ...]
+    flavours: tuple[Flavour, ...] = ()
+    version: str = ""
+    _index: list[FleetIndex] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        hosts = tuple(self.hosts)
+        object.__setattr__(self, "hosts", hosts)
+        object.__setattr__(self, "flavours", tuple(self.flavours))
+        if len(hosts) > MAX_HOSTS:
+            raise InvalidPlacementInput("snapshot.hosts", f"more than {MAX_HOSTS} hosts")
+        if len({host.id for host in hosts}) != len(hosts):
+            raise InvalidPlacementInput("snapshot.hosts", "two hosts have the same id")
+        if len(self.flavours) > MAX_CONSTRAINTS:
+            raise InvalidPlacementInput("snapshot.flavours", f"more than {MAX_CONSTRAINTS} flavours")
+
+    def index(self) -> FleetIndex:
+        """The fleet as arrays, built once. Raises when the fleet's total of a resource passes 2**62."""
+        if not self._index:
+            from placement.index import FleetIndex
+
+            self._index.append(FleetIndex.build(self.hosts))
+        return self._index[0]
+
+    def updated(self, changed: Sequence[Host] = (), removed: frozenset[str] = frozenset()) -> Snapshot:
+        """A snapshot with some hosts changed, added or removed; reuses the arrays where the set of hosts stays."""
+        new = {host.id: host for host in changed}
+        hosts = tuple(new.pop(host.id, host) for host in self.hosts if host.id not in removed) + tuple(new.values())
+        after = Snapshot(hosts, self.flavours, self.version)
+        if self._index and not removed and len(hosts) == len(self.hosts):
+            after._index.append(self._index[0].updated(changed))
+        return after
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One spec of the gang, wanted ``count`` times (each copy appears in the assignments under the same id).
+
+    ``host_labels``: key -> values, of which the host must bear one. ``exclusive``: shares its host with nobody.
+    ``cells``: 0 = floats over the host; k = its demand is split equally over k NUMA cells of the host
+    (rounded up), in every resource that the cells name.
+    """
+
+    id: str
+    demand: Mapping[str, int]
+    zone: str | None = None
+    count: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+    host_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    exclusive: bool = False
+    cells: int = 0
+    kind: tuple[object, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        checked_name("node.id", self.id)
+        object.__setattr__(self, "demand", checked_amounts("node.demand", self.demand))
+        if self.zone is not None:
+            checked_name("node.zone", self.zone)
+        checked_integer("node.count", self.count, 1, MAX_NODES)
+        checked_integer("node.cells", self.cells, 0, MAX_CELLS)
+        if self.labels:
+            object.__setattr__(self, "labels", checked_labels("node.labels", self.labels))
+        if self.host_labels:
+            object.__setattr__(self, "host_labels", _checked_host_labels(self.host_labels))
+        demand = tuple(sorted((name, amount) for name, amount in self.demand.items() if amount))
+        where = tuple(sorted(self.host_labels.items())) if self.host_labels else ()
+        object.__setattr__(self, "kind", (demand, self.zone, where, self.exclusive, self.cells))
+
+
+def _checked_host_labels(value: object) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, Mapping):
+        raise InvalidPlacementInput("node.host_labels", "must map label keys to allowed values")
+    for key, allowed in value.items():
+        checked_name("node.host_labels", key)
+        if isinstance(allowed, str) or not isinstance(allowed, Sequence):
+            raise InvalidPlacementInput(f"node.host_labels[{key}]", "must be a list of values")
+        checked_labels("node.host_labels", dict.fromkeys(allowed, ""))
+    return {key: tuple(sorted(set(allowed))) for key, allowed in value.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A gang: all of its nodes are placed, or none. ``staying`` maps members' ids to hosts: they count for the rules.
+
+    A staying member is one of this gang that lives in the fleet already (scale, re-plan); it must be listed among its
+    host's members.
+    """
+
+    nodes: tuple[Node, ...]
+    strategy: Strategy = Strategy.LEAST_LOST_VALUE
+    constraints: tuple[Constraint, ...] = ()
+    excluded_hosts: frozenset[str] = frozenset()
+    staying: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nodes = tuple(self.nodes)
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "constraints", tuple(self.constraints))
+        object.__setattr__(self, "excluded_hosts", checked_names("request.excluded_hosts", self.excluded_hosts))
+        object.__setattr__(self, "staying", checked_labels("request.staying", self.staying))
+        if not nodes:
+            raise InvalidPlacementInput("request.nodes", "must not be empty")
+        if sum(node.count for node in nodes) > MAX_NODES:
+            raise InvalidPlacementInput("request.nodes", f"more than {MAX_NODES} nodes")
+        if len({node.id for node in nodes}) != len(nodes):
+            raise InvalidPlacementInput("request.nodes", "two nodes have the same id")
+        if len(self.constraints) > MAX_CONSTRAINTS:
+            raise InvalidPlacementInput("request.constraints", f"more than {MAX_CONSTRAINTS} constraints")
+        self._check_totals()
+        self._check_names()
+
+    def _check_totals(self) -> None:
+        names = {name for node in self.nodes for name in node.demand}
+        if len(names) > 64:
+            raise InvalidPlacementInput("request.nodes", "the nodes name more than 64 resources")
+        for name in names:
+            if sum(node.demand.get(name, 0) * node.count for node in self.nodes) > 2 * MAX_AMOUNT:
+                raise InvalidPlacementInput("request.nodes", f"the total of {name} is above 2**63")
+
+    def _check_names(self) -> None:
+        if not self.constraints:
+            return
+        known = {node.id for node in self.nodes} | set(self.staying)
+        for position, constraint in enumerate(self.constraints):
+            if isinstance(constraint, SpareHosts):
+                continue
+            for part in ("select", "first", "second"):
+                selector = getattr(constraint, part, None)
+                unknown = sorted(selector.nodes - known) if selector is not None else []
+                if unknown:
+                    raise InvalidPlacementInput(
+                        f"request.constraints[{position}].{part}", f"names the unknown node {unknown[0]!r}"
+                    )
+
+    @property
+    def size(self) -> int:
+        """How many nodes the gang has, copies counted."""
+        return sum(node.count for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How hard to try. All budgets are counts, so the same policy always gives the same answer.
+
+    ``rounds``: column-generation rounds. ``dives``: rounding dives. ``cells``: the largest knapsack table, in
+    entries.
+    ``branches``: nodes of a branch-and-bound. ``gap_millionths``: good enough relative gap. ``max_placed``: place as
+    many as possible instead of all or nothing. ``explain``: whether a failure is explained in full.
+    """
+
+    seed: int = 0
+    rounds: int = 400
+    dives: int = 4
+    cells: int = 4_000_000
+    branches: int = 20_000
+    gap_millionths: int = 0
+    max_placed: bool = False
+    explain: bool = True
+
+    def __post_init__(self) -> None:
+        checked_integer("policy.seed", self.seed, 0, 2**31 - 1)
+        checked_integer("policy.rounds", self.rounds, 0, 1_000_000)
+        checked_integer("policy.dives", self.dives, 0, 10_000)
+        checked_integer("policy.cells", self.cells, 1_000, 50_000_000)
+        checked_integer("policy.branches", self.branches, 0, 100_000_000)
+        checked_integer("policy.gap_millionths", self.gap_millionths, 0, 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One copy of a node on one host; ``cells`` are the NUMA cells for a node that asked for them."""
+
+    node: str
+    host: str
+    cells: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """How much of one resource is missing."""
+
+    resource: str
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """How many hosts each reason rules out for one kind of node, tried in the order of ``Reason``.
+
+    ``resources`` details the last two reasons: ``(reason, resource) -> hosts``, by the first resource short.
+    """
+
+    node: str
+    alike: int
+    hosts: int
+    ruled_out: tuple[tuple[Reason, int], ...]
+    resources: tuple[tuple[Reason, str, int], ...]
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class NearestMiss:
+    """The host that comes closest to taking one node that fits nowhere, and what it lacks."""
+
+    node: str
+    host: str
+    shortages: tuple[Shortage, ...]
+
+
+class CureKind(StrEnum):
+    """What a cure changes."""
+
+    RELAX = "relax"
+    ADD_HOSTS = "add_hosts"
+    FREE = "free"
+    SHRINK = "shrink"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """One change after which the whole request fits, checked by placing it again.
+
+    ``relax`` a ``family``; ``add_hosts``: ``count`` hosts like ``host``; ``free``: ``amounts`` on ``host``;
+    ``shrink`` to ``count`` nodes; ``wait``: it fits the fleet once the present guests are gone.
+    """
+
+    kind: CureKind
+    family: Family | None = None
+    host: str | None = None
+    count: int = 0
+    amounts: tuple[Shortage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a request does not fit. ``permanent``: not even on the empty fleet (None where that was not settled).
+
+    ``placeable``/``placeable_bound``: a placement of so many nodes is known, and no more than so many can be placed.
+    ``conflict``: a minimal set of constraint families that can not hold together.
+    """
+
+    message: str
+    funnels: tuple[Funnel, ...] = ()
+    nearest: NearestMiss | None = None
+    shortages: tuple[Shortage, ...] = ()
+    placeable: int | None = None
+    placeable_bound: int | None = None
+    total: int = 0
+    conflict: tuple[Family, ...] = ()
+    cures: tuple[Cure, ...] = ()
+    permanent: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the planner says. ``lower_bound <= optimum <= upper_bound`` for the strategy's objective.
+
+    ``penalty`` is the weight of the missed wishes, of which at least ``penalty_bound`` can not be avoided; the
+    bounds of the objective hold among placements with this penalty when the two are equal. With ``max_placed``
+    the objective is the number of nodes placed and is maximised; ``unplaced`` names the rest. ``stopped``: the
+    caller's stop was heard.
+    """
+
+    status: Status
+    assignments: tuple[Assignment, ...] = ()
+    objective: int | None = None
+    lower_bound: int | None = None
+    upper_bound: int | None = None
+    proof: Proof = Proof.NONE
+    stage: str = ""
+    strategy: Strategy = Strategy.LEAST_LOST_VALUE
+    penalty: int = 0
+    penalty_bound: int = 0
+    unplaced: tuple[str, ...] = ()
+    stopped: bool = False
+    max_placed: bool = False
+    explanation: Explanation | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """(upper - lower) / max(1, upper), or None without both bounds."""
+        if self.lower_bound is None or self.upper_bound is None:
+            return None
+        return (self.upper_bound - self.lower_bound) / max(1, abs(self.upper_bound))
