@@ -109,7 +109,7 @@ class Placement(_message.Message):
     proof: Global___PlacementProof.ValueType
     """What has been proven about this placement."""
     stage: _builtins.str
-    """The name of the planner's stage that found this placement, for example `greedy` or `exact`."""
+    """The name of the planner's stage that found this placement."""
     deadline_reached: _builtins.bool
     """Whether the planner stopped because its time was over rather than because it had finished."""
     strategy: Global___PlacementStrategy.ValueType
@@ -196,29 +196,23 @@ Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 
 @_typing.final
 class Claim(_message.Message):
-    """What a group has reserved on the fleet. All members' reservations were made in one transaction."""
+    """What a group has reserved on the fleet. All reservations were made in one transaction."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCES_FIELD_NUMBER: _builtins.int
-    ATTEMPTS_FIELD_NUMBER: _builtins.int
-    attempts: _builtins.int
-    """How many times the group was planned and claimed before it succeeded, from 1. More than 1
-    means that another group took the planned capacity first.
-    """
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceClaim]:
-        """One entry for every member of the group."""
+        """One entry for every member that has a reservation."""
 
     def __init__(
         self,
         *,
         instances: _abc.Iterable[Global___InstanceClaim] | None = ...,
-        attempts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "instances", b"instances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,57 +278,142 @@ class PlacementFailure(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    RULED_OUT_FIELD_NUMBER: _builtins.int
+    @_typing.final
+    class MissingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FUNNELS_FIELD_NUMBER: _builtins.int
     NEAREST_MISS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     REQUESTED_FIELD_NUMBER: _builtins.int
     PLACEABLE_FIELD_NUMBER: _builtins.int
+    PLACEABLE_BOUND_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
     CURES_FIELD_NUMBER: _builtins.int
     PERMANENT_FIELD_NUMBER: _builtins.int
     requested: _builtins.int
     """How many members the request has."""
     placeable: _builtins.int
-    """At most this many of the requested members can be placed together."""
+    """This many of the members can be placed together. Absent where it was not computed."""
+    placeable_bound: _builtins.int
+    """Not more than this many of the members can be placed together. Absent where it was not computed."""
     permanent: _builtins.bool
-    """Whether the group can not fit even on an empty fleet, so that waiting is of no use."""
+    """Whether the group can not fit even on an empty fleet, so that waiting is of no use. Absent where
+    that was not settled.
+    """
     @_builtins.property
-    def ruled_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuledOut]:
-        """How many hosts were ruled out, by reason. A host is counted once for a member's specification,
-        under the first reason that ruled it out.
-        """
+    def funnels(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostFunnel]:
+        """How the hosts were ruled out, for each kind of node that was looked at."""
 
     @_builtins.property
     def nearest_miss(self) -> Global___NearestMiss:
-        """The host that came nearest to holding the member that is hardest to place, and what it lacks."""
+        """The host that came nearest to holding a member that fits nowhere, and what it lacks."""
+
+    @_builtins.property
+    def missing(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What all candidates together lack of each resource for the whole group: `vcpu` in virtual CPUs,
+        `memory` in bytes.
+        """
 
     @_builtins.property
     def conflicts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The smallest set of kinds of constraints that can not hold together, for example `zone` and
-        `memory`. Without any one of them the group would fit.
+        """The smallest set of families of constraints that can not hold together, for example `zone` and
+        `capacity`. Without any one of them the group would fit.
         """
 
     @_builtins.property
     def cures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cure]:
-        """Changes that would each make the group fit, the smallest first."""
+        """Changes that would each make the group fit."""
 
     def __init__(
         self,
         *,
-        ruled_out: _abc.Iterable[Global___RuledOut] | None = ...,
+        funnels: _abc.Iterable[Global___HostFunnel] | None = ...,
         nearest_miss: Global___NearestMiss | None = ...,
+        missing: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         requested: _builtins.int = ...,
-        placeable: _builtins.int = ...,
+        placeable: _builtins.int | None = ...,
+        placeable_bound: _builtins.int | None = ...,
         conflicts: _abc.Iterable[_builtins.str] | None = ...,
         cures: _abc.Iterable[Global___Cure] | None = ...,
-        permanent: _builtins.bool = ...,
+        permanent: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["nearest_miss", b"nearest_miss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_permanent", b"_permanent", "_placeable", b"_placeable", "_placeable_bound", b"_placeable_bound", "nearest_miss", b"nearest_miss", "permanent", b"permanent", "placeable", b"placeable", "placeable_bound", b"placeable_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "cures", b"cures", "nearest_miss", b"nearest_miss", "permanent", b"permanent", "placeable", b"placeable", "requested", b"requested", "ruled_out", b"ruled_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_permanent", b"_permanent", "_placeable", b"_placeable", "_placeable_bound", b"_placeable_bound", "conflicts", b"conflicts", "cures", b"cures", "funnels", b"funnels", "missing", b"missing", "nearest_miss", b"nearest_miss", "permanent", b"permanent", "placeable", b"placeable", "placeable_bound", b"placeable_bound", "requested", b"requested"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__permanent: _TypeAlias = _typing.Literal["permanent"]  # noqa: Y015
+    _WhichOneofArgType__permanent: _TypeAlias = _typing.Literal["_permanent", b"_permanent"]  # noqa: Y015
+    _WhichOneofReturnType__placeable: _TypeAlias = _typing.Literal["placeable"]  # noqa: Y015
+    _WhichOneofArgType__placeable: _TypeAlias = _typing.Literal["_placeable", b"_placeable"]  # noqa: Y015
+    _WhichOneofReturnType__placeable_bound: _TypeAlias = _typing.Literal["placeable_bound"]  # noqa: Y015
+    _WhichOneofArgType__placeable_bound: _TypeAlias = _typing.Literal["_placeable_bound", b"_placeable_bound"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__permanent) -> _WhichOneofReturnType__permanent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placeable) -> _WhichOneofReturnType__placeable | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placeable_bound) -> _WhichOneofReturnType__placeable_bound | None: ...
+
+Global___PlacementFailure: _TypeAlias = PlacementFailure  # noqa: Y015
+
+@_typing.final
+class HostFunnel(_message.Message):
+    """How many hosts can not hold one kind of node, by reason. A host is counted once, under the first
+    reason that rules it out.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    RULED_OUT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The path of the first node specification of this kind, for example `model_services[0]`."""
+    members: _builtins.int
+    """How many members of the group are of this kind."""
+    hosts: _builtins.int
+    """How many hosts were looked at."""
+    candidates: _builtins.int
+    """How many hosts are left that could each hold one such member."""
+    @_builtins.property
+    def ruled_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuledOut]:
+        """How many of them were ruled out, by reason."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        members: _builtins.int = ...,
+        hosts: _builtins.int = ...,
+        ruled_out: _abc.Iterable[Global___RuledOut] | None = ...,
+        candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "field", b"field", "hosts", b"hosts", "members", b"members", "ruled_out", b"ruled_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PlacementFailure: _TypeAlias = PlacementFailure  # noqa: Y015
+Global___HostFunnel: _TypeAlias = HostFunnel  # noqa: Y015
 
 @_typing.final
 class RuledOut(_message.Message):
@@ -343,26 +422,27 @@ class RuledOut(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
-    FIELD_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """The reason's name, for example `zone`, `vcpu`, `memory`, `disabled` or `unreachable`."""
+    """The reason: `unschedulable` (disabled, under maintenance or not answering), `excluded`, `zone`,
+    `label`, `not_empty`, `affinity`, `anti_affinity`, `numa`, `resource_total` (the host is too small
+    even when it is empty), `resource_free` (too little is free now).
+    """
+    resource: _builtins.str
+    """The first resource that was short, for example `vcpu` or `memory`. Empty for other reasons."""
     hosts: _builtins.int
     """How many hosts were ruled out for it."""
-    field: _builtins.str
-    """The path of the node specification that this was counted for, for example `model_services[0]`.
-    Empty where it holds for all of them.
-    """
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        resource: _builtins.str = ...,
         hosts: _builtins.int = ...,
-        field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "hosts", b"hosts", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "reason", b"reason", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,7 +502,7 @@ Global___NearestMiss: _TypeAlias = NearestMiss  # noqa: Y015
 
 @_typing.final
 class Cure(_message.Message):
-    """A change that would make the group fit."""
+    """A change that would make the group fit, checked by placing it again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -447,28 +527,36 @@ class Cure(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     KIND_FIELD_NUMBER: _builtins.int
-    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
     AMOUNTS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """What kind of change it is, for example `add_host`, `relax_zone` or `reduce_memory`."""
-    description: _builtins.str
-    """The change in a sentence."""
+    """The kind of change: `relax` (give up a family of constraints), `add_hosts`, `free` (make room on a
+    host), `shrink` (ask for fewer members), `wait` (it fits once others are gone).
+    """
+    family: _builtins.str
+    """For `relax`: the family of constraints to give up."""
+    host_uuid: _builtins.str
+    """For `add_hosts`: a host of the size to add. For `free`: the host to make room on."""
+    count: _builtins.int
+    """For `add_hosts`: how many hosts. For `shrink`: how many members are left."""
     @_builtins.property
     def amounts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """The amounts of the change by resource: `vcpu` in virtual CPUs, `memory` in bytes, `hosts` in
-        hosts, `members` in members.
-        """
+        """For `free`: how much of each resource: `vcpu` in virtual CPUs, `memory` in bytes."""
 
     def __init__(
         self,
         *,
         kind: _builtins.str = ...,
-        description: _builtins.str = ...,
+        family: _builtins.str = ...,
+        host_uuid: _builtins.str = ...,
+        count: _builtins.int = ...,
         amounts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "description", b"description", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "count", b"count", "family", b"family", "host_uuid", b"host_uuid", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,7 +564,7 @@ Global___Cure: _TypeAlias = Cure  # noqa: Y015
 
 @_typing.final
 class RevisionRange(_message.Message):
-    """The revisions that can be watched. A detail of the error REVISION_OUT_OF_RANGE."""
+    """The revisions that can be watched. A detail of the error REVISION_UNAVAILABLE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
