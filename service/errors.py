@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from placement.explain import Explanation
+    from placement.model import Explanation
 
 
 class CorralError(Exception):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from placement.model import Explanation
+
 
 class MachineType(StrEnum):
     """ZStack's node types that Corral launches."""
@@ -222,11 +224,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's, JSON-able."""
+    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's."""
 
     code: str
     message: str
-    explanation: Mapping[str, object] | None = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,7 @@ class Group:
     """One instance group as stored, with its members in rank order.
 
     `sequence`: number of the newest event (gapless, from 1). `version`: rises with every write, the etag's source.
+    `revision`: of the newest event.
     `start_epoch`: rises at each GO; `go`: GO is committed for the present start. `served`: was Running since then.
     `epoch`: of the control plane's lease.
     """
@@ -286,6 +289,7 @@ class Group:
     excluded_hosts: tuple[str, ...] = ()
     sequence: int = 0
     version: int = 0
+    revision: int = 0
     epoch: int = 0
     deadline_at: int = 0
     created_at: int = 0

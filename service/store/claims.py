@@ -98,6 +98,25 @@ def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int,
     return frozenset((r.instance_uuid, r.attempt, r.group_uuid) for r in rows)
 
 
+def seated(connection: Connection) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
+    """Host uuid -> (instance, group, exclusive) of everything claimed, for the planner's rules between groups."""
+    rows = connection.execute(
+        select(
+            schema.claims.c.host_uuid,
+            schema.claims.c.instance_uuid,
+            schema.claims.c.group_uuid,
+            schema.groups.c.exclusive_hosts,
+        )
+        .join(schema.groups, schema.groups.c.uuid == schema.claims.c.group_uuid)
+        .distinct()
+        .order_by(schema.claims.c.host_uuid, schema.claims.c.instance_uuid)
+    )
+    found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
+    for row in rows:
+        found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
+    return found
+
+
 def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | None:
     """The host that this attempt has a claim on."""
     return connection.scalar(

@@ -25,7 +25,7 @@ from service.store.codec import decode, encode
 
 _GROUP_PLAIN = (
     "uuid", "project", "principal", "reason", "start_epoch", "go", "served", "failures", "sequence", "version",
-    "deadline_at", "created_at", "updated_at",
+    "revision", "deadline_at", "created_at", "updated_at",
 )  # fmt: skip
 _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
@@ -59,7 +59,11 @@ def create(connection: Connection, group: Group, *, due_at: int) -> None:
     """Insert the group and its members."""
     connection.execute(
         insert(schema.groups).values(
-            name=group.spec.name, spec=encode(group.spec), due_at=due_at, **_group_values(group)
+            name=group.spec.name,
+            spec=encode(group.spec),
+            exclusive_hosts=group.spec.placement.exclusive_hosts,
+            due_at=due_at,
+            **_group_values(group),
         )
     )
     connection.execute(

@@ -1,0 +1,93 @@
+"""The one way in which a stored group changes: facts through the lifecycle, rows and events in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection
+
+from service.facts import Fact
+from service.lifecycle import AT_REST, advance, released
+from service.model import EventKind, Group
+from service.store import claims, events, groups
+from service.store.events import Draft
+
+
+class LeaseLost(Exception):
+    """A later epoch has the group: the caller must stop working on it at once (RELIABILITY I8)."""
+
+
+def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *, epoch: int | None = None) -> Group:
+    """Advance the stored group by the facts and commit rows, released claims and events together.
+
+    `epoch`: the writer's lease; None for a caller's intent. Raises NotFound, LeaseLost.
+    """
+    before = groups.load(connection, uuid, lock=True)
+    if epoch is not None and before.epoch != epoch:
+        raise LeaseLost(uuid)
+    group = before
+    ended: list[tuple[str, int]] = []
+    for fact in facts:
+        after = advance(group, fact, now)
+        ended += released(group, fact, after)
+        group = after
+    return commit(connection, before, group, ended, now)
+
+
+def commit(connection: Connection, before: Group, after: Group, ended: Iterable[tuple[str, int]], now: int) -> Group:
+    """Write the difference, release the claims of `ended`, append the events; returns the group as stored."""
+    if after == before:
+        return before
+    if ended := tuple(ended):
+        claims.release(connection, ended)
+    known = {m.uuid: m for m in before.instances}
+    stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
+    drafts = _drafts(before, replace(after, instances=stamped))
+    stored = replace(
+        after,
+        instances=stamped,
+        version=before.version + 1,
+        sequence=before.sequence + len(drafts),
+        updated_at=now,
+    )
+    revision = events.append(connection, stored, drafts, now) if drafts else before.revision
+    stored = replace(stored, revision=revision)
+    groups.save(connection, before, stored)
+    return stored
+
+
+def outline(group: Group) -> Group:
+    """The group without its members, for events that tell of the group alone."""
+    return replace(group, instances=(), spec=replace(group.spec, nodes=group.spec.nodes[:1]), placement=None)
+
+
+def _drafts(before: Group, after: Group) -> list[Draft]:
+    drafts: list[Draft] = []
+
+    def add(kind: EventKind, body: object) -> None:
+        drafts.append(Draft(kind, before.sequence + len(drafts) + 1, body))  # type: ignore[arg-type]
+
+    if after.placement is not None and after.placement != before.placement:
+        add(EventKind.PLANNED, after.placement)
+        add(EventKind.CLAIMED, after.placement)
+    known = {m.uuid: m for m in before.instances}
+    for member in after.instances:
+        old = known.get(member.uuid)
+        if old is None or replace(old, updated_at=0) != replace(member, updated_at=0):
+            add(EventKind.INSTANCE, member)
+    if after.phase in AT_REST and after.phase is not before.phase:
+        add(EventKind.FINAL, after)
+    elif (after.status, after.reason, after.phase) != (before.status, before.reason, before.phase):
+        add(EventKind.GROUP, outline(after))
+    return drafts
+
+
+def accepted(connection: Connection, group: Group, now: int) -> Group:
+    """Store a new group with its first event, due at once."""
+    groups.create(connection, group, due_at=now)
+    stored = replace(group, sequence=1, version=1)
+    revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, 1, stored)], now)
+    stored = replace(stored, revision=revision)
+    groups.save(connection, group, stored)
+    return stored

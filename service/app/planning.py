@@ -1,0 +1,217 @@
+"""Between the fleet's rows and the planner: snapshot and request out, Decision in. Pure translation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+from sqlalchemy import Connection
+
+from placement.constraints import EVERYTHING, Apart, AtMost, Constraint, Near, Scope, Selector
+from placement.model import Decision, Explanation, Host, Member, Node, Request, Snapshot, Strategy
+from service.app.changes import LeaseLost, commit
+from service.drivers.base import MachineIdentity
+from service.errors import NoCapacity, Unsatisfiable
+from service.facts import Placed, Seat
+from service.fleet import MEMORY, VCPU, Zone
+from service.fleet import Host as FleetHost
+from service.lifecycle import advance
+from service.model import (
+    Failure,
+    Group,
+    GroupPhase,
+    Instance,
+    InstanceStatus,
+    NodeSpec,
+    PlacementRecord,
+    SeatAssignment,
+)
+from service.store import claims, fleet, groups
+
+TYPE_LABEL = "corral.type"
+GROUP_LABEL = "corral.group"
+
+
+def demand(node: NodeSpec) -> dict[str, int]:
+    """What one member claims: `vcpu` (count), `memory` (bytes) and `gpu.<model>` (count)."""
+    vector = {VCPU: node.cpu_num, MEMORY: node.memory_size}
+    for gpu in node.gpus:
+        name = f"gpu.{gpu.model or 'any'}"
+        vector[name] = vector.get(name, 0) + gpu.count
+    return vector
+
+
+def snapshot(hosts: Mapping[str, FleetHost], seated: Mapping[str, Sequence[tuple[str, str, bool]]]) -> Snapshot:
+    """The fleet as the planner sees it. `seated`: host uuid -> (instance, group, exclusive) of everything claimed."""
+    return Snapshot(
+        tuple(
+            Host(
+                id=host.uuid,
+                zone=host.zone_uuid,
+                capacity=host.usable,
+                used={
+                    name: host.used.get(name, 0) + host.foreign.get(name, 0)
+                    for name in {*host.used, *host.foreign}
+                    if name in host.usable
+                },
+                rack=host.rack or None,
+                labels={**host.labels, TYPE_LABEL: host.machine_type},
+                schedulable=host.schedulable,
+                members=tuple(
+                    Member(id=instance, labels={GROUP_LABEL: group}, exclusive=exclusive)
+                    for instance, group, exclusive in seated.get(host.uuid, ())
+                ),
+            )
+            for host in hosts.values()
+        )
+    )
+
+
+def request(group: Group) -> Request:
+    """The group's pending members as one gang; those that are seated stay where they are."""
+    policy = group.spec.placement
+    labels = {GROUP_LABEL: group.uuid}
+    staying = {
+        m.uuid: m.host_uuid
+        for m in group.instances
+        if m.host_uuid and m.status not in (InstanceStatus.PENDING, InstanceStatus.REMOVED)
+    }
+    rules: list[Constraint] = []
+    if policy.max_per_host:
+        rules.append(AtMost(EVERYTHING, policy.max_per_host, Scope.HOST))
+    if policy.max_per_rack:
+        rules.append(AtMost(EVERYTHING, policy.max_per_rack, Scope.RACK))
+    mine = Selector(labels=labels)
+    rules += [Near(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.affinity_groups]
+    rules += [Apart(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.anti_affinity_groups]
+    return Request(
+        nodes=tuple(
+            Node(
+                id=m.uuid,
+                demand=demand(m.spec),
+                zone=m.spec.zone_uuid or None,
+                labels=labels,
+                host_labels={TYPE_LABEL: (m.spec.type.value,)},
+                exclusive=policy.exclusive_hosts,
+            )
+            for m in group.instances
+            if m.status is InstanceStatus.PENDING
+        ),
+        strategy=Strategy(policy.strategy.value),
+        constraints=tuple(rules),
+        excluded_hosts=frozenset(group.excluded_hosts),
+        staying=staying,
+    )
+
+
+def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
+    """All hosts, and the snapshot made of them."""
+    hosts = fleet.hosts(connection)
+    return hosts, snapshot(hosts, claims.seated(connection))
+
+
+def record(
+    group: Group, decision: Decision, hosts: Mapping[str, FleetHost], duration_ms: float, tries: int
+) -> PlacementRecord:
+    """The Decision as it is stored and told."""
+    places = {a.node: a.host for a in decision.assignments}
+    return PlacementRecord(
+        assignments=tuple(
+            SeatAssignment(
+                instance_uuid=m.uuid,
+                rank=m.rank,
+                name=m.spec.name,
+                host_uuid=places[m.uuid],
+                host_name=hosts[places[m.uuid]].name,
+                zone_uuid=hosts[places[m.uuid]].zone_uuid,
+                resources=demand(m.spec),
+            )
+            for m in group.instances
+            if m.uuid in places
+        ),
+        strategy=group.spec.placement.strategy,
+        objective=float(decision.objective or 0),
+        lower_bound=float(decision.lower_bound or 0),
+        upper_bound=float(decision.upper_bound or 0),
+        proof=decision.proof.value,
+        stage=decision.stage,
+        duration_ms=duration_ms,
+        claim_tries=tries,
+    )
+
+
+def failure(explanation: Explanation | None) -> Failure:
+    """Why the gang was not placed, as the group keeps it."""
+    permanent = explanation is not None and explanation.permanent is True
+    code = Unsatisfiable.reason if permanent else NoCapacity.reason
+    message = explanation.message if explanation is not None else "no placement was found in the time allowed"
+    return Failure(code, message, explanation)
+
+
+def claim(connection: Connection, cluster: str, planned: Group, placement: PlacementRecord, now: int) -> Group:
+    """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
+
+    `planned`: the group as the plan was made for it. Raises ClaimLost where a host or address is no longer free,
+    LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed.
+    """
+    before = groups.load(connection, planned.uuid, lock=True)
+    if before.epoch != planned.epoch:
+        raise LeaseLost(planned.uuid)
+    waiting = {m.uuid: m for m in before.instances if m.status is InstanceStatus.PENDING}
+    if before.phase is not GroupPhase.PLANNING or set(waiting) != {s.instance_uuid for s in placement.assignments}:
+        return before
+    claims.take(
+        connection,
+        before.uuid,
+        [
+            claims.ClaimRequest(s.instance_uuid, waiting[s.instance_uuid].attempt, s.host_uuid, s.resources)
+            for s in placement.assignments
+        ],
+    )
+    seats = _seats(connection, cluster, before, waiting, placement)
+    after = advance(before, Placed(placement, seats), now)
+    return commit(connection, before, after, (), now)
+
+
+def _seats(
+    connection: Connection,
+    cluster: str,
+    group: Group,
+    waiting: Mapping[str, Instance],
+    placement: PlacementRecord,
+) -> Mapping[str, Seat]:
+    zones = fleet.zones(connection)
+    by_zone: dict[str, list[tuple[str, int]]] = {}
+    for seat in placement.assignments:
+        by_zone.setdefault(seat.zone_uuid, []).append((seat.instance_uuid, waiting[seat.instance_uuid].attempt))
+    addresses: dict[str, str] = {}
+    for zone_uuid, wanted in sorted(by_zone.items()):
+        if plans_addresses(zones[zone_uuid]):
+            addresses |= claims.take_addresses(connection, zone_uuid, zones[zone_uuid].network, wanted)
+    return {
+        seat.instance_uuid: Seat(
+            host_uuid=seat.host_uuid,
+            host_name=seat.host_name,
+            zone_uuid=seat.zone_uuid,
+            machine_uuid=MachineIdentity(
+                cluster, group.uuid, seat.instance_uuid, waiting[seat.instance_uuid].attempt
+            ).machine_uuid,
+            address=addresses.get(seat.instance_uuid, ""),
+            mac=mac_address(addresses.get(seat.instance_uuid, ""), seat.instance_uuid),
+        )
+        for seat in placement.assignments
+    }
+
+
+def plans_addresses(zone: Zone) -> bool:
+    """Whether members get static addresses of the zone's pool."""
+    return bool(zone.network.subnet and zone.network.first_address)
+
+
+def mac_address(address: str, instance_uuid: str) -> str:
+    """Locally administered; made of the address where there is one, because a reused address with a new mac costs
+    neighbours 25 to 35 s of stale ARP (measured)."""
+    low = int(ip_address(address)) & 0xFFFFFFFF if address else int(instance_uuid[:8], 16)
+    first = 0x52 if address else 0x56
+    octets = (first, 0x54, *low.to_bytes(4, "big"))
+    return ":".join(f"{octet:02x}" for octet in octets)
