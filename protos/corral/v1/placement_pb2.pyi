@@ -94,7 +94,6 @@ class Placement(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
-    DEADLINE_REACHED_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     objective: _builtins.float
     """The value of this placement under the strategy that was used. Lower is better. What it counts
@@ -110,8 +109,6 @@ class Placement(_message.Message):
     """What has been proven about this placement."""
     stage: _builtins.str
     """The name of the planner's stage that found this placement."""
-    deadline_reached: _builtins.bool
-    """Whether the planner stopped because its time was over rather than because it had finished."""
     strategy: Global___PlacementStrategy.ValueType
     """The strategy that was followed."""
     @_builtins.property
@@ -133,12 +130,11 @@ class Placement(_message.Message):
         proof: Global___PlacementProof.ValueType = ...,
         stage: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
-        deadline_reached: _builtins.bool = ...,
         strategy: Global___PlacementStrategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "deadline_reached", b"deadline_reached", "duration", b"duration", "gap", b"gap", "lower_bound", b"lower_bound", "objective", b"objective", "proof", b"proof", "stage", b"stage", "strategy", b"strategy", "upper_bound", b"upper_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "duration", b"duration", "gap", b"gap", "lower_bound", b"lower_bound", "objective", b"objective", "proof", b"proof", "stage", b"stage", "strategy", b"strategy", "upper_bound", b"upper_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
