@@ -88,6 +88,17 @@ def newest(connection: Connection, group_uuid: str) -> int:
     return int(revision or 0)
 
 
+def first(connection: Connection, group_uuid: str) -> int:
+    """The revision of the group's oldest event that is still kept. 1 above the head where none is."""
+    revision = connection.scalar(
+        select(schema.events.c.revision)
+        .where(schema.events.c.group_uuid == group_uuid)
+        .order_by(schema.events.c.sequence)
+        .limit(1)
+    )
+    return int(revision) if revision is not None else head(connection)[1] + 1
+
+
 def compact(connection: Connection, keep_after: int) -> int:
     """Forget events up to and including revision `keep_after`; returns how many went."""
     gone = connection.execute(schema.events.delete().where(schema.events.c.revision <= keep_after)).rowcount

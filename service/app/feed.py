@@ -1,0 +1,180 @@
+"""Views of the event log: one reader for the process, any number of followers with a cursor each.
+
+A follower holds no queue: it reads from the shared tail while it keeps up and from the store when it is behind, so a
+slow reader costs no memory and nobody loses an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from service.errors import NotFound, RevisionUnavailable, Unavailable
+from service.model import Event, Group
+from service.store import events, groups
+from service.store.engine import Store
+
+TAIL = 4096
+BATCH = 256
+POLL_SECONDS = 0.5
+BOOKMARK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """Everything up to `revision` was told. `initial_state_complete`: so was all that stood when the watch began."""
+
+    revision: int
+    initial_state_complete: bool = False
+
+
+class Feed:
+    """The process's view of the event log. `run` keeps it fresh until cancelled."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tail: deque[Event] = deque(maxlen=TAIL)
+        self._head = 0
+        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._closed = False
+        self.followers = 0
+        store.on_commit(self._wake.set)
+
+    @property
+    def head(self) -> int:
+        """The newest revision that this process has read."""
+        return self._head
+
+    def poke(self) -> None:
+        """A hint from outside (a notification) that there may be new events."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Find the head of the log. Raises Unavailable."""
+        _, self._head = await self._store.read(events.head)
+
+    async def run(self) -> None:
+        """Read new events as they come, woken by commits of this process and every POLL_SECONDS for the others'."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._catch_up()
+            except Unavailable:
+                await asyncio.sleep(POLL_SECONDS)  # followers wait; the store's own health is shown by /healthz
+
+    def close(self) -> None:
+        """End every follower with Unavailable: the process drains."""
+        self._closed = True
+        self._publish()
+
+    async def follow(
+        self, after: int, *, group_uuid: str | None = None, project: str | None = None, bookmarks: bool = False
+    ) -> AsyncGenerator[Event | Bookmark, None]:
+        """Every event above revision `after`, without end. Raises RevisionUnavailable, Unavailable (draining).
+
+        `bookmarks`: every BOOKMARK_SECONDS without an event, how far the log was read.
+        """
+        oldest, current = await self._store.read(events.head)
+        if not oldest <= after <= max(current, self._head):
+            raise RevisionUnavailable(after, oldest, current)
+        self.followers += 1
+        try:
+            cursor = after
+            while not self._closed:
+                batch, cursor = await self._batch(cursor, _filter(group_uuid, project), group_uuid, project)
+                for event in batch:
+                    yield event
+                if batch or cursor < self._head:
+                    continue
+                if not await self._wait_beyond(cursor, BOOKMARK_SECONDS) and bookmarks:
+                    yield Bookmark(cursor)
+            raise Unavailable("the service is shutting down")
+        finally:
+            self.followers -= 1
+
+    async def watch(
+        self, revision: int | None, *, group_uuid: str | None, project: str | None
+    ) -> AsyncGenerator[Group | Event | Bookmark, None]:
+        """From `revision` on; with None first all that stands now, then a bookmark, then every change."""
+        if revision is not None:
+            async with aclosing(self._follow_marked(revision, group_uuid, project)) as changes:
+                async for change in changes:
+                    yield change
+            return
+        _, start = await self._store.read(events.head)
+        async for group in self._standing(group_uuid, project):
+            yield group
+        yield Bookmark(start, initial_state_complete=True)
+        async with aclosing(self._follow_marked(start, group_uuid, project)) as changes:
+            async for change in changes:
+                yield change
+
+    def _follow_marked(
+        self, after: int, group_uuid: str | None, project: str | None
+    ) -> AsyncGenerator[Event | Bookmark, None]:
+        return self.follow(after, group_uuid=group_uuid, project=project, bookmarks=True)
+
+    async def _standing(self, group_uuid: str | None, project: str | None) -> AsyncGenerator[Group, None]:
+        if group_uuid is not None:
+            group = await self._store.read(lambda c: groups.load(c, group_uuid))
+            if project is not None and group.project != project:
+                raise NotFound("instance group", group_uuid)
+            yield group
+            return
+        after: tuple[int, str] | None = None
+        while page := await self._store.read(
+            lambda c, key=after: groups.page(c, project=project, after=key, limit=BATCH)  # type: ignore[misc]
+        ):
+            for group in page:
+                yield group
+            after = (page[-1].created_at, page[-1].uuid)
+
+    async def _batch(
+        self, cursor: int, wanted: Callable[[Event], bool], group_uuid: str | None, project: str | None
+    ) -> tuple[list[Event], int]:
+        """The next events after `cursor`, and the cursor behind them."""
+        if self._tail and self._tail[0].revision <= cursor + 1:
+            head = self._head
+            return [e for e in self._tail if cursor < e.revision <= head and wanted(e)], max(head, cursor)
+        head = self._head
+        found = await self._store.read(lambda c: events.after(c, cursor, BATCH, group_uuid=group_uuid, project=project))
+        if len(found) < BATCH:
+            return list(found), max(head, found[-1].revision if found else 0, cursor)
+        return list(found), found[-1].revision
+
+    async def _catch_up(self) -> None:
+        while found := await self._store.read(lambda c: events.after(c, self._head, BATCH)):
+            self._tail.extend(found)
+            self._head = found[-1].revision
+            self._publish()
+
+    async def _wait_beyond(self, cursor: int, seconds: float) -> bool:
+        """Wait until the head passes `cursor`; False when nothing came in time."""
+        if self._head > cursor or self._closed:
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _publish(self) -> None:
+        """Wake all followers: the present event is set once and replaced, so that nobody can miss it."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+
+def _filter(group_uuid: str | None, project: str | None) -> Callable[[Event], bool]:
+    def wanted(event: Event) -> bool:
+        return (group_uuid is None or event.group_uuid == group_uuid) and (project is None or event.project == project)
+
+    return wanted
