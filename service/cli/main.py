@@ -1,0 +1,219 @@
+"""The `corral` command's arguments and sub-commands, over gRPC to a running service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import grpc
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+
+from service.cli import errors
+from service.cli.explanation import size_text
+from service.cli.follow import follow
+from service.cli.requests import BadRequestFile, Request, read_request
+from service.cli.view import JsonView, LineView, choose_view, describe_placement, group_table, json_line, plain_console
+
+DEFAULT_SERVER = "127.0.0.1:50051"
+_LARGEST_MESSAGE = 64 << 20
+
+Stub = deploy_pb2_grpc.DistributedModelServiceStub
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; answers its exit code (see `errors.EXIT_CODE_HELP`)."""
+    options = build_parser().parse_args(arguments)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with open_channel(options.server) as channel:
+            code: int = options.run(options, Stub(channel))
+            return code
+    except grpc.RpcError as error:
+        _tell(*errors.describe(error))
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            _tell(f"  is a service running at {options.server}? see --server")
+        return errors.exit_code(error)
+    except BadRequestFile as problem:
+        _tell(str(problem))
+        return errors.USAGE
+    except KeyboardInterrupt:
+        return errors.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left; what is still buffered has no one to go to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.OK
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All sub-commands and options; each sub-command's function stands in `run`."""
+    parser = argparse.ArgumentParser(
+        prog="corral", description="Deploy and look after groups of machines.", epilog=errors.EXIT_CODE_HELP
+    )
+    parser.add_argument(
+        "--server",
+        default=os.environ.get("CORRAL_SERVER", DEFAULT_SERVER),
+        metavar="ADDRESS",
+        help="host:port or unix:/path of the service (default: $CORRAL_SERVER, else %(default)s)",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace, Stub], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, epilog=errors.EXIT_CODE_HELP)
+        command.set_defaults(run=run)
+        command.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return command
+
+    for name, run, text in (
+        ("deploy", deploy, "place and launch a group, and follow it until it runs"),
+        ("plan", plan, "tell where a group would be placed; writes nothing"),
+    ):
+        command = add(name, run, text)
+        command.add_argument("-f", "--file", required=True, metavar="REQUEST.json", help="the request; - for stdin")
+        command.add_argument("--name", help="a name instead of the request's")
+        command.add_argument("--request-id", help="an id that makes a repeated call the same group")
+    get = add("get", get_group, "show one group")
+    get.add_argument("uuid")
+    listing = add("list", list_groups, "list groups, the oldest first")
+    listing.add_argument("--name", default="", help="only groups of exactly this name")
+    listing.add_argument("--status", action="append", default=[], help="only groups in this status (repeatable)")
+    listing.add_argument("--quiet", "-q", action="store_true", help="print uuids only")
+    watch = add("watch", watch_groups, "stream changes of all groups or of one")
+    watch.add_argument("uuid", nargs="?", default="")
+    watch.add_argument("--from", dest="start", type=int, default=0, metavar="REVISION", help="after this revision")
+    delete = add("delete", delete_groups, "remove groups: machines destroyed, capacity given back")
+    delete.add_argument("uuid", nargs="+")
+    return parser
+
+
+def open_channel(server: str) -> grpc.Channel:
+    """A channel to `server`. The keepalive notices a dead connection under a long stream."""
+    return grpc.insecure_channel(
+        server,
+        options=[
+            ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+            ("grpc.max_send_message_length", _LARGEST_MESSAGE),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.primary_user_agent", "corral-cli"),
+            # A unix socket's or a loopback address's connection never goes through a proxy.
+            ("grpc.enable_http_proxy", 0),
+        ],
+    )
+
+
+def deploy(options: argparse.Namespace, stub: Stub) -> int:
+    """Deploy and follow; the group's end state decides the exit code."""
+    request = _request(options, deploy_pb2.DeployDistributedModelServiceRequest())
+    final = group_pb2.InstanceGroup()
+    try:
+        with choose_view(options.json) as view:
+            final = follow(stub, stub.DeployDistributedModelService(request), view, notice=_tell)
+    except KeyboardInterrupt:
+        _tell("left the stream; the deploy goes on. `corral list`, `corral watch UUID`, `corral delete UUID`")
+        return errors.INTERRUPTED
+    return errors.OK if final.status == "Running" or request.validate_only else errors.FAILED
+
+
+def plan(options: argparse.Namespace, stub: Stub) -> int:
+    """Show where each member would go."""
+    request = _request(options, deploy_pb2.PlanDistributedModelServiceRequest())
+    placement = stub.PlanDistributedModelService(request).placement
+    if options.json:
+        print(json_line(placement))
+        return errors.OK
+    print(describe_placement(placement))
+    for assignment in placement.assignments:
+        size = f"{assignment.cpu_num} vCPU, {size_text(assignment.memory_size)}"
+        print(f"  {assignment.node_rank} {assignment.name} -> {assignment.host_name or assignment.host_uuid} ({size})")
+    return errors.OK
+
+
+def get_group(options: argparse.Namespace, stub: Stub) -> int:
+    """Show one group with its members."""
+    group = stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=options.uuid)).inventory
+    if options.json:
+        print(json_line(group))
+        return errors.OK
+    event = group_pb2.InstanceGroupEvent(revision=group.revision, final=group, time=group.last_op_date)
+    with choose_view(False) as view:
+        view.show(event)
+        if not sys.stdout.isatty():
+            for member in group.instances:
+                view.show(group_pb2.InstanceGroupEvent(time=member.last_op_date, instance=member))
+    return errors.OK
+
+
+def list_groups(options: argparse.Namespace, stub: Stub) -> int:
+    """All groups that match, page by page."""
+    groups: list[group_pb2.InstanceGroup] = []
+    token = ""
+    while True:
+        answer = stub.ListInstanceGroups(
+            deploy_pb2.ListInstanceGroupsRequest(
+                page_size=500, page_token=token, name=options.name, statuses=options.status
+            )
+        )
+        groups.extend(answer.inventories)
+        token = answer.next_page_token
+        if not token:
+            break
+    if options.json or options.quiet:
+        for group in groups:
+            print(json_line(group) if options.json else group.uuid)
+    else:
+        console = plain_console(sys.stdout)
+        if not console.is_terminal:
+            # Not a screen: rows must not be cut at its width.
+            console.width = 400
+        console.print(group_table(groups))
+    return errors.OK
+
+
+def watch_groups(options: argparse.Namespace, stub: Stub) -> int:
+    """Stream changes until interrupted or the stream ends."""
+    request = deploy_pb2.WatchInstanceGroupsRequest(uuid=options.uuid, start_revision=options.start)
+    # Several groups have no common table.
+    view_of_all = JsonView(sys.stdout) if options.json else LineView(sys.stdout)
+    with choose_view(options.json) if options.uuid else view_of_all as view:
+        for response in stub.WatchInstanceGroups(request):
+            view.show(response.event)
+    return errors.OK
+
+
+def delete_groups(options: argparse.Namespace, stub: Stub) -> int:
+    """Delete one group after the other; goes on after a failure and answers the first one's exit code."""
+    code = errors.OK
+    for uuid in options.uuid:
+        try:
+            with choose_view(options.json) as view:
+                final = follow(
+                    stub, stub.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid)), view, notice=_tell
+                )
+            code = code or (errors.OK if final.status == "Deleted" else errors.FAILED)
+        except grpc.RpcError as error:
+            _tell(f"{uuid}:", *errors.describe(error))
+            code = code or errors.exit_code(error)
+    return code
+
+
+def _request(options: argparse.Namespace, into: Request) -> Request:
+    request = read_request(options.file, into)
+    if options.name:
+        request.name = options.name
+    if options.request_id:
+        request.request_id = options.request_id
+    return request
+
+
+def _tell(*lines: str) -> None:
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,59 @@
+"""Request files: JSON as people write it or as ZStack's clients send it, to the service's own request messages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from corral.v1 import deploy_pb2
+from google.protobuf.json_format import ParseDict, ParseError
+
+_ACTIONS = ("deployDistributedModelService", "params")
+_TAGS = ("systemTags", "userTags")
+_LARGEST_FILE = 64 << 20
+
+Request = TypeVar(
+    "Request", deploy_pb2.DeployDistributedModelServiceRequest, deploy_pb2.PlanDistributedModelServiceRequest
+)
+
+
+class BadRequestFile(Exception):
+    """The request file can not be read or is no request; the message says what is wrong."""
+
+
+def read_request(source: str, into: Request) -> Request:
+    """Fill `into` from the file `source` (`-`: standard input) and return it. Raises BadRequestFile."""
+    try:
+        content = sys.stdin.read(_LARGEST_FILE) if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise BadRequestFile(f"{source}: {problem}") from problem
+    try:
+        told = json.loads(content)
+    except ValueError as problem:
+        raise BadRequestFile(f"{source}: not JSON: {problem}") from problem
+    try:
+        ParseDict(unwrap(told), into)
+    except (ParseError, RecursionError) as problem:
+        raise BadRequestFile(f"{source}: {problem}") from problem
+    return into
+
+
+def unwrap(told: Any) -> dict[str, Any]:
+    """The request's own fields: taken out of ZStack's action, with the tags that stand beside it put in.
+
+    Raises ParseError where it is no JSON object.
+    """
+    if not isinstance(told, dict):
+        raise ParseError("a request is a JSON object")
+    action = next((name for name in _ACTIONS if name in told), None)
+    if action is None:
+        return told
+    inner = told[action]
+    if not isinstance(inner, dict):
+        raise ParseError(f"{action} is a JSON object")
+    unknown = sorted(set(told) - {action, *_TAGS})
+    if unknown:
+        raise ParseError(f"unknown key beside {action}: {', '.join(unknown)}; allowed: {', '.join(_TAGS)}")
+    return {**{name: told[name] for name in _TAGS if told.get(name)}, **inner}

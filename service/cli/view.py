@@ -1,0 +1,269 @@
+"""How the stream of a group's changes looks: a live table on a terminal, one plain line a change elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+from corral.v1 import group_pb2, placement_pb2
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from service.cli.explanation import size_text
+
+# How far a member has come, of 6 steps; what is not named is at its beginning or has failed.
+_STEPS = {
+    "Claimed": 1,
+    "Placed": 1,
+    "Creating": 2,
+    "Preparing": 2,
+    "Created": 3,
+    "Prepared": 3,
+    "Starting": 4,
+    "Booting": 5,
+}
+_DONE = 6
+_COLOURS = {
+    "Running": "green",
+    "Failed": "red",
+    "Failing": "red",
+    "Degraded": "red",
+    "Unknown": "yellow",
+    "Stopping": "yellow",
+    "Deleting": "yellow",
+    "Removing": "yellow",
+}
+
+
+class View(Protocol):
+    """Shows events; used as a context manager, so that a terminal is left as it was found."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, event: group_pb2.InstanceGroupEvent) -> None:
+        """Show one event."""
+        ...
+
+
+def choose_view(as_json: bool, stream: TextIO | None = None) -> View:
+    """The view for `stream` (standard output): JSON where asked, a table on a terminal, else lines."""
+    target = sys.stdout if stream is None else stream
+    if as_json:
+        return JsonView(target)
+    return TableView(target) if target.isatty() else LineView(target)
+
+
+class _Unmanaged:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class JsonView(_Unmanaged):
+    """One JSON object a line, as the wire has it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, event: group_pb2.InstanceGroupEvent) -> None:
+        """Show one event."""
+        print(json_line(event), file=self._stream, flush=True)
+
+
+class LineView(_Unmanaged):
+    """One line of text a change: for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, event: group_pb2.InstanceGroupEvent) -> None:
+        """Show one event."""
+        sentence = describe_event(event)
+        if sentence:
+            when = event.time.ToDatetime(tzinfo=UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+            print(f"{when}  {event.revision:>5}  {sentence}", file=self._stream, flush=True)
+
+
+@dataclass
+class Progress:
+    """A group as its events told it so far."""
+
+    group: group_pb2.InstanceGroup = field(default_factory=group_pb2.InstanceGroup)
+    members: dict[str, group_pb2.Instance] = field(default_factory=dict)
+    placement: placement_pb2.Placement | None = None
+    started: datetime | None = None
+    latest: datetime | None = None
+
+    def take(self, event: group_pb2.InstanceGroupEvent) -> None:
+        """Fold one event in."""
+        when = event.time.ToDatetime(tzinfo=UTC)
+        self.started = self.started or when
+        self.latest = when
+        change = event.WhichOneof("change")
+        if change in ("accepted", "final"):
+            self.group = event.accepted if change == "accepted" else event.final
+            for member in self.group.instances:
+                self.members[member.uuid] = member
+        elif change == "group":
+            self.group = event.group
+        elif change == "planned":
+            self.placement = event.planned
+        elif change == "instance":
+            self.members[event.instance.uuid] = event.instance
+
+    @property
+    def seconds(self) -> float:
+        """From the first event to the newest."""
+        return (self.latest - self.started).total_seconds() if self.started and self.latest else 0.0
+
+
+def plain_console(stream: TextIO) -> Console:
+    """A console that shows names as they are: brackets and colons in them are no markup."""
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
+
+
+class TableView:
+    """A table that lives while the stream does, and stays on the screen afterwards."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._progress = Progress()
+        self._live = Live(console=plain_console(stream), auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, event: group_pb2.InstanceGroupEvent) -> None:
+        """Show one event."""
+        self._progress.take(event)
+        self._live.update(render(self._progress), refresh=True)
+
+
+def render(progress: Progress) -> RenderableType:
+    """The group's head line, its placement and one row a member."""
+    group = progress.group
+    head = Text.assemble(
+        (group.name, "bold"),
+        f"  {group.uuid}  ",
+        (group.status, _COLOURS.get(group.status, "cyan")),
+        f"  {progress.seconds:.1f} s",
+        f"  {group.reason}" if group.reason else "",
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("rank", "member", "host", "vCPU", "memory", "address", "status", "", ""):
+        table.add_column(title, no_wrap=title != "")
+    for member in sorted(progress.members.values(), key=lambda each: each.node_rank):
+        done = _DONE if member.status == "Running" else _STEPS.get(member.status, 0)
+        table.add_row(
+            f"{member.node_rank}{'*' if member.is_initial_node else ''}",
+            member.name,
+            member.host_name or member.host_uuid[:8],
+            str(member.cpu_num),
+            size_text(member.memory_size),
+            ", ".join(member.addresses),
+            Text(member.status, style=_COLOURS.get(member.status, "cyan")),
+            ProgressBar(total=_DONE, completed=done, width=18),
+            member.reason,
+        )
+    lines: list[RenderableType] = [head]
+    if progress.placement is not None:
+        lines.append(Text(describe_placement(progress.placement), style="dim"))
+    return Group(*lines, table)
+
+
+def describe_event(event: group_pb2.InstanceGroupEvent) -> str:
+    """One event as a sentence; empty for a bookmark."""
+    match event.WhichOneof("change"):
+        case "accepted":
+            group = event.accepted
+            order = group.service_creation_strategy
+            return f"accepted  {group.name} ({group.uuid}), {len(group.instances)} member(s), {order}"
+        case "planned":
+            return f"planned   {describe_placement(event.planned)}"
+        case "claimed":
+            hosts = {claim.host_uuid for claim in event.claimed.instances}
+            return f"claimed   {len(event.claimed.instances)} member(s) on {len(hosts)} host(s)"
+        case "instance":
+            return f"member    {describe_member(event.instance)}"
+        case "group":
+            return f"group     {describe_group(event.group)}"
+        case "final":
+            return f"final     {describe_group(event.final)}"
+    return ""
+
+
+def describe_member(member: group_pb2.Instance) -> str:
+    """A member in a line: rank, name, status and what is known of its place."""
+    parts = [f"{member.node_rank} {member.name}: {member.status}"]
+    if member.host_name or member.host_uuid:
+        parts.append(f"on {member.host_name or member.host_uuid}")
+    if member.addresses:
+        parts.append(f"at {', '.join(member.addresses)}")
+    if member.attempt > 1:
+        parts.append(f"attempt {member.attempt}")
+    return " ".join(parts) + (f" ({member.reason})" if member.reason else "")
+
+
+def describe_group(group: group_pb2.InstanceGroup) -> str:
+    """A group in a line."""
+    return f"{group.name}: {group.status}" + (f" ({group.reason})" if group.reason else "")
+
+
+def describe_placement(placement: placement_pb2.Placement) -> str:
+    """A placement in a line: hosts, what is proven, and how long it took."""
+    hosts = len({assignment.host_uuid for assignment in placement.assignments})
+    proof = {
+        placement_pb2.PLACEMENT_PROOF_OPTIMAL: "proven optimal",
+        placement_pb2.PLACEMENT_PROOF_GAP: f"at most {placement.gap:.2%} from optimal",
+        placement_pb2.PLACEMENT_PROOF_INFEASIBLE: "proven impossible",
+    }.get(placement.proof, "nothing proven")
+    took = placement.duration.ToMicroseconds() / 1000
+    stage = f" by {placement.stage}" if placement.stage else ""
+    return f"{len(placement.assignments)} member(s) on {hosts} host(s), {proof}{stage}, in {took:.1f} ms"
+
+
+def group_table(groups: Iterable[group_pb2.InstanceGroup]) -> Table:
+    """Groups as a table, one row each."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("uuid", "name", "status", "running", "hosts", "accepted", "reason"):
+        table.add_column(title, no_wrap=title != "reason")
+    for group in groups:
+        running = sum(member.status == "Running" for member in group.instances)
+        hosts = len({member.host_uuid for member in group.instances if member.host_uuid})
+        table.add_row(
+            group.uuid,
+            group.name,
+            Text(group.status, style=_COLOURS.get(group.status, "cyan")),
+            f"{running}/{len(group.instances)}",
+            str(hosts),
+            group.create_date.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            group.reason,
+        )
+    return table
+
+
+def json_line(message: Message) -> str:
+    """A message as one line of JSON, with the JSON names of the contract."""
+    return MessageToJson(message, indent=None, ensure_ascii=False)

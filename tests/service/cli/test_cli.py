@@ -1,0 +1,411 @@
+"""The `corral` command against a service of a few scripted answers: what it sends, shows and exits with."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2, placement_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from service.cli import errors, follow, view
+from service.cli.explanation import explain, size_text
+from service.cli.main import main
+
+GROUP = "ab" * 16
+SEED = {
+    "deployDistributedModelService": {
+        "modelServices": [
+            {
+                "isInitialNode": False,
+                "uuid": "f1e135835fee363c9f57ed8232023886",
+                "zoneUuid": "7a007a391d483c9f843bf1df4b7e5d8f",
+                "cpuNum": 8,
+                "name": "model-service",
+                "type": "VirtualMachine",
+                "memorySize": 17179869184,
+                "timeout": 0,
+            }
+        ],
+        "serviceCreationStrategy": "parallel",
+        "name": "distributed-model-service",
+    },
+    "systemTags": ["a::b"],
+    "userTags": [],
+}
+
+
+def member(status: str) -> group_pb2.Instance:
+    return group_pb2.Instance(
+        uuid="cd" * 16, name="node-0", status=status, host_name="hv1", cpu_num=8, memory_size=1 << 34
+    )
+
+
+def group(status: str, reason: str = "") -> group_pb2.InstanceGroup:
+    return group_pb2.InstanceGroup(
+        uuid=GROUP, name="my [group]", status=status, reason=reason, instances=[member(status)]
+    )
+
+
+def event(revision: int, **change: Any) -> group_pb2.InstanceGroupEvent:
+    return group_pb2.InstanceGroupEvent(revision=revision, sequence=revision, group_uuid=GROUP, **change)
+
+
+EVENTS = [
+    event(1, accepted=group("Deploying")),
+    event(
+        2,
+        planned=placement_pb2.Placement(
+            assignments=[placement_pb2.Assignment(name="node-0", host_name="hv1", cpu_num=8, memory_size=1 << 34)],
+            proof=placement_pb2.PLACEMENT_PROOF_OPTIMAL,
+            stage="greedy",
+        ),
+    ),
+    event(3, claimed=placement_pb2.Claim(instances=[placement_pb2.InstanceClaim(host_uuid="h")])),
+    event(4, instance=member("Booting")),
+    event(5, final=group("Running")),
+]
+
+
+def failure(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2.Status:
+    packed = []
+    for detail in details:
+        part = AnyMessage()
+        part.Pack(detail)
+        packed.append(part)
+    return status_pb2.Status(code=code.value[0], message=message, details=packed)
+
+
+@dataclass
+class Service(deploy_pb2_grpc.DistributedModelServiceServicer):
+    """Answers each call from its script: events to stream, then an error or a good end."""
+
+    deploy: list[Any] = field(default_factory=lambda: list(EVENTS))
+    watch: list[Any] = field(default_factory=list)
+    delete: list[Any] = field(default_factory=lambda: [event(9, final=group("Deleted"))])
+    requests: list[Message] = field(default_factory=list)
+    pages: list[list[group_pb2.InstanceGroup]] = field(
+        default_factory=lambda: [[group("Running")], [group("Failed", "why")]]
+    )
+
+    def _stream(self, script: list[Any], request: Message, context: grpc.ServicerContext, kind: Any) -> Iterator[Any]:
+        self.requests.append(request)
+        for item in script:
+            if isinstance(item, status_pb2.Status):
+                context.abort_with_status(rpc_status.to_status(item))
+            yield kind(event=item)
+
+    def DeployDistributedModelService(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        yield from self._stream(self.deploy, request, context, deploy_pb2.DeployDistributedModelServiceResponse)
+
+    def WatchInstanceGroups(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        yield from self._stream(self.watch, request, context, deploy_pb2.WatchInstanceGroupsResponse)
+
+    def DeleteInstanceGroup(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        yield from self._stream(self.delete, request, context, deploy_pb2.DeleteInstanceGroupResponse)
+
+    def PlanDistributedModelService(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.requests.append(request)
+        return deploy_pb2.PlanDistributedModelServiceResponse(placement=EVENTS[1].planned)
+
+    def GetInstanceGroup(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.uuid != GROUP:
+            missing = error_details_pb2.ResourceInfo(resource_type="instance group", resource_name=request.uuid)
+            context.abort_with_status(
+                rpc_status.to_status(failure(grpc.StatusCode.NOT_FOUND, "no such group", missing))
+            )
+        return deploy_pb2.GetInstanceGroupResponse(inventory=group("Running"))
+
+    def ListInstanceGroups(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.requests.append(request)
+        page = int(request.page_token or 0)
+        more = page + 1 < len(self.pages)
+        token = str(page + 1) if more else ""
+        return deploy_pb2.ListInstanceGroupsResponse(inventories=self.pages[page], next_page_token=token)
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def address(service: Service) -> Iterator[str]:
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def request_file(tmp_path: Path) -> str:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps(SEED))
+    return str(file)
+
+
+def test_the_seeds_own_body_is_sent_field_by_field_with_its_tags(
+    service: Service, address: str, request_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--server", address, "deploy", "-f", request_file]) == errors.OK
+    (sent,) = service.requests
+    assert isinstance(sent, deploy_pb2.DeployDistributedModelServiceRequest)
+    node = sent.model_services[0]
+    assert (node.cpu_num, node.memory_size, node.uuid) == (8, 17179869184, "f1e135835fee363c9f57ed8232023886")
+    assert (sent.name, sent.service_creation_strategy) == ("distributed-model-service", "parallel")
+    assert list(sent.system_tags) == ["a::b"]
+
+
+def test_without_a_terminal_each_change_is_one_plain_line(
+    address: str, request_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--server", address, "deploy", "-f", request_file]) == errors.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(EVENTS)
+    assert "accepted  my [group]" in lines[0]
+    assert "1 member(s) on 1 host(s), proven optimal by greedy" in lines[1]
+    assert "0 node-0: Booting on hv1" in lines[3]
+    assert lines[-1].endswith("final     my [group]: Running")
+
+
+def test_json_is_one_object_a_line_with_the_contracts_names(
+    address: str, request_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--server", address, "deploy", "--json", "-f", request_file])
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [
+        next(key for key in one if key in ("accepted", "final", "planned", "claimed", "instance")) for one in told
+    ] == [
+        "accepted",
+        "planned",
+        "claimed",
+        "instance",
+        "final",
+    ]
+    assert told[0]["accepted"]["instances"][0]["memorySize"] == "17179869184"
+
+
+def test_on_a_terminal_the_table_shows_every_member_and_names_are_no_markup() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    with view.choose_view(False, screen) as shown:
+        for each in EVENTS:
+            shown.show(each)
+    text = screen.getvalue()
+    assert "my [group]" in text
+    assert "node-0" in text
+    assert "hv1" in text
+    assert "proven optimal" in text
+
+
+def test_a_group_that_failed_exits_1(service: Service, address: str, request_file: str) -> None:
+    service.deploy = [*EVENTS[:4], event(5, final=group("Failed", "no answer in time"))]
+    assert main(["--server", address, "deploy", "-f", request_file]) == errors.FAILED
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "exits", "says"),
+    [
+        (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            [
+                error_details_pb2.ErrorInfo(reason="INVALID_ARGUMENT", domain="corral"),
+                error_details_pb2.BadRequest(
+                    field_violations=[
+                        error_details_pb2.BadRequest.FieldViolation(
+                            field="model_services[0].cpu_num", description="1 to 4096"
+                        )
+                    ]
+                ),
+            ],
+            errors.USAGE,
+            "model_services[0].cpu_num: 1 to 4096",
+        ),
+        (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            [
+                error_details_pb2.ErrorInfo(reason="UNSATISFIABLE"),
+                placement_pb2.PlacementFailure(requested=3, placeable=1, permanent=True),
+            ],
+            errors.NOT_PLACED,
+            "1 of the 3 members can be placed together",
+        ),
+        (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            [error_details_pb2.ErrorInfo(reason="DEPLOY_FAILED")],
+            errors.FAILED,
+            "reason: DEPLOY_FAILED",
+        ),
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            [error_details_pb2.ErrorInfo(reason="NO_CAPACITY")],
+            errors.NOT_PLACED,
+            "NO_CAPACITY",
+        ),
+        (grpc.StatusCode.ALREADY_EXISTS, [], errors.CONFLICT, "ALREADY_EXISTS: message"),
+        (grpc.StatusCode.PERMISSION_DENIED, [], errors.DENIED, "PERMISSION_DENIED: message"),
+        (
+            grpc.StatusCode.INTERNAL,
+            [error_details_pb2.RequestInfo(request_id="r-17")],
+            errors.INTERNAL,
+            "request id for the operator: r-17",
+        ),
+    ],
+)
+def test_an_error_is_shown_with_its_details_and_decides_the_exit_code(
+    service: Service,
+    address: str,
+    request_file: str,
+    capsys: pytest.CaptureFixture[str],
+    code: grpc.StatusCode,
+    details: list[Message],
+    exits: int,
+    says: str,
+) -> None:
+    service.deploy = [failure(code, "message", *details)]
+    assert main(["--server", address, "deploy", "-f", request_file]) == exits
+    assert says in capsys.readouterr().err
+
+
+def test_every_status_code_that_is_an_error_has_an_exit_code_of_its_own() -> None:
+    assert set(errors.EXIT_CODES) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
+    assert errors.OK not in errors.EXIT_CODES.values()
+
+
+def test_a_lost_connection_is_taken_up_by_a_watch_from_the_last_revision(
+    service: Service,
+    address: str,
+    request_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 0)
+    service.deploy = [*EVENTS[:3], failure(grpc.StatusCode.UNAVAILABLE, "going away")]
+    service.watch = [event(3, bookmark=group_pb2.Bookmark()), *EVENTS[3:]]
+    assert main(["--server", address, "deploy", "-f", request_file]) == errors.OK
+    watched = service.requests[1]
+    assert isinstance(watched, deploy_pb2.WatchInstanceGroupsRequest)
+    assert (watched.uuid, watched.start_revision) == (GROUP, 3)
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == len(EVENTS)
+    assert "connection lost" in captured.err
+
+
+def test_a_service_that_is_not_there_exits_5_and_names_the_address(
+    request_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--server", "unix:/nonexistent/corral.sock", "deploy", "-f", request_file]) == errors.UNAVAILABLE
+    assert "unix:/nonexistent/corral.sock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a request is a JSON object"),
+        ('{"nmae": "x"}', "nmae"),
+        ('{"deployDistributedModelService": {}, "tags": []}', "unknown key beside deployDistributedModelService: tags"),
+        ('{"modelServices": [{"cpuNum": "many"}]}', "cpuNum"),
+    ],
+)
+def test_a_file_that_is_no_request_exits_2_before_any_call(
+    service: Service, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, says: str
+) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(content)
+    assert main(["--server", address, "deploy", "-f", str(file)]) == errors.USAGE
+    assert says in capsys.readouterr().err
+    assert service.requests == []
+
+
+def test_a_plan_tells_each_members_host(address: str, request_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", address, "plan", "-f", request_file]) == errors.OK
+    assert "0 node-0 -> hv1 (8 vCPU, 16 GiB)" in capsys.readouterr().out
+
+
+def test_a_list_reads_all_pages(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", address, "list"]) == errors.OK
+    out = capsys.readouterr().out
+    assert "Running" in out
+    assert "Failed" in out
+    assert main(["--server", address, "list", "--quiet"]) == errors.OK
+    assert capsys.readouterr().out == f"{GROUP}\n{GROUP}\n"
+
+
+def test_get_shows_a_group_and_names_a_missing_one(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", address, "get", GROUP]) == errors.OK
+    assert "my [group]: Running" in capsys.readouterr().out
+    assert main(["--server", address, "get", "ff" * 16]) == errors.NOT_FOUND
+    assert "instance group " + "ff" * 16 in capsys.readouterr().err
+
+
+def test_delete_goes_on_after_a_failure_and_keeps_its_exit_code(
+    service: Service, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.delete = [failure(grpc.StatusCode.NOT_FOUND, "no such group")]
+    assert main(["--server", address, "delete", "aa" * 16, GROUP]) == errors.NOT_FOUND
+    assert len(service.requests) == 2
+    service.delete = [event(9, final=group("Deleted"))]
+    assert main(["--server", address, "delete", GROUP]) == errors.OK
+
+
+def test_a_watch_of_all_groups_prints_lines_and_leaves_bookmarks_out(
+    service: Service, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.watch = [*EVENTS, event(6, bookmark=group_pb2.Bookmark())]
+    assert main(["--server", address, "watch", "--from", "3"]) == errors.OK
+    assert len(capsys.readouterr().out.splitlines()) == len(EVENTS)
+    watched = service.requests[0]
+    assert isinstance(watched, deploy_pb2.WatchInstanceGroupsRequest)
+    assert watched.start_revision == 3
+
+
+def test_the_explanation_tells_the_funnel_the_nearest_miss_and_the_cures() -> None:
+    failed = placement_pb2.PlacementFailure(
+        funnels=[
+            placement_pb2.HostFunnel(
+                field="model_services[0]",
+                members=4,
+                hosts=3,
+                candidates=0,
+                ruled_out=[
+                    placement_pb2.RuledOut(reason="zone", hosts=1),
+                    placement_pb2.RuledOut(reason="resource_free", resource="memory", hosts=2),
+                ],
+            )
+        ],
+        nearest_miss=placement_pb2.NearestMiss(host_uuid="h1", field="model_services[0]", missing={"memory": 3 << 29}),
+        requested=4,
+        placeable_bound=2,
+        conflicts=["zone", "capacity"],
+        cures=[placement_pb2.Cure(kind="shrink", count=2), placement_pb2.Cure(kind="add_hosts", count=1)],
+    )
+    assert explain(failed) == [
+        "  model_services[0] (4 member(s)): 0 of 3 host(s) could hold one",
+        "    1 ruled out: in another zone",
+        "    2 ruled out: too little free now (memory)",
+        "  host h1 lacks 1.5 GiB memory for model_services[0]",
+        "  at most 2 of the 4 members can be placed together",
+        "  these can not hold together: zone, capacity",
+        "  it would fit: with 2 instead of 4 members",
+        "  it would fit: with 1 more host(s) like the largest",
+    ]
+
+
+def test_sizes_are_told_in_the_largest_unit_that_holds_them() -> None:
+    assert [size_text(n) for n in (17179869184, 3 << 29, 512 << 20, 1000)] == ["16 GiB", "1.5 GiB", "512 MiB", "1000 B"]
