@@ -1,0 +1,192 @@
+"""One host as this process sees it: probes it, lists its machines, says whether it is silent. One task a host, so that
+a sick host delays nobody else (RELIABILITY I12)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from service.drivers.base import (
+    DriverError,
+    HostDriver,
+    HostFacts,
+    HostRejected,
+    Listing,
+    MachineIdentity,
+    ObservedMachine,
+)
+from service.errors import CorralError
+from service.fleet import Host, HostStatus, Overcommit
+from service.store import fleet
+from service.store.engine import Store
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 10.0
+LIST_SECONDS = 10.0
+EVERY_SECONDS = 5.0
+RETRY_FIRST_SECONDS = 0.5
+RETRY_MOST_SECONDS = 10.0
+SILENT_AFTER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A listing and the loop times at which it was asked for and answered."""
+
+    listing: Listing
+    asked_at: float
+    answered_at: float
+
+
+class HostMonitor:
+    """Keeps the host's row in the store true and answers what was last seen of its machines."""
+
+    def __init__(
+        self,
+        host: Host,
+        driver: HostDriver,
+        store: Store,
+        overcommit: Overcommit,
+        changed: Callable[[str], None],
+    ) -> None:
+        """`changed(host_uuid)`: called when the host falls silent or answers again."""
+        self.host = host
+        self.driver = driver
+        self._store = store
+        self._overcommit = overcommit
+        self._changed = changed
+        self._failures = 0
+        self._silent = True
+        self._ghosts: set[str] = set()
+        self._last: Look | None = None
+        self._listing: asyncio.Task[Look] | None = None
+        self._wake = asyncio.Event()
+        self.facts: HostFacts | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether the host does not answer at present."""
+        return self._silent
+
+    @property
+    def last(self) -> Look | None:
+        """The newest complete listing."""
+        return self._last
+
+    def suspect(self) -> None:
+        """A call went wrong: probe now instead of at the next turn."""
+        self._wake.set()
+
+    def ghost(self, machine_uuid: str) -> None:
+        """The host holds a machine that it can neither run nor destroy: no new claims until it is gone."""
+        self._ghosts.add(machine_uuid)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Probe until cancelled: every EVERY_SECONDS, or with a growing pause while the host does not answer."""
+        pause = RETRY_FIRST_SECONDS
+        while True:
+            try:
+                await self._probe()
+                pause = RETRY_FIRST_SECONDS
+                wait = EVERY_SECONDS
+            except DriverError as error:
+                await self._failed(error)
+                wait, pause = pause, min(pause * 2, RETRY_MOST_SECONDS)
+            except CorralError as error:
+                logger.warning("host %s: not recorded: %s", self.host.name, error)
+                wait = RETRY_FIRST_SECONDS
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(RETRY_FIRST_SECONDS / 5)  # a storm of suspicions is one probe, not many
+
+    async def look(self, *, max_age: float = 0.0) -> Look:
+        """A complete listing that was asked for at most `max_age` seconds ago; callers at the same time share one.
+
+        Raises DriverError.
+        """
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        if self._last is not None and asked - self._last.asked_at <= max_age:
+            return self._last
+        while True:
+            task = self._listing
+            if task is None or task.done():
+                task = self._listing = loop.create_task(self._list())
+            look = await asyncio.shield(task)
+            if look.asked_at >= asked - max_age:
+                return look
+
+    async def observe(self, identity: MachineIdentity) -> ObservedMachine | None:
+        """One machine now; None is no proof of absence. Raises DriverError."""
+        _, machine = await self.driver.observe(identity, budget_seconds=LIST_SECONDS)
+        return machine
+
+    async def confirm_absent(self, machine_uuid: str) -> bool:
+        """Whether two complete listings after now, with the same boot id, are without the machine (RELIABILITY I2)."""
+        first = await self.look()
+        if first.listing.find(machine_uuid) is not None:
+            return False
+        second = await self.look()
+        if second.listing.find(machine_uuid) is not None:
+            return False
+        if first.listing.boot_id != second.listing.boot_id:
+            return False
+        self._ghosts.discard(machine_uuid)
+        return True
+
+    async def _list(self) -> Look:
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        listing = await self.driver.list_machines(budget_seconds=LIST_SECONDS)
+        self._last = Look(listing, asked, loop.time())
+        return self._last
+
+    async def _probe(self) -> None:
+        facts = await self.driver.probe(budget_seconds=PROBE_SECONDS)
+        total: Mapping[str, int] = {**facts.total, **self.host.capacity_override}
+        if facts != self.facts or self._silent:
+            await self._store.write(
+                lambda c: fleet.set_facts(
+                    c,
+                    self.host.uuid,
+                    boot_id=facts.boot_id,
+                    virt_type=facts.virt_type,
+                    total=total,
+                    foreign=facts.foreign,
+                    overcommit=self._overcommit,
+                )
+            )
+            logger.info("host %s answers: %s, %s %s", self.host.name, facts.hostname, facts.virt_type, facts.virt_note)
+        if self._ghosts:
+            await self._record(HostStatus.DEGRADED, "it holds a machine that it can neither run nor destroy")
+        self.facts = facts
+        self._failures = 0
+        if self._silent:
+            self._silent = False
+            self._changed(self.host.uuid)
+
+    async def _failed(self, error: DriverError) -> None:
+        self._failures += 1
+        logger.info("host %s does not answer (%d): %s %s", self.host.name, self._failures, error.public, error.detail)
+        if self._silent and self.facts is None and self._failures == 1:
+            await self._record(HostStatus.DISCONNECTED, error.public)
+        if self._failures < SILENT_AFTER and not isinstance(error, HostRejected):
+            return
+        if not self._silent:
+            self._silent = True
+            await self._record(HostStatus.DISCONNECTED, error.public)
+            self._changed(self.host.uuid)
+
+    async def _record(self, status: HostStatus, reason: str) -> None:
+        try:
+            await self._store.write(lambda c: fleet.set_status(c, self.host.uuid, status, reason))
+        except CorralError as error:
+            logger.warning("host %s: status %s not recorded: %s", self.host.name, status, error)
