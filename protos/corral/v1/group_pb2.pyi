@@ -355,7 +355,9 @@ class InstanceGroup(_message.Message):
     description: _builtins.str
     """The group's description."""
     yaml: _builtins.str
-    """The group's specification as YAML."""
+    """The group's specification as YAML. Environment variables are told by name only. Empty in events that
+    leave out the members.
+    """
     export_path: _builtins.str
     """Where results are exported to. Empty where nothing is exported."""
     service_creation_strategy: _builtins.str
@@ -474,7 +476,9 @@ class Instance(_message.Message):
     not be reached).
     """
     url: _builtins.str
-    """Where the member's service answers from outside. Empty until it is known."""
+    """Where the member's service answers from outside of its host. Empty until it is known, and where the
+    zone's network can not be reached from outside.
+    """
     internal_url: _builtins.str
     """Where the member's service answers inside the group's network. Empty until it is known."""
     vm_instance_uuid: _builtins.str

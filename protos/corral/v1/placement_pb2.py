@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63orral/v1/placement.proto\x12\tcorral.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xcd\x02\n\tPlacement\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x15.corral.v1.AssignmentB\x04\xe2\x41\x01\x03\x12\x17\n\tobjective\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0blower_bound\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bupper_bound\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x11\n\x03gap\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12.\n\x05proof\x18\x06 \x01(\x0e\x32\x19.corral.v1.PlacementProofB\x04\xe2\x41\x01\x03\x12\x13\n\x05stage\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x31\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\x34\n\x08strategy\x18\t \x01(\x0e\x32\x1c.corral.v1.PlacementStrategyB\x04\xe2\x41\x01\x03\"\xd3\x01\n\nAssignment\x12\x1b\n\rinstance_uuid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tnode_rank\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_uuid\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_name\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tzone_uuid\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63pu_num\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bmemory_size\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\":\n\x05\x43laim\x12\x31\n\tinstances\x18\x01 \x03(\x0b\x32\x18.corral.v1.InstanceClaimB\x04\xe2\x41\x01\x03\"\xb9\x01\n\rInstanceClaim\x12\x1b\n\rinstance_uuid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_uuid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12@\n\tresources\x18\x03 \x03(\x0b\x32\'.corral.v1.InstanceClaim.ResourcesEntryB\x04\xe2\x41\x01\x03\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xcd\x03\n\x10PlacementFailure\x12,\n\x07\x66unnels\x18\x01 \x03(\x0b\x32\x15.corral.v1.HostFunnelB\x04\xe2\x41\x01\x03\x12\x32\n\x0cnearest_miss\x18\x02 \x01(\x0b\x32\x16.corral.v1.NearestMissB\x04\xe2\x41\x01\x03\x12?\n\x07missing\x18\x03 \x03(\x0b\x32(.corral.v1.PlacementFailure.MissingEntryB\x04\xe2\x41\x01\x03\x12\x17\n\trequested\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1c\n\tplaceable\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\x12\"\n\x0fplaceable_bound\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03H\x01\x88\x01\x01\x12\x17\n\tconflicts\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12$\n\x05\x63ures\x18\x08 \x03(\x0b\x32\x0f.corral.v1.CureB\x04\xe2\x41\x01\x03\x12\x1c\n\tpermanent\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x03H\x02\x88\x01\x01\x1a.\n\x0cMissingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0c\n\n_placeableB\x12\n\x10_placeable_boundB\x0c\n\n_permanent\"\x95\x01\n\nHostFunnel\x12\x13\n\x05\x66ield\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07members\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05hosts\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12,\n\truled_out\x18\x04 \x03(\x0b\x32\x13.corral.v1.RuledOutB\x04\xe2\x41\x01\x03\x12\x18\n\ncandidates\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\"M\n\x08RuledOut\x12\x14\n\x06reason\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08resource\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05hosts\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\"\xa7\x01\n\x0bNearestMiss\x12\x17\n\thost_uuid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x66ield\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12:\n\x07missing\x18\x03 \x03(\x0b\x32#.corral.v1.NearestMiss.MissingEntryB\x04\xe2\x41\x01\x03\x1a.\n\x0cMissingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xc3\x01\n\x04\x43ure\x12\x12\n\x04kind\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x66\x61mily\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_uuid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x63ount\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x33\n\x07\x61mounts\x18\x05 \x03(\x0b\x32\x1c.corral.v1.Cure.AmountsEntryB\x04\xe2\x41\x01\x03\x1a.\n\x0c\x41mountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"<\n\rRevisionRange\x12\x14\n\x06oldest\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63urrent\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03*\x87\x01\n\x0ePlacementProof\x12\x1f\n\x1bPLACEMENT_PROOF_UNSPECIFIED\x10\x00\x12\x1b\n\x17PLACEMENT_PROOF_OPTIMAL\x10\x01\x12\x17\n\x13PLACEMENT_PROOF_GAP\x10\x02\x12\x1e\n\x1aPLACEMENT_PROOF_INFEASIBLE\x10\x03*\xba\x01\n\x11PlacementStrategy\x12\"\n\x1ePLACEMENT_STRATEGY_UNSPECIFIED\x10\x00\x12\'\n#PLACEMENT_STRATEGY_LEAST_LOST_VALUE\x10\x01\x12\x1b\n\x17PLACEMENT_STRATEGY_PACK\x10\x02\x12\x1d\n\x19PLACEMENT_STRATEGY_SPREAD\x10\x03\x12\x1c\n\x18PLACEMENT_STRATEGY_CLOSE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63orral/v1/placement.proto\x12\tcorral.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xcd\x02\n\tPlacement\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x15.corral.v1.AssignmentB\x04\xe2\x41\x01\x03\x12\x17\n\tobjective\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0blower_bound\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bupper_bound\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x11\n\x03gap\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12.\n\x05proof\x18\x06 \x01(\x0e\x32\x19.corral.v1.PlacementProofB\x04\xe2\x41\x01\x03\x12\x13\n\x05stage\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x31\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\x34\n\x08strategy\x18\t \x01(\x0e\x32\x1c.corral.v1.PlacementStrategyB\x04\xe2\x41\x01\x03\"\x92\x02\n\nAssignment\x12\x1b\n\rinstance_uuid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tnode_rank\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_uuid\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_name\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tzone_uuid\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12=\n\tresources\x18\x07 \x03(\x0b\x32$.corral.v1.Assignment.ResourcesEntryB\x04\xe2\x41\x01\x03\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"R\n\x05\x43laim\x12\x31\n\tinstances\x18\x01 \x03(\x0b\x32\x18.corral.v1.InstanceClaimB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61ttempts\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\"\xb9\x01\n\rInstanceClaim\x12\x1b\n\rinstance_uuid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_uuid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12@\n\tresources\x18\x03 \x03(\x0b\x32\'.corral.v1.InstanceClaim.ResourcesEntryB\x04\xe2\x41\x01\x03\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xcd\x03\n\x10PlacementFailure\x12,\n\x07\x66unnels\x18\x01 \x03(\x0b\x32\x15.corral.v1.HostFunnelB\x04\xe2\x41\x01\x03\x12\x32\n\x0cnearest_miss\x18\x02 \x01(\x0b\x32\x16.corral.v1.NearestMissB\x04\xe2\x41\x01\x03\x12?\n\x07missing\x18\x03 \x03(\x0b\x32(.corral.v1.PlacementFailure.MissingEntryB\x04\xe2\x41\x01\x03\x12\x17\n\trequested\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1c\n\tplaceable\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\x12\"\n\x0fplaceable_bound\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03H\x01\x88\x01\x01\x12\x17\n\tconflicts\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12$\n\x05\x63ures\x18\x08 \x03(\x0b\x32\x0f.corral.v1.CureB\x04\xe2\x41\x01\x03\x12\x1c\n\tpermanent\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x03H\x02\x88\x01\x01\x1a.\n\x0cMissingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0c\n\n_placeableB\x12\n\x10_placeable_boundB\x0c\n\n_permanent\"\x95\x01\n\nHostFunnel\x12\x13\n\x05\x66ield\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07members\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05hosts\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12,\n\truled_out\x18\x04 \x03(\x0b\x32\x13.corral.v1.RuledOutB\x04\xe2\x41\x01\x03\x12\x18\n\ncandidates\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\"M\n\x08RuledOut\x12\x14\n\x06reason\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08resource\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05hosts\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\"\xa7\x01\n\x0bNearestMiss\x12\x17\n\thost_uuid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x66ield\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12:\n\x07missing\x18\x03 \x03(\x0b\x32#.corral.v1.NearestMiss.MissingEntryB\x04\xe2\x41\x01\x03\x1a.\n\x0cMissingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xc3\x01\n\x04\x43ure\x12\x12\n\x04kind\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x66\x61mily\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\thost_uuid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x63ount\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x33\n\x07\x61mounts\x18\x05 \x03(\x0b\x32\x1c.corral.v1.Cure.AmountsEntryB\x04\xe2\x41\x01\x03\x1a.\n\x0c\x41mountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"<\n\rRevisionRange\x12\x14\n\x06oldest\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63urrent\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03*\x87\x01\n\x0ePlacementProof\x12\x1f\n\x1bPLACEMENT_PROOF_UNSPECIFIED\x10\x00\x12\x1b\n\x17PLACEMENT_PROOF_OPTIMAL\x10\x01\x12\x17\n\x13PLACEMENT_PROOF_GAP\x10\x02\x12\x1e\n\x1aPLACEMENT_PROOF_INFEASIBLE\x10\x03*\xba\x01\n\x11PlacementStrategy\x12\"\n\x1ePLACEMENT_STRATEGY_UNSPECIFIED\x10\x00\x12\'\n#PLACEMENT_STRATEGY_LEAST_LOST_VALUE\x10\x01\x12\x1b\n\x17PLACEMENT_STRATEGY_PACK\x10\x02\x12\x1d\n\x19PLACEMENT_STRATEGY_SPREAD\x10\x03\x12\x1c\n\x18PLACEMENT_STRATEGY_CLOSE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +51,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACEMENT'].fields_by_name['duration']._serialized_options = b'\342A\001\003'
   _globals['_PLACEMENT'].fields_by_name['strategy']._loaded_options = None
   _globals['_PLACEMENT'].fields_by_name['strategy']._serialized_options = b'\342A\001\003'
+  _globals['_ASSIGNMENT_RESOURCESENTRY']._loaded_options = None
+  _globals['_ASSIGNMENT_RESOURCESENTRY']._serialized_options = b'8\001'
   _globals['_ASSIGNMENT'].fields_by_name['instance_uuid']._loaded_options = None
   _globals['_ASSIGNMENT'].fields_by_name['instance_uuid']._serialized_options = b'\342A\001\003'
   _globals['_ASSIGNMENT'].fields_by_name['node_rank']._loaded_options = None
@@ -63,12 +65,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNMENT'].fields_by_name['host_name']._serialized_options = b'\342A\001\003'
   _globals['_ASSIGNMENT'].fields_by_name['zone_uuid']._loaded_options = None
   _globals['_ASSIGNMENT'].fields_by_name['zone_uuid']._serialized_options = b'\342A\001\003'
-  _globals['_ASSIGNMENT'].fields_by_name['cpu_num']._loaded_options = None
-  _globals['_ASSIGNMENT'].fields_by_name['cpu_num']._serialized_options = b'\342A\001\003'
-  _globals['_ASSIGNMENT'].fields_by_name['memory_size']._loaded_options = None
-  _globals['_ASSIGNMENT'].fields_by_name['memory_size']._serialized_options = b'\342A\001\003'
+  _globals['_ASSIGNMENT'].fields_by_name['resources']._loaded_options = None
+  _globals['_ASSIGNMENT'].fields_by_name['resources']._serialized_options = b'\342A\001\003'
   _globals['_CLAIM'].fields_by_name['instances']._loaded_options = None
   _globals['_CLAIM'].fields_by_name['instances']._serialized_options = b'\342A\001\003'
+  _globals['_CLAIM'].fields_by_name['attempts']._loaded_options = None
+  _globals['_CLAIM'].fields_by_name['attempts']._serialized_options = b'\342A\001\003'
   _globals['_INSTANCECLAIM_RESOURCESENTRY']._loaded_options = None
   _globals['_INSTANCECLAIM_RESOURCESENTRY']._serialized_options = b'8\001'
   _globals['_INSTANCECLAIM'].fields_by_name['instance_uuid']._loaded_options = None
@@ -137,36 +139,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVISIONRANGE'].fields_by_name['oldest']._serialized_options = b'\342A\001\003'
   _globals['_REVISIONRANGE'].fields_by_name['current']._loaded_options = None
   _globals['_REVISIONRANGE'].fields_by_name['current']._serialized_options = b'\342A\001\003'
-  _globals['_PLACEMENTPROOF']._serialized_start=2029
-  _globals['_PLACEMENTPROOF']._serialized_end=2164
-  _globals['_PLACEMENTSTRATEGY']._serialized_start=2167
-  _globals['_PLACEMENTSTRATEGY']._serialized_end=2353
+  _globals['_PLACEMENTPROOF']._serialized_start=2116
+  _globals['_PLACEMENTPROOF']._serialized_end=2251
+  _globals['_PLACEMENTSTRATEGY']._serialized_start=2254
+  _globals['_PLACEMENTSTRATEGY']._serialized_end=2440
   _globals['_PLACEMENT']._serialized_start=106
   _globals['_PLACEMENT']._serialized_end=439
   _globals['_ASSIGNMENT']._serialized_start=442
-  _globals['_ASSIGNMENT']._serialized_end=653
-  _globals['_CLAIM']._serialized_start=655
-  _globals['_CLAIM']._serialized_end=713
-  _globals['_INSTANCECLAIM']._serialized_start=716
-  _globals['_INSTANCECLAIM']._serialized_end=901
-  _globals['_INSTANCECLAIM_RESOURCESENTRY']._serialized_start=853
-  _globals['_INSTANCECLAIM_RESOURCESENTRY']._serialized_end=901
-  _globals['_PLACEMENTFAILURE']._serialized_start=904
-  _globals['_PLACEMENTFAILURE']._serialized_end=1365
-  _globals['_PLACEMENTFAILURE_MISSINGENTRY']._serialized_start=1271
-  _globals['_PLACEMENTFAILURE_MISSINGENTRY']._serialized_end=1317
-  _globals['_HOSTFUNNEL']._serialized_start=1368
-  _globals['_HOSTFUNNEL']._serialized_end=1517
-  _globals['_RULEDOUT']._serialized_start=1519
-  _globals['_RULEDOUT']._serialized_end=1596
-  _globals['_NEARESTMISS']._serialized_start=1599
-  _globals['_NEARESTMISS']._serialized_end=1766
-  _globals['_NEARESTMISS_MISSINGENTRY']._serialized_start=1271
-  _globals['_NEARESTMISS_MISSINGENTRY']._serialized_end=1317
-  _globals['_CURE']._serialized_start=1769
-  _globals['_CURE']._serialized_end=1964
-  _globals['_CURE_AMOUNTSENTRY']._serialized_start=1918
-  _globals['_CURE_AMOUNTSENTRY']._serialized_end=1964
-  _globals['_REVISIONRANGE']._serialized_start=1966
-  _globals['_REVISIONRANGE']._serialized_end=2026
+  _globals['_ASSIGNMENT']._serialized_end=716
+  _globals['_ASSIGNMENT_RESOURCESENTRY']._serialized_start=668
+  _globals['_ASSIGNMENT_RESOURCESENTRY']._serialized_end=716
+  _globals['_CLAIM']._serialized_start=718
+  _globals['_CLAIM']._serialized_end=800
+  _globals['_INSTANCECLAIM']._serialized_start=803
+  _globals['_INSTANCECLAIM']._serialized_end=988
+  _globals['_INSTANCECLAIM_RESOURCESENTRY']._serialized_start=668
+  _globals['_INSTANCECLAIM_RESOURCESENTRY']._serialized_end=716
+  _globals['_PLACEMENTFAILURE']._serialized_start=991
+  _globals['_PLACEMENTFAILURE']._serialized_end=1452
+  _globals['_PLACEMENTFAILURE_MISSINGENTRY']._serialized_start=1358
+  _globals['_PLACEMENTFAILURE_MISSINGENTRY']._serialized_end=1404
+  _globals['_HOSTFUNNEL']._serialized_start=1455
+  _globals['_HOSTFUNNEL']._serialized_end=1604
+  _globals['_RULEDOUT']._serialized_start=1606
+  _globals['_RULEDOUT']._serialized_end=1683
+  _globals['_NEARESTMISS']._serialized_start=1686
+  _globals['_NEARESTMISS']._serialized_end=1853
+  _globals['_NEARESTMISS_MISSINGENTRY']._serialized_start=1358
+  _globals['_NEARESTMISS_MISSINGENTRY']._serialized_end=1404
+  _globals['_CURE']._serialized_start=1856
+  _globals['_CURE']._serialized_end=2051
+  _globals['_CURE_AMOUNTSENTRY']._serialized_start=2005
+  _globals['_CURE_AMOUNTSENTRY']._serialized_end=2051
+  _globals['_REVISIONRANGE']._serialized_start=2053
+  _globals['_REVISIONRANGE']._serialized_end=2113
 # @@protoc_insertion_point(module_scope)

@@ -146,14 +146,33 @@ class Assignment(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INSTANCE_UUID_FIELD_NUMBER: _builtins.int
     NODE_RANK_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     HOST_UUID_FIELD_NUMBER: _builtins.int
     HOST_NAME_FIELD_NUMBER: _builtins.int
     ZONE_UUID_FIELD_NUMBER: _builtins.int
-    CPU_NUM_FIELD_NUMBER: _builtins.int
-    MEMORY_SIZE_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
     instance_uuid: _builtins.str
     """The member's UUID. Empty in a plan that was not stored."""
     node_rank: _builtins.int
@@ -166,10 +185,10 @@ class Assignment(_message.Message):
     """The name of the host."""
     zone_uuid: _builtins.str
     """The UUID of the host's zone."""
-    cpu_num: _builtins.int
-    """Virtual CPUs that the member takes."""
-    memory_size: _builtins.int
-    """Memory that the member takes, in bytes."""
+    @_builtins.property
+    def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What the member takes, by the resource's name: `vcpu` in virtual CPUs, `memory` in bytes."""
+
     def __init__(
         self,
         *,
@@ -179,12 +198,11 @@ class Assignment(_message.Message):
         host_uuid: _builtins.str = ...,
         host_name: _builtins.str = ...,
         zone_uuid: _builtins.str = ...,
-        cpu_num: _builtins.int = ...,
-        memory_size: _builtins.int = ...,
+        resources: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_num", b"cpu_num", "host_name", b"host_name", "host_uuid", b"host_uuid", "instance_uuid", b"instance_uuid", "memory_size", b"memory_size", "name", b"name", "node_rank", b"node_rank", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_name", b"host_name", "host_uuid", b"host_uuid", "instance_uuid", b"instance_uuid", "name", b"name", "node_rank", b"node_rank", "resources", b"resources", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,6 +215,11 @@ class Claim(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCES_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    attempts: _builtins.int
+    """How many times the group was planned until its claim was taken, from 1. More than 1 means that
+    another group took the planned capacity first.
+    """
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceClaim]:
         """One entry for every member that has a reservation."""
@@ -205,10 +228,11 @@ class Claim(_message.Message):
         self,
         *,
         instances: _abc.Iterable[Global___InstanceClaim] | None = ...,
+        attempts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "instances", b"instances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
