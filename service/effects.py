@@ -77,7 +77,8 @@ class Remove:
     attempt: int
 
 
-Effect = Plan | Dispatch | Create | Resume | Observe | Shutdown | PowerOff | Remove
+MemberEffect = Create | Resume | Observe | Shutdown | PowerOff | Remove
+Effect = Plan | Dispatch | MemberEffect
 
 BOOT_POLL_MS = 2_000
 REST_POLL_MS = 10_000

@@ -1,7 +1,7 @@
 """From a stored member to what its host is asked to create: sizes, network and the rendezvous documents. Pure.
 
-Contract `rendezvous/v1` (one JSON document and the same facts as an env file): every member knows the whole group before
-it boots, so no name service and no discovery are needed. Nothing in here is secret.
+Contract `rendezvous/v1` (one JSON document and the same facts as an env file): every member knows the whole group
+before it boots, so no name service and no discovery are needed. Nothing in here is secret.
 """
 
 from __future__ import annotations

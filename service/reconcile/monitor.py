@@ -72,6 +72,11 @@ class HostMonitor:
         return self._silent
 
     @property
+    def settled(self) -> bool:
+        """Whether the first probe has ended, either way."""
+        return self.facts is not None or self._failures > 0
+
+    @property
     def last(self) -> Look | None:
         """The newest complete listing."""
         return self._last

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from service.errors import InvariantViolation
 from service.fleet import HostState, HostStatus, Network
@@ -140,11 +141,13 @@ def take_addresses(
         if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
             raise ClaimLost(f"no address is left in zone {zone_uuid}")
         found[instance_uuid] = str(candidate)
-        connection.execute(
-            insert(schema.addresses).values(
-                zone_uuid=zone_uuid, address=str(candidate), instance_uuid=instance_uuid, attempt=attempt
-            )
+        row = insert(schema.addresses).values(
+            zone_uuid=zone_uuid, address=str(candidate), instance_uuid=instance_uuid, attempt=attempt
         )
+        try:
+            connection.execute(row)
+        except IntegrityError as error:  # another transaction took it since the SELECT
+            raise ClaimLost(f"address {candidate} was just taken") from error
         candidate += 1
     return found
 

@@ -117,20 +117,15 @@ def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
     return result.rowcount == 1
 
 
-def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None, seen_version: int) -> bool:
+def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None, seen_version: int | None) -> bool:
     """End the lease and set when the group is due next.
 
-    False, and nothing is written, where a later epoch has it or the group changed since `seen_version`.
+    False, and nothing is written, where a later epoch has it or the group changed since `seen_version` (None: any).
     """
-    result = connection.execute(
-        update(schema.groups)
-        .where(
-            schema.groups.c.uuid == uuid,
-            schema.groups.c.epoch == epoch,
-            schema.groups.c.version == seen_version,
-        )
-        .values(lease_until=0, owner="", due_at=due_at)
-    )
+    mine = and_(schema.groups.c.uuid == uuid, schema.groups.c.epoch == epoch)
+    if seen_version is not None:
+        mine = and_(mine, schema.groups.c.version == seen_version)
+    result = connection.execute(update(schema.groups).where(mine).values(lease_until=0, owner="", due_at=due_at))
     return result.rowcount == 1
 
 

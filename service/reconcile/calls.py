@@ -1,0 +1,240 @@
+"""One effect on one member: the driver call, its budget, and what its outcome means as facts.
+
+An outcome that was not seen is "maybe": no fact, and the effect is done again, which looks before it acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from service.drivers.base import (
+    DriverError,
+    HostRejected,
+    HostUnreachable,
+    MachineConflict,
+    MachineGhost,
+    MachineIdentity,
+    MachineState,
+    ObservedMachine,
+)
+from service.effects import Create, MemberEffect, Observe, PowerOff, Remove, Resume, Shutdown
+from service.facts import Fact, Observation, Observed, StopAsked
+from service.fleet import Host, ModelService, Zone
+from service.model import Group, Instance
+from service.reconcile.machine_spec import identity_of, machine_spec
+from service.reconcile.monitor import HostMonitor
+
+logger = logging.getLogger(__name__)
+
+BUDGET_SECONDS: Mapping[type, float] = {
+    Create: 30.0,
+    Resume: 10.0,
+    Observe: 10.0,
+    Shutdown: 10.0,
+    PowerOff: 25.0,
+    Remove: 25.0,  # a frozen QEMU takes 12 to 18 s to destroy (measured)
+}
+POLL_AGE = 0.5
+
+READY = "ready"
+
+_OBSERVATION: Mapping[MachineState, Observation] = {
+    MachineState.PAUSED: Observation.PAUSED,
+    MachineState.RUNNING: Observation.EXECUTING,
+    MachineState.STOPPING: Observation.EXECUTING,
+    MachineState.STOPPED: Observation.HALTED,
+    MachineState.CRASHED: Observation.HALTED,
+}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a call brought. `retry`: do it again after a pause; `reload`: the stored group changed."""
+
+    facts: Sequence[Fact] = field(default_factory=tuple)
+    retry: bool = False
+    reload: bool = False
+
+
+@dataclass(slots=True)
+class Directory:
+    """What machine specifications are made from; refreshed when zones, hosts or the catalogue change."""
+
+    hosts: Mapping[str, Host]
+    zones: Mapping[str, Zone]
+    catalogue: Mapping[str, ModelService]
+
+
+@dataclass(slots=True)
+class Sends:
+    """What this lease knows of creates, as (instance, attempt): which it dispatched itself, and which may have arrived.
+
+    Only an attempt that was dispatched under this very lease can be known never to have been sent.
+    """
+
+    dispatched: set[tuple[str, int]] = field(default_factory=set)
+    maybe_arrived: set[tuple[str, int]] = field(default_factory=set)
+
+
+CallObserver = Callable[[str, str, float], None]
+"""`(call, outcome, seconds)` for metrics."""
+
+
+class MemberCalls:
+    """Performs member effects through the hosts' monitors."""
+
+    def __init__(
+        self,
+        cluster: str,
+        monitors: Mapping[str, HostMonitor],
+        directory: Directory,
+        observe_call: @dataclass(slots=True)
+class Sends:
+    """What this lease knows of creates, as (instance, attempt): which it dispatched itself, and which may have arrived.
+
+    Only an attempt that was dispatched under this very lease can be known never to have been sent.
+    """
+
+    dispatched: set[tuple[str, int]] = field(default_factory=set)
+    maybe_arrived: set[tuple[str, int]] = field(default_factory=set)
+
+
+CallObserver = lambda *_: None,
+    ) -> None:
+        self._cluster = cluster
+        self._monitors = monitors
+        self.directory = directory
+        self._observe_call = observe_call
+
+    async def perform(
+        self, group: Group, effect: MemberEffect, sends: Sends, *, lease_left_ms: int, hinted: bool
+    ) -> Outcome:
+        """Run one member effect. A host's trouble never raises: it becomes facts, a retry, or both.
+
+        `hinted`: something has just changed there, so an older listing will not do.
+        """
+        member = group.instance(effect.instance_uuid)
+        monitor = self._monitors.get(member.host_uuid)
+        if monitor is None or monitor.silent:
+            return Outcome(retry=True)  # the worker has told the group that this host is silent
+        budget = BUDGET_SECONDS[type(effect)]
+        if lease_left_ms < budget * 1000:
+            return Outcome(retry=True)  # another owner may start before this call could end (RELIABILITY mechanism 3)
+        name = type(effect).__name__.lower()
+        started = time.perf_counter()
+        verdict = "ok"
+        try:
+            async with asyncio.timeout(budget + 2.0):  # the driver keeps its own deadline; this one is for its bugs
+                facts = await self._call(monitor, group, member, effect, budget, hinted)
+            if isinstance(effect, Create):
+                sends.maybe_arrived.add((member.uuid, member.attempt))
+            return Outcome(facts, retry=facts is _AGAIN)
+        except DriverError as error:
+            verdict = type(error).__name__
+            return self._trouble(monitor, member, effect, error, sends)
+        except TimeoutError:
+            verdict = "Timeout"
+            sends.maybe_arrived.add((member.uuid, member.attempt))
+            monitor.suspect()
+            return Outcome(retry=True)
+        finally:
+            self._observe_call(name, verdict, time.perf_counter() - started)
+
+    async def _call(
+        self,
+        monitor: HostMonitor,
+        group: Group,
+        member: Instance,
+        effect: MemberEffect,
+        budget: float,
+        hinted: bool,
+    ) -> Sequence[Fact]:
+        identity = identity_of(self._cluster, member)
+        driver = monitor.driver
+        if isinstance(effect, Create):
+            spec = machine_spec(
+                self._cluster,
+                group,
+                member,
+                host=monitor.host,
+                zones=self.directory.zones,
+                catalogue=self.directory.catalogue,
+            )
+            return _seen(member, await driver.create_paused(spec, budget_seconds=budget))
+        if isinstance(effect, Resume):
+            return _seen(member, await driver.resume(identity, budget_seconds=budget))
+        if isinstance(effect, Observe):
+            return await self._look(monitor, member, identity, fresh=hinted)
+        if isinstance(effect, Shutdown):
+            await driver.shutdown(identity, budget_seconds=budget)
+            return (StopAsked(member.uuid, member.attempt),)
+        if isinstance(effect, PowerOff):
+            await driver.power_off(identity, budget_seconds=budget)
+            return await self._look(monitor, member, identity, fresh=True)
+        assert isinstance(effect, Remove)
+        await driver.remove(identity, budget_seconds=budget)
+        if await monitor.confirm_absent(identity.machine_uuid):
+            return (Observed(member.uuid, member.attempt, Observation.GONE, member.reason),)
+        return _AGAIN
+
+    async def _look(
+        self, monitor: HostMonitor, member: Instance, identity: MachineIdentity, *, fresh: bool
+    ) -> Sequence[Fact]:
+        machine = None
+        if not fresh:
+            machine = (await monitor.look(max_age=POLL_AGE)).listing.find(identity.machine_uuid)
+        if machine is None:
+            machine = await monitor.observe(identity)
+        if machine is not None:
+            return _seen(member, machine)
+        if await monitor.confirm_absent(identity.machine_uuid):
+            return (Observed(member.uuid, member.attempt, Observation.GONE, "its machine is gone from the host"),)
+        return _AGAIN
+
+    def _trouble(
+        self, monitor: HostMonitor, member: Instance, effect: MemberEffect, error: DriverError, sends: Sends
+    ) -> Outcome:
+        logger.warning(
+            "%s of %s (attempt %d) on %s: %s: %s %s",
+            type(effect).__name__, member.uuid, member.attempt, monitor.host.name,
+            type(error).__name__, error.public, error.detail,
+        )  # fmt: skip
+        key = (member.uuid, member.attempt)
+        if isinstance(error, MachineGhost):
+            monitor.ghost(member.machine_uuid)
+            return Outcome(retry=True)
+        if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Create | Resume):
+            return Outcome([Observed(*key, Observation.REJECTED, error.public)])
+        if isinstance(error, HostUnreachable):
+            monitor.suspect()
+            if isinstance(effect, Create) and key in sends.dispatched and key not in sends.maybe_arrived:
+                return Outcome([Observed(*key, Observation.NOT_SENT)], retry=True)
+            return Outcome(retry=True)
+        if isinstance(effect, Create):
+            sends.maybe_arrived.add(key)
+        monitor.suspect()
+        return Outcome(retry=True)
+
+
+_AGAIN: Sequence[Fact] = ()
+
+
+def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
+    """The facts of one observation. A tombstone or ghost in the member's place is not the member."""
+    observation = _OBSERVATION.get(machine.state)
+    if observation is None:
+        return (
+            Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine can not be used on this host"),
+        )
+    reason, address = "", ""
+    if machine.report is not None and observation is Observation.EXECUTING:
+        if machine.report.stage == READY:
+            observation = Observation.READY
+        address = machine.report.address
+    if observation is Observation.HALTED:
+        reason = "its machine crashed" if machine.state is MachineState.CRASHED else "its machine stopped by itself"
+    return (Observed(member.uuid, member.attempt, observation, reason, address),)

@@ -1,0 +1,142 @@
+"""Owns the process's reconciliation: host monitors, group workers, the sweep, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from service.drivers.base import MachineIdentity
+from service.errors import CorralError
+from service.reconcile.monitor import HostMonitor
+from service.reconcile.sweep import Sweep
+from service.reconcile.worker import LEASE_MS, GroupWorker, Tools
+from service.store import groups
+
+logger = logging.getLogger(__name__)
+
+MOST_WORKERS = 256
+POLL_SECONDS = 1.0
+FIRST_PROBE_SECONDS = 3.0
+
+
+class Reconciler:
+    """`start`, then `stop`. Between them every due group of the store finds its worker."""
+
+    def __init__(self, tools: Tools, sweep: Sweep | None = None) -> None:
+        self._tools = tools
+        self._sweep = sweep
+        self._workers: dict[str, GroupWorker] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._background: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def monitors(self) -> Mapping[str, HostMonitor]:
+        """The host monitors by host uuid."""
+        return self._tools.monitors
+
+    @property
+    def working(self) -> int:
+        """How many groups are being worked on."""
+        return len(self._workers)
+
+    async def start(self) -> None:
+        """Start monitors, workers and the sweep. Hosts get FIRST_PROBE_SECONDS before groups are looked at."""
+        for monitor in self._tools.monitors.values():
+            monitor.driver.subscribe(self._hint)
+            self._spawn(monitor.run(), f"monitor {monitor.host.name}")
+        deadline = asyncio.get_running_loop().time() + FIRST_PROBE_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            if all(m.settled for m in self._tools.monitors.values()):
+                break
+            await asyncio.sleep(0.01)
+        self._spawn(self._take_due(), "take due groups")
+        if self._sweep is not None:
+            self._spawn(self._sweep.run(), "sweep")
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Start nothing new, let running driver calls end within the grace, give all leases back."""
+        self._stopping = True
+        for worker in self._workers.values():
+            worker.stop()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks.values(), timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*(m.driver.close() for m in self._tools.monitors.values()), return_exceptions=True)
+
+    def poke(self, group_uuid: str) -> None:
+        """A caller's intent was committed for this group."""
+        worker = self._workers.get(group_uuid)
+        if worker is not None:
+            worker.poke()
+        self._wake.set()
+
+    def host_changed(self, host_uuid: str) -> None:
+        """A host fell silent or answers again."""
+        for worker in self._workers.values():
+            worker.host_changed()
+
+    def _hint(self, host_uuid: str, identity: MachineIdentity | None) -> None:
+        if identity is None:
+            monitor = self._tools.monitors.get(host_uuid)
+            if monitor is not None:
+                monitor.suspect()
+            return
+        worker = self._workers.get(identity.group)
+        if worker is not None:
+            worker.hint(identity.instance)
+        else:
+            self._wake.set()
+
+    async def _take_due(self) -> None:
+        while True:
+            self._wake.clear()
+            free = MOST_WORKERS - len(self._workers)
+            taken: tuple[tuple[str, int], ...] = ()
+            if free > 0:
+                now = self._tools.clock()
+                try:
+                    taken = await self._tools.store.write(
+                        lambda c, n=now, f=free: groups.take_due(c, self._tools.owner, n, LEASE_MS, f)  # type: ignore[misc]
+                    )
+                except CorralError as error:
+                    logger.warning("no groups were taken: %s", error)
+                for uuid, epoch in taken:
+                    self._work(uuid, epoch, now + LEASE_MS)
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _work(self, uuid: str, epoch: int, lease_until: int) -> None:
+        worker = GroupWorker(self._tools, uuid, epoch, lease_until)
+        task = asyncio.create_task(worker.run(), name=f"group {uuid}")
+        self._workers[uuid] = worker
+        self._tasks[uuid] = task
+        task.add_done_callback(lambda done: self._ended(uuid, worker, done))
+
+    def _ended(self, uuid: str, worker: GroupWorker, task: asyncio.Task[None]) -> None:
+        if self._workers.get(uuid) is worker:
+            del self._workers[uuid]
+            del self._tasks[uuid]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("group %s: its worker broke; the lease runs out by itself", uuid, exc_info=error)
+        self._wake.set()
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+        task.add_done_callback(_report)
+        self._background.append(task)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("background task %s broke", task.get_name(), exc_info=error)

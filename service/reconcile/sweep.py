@@ -1,0 +1,138 @@
+"""Finds what nobody wants: machines of ours that no member wants, claims whose attempt is over, old tombstones.
+
+Never acts on a first sight: a machine must be unwanted in two sweeps and again right before it is removed. A machine
+without our tag is never even listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from service.drivers.base import DriverError, MachineConflict, MachineIdentity, MachineState, ObservedMachine
+from service.errors import CorralError
+from service.reconcile.monitor import HostMonitor
+from service.store import claims, groups
+from service.store.engine import Store
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 10.0
+REMOVE_SECONDS = 25.0
+TOMBSTONE_SECONDS = 120.0
+"""Longer than libvirtd keeps a silent client (about 30 s) and than any call's budget, together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """What the store says of one host: attempts that want a machine there, and claims whose attempt is over."""
+
+    wanted: frozenset[tuple[str, int]]
+    stale_claims: frozenset[tuple[str, int, str]]
+
+
+def seats(connection: Connection, host_uuid: str) -> Seats:
+    """Read both in one transaction."""
+    seated = groups.on_host(connection, host_uuid)
+    current = frozenset((instance, attempt) for instance, _, attempt, _ in seated)
+    stale = frozenset(c for c in claims.on_host(connection, host_uuid) if (c[0], c[1]) not in current)
+    return Seats(current, stale)
+
+
+class Sweep:
+    """One pass a host every EVERY_SECONDS; hosts are swept concurrently, and a silent one is left out."""
+
+    def __init__(
+        self,
+        store: Store,
+        monitors: Mapping[str, HostMonitor],
+        cluster: str,
+        on_removed: Callable[[str], None] = lambda _kind: None,
+    ) -> None:
+        """`on_removed(kind)`: called for each `machine`, `claim`, `tombstone` that was cleared away."""
+        self._store = store
+        self._monitors = monitors
+        self._cluster = cluster
+        self._on_removed = on_removed
+        self._suspects: dict[str, set[str]] = {}
+        self._tombstones: dict[tuple[str, str], float] = {}
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            await self.once()
+
+    async def once(self) -> None:
+        """One pass over all hosts that answer."""
+        await asyncio.gather(*(self._guarded(m) for m in self._monitors.values() if not m.silent))
+
+    async def _guarded(self, monitor: HostMonitor) -> None:
+        try:
+            await self._host(monitor)
+        except (DriverError, CorralError) as error:
+            logger.info("sweep of host %s ended early: %s", monitor.host.name, error)
+
+    async def _host(self, monitor: HostMonitor) -> None:
+        host_uuid = monitor.host.uuid
+        # The listing comes first: a machine made after it is not in it, and its seat is in the later read.
+        look = await monitor.look()
+        here = await self._store.read(lambda c: seats(c, host_uuid))
+        unwanted = {
+            m.machine_uuid: m
+            for m in look.listing.machines
+            if m.state is not MachineState.TOMBSTONE and _key(m) not in here.wanted
+        }
+        before = self._suspects.get(host_uuid, set())
+        self._suspects[host_uuid] = set(unwanted) - before
+        for machine_uuid in sorted(set(unwanted) & before):
+            await self._remove(monitor, unwanted[machine_uuid])
+        for instance, attempt, group in sorted(here.stale_claims):
+            await self._release(monitor, MachineIdentity(self._cluster, group, instance, attempt))
+        await self._clear_tombstones(monitor, look.listing.machines)
+
+    async def _remove(self, monitor: HostMonitor, machine: ObservedMachine) -> None:
+        again = await self._store.read(lambda c: seats(c, monitor.host.uuid))
+        if _key(machine) in again.wanted:
+            return
+        logger.warning("host %s: removing %s, which no member wants", monitor.host.name, machine.machine_uuid)
+        await monitor.driver.remove(machine.identity, budget_seconds=REMOVE_SECONDS)
+        self._on_removed("machine")
+
+    async def _release(self, monitor: HostMonitor, identity: MachineIdentity) -> None:
+        """A claim of an attempt that is over ends once its machine is absent and can not appear any more."""
+        try:
+            await monitor.driver.entomb(identity, budget_seconds=REMOVE_SECONDS)
+        except MachineConflict:
+            return  # the machine is still there: the sweep removes it first
+        for _ in range(2):
+            found = (await monitor.look()).listing.find(identity.machine_uuid)
+            if found is not None and found.state is not MachineState.TOMBSTONE:
+                return
+
+        def release(connection: Connection) -> None:
+            if (identity.instance, identity.attempt) not in seats(connection, monitor.host.uuid).wanted:
+                claims.release(connection, [(identity.instance, identity.attempt)])
+
+        await self._store.write(release)
+        self._on_removed("claim")
+
+    async def _clear_tombstones(self, monitor: HostMonitor, machines: tuple[ObservedMachine, ...]) -> None:
+        now = asyncio.get_running_loop().time()
+        here = {m.machine_uuid: m for m in machines if m.state is MachineState.TOMBSTONE}
+        for machine_uuid, machine in here.items():
+            first = self._tombstones.setdefault((monitor.host.uuid, machine_uuid), now)
+            if now - first >= TOMBSTONE_SECONDS:
+                await monitor.driver.clear_tombstone(machine.identity, budget_seconds=REMOVE_SECONDS)
+                self._on_removed("tombstone")
+        gone = [key for key in self._tombstones if key[0] == monitor.host.uuid and key[1] not in here]
+        for key in gone:
+            del self._tombstones[key]
+
+
+def _key(machine: ObservedMachine) -> tuple[str, int]:
+    return machine.identity.instance, machine.identity.attempt

@@ -1,0 +1,320 @@
+"""Works on one group under a lease until it is at rest.
+
+The loop has one writer, itself: driver calls run concurrently, their outcomes come back as facts, and every fact goes
+through `changes.apply` with the lease's epoch. A lease that was lost stops everything at once; what is still in flight
+is idempotent and bound to an attempt, so the next owner finds a state that it can go on from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from placement.model import Policy, Status
+from service.app import changes, planning
+from service.app.changes import LeaseLost
+from service.app.planner import Planner
+from service.effects import Dispatch, Effect, Observe, Plan, effects, next_deadline
+from service.errors import CorralError, InvariantViolation, NotFound, Unavailable
+from service.facts import Fact, HostAnswers, HostSilent, NotPlaced, Observation, Observed, Ticked
+from service.fleet import HostStatus
+from service.lifecycle import AT_REST, FINAL, PLACED
+from service.model import Failure, Group
+from service.reconcile.calls import MemberCalls, Outcome, Sends
+from service.reconcile.monitor import HostMonitor
+from service.store import groups
+from service.store.claims import ClaimLost
+from service.store.engine import Store
+
+logger = logging.getLogger(__name__)
+
+LEASE_MS = 45_000
+RENEW_MS = 10_000
+TICK_MS = 2_000
+REST_MS = 10_000
+CLAIM_TRIES = 8
+FLEET_PATIENCE_MS = 10_000
+BACKOFF_FIRST_MS = 250
+BACKOFF_MOST_MS = 10_000
+GANG = "gang"
+
+
+@dataclass(slots=True)
+class Slot:
+    """What is going on for one member (or for the gang): at most one call at a time, and when to try again."""
+
+    task: asyncio.Task[Outcome] | None = None
+    not_before: int = 0
+    pause: int = BACKOFF_FIRST_MS
+    observed_at: int = 0
+    hinted: bool = False
+
+
+@dataclass(slots=True)
+class Tools:
+    """What every worker of a process shares."""
+
+    store: Store
+    planner: Planner
+    calls: MemberCalls
+    monitors: dict[str, HostMonitor]
+    clock: Callable[[], int]
+    owner: str
+    cluster: str
+    plan_seconds: float = 5.0
+    on_claim_lost: Callable[[], None] = lambda: None
+    on_planned: Callable[[str, str, float, float], None] = lambda *_: None
+
+
+@dataclass(slots=True)
+class GroupWorker:
+    """One group's work. `run` returns when the lease was given back or lost."""
+
+    tools: Tools
+    uuid: str
+    epoch: int
+    lease_until: int
+    _slots: dict[str, Slot] = field(default_factory=dict)
+    _sends: Sends = field(default_factory=Sends)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: bool = False
+    _reload: bool = True
+    _waits_for_fleet_until: int = 0
+
+    def poke(self) -> None:
+        """The stored group changed (a caller's intent)."""
+        self._reload = True
+        self._wake.set()
+
+    def hint(self, instance_uuid: str) -> None:
+        """Something changed with a member's machine."""
+        self._slots.setdefault(instance_uuid, Slot()).hinted = True
+        self._wake.set()
+
+    def host_changed(self) -> None:
+        """A host fell silent or answers again."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Start nothing new; give the lease back once running calls have ended."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Drive the group. Ends quietly where the lease is lost; database trouble is waited out within the lease."""
+        group: Group | None = None
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    group = await self._step(group)
+                except Unavailable as error:
+                    logger.warning("group %s: %s; waiting", self.uuid, error)
+                    await asyncio.sleep(BACKOFF_FIRST_MS / 1000)
+                    self._reload = True
+                    if self._now() >= self.lease_until:
+                        return
+                    continue
+                if await self._finished(group):
+                    return
+                await self._sleep(group)
+        except (LeaseLost, NotFound):
+            logger.info("group %s: the lease of epoch %d is over", self.uuid, self.epoch)
+        except InvariantViolation:
+            # Frozen: the lease is kept until it ends, so that nothing goes on by itself before the alarm was seen.
+            logger.exception("group %s: an invariant does not hold; the group is left as it is", self.uuid)
+        finally:
+            await self._abandon()
+
+    # --- one turn ---------------------------------------------------------------------------------------------------
+
+    async def _step(self, group: Group | None) -> Group:
+        now = self._now()
+        if now >= self.lease_until - LEASE_MS + RENEW_MS:
+            await self._renew(now)
+        facts, changed = self._outcomes()
+        changed, self._reload = changed or self._reload, False
+        if facts:
+            group = await self._apply(facts, now)
+        elif group is None or changed:
+            group = await self._load()
+        facts = self._circumstances(group, now)
+        if facts:
+            group = await self._apply(facts, now)
+        if not self._stopping:
+            self._start(group, now)
+        return group
+
+    async def _apply(self, facts: Sequence[Fact], now: int) -> Group:
+        uuid, epoch = self.uuid, self.epoch
+        return await self.tools.store.write(lambda c: changes.apply(c, uuid, facts, now, epoch=epoch))
+
+    async def _load(self) -> Group:
+        group = await self.tools.store.read(lambda c: groups.load(c, self.uuid))
+        if group.epoch != self.epoch:
+            raise LeaseLost(self.uuid)
+        return group
+
+    async def _renew(self, now: int) -> None:
+        until = now + LEASE_MS
+        if not await self.tools.store.write(lambda c: groups.renew(c, self.uuid, self.epoch, until)):
+            raise LeaseLost(self.uuid)
+        self.lease_until = until
+
+    def _outcomes(self) -> tuple[list[Fact], bool]:
+        """Facts of the calls that have ended, and whether one changed the stored group itself.
+
+        A call that failed is tried again after a growing pause.
+        """
+        facts: list[Fact] = []
+        changed = False
+        for slot in self._slots.values():
+            if slot.task is None or not slot.task.done():
+                continue
+            task, slot.task = slot.task, None
+            outcome = task.result()
+            facts += outcome.facts
+            if outcome.retry:
+                slot.not_before = self._now() + slot.pause
+                slot.pause = min(slot.pause * 2, BACKOFF_MOST_MS)
+            else:
+                slot.not_before, slot.pause = 0, BACKOFF_FIRST_MS
+            changed = changed or outcome.reload
+        return facts, changed
+
+    def _circumstances(self, group: Group, now: int) -> list[Fact]:
+        """Deadlines that passed, and hosts that fell silent or answer again."""
+        facts: list[Fact] = []
+        deadline = next_deadline(group)
+        if deadline and now >= deadline:
+            facts.append(Ticked())
+        for host_uuid in sorted({m.host_uuid for m in group.instances if m.host_uuid and m.status in PLACED}):
+            monitor = self.tools.monitors.get(host_uuid)
+            if monitor is not None and not monitor.settled:
+                continue  # right after a start nobody knows yet
+            silent = monitor is None or monitor.silent
+            seated = [m for m in group.instances if m.host_uuid == host_uuid and m.status in PLACED]
+            if silent and any(not m.unknown_since for m in seated):
+                facts.append(HostSilent(host_uuid))
+            elif not silent and any(m.unknown_since for m in seated):
+                facts.append(HostAnswers(host_uuid))
+        return facts
+
+    def _start(self, group: Group, now: int) -> None:
+        for effect in effects(group, now):
+            key = GANG if isinstance(effect, Plan | Dispatch) else effect.instance_uuid
+            slot = self._slots.setdefault(key, Slot())
+            if slot.task is not None or now < slot.not_before or not self._is_due(effect, slot, now):
+                continue
+            hinted, slot.hinted = slot.hinted, False
+            slot.task = asyncio.create_task(self._perform(group, effect, hinted), name=f"{self.uuid} {effect}")
+            slot.task.add_done_callback(lambda _task: self._wake.set())
+
+    def _is_due(self, effect: Effect, slot: Slot, now: int) -> bool:
+        if not isinstance(effect, Observe):
+            return True
+        if not slot.hinted and now < slot.observed_at + effect.every_ms:
+            return False
+        slot.observed_at = now
+        return True
+
+    async def _perform(self, group: Group, effect: Effect, hinted: bool) -> Outcome:
+        if isinstance(effect, Plan):
+            return await self._plan(group)
+        if isinstance(effect, Dispatch):
+            return Outcome(
+                [Observed(uuid, group.instance(uuid).attempt, Observation.DISPATCHED) for uuid in effect.instance_uuids]
+            )
+        return await self.tools.calls.perform(group, effect, lease_left_ms=self.lease_until - self._now())
+
+    # --- planning ---------------------------------------------------------------------------------------------------
+
+    async def _plan(self, group: Group) -> Outcome:
+        """Plan and claim; a lost race re-plans with fresh rows, in the end with the fleet to itself."""
+        try:
+            for attempt in range(1, CLAIM_TRIES + 1):
+                outcome = await self._plan_once(group, attempt)
+                if outcome is not None:
+                    return outcome
+        except Unavailable as error:
+            logger.warning("group %s: planning waits: %s", self.uuid, error)
+            return Outcome([], retry=True)
+        except (InvariantViolation, LeaseLost):
+            raise
+        except CorralError as error:
+            return Outcome([NotPlaced(Failure(error.reason, error.message))])
+        return Outcome([], retry=True)
+
+    async def _plan_once(self, group: Group, attempt: int) -> Outcome | None:
+        hosts, snapshot = await self.tools.store.read(planning.read_fleet)
+        planned = await self.tools.planner.place(
+            snapshot, planning.request(group), Policy(seed=attempt - 1), budget_seconds=self.tools.plan_seconds
+        )
+        decision = planned.decision
+        self.tools.on_planned(decision.proof.value, decision.stage, planned.duration_ms, decision.gap or 0.0)
+        if decision.status is not Status.PLACED:
+            waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
+            if waiting and self._may_wait_for_fleet():
+                return Outcome([], retry=True)
+            return Outcome([NotPlaced(planning.failure(decision.explanation))])
+        placement = planning.record(group, decision, hosts, planned.duration_ms, attempt)
+        now = self._now()
+        try:
+            await self.tools.store.write(lambda c: planning.claim(c, self.tools.cluster, group, placement, now))
+        except ClaimLost as lost:
+            logger.info("group %s: claim lost (%s), planning again", self.uuid, lost)
+            self.tools.on_claim_lost()
+            return None
+        return Outcome([], reload=True)
+
+    def _may_wait_for_fleet(self) -> bool:
+        """Right after a start some hosts were not seen yet: that is no reason to refuse, for a while."""
+        now = self._now()
+        if not self._waits_for_fleet_until:
+            self._waits_for_fleet_until = now + FLEET_PATIENCE_MS
+        return now < self._waits_for_fleet_until
+
+    # --- the end of a turn, and of the work ---------------------------------------------------------------------------
+
+    async def _sleep(self, group: Group) -> None:
+        now = self._now()
+        times = [now + TICK_MS, self.lease_until - LEASE_MS + RENEW_MS]
+        times += [s.not_before for s in self._slots.values() if s.not_before > now]
+        deadline = next_deadline(group)
+        if deadline:
+            times.append(deadline)
+        if self._reload:
+            return
+        try:
+            async with asyncio.timeout(max(0.001, (min(times) - now) / 1000)):
+                await self._wake.wait()
+        except TimeoutError:
+            self._reload = True  # another process may have stored an intent meanwhile
+
+    async def _finished(self, group: Group) -> bool:
+        """Give the lease back where the group is at rest (or the process stops) and nothing runs any more."""
+        if any(s.task is not None for s in self._slots.values()):
+            return False
+        if self._stopping:
+            await self.tools.store.write(lambda c: groups.give_back(c, self.uuid, self.epoch, self._now(), None))
+            return True
+        waiting = any(not isinstance(e, Observe) for e in effects(group, self._now()))
+        if group.phase not in AT_REST or waiting or self._reload or any(s.hinted for s in self._slots.values()):
+            return False
+        due_at = None if group.phase in FINAL else self._now() + REST_MS
+        given = await self.tools.store.write(
+            lambda c: groups.give_back(c, self.uuid, self.epoch, due_at, group.version)
+        )
+        self._reload = not given
+        return given
+
+    async def _abandon(self) -> None:
+        """Let running calls end: each has its own deadline, and what it does is found again by whoever is next."""
+        running = [s.task for s in self._slots.values() if s.task is not None]
+        if running:
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _now(self) -> int:
+        return self.tools.clock()
