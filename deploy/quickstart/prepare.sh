@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# prepare.sh [system] [runtime] [tools] [dev] [guest] [promtool]: installs what is missing, and nothing that is there.
+#   system    Debian packages for libvirt, QEMU, the guest and a Python environment
+#   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
+#   tools     grpcurl into .venv
+#   dev       the hash-pinned requirements of tests and checks into .venv
+#   guest     the default guest image into .cache/guest
+#   promtool  promtool into .cache/tools, from Debian's package, without installing its service
+# Runs again in well under a second when nothing changed: each step leaves a stamp with the hash of what it was made from.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+PACKAGES=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils libvirt-dev pkg-config gcc libc6-dev
+    iproute2 linux-image-cloud-amd64 busybox-static)
+
+say() { printf '==> %s\n' "$*"; }
+fail() { printf 'corral: %s\n' "$*" >&2; exit 1; }
+installed() { dpkg-query -W -f '${db:Status-Abbrev}\n' "$1" 2>/dev/null | grep -q '^ii'; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo -- "$@"
+    else fail "'$*' needs root, and there is no sudo: run this as root"
+    fi
+}
+
+# The interpreter for .venv: $PYTHON, or the newest that is here and new enough.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.11 /usr/bin/python3.11 python3 python3.13 python3.12}; do
+        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# A package whose program works is not asked for, whoever installed it.
+missing_packages() {
+    local package python
+    for package in "${PACKAGES[@]}"; do installed "$package" || printf '%s\n' "$package"; done
+    python=$(find_python) || { printf '%s\n' python3 python3-venv python3-dev; return; }
+    "$python" -c 'import ensurepip' 2>/dev/null || printf '%s\n' python3-venv
+    "$python" -c 'import os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null ||
+        printf '%s\n' python3-dev
+}
+
+prepare_system() {
+    local missing
+    command -v dpkg-query >/dev/null || fail "this is no Debian: install libvirt, QEMU, their headers, a Debian cloud kernel and busybox-static
+        yourself (deploy/README.md lists them), then run the service with your own configuration"
+    mapfile -t missing < <(missing_packages)
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    command -v apt-get >/dev/null || fail "these packages are missing and there is no apt-get: ${missing[*]}"
+    say "installing Debian packages: ${missing[*]}"
+    local quiet=(-q -y -o DPkg::Lock::Timeout=120)
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get "${quiet[@]}" install --no-install-recommends "${missing[@]}" >.cache/apt.log 2>&1 ||
+        { as_root apt-get "${quiet[@]}" update >>.cache/apt.log 2>&1 &&
+          as_root env DEBIAN_FRONTEND=noninteractive apt-get "${quiet[@]}" install --no-install-recommends "${missing[@]}" >>.cache/apt.log 2>&1; } ||
+        { tail -n 5 .cache/apt.log >&2; fail "apt-get could not install them; all of its output: .cache/apt.log"; }
+}
+
+make_venv() {
+    [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2>/dev/null && return
+    local python
+    python=$(find_python) || fail "Python 3.11 or newer is missing: apt-get install python3 python3-venv python3-dev"
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv --clear .venv || fail "no virtual environment could be made: apt-get install python3-venv"
+}
+
+# pip_stamped NAME FILE...: pip runs only where the files' hash differs from the stamp that the last good run left.
+pip_stamped() {
+    local name=$1 stamp hash file arguments=()
+    shift
+    stamp=.venv/.stamp-$name
+    hash=$(cat "$@" | sha256sum | cut -d ' ' -f 1)
+    [ "$(cat "$stamp" 2>/dev/null)" != "$hash" ] || return 0
+    say "installing Python requirements: $name"
+    for file in "$@"; do arguments+=(-r "$file"); done
+    # All versions and hashes are pinned, so nothing is left to resolve; bytecode is made on first use.
+    .venv/bin/pip install -q --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes "${arguments[@]}" ||
+        fail "pip could not install ${*}; libvirt-python is built here and needs libvirt-dev, pkg-config, gcc and python3-dev"
+    printf '%s\n' "$hash" >"$stamp"
+}
+
+prepare_runtime() {
+    make_venv
+    pip_stamped runtime deploy/requirements/runtime.txt
+    if [ ! -x .venv/bin/corral ] || [ pyproject.toml -nt .venv/bin/corral ]; then
+        .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . || fail "pip could not install this checkout"
+        touch .venv/bin/corral
+    fi
+}
+
+prepare_tools() {
+    make_venv
+    command -v grpcurl >/dev/null || pip_stamped tools deploy/requirements/tools.txt
+}
+
+prepare_dev() {
+    make_venv
+    pip_stamped dev deploy/requirements/dev.txt
+}
+
+prepare_guest() {
+    # A kernel's image may be readable by root alone.
+    if [ -r "$(ls /boot/vmlinuz-*-cloud-* 2>/dev/null | tail -n 1)" ]; then deploy/guest/build.sh .cache/guest
+    else as_root deploy/guest/build.sh "$PWD/.cache/guest"
+    fi
+}
+
+prepare_promtool() {
+    command -v promtool >/dev/null && return
+    [ -x .cache/tools/promtool ] && return
+    say "fetching promtool from Debian's prometheus package"
+    local directory
+    directory=$(mktemp -d)
+    (cd "$directory" && { apt-get -q download prometheus || { as_root apt-get -q update && apt-get -q download prometheus; }; } &&
+        dpkg-deb -x prometheus_*.deb content) >.cache/promtool.log 2>&1 || { tail -n 3 .cache/promtool.log >&2; fail "promtool could not be fetched"; }
+    mkdir -p .cache/tools
+    mv "$directory/content/usr/bin/promtool" .cache/tools/promtool
+    rm -rf "$directory"
+}
+
+mkdir -p .cache
+# Two callers at once would undo each other's half-made environment.
+exec 9>.cache/prepare.lock
+flock 9
+for step in "$@"; do
+    case $step in
+        system | runtime | tools | dev | guest | promtool) "prepare_$step" ;;
+        *) fail "no step '$step'; steps: system runtime tools dev guest promtool" ;;
+    esac
+done
