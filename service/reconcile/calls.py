@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.drivers.base import (
@@ -27,6 +27,7 @@ from service.fleet import Host, ModelService, Zone
 from service.model import Group, Instance
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
+from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +81,6 @@ class Sends:
     maybe_arrived: set[tuple[str, int]] = field(default_factory=set)
 
 
-CallObserver = Callable[[str, str, float], None]
-"""`(call, outcome, seconds)` for metrics."""
-
-
 class MemberCalls:
     """Performs member effects through the hosts' monitors."""
 
@@ -92,23 +89,12 @@ class MemberCalls:
         cluster: str,
         monitors: Mapping[str, HostMonitor],
         directory: Directory,
-        observe_call: @dataclass(slots=True)
-class Sends:
-    """What this lease knows of creates, as (instance, attempt): which it dispatched itself, and which may have arrived.
-
-    Only an attempt that was dispatched under this very lease can be known never to have been sent.
-    """
-
-    dispatched: set[tuple[str, int]] = field(default_factory=set)
-    maybe_arrived: set[tuple[str, int]] = field(default_factory=set)
-
-
-CallObserver = lambda *_: None,
+        metrics: Metrics,
     ) -> None:
         self._cluster = cluster
         self._monitors = monitors
         self.directory = directory
-        self._observe_call = observe_call
+        self._metrics = metrics
 
     async def perform(
         self, group: Group, effect: MemberEffect, sends: Sends, *, lease_left_ms: int, hinted: bool
@@ -142,7 +128,8 @@ CallObserver = lambda *_: None,
             monitor.suspect()
             return Outcome(retry=True)
         finally:
-            self._observe_call(name, verdict, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.driver_calls.labels(monitor.host.address.driver, name, verdict).observe(seconds)
 
     async def _call(
         self,

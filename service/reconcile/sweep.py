@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -18,6 +18,7 @@ from service.errors import CorralError
 from service.reconcile.monitor import HostMonitor
 from service.store import claims, groups
 from service.store.engine import Store
+from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,12 @@ class Sweep:
         store: Store,
         monitors: Mapping[str, HostMonitor],
         cluster: str,
-        on_removed: Callable[[str], None] = lambda _kind: None,
+        metrics: Metrics,
     ) -> None:
-        """`on_removed(kind)`: called for each `machine`, `claim`, `tombstone` that was cleared away."""
         self._store = store
         self._monitors = monitors
         self._cluster = cluster
-        self._on_removed = on_removed
+        self._metrics = metrics
         self._suspects: dict[str, set[str]] = {}
         self._tombstones: dict[tuple[str, str], float] = {}
 
@@ -101,7 +101,7 @@ class Sweep:
             return
         logger.warning("host %s: removing %s, which no member wants", monitor.host.name, machine.machine_uuid)
         await monitor.driver.remove(machine.identity, budget_seconds=REMOVE_SECONDS)
-        self._on_removed("machine")
+        self._metrics.orphans_removed.labels("machine").inc()
 
     async def _release(self, monitor: HostMonitor, identity: MachineIdentity) -> None:
         """A claim of an attempt that is over ends once its machine is absent and can not appear any more."""
@@ -119,7 +119,7 @@ class Sweep:
                 claims.release(connection, [(identity.instance, identity.attempt)])
 
         await self._store.write(release)
-        self._on_removed("claim")
+        self._metrics.orphans_removed.labels("claim").inc()
 
     async def _clear_tombstones(self, monitor: HostMonitor, machines: tuple[ObservedMachine, ...]) -> None:
         now = asyncio.get_running_loop().time()
@@ -128,7 +128,7 @@ class Sweep:
             first = self._tombstones.setdefault((monitor.host.uuid, machine_uuid), now)
             if now - first >= TOMBSTONE_SECONDS:
                 await monitor.driver.clear_tombstone(machine.identity, budget_seconds=REMOVE_SECONDS)
-                self._on_removed("tombstone")
+                self._metrics.orphans_removed.labels("tombstone").inc()
         gone = [key for key in self._tombstones if key[0] == monitor.host.uuid and key[1] not in here]
         for key in gone:
             del self._tombstones[key]

@@ -27,6 +27,7 @@ from service.reconcile.monitor import HostMonitor
 from service.store import groups
 from service.store.claims import ClaimLost
 from service.store.engine import Store
+from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +62,10 @@ class Tools:
     calls: MemberCalls
     monitors: dict[str, HostMonitor]
     clock: Callable[[], int]
+    metrics: Metrics
     owner: str
     cluster: str
     plan_seconds: float = 5.0
-    on_claim_lost: Callable[[], None] = lambda: None
-    on_planned: Callable[[str, str, float, float], None] = lambda *_: None
 
 
 @dataclass(slots=True)
@@ -121,8 +121,10 @@ class GroupWorker:
                     return
                 await self._sleep(group)
         except (LeaseLost, NotFound):
+            self.tools.metrics.lease_losses.inc()
             logger.info("group %s: the lease of epoch %d is over", self.uuid, self.epoch)
         except InvariantViolation:
+            self.tools.metrics.invariant_violations.inc()
             # Frozen: the lease is kept until it ends, so that nothing goes on by itself before the alarm was seen.
             logger.exception("group %s: an invariant does not hold; the group is left as it is", self.uuid)
         finally:
@@ -138,6 +140,7 @@ class GroupWorker:
         changed, self._reload = changed or self._reload, False
         if facts:
             group = await self._apply(facts, now)
+            self.tools.metrics.reconcile_steps.labels("changed").inc()
         elif group is None or changed:
             group = await self._load()
         facts = self._circumstances(group, now)
@@ -224,10 +227,11 @@ class GroupWorker:
         if isinstance(effect, Plan):
             return await self._plan(group)
         if isinstance(effect, Dispatch):
-            return Outcome(
-                [Observed(uuid, group.instance(uuid).attempt, Observation.DISPATCHED) for uuid in effect.instance_uuids]
-            )
-        return await self.tools.calls.perform(group, effect, lease_left_ms=self.lease_until - self._now())
+            members = [group.instance(uuid) for uuid in effect.instance_uuids]
+            self._sends.dispatched.update((m.uuid, m.attempt) for m in members)
+            return Outcome([Observed(m.uuid, m.attempt, Observation.DISPATCHED) for m in members])
+        left = self.lease_until - self._now()
+        return await self.tools.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
@@ -253,7 +257,10 @@ class GroupWorker:
             snapshot, planning.request(group), Policy(seed=attempt - 1), budget_seconds=self.tools.plan_seconds
         )
         decision = planned.decision
-        self.tools.on_planned(decision.proof.value, decision.stage, planned.duration_ms, decision.gap or 0.0)
+        metrics = self.tools.metrics
+        metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)
+        if decision.gap is not None:
+            metrics.plan_gap.observe(decision.gap)
         if decision.status is not Status.PLACED:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
             if waiting and self._may_wait_for_fleet():
@@ -265,8 +272,9 @@ class GroupWorker:
             await self.tools.store.write(lambda c: planning.claim(c, self.tools.cluster, group, placement, now))
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", self.uuid, lost)
-            self.tools.on_claim_lost()
+            metrics.claims_lost.inc()
             return None
+        metrics.claims.inc()
         return Outcome([], reload=True)
 
     def _may_wait_for_fleet(self) -> bool:

@@ -1,0 +1,159 @@
+"""What a simulated host is: a size, delays, and the machines that it holds. Pure state; time is asked of a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from service.drivers.base import (
+    GuestReport,
+    HostRejected,
+    Listing,
+    MachineConflict,
+    MachineIdentity,
+    MachineSpec,
+    MachineState,
+    ObservedMachine,
+)
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationOptions:
+    """A simulated host's `options` in the configuration; all amounts are what the host really has.
+
+    `cpu` (vCPUs), `memory` (bytes, or with a unit: `256GiB`), `boot_ms` (from resume to ready), `call_ms` (every call),
+    `gpu.<model>` (count), `foreign_cpu`, `foreign_memory` (held by machines of others).
+    """
+
+    total: Mapping[str, int]
+    foreign: Mapping[str, int]
+    boot_ms: int = 200
+    call_ms: int = 2
+
+    @classmethod
+    def read(cls, options: Mapping[str, str]) -> SimulationOptions:
+        """From the configuration. Raises HostRejected `bad_request` that names the wrong option."""
+        left = dict(options)
+        total = {"vcpu": _amount(left, "cpu", 64), "memory": _amount(left, "memory", 256 << 30)}
+        foreign = {"vcpu": _amount(left, "foreign_cpu", 0), "memory": _amount(left, "foreign_memory", 0)}
+        boot_ms, call_ms = _amount(left, "boot_ms", 200), _amount(left, "call_ms", 2)
+        for name in [n for n in left if n.startswith("gpu.")]:
+            total[name] = _amount(left, name, 0)
+        if left:
+            raise HostRejected("bad_request", f"option {min(left)!r} is not one of simulated hosts")
+        return cls(total, {k: v for k, v in foreign.items() if v}, boot_ms, call_ms)
+
+
+def _amount(options: dict[str, str], name: str, default: int) -> int:
+    text = options.pop(name, "").strip()
+    if not text:
+        return default
+    for unit, factor in _UNITS.items():
+        if text.endswith(unit):
+            text, scale = text[: -len(unit)], factor
+            break
+    else:
+        scale = 1
+    try:
+        amount = Fraction(text) * scale
+    except ValueError as error:
+        raise HostRejected("bad_request", f"option {name!r} is not an amount") from error
+    if amount < 0 or amount.denominator != 1:
+        raise HostRejected("bad_request", f"option {name!r} is not a whole amount of 0 or more")
+    return int(amount)
+
+
+@dataclass(slots=True)
+class SimulatedMachine:
+    """One machine and when its guest will be, or was, ready (the clock's seconds)."""
+
+    identity: MachineIdentity
+    state: MachineState
+    spec_hash: str = ""
+    epoch: int = 0
+    address: str = ""
+    resumed_at: float = 0.0
+
+
+@dataclass(slots=True)
+class SimulatedHost:
+    """The machines of one host. Methods are atomic and instant; the driver adds delays."""
+
+    name: str
+    options: SimulationOptions
+    clock: Callable[[], float]
+    boot_id: str = "simulated-1"
+    machines: dict[str, SimulatedMachine] = field(default_factory=dict)
+
+    def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
+        """Create paused, or find it there. Raises MachineConflict for a tombstone of the same uuid."""
+        uuid = spec.identity.machine_uuid
+        there = self.machines.get(uuid)
+        if there is not None and there.state is MachineState.TOMBSTONE:
+            raise MachineConflict("the machine's uuid is retired on this host")
+        if there is None or there.state in (MachineState.STOPPED, MachineState.CRASHED):
+            address = spec.interfaces[0].address if spec.interfaces else ""
+            self.machines[uuid] = SimulatedMachine(spec.identity, MachineState.PAUSED, spec.spec_hash, epoch, address)
+        return self.seen(self.machines[uuid])
+
+    def resume(self, identity: MachineIdentity) -> ObservedMachine:
+        """Let a paused machine run. Raises HostRejected where it is not there or not paused."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None or machine.state not in (MachineState.PAUSED, MachineState.RUNNING):
+            raise HostRejected("bad_request", "there is no paused machine to resume")
+        if machine.state is MachineState.PAUSED:
+            machine.state = MachineState.RUNNING
+            machine.resumed_at = self.clock()
+        return self.seen(machine)
+
+    def stop(self, identity: MachineIdentity) -> None:
+        """Power off; absent is fine."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is not None and machine.state is not MachineState.TOMBSTONE:
+            machine.state = MachineState.STOPPED
+
+    def remove(self, identity: MachineIdentity) -> None:
+        """Forget the machine; absent is fine, a tombstone stays."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is not None and machine.state is not MachineState.TOMBSTONE:
+            del self.machines[identity.machine_uuid]
+
+    def entomb(self, identity: MachineIdentity) -> None:
+        """Put a tombstone. Raises MachineConflict where a real machine is there."""
+        there = self.machines.get(identity.machine_uuid)
+        if there is not None and there.state is not MachineState.TOMBSTONE:
+            raise MachineConflict("the machine is there")
+        self.machines[identity.machine_uuid] = SimulatedMachine(identity, MachineState.TOMBSTONE)
+
+    def clear_tombstone(self, identity: MachineIdentity) -> None:
+        """Take the tombstone away. Raises MachineConflict where a real machine is there."""
+        there = self.machines.get(identity.machine_uuid)
+        if there is not None and there.state is not MachineState.TOMBSTONE:
+            raise MachineConflict("the machine is there")
+        self.machines.pop(identity.machine_uuid, None)
+
+    def listing(self) -> Listing:
+        """Everything on the host."""
+        return Listing(self.boot_id, tuple(self.seen(m) for m in self.machines.values()))
+
+    def reboot(self) -> None:
+        """The host restarts: machines are defined still, and stopped."""
+        number = int(self.boot_id.rsplit("-", 1)[1]) + 1
+        self.boot_id = f"simulated-{number}"
+        for machine in self.machines.values():
+            if machine.state is not MachineState.TOMBSTONE:
+                machine.state = MachineState.STOPPED
+
+    def seen(self, machine: SimulatedMachine) -> ObservedMachine:
+        """The machine as an observer sees it at this moment."""
+        report = None
+        if machine.state is MachineState.RUNNING:
+            age = self.clock() - machine.resumed_at
+            ready = age * 1000 >= self.options.boot_ms
+            report = GuestReport("ready" if ready else "booting", "", machine.epoch, machine.address, self.clock())
+        return ObservedMachine(
+            machine.identity, machine.identity.machine_uuid, machine.state, machine.spec_hash, report
+        )
