@@ -1,1 +1,1 @@
-"""The README's and the quickstart's commands, run as a reader would run them, on a private copy of this machine's libvirt."""
+"""The commands of the README and the quickstart, run as a reader would, on a private copy of this machine."""

@@ -1,0 +1,67 @@
+# Corral. `make` or `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PREPARE := deploy/quickstart/prepare.sh
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest
+# Tests that boot guests share one worker, so that they run one after the other beside the rest.
+PARALLEL := -n 2 --dist loadgroup
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## install what is missing, start on this machine's libvirt, deploy two groups, serve (ARGS=--once: then clean up and stop)
+	@deploy/quickstart/run.sh $(ARGS)
+
+.PHONY: down
+down: ## remove everything that `make run` made
+	@deploy/quickstart/run.sh down
+
+.PHONY: prepare
+prepare: ## install what `make run` needs, and start nothing
+	@$(PREPARE) system runtime tools guest
+
+.PHONY: guest
+guest: ## build the default guest image into .cache/guest
+	@$(PREPARE) guest
+
+.PHONY: tools
+tools: ## install grpcurl into .venv and promtool into .cache/tools
+	@$(PREPARE) tools promtool
+
+.PHONY: dev
+dev: ## install what tests and checks need
+	@$(PREPARE) system dev guest promtool
+
+.PHONY: test
+test: dev lint ## every check and test
+	@$(PYTEST) $(PARALLEL) $(ARGS)
+
+.PHONY: lint
+lint: ## style, types, import rules, protobuf rules
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@PYTHONPATH=.:protos $(BIN)/lint-imports --no-logo
+	@$(BIN)/python protos/generate.py lint
+
+.PHONY: unit
+unit: ## the tests that start no guest (ARGS: more for pytest)
+	@$(PYTEST) $(PARALLEL) -m 'not qemu' $(ARGS)
+
+.PHONY: test-qemu
+test-qemu: ## the tests on real QEMU guests in a private lab; as root
+	@$(PYTEST) -m qemu $(ARGS)
+
+.PHONY: protos
+protos: ## generate the Python code and the reference of corral.v1
+	@$(BIN)/python protos/generate.py
+
+.PHONY: requirements
+requirements: ## pin the newest allowed versions of all requirements, with hashes
+	@deploy/requirements/pin.sh
