@@ -91,7 +91,7 @@ def generate(target: Path) -> None:
         services = [
             f"--plugin=protoc-gen-mypy_grpc={tool('protoc-gen-mypy_grpc')}",
             f"--grpc_python_out={target}",
-            f"--mypy_grpc_out=quiet:{target}",
+            f"--mypy_grpc_out=quiet,generate_concrete_servicer_stubs:{target}",
         ]
         files = proto_files()
         _protoc(messages, googleapis, files)

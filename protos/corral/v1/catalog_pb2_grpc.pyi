@@ -76,10 +76,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     DeleteImage: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteImageRequest, _catalog_pb2.DeleteImageResponse]  # type: ignore[assignment]
     """Forgets an image that no model service uses."""
 
-class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
+class CatalogServiceServicer:
     """Model services and images."""
 
-    @_abc_1.abstractmethod
     def CreateModelService(
         self,
         request: _catalog_pb2.CreateModelServiceRequest,
@@ -87,7 +86,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.CreateModelServiceResponse, _abc.Awaitable[_catalog_pb2.CreateModelServiceResponse]]:
         """Puts a model service into the catalogue."""
 
-    @_abc_1.abstractmethod
     def GetModelService(
         self,
         request: _catalog_pb2.GetModelServiceRequest,
@@ -95,7 +93,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.GetModelServiceResponse, _abc.Awaitable[_catalog_pb2.GetModelServiceResponse]]:
         """Returns one model service."""
 
-    @_abc_1.abstractmethod
     def ListModelServices(
         self,
         request: _catalog_pb2.ListModelServicesRequest,
@@ -103,7 +100,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.ListModelServicesResponse, _abc.Awaitable[_catalog_pb2.ListModelServicesResponse]]:
         """Returns model services page by page, ordered by name."""
 
-    @_abc_1.abstractmethod
     def UpdateModelService(
         self,
         request: _catalog_pb2.UpdateModelServiceRequest,
@@ -111,7 +107,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.UpdateModelServiceResponse, _abc.Awaitable[_catalog_pb2.UpdateModelServiceResponse]]:
         """Changes a model service. Groups that exist already keep what they were started with."""
 
-    @_abc_1.abstractmethod
     def DeleteModelService(
         self,
         request: _catalog_pb2.DeleteModelServiceRequest,
@@ -119,7 +114,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.DeleteModelServiceResponse, _abc.Awaitable[_catalog_pb2.DeleteModelServiceResponse]]:
         """Removes a model service that no group uses."""
 
-    @_abc_1.abstractmethod
     def RegisterImage(
         self,
         request: _catalog_pb2.RegisterImageRequest,
@@ -127,7 +121,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.RegisterImageResponse, _abc.Awaitable[_catalog_pb2.RegisterImageResponse]]:
         """Makes an image known that lies in the service's image store."""
 
-    @_abc_1.abstractmethod
     def GetImage(
         self,
         request: _catalog_pb2.GetImageRequest,
@@ -135,7 +128,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.GetImageResponse, _abc.Awaitable[_catalog_pb2.GetImageResponse]]:
         """Returns one image."""
 
-    @_abc_1.abstractmethod
     def ListImages(
         self,
         request: _catalog_pb2.ListImagesRequest,
@@ -143,7 +135,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.ListImagesResponse, _abc.Awaitable[_catalog_pb2.ListImagesResponse]]:
         """Returns images page by page, ordered by name."""
 
-    @_abc_1.abstractmethod
     def DeleteImage(
         self,
         request: _catalog_pb2.DeleteImageRequest,

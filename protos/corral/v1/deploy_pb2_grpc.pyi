@@ -100,13 +100,12 @@ class DistributedModelServiceAsyncStub(DistributedModelServiceStub):
     capacity is given back. It wins over a deploy in progress.
     """
 
-class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
+class DistributedModelServiceServicer:
     """Brings up groups of machines ("distributed model services") and looks after them. A call that
     streams only shows what happens: a client that leaves does not stop it, and can come back by
     WatchInstanceGroups from the last revision that it saw.
     """
 
-    @_abc_1.abstractmethod
     def DeployDistributedModelService(
         self,
         request: _deploy_pb2.DeployDistributedModelServiceRequest,
@@ -117,7 +116,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
         the error for which the group failed.
         """
 
-    @_abc_1.abstractmethod
     def PlanDistributedModelService(
         self,
         request: _deploy_pb2.PlanDistributedModelServiceRequest,
@@ -125,7 +123,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_deploy_pb2.PlanDistributedModelServiceResponse, _abc.Awaitable[_deploy_pb2.PlanDistributedModelServiceResponse]]:
         """Tells where a group would be placed, and writes nothing. Ends on the same errors as the deploy would."""
 
-    @_abc_1.abstractmethod
     def GetInstanceGroup(
         self,
         request: _deploy_pb2.GetInstanceGroupRequest,
@@ -133,7 +130,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_deploy_pb2.GetInstanceGroupResponse, _abc.Awaitable[_deploy_pb2.GetInstanceGroupResponse]]:
         """Returns one group as it is now."""
 
-    @_abc_1.abstractmethod
     def ListInstanceGroups(
         self,
         request: _deploy_pb2.ListInstanceGroupsRequest,
@@ -141,7 +137,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_deploy_pb2.ListInstanceGroupsResponse, _abc.Awaitable[_deploy_pb2.ListInstanceGroupsResponse]]:
         """Returns groups page by page, the oldest first."""
 
-    @_abc_1.abstractmethod
     def WatchInstanceGroups(
         self,
         request: _deploy_pb2.WatchInstanceGroupsRequest,
@@ -149,7 +144,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_deploy_pb2.WatchInstanceGroupsResponse], _abc.AsyncIterator[_deploy_pb2.WatchInstanceGroupsResponse]]:
         """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
 
-    @_abc_1.abstractmethod
     def UpdateInstanceGroup(
         self,
         request: _deploy_pb2.UpdateInstanceGroupRequest,
@@ -157,7 +151,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_deploy_pb2.UpdateInstanceGroupResponse, _abc.Awaitable[_deploy_pb2.UpdateInstanceGroupResponse]]:
         """Changes a group's name, description or tags."""
 
-    @_abc_1.abstractmethod
     def ScaleInstanceGroup(
         self,
         request: _deploy_pb2.ScaleInstanceGroupRequest,
@@ -165,7 +158,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_deploy_pb2.ScaleInstanceGroupResponse], _abc.AsyncIterator[_deploy_pb2.ScaleInstanceGroupResponse]]:
         """Adds or removes workers, all of them or none, and streams every change."""
 
-    @_abc_1.abstractmethod
     def StartInstanceGroup(
         self,
         request: _deploy_pb2.StartInstanceGroupRequest,
@@ -173,7 +165,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_deploy_pb2.StartInstanceGroupResponse], _abc.AsyncIterator[_deploy_pb2.StartInstanceGroupResponse]]:
         """Starts a stopped group and streams every change."""
 
-    @_abc_1.abstractmethod
     def StopInstanceGroup(
         self,
         request: _deploy_pb2.StopInstanceGroupRequest,
@@ -181,7 +172,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_deploy_pb2.StopInstanceGroupResponse], _abc.AsyncIterator[_deploy_pb2.StopInstanceGroupResponse]]:
         """Stops a group and streams every change. Its members keep their hosts and their capacity."""
 
-    @_abc_1.abstractmethod
     def RestartInstanceGroup(
         self,
         request: _deploy_pb2.RestartInstanceGroupRequest,
@@ -189,7 +179,6 @@ class DistributedModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_deploy_pb2.RestartInstanceGroupResponse], _abc.AsyncIterator[_deploy_pb2.RestartInstanceGroupResponse]]:
         """Stops a group, starts it again and streams every change."""
 
-    @_abc_1.abstractmethod
     def DeleteInstanceGroup(
         self,
         request: _deploy_pb2.DeleteInstanceGroupRequest,

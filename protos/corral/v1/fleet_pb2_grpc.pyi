@@ -104,10 +104,9 @@ class FleetServiceAsyncStub(FleetServiceStub):
     WatchFleet: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchFleetRequest, _fleet_pb2.WatchFleetResponse]  # type: ignore[assignment]
     """Streams the changes of hosts and zones, from a revision on, until the client leaves."""
 
-class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
+class FleetServiceServicer:
     """Zones and hosts, and how much of them is free."""
 
-    @_abc_1.abstractmethod
     def CreateZone(
         self,
         request: _fleet_pb2.CreateZoneRequest,
@@ -115,7 +114,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.CreateZoneResponse, _abc.Awaitable[_fleet_pb2.CreateZoneResponse]]:
         """Makes a zone."""
 
-    @_abc_1.abstractmethod
     def ListZones(
         self,
         request: _fleet_pb2.ListZonesRequest,
@@ -123,7 +121,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.ListZonesResponse, _abc.Awaitable[_fleet_pb2.ListZonesResponse]]:
         """Returns zones page by page, ordered by name."""
 
-    @_abc_1.abstractmethod
     def DeleteZone(
         self,
         request: _fleet_pb2.DeleteZoneRequest,
@@ -131,7 +128,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.DeleteZoneResponse, _abc.Awaitable[_fleet_pb2.DeleteZoneResponse]]:
         """Removes a zone that has no hosts."""
 
-    @_abc_1.abstractmethod
     def AddHost(
         self,
         request: _fleet_pb2.AddHostRequest,
@@ -139,7 +135,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.AddHostResponse, _abc.Awaitable[_fleet_pb2.AddHostResponse]]:
         """Takes a host into the fleet. It must answer: its capacity is read before the call returns."""
 
-    @_abc_1.abstractmethod
     def GetHost(
         self,
         request: _fleet_pb2.GetHostRequest,
@@ -147,7 +142,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.GetHostResponse, _abc.Awaitable[_fleet_pb2.GetHostResponse]]:
         """Returns one host as it is now."""
 
-    @_abc_1.abstractmethod
     def ListHosts(
         self,
         request: _fleet_pb2.ListHostsRequest,
@@ -155,7 +149,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.ListHostsResponse, _abc.Awaitable[_fleet_pb2.ListHostsResponse]]:
         """Returns hosts page by page, ordered by name."""
 
-    @_abc_1.abstractmethod
     def UpdateHost(
         self,
         request: _fleet_pb2.UpdateHostRequest,
@@ -163,7 +156,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.UpdateHostResponse, _abc.Awaitable[_fleet_pb2.UpdateHostResponse]]:
         """Changes a host's name, description, labels, ratios or reserve."""
 
-    @_abc_1.abstractmethod
     def RemoveHost(
         self,
         request: _fleet_pb2.RemoveHostRequest,
@@ -171,7 +163,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.RemoveHostResponse, _abc.Awaitable[_fleet_pb2.RemoveHostResponse]]:
         """Takes a host out of the fleet. Refused while it carries members."""
 
-    @_abc_1.abstractmethod
     def EnableHost(
         self,
         request: _fleet_pb2.EnableHostRequest,
@@ -179,7 +170,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.EnableHostResponse, _abc.Awaitable[_fleet_pb2.EnableHostResponse]]:
         """Lets new members be placed on a host again."""
 
-    @_abc_1.abstractmethod
     def DisableHost(
         self,
         request: _fleet_pb2.DisableHostRequest,
@@ -187,7 +177,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.DisableHostResponse, _abc.Awaitable[_fleet_pb2.DisableHostResponse]]:
         """Places no new members on a host. Those that it carries stay."""
 
-    @_abc_1.abstractmethod
     def MaintainHost(
         self,
         request: _fleet_pb2.MaintainHostRequest,
@@ -195,7 +184,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.MaintainHostResponse, _abc.Awaitable[_fleet_pb2.MaintainHostResponse]]:
         """Marks a host as under maintenance. Refused while it carries members; drain it first."""
 
-    @_abc_1.abstractmethod
     def DrainHost(
         self,
         request: _fleet_pb2.DrainHostRequest,
@@ -203,7 +191,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.DrainHostResponse], _abc.AsyncIterator[_fleet_pb2.DrainHostResponse]]:
         """Moves all members away from a host, live where that is possible, and streams every move."""
 
-    @_abc_1.abstractmethod
     def FenceHost(
         self,
         request: _fleet_pb2.FenceHostRequest,
@@ -213,7 +200,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         wrong statement can make two copies of a machine run.
         """
 
-    @_abc_1.abstractmethod
     def GetCapacity(
         self,
         request: _fleet_pb2.GetCapacityRequest,
@@ -221,7 +207,6 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.GetCapacityResponse, _abc.Awaitable[_fleet_pb2.GetCapacityResponse]]:
         """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
 
-    @_abc_1.abstractmethod
     def WatchFleet(
         self,
         request: _fleet_pb2.WatchFleetRequest,

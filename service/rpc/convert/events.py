@@ -5,7 +5,7 @@ from __future__ import annotations
 from corral.v1 import group_pb2
 
 from service.app.feed import Bookmark
-from service.model import Event, EventKind, Group
+from service.model import Event, EventKind, Group, PlacementRecord
 from service.rpc.convert import inventory
 from service.rpc.convert.inventory import Reachable
 
@@ -45,6 +45,11 @@ def standing(value: Group, reachable: Reachable) -> group_pb2.InstanceGroupEvent
         group_uuid=value.uuid,
         group=inventory.group(value, reachable),
     )
+
+
+def planned(record: PlacementRecord) -> group_pb2.InstanceGroupEvent:
+    """The only event of a deploy that was to be checked and planned, and not stored."""
+    return group_pb2.InstanceGroupEvent(planned=inventory.placement(record, planned_only=True))
 
 
 def bookmark(value: Bookmark) -> group_pb2.InstanceGroupEvent:

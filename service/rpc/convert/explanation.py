@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from corral.v1 import placement_pb2
 
 from placement.model import Cure, Explanation, Funnel, NearestMiss, Shortage
 from placement.reasons import Reason
+from service.errors import PlacementError
+from service.rpc.convert.requests import path_as_written
 
 # The detail travels in HTTP/2 headers, and a person reads a few kinds of nodes at most.
 MAX_FUNNELS = 8
 MAX_CURES = 8
+
+
+def in_callers_order(error: PlacementError, order: Sequence[int]) -> PlacementError:
+    """The error with its nodes named as the caller listed them; `order` maps a rank to a position in the list."""
+    explanation = error.explanation
+    if explanation is None:
+        return error
+
+    def rename(node: str) -> str:
+        return path_as_written(node, order)
+
+    nearest = explanation.nearest
+    renamed = replace(
+        explanation,
+        funnels=tuple(replace(funnel, node=rename(funnel.node)) for funnel in explanation.funnels),
+        nearest=replace(nearest, node=rename(nearest.node)) if nearest else None,
+    )
+    return type(error)(error.message, renamed)
 
 
 def placement_failure(explanation: Explanation) -> placement_pb2.PlacementFailure:

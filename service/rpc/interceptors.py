@@ -1,0 +1,258 @@
+"""The one composition around every RPC: request id, identity, limits, errors, metrics and the log line.
+
+It is outermost, so nothing that a handler raises can reach a client except through the table in `errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import structlog
+from google.rpc import code_pb2
+
+from service.errors import Overloaded, Unavailable
+from service.model import Caller
+from service.rpc import calls
+from service.rpc.errors import MethodUnimplemented, is_expected, status_of
+from service.telemetry.grpc_metrics import UNKNOWN_METHOD, GrpcMetrics, Method, code_name
+from service.telemetry.logs import get_logger
+
+Handler = Any
+"""grpc.RpcMethodHandler; its stubs only know the blocking API."""
+
+Identify = Callable[[Any], Caller]
+"""Who makes the call, from its grpc.aio.ServicerContext. Raises Unauthenticated."""
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_QUIET_SERVICES = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
+# Load balancers ask it, and must get an answer exactly when the service is busy.
+_UNLIMITED = frozenset({("grpc.health.v1.Health", "Check")})
+
+_log = get_logger("corral.rpc")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is served at a time. `max_message_bytes`: of one request."""
+
+    max_message_bytes: int = 4 << 20
+    max_unary: int = 1024
+    max_streams: int = 8192
+
+
+@dataclass(slots=True)
+class _Call:
+    """One RPC in progress."""
+
+    method: Method
+    request_id: str
+    context: Any
+    task: asyncio.Task[Any] | None
+    started: float = field(default_factory=time.perf_counter)
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    ended_by_drain: bool = False
+    sent: int = 0
+
+    @property
+    def streaming(self) -> bool:
+        return self.method.type != "unary"
+
+
+class CallGuard(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of all services of a server."""
+
+    def __init__(self, metrics: GrpcMetrics, *, limits: Limits, identify: Identify) -> None:
+        self._metrics = metrics
+        self._limits = limits
+        self._identify = identify
+        self._active: dict[bool, int] = {False: 0, True: 0}
+        self._streams: set[_Call] = set()
+        self._wrapped: dict[str, Handler] = {}
+
+    def end_streams(self) -> None:
+        """End every open stream with UNAVAILABLE and a hint when to come back. Must run on the server's loop."""
+        for call in tuple(self._streams):
+            if call.task is not None and not call.ended_by_drain:
+                call.ended_by_drain = True
+                call.task.cancel()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The method's handler with everything around it."""
+        path = handler_call_details.method
+        known = self._wrapped.get(path)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return self._unimplemented(path)
+        wrapped = self._wrap(handler, _method(path, handler))
+        self._wrapped[path] = wrapped
+        return wrapped
+
+    def _unimplemented(self, path: str) -> Handler:
+        """A handler for a path that nothing serves; it answers any shape of call without reading from it."""
+
+        async def run(_requests: AsyncIterator[bytes], context: Any) -> None:
+            async def refuse(_call: _Call) -> None:
+                raise MethodUnimplemented(path)
+
+            await self._around(UNKNOWN_METHOD, context, refuse)
+
+        return grpc.stream_stream_rpc_method_handler(run)
+
+    def _wrap(self, handler: Handler, method: Method) -> Handler:
+        deserializer = calls.guarded(handler.request_deserializer, self._limits.max_message_bytes)
+        serializer = handler.response_serializer
+        if handler.request_streaming and handler.response_streaming:
+            bidi = self._stream(handler.stream_stream, method, from_stream=True)
+            return grpc.stream_stream_rpc_method_handler(bidi, deserializer, serializer)
+        if handler.response_streaming:
+            stream = self._stream(handler.unary_stream, method, from_stream=False)
+            return grpc.unary_stream_rpc_method_handler(stream, deserializer, serializer)
+        if handler.request_streaming:
+            raise TypeError(f"{method.name}: no service of ours takes a stream and answers once")
+        return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary, method), deserializer, serializer)
+
+    def _unary(self, behavior: Callable[[Any, Any], Any], method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def run(request: Any, context: Any) -> Any:
+            async def answer(call: _Call) -> Any:
+                response = await _as_awaitable(behavior(self._received(request, method), context))
+                self._count_sent(call)
+                return response
+
+            return await self._around(method, context, answer)
+
+        return run
+
+    def _stream(
+        self, behavior: Callable[[Any, Any], Any], method: Method, *, from_stream: bool
+    ) -> Callable[[Any, Any], Awaitable[None]]:
+        # A coroutine that writes, not a generator: a client that leaves then interrupts it here, where it is handled.
+        async def run(request: Any, context: Any) -> None:
+            async def answer(call: _Call) -> None:
+                source = self._each_received(request, method) if from_stream else self._received(request, method)
+                async with aclosing(behavior(source, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+                        self._count_sent(call)
+
+            await self._around(method, context, answer)
+
+        return run
+
+    async def _each_received(self, requests: AsyncIterator[Any], method: Method) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield self._received(request, method)
+
+    def _received(self, request: Any, method: Method) -> Any:
+        self._metrics.received(method)
+        if isinstance(request, calls.Refused):
+            raise request.error
+        return request
+
+    def _count_sent(self, call: _Call) -> None:
+        call.sent += 1
+        self._metrics.sent(call.method)
+
+    async def _around(self, method: Method, context: Any, answer: Callable[[_Call], Awaitable[Any]]) -> Any:
+        request_id = calls.request_id_of(context.invocation_metadata())
+        call = _Call(method, request_id, context, asyncio.current_task())
+        context.set_trailing_metadata(((calls.REQUEST_ID_KEY, request_id),))
+        self._metrics.started(method)
+        self._active[call.streaming] += 1
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                self._admit(call)
+                caller = self._identify(context)
+                calls.set_caller(caller)
+                return await answer(call)
+            except asyncio.CancelledError:
+                await self._cancelled(call)
+                raise
+            except grpc.aio.AbortError:
+                call.code = _CODES.get(_number(context.code()), grpc.StatusCode.UNKNOWN)
+                raise
+            except NotImplementedError:
+                await self._abort(call, MethodUnimplemented(f"/{method.service}/{method.name}"))
+            except Exception as error:
+                await self._abort(call, error)
+            finally:
+                self._active[call.streaming] -= 1
+                self._streams.discard(call)
+                self._ended(call)
+
+    def _admit(self, call: _Call) -> None:
+        """Raises Overloaded where too much is in progress already."""
+        if call.streaming:
+            self._streams.add(call)
+        if (call.method.service, call.method.name) in _UNLIMITED:
+            return
+        limit = self._limits.max_streams if call.streaming else self._limits.max_unary
+        if self._active[call.streaming] > limit:
+            raise Overloaded(f"{limit} {'streams' if call.streaming else 'calls'} are in progress already")
+
+    async def _cancelled(self, call: _Call) -> None:
+        """The client left, its deadline passed, or the server drains and tells so."""
+        if call.ended_by_drain and call.task is not None:
+            call.task.uncancel()
+            await self._abort(call, Unavailable("the service is shutting down; watch again from the last revision"))
+        remaining = call.context.time_remaining()
+        expired = remaining is not None and remaining <= 0
+        call.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+
+    async def _abort(self, call: _Call, error: Exception) -> None:
+        """End the RPC with the error's status. Always raises."""
+        if not is_expected(error):
+            _log.error("a handler failed", method=call.method.name, exc_info=error)
+        status = status_of(error, call.request_id)
+        call.code = _CODES[status.code]
+        details = status.SerializeToString()
+        trailing = ((_DETAILS_KEY, details), (calls.REQUEST_ID_KEY, call.request_id))
+        await call.context.abort(call.code, status.message, trailing_metadata=trailing)
+
+    def _ended(self, call: _Call) -> None:
+        seconds = time.perf_counter() - call.started
+        self._metrics.handled(call.method, code_name(call.code.name), seconds)
+        quiet = call.method.service.startswith(_QUIET_SERVICES) and call.code is not _CODES[code_pb2.INTERNAL]
+        tell = _log.debug if quiet else _log.info
+        tell(
+            "call",
+            method=f"{call.method.service}/{call.method.name}",
+            code=call.code.name,
+            milliseconds=round(seconds * 1000, 1),
+            messages=call.sent,
+            peer=call.context.peer(),
+        )
+
+
+def _method(path: str, handler: Handler) -> Method:
+    """The labels of a path `/package.Service/Method`."""
+    service, _, name = path.removeprefix("/").rpartition("/")
+    kinds = {
+        (False, False): "unary",
+        (False, True): "server_stream",
+        (True, False): "client_stream",
+        (True, True): "bidi_stream",
+    }
+    return Method(kinds[handler.request_streaming, handler.response_streaming], service, name)
+
+
+async def _as_awaitable(result: Any) -> Any:
+    """Handlers are coroutines; only those that generated code leaves unimplemented raise at once."""
+    return await result
+
+
+def _number(code: Any) -> int:
+    """The number of a status code, as grpc.aio tells it before and after an abort."""
+    return int(code.value[0]) if isinstance(code, grpc.StatusCode) else int(code)

@@ -1,0 +1,179 @@
+"""The gRPC listeners: options, TLS, health, reflection, channelz on the admin listener, and the graceful end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from corral.v1 import catalog_pb2, catalog_pb2_grpc, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from google.protobuf import descriptor_pool
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
+from grpc_channelz.v1.channelz_pb2 import DESCRIPTOR as CHANNELZ
+from grpc_health.v1 import health_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from service.app.groups import Groups
+from service.config_schema import ListenAddress
+from service.model import Caller
+from service.rpc import health, reflection, servicers
+from service.rpc.convert.inventory import Reachable
+from service.rpc.health import HealthServicer
+from service.rpc.interceptors import CallGuard, Identify, Limits
+from service.rpc.servicers import DistributedModelServicer
+from service.telemetry.grpc_metrics import GrpcMetrics, Method
+from service.telemetry.logs import get_logger
+
+FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
+CATALOG_SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
+CHANNELZ_SERVICE = CHANNELZ.services_by_name["Channelz"].full_name
+OWN_SERVICES = (servicers.SERVICE, FLEET_SERVICE, CATALOG_SERVICE)
+
+# A request between the limit and this many times of it is read and refused with the field that is too big; a larger
+# one is refused by the transport, which gives no details.
+_HARD_LIMIT_FACTOR = 4
+_MAX_SEND_BYTES = 64 << 20
+_UNIX_MODE = 0o660
+
+_log = get_logger("corral.rpc")
+
+
+class AddressUnavailable(Exception):
+    """A listener can not be opened: the address is taken, or not this machine's. The message names it."""
+
+
+def anonymous(context: Any) -> Caller:
+    """The identity of every caller where none is asked for."""
+    return Caller()
+
+
+def options(limits: Limits) -> list[tuple[str, int]]:
+    """Channel arguments of a listener."""
+    return [
+        # The default lets a second process share the port without a word.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.max_message_bytes * _HARD_LIMIT_FACTOR),
+        ("grpc.max_send_message_length", _MAX_SEND_BYTES),
+        ("grpc.max_concurrent_streams", limits.max_unary + limits.max_streams),
+        ("grpc.max_metadata_size", 16 << 10),
+        ("grpc.absolute_max_metadata_size", 32 << 10),
+        # Finds clients that vanished without a word within 80 s.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Clients with keepalive of their own would else be sent away with too_many_pings.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 5),
+        ("grpc.enable_channelz", 1),
+    ]
+
+
+class RpcServer:
+    """The public listener and, where an address is given, the admin listener.
+
+    `start` opens them and answers NOT_SERVING until `set_serving(True)`. To end: `drain`, then `stop`.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        registry: CollectorRegistry,
+        address: ListenAddress,
+        admin_address: ListenAddress | None = None,
+        *,
+        reachable: Reachable,
+        limits: Limits | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+        identify: Identify = anonymous,
+    ) -> None:
+        """`credentials`: TLS of the public listener; None for addresses of this machine, or by the operator's word."""
+        limits = limits or Limits()
+        metrics = GrpcMetrics(registry)
+        metrics.initialise(_methods([*OWN_SERVICES, health.SERVICE]))
+        self.address = address
+        self.admin_address = admin_address
+        self._credentials = credentials
+        self._health = HealthServicer(OWN_SERVICES)
+        self._guard = CallGuard(metrics, limits=limits, identify=identify)
+        self._public = grpc.aio.server(interceptors=[self._guard], options=options(limits))
+        self._admin = grpc.aio.server(interceptors=[self._guard], options=options(limits)) if admin_address else None
+        deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(
+            DistributedModelServicer(groups, reachable), self._public
+        )
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet_pb2_grpc.FleetServiceServicer(), self._public)
+        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog_pb2_grpc.CatalogServiceServicer(), self._public)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._public)
+        reflection.add_to_server(self._public, [*OWN_SERVICES, health.SERVICE])
+        if self._admin is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._admin)
+            channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), self._admin)
+            reflection.add_to_server(self._admin, [CHANNELZ_SERVICE, health.SERVICE])
+
+    async def start(self) -> None:
+        """Open the listeners; `address` and `admin_address` then hold the real ports. Raises AddressUnavailable."""
+        self.address = _listen(self._public, self.address, self._credentials)
+        await self._public.start()
+        if self._admin is not None and self.admin_address is not None:
+            self.admin_address = _listen(self._admin, self.admin_address, None)
+            await self._admin.start()
+        _log.info("gRPC listens", address=str(self.address), admin=str(self.admin_address or ""))
+
+    def set_serving(self, serving: bool) -> None:
+        """What health says."""
+        self._health.set_serving(serving)
+
+    def drain(self) -> None:
+        """Tell load balancers, and end every stream with UNAVAILABLE and a hint to come back."""
+        self._health.set_serving(False)
+        self._guard.end_streams()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no more calls, let the present ones end within the grace, then cut them off."""
+        await self._public.stop(grace_seconds)
+        if self._admin is not None:
+            await self._admin.stop(grace_seconds)
+
+
+def _methods(services: Sequence[str]) -> list[Method]:
+    """All methods of some services, as metrics name them."""
+    pool = descriptor_pool.Default()
+    found = [method for name in services for method in pool.FindServiceByName(name).methods]
+    return [
+        Method("server_stream" if m.server_streaming else "unary", m.containing_service.full_name, m.name)
+        for m in found
+    ]
+
+
+def _listen(server: Any, address: ListenAddress, credentials: grpc.ServerCredentials | None) -> ListenAddress:
+    """Bind one address; returns it with the port that it got. Raises AddressUnavailable."""
+    if address.path:
+        _remove_stale_socket(address)
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(str(address))
+        else:
+            port = server.add_secure_port(str(address), credentials)
+    except RuntimeError as error:
+        raise AddressUnavailable(f"{address} is in use or not an address of this machine") from error
+    if address.path:
+        os.chmod(address.path, _UNIX_MODE)
+        return address
+    return ListenAddress(address.host, port)
+
+
+def _remove_stale_socket(address: ListenAddress) -> None:
+    """gRPC replaces a socket file without a look, so whether somebody listens on it is asked before."""
+    path = Path(address.path)
+    if not path.exists():
+        return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise AddressUnavailable(f"{address}: there is a file which is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(address.path) == 0:
+            raise AddressUnavailable(f"{address} is in use by another process")
