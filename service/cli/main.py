@@ -13,7 +13,7 @@ import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 
 from service.cli import errors
-from service.cli.explanation import size_text
+from service.cli.explanation import amounts_text
 from service.cli.follow import follow
 from service.cli.requests import BadRequestFile, Request, read_request
 from service.cli.view import JsonView, LineView, choose_view, describe_placement, group_table, json_line, plain_console
@@ -129,8 +129,8 @@ def plan(options: argparse.Namespace, stub: Stub) -> int:
         return errors.OK
     print(describe_placement(placement))
     for assignment in placement.assignments:
-        size = f"{assignment.cpu_num} vCPU, {size_text(assignment.memory_size)}"
-        print(f"  {assignment.node_rank} {assignment.name} -> {assignment.host_name or assignment.host_uuid} ({size})")
+        takes = amounts_text(assignment.resources)
+        print(f"  {assignment.node_rank} {assignment.name} -> {assignment.host_name or assignment.host_uuid} ({takes})")
     return errors.OK
 
 

@@ -20,18 +20,9 @@ from rich.text import Text
 
 from service.cli.explanation import size_text
 
-# How far a member has come, of 6 steps; what is not named is at its beginning or has failed.
-_STEPS = {
-    "Claimed": 1,
-    "Placed": 1,
-    "Creating": 2,
-    "Preparing": 2,
-    "Created": 3,
-    "Prepared": 3,
-    "Starting": 4,
-    "Booting": 5,
-}
-_DONE = 6
+# How far a member has come; what is not named is at its beginning or has failed.
+_STEPS = {"Claimed": 1, "Creating": 2, "Created": 3, "Booting": 4}
+_DONE = 5
 _COLOURS = {
     "Running": "green",
     "Failed": "red",

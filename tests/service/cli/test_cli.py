@@ -61,12 +61,13 @@ def event(revision: int, **change: Any) -> group_pb2.InstanceGroupEvent:
     return group_pb2.InstanceGroupEvent(revision=revision, sequence=revision, group_uuid=GROUP, **change)
 
 
+TAKES = {"vcpu": 8, "memory": 1 << 34}
 EVENTS = [
     event(1, accepted=group("Deploying")),
     event(
         2,
         planned=placement_pb2.Placement(
-            assignments=[placement_pb2.Assignment(name="node-0", host_name="hv1", cpu_num=8, memory_size=1 << 34)],
+            assignments=[placement_pb2.Assignment(name="node-0", host_name="hv1", resources=TAKES)],
             proof=placement_pb2.PLACEMENT_PROOF_OPTIMAL,
             stage="greedy",
         ),
@@ -335,7 +336,7 @@ def test_a_file_that_is_no_request_exits_2_before_any_call(
 
 def test_a_plan_tells_each_members_host(address: str, request_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--server", address, "plan", "-f", request_file]) == errors.OK
-    assert "0 node-0 -> hv1 (8 vCPU, 16 GiB)" in capsys.readouterr().out
+    assert "0 node-0 -> hv1 (8 vcpu, 16 GiB memory)" in capsys.readouterr().out
 
 
 def test_a_list_reads_all_pages(address: str, capsys: pytest.CaptureFixture[str]) -> None:
