@@ -31,7 +31,7 @@ MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "qemu_fw_
 COMMAND_LINE = "console=ttyS0 no_timer_check quiet loglevel=3 panic=10"
 # fmt: off
 APPLETS = (
-    "acpid", "cat", "chmod", "cp", "cut", "echo", "find", "grep", "head", "hostname", "httpd", "insmod", "ip",
+    "acpid", "base64", "cat", "chmod", "cp", "cut", "echo", "find", "grep", "head", "hostname", "httpd", "insmod", "ip",
     "kill", "ls", "mkdir", "mount", "mv", "poweroff", "printf", "rm", "sed", "sh", "sleep", "sync", "tail",
     "timeout", "touch", "tr", "udhcpc", "wc", "wget",
 )

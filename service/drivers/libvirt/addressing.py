@@ -1,0 +1,112 @@
+"""From an operator's fields to a libvirt URI, and what a host's `options` mean to this driver.
+
+A libvirt URI can run programs (`?command=`, `?netcat=`) and read files (`test:///path`), so none is ever taken from
+outside: every part is checked here and quoted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from service.drivers.base import HostRejected
+from service.fleet import HostAddress
+
+DEFAULT_POOL = "corral"
+DEFAULT_POOL_PATH = "/var/lib/libvirt/corral"
+VIRT_TYPES = ("auto", "kvm", "qemu")
+TRANSPORTS = ("unix", "tcp", "tls", "ssh", "test")
+
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]{2,45}\]?")
+_USERNAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}")
+_ABSOLUTE_PATH = re.compile(r"/[A-Za-z0-9._/+@:-]{1,200}")
+_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A host's `options` for this driver.
+
+    `pool`, `pool_path`: storage pool, made as a directory pool where it is missing. `virt_type`: auto | kvm | qemu.
+    `machine`: QEMU machine type, empty for libvirt's default. `translation_cache_mib`: a guest's cache under software
+    emulation.
+    `ssh_key`: private key file for transport ssh.
+    """
+
+    pool: str = DEFAULT_POOL
+    pool_path: str = DEFAULT_POOL_PATH
+    virt_type: str = "auto"
+    machine: str = ""
+    translation_cache_mib: int = 32
+    ssh_key: str = ""
+
+
+def options_of(address: HostAddress) -> Options:
+    """Reads `address.options`. Raises HostRejected `bad_request` that names the wrong option."""
+    given = dict(address.options)
+    options = Options(
+        pool=_matching(_POOL_NAME, given.pop("pool", DEFAULT_POOL), "pool"),
+        pool_path=_matching(_ABSOLUTE_PATH, given.pop("pool_path", DEFAULT_POOL_PATH), "pool_path"),
+        virt_type=given.pop("virt_type", "auto"),
+        machine=_optional(_POOL_NAME, given.pop("machine", ""), "machine"),
+        translation_cache_mib=_number(given.pop("translation_cache_mib", "32"), "translation_cache_mib", 1, 4096),
+        ssh_key=_optional(_ABSOLUTE_PATH, given.pop("ssh_key", ""), "ssh_key"),
+    )
+    if options.virt_type not in VIRT_TYPES:
+        raise _wrong("virt_type", f"one of {', '.join(VIRT_TYPES)}")
+    if given:
+        raise _wrong(min(given), "not an option of libvirt hosts")
+    return options
+
+
+def connection_uri(address: HostAddress) -> str:
+    """The URI to open. Raises HostRejected `bad_request` that names the wrong field."""
+    if address.transport not in TRANSPORTS:
+        raise _wrong("transport", f"one of {', '.join(TRANSPORTS)}")
+    if address.port and not 0 < address.port < 65536:
+        raise _wrong("port", "1 to 65535")
+    if address.transport == "test":
+        return f"test://{_matching(_ABSOLUTE_PATH, address.socket or '/default', 'socket')}"
+    if address.transport == "unix":
+        if not address.socket:
+            return "qemu:///system"
+        path = _matching(_ABSOLUTE_PATH, address.socket, "socket")
+        return f"qemu+unix:///system?socket={quote(path, safe='/')}"
+    return _remote_uri(address)
+
+
+def _remote_uri(address: HostAddress) -> str:
+    host = _matching(_HOSTNAME, address.address, "address")
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    port = f":{address.port}" if address.port else ""
+    user, query = "", ""
+    if address.transport == "ssh":
+        user = f"{_matching(_USERNAME, address.username, 'username')}@" if address.username else ""
+        # Nobody is there to answer a question about a password or an unknown host key.
+        query = "?no_tty=1"
+        key = options_of(address).ssh_key
+        if key:
+            query += f"&keyfile={quote(key, safe='/')}"
+    return f"qemu+{address.transport}://{user}{host}{port}/system{query}"
+
+
+def _matching(pattern: re.Pattern[str], value: str, field: str) -> str:
+    if not pattern.fullmatch(value):
+        raise _wrong(field, "malformed")
+    return value
+
+
+def _optional(pattern: re.Pattern[str], value: str, field: str) -> str:
+    return _matching(pattern, value, field) if value else ""
+
+
+def _number(value: str, field: str, low: int, high: int) -> int:
+    if not value.isdecimal() or not low <= int(value) <= high:
+        raise _wrong(field, f"a number from {low} to {high}")
+    return int(value)
+
+
+def _wrong(field: str, allowed: str) -> HostRejected:
+    return HostRejected("bad_request", f"host address: {field}: {allowed}")

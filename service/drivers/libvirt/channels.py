@@ -1,0 +1,214 @@
+"""Reads what guests write to their progress channels, over the hypervisor connection: no guest network is needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import libvirt
+
+from service.drivers.base import GuestReport
+from service.drivers.libvirt.errors import describe
+
+_log = logging.getLogger(__name__)
+
+# A guest is not trusted: it gets no more memory here than this, and its text is cut.
+LINE_LIMIT = 8192
+DETAIL_LIMIT = 500
+STAGE_LIMIT = 32
+READ_SIZE = 16384
+# A guest that never stops writing must not keep the one event thread to itself.
+READS_AT_A_TIME = 8
+
+
+def parse_report(line: bytes, received_at: float) -> GuestReport | None:
+    """A line of the guest's, or None when it is not a report of version 1. Never raises."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("v") != 1:
+        return None
+    stage, detail, epoch, address = (found.get(key) for key in ("stage", "detail", "epoch", "address"))
+    if not isinstance(stage, str) or not stage.isidentifier() or len(stage) > STAGE_LIMIT:
+        return None
+    return GuestReport(
+        stage=stage,
+        detail=_plain(detail)[:DETAIL_LIMIT],
+        epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) and 0 <= epoch < 1 << 62 else 0,
+        address=_plain(address)[:64],
+        received_at=received_at,
+    )
+
+
+def _plain(value: Any) -> str:
+    return "".join(c for c in value if c.isprintable()) if isinstance(value, str) else ""
+
+
+class Lines:
+    """Cuts a stream of bytes into lines; one that is too long is dropped whole."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without empty ones."""
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        if whole and self._skipping:
+            whole = whole[1:]
+            self._skipping = False
+        if len(self._rest) > LINE_LIMIT:
+            self._rest, self._skipping = b"", True
+        return [line for line in whole if line.strip() and len(line) <= LINE_LIMIT]
+
+
+class Channel:
+    """One open channel. Lives on libvirt's event thread until `close`, or until the other side ends it."""
+
+    def __init__(self, stream: Any, on_report: Callable[[GuestReport], None]) -> None:
+        self._stream = stream
+        self._on_report = on_report
+        self._lines = Lines()
+        self._lock = threading.Lock()
+        self.open = True
+
+    def start(self) -> None:
+        """Begins to listen."""
+        events = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR
+        self._stream.eventAddCallback(events, self._happened, None)
+
+    def _happened(self, stream: Any, events: int, _opaque: Any) -> None:
+        with self._lock:
+            if not self.open:
+                return
+            try:
+                ended = self._read(stream)
+            except libvirt.libvirtError as error:
+                _log.debug("progress channel: %s", describe(error))
+                ended = True
+            gone = events & (libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR)
+            if ended or gone:
+                self._let_go()
+
+    def _read(self, stream: Any) -> bool:
+        """Takes what has come. True at the end of the stream."""
+        for _ in range(READS_AT_A_TIME):
+            data = stream.recv(READ_SIZE)
+            if data == -2:  # nothing more for now
+                return False
+            if not data:
+                return True
+            for line in self._lines.feed(data):
+                report = parse_report(line, time.monotonic())
+                if report is not None:
+                    self._on_report(report)
+        return False
+
+    def _let_go(self) -> None:
+        self.open = False
+        try:
+            self._stream.eventRemoveCallback()
+        except libvirt.libvirtError as error:
+            _log.debug("progress channel: %s", describe(error))
+
+    def drop(self) -> None:
+        """Stops listening to a stream whose connection is gone. Asks nobody."""
+        with self._lock:
+            if self.open:
+                self._let_go()
+
+    def close(self) -> None:
+        """Stops listening and ends the stream. Blocks for a round trip: not for the event loop."""
+        with self._lock:
+            if not self.open:
+                return
+            self._let_go()
+        try:
+            self._stream.abort()
+        except libvirt.libvirtError as error:
+            _log.debug("progress channel: %s", describe(error))
+
+
+class Channels:
+    """The open channels of one host's machines, and the newest report of each. Safe to use from any thread.
+
+    `on_report(machine_uuid)` is called, on any thread, after a report was stored that says something new.
+    """
+
+    def __init__(self, on_report: Callable[[str], None]) -> None:
+        self._on_report = on_report
+        self._lock = threading.Lock()
+        self._channels: dict[str, Channel] = {}
+        self._reports: dict[str, GuestReport] = {}
+
+    def report(self, machine_uuid: str) -> GuestReport | None:
+        """The newest report, or None."""
+        with self._lock:
+            return self._reports.get(machine_uuid)
+
+    def listening(self, machine_uuid: str) -> bool:
+        """Whether a channel of the machine is open."""
+        with self._lock:
+            channel = self._channels.get(machine_uuid)
+            return channel is not None and channel.open
+
+    def listen(self, connection: Any, domain: Any, machine_uuid: str, name: str, *, take_over: bool) -> bool:
+        """Opens the channel unless it is open. False where it can not be had.
+
+        `take_over`: end another client's hold of it. Only one can read a channel at a time.
+        """
+        if self.listening(machine_uuid):
+            return True
+        stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+        flags = libvirt.VIR_DOMAIN_CHANNEL_FORCE if take_over else 0
+        try:
+            domain.openChannel(name, stream, flags)
+            channel = Channel(stream, lambda report: self._received(machine_uuid, report))
+            channel.start()
+        except libvirt.libvirtError as error:
+            _log.debug("progress channel of %s: %s", machine_uuid, describe(error))
+            return False
+        with self._lock:
+            self._channels[machine_uuid] = channel
+        return True
+
+    def _received(self, machine_uuid: str, report: GuestReport) -> None:
+        with self._lock:
+            before = self._reports.get(machine_uuid)
+            self._reports[machine_uuid] = report
+        # A guest repeats itself every few seconds; only what is new is news.
+        if before is None or replace(before, received_at=report.received_at) != report:
+            self._on_report(machine_uuid)
+
+    def forget(self, machine_uuid: str) -> None:
+        """Closes the machine's channel and drops what it said: it is another run of the guest from now on. Blocks."""
+        with self._lock:
+            channel = self._channels.pop(machine_uuid, None)
+            self._reports.pop(machine_uuid, None)
+        if channel is not None:
+            channel.close()
+
+    def keep_only(self, machine_uuids: set[str]) -> None:
+        """Drops everything of machines that are not there any more. Blocks."""
+        with self._lock:
+            gone = (self._channels.keys() | self._reports.keys()) - machine_uuids
+        for machine_uuid in gone:
+            self.forget(machine_uuid)
+
+    def connection_lost(self) -> None:
+        """The connection that carried the channels is gone. The reports stay: they were true when they came."""
+        with self._lock:
+            channels = list(self._channels.values())
+            self._channels.clear()
+        for channel in channels:
+            channel.drop()
+
+    def close(self) -> None:
+        """Closes all. Blocks."""
+        self.keep_only(set())

@@ -1,0 +1,230 @@
+"""Builds domain XML from a machine's specification, element by element: text never becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement
+
+from service.drivers.base import HostRejected, MachineIdentity, MachineSpec, NetworkInterface
+from service.drivers.libvirt.tags import Kind, Tag, tag_element
+
+# XML 1.0, production Char: everything else makes the document ill-formed, escaped or not.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_DOCUMENT_NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
+# A document becomes, in base64, one argument of QEMU's command line, and Linux limits an argument to 128 KiB.
+DOCUMENT_LIMIT = 90_000
+MEMORY_LIMIT = 1 << 50
+VCPU_LIMIT = 4096
+FW_CFG_PREFIX = "opt/org.corral/"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A volume as a virtio disk. `path` on the host; `format`: raw | qcow2."""
+
+    path: str
+    format: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What the machine starts from, as paths on the host. Without a kernel it boots from its first disk."""
+
+    kernel: str = ""
+    initrd: str = ""
+    arguments: str = ""
+    disks: tuple[Disk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What the host offers. `virt_type`: kvm | qemu | test. `machine`: QEMU's machine type, empty for the default."""
+
+    virt_type: str
+    architecture: str
+    machine: str = ""
+    translation_cache_mib: int = 32
+
+
+def check_text(value: str, what: str) -> str:
+    """The value itself. Raises HostRejected `bad_request` where XML can not hold it."""
+    if _FORBIDDEN.search(value):
+        raise HostRejected("bad_request", f"{what} holds a character that XML does not allow")
+    return value
+
+
+def check_spec(spec: MachineSpec) -> None:
+    """Raises HostRejected `bad_request` for what no host could do."""
+    if not 0 < spec.vcpus <= VCPU_LIMIT:
+        raise HostRejected("bad_request", f"vcpus: 1 to {VCPU_LIMIT}")
+    if not 0 < spec.memory_bytes <= MEMORY_LIMIT:
+        raise HostRejected("bad_request", f"memory: 1 to {MEMORY_LIMIT} bytes")
+    if not 0 <= spec.root_disk_bytes <= MEMORY_LIMIT:
+        raise HostRejected("bad_request", f"root disk: 0 to {MEMORY_LIMIT} bytes")
+    check_text(spec.display_name, "the name")
+    check_text(spec.image.kernel_arguments, "the kernel command line")
+    check_text(spec.image.progress_channel, "the progress channel's name")
+    for name, text in spec.documents.items():
+        if not _DOCUMENT_NAME.fullmatch(name):
+            raise HostRejected("bad_request", "a document's name is malformed")
+        check_text(text, f"document {name}")
+        if len(text.encode()) > DOCUMENT_LIMIT:
+            raise HostRejected("bad_request", f"document {name} is longer than {DOCUMENT_LIMIT} bytes")
+
+
+def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
+    """The domain of a machine. Expects a specification that `check_spec` let pass."""
+    has_channel = platform.virt_type != "test"
+    tag = Tag(spec.identity, spec.spec_hash, Kind.MACHINE, spec.image.progress_channel if has_channel else "")
+    domain = _domain(platform.virt_type, spec.identity.machine_name, spec.identity.machine_uuid, tag)
+    domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
+    _amounts(domain, spec.memory_bytes, spec.vcpus)
+    _operating_system(domain, platform, boot)
+    by_fw_cfg = spec.image.delivery == "fw_cfg" and platform.virt_type != "test"
+    if by_fw_cfg and spec.documents:
+        _firmware_documents(domain, spec.documents)
+    _features(domain, platform)
+    SubElement(domain, "clock", offset="utc")
+    for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
+        domain.append(_leaf(event, action))
+    devices = SubElement(domain, "devices")
+    for index, disk in enumerate(boot.disks):
+        _disk(devices, index, disk)
+    for interface in spec.interfaces:
+        _interface(devices, interface)
+    if platform.virt_type != "test":
+        _consoles(devices, spec.image.progress_channel)
+    return _text(domain)
+
+
+def tombstone_xml(identity: MachineIdentity, virt_type: str) -> str:
+    """An inert domain that holds the uuid of a past attempt, so that a late definition of it is refused."""
+    name = f"corral-tombstone-{identity.instance}-{identity.attempt}"
+    domain = _domain(virt_type, name, identity.machine_uuid, Tag(identity, "", Kind.TOMBSTONE))
+    _amounts(domain, 1 << 20, 1)
+    SubElement(SubElement(domain, "os"), "type").text = "hvm"
+    return _text(domain)
+
+
+def probe_xml(name: str, identity: MachineIdentity, platform: Platform, disk: str) -> str:
+    """A domain whose boot sector asks for a reset, and which a reset ends: its end proves that it has run."""
+    domain = _domain(platform.virt_type, name, identity.machine_uuid, Tag(identity, "", Kind.PROBE))
+    _amounts(domain, 32 << 20, 1)
+    _operating_system(domain, platform, Boot(disks=(Disk(disk, "raw"),)))
+    for event in ("on_poweroff", "on_reboot", "on_crash"):
+        domain.append(_leaf(event, "destroy"))
+    devices = SubElement(domain, "devices")
+    _disk(devices, 0, Disk(disk, "raw", read_only=True))
+    _bare(devices)
+    return _text(domain)
+
+
+def _text(domain: Element) -> str:
+    # A carriage return that stands in the text as such would be read back as a newline (XML 1.0, section 2.11).
+    return ElementTree.tostring(domain, encoding="unicode").replace("\r", "&#13;")
+
+
+def _leaf(name: str, text: str) -> Element:
+    element = Element(name)
+    element.text = text
+    return element
+
+
+def _domain(virt_type: str, name: str, uuid: str, tag: Tag) -> Element:
+    domain = Element("domain", type=virt_type)
+    domain.append(_leaf("name", check_text(name, "the name")))
+    domain.append(_leaf("uuid", uuid))
+    for value in (tag.identity.cluster, tag.spec_hash):
+        check_text(value, "the machine's identity")
+    SubElement(domain, "metadata").append(tag_element(tag))
+    return domain
+
+
+def _amounts(domain: Element, memory_bytes: int, vcpus: int) -> None:
+    # libvirt counts in KiB and rounds up; a KiB is also the least that it takes.
+    memory = SubElement(domain, "memory", unit="KiB")
+    memory.text = str(-(-memory_bytes // 1024))
+    domain.append(_leaf("vcpu", str(vcpus)))
+
+
+def _operating_system(domain: Element, platform: Platform, boot: Boot) -> None:
+    system = SubElement(domain, "os")
+    kind = SubElement(system, "type")
+    kind.text = "hvm"
+    if platform.virt_type != "test":
+        kind.set("arch", platform.architecture)
+    if platform.machine:
+        kind.set("machine", platform.machine)
+    for name, value in (("kernel", boot.kernel), ("initrd", boot.initrd), ("cmdline", boot.arguments)):
+        if value and boot.kernel:
+            system.append(_leaf(name, check_text(value, "the boot source")))
+    if not boot.kernel and boot.disks:
+        SubElement(system, "boot", dev="hd")
+
+
+def _firmware_documents(domain: Element, documents: Mapping[str, str]) -> None:
+    information = SubElement(domain, "sysinfo", type="fwcfg")
+    for name in sorted(documents):
+        if documents[name]:  # QEMU takes no empty entry
+            # libvirt 9 hands the text to QEMU's option parser as it is, so that a comma would begin an option of its own
+            # (`,file=/etc/shadow`), and quotes arrive as XML entities. Base64 has neither.
+            entry = SubElement(information, "entry", name=f"{FW_CFG_PREFIX}{name}.base64")
+            entry.text = base64.b64encode(documents[name].encode()).decode()
+
+
+def _features(domain: Element, platform: Platform) -> None:
+    features = SubElement(domain, "features")
+    SubElement(features, "acpi")  # without it Linux never looks for fw_cfg, and there is no power button
+    if platform.architecture == "x86_64":
+        SubElement(features, "apic")
+    if platform.virt_type == "qemu":
+        cache = SubElement(SubElement(features, "tcg"), "tb-cache", unit="MiB")
+        cache.text = str(platform.translation_cache_mib)
+    if platform.virt_type == "kvm":
+        SubElement(domain, "cpu", mode="host-passthrough")
+
+
+def _disk(devices: Element, index: int, disk: Disk) -> None:
+    element = SubElement(devices, "disk", type="file", device="disk")
+    # The format is always given: probing it would let a guest choose what its disk is taken for.
+    SubElement(element, "driver", name="qemu", type=disk.format)
+    SubElement(element, "source", file=check_text(disk.path, "a volume's path"))
+    SubElement(element, "target", dev=f"vd{'abcdefghijklmnop'[index]}", bus="virtio")
+    if disk.read_only:
+        SubElement(element, "readonly")
+
+
+def _interface(devices: Element, interface: NetworkInterface) -> None:
+    if interface.kind == "none":
+        return
+    if interface.kind not in ("bridge", "network", "user"):
+        raise HostRejected("unsupported", "the network's kind is not one of bridge, network, user, none")
+    element = SubElement(devices, "interface", type=interface.kind)
+    if interface.mac:
+        SubElement(element, "mac", address=check_text(interface.mac, "the mac address"))
+    if interface.kind != "user":
+        SubElement(element, "source", {interface.kind: check_text(interface.source, "the network's source")})
+    SubElement(element, "model", type="virtio")
+    # Nothing here boots from the network, and loading the ROM costs time at every start.
+    SubElement(element, "rom", enabled="no")
+
+
+def _consoles(devices: Element, progress_channel: str) -> None:
+    SubElement(devices, "serial", type="pty")
+    SubElement(devices, "console", type="pty")
+    if progress_channel:
+        channel = SubElement(devices, "channel", type="unix")
+        SubElement(channel, "target", type="virtio", name=progress_channel)
+    _bare(devices)
+
+
+def _bare(devices: Element) -> None:
+    """Leaves out what libvirt adds by itself and nothing here uses."""
+    SubElement(devices, "controller", type="usb", model="none")
+    SubElement(devices, "memballoon", model="none")
+    SubElement(SubElement(devices, "video"), "model", type="none")

@@ -1,0 +1,304 @@
+"""`HostDriver` over libvirt: gives every call its connection, thread and deadline. The steps stand in `machines`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import libvirt
+
+from service.drivers.base import (
+    HostDriver,
+    HostFacts,
+    Listing,
+    MachineHint,
+    MachineIdentity,
+    MachineSpec,
+    ObservedMachine,
+)
+from service.drivers.libvirt import probing
+from service.drivers.libvirt.addressing import connection_uri, options_of
+from service.drivers.libvirt.channels import Channels
+from service.drivers.libvirt.connection import Lane, Opener, Work, in_thread
+from service.drivers.libvirt.domain_xml import Platform, check_spec
+from service.drivers.libvirt.errors import describe
+from service.drivers.libvirt.inventory import Inventory, Seen
+from service.drivers.libvirt.machines import Machines
+from service.drivers.libvirt.storage import Storage
+from service.drivers.libvirt.tags import Tag, check_identity
+from service.fleet import HostAddress
+
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# Lists and channels are short calls; the work has the other four.
+CONTROL_CALLS_AT_A_TIME = 2
+
+
+class LibvirtDriver(HostDriver):
+    """One hypervisor. `cluster` tells this control plane's machines from others'.
+
+    Two connections: one for what must always get through (lists, events, progress channels), one for the work, whose
+    calls may hang with a sick guest. Both are opened when they are first needed and again when they broke.
+    """
+
+    def __init__(self, host_id: str, cluster: str, address: HostAddress, *, opener: Opener = libvirt.open) -> None:
+        """Connects to nothing yet. Raises HostRejected `bad_request` for a malformed address."""
+        uri = connection_uri(address)
+        self._host_id = host_id
+        self._cluster = cluster
+        self._options = options_of(address)
+        self._hints: list[MachineHint] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._storage = Storage(self._options)
+        self._inventory = Inventory(cluster)
+        self._channels = Channels(self._changed)
+        self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
+        self._virtualisation: tuple[str, probing.Virtualisation] | None = None
+        # The test driver's state belongs to one connection, so there both lanes are the same.
+        self._control = Lane(
+            uri,
+            calls_at_a_time=CONTROL_CALLS_AT_A_TIME,
+            prepare=self._subscribe_events,
+            closed=self._control_closed,
+            opener=opener,
+        )
+        self._work = self._control if address.transport == "test" else Lane(uri, opener=opener)
+
+    @property
+    def host_id(self) -> str:
+        """The host's uuid in Corral."""
+        return self._host_id
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def probe(self, *, budget_seconds: float) -> HostFacts:
+        """See HostDriver. The first one after a host's boot may boot a probe guest, for up to six seconds."""
+        return await self._read("probe", self._probe, budget_seconds)
+
+    def _probe(self, work: Work, connection: Any) -> HostFacts:
+        boot_id = probing.boot_id(connection, work)
+        virtualisation = self._detected(work, connection, boot_id)
+        return HostFacts(
+            host_uuid=self._host_id,
+            hostname=connection.getHostname(),
+            boot_id=boot_id,
+            architecture=virtualisation.architecture,
+            total=probing.totals(connection),
+            foreign=self._inventory.foreign(self._inventory.read_all(connection)),
+            virt_type=virtualisation.type,
+            virt_note=virtualisation.note,
+            hypervisor_version=probing.version_text(connection),
+        )
+
+    def _detected(self, work: Work, connection: Any, boot_id: str) -> probing.Virtualisation:
+        if self._virtualisation is not None and self._virtualisation[0] == boot_id:
+            return self._virtualisation[1]
+        found = probing.detect(connection, work, self._options.virt_type, self._cluster, self._storage)
+        self._virtualisation = (boot_id, found)
+        return found
+
+    async def list_machines(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver. Opens progress channels of executing machines that nobody listens to."""
+        return await self._read("list", self._list, budget_seconds)
+
+    def _list(self, work: Work, connection: Any) -> Listing:
+        boot_id = probing.boot_id(connection, work)
+        ours: list[tuple[Seen, Tag]] = []
+        for seen in self._inventory.read_all(connection):
+            tag = seen.record.machine_of(self._cluster)
+            if tag is not None:
+                ours.append((seen, tag))
+        self._channels.keep_only({seen.machine_uuid for seen, _ in ours})
+        for seen, tag in ours:
+            if seen.active and not seen.starting and tag.progress_channel:
+                self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=False)
+        return Listing(boot_id, tuple(self._machines.observed(seen, tag) for seen, tag in ours))
+
+    async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
+        """See HostDriver."""
+        check_identity(identity)
+
+        def look(work: Work, connection: Any) -> tuple[str, ObservedMachine | None]:
+            return probing.boot_id(connection, work), self._machines.observe(connection, identity)
+
+        return await self._read("observe", look, budget_seconds)
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+
+    async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+        check_identity(spec.identity)
+        check_spec(spec)
+        return await self._act(
+            "create",
+            lambda work, connection: self._machines.create_paused(
+                work, connection, spec, self._platform(work, connection)
+            ),
+            budget_seconds,
+        )
+
+    def _platform(self, work: Work, connection: Any) -> Platform:
+        found = self._detected(work, connection, probing.boot_id(connection, work))
+        return Platform(found.type, found.architecture, self._options.machine, self._options.translation_cache_mib)
+
+    async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver. Takes the progress channel over from whoever reads it."""
+        check_identity(identity)
+        whole = Work(budget_seconds)
+        await self._read("listen", lambda _work, connection: self._listen(connection, identity), whole.remaining)
+        return await self._act(
+            "resume", lambda work, connection: self._machines.resume(work, connection, identity), whole.remaining
+        )
+
+    def _listen(self, connection: Any, identity: MachineIdentity) -> None:
+        """A guest without the channel runs all the same, and reports nothing."""
+        seen = self._inventory.find(connection, identity)
+        tag = None if seen is None else seen.record.machine_of(self._cluster)
+        if seen is not None and tag is not None and seen.active and tag.progress_channel:
+            self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=True)
+
+    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+        check_identity(identity)
+        return await self._act(
+            "start",
+            lambda work, connection: self._machines.start(
+                work, connection, identity, self._platform(work, connection).virt_type
+            ),
+            budget_seconds,
+        )
+
+    async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+        await self._act(
+            "shutdown", lambda work, connection: self._machines.shutdown(work, connection, identity), budget_seconds
+        )
+
+    async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+        await self._act(
+            "power-off", lambda work, connection: self._machines.power_off(work, connection, identity), budget_seconds
+        )
+
+    async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+        await self._act(
+            "remove", lambda work, connection: self._machines.remove(work, connection, identity), budget_seconds
+        )
+
+    async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+        await self._act(
+            "entomb",
+            lambda work, connection: self._machines.entomb(
+                work, connection, identity, self._platform(work, connection).virt_type
+            ),
+            budget_seconds,
+        )
+
+    async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+        await self._act(
+            "clear-tombstone",
+            lambda work, connection: self._machines.clear_tombstone(work, connection, identity),
+            budget_seconds,
+        )
+
+    async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
+        """See HostDriver."""
+        return await self._read(
+            "list-volumes",
+            lambda _work, connection: self._storage.machine_volumes(connection, self._cluster),
+            budget_seconds,
+        )
+
+    async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """See HostDriver. Raises HostRejected `bad_request` for a name that `list_volumes` would not give."""
+        await self._act(
+            "delete-volume",
+            lambda work, connection: self._storage.delete(connection, work, self._cluster, name),
+            budget_seconds,
+        )
+
+    async def _read(self, what: str, function: Callable[[Work, Any], Result], budget_seconds: float) -> Result:
+        self._loop = asyncio.get_running_loop()
+        return await self._control.call(function, budget_seconds=budget_seconds, has_effect=False, what=what)
+
+    async def _act(self, what: str, function: Callable[[Work, Any], Result], budget_seconds: float) -> Result:
+        self._loop = asyncio.get_running_loop()
+        return await self._work.call(function, budget_seconds=budget_seconds, has_effect=True, what=what)
+
+    # --- news --------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, hint: MachineHint) -> None:
+        """See HostDriver. Events come once a first call has connected."""
+        self._hints.append(hint)
+
+    def _subscribe_events(self, connection: Any) -> Callable[[], None]:
+        """For each new control connection, in its opening thread."""
+        self._inventory.forget_all()
+        try:
+            callback = connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event, None
+            )
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            return lambda: None
+
+        def release() -> None:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.domainEventDeregisterAny(callback)
+
+        self._changed(None)
+        return release
+
+    def _lifecycle_event(self, _connection: Any, domain: Any, event: int, _detail: int, _opaque: Any) -> None:
+        machine_uuid = domain.UUIDString()
+        if event in (libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED):
+            identity = self._inventory.identity_of(machine_uuid)
+            self._inventory.forget(machine_uuid)
+            self._tell(identity)
+        else:
+            self._changed(machine_uuid)
+
+    def _changed(self, machine_uuid: str | None) -> None:
+        self._tell(None if machine_uuid is None else self._inventory.identity_of(machine_uuid))
+
+    def _tell(self, identity: MachineIdentity | None) -> None:
+        """From any thread to the hints, on the event loop."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; nobody listens
+                self._loop.call_soon_threadsafe(self._give_hints, identity)
+
+    def _give_hints(self, identity: MachineIdentity | None) -> None:
+        for hint in self._hints:
+            hint(self._host_id, identity)
+
+    def _control_closed(self) -> None:
+        self._channels.connection_lost()
+        self._inventory.forget_all()
+        self._give_hints(None)
+
+    async def close(self) -> None:
+        """See HostDriver."""
+        self._hints.clear()
+        await in_thread(self._close_channels, "libvirt-close-channels")
+        await self._control.close()
+        await self._work.close()
+
+    def _close_channels(self) -> None:
+        try:
+            self._channels.close()
+        except libvirt.libvirtError as error:
+            _log.debug("closing progress channels: %s", describe(error))

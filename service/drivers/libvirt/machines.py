@@ -1,0 +1,280 @@
+"""The steps on one machine: look, compare, act. They block; `driver` gives them their threads.
+
+Before each step that has an effect a call asks whether anybody still waits for it, so that a caller that has lost its
+lease and its patience does not find the effect later.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import libvirt
+
+from service.drivers.base import (
+    HostRejected,
+    MachineConflict,
+    MachineGhost,
+    MachineIdentity,
+    MachineSpec,
+    ObservedMachine,
+)
+from service.drivers.libvirt.channels import Channels
+from service.drivers.libvirt.connection import Work
+from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_xml
+from service.drivers.libvirt.errors import ALREADY, GONE, TAKEN, Abandoned, connection_lost, describe, translate
+from service.drivers.libvirt.inventory import Inventory, Seen
+from service.drivers.libvirt.storage import Storage
+from service.drivers.libvirt.tags import Kind, Tag
+
+_log = logging.getLogger(__name__)
+
+_UNDEFINE_FLAGS = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+# libvirt gives a process that does not die 30 s and then says so with this code.
+_NOT_KILLED = frozenset({libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_SYSTEM_ERROR})
+_GIVEN_UP_HERE = "this attempt of the machine was given up on this host"
+_GHOST_HERE = "the host holds a machine that it can neither run nor remove"
+# How often a machine is looked at while it goes.
+_POLL_SECONDS = 0.05
+
+
+class Machines:
+    """One host's machines of one cluster."""
+
+    def __init__(self, cluster: str, inventory: Inventory, channels: Channels, storage: Storage) -> None:
+        self._cluster = cluster
+        self._inventory = inventory
+        self._channels = channels
+        self._storage = storage
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def observe(self, connection: Any, identity: MachineIdentity) -> ObservedMachine | None:
+        """The machine as it stands, or None. Raises MachineConflict where the uuid is not ours."""
+        seen = self._inventory.find(connection, identity)
+        return None if seen is None else self.observed(seen, self._our_tag(seen, identity))
+
+    def observed(self, seen: Seen, tag: Tag) -> ObservedMachine:
+        """In the words of `drivers.base`."""
+        return ObservedMachine(
+            identity=tag.identity,
+            machine_uuid=seen.machine_uuid,
+            state=self._inventory.machine_state(seen, tag.kind),
+            spec_hash=tag.spec_hash,
+            report=self._channels.report(seen.machine_uuid),
+        )
+
+    def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:
+        tag = seen.record.machine_of(self._cluster)
+        if tag is None or tag.identity != identity:
+            raise MachineConflict("the machine's uuid belongs to somebody else on this host", seen.record.name)
+        return tag
+
+    def _real(self, connection: Any, identity: MachineIdentity) -> Seen | None:
+        """The machine itself; None where nothing or only its tombstone is there."""
+        seen = self._inventory.find(connection, identity)
+        if seen is None or self._our_tag(seen, identity).kind is Kind.TOMBSTONE:
+            return None
+        return seen
+
+    # --- making ------------------------------------------------------------------------------------------------------
+
+    def create_paused(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> ObservedMachine:
+        """Volumes, definition, start. What a refused attempt made is removed again."""
+        identity = spec.identity
+        seen = self._inventory.find(connection, identity)
+        if seen is not None:
+            tag = self._our_tag(seen, identity)
+            if tag.kind is Kind.TOMBSTONE:
+                raise MachineConflict(_GIVEN_UP_HERE, seen.record.name)
+            if self._inventory.is_ghost(seen):
+                raise MachineGhost(_GHOST_HERE, seen.record.name)
+            if seen.active:
+                return self.observed(seen, tag)
+        self._refuse_foreign_name(connection, identity)
+        self._inventory.creating(identity.machine_uuid, True)
+        try:
+            self._define_and_start(work, connection, spec, platform)
+        except (libvirt.libvirtError, HostRejected) as error:
+            if isinstance(error, HostRejected) or isinstance(translate(error, has_effect=True), HostRejected):
+                self._clean_up(work, connection, identity)
+            raise
+        finally:
+            self._inventory.creating(identity.machine_uuid, False)
+        made = self.observe(connection, identity)
+        if made is None:
+            raise HostRejected("internal", "the machine was gone right after it was made")
+        return made
+
+    def _refuse_foreign_name(self, connection: Any, identity: MachineIdentity) -> None:
+        """Defining over a taken name with our uuid is refused by libvirt too, but only then is the error ambiguous."""
+        try:
+            taken = connection.lookupByName(identity.machine_name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in GONE:
+                return
+            raise
+        if taken.UUIDString() != identity.machine_uuid:
+            raise MachineConflict("the machine's name belongs to somebody else on this host", identity.machine_name)
+
+    def _define_and_start(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> None:
+        boot = self._storage.prepare(connection, work, spec)
+        xml = machine_xml(spec, platform, boot)
+        work.check()
+        try:
+            domain = connection.defineXML(xml)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in TAKEN and not connection_lost(error):
+                # A tombstone was put there since we looked.
+                raise MachineConflict(_GIVEN_UP_HERE, describe(error)) from error
+            raise
+        self._start_paused(work, domain, platform.virt_type)
+
+    def _start_paused(self, work: Work, domain: Any, virt_type: str) -> None:
+        self._channels.forget(domain.UUIDString())
+        self._inventory.asked_to_stop(domain.UUIDString(), False)
+        work.check()
+        try:
+            if virt_type == "test":  # it has no start flags
+                domain.create()
+                domain.suspend()
+            else:
+                domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in ALREADY:
+                raise
+
+    def _clean_up(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
+        try:
+            self.remove(work, connection, identity)
+        except (libvirt.libvirtError, MachineConflict, MachineGhost, Abandoned) as error:
+            # The first error is the one to tell; what is left bears our tag, and the sweep finds it.
+            _log.warning("cleaning up after a refused machine: %s", error)
+
+    def start(self, work: Work, connection: Any, identity: MachineIdentity, virt_type: str) -> ObservedMachine:
+        """A stopped machine, paused again. One that executes is left as it is."""
+        seen = self._existing(connection, identity)
+        if not seen.active:
+            self._start_paused(work, seen.domain, virt_type)
+        return self._again(connection, identity)
+
+    def resume(self, work: Work, connection: Any, identity: MachineIdentity) -> ObservedMachine:
+        """Lets a paused machine run."""
+        seen = self._existing(connection, identity)
+        if seen.active:
+            work.check()
+            try:
+                seen.domain.resume()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in ALREADY:
+                    raise
+        return self._again(connection, identity)
+
+    def _existing(self, connection: Any, identity: MachineIdentity) -> Seen:
+        seen = self._real(connection, identity)
+        if seen is None:
+            raise HostRejected("absent", "the machine is not on the host")
+        if self._inventory.is_ghost(seen):
+            raise MachineGhost(_GHOST_HERE, seen.record.name)
+        return seen
+
+    def _again(self, connection: Any, identity: MachineIdentity) -> ObservedMachine:
+        found = self.observe(connection, identity)
+        if found is None:
+            raise HostRejected("absent", "the machine is not on the host")
+        return found
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
+        """Presses the power button."""
+        seen = self._real(connection, identity)
+        if seen is None or not seen.active:
+            return
+        self._inventory.asked_to_stop(seen.machine_uuid, True)
+        work.check()
+        _ignoring(GONE | ALREADY, seen.domain.shutdown)
+
+    def power_off(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
+        """Ends the process. Definition and volumes stay."""
+        seen = self._real(connection, identity)
+        if seen is not None and seen.active:
+            self._destroy(work, seen)
+            self._wait_until_ended(work, connection, identity)
+        self._channels.forget(identity.machine_uuid)
+        self._inventory.asked_to_stop(identity.machine_uuid, False)
+
+    def remove(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
+        """Destroy, see it gone, undefine, delete volumes. In this order, so that nothing running loses its definition
+        (undefining a running domain leaves it running, and nobody's), and no volume goes before its user."""
+        self.power_off(work, connection, identity)
+        seen = self._real(connection, identity)
+        if seen is not None:
+            work.check()
+            _ignoring(GONE, seen.domain.undefineFlags, _UNDEFINE_FLAGS)
+            if self._real(connection, identity) is not None:
+                raise MachineConflict("the machine came back while it was removed", seen.record.name)
+        self._inventory.forget(identity.machine_uuid)
+        self._storage.delete_machine_volumes(connection, work, identity)
+
+    def _destroy(self, work: Work, seen: Seen) -> None:
+        work.check()
+        try:
+            seen.domain.destroyFlags(0)
+        except libvirt.libvirtError as error:
+            code = error.get_error_code()
+            if code in GONE | ALREADY:
+                return
+            if seen.starting and code in _NOT_KILLED and not connection_lost(error):
+                raise MachineGhost(_GHOST_HERE, describe(error)) from error
+            raise
+
+    def _wait_until_ended(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
+        while True:
+            seen = self._real(connection, identity)
+            if seen is None or not seen.active:
+                return
+            work.pause(_POLL_SECONDS)
+
+    # --- tombstones --------------------------------------------------------------------------------------------------
+
+    def entomb(self, work: Work, connection: Any, identity: MachineIdentity, virt_type: str) -> None:
+        """Takes the uuid with an inert domain."""
+        seen = self._inventory.find(connection, identity)
+        if seen is not None:
+            if self._our_tag(seen, identity).kind is Kind.TOMBSTONE:
+                return
+            raise MachineConflict("the machine itself is on the host", seen.record.name)
+        work.check()
+        try:
+            connection.defineXML(tombstone_xml(identity, virt_type))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in TAKEN and not connection_lost(error):
+                raise MachineConflict("the machine itself is on the host", describe(error)) from error
+            raise
+
+    def clear_tombstone(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
+        """Gives the uuid free."""
+        seen = self._inventory.find(connection, identity)
+        if seen is None:
+            return
+        if self._our_tag(seen, identity).kind is not Kind.TOMBSTONE:
+            raise MachineConflict("the machine itself is on the host", seen.record.name)
+        if seen.active:  # somebody has started it by hand; it has nothing to run
+            self._destroy(work, seen)
+        work.check()
+        _ignoring(GONE, seen.domain.undefineFlags, _UNDEFINE_FLAGS)
+        self._inventory.forget(identity.machine_uuid)
+
+
+def _ignoring(codes: frozenset[int], call: Any, *arguments: Any) -> None:
+    try:
+        call(*arguments)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in codes or connection_lost(error):
+            raise

@@ -1,0 +1,164 @@
+"""What a host is: its size, since when it is up, and whether hardware virtualisation really works there."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement
+
+import libvirt
+
+from service.drivers.base import MachineIdentity
+from service.drivers.libvirt.connection import Work
+from service.drivers.libvirt.domain_xml import Platform, probe_xml
+from service.drivers.libvirt.errors import ALREADY, GONE, describe
+from service.drivers.libvirt.storage import Storage
+from service.drivers.libvirt.tags import volume_name
+
+_log = logging.getLogger(__name__)
+
+MARKER = "corral-boot-id"
+# Firmware takes a fraction of a second where KVM works, and for ever where it does not.
+PROBE_SECONDS = 6.0
+
+# mov al, 0xfe; out 0x64, al: the keyboard controller's reset line. Then halt, and the mark of a boot sector.
+RESET_SECTOR = bytes([0xB0, 0xFE, 0xE6, 0x64, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
+
+
+@dataclass(frozen=True, slots=True)
+class Virtualisation:
+    """How guests run on a host: `type` kvm | qemu | test, the architecture, and why that type."""
+
+    type: str
+    architecture: str
+    note: str
+
+
+def boot_id(connection: Any, work: Work) -> str:
+    """An id that lives as long as the host is up: it outlives libvirtd, and is another one after a reboot.
+
+    libvirt does not tell a host's boot id. A transient network is kept under /run alone, and one that only names a way
+    of forwarding does nothing on the host; its uuid is the id.
+    """
+    for _ in range(3):
+        try:
+            return str(connection.networkLookupByName(MARKER).UUIDString())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
+                raise
+        network = Element("network")
+        SubElement(network, "name").text = MARKER
+        SubElement(network, "forward", mode="bridge")
+        work.check()
+        try:
+            return str(connection.networkCreateXML(ElementTree.tostring(network, encoding="unicode")).UUIDString())
+        except libvirt.libvirtError as error:
+            # Another control plane made it in this moment: look again.
+            if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_NETWORK_EXIST):
+                raise
+    return str(connection.networkLookupByName(MARKER).UUIDString())
+
+
+def totals(connection: Any) -> dict[str, int]:
+    """`vcpu` (count of processors) and `memory` (bytes)."""
+    information = connection.getInfo()
+    memory = int(information[1]) << 20
+    try:
+        # getInfo's memory was seen to be a fraction of the truth; this one is what the kernel says.
+        memory = int(connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) << 10
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+    return {"vcpu": int(information[2]), "memory": memory}
+
+
+def version_text(connection: Any) -> str:
+    """`QEMU 7.2.22, libvirt 9.0.0`"""
+
+    def dotted(number: int) -> str:
+        return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+    return f"{connection.getType()} {dotted(connection.getVersion())}, libvirt {dotted(connection.getLibVersion())}"
+
+
+def detect(connection: Any, work: Work, wanted: str, cluster: str, storage: Storage) -> Virtualisation:
+    """How guests are to run. `wanted`: auto | kvm | qemu; `auto` believes in KVM only when a guest has run with it."""
+    architecture = str(connection.getInfo()[0])
+    if connection.getType().upper() == "TEST":
+        return Virtualisation("test", architecture, "libvirt's test driver")
+    if wanted != "auto":
+        return Virtualisation(wanted, architecture, "configured")
+    capabilities = ElementTree.fromstring(connection.getCapabilities())
+    if capabilities.find(f"guest/arch[@name='{architecture}']/domain[@type='kvm']") is None:
+        return Virtualisation("qemu", architecture, "the host offers no KVM")
+    if architecture != "x86_64":
+        return Virtualisation("kvm", architecture, "offered by the host; not proven on this architecture")
+    if not _virtualisation_feature(connection, capabilities) and not _basic_model_usable(connection, architecture):
+        return Virtualisation("qemu", architecture, "the host offers KVM, but its processor can not run guests")
+    platform = Platform("kvm", architecture)
+    if runs_guests(connection, work, platform, cluster, storage):
+        return Virtualisation("kvm", architecture, "a probe guest has run")
+    return Virtualisation("qemu", architecture, "the host offers KVM, but a probe guest did not run")
+
+
+def _virtualisation_feature(connection: Any, capabilities: Element) -> bool:
+    """Whether the host's processor, its model spelt out, has vmx or svm."""
+    cpu = capabilities.find("host/cpu")
+    if cpu is None:
+        return False
+    try:
+        expanded = connection.baselineCPU(
+            [ElementTree.tostring(cpu, encoding="unicode")], libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+        )
+    except libvirt.libvirtError as error:
+        _log.debug("host processor: %s", describe(error))
+        return True  # not known: the probe guest decides
+    return any(f.get("name") in ("vmx", "svm") for f in ElementTree.fromstring(expanded).iter("feature"))
+
+
+def _basic_model_usable(connection: Any, architecture: str) -> bool:
+    """Whether KVM could give a guest one of QEMU's two most modest 64-bit processors."""
+    try:
+        answer = connection.getDomainCapabilities(None, architecture, None, "kvm", 0)
+    except libvirt.libvirtError as error:
+        _log.debug("domain capabilities: %s", describe(error))
+        return False
+    models = ElementTree.fromstring(answer).iterfind("cpu/mode[@name='custom']/model[@usable='yes']")
+    return any(model.text in ("qemu64", "kvm64") for model in models)
+
+
+def runs_guests(connection: Any, work: Work, platform: Platform, cluster: str, storage: Storage) -> bool:
+    """Boots a guest that ends by itself at its first instruction, and says whether it did."""
+    identity = MachineIdentity(cluster, "probe", secrets.token_hex(16), 0)
+    volume = storage.scratch(connection, work, volume_name(identity, "probe"), RESET_SECTOR)
+    try:
+        work.check()
+        xml = probe_xml(f"corral-probe-{identity.instance}", identity, platform, volume.path())
+        try:
+            # Ends with this connection, so that a probe is never left behind.
+            domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+        except libvirt.libvirtError as error:
+            _log.info("the probe guest could not be created: %s", describe(error))
+            return False
+        return _ends(domain, work)
+    finally:
+        volume.delete(0)
+
+
+def _ends(domain: Any, work: Work) -> bool:
+    until = time.monotonic() + PROBE_SECONDS
+    try:
+        while time.monotonic() < until:
+            if domain.state(0)[0] == libvirt.VIR_DOMAIN_SHUTOFF:
+                return True
+            work.pause(0.05)
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in GONE | ALREADY:
+            return True
+        raise
+    return False

@@ -1,0 +1,76 @@
+"""The NoCloud seed: a small ISO image that cloud-init takes its first configuration from. Touches no file."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pycdlib
+
+from service.drivers.base import MachineSpec, NetworkInterface
+
+# cloud-init finds the seed by this label, on any block device.
+LABEL = "cidata"
+DOCUMENT_DIRECTORY = "/etc/corral"
+
+
+def nocloud_image(spec: MachineSpec) -> bytes:
+    """An ISO 9660 image with meta-data, user-data, network-config and the machine's documents as files."""
+    files = {
+        "meta-data": _json({"instance-id": spec.identity.machine_uuid, "local-hostname": host_name(spec.display_name)}),
+        "user-data": "#cloud-config\n" + _json(_user_data(spec)),
+        "network-config": _json(_network(spec.interfaces)),
+        **spec.documents,
+    }
+    image = pycdlib.PyCdlib()
+    image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
+    for number, (name, text) in enumerate(sorted(files.items())):
+        content = text.encode()
+        image.add_fp(
+            io.BytesIO(content),
+            len(content),
+            f"/FILE{number}.;1",
+            rr_name=name,
+            joliet_path=f"/{name}",
+            file_mode=0o100444,
+        )
+    written = io.BytesIO()
+    image.write_fp(written)
+    image.close()
+    return written.getvalue()
+
+
+def host_name(name: str) -> str:
+    """A name that is allowed as a host's (RFC 1123), as near to the given one as that is possible."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in name)
+    return kept[:63].strip("-").lower() or "guest"
+
+
+def _user_data(spec: MachineSpec) -> dict[str, Any]:
+    return {
+        "write_files": [
+            {"path": f"{DOCUMENT_DIRECTORY}/{name}", "content": text, "permissions": "0644"}
+            for name, text in sorted(spec.documents.items())
+        ]
+    }
+
+
+def _network(interfaces: tuple[NetworkInterface, ...]) -> dict[str, Any]:
+    """netplan's version 2: interfaces are told apart by mac address, because their names depend on the guest."""
+    ethernets: dict[str, Any] = {}
+    for index, interface in enumerate(i for i in interfaces if i.kind != "none"):
+        settings: dict[str, Any] = {"match": {"macaddress": interface.mac}}
+        if interface.address:
+            settings["addresses"] = [f"{interface.address}/{interface.prefix_length}"]
+            if interface.gateway:
+                settings["routes"] = [{"to": "default", "via": interface.gateway}]
+        else:
+            settings["dhcp4"] = True
+        ethernets[f"nic{index}"] = settings
+    return {"version": 2, "ethernets": ethernets}
+
+
+def _json(value: Any) -> str:
+    # JSON is YAML, and has no surprises in quoting.
+    return json.dumps(value, indent=1) + "\n"

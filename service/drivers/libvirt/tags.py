@@ -1,0 +1,144 @@
+"""How this cluster's machines and volumes are told from everybody else's: a metadata element and a volume name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.drivers.base import HostRejected, MachineIdentity
+
+NAMESPACE = "urn:corral:machine:1"
+ElementTree.register_namespace("corral", NAMESPACE)
+
+_ELEMENT = f"{{{NAMESPACE}}}machine"
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_VOLUME = re.compile(r"corral\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.([a-z]+)")
+
+
+class Kind(StrEnum):
+    """What a tagged domain is there for."""
+
+    MACHINE = "machine"
+    TOMBSTONE = "tombstone"
+    PROBE = "probe"  # the guest that shows whether KVM works; nobody's machine
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """The metadata in a domain's XML."""
+
+    identity: MachineIdentity
+    spec_hash: str
+    kind: Kind
+    progress_channel: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRecord:
+    """What is read of a domain's XML once: whose it is, and the most that it may hold (bytes, vCPUs).
+
+    `tag` is None for a domain without ours of any cluster, and for one whose tag does not make sense.
+    """
+
+    name: str
+    tag: Tag | None
+    max_memory: int
+    max_vcpus: int
+
+    def machine_of(self, cluster: str) -> Tag | None:
+        """The tag if it is this cluster's machine or tombstone."""
+        if self.tag is None or self.tag.kind is Kind.PROBE or self.tag.identity.cluster != cluster:
+            return None
+        return self.tag
+
+
+def check_identity(identity: MachineIdentity) -> None:
+    """Raises HostRejected `bad_request` for parts that could not stand in names on a host."""
+    for part, value in (("group", identity.group), ("instance", identity.instance)):
+        if not _WORD.fullmatch(value):
+            raise HostRejected("bad_request", f"the {part}'s id is malformed")
+    if not identity.cluster or not 0 <= identity.attempt < 10**9:
+        raise HostRejected("bad_request", "the machine's identity is malformed")
+
+
+def tag_element(tag: Tag) -> ElementTree.Element:
+    """The element to put under <metadata>."""
+    identity = tag.identity
+    return ElementTree.Element(
+        _ELEMENT,
+        {
+            "kind": str(tag.kind),
+            "cluster": identity.cluster,
+            "group": identity.group,
+            "instance": identity.instance,
+            "attempt": str(identity.attempt),
+            "spec-hash": tag.spec_hash,
+            "progress-channel": tag.progress_channel,
+        },
+    )
+
+
+def read_domain(xml: str) -> DomainRecord:
+    """Reads a domain's XML as libvirt gives it, foreign ones included."""
+    root = ElementTree.fromstring(xml)
+    memory = root.find("maxMemory")
+    if memory is None:
+        memory = root.find("memory")
+    return DomainRecord(
+        name=root.findtext("name", ""),
+        tag=_read_tag(root.find(f"metadata/{_ELEMENT}"), root.findtext("uuid", "")),
+        max_memory=0 if memory is None else _bytes(memory),
+        max_vcpus=int(root.findtext("vcpu", "0")),
+    )
+
+
+def _read_tag(element: ElementTree.Element | None, domain_uuid: str) -> Tag | None:
+    if element is None:
+        return None
+    try:
+        identity = MachineIdentity(
+            cluster=element.attrib["cluster"],
+            group=element.attrib["group"],
+            instance=element.attrib["instance"],
+            attempt=int(element.attrib["attempt"]),
+        )
+        kind = Kind(element.attrib["kind"])
+    except (KeyError, ValueError):
+        return None  # somebody wrote it by hand: not ours to touch
+    if domain_uuid != identity.machine_uuid:
+        return None  # a copy that somebody made of a machine of ours, metadata and all: theirs
+    return Tag(identity, element.attrib["spec-hash"], kind, element.get("progress-channel", ""))
+
+
+# libvirt always writes KiB; other units are only ever read by it.
+_UNITS = {"b": 1, "bytes": 1, "KiB": 1 << 10, "k": 1 << 10, "MiB": 1 << 20, "M": 1 << 20, "GiB": 1 << 30, "G": 1 << 30}
+
+
+def _bytes(element: ElementTree.Element) -> int:
+    return int(element.text or 0) * _UNITS[element.get("unit", "KiB")]
+
+
+def cluster_word(cluster: str) -> str:
+    """The cluster's id as it stands in volume names: itself if it is one plain word, else a hash of it."""
+    if _WORD.fullmatch(cluster):
+        return cluster
+    return "h" + hashlib.sha256(cluster.encode()).hexdigest()[:24]
+
+
+def volume_prefix(identity: MachineIdentity) -> str:
+    """What the names of a machine's volumes begin with."""
+    return f"corral.{cluster_word(identity.cluster)}.{identity.instance}.{identity.attempt}."
+
+
+def volume_name(identity: MachineIdentity, role: str) -> str:
+    """The name of one of a machine's volumes. `role`: lower-case letters, such as `root` or `seed`."""
+    return volume_prefix(identity) + role
+
+
+def is_machine_volume(name: str, cluster: str) -> bool:
+    """Whether a volume of this name belongs to one of the cluster's machines."""
+    match = _VOLUME.fullmatch(name)
+    return match is not None and match[1] == cluster_word(cluster)
