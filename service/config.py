@@ -181,8 +181,8 @@ class _Builder:
             )
         if section.transport in ("tcp", "tls", "ssh") and not section.address:
             self.problems.append(f"{where}.address: needed with transport {section.transport!r}")
-        if section.transport != "unix" and section.socket:
-            self.problems.append(f"{where}.socket: only with transport 'unix', not {section.transport!r}")
+        if section.socket and section.transport not in ("unix", "test"):
+            self.problems.append(f"{where}.socket: only with transport 'unix' or 'test', not {section.transport!r}")
         return Host(
             uuid=section.uuid or uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id}/{section.name}").hex,
             name=section.name,

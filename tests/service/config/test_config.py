@@ -140,7 +140,12 @@ def test_a_wrong_value_is_named_by_its_key_with_what_is_allowed(extra: str, key:
         ),
         ('transport = "test"', 'transport = "tcp"', "hosts[0].address:", "needed"),
         ('transport = "test"', 'socket = "/run/x?command=sh"', "hosts[0].socket:", "absolute path"),
-        ('transport = "test"', 'transport = "test"\nsocket = "/run/x"', "hosts[0].socket:", "only with transport"),
+        (
+            'transport = "test"',
+            'transport = "tcp"\naddress = "h"\nsocket = "/run/x"',
+            "hosts[0].socket:",
+            "only with transport",
+        ),
         ('zone = "zone-1"', 'zone = "zone-9"', "hosts[0].zone:", "known: zone-1"),
         ("vcpu = 8", "vcpu = -8", "hosts[0].capacity.vcpu:", "0 or more"),
         ('image = "guest"', 'image = "gust"', "model_services[0].image:", "known: guest"),
