@@ -43,16 +43,11 @@ def commit(connection: Connection, before: Group, after: Group, ended: Iterable[
         claims.release(connection, ended)
     known = {m.uuid: m for m in before.instances}
     stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
-    drafts = _drafts(before, replace(after, instances=stamped))
-    stored = replace(
-        after,
-        instances=stamped,
-        version=before.version + 1,
-        sequence=before.sequence + len(drafts),
-        updated_at=now,
-    )
+    # Events carry the group as it will be stored; of its revision they need no copy, because it is their own.
+    stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
+    drafts = _drafts(before, stored)
     revision = events.append(connection, stored, drafts, now) if drafts else before.revision
-    stored = replace(stored, revision=revision)
+    stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
     groups.save(connection, before, stored)
     return stored
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 
 from sqlalchemy import Connection
@@ -140,12 +141,24 @@ def record(
     )
 
 
-def failure(explanation: Explanation | None) -> Failure:
-    """Why the gang was not placed, as the group keeps it."""
+def failure(explanation: Explanation | None, group: Group) -> Failure:
+    """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`."""
     permanent = explanation is not None and explanation.permanent is True
     code = Unsatisfiable.reason if permanent else NoCapacity.reason
-    message = explanation.message if explanation is not None else "no placement was found in the time allowed"
-    return Failure(code, message, explanation)
+    if explanation is None:
+        return Failure(code, "no placement was found in the time allowed")
+    names = {m.uuid: f"model_services[{m.rank}]" for m in group.instances}
+    message = explanation.message
+    for uuid, name in names.items():
+        message = message.replace(uuid, name)
+    nearest = explanation.nearest
+    told = replace(
+        explanation,
+        message=message,
+        funnels=tuple(replace(f, node=names.get(f.node, f.node)) for f in explanation.funnels),
+        nearest=replace(nearest, node=names.get(nearest.node, nearest.node)) if nearest else None,
+    )
+    return Failure(code, message, told)
 
 
 def claim(connection: Connection, cluster: str, planned: Group, placement: PlacementRecord, now: int) -> Group:

@@ -265,7 +265,7 @@ class GroupWorker:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
             if waiting and self._may_wait_for_fleet():
                 return Outcome([], retry=True)
-            return Outcome([NotPlaced(planning.failure(decision.explanation))])
+            return Outcome([NotPlaced(planning.failure(decision.explanation, group))])
         placement = planning.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self._now()
         try:

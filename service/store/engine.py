@@ -40,8 +40,10 @@ class DatabaseLocked(Exception):
 class Store:
     """Runs transactions for the event loop. One per process; `close` gives threads, connections and the lock back."""
 
-    def __init__(self, url: str, *, readers: int = 2, writers: int = 4) -> None:
+    def __init__(self, url: str, *, readers: int = 2, writers: int = 4, inline: bool = False) -> None:
         """`url`: `sqlite:///path`, `sqlite://` (in memory, one connection) or `postgresql+psycopg://…`.
+
+        `inline`: run transactions on the caller's thread, for simulations, whose order of events must be repeatable.
 
         Raises DatabaseLocked where another process has the SQLite file open, Unavailable where it can not be opened.
         """
@@ -55,6 +57,7 @@ class Store:
         self._reader_engine = self.engine if self.in_memory or not self.sqlite else self._make_engine(reader=True)
         self._writes = ThreadPoolExecutor(1 if self.sqlite else writers, thread_name_prefix="store-write")
         self._reads = self._writes if self.in_memory else ThreadPoolExecutor(readers, thread_name_prefix="store-read")
+        self._inline = inline
         self._committed: list[Callable[[], None]] = []
 
     def on_commit(self, hook: Callable[[], None]) -> None:
@@ -87,6 +90,8 @@ class Store:
             self._lock_file = None
 
     async def _run(self, executor: ThreadPoolExecutor, engine: Engine, work: Work[T]) -> T:
+        if self._inline:
+            return _transaction(engine, work)
         loop = asyncio.get_running_loop()
         # A cancelled caller must not leave a half-known outcome to its own cleanup: the transaction runs to its end.
         return await asyncio.shield(loop.run_in_executor(executor, _transaction, engine, work))

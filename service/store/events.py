@@ -7,7 +7,7 @@ commit. The row's lock is taken last in a transaction, so that writers wait for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -114,7 +114,7 @@ def _event(row: Row[Any]) -> Event:
     kind = EventKind(row.kind)
     body: dict[str, Any] = {}
     if kind in (EventKind.ACCEPTED, EventKind.GROUP, EventKind.FINAL):
-        body["group"] = decode(Group, row.body)
+        body["group"] = replace(decode(Group, row.body), revision=row.revision, sequence=row.sequence)
     elif kind is EventKind.INSTANCE:
         body["instance"] = decode(Instance, row.body)
     else:

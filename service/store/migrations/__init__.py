@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -13,6 +14,7 @@ _HERE = Path(__file__).parent
 
 def upgrade(engine: Engine) -> None:
     """Bring the database to the newest schema; an up-to-date one is left alone. Safe to call at every start."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its setup lines say nothing to an operator
     config = Config()
     config.set_main_option("script_location", str(_HERE))
     with engine.begin() as connection:

@@ -1,0 +1,65 @@
+"""`python -m service serve --config FILE`: the one way in."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from service.config import Config, ConfigError, load
+from service.errors import CorralError
+from service.store.engine import DatabaseLocked
+from service.telemetry import logs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 after an orderly end, 2 for a configuration that can not be used, 1 for a start that failed."""
+    parser = argparse.ArgumentParser(prog="python -m service", description="The Corral control plane.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C")
+    serve.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
+    check = commands.add_parser("check-config", help="read the configuration file and say what is wrong with it")
+    check.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
+    options = parser.parse_args(arguments)
+    try:
+        config = load(options.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.command == "check-config":
+        print(f"{options.config}: {len(config.zones)} zones, {len(config.hosts)} hosts, "
+              f"{len(config.model_services)} model services")  # fmt: skip
+        return 0
+    logs.configure(config.log.format, config.log.level)
+    return asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    from service.http.app import AddressInUse
+    from service.rpc.server import AddressUnavailable
+    from service.wiring import Service, StartError
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        service = Service(config)
+    except (StartError, DatabaseLocked, CorralError) as error:
+        print(f"corral can not start: {error}", file=sys.stderr)
+        return 1
+    try:
+        await service.start()
+    except (AddressUnavailable, AddressInUse, CorralError) as error:
+        print(f"corral can not start: {error}", file=sys.stderr)
+        await service.stop()
+        return 1
+    await stop.wait()
+    await service.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""The composition root: the only place that names concrete stores, drivers and faces, and in what order they start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from sqlalchemy import Connection
+
+from service.app.feed import Feed
+from service.app.groups import Groups
+from service.app.groups import Limits as AppLimits
+from service.app.planner import Planner, PoolPlanner
+from service.config import Config
+from service.drivers.base import HostDriver
+from service.errors import CorralError
+from service.fleet import Host
+from service.http.app import bind, create_app, serve_http
+from service.reconcile.calls import Directory, MemberCalls
+from service.reconcile.manager import Reconciler
+from service.reconcile.monitor import HostMonitor
+from service.reconcile.sweep import Sweep
+from service.reconcile.worker import Tools
+from service.rpc.interceptors import Limits as RpcLimits
+from service.rpc.server import RpcServer
+from service.store import events, fleet, groups
+from service.store.engine import Store
+from service.store.migrations import upgrade
+from service.telemetry.logs import get_logger
+from service.telemetry.metrics import Metrics, replace
+
+log = get_logger("corral.wiring")
+
+REACHABLE_KINDS = frozenset({"bridge", "network"})
+
+
+class StartError(Exception):
+    """The service can not start; the message says why and what to do."""
+
+
+def wall_clock() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def make_driver(config: Config, host: Host) -> HostDriver:
+    """The driver that the host's configuration names. Drivers are imported when the first host needs them."""
+    if host.address.driver == "simulated":
+        from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
+
+        options = SimulationOptions.read(host.address.options)
+        return SimulatedDriver(host.uuid, SimulatedHost(host.name, options, time.monotonic))
+    if host.address.driver == "libvirt":
+        from service.drivers.libvirt.driver import LibvirtDriver
+
+        return LibvirtDriver(host.uuid, config.cluster_id, host.address)
+    raise StartError(f"host {host.name}: there is no driver {host.address.driver!r}")
+
+
+class Service:
+    """One Corral process. `start`, then `stop`."""
+
+    def __init__(self, config: Config, *, planner: Planner | None = None) -> None:
+        """Opens the database and brings it up to date. Raises StartError, store.engine.DatabaseLocked, Unavailable."""
+        self.config = config
+        _refuse_open_listeners(config)
+        self.metrics = Metrics(process=True)
+        self.metrics.build.labels(_version()).set(1)
+        self.store = Store(config.store_url)
+        upgrade(self.store.engine)
+        self.feed = Feed(self.store)
+        self.planner = planner or PoolPlanner(workers=max(1, (os.cpu_count() or 1) - 1))
+        self.groups = Groups(
+            self.store,
+            self.feed,
+            self.planner,
+            wall_clock,
+            cluster=config.cluster_id,
+            limits=AppLimits(max_nodes=config.server.max_nodes),
+        )
+        self.reconciler = self._make_reconciler()
+        self.groups.poke = self.reconciler.poke
+        self.rpc = self._make_rpc()
+        self._http_stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._http_socket: socket.socket | None = None
+        self.http_address = ""
+
+    async def start(self) -> None:
+        """Open the listeners once the fleet's rows are written and the first hosts were asked.
+
+        Raises AddressUnavailable, AddressInUse, Unavailable.
+        """
+        self._http_socket = bind(self.config.server.http)
+        await self.store.write(self._write_fleet)
+        await self.feed.start()
+        self._spawn(self.feed.run(), "feed")
+        await self.reconciler.start()
+        await self.rpc.start()
+        app = create_app(
+            registry=self.metrics.registry,
+            readiness=self.readiness,
+            refresh=self.refresh,
+            endpoints={"gRPC": str(self.rpc.address), "metrics": "/metrics", "health": "/healthz"},
+        )
+        self.http_address = _shown(self._http_socket)
+        self._spawn(serve_http(app, self._http_socket, self._http_stop), "http")
+        self.rpc.set_serving(True)
+        if isinstance(self.planner, PoolPlanner):
+            self._spawn(self.planner.warm(), "warm the planner")
+        log.info("serving", grpc=str(self.rpc.address), http=self.http_address, hosts=len(self.config.hosts))
+
+    async def stop(self) -> None:
+        """Drain: not serving, streams end with Unavailable, calls end, leases go back, then everything is closed."""
+        grace = self.config.server.drain_grace_ms / 1000
+        log.info("draining", grace_seconds=grace)
+        self.rpc.drain()
+        self.groups.drain()
+        self.feed.close()
+        await self.rpc.stop(grace)
+        await self.reconciler.stop(grace)
+        self._http_stop.set()
+        for task in self._tasks:
+            if task.get_name() != "http":
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.planner.close()
+        self.store.close()
+        log.info("stopped")
+
+    async def readiness(self) -> Mapping[str, str]:
+        """What does not work, by part; empty when all does."""
+        problems = {}
+        try:
+            await self.store.read(events.head)
+        except CorralError as error:
+            problems["store"] = error.message
+        for task in self._tasks:
+            if task.done() and task.get_name() != "warm the planner":
+                problems[task.get_name()] = "has stopped"
+        return problems
+
+    async def refresh(self) -> None:
+        """Bring the gauges that mirror the store up to date. Raises Unavailable."""
+
+        def read(connection: Connection) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, Host], int]:
+            by_group, by_instance = groups.counts(connection)
+            return by_group, by_instance, fleet.hosts(connection), events.head(connection)[1]
+
+        by_group, by_instance, hosts, revision = await self.store.read(read)
+        metrics = self.metrics
+        replace(metrics.groups, {(status,): count for status, count in by_group.items()})
+        replace(metrics.instances, {(status,): count for status, count in by_instance.items()})
+        by_state: dict[tuple[str, ...], float] = {}
+        for host in hosts.values():
+            key = (host.state.value, host.status.value)
+            by_state[key] = by_state.get(key, 0) + 1
+        replace(metrics.hosts, by_state)
+        for gauge, name in ((metrics.host_capacity, "usable"), (metrics.host_used, "used"),
+                            (metrics.host_foreign, "foreign")):  # fmt: skip
+            replace(
+                gauge,
+                {
+                    (host.name, host.zone_uuid, resource): amount
+                    for host in hosts.values()
+                    for resource, amount in getattr(host, name).items()
+                },
+            )
+        metrics.events_revision.set(revision)
+
+    def _make_reconciler(self) -> Reconciler:
+        config = self.config
+        zones = {zone.uuid: zone for zone in config.zones}
+        monitors: dict[str, HostMonitor] = {}
+        calls = MemberCalls(
+            config.cluster_id,
+            monitors,
+            Directory({h.uuid: h for h in config.hosts}, zones, {m.uuid: m for m in config.model_services}),
+            self.metrics,
+        )
+        tools = Tools(
+            store=self.store,
+            planner=self.planner,
+            calls=calls,
+            monitors=monitors,
+            clock=wall_clock,
+            metrics=self.metrics,
+            owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            cluster=config.cluster_id,
+        )
+        reconciler = Reconciler(tools, Sweep(self.store, monitors, config.cluster_id, self.metrics))
+        for host in config.hosts:
+            overcommit = config.overcommit.overridden_by(zones[host.zone_uuid].overcommit)
+            monitors[host.uuid] = HostMonitor(
+                host,
+                make_driver(config, host),
+                self.store,
+                overcommit.overridden_by(host.overcommit),
+                reconciler.host_changed,
+            )
+        return reconciler
+
+    def _make_rpc(self) -> RpcServer:
+        config = self.config
+        reachable = {zone.uuid: zone.network.kind in REACHABLE_KINDS for zone in config.zones}
+        return RpcServer(
+            self.groups,
+            self.metrics.registry,
+            config.server.grpc,
+            config.server.admin,
+            reachable=lambda zone_uuid: reachable.get(zone_uuid, False),
+            limits=RpcLimits(max_message_bytes=config.server.max_message_bytes),
+        )
+
+    def _write_fleet(self, connection: Connection) -> None:
+        for zone in self.config.zones:
+            fleet.put_zone(connection, zone)
+        for host in self.config.hosts:
+            fleet.put_host(connection, host)
+        for entry in self.config.model_services:
+            fleet.put_model_service(connection, entry)
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+        task.add_done_callback(_report)
+        self._tasks.append(task)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("background task broke", task=task.get_name(), exc_info=error)
+
+
+def _refuse_open_listeners(config: Config) -> None:
+    for address in (config.server.grpc, config.server.http, config.server.admin):
+        if address is not None and not address.local and not config.server.insecure:
+            raise StartError(
+                f"{address} can be reached from other machines and has no TLS: "
+                "listen on loopback or a unix socket, or set [server] insecure = true"
+            )
+
+
+def _shown(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return f"unix:{name}" if isinstance(name, str) else f"{name[0]}:{name[1]}"
+
+
+def _version() -> str:
+    with contextlib.suppress(PackageNotFoundError):
+        return version("corral")
+    return "source"
