@@ -234,7 +234,7 @@ def start_service(made: Made, addresses: Addresses) -> subprocess.Popen[bytes]:
     VAR.mkdir(exist_ok=True)
     with LOG.open("wb") as log:
         service = subprocess.Popen(
-            [sys.executable, "-m", "service", "--config", str(CONFIG)],
+            [sys.executable, "-m", "service", "serve", "--config", str(CONFIG)],
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.DEVNULL,

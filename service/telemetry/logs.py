@@ -31,6 +31,7 @@ _URL_PASSWORD = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@
 _HEADER = re.compile(r"\b(?P<kind>bearer|oauth|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 # A caller may name things at length; a log line must stay readable and bounded.
 _LONGEST_VALUE = 2000
+_FIRST = ("timestamp", "level", "logger", "event")
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -80,11 +81,17 @@ def configure(format: str = "auto", level: str = "info", stream: TextIO | None =
     root.setLevel(level.upper())
     # Its start and stop are told by our own line; its access log would double the request log.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # It tells of each plugin that it loads.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def hide_secrets(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Processor: values under secret keys, passwords in URLs and credentials in headers are replaced."""
-    return {key: _clean(str(key), value) for key, value in event.items()}
+    """Processor: values under secret keys, passwords in URLs and credentials in headers are replaced.
+
+    What every line has comes first, in a fixed order.
+    """
+    first = {key: event[key] for key in _FIRST if key in event}
+    return {key: _clean(str(key), value) for key, value in {**first, **event}.items()}
 
 
 def _clean(key: str, value: Any) -> Any:

@@ -19,11 +19,12 @@ from service.telemetry import logs
 def logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    uvicorn = logging.getLogger("uvicorn").level
+    quiet = {name: logging.getLogger(name).level for name in ("uvicorn", "alembic")}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    logging.getLogger("uvicorn").setLevel(uvicorn)
+    for name, was in quiet.items():
+        logging.getLogger(name).setLevel(was)
     structlog.reset_defaults()
 
 
@@ -42,6 +43,7 @@ def test_a_line_is_one_json_object_with_time_level_logger_and_facts() -> None:
     assert line["hosts"] == ["a", "b"]
     assert line["seconds"] == 0.5
     assert str(line["timestamp"]).endswith("Z")
+    assert list(line)[:4] == ["timestamp", "level", "logger", "event"]
 
 
 def test_the_standard_librarys_records_go_the_same_way() -> None:
