@@ -230,6 +230,7 @@ _SETTLE: Sequence[tuple[GroupPhase, Callable[[set[InstanceStatus]], bool], Group
     (GroupPhase.RUNNING, lambda s: S.PENDING in s, GroupPhase.PLANNING),
     (GroupPhase.PLANNING, lambda s: S.PENDING not in s and s <= PLACED, GroupPhase.CREATING),
     (GroupPhase.CREATING, lambda s: s <= UP, GroupPhase.BOOTING),
+    (GroupPhase.BOOTING, lambda s: bool(s & {S.CLAIMED, S.CREATING}), GroupPhase.CREATING),
     (GroupPhase.BOOTING, lambda s: s <= {S.RUNNING}, GroupPhase.RUNNING),
     (GroupPhase.RUNNING, lambda s: not s <= {S.RUNNING}, GroupPhase.BOOTING),
 )

@@ -1,0 +1,328 @@
+"""Laws of the lifecycle, then its story told by examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.effects import Create, Dispatch, Observe, Plan, Remove, Resume, Shutdown, effects, next_deadline
+from service.facts import (
+    DeleteRequested,
+    Fact,
+    HostAnswers,
+    HostSilent,
+    NotPlaced,
+    Observation,
+    Observed,
+    Placed,
+    Seat,
+    StopAsked,
+    Ticked,
+)
+from service.lifecycle import FINAL, LAUNCHING, MEMBER, advance, advance_all, public_status, released
+from service.model import (
+    CreationStrategy,
+    Failure,
+    FailurePolicy,
+    Group,
+    GroupPhase,
+    GroupStatus,
+    InstanceStatus,
+    PlacementRecord,
+    PlacementStrategy,
+)
+
+from .builders import ZONE, group
+
+S = InstanceStatus
+Seen = Observation
+RECORD = PlacementRecord((), PlacementStrategy.FEWEST_HOSTS, 1, 1, 1, "optimal", "greedy")
+
+
+def placed(subject: Group, host: str = "h") -> Placed:
+    """Seats for every pending member, two hosts in turn."""
+    pending = [m for m in subject.instances if m.status is S.PENDING]
+    return Placed(
+        RECORD, {m.uuid: Seat(f"{host}{m.rank % 2}", "host", ZONE, f"machine-{m.uuid}-{m.attempt}") for m in pending}
+    )
+
+
+def tell(subject: Group, rank: int, seen: Observation, now: int = 1, reason: str = "") -> Group:
+    member = subject.instances[rank]
+    return advance(subject, Observed(member.uuid, member.attempt, seen, reason), now)
+
+
+def tell_all(subject: Group, seen: Observation, now: int = 1) -> Group:
+    for rank in range(len(subject.instances)):
+        subject = tell(subject, rank, seen, now)
+    return subject
+
+
+def created(**changes: object) -> Group:
+    """A group whose members are all created, so that GO is committed."""
+    start = group(**changes)  # type: ignore[arg-type]
+    start = advance(start, placed(start), 1)
+    return tell_all(tell_all(start, Seen.DISPATCHED), Seen.PAUSED)
+
+
+def running(**changes: object) -> Group:
+    return tell_all(tell_all(created(**changes), Seen.EXECUTING), Seen.READY)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Group]:
+    """A group and what a random sequence of facts makes of it."""
+    subject = group(
+        size=draw(st.integers(1, 3)),
+        failure_policy=draw(st.sampled_from(FailurePolicy)),
+        creation_strategy=draw(st.sampled_from(CreationStrategy)),
+        failure_budget=draw(st.integers(0, 3)),
+        deadline_at=draw(st.sampled_from([0, 40])),
+    )
+    history = [subject]
+    now = 0
+    for _ in range(draw(st.integers(1, 30))):
+        now += draw(st.sampled_from([0, 1, 100, 70_000]))
+        member = draw(st.sampled_from(subject.instances))
+        attempt = draw(st.sampled_from([member.attempt, member.attempt, member.attempt, member.attempt - 1]))
+        observed = st.builds(Observed, st.just(member.uuid), st.just(attempt), st.sampled_from(Observation))
+        fact: Fact = draw(
+            st.one_of(
+                observed,
+                observed,
+                observed,
+                st.builds(HostSilent, st.sampled_from(["h0", "h1"])),
+                st.builds(HostAnswers, st.sampled_from(["h0", "h1"])),
+                st.just(placed(subject)),
+                st.just(Ticked()),
+                st.just(StopAsked(member.uuid, attempt)),
+                st.just(NotPlaced(Failure("NO_CAPACITY", "full"))),
+                st.just(DeleteRequested()),
+            )
+        )
+        subject = advance(subject, fact, now)
+        history.append(subject)
+    return history
+
+
+@given(histories())
+@settings(max_examples=300, deadline=None)
+def test_laws_of_every_history(history: list[Group]) -> None:
+    for before, after in pairwise(history):
+        assert after.status is public_status(after)
+        assert after.start_epoch >= before.start_epoch
+        if before.phase in FINAL:
+            assert after == before
+        if before.phase is GroupPhase.DELETING:
+            assert after.phase in (GroupPhase.DELETING, GroupPhase.DELETED)
+        for old, new in zip(before.instances, after.instances, strict=True):
+            assert new.attempt >= old.attempt
+            if old.status is S.REMOVED:
+                assert new.status is S.REMOVED
+            if new.status in (S.BOOTING, S.RUNNING):
+                assert after.go, "a member runs before GO"
+            if new.attempt > old.attempt:
+                assert new.status in (S.PENDING, S.REMOVED)
+
+
+@given(histories())
+@settings(max_examples=200, deadline=None)
+def test_effects_follow_from_the_stored_group_alone_and_never_touch_two_things_at_once(history: list[Group]) -> None:
+    for subject in history:
+        wanted = effects(subject, 50)
+        assert wanted == effects(subject, 50)
+        keys = [getattr(e, "instance_uuid", "gang") for e in wanted]
+        assert len([k for k in keys if k != "gang"]) == len({k for k in keys if k != "gang"})
+        for effect in wanted:
+            if isinstance(effect, Resume):
+                assert subject.go
+                assert subject.phase is GroupPhase.BOOTING
+            if isinstance(effect, Create):
+                assert subject.instance(effect.instance_uuid).status is S.CREATING
+        if subject.phase in FINAL:
+            assert wanted == ()
+        elif subject.phase is not GroupPhase.STOPPED:
+            assert wanted or next_deadline(subject) or subject.phase in LAUNCHING
+
+
+@given(histories())
+@settings(max_examples=200, deadline=None)
+def test_a_group_that_is_helped_always_settles(history: list[Group]) -> None:
+    """From any reachable state, a perfect world brings the group to rest: nothing waits for ever."""
+    subject, now = history[-1], 1_000_000
+    for _ in range(200):
+        now += 400_000
+        subject = advance_all(subject, [HostAnswers("h0"), HostAnswers("h1"), Ticked()], now)
+        wanted = effects(subject, now)
+        if subject.phase is GroupPhase.RUNNING or subject.phase in FINAL:
+            return
+        for effect in wanted:
+            subject = perfectly(subject, effect, now)
+    raise AssertionError(f"does not settle: {subject}")
+
+
+def perfectly(subject: Group, effect: object, now: int) -> Group:
+    if isinstance(effect, Plan):
+        return advance(subject, placed(subject), now)
+    if isinstance(effect, Dispatch):
+        facts = [Observed(u, subject.instance(u).attempt, Seen.DISPATCHED) for u in effect.instance_uuids]
+        return advance_all(subject, facts, now)
+    outcome = {Create: Seen.PAUSED, Resume: Seen.EXECUTING, Observe: Seen.READY, Remove: Seen.GONE}.get(type(effect))
+    uuid, attempt = effect.instance_uuid, effect.attempt  # type: ignore[attr-defined]
+    if outcome is None:
+        return advance(subject, StopAsked(uuid, attempt), now)
+    return advance(subject, Observed(uuid, attempt, outcome), now)
+
+
+def test_a_deploy_goes_through_zstacks_statuses_to_running() -> None:
+    subject = group()
+    statuses = [subject.status]
+    for fact in (placed(subject),):
+        subject = advance(subject, fact, 1)
+    statuses.append(subject.status)
+    subject = tell_all(tell_all(subject, Seen.DISPATCHED), Seen.PAUSED)
+    statuses.append(subject.status)
+    subject = tell_all(tell_all(subject, Seen.EXECUTING), Seen.READY)
+    statuses.append(subject.status)
+    assert statuses == [
+        GroupStatus.DEPLOYING,
+        GroupStatus.CONFIG_SETTING_UP,
+        GroupStatus.SERVICE_BOOTING_UP,
+        GroupStatus.RUNNING,
+    ]
+    assert subject.start_epoch == 1
+
+
+def test_no_member_is_resumed_before_all_are_created() -> None:
+    subject = group()
+    subject = tell_all(advance(subject, placed(subject), 1), Seen.DISPATCHED)
+    subject = tell(subject, 0, Seen.PAUSED)
+    assert not any(isinstance(e, Resume) for e in effects(subject, 1))
+    subject = tell(subject, 1, Seen.PAUSED)
+    assert [type(e) for e in effects(subject, 1)] == [Resume, Resume]
+
+
+def test_sequential_starts_each_member_when_its_forerunner_is_ready() -> None:
+    subject = created(size=3, creation_strategy=CreationStrategy.SEQUENTIAL)
+    order = []
+    for _ in range(3):
+        (resume,) = [e for e in effects(subject, 1) if isinstance(e, Resume)]
+        rank = subject.instance(resume.instance_uuid).rank
+        order.append(rank)
+        subject = tell(tell(subject, rank, Seen.EXECUTING), rank, Seen.READY)
+    assert order == [0, 1, 2]
+
+
+def test_sequential_with_workers_first_starts_the_initial_node_last() -> None:
+    subject = created(size=3, creation_strategy=CreationStrategy.SEQUENTIAL, workers_first=True)
+    (resume,) = [e for e in effects(subject, 1) if isinstance(e, Resume)]
+    assert subject.instance(resume.instance_uuid).rank == 1
+
+
+def test_delete_during_a_deploy_removes_what_may_exist_and_releases_what_was_never_sent() -> None:
+    before = group()
+    before = advance(before, placed(before), 1)
+    half = tell(before, 0, Seen.DISPATCHED)
+    after = advance(half, DeleteRequested(), 2)
+    assert [m.status for m in after.instances] == [S.REMOVING, S.REMOVED]
+    assert released(half, DeleteRequested(), after) == ((after.instances[1].uuid, 1),)
+    gone = Observed(after.instances[0].uuid, 1, Seen.GONE)
+    final = advance(after, gone, 3)
+    assert final.phase is GroupPhase.DELETED
+    assert released(after, gone, final) == ((after.instances[0].uuid, 1),)
+
+
+def test_a_member_that_served_is_asked_to_stop_before_it_is_destroyed() -> None:
+    subject = advance(running(), DeleteRequested(), 10)
+    assert [type(e) for e in effects(subject, 11)] == [Shutdown, Shutdown]
+    member = subject.instances[0]
+    subject = advance(subject, StopAsked(member.uuid, 1), 11)
+    assert isinstance(effects(subject, 12)[0], Observe)
+    subject = tell(subject, 0, Seen.HALTED, 13)
+    assert isinstance(effects(subject, 14)[0], Remove)
+    assert isinstance(effects(subject, 10 + member.stop_grace_ms)[1], Remove)
+
+
+def test_fail_group_takes_everything_down_and_keeps_the_first_reason() -> None:
+    subject = tell(running(failure_policy=FailurePolicy.FAIL_GROUP), 1, Seen.HALTED, reason="its machine crashed")
+    assert subject.phase is GroupPhase.CLEANING
+    assert subject.failure is not None
+    assert "its machine crashed" in subject.failure.message
+    assert tell_all(subject, Seen.GONE).phase is GroupPhase.FAILED
+
+
+def test_replace_member_plans_the_failed_member_alone_and_shuns_its_host() -> None:
+    subject = tell(created(size=3), 2, Seen.HALTED)
+    subject = tell(subject, 2, Seen.GONE)
+    assert [m.status for m in subject.instances] == [S.CREATED, S.CREATED, S.PENDING]
+    assert subject.instances[2].attempt == 2
+    assert subject.excluded_hosts == ("h0",)
+    assert Plan((subject.instances[2].uuid,)) in effects(subject, 1)
+    assert subject.go, "GO stands: the others go on"
+
+
+def test_restart_member_keeps_its_seat_and_attempt() -> None:
+    subject = tell(running(failure_policy=FailurePolicy.RESTART_MEMBER), 1, Seen.HALTED)
+    assert subject.status is GroupStatus.DEGRADED
+    subject = tell(subject, 1, Seen.GONE)
+    member = subject.instances[1]
+    assert (member.status, member.attempt, member.restarts, member.host_uuid) == (S.CLAIMED, 1, 1, "h1")
+
+
+def test_past_the_failure_budget_the_group_fails() -> None:
+    subject = created(failure_budget=0)
+    assert tell(subject, 0, Seen.HALTED).phase is GroupPhase.CLEANING
+
+
+def test_a_silent_host_makes_its_members_unknown_and_nothing_else() -> None:
+    before = running()
+    silent = advance(before, HostSilent("h1"), 5)
+    assert silent.status is GroupStatus.UNKNOWN
+    assert [m.unknown_since for m in silent.instances] == [0, 5]
+    assert [m.status for m in silent.instances] == [S.RUNNING, S.RUNNING]
+    assert advance(silent, HostAnswers("h1"), 9) == before
+
+
+def test_a_member_on_a_silent_host_that_never_executed_is_placed_anew_and_keeps_its_old_claim() -> None:
+    before = advance(tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED), HostSilent("h1"), 5)
+    assert before.instances[1].status is S.CREATING
+    after = advance(before, Ticked(), next_deadline(before))
+    assert (after.instances[1].status, after.instances[1].attempt) == (S.PENDING, 2)
+    assert released(before, Ticked(), after) == ()
+
+
+def test_a_member_on_a_silent_host_that_executed_is_never_placed_anew() -> None:
+    subject = advance(tell(running(), 1, Seen.EXECUTING), HostSilent("h1"), 5)
+    subject = advance(subject, Ticked(), 10_000_000)
+    assert subject.instances[1].attempt == 1
+    assert not any(isinstance(e, Plan) for e in effects(subject, 10_000_000))
+
+
+def test_a_boot_that_takes_too_long_fails_the_member() -> None:
+    subject = tell_all(created(), Seen.EXECUTING, now=100)
+    deadline = next_deadline(subject)
+    assert deadline == 100 + 60_000
+    assert advance(subject, Ticked(), deadline - 1) == subject
+    assert {m.status for m in advance(subject, Ticked(), deadline).instances} == {S.FAILING}
+
+
+def test_the_groups_deadline_ends_a_deploy_that_is_not_running() -> None:
+    subject = replace(created(), deadline_at=500)
+    assert next_deadline(subject) == 500
+    late = advance(subject, Ticked(), 500)
+    assert late.phase is GroupPhase.CLEANING
+    assert late.failure == Failure("TIMEOUT", "the group was not running at its deadline")
+
+
+def test_facts_about_an_older_attempt_are_ignored() -> None:
+    subject = tell(tell(created(), 1, Seen.HALTED), 1, Seen.GONE)
+    assert advance(subject, Observed(subject.instances[1].uuid, 1, Seen.READY), 9) == subject
+
+
+@pytest.mark.parametrize(("status", "seen"), sorted(MEMBER))
+def test_the_transition_table_leads_from_every_status_to_another(status: InstanceStatus, seen: Observation) -> None:
+    assert MEMBER[status, seen] is not status
