@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from service.facts import Fact
 from service.lifecycle import AT_REST, advance, released
-from service.model import EventKind, Group
+from service.model import EventKind, Group, Instance
 from service.store import claims, events, groups
 from service.store.events import Draft
 
@@ -69,13 +69,18 @@ def _drafts(before: Group, after: Group) -> list[Draft]:
     known = {m.uuid: m for m in before.instances}
     for member in after.instances:
         old = known.get(member.uuid)
-        if old is None or replace(old, updated_at=0) != replace(member, updated_at=0):
+        if old is None or _told(old) != _told(member):
             add(EventKind.INSTANCE, member)
     if after.phase in AT_REST and after.phase is not before.phase:
         add(EventKind.FINAL, after)
     elif (after.status, after.reason, after.phase) != (before.status, before.reason, before.phase):
         add(EventKind.GROUP, outline(after))
     return drafts
+
+
+def _told(member: Instance) -> Instance:
+    """The member without what is of no use to a caller, so that bookkeeping alone makes no event."""
+    return replace(member, updated_at=0, deadline_at=0, stop_asked=False, was_resumed=False)
 
 
 def accepted(connection: Connection, group: Group, now: int) -> Group:
