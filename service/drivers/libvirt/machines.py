@@ -166,7 +166,7 @@ class Machines:
     def resume(self, work: Work, connection: Any, identity: MachineIdentity) -> ObservedMachine:
         """Lets a paused machine run."""
         seen = self._existing(connection, identity)
-        if seen.active:
+        if seen.state == libvirt.VIR_DOMAIN_PAUSED:
             work.check()
             try:
                 seen.domain.resume()
@@ -216,7 +216,7 @@ class Machines:
         seen = self._real(connection, identity)
         if seen is not None:
             work.check()
-            _ignoring(GONE, seen.domain.undefineFlags, _UNDEFINE_FLAGS)
+            _undefine(seen.domain)
             if self._real(connection, identity) is not None:
                 raise MachineConflict("the machine came back while it was removed", seen.record.name)
         self._inventory.forget(identity.machine_uuid)
@@ -268,8 +268,18 @@ class Machines:
         if seen.active:  # somebody has started it by hand; it has nothing to run
             self._destroy(work, seen)
         work.check()
-        _ignoring(GONE, seen.domain.undefineFlags, _UNDEFINE_FLAGS)
+        _undefine(seen.domain)
         self._inventory.forget(identity.machine_uuid)
+
+
+def _undefine(domain: Any) -> None:
+    """With all that libvirt keeps of it; plainly where an older or simpler hypervisor does not know the flags."""
+    try:
+        _ignoring(GONE, domain.undefineFlags, _UNDEFINE_FLAGS)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+            raise
+        _ignoring(GONE, domain.undefineFlags, 0)
 
 
 def _ignoring(codes: frozenset[int], call: Any, *arguments: Any) -> None:

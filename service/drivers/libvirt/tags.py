@@ -105,12 +105,17 @@ def _read_tag(element: ElementTree.Element | None, domain_uuid: str) -> Tag | No
             instance=element.attrib["instance"],
             attempt=int(element.attrib["attempt"]),
         )
-        kind = Kind(element.attrib["kind"])
+        tag = Tag(
+            identity,
+            element.attrib["spec-hash"],
+            Kind(element.attrib["kind"]),
+            element.get("progress-channel", ""),
+        )
     except (KeyError, ValueError):
         return None  # somebody wrote it by hand: not ours to touch
     if domain_uuid != identity.machine_uuid:
         return None  # a copy that somebody made of a machine of ours, metadata and all: theirs
-    return Tag(identity, element.attrib["spec-hash"], kind, element.get("progress-channel", ""))
+    return tag
 
 
 # libvirt always writes KiB; other units are only ever read by it.

@@ -1,0 +1,45 @@
+"""Specifications that the driver's tests share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from service.drivers.base import Image, MachineIdentity, MachineSpec, NetworkInterface
+from service.drivers.libvirt.driver import LibvirtDriver
+from service.fleet import HostAddress
+from tests.service.drivers.libvirt.fake import FakeHost
+
+CLUSTER = "test-cluster"
+BUDGET = 5.0
+
+
+def identity(number: int = 1, attempt: int = 1, cluster: str = CLUSTER) -> MachineIdentity:
+    """A machine's identity."""
+    return MachineIdentity(cluster, "a" * 32, f"{number:032x}", attempt)
+
+
+def specification(number: int = 1, **changes: Any) -> MachineSpec:
+    """A small machine without image, disk or network."""
+    spec = MachineSpec(
+        identity=identity(number),
+        display_name=f"node {number}",
+        vcpus=1,
+        memory_bytes=64 << 20,
+        root_disk_bytes=0,
+        image=Image("none"),
+        interfaces=(),
+        documents={"env": "CORRAL_NODE_RANK=0\n"},
+        spec_hash="hash",
+    )
+    return replace(spec, **changes)
+
+
+def bridged(number: int, address: str = "") -> NetworkInterface:
+    """An interface on the lab's bridge."""
+    return NetworkInterface("bridge", "br0", f"52:54:00:00:00:{number:02x}", address, 16 if address else 0)
+
+
+def driver_of(host: FakeHost, cluster: str = CLUSTER) -> LibvirtDriver:
+    """The real driver over a fake host."""
+    return LibvirtDriver("host-1", cluster, HostAddress("libvirt", "unix"), opener=host.open)

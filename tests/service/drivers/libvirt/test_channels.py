@@ -1,0 +1,209 @@
+"""What a guest writes is data from a stranger."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import libvirt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.drivers.base import GuestReport
+from service.drivers.libvirt.channels import DETAIL_LIMIT, LINE_LIMIT, Channels, Lines, parse_report
+from tests.service.drivers.libvirt.fake import error
+
+REPORT = {"v": 1, "stage": "ready", "detail": "d", "epoch": 3, "address": "10.0.0.1", "joined": 2}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def line(**changes: Any) -> bytes:
+    return json.dumps({**REPORT, **changes}).encode()
+
+
+def test_a_report_is_read() -> None:
+    assert parse_report(line(), 7.0) == GuestReport("ready", "d", 3, "10.0.0.1", 7.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"ready",
+        b"[1]",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 5000,
+        line(v=2),
+        line(stage=""),
+        line(stage=3),
+        line(stage="a b"),
+        line(stage="x" * 33),
+        line(stage="<b>"),
+    ],
+)
+def test_what_is_no_report_is_dropped(wrong: bytes) -> None:
+    assert parse_report(wrong, 0.0) is None
+
+
+@given(st.fixed_dictionaries({"v": st.just(1), "stage": JSON, "detail": JSON, "epoch": JSON, "address": JSON}) | JSON)
+def test_nothing_that_a_guest_says_raises_or_gets_long(value: Any) -> None:
+    found = parse_report(json.dumps(value).encode(), 0.0)
+    if found is not None:
+        assert found.stage.isidentifier()
+        assert len(found.detail) <= DETAIL_LIMIT
+        assert found.detail.isprintable()
+        assert found.address.isprintable()
+        assert found.epoch >= 0
+
+
+@given(st.binary(max_size=3000))
+def test_any_bytes_are_survived(data: bytes) -> None:
+    for part in Lines().feed(data):
+        parse_report(part, 0.0)
+
+
+@given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"")), max_size=8), st.data())
+def test_lines_do_not_depend_on_how_the_bytes_came(lines: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(part + b"\n" for part in lines)
+    cut = Lines()
+    found: list[bytes] = []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        found += cut.feed(stream[:size])
+        stream = stream[size:]
+    assert found == [part for part in lines if part.strip()]
+
+
+def test_a_line_without_end_takes_no_memory_and_the_next_one_is_read() -> None:
+    cut = Lines()
+    for _ in range(100):
+        assert cut.feed(b"x" * LINE_LIMIT) == []
+        assert len(cut._rest) <= LINE_LIMIT
+    assert cut.feed(b"end\nnext\n") == [b"next"]
+
+
+class Stream:
+    """A channel's stream whose guest has written `pieces`."""
+
+    def __init__(self, pieces: list[Any]) -> None:
+        self.pieces = pieces
+        self.callback: Any = None
+        self.aborted = False
+
+    def eventAddCallback(self, _events: int, callback: Any, _opaque: Any) -> int:  # noqa: N802
+        self.callback = callback
+        return 0
+
+    def eventRemoveCallback(self) -> int:  # noqa: N802
+        return 0
+
+    def abort(self) -> int:
+        self.aborted = True
+        return 0
+
+    def recv(self, _size: int) -> Any:
+        piece = self.pieces.pop(0) if self.pieces else -2
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+
+class Host:
+    """A connection and its domain in one."""
+
+    def __init__(self, stream: Stream, *, refuses: bool = False) -> None:
+        self.stream = stream
+        self.refuses = refuses
+        self.flags: list[int] = []
+
+    def newStream(self, flags: int) -> Stream:  # noqa: N802
+        assert flags & libvirt.VIR_STREAM_NONBLOCK
+        return self.stream
+
+    def openChannel(self, _name: str, _stream: Stream, flags: int) -> int:  # noqa: N802
+        self.flags.append(flags)
+        if self.refuses:
+            raise error(libvirt.VIR_ERR_OPERATION_FAILED)
+        return 0
+
+
+def listened(pieces: list[Any]) -> tuple[Channels, Stream, list[str]]:
+    news: list[str] = []
+    channels = Channels(news.append)
+    stream = Stream(pieces)
+    host = Host(stream)
+    assert channels.listen(host, host, "m", "channel", take_over=False)
+    return channels, stream, news
+
+
+def test_only_what_is_new_is_news() -> None:
+    channels, stream, news = listened([line() + b"\n" + line() + b"\n", line(stage="stopping") + b"\n"])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    assert news == ["m", "m"]
+    report = channels.report("m")
+    assert report is not None
+    assert report.stage == "stopping"
+
+
+@pytest.mark.parametrize("end", [b"", error(libvirt.VIR_ERR_SYSTEM_ERROR)])
+def test_a_channel_that_ended_can_be_opened_again_and_the_report_stays(end: Any) -> None:
+    channels, stream, _ = listened([line() + b"\n", end])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    assert not channels.listening("m")
+    assert channels.report("m") is not None
+
+
+def test_a_hangup_ends_the_channel() -> None:
+    channels, stream, _ = listened([])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_HANGUP, None)
+    assert not channels.listening("m")
+
+
+def test_a_new_run_starts_without_the_old_report() -> None:
+    channels, stream, _ = listened([line() + b"\n"])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    channels.forget("m")
+    assert channels.report("m") is None
+    assert stream.aborted
+    stream.pieces.append(line() + b"\n")
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    assert channels.report("m") is None
+
+
+def test_a_lost_connection_closes_all_and_keeps_the_reports() -> None:
+    channels, stream, _ = listened([line() + b"\n"])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    channels.connection_lost()
+    assert not channels.listening("m")
+    assert channels.report("m") is not None
+    assert not stream.aborted  # there is nobody to tell
+
+
+def test_machines_that_are_gone_are_forgotten() -> None:
+    channels, stream, _ = listened([line() + b"\n"])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    channels.keep_only({"m"})
+    assert channels.report("m") is not None
+    channels.keep_only({"other"})
+    assert channels.report("m") is None
+
+
+@pytest.mark.parametrize("take_over", [False, True])
+def test_a_channel_that_is_refused_is_no_error(take_over: bool) -> None:
+    channels = Channels(lambda _machine: None)
+    host = Host(Stream([]), refuses=True)
+    assert not channels.listen(host, host, "m", "channel", take_over=take_over)
+    assert host.flags == [libvirt.VIR_DOMAIN_CHANNEL_FORCE if take_over else 0]
+
+
+def test_a_guest_that_never_stops_does_not_keep_the_event_thread() -> None:
+    channels, stream, _ = listened([line() + b"\n"] * 1000)
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    assert len(stream.pieces) > 900
+    assert channels.listening("m")

@@ -1,0 +1,82 @@
+"""The seed that cloud-init reads, and the images that disks stand on."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pycdlib
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.drivers.base import HostRejected
+from service.drivers.libvirt.seed import host_name, nocloud_image
+from service.drivers.libvirt.storage import virtual_size
+from tests.service.drivers.libvirt.machines import bridged, specification
+
+
+def files_of(image: bytes) -> dict[str, str]:
+    iso = pycdlib.PyCdlib()
+    iso.open_fp(io.BytesIO(image))
+    assert iso.pvd.volume_identifier.strip() == b"cidata"
+    found: dict[str, str] = {}
+    for child in iso.list_children(rr_path="/"):
+        name = child.rock_ridge.name().decode() if child.rock_ridge else ""
+        if name in ("", ".", ".."):
+            continue
+        content = io.BytesIO()
+        iso.get_file_from_iso_fp(content, rr_path=f"/{name}")
+        found[name] = content.getvalue().decode()
+    iso.close()
+    return found
+
+
+def test_cloud_init_finds_its_files_and_the_documents() -> None:
+    spec = specification(
+        documents={"env": "A=b\n", "rendezvous": "{}"},
+        interfaces=(bridged(1, "10.0.0.5"), bridged(2)),
+        display_name="N 1",
+    )
+    files = files_of(nocloud_image(spec))
+    assert json.loads(files["meta-data"]) == {"instance-id": spec.identity.machine_uuid, "local-hostname": "n-1"}
+    head, _, body = files["user-data"].partition("\n")
+    assert head == "#cloud-config"
+    assert {f["path"]: f["content"] for f in json.loads(body)["write_files"]} == {
+        "/etc/corral/env": "A=b\n",
+        "/etc/corral/rendezvous": "{}",
+    }
+    ethernets = json.loads(files["network-config"])["ethernets"]
+    assert ethernets["nic0"]["addresses"] == ["10.0.0.5/16"]
+    assert ethernets["nic1"]["dhcp4"] is True
+    assert files["env"] == "A=b\n"
+
+
+@given(st.text())
+def test_a_host_name_is_always_one(name: str) -> None:
+    made = host_name(name)
+    assert 1 <= len(made) <= 63
+    assert all(c.isascii() and (c.isalnum() or c == "-") for c in made)
+    assert not made.startswith("-")
+    assert not made.endswith("-")
+
+
+def qcow2_header(size: int, backing: int = 0) -> bytes:
+    return b"QFI\xfb" + (3).to_bytes(4, "big") + backing.to_bytes(8, "big") + bytes(8) + size.to_bytes(8, "big")
+
+
+def test_the_size_that_a_guest_sees(tmp_path: Path) -> None:
+    raw, qcow2 = tmp_path / "raw", tmp_path / "qcow2"
+    raw.write_bytes(b"x" * 1000)
+    qcow2.write_bytes(qcow2_header(1 << 30))
+    assert virtual_size(raw, "raw") == 1000
+    assert virtual_size(qcow2, "qcow2") == 1 << 30
+
+
+@pytest.mark.parametrize("content", [b"", b"not qcow2 at all, but long enough", qcow2_header(1, backing=104)])
+def test_an_image_that_is_no_qcow2_or_names_other_files_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    with pytest.raises(HostRejected):
+        virtual_size(path, "qcow2")
