@@ -1,0 +1,130 @@
+"""A whole control plane without faces: in-memory database, simulated hosts, real clock, for tests of use cases."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from service.app.feed import Feed
+from service.app.groups import Groups
+from service.app.planner import InlinePlanner
+from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
+from service.fleet import Host, ModelService, Overcommit, Zone
+from service.model import Caller, DeployRequest, Event, Group
+from service.reconcile.calls import Directory, MemberCalls
+from service.reconcile.manager import Reconciler
+from service.reconcile.monitor import HostMonitor
+from service.reconcile.sweep import Sweep
+from service.reconcile.worker import Tools
+from service.store import fleet
+from service.store.engine import Store
+from service.store.migrations import upgrade
+from service.telemetry.metrics import Metrics
+
+from .builders import entry, host, zone
+
+CLUSTER = "test"
+CALLER = Caller()
+
+
+def clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class ControlPlane:
+    """The parts, by name, for tests to reach into."""
+
+    store: Store
+    feed: Feed
+    groups: Groups
+    reconciler: Reconciler
+    sweep: Sweep
+    metrics: Metrics
+    drivers: dict[str, SimulatedDriver] = field(default_factory=dict)
+
+    async def deploy(self, request: DeployRequest) -> list[Event]:
+        """Deploy and follow to the end; raises what the stream ends with."""
+        started = await self.groups.deploy(CALLER, request)
+        return await self.follow(started.group, started.after_revision)
+
+    async def follow(self, group: Group, after: int) -> list[Event]:
+        return [event async for event in self.groups.follow(group.uuid, after)]
+
+    async def delete(self, uuid: str) -> list[Event]:
+        started = await self.groups.delete(CALLER, uuid)
+        return await self.follow(started.group, started.after_revision)
+
+    def machines(self) -> list[object]:
+        """Everything on all hosts."""
+        return list(itertools.chain.from_iterable(d.host.machines.values() for d in self.drivers.values()))
+
+    async def used(self) -> dict[str, int]:
+        """Claimed vCPUs by host name."""
+        hosts = await self.store.read(fleet.hosts)
+        return {h.name: h.used.get("vcpu", 0) for h in hosts.values()}
+
+
+@asynccontextmanager
+async def control_plane(
+    *,
+    hosts: Sequence[Host] = (),
+    size: dict[str, str] | None = None,
+    zones: Sequence[Zone] = (),
+    catalogue: Sequence[ModelService] = (),
+    overcommit: Overcommit | None = None,
+    url: str = "sqlite://",
+) -> AsyncIterator[ControlPlane]:
+    """Start everything, and end it. `size`: the simulated hosts' options."""
+    store = Store(url)
+    upgrade(store.engine)
+    hosts, zones, catalogue = hosts or (host(1), host(2)), zones or (zone(),), catalogue or (entry(),)
+    options = SimulationOptions.read({"boot_ms": "10", "call_ms": "0", **(size or {})})
+
+    def rows(connection: object) -> None:
+        for z in zones:
+            fleet.put_zone(connection, z)  # type: ignore[arg-type]
+        for h in hosts:
+            fleet.put_host(connection, h)  # type: ignore[arg-type]
+        for e in catalogue:
+            fleet.put_model_service(connection, e)  # type: ignore[arg-type]
+
+    await store.write(rows)
+    feed = Feed(store)
+    await feed.start()
+    metrics = Metrics()
+    planner = InlinePlanner()
+    monitors: dict[str, HostMonitor] = {}
+    directory = Directory({h.uuid: h for h in hosts}, {z.uuid: z for z in zones}, {e.uuid: e for e in catalogue})
+    tools = Tools(
+        store=store,
+        planner=planner,
+        calls=MemberCalls(CLUSTER, monitors, directory, metrics),
+        monitors=monitors,
+        clock=clock,
+        metrics=metrics,
+        owner="test",
+        cluster=CLUSTER,
+    )
+    reconciler = Reconciler(tools)
+    groups = Groups(store, feed, planner, clock, cluster=CLUSTER)
+    groups.poke = reconciler.poke
+    plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, CLUSTER, metrics), metrics)
+    for h in hosts:
+        driver = SimulatedDriver(h.uuid, SimulatedHost(h.name, options, time.monotonic))
+        plane.drivers[h.uuid] = driver
+        monitors[h.uuid] = HostMonitor(h, driver, store, overcommit or Overcommit(), reconciler.host_changed)
+    reading = asyncio.create_task(feed.run())
+    await reconciler.start()
+    try:
+        yield plane
+    finally:
+        feed.close()
+        await reconciler.stop(5.0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        store.close()
