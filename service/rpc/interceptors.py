@@ -47,7 +47,7 @@ class Limits:
     max_streams: int = 8192
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
     """One RPC in progress."""
 

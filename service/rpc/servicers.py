@@ -36,20 +36,19 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
     ) -> AsyncIterator[deploy_pb2.DeployDistributedModelServiceResponse]:
         """Stores the intent, then shows the group's events until the operation ends."""
         validation.check(request)
-        wanted = requests.deploy_request(request)
-        order = requests.rank_order(request.model_services)
+        caller, wanted = current_caller(), requests.deploy_request(request)
         try:
             if request.validate_only:
-                record = await self._groups.plan(current_caller(), wanted)
+                record = await self._groups.plan(caller, wanted)
                 yield deploy_pb2.DeployDistributedModelServiceResponse(event=events.planned(record))
                 return
-            started = await self._groups.deploy(current_caller(), wanted)
+            started = await self._groups.deploy(caller, wanted)
             async with aclosing(self._follow(started)) as changes:
                 async for change in changes:
                     message = events.event(change, self._reachable)
                     yield deploy_pb2.DeployDistributedModelServiceResponse(event=message)
         except PlacementError as error:
-            raise in_callers_order(error, order) from error
+            raise in_callers_order(error, requests.rank_order(request.model_services)) from error
 
     async def PlanDistributedModelService(  # noqa: N802
         self, request: deploy_pb2.PlanDistributedModelServiceRequest, context: Any

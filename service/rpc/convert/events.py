@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from corral.v1 import group_pb2
 
 from service.app.feed import Bookmark
@@ -20,11 +22,11 @@ def event(value: Event, reachable: Reachable) -> group_pb2.InstanceGroupEvent:
     )
     match value:
         case Event(kind=EventKind.ACCEPTED, group=Group() as group):
-            message.accepted.CopyFrom(inventory.group(group, reachable))
+            message.accepted.CopyFrom(inventory.group(replace(group, revision=value.revision), reachable))
         case Event(kind=EventKind.GROUP, group=Group() as group):
-            message.group.CopyFrom(inventory.group(group, reachable))
+            message.group.CopyFrom(inventory.group(replace(group, revision=value.revision), reachable))
         case Event(kind=EventKind.FINAL, group=Group() as group):
-            message.final.CopyFrom(inventory.group(group, reachable))
+            message.final.CopyFrom(inventory.group(replace(group, revision=value.revision), reachable))
         case Event(kind=EventKind.PLANNED, placement=record) if record is not None:
             message.planned.CopyFrom(inventory.placement(record))
         case Event(kind=EventKind.CLAIMED, placement=record) if record is not None:

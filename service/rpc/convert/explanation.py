@@ -18,7 +18,10 @@ MAX_CURES = 8
 
 
 def in_callers_order(error: PlacementError, order: Sequence[int]) -> PlacementError:
-    """The error with its nodes named as the caller listed them; `order` maps a rank to a position in the list."""
+    """The error with its nodes named as the caller listed them: `model_services[position]` instead of by rank.
+
+    `order` maps a rank to a position in the caller's list.
+    """
     explanation = error.explanation
     if explanation is None:
         return error
