@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from sqlalchemy import Connection
+
 from service.drivers.base import MachineIdentity
 from service.errors import CorralError
 from service.reconcile.monitor import HostMonitor
@@ -30,7 +32,7 @@ class Reconciler:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._background: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._hinted: set[str] = set()
 
     @property
     def monitors(self) -> Mapping[str, HostMonitor]:
@@ -58,7 +60,6 @@ class Reconciler:
 
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing new, let running driver calls end within the grace, give all leases back."""
-        self._stopping = True
         for worker in self._workers.values():
             worker.stop()
         if self._tasks:
@@ -93,28 +94,37 @@ class Reconciler:
         if worker is not None:
             worker.hint(identity.instance)
         else:
+            self._hinted.add(identity.group)
             self._wake.set()
 
     async def _take_due(self) -> None:
         while True:
             self._wake.clear()
             free = MOST_WORKERS - len(self._workers)
-            taken: tuple[tuple[str, int], ...] = ()
             if free > 0:
-                now = self._tools.clock()
-                try:
-                    taken = await self._tools.store.write(
-                        lambda c, n=now, f=free: groups.take_due(c, self._tools.owner, n, LEASE_MS, f)  # type: ignore[misc]
-                    )
-                except CorralError as error:
-                    logger.warning("no groups were taken: %s", error)
-                for uuid, epoch in taken:
-                    self._work(uuid, epoch, now + LEASE_MS)
+                await self._take(free)
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def _take(self, limit: int) -> None:
+        now = self._tools.clock()
+        hinted = sorted(self._hinted)
+
+        def take(connection: Connection) -> tuple[tuple[str, int], ...]:
+            groups.hasten(connection, hinted, now)
+            return groups.take_due(connection, self._tools.owner, now, LEASE_MS, limit)
+
+        try:
+            taken = await self._tools.store.write(take)
+        except CorralError as error:
+            logger.warning("no groups were taken: %s", error)
+            return
+        self._hinted.difference_update(hinted)
+        for uuid, epoch in taken:
+            self._work(uuid, epoch, now + LEASE_MS)
 
     def _work(self, uuid: str, epoch: int, lease_until: int) -> None:
         worker = GroupWorker(self._tools, uuid, epoch, lease_until)

@@ -90,6 +90,16 @@ def due(connection: Connection, uuid: str, at: int | None) -> None:
     connection.execute(update(schema.groups).where(schema.groups.c.uuid == uuid).values(due_at=at))
 
 
+def hasten(connection: Connection, uuids: Sequence[str], now: int) -> None:
+    """Something was noticed about these groups: look at them now instead of when they are due."""
+    if uuids:
+        connection.execute(
+            update(schema.groups)
+            .where(schema.groups.c.uuid.in_(uuids), schema.groups.c.due_at > now)
+            .values(due_at=now)
+        )
+
+
 def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
     """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first."""
     free = select(schema.groups.c.uuid).where(and_(schema.groups.c.due_at <= now, schema.groups.c.lease_until <= now))
