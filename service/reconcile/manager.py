@@ -137,6 +137,8 @@ class Reconciler:
         if self._workers.get(uuid) is worker:
             del self._workers[uuid]
             del self._tasks[uuid]
+        if worker.hinted:
+            self._hinted.add(uuid)  # it came while the lease was being given back
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("group %s: its worker broke; the lease runs out by itself", uuid, exc_info=error)
         self._wake.set()

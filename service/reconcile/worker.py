@@ -93,6 +93,11 @@ class GroupWorker:
         self._slots.setdefault(instance_uuid, Slot()).hinted = True
         self._wake.set()
 
+    @property
+    def hinted(self) -> bool:
+        """Whether a hint has not been followed yet."""
+        return any(slot.hinted for slot in self._slots.values())
+
     def host_changed(self) -> None:
         """A host fell silent or answers again."""
         self._wake.set()
@@ -309,7 +314,7 @@ class GroupWorker:
             await self.tools.store.write(lambda c: groups.give_back(c, self.uuid, self.epoch, self._now(), None))
             return True
         waiting = any(not isinstance(e, Observe) for e in effects(group, self._now()))
-        if group.phase not in AT_REST or waiting or self._reload or any(s.hinted for s in self._slots.values()):
+        if group.phase not in AT_REST or waiting or self._reload or self.hinted:
             return False
         due_at = None if group.phase in FINAL else self._now() + REST_MS
         given = await self.tools.store.write(
