@@ -21,6 +21,7 @@ from service import config_schema as schema
 from service.config_schema import ListenAddress
 from service.drivers.base import Image
 from service.fleet import MEMORY, VCPU, Host, HostAddress, HostState, ModelService, Network, Overcommit, Zone
+from service.model import Account, Caller
 
 _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
 
@@ -56,7 +57,10 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that the service is told at start. `store_url` is SQLAlchemy's, with an absolute path for SQLite."""
+    """Everything that the service is told at start. `store_url` is SQLAlchemy's, with an absolute path for SQLite.
+
+    `webhook_networks`: where finished jobs may be told, in CIDR notation.
+    """
 
     server: ServerConfig
     store_url: str
@@ -68,6 +72,8 @@ class Config:
     hosts: tuple[Host, ...]
     images: tuple[Image, ...]
     model_services: tuple[ModelService, ...]
+    accounts: tuple[Account, ...] = ()
+    webhook_networks: tuple[str, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -124,6 +130,11 @@ class _Builder:
             model_services=tuple(
                 self._model_service(i, entry, by_name) for i, entry in enumerate(self.checked.model_services)
             ),
+            accounts=tuple(
+                Account(entry.name, entry.password_sha512, Caller(entry.name, entry.project, entry.role))
+                for entry in self.checked.accounts
+            ),
+            webhook_networks=tuple(self.checked.webhooks.allow),
         )
         self._require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
         self._require_unique("zones", "name", [zone.name for zone in config.zones])
@@ -131,6 +142,7 @@ class _Builder:
         self._require_unique("hosts", "name", [host.name for host in config.hosts])
         self._require_unique("images", "name", [image.name for image in config.images])
         self._require_unique("model_services", "uuid", [entry.uuid for entry in config.model_services])
+        self._require_unique("accounts", "name", [account.name for account in config.accounts])
         if self.problems:
             raise ConfigError(self.source, self.problems)
         return config

@@ -334,6 +334,28 @@ class ModelServiceSection(Section):
     supported_metrics: list[Line] = []
 
 
+def _webhook_target(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError as problem:
+        raise ValueError('a network in CIDR notation, such as "10.0.0.0/8" or "127.0.0.1/32"') from problem
+
+
+class AccountSection(Section):
+    """[[accounts]]: who may log in to the ZStack face. A name is written once."""
+
+    name: Name
+    password_sha512: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+    role: Literal["viewer", "operator", "admin"]
+    project: Name = "default"
+
+
+class WebhooksSection(Section):
+    """[webhooks]: the networks to whose addresses a finished job may be told. None: webhooks are refused."""
+
+    allow: list[Annotated[str, AfterValidator(_webhook_target)]] = []
+
+
 class Configuration(Section):
     """The whole file."""
 
@@ -346,3 +368,5 @@ class Configuration(Section):
     hosts: list[HostSection] = []
     images: list[ImageSection] = []
     model_services: list[ModelServiceSection] = []
+    accounts: list[AccountSection] = []
+    webhooks: WebhooksSection = WebhooksSection()

@@ -14,6 +14,7 @@ CorralError
 ├── Overloaded               too much at once
 ├── RevisionUnavailable      a watch revision that is compacted or in the future
 ├── Unauthenticated          no credentials, or bad ones
+│   └── LoginFailed          a wrong account name or password
 ├── PermissionDenied         the caller's role does not allow the method
 ├── DeployFailed             an accepted group came to an end other than Running
 └── InvariantViolation       a bug: a check inside a transaction failed
@@ -186,6 +187,12 @@ class Unauthenticated(CorralError):
     """The call carries no credentials, or credentials that are not valid."""
 
     reason = "UNAUTHENTICATED"
+
+
+class LoginFailed(Unauthenticated):
+    """The account name or its password is wrong; which of the two is not told."""
+
+    reason = "LOGIN_FAILED"
 
 
 class PermissionDenied(CorralError):

@@ -177,6 +177,15 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Who may log in. `password_sha512`: 128 small hex digits; `caller`: who a session of the account is."""
+
+    name: str
+    password_sha512: str
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
 class DeployRequest:
     """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; no `request_id`, no idempotency."""
 

@@ -197,3 +197,34 @@ requests = Table(
     Column("group_uuid", UUID, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
+
+# Keyed by the SHA-256 of the session's uuid: who reads the database does not get anybody's credential.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", WORD, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index(None, "expires_at"),
+)
+
+# API calls that were accepted (the ZStack face). The lease says which process works on one.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("operation", WORD, nullable=False),
+    Column("caller", Text, nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("outcome", Text, nullable=False, default=""),
+    Column("webhook", Text, nullable=False, default=""),
+    Column("webhook_due", Boolean, nullable=False, default=False),
+    Column("owner", Text, nullable=False, default=""),
+    Column("lease_until", BigInteger, nullable=False, default=0),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False, default=0),
+    Index(None, "state", "lease_until"),
+    Index(None, "ended_at"),
+)
