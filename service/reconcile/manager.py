@@ -124,10 +124,10 @@ class Reconciler:
             return
         self._hinted.difference_update(hinted)
         for uuid, epoch in taken:
-            self._work(uuid, epoch, now + LEASE_MS)
+            self._work(uuid, epoch, now + LEASE_MS, hinted=uuid in hinted)
 
-    def _work(self, uuid: str, epoch: int, lease_until: int) -> None:
-        worker = GroupWorker(self._tools, uuid, epoch, lease_until)
+    def _work(self, uuid: str, epoch: int, lease_until: int, *, hinted: bool) -> None:
+        worker = GroupWorker(self._tools, uuid, epoch, lease_until, all_hinted=hinted)
         task = asyncio.create_task(worker.run(), name=f"group {uuid}")
         self._workers[uuid] = worker
         self._tasks[uuid] = task

@@ -70,12 +70,16 @@ class Tools:
 
 @dataclass(slots=True)
 class GroupWorker:
-    """One group's work. `run` returns when the lease was given back or lost."""
+    """One group's work. `run` returns when the lease was given back or lost.
+
+    `all_hinted`: something was noticed about the group before it was taken, so older listings will not do.
+    """
 
     tools: Tools
     uuid: str
     epoch: int
     lease_until: int
+    all_hinted: bool = False
     _slots: dict[str, Slot] = field(default_factory=dict)
     _sends: Sends = field(default_factory=Sends)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -211,6 +215,10 @@ class GroupWorker:
         return facts
 
     def _start(self, group: Group, now: int) -> None:
+        if self.all_hinted:
+            self.all_hinted = False
+            for member in group.instances:
+                self.hint(member.uuid)
         for effect in effects(group, now):
             key = GANG if isinstance(effect, Plan | Dispatch) else effect.instance_uuid
             slot = self._slots.setdefault(key, Slot())
