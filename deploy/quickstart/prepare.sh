@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-PACKAGES=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils libvirt-dev pkg-config gcc libc6-dev
+PACKAGES=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base libvirt-dev pkg-config gcc libc6-dev
     iproute2 linux-image-cloud-amd64 busybox-static)
 
 say() { printf '==> %s\n' "$*"; }
@@ -84,13 +84,18 @@ pip_stamped() {
     printf '%s\n' "$hash" >"$stamp"
 }
 
-prepare_runtime() {
-    make_venv
-    pip_stamped runtime deploy/requirements/runtime.txt
+# The `corral` command, from this checkout.
+install_project() {
     if [ ! -x .venv/bin/corral ] || [ pyproject.toml -nt .venv/bin/corral ]; then
         .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . || fail "pip could not install this checkout"
         touch .venv/bin/corral
     fi
+}
+
+prepare_runtime() {
+    make_venv
+    pip_stamped runtime deploy/requirements/runtime.txt
+    install_project
 }
 
 prepare_tools() {
@@ -99,8 +104,12 @@ prepare_tools() {
 }
 
 prepare_dev() {
+    local name
     make_venv
     pip_stamped dev deploy/requirements/dev.txt
+    # dev.txt holds all of the other two at the same versions.
+    for name in runtime tools; do sha256sum <deploy/requirements/$name.txt | cut -d ' ' -f 1 >.venv/.stamp-$name; done
+    install_project
 }
 
 prepare_guest() {

@@ -135,6 +135,8 @@ def start_libvirt(made: Made) -> None:
         made.write()
     else:
         say("starting virtlogd and libvirtd (no systemd here)")
+        # libvirt locks a guest's channels there; without it no guest can report that it is ready.
+        Path("/run/lock").mkdir(mode=0o1777, exist_ok=True)
         for name in ("virtlogd", "libvirtd"):
             program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
             if program is None:

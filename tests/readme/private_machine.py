@@ -12,16 +12,25 @@ from pathlib import Path
 from tests.lab.namespaces import Namespace
 
 ROOT = Path(__file__).resolve().parents[2]
+# Directories that a package made are kept, empty; files of /etc/libvirt too.
 _SETUP = """
 checkout=$1
 ip link set lo up
 keep=$(mktemp -d)
 mount -t tmpfs none "$keep"
 cp -a /etc/libvirt "$keep/etc"
+for name in lib log cache; do
+    mkdir "$keep/$name"
+    cd "/var/$name/libvirt"
+    find . -xdev -type d -print0 | tar --null --no-recursion -T - -cf - | tar -xf - -C "$keep/$name"
+done
 for path in /run /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt "$checkout/var"; do
-    mount -t tmpfs none "$path"
+    mount -t tmpfs -o mode=755 none "$path"
 done
 cp -a "$keep/etc/." /etc/libvirt/
+for name in lib log cache; do cp -a "$keep/$name/." "/var/$name/libvirt/"; done
+cd /
+mkdir -m 1777 /run/lock
 umount "$keep"
 rmdir "$keep"
 """
