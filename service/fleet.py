@@ -5,6 +5,7 @@ Resources are named integer vectors: `vcpu` (count), `memory` (bytes), and any o
 
 from __future__ import annotations
 
+import uuid as uuids
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,8 @@ from service.drivers.base import Image
 
 VCPU = "vcpu"
 MEMORY = "memory"
+
+_IMAGE_NAMESPACE = uuids.UUID("2f1d6f0a-8f0d-5f0e-b0f3-6b8f0c9c5b03")
 
 
 class HostState(StrEnum):
@@ -71,13 +74,16 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A failure and network domain that holds hosts."""
+    """A failure and network domain that holds hosts. `version`, `created_at`, `updated_at`: of the stored row."""
 
     uuid: str
     name: str
     description: str = ""
     network: Network = field(default_factory=Network)
     overcommit: Overcommit = field(default_factory=Overcommit)
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class Host:
 
     `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours;
     `used`: the sum of committed claims. `usable` = floor((total - reserved) * ratio).
+    `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
 
     uuid: str
@@ -124,6 +131,11 @@ class Host:
     foreign: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
     virt_type: str = ""
+    description: str = ""
+    cluster_uuid: str = ""
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
 
     @property
     def schedulable(self) -> bool:
@@ -132,8 +144,29 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredImage:
+    """An image that the catalogue knows. `format`: raw | qcow2 | kernel; `size`: bytes of all its files."""
+
+    uuid: str
+    image: Image
+    format: str
+    size: int = 0
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+
+def configured_image_uuid(name: str) -> str:
+    """The uuid of an image of the configuration file, where images have names alone."""
+    return uuids.uuid5(_IMAGE_NAMESPACE, name).hex
+
+
+@dataclass(frozen=True, slots=True)
 class ModelService:
     """A catalogue entry: the template that a node spec's `uuid` names. Sizes in bytes, times in ms.
+
+    `image_uuid`: where `image` was copied from. `readiness_*`: 0 leaves it to the guest.
+    `version` rises with every change; members name the one that they were admitted with.
 
     `ports` maps a role of SERVING's contract (`service`, `rendezvous`, `rpc`) to a TCP port.
     `workers_first`: the engine's gate wants the workers up before the initial node when the strategy is sequential.
@@ -158,3 +191,10 @@ class ModelService:
     boot_timeout_ms: int = 300_000
     stop_grace_ms: int = 5_000
     supported_metrics: tuple[str, ...] = ()
+    image_uuid: str = ""
+    readiness_port: int = 0
+    readiness_interval_ms: int = 0
+    readiness_timeout_ms: int = 0
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0

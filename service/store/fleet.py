@@ -1,79 +1,208 @@
-"""Rows of zones, hosts and the catalogue."""
+"""Rows of zones and hosts. Whatever callers can see of them changes together with its event."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from service.errors import NotFound
-from service.fleet import Host, HostState, HostStatus, ModelService, Overcommit, Zone
-from service.store import schema
+from service.fleet import Host, HostState, HostStatus, Overcommit, Zone
+from service.model import InstanceStatus
+from service.store import fleet_events, rows, schema
+from service.store.catalog import model_services, put_model_service
 from service.store.codec import decode, encode
+from service.store.fleet_events import FleetChange, wall_clock
+
+__all__ = [
+    "Load",
+    "delete_host",
+    "delete_zone",
+    "host",
+    "hosts",
+    "hosts_of",
+    "loads",
+    "model_services",
+    "page_of_hosts",
+    "page_of_zones",
+    "put_host",
+    "put_model_service",
+    "put_zone",
+    "set_facts",
+    "set_state",
+    "set_status",
+    "set_usable",
+    "zone",
+    "zones",
+]
 
 
-def put_zone(connection: Connection, zone: Zone) -> None:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the store knows a host to carry: seated members, and claims of attempts that are over."""
+
+    members: int = 0
+    stale_claims: int = 0
+
+
+# --- zones ---------------------------------------------------------------------------------------------------------
+
+
+def put_zone(connection: Connection, zone: Zone, *, now: int | None = None) -> None:
     """Insert or overwrite the zone."""
-    values = {"name": zone.name, "document": encode(zone)}
-    _put(connection, schema.zones, zone.uuid, values, values)
+    at = wall_clock() if now is None else now
+    plain = replace(zone, version=0, created_at=0, updated_at=0)
+    rows.put(connection, schema.zones, zone.uuid, {"name": zone.name, "document": encode(plain)}, at)
+    fleet_events.append(connection, FleetChange.ZONE, zone.uuid, zone.uuid, at)
 
 
-def put_model_service(connection: Connection, entry: ModelService) -> None:
-    """Insert or overwrite the catalogue entry."""
-    values = {"name": entry.name, "document": encode(entry)}
-    _put(connection, schema.model_services, entry.uuid, values, values)
-
-
-def put_host(connection: Connection, host: Host) -> None:
-    """Insert the host, or overwrite what its operator says of it; what was observed and claimed stays.
-
-    Its operator's state is kept too on overwriting: a host disabled at run time is not enabled by a restart.
-    """
-    plain = replace(host, total={}, usable={}, foreign={}, used={}, status=HostStatus.CONNECTING, status_reason="")
-    changed = {"name": host.name, "zone_uuid": host.zone_uuid, "document": encode(plain)}
-    _put(
-        connection,
-        schema.hosts,
-        host.uuid,
-        {**changed, "state": host.state.value, "status": HostStatus.CONNECTING.value},
-        {**changed, "status": HostStatus.CONNECTING.value},
-    )
+def delete_zone(connection: Connection, uuid: str, now: int) -> None:
+    """Forget the zone; the caller has seen that no host is in it."""
+    connection.execute(delete(schema.zones).where(schema.zones.c.uuid == uuid))
+    fleet_events.append(connection, FleetChange.ZONE_REMOVED, uuid, uuid, now)
 
 
 def zones(connection: Connection) -> Mapping[str, Zone]:
     """All zones by uuid."""
-    return {r.uuid: decode(Zone, r.document) for r in connection.execute(select(schema.zones))}
+    return {r.uuid: _zone(r) for r in connection.execute(select(schema.zones))}
 
 
-def model_services(connection: Connection) -> Mapping[str, ModelService]:
-    """The catalogue by uuid."""
-    return {r.uuid: decode(ModelService, r.document) for r in connection.execute(select(schema.model_services))}
+def zone(connection: Connection, uuid: str, *, lock: bool = False) -> Zone:
+    """One zone. Raises NotFound."""
+    query = select(schema.zones).where(schema.zones.c.uuid == uuid)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise NotFound("zone", uuid)
+    return _zone(row)
+
+
+def page_of_zones(connection: Connection, after: tuple[str, str] | None, limit: int) -> tuple[Zone, ...]:
+    """Up to `limit` zones by name after the given key (`rows.page_key`)."""
+    return tuple(_zone(r) for r in connection.execute(rows.page(schema.zones, after, limit)))
+
+
+def hosts_of(connection: Connection) -> Mapping[str, int]:
+    """How many hosts each zone has; zones without hosts are left out."""
+    table = schema.hosts
+    counted = connection.execute(select(table.c.zone_uuid, func.count().label("n")).group_by(table.c.zone_uuid))
+    return {r.zone_uuid: int(r.n) for r in counted}
+
+
+# --- hosts ---------------------------------------------------------------------------------------------------------
+
+
+def put_host(connection: Connection, host: Host, *, now: int | None = None) -> None:
+    """Insert the host, or overwrite what its operator says of it; what was observed and claimed stays.
+
+    Its operator's state is kept too on overwriting: a host disabled at run time is not enabled by a restart.
+    """
+    at = wall_clock() if now is None else now
+    changed = {"name": host.name, "zone_uuid": host.zone_uuid, "document": encode(_plain(host))}
+    first = {"state": host.state.value, "status": host.status.value}
+    rows.put(connection, schema.hosts, host.uuid, changed, at, first=first)
+    fleet_events.append(connection, FleetChange.HOST, host.uuid, host.zone_uuid, at)
+
+
+def delete_host(connection: Connection, host: Host, now: int) -> None:
+    """Forget the host; the caller has seen that nothing is seated or claimed on it."""
+    connection.execute(delete(schema.host_resources).where(schema.host_resources.c.host_uuid == host.uuid))
+    connection.execute(delete(schema.hosts).where(schema.hosts.c.uuid == host.uuid))
+    fleet_events.append(connection, FleetChange.HOST_REMOVED, host.uuid, host.zone_uuid, now)
 
 
 def hosts(connection: Connection) -> Mapping[str, Host]:
     """All hosts by uuid, with their resource vectors."""
     vectors = _vectors(connection, None)
-    rows = connection.execute(select(schema.hosts).order_by(schema.hosts.c.uuid))
-    return {row.uuid: _host(row, vectors.get(row.uuid, {})) for row in rows}
+    found = connection.execute(select(schema.hosts).order_by(schema.hosts.c.uuid))
+    return {row.uuid: _host(row, vectors.get(row.uuid, {})) for row in found}
 
 
-def host(connection: Connection, uuid: str) -> Host:
-    """One host. Raises NotFound."""
-    row = connection.execute(select(schema.hosts).where(schema.hosts.c.uuid == uuid)).one_or_none()
+def host(connection: Connection, uuid: str, *, lock: bool = False) -> Host:
+    """One host; `lock`: nobody claims on it or changes it meanwhile. Raises NotFound."""
+    query = select(schema.hosts).where(schema.hosts.c.uuid == uuid)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFound("host", uuid)
-    return _host(row, _vectors(connection, uuid).get(uuid, {}))
+    return _host(row, _vectors(connection, [uuid]).get(uuid, {}))
 
 
-def set_status(connection: Connection, uuid: str, status: HostStatus, reason: str = "") -> None:
-    """Record what was seen of the host's connection."""
-    connection.execute(
-        update(schema.hosts)
-        .where(schema.hosts.c.uuid == uuid)
-        .values(status=status.value, status_reason=reason, generation=schema.hosts.c.generation + 1)
+def page_of_hosts(
+    connection: Connection,
+    after: tuple[str, str] | None,
+    limit: int,
+    *,
+    zone_uuid: str = "",
+    states: Sequence[str] = (),
+    statuses: Sequence[str] = (),
+) -> tuple[Host, ...]:
+    """Up to `limit` hosts by name after the given key (`rows.page_key`); empty filters do not filter."""
+    table = schema.hosts
+    query = rows.page(table, after, limit)
+    if zone_uuid:
+        query = query.where(table.c.zone_uuid == zone_uuid)
+    if states:
+        query = query.where(table.c.state.in_(states))
+    if statuses:
+        query = query.where(table.c.status.in_(statuses))
+    found = connection.execute(query).all()
+    vectors = _vectors(connection, [row.uuid for row in found])
+    return tuple(_host(row, vectors.get(row.uuid, {})) for row in found)
+
+
+def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, Load]:
+    """What these hosts carry."""
+    members, claims = schema.instances, schema.claims
+    seated = connection.execute(
+        select(members.c.host_uuid, func.count().label("n"))
+        .where(members.c.host_uuid.in_(uuids), members.c.status != InstanceStatus.REMOVED.value)
+        .group_by(members.c.host_uuid)
     )
+    current = (
+        select(members.c.uuid)
+        .where(
+            members.c.uuid == claims.c.instance_uuid,
+            members.c.attempt == claims.c.attempt,
+            members.c.host_uuid == claims.c.host_uuid,
+            members.c.status != InstanceStatus.REMOVED.value,
+        )
+        .exists()
+    )
+    stale = connection.execute(
+        select(claims.c.host_uuid, claims.c.instance_uuid, claims.c.attempt)
+        .where(claims.c.host_uuid.in_(uuids), ~current)
+        .distinct()
+    )
+    counted = {r.host_uuid: int(r.n) for r in seated}
+    over: dict[str, int] = {}
+    for row in stale:
+        over[row.host_uuid] = over.get(row.host_uuid, 0) + 1
+    return {uuid: Load(counted.get(uuid, 0), over.get(uuid, 0)) for uuid in uuids}
+
+
+def set_state(connection: Connection, host: Host, state: HostState, now: int) -> None:
+    """Record what the operator wants of the host."""
+    rows.touch(connection, schema.hosts, host.uuid, {"state": state.value}, now)
+    fleet_events.append(connection, FleetChange.HOST, host.uuid, host.zone_uuid, now)
+
+
+def set_status(
+    connection: Connection, uuid: str, status: HostStatus, reason: str = "", *, now: int | None = None
+) -> None:
+    """Record what was seen of the host's connection; nothing where it is known already, or the host is gone."""
+    table = schema.hosts
+    row = connection.execute(
+        select(table.c.status, table.c.status_reason, table.c.zone_uuid).where(table.c.uuid == uuid).with_for_update()
+    ).one_or_none()
+    if row is None or (row.status, row.status_reason) == (status.value, reason):
+        return
+    connection.execute(
+        update(table)
+        .where(table.c.uuid == uuid)
+        .values(status=status.value, status_reason=reason, generation=table.c.generation + 1)
+    )
+    fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
 
 def set_facts(
@@ -85,48 +214,87 @@ def set_facts(
     total: Mapping[str, int],
     foreign: Mapping[str, int],
     overcommit: Overcommit,
+    now: int | None = None,
 ) -> None:
-    """Record a probe: the host is connected, its totals, what others hold, and what is usable by `overcommit`."""
+    """Record a probe: the host is connected, its totals, what others hold, and what is usable by `overcommit`.
+
+    Nothing where the host is gone.
+    """
+    table = schema.hosts
+    row = connection.execute(select(table).where(table.c.uuid == uuid).with_for_update()).one_or_none()
+    if row is None:
+        return
     connection.execute(
-        update(schema.hosts)
-        .where(schema.hosts.c.uuid == uuid)
+        update(table)
+        .where(table.c.uuid == uuid)
         .values(
             status=HostStatus.CONNECTED.value,
             status_reason="",
             boot_id=boot_id,
             virt_type=virt_type,
-            generation=schema.hosts.c.generation + 1,
+            generation=table.c.generation + 1,
         )
     )
-    table = schema.host_resources
-    known = set(connection.scalars(select(table.c.resource).where(table.c.host_uuid == uuid)))
-    for resource in sorted(known | set(total)):
-        amounts = {
+    known = _vectors(connection, [uuid]).get(uuid, {})
+    wanted = {
+        resource: {
             "total": total.get(resource, 0),
             "usable": overcommit.usable(resource, total.get(resource, 0)),
             "foreign_used": foreign.get(resource, 0),
         }
-        if resource in known:
+        for resource in sorted({*known, *total})
+    }
+    changed = _set_vectors(connection, uuid, known, wanted)
+    if changed or row.status != HostStatus.CONNECTED.value:
+        fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
+
+
+def set_usable(connection: Connection, host: Host, overcommit: Overcommit) -> None:
+    """Count again what the host gives out, after its policy changed."""
+    known = _vectors(connection, [host.uuid]).get(host.uuid, {})
+    wanted = {name: {"usable": overcommit.usable(name, int(row.total))} for name, row in known.items()}
+    _set_vectors(connection, host.uuid, known, wanted)
+
+
+def _set_vectors(
+    connection: Connection, uuid: str, known: Mapping[str, Row[Any]], wanted: Mapping[str, Mapping[str, int]]
+) -> bool:
+    table, changed = schema.host_resources, False
+    for resource, amounts in wanted.items():
+        if resource not in known:
+            connection.execute(insert(table).values(host_uuid=uuid, resource=resource, used=0, **amounts))
+        elif any(getattr(known[resource], name) != amount for name, amount in amounts.items()):
             connection.execute(
                 update(table).where(table.c.host_uuid == uuid, table.c.resource == resource).values(**amounts)
             )
         else:
-            connection.execute(insert(table).values(host_uuid=uuid, resource=resource, used=0, **amounts))
+            continue
+        changed = True
+    return changed
 
 
-def _put(connection: Connection, table: Any, uuid: str, new: dict[str, Any], changed: dict[str, Any]) -> None:
-    if connection.execute(update(table).where(table.c.uuid == uuid).values(**changed)).rowcount == 0:
-        connection.execute(insert(table).values(uuid=uuid, **new))
+def _plain(host: Host) -> Host:
+    """The host as its operator defines it."""
+    return replace(
+        host,
+        total={}, usable={}, foreign={}, used={},
+        status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="",
+        version=0, created_at=0, updated_at=0,
+    )  # fmt: skip
 
 
-def _vectors(connection: Connection, host_uuid: str | None) -> dict[str, dict[str, Row[Any]]]:
+def _vectors(connection: Connection, host_uuids: Sequence[str] | None) -> dict[str, dict[str, Row[Any]]]:
     query = select(schema.host_resources)
-    if host_uuid is not None:
-        query = query.where(schema.host_resources.c.host_uuid == host_uuid)
+    if host_uuids is not None:
+        query = query.where(schema.host_resources.c.host_uuid.in_(host_uuids))
     found: dict[str, dict[str, Row[Any]]] = {}
     for row in connection.execute(query):
         found.setdefault(row.host_uuid, {})[row.resource] = row
     return found
+
+
+def _zone(row: Row[Any]) -> Zone:
+    return replace(decode(Zone, row.document), **rows.stamps(row))
 
 
 def _host(row: Row[Any], vectors: Mapping[str, Row[Any]]) -> Host:
@@ -141,4 +309,5 @@ def _host(row: Row[Any], vectors: Mapping[str, Row[Any]]) -> Host:
         usable={name: int(v.usable) for name, v in vectors.items()},
         foreign={name: int(v.foreign_used) for name, v in vectors.items()},
         used={name: int(v.used) for name, v in vectors.items()},
+        **rows.stamps(row),
     )

@@ -40,12 +40,17 @@ counters = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+# `configured`: the document as the configuration file had it at the last start; empty where it was made at run time.
 zones = Table(
     "zones",
     metadata,
     Column("uuid", UUID, primary_key=True),
     Column("name", Text, nullable=False),
     Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
 )
 
 hosts = Table(
@@ -61,6 +66,10 @@ hosts = Table(
     Column("boot_id", Text, nullable=False, default=""),
     Column("virt_type", WORD, nullable=False, default=""),
     Column("generation", BigInteger, nullable=False, default=0),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
     Index(None, "zone_uuid"),
 )
 
@@ -77,12 +86,50 @@ host_resources = Table(
     CheckConstraint("used >= 0", name="used_not_negative"),
 )
 
+images = Table(
+    "images",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
+)
+
 model_services = Table(
     "model_services",
     metadata,
     Column("uuid", UUID, primary_key=True),
     Column("name", Text, nullable=False),
     Column("document", Text, nullable=False),
+    Column("image_uuid", UUID, nullable=False, default=""),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
+    Index(None, "image_uuid"),
+)
+
+# Members are made from the version that they were admitted with, however the entry changes afterwards.
+model_service_versions = Table(
+    "model_service_versions",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
+# What changed in the fleet and the catalogue; how it is now stands in the rows themselves.
+fleet_events = Table(
+    "fleet_events",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", WORD, nullable=False),
+    Column("uuid", UUID, nullable=False),
+    Column("zone_uuid", UUID, nullable=False, default=""),
+    Column("time", BigInteger, nullable=False),
 )
 
 groups = Table(

@@ -1,0 +1,133 @@
+"""Rows of the catalogue: images, and model services with every version that a member may have been admitted with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select
+
+from service.errors import NotFound
+from service.fleet import ModelService, RegisteredImage
+from service.model import GroupPhase
+from service.store import fleet_events, rows, schema
+from service.store.codec import decode, encode
+from service.store.fleet_events import FleetChange, wall_clock
+
+
+def put_model_service(connection: Connection, entry: ModelService, *, now: int | None = None) -> None:
+    """Insert or overwrite the catalogue entry, as its next version."""
+    at = wall_clock() if now is None else now
+    document = encode(replace(entry, version=0, created_at=0, updated_at=0))
+    values = {"name": entry.name, "image_uuid": entry.image_uuid, "document": document}
+    rows.put(connection, schema.model_services, entry.uuid, values, at)
+    version = connection.scalar(
+        select(schema.model_services.c.version).where(schema.model_services.c.uuid == entry.uuid)
+    )
+    connection.execute(
+        insert(schema.model_service_versions).values(uuid=entry.uuid, version=version, document=document)
+    )
+    fleet_events.append(connection, FleetChange.CATALOGUE, entry.uuid, "", at)
+
+
+def delete_model_service(connection: Connection, uuid: str, now: int) -> None:
+    """Forget the entry and its versions; the caller has seen that no group uses it."""
+    for table in (schema.model_service_versions, schema.model_services):
+        connection.execute(delete(table).where(table.c.uuid == uuid))
+    fleet_events.append(connection, FleetChange.CATALOGUE, uuid, "", now)
+
+
+def model_services(connection: Connection) -> Mapping[str, ModelService]:
+    """The catalogue by uuid."""
+    return {r.uuid: _entry(r) for r in connection.execute(select(schema.model_services))}
+
+
+def model_service(connection: Connection, uuid: str, *, lock: bool = False) -> ModelService:
+    """One entry. Raises NotFound."""
+    query = select(schema.model_services).where(schema.model_services.c.uuid == uuid)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise NotFound("model service", uuid)
+    return _entry(row)
+
+
+def page_of_model_services(
+    connection: Connection, after: tuple[str, str] | None, limit: int
+) -> tuple[ModelService, ...]:
+    """Up to `limit` entries by name after the given key (`rows.page_key`)."""
+    return tuple(_entry(r) for r in connection.execute(rows.page(schema.model_services, after, limit)))
+
+
+def every_version(connection: Connection) -> Mapping[str, ModelService]:
+    """The catalogue by uuid, and besides by `version_key` every version that a member may still be made from."""
+    table = schema.model_service_versions
+    found = dict(model_services(connection))
+    for row in connection.execute(select(table)):
+        found[version_key(row.uuid, row.version)] = replace(decode(ModelService, row.document), version=row.version)
+    return found
+
+
+def version_key(uuid: str, version: int) -> str:
+    """How one version of an entry is named."""
+    return f"{uuid}@{version}"
+
+
+def users(connection: Connection, uuid: str) -> int:
+    """How many groups that are not over use the entry."""
+    table = schema.groups
+    over = (GroupPhase.DELETED.value, GroupPhase.FAILED.value)
+    query = select(func.count()).where(
+        table.c.phase.not_in(over), table.c.spec.contains(f'"model_service_uuid":"{uuid}"', autoescape=True)
+    )
+    return int(connection.scalar(query) or 0)
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+def put_image(connection: Connection, image: RegisteredImage, *, now: int | None = None) -> None:
+    """Insert or overwrite the image, and its copy in every entry that boots from it."""
+    at = wall_clock() if now is None else now
+    document = encode(replace(image, version=0, created_at=0, updated_at=0))
+    rows.put(connection, schema.images, image.uuid, {"name": image.image.name, "document": document}, at)
+    fleet_events.append(connection, FleetChange.CATALOGUE, image.uuid, "", at)
+    table = schema.model_services
+    for row in connection.execute(select(table).where(table.c.image_uuid == image.uuid).order_by(table.c.uuid)).all():
+        entry = _entry(row)
+        if entry.image != image.image:
+            put_model_service(connection, replace(entry, image=image.image), now=at)
+
+
+def delete_image(connection: Connection, uuid: str, now: int) -> None:
+    """Forget the image; the caller has seen that no entry uses it."""
+    connection.execute(delete(schema.images).where(schema.images.c.uuid == uuid))
+    fleet_events.append(connection, FleetChange.CATALOGUE, uuid, "", now)
+
+
+def image(connection: Connection, uuid: str, *, lock: bool = False) -> RegisteredImage:
+    """One image. Raises NotFound."""
+    query = select(schema.images).where(schema.images.c.uuid == uuid)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise NotFound("image", uuid)
+    return _image(row)
+
+
+def page_of_images(connection: Connection, after: tuple[str, str] | None, limit: int) -> tuple[RegisteredImage, ...]:
+    """Up to `limit` images by name after the given key (`rows.page_key`)."""
+    return tuple(_image(r) for r in connection.execute(rows.page(schema.images, after, limit)))
+
+
+def image_users(connection: Connection, uuid: str) -> int:
+    """How many entries boot from the image."""
+    table = schema.model_services
+    return int(connection.scalar(select(func.count()).where(table.c.image_uuid == uuid)) or 0)
+
+
+def _entry(row: Row[Any]) -> ModelService:
+    return replace(decode(ModelService, row.document), **rows.stamps(row))
+
+
+def _image(row: Row[Any]) -> RegisteredImage:
+    return replace(decode(RegisteredImage, row.document), **rows.stamps(row))

@@ -1,0 +1,51 @@
+"""Writes what the configuration file defines, and takes from the store's rows what an earlier file defined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, update
+
+from service.fleet import Host, HostStatus, ModelService, RegisteredImage, Zone
+from service.store import catalog, fleet, rows, schema
+from service.store.codec import encode
+
+
+def write(
+    connection: Connection,
+    *,
+    zones: Sequence[Zone],
+    hosts: Sequence[Host],
+    images: Sequence[RegisteredImage],
+    model_services: Sequence[ModelService],
+    now: int,
+) -> None:
+    """Bring the rows up to the file, in one transaction. No host was heard of yet in this process's life."""
+    definitions = {z.uuid: encode(z) for z in zones}
+    wanted = rows.new_in_file(connection, schema.zones, definitions)
+    for zone in zones:
+        if zone.uuid in wanted:
+            fleet.put_zone(connection, zone, now=now)
+    rows.remember_file(connection, schema.zones, definitions)
+
+    definitions = {h.uuid: encode(h) for h in hosts}
+    wanted = rows.new_in_file(connection, schema.hosts, definitions)
+    for host in hosts:
+        if host.uuid in wanted:
+            fleet.put_host(connection, host, now=now)
+    rows.remember_file(connection, schema.hosts, definitions)
+    connection.execute(update(schema.hosts).values(status=HostStatus.CONNECTING.value))
+
+    definitions = {i.uuid: encode(i) for i in images}
+    wanted = rows.new_in_file(connection, schema.images, definitions)
+    for image in images:
+        if image.uuid in wanted:
+            catalog.put_image(connection, image, now=now)
+    rows.remember_file(connection, schema.images, definitions)
+
+    definitions = {m.uuid: encode(m) for m in model_services}
+    wanted = rows.new_in_file(connection, schema.model_services, definitions)
+    for entry in model_services:
+        if entry.uuid in wanted:
+            catalog.put_model_service(connection, entry, now=now)
+    rows.remember_file(connection, schema.model_services, definitions)

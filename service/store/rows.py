@@ -1,0 +1,81 @@
+"""What rows of zones, hosts, images and catalogue entries have in common: stamps, pages by name, and the file's word.
+
+A definition of the configuration file is written when it is new or differs from what the file said at the last start.
+So a change that was made at run time stays until the file itself says something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, Table, and_, func, insert, or_, select, update
+
+PAGE_NAME = 64
+"""Characters of a name that a page's order and key go by; names that only differ behind them are ordered by uuid."""
+
+
+def put(
+    connection: Connection,
+    table: Table,
+    uuid: str,
+    values: Mapping[str, Any],
+    now: int,
+    *,
+    first: Mapping[str, Any] | None = None,
+) -> None:
+    """Overwrite `values` of the row, or insert it with `first` besides."""
+    if touch(connection, table, uuid, values, now) == 0:
+        stamped = {"version": 1, "created_at": now, "updated_at": now}
+        connection.execute(insert(table).values(uuid=uuid, **stamped, **values, **(first or {})))
+
+
+def touch(connection: Connection, table: Table, uuid: str, values: Mapping[str, Any], now: int) -> int:
+    """Overwrite `values` of the row as its next version; returns how many rows there were."""
+    changed = update(table).where(table.c.uuid == uuid)
+    return connection.execute(changed.values(version=table.c.version + 1, updated_at=now, **values)).rowcount
+
+
+def stamps(row: Row[Any]) -> dict[str, Any]:
+    """Version and times of a row, as keywords of its domain type."""
+    return {"version": int(row.version), "created_at": int(row.created_at), "updated_at": int(row.updated_at)}
+
+
+def page(table: Table, after: tuple[str, str] | None, limit: int) -> Select[Any]:
+    """Rows by name, after a key that `page_key` made."""
+    name = func.substr(table.c.name, 1, PAGE_NAME)
+    query = select(table)
+    if after is not None:
+        last_name, last_uuid = after
+        query = query.where(or_(name > last_name, and_(name == last_name, table.c.uuid > last_uuid)))
+    return query.order_by(name, table.c.uuid).limit(limit)
+
+
+def page_key(name: str, uuid: str) -> tuple[str, str]:
+    """Where a page that ends with this row ends."""
+    return name[:PAGE_NAME], uuid
+
+
+def is_configured(connection: Connection, table: Table, uuid: str) -> bool:
+    """Whether the configuration file defines the row."""
+    return bool(connection.scalar(select(table.c.configured).where(table.c.uuid == uuid)))
+
+
+def new_in_file(connection: Connection, table: Table, definitions: Mapping[str, str]) -> frozenset[str]:
+    """Which of the file's definitions (uuid -> document) are to be written; remembers all of them.
+
+    A row that an earlier file defined and this one does not becomes one of run time's, which can be removed.
+    Call `remember_file` after the rows are there.
+    """
+    known = {r.uuid: r.configured for r in connection.execute(select(table.c.uuid, table.c.configured))}
+    for uuid in sorted(u for u, document in known.items() if document and u not in definitions):
+        connection.execute(update(table).where(table.c.uuid == uuid).values(configured=""))
+    return frozenset(u for u, document in definitions.items() if known.get(u) != document)
+
+
+def remember_file(connection: Connection, table: Table, definitions: Mapping[str, str]) -> None:
+    """Keep what the file says, to see at the next start whether it says something else."""
+    for uuid, document in sorted(definitions.items()):
+        connection.execute(
+            update(table).where(table.c.uuid == uuid, table.c.configured != document).values(configured=document)
+        )
