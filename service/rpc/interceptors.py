@@ -66,7 +66,7 @@ class _Call:
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of all services of a server."""
+    """Wraps the handlers of all services of one server. Two servers need two, or they would share their handlers."""
 
     def __init__(self, metrics: GrpcMetrics, *, limits: Limits, identify: Identify) -> None:
         self._metrics = metrics

@@ -37,6 +37,8 @@ OWN_SERVICES = (servicers.SERVICE, FLEET_SERVICE, CATALOG_SERVICE)
 # one is refused by the transport, which gives no details.
 _HARD_LIMIT_FACTOR = 4
 _MAX_SEND_BYTES = 64 << 20
+# Calls above it wait inside the client, unseen, so it lies above what one client has reason to hold.
+_MAX_STREAMS_PER_CONNECTION = 4096
 _UNIX_MODE = 0o660
 
 _log = get_logger("corral.rpc")
@@ -58,7 +60,7 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", limits.max_message_bytes * _HARD_LIMIT_FACTOR),
         ("grpc.max_send_message_length", _MAX_SEND_BYTES),
-        ("grpc.max_concurrent_streams", limits.max_unary + limits.max_streams),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
         ("grpc.max_metadata_size", 16 << 10),
         ("grpc.absolute_max_metadata_size", 32 << 10),
         # Finds clients that vanished without a word within 80 s.
@@ -100,9 +102,12 @@ class RpcServer:
         self.admin_address = admin_address
         self._credentials = credentials
         self._health = HealthServicer(OWN_SERVICES)
-        self._guard = CallGuard(metrics, limits=limits, identify=identify)
-        self._public = grpc.aio.server(interceptors=[self._guard], options=options(limits))
-        self._admin = grpc.aio.server(interceptors=[self._guard], options=options(limits)) if admin_address else None
+        self._public_guard = CallGuard(metrics, limits=limits, identify=identify)
+        self._admin_guard = CallGuard(metrics, limits=limits, identify=identify)
+        self._public = grpc.aio.server(interceptors=[self._public_guard], options=options(limits))
+        self._admin = (
+            grpc.aio.server(interceptors=[self._admin_guard], options=options(limits)) if admin_address else None
+        )
         deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(
             DistributedModelServicer(groups, reachable), self._public
         )
@@ -131,7 +136,8 @@ class RpcServer:
     def drain(self) -> None:
         """Tell load balancers, and end every stream with UNAVAILABLE and a hint to come back."""
         self._health.set_serving(False)
-        self._guard.end_streams()
+        self._public_guard.end_streams()
+        self._admin_guard.end_streams()
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls, let the present ones end within the grace, then cut them off."""

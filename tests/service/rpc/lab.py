@@ -237,3 +237,20 @@ async def call(stub: Any, method: str, request: Message) -> list[Any]:
     if service.methods_by_name[method].server_streaming:
         return [answer async for answer in running_call]
     return [await running_call]
+
+
+async def rest_of(stream: Any) -> list[Any]:
+    """What is left of a stream that was begun with `read`, one kind of access for the whole stream."""
+    answers = []
+    while (answer := await stream.read()) is not grpc.aio.EOF:
+        answers.append(answer)
+    return answers
+
+
+async def until_ended(server: Lab, followers: int = 0) -> None:
+    """Wait until the server knows that streams ended: it learns of a client that left a moment later."""
+    for _ in range(500):
+        if server.feed.followers <= followers:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("streams are still followed")

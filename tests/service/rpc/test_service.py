@@ -1,0 +1,312 @@
+"""What callers see of DistributedModelService: order of events, plans, pages, watches, deletes, errors with details."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from corral.v1 import deploy_pb2, fleet_pb2, fleet_pb2_grpc, placement_pb2
+from google.protobuf import json_format
+from google.rpc import error_details_pb2
+
+from service.model import Caller
+from tests.service.rpc import lab
+from tests.service.rpc.lab import deploy, node
+
+pytestmark = pytest.mark.asyncio
+
+SEED = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
+"zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
+"memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}"""
+
+
+async def events_of(stub: Any, request: Any) -> list[Any]:
+    """All events of a deploy."""
+    return [answer.event async for answer in stub.DeployDistributedModelService(request)]
+
+
+async def failure(stub: Any, method: str, request: Any) -> grpc.aio.AioRpcError:
+    """The error that a call ends on."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await lab.call(stub, method, request)
+    return caught.value
+
+
+async def collected(stub: Any, request: Any, events: list[Any]) -> grpc.aio.AioRpcError:
+    """The error that a deploy ends on; its events before go into `events`."""
+    try:
+        async for answer in stub.DeployDistributedModelService(request):
+            events.append(answer.event)
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("the deploy did not fail")
+
+
+async def test_the_seeds_request_streams_from_accepted_to_the_running_inventory() -> None:
+    request = json_format.Parse(SEED, deploy_pb2.DeployDistributedModelServiceRequest())
+    async with lab.running() as server:
+        events = await events_of(server.stub, request)
+        kinds = [event.WhichOneof("change") for event in events]
+        assert (kinds[:3], kinds[-1]) == (["accepted", "planned", "claimed"], "final")
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        assert [event.revision for event in events] == sorted({event.revision for event in events})
+        assert all(event.time.seconds for event in events)
+        final = events[-1].final
+        assert (final.status, final.name, final.type) == ("Running", "distributed-model-service", "VirtualMachine")
+        assert {event.group_uuid for event in events} == {final.uuid}
+        (member,) = final.instances
+        assert (member.status, member.is_initial_node, member.cpu_num, member.memory_size) == (
+            "Running",
+            True,
+            8,
+            17179869184,
+        )
+        assert member.url == f"http://{member.addresses[0]}:8080"
+        # The last message is the stored state.
+        stored = await server.stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=final.uuid))
+        assert stored.inventory == final
+
+
+async def test_the_inventory_holds_every_member_in_the_order_of_the_ranks() -> None:
+    nodes = [node(name="w1"), node(name="leader", is_initial_node=True), node(name="w2")]
+    async with lab.running() as server:
+        final = (await events_of(server.stub, deploy(model_services=nodes)))[-1].final
+    assert [(m.node_rank, m.name, m.is_initial_node) for m in final.instances] == [
+        (0, "leader", True),
+        (1, "w1", False),
+        (2, "w2", False),
+    ]
+
+
+async def test_what_a_node_leaves_out_is_the_catalogues() -> None:
+    async with lab.running() as server:
+        bare = deploy(model_services=[{"uuid": lab.ENTRY}])
+        (member,) = (await events_of(server.stub, bare))[-1].final.instances
+    assert (member.cpu_num, member.memory_size, member.name) == (1, lab.GIB, "distributed-model-service-0")
+
+
+async def test_a_placement_event_tells_hosts_bounds_and_proof() -> None:
+    async with lab.running() as server:
+        events = await events_of(server.stub, deploy(model_services=[node(), node(name="w")]))
+        planned, claimed = events[1].planned, events[2].claimed
+    assert [a.node_rank for a in planned.assignments] == [0, 1]
+    assert {a.host_uuid for a in planned.assignments} <= set(lab.HOSTS)
+    assert all(a.host_name and a.zone_uuid == lab.ZONE for a in planned.assignments)
+    assert planned.lower_bound <= planned.objective <= planned.upper_bound
+    assert planned.proof in (placement_pb2.PLACEMENT_PROOF_OPTIMAL, placement_pb2.PLACEMENT_PROOF_GAP)
+    assert [dict(c.resources) for c in claimed.instances] == [{"vcpu": 8, "memory": 17179869184}] * 2
+    assert claimed.attempts == 1
+
+
+async def test_a_plan_answers_with_the_placement_and_writes_nothing() -> None:
+    async with lab.running() as server:
+        request = deploy_pb2.PlanDistributedModelServiceRequest.FromString(deploy().SerializeToString())
+        plan = await server.stub.PlanDistributedModelService(request)
+        assert [a.host_uuid in lab.HOSTS for a in plan.placement.assignments] == [True]
+        assert not any((await server.rows()).values())
+
+
+async def test_a_deploy_that_only_validates_sends_one_planned_event_and_writes_nothing() -> None:
+    async with lab.running() as server:
+        (event,) = await events_of(server.stub, deploy(validate_only=True))
+        assert (event.WhichOneof("change"), event.revision) == ("planned", 0)
+        assert not any((await server.rows()).values())
+
+
+async def test_a_gang_that_does_not_fit_is_explained_live_and_in_the_plan() -> None:
+    nodes = [node(name="small", memory_size=lab.GIB), node(name="big", memory_size=60 * lab.GIB, is_initial_node=True)]
+    nodes += [node(name="big", memory_size=60 * lab.GIB)] * 2
+    async with lab.running() as server:
+        events: list[Any] = []
+        live = await collected(server.stub, deploy(model_services=nodes), events)
+        assert events[0].WhichOneof("change") == "accepted"
+        assert events[-1].final.status == "Failed"
+        plan = deploy_pb2.PlanDistributedModelServiceRequest.FromString(
+            deploy(model_services=nodes).SerializeToString()
+        )
+        dry = await failure(server.stub, "PlanDistributedModelService", plan)
+        assert (await server.rows())["claims"] == 0
+    for error in (live, dry):
+        status = lab.status_of(error)
+        assert lab.reason_of(error) in ("NO_CAPACITY", "UNSATISFIABLE")
+        explained = lab.detail(status, placement_pb2.PlacementFailure)
+        assert explained.requested == 4
+        # Told by the caller's own positions: the big nodes are the second, third and fourth of the list.
+        assert {funnel.field for funnel in explained.funnels} <= {f"model_services[{i}]" for i in range(4)}
+        assert any(funnel.field == "model_services[1]" for funnel in explained.funnels)
+
+
+async def test_a_request_id_answers_with_the_same_group_and_refuses_another_body() -> None:
+    async with lab.running() as server:
+        first = (await events_of(server.stub, deploy(request_id="r-1")))[-1].final
+        again = (await events_of(server.stub, deploy(request_id="r-1")))[-1].final
+        assert again == first
+        error = await failure(server.stub, "DeployDistributedModelService", deploy(request_id="r-1", name="another"))
+        assert (error.code(), lab.reason_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
+        assert (await server.rows())["groups"] == 1
+
+
+async def test_a_uuid_that_is_taken_already_exists() -> None:
+    async with lab.running() as server:
+        await events_of(server.stub, deploy(resource_uuid="c" * 32))
+        error = await failure(server.stub, "DeployDistributedModelService", deploy(resource_uuid="c" * 32))
+        assert error.code() is grpc.StatusCode.ALREADY_EXISTS
+        assert lab.detail(lab.status_of(error), error_details_pb2.ResourceInfo).resource_name == "c" * 32
+
+
+async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
+    async with lab.running() as server:
+        for number in range(5):
+            tags = ["even"] if number % 2 == 0 else []
+            small = [node(cpu_num=1, memory_size=lab.GIB)]
+            await events_of(server.stub, deploy(name=f"g{number}", user_tags=tags, model_services=small))
+        names, token = [], ""
+        while True:
+            request = deploy_pb2.ListInstanceGroupsRequest(page_size=2, page_token=token)
+            page = await server.stub.ListInstanceGroups(request)
+            names += [group.name for group in page.inventories]
+            assert len(page.inventories) <= 2
+            token = page.next_page_token
+            if not token:
+                break
+        assert names == [f"g{number}" for number in range(5)]
+
+        async def found(**filters: Any) -> list[str]:
+            page = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest(**filters))
+            return [group.name for group in page.inventories]
+
+        assert await found(tag="even") == ["g0", "g2", "g4"]
+        assert await found(tag="even", name="g2") == ["g2"]
+        assert await found(statuses=["Failed"]) == []
+        assert await found(statuses=["Running", "Failed"], zone_uuid=lab.ZONE, name="g1") == ["g1"]
+        first = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest(page_size=1))
+        other = deploy_pb2.ListInstanceGroupsRequest(page_token=first.next_page_token, name="g1")
+        error = await failure(server.stub, "ListInstanceGroups", other)
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_client_that_leaves_does_not_stop_the_deploy_and_can_follow_it_by_a_watch() -> None:
+    async with lab.running() as server:
+        server.going.clear()
+        stream = server.stub.DeployDistributedModelService(deploy())
+        first = (await stream.read()).event
+        stream.cancel()
+        server.going.set()
+        watch = server.stub.WatchInstanceGroups(
+            deploy_pb2.WatchInstanceGroupsRequest(uuid=first.group_uuid, start_revision=first.revision)
+        )
+        seen = []
+        async for answer in watch:
+            seen.append(answer.event)
+            if answer.event.WhichOneof("change") == "final":
+                break
+        assert [event.sequence for event in seen] == list(range(2, len(seen) + 2))
+        assert seen[-1].final.status == "Running"
+
+
+async def test_a_watch_without_a_revision_tells_what_stands_then_a_bookmark_then_changes() -> None:
+    async with lab.running() as server:
+        await events_of(server.stub, deploy(name="first"))
+        watch = server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest())
+        standing = (await watch.read()).event
+        assert (standing.WhichOneof("change"), standing.group.name, standing.group.status) == (
+            "group",
+            "first",
+            "Running",
+        )
+        mark = (await watch.read()).event
+        assert (mark.WhichOneof("change"), mark.bookmark.initial_state_complete) == ("bookmark", True)
+        assert mark.revision >= standing.revision
+        await events_of(server.stub, deploy(name="second"))
+        accepted = (await watch.read()).event
+        assert (accepted.revision, accepted.accepted.name) == (mark.revision + 1, "second")
+        watch.cancel()
+
+
+async def test_a_revision_in_the_future_is_out_of_range_and_tells_the_range() -> None:
+    async with lab.running() as server:
+        watch = server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest())
+        current = (await watch.read()).event.revision
+        watch.cancel()
+        future = deploy_pb2.WatchInstanceGroupsRequest(start_revision=current + 1)
+        error = await failure(server.stub, "WatchInstanceGroups", future)
+        assert error.code() is grpc.StatusCode.OUT_OF_RANGE
+        known = lab.detail(lab.status_of(error), placement_pb2.RevisionRange)
+        assert (known.oldest <= current, known.current) == (True, current)
+
+
+async def test_a_delete_streams_until_the_group_is_gone() -> None:
+    async with lab.running() as server:
+        final = (await events_of(server.stub, deploy()))[-1].final
+        request = deploy_pb2.DeleteInstanceGroupRequest(uuid=final.uuid, etag=final.etag)
+        events = [r.event for r in await lab.call(server.stub, "DeleteInstanceGroup", request)]
+        assert events[-1].final.status == "Deleted"
+        assert (await server.rows())["claims"] == 0
+        error = await failure(server.stub, "GetInstanceGroup", deploy_pb2.GetInstanceGroupRequest(uuid=final.uuid))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_stale_etag_aborts_with_a_hint_when_to_retry() -> None:
+    async with lab.running() as server:
+        final = (await events_of(server.stub, deploy()))[-1].final
+        for validate_only in (False, True):
+            request = deploy_pb2.DeleteInstanceGroupRequest(uuid=final.uuid, etag="old", validate_only=validate_only)
+            error = await failure(server.stub, "DeleteInstanceGroup", request)
+            assert error.code() is grpc.StatusCode.ABORTED
+            assert lab.detail(lab.status_of(error), error_details_pb2.RetryInfo).HasField("retry_delay")
+
+
+async def test_a_delete_that_only_validates_deletes_nothing() -> None:
+    async with lab.running() as server:
+        final = (await events_of(server.stub, deploy()))[-1].final
+        request = deploy_pb2.DeleteInstanceGroupRequest(uuid=final.uuid, validate_only=True)
+        (answer,) = await lab.call(server.stub, "DeleteInstanceGroup", request)
+        assert answer.event.group == final
+        stored = await server.stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=final.uuid))
+        assert stored.inventory == final
+
+
+async def test_a_delete_wins_over_a_deploy_in_progress() -> None:
+    async with lab.running() as server:
+        server.going.clear()
+        stream = server.stub.DeployDistributedModelService(deploy())
+        uuid = (await stream.read()).event.group_uuid
+        deleting = asyncio.create_task(
+            lab.call(server.stub, "DeleteInstanceGroup", deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid))
+        )
+        rest = [answer.event for answer in await lab.rest_of(stream)]
+        server.going.set()
+        deleted = await deleting
+        assert rest[-1].final.status == deleted[-1].event.final.status == "Deleted"
+
+
+async def test_a_method_that_is_not_served_yet_says_so_with_a_reason() -> None:
+    async with lab.running() as server:
+        for call in (
+            lab.call(server.stub, "UpdateInstanceGroup", deploy_pb2.UpdateInstanceGroupRequest()),
+            lab.call(server.stub, "StopInstanceGroup", deploy_pb2.StopInstanceGroupRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert lab.reason_of(caught.value) == "METHOD_UNIMPLEMENTED"
+        stub: Any = fleet_pb2_grpc.FleetServiceStub
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub(server.channel).ListHosts(fleet_pb2.ListHostsRequest())
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_another_tenants_group_is_not_found() -> None:
+    def identify(context: Any) -> Caller:
+        metadata = dict(context.invocation_metadata())
+        return Caller(principal="p", project=metadata.get("project", "mine"), role="operator")
+
+    async with lab.running(identify=identify) as server:
+        final = (await events_of(server.stub, deploy()))[-1].final
+        request = deploy_pb2.GetInstanceGroupRequest(uuid=final.uuid)
+        assert (await server.stub.GetInstanceGroup(request)).inventory.uuid == final.uuid
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await server.stub.GetInstanceGroup(request, metadata=(("project", "theirs"),))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
