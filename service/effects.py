@@ -90,11 +90,11 @@ def effects(group: Group, now: int) -> tuple[Effect, ...]:
         return ()
     if group.phase is GroupPhase.PLANNING:
         pending = tuple(m.uuid for m in group.instances if m.status is S.PENDING)
-        found: list[Effect] = [Plan(pending)] if pending else []
+        found: list[Effect] = [Plan(pending)] if pending and now >= group.retry_at else []
     else:
         found = []
     claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
-    if claimed and group.phase is GroupPhase.CREATING:
+    if claimed and group.phase is GroupPhase.CREATING and now >= group.retry_at:
         found.append(Dispatch(claimed))
     turn = _turn(group)
     for member in group.instances:
@@ -145,12 +145,18 @@ def start_order(group: Group) -> tuple[Instance, ...]:
 
 def next_deadline(group: Group) -> int:
     """The earliest time (ms) at which `Ticked` may change something; 0 = none."""
-    times = [m.deadline_at for m in group.instances if m.deadline_at]
-    times += [
-        m.unknown_since + CREATE_PATIENCE_MS
-        for m in group.instances
-        if m.unknown_since and m.status in (S.CREATING, S.CREATED)
+    # A boot that can not be seen is not judged: its deadline counts again when the host answers.
+    times = [
+        m.deadline_at for m in group.instances if m.deadline_at and not (m.unknown_since and m.status is S.BOOTING)
     ]
+    if group.phase in LAUNCHING:
+        times += [
+            m.unknown_since + CREATE_PATIENCE_MS
+            for m in group.instances
+            if m.unknown_since and m.status in (S.CREATING, S.CREATED)
+        ]
+    if group.retry_at and group.phase in LAUNCHING:
+        times.append(group.retry_at)
     if group.deadline_at and group.phase in LAUNCHING and not group.served:
         times.append(group.deadline_at)
     return min(times, default=0)

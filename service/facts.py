@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.model import Failure, PlacementRecord
+from service.model import Failure, Instance, PlacementRecord
 
 
 class Observation(StrEnum):
@@ -89,8 +89,29 @@ class DeleteRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The caller wants the group powered off, seats kept; with `restart` it is started again afterwards."""
+
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """The caller wants a stopped group up again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRequested:
+    """The caller wants members more and fewer, all or nothing. `added`: pending members with free ranks."""
+
+    added: tuple[Instance, ...]
+    removed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Time passed; deadlines are looked at."""
 
 
-Fact = Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | DeleteRequested | Ticked
+Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
+Fact = Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | Ticked | Intent

@@ -199,7 +199,8 @@ class Instance:
     """One member as stored. `attempt` rises when the member is placed anew; `restarts` counts starts on the host.
 
     `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
-    executed guest code. `unknown_since`: its host does not answer since then; 0 = it does.
+    executed guest code. `unknown_since`: its host does not answer since then; 0 = it does. `joining`, `leaving`: of a
+    scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
     """
 
     uuid: str
@@ -222,6 +223,8 @@ class Instance:
     stop_grace_ms: int = 5_000
     was_resumed: bool = False
     stop_asked: bool = False
+    joining: bool = False
+    leaving: bool = False
     created_at: int = 0
     updated_at: int = 0
 
@@ -278,7 +281,8 @@ class Group:
     `sequence`: number of the newest event (gapless, from 1). `version`: rises with every write, the etag's source.
     `revision`: of the newest event.
     `start_epoch`: rises at each GO; `go`: GO is committed for the present start. `served`: was Running since then.
-    `epoch`: of the control plane's lease.
+    `failures` since it last ran for a while; `retry_at`: nothing is placed or sent before; `running_since`: 0 = not.
+    `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
     """
 
     uuid: str
@@ -295,6 +299,9 @@ class Group:
     go: bool = False
     served: bool = False
     failures: int = 0
+    retry_at: int = 0
+    running_since: int = 0
+    restarting: bool = False
     excluded_hosts: tuple[str, ...] = ()
     sequence: int = 0
     version: int = 0

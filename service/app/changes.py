@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from service.facts import Fact
 from service.lifecycle import AT_REST, advance, released
-from service.model import EventKind, Group, Instance
+from service.model import EventKind, Group, Instance, InstanceStatus
 from service.store import claims, events, groups
 from service.store.events import Draft
 
@@ -71,6 +71,10 @@ def _drafts(before: Group, after: Group) -> list[Draft]:
         old = known.get(member.uuid)
         if old is None or _told(old) != _told(member):
             add(EventKind.INSTANCE, member)
+    present = {m.uuid for m in after.instances}
+    for gone in before.instances:
+        if gone.uuid not in present:
+            add(EventKind.INSTANCE, replace(gone, status=InstanceStatus.REMOVED, unknown_since=0))
     if after.phase in AT_REST and after.phase is not before.phase:
         add(EventKind.FINAL, after)
     elif (after.status, after.reason, after.phase) != (before.status, before.reason, before.phase):

@@ -24,13 +24,15 @@ from service.store import schema
 from service.store.codec import decode, encode
 
 _GROUP_PLAIN = (
-    "uuid", "project", "principal", "reason", "start_epoch", "go", "served", "failures", "sequence", "version",
+    "uuid", "project", "principal", "reason", "start_epoch", "go", "served", "failures", "retry_at",
+    "running_since", "restarting", "sequence", "version",
     "revision", "deadline_at", "created_at", "updated_at",
 )  # fmt: skip
 _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
     "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
-    "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "created_at", "updated_at",
+    "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving",
+    "created_at", "updated_at",
 )  # fmt: skip
 
 
@@ -66,18 +68,22 @@ def create(connection: Connection, group: Group, *, due_at: int) -> None:
             **_group_values(group),
         )
     )
-    connection.execute(
-        insert(schema.instances),
-        [{"rank": m.rank, "spec": encode(m.spec), **_instance_values(m)} for m in group.instances],
-    )
+    _insert_members(connection, group.instances)
 
 
 def save(connection: Connection, before: Group, after: Group) -> None:
     """Write what changed between the two. The caller holds the row's lock."""
-    connection.execute(update(schema.groups).where(schema.groups.c.uuid == after.uuid).values(**_group_values(after)))
+    values = _group_values(after)
+    if after.spec != before.spec:
+        values |= {"name": after.spec.name, "spec": encode(after.spec)}
+    connection.execute(update(schema.groups).where(schema.groups.c.uuid == after.uuid).values(**values))
     old = {m.uuid: m for m in before.instances}
+    _insert_members(connection, [m for m in after.instances if m.uuid not in old])
+    gone = set(old) - {m.uuid for m in after.instances}
+    if gone:
+        connection.execute(schema.instances.delete().where(schema.instances.c.uuid.in_(gone)))
     for member in after.instances:
-        if old.get(member.uuid) != member:
+        if member.uuid in old and old[member.uuid] != member:
             connection.execute(
                 update(schema.instances)
                 .where(schema.instances.c.uuid == member.uuid)
@@ -198,6 +204,14 @@ def counts(connection: Connection) -> tuple[Mapping[str, int], Mapping[str, int]
 
 def _pairs(rows: Iterable[Any]) -> Iterable[tuple[str, int]]:
     return ((str(word), int(count)) for word, count in rows)
+
+
+def _insert_members(connection: Connection, members: Sequence[Instance]) -> None:
+    if members:
+        connection.execute(
+            insert(schema.instances),
+            [{"rank": m.rank, "spec": encode(m.spec), **_instance_values(m)} for m in members],
+        )
 
 
 def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[Instance, ...]]:
