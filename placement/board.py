@@ -36,15 +36,20 @@ class Board:
         if number not in self.allowed:
             self.allowed[number] = allowed_hosts(self.gang, self.gang.kinds[number])
         node = self.gang.kinds[number].sample
-        mask = self.allowed[number] & ~self.closed
+        mask: Bools = self.allowed[number] & ~self.closed
         for column in range(len(self.gang.names)):
             if self.gang.demand[number, column]:
                 mask = mask & (self.free[:, column] >= self.gang.demand[number, column])
         if node.exclusive:
             mask = mask & (self.landed == 0)
         if node.cells:
-            mask = np.logical_and(mask, self.cells_that_fit(number).sum(axis=1) >= node.cells)
+            mask &= self.enough_cells(number)
         return mask
+
+    def enough_cells(self, number: int) -> Bools:
+        """bool[H]: hosts where as many NUMA cells as the kind wants can each give its share."""
+        enough: Bools = np.sum(self.cells_that_fit(number), axis=1) >= self.gang.kinds[number].sample.cells
+        return enough
 
     def cells_that_fit(self, number: int) -> Bools:
         """bool[H, X]: NUMA cells that can give one share of the kind."""

@@ -107,7 +107,8 @@ class Apart:
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """Each domain that holds a new node of ``first`` also holds one of ``second``. Missed by each domain that does not.
+    """Each domain that holds a new node of ``first`` also holds one of ``second``. Missed by each domain that does
+    not.
 
     What is selected by both counts as ``first`` alone.
     """

@@ -1,23 +1,26 @@
 """The planner: ``place(snapshot, request, policy, stop) -> Decision``.
 
-May import everything in this package; imports OR-Tools only through ``exact*``, and only when the cheap stages
-left a gap.
+May import everything in this package; imports OR-Tools only through ``exact*``, and only when the cheap stages left
+a gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
-
-from placement.board import Board
+from placement.answer import Answer
 from placement.explain import explain
 from placement.gang import Gang, collapse
-from placement.greedy import greedy
-from placement.model import Assignment, Decision, Policy, Proof, Request, Snapshot, Status, Strategy
-from placement.scoring import lost_value, room_value
+from placement.model import Assignment, Decision, Policy, Proof, Request, Snapshot, Status
+from placement.most import place_most
+from placement.reduce import needs_rules
+from placement.ruled import by_model, solve_ruled
+from placement.strategies import BY_STRATEGY
 
 Stop = Callable[[], bool]
+DEFAULT = Policy()
+SMALL = 200
 
 
 def never() -> bool:
@@ -25,66 +28,75 @@ def never() -> bool:
     return False
 
 
-def place(snapshot: Snapshot, request: Request, policy: Policy | None = None, stop: Stop = never) -> Decision:
+def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: Stop = never) -> Decision:
     """Where every node of the request goes, with proven bounds, or why it can not.
 
     The same snapshot, request and policy give the same decision as long as ``stop`` stays false; ``stop`` is asked
     often (every few milliseconds) and the best answer so far is returned soon after it turns true.
     """
-    index = snapshot.index()
-    index.cache["flavours"] = snapshot.flavours
-    gang = collapse(request, index)
-    board = greedy(gang, request.strategy, stop)
-    if board is not None and board.keeps_hard_rules():
-        return placed(gang, board, stop())
-    explanation = explain(snapshot, gang)
-    proven = any(funnel.candidates == 0 for funnel in explanation.funnels)
+    gang = collapse(snapshot, request)
+    if policy.max_placed:
+        return place_most(gang, policy, stop)
+    answer = solve(gang, policy, stop)
+    if answer.landed is None:
+        return failed(snapshot, gang, answer, policy, stop)
+    return placed(gang, answer, stop())
+
+
+def solve(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+    """The answer for a gang, by the packing where it holds all the rules."""
+    strategy = gang.request.strategy
+    if needs_rules(gang):
+        return solve_ruled(gang, strategy, policy, stop)
+    answer = BY_STRATEGY[strategy](gang, policy, stop)
+    if not answer.closed and policy.branches and len(gang.kinds) * len(gang.index.hosts) <= SMALL and not stop():
+        by_model(gang, strategy, replace(policy, branches=min(policy.branches, 2500)), stop, answer)
+    return answer
+
+
+def placed(gang: Gang, answer: Answer, stopped: bool) -> Decision:
+    """The decision of a full placement."""
+    assert answer.landed is not None
+    assert answer.objective is not None
+    lower = min(answer.lower, answer.objective)
+    closed = lower == answer.objective and answer.penalty == answer.penalty_bound
     return Decision(
-        Status.INFEASIBLE if proven else Status.UNKNOWN,
-        proof=Proof.INFEASIBLE if proven else Proof.NONE,
-        stage="funnel" if proven else "greedy",
-        strategy=request.strategy,
-        stopped=stop(),
-        explanation=explanation,
+        Status.PLACED,
+        name_nodes(gang, answer),
+        answer.objective,
+        lower,
+        answer.objective,
+        Proof.OPTIMAL if closed else Proof.GAP,
+        answer.stage,
+        gang.request.strategy,
+        penalty=answer.penalty,
+        penalty_bound=answer.penalty_bound,
+        stopped=stopped,
     )
 
 
-def objective_of(gang: Gang, strategy: Strategy, landed: Iterable[tuple[int, int]]) -> int:
-    """The strategy's objective for (kind, host) pairs."""
-    counts: dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
-    for kind, host in landed:
-        counts.setdefault(host, np.zeros(len(gang.kinds), np.int64))[kind] += 1
-    if strategy is Strategy.FEWEST_HOSTS:
-        return len(counts)
-    if strategy is Strategy.SPREAD:
-        return sum(int(row.sum()) ** 2 for row in counts.values())
-    if strategy is Strategy.CLOSE:
-        racks = {int(gang.index.rack[host]) for host in counts}
-        return len(racks) * (gang.size + 1) + len(counts)
-    return lost_value(gang, room_value(gang), counts)
+def name_nodes(gang: Gang, answer: Answer) -> tuple[Assignment, ...]:
+    """Gives each landed node of a kind one of the kind's ids; ordered as the request is."""
+    waiting = [kind.ids() for kind in gang.kinds]
+    hosts = gang.index.hosts
+    by_node: dict[str, list[Assignment]] = {}
+    for kind, host, cells in answer.landed or ():
+        node = next(waiting[kind])
+        found = Assignment(node, hosts[host].id, cells)
+        if node in by_node:
+            by_node[node].append(found)
+        else:
+            by_node[node] = [found]
+    return tuple(found for node in gang.request.nodes for found in by_node.get(node.id, ()))
 
 
-def placed(gang: Gang, board: Board, stopped: bool) -> Decision:
-    """The decision of a full board, with the bounds that need no search."""
-    identities = [list(kind.ids()) for kind in gang.kinds]
-    assignments = [
-        Assignment(identities[kind].pop(0), gang.index.hosts[host].id, cells)
-        for kind, host, cells in board.assignments
-    ]
-    strategy = gang.request.strategy
-    objective = objective_of(gang, strategy, ((kind, host) for kind, host, _ in board.assignments))
-    penalty = board.penalty()
-    lower = min(objective, 1 if strategy is Strategy.FEWEST_HOSTS else 0)
-    closed = lower == objective and penalty == 0
+def failed(snapshot: Snapshot, gang: Gang, answer: Answer, policy: Policy, stop: Stop) -> Decision:
+    """The decision when nothing was placed, explained."""
     return Decision(
-        Status.PLACED,
-        tuple(assignments),
-        objective,
-        lower,
-        objective,
-        Proof.OPTIMAL if closed else Proof.GAP,
-        "greedy",
-        strategy,
-        penalty=penalty,
-        stopped=stopped,
+        Status.INFEASIBLE if answer.infeasible else Status.UNKNOWN,
+        proof=Proof.INFEASIBLE if answer.infeasible else Proof.NONE,
+        stage=answer.stage,
+        strategy=gang.request.strategy,
+        stopped=stop(),
+        explanation=explain(snapshot, gang),
     )

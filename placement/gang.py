@@ -13,7 +13,7 @@ import numpy as np
 
 from placement.constraints import Apart, AtMost, Constraint, Near, Selector, SpareHosts, SpreadOver, Together
 from placement.index import Bools, FleetIndex, Ints
-from placement.model import Node, Request
+from placement.model import Flavour, Node, Request, Snapshot
 
 FIRST, SECOND = 1, 2
 
@@ -43,6 +43,7 @@ class Gang:
 
     request: Request
     index: FleetIndex
+    flavours: tuple[Flavour, ...]
     kinds: tuple[Kind, ...]
     names: tuple[str, ...]
     demand: Ints
@@ -75,8 +76,9 @@ def part_of(constraint: Constraint, identity: str, labels: object, own: bool) ->
     return SECOND if selects(constraint.second, identity, labels, own) else 0
 
 
-def collapse(request: Request, index: FleetIndex) -> Gang:
+def collapse(snapshot: Snapshot, request: Request) -> Gang:
     """The gang of a request. Kinds come in a canonical order, so that the request's own order does not matter."""
+    index = snapshot.index()
     groups: dict[tuple[object, ...], list[Node]] = {}
     rules = request.constraints
     for node in request.nodes:
@@ -101,7 +103,8 @@ def collapse(request: Request, index: FleetIndex) -> Gang:
             free[:, column] = index.free[:, index.resources[name]]
             capacity[:, column] = index.capacity[:, index.resources[name]]
     counts = np.array([kind.count for kind in kinds], np.int64)
-    return Gang(request, index, tuple(kinds), names, demand.reshape(len(kinds), len(names)), counts, free, capacity)
+    demand = demand.reshape(len(kinds), len(names))
+    return Gang(request, index, snapshot.flavours, tuple(kinds), names, demand, counts, free, capacity)
 
 
 def allowed_hosts(gang: Gang, kind: Kind) -> Bools:

@@ -1,4 +1,5 @@
-"""Node by node: every rule kept, most demanding kinds first. The first answer, and the floor that all others must beat.
+"""Node by node: every rule kept, most demanding kinds first. The first answer, and the floor that all others must
+beat.
 
 May import ``board``, ``gang``, ``scoring``, ``topology``, ``model`` and numpy.
 """

@@ -24,8 +24,9 @@ Bools = npt.NDArray[np.bool_]
 class FleetIndex:
     """Arrays over H hosts, sorted by id so that the snapshot's own order does not matter.
 
-    ``capacity``, ``free``: int64[H, R] in the hosts' units, R = ``resources``. ``zone``, ``rack``: int64[H] codes into
-    ``zones`` and ``racks``. ``empty``: nothing uses it. ``open``: schedulable and not held by an exclusive member.
+    ``capacity``, ``free``: int64[H, R] in the hosts' units, R = ``resources``. ``zone``, ``rack``: int64[H] codes
+    into ``zones`` and ``racks``. ``empty``: nothing uses it. ``open``: schedulable and not held by an exclusive
+    member.
     """
 
     hosts: tuple[Host, ...]

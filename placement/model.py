@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from placement.constraints import Constraint, SpareHosts
 from placement.reasons import Family, Reason
@@ -122,7 +122,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One machine. ``capacity`` is usable capacity, floor((total - reserved) * ratio); ``used`` = claims + foreign use.
+    """One machine. ``capacity`` is usable capacity, floor((total - reserved) * ratio); ``used`` = claims + foreign
+    use.
 
     Use above capacity (a lowered ratio, an unknown guest) counts as no room, not as an error. GPUs are resources
     named by model, such as ``gpu.a100``.
@@ -349,8 +350,7 @@ class Policy:
         checked_integer("policy.gap_millionths", self.gap_millionths, 0, 1_000_000)
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """One copy of a node on one host; ``cells`` are the NUMA cells for a node that asked for them."""
 
     node: str

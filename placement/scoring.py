@@ -42,10 +42,7 @@ class RoomValue:
 
 def room_value(gang: Gang) -> RoomValue:
     """The value table for a gang's fleet; kept with the fleet's index for the next request with the same flavours."""
-    flavours = gang.index.cache.get("flavours")
-    sizes = flavours if isinstance(flavours, tuple) else ()
-    if not sizes:
-        sizes = tuple(Flavour(kind.sample.demand) for kind in gang.kinds)
+    sizes = gang.flavours or tuple(Flavour(kind.sample.demand) for kind in gang.kinds)
     key = ("value", tuple(sorted({tuple(sorted(flavour.demand.items())) for flavour in sizes})))
     return gang.index.cached(key, lambda: _build(gang.index, sizes))
 
@@ -58,7 +55,8 @@ def _build(index: FleetIndex, flavours: tuple[Flavour, ...]) -> RoomValue:
         for name, amount in flavour.demand.items():
             asked[name] = asked.get(name, 0) + (amount > 0)
     names = tuple(sorted(sorted(n for n in asked if asked[n]), key=lambda name: -asked[name])[:VALUE_RESOURCES])
-    sizes = np.array([[f.demand.get(name, 0) for name in names] for f in fitting], np.int64).reshape(-1, len(names))
+    sizes = np.array([[f.demand.get(name, 0) for name in names] for f in fitting], np.int64)
+    sizes = sizes.reshape(len(fitting), len(names))
     sizes = np.unique(sizes[(sizes > 0).any(axis=1)], axis=0) if len(names) else sizes[:0]
     if not len(sizes):
         return RoomValue((), np.zeros(0, np.int64), np.zeros(1, np.int64), sizes, np.zeros(0, np.int64))

@@ -116,6 +116,29 @@ class Tally:
         result: Ints = extra[self.domain]
         return result
 
+    def allows(self, first: int, second: int) -> Bools:
+        """bool[H]: hosts where so many nodes of each part may land together without missing the rule."""
+        rule = self.rule
+        old, seconds = self.old_first, (self.old_second > 0) | (self.new_second > 0)
+        held: Bools = (self.new_first > 0) | (old > 0)
+        everywhere = np.ones(len(old), np.bool_)
+        if isinstance(rule, SpareHosts):
+            free: Bools = self.marginal(FIRST) == 0
+            return free
+        if isinstance(rule, AtMost) and first:
+            everywhere = self.new_first + old + first <= rule.limit
+        elif isinstance(rule, Together) and first:
+            everywhere = old > 0 if (old > 0).any() else held | ~held.any()
+        elif isinstance(rule, SpreadOver) and first:
+            left = rule.minimum - int(held.sum())
+            everywhere = np.where(held, left, left - 1) <= self.coming - first
+        elif isinstance(rule, Apart):
+            everywhere = everywhere & (~seconds | (not first)) & (~held | (not second)) & (not (first and second))
+        elif isinstance(rule, Near) and first and not second:
+            everywhere = seconds
+        result: Bools = everywhere[self.domain]
+        return result
+
     def _together(self) -> Ints:
         if (self.old_first > 0).any():
             extra = (self.old_first == 0) & (self.new_first == 0)

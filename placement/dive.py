@@ -1,0 +1,128 @@
+"""From the linear program to whole hosts: fix what is whole, round the rest one pattern at a time, price again.
+
+May import ``columns``, ``exact_master``, ``fill``, ``packing``, ``index`` and numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from placement.columns import Generator
+from placement.exact_master import choose_columns
+from placement.fill import best_fill
+from placement.index import Ints
+from placement.packing import Load, Packing
+
+WHOLE = 1e-6
+
+
+class Residue:
+    """What is still to place while loads are fixed one after another."""
+
+    def __init__(self, packing: Packing) -> None:
+        self.packing = packing
+        self.counts: list[int] = packing.counts.tolist()
+        self.hosts: list[int] = packing.hosts.tolist()
+        self.loads: list[Load] = []
+
+    def fix(self, cls: int, pattern: Sequence[int], times: int) -> int:
+        """Uses a pattern on up to ``times`` hosts, cut to what is still wanted; how many hosts it took."""
+        taken = 0
+        while taken < times and self.hosts[cls] > 0:
+            cut = tuple(min(copies, left) for copies, left in zip(pattern, self.counts, strict=True))
+            if not any(cut):
+                break
+            alike = min(times - taken, self.hosts[cls], *(self.counts[k] // c for k, c in enumerate(cut) if c))
+            for kind, copies in enumerate(cut):
+                self.counts[kind] -= copies * alike
+            self.hosts[cls] -= alike
+            self.loads.append(Load(cls, cut, alike))
+            taken += alike
+        return taken
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is placed."""
+        return not any(self.counts)
+
+    def rest(self) -> Packing:
+        """The packing that is left."""
+        return replace(
+            self.packing, counts=np.array(self.counts, np.int64), hosts=np.array(self.hosts, np.int64)
+        )
+
+
+def cost_of(generator: Generator, loads: Sequence[Load]) -> int:
+    """What loads cost under the generator's goal."""
+    return sum(generator.column(load.cls, load.pattern).cost * load.times for load in loads)
+
+
+def finish(generator: Generator, residue: Residue, weights: Ints, stop: Callable[[], bool]) -> None:
+    """Completes the fixed loads by filling hosts greedily, and offers the result."""
+    fixed = cost_of(generator, residue.loads)
+    search = generator.search
+    rest = residue.rest()
+    loads, _, _ = best_fill(rest, weights, max(0, search.lower - fixed), stop)
+    if loads is not None:
+        whole = [*residue.loads, *loads]
+        search.offer(whole, cost_of(generator, whole), "dive")
+
+
+def dive(generator: Generator, weights: Ints, stop: Callable[[], bool], spread: float = 0.0) -> None:
+    """One dive from the master's present solution. ``spread`` prefers other fractions than the largest first."""
+    master, search = generator.master, generator.search
+    residue = Residue(generator.packing)
+    fixed = 0
+    for _ in range(4 * len(generator.counts) + 40):
+        if stop() or search.closed or not master.solve():
+            break
+        target = search.lower - fixed
+        if master.value > target + 0.5 and not stop():
+            price_again(generator, target)
+        columns, values = master.columns, master.values
+        whole = [(number, math.floor(value + WHOLE)) for number, value in enumerate(values) if value > 1 - WHOLE]
+        if not whole:
+            parts = [(value - spread * (number % 3), -number) for number, value in enumerate(values) if value > WHOLE]
+            if not parts:
+                break
+            whole = [(-max(parts)[1], 1)]
+        before = len(residue.loads)
+        for number, times in whole:
+            residue.fix(columns[number].cls, columns[number].pattern, times)
+        fixed = cost_of(generator, residue.loads)
+        if residue.done:
+            search.offer(list(residue.loads), fixed, "dive")
+            break
+        if len(residue.loads) == before or (search.cost is not None and fixed >= search.cost):
+            break
+        finish(generator, residue, weights, stop)
+        master.restrict(residue.counts, residue.hosts)
+    master.restrict(generator.counts, generator.hosts)
+
+
+def price_again(generator: Generator, target: int, rounds: int = 6) -> None:
+    """A few pricing rounds for what is left, so that the dive is not bound to the root's patterns."""
+    master = generator.master
+    for _ in range(rounds):
+        _, worth = generator.priced()
+        if not generator.extend(worth) or not master.solve() or master.value <= target + 0.5:
+            return
+
+
+def round_by_search(generator: Generator, branches: int) -> None:
+    """The restricted master as an integer program over all columns found, by SCIP."""
+    search, columns = generator.search, generator.master.columns
+    hint = [0] * len(columns)
+    chosen = choose_columns(columns, generator.counts, generator.hosts, branches, hint[:0], search.cost)
+    if chosen is None:
+        return
+    residue = Residue(generator.packing)
+    for column, times in zip(columns, chosen, strict=True):
+        if times:
+            residue.fix(column.cls, column.pattern, times)
+    if residue.done:
+        search.offer(residue.loads, cost_of(generator, residue.loads), "restricted-master")

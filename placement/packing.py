@@ -1,0 +1,197 @@
+"""The packing problem behind a gang: counts of kinds into classes of identical hosts, in the smallest integers.
+
+May import ``gang``, ``index``, ``topology``, ``constraints`` and numpy. Every step here is exact: no feasible
+placement is lost and none is invented. A kind of the packing is a bundle of the gang's nodes that must share a host
+(mostly one node).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.index import Bools, Ints
+
+REACH = 1 << 15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packing:
+    """K kinds, C classes, D dimensions.
+
+    ``counts``: int64[K] bundles wanted; ``demand``: int64[K, D]; ``caps``: int64[C, D]; ``hosts``: int64[C] hosts a
+    class; ``group``: int64[C] which row of ``eligible`` (bool[G, K]) says what a class may take; ``rows``: the
+    hosts a class; ``unit``: int64[D] what one of each dimension is in the units of the input.
+    """
+
+    counts: Ints
+    demand: Ints
+    caps: Ints
+    hosts: Ints
+    group: Ints
+    eligible: Bools
+    rows: tuple[Ints, ...]
+    unit: Ints
+
+    def part(self, kinds: Ints, classes: Ints) -> Packing:
+        """The packing of some of its kinds into some of its classes."""
+        return Packing(
+            self.counts[kinds],
+            self.demand[kinds],
+            self.caps[classes],
+            self.hosts[classes],
+            self.group[classes],
+            self.eligible[:, kinds],
+            tuple(self.rows[number] for number in classes),
+            self.unit,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A way to fill a host: ``pattern`` (kinds' counts) on ``times`` hosts of a class."""
+
+    cls: int
+    pattern: tuple[int, ...]
+    times: int
+
+
+def classes_of(
+    free: Ints, demand: Ints, counts: Ints, group: Ints, eligible: Bools, fixed: Ints | None = None
+) -> Packing:
+    """Collapses hosts (free: int64[H, D], group: int64[H] rows of ``eligible``) to classes by usable capacity.
+
+    ``fixed``: int64[D], where not zero the unit of a dimension whose capacity must be kept as it is.
+    """
+    kept_whole = fixed is not None and bool(fixed.any())
+    demand, caps, unit = _in_smallest_units(demand, counts, free, fixed)
+    fits = _takes_something(caps, demand, group, eligible)
+    kept = np.flatnonzero(fits)
+    caps = caps[kept] if kept_whole else usable(caps[kept], demand, counts)
+    group = group[kept]
+    key, exact = _row_keys(np.column_stack([group, caps]))
+    if exact:
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    else:
+        _, first, inverse = np.unique(np.column_stack([group, caps]), axis=0, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    hosts = np.bincount(inverse, minlength=len(first)).astype(np.int64)
+    order = np.argsort(inverse, kind="stable")
+    rows = tuple(np.split(kept[order], np.cumsum(hosts)[:-1])) if len(first) else ()
+    return Packing(counts, demand, caps[first], hosts, group[first], eligible, rows, unit)
+
+
+def _in_smallest_units(demand: Ints, counts: Ints, free: Ints, fixed: Ints | None) -> tuple[Ints, Ints, Ints]:
+    """Divides each dimension by its demands' common factor and cuts capacity at the whole gang's demand."""
+    unit = np.maximum(1, np.gcd.reduce(demand, axis=0))
+    if fixed is not None:
+        unit = np.where(fixed > 0, fixed, unit)
+    demand = demand // unit
+    total = [sum(int(n) * int(a) for n, a in zip(counts, column, strict=True)) for column in demand.T]
+    most = np.array([min(amount, 1 << 62) for amount in total], np.int64)
+    if fixed is not None:
+        most = np.where(fixed > 0, 1 << 62, most)
+    return demand, np.minimum(free // unit, most), unit
+
+
+def _takes_something(caps: Ints, demand: Ints, group: Ints, eligible: Bools) -> Bools:
+    """bool[H]: hosts that can take at least one bundle."""
+    fits: Bools = np.zeros(len(caps), np.bool_)
+    for kind in smallest(demand, eligible):
+        roomy = np.ones(len(caps), np.bool_)
+        for d in range(demand.shape[1]):
+            if demand[kind, d]:
+                roomy &= caps[:, d] >= demand[kind, d]
+        fits |= roomy if eligible[:, kind].all() else roomy & eligible[group, kind]
+    return fits
+
+
+def smallest(demand: Ints, eligible: Bools) -> list[int]:
+    """Kinds of which no other kind with the same eligibility asks for less everywhere."""
+    if len(demand) > 400:
+        return list(range(len(demand)))
+    less: Bools = np.all(demand[:, None, :] <= demand[None, :, :], axis=2)
+    same: Bools = np.all(eligible[:, :, None] >= eligible[:, None, :], axis=0)
+    beats = less & same
+    equal = beats & beats.T
+    strictly: Bools = beats & ~equal | np.triu(equal, 1)
+    kinds: list[int] = np.flatnonzero(~strictly.any(axis=0)).tolist()
+    return kinds
+
+
+def usable(caps: Ints, demand: Ints, counts: Ints) -> Ints:
+    """Lowers each capacity to what the kinds can use of it, by sums that they can reach and by the other capacities."""
+    dims = demand.shape[1]
+    if dims > 4 or len(demand) > 400 or not len(caps):
+        return caps
+    most = caps.max(axis=0)
+    if (most >= REACH).any():
+        return caps
+    caps = caps.copy()
+    for d in range(dims):
+        caps[:, d] = _reachable(demand[:, d], counts, int(most[d]))[caps[:, d]]
+    for d in range(dims):
+        for other in range(dims):
+            if d != other and most[other] > 0 and most[d] > 0:
+                ceiling = _most_of(demand[:, d], demand[:, other], counts, int(most[other]))
+                np.minimum(caps[:, d], ceiling[caps[:, other]], out=caps[:, d])
+    for d in range(dims):
+        caps[:, d] = _reachable(demand[:, d], counts, int(most[d]))[caps[:, d]]
+    return caps
+
+
+def _reachable(sizes: Ints, counts: Ints, most: int) -> Ints:
+    """int64[most + 1]: the largest sum of sizes, each used at most count times, that is not above x."""
+    return _most_of(sizes, sizes, counts, most)
+
+
+def _most_of(gain: Ints, cost: Ints, counts: Ints, most: int) -> Ints:
+    """int64[most + 1]: the largest total gain of bundles whose total cost is at most x (a bounded knapsack)."""
+    table = np.zeros(most + 1, np.int64)
+    merged: dict[tuple[int, int], int] = {}
+    for g, c, n in zip(gain.tolist(), cost.tolist(), counts.tolist(), strict=True):
+        merged[g, c] = merged.get((g, c), 0) + n
+    for (g, c), n in merged.items():
+        if not c:
+            table += g * n
+        elif g:
+            left, chunk = min(n, most // c), 1
+            while left > 0:
+                take = min(chunk, left)
+                np.maximum(table[c * take :], table[: most + 1 - c * take] + g * take, out=table[c * take :])
+                left -= take
+                chunk *= 2
+    return table
+
+
+def _row_keys(rows: Ints) -> tuple[Ints, bool]:
+    """One integer a row, and whether they tell all rows apart (the mixed radix fits 62 bits)."""
+    key = np.zeros(len(rows), np.int64)
+    room = 1
+    for column in rows.T:
+        extent = int(column.max(initial=0)) + 1
+        room *= extent
+        if room >= 1 << 62:
+            return key, False
+        key = key * extent + column
+    return key, True
+
+
+def components(packing: Packing) -> list[tuple[Ints, Ints]]:
+    """(kinds, classes) of the independent parts: kinds that no class may take together fall apart."""
+    groups, kinds = packing.eligible.shape
+    if groups == 1 or packing.eligible.all():
+        return [(np.arange(kinds), np.arange(len(packing.caps)))]
+    label = np.arange(kinds)
+    for row in packing.eligible[np.unique(packing.group)]:
+        touched = np.flatnonzero(row)
+        if len(touched) > 1:
+            merged = np.isin(label, label[touched])
+            label[merged] = label[touched].min()
+    parts = []
+    for value in np.unique(label):
+        mine = np.flatnonzero(label == value)
+        takes: Bools = np.any(packing.eligible[:, mine], axis=1)
+        parts.append((mine, np.flatnonzero(takes[packing.group])))
+    return parts

@@ -1,0 +1,124 @@
+"""Gangs whose rules no packing holds: a relaxation bounds them, three searches place them.
+
+May import everything of this package below ``engine``. Bounds come from the packing without the open rules;
+placements from laying its loads out, from the node-by-node greedy, and from CP-SAT on the most promising hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from placement.answer import Answer
+from placement.gang import Gang, fitting_hosts
+from placement.greedy import greedy
+from placement.index import Ints
+from placement.layout import lay_out
+from placement.model import Policy, Strategy
+from placement.packing import Load
+from placement.reduce import Reduction, reduce
+from placement.scoring import room_value
+from placement.strategies import BY_STRATEGY, fewest
+
+Stop = Callable[[], bool]
+CANDIDATES = 100
+MODEL_SIZE = 20_000
+
+
+def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Answer:
+    """The best answer that can be found for a gang with open rules or NUMA cells, and a bound for it."""
+    hard = all(rule.weight is None for rule in gang.request.constraints)
+    answer = Answer(stage="greedy")
+    if not hard:
+        strict = _strictly(gang)
+        reduction = reduce(strict)
+        inner = (
+            BY_STRATEGY[strategy](strict, policy, stop)
+            if reduction.exact
+            else solve_ruled(strict, strategy, policy, stop)
+        )
+        if inner.landed is not None:
+            return inner
+    relaxed = _relaxation(gang, strategy, policy, stop, answer)
+    if answer.infeasible:
+        return answer
+    if relaxed is not None and hard:
+        reduction, loads = relaxed
+        answer.offer_board(gang, strategy, lay_out(reduction, loads, strategy, stop), "layout")
+    if not answer.closed and not stop():
+        answer.offer_board(gang, strategy, greedy(gang, strategy, stop), "greedy")
+    if not answer.closed and not stop() and policy.branches:
+        by_model(gang, strategy, policy, stop, answer)
+    return answer
+
+
+def _strictly(gang: Gang) -> Gang:
+    """The gang with every wish made a rule: a placement of it misses nothing, so its bounds are the gang's."""
+    rules = tuple(replace(rule, weight=None) for rule in gang.request.constraints)
+    return replace(gang, request=replace(gang.request, constraints=rules))
+
+
+def _relaxation(
+    gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, answer: Answer
+) -> tuple[Reduction, list[Load]] | None:
+    """Bounds without the open rules; its loads are where a layout starts."""
+    reduction = reduce(gang)
+    search = fewest(reduction, policy, stop)
+    if search.lower > int(reduction.packing.hosts.sum()):
+        answer.infeasible, answer.stage = True, search.stage
+        return None
+    if strategy is Strategy.FEWEST_HOSTS:
+        answer.lower = search.lower
+    elif strategy is Strategy.CLOSE:
+        answer.lower = gang.size + 1 + search.lower
+    elif strategy is Strategy.SPREAD:
+        answer.lower = gang.size
+    return (reduction, search.loads) if search.loads is not None else None
+
+
+def by_model(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, answer: Answer) -> None:
+    """CP-SAT over all useful hosts where they are few, else over the best hundred."""
+    from placement.exact_rules import solve_rules
+
+    useful = np.zeros(len(gang.index.hosts), np.bool_)
+    for number in range(len(gang.kinds)):
+        useful |= fitting_hosts(gang, number)
+    rows = np.flatnonzero(useful)
+    whole = len(rows) <= CANDIDATES
+    if not whole:
+        rows = _candidates(gang, rows, answer)
+    if len(rows) * len(gang.kinds) > MODEL_SIZE:
+        return
+    if strategy is Strategy.LEAST_LOST_VALUE and len(rows) * len(room_value(gang).flavours) > MODEL_SIZE:
+        return
+    work = min(10.0, policy.branches / 5000)
+    verdict = solve_rules(gang, rows.tolist(), strategy, work, policy.seed, stop, answer.landed)
+    if verdict.infeasible and whole:
+        answer.infeasible, answer.landed, answer.stage = True, None, "model"
+        return
+    if verdict.landed is not None:
+        answer.offer(gang, strategy, verdict.landed, verdict.penalty, "model")
+    if whole and verdict.landed is not None:
+        answer.penalty_bound = max(answer.penalty_bound, verdict.penalty_bound)
+        if verdict.lower is not None and verdict.penalty == verdict.penalty_bound:
+            answer.lower = max(answer.lower, verdict.lower)
+
+
+def _candidates(gang: Gang, rows: Ints, answer: Answer) -> Ints:
+    """The hosts of the best answer and the roomiest others, at most five a rack."""
+    mine = sorted({host for _, host, _ in answer.landed or ()})[:CANDIDATES]
+    largest = np.maximum(1, gang.free.max(axis=0, initial=1))
+    room = (gang.free[rows] * 1000 // largest).sum(axis=1)
+    chosen = list(mine)
+    seen = set(mine)
+    a_rack: dict[int, int] = {}
+    for row in rows[np.argsort(-room, kind="stable")].tolist():
+        rack = int(gang.index.rack[row])
+        if len(chosen) >= CANDIDATES:
+            break
+        if row not in seen and a_rack.get(rack, 0) < 5:
+            a_rack[rack] = a_rack.get(rack, 0) + 1
+            chosen.append(row)
+    return np.array(sorted(chosen), np.int64)

@@ -1,0 +1,184 @@
+"""Exhaustive search over tiny fleets, written from the rules' definitions alone: what the planner is compared with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations
+
+from placement.check import check
+from placement.constraints import AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
+from placement.model import Assignment, Decision, Host, Node, Proof, Request, Snapshot, Status, Strategy
+from placement.scoring import RoomValue
+
+
+def _domain(host: Host, scope: str) -> str:
+    return {"host": host.id, "rack": host.rack or f"alone {host.id}", "zone": host.zone}[scope]
+
+
+class Brute:
+    """Every placement of a request, by depth-first search with nothing but room pruned."""
+
+    def __init__(self, snapshot: Snapshot, request: Request) -> None:
+        self.snapshot, self.request = snapshot, request
+        self.nodes = [node for node in request.nodes for _ in range(node.count)]
+        self.need = [(node, dict(node.demand)) for node in self.nodes]
+
+    def placements(self, index: int = 0, done: tuple[tuple[Node, Host, tuple[int, ...]], ...] = ()) -> Iterator[
+        tuple[tuple[Node, Host, tuple[int, ...]], ...]
+    ]:
+        """All placements of the whole gang that fit the hosts one by one."""
+        if index == len(self.nodes):
+            yield done
+            return
+        node = self.nodes[index]
+        for host in self.snapshot.hosts:
+            # Alike copies are interchangeable: the later copy never goes to an earlier host.
+            if index and self.nodes[index - 1] is node and host.id < done[-1][1].id:
+                continue
+            for cells in combinations(range(len(host.cells)), node.cells):
+                if self._fits(host, [*((n, c) for n, h, c in done if h is host), (node, cells)]):
+                    yield from self.placements(index + 1, (*done, (node, host, cells)))
+
+    def _fits(self, host: Host, arrivals: list[tuple[Node, tuple[int, ...]]]) -> bool:
+        if not host.schedulable or host.id in self.request.excluded_hosts:
+            return False
+        if any(member.exclusive for member in host.members):
+            return False
+        node = arrivals[-1][0]
+        if node.zone not in (None, host.zone):
+            return False
+        if any(host.labels.get(key) not in allowed for key, allowed in node.host_labels.items()):
+            return False
+        if any(n.exclusive for n, _ in arrivals) and (len(arrivals) > 1 or not host.empty):
+            return False
+        total: Counter[str] = Counter()
+        pinned: dict[int, Counter[str]] = {number: Counter() for number in range(len(host.cells))}
+        named = {name for cell in host.cells for name in cell.capacity}
+        for n, cells in arrivals:
+            total.update(n.demand)
+            for number in cells:
+                pinned[number].update({k: -(-v // n.cells) for k, v in n.demand.items() if k in named})
+        if any(v > host.free(k) for k, v in total.items() if v):
+            return False
+        return all(
+            v <= max(0, host.cells[number].capacity.get(k, 0) - host.cells[number].used.get(k, 0))
+            for number, need in pinned.items()
+            for k, v in need.items()
+        )
+
+    def missed(self, rule: Constraint, placement: tuple[tuple[Node, Host, tuple[int, ...]], ...]) -> int:
+        """By how much a rule is missed."""
+        if isinstance(rule, SpareHosts):
+            landed = {host.id for _, host, _ in placement}
+            spare = [h for h in self.snapshot.hosts if h.schedulable and h.empty and h.id not in landed]
+            return max(0, rule.count - len(spare))
+        first = "first" if hasattr(rule, "first") else "select"
+
+        def part(identity: str, labels: dict[str, str], own: bool) -> str:
+            for name in (first, "second"):
+                selector = getattr(rule, name, None)
+                if selector is None:
+                    continue
+                if not selector.nodes and not selector.labels:
+                    picked = own
+                else:
+                    picked = (own and identity in selector.nodes) or (
+                        bool(selector.labels) and all(labels.get(k) == v for k, v in selector.labels.items())
+                    )
+                if picked:
+                    return name
+            return ""
+
+        new, old, new_second, old_second = Counter(), Counter(), Counter(), Counter()
+        for node, host, _ in placement:
+            where = _domain(host, rule.scope)
+            name = part(node.id, dict(node.labels), True)
+            new[where] += name == first
+            new_second[where] += name == "second"
+        for host in self.snapshot.hosts:
+            for member in host.members:
+                name = part(member.id, dict(member.labels), member.id in self.request.staying)
+                old[_domain(host, rule.scope)] += name == first
+                old_second[_domain(host, rule.scope)] += name == "second"
+        domains = set(new) | set(old)
+        if isinstance(rule, AtMost):
+            return sum(min(new[d], max(0, new[d] + old[d] - rule.limit)) for d in domains)
+        if isinstance(rule, Together):
+            strangers = sum(1 for d in domains if new[d] and not old[d])
+            return strangers if any(old.values()) else max(0, strangers - 1)
+        if isinstance(rule, SpreadOver):
+            return max(0, rule.minimum - sum(1 for d in domains if new[d] or old[d]))
+        if isinstance(rule, Near):
+            return sum(1 for d in domains if new[d] and not new_second[d] and not old_second[d])
+        return sum(
+            1
+            for d in domains
+            if (new[d] or old[d]) and (new_second[d] or old_second[d]) and (new[d] or new_second[d])
+        )
+
+    def best(self, value: RoomValue | None = None) -> tuple[int, int] | None:
+        """The least (penalty, objective), None when nothing fits."""
+        best: tuple[int, int] | None = None
+        for placement in self.placements():
+            misses = [(rule, self.missed(rule, placement)) for rule in self.request.constraints]
+            if any(missed and rule.weight is None for rule, missed in misses):
+                continue
+            penalty = sum(missed * (rule.weight or 0) for rule, missed in misses)
+            found = (penalty, self.objective(placement, value))
+            if best is None or found < best:
+                best = found
+        return best
+
+    def objective(
+        self, placement: tuple[tuple[Node, Host, tuple[int, ...]], ...], value: RoomValue | None
+    ) -> int:
+        """The strategy's objective, from its definition."""
+        hosts: Counter[str] = Counter(host.id for _, host, _ in placement)
+        strategy = self.request.strategy
+        if strategy is Strategy.FEWEST_HOSTS:
+            return len(hosts)
+        if strategy is Strategy.SPREAD:
+            return sum(n * n for n in hosts.values())
+        if strategy is Strategy.CLOSE:
+            racks = {_domain(host, "rack") for _, host, _ in placement}
+            return len(racks) * (len(self.nodes) + 1) + len(hosts)
+        assert value is not None
+        lost = 0
+        for host in {h.id: h for _, h, _ in placement}.values():
+            before = {name: host.free(name) for name in value.names}
+            after = dict(before)
+            for node, where, _ in placement:
+                if where is host:
+                    for name in value.names:
+                        after[name] -= node.demand.get(name, 0)
+            lost += worth_of(value, before) - worth_of(value, after)
+        return lost
+
+
+def worth_of(value: RoomValue, room: dict[str, int]) -> int:
+    """The best multiset of flavours in a room, by plain recursion over cells."""
+    sizes = [tuple(-(-int(s) // int(u)) for s, u in zip(row, value.unit, strict=True)) for row in value.flavours]
+    worth = [int(w) for w in value.worth]
+
+    @lru_cache(maxsize=None)
+    def best(cells: tuple[int, ...]) -> int:
+        found = 0
+        for size, gain in zip(sizes, worth, strict=True):
+            left = tuple(c - s for c, s in zip(cells, size, strict=True))
+            if min(left) >= 0:
+                found = max(found, gain + best(left))
+        return found
+
+    if not value.names:
+        return 0
+    return best(tuple(room[name] // int(unit) for name, unit in zip(value.names, value.unit, strict=True)))
+
+
+def assert_right(snapshot: Snapshot, request: Request, decision: Decision) -> None:
+    """The decision passes the independent check."""
+    assert check(snapshot, request, decision) == ()
+    assert all(isinstance(a, Assignment) for a in decision.assignments)
+    if decision.status is Status.INFEASIBLE:
+        assert decision.proof is Proof.INFEASIBLE
