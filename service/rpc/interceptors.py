@@ -32,6 +32,7 @@ Identify = Callable[[Any], Caller]
 _DETAILS_KEY = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _QUIET_SERVICES = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
+_DEADLINE_TOLERANCE_SECONDS = 0.05
 # Load balancers ask it, and must get an answer exactly when the service is busy.
 _UNLIMITED = frozenset({("grpc.health.v1.Health", "Check")})
 
@@ -208,7 +209,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             call.task.uncancel()
             await self._abort(call, Unavailable("the service is shutting down; watch again from the last revision"))
         remaining = call.context.time_remaining()
-        expired = remaining is not None and remaining <= 0
+        # A client resets the stream at its own deadline, which can arrive before ours has passed.
+        expired = remaining is not None and remaining <= _DEADLINE_TOLERANCE_SECONDS
         call.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
     async def _abort(self, call: _Call, error: Exception) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -247,10 +247,15 @@ async def rest_of(stream: Any) -> list[Any]:
     return answers
 
 
-async def until_ended(server: Lab, followers: int = 0) -> None:
-    """Wait until the server knows that streams ended: it learns of a client that left a moment later."""
+async def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds: the server counts a call and learns of a client that left a moment later."""
     for _ in range(500):
-        if server.feed.followers <= followers:
+        if holds():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("streams are still followed")
+    raise AssertionError(f"never: {what}")
+
+
+async def until_ended(server: Lab, followers: int = 0) -> None:
+    """Wait until at most so many streams are followed."""
+    await until(lambda: server.feed.followers <= followers, "streams ended")
