@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import InvariantViolation
 from service.fleet import HostState, HostStatus, Network
 from service.store import schema
+from service.store.engine import FLEET_LOCK
 
 
 class ClaimLost(Exception):
@@ -29,11 +30,14 @@ class ClaimRequest:
     demand: Mapping[str, int]
 
 
-def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]) -> None:
+def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest], *, alone: bool = False) -> None:
     """Claim for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
 
-    Hosts and resources are touched in id order, so that concurrent gangs can not deadlock.
+    Hosts and resources are touched in id order, so that concurrent gangs can not deadlock. `alone`: the caller is
+    inside `Store.claiming(alone=True)`; everybody else waits here until that is over.
     """
+    if not alone and connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": FLEET_LOCK})
     sums: dict[tuple[str, str], int] = defaultdict(int)
     for claim in wanted:
         for resource, amount in claim.demand.items():
@@ -63,30 +67,25 @@ def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]
 
 def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None:
     """Give back capacity and address of these (instance, attempt); nothing claimed is fine."""
-    hosts = set()
-    for instance_uuid, attempt in sorted(attempts):
-        mine = and_(schema.claims.c.instance_uuid == instance_uuid, schema.claims.c.attempt == attempt)
-        rows = connection.execute(
-            delete(schema.claims)
-            .where(mine)
-            .returning(schema.claims.c.host_uuid, schema.claims.c.resource, schema.claims.c.amount)
-        ).all()
-        for row in sorted(rows, key=lambda r: (r.host_uuid, r.resource)):
-            hosts.add(row.host_uuid)
-            connection.execute(
-                update(schema.host_resources)
-                .where(
-                    schema.host_resources.c.host_uuid == row.host_uuid,
-                    schema.host_resources.c.resource == row.resource,
-                )
-                .values(used=schema.host_resources.c.used - row.amount)
-            )
+    ended = sorted(set(attempts))
+    if not ended:
+        return
+    sums: dict[tuple[str, str], int] = defaultdict(int)
+    for row in connection.execute(
+        delete(schema.claims)
+        .where(_of(schema.claims, ended))
+        .returning(schema.claims.c.host_uuid, schema.claims.c.resource, schema.claims.c.amount)
+    ):
+        sums[row.host_uuid, row.resource] += row.amount
+    table = schema.host_resources
+    for (host_uuid, resource), amount in sorted(sums.items()):  # the order in which `take` locks them
         connection.execute(
-            delete(schema.addresses).where(
-                schema.addresses.c.instance_uuid == instance_uuid, schema.addresses.c.attempt == attempt
-            )
+            update(table)
+            .where(table.c.host_uuid == host_uuid, table.c.resource == resource)
+            .values(used=table.c.used - amount)
         )
-    _verify(connection, hosts)
+    connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))
+    _verify(connection, {host_uuid for host_uuid, _ in sums})
 
 
 def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int, str]]:
@@ -182,22 +181,27 @@ def _use(connection: Connection, host_uuid: str, resource: str, amount: int) -> 
         raise ClaimLost(f"host {host_uuid} has less than {amount} {resource} left")
 
 
+def _of(table: Table, attempts: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
+    return tuple_(table.c.instance_uuid, table.c.attempt).in_(attempts)
+
+
 def _verify(connection: Connection, hosts: Iterable[str]) -> None:
-    """Invariant I2, inside the transaction: on each host, used is the sum of the claims."""
-    for host_uuid in hosts:
-        table = schema.host_resources
-        used = {
-            row.resource: int(row.used)
-            for row in connection.execute(select(table.c.resource, table.c.used).where(table.c.host_uuid == host_uuid))
-            if row.used
-        }
-        claimed = {
-            row.resource: int(row.amount)
-            for row in connection.execute(
-                select(schema.claims.c.resource, func.sum(schema.claims.c.amount).label("amount"))
-                .where(schema.claims.c.host_uuid == host_uuid)
-                .group_by(schema.claims.c.resource)
-            )
-        }
-        if used != claimed:
-            raise InvariantViolation(f"host {host_uuid}: used {used} is not the sum of its claims {claimed}")
+    """Invariant I2, inside the transaction: on each host, used is the sum of the claims.
+
+    One statement reads both, because on PostgreSQL every statement sees what others committed before it.
+    """
+    table = schema.host_resources
+    claimed = (
+        select(func.coalesce(func.sum(schema.claims.c.amount), 0))
+        .where(schema.claims.c.host_uuid == table.c.host_uuid, schema.claims.c.resource == table.c.resource)
+        .scalar_subquery()
+    )
+    wrong = connection.execute(
+        select(table.c.host_uuid, table.c.resource, table.c.used, claimed.label("claimed"))
+        .where(table.c.host_uuid.in_(sorted(hosts)), table.c.used != claimed)
+        .limit(1)
+    ).one_or_none()
+    if wrong is not None:
+        raise InvariantViolation(
+            f"host {wrong.host_uuid}: {wrong.used} {wrong.resource} used is not the sum of its claims, {wrong.claimed}"
+        )

@@ -7,16 +7,28 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine
+from sqlalchemy import Engine, exc, text
 
+from service.errors import Unavailable
+
+_ONE_AT_A_TIME = 0x_C0_44_A1_02
 _HERE = Path(__file__).parent
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the database to the newest schema; an up-to-date one is left alone. Safe to call at every start."""
+    """Bring the database to the newest schema; an up-to-date one is left alone. Safe to call at every start.
+
+    Several replicas that start at once wait for each other. Raises Unavailable where the database can not be reached.
+    """
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its setup lines say nothing to an operator
     config = Config()
     config.set_main_option("script_location", str(_HERE))
-    with engine.begin() as connection:
+    try:
+        connection = engine.connect()
+    except exc.DBAPIError as error:
+        raise Unavailable(f"the database can not be reached: {error.orig}") from error
+    with connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
