@@ -1,0 +1,101 @@
+"""What hosts have, give out and have given out: pure counting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from service.fleet import Host, Overcommit, Zone
+from service.store.fleet import Load
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A host, what it carries, and the policy that holds for it: the fleet's, the zone's and its own, one over the
+    other."""
+
+    host: Host
+    load: Load
+    overcommit: Overcommit
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceAmounts:
+    """One resource of a host or of many. `ratio`: what may be given out for each unit that is not reserved.
+
+    `allocatable` = floor((total - reserved) * ratio); `available` = allocatable - claimed - foreign, at least 0.
+    """
+
+    resource: str
+    total: int
+    reserved: int
+    ratio: Fraction
+    allocatable: int
+    claimed: int
+    foreign: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCapacity:
+    """Sums over all hosts that take new members, and how many hosts do and do not."""
+
+    amounts: tuple[ResourceAmounts, ...]
+    hosts: int
+    unavailable_hosts: int
+
+
+def amounts(view: HostView) -> tuple[ResourceAmounts, ...]:
+    """Each resource of a host, by name."""
+    host = view.host
+    found = []
+    for name in sorted({*host.total, *host.used, *host.foreign}):
+        allocatable = host.usable.get(name, 0)
+        claimed, foreign = host.used.get(name, 0), host.foreign.get(name, 0)
+        found.append(
+            ResourceAmounts(
+                name,
+                host.total.get(name, 0),
+                view.overcommit.reserved.get(name, 0),
+                view.overcommit.ratios.get(name, Fraction(1)),
+                allocatable,
+                claimed,
+                foreign,
+                max(0, allocatable - claimed - foreign),
+            )
+        )
+    return tuple(found)
+
+
+def summed(views: Sequence[HostView]) -> tuple[ResourceAmounts, ...]:
+    """Each resource over many hosts; the ratio is the mean, weighted by what is not reserved."""
+    sums: dict[str, ResourceAmounts] = {}
+    weighted: dict[str, Fraction] = {}
+    for view in views:
+        for one in amounts(view):
+            weighted[one.resource] = weighted.get(one.resource, Fraction(0)) + one.ratio * (one.total - one.reserved)
+            known = sums.get(one.resource)
+            sums[one.resource] = one if known is None else _plus(known, one)
+    return tuple(
+        replace(one, ratio=weighted[name] / (one.total - one.reserved) if one.total > one.reserved else Fraction(1))
+        for name, one in sorted(sums.items())
+    )
+
+
+def _plus(left: ResourceAmounts, right: ResourceAmounts) -> ResourceAmounts:
+    return replace(
+        left,
+        total=left.total + right.total,
+        reserved=left.reserved + right.reserved,
+        allocatable=left.allocatable + right.allocatable,
+        claimed=left.claimed + right.claimed,
+        foreign=left.foreign + right.foreign,
+        available=left.available + right.available,
+    )
+
+
+def policy(of_fleet: Overcommit, zones: Mapping[str, Zone], host: Host) -> Overcommit:
+    """What holds for a host: the fleet's policy, the zone's over it, the host's own over both."""
+    zone = zones.get(host.zone_uuid)
+    return (of_fleet.overridden_by(zone.overcommit) if zone else of_fleet).overridden_by(host.overcommit)

@@ -1,0 +1,350 @@
+"""Zones and hosts as operators manage them at run time.
+
+What the configuration file defines can not be removed here. A change that is made here to what the file defines stays
+until the file itself says something else; the file then has the last word. A host's state is always the operator's.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid as uuids
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from service.app import paging, row_changes
+from service.app.capacity import FleetCapacity, HostView, policy, summed
+from service.app.paging import Page
+from service.drivers.base import DriverError, HostFacts, HostRejected
+from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
+from service.fleet import Host, HostState, Overcommit, Zone
+from service.model import Caller
+from service.store import fleet, schema
+from service.store.engine import Store
+from service.store.fleet import Load
+
+logger = logging.getLogger(__name__)
+
+Probe = Callable[[Host], Awaitable[HostFacts]]
+"""Connect to a host that is not of the fleet yet and read what it is. Raises DriverError."""
+
+# Hypervisors that are all alike, so that two of them are no sign of one that was added twice.
+_ANONYMOUS = frozenset({"simulated", "test"})
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneView:
+    """A zone and how many hosts it has."""
+
+    zone: Zone
+    hosts: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewZone:
+    """A zone to make. Without `resource_uuid` one is made."""
+
+    name: str
+    description: str = ""
+    resource_uuid: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewHost:
+    """A host to take into the fleet. `host.uuid` is empty for a new one; `credential`: a configured name."""
+
+    host: Host
+    credential: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostChange:
+    """What to change in a host; None leaves it."""
+
+    name: str | None = None
+    description: str | None = None
+    rack: str | None = None
+    overcommit: Overcommit | None = None
+    labels: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostFilter:
+    """Which hosts a listing shows; empty fields do not filter."""
+
+    zone_uuid: str = ""
+    states: tuple[str, ...] = ()
+    statuses: tuple[str, ...] = ()
+
+
+class Fleet:
+    """The use cases of zones and hosts. `changed` is called after every commit, so that the process takes notice at
+    once; other replicas find it by themselves within a second."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], int],
+        probe: Probe,
+        *,
+        overcommit: Overcommit | None = None,
+        new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
+    ) -> None:
+        """`overcommit`: the fleet's own, which zones and hosts override."""
+        self._store = store
+        self._clock = clock
+        self._probe = probe
+        self._overcommit = overcommit or Overcommit()
+        self._new_uuid = new_uuid
+        self.changed: Callable[[], None] = lambda: None
+
+    # --- zones -----------------------------------------------------------------------------------------------------
+
+    async def create_zone(self, caller: Caller, request: NewZone, *, validate_only: bool = False) -> ZoneView:
+        """Make a zone; the same request id answers with the zone that it made. Raises AlreadyExists,
+        RequestIdReused."""
+        now = self._clock()
+
+        def work(connection: Connection) -> ZoneView:
+            known = row_changes.made_before(connection, caller.principal, "CreateZone", request.request_id, request)
+            if known is not None:
+                return _zone_view(connection, known)
+            uuid = request.resource_uuid or self._new_uuid()
+            if uuid in fleet.zones(connection):
+                raise AlreadyExists("zone", uuid)
+            fleet.put_zone(connection, Zone(uuid, request.name, request.description), now=now)
+            row_changes.remember(connection, caller.principal, "CreateZone", request.request_id, request, uuid, now)
+            return _zone_view(connection, uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def list_zones(self, page_size: int, page_token: str) -> Page[ZoneView]:
+        """Zones by name. Raises InvalidArgument for a token that is not one."""
+        cursor = paging.cursor("zones", page_size, page_token)
+
+        def read(connection: Connection) -> Page[ZoneView]:
+            found = fleet.page_of_zones(connection, cursor.after, cursor.limit)
+            counts = fleet.hosts_of(connection)
+            views = [ZoneView(z, counts.get(z.uuid, 0)) for z in found]
+            return cursor.page(views, [(z.name, z.uuid) for z in found])
+
+        return await self._store.read(read)
+
+    async def delete_zone(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+        """Remove a zone. Raises NotFound, Conflict (etag), WrongState: it has hosts, or the file defines it."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            zone = fleet.zone(connection, uuid, lock=True)
+            row_changes.require_etag("zone", uuid, zone.version, etag)
+            row_changes.require_run_time(connection, schema.zones, f"zone {zone.name}", uuid)
+            if hosts := fleet.hosts_of(connection).get(uuid, 0):
+                raise WrongState(f"zone {zone.name}", f"not empty: it has {hosts} hosts", "a zone without hosts")
+            fleet.delete_zone(connection, uuid, now)
+
+        await self._commit(work, validate_only)
+
+    # --- hosts -----------------------------------------------------------------------------------------------------
+
+    async def add_host(self, caller: Caller, request: NewHost, *, validate_only: bool = False) -> HostView:
+        """Take a host into the fleet once it has answered; the same request id answers with the host that it made.
+
+        Raises NotFound (zone, credential), AlreadyExists (uuid, or the hypervisor itself), InvalidArgument,
+        RequestIdReused, Unavailable where the host does not answer.
+        """
+        host = replace(request.host, uuid=request.host.uuid or self._new_uuid())
+
+        def known(connection: Connection) -> HostView | None:
+            uuid = row_changes.made_before(connection, caller.principal, "AddHost", request.request_id, request)
+            if uuid is not None:
+                return self._host_view(connection, uuid)
+            self._check_new(connection, request, host)
+            return None
+
+        before = await self._store.read(known)
+        if before is not None:
+            return before
+        facts = await self._first_contact(host)
+        now = self._clock()
+
+        def work(connection: Connection) -> HostView:
+            there = known(connection)
+            if there is not None:
+                return there
+            _refuse_twin(connection, host, facts)
+            fleet.put_host(connection, host, now=now)
+            fleet.set_facts(
+                connection,
+                host.uuid,
+                boot_id=facts.boot_id,
+                virt_type=facts.virt_type,
+                total={**facts.total, **host.capacity_override},
+                foreign=facts.foreign,
+                overcommit=self._policy(connection, host),
+                now=now,
+            )
+            row_changes.remember(connection, caller.principal, "AddHost", request.request_id, request, host.uuid, now)
+            return self._host_view(connection, host.uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def get_host(self, uuid: str) -> HostView:
+        """One host. Raises NotFound."""
+        return await self._store.read(lambda c: self._host_view(c, uuid))
+
+    async def list_hosts(self, query: HostFilter, page_size: int, page_token: str) -> Page[HostView]:
+        """Hosts by name. Raises InvalidArgument for a token that is not one, or of other filters."""
+        cursor = paging.cursor("hosts", page_size, page_token, query.zone_uuid, query.states, query.statuses)
+
+        def read(connection: Connection) -> Page[HostView]:
+            found = fleet.page_of_hosts(
+                connection,
+                cursor.after,
+                cursor.limit,
+                zone_uuid=query.zone_uuid,
+                states=query.states,
+                statuses=query.statuses,
+            )
+            return cursor.page(self.views(connection, found), [(h.name, h.uuid) for h in found])
+
+        return await self._store.read(read)
+
+    async def update_host(
+        self, uuid: str, change: HostChange, etag: str = "", *, validate_only: bool = False
+    ) -> HostView:
+        """Change what the operator says of a host; a new policy counts at once. Raises NotFound, Conflict (etag)."""
+        now = self._clock()
+
+        def work(connection: Connection) -> HostView:
+            host = fleet.host(connection, uuid, lock=True)
+            row_changes.require_etag("host", uuid, host.version, etag)
+            wanted = _changed(host, change)
+            if wanted != host:
+                fleet.set_usable(connection, wanted, self._policy(connection, wanted))
+                fleet.put_host(connection, wanted, now=now)
+            return self._host_view(connection, uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def remove_host(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+        """Take a host out of the fleet. Raises NotFound, Conflict (etag), WrongState: it carries members or claims,
+        or the file defines it."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            host = fleet.host(connection, uuid, lock=True)
+            row_changes.require_etag("host", uuid, host.version, etag)
+            row_changes.require_run_time(connection, schema.hosts, f"host {host.name}", uuid)
+            load = fleet.loads(connection, [uuid])[uuid]
+            if load.members or load.stale_claims:
+                raise WrongState(f"host {host.name}", carries(load), "a host without members and claims: drain it")
+            fleet.delete_host(connection, host, now)
+
+        await self._commit(work, validate_only)
+
+    async def set_state(self, uuid: str, state: HostState, etag: str = "", *, validate_only: bool = False) -> HostView:
+        """Enable, disable or maintain a host; being so already is success.
+
+        Raises NotFound, Conflict (etag), WrongState: maintenance of a host that carries members, and the end of
+        maintenance while machines of members that were placed elsewhere may still be there.
+        """
+        now = self._clock()
+
+        def work(connection: Connection) -> HostView:
+            host = fleet.host(connection, uuid, lock=True)
+            row_changes.require_etag("host", uuid, host.version, etag)
+            load = fleet.loads(connection, [uuid])[uuid]
+            if state is HostState.MAINTENANCE and load.members and host.state is not state:
+                raise WrongState(f"host {host.name}", carries(load), "a host without members: drain it")
+            if host.state is HostState.MAINTENANCE and host.state is not state and load.stale_claims:
+                raise WrongState(
+                    f"host {host.name}",
+                    carries(load),
+                    "that it answers and is cleared of them, which happens by itself",
+                )
+            if host.state is not state:
+                fleet.set_state(connection, host, state, now)
+            return self._host_view(connection, uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def capacity(self, zone_uuid: str = "") -> FleetCapacity:
+        """How much the hosts that take new members have, over the fleet or one zone. Raises NotFound (zone)."""
+
+        def read(connection: Connection) -> FleetCapacity:
+            if zone_uuid and zone_uuid not in fleet.zones(connection):
+                raise NotFound("zone", zone_uuid, "zone_uuid")
+            hosts = [h for h in fleet.hosts(connection).values() if zone_uuid in ("", h.zone_uuid)]
+            views = self.views(connection, tuple(h for h in hosts if h.schedulable))
+            return FleetCapacity(summed(views), len(views), len(hosts) - len(views))
+
+        return await self._store.read(read)
+
+    def views(self, connection: Connection, hosts: tuple[Host, ...]) -> tuple[HostView, ...]:
+        """The hosts with what they carry and the policies that hold for them."""
+        loads = fleet.loads(connection, [h.uuid for h in hosts])
+        zones = fleet.zones(connection)
+        return tuple(HostView(h, loads[h.uuid], policy(self._overcommit, zones, h)) for h in hosts)
+
+    def _host_view(self, connection: Connection, uuid: str) -> HostView:
+        return self.views(connection, (fleet.host(connection, uuid),))[0]
+
+    def _policy(self, connection: Connection, host: Host) -> Overcommit:
+        return policy(self._overcommit, fleet.zones(connection), host)
+
+    def _check_new(self, connection: Connection, request: NewHost, host: Host) -> None:
+        if host.zone_uuid not in fleet.zones(connection):
+            raise NotFound("zone", host.zone_uuid, "zone_uuid")
+        if request.credential:
+            raise NotFound("credential", request.credential, "connection.credential")
+        if host.uuid in fleet.hosts(connection):
+            raise AlreadyExists("host", host.uuid)
+
+    async def _first_contact(self, host: Host) -> HostFacts:
+        try:
+            return await self._probe(host)
+        except HostRejected as error:
+            logger.info("host %s was not added: %s %s", host.name, error.public, error.detail)
+            if error.code in ("bad_request", "unsupported"):
+                raise InvalidArgument.of(
+                    "driver" if error.code == "unsupported" else "connection", error.public
+                ) from error
+            raise Unavailable(f"the host can not be used: {error.public}") from error
+        except DriverError as error:
+            logger.info("host %s was not added: %s %s", host.name, error.public, error.detail)
+            raise Unavailable(f"the host does not answer: {error.public}") from error
+
+    async def _commit(self, work: Callable[[Connection], row_changes.T], validate_only: bool) -> row_changes.T:
+        result = await row_changes.commit(self._store, work, validate_only=validate_only)
+        if not validate_only:
+            self.changed()
+        return result
+
+
+def carries(load: Load) -> str:
+    """What a host carries, in words."""
+    parts = [f"{load.members} members"] if load.members or not load.stale_claims else []
+    if load.stale_claims:
+        parts.append(f"claims of {load.stale_claims} members that were placed elsewhere")
+    return f"carrying {' and '.join(parts)}"
+
+
+def _zone_view(connection: Connection, uuid: str) -> ZoneView:
+    return ZoneView(fleet.zone(connection, uuid), fleet.hosts_of(connection).get(uuid, 0))
+
+
+def _changed(host: Host, change: HostChange) -> Host:
+    wanted = {name: value for name in HostChange.__slots__ if (value := getattr(change, name)) is not None}
+    return replace(host, **wanted)
+
+
+def _refuse_twin(connection: Connection, host: Host, facts: HostFacts) -> None:
+    """One hypervisor under two uuids would give out everything twice. Its boot id is its own."""
+    if facts.virt_type in _ANONYMOUS or not facts.boot_id:
+        return
+    for other in fleet.hosts(connection).values():
+        if other.boot_id == facts.boot_id and other.address.driver == host.address.driver:
+            raise AlreadyExists("host", other.uuid)

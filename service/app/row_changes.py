@@ -1,0 +1,76 @@
+"""What all changes of zones, hosts and the catalogue have in common: etags, request ids, and calls that only check."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection, Table
+
+from service.errors import Conflict, WrongState
+from service.store import requests, rows
+from service.store.codec import encode
+from service.store.engine import Store
+
+T = TypeVar("T")
+
+
+class _Checked(Exception, Generic[T]):
+    """Carries a result out of a transaction that is rolled back."""
+
+    def __init__(self, result: T) -> None:
+        super().__init__()
+        self.result = result
+
+
+async def commit(store: Store, work: Callable[[Connection], T], *, validate_only: bool) -> T:
+    """Run `work` in a transaction; with `validate_only` roll it back after all its checks. Raises like `work`."""
+    if not validate_only:
+        return await store.write(work)
+
+    def check(connection: Connection) -> None:
+        raise _Checked(work(connection))
+
+    try:
+        await store.write(check)
+    except _Checked as done:
+        result: T = done.result
+        return result
+    raise AssertionError("unreachable: the check always ends by its exception")
+
+
+def etag(uuid: str, version: int) -> str:
+    """A value that changes whenever the row's version does."""
+    return f"{uuid[:8]}-{version}"
+
+
+def require_etag(what: str, uuid: str, version: int, wanted: str) -> None:
+    """Raises Conflict where the caller's etag is not the row's. An empty one is any."""
+    if wanted and wanted != etag(uuid, version):
+        raise Conflict(f"{what} {uuid} has changed since its etag was read")
+
+
+def require_run_time(connection: Connection, table: Table, subject: str, uuid: str) -> None:
+    """Raises WrongState where the configuration file defines the row: it would come back at the next start."""
+    if rows.is_configured(connection, table, uuid):
+        raise WrongState(subject, "defined in the configuration file", "that it is taken out of the file")
+
+
+def made_before(connection: Connection, principal: str, method: str, request_id: str, request: object) -> str | None:
+    """The uuid of what this request made earlier, or None. Raises RequestIdReused."""
+    if not request_id:
+        return None
+    return requests.find(connection, principal, method, request_id, _hash(request))
+
+
+def remember(
+    connection: Connection, principal: str, method: str, request_id: str, request: object, uuid: str, now: int
+) -> None:
+    """Keep what the request made, in the transaction that makes it."""
+    if request_id:
+        requests.remember(connection, principal, method, request_id, _hash(request), uuid, now)
+
+
+def _hash(request: object) -> str:
+    return hashlib.sha256(encode(request).encode()).hexdigest()
