@@ -12,16 +12,21 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from sqlalchemy import Connection
+from starlette.routing import Route
 
+from service.app.directory import Directory as FleetDirectory
 from service.app.feed import Feed
 from service.app.groups import Groups
 from service.app.groups import Limits as AppLimits
+from service.app.jobs import Jobs
 from service.app.planner import Planner, PoolPlanner
+from service.app.sessions import Sessions
 from service.config import Config
 from service.drivers.base import HostDriver
 from service.errors import CorralError
 from service.fleet import Host
 from service.http.app import bind, create_app, serve_http
+from service.http.zstack.composition import zstack_routes
 from service.reconcile.calls import Directory, MemberCalls
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
@@ -76,6 +81,7 @@ class Service:
         upgrade(self.store.engine)
         self.feed = Feed(self.store)
         self.planner = planner or PoolPlanner(workers=max(1, (os.cpu_count() or 1) - 1))
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.groups = Groups(
             self.store,
             self.feed,
@@ -84,6 +90,7 @@ class Service:
             cluster=config.cluster_id,
             limits=AppLimits(max_nodes=config.server.max_nodes),
         )
+        self.jobs = Jobs(self.store, wall_clock, owner=self.owner)
         self.reconciler = self._make_reconciler()
         self.groups.poke = self.reconciler.poke
         self.rpc = self._make_rpc()
@@ -108,7 +115,9 @@ class Service:
             readiness=self.readiness,
             refresh=self.refresh,
             endpoints={"gRPC": str(self.rpc.address), "metrics": "/metrics", "health": "/healthz"},
+            routes=self._zstack_routes(),
         )
+        self._spawn(self.jobs.run(), "jobs")
         self.http_address = _shown(self._http_socket)
         self._spawn(serve_http(app, self._http_socket, self._http_stop), "http")
         self.rpc.set_serving(True)
@@ -121,6 +130,8 @@ class Service:
         grace = self.config.server.drain_grace_ms / 1000
         log.info("draining", grace_seconds=grace)
         self.rpc.drain()
+        # Before the feed ends: a job that is cut off goes on in the next process, and must not be seen to fail.
+        await self.jobs.stop()
         self.groups.drain()
         self.feed.close()
         await self.rpc.stop(grace)
@@ -189,9 +200,8 @@ class Service:
             planner=self.planner,
             calls=calls,
             monitors=monitors,
-            clock=wall_clock,
             metrics=self.metrics,
-            owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            owner=self.owner,
             cluster=config.cluster_id,
         )
         reconciler = Reconciler(tools, Sweep(self.store, monitors, config.cluster_id, self.metrics))
@@ -206,15 +216,29 @@ class Service:
             )
         return reconciler
 
+    def _zstack_routes(self) -> list[Route]:
+        return zstack_routes(
+            self.groups,
+            FleetDirectory(self.store),
+            Sessions(self.store, self.config.accounts, wall_clock),
+            self.jobs,
+            reachable=self._reachable,
+            webhook_networks=self.config.webhook_networks,
+            max_body_bytes=self.config.server.max_message_bytes,
+        )
+
+    def _reachable(self, zone_uuid: str) -> bool:
+        """Whether members in the zone have addresses that are reachable from outside of their hosts."""
+        return any(z.uuid == zone_uuid and z.network.kind in REACHABLE_KINDS for z in self.config.zones)
+
     def _make_rpc(self) -> RpcServer:
         config = self.config
-        reachable = {zone.uuid: zone.network.kind in REACHABLE_KINDS for zone in config.zones}
         return RpcServer(
             self.groups,
             self.metrics.registry,
             config.server.grpc,
             config.server.admin,
-            reachable=lambda zone_uuid: reachable.get(zone_uuid, False),
+            reachable=self._reachable,
             limits=RpcLimits(max_message_bytes=config.server.max_message_bytes),
         )
 

@@ -19,7 +19,8 @@ from service.errors import AlreadyExists, Overloaded, Unavailable
 from service.model import Caller
 from service.store import jobs
 from service.store.engine import Store
-from service.store.jobs import Job, JobState
+from service.store.jobs import Job as Job
+from service.store.jobs import JobState as JobState
 from service.telemetry.logs import get_logger
 
 T = TypeVar("T")
@@ -187,6 +188,8 @@ class Jobs:
         until = now + LEASE_MS
         free_before = now if patient else until
         room = self._max_running - len(self._tasks)
+        if self._stopping:
+            return
         try:
             await self._store.write(lambda c: jobs.renew(c, self._owner, until))
             found = await self._store.write(

@@ -1,0 +1,95 @@
+"""The APIs of this face, one literal table: names, paths, where the arguments stand, and who may call them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from corral.v1 import deploy_pb2
+from google.protobuf.descriptor import Descriptor
+
+ROLES = ("viewer", "operator", "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One API. `package` and `name` make the Java class of its message, by which the older protocol calls it.
+
+    `role`: the least role that may call it, "" for calls without a session. `job`: accepted at once, answered later.
+    `reply`: how the answer's class ends. `query`: takes conditions. `lists`: arguments that are lists in a URL too.
+    `uuid_argument`: what the `{uuid}` of the path is. `descriptor`: the message whose rules the arguments obey.
+    """
+
+    name: str
+    package: str
+    method: str
+    paths: tuple[str, ...]
+    role: str
+    job: bool = False
+    reply: str = ""
+    query: bool = False
+    lists: tuple[str, ...] = ()
+    uuid_argument: str = "uuid"
+    descriptor: Descriptor | None = None
+
+    @property
+    def message(self) -> str:
+        """The Java class of the request."""
+        return f"{self.package}.API{self.name}Msg"
+
+    @property
+    def answer(self) -> str:
+        """The Java class of the answer."""
+        return f"{self.package}.API{self.name}{self.reply or ('Event' if self.job else 'Reply')}"
+
+    @property
+    def key(self) -> str:
+        """The action key in the body of a PUT."""
+        return self.name[0].lower() + self.name[1:]
+
+
+_AI = "org.zstack.ai.message"
+_IDENTITY = "org.zstack.header.identity"
+_HOST = "org.zstack.header.host"
+_ZONE = "org.zstack.header.zone"
+_GROUPS = "/ai/model-services/instances/groups"
+
+_TABLE = (
+    # Sessions.
+    Api("LogInByAccount", _IDENTITY, "PUT", ("/accounts/login",), ""),
+    Api("LogOut", _IDENTITY, "DELETE", ("/accounts/sessions/{uuid}",), "", uuid_argument="sessionUuid"),
+    Api("ValidateSession", _IDENTITY, "GET", ("/accounts/sessions/{uuid}/valid",), "", uuid_argument="sessionUuid"),
+    Api("RenewSession", _IDENTITY, "PUT", ("/accounts/sessions/{uuid}/renew",), "", reply="Event",
+        uuid_argument="sessionUuid"),
+    # Groups.
+    Api("DeployDistributedModelService", _AI, "PUT", ("/ai/model-services",), "operator", job=True,
+        descriptor=deploy_pb2.DeployDistributedModelServiceRequest.DESCRIPTOR),
+    Api("QueryModelServiceInstanceGroup", _AI, "GET", (_GROUPS, _GROUPS + "/", _GROUPS + "/{uuid}"), "viewer",
+        query=True),
+    Api("DeleteModelServiceInstanceGroup", _AI, "DELETE", (_GROUPS + "/{uuid}",), "operator", job=True),
+    Api("DeleteModelServiceInstanceGroups", _AI, "DELETE", (_GROUPS,), "operator", job=True, lists=("uuids",)),
+    Api("UpdateModelServiceInstanceGroup", _AI, "PUT", ("/model-service-instance-groups/{uuid}",), "operator",
+        job=True, descriptor=deploy_pb2.UpdateInstanceGroupRequest.DESCRIPTOR),
+    Api("RestartModelServiceGroups", _AI, "PUT", ("/model-service-instance-groups",), "operator", job=True),
+    # The catalogue.
+    Api("QueryModelService", _AI, "GET", ("/ai/model-services", "/ai/model-services/", "/ai/model-services/{uuid}"),
+        "viewer", query=True),
+    Api("AddModelService", _AI, "POST", ("/ai/model-services",), "admin", job=True),
+    # The fleet.
+    Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/", "/zones/{uuid}"), "viewer", query=True),
+    Api("CreateZone", _ZONE, "POST", ("/zones",), "admin", job=True),
+    Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/", "/hosts/{uuid}"), "viewer", query=True),
+    Api("ChangeHostState", _HOST, "PUT", ("/hosts/{uuid}/actions",), "admin", job=True),
+    Api("GetCpuMemoryCapacity", "org.zstack.header.allocator", "GET", ("/hosts/capacities/cpu-memory",), "viewer",
+        lists=("zoneUuids", "hostUuids", "clusterUuids")),
+    # The service itself.
+    Api("GetVersion", "org.zstack.header.managementnode", "PUT", ("/management-nodes/actions",), ""),
+)  # fmt: skip
+
+APIS: Mapping[str, Api] = {api.name: api for api in _TABLE}
+BY_MESSAGE: Mapping[str, Api] = {api.message: api for api in _TABLE}
+
+
+def may_call(role: str, api: Api) -> bool:
+    """Whether a caller of this role may call the API."""
+    return not api.role or (role in ROLES and ROLES.index(role) >= ROLES.index(api.role))

@@ -1,0 +1,38 @@
+"""Puts the face together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.routing import Route
+
+from service.app.directory import Directory
+from service.app.groups import Groups
+from service.app.jobs import Jobs
+from service.app.sessions import Sessions
+from service.http.zstack import legacy, rest
+from service.http.zstack.face import ZStackFace
+from service.http.zstack.handlers import Handlers
+from service.http.zstack.webhook import Webhooks
+from service.rpc.convert.inventory import Reachable
+
+
+def zstack_routes(
+    groups: Groups,
+    directory: Directory,
+    sessions: Sessions,
+    jobs: Jobs,
+    *,
+    reachable: Reachable,
+    webhook_networks: Iterable[str] = (),
+    max_body_bytes: int = 4 << 20,
+    webhooks: Webhooks | None = None,
+) -> list[Route]:
+    """The routes of both protocols. From here on `jobs` knows how its jobs are done; `jobs.run` may begin.
+
+    `reachable`: whether members of a zone have addresses that are reachable from outside; `webhook_networks`: CIDR.
+    """
+    face = ZStackFace(
+        Handlers(groups, directory, sessions, reachable), sessions, jobs, webhooks or Webhooks(webhook_networks)
+    )
+    return [*rest.routes(face, max_body_bytes), *legacy.routes(face, max_body_bytes)]

@@ -1,0 +1,171 @@
+"""ZStack's HTTP protocol: paths and action keys in, 200, 202 or 503 with JSON out, immediate failures as plain text."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from service.app.jobs import JobState
+from service.errors import AlreadyExists, Overloaded, Unavailable
+from service.http.zstack import query
+from service.http.zstack.apis import APIS, Api
+from service.http.zstack.face import ZStackFace
+from service.http.zstack.handlers import API_TIMEOUT_MS, Call
+from service.http.zstack.query import Malformed
+from service.http.zstack.webhook import WebhookRefused
+from service.http.zstack.wire import Immediate, is_uuid, json_text, location, peer, read_object
+from service.model import Caller
+
+PREFIXES = ("/zstack/v1", "/v1")
+# Clients cut the location at this text, whatever prefix they called by.
+JOBS_PATH = "/zstack/v1/api-jobs"
+EXPIRED = "the job has been expired"
+_OAUTH = "OAuth"
+_PARAMETER_KEYS = ("params", "param")
+_TAGS = ("systemTags", "userTags")
+_NOBODY = Caller(principal="", project="", role="")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def routes(face: ZStackFace, max_body_bytes: int) -> list[Route]:
+    """All routes, under every prefix."""
+    by_path: dict[str, list[Api]] = {}
+    for api in APIS.values():
+        for path in api.paths:
+            by_path.setdefault(path, []).append(api)
+    made = []
+    for prefix in PREFIXES:
+        for path, apis in by_path.items():
+            endpoint = told_at_once(_endpoint(face, path, apis, max_body_bytes))
+            made.append(Route(prefix + path, endpoint, methods=sorted({api.method for api in apis})))
+        made.append(Route(prefix + "/api-jobs/{uuid}", told_at_once(_job_endpoint(face)), methods=["GET"]))
+    return made
+
+
+def told_at_once(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, with the failures that are answered as plain text."""
+
+    async def run(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Immediate as failure:
+            return failure.response
+        except (Malformed, WebhookRefused) as error:
+            return PlainTextResponse(str(error), status_code=400)
+        except AlreadyExists as error:
+            return PlainTextResponse(f"Duplicate job uuid[{error.resource_name}]", status_code=400)
+        except Overloaded as error:
+            return PlainTextResponse(error.message, status_code=429, headers=_retry_after(error.retry_after_ms))
+        except Unavailable as error:
+            return PlainTextResponse(error.message, status_code=503, headers=_retry_after(error.retry_after_ms))
+
+    return run
+
+
+def _retry_after(milliseconds: int) -> dict[str, str]:
+    return {"Retry-After": str(-(-milliseconds // 1000))}
+
+
+def _endpoint(face: ZStackFace, path: str, apis: Sequence[Api], max_body_bytes: int) -> Endpoint:
+    async def run(request: Request) -> Response:
+        candidates = [api for api in apis if api.method == _method(request)]
+        if request.method in ("GET", "HEAD", "DELETE"):
+            api, arguments = candidates[0], _url_arguments(candidates[0], request)
+        else:
+            body = await read_object(request, max_body_bytes)
+            api, arguments = _action(candidates, body, request)
+        if "uuid" in request.path_params:
+            arguments[api.uuid_argument] = request.path_params["uuid"]
+        session = _session(request) if api.role else ""
+        return await _call(face, api, arguments, session, request)
+
+    return run
+
+
+def _method(request: Request) -> str:
+    return "GET" if request.method == "HEAD" else request.method
+
+
+async def _call(face: ZStackFace, api: Api, arguments: Mapping[str, Any], session: str, request: Request) -> Response:
+    request_id = _job_uuid(request)
+    asked = query.Query()
+    if api.query:
+        asked = query.from_url(request.query_params.multi_items(), request.path_params.get("uuid", ""))
+    call = Call(api, _NOBODY, request_id or uuids.uuid4().hex, arguments, asked, peer(request))
+    if not api.job:
+        outcome = await face.answer(call, session)
+        return json_text(outcome.document, 200 if outcome.success else 503)
+    where = location(request, JOBS_PATH)
+    webhook = request.headers.get("x-web-hook", "").strip()
+    if webhook:
+        await face.webhooks.check(webhook)
+    job = await face.submit(call, session, job=request_id, webhook=webhook)
+    return json_text(f'{{"location":"{where}/{job}","apiTimeout":{API_TIMEOUT_MS}}}', 202)
+
+
+def _job_endpoint(face: ZStackFace) -> Endpoint:
+    async def run(request: Request) -> Response:
+        job = await face.jobs.get(request.path_params["uuid"])
+        if job is None:
+            return PlainTextResponse(EXPIRED, status_code=404)
+        if job.state is JobState.RUNNING:
+            return json_text("{}", 202)
+        return json_text(job.outcome, 200 if job.state is JobState.SUCCEEDED else 503)
+
+    return run
+
+
+def _job_uuid(request: Request) -> str:
+    uuid = request.headers.get("x-job-uuid", "").strip().lower()
+    if uuid and not is_uuid(uuid):
+        raise Immediate(400, "Invalid header[X-Job-UUID], it must be a UUID with '-' stripped")
+    return uuid
+
+
+def _session(request: Request) -> str:
+    header = request.headers.get("authorization")
+    if header is None:
+        raise Immediate(400, "missing header 'Authorization'")
+    kind, _, session = header.strip().partition(" ")
+    if kind != _OAUTH:
+        raise Immediate(400, f"Authorization type must be '{_OAUTH}'")
+    return session.strip()
+
+
+def _url_arguments(api: Api, request: Request) -> dict[str, Any]:
+    """Arguments of a URL: the first value, or all where the API takes a list."""
+    found = request.query_params
+    return {name: found.getlist(name) if name in api.lists else found.getlist(name)[0] for name in found}
+
+
+def _action(apis: Sequence[Api], body: Mapping[str, Any], request: Request) -> tuple[Api, dict[str, Any]]:
+    """The API that the first known key of the body names, and its arguments with the tags that stand beside it."""
+    by_key = {api.key: api for api in apis}
+    for key in body:
+        api = by_key.get(key) or (apis[0] if key in _PARAMETER_KEYS else None)
+        if api is not None:
+            return api, _with_tags(_arguments(body[key], key), body)
+    raise Immediate(400, f"the body doesn't contain action mapping to the URL[{request.url.path}]")
+
+
+def _arguments(value: Any, key: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise Immediate(400, f"{key} must be a JSON object")
+    return dict(value or {})
+
+
+def _with_tags(arguments: dict[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """Tags may stand beside the action and in it; both count, each once."""
+    for name in _TAGS:
+        outer, inner = body.get(name), arguments.get(name)
+        if isinstance(outer, list) and isinstance(inner, list):
+            arguments[name] = inner + [tag for tag in outer if tag not in inner]
+        elif outer is not None and inner is None:
+            arguments[name] = outer
+    return arguments
