@@ -15,7 +15,6 @@ PACKAGES=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsma
 
 say() { printf '==> %s\n' "$*"; }
 fail() { printf 'corral: %s\n' "$*" >&2; exit 1; }
-installed() { dpkg-query -W -f '${db:Status-Abbrev}\n' "$1" 2>/dev/null | grep -q '^ii'; }
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"
@@ -38,8 +37,10 @@ find_python() {
 
 # A package whose program works is not asked for, whoever installed it.
 missing_packages() {
-    local package python
-    for package in "${PACKAGES[@]}"; do installed "$package" || printf '%s\n' "$package"; done
+    local python installed
+    # Complains of names that it does not know, and tells all the others.
+    installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null | awk '$1 == "ii" { print $2 }') || true
+    printf '%s\n' "${PACKAGES[@]}" | grep -vxF -e "${installed:-none}" || true
     python=$(find_python) || { printf '%s\n' python3 python3-venv python3-dev; return; }
     "$python" -c 'import ensurepip' 2>/dev/null || printf '%s\n' python3-venv
     "$python" -c 'import os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null ||

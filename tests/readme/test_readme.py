@@ -1,0 +1,135 @@
+"""Every command in the README does what the README says, on a service with simulated hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.readme.commands import ROOT, readme
+
+CONFIG = """
+[server]
+grpc = "127.0.0.1:0"
+http = "127.0.0.1:0"
+[[zones]]
+uuid = "7a007a391d483c9f843bf1df4b7e5d8f"
+name = "zone-1"
+[[hosts]]
+name = "simulated-1"
+zone = "zone-1"
+driver = "simulated"
+transport = "test"
+[[images]]
+name = "default-guest"
+kernel = "vmlinuz"
+[[model_services]]
+uuid = "f1e135835fee363c9f57ed8232023886"
+name = "default"
+image = "default-guest"
+"""
+# Run by tests/readme/test_quickstart.py, or this very run.
+MAKE = ("make run", "make down", "make run ARGS=--once", "make test")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The gRPC address of a service with one simulated host."""
+    directory = tmp_path_factory.mktemp("readme")
+    config = directory / "corral.toml"
+    config.write_text(CONFIG)
+    service = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--config", str(config)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield _grpc_address(service)
+    finally:
+        service.terminate()
+        _, log = service.communicate(timeout=30)
+    assert service.returncode == 0, log
+
+
+def _grpc_address(service: subprocess.Popen[str]) -> str:
+    assert service.stderr is not None
+    told = []
+    for line in service.stderr:
+        told.append(line)
+        if line.startswith("{") and json.loads(line)["event"] == "serving":
+            return str(json.loads(line)["grpc"])
+    raise AssertionError("the service did not start:\n" + "".join(told))
+
+
+def test_every_command_of_the_readme_is_run_by_a_test() -> None:
+    kinds = ("grpcurl ", "corral ", "export PATH=", "python -m service check-config ")
+    assert [command for command in readme() if command not in MAKE and not command.startswith(kinds)] == []
+    assert set(MAKE) <= set(readme())
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / "README.md").read_text() + (ROOT / "deploy/README.md").read_text()
+    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", text))
+    assert named
+    assert named <= targets
+
+
+def test_continuous_integration_runs_the_readmes_test_command() -> None:
+    assert re.search(r"^make test\b", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+
+
+def test_every_file_that_is_linked_exists() -> None:
+    for document in (ROOT / "README.md", ROOT / "deploy/README.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_calls_of_the_readme_do_what_it_says(address: str) -> None:
+    answers = {}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "CORRAL_SERVER": address}
+    for command in readme():
+        if not command.startswith(("grpcurl ", "corral ")):
+            continue
+        # The interpreter's own directory is what the README's first line puts in front.
+        environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", command.replace("127.0.0.1:50051", address)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        answers[command] = done
+        expected = 0
+        if "too-big" in command:
+            expected = 64 + 9  # grpcurl: 64 + FAILED_PRECONDITION
+            assert "PlacementFailure" in done.stderr
+        elif "WatchInstanceGroups" in command:
+            expected = 64 + 4  # it never ends by itself; -max-time does
+        assert done.returncode == expected, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+    def told(part: str) -> str:
+        return next(done.stdout for command, done in answers.items() if part in command)
+
+    assert "corral.v1.DistributedModelService" in told(" list")
+    assert '"SERVING"' in told("Health/Check")
+    assert told("/DeployDistributedModelService").count('"Running"') >= 3
+    assert "c0ffee00c0ffee00c0ffee00c0ffee00" in told("ListInstanceGroups")
+    assert '"Running"' in told("GetInstanceGroup")
+    assert '"instance"' in told("WatchInstanceGroups")
+    assert '"Deleted"' in told("DeleteInstanceGroup")
+    assert "another: Running" in told("corral deploy")
+    assert "another" in told("corral list")
