@@ -12,8 +12,8 @@ from service.drivers.base import MachineIdentity
 from service.errors import CorralError
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import LEASE_MS, GroupWorker, Tools
-from service.store import groups
+from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker, Tools
+from service.store import clock, groups
 
 logger = logging.getLogger(__name__)
 
@@ -110,24 +110,25 @@ class Reconciler:
                 continue
 
     async def _take(self, limit: int) -> None:
-        now = self._tools.clock()
+        asked_at = asyncio.get_running_loop().time()
         hinted = sorted(self._hinted)
 
-        def take(connection: Connection) -> tuple[tuple[str, int], ...]:
+        def take(connection: Connection) -> tuple[int, tuple[tuple[str, int], ...]]:
+            now = clock.now(connection)
             groups.hasten(connection, hinted, now)
-            return groups.take_due(connection, self._tools.owner, now, LEASE_MS, limit)
+            return now, groups.take_due(connection, self._tools.owner, now, LEASE_MS, limit)
 
         try:
-            taken = await self._tools.store.write(take)
+            now, taken = await self._tools.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             return
         self._hinted.difference_update(hinted)
         for uuid, epoch in taken:
-            self._work(uuid, epoch, now + LEASE_MS, hinted=uuid in hinted)
+            self._work(uuid, epoch, DatabaseTime(now, asked_at), hinted=uuid in hinted)
 
-    def _work(self, uuid: str, epoch: int, lease_until: int, *, hinted: bool) -> None:
-        worker = GroupWorker(self._tools, uuid, epoch, lease_until, all_hinted=hinted)
+    def _work(self, uuid: str, epoch: int, taken: DatabaseTime, *, hinted: bool) -> None:
+        worker = GroupWorker(self._tools, uuid, epoch, taken.read + LEASE_MS, taken, all_hinted=hinted)
         task = asyncio.create_task(worker.run(), name=f"group {uuid}")
         self._workers[uuid] = worker
         self._tasks[uuid] = task

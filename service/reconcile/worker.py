@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
 
 from placement.model import Policy, Status
 from service.app import changes, planning
@@ -24,7 +26,7 @@ from service.lifecycle import AT_REST, FINAL, PLACED
 from service.model import Failure, Group
 from service.reconcile.calls import MemberCalls, Outcome, Sends
 from service.reconcile.monitor import HostMonitor
-from service.store import groups
+from service.store import clock, groups
 from service.store.claims import ClaimLost
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
@@ -61,11 +63,26 @@ class Tools:
     planner: Planner
     calls: MemberCalls
     monitors: dict[str, HostMonitor]
-    clock: Callable[[], int]
     metrics: Metrics
     owner: str
     cluster: str
     plan_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseTime:
+    """The database's time in ms, carried on by the process's monotonic clock.
+
+    `asked_at`: the event loop's time before the transaction that read `read`, so that this is never behind: a lease
+    seems shorter than it is, never longer. A wall clock that jumps changes nothing.
+    """
+
+    read: int
+    asked_at: float
+
+    def now(self) -> int:
+        """Milliseconds since the epoch."""
+        return self.read + int((asyncio.get_running_loop().time() - self.asked_at) * 1000)
 
 
 @dataclass(slots=True)
@@ -79,6 +96,7 @@ class GroupWorker:
     uuid: str
     epoch: int
     lease_until: int
+    time: DatabaseTime
     all_hinted: bool = False
     _slots: dict[str, Slot] = field(default_factory=dict)
     _sends: Sends = field(default_factory=Sends)
@@ -144,7 +162,7 @@ class GroupWorker:
     async def _step(self, group: Group | None) -> Group:
         now = self._now()
         if now >= self.lease_until - LEASE_MS + RENEW_MS:
-            await self._renew(now)
+            await self._renew()
         facts, changed = self._outcomes()
         changed, self._reload = changed or self._reload, False
         if facts:
@@ -169,11 +187,17 @@ class GroupWorker:
             raise LeaseLost(self.uuid)
         return group
 
-    async def _renew(self, now: int) -> None:
-        until = now + LEASE_MS
-        if not await self.tools.store.write(lambda c: groups.renew(c, self.uuid, self.epoch, until)):
+    async def _renew(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
+
+        def renew(connection: Connection) -> tuple[int, bool]:
+            present = clock.now(connection)
+            return present, groups.renew(connection, self.uuid, self.epoch, present + LEASE_MS)
+
+        present, mine = await self.tools.store.write(renew)
+        if not mine:
             raise LeaseLost(self.uuid)
-        self.lease_until = until
+        self.time, self.lease_until = DatabaseTime(present, asked_at), present + LEASE_MS
 
     def _outcomes(self) -> tuple[list[Fact], bool]:
         """Facts of the calls that have ended, and whether one changed the stored group itself.
@@ -219,8 +243,11 @@ class GroupWorker:
             self.all_hinted = False
             for member in group.instances:
                 self.hint(member.uuid)
-        for effect in effects(group, now):
-            key = GANG if isinstance(effect, Plan | Dispatch) else effect.instance_uuid
+        wanted = {_key(effect): effect for effect in effects(group, now)}
+        for key, slot in self._slots.items():
+            if key not in wanted:
+                slot.hinted = False  # nothing is left to do for this member, so nobody needs to look
+        for key, effect in wanted.items():
             slot = self._slots.setdefault(key, Slot())
             if slot.task is not None or now < slot.not_before or not self._is_due(effect, slot, now):
                 continue
@@ -338,4 +365,9 @@ class GroupWorker:
             await asyncio.gather(*running, return_exceptions=True)
 
     def _now(self) -> int:
-        return self.tools.clock()
+        return self.time.now()
+
+
+def _key(effect: Effect) -> str:
+    """The slot that an effect runs in."""
+    return GANG if isinstance(effect, Plan | Dispatch) else effect.instance_uuid
