@@ -1,0 +1,191 @@
+"""Callers from outside: they deploy, repeat themselves, watch, look, delete, and believe only what was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from service.app.groups import GroupFilter
+from service.errors import (
+    Conflict,
+    CorralError,
+    DeployFailed,
+    NoCapacity,
+    NotFound,
+    RequestIdReused,
+    RevisionUnavailable,
+    Unavailable,
+    Unsatisfiable,
+)
+from service.model import Caller, DeployRequest, Event, EventKind, GroupSpec
+from tests.simulation.replica import Broken, Replica
+from tests.simulation.world import World
+
+T = TypeVar("T")
+ME = Caller()
+CALL_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Order:
+    """One group that a client wants, and what it was told about it."""
+
+    request: DeployRequest
+    at: float
+    delete_after: float | None
+    follows: bool
+    repeats: bool
+    uuid: str = ""
+    after_revision: int = 0
+    deleted: bool = False
+    events: list[Event] = field(default_factory=list)
+    final: bool = False
+
+
+class Client:
+    """Works on one order until the run ends."""
+
+    def __init__(self, world: World, order: Order) -> None:
+        self.world = world
+        self.order = order
+
+    async def run(self) -> None:
+        """Deploy, follow, repeat, delete."""
+        order = self.order
+        await asyncio.sleep(order.at)
+        if not await self._deploy(order.request):
+            return
+        follower = asyncio.create_task(self._follow(), name="follow") if order.follows else None
+        if order.repeats:
+            await self._repeat()
+        if order.delete_after is not None:
+            await asyncio.sleep(order.delete_after)
+            await self.delete()
+        if follower is not None:
+            await follower
+
+    async def delete(self) -> None:
+        """Until it is acknowledged, or was already."""
+        uuid = self.order.uuid
+        try:
+            await self._insist(lambda r: r.groups.delete(ME, uuid))
+        except NotFound:
+            pass  # an earlier request arrived, and its answer was lost
+        self.order.deleted = True
+        self.world.stats["deletes acknowledged"] += 1
+
+    async def _deploy(self, request: DeployRequest) -> bool:
+        try:
+            started = await self._insist(lambda r: r.groups.deploy(ME, request))
+        except CorralError as error:
+            self.world.observer.violated("I5", f"a valid deploy was refused: {error!r}")
+            return False
+        self.order.uuid, self.order.after_revision = started.group.uuid, started.after_revision
+        self.world.stats["deploys acknowledged"] += 1
+        return True
+
+    async def _repeat(self) -> None:
+        """The same request id again, with the same body and with another."""
+        order, request = self.order, self.order.request
+        await asyncio.sleep(self.world.random.uniform(0.0, 10.0))
+        again = await self._insist(lambda r: r.groups.deploy(ME, request))
+        if again.group.uuid != order.uuid:
+            self.world.observer.violated("I7", f"{request.request_id} made {order.uuid} and {again.group.uuid}")
+        other = replace(request, spec=replace(request.spec, description="another"))
+        try:
+            made = await self._insist(lambda r: r.groups.deploy(ME, other))
+            self.world.observer.violated("I7", f"{request.request_id} with another body made {made.group.uuid}")
+        except RequestIdReused:
+            self.world.stats["repeats judged"] += 1
+
+    async def _insist(self, call: Callable[[Replica], Coroutine[Any, Any, T]]) -> T:
+        """Call one replica after the other until one answers. Raises what the service refuses."""
+        while True:
+            replica = self.world.random.choice(self.world.replicas)
+            if not replica.serving or not replica.process.alive:
+                await asyncio.sleep(0.2)
+                continue
+            try:
+                return await replica.call(call(replica), CALL_SECONDS)
+            except (Broken, TimeoutError, Unavailable, Conflict):
+                await asyncio.sleep(self.world.random.uniform(0.1, 1.0))
+
+    async def _follow(self) -> None:
+        """Read the deploy's events to their end, going on elsewhere where a stream breaks."""
+        order = self.order
+        cursor = order.after_revision
+        while not order.final:
+            replica = self.world.random.choice(self.world.replicas)
+
+            async def read(replica: Replica = replica, after: int = cursor) -> None:
+                async with aclosing(replica.groups.follow(order.uuid, after)) as events:
+                    async for event in events:
+                        self._told(event)
+
+            try:
+                await replica.call(read(), self.world.random.uniform(2.0, 60.0))
+            except (Broken, TimeoutError, Unavailable):
+                await asyncio.sleep(0.5)
+            except (NoCapacity, Unsatisfiable, DeployFailed):
+                pass
+            except RevisionUnavailable as error:
+                self.world.observer.violated("I6", f"the stream of {order.uuid} can not go on: {error}")
+                return
+            if order.events:
+                cursor = order.events[-1].revision
+
+    def _told(self, event: Event) -> None:
+        order = self.order
+        if order.final:
+            return
+        if order.events and event.revision <= order.events[-1].revision:
+            return  # a stream that was given up told it too
+        expected = order.events[-1].sequence + 1 if order.events else 1
+        if event.sequence != expected:
+            self.world.observer.violated(
+                "I6", f"the stream of {order.uuid} has sequence {event.sequence} where {expected} comes next"
+            )
+        order.events.append(event)
+        if event.kind is EventKind.FINAL:
+            order.final = True
+            self.world.stats["streams ended"] += 1
+
+
+async def browse(world: World, spec: Callable[[], GroupSpec]) -> None:
+    """Plan, list, get and watch now and then; answers must be consistent in themselves."""
+    while True:
+        await asyncio.sleep(world.random.uniform(3.0, 20.0))
+        replica = world.random.choice(world.replicas)
+        if not replica.serving or not replica.process.alive:
+            continue
+        try:
+            await _look(world, replica, spec)
+            world.stats["looks"] += 1
+        except (Broken, TimeoutError, CorralError):
+            continue
+
+
+async def _look(world: World, replica: Replica, spec: Callable[[], GroupSpec]) -> None:
+    groups = replica.groups
+    kind = world.random.choice(("plan", "list", "get", "watch"))
+    if kind == "plan":
+        await replica.call(groups.plan(ME, DeployRequest(spec())), CALL_SECONDS)
+        return
+    page = await replica.call(groups.list(ME, GroupFilter(), 0, ""), CALL_SECONDS)
+    if kind == "get" and page.groups:
+        await replica.call(groups.get(ME, page.groups[0].uuid), CALL_SECONDS)
+    if kind == "watch":
+        await replica.call(_watch(world, groups.watch(ME, None, None)), 30.0)
+
+
+async def _watch(world: World, changes: AsyncGenerator[Any, None]) -> None:
+    last = 0
+    async with aclosing(changes):
+        async for change in changes:
+            if isinstance(change, Event):
+                if change.revision <= last:
+                    world.observer.violated("I6", f"a watch told revision {change.revision} after {last}")
+                last = change.revision

@@ -1,0 +1,321 @@
+"""`HostDriver` over a simulated host, through a network that delays, loses, repeats late and lies a little."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from service.drivers.base import (
+    DriverError,
+    GuestReport,
+    HostFacts,
+    HostRejected,
+    HostUnreachable,
+    Listing,
+    MachineConflict,
+    MachineGhost,
+    MachineHint,
+    MachineIdentity,
+    MachineSpec,
+    MachineState,
+    ObservedMachine,
+    OutcomeUnknown,
+)
+from tests.simulation import hosts
+from tests.simulation.hosts import Machine, SimulatedMachineHost
+from tests.simulation.loop import Life, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+T = TypeVar("T")
+CLUSTER = "simulation"
+SILENT_CLIENT_SECONDS = 30.0
+"""libvirtd drops a client that does not answer its keepalive after about so long (measured)."""
+
+LEASE: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("lease", default=None)
+"""(group, epoch) of the worker in whose context something happens."""
+
+EFFECTS = frozenset({"create", "resume", "start", "shutdown", "power_off", "remove"})
+
+
+class FaultyDriver:
+    """One replica's way to one host."""
+
+    def __init__(self, world: World, process: Process, host: SimulatedMachineHost) -> None:
+        self._world = world
+        self._process = process
+        self._host = host
+        self._hints: list[MachineHint] = []
+        self._lied = False
+        self.host_id = host.uuid
+
+    # --- HostDriver -------------------------------------------------------------------------------------------------
+
+    async def probe(self, *, budget_seconds: float) -> HostFacts:
+        """See HostDriver."""
+        return await self._call("probe", budget_seconds, lambda _late: self._facts())
+
+    async def list_machines(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver."""
+        return await self._call("list", budget_seconds, lambda _late: self._listing())
+
+    async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
+        """See HostDriver."""
+
+        def look(_late: bool) -> tuple[str, ObservedMachine | None]:
+            machine = self._host.machines.get(identity.machine_uuid)
+            return self._host.boot_id, self._seen(machine) if machine else None
+
+        return await self._call("observe", budget_seconds, look)
+
+    async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+        document = json.loads(spec.documents["rendezvous"])
+        identity = spec.identity
+        address = spec.interfaces[0].address if spec.interfaces else ""
+
+        def create(late: bool) -> ObservedMachine:
+            if self._world.fault("no_memory"):
+                raise HostRejected("no_memory", "the host has no memory for it")
+            machine = replace(
+                _machine(identity, hosts.PAUSED),
+                spec_hash=spec.spec_hash,
+                epoch=int(document["group"]["epoch"]),
+                address=address,
+                amounts=tuple(sorted(spec.resources.items())),
+                late=late,
+            )
+            seen = self._host.create(machine, self._cause("create"))
+            if self._world.fault("ghost"):
+                self._host.put(seen.uuid, replace(seen, state=hosts.GHOST), "ghost")
+                raise MachineGhost("the host can not run it")
+            return self._seen(seen)
+
+        return await self._call("create", budget_seconds, create, identity)
+
+    async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+
+        def resume(late: bool) -> ObservedMachine:
+            seconds = self._world.boot_seconds()
+            uuid = identity.machine_uuid
+            machine = self._host.resume(uuid, seconds, self._cause("resume"), late=late)
+            self._world.loop.outside(seconds + 0.01, self._world.hint, self._host, uuid)
+            return self._seen(machine)
+
+        return await self._call("resume", budget_seconds, resume, identity)
+
+    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+
+        def start(_late: bool) -> ObservedMachine:
+            machine = self._host.machines.get(identity.machine_uuid)
+            if machine is None:
+                raise OutcomeUnknown("the machine is not there")
+            if machine.state in (hosts.STOPPED, hosts.CRASHED):
+                self._host.set_state(machine.uuid, hosts.PAUSED, self._cause("start"))
+            return self._seen(self._host.machines[machine.uuid])
+
+        return await self._call("start", budget_seconds, start, identity)
+
+    async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver. Some guests obey, after a while; some do not."""
+
+        def ask(_late: bool) -> None:
+            uuid = identity.machine_uuid
+            machine = self._host.machines.get(uuid)
+            if machine is None or machine.state != hosts.RUNNING:
+                return
+            self._host.set_state(uuid, hosts.STOPPING, self._cause("shutdown"))
+            if self._world.random.random() < 0.8:
+                delay = self._world.random.uniform(0.1, 3.0)
+                self._world.loop.outside(delay, self._world.guest_stops, self._host, uuid)
+
+        await self._call("shutdown", budget_seconds, ask, identity)
+
+    async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        act = self._host.set_state
+        cause = self._cause("power_off")
+        await self._call(
+            "power_off", budget_seconds, lambda _late: act(identity.machine_uuid, hosts.STOPPED, cause), identity
+        )
+
+    async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        cause = self._cause("remove")
+        await self._call(
+            "remove", budget_seconds, lambda _late: self._host.remove(identity.machine_uuid, cause), identity
+        )
+
+    async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        machine = _machine(identity, hosts.TOMBSTONE)
+        await self._call("entomb", budget_seconds, lambda _late: self._host.entomb(machine, self._cause("entomb")))
+
+    async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        cause = self._cause("clear")
+        await self._call(
+            "clear", budget_seconds, lambda _late: self._host.clear_tombstone(identity.machine_uuid, cause)
+        )
+
+    async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
+        """See HostDriver."""
+        return await self._call("volumes", budget_seconds, lambda _late: tuple(self._host.volumes))
+
+    async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._call("delete_volume", budget_seconds, lambda _late: self._host.volumes.pop(name, None))
+
+    def subscribe(self, hint: MachineHint) -> None:
+        """See HostDriver."""
+        self._hints.append(hint)
+
+    async def close(self) -> None:
+        """See HostDriver."""
+
+    def hint(self, machine: Machine) -> None:
+        """Tell the replica that something changed, in its own time."""
+        for hint in self._hints:
+            self._world.loop.call_soon(
+                hint, self.host_id, _identity(machine), context=self._process.context.copy()
+            )
+
+    # --- the network ------------------------------------------------------------------------------------------------
+
+    async def _call(
+        self, name: str, budget: float, act: Callable[[bool], T], identity: MachineIdentity | None = None
+    ) -> T:
+        world = self._world
+        asked = world.loop.time()
+        world.point(f"{name}.request")
+        await asyncio.sleep(0)  # a process that is stopped here sends its request when it goes on
+        silence = world.loop.time() - asked
+        if silence > SILENT_CLIENT_SECONDS:
+            raise HostUnreachable("the connection is closed")
+        lease = LEASE.get() if name in EFFECTS else None
+        reply: asyncio.Future[T] = world.loop.create_future()
+        self._send(name, budget, act, reply, late=silence > 0.5, lease=lease, identity=identity)
+        try:
+            async with asyncio.timeout(budget):
+                result = await reply
+        except TimeoutError:
+            raise OutcomeUnknown("no answer came in time") from None
+        world.point(f"{name}.reply")
+        return result
+
+    def _send(
+        self,
+        name: str,
+        budget: float,
+        act: Callable[[bool], T],
+        reply: asyncio.Future[T],
+        *,
+        late: bool,
+        lease: tuple[str, int] | None,
+        identity: MachineIdentity | None,
+    ) -> None:
+        world, loop = self._world, self._world.loop
+        fault = world.call_fault(self._process, self._host, name)
+        delay = world.latency()
+
+        def answer(result: T | DriverError) -> None:
+            if reply.done() or self._process.life is Life.DEAD:
+                return
+            if isinstance(result, DriverError):
+                reply.set_exception(result)
+            else:
+                reply.set_result(result)
+
+        if fault == "refused":
+            loop.outside(delay, answer, HostUnreachable("the host can not be reached"))
+            return
+        if fault in ("lost_request", "lost_reply", "late_request"):
+            # The client learns of it by a broken connection, or never.
+            gives_up = world.random.choice((delay, world.random.uniform(0.1, budget), budget * 2))
+            loop.outside(gives_up, answer, OutcomeUnknown("the connection was lost"))
+        if fault == "lost_request":
+            return
+        if fault == "late_request":
+            late, delay = True, budget * world.random.uniform(0.3, 1.0) + world.random.uniform(0.0, 45.0)
+        if fault == "slow":
+            delay = world.random.uniform(0.2, budget * 0.9)
+
+        def arrive() -> None:
+            if not world.reaches(self._process, self._host):
+                return
+            if lease is not None and not late and identity is not None:
+                world.observer.effect(name, lease, world.loop.time())
+            world.note("call", self._process.name, self._host.name, name, identity and identity.machine_name, fault)
+            try:
+                result: T | DriverError = act(late)
+            except DriverError as error:
+                result = error
+            except hosts.Conflict:
+                result = MachineConflict("the uuid is taken on this host")
+            except hosts.Rejected:
+                result = HostRejected("bad_request", "there is no such machine to do this with")
+            except hosts.Undying:
+                result = MachineGhost("the machine can not be destroyed")
+            if fault not in ("lost_reply", "late_request"):
+                loop.outside(world.latency(), answer, result)
+
+        loop.outside(delay, arrive)
+
+    # --- what the host says -----------------------------------------------------------------------------------------
+
+    def _facts(self) -> HostFacts:
+        host = self._host
+        return HostFacts(
+            host_uuid=host.uuid,
+            hostname=host.name,
+            boot_id=host.boot_id,
+            architecture="x86_64",
+            total=dict(host.total),
+            foreign={
+                "vcpu": sum(cpu for cpu, _ in host.foreign.values()),
+                "memory": sum(memory for _, memory in host.foreign.values()),
+            },
+            virt_type="simulated",
+            virt_note="",
+            hypervisor_version="1",
+        )
+
+    def _listing(self) -> Listing:
+        """At times what stood a moment ago, or one machine short; never twice running, because hosts heal."""
+        machines = tuple(self._host.machines.values())
+        if self._lied:
+            self._lied = False
+        elif self._world.fault("stale_list"):
+            machines, self._lied = self._host.as_of(self._world.random.uniform(0.0, 3.0)), True
+        elif machines and self._world.fault("partial_list"):
+            missing = self._world.random.choice(machines)
+            machines, self._lied = tuple(m for m in machines if m is not missing), True
+        return Listing(self._host.boot_id, tuple(self._seen(m) for m in machines))
+
+    def _seen(self, machine: Machine) -> ObservedMachine:
+        report = None
+        if machine.state == hosts.RUNNING:
+            age = self._world.loop.time() - machine.resumed_at
+            stage = "ready" if age >= machine.boot_seconds else "booting"
+            report = GuestReport(stage, "", machine.epoch, machine.address, self._world.loop.time())
+        return ObservedMachine(
+            _identity(machine), machine.uuid, MachineState(machine.state), machine.spec_hash, report
+        )
+
+    def _cause(self, name: str) -> str:
+        return f"{self._process.name} {name}"
+
+
+def _machine(identity: MachineIdentity, state: str) -> Machine:
+    return Machine(identity.machine_uuid, identity.group, identity.instance, identity.attempt, state)
+
+
+def _identity(machine: Machine) -> MachineIdentity:
+    return MachineIdentity(CLUSTER, machine.group, machine.instance, machine.attempt)

@@ -1,0 +1,130 @@
+"""Which faults a seed has, and when: a few kinds at a time, so that rare combinations are not drowned in noise."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from tests.simulation import hosts
+from tests.simulation.hosts import SimulatedMachineHost
+from tests.simulation.loop import Life
+from tests.simulation.world import CALL_FAULTS, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
+
+STORMS = ("crash", "freeze", "partition", "isolate", "reboot", "tamper", "foreign", "clock", "database")
+POINTS: tuple[str, ...] = tuple(
+    f"{name}.{side}"
+    for name in ("db.write", "db.read", "create", "resume", "observe", "list", "probe", "remove", "shutdown", "entomb", "clear", "power_off")
+    for side in ("request", "reply")
+) + ("planner.reply",)
+
+
+def draw(world: World) -> None:
+    """Choose rates of faults in calls, and named points at which something happens."""
+    dice = world.random
+    for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer"):
+        if dice.random() < 0.4:
+            world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * (0.3 if kind in ("ghost", "no_memory") else 1.0)
+    for _ in range(dice.choice((0, 1, 2, 4, 6))):
+        name = dice.choice(POINTS)
+        nth = 1 + min(int(dice.expovariate(0.15)), 400) * (10 if name.startswith("db.") else 1)
+        action = dice.choice(("crash", "crash", "crash", "freeze"))
+        seconds = dice.choice((0.5, 5.0, 20.0, 50.0, 70.0)) if action != "jump" else dice.uniform(-90.0, 90.0)
+        world.planned[name] = PointFault(nth, action, seconds)
+
+
+async def storm(world: World) -> None:
+    """Now and then something happens, of the few kinds that this seed has."""
+    dice = world.random
+    kinds = [k for k in STORMS if dice.random() < 0.35]
+    pause = dice.choice((3.0, 8.0, 20.0))
+    while kinds:
+        await asyncio.sleep(dice.expovariate(1.0 / pause))
+        kind = dice.choice(kinds)
+        world.stats[f"fault {kind}"] += 1
+        _strike(world, kind)
+
+
+def _strike(world: World, kind: str) -> None:
+    dice = world.random
+    replica = dice.choice(world.replicas)
+    host = dice.choice(list(world.hosts.values()))
+    seconds = dice.choice((0.3, 2.0, 8.0, 20.0, 50.0, 65.0))
+    if kind == "crash":
+        replica.crash(seconds)
+    elif kind == "freeze" and replica.process.life is Life.RUNNING:
+        replica.freeze(seconds)
+    elif kind == "clock":
+        return
+        replica.jump_clock(dice.uniform(-90.0, 90.0))
+    elif kind == "partition":
+        _cut(world, replica.name, host, seconds)
+    elif kind == "isolate":
+        _cut(world, "*", host, seconds)
+    elif kind == "reboot":
+        world.note("reboot", host.name)
+        host.up = False
+        world.loop.outside(seconds / 2, _boot, world, host)
+    elif kind == "foreign":
+        host.foreign[f"f{len(host.foreign)}"] = (1, 1 << 30)
+    elif kind == "database":
+        world.note("database down", seconds)
+        world.database.available = False
+        world.loop.outside(min(seconds, 20.0), _database_back, world)
+    elif kind == "tamper":
+        _tamper(world, host)
+
+
+def _cut(world: World, name: str, host: SimulatedMachineHost, seconds: float) -> None:
+    world.note("cut", name, host.name, seconds)
+    world.cut.add((name, host.uuid))
+    world.loop.outside(seconds, world.cut.discard, (name, host.uuid))
+
+
+def _boot(world: World, host: SimulatedMachineHost) -> None:
+    if not host.up:
+        host.up = True
+        host.reboot("reboot")
+
+
+def _database_back(world: World) -> None:
+    world.database.available = True
+
+
+def _tamper(world: World, host: SimulatedMachineHost) -> None:
+    """Somebody with an account on the host does something to one of our machines."""
+    dice = world.random
+    ours = [m for m in host.machines.values() if m.state not in (hosts.TOMBSTONE, hosts.GHOST)]
+    if not ours:
+        return
+    machine = dice.choice(ours)
+    what = dice.choice(("destroy", "remove", "run", "pause"))
+    world.note("tamper", host.name, what, machine.uuid)
+    if what == "remove":
+        host.remove(machine.uuid, "tamper")
+    elif what == "destroy":
+        host.set_state(machine.uuid, hosts.STOPPED, "tamper", tampered=True)
+    elif what == "run" and machine.state == hosts.PAUSED:
+        running = replace(machine, state=hosts.RUNNING, resumed_at=world.loop.time(), boot_seconds=1.0, tampered=True)
+        host.put(machine.uuid, running, "tamper")
+    elif what == "pause" and machine.state == hosts.RUNNING:
+        host.set_state(machine.uuid, hosts.PAUSED, "tamper", tampered=True)
+
+
+def stop(world: World) -> None:
+    """Peace: everything is repaired that an operator would repair."""
+    world.note("peace")
+    world.faulty = False
+    world.cut.clear()
+    world.database.available = True
+    for host in world.hosts.values():
+        if not host.up:
+            _boot(world, host)
+        host.foreign.clear()
+        for machine in list(host.machines.values()):
+            if machine.state == hosts.GHOST:
+                host.machines[machine.uuid] = replace(machine, state=hosts.STOPPED)
+                host.remove(machine.uuid, "operator")
+    for replica in world.replicas:
+        replica.clock_offset_ms = 0
+        if replica.process.life is Life.FROZEN:
+            replica.process.thaw()

@@ -1,0 +1,157 @@
+"""The simulation's own model of a host: what is really there, as nobody but the host and the observer sees it.
+
+Operations are atomic and instant; the network between a replica and a host is in `driver`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, TOMBSTONE, GHOST = (
+    "paused", "running", "stopping", "stopped", "crashed", "tombstone", "ghost",
+)  # fmt: skip
+EXECUTING = frozenset({RUNNING, STOPPING})
+
+
+class Conflict(Exception):
+    """The uuid is taken by something else."""
+
+
+class Rejected(Exception):
+    """The host can not do it."""
+
+
+class Undying(Exception):
+    """A ghost: listed, and can not be destroyed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine of ours. `tampered`: somebody else had a hand in its state; `late`: a stray request made it."""
+
+    uuid: str
+    group: str
+    instance: str
+    attempt: int
+    state: str
+    spec_hash: str = ""
+    epoch: int = 0
+    address: str = ""
+    resumed_at: float = 0.0
+    boot_seconds: float = 0.0
+    amounts: tuple[tuple[str, int], ...] = ()
+    tampered: bool = False
+    late: bool = False
+
+
+Changed = Callable[["SimulatedMachineHost", Machine | None, Machine | None, str], None]
+
+
+@dataclass(slots=True)
+class SimulatedMachineHost:
+    """Machines, volumes and foreign machines of one host. `changed(host, before, after, cause)` hears every change."""
+
+    uuid: str
+    name: str
+    zone: str
+    total: dict[str, int]
+    now: Callable[[], float]
+    changed: Changed
+    boot_number: int = 1
+    up: bool = True
+    machines: dict[str, Machine] = field(default_factory=dict)
+    volumes: dict[str, str] = field(default_factory=dict)
+    foreign: dict[str, tuple[int, int]] = field(default_factory=dict)
+    history: deque[tuple[float, tuple[Machine, ...]]] = field(default_factory=lambda: deque(maxlen=16))
+
+    @property
+    def boot_id(self) -> str:
+        """Changes with every reboot."""
+        return f"{self.name}-boot-{self.boot_number}"
+
+    def put(self, uuid: str, after: Machine | None, cause: str) -> None:
+        """Replace one machine by its next state; None removes it."""
+        before = self.machines.get(uuid)
+        if before == after:
+            return
+        self.history.append((self.now(), tuple(self.machines.values())))
+        if after is None:
+            del self.machines[uuid]
+        else:
+            self.machines[uuid] = after
+        self.changed(self, before, after, cause)
+
+    def create(self, wanted: Machine, cause: str) -> Machine:
+        """Make volumes and the machine, paused; one that is there and not stopped stays as it is."""
+        there = self.machines.get(wanted.uuid)
+        if there is not None and there.state == TOMBSTONE:
+            raise Conflict
+        if there is not None and there.state == GHOST:
+            raise Undying
+        if there is None or there.state in (STOPPED, CRASHED):
+            self.volumes[f"{wanted.instance}-{wanted.attempt}"] = wanted.uuid
+            self.put(wanted.uuid, wanted, cause)
+        return self.machines[wanted.uuid]
+
+    def resume(self, uuid: str, boot_seconds: float, cause: str, *, late: bool) -> Machine:
+        """Let a paused machine run; a running one runs on."""
+        there = self.machines.get(uuid)
+        if there is None or there.state not in (PAUSED, RUNNING, STOPPING):
+            raise Rejected
+        if there.state == PAUSED:
+            running = replace(
+                there, state=RUNNING, resumed_at=self.now(), boot_seconds=boot_seconds, late=there.late or late
+            )
+            self.put(uuid, running, cause)
+        return self.machines[uuid]
+
+    def set_state(self, uuid: str, state: str, cause: str, *, tampered: bool = False) -> None:
+        """Another state for a machine that is there; a tombstone or ghost stays one."""
+        there = self.machines.get(uuid)
+        if there is not None and there.state not in (TOMBSTONE, GHOST):
+            self.put(uuid, replace(there, state=state, tampered=there.tampered or tampered), cause)
+
+    def remove(self, uuid: str, cause: str) -> None:
+        """Destroy, undefine, delete volumes; absent is fine, a tombstone stays."""
+        there = self.machines.get(uuid)
+        if there is not None and there.state == GHOST:
+            raise Undying
+        for name in [n for n, owner in self.volumes.items() if owner == uuid]:
+            del self.volumes[name]
+        if there is not None and there.state != TOMBSTONE:
+            self.put(uuid, None, cause)
+
+    def entomb(self, wanted: Machine, cause: str) -> None:
+        """Put a tombstone where nothing is."""
+        there = self.machines.get(wanted.uuid)
+        if there is not None and there.state != TOMBSTONE:
+            raise Conflict
+        self.put(wanted.uuid, wanted, cause)
+
+    def clear_tombstone(self, uuid: str, cause: str) -> None:
+        """Take a tombstone away; absent is fine."""
+        there = self.machines.get(uuid)
+        if there is not None and there.state != TOMBSTONE:
+            raise Conflict
+        if there is not None:
+            self.put(uuid, None, cause)
+
+    def reboot(self, cause: str) -> None:
+        """The host went down and came up: nothing executes, definitions and volumes are kept, ghosts are gone."""
+        self.boot_number += 1
+        for uuid, machine in list(self.machines.items()):
+            if machine.state == GHOST:
+                self.machines[uuid] = replace(machine, state=STOPPED)
+                self.remove(uuid, cause)
+            else:
+                self.set_state(uuid, STOPPED, cause)
+
+    def as_of(self, age: float) -> tuple[Machine, ...]:
+        """What a listing showed `age` seconds ago, as far as that is remembered."""
+        moment = self.now() - age
+        for changed_at, before in self.history:
+            if changed_at > moment:
+                return before
+        return tuple(self.machines.values())

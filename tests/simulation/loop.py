@@ -1,0 +1,171 @@
+"""An asyncio event loop whose time jumps to the next timer, and processes on it that can be killed and frozen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from typing import Any
+
+
+class Life(Enum):
+    """What a process does with its callbacks: runs them, keeps them for later (SIGSTOP), or drops them (SIGKILL)."""
+
+    RUNNING = "running"
+    FROZEN = "frozen"
+    DEAD = "dead"
+
+
+class Killed(BaseException):
+    """Unwinds the callback in which its process was killed; nothing of the process runs after it."""
+
+
+class Process:
+    """All tasks of one incarnation of a replica. Tasks and callbacks belong to it by their context."""
+
+    def __init__(self, name: str, loop: SimulatedLoop) -> None:
+        self.name = name
+        self.life = Life.RUNNING
+        self.frozen_at = 0.0
+        self.held: deque[Any] = deque()
+        self._loop = loop
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.context = contextvars.copy_context()
+        self.context.run(PROCESS.set, self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was not killed; a frozen one is alive."""
+        return self.life is not Life.DEAD
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run a coroutine in the process."""
+        return self._loop.create_task(work, name=name, context=self.context.copy())
+
+    def kill(self) -> None:
+        """As kill -9: no callback of the process runs any more."""
+        self.life = Life.DEAD
+        self.held.clear()
+
+    def freeze(self) -> None:
+        """As SIGSTOP: time goes on, the process does not."""
+        if self.life is Life.RUNNING:
+            self.life, self.frozen_at = Life.FROZEN, self._loop.time()
+
+    def thaw(self) -> None:
+        """As SIGCONT: everything that came meanwhile comes now, in its order."""
+        if self.life is Life.FROZEN:
+            self.life = Life.RUNNING
+            self._loop.ready(self.held)
+            self.held.clear()
+
+
+PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+
+
+class _NoSelector:
+    """Nothing outside the loop can wake it."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Stuck(Exception):
+    """No callback is left that could ever run."""
+
+
+class SimulatedLoop(asyncio.BaseEventLoop):
+    """Runs callbacks in a fixed order; time moves only when nothing else can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = _NoSelector()
+        self._present = 1_000.0
+        self.processes_tasks: list[asyncio.Task[Any]] = []
+        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
+        self.slow_callback_duration = 1e9
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._present
+
+    def ready(self, handles: deque[Any]) -> None:
+        """Queue callbacks that were held back."""
+        self._ready.extend(handles)
+
+    def outside(self, delay: float, callback: Callable[..., object], *args: object) -> None:
+        """Call later as nobody's process: the network, a host, the passing of time."""
+        self.call_later(delay, callback, *args, context=_NOBODY)
+
+    def _make_task(self, _loop: object, work: Any, context: Any = None) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=self, context=context)
+        self.processes_tasks.append(task)
+        if len(self.processes_tasks) > 2048:
+            self.processes_tasks = [t for t in self.processes_tasks if not t.done()]
+        return task
+
+    def _process_events(self, event_list: object) -> None:
+        """There are none."""
+
+    def _write_to_self(self) -> None:
+        """There is nobody to wake."""
+
+    def _asyncgen_finalizer_hook(self, agen: object) -> None:
+        """A generator of a killed process must not run its clean-up anywhere else."""
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        if not ready:
+            self._advance()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            process = handle._context.get(PROCESS)
+            if process is not None and process.life is not Life.RUNNING:
+                if process.life is Life.FROZEN:
+                    process.held.append(handle)
+                continue
+            handle._run()
+
+    def _advance(self) -> None:
+        scheduled = self._scheduled
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+        if not scheduled:
+            if self._stopping:
+                return
+            raise Stuck
+        self._present = max(self._present, scheduled[0]._when)
+        while scheduled and scheduled[0]._when <= self._present:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            if not handle._cancelled:
+                self._ready.append(handle)
+
+    def bury(self) -> None:
+        """Forget every task that is left, without running it; then close the loop."""
+        for task in self.processes_tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                _close(task.get_coro())
+        self.processes_tasks.clear()
+        self._ready.clear()
+        self._scheduled.clear()
+        self.close()
+
+
+def _close(work: Any) -> None:
+    """End a coroutine where it stands. What its clean-up wants to await or to touch exists no more."""
+    for _ in range(20):
+        try:
+            work.close()
+        except BaseException:  # noqa: BLE001,S112  # "ignored GeneratorExit", or a broken clean-up: both are the dead's
+            continue
+        return
+
+
+_NOBODY = contextvars.Context()

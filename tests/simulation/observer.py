@@ -1,0 +1,273 @@
+"""Judges a run from outside: reads what is really on the hosts, and the database's tables with plain SQL.
+
+May not import anything of the service: what it expects is written down here a second time, on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
+
+Query = Callable[..., list[tuple[Any, ...]]]
+
+RESTING = frozenset({"running", "stopped", "failed", "deleted"})
+SEATED = frozenset({"Claimed", "Creating", "Created", "Booting", "Running", "Stopping", "Stopped", "Failing", "Removing"})
+LEAVING = frozenset({"Failing", "Removing", "Stopping", "Stopped", "Removed"})
+
+
+class Violated(Exception):
+    """An invariant does not hold. The first one ends the run."""
+
+
+class Observer:
+    """Told of every commit and of every change on a host; raises nothing, remembers the first violations."""
+
+    def __init__(
+        self, rows: Query, now: Callable[[], float], machines: Callable[[], Sequence[tuple[str, Machine]]]
+    ) -> None:
+        self._rows = rows
+        self._now = now
+        self._machines = machines
+        self.violations: list[str] = []
+        self.usable: Mapping[tuple[str, str], int] = {}
+        self._revision = 0
+        self._sequences: dict[str, int] = {}
+        self._told_groups: dict[str, tuple[str, str, str]] = {}
+        self._told_members: dict[str, tuple[str, int, str, str, str, int]] = {}
+        self._claims: dict[tuple[str, int, str], tuple[str, str, int]] = {}
+        self._addresses: dict[tuple[str, str], tuple[str, int]] = {}
+        self._rules: dict[str, Mapping[str, Any]] = {}
+        self.reached: set[str] = set()
+        self.commits = 0
+
+    def violated(self, invariant: str, text: str) -> None:
+        """Remember a violation."""
+        if len(self.violations) < 20:
+            self.violations.append(f"{self._now():.3f} {invariant}: {text}")
+
+    # --- the database -----------------------------------------------------------------------------------------------
+
+    def committed(self, lease: tuple[str, int] | None) -> None:
+        """After every transaction that changed something. `lease`: (group, epoch) of the worker that wrote, if any."""
+        self.commits += 1
+        groups = {
+            row[0]: row
+            for row in self._rows(
+                "SELECT uuid, phase, status, reason, sequence, revision, go, epoch, project FROM groups"
+            )
+        }
+        if lease is not None and lease[0] in groups and groups[lease[0]][7] != lease[1]:
+            self.violated("I8", f"epoch {lease[1]} of group {lease[0]} wrote after epoch {groups[lease[0]][7]}")
+        self._read_events()
+        members = {
+            row[0]: row
+            for row in self._rows(
+                "SELECT uuid, status, attempt, host_uuid, reason, address, unknown_since, group_uuid FROM instances"
+            )
+        }
+        for uuid, phase, status, reason, sequence, _revision, *_ in groups.values():
+            if phase == "running":
+                self.reached.add(uuid)
+            if self._sequences.get(uuid, 0) != sequence:
+                self.violated("I6", f"group {uuid} is at sequence {sequence}, its events at {self._sequences.get(uuid)}")
+            if self._told_groups.get(uuid) != (phase, status, reason):
+                self.violated("I6", f"group {uuid} is {(phase, status, reason)}, told: {self._told_groups.get(uuid)}")
+        for uuid, status, attempt, host, reason, address, unknown, _group in members.values():
+            told = self._told_members.get(uuid)
+            if told != (status, attempt, host, reason, address, unknown):
+                self.violated("I6", f"member {uuid} is {(status, attempt, host, reason, address, unknown)}, told: {told}")
+        self._check_claims(members)
+
+    def _read_events(self) -> None:
+        fresh = self._rows(
+            "SELECT revision, group_uuid, sequence, kind, body FROM events WHERE revision > ?1 UNION ALL"
+            " SELECT revision, '', 0, 'fleet', '' FROM fleet_events WHERE revision > ?1 ORDER BY revision",
+            self._revision,
+        )
+        for revision, group, sequence, kind, body in fresh:
+            if revision != self._revision + 1:
+                self.violated("I6", f"revision {revision} follows {self._revision}")
+            if kind == "fleet":
+                self._revision = revision
+                continue
+            if sequence != self._sequences.get(group, 0) + 1:
+                self.violated("I6", f"sequence {sequence} of group {group} follows {self._sequences.get(group, 0)}")
+            self._revision, self._sequences[group] = revision, sequence
+            document = json.loads(body)
+            if kind == "instance":
+                self._tell_member(document)
+            elif kind in ("accepted", "group", "final"):
+                self._tell_group(group, document)
+        counter = self._rows("SELECT value FROM counters WHERE name = 'revision'")[0][0]
+        if counter != self._revision:
+            self.violated("I6", f"the counter says {counter}, the newest event is {self._revision}")
+
+    def _tell_group(self, uuid: str, document: Mapping[str, Any]) -> None:
+        before = self._told_groups.get(uuid, ("", "", ""))[0]
+        phase = document["phase"]
+        if (before == "deleted" and phase != "deleted") or (before == "failed" and phase not in ("failed", "deleted")):
+            self.violated("I11", f"group {uuid} went from {before} to {phase}")
+        self._told_groups[uuid] = (phase, document["status"], document["reason"])
+        for member in document["instances"]:
+            self._tell_member(member)
+
+    def _tell_member(self, member: Mapping[str, Any]) -> None:
+        self._told_members[member["uuid"]] = (
+            member["status"], member["attempt"], member["host_uuid"], member["reason"], member["address"],
+            member["unknown_since"],
+        )  # fmt: skip
+
+    def _check_claims(self, members: Mapping[str, tuple[Any, ...]]) -> None:
+        claims = {
+            (instance, attempt, resource): (host, group, amount)
+            for instance, attempt, resource, host, group, amount in self._rows(
+                "SELECT instance_uuid, attempt, resource, host_uuid, group_uuid, amount FROM claims"
+            )
+        }
+        addresses = {
+            (zone, address): (instance, attempt)
+            for zone, address, instance, attempt in self._rows(
+                "SELECT zone_uuid, address, instance_uuid, attempt FROM addresses"
+            )
+        }
+        held = {(instance, attempt) for instance, attempt, _ in claims}
+        for uuid, status, attempt, host, *_ in members.values():
+            if status in SEATED and claims.get((uuid, attempt, "vcpu"), ("",))[0] != host:
+                self.violated("I2", f"member {uuid} is {status} on {host} without a claim there")
+        if claims != self._claims:
+            gone = sorted({(i, a, c[0]) for (i, a, r), c in self._claims.items() if (i, a, r) not in claims})
+            for instance, attempt, host in gone:
+                self._released("claim", instance, attempt, host)
+            self._claims = claims
+            self._check_sums(claims)
+            self._check_rules(claims)
+        if addresses != self._addresses:
+            for key, holder in self._addresses.items():
+                if addresses.get(key) != holder:
+                    self._released(f"address {key[1]}", *holder, None)
+            self._addresses = addresses
+            for key, holder in addresses.items():
+                if holder not in held:
+                    self.violated("I10", f"address {key[1]} is held by {holder}, which has no claim")
+
+    def _released(self, what: str, instance: str, attempt: int, host: str | None) -> None:
+        for where, machine in self._machines():
+            if (machine.instance, machine.attempt) != (instance, attempt) or host not in (None, where):
+                continue
+            if machine.state != TOMBSTONE and not machine.late and not machine.tampered:
+                self.violated("I2", f"the {what} of {instance} attempt {attempt} was released, it is {machine.state}")
+
+    def _check_sums(self, claims: Mapping[tuple[str, int, str], tuple[str, str, int]]) -> None:
+        sums: dict[tuple[str, str], int] = defaultdict(int)
+        for (_, _, resource), (host, _, amount) in claims.items():
+            sums[host, resource] += amount
+        for key, amount in sums.items():
+            if amount > self.usable.get(key, 0):
+                self.violated("I2", f"claims of {amount} {key[1]} on {key[0]}, usable is {self.usable.get(key, 0)}")
+        for host, resource, used in self._rows("SELECT host_uuid, resource, used FROM host_resources"):
+            if used != sums.get((host, resource), 0):
+                self.violated("I2", f"used {resource} of {host} is {used}, claims are {sums.get((host, resource), 0)}")
+
+    def _check_rules(self, claims: Mapping[tuple[str, int, str], tuple[str, str, int]]) -> None:
+        """I9 on committed claims: exclusive hosts, at most so many a host, apart from other groups."""
+        here: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for (instance, _, _), (host, group, _) in claims.items():
+            here[host].add((group, instance))
+        for host, seated in here.items():
+            groups = {group for group, _ in seated}
+            for group in groups:
+                rules = self._rules_of(group)
+                if rules["exclusive_hosts"] and len(groups) > 1:
+                    self.violated("I9", f"group {group} shares its exclusive host {host}")
+                mine = sum(1 for other, _ in seated if other == group)
+                if rules["max_per_host"] and mine > rules["max_per_host"]:
+                    self.violated("I9", f"group {group} has {mine} members on host {host}")
+                if groups & set(rules["anti_affinity_groups"]):
+                    self.violated("I9", f"group {group} is together with one it is to be apart from on {host}")
+
+    def _rules_of(self, group: str) -> Mapping[str, Any]:
+        if group not in self._rules:
+            text = self._rows("SELECT spec FROM groups WHERE uuid = ?", group)[0][0]
+            self._rules[group] = json.loads(text)["placement"]
+        return self._rules[group]
+
+    # --- the hosts --------------------------------------------------------------------------------------------------
+
+    def effect(self, name: str, lease: tuple[str, int], _now: float) -> None:
+        """A call of a worker arrives at a host within its budget."""
+        epoch = self._rows("SELECT epoch FROM groups WHERE uuid = ?", lease[0])[0][0]
+        if epoch != lease[1]:
+            self.violated("I8", f"{name} of epoch {lease[1]} of group {lease[0]} takes effect in epoch {epoch}")
+
+    def machine_changed(self, host: str, before: Machine | None, after: Machine | None, cause: str) -> None:
+        """Something on a host is not as it was."""
+        ran = before is not None and before.state in EXECUTING
+        runs = after is not None and after.state in EXECUTING
+        if runs and not ran and after is not None and not after.tampered:
+            self._started(host, after)
+        if ran and not runs and before is not None and " " in cause and not before.tampered:
+            self._stopped(before, cause)
+
+    def _started(self, host: str, machine: Machine) -> None:
+        for where, other in self._machines():
+            same = other.instance == machine.instance and other.uuid != machine.uuid
+            if same and other.state in EXECUTING and not other.tampered:
+                self.violated("I1", f"{machine.instance} runs on {host} (attempt {machine.attempt}) and on {where}")
+        rows = self._rows(
+            "SELECT g.go, i.attempt, i.status FROM instances i JOIN groups g ON g.uuid = i.group_uuid WHERE i.uuid = ?",
+            machine.instance,
+        )
+        if not rows or not rows[0][0]:
+            self.violated("I4", f"{machine.instance} runs before GO of its group is committed")
+        elif not machine.late and (rows[0][1] != machine.attempt or rows[0][2] in ("Removed", "Pending", "Claimed")):
+            self.violated("I3", f"{machine.instance} attempt {machine.attempt} was started; wanted is {rows[0][1:]}")
+
+    def _stopped(self, machine: Machine, cause: str) -> None:
+        """A replica ended a running machine: somebody must have wanted that."""
+        if not cause.endswith((" remove", " power_off", " shutdown")):
+            return
+        rows = self._rows("SELECT attempt, status FROM instances WHERE uuid = ?", machine.instance)
+        if rows and rows[0][0] == machine.attempt and rows[0][1] not in LEAVING:
+            self.violated("I3", f"{machine.instance} was ended by {cause} while it is {rows[0][1]}")
+
+    # --- at rest ----------------------------------------------------------------------------------------------------
+
+    def unsettled(self) -> list[str]:
+        """What is not at rest yet, in words; empty when everything is as it should be for ever."""
+        found = [
+            f"group {uuid} is {phase}"
+            for uuid, phase in self._rows("SELECT uuid, phase FROM groups")
+            if phase not in RESTING
+        ]
+        members = {
+            row[0]: row
+            for row in self._rows(
+                "SELECT i.uuid, i.attempt, i.host_uuid, i.status, g.phase, i.address FROM instances i"
+                " JOIN groups g ON g.uuid = i.group_uuid"
+            )
+        }
+        wanted = {(u, attempt, host) for u, attempt, host, status, _, _ in members.values() if status in SEATED}
+        for host, machine in self._machines():
+            if machine.state == TOMBSTONE:
+                continue
+            if (machine.instance, machine.attempt, host) not in wanted:
+                found.append(f"{machine.state} machine {machine.instance}-{machine.attempt} on {host} is unwanted")
+        running = {(m.instance, m.attempt, h) for h, m in self._machines() if m.state in EXECUTING}
+        for uuid, attempt, host, status, phase, _ in members.values():
+            if phase == "running" and (status != "Running" or (uuid, attempt, host) not in running):
+                found.append(f"member {uuid} of a running group is {status}, and does not execute on {host}")
+        for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):
+            if (instance, attempt, host) not in wanted:
+                found.append(f"claim of {instance} attempt {attempt} on {host} has no owner")
+        for address, instance, attempt in self._rows("SELECT address, instance_uuid, attempt FROM addresses"):
+            if (instance, attempt) not in {(u, a) for u, a, _ in wanted}:
+                found.append(f"address {address} of {instance} attempt {attempt} has no owner")
+        for uuid, owner, due in self._rows(
+            "SELECT uuid, owner, due_at FROM groups WHERE phase IN ('failed', 'deleted') AND (owner != '' OR due_at > 0)"
+        ):
+            found.append(f"final group {uuid} is still owned by {owner!r}, due at {due}")
+        return found

@@ -1,0 +1,77 @@
+"""A small planner of the simulation's own: first fit over a seeded order. The real one has its own laws and tests.
+
+It keeps the rules that the scenarios use (capacity, zones, excluded and exclusive hosts, at most so many a host,
+apart); its Decisions go through the real translation and the real claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from placement.constraints import Apart, AtMost, Near, Scope
+from placement.model import Assignment, Decision, Host, Node, Policy, Proof, Request, Snapshot, Status
+from service.app.planner import Planned
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class FirstFitPlanner:
+    """Takes a moment, so that the fleet it planned for may have changed when the claim is made."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
+        """See service.app.planner.Planner.place."""
+        world = self._world
+        decision = place(snapshot, request, random.Random(world.random.getrandbits(32)))
+        world.point("planner.reply")
+        await asyncio.sleep(world.random.uniform(0.0, 0.05))
+        return Planned(decision, 1.0)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+def place(snapshot: Snapshot, request: Request, order: random.Random) -> Decision:
+    """First fit, all or nothing."""
+    hosts = [h for h in snapshot.hosts if h.schedulable and h.id not in request.excluded_hosts]
+    order.shuffle(hosts)
+    free = {h.id: {name: h.free(name) for name in h.capacity} for h in hosts}
+    seated = Counter(request.staying.values())
+    assignments = []
+    for node in request.nodes:
+        home = next((h for h in hosts if _fits(h, node, request, free, seated)), None)
+        if home is None:
+            return Decision(Status.UNKNOWN, stage="first fit", strategy=request.strategy)
+        for name, amount in node.demand.items():
+            free[home.id][name] -= amount
+        seated[home.id] += 1
+        assignments.append(Assignment(node.id, home.id))
+    return Decision(
+        Status.PLACED, tuple(assignments), 0, 0, 1, Proof.GAP, "first fit", strategy=request.strategy
+    )
+
+
+def _fits(host: Host, node: Node, request: Request, free: dict[str, dict[str, int]], seated: Counter[str]) -> bool:
+    if node.zone is not None and host.zone != node.zone:
+        return False
+    if any(free[host.id].get(name, 0) < amount for name, amount in node.demand.items()):
+        return False
+    if any(host.labels.get(key) not in values for key, values in node.host_labels.items()):
+        return False
+    others = [m for m in host.members if m.id not in request.staying]
+    if others and (node.exclusive or any(m.exclusive for m in others)):
+        return False
+    for rule in request.constraints:
+        if isinstance(rule, AtMost) and rule.scope is Scope.HOST and seated[host.id] >= rule.limit:
+            return False
+        if isinstance(rule, Apart) and any(rule.second.bears(m.labels) for m in others):
+            return False
+        if isinstance(rule, Near) and not any(rule.second.bears(m.labels) for m in others):
+            return False
+    return True

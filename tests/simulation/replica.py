@@ -1,0 +1,200 @@
+"""One replica of the control plane: the real use cases, feed and reconciliation, wired as in production."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Connection
+
+from service.app.feed import Feed
+from service.app.groups import Groups
+from service.fleet import Host, ModelService, Overcommit, Zone
+from service.reconcile import manager
+from service.reconcile.calls import Directory, MemberCalls
+from service.reconcile.manager import Reconciler
+from service.reconcile.monitor import HostMonitor
+from service.reconcile.sweep import Sweep
+from service.reconcile.worker import GroupWorker, Tools
+from service.store import fleet
+from service.telemetry.metrics import Metrics
+from tests.simulation.database import SimulatedStore
+from tests.simulation.driver import CLUSTER, LEASE, FaultyDriver
+from tests.simulation.loop import Process
+from tests.simulation.planner import FirstFitPlanner
+from tests.simulation.world import EPOCH_MS, World
+
+T = TypeVar("T")
+
+
+class Broken(Exception):
+    """The connection to the replica ended before it answered."""
+
+
+class LeasedWorker(GroupWorker):
+    """The real worker; what it does can be told by its lease."""
+
+    async def run(self) -> None:
+        """See GroupWorker.run."""
+        LEASE.set((self.uuid, self.epoch))
+        await super().run()
+
+
+def install() -> None:
+    """Let the manager make workers that can be told by their lease."""
+    manager.GroupWorker = LeasedWorker  # type: ignore[misc]
+
+
+@cache
+def metrics() -> Metrics:
+    """Counters that all runs share: making them costs more than a run."""
+    return Metrics()
+
+
+class Fleet:
+    """What the operator configured, the same for all replicas."""
+
+    def __init__(self, zones: dict[str, Zone], hosts: dict[str, Host], catalogue: dict[str, ModelService]) -> None:
+        self.zones = zones
+        self.hosts = hosts
+        self.catalogue = catalogue
+        self.overcommit = {uuid: zones[h.zone_uuid].overcommit.overridden_by(h.overcommit) for uuid, h in hosts.items()}
+
+    def write(self, connection: Connection) -> None:
+        """As the service does at its start."""
+        for zone in self.zones.values():
+            fleet.put_zone(connection, zone)
+        for host in self.hosts.values():
+            fleet.put_host(connection, host)
+        for entry in self.catalogue.values():
+            fleet.put_model_service(connection, entry)
+
+
+class Replica:
+    """A seat for one process after the other."""
+
+    def __init__(self, world: World, name: str, configured: Fleet) -> None:
+        self.world = world
+        self.name = name
+        self.fleet = configured
+        self.incarnation = 0
+        self.process = Process(f"{name}.0", world.loop)
+        self.drivers: dict[str, FaultyDriver] = {}
+        self.clock_offset_ms = 0
+        self.serving = False
+        self._calls: set[asyncio.Future[Any]] = set()
+        self.groups: Groups
+        self.reconciler: Reconciler
+
+    def clock(self) -> int:
+        """The replica's own wall clock in ms, right or wrong."""
+        return EPOCH_MS + int(self.world.loop.time() * 1000) + self.clock_offset_ms
+
+    def start(self) -> None:
+        """Start a new process."""
+        world = self.world
+        self.incarnation += 1
+        self.process = Process(f"{self.name}.{self.incarnation}", world.loop)
+        world.note("start", self.process.name)
+        store = SimulatedStore(world, self.process)
+        feed = Feed(store)
+        planner = FirstFitPlanner(world)
+        self.groups = Groups(store, feed, planner, self.clock, cluster=CLUSTER, new_uuid=world.new_uuid)
+        monitors: dict[str, HostMonitor] = {}
+        calls = MemberCalls(
+            CLUSTER, monitors, Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue), metrics()
+        )
+        tools = Tools(
+            store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
+            owner=self.process.name, cluster=CLUSTER,
+        )  # fmt: skip
+        self.reconciler = Reconciler(tools, Sweep(store, monitors, CLUSTER, metrics()))
+        self.drivers = {u: FaultyDriver(world, self.process, world.hosts[u]) for u in self.fleet.hosts}
+        for uuid, host in self.fleet.hosts.items():
+            monitors[uuid] = HostMonitor(
+                host, self.drivers[uuid], store, self.fleet.overcommit[uuid], self.reconciler.host_changed
+            )
+        self.groups.poke = self.reconciler.poke
+        self.process.spawn(self._run(store, feed), "replica")
+
+    async def _run(self, store: SimulatedStore, feed: Feed) -> None:
+        from service.errors import CorralError
+
+        while True:
+            try:
+                await store.write(self.fleet.write)
+                await feed.start()
+                break
+            except CorralError:
+                await asyncio.sleep(1.0)  # a supervisor starts it again
+        self._feed = asyncio.create_task(feed.run(), name="feed")
+        await self.reconciler.start()
+        self.serving = True
+
+    def crash(self, seconds: float) -> None:
+        """kill -9 now, start again later. Callers see their connections break."""
+        if not self.process.alive:
+            return
+        self.world.note("crash", self.process.name)
+        self.process.kill()
+        self.serving = False
+        for call in list(self._calls):
+            self.world.loop.outside(0.001, _break, call)
+        self._calls.clear()
+        self.world.loop.outside(seconds, self.start)
+
+    def freeze(self, seconds: float) -> None:
+        """SIGSTOP now, SIGCONT later."""
+        self.world.note("freeze", self.process.name, seconds)
+        self.process.freeze()
+        self.world.loop.outside(seconds, self.process.thaw)
+
+    def jump_clock(self, seconds: float) -> None:
+        """The wall clock is set."""
+        self.world.note("clock", self.process.name, seconds)
+        self.clock_offset_ms += int(seconds * 1000)
+
+    async def call(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+        """A remote call from outside: runs in the process, its answer may be lost. Raises Broken, TimeoutError."""
+        loop = self.world.loop
+        if not self.serving or not self.process.alive:
+            work.close()
+            await asyncio.sleep(self.world.latency())
+            raise Broken
+        reply: asyncio.Future[T] = loop.create_future()
+        self._calls.add(reply)
+        task = self.process.spawn(work, "call")
+        lost = self.world.fault("lost_answer")
+
+        def done(ended: asyncio.Task[T]) -> None:
+            if lost:
+                loop.outside(self.world.random.uniform(0.0, 2.0), _break, reply)
+            else:
+                loop.outside(self.world.latency(), _pass_on, ended, reply)
+
+        task.add_done_callback(done)
+        try:
+            async with asyncio.timeout(timeout):
+                return await reply
+        finally:
+            self._calls.discard(reply)
+
+
+def _break(reply: asyncio.Future[Any]) -> None:
+    if not reply.done():
+        reply.set_exception(Broken())
+
+
+def _pass_on(ended: asyncio.Task[T], reply: asyncio.Future[T]) -> None:
+    if ended.cancelled() or reply.done():
+        return
+    error = ended.exception()
+    if error is not None:
+        reply.set_exception(error)
+    else:
+        reply.set_result(ended.result())
+
+
+__all__ = ["Broken", "Fleet", "Overcommit", "Replica", "install"]

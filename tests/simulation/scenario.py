@@ -1,0 +1,228 @@
+"""One run from a seed: a fleet, replicas, callers, faults for a while, then peace, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+
+from service.drivers.base import Image
+from service.fleet import MEMORY, VCPU, Host, HostAddress, ModelService, Network, Overcommit, Zone
+from service.model import (
+    CreationStrategy,
+    DeployRequest,
+    FailurePolicy,
+    GroupSpec,
+    NodeSpec,
+    PlacementPolicy,
+)
+from tests.simulation import faults
+from tests.simulation.clients import Client, Order, browse
+from tests.simulation.hosts import SimulatedMachineHost
+from tests.simulation.loop import Stuck
+from tests.simulation.replica import Fleet, Replica, install
+from tests.simulation.world import World
+
+GIB = 1 << 30
+ZONE = "a" * 32
+ENTRY = "c" * 32
+SETTLE_SECONDS = 300.0
+"""Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
+CALM_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a seed."""
+
+    seed: int
+    violations: list[str]
+    timeline: list[tuple[object, ...]]
+    stats: Counter[str]
+    passed: Counter[str]
+    virtual_seconds: float
+
+    @property
+    def digest(self) -> str:
+        """Two runs of a seed are the same if this is."""
+        import hashlib
+
+        return hashlib.sha256(repr(self.timeline).encode()).hexdigest()
+
+
+def run(seed: int) -> Result:
+    """Run one seed. Never raises for a violation: the result tells of it."""
+    install()
+    gc.disable()
+    world = World(seed)
+    world.loop.set_exception_handler(lambda _loop, context: _unhandled(world, context))
+    try:
+        world.loop.run_until_complete(_play(world))
+    except Stuck:
+        world.observer.violated("sim", "nothing is left that could run")
+    finally:
+        elapsed = world.loop.time() - 1_000.0
+        world.loop.bury()
+        gc.enable()
+    return Result(seed, world.observer.violations, world.timeline, world.stats, world.passed, elapsed)
+
+
+def _unhandled(world: World, context: dict[str, object]) -> None:
+    error = context.get("exception")
+    if isinstance(error, Exception):
+        world.note("unhandled", repr(error), str(context.get("message")))
+
+
+async def _play(world: World) -> None:
+    dice = world.random
+    configured = _fleet(world)
+    world.replicas += [Replica(world, f"r{i}", configured) for i in range(dice.choice((2, 2, 3)))]
+    faults.draw(world)
+    for replica in world.replicas:
+        world.loop.outside(dice.uniform(0.0, 2.0), replica.start)
+    length = dice.uniform(30.0, 70.0)
+    orders = _orders(world, length)
+    clients = [Client(world, order) for order in orders]
+    tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
+    tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
+    storm = asyncio.create_task(faults.storm(world), name="storm")
+    await asyncio.sleep(length)
+    storm.cancel()
+    faults.stop(world)
+    await _settle(world, clients)
+    for task in tasks:
+        task.cancel()
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            world.observer.violated("sim", f"a client broke: {task.exception()!r}")
+
+
+async def _settle(world: World, clients: list[Client]) -> None:
+    """No more faults: everything must come to rest; then, in half of the runs, everything is deleted."""
+    await _until_calm(world, clients)
+    world.stats["running"] += len(world.observer.reached)
+    world.stats["groups"] += len(clients)
+    if world.random.random() < 0.5 and not world.observer.violations:
+        deletes = [c.delete() for c in clients if c.order.uuid and not c.order.deleted]
+        await asyncio.gather(*deletes)
+        await _until_calm(world, clients)
+        for table in ("claims", "addresses"):
+            if count := world.database.rows(f"SELECT count(*) FROM {table}")[0][0]:
+                world.observer.violated("I10", f"{count} {table} are left when all groups are deleted")
+
+
+async def _until_calm(world: World, clients: list[Client]) -> None:
+    calm = 0.0
+    end = world.loop.time() + SETTLE_SECONDS
+    while calm < CALM_SECONDS:
+        await asyncio.sleep(1.0)
+        if world.observer.violations:
+            return
+        rest = world.observer.unsettled() or _unserved(world, clients)
+        calm = 0.0 if rest else calm + 1.0
+        if world.loop.time() > end:
+            for what in rest[:6] or ["it does not stay calm"]:
+                world.observer.violated("I5", f"not at rest {SETTLE_SECONDS:g} s after the last fault: {what}")
+            return
+    for host in world.hosts.values():
+        wanted = {m.uuid for m in host.machines.values()}
+        for volume, owner in host.volumes.items():
+            if owner not in wanted:
+                world.observer.violated("I10", f"volume {volume} is left on {host.name}")
+
+
+def _unserved(world: World, clients: list[Client]) -> list[str]:
+    """Acknowledged deploys that the database does not know, and streams that have not ended."""
+    phases = dict(world.database.rows("SELECT uuid, phase FROM groups"))
+    found = []
+    for client in clients:
+        order = client.order
+        if not order.uuid:
+            found.append(f"{order.request.request_id} is not acknowledged")
+        elif order.uuid not in phases:
+            world.observer.violated("I5", f"the acknowledged group {order.uuid} is forgotten")
+        elif order.deleted and phases[order.uuid] != "deleted":
+            found.append(f"{order.uuid} is {phases[order.uuid]} and its deletion was acknowledged")
+        elif order.follows and not order.final:
+            found.append(f"the stream of {order.uuid} has not ended")
+    return found
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def _fleet(world: World) -> Fleet:
+    dice = world.random
+    tight = dice.random() < 0.4
+    addresses = dice.random() < 0.5
+    count = dice.choice((3, 4, 5, 6, 8, 12)) if dice.random() < 0.95 else 24
+    zone = Zone(
+        ZONE,
+        "zone",
+        network=Network("bridge", "br0", "10.0.0.0/24", "10.0.0.1", "10.0.0.10", "10.0.0.40")
+        if addresses
+        else Network(),
+        overcommit=Overcommit({VCPU: Fraction(dice.choice((1, 2)))}, {MEMORY: GIB}),
+    )
+    hosts = {}
+    for number in range(count):
+        uuid = f"{number + 1:032x}"
+        total = {VCPU: dice.choice((2, 4) if tight else (8, 16)), MEMORY: dice.choice((5, 9) if tight else (17, 33)) * GIB}
+        hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"))
+        world.hosts[uuid] = SimulatedMachineHost(uuid, f"host{number}", ZONE, total, world.loop.time, world.changed)
+    catalogue = {
+        ENTRY: ModelService(
+            ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000))
+        )
+    }
+    configured = Fleet({ZONE: zone}, hosts, catalogue)
+    ratio = zone.overcommit.ratios[VCPU]
+    world.observer.usable = {
+        (h.uuid, name): int((amount - (GIB if name == MEMORY else 0)) * (ratio if name == VCPU else 1))
+        for h in world.hosts.values()
+        for name, amount in h.total.items()
+    }
+    return configured
+
+
+def _orders(world: World, length: float) -> list[Order]:
+    dice = world.random
+    orders: list[Order] = []
+    known: list[str] = []
+    for number in range(dice.choice((1, 2, 3, 4, 5))):
+        uuid = world.new_uuid() if dice.random() < 0.4 else ""
+        request = DeployRequest(_spec(world, f"g{number}", known), uuid, f"request-{number}")
+        if uuid:
+            known.append(uuid)
+        delete_after = dice.uniform(0.0, length / 2) if dice.random() < 0.35 else None
+        orders.append(
+            Order(request, dice.uniform(0.5, length / 2), delete_after, dice.random() < 0.5, dice.random() < 0.3)
+        )
+    return orders
+
+
+def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
+    dice: random.Random = world.random
+    nodes = tuple(
+        NodeSpec(f"n{rank}", ENTRY, "", dice.choice((1, 1, 2)), dice.choice((1, 1, 2)) * GIB)
+        for rank in range(dice.choice((1, 2, 3, 4)))
+    )
+    policy = PlacementPolicy(
+        max_per_host=dice.choice((0, 0, 1, 2)),
+        exclusive_hosts=dice.random() < 0.1,
+        anti_affinity_groups=(dice.choice(known),) if known and dice.random() < 0.3 else (),
+    )
+    return GroupSpec(
+        name,
+        nodes,
+        dice.choice(tuple(CreationStrategy)),
+        failure_policy=dice.choice(tuple(FailurePolicy)),
+        failure_budget=dice.choice((0, 2, 5)),
+        placement=policy,
+        deadline_ms=dice.choice((0, 0, 60_000, 200_000)),
+    )
+
+
+__all__ = ["Result", "run"]

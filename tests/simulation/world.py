@@ -1,0 +1,170 @@
+"""Everything of one run: its seed, time, hosts, replicas, database, and the faults that may strike."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.simulation import hosts as machines
+from tests.simulation.database import Database
+from tests.simulation.hosts import Machine, SimulatedMachineHost
+from tests.simulation.loop import Killed, Process, SimulatedLoop
+from tests.simulation.observer import Observer
+
+if TYPE_CHECKING:
+    from tests.simulation.replica import Replica
+
+EPOCH_MS = 1_800_000_000_000
+CALL_FAULTS = ("refused", "lost_request", "lost_reply", "late_request", "slow")
+HOST_FAULTS = ("no_memory", "ghost", "stale_list", "partial_list", "bad_boot", "lost_hint")
+DATABASE_FAULTS = ("unavailable", "lost_commit")
+
+
+@dataclass(frozen=True, slots=True)
+class PointFault:
+    """What happens when a named point is passed for the `nth` time: crash | freeze | jump (of the clock)."""
+
+    nth: int
+    action: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class World:
+    """One run. `faulty` says whether faults may strike now."""
+
+    seed: int
+    faulty: bool = True
+    timeline: list[tuple[object, ...]] = field(default_factory=list)
+    stats: Counter[str] = field(default_factory=Counter)
+    rates: dict[str, float] = field(default_factory=dict)
+    planned: dict[str, PointFault] = field(default_factory=dict)
+    passed: Counter[str] = field(default_factory=Counter)
+    hosts: dict[str, SimulatedMachineHost] = field(default_factory=dict)
+    replicas: list[Replica] = field(default_factory=list)
+    cut: set[tuple[str, str]] = field(default_factory=set)
+    random: random.Random = field(init=False)
+    loop: SimulatedLoop = field(init=False)
+    database: Database = field(init=False)
+    observer: Observer = field(init=False)
+    identifiers: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.loop = SimulatedLoop()
+        self.database = Database(self.now_ms)
+        self.observer = Observer(self.database.rows, lambda: self.loop.time(), self.machines)
+
+    def note(self, *what: object) -> None:
+        """Add to the timeline."""
+        self.timeline.append((self.loop.time(), *what))
+
+    def now_ms(self) -> int:
+        """The true wall clock, which no replica has."""
+        return EPOCH_MS + int(self.loop.time() * 1000)
+
+    def new_uuid(self) -> str:
+        """The next uuid of this run."""
+        self.identifiers += 1
+        return f"{self.seed & 0xFFFFFFFF:08x}{self.identifiers:024x}"
+
+    def latency(self) -> float:
+        """Seconds that a message takes."""
+        return self.random.expovariate(500.0) + 0.0005
+
+    def boot_seconds(self) -> float:
+        """From resume to ready; some guests never come up."""
+        return 1e9 if self.fault("bad_boot") else self.random.uniform(0.5, 4.0)
+
+    # --- faults -----------------------------------------------------------------------------------------------------
+
+    def fault(self, kind: str) -> bool:
+        """Whether a fault of this kind strikes here."""
+        rate = self.rates.get(kind, 0.0)
+        if not self.faulty or not rate or self.random.random() >= rate:
+            return False
+        self.stats[f"fault {kind}"] += 1
+        return True
+
+    def call_fault(self, process: Process, host: SimulatedMachineHost, name: str) -> str | None:
+        """What happens to this call on its way."""
+        if not self.reaches(process, host):
+            return self.random.choice(("refused", "lost_request"))
+        return next((kind for kind in CALL_FAULTS if self.fault(kind)), None)
+
+    def database_fault(self, process: Process, *, write: bool) -> str | None:
+        """What happens to this transaction on its way."""
+        if self.fault("unavailable"):
+            return "unavailable"
+        return "lost_reply" if write and self.fault("lost_commit") else None
+
+    def point(self, name: str) -> None:
+        """A named point of the program was reached; perhaps the process ends, or stands still, here."""
+        if not self.faulty:
+            return
+        self.passed[name] += 1
+        fault = self.planned.get(name)
+        if fault is None or fault.nth != self.passed[name]:
+            return
+        from tests.simulation.loop import PROCESS
+
+        process = PROCESS.get()
+        replica = next((r for r in self.replicas if r.process is process), None)
+        if replica is None:
+            return
+        self.stats[f"point {fault.action}"] += 1
+        self.note("point", name, fault.action, replica.name)
+        if fault.action == "crash":
+            replica.crash(fault.seconds)
+            raise Killed
+        if fault.action == "freeze":
+            replica.freeze(fault.seconds)
+        else:
+            replica.jump_clock(fault.seconds)
+
+    def reaches(self, process: Process, host: SimulatedMachineHost) -> bool:
+        """Whether messages pass between this replica and this host now."""
+        replica = process.name.split(".")[0]
+        return host.up and (replica, host.uuid) not in self.cut and ("*", host.uuid) not in self.cut
+
+    # --- what happens on hosts --------------------------------------------------------------------------------------
+
+    def machines(self) -> list[tuple[str, Machine]]:
+        """(host uuid, machine) of all that is really there."""
+        return [(h.uuid, m) for h in self.hosts.values() for m in h.machines.values()]
+
+    def changed(
+        self, host: SimulatedMachineHost, before: Machine | None, after: Machine | None, cause: str
+    ) -> None:
+        """A machine changed: the observer judges, replicas may get a hint."""
+        machine = after or before
+        assert machine is not None
+        self.note("machine", host.name, f"{machine.instance[:8]}-{machine.attempt}",
+                  before.state if before else "absent", after.state if after else "absent", cause)  # fmt: skip
+        self.observer.machine_changed(host.uuid, before, after, cause)
+        self.hint(host, machine.uuid, machine)
+
+    def hint(self, host: SimulatedMachineHost, uuid: str, machine: Machine | None = None) -> None:
+        """Tell every replica that can hear it."""
+        subject = machine or host.machines.get(uuid)
+        if subject is None:
+            return
+        for replica in self.replicas:
+            driver = replica.drivers.get(host.uuid)
+            if driver is not None and replica.process.alive and self.reaches(replica.process, host):
+                if not self.fault("lost_hint"):
+                    driver.hint(subject)
+
+    def guest_stops(self, host: SimulatedMachineHost, uuid: str) -> None:
+        """A guest that was asked to stop has done so."""
+        machine = host.machines.get(uuid)
+        if machine is not None and machine.state == machines.STOPPING:
+            host.set_state(uuid, machines.STOPPED, "guest")
+
+    def committed(self) -> None:
+        """A transaction has just changed the database."""
+        from tests.simulation.driver import LEASE
+
+        self.observer.committed(LEASE.get())
