@@ -117,9 +117,21 @@ class Reflector:
             if current.name not in files:
                 copy = descriptor_pb2.FileDescriptorProto()
                 current.CopyToProto(copy)
+                for message in copy.message_type:
+                    _name_for_json(message)
                 files[current.name] = copy.SerializeToString()
                 pending.extend(current.dependencies)
         return _Response(file_descriptor_response=v1alpha.FileDescriptorResponse(file_descriptor_proto=files.values()))
+
+
+def _name_for_json(message: descriptor_pb2.DescriptorProto) -> None:
+    """Fill in the JSON names: Python's descriptors leave them out, and clients then print the plain names."""
+    for field in message.field:
+        if not field.json_name:
+            first, *rest = field.name.split("_")
+            field.json_name = first + "".join(word[:1].upper() + word[1:] for word in rest)
+    for nested in message.nested_type:
+        _name_for_json(nested)
 
 
 def _error(code: grpc.StatusCode, message: str) -> Any:

@@ -93,8 +93,13 @@ class RpcServer:
         limits: Limits | None = None,
         credentials: grpc.ServerCredentials | None = None,
         identify: Identify = anonymous,
+        fleet: fleet_pb2_grpc.FleetServiceServicer | None = None,
+        catalog: catalog_pb2_grpc.CatalogServiceServicer | None = None,
     ) -> None:
-        """`credentials`: TLS of the public listener; None for addresses of this machine, or by the operator's word."""
+        """`credentials`: TLS of the public listener; None for addresses of this machine, or by the operator's word.
+
+        Without `fleet` or `catalog` that service's methods answer UNIMPLEMENTED.
+        """
         limits = limits or Limits()
         metrics = GrpcMetrics(registry)
         metrics.initialise(_methods([*OWN_SERVICES, health.SERVICE]))
@@ -111,8 +116,10 @@ class RpcServer:
         deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(
             DistributedModelServicer(groups, reachable), self._public
         )
-        fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet_pb2_grpc.FleetServiceServicer(), self._public)
-        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog_pb2_grpc.CatalogServiceServicer(), self._public)
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet or fleet_pb2_grpc.FleetServiceServicer(), self._public)
+        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(
+            catalog or catalog_pb2_grpc.CatalogServiceServicer(), self._public
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._public)
         reflection.add_to_server(self._public, [*OWN_SERVICES, health.SERVICE])
         if self._admin is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2, placement_pb2
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
@@ -60,6 +60,29 @@ async def reflect(channel: grpc.aio.Channel, version: str, *questions: Any) -> l
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
     return [answer async for answer in method(iter(questions))]
+
+
+def fields_of(messages: Any) -> list[Any]:
+    """All fields of messages and of those inside them."""
+    return [f for message in messages for f in (*message.field, *fields_of(message.nested_type))]
+
+
+async def test_reflection_tells_the_json_names_that_the_runtime_uses() -> None:
+    question = reflection_pb2.ServerReflectionRequest(file_by_filename="corral/v1/fleet.proto")
+    async with lab.running() as server:
+        (answer,) = await reflect(server.channel, "v1", question)
+    told: dict[str, str] = {}
+    for content in answer.file_descriptor_response.file_descriptor_proto:
+        file = descriptor_pb2.FileDescriptorProto.FromString(content)
+        told |= {f"{file.package}.{m.name}.{f.name}": f.json_name for m in file.message_type for f in m.field}
+    known = {
+        field.full_name: field.json_name
+        for module in (deploy_pb2, group_pb2, placement_pb2, fleet_pb2)
+        for message in module.DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+    }
+    assert {name: told[name] for name in known if name in told} == {n: known[n] for n in known if n in told}
+    assert told["corral.v1.InstanceGroupEvent.group_uuid"] == "groupUuid"
 
 
 async def test_health_is_told_for_the_server_and_each_service() -> None:
@@ -125,6 +148,7 @@ async def test_reflection_describes_services_messages_and_methods(version: str) 
         names = {file.name for file in files}
         assert all(set(file.dependency) <= names for file in files)
         assert names
+        assert all(field.json_name for file in files for field in fields_of(file.message_type))
     assert 50201 in answers[7].all_extension_numbers_response.extension_number
     assert [answer.WhichOneof("message_response") for answer in missing] == ["error_response"] * 6
 
