@@ -77,9 +77,17 @@ def _drafts(before: Group, after: Group) -> list[Draft]:
             add(EventKind.INSTANCE, replace(gone, status=InstanceStatus.REMOVED, unknown_since=0))
     if after.phase in AT_REST and after.phase is not before.phase:
         add(EventKind.FINAL, after)
-    elif (after.status, after.reason, after.phase) != (before.status, before.reason, before.phase):
+    elif outline(_told_group(after)) != outline(_told_group(before)):
         add(EventKind.GROUP, outline(after))
     return drafts
+
+
+def _told_group(group: Group) -> Group:
+    """The group without its counters and times."""
+    return replace(
+        group, version=0, sequence=0, revision=0, updated_at=0, retry_at=0, running_since=0, failures=0,
+        excluded_hosts=(), epoch=0,
+    )  # fmt: skip
 
 
 def _told(member: Instance) -> Instance:

@@ -1,7 +1,4 @@
-"""The methods of `DistributedModelService`: check, translate, call the use case, translate back.
-
-A method that is not here answers UNIMPLEMENTED by the generated base class and the interceptor.
-"""
+"""The methods of `DistributedModelService`: check, translate, call the use case, translate back."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from corral.v1 import deploy_pb2, deploy_pb2_grpc
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2, group_pb2
 
-from service.app.groups import GroupFilter, Groups, Started, etag_of
-from service.errors import Conflict, PlacementError
+from service.app.groups import Ask, GroupFilter, Groups, Started
+from service.errors import PlacementError
 from service.model import Event
 from service.rpc import validation
 from service.rpc.calls import current_caller
@@ -43,12 +40,11 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
                 yield deploy_pb2.DeployDistributedModelServiceResponse(event=events.planned(record))
                 return
             started = await self._groups.deploy(caller, wanted)
-            async with aclosing(self._follow(started)) as changes:
-                async for change in changes:
-                    message = events.event(change, self._reachable)
+            async with aclosing(self._operation(started, Ask())) as messages:
+                async for message in messages:
                     yield deploy_pb2.DeployDistributedModelServiceResponse(event=message)
         except PlacementError as error:
-            raise in_callers_order(error, requests.rank_order(request.model_services)) from error
+            raise in_callers_order(error, requests.positions_by_rank(request.model_services)) from error
 
     async def PlanDistributedModelService(  # noqa: N802
         self, request: deploy_pb2.PlanDistributedModelServiceRequest, context: Any
@@ -58,7 +54,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         try:
             record = await self._groups.plan(current_caller(), requests.deploy_request(request))
         except PlacementError as error:
-            raise in_callers_order(error, requests.rank_order(request.model_services)) from error
+            raise in_callers_order(error, requests.positions_by_rank(request.model_services)) from error
         return deploy_pb2.PlanDistributedModelServiceResponse(placement=inventory.placement(record, planned_only=True))
 
     async def GetInstanceGroup(  # noqa: N802
@@ -92,23 +88,136 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
                 message = events.change(change, self._reachable)
                 yield deploy_pb2.WatchInstanceGroupsResponse(event=message)
 
+    async def UpdateInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.UpdateInstanceGroupRequest, context: Any
+    ) -> deploy_pb2.UpdateInstanceGroupResponse:
+        """Changes name, description and tags."""
+        validation.check(request)
+        changes, ask = requests.metadata(request), requests.ask(request)
+        group = await self._groups.update(current_caller(), request.uuid, changes, ask)
+        return deploy_pb2.UpdateInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
+
+    async def ScaleInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.ScaleInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.ScaleInstanceGroupResponse]:
+        """Adds and removes members, all or nothing, then shows the group's events until that is done."""
+        validation.check(request)
+        added, removed = requests.nodes(request.model_services), tuple(request.remove_instance_uuids)
+        ask = requests.ask(request)
+        started = await self._groups.scale(current_caller(), request.uuid, added, removed, ask)
+        async with aclosing(self._told(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.ScaleInstanceGroupResponse(event=message)
+
+    async def StartInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.StartInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.StartInstanceGroupResponse]:
+        """Brings a stopped group up, and shows it."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.start(current_caller(), request.uuid, ask)
+        async with aclosing(self._told(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.StartInstanceGroupResponse(event=message)
+
+    async def StopInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.StopInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.StopInstanceGroupResponse]:
+        """Powers the members off, and shows it."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.stop(current_caller(), request.uuid, ask)
+        async with aclosing(self._told(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.StopInstanceGroupResponse(event=message)
+
+    async def RestartInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.RestartInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.RestartInstanceGroupResponse]:
+        """Stops the group and starts it again, and shows it."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.restart(current_caller(), request.uuid, ask)
+        async with aclosing(self._told(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.RestartInstanceGroupResponse(event=message)
+
+    async def UpdateInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.UpdateInstanceGroupRequest, context: Any
+    ) -> deploy_pb2.UpdateInstanceGroupResponse:
+        """Changes what a group is called and tagged."""
+        validation.check(request)
+        ask = Ask(request.etag, validate_only=request.validate_only)
+        group = await self._groups.update(current_caller(), request.uuid, requests.metadata(request), ask)
+        return deploy_pb2.UpdateInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
+
+    async def ScaleInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.ScaleInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.ScaleInstanceGroupResponse]:
+        """Adds or removes members, then shows the group's events until they have come or gone."""
+        validation.check(request)
+        added, removed = requests.nodes(request.model_services), tuple(request.remove_instance_uuids)
+        ask = requests.ask(request)
+        started = await self._groups.scale(current_caller(), request.uuid, added, removed, ask)
+        # Those that join take the free ranks in the order of the list.
+        joining = sorted(member.rank for member in started.group.instances if member.joining)
+        try:
+            async with aclosing(self._operation(started, ask)) as messages:
+                async for message in messages:
+                    yield deploy_pb2.ScaleInstanceGroupResponse(event=message)
+        except PlacementError as error:
+            positions = {rank: position for position, rank in enumerate(joining)}
+            raise in_callers_order(error, positions) from error
+
+    async def StartInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.StartInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.StartInstanceGroupResponse]:
+        """Starts a stopped group, then shows its events until it runs."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.start(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.StartInstanceGroupResponse(event=message)
+
+    async def StopInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.StopInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.StopInstanceGroupResponse]:
+        """Stops a group, then shows its events until it stands."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.stop(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.StopInstanceGroupResponse(event=message)
+
+    async def RestartInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.RestartInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.RestartInstanceGroupResponse]:
+        """Stops a group and starts it again, and shows its events until it runs."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.restart(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.RestartInstanceGroupResponse(event=message)
+
     async def DeleteInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.DeleteInstanceGroupRequest, context: Any
     ) -> AsyncIterator[deploy_pb2.DeleteInstanceGroupResponse]:
         """Stores the wish, then shows the group's events until it is gone."""
         validation.check(request)
-        if request.validate_only:
-            group = await self._groups.get(current_caller(), request.uuid)
-            if request.etag not in ("", etag_of(group)):
-                raise Conflict(f"instance group {group.uuid} has changed since its etag was read")
-            message = events.standing(group, self._reachable)
-            yield deploy_pb2.DeleteInstanceGroupResponse(event=message)
-            return
-        started = await self._groups.delete(current_caller(), request.uuid, request.etag)
-        async with aclosing(self._follow(started)) as changes:
-            async for change in changes:
-                yield deploy_pb2.DeleteInstanceGroupResponse(event=events.event(change, self._reachable))
+        ask = requests.ask(request)
+        started = await self._groups.delete(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.DeleteInstanceGroupResponse(event=message)
 
-    def _follow(self, started: Started) -> AsyncGenerator[Event, None]:
-        """The events of an operation that was just begun."""
-        return self._groups.follow(started.group.uuid, started.after_revision)
+    async def _operation(self, started: Started, ask: Ask) -> AsyncGenerator[group_pb2.InstanceGroupEvent, None]:
+        """The events of an operation until it ends; of one that was only validated, the group as it stands."""
+        if ask.validate_only:
+            yield events.standing(started.group, self._reachable)
+            return
+        async with aclosing(self._groups.follow(started.group.uuid, started.after_revision)) as changes:
+            async for change in changes:
+                yield events.event(change, self._reachable)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, insert, select
 
 from service.errors import RequestIdReused
 from service.store import schema
 
 
-def find(connection: Connection, principal: str, method: str, request_id: str, body_hash: str) -> str | None:
-    """The group that this request made earlier, or None. Raises RequestIdReused for another body."""
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The group that a request was about, and the revision after which its events begin."""
+
+    group_uuid: str
+    after_revision: int
+
+
+def find(connection: Connection, principal: str, method: str, request_id: str, body_hash: str) -> Remembered | None:
+    """What this request started earlier, or None. Raises RequestIdReused for another body."""
     row = connection.execute(
-        select(schema.requests.c.body_hash, schema.requests.c.group_uuid).where(
+        select(schema.requests).where(
             schema.requests.c.principal == principal,
             schema.requests.c.method == method,
             schema.requests.c.request_id == request_id,
@@ -21,11 +31,18 @@ def find(connection: Connection, principal: str, method: str, request_id: str, b
         return None
     if row.body_hash != body_hash:
         raise RequestIdReused(request_id)
-    return str(row.group_uuid)
+    return Remembered(row.group_uuid, row.after_revision)
 
 
 def remember(
-    connection: Connection, principal: str, method: str, request_id: str, body_hash: str, group_uuid: str, now: int
+    connection: Connection,
+    principal: str,
+    method: str,
+    request_id: str,
+    body_hash: str,
+    group_uuid: str,
+    after_revision: int,
+    now: int,
 ) -> None:
     """Keep the id with the intent, in the same transaction."""
     connection.execute(
@@ -35,6 +52,7 @@ def remember(
             request_id=request_id,
             body_hash=body_hash,
             group_uuid=group_uuid,
+            after_revision=after_revision,
             created_at=now,
         )
     )

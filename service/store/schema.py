@@ -247,6 +247,7 @@ requests = Table(
     Column("request_id", String(128), primary_key=True),
     Column("body_hash", WORD, nullable=False),
     Column("group_uuid", UUID, nullable=False),
+    Column("after_revision", BigInteger, nullable=False, default=0),
     Column("created_at", BigInteger, nullable=False),
 )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.app.feed import Feed
-from service.app.groups import Groups
+from service.app.groups import Groups, Started
 from service.app.planner import InlinePlanner
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
 from service.fleet import Host, ModelService, Overcommit, Zone
@@ -57,6 +57,11 @@ class ControlPlane:
 
     async def delete(self, uuid: str) -> list[Event]:
         started = await self.groups.delete(CALLER, uuid)
+        return await self.follow(started.group, started.after_revision)
+
+    async def operation(self, starting: Awaitable[Started]) -> list[Event]:
+        """Begin an operation and follow it to its end."""
+        started = await starting
         return await self.follow(started.group, started.after_revision)
 
     def machines(self) -> list[object]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
+from service.app.groups import Ask, Metadata
+from service.errors import InvalidArgument
+from service.app.group_intents import Ask, Metadata
 from service.model import (
     CreationStrategy,
     DeployRequest,
@@ -37,22 +40,40 @@ FAILURE_POLICIES: Mapping[int, FailurePolicy] = {
 
 _NODE_PATH = re.compile(r"^model_services\[(\d+)\]")
 
+ChangeMessage = (
+    deploy_pb2.UpdateInstanceGroupRequest
+    | deploy_pb2.ScaleInstanceGroupRequest
+    | deploy_pb2.StartInstanceGroupRequest
+    | deploy_pb2.StopInstanceGroupRequest
+    | deploy_pb2.RestartInstanceGroupRequest
+    | deploy_pb2.DeleteInstanceGroupRequest
+)
+_UPDATABLE = ("name", "description", "user_tags", "system_tags")
+
+ChangeMessage = (
+    deploy_pb2.DeleteInstanceGroupRequest
+    | deploy_pb2.StartInstanceGroupRequest
+    | deploy_pb2.StopInstanceGroupRequest
+    | deploy_pb2.RestartInstanceGroupRequest
+    | deploy_pb2.ScaleInstanceGroupRequest
+)
 DeployMessage = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
 
 
-def rank_order(nodes: Sequence[group_pb2.NodeSpec]) -> list[int]:
-    """Positions in the request by rank: explicit ranks, else the list's order with the initial node first."""
+def positions_by_rank(nodes: Sequence[group_pb2.NodeSpec]) -> dict[int, int]:
+    """Rank -> position in the caller's list: explicit ranks, else the list's order with the initial node first."""
     if any(node.HasField("node_rank") for node in nodes):
-        return sorted(range(len(nodes)), key=lambda index: nodes[index].node_rank)
-    return sorted(range(len(nodes)), key=lambda index: not nodes[index].is_initial_node)
+        return {node.node_rank: position for position, node in enumerate(nodes)}
+    ranked = sorted(range(len(nodes)), key=lambda position: not nodes[position].is_initial_node)
+    return dict(enumerate(ranked))
 
 
-def path_as_written(path: str, order: Sequence[int]) -> str:
+def path_as_written(path: str, positions: Mapping[int, int]) -> str:
     """A field path that counts nodes by rank, as the caller counted them: `model_services[rank]` by its position."""
     found = _NODE_PATH.match(path)
-    if found is None or int(found[1]) >= len(order):
+    if found is None or int(found[1]) not in positions:
         return path
-    return f"model_services[{order[int(found[1])]}]{path[found.end() :]}"
+    return f"model_services[{positions[int(found[1])]}]{path[found.end() :]}"
 
 
 def deploy_request(message: DeployMessage) -> DeployRequest:
@@ -60,7 +81,7 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
     policy = message.failure_policy
     spec = GroupSpec(
         name=message.name,
-        nodes=tuple(_node(node) for node in message.model_services),
+        nodes=nodes(message.model_services),
         creation_strategy=CreationStrategy(message.service_creation_strategy),
         description=message.description,
         system_tags=tuple(message.system_tags),
@@ -72,6 +93,53 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
     if policy.HasField("budget"):
         spec = replace(spec, failure_budget=policy.budget)
     return DeployRequest(spec=spec, resource_uuid=message.resource_uuid, request_id=message.request_id)
+
+
+def nodes(messages: Sequence[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:
+    """The nodes as the caller listed them."""
+    return tuple(_node(message) for message in messages)
+
+
+def ask(message: ChangeMessage) -> Ask:
+    """What every change of a group carries."""
+    return Ask(message.etag, getattr(message, "request_id", ""), message.validate_only)
+
+
+def metadata(message: deploy_pb2.UpdateInstanceGroupRequest) -> Metadata:
+    """New values by the field mask; without one, those that are not empty. Raises InvalidArgument for other paths."""
+    allowed = ("name", "description", "user_tags", "system_tags")
+    paths = tuple(message.update_mask.paths)
+    for position, path in enumerate(paths):
+        if path not in allowed:
+            raise InvalidArgument.of(f"update_mask.paths[{position}]", f"is {path!r}; allowed are {', '.join(allowed)}")
+    chosen = set(paths) if paths else {path for path in allowed if getattr(message, path)}
+    return Metadata(
+        name=message.name if "name" in chosen else None,
+        description=message.description if "description" in chosen else None,
+        user_tags=tuple(message.user_tags) if "user_tags" in chosen else None,
+        system_tags=tuple(message.system_tags) if "system_tags" in chosen else None,
+    )
+
+
+def nodes(messages: Iterable[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:
+    """Node specifications as the caller listed them."""
+    return tuple(_node(message) for message in messages)
+
+
+def ask(message: ChangeMessage) -> Ask:
+    """What every change of a group has."""
+    return Ask(message.etag, message.request_id, message.validate_only)
+
+
+def metadata(message: deploy_pb2.UpdateInstanceGroupRequest) -> Metadata:
+    """The new values of the fields that the mask names; without a mask those that are not empty."""
+    named = set(message.update_mask.paths) or {name for name in _UPDATABLE if getattr(message, name)}
+    return Metadata(
+        name=message.name if "name" in named else None,
+        description=message.description if "description" in named else None,
+        user_tags=tuple(message.user_tags) if "user_tags" in named else None,
+        system_tags=tuple(message.system_tags) if "system_tags" in named else None,
+    )
 
 
 def _node(message: group_pb2.NodeSpec) -> NodeSpec:

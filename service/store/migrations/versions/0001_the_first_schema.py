@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=128), nullable=False),
         sa.Column("body_hash", sa.String(length=64), nullable=False),
         sa.Column("group_uuid", sa.String(length=32), nullable=False),
+        sa.Column("after_revision", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("principal", "method", "request_id", name=op.f("pk_requests")),
     )

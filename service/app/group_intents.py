@@ -1,0 +1,267 @@
+"""What callers want of a group that exists: stored as an intent in one commit, carried out by reconciliation."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid as uuids
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from service.app.access import require_etag, visible
+from service.app.admission import admit
+from service.app.changes import apply, commit
+from service.errors import InvalidArgument, Unavailable, WrongState
+from service.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
+from service.fleet import ModelService
+from service.model import Caller, Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
+from service.store import events, fleet, groups, requests
+from service.store.codec import encode
+from service.store.engine import Store
+
+Clock = Callable[[], int]
+
+SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call may ask for. `plan_seconds`: the planner's budget."""
+
+    max_nodes: int = 1024
+    plan_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An accepted intent: the group as stored, and the revision after which its events begin."""
+
+    group: Group
+    after_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What every change of a group has: `etag` it must still have, `request_id` for repeats, `validate_only`."""
+
+    etag: str = ""
+    request_id: str = ""
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """New values of an update; None leaves a field as it is."""
+
+    name: str | None = None
+    description: str | None = None
+    user_tags: tuple[str, ...] | None = None
+    system_tags: tuple[str, ...] | None = None
+
+
+Decide = Callable[[Connection, Group], Sequence[Fact]]
+
+
+class GroupIntents:
+    """The changing use cases. `poke` is called with a group's uuid after an intent was committed."""
+
+    def __init__(self, store: Store, clock: Clock, limits: Limits) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._draining = False
+        self.poke: Callable[[str], None] = lambda _uuid: None
+
+    def drain(self) -> None:
+        """Refuse new intents from now on; reads and streams go on until the feed is closed."""
+        self._draining = True
+
+    async def delete(self, caller: Caller, uuid: str, ask: Ask | None = None) -> Started:
+        """The group shall go; it wins over everything in progress. Raises NotFound, Conflict, Unavailable."""
+        return await self._intend(caller, "Delete", uuid, ask or Ask(), "", lambda _c, _g: [DeleteRequested()])
+
+    async def stop(self, caller: Caller, uuid: str, ask: Ask | None = None) -> Started:
+        """Power the members off, keep their seats. Raises NotFound, Conflict, WrongState."""
+
+        def decide(_connection: Connection, group: Group) -> Sequence[Fact]:
+            _require(group, SERVING, "it to be Running, Degraded or Unknown")
+            return [StopRequested()]
+
+        return await self._intend(caller, "Stop", uuid, ask or Ask(), "", decide)
+
+    async def restart(self, caller: Caller, uuid: str, ask: Ask | None = None) -> Started:
+        """Power the members off and bring them up again with the next start epoch. Raises like `stop`."""
+
+        def decide(_connection: Connection, group: Group) -> Sequence[Fact]:
+            _require(group, SERVING | {GroupStatus.STOPPED}, "it to be Running, Degraded, Unknown or Stopped")
+            return [StartRequested() if group.status is GroupStatus.STOPPED else StopRequested(restart=True)]
+
+        return await self._intend(caller, "Restart", uuid, ask or Ask(), "", decide)
+
+    async def start(self, caller: Caller, uuid: str, ask: Ask | None = None) -> Started:
+        """Bring a stopped group up again. Raises NotFound, Conflict, WrongState."""
+
+        def decide(_connection: Connection, group: Group) -> Sequence[Fact]:
+            _require(group, {GroupStatus.STOPPED}, "it to be Stopped")
+            return [StartRequested()]
+
+        return await self._intend(caller, "Start", uuid, ask or Ask(), "", decide)
+
+    async def scale(
+        self, caller: Caller, uuid: str, added: Sequence[NodeSpec], removed: Sequence[str], ask: Ask | None = None
+    ) -> Started:
+        """Add workers, remove members, all or nothing: nobody leaves before those that join are placed.
+
+        Raises InvalidArgument, NotFound, WrongState, Conflict; the stream ends with NoCapacity where they do not fit.
+        """
+
+        if not added and not removed:
+            raise InvalidArgument.of("model_services", "name members to add, or to remove, or both")
+
+        def decide(connection: Connection, group: Group) -> Sequence[Fact]:
+            _require(group, {GroupStatus.RUNNING}, "it to be Running")
+            _check_removed(group, removed)
+            members = self._joining(connection, group, added, removed)
+            return [ScaleRequested(members, frozenset(removed))]
+
+        body = encode(replace(_NO_SPEC, nodes=tuple(added))) + ",".join(sorted(removed))
+        return await self._intend(caller, "Scale", uuid, ask or Ask(), body, decide)
+
+    async def update(self, caller: Caller, uuid: str, changes: Metadata, ask: Ask | None = None) -> Group:
+        """Change name, description and tags; nothing is restarted. Raises NotFound, Conflict, InvalidArgument."""
+        ask = ask or Ask()
+        self._refuse_when_draining()
+        if changes.name == "":
+            raise InvalidArgument.of("name", "must not be empty")
+        now = self._clock()
+
+        def intent(connection: Connection) -> Group:
+            group = visible(caller, groups.load(connection, uuid, lock=True))
+            require_etag(group, ask.etag)
+            if ask.validate_only:
+                return group
+            return commit(connection, group, replace(group, spec=_changed(group.spec, changes)), (), now)
+
+        return await self._store.write(intent)
+
+    async def _intend(self, caller: Caller, method: str, uuid: str, ask: Ask, body: str, decide: Decide) -> Started:
+        self._refuse_when_draining()
+        body_hash = hashlib.sha256(f"{uuid}\n{body}".encode()).hexdigest()
+        now = self._clock()
+
+        def intent(connection: Connection) -> Started:
+            known = repeated(connection, caller, method, ask.request_id, body_hash)
+            if known is not None:
+                return known
+            group = visible(caller, groups.load(connection, uuid, lock=True))
+            require_etag(group, ask.etag)
+            before = group.revision
+            facts = decide(connection, group)
+            if ask.validate_only:
+                return Started(group, before)
+            if group.phase is GroupPhase.FAILED:
+                group = forget(connection, group, now)
+            else:
+                group = apply(connection, uuid, facts, now)
+                groups.due(connection, uuid, now)
+            if ask.request_id:
+                requests.remember(connection, caller.principal, method, ask.request_id, body_hash, uuid, before, now)
+            return Started(group, before)
+
+        started = await self._store.write(intent)
+        self.poke(uuid)
+        return started
+
+    def _joining(
+        self, connection: Connection, group: Group, added: Sequence[NodeSpec], removed: Sequence[str]
+    ) -> tuple[Instance, ...]:
+        """The new members, pending, with the lowest free ranks."""
+        if not added:
+            return ()
+        for position, node in enumerate(added):
+            if node.is_initial_node or node.node_rank == 0:
+                field = f"model_services[{position}].is_initial_node"
+                raise InvalidArgument.of(field, "a group has its initial node already")
+        catalogue = fleet.model_services(connection)
+        plain = replace(group.spec, nodes=tuple(replace(n, node_rank=-1) for n in added))
+        spec = admit(plain, fleet.zones(connection), catalogue, max_nodes=self._limits.max_nodes)
+        if len(group.instances) - len(removed) + len(added) > self._limits.max_nodes:
+            raise InvalidArgument.of("model_services", f"the group would have more than {self._limits.max_nodes} nodes")
+        taken = {m.rank for m in group.instances if m.uuid not in removed}
+        free = (rank for rank in range(1, len(taken) + len(added) + 1) if rank not in taken)
+        now = self._clock()
+        return tuple(
+            new_instance(
+                group.uuid, replace(node, node_rank=rank, is_initial_node=False), catalogue, now, group.version
+            )
+            for node, rank in zip(spec.nodes, free, strict=False)
+        )
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining:
+            raise Unavailable("the service is shutting down")
+
+
+_NO_SPEC = GroupSpec(name="", nodes=())
+
+
+def _changed(spec: GroupSpec, changes: Metadata) -> GroupSpec:
+    return replace(
+        spec,
+        name=spec.name if changes.name is None else changes.name,
+        description=spec.description if changes.description is None else changes.description,
+        user_tags=spec.user_tags if changes.user_tags is None else changes.user_tags,
+        system_tags=spec.system_tags if changes.system_tags is None else changes.system_tags,
+    )
+
+
+def new_instance(
+    group_uuid: str, node: NodeSpec, catalogue: Mapping[str, ModelService], now: int, version: int = 0
+) -> Instance:
+    """A pending member. `version`: of the group that it joins later, so that a reused rank is another member."""
+    entry = catalogue[node.model_service_uuid]
+    seed = str(node.node_rank) if not version else f"{node.node_rank}-{version}"
+    return Instance(
+        uuid=uuids.uuid5(uuids.UUID(group_uuid), seed).hex,
+        group_uuid=group_uuid,
+        spec=node,
+        zone_uuid=node.zone_uuid,
+        service_port=entry.ports.get("service", 0),
+        boot_timeout_ms=node.timeout_ms,
+        stop_grace_ms=entry.stop_grace_ms,
+        joining=version > 0,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def forget(connection: Connection, group: Group, now: int) -> Group:
+    """A failed group holds nothing any more: its deletion is a change of one row."""
+    gone = replace(group, phase=GroupPhase.DELETED, status=GroupStatus.DELETED)
+    return commit(connection, group, gone, (), now)
+
+
+def repeated(connection: Connection, caller: Caller, method: str, request_id: str, body_hash: str) -> Started | None:
+    """What the same request started earlier, or None. Raises RequestIdReused for another body."""
+    if not request_id:
+        return None
+    found = requests.find(connection, caller.principal, method, request_id, body_hash)
+    if found is None:
+        return None
+    return Started(groups.load(connection, found.group_uuid), max(found.after_revision, events.head(connection)[0]))
+
+
+def _require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], needs: str) -> None:
+    if group.status not in allowed:
+        raise WrongState(f"instance group {group.uuid}", group.status.value, needs)
+
+
+def _check_removed(group: Group, removed: Sequence[str]) -> None:
+    ranks = {m.uuid: m.rank for m in group.instances}
+    for position, uuid in enumerate(removed):
+        field = f"remove_instance_uuids[{position}]"
+        if uuid not in ranks:
+            raise InvalidArgument.of(field, f"{uuid} is not a member of the group")
+        if ranks[uuid] == 0:
+            raise InvalidArgument.of(field, "the initial node can not be removed")
