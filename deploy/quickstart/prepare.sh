@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [guest] [promtool]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [guest] [promtool]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
 #   dev       the hash-pinned requirements of tests and checks into .venv
+#   clients   outside clients of the tests into .cache/tools/clients
 #   guest     the default guest image into .cache/guest
 #   promtool  promtool into .cache/tools, from Debian's package, without installing its service
 # Runs again in well under a second when nothing changed: each step leaves a stamp with the hash of what it was made from.
@@ -113,6 +114,19 @@ prepare_dev() {
     install_project
 }
 
+# Outside clients of the tests, apart from .venv: their own requirements are neither met nor wanted there.
+prepare_clients() {
+    local target=.cache/tools/clients hash
+    make_venv
+    hash=$(sha256sum <deploy/requirements/clients.txt | cut -d ' ' -f 1)
+    [ "$(cat "$target/.stamp" 2>/dev/null)" != "$hash" ] || return 0
+    say "installing outside clients for the tests"
+    rm -rf "$target"
+    .venv/bin/pip install -q --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes --target "$target" \
+        -r deploy/requirements/clients.txt || fail "pip could not install deploy/requirements/clients.txt"
+    printf '%s\n' "$hash" >"$target/.stamp"
+}
+
 prepare_guest() {
     # A kernel's image may be readable by root alone.
     if [ -r "$(ls /boot/vmlinuz-*-cloud-* 2>/dev/null | tail -n 1)" ]; then deploy/guest/build.sh .cache/guest
@@ -139,7 +153,7 @@ exec 9>.cache/prepare.lock
 flock 9
 for step in "$@"; do
     case $step in
-        system | runtime | tools | dev | guest | promtool) "prepare_$step" ;;
-        *) fail "no step '$step'; steps: system runtime tools dev guest promtool" ;;
+        system | runtime | tools | dev | clients | guest | promtool) "prepare_$step" ;;
+        *) fail "no step '$step'; steps: system runtime tools dev clients guest promtool" ;;
     esac
 done
