@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2, group_pb2
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 
 from service.app.groups import Ask, GroupFilter, Groups, Started
 from service.errors import PlacementError
-from service.model import Event
 from service.rpc import validation
 from service.rpc.calls import current_caller
 from service.rpc.convert import events, inventory, requests
@@ -87,60 +86,6 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
             async for change in changes:
                 message = events.change(change, self._reachable)
                 yield deploy_pb2.WatchInstanceGroupsResponse(event=message)
-
-    async def UpdateInstanceGroup(  # noqa: N802
-        self, request: deploy_pb2.UpdateInstanceGroupRequest, context: Any
-    ) -> deploy_pb2.UpdateInstanceGroupResponse:
-        """Changes name, description and tags."""
-        validation.check(request)
-        changes, ask = requests.metadata(request), requests.ask(request)
-        group = await self._groups.update(current_caller(), request.uuid, changes, ask)
-        return deploy_pb2.UpdateInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
-
-    async def ScaleInstanceGroup(  # noqa: N802
-        self, request: deploy_pb2.ScaleInstanceGroupRequest, context: Any
-    ) -> AsyncIterator[deploy_pb2.ScaleInstanceGroupResponse]:
-        """Adds and removes members, all or nothing, then shows the group's events until that is done."""
-        validation.check(request)
-        added, removed = requests.nodes(request.model_services), tuple(request.remove_instance_uuids)
-        ask = requests.ask(request)
-        started = await self._groups.scale(current_caller(), request.uuid, added, removed, ask)
-        async with aclosing(self._told(started, ask)) as messages:
-            async for message in messages:
-                yield deploy_pb2.ScaleInstanceGroupResponse(event=message)
-
-    async def StartInstanceGroup(  # noqa: N802
-        self, request: deploy_pb2.StartInstanceGroupRequest, context: Any
-    ) -> AsyncIterator[deploy_pb2.StartInstanceGroupResponse]:
-        """Brings a stopped group up, and shows it."""
-        validation.check(request)
-        ask = requests.ask(request)
-        started = await self._groups.start(current_caller(), request.uuid, ask)
-        async with aclosing(self._told(started, ask)) as messages:
-            async for message in messages:
-                yield deploy_pb2.StartInstanceGroupResponse(event=message)
-
-    async def StopInstanceGroup(  # noqa: N802
-        self, request: deploy_pb2.StopInstanceGroupRequest, context: Any
-    ) -> AsyncIterator[deploy_pb2.StopInstanceGroupResponse]:
-        """Powers the members off, and shows it."""
-        validation.check(request)
-        ask = requests.ask(request)
-        started = await self._groups.stop(current_caller(), request.uuid, ask)
-        async with aclosing(self._told(started, ask)) as messages:
-            async for message in messages:
-                yield deploy_pb2.StopInstanceGroupResponse(event=message)
-
-    async def RestartInstanceGroup(  # noqa: N802
-        self, request: deploy_pb2.RestartInstanceGroupRequest, context: Any
-    ) -> AsyncIterator[deploy_pb2.RestartInstanceGroupResponse]:
-        """Stops the group and starts it again, and shows it."""
-        validation.check(request)
-        ask = requests.ask(request)
-        started = await self._groups.restart(current_caller(), request.uuid, ask)
-        async with aclosing(self._told(started, ask)) as messages:
-            async for message in messages:
-                yield deploy_pb2.RestartInstanceGroupResponse(event=message)
 
     async def UpdateInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.UpdateInstanceGroupRequest, context: Any

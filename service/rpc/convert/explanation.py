@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from corral.v1 import placement_pb2
@@ -17,17 +17,17 @@ MAX_FUNNELS = 8
 MAX_CURES = 8
 
 
-def in_callers_order(error: PlacementError, order: Sequence[int]) -> PlacementError:
+def in_callers_order(error: PlacementError, positions: Mapping[int, int]) -> PlacementError:
     """The error with its nodes named as the caller listed them: `model_services[position]` instead of by rank.
 
-    `order` maps a rank to a position in the caller's list.
+    `positions` maps a rank to a position in the caller's list.
     """
     explanation = error.explanation
     if explanation is None:
         return error
 
     def rename(node: str) -> str:
-        return path_as_written(node, order)
+        return path_as_written(node, positions)
 
     nearest = explanation.nearest
     renamed = replace(

@@ -8,7 +8,7 @@ from corral.v1 import group_pb2, placement_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from service.app.groups import etag_of
+from service.app.access import etag_of
 from service.model import Group, Instance, PlacementRecord, PlacementStrategy, SeatAssignment
 from service.rpc.convert import specification
 

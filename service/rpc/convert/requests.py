@@ -9,8 +9,6 @@ from dataclasses import replace
 from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
 from service.app.groups import Ask, Metadata
-from service.errors import InvalidArgument
-from service.app.group_intents import Ask, Metadata
 from service.model import (
     CreationStrategy,
     DeployRequest,
@@ -40,14 +38,6 @@ FAILURE_POLICIES: Mapping[int, FailurePolicy] = {
 
 _NODE_PATH = re.compile(r"^model_services\[(\d+)\]")
 
-ChangeMessage = (
-    deploy_pb2.UpdateInstanceGroupRequest
-    | deploy_pb2.ScaleInstanceGroupRequest
-    | deploy_pb2.StartInstanceGroupRequest
-    | deploy_pb2.StopInstanceGroupRequest
-    | deploy_pb2.RestartInstanceGroupRequest
-    | deploy_pb2.DeleteInstanceGroupRequest
-)
 _UPDATABLE = ("name", "description", "user_tags", "system_tags")
 
 ChangeMessage = (
@@ -93,32 +83,6 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
     if policy.HasField("budget"):
         spec = replace(spec, failure_budget=policy.budget)
     return DeployRequest(spec=spec, resource_uuid=message.resource_uuid, request_id=message.request_id)
-
-
-def nodes(messages: Sequence[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:
-    """The nodes as the caller listed them."""
-    return tuple(_node(message) for message in messages)
-
-
-def ask(message: ChangeMessage) -> Ask:
-    """What every change of a group carries."""
-    return Ask(message.etag, getattr(message, "request_id", ""), message.validate_only)
-
-
-def metadata(message: deploy_pb2.UpdateInstanceGroupRequest) -> Metadata:
-    """New values by the field mask; without one, those that are not empty. Raises InvalidArgument for other paths."""
-    allowed = ("name", "description", "user_tags", "system_tags")
-    paths = tuple(message.update_mask.paths)
-    for position, path in enumerate(paths):
-        if path not in allowed:
-            raise InvalidArgument.of(f"update_mask.paths[{position}]", f"is {path!r}; allowed are {', '.join(allowed)}")
-    chosen = set(paths) if paths else {path for path in allowed if getattr(message, path)}
-    return Metadata(
-        name=message.name if "name" in chosen else None,
-        description=message.description if "description" in chosen else None,
-        user_tags=tuple(message.user_tags) if "user_tags" in chosen else None,
-        system_tags=tuple(message.system_tags) if "system_tags" in chosen else None,
-    )
 
 
 def nodes(messages: Iterable[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:
