@@ -31,6 +31,8 @@ from service.store import claims, fleet, groups
 
 TYPE_LABEL = "corral.type"
 GROUP_LABEL = "corral.group"
+APART_LABEL = "corral.apart."
+"""With a group's uuid behind it: borne by members of groups that are to be apart from that group."""
 
 
 def demand(node: NodeSpec) -> dict[str, int]:
@@ -42,8 +44,19 @@ def demand(node: NodeSpec) -> dict[str, int]:
     return vector
 
 
-def snapshot(hosts: Mapping[str, FleetHost], seated: Mapping[str, Sequence[tuple[str, str, bool]]]) -> Snapshot:
-    """The fleet as the planner sees it. `seated`: host uuid -> (instance, group, exclusive) of everything claimed."""
+def snapshot(
+    hosts: Mapping[str, FleetHost],
+    seated: Mapping[str, Sequence[tuple[str, str, bool]]],
+    apart: Mapping[str, frozenset[str]] | None = None,
+) -> Snapshot:
+    """The fleet as the planner sees it. `seated`: host uuid -> (instance, group, exclusive) of everything claimed.
+
+    `apart`: group uuid -> groups that it is to be apart from.
+    """
+    labels = {
+        group: {GROUP_LABEL: group, **{APART_LABEL + other: "yes" for other in sorted(others)}}
+        for group, others in (apart or {}).items()
+    }
     return Snapshot(
         tuple(
             Host(
@@ -59,7 +72,7 @@ def snapshot(hosts: Mapping[str, FleetHost], seated: Mapping[str, Sequence[tuple
                 labels={**host.labels, TYPE_LABEL: host.machine_type},
                 schedulable=host.schedulable,
                 members=tuple(
-                    Member(id=instance, labels={GROUP_LABEL: group}, exclusive=exclusive)
+                    Member(id=instance, labels=labels.get(group) or {GROUP_LABEL: group}, exclusive=exclusive)
                     for instance, group, exclusive in seated.get(host.uuid, ())
                 ),
             )
@@ -68,8 +81,11 @@ def snapshot(hosts: Mapping[str, FleetHost], seated: Mapping[str, Sequence[tuple
     )
 
 
-def request(group: Group) -> Request:
-    """The group's pending members as one gang; those that are seated stay where they are."""
+def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
+    """The group's pending members as one gang; those that are seated stay where they are.
+
+    `fleet_now`: groups in it that are to be apart from this one are kept away from, whichever came first.
+    """
     policy = group.spec.placement
     labels = {GROUP_LABEL: group.uuid}
     staying = {
@@ -85,6 +101,9 @@ def request(group: Group) -> Request:
     mine = Selector(labels=labels)
     rules += [Near(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.affinity_groups]
     rules += [Apart(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.anti_affinity_groups]
+    shunned = APART_LABEL + group.uuid
+    if fleet_now is not None and any(shunned in m.labels for h in fleet_now.hosts for m in h.members):
+        rules.append(Apart(mine, Selector(labels={shunned: "yes"})))
     return Request(
         nodes=tuple(
             Node(
@@ -108,7 +127,7 @@ def request(group: Group) -> Request:
 def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
     """All hosts, and the snapshot made of them."""
     hosts = fleet.hosts(connection)
-    return hosts, snapshot(hosts, claims.seated(connection))
+    return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection))
 
 
 def record(
@@ -181,9 +200,30 @@ def claim(connection: Connection, cluster: str, planned: Group, placement: Place
             for s in placement.assignments
         ],
     )
+    _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})
     seats = _seats(connection, cluster, before, waiting, placement)
     after = advance(before, Placed(placement, seats), now)
     return commit(connection, before, after, (), now)
+
+
+def _check_neighbours(connection: Connection, group: Group, hosts: set[str]) -> None:
+    """The rules between groups, once the hosts' rows are locked: another gang may have come since the plan was made.
+
+    Raises ClaimLost.
+    """
+    policy = group.spec.placement
+    away = set(policy.anti_affinity_groups)
+    away |= {other for other, others in groups.keeping_apart(connection).items() if group.uuid in others}
+    here = claims.seated(connection, hosts)
+    for host_uuid in sorted(hosts):
+        others = {(uuid, exclusive) for _, uuid, exclusive in here.get(host_uuid, ()) if uuid != group.uuid}
+        neighbours = {uuid for uuid, _ in others}
+        if others and (policy.exclusive_hosts or any(exclusive for _, exclusive in others)):
+            raise claims.ClaimLost(f"host {host_uuid} is wanted by one group alone and shared with another")
+        if neighbours & away:
+            raise claims.ClaimLost(f"host {host_uuid} has a group that this one is to be apart from")
+        if not neighbours >= set(policy.affinity_groups):
+            raise claims.ClaimLost(f"host {host_uuid} has no member of a group that this one is to be near to")
 
 
 def _seats(

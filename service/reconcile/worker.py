@@ -294,7 +294,10 @@ class GroupWorker:
     async def _plan_once(self, group: Group, attempt: int) -> Outcome | None:
         hosts, snapshot = await self.tools.store.read(planning.read_fleet)
         planned = await self.tools.planner.place(
-            snapshot, planning.request(group), Policy(seed=attempt - 1), budget_seconds=self.tools.plan_seconds
+            snapshot,
+            planning.request(group, snapshot),
+            Policy(seed=attempt - 1),
+            budget_seconds=self.tools.plan_seconds,
         )
         decision = planned.decision
         metrics = self.tools.metrics

@@ -98,9 +98,9 @@ def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int,
     return frozenset((r.instance_uuid, r.attempt, r.group_uuid) for r in rows)
 
 
-def seated(connection: Connection) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
-    """Host uuid -> (instance, group, exclusive) of everything claimed, for the planner's rules between groups."""
-    rows = connection.execute(
+def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
+    """Host uuid -> (instance, group, exclusive) of everything claimed (on these hosts), for the rules between groups."""
+    query = (
         select(
             schema.claims.c.host_uuid,
             schema.claims.c.instance_uuid,
@@ -111,8 +111,10 @@ def seated(connection: Connection) -> Mapping[str, Sequence[tuple[str, str, bool
         .distinct()
         .order_by(schema.claims.c.host_uuid, schema.claims.c.instance_uuid)
     )
+    if hosts is not None:
+        query = query.where(schema.claims.c.host_uuid.in_(sorted(hosts)))
     found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    for row in rows:
+    for row in connection.execute(query):
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
     return found
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
 
 from service.errors import NotFound
 from service.model import (
@@ -156,9 +156,12 @@ def page(
     zone_uuid: str = "",
     tag: str = "",
 ) -> tuple[Group, ...]:
-    """Up to `limit` groups that are not deleted, by (created_at, uuid), after the given key. `project` None: all."""
+    """Up to `limit` groups that are not deleted, by (created_at, uuid), after the given key. `project` None: all.
+
+    `zone_uuid`: a node was asked for or is seated there; `tag`: is one of the group's tags or tag uuids.
+    """
     table = schema.groups
-    query = select(table.c.uuid).where(table.c.phase != GroupPhase.DELETED.value)
+    query = select(table.c.created_at, table.c.uuid).where(table.c.phase != GroupPhase.DELETED.value)
     if project is not None:
         query = query.where(table.c.project == project)
     if name:
@@ -166,14 +169,25 @@ def page(
     if statuses:
         query = query.where(table.c.status.in_(statuses))
     if zone_uuid:
-        query = query.where(table.c.spec.contains(f'"zone_uuid":"{zone_uuid}"', autoescape=True))
-    if tag:
+        seated = select(schema.instances.c.group_uuid).where(schema.instances.c.zone_uuid == zone_uuid)
+        query = query.where(table.c.uuid.in_(seated))
+    if tag:  # the text says which groups to read; whether it is a tag there, the document itself says
         query = query.where(table.c.spec.contains(json.dumps(tag, ensure_ascii=False), autoescape=True))
-    if after is not None:
-        created, uuid = after
-        query = query.where(or_(table.c.created_at > created, and_(table.c.created_at == created, table.c.uuid > uuid)))
-    uuids = connection.scalars(query.order_by(table.c.created_at, table.c.uuid).limit(limit)).all()
-    return load_many(connection, uuids)
+    query = query.order_by(table.c.created_at, table.c.uuid).limit(limit)
+    found: list[Group] = []
+    while len(found) < limit:
+        keys = connection.execute(query if after is None else query.where(_behind(*after))).all()
+        batch = load_many(connection, [key.uuid for key in keys])
+        found += [g for g in batch if not tag or tag in (*g.spec.system_tags, *g.spec.user_tags, *g.spec.tag_uuids)]
+        if len(keys) < limit:
+            break
+        after = (keys[-1].created_at, keys[-1].uuid)
+    return tuple(found[:limit])
+
+
+def _behind(created_at: int, uuid: str) -> ColumnElement[bool]:
+    table = schema.groups
+    return or_(table.c.created_at > created_at, and_(table.c.created_at == created_at, table.c.uuid > uuid))
 
 
 def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int, str], ...]:
