@@ -61,7 +61,8 @@ def made_before(connection: Connection, principal: str, method: str, request_id:
     """The uuid of what this request made earlier, or None. Raises RequestIdReused."""
     if not request_id:
         return None
-    return requests.find(connection, principal, method, request_id, _hash(request))
+    known = requests.find(connection, principal, method, request_id, _hash(request))
+    return known.group_uuid if known is not None else None
 
 
 def remember(
@@ -69,7 +70,7 @@ def remember(
 ) -> None:
     """Keep what the request made, in the transaction that makes it."""
     if request_id:
-        requests.remember(connection, principal, method, request_id, _hash(request), uuid, now)
+        requests.remember(connection, principal, method, request_id, _hash(request), uuid, 0, now)
 
 
 def _hash(request: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf.message import Message
 
 from service.errors import FieldViolation
@@ -125,6 +125,56 @@ def _address_fits_transport(request: fleet_pb2.AddHostRequest) -> Iterator[Field
         yield FieldViolation("connection.address", f"must be empty for {request.connection.transport}")
 
 
+_TRANSPORTS: Mapping[str, Sequence[str]] = {
+    "libvirt": ("unix", "tcp", "tls", "ssh"),
+    "redfish": ("https",),
+    "simulated": ("none",),
+}
+
+
+def _transport_fits_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    allowed = _TRANSPORTS[request.driver]
+    if request.connection.transport not in allowed:
+        yield FieldViolation("connection.transport", f"must be one of {', '.join(allowed)} for {request.driver}")
+
+
+def _policies_name_each_resource_once(request: Any) -> Iterator[FieldViolation]:
+    seen: set[str] = set()
+    for index, policy in enumerate(request.resource_policies):
+        path = f"resource_policies[{index}].resource"
+        if policy.resource not in ("vcpu", "memory"):
+            yield FieldViolation(path, "must be one of vcpu, memory")
+        elif policy.resource in seen:
+            yield FieldViolation(path, "is in the list already")
+        seen.add(policy.resource)
+
+
+def _variables_are_lines(request: Any) -> Iterator[FieldViolation]:
+    """They travel into the guest as lines of `NAME=value`."""
+    for name, value in sorted(request.environment_variables.items()):
+        if any(separator in value for separator in "\n\r\x85\u2028\u2029"):
+            yield FieldViolation(f"environment_variables[{name}]", "must be one line")
+
+
+def _path_begins_with_slash(request: Any) -> Iterator[FieldViolation]:
+    if request.readiness_check.path and not request.readiness_check.path.startswith("/"):
+        yield FieldViolation("readiness_check.path", "must begin with a slash")
+
+
+def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:
+    for name in ("initrd_file_name", "initrd_sha256"):
+        if getattr(request, name) and request.format != "kernel":
+            yield FieldViolation(name, "must be empty for a disk")
+    if request.initrd_sha256 and not request.initrd_file_name:
+        yield FieldViolation("initrd_file_name", "is required where initrd_sha256 is not empty")
+
+
+_MODEL_SERVICE_FIELDS = tuple(
+    field.name
+    for field in catalog_pb2.UpdateModelServiceRequest.DESCRIPTOR.fields
+    if field.name not in ("uuid", "update_mask", "etag", "validate_only")
+)
+
 _DEPLOY: Sequence[Rule] = (
     _one_initial_node,
     _ranks_complete,
@@ -141,11 +191,24 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _mask_names("name", "description", "user_tags", "system_tags"),
         _named_fields_are_not_empty("name"),
     ),
-    "corral.v1.AddHostRequest": (_ratios_in_range, _address_fits_transport),
+    "corral.v1.AddHostRequest": (
+        _ratios_in_range,
+        _policies_name_each_resource_once,
+        _transport_fits_driver,
+        _address_fits_transport,
+    ),
     "corral.v1.UpdateHostRequest": (
         _mask_names("name", "description", "rack", "resource_policies", "labels"),
         _named_fields_are_not_empty("name"),
         _ratios_in_range,
+        _policies_name_each_resource_once,
     ),
-    "corral.v1.UpdateModelServiceRequest": (_named_fields_are_not_empty("name", "image_uuid"),),
+    "corral.v1.CreateModelServiceRequest": (_variables_are_lines, _path_begins_with_slash),
+    "corral.v1.UpdateModelServiceRequest": (
+        _mask_names(*_MODEL_SERVICE_FIELDS),
+        _named_fields_are_not_empty("name", "image_uuid"),
+        _variables_are_lines,
+        _path_begins_with_slash,
+    ),
+    "corral.v1.RegisterImageRequest": (_only_kernels_have_an_initrd,),
 }

@@ -114,6 +114,11 @@ def image(connection: Connection, uuid: str, *, lock: bool = False) -> Registere
     return _image(row)
 
 
+def image_exists(connection: Connection, uuid: str) -> bool:
+    """Whether there is an image of this uuid."""
+    return connection.scalar(select(schema.images.c.uuid).where(schema.images.c.uuid == uuid)) is not None
+
+
 def page_of_images(connection: Connection, after: tuple[str, str] | None, limit: int) -> tuple[RegisteredImage, ...]:
     """Up to `limit` images by name after the given key (`rows.page_key`)."""
     return tuple(_image(r) for r in connection.execute(rows.page(schema.images, after, limit)))

@@ -1,0 +1,255 @@
+"""The catalogue as operators manage it at run time: model services, and the images that they boot from.
+
+The configuration file and run time share it as they share the fleet (see `app.fleet`). A member is made from the
+version of its entry that it was admitted with, so an update concerns only groups that are made afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid as uuids
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from service.app import image_files, paging, row_changes
+from service.app.paging import Page
+from service.drivers.base import Image
+from service.errors import AlreadyExists, NotFound, WrongState
+from service.fleet import ModelService, RegisteredImage
+from service.model import Caller
+from service.store import catalog, schema
+from service.store.engine import Store
+
+
+@dataclass(frozen=True, slots=True)
+class NewModelService:
+    """An entry to put into the catalogue. `entry.uuid` is empty for a new one; its image is named by uuid alone."""
+
+    entry: ModelService
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServiceChange:
+    """What to change in an entry: names of its fields, and their new values."""
+
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image to make known. File names are of the image store; an empty digest is computed."""
+
+    name: str
+    format: str
+    file_name: str
+    initrd_file_name: str = ""
+    sha256: str = ""
+    initrd_sha256: str = ""
+    resource_uuid: str = ""
+    request_id: str = ""
+
+
+class Catalog:
+    """The use cases of the catalogue. `changed` is called after every commit."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], int],
+        image_directory: Path,
+        *,
+        new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
+    ) -> None:
+        """`image_directory`: the image store, the only place that images are registered from."""
+        self._store = store
+        self._clock = clock
+        self._image_directory = image_directory
+        self._new_uuid = new_uuid
+        self.changed: Callable[[], None] = lambda: None
+
+    # --- model services --------------------------------------------------------------------------------------------
+
+    async def create_model_service(
+        self, caller: Caller, request: NewModelService, *, validate_only: bool = False
+    ) -> ModelService:
+        """Put an entry into the catalogue; the same request id answers with the entry that it made.
+
+        Raises NotFound (image), AlreadyExists, RequestIdReused.
+        """
+        now = self._clock()
+
+        def work(connection: Connection) -> ModelService:
+            method = "CreateModelService"
+            known = row_changes.made_before(connection, caller.principal, method, request.request_id, request)
+            if known is not None:
+                return catalog.model_service(connection, known)
+            uuid = request.entry.uuid or self._new_uuid()
+            if uuid in catalog.model_services(connection):
+                raise AlreadyExists("model service", uuid)
+            entry = _with_image(connection, replace(request.entry, uuid=uuid))
+            catalog.put_model_service(connection, entry, now=now)
+            row_changes.remember(connection, caller.principal, method, request.request_id, request, uuid, now)
+            return catalog.model_service(connection, uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def get_model_service(self, uuid: str) -> ModelService:
+        """One entry. Raises NotFound."""
+        return await self._store.read(lambda c: catalog.model_service(c, uuid))
+
+    async def list_model_services(self, page_size: int, page_token: str) -> Page[ModelService]:
+        """Entries by name. Raises InvalidArgument for a token that is not one."""
+        cursor = paging.cursor("model services", page_size, page_token)
+
+        def read(connection: Connection) -> Page[ModelService]:
+            found = catalog.page_of_model_services(connection, cursor.after, cursor.limit)
+            return cursor.page(found, [(e.name, e.uuid) for e in found])
+
+        return await self._store.read(read)
+
+    async def update_model_service(
+        self, uuid: str, change: ModelServiceChange, etag: str = "", *, validate_only: bool = False
+    ) -> ModelService:
+        """Change an entry for groups that are made from now on. Raises NotFound (entry, image), Conflict (etag)."""
+        now = self._clock()
+
+        def work(connection: Connection) -> ModelService:
+            entry = catalog.model_service(connection, uuid, lock=True)
+            row_changes.require_etag("model service", uuid, entry.version, etag)
+            wanted: ModelService = replace(entry, **change.values)  # type: ignore[arg-type]  # the face names fields
+            if wanted.image_uuid != entry.image_uuid:
+                wanted = _with_image(connection, wanted)
+            if wanted != entry:
+                catalog.put_model_service(connection, wanted, now=now)
+            return catalog.model_service(connection, uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def delete_model_service(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+        """Remove an entry. Raises NotFound, Conflict (etag), WrongState: groups use it, or the file defines it."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            entry = catalog.model_service(connection, uuid, lock=True)
+            row_changes.require_etag("model service", uuid, entry.version, etag)
+            subject = f"model service {entry.name}"
+            row_changes.require_run_time(connection, schema.model_services, subject, uuid)
+            if users := catalog.users(connection, uuid):
+                raise WrongState(subject, f"in use by {users} instance groups", "one that no group uses")
+            catalog.delete_model_service(connection, uuid, now)
+
+        await self._commit(work, validate_only)
+
+    # --- images ----------------------------------------------------------------------------------------------------
+
+    async def register_image(
+        self, caller: Caller, request: NewImage, *, validate_only: bool = False
+    ) -> RegisteredImage:
+        """Make an image of the image store known, its files read and their digests taken or compared.
+
+        The same request id answers with the image that it made. Raises InvalidArgument (naming the file's field),
+        AlreadyExists, RequestIdReused.
+        """
+        method, uuid = "RegisterImage", request.resource_uuid or self._new_uuid()
+
+        def known(connection: Connection) -> RegisteredImage | None:
+            there = row_changes.made_before(connection, caller.principal, method, request.request_id, request)
+            if there is not None:
+                return catalog.image(connection, there)
+            if catalog.image_exists(connection, uuid):
+                raise AlreadyExists("image", uuid)
+            return None
+
+        before = await self._store.read(known)
+        if before is not None:
+            return before
+        image = await asyncio.to_thread(self._read_files, request, uuid)
+        now = self._clock()
+
+        def work(connection: Connection) -> RegisteredImage:
+            there = known(connection)
+            if there is not None:
+                return there
+            catalog.put_image(connection, image, now=now)
+            row_changes.remember(connection, caller.principal, method, request.request_id, request, uuid, now)
+            return catalog.image(connection, uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def get_image(self, uuid: str) -> RegisteredImage:
+        """One image. Raises NotFound."""
+        return await self._store.read(lambda c: catalog.image(c, uuid))
+
+    async def list_images(self, page_size: int, page_token: str) -> Page[RegisteredImage]:
+        """Images by name. Raises InvalidArgument for a token that is not one."""
+        cursor = paging.cursor("images", page_size, page_token)
+
+        def read(connection: Connection) -> Page[RegisteredImage]:
+            found = catalog.page_of_images(connection, cursor.after, cursor.limit)
+            return cursor.page(found, [(i.image.name, i.uuid) for i in found])
+
+        return await self._store.read(read)
+
+    async def delete_image(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+        """Forget an image; its file stays. Raises NotFound, Conflict (etag), WrongState: model services boot from it,
+        or the file defines it."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            image = catalog.image(connection, uuid, lock=True)
+            row_changes.require_etag("image", uuid, image.version, etag)
+            subject = f"image {image.image.name}"
+            row_changes.require_run_time(connection, schema.images, subject, uuid)
+            if users := catalog.image_users(connection, uuid):
+                raise WrongState(subject, f"in use by {users} model services", "one that no model service uses")
+            catalog.delete_image(connection, uuid, now)
+
+        await self._commit(work, validate_only)
+
+    def _read_files(self, request: NewImage, uuid: str) -> RegisteredImage:
+        role = "kernel" if request.format == "kernel" else "disk"
+        main = image_files.examine(
+            self._image_directory, request.file_name, request.format, request.sha256, "file_name", "sha256"
+        )
+        digests, size = {role: main.sha256}, main.size
+        initrd_path = ""
+        if request.initrd_file_name:
+            initrd = image_files.examine(
+                self._image_directory,
+                request.initrd_file_name,
+                "initrd",
+                request.initrd_sha256,
+                "initrd_file_name",
+                "initrd_sha256",
+            )
+            digests["initrd"], initrd_path = initrd.sha256, str(initrd.path)
+            size += initrd.size
+        if role == "kernel":
+            image = Image(request.name, kernel_path=str(main.path), initrd_path=initrd_path, sha256=digests)
+        else:
+            # A disk of any origin knows cloud-init's seed, not Corral's own channel.
+            image = Image(
+                request.name,
+                disk_path=str(main.path),
+                disk_format=request.format,
+                sha256=digests,
+                delivery="nocloud",
+            )
+        return RegisteredImage(uuid, image, request.format, size)
+
+    async def _commit(self, work: Callable[[Connection], row_changes.T], validate_only: bool) -> row_changes.T:
+        result = await row_changes.commit(self._store, work, validate_only=validate_only)
+        if not validate_only:
+            self.changed()
+        return result
+
+
+def _with_image(connection: Connection, entry: ModelService) -> ModelService:
+    try:
+        return replace(entry, image=catalog.image(connection, entry.image_uuid, lock=True).image)
+    except NotFound as error:
+        raise NotFound("image", entry.image_uuid, "image_uuid") from error

@@ -1,0 +1,71 @@
+"""Files of the image store, looked at before they are registered.
+
+Only plain files right inside the store are taken, and no disk that would make a hypervisor read another file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import InvalidArgument
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
+_QCOW2_MAGIC = b"QFI\xfb"
+_QCOW2_HEADER = 80
+_EXTERNAL_DATA = 1 << 2
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A file of the store: its size in bytes and its SHA-256 digest in hex."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+def examine(directory: Path, name: str, image_format: str, sha256: str, name_field: str, digest_field: str) -> Examined:
+    """Read the whole file `name` of the store; `image_format`: raw | qcow2 | kernel | initrd.
+
+    Raises InvalidArgument that names `name_field` or `digest_field`: no such file, not of the format, another digest.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument.of(name_field, "must be a file's name: letters, digits and ._+-, a letter or digit first")
+    path = directory / name
+    try:
+        # Opened without following a link, and asked on the open file, so that nobody can change it in between.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidArgument.of(name_field, "is no file of the image store that can be read") from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            raise InvalidArgument.of(name_field, "is no file of the image store that can be read")
+        wrong = _wrong_format(file.read(_QCOW2_HEADER), image_format)
+        if wrong:
+            raise InvalidArgument.of(name_field, wrong)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 and sha256 != digest:
+        raise InvalidArgument.of(digest_field, "is not the digest of the file in the image store")
+    return Examined(path, status.st_size, digest)
+
+
+def _wrong_format(header: bytes, image_format: str) -> str | None:
+    """What is wrong with a file that should be of the format, by its first bytes (QEMU docs/interop/qcow2.txt)."""
+    is_qcow2 = header.startswith(_QCOW2_MAGIC)
+    if image_format != "qcow2":
+        return "is a qcow2 disk" if is_qcow2 else None
+    if not is_qcow2 or len(header) < _QCOW2_HEADER:
+        return "is not a qcow2 disk"
+    version, backing_offset = int.from_bytes(header[4:8], "big"), int.from_bytes(header[8:16], "big")
+    if backing_offset:
+        return "is a qcow2 disk with a backing file"
+    if version >= 3 and int.from_bytes(header[72:80], "big") & _EXTERNAL_DATA:
+        return "is a qcow2 disk with an external data file"
+    return None

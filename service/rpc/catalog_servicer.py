@@ -1,0 +1,102 @@
+"""The methods of `CatalogService`: check, translate, call the use case, translate back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from corral.v1 import catalog_pb2, catalog_pb2_grpc
+
+from service.app.catalog import Catalog
+from service.rpc import validation
+from service.rpc.calls import current_caller
+from service.rpc.convert import catalog as convert
+
+SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
+
+
+class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
+    """Translates between the wire and `service.app.catalog`."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def CreateModelService(  # noqa: N802
+        self, request: catalog_pb2.CreateModelServiceRequest, context: Any
+    ) -> catalog_pb2.CreateModelServiceResponse:
+        """Puts a model service into the catalogue."""
+        validation.check(request)
+        entry = await self._catalog.create_model_service(
+            current_caller(), convert.new_model_service(request), validate_only=request.validate_only
+        )
+        return catalog_pb2.CreateModelServiceResponse(inventory=convert.model_service(entry))
+
+    async def GetModelService(  # noqa: N802
+        self, request: catalog_pb2.GetModelServiceRequest, context: Any
+    ) -> catalog_pb2.GetModelServiceResponse:
+        """One model service."""
+        validation.check(request)
+        entry = await self._catalog.get_model_service(request.uuid)
+        return catalog_pb2.GetModelServiceResponse(inventory=convert.model_service(entry))
+
+    async def ListModelServices(  # noqa: N802
+        self, request: catalog_pb2.ListModelServicesRequest, context: Any
+    ) -> catalog_pb2.ListModelServicesResponse:
+        """A page of model services."""
+        validation.check(request)
+        page = await self._catalog.list_model_services(request.page_size, request.page_token)
+        return catalog_pb2.ListModelServicesResponse(
+            inventories=[convert.model_service(entry) for entry in page.items], next_page_token=page.next_page_token
+        )
+
+    async def UpdateModelService(  # noqa: N802
+        self, request: catalog_pb2.UpdateModelServiceRequest, context: Any
+    ) -> catalog_pb2.UpdateModelServiceResponse:
+        """Changes a model service for groups that are made from now on."""
+        validation.check(request)
+        entry = await self._catalog.update_model_service(
+            request.uuid, convert.model_service_change(request), request.etag, validate_only=request.validate_only
+        )
+        return catalog_pb2.UpdateModelServiceResponse(inventory=convert.model_service(entry))
+
+    async def DeleteModelService(  # noqa: N802
+        self, request: catalog_pb2.DeleteModelServiceRequest, context: Any
+    ) -> catalog_pb2.DeleteModelServiceResponse:
+        """Removes a model service that no group uses."""
+        validation.check(request)
+        await self._catalog.delete_model_service(request.uuid, request.etag, validate_only=request.validate_only)
+        return catalog_pb2.DeleteModelServiceResponse()
+
+    async def RegisterImage(  # noqa: N802
+        self, request: catalog_pb2.RegisterImageRequest, context: Any
+    ) -> catalog_pb2.RegisterImageResponse:
+        """Makes an image of the image store known."""
+        validation.check(request)
+        image = await self._catalog.register_image(
+            current_caller(), convert.new_image(request), validate_only=request.validate_only
+        )
+        return catalog_pb2.RegisterImageResponse(inventory=convert.image(image))
+
+    async def GetImage(  # noqa: N802
+        self, request: catalog_pb2.GetImageRequest, context: Any
+    ) -> catalog_pb2.GetImageResponse:
+        """One image."""
+        validation.check(request)
+        return catalog_pb2.GetImageResponse(inventory=convert.image(await self._catalog.get_image(request.uuid)))
+
+    async def ListImages(  # noqa: N802
+        self, request: catalog_pb2.ListImagesRequest, context: Any
+    ) -> catalog_pb2.ListImagesResponse:
+        """A page of images."""
+        validation.check(request)
+        page = await self._catalog.list_images(request.page_size, request.page_token)
+        return catalog_pb2.ListImagesResponse(
+            inventories=[convert.image(image) for image in page.items], next_page_token=page.next_page_token
+        )
+
+    async def DeleteImage(  # noqa: N802
+        self, request: catalog_pb2.DeleteImageRequest, context: Any
+    ) -> catalog_pb2.DeleteImageResponse:
+        """Forgets an image that no model service uses."""
+        validation.check(request)
+        await self._catalog.delete_image(request.uuid, request.etag, validate_only=request.validate_only)
+        return catalog_pb2.DeleteImageResponse()

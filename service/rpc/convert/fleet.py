@@ -1,0 +1,153 @@
+"""Zones, hosts and capacity as messages, and the requests that change them as domain types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+
+from corral.v1 import fleet_pb2, group_pb2
+
+from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
+from service.app.feed import Bookmark
+from service.app.fleet import HostChange, NewHost, NewZone, ZoneView
+from service.app.fleet_feed import FleetUpdate
+from service.app.row_changes import etag
+from service.fleet import Host, HostAddress, Overcommit
+from service.rpc.convert.inventory import timestamp
+
+# What a transport of the contract is called by drivers.
+_TRANSPORTS = {"none": "test"}
+
+_CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
+
+
+def zone(view: ZoneView) -> fleet_pb2.Zone:
+    """The inventory of a zone."""
+    value = view.zone
+    return fleet_pb2.Zone(
+        uuid=value.uuid,
+        name=value.name,
+        description=value.description,
+        host_count=view.hosts,
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        etag=etag(value.uuid, value.version),
+    )
+
+
+def host(view: HostView) -> fleet_pb2.Host:
+    """The inventory of a host."""
+    value = view.host
+    return fleet_pb2.Host(
+        uuid=value.uuid,
+        name=value.name,
+        description=value.description,
+        zone_uuid=value.zone_uuid,
+        cluster_uuid=value.cluster_uuid,
+        rack=value.rack,
+        driver=value.address.driver,
+        state=value.state.value,
+        status=value.status.value,
+        capacities=[resource(one) for one in amounts(view)],
+        labels=value.labels,
+        instance_count=view.load.members,
+        reason=value.status_reason,
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        etag=etag(value.uuid, value.version),
+    )
+
+
+def resource(value: ResourceAmounts) -> fleet_pb2.ResourceCapacity:
+    """One resource's amounts."""
+    return fleet_pb2.ResourceCapacity(
+        resource=value.resource,
+        total=value.total,
+        reserved=value.reserved,
+        overcommit_ratio=float(value.ratio),
+        allocatable=value.allocatable,
+        claimed=value.claimed,
+        foreign=value.foreign,
+        available=value.available,
+    )
+
+
+def capacity(value: FleetCapacity) -> fleet_pb2.GetCapacityResponse:
+    """The sums over many hosts."""
+    return fleet_pb2.GetCapacityResponse(
+        capacities=[resource(one) for one in value.amounts],
+        hosts=value.hosts,
+        unavailable_hosts=value.unavailable_hosts,
+    )
+
+
+def update(value: FleetUpdate | Bookmark) -> fleet_pb2.WatchFleetResponse:
+    """Whatever a watch of the fleet tells."""
+    message = fleet_pb2.WatchFleetResponse(revision=value.revision)
+    if isinstance(value, Bookmark):
+        message.bookmark.CopyFrom(group_pb2.Bookmark(initial_state_complete=value.initial_state_complete))
+        return message
+    at = timestamp(value.time)
+    if at is not None:
+        message.time.CopyFrom(at)
+    if value.host is not None:
+        message.host.CopyFrom(host(value.host))
+    elif value.zone is not None:
+        message.zone.CopyFrom(zone(value.zone))
+    elif value.removed_host:
+        message.removed_host_uuid = value.removed_host
+    else:
+        message.removed_zone_uuid = value.removed_zone
+    return message
+
+
+def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
+    """A zone to make."""
+    return NewZone(message.name, message.description, message.resource_uuid, message.request_id)
+
+
+def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:
+    """A host to take into the fleet."""
+    connection = message.connection
+    return NewHost(
+        Host(
+            uuid=message.resource_uuid,
+            name=message.name,
+            zone_uuid=message.zone_uuid,
+            address=HostAddress(
+                driver=message.driver,
+                transport=_TRANSPORTS.get(connection.transport, connection.transport),
+                address=connection.address,
+                port=connection.port,
+                username=connection.username,
+            ),
+            rack=message.rack,
+            labels=dict(sorted(message.labels.items())),
+            overcommit=overcommit(message.resource_policies),
+            description=message.description,
+            cluster_uuid=message.cluster_uuid,
+        ),
+        credential=connection.credential,
+        request_id=message.request_id,
+    )
+
+
+def host_change(message: fleet_pb2.UpdateHostRequest) -> HostChange:
+    """What to change: the fields that the mask names, or without a mask those that are not empty."""
+    named = tuple(message.update_mask.paths) or tuple(name for name in _CHANGEABLE if getattr(message, name))
+    return HostChange(
+        name=message.name if "name" in named else None,
+        description=message.description if "description" in named else None,
+        rack=message.rack if "rack" in named else None,
+        overcommit=overcommit(message.resource_policies) if "resource_policies" in named else None,
+        labels=dict(sorted(message.labels.items())) if "labels" in named else None,
+    )
+
+
+def overcommit(policies: Iterable[fleet_pb2.ResourcePolicy]) -> Overcommit:
+    """Policies by resource. A ratio is taken as it is written in decimal, not as the binary number next to it."""
+    given = sorted(policies, key=lambda policy: policy.resource)
+    return Overcommit(
+        {p.resource: Fraction(str(p.overcommit_ratio)) for p in given if p.HasField("overcommit_ratio")},
+        {p.resource: p.reserved for p in given if p.HasField("reserved")},
+    )

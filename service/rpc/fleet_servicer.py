@@ -1,0 +1,139 @@
+"""The methods of `FleetService`: check, translate, call the use case, translate back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from corral.v1 import fleet_pb2, fleet_pb2_grpc
+
+from service.app.fleet import Fleet, HostFilter
+from service.app.fleet_feed import FleetFeed
+from service.fleet import HostState
+from service.rpc import validation
+from service.rpc.calls import current_caller
+from service.rpc.convert import fleet as convert
+
+SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
+
+
+class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
+    """Translates between the wire and `service.app.fleet`."""
+
+    def __init__(self, fleet: Fleet, feed: FleetFeed) -> None:
+        self._fleet = fleet
+        self._feed = feed
+
+    async def CreateZone(  # noqa: N802
+        self, request: fleet_pb2.CreateZoneRequest, context: Any
+    ) -> fleet_pb2.CreateZoneResponse:
+        """Makes a zone."""
+        validation.check(request)
+        view = await self._fleet.create_zone(
+            current_caller(), convert.new_zone(request), validate_only=request.validate_only
+        )
+        return fleet_pb2.CreateZoneResponse(inventory=convert.zone(view))
+
+    async def ListZones(  # noqa: N802
+        self, request: fleet_pb2.ListZonesRequest, context: Any
+    ) -> fleet_pb2.ListZonesResponse:
+        """A page of zones."""
+        validation.check(request)
+        page = await self._fleet.list_zones(request.page_size, request.page_token)
+        return fleet_pb2.ListZonesResponse(
+            inventories=[convert.zone(view) for view in page.items], next_page_token=page.next_page_token
+        )
+
+    async def DeleteZone(  # noqa: N802
+        self, request: fleet_pb2.DeleteZoneRequest, context: Any
+    ) -> fleet_pb2.DeleteZoneResponse:
+        """Removes a zone without hosts."""
+        validation.check(request)
+        await self._fleet.delete_zone(request.uuid, request.etag, validate_only=request.validate_only)
+        return fleet_pb2.DeleteZoneResponse()
+
+    async def AddHost(  # noqa: N802
+        self, request: fleet_pb2.AddHostRequest, context: Any
+    ) -> fleet_pb2.AddHostResponse:
+        """Takes a host into the fleet once it has answered."""
+        validation.check(request)
+        view = await self._fleet.add_host(
+            current_caller(), convert.new_host(request), validate_only=request.validate_only
+        )
+        return fleet_pb2.AddHostResponse(inventory=convert.host(view))
+
+    async def GetHost(  # noqa: N802
+        self, request: fleet_pb2.GetHostRequest, context: Any
+    ) -> fleet_pb2.GetHostResponse:
+        """One host as it stands."""
+        validation.check(request)
+        return fleet_pb2.GetHostResponse(inventory=convert.host(await self._fleet.get_host(request.uuid)))
+
+    async def ListHosts(  # noqa: N802
+        self, request: fleet_pb2.ListHostsRequest, context: Any
+    ) -> fleet_pb2.ListHostsResponse:
+        """A page of hosts."""
+        validation.check(request)
+        query = HostFilter(request.zone_uuid, tuple(request.states), tuple(request.statuses))
+        page = await self._fleet.list_hosts(query, request.page_size, request.page_token)
+        return fleet_pb2.ListHostsResponse(
+            inventories=[convert.host(view) for view in page.items], next_page_token=page.next_page_token
+        )
+
+    async def UpdateHost(  # noqa: N802
+        self, request: fleet_pb2.UpdateHostRequest, context: Any
+    ) -> fleet_pb2.UpdateHostResponse:
+        """Changes what the operator says of a host."""
+        validation.check(request)
+        view = await self._fleet.update_host(
+            request.uuid, convert.host_change(request), request.etag, validate_only=request.validate_only
+        )
+        return fleet_pb2.UpdateHostResponse(inventory=convert.host(view))
+
+    async def RemoveHost(  # noqa: N802
+        self, request: fleet_pb2.RemoveHostRequest, context: Any
+    ) -> fleet_pb2.RemoveHostResponse:
+        """Takes an empty host out of the fleet."""
+        validation.check(request)
+        await self._fleet.remove_host(request.uuid, request.etag, validate_only=request.validate_only)
+        return fleet_pb2.RemoveHostResponse()
+
+    async def EnableHost(  # noqa: N802
+        self, request: fleet_pb2.EnableHostRequest, context: Any
+    ) -> fleet_pb2.EnableHostResponse:
+        """Lets new members be placed on a host again."""
+        return fleet_pb2.EnableHostResponse(inventory=await self._set_state(request, HostState.ENABLED))
+
+    async def DisableHost(  # noqa: N802
+        self, request: fleet_pb2.DisableHostRequest, context: Any
+    ) -> fleet_pb2.DisableHostResponse:
+        """Places no new members on a host."""
+        return fleet_pb2.DisableHostResponse(inventory=await self._set_state(request, HostState.DISABLED))
+
+    async def MaintainHost(  # noqa: N802
+        self, request: fleet_pb2.MaintainHostRequest, context: Any
+    ) -> fleet_pb2.MaintainHostResponse:
+        """Marks an empty host as under maintenance."""
+        return fleet_pb2.MaintainHostResponse(inventory=await self._set_state(request, HostState.MAINTENANCE))
+
+    async def GetCapacity(  # noqa: N802
+        self, request: fleet_pb2.GetCapacityRequest, context: Any
+    ) -> fleet_pb2.GetCapacityResponse:
+        """How much there is, and how much of it is taken."""
+        validation.check(request)
+        return convert.capacity(await self._fleet.capacity(request.zone_uuid))
+
+    async def WatchFleet(  # noqa: N802
+        self, request: fleet_pb2.WatchFleetRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.WatchFleetResponse]:
+        """Changes from a revision on, until the client leaves or the service drains."""
+        validation.check(request)
+        async with aclosing(self._feed.watch(request.start_revision or None, request.zone_uuid)) as updates:
+            async for update in updates:
+                yield convert.update(update)
+
+    async def _set_state(self, request: Any, state: HostState) -> fleet_pb2.Host:
+        validation.check(request)
+        view = await self._fleet.set_state(request.uuid, state, request.etag, validate_only=request.validate_only)
+        return convert.host(view)
