@@ -36,12 +36,12 @@ class Board:
         if number not in self.allowed:
             self.allowed[number] = allowed_hosts(self.gang, self.gang.kinds[number])
         node = self.gang.kinds[number].sample
-        mask: Bools = self.allowed[number] & ~self.closed
+        mask: Bools = np.logical_and(self.allowed[number], ~self.closed)
         for column in range(len(self.gang.names)):
             if self.gang.demand[number, column]:
-                mask = mask & (self.free[:, column] >= self.gang.demand[number, column])
+                mask &= self.free[:, column] >= self.gang.demand[number, column]
         if node.exclusive:
-            mask = mask & (self.landed == 0)
+            mask &= self.landed == 0
         if node.cells:
             mask &= self.enough_cells(number)
         return mask

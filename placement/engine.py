@@ -39,7 +39,7 @@ def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: 
         return place_most(gang, policy, stop)
     answer = solve(gang, policy, stop)
     if answer.landed is None:
-        return failed(snapshot, gang, answer, policy, stop)
+        return failed(gang, answer, policy, stop)
     return placed(gang, answer, stop())
 
 
@@ -90,7 +90,7 @@ def name_nodes(gang: Gang, answer: Answer) -> tuple[Assignment, ...]:
     return tuple(found for node in gang.request.nodes for found in by_node.get(node.id, ()))
 
 
-def failed(snapshot: Snapshot, gang: Gang, answer: Answer, policy: Policy, stop: Stop) -> Decision:
+def failed(gang: Gang, answer: Answer, policy: Policy, stop: Stop) -> Decision:
     """The decision when nothing was placed, explained."""
     return Decision(
         Status.INFEASIBLE if answer.infeasible else Status.UNKNOWN,
@@ -98,5 +98,5 @@ def failed(snapshot: Snapshot, gang: Gang, answer: Answer, policy: Policy, stop:
         stage=answer.stage,
         strategy=gang.request.strategy,
         stopped=stop(),
-        explanation=explain(snapshot, gang),
+        explanation=explain(gang, solve, policy, stop),
     )

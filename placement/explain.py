@@ -1,101 +1,180 @@
-"""Why a request does not fit, as data: funnel, nearest miss, shortages.
+"""Why a request does not fit and what would make it fit, as data.
 
-May import ``gang``, ``index``, ``model``, ``reasons`` and numpy.
+May import everything of this package below ``engine``; the solver comes in as an argument. (Minimal conflicts by
+deletion: Chinneck and Dravnieks 1991. CP-SAT's assumptions answer too late to be of use here.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 
-from placement.gang import Gang, cells_fit
-from placement.index import Bools
-from placement.model import Explanation, Funnel, NearestMiss, Shortage, Snapshot
-from placement.reasons import Reason
+from placement.answer import Answer
+from placement.feasibility import impossible_rules
+from placement.funnel import funnel, nearest_miss, shortages
+from placement.gang import Gang
+from placement.model import (
+    Cure,
+    CureKind,
+    Explanation,
+    Funnel,
+    Host,
+    NearestMiss,
+    Policy,
+    Shortage,
+    Strategy,
+)
+from placement.most import place_most
+from placement.reasons import Family
+from placement.relax import FAMILY_OF, families, on_empty_fleet, with_hosts, with_room, without
+
+Stop = Callable[[], bool]
+Solve = Callable[[Gang, Policy, Stop], Answer]
+MOST_HOSTS_ADDED = 1024
+FUNNELS = 200
 
 
-def funnel(gang: Gang, number: int) -> Funnel:
-    """How many hosts each reason rules out for one kind; every host is counted under its first reason alone."""
-    left = np.ones(len(gang.index.hosts), np.bool_)
-    ruled_out: list[tuple[Reason, int]] = []
-    for reason, mask in _static_masks(gang, number):
-        gone = int((left & ~mask).sum())
-        if gone:
-            ruled_out.append((reason, gone))
-        left = left & mask
-    resources: list[tuple[Reason, str, int]] = []
-    for reason, room in ((Reason.RESOURCE_TOTAL, gang.capacity), (Reason.RESOURCE_FREE, gang.free)):
-        before = int(left.sum())
-        for column, name in enumerate(gang.names):
-            enough = room[:, column] >= gang.demand[number, column]
-            gone = int((left & ~enough).sum())
-            if gone:
-                resources.append((reason, name, gone))
-            left = left & enough
-        if before > left.sum():
-            ruled_out.append((reason, before - int(left.sum())))
-    if gang.kinds[number].sample.cells:
-        gone = int((left & ~cells_fit(gang, number)).sum())
-        if gone:
-            ruled_out.append((Reason.NUMA, gone))
-        left = left & cells_fit(gang, number)
-    kind = gang.kinds[number]
-    return Funnel(kind.nodes[0][0], kind.count, len(left), tuple(ruled_out), tuple(resources), int(left.sum()))
+class Inquiry:
+    """One request that does not fit, asked about from all sides with a small deterministic budget."""
+
+    def __init__(self, gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> None:
+        if gang.request.strategy is not Strategy.FEWEST_HOSTS:
+            gang = replace(gang, request=replace(gang.request, strategy=Strategy.FEWEST_HOSTS))
+        self.gang, self.solve, self.stop = gang, solve, stop
+        self.policy = replace(policy, rounds=60, dives=1, branches=0, max_placed=False, explain=False)
+
+    def fits(self, gang: Gang) -> bool:
+        """Whether a placement was found."""
+        return not self.stop() and self.solve(gang, self.policy, self.stop).landed is not None
+
+    def conflict(self) -> tuple[Family, ...]:
+        """Families that can not hold together, none of which can be spared, as far as the budget tells."""
+        kept = list(families(self.gang))
+        dropped: list[Family] = []
+        for family in list(kept):
+            if len(kept) > 1 and not self.fits(without(self.gang, [*dropped, family])):
+                kept.remove(family)
+                dropped.append(family)
+        return tuple(kept)
+
+    def permanent(self) -> bool | None:
+        """True when proven impossible on the empty fleet, False when it fits there, None when that is open."""
+        answer = self.solve(on_empty_fleet(self.gang), self.policy, self.stop)
+        if answer.landed is not None:
+            return False
+        return True if answer.infeasible else None
+
+    def relaxations(self) -> list[Cure]:
+        """The single families without which it fits."""
+        present = [family for family in families(self.gang) if family is not Family.CAPACITY]
+        return [Cure(CureKind.RELAX, family) for family in present if self.fits(without(self.gang, [family]))]
+
+    def more_hosts(self, stuck: int | None) -> Cure | None:
+        """The fewest copies of the most capable host in the right zone with which it fits, by doubling and halving."""
+        host = template(self.gang, stuck)
+        if host is None:
+            return None
+        enough = 1
+        while not self.fits(with_hosts(self.gang, host, enough)):
+            enough *= 2
+            if enough > min(MOST_HOSTS_ADDED, 2 * self.gang.size) or self.stop():
+                return None
+        low = enough // 2
+        while enough - low > 1:
+            middle = (low + enough) // 2
+            if self.fits(with_hosts(self.gang, host, middle)):
+                enough = middle
+            else:
+                low = middle
+        return Cure(CureKind.ADD_HOSTS, None, host.id, enough)
+
+    def free_room(self, miss: NearestMiss | None) -> Cure | None:
+        """The room on the nearest host with which it fits."""
+        if miss is None or not miss.shortages:
+            return None
+        lacking = miss.shortages
+        host = self.gang.index.hosts[self.gang.index.position[miss.host]]
+        used = {short.resource: host.capacity.get(short.resource, 0) - host.free(short.resource) for short in lacking}
+        if any(short.missing > used[short.resource] for short in lacking):
+            return None
+        amounts = {shortage.resource: shortage.missing for shortage in lacking}
+        if not self.fits(with_room(self.gang, miss.host, amounts)):
+            return None
+        return Cure(CureKind.FREE, None, miss.host, 0, lacking)
 
 
-def _static_masks(gang: Gang, number: int) -> list[tuple[Reason, Bools]]:
-    index, node = gang.index, gang.kinds[number].sample
-    masks = [(Reason.UNSCHEDULABLE, index.open)]
-    if gang.request.excluded_hosts:
-        excluded = gang.request.excluded_hosts
-        kept = np.fromiter((host.id not in excluded for host in index.hosts), np.bool_, len(index.hosts))
-        masks.append((Reason.EXCLUDED, kept))
-    if node.zone is not None:
-        masks.append((Reason.ZONE, index.zone == index.zones.get(node.zone, -1)))
-    masks.extend((Reason.LABEL, index.label_mask(key, values)) for key, values in node.host_labels.items())
-    if node.exclusive:
-        masks.append((Reason.NOT_EMPTY, index.empty))
-    return masks
-
-
-def nearest_miss(gang: Gang, number: int) -> NearestMiss | None:
-    """The allowed host that lacks the least of one node, by the sum of missing shares."""
-    mask = np.ones(len(gang.index.hosts), np.bool_)
-    for _, allowed in _static_masks(gang, number):
-        mask = mask & allowed
-    rows = np.flatnonzero(mask)
+def template(gang: Gang, stuck: int | None) -> Host | None:
+    """The host with the largest capacity among those that the stuck kind's zone and labels allow."""
+    index = gang.index
+    rows = np.arange(len(index.hosts))
+    if stuck is not None:
+        node = gang.kinds[stuck].sample
+        mask = np.ones(len(index.hosts), np.bool_)
+        if node.zone is not None:
+            mask &= index.zone == index.zones.get(node.zone, -1)
+        for key, values in node.host_labels.items():
+            mask &= index.label_mask(key, values)
+        mask &= (gang.capacity >= gang.demand[stuck]).all(axis=1)
+        rows = np.flatnonzero(mask)
     if not len(rows):
         return None
-    missing = np.maximum(0, gang.demand[number] - gang.free[rows])
-    shares = (missing / np.maximum(1, gang.demand[number])).sum(axis=1)
-    best = int(np.argmin(shares))
-    shortages = tuple(
-        Shortage(name, int(missing[best, column])) for column, name in enumerate(gang.names) if missing[best, column]
-    )
-    return NearestMiss(gang.kinds[number].nodes[0][0], gang.index.hosts[int(rows[best])].id, shortages)
+    size = (gang.capacity[rows] / np.maximum(1, gang.capacity.max(axis=0, initial=1))).sum(axis=1)
+    return index.hosts[int(rows[np.argmax(size)])]
 
 
-def explain(snapshot: Snapshot, gang: Gang) -> Explanation:
-    """Everything that half a millisecond tells about a request that does not fit."""
-    funnels = tuple(funnel(gang, number) for number in range(len(gang.kinds)))
-    stuck = [number for number, row in enumerate(funnels) if row.candidates == 0]
-    needed = [
-        sum(int(count) * int(amount) for count, amount in zip(gang.counts, gang.demand[:, column], strict=True))
-        for column in range(len(gang.names))
-    ]
-    shortages = tuple(
-        Shortage(name, missing)
-        for column, name in enumerate(gang.names)
-        if (missing := int(sum(gang.counts.tolist()[k] * gang.demand[k, column].item() for k in
-        range(len(gang.kinds)))) - int(gang.free[gang.index.open, column].sum())) > 0
+def explain(gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> Explanation:
+    """Funnel, nearest miss, shortages; with ``policy.explain`` also counts, conflict, cures and permanence."""
+    numbers = sorted(range(len(gang.kinds)), key=lambda k: -int(gang.counts[k]))[:FUNNELS]
+    funnels = tuple(funnel(gang, number) for number in sorted(numbers))
+    stuck = next((n for n, row in zip(sorted(numbers), funnels, strict=True) if not row.candidates), None)
+    miss = nearest_miss(gang, stuck) if stuck is not None else None
+    missing = shortages(gang)
+    rules = impossible_rules(gang)
+    simple = Explanation(message(gang, funnels, stuck, missing, rules), funnels, miss, missing, total=gang.size)
+    if not policy.explain or stop():
+        return simple
+    inquiry = Inquiry(gang, solve, policy, stop)
+    most = place_most(gang, inquiry.policy, stop)
+    return replace(
+        simple,
+        placeable=most.lower_bound,
+        placeable_bound=most.upper_bound,
+        conflict=inquiry.conflict(),
+        permanent=(permanent := inquiry.permanent()),
+        cures=cures(inquiry, stuck, miss, most.lower_bound or 0, permanent),
     )
-    message = "no host can take " + funnels[stuck[0]].node if stuck else "no placement of the whole gang was found"
-    if shortages:
-        message = "the fleet lacks " + ", ".join(f"{s.missing} {s.resource}" for s in shortages)
-    return Explanation(
-        message,
-        funnels,
-        nearest_miss(gang, stuck[0]) if stuck else None,
-        shortages,
-        total=gang.size,
-        permanent=True if any((gang.demand[k] > gang.capacity).any(axis=1).all() for k in stuck) else None,
-    )
+
+
+def cures(
+    inquiry: Inquiry, stuck: int | None, miss: NearestMiss | None, placeable: int, permanent: bool | None
+) -> tuple[Cure, ...]:
+    """The changes found to help, each tried: relax one family, free room on one host, add hosts, shrink, wait."""
+    found = inquiry.relaxations()
+    found.extend(cure for cure in (inquiry.free_room(miss), inquiry.more_hosts(stuck)) if cure is not None)
+    if 0 < placeable < inquiry.gang.size:
+        found.append(Cure(CureKind.SHRINK, count=placeable))
+    if permanent is False:
+        found.append(Cure(CureKind.WAIT))
+    return tuple(found)
+
+
+def message(
+    gang: Gang,
+    funnels: tuple[Funnel, ...],
+    stuck: int | None,
+    missing: tuple[Shortage, ...],
+    rules: tuple[int, ...],
+) -> str:
+    """One sentence for people."""
+    if stuck is not None:
+        row = next(f for f in funnels if f.node == gang.kinds[stuck].nodes[0][0])
+        counted = ", ".join(f"{reason.value} {hosts}" for reason, hosts in row.ruled_out)
+        return f"no host can take {row.node}: of {row.hosts} hosts, ruled out by {counted or 'nothing'}"
+    if missing:
+        return "the fleet lacks " + ", ".join(f"{shortage.missing} {shortage.resource}" for shortage in missing)
+    if rules:
+        names = ", ".join(FAMILY_OF[type(gang.request.constraints[number])].value for number in rules)
+        return f"no placement can keep the rule: {names}"
+    return "no placement of the whole gang was found on what is free"

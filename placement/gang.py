@@ -78,7 +78,11 @@ def part_of(constraint: Constraint, identity: str, labels: object, own: bool) ->
 
 def collapse(snapshot: Snapshot, request: Request) -> Gang:
     """The gang of a request. Kinds come in a canonical order, so that the request's own order does not matter."""
-    index = snapshot.index()
+    return collapse_on(snapshot.index(), snapshot.flavours, request)
+
+
+def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Request) -> Gang:
+    """The gang of a request on an index that need not be a snapshot's own."""
     groups: dict[tuple[object, ...], list[Node]] = {}
     rules = request.constraints
     for node in request.nodes:
@@ -104,7 +108,7 @@ def collapse(snapshot: Snapshot, request: Request) -> Gang:
             capacity[:, column] = index.capacity[:, index.resources[name]]
     counts = np.array([kind.count for kind in kinds], np.int64)
     demand = demand.reshape(len(kinds), len(names))
-    return Gang(request, index, snapshot.flavours, tuple(kinds), names, demand, counts, free, capacity)
+    return Gang(request, index, flavours, tuple(kinds), names, demand, counts, free, capacity)
 
 
 def allowed_hosts(gang: Gang, kind: Kind) -> Bools:

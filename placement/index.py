@@ -105,6 +105,32 @@ class FleetIndex:
         _check_totals(after.hosts, self.resources)
         return replace(after, inhabited=tuple(sorted(inhabited)))
 
+    @staticmethod
+    def appended(index: FleetIndex, new: tuple[Host, ...]) -> FleetIndex:
+        """The index with hosts added behind the others; rebuilt where they bring new resources or zones."""
+        names = set(index.resources)
+        if not all(set(host.capacity) <= names and host.zone in index.zones for host in new):
+            return FleetIndex.build((*index.hosts, *new))
+        racks = dict(index.racks)
+        for host in new:
+            racks.setdefault(host.rack_key, len(racks))
+        capacity = _matrix(new, index.resources, lambda host, name: host.capacity.get(name, 0))
+        used = _matrix(new, index.resources, lambda host, name: host.used.get(name, 0))
+        size, count = len(index.hosts), len(new)
+        return replace(
+            index,
+            hosts=(*index.hosts, *new),
+            position={**index.position, **{host.id: size + number for number, host in enumerate(new)}},
+            capacity=np.concatenate([index.capacity, capacity]),
+            free=np.concatenate([index.free, np.maximum(capacity - used, 0)]),
+            zone=np.concatenate([index.zone, np.array([index.zones[host.zone] for host in new], np.int64)]),
+            racks=racks,
+            rack=np.concatenate([index.rack, np.array([racks[host.rack_key] for host in new], np.int64)]),
+            open=np.concatenate([index.open, np.fromiter(map(_is_open, new), np.bool_, count)]),
+            empty=np.concatenate([index.empty, np.fromiter((host.empty for host in new), np.bool_, count)]),
+            cache={},
+        )
+
     def label_mask(self, key: str, allowed: tuple[str, ...]) -> Bools:
         """bool[H]: hosts whose label ``key`` has one of the allowed values."""
         return self.cached(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from placement.bounds import volume
 from placement.columns import Generator, Goal, Search
 from placement.dive import Residue
+from placement.feasibility import surplus
 from placement.fill import best_fill
 from placement.gang import Gang
 from placement.greedy import greedy
@@ -71,6 +72,7 @@ def place_most(gang: Gang, policy: Policy, stop: Stop) -> Decision:
         board = greedy(gang, gang.request.strategy, stop, partial=True)
         landed = list(board.assignments) if board is not None and board.keeps_hard_rules() else []
         upper = max(upper, len(landed)) if reduction.exact else upper
+    upper = min(upper, gang.size - surplus(gang))
     waiting = [kind.ids() for kind in gang.kinds]
     found = tuple(Assignment(next(waiting[k]), gang.index.hosts[host].id, cells) for k, host, cells in landed)
     left = tuple(identity for ids in waiting for identity in ids)

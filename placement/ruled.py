@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from placement.answer import Answer
+from placement.feasibility import impossible_rules
 from placement.gang import Gang, fitting_hosts
 from placement.greedy import greedy
 from placement.index import Ints
@@ -29,6 +30,8 @@ MODEL_SIZE = 20_000
 
 def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Answer:
     """The best answer that can be found for a gang with open rules or NUMA cells, and a bound for it."""
+    if impossible_rules(gang):
+        return Answer(infeasible=True, stage="counts")
     hard = all(rule.weight is None for rule in gang.request.constraints)
     answer = Answer(stage="greedy")
     if not hard:

@@ -1,0 +1,194 @@
+"""Offline planner: ``python -m placement place|explain|check|replay``. Reads files, prints JSON or text.
+
+May import this package and the standard library; the only module of it that touches files. Exit status: 0 placed,
+right or the same; 1 not placed, wrong or different; 2 bad input; 3 unknown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from placement import codec
+from placement.check import check
+from placement.engine import never, place
+from placement.model import Cure, CureKind, Decision, Explanation, Policy, Request, Snapshot, Status
+from placement.resources import InvalidPlacementInput
+
+CODES = {Status.PLACED: 0, Status.INFEASIBLE: 1, Status.UNKNOWN: 3}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except InvalidPlacementInput as error:
+        print(f"invalid input: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"cannot read {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m placement", description="Place a gang on a fleet, offline.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("place", _place, "print the decision as JSON"),
+        ("explain", _explain, "say in words where it goes or why it can not"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("snapshot")
+        command.add_argument("request")
+        command.add_argument("--max-placed", action="store_true", help="as many nodes as possible, not all or nothing")
+        command.add_argument("--seed", type=int, help="overrides the request's seed")
+        command.add_argument("--deadline-ms", type=int, help="overrides the request's deadline")
+        command.add_argument("--dump", help="also write snapshot, request, policy and decision to this file")
+        command.set_defaults(run=run)
+    command = commands.add_parser("check", help="verify a decision")
+    for name in ("snapshot", "request", "decision"):
+        command.add_argument(name)
+    command.set_defaults(run=_check)
+    command = commands.add_parser("replay", help="decide a dump again and compare")
+    command.add_argument("dump")
+    command.set_defaults(run=_replay)
+    return parser
+
+
+def _read(path: str) -> Any:
+    with open(path, "rb") as file:
+        return codec.loads(file.read())
+
+
+def _decide(options: argparse.Namespace) -> tuple[Snapshot, Request, Decision]:
+    snapshot = codec.read_snapshot(_read(options.snapshot))
+    request, policy, deadline = codec.read_request(_read(options.request))
+    if options.seed is not None:
+        policy = replace(policy, seed=options.seed)
+    if options.deadline_ms is not None:
+        deadline = options.deadline_ms
+    policy = replace(policy, max_placed=options.max_placed)
+    decision = _with_deadline(snapshot, request, policy, deadline)
+    if options.dump:
+        with open(options.dump, "w", encoding="utf-8") as file:
+            file.write(codec.dumps(codec.write_dump(snapshot, request, policy, decision)) + "\n")
+    return snapshot, request, decision
+
+
+def _with_deadline(snapshot: Snapshot, request: Request, policy: Policy, deadline_ms: int | None) -> Decision:
+    stop: Callable[[], bool] = never
+    timer = None
+    if deadline_ms is not None:
+        if deadline_ms < 1:
+            raise InvalidPlacementInput("deadline_ms", "must be positive")
+        over = threading.Event()
+        timer = threading.Timer(deadline_ms / 1000, over.set)
+        timer.daemon = True
+        timer.start()
+        stop = over.is_set
+    try:
+        return place(snapshot, request, policy, stop)
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _place(options: argparse.Namespace) -> int:
+    _, _, decision = _decide(options)
+    print(codec.dumps(codec.write_decision(decision)))
+    return CODES[decision.status]
+
+
+def _explain(options: argparse.Namespace) -> int:
+    _, _, decision = _decide(options)
+    print("\n".join(in_words(decision)))
+    return CODES[decision.status]
+
+
+def _check(options: argparse.Namespace) -> int:
+    snapshot = codec.read_snapshot(_read(options.snapshot))
+    request, _, _ = codec.read_request(_read(options.request))
+    violations = check(snapshot, request, codec.read_decision(_read(options.decision)))
+    for violation in violations:
+        print(f"{violation.rule}: {violation.message}")
+    if not violations:
+        print("right: every rule, capacity, bound and the objective hold")
+    return 1 if violations else 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    snapshot, request, policy, before = codec.read_dump(_read(options.dump))
+    after = place(snapshot, request, policy)
+    print(codec.dumps(codec.write_decision(after)))
+    if codec.write_decision(after) == codec.write_decision(before):
+        return 0
+    reason = "the first was stopped by its deadline" if before.stopped else "the planner has changed"
+    print(f"differs from the dump: {reason}", file=sys.stderr)
+    return 1
+
+
+def in_words(decision: Decision) -> list[str]:
+    """The decision for people, a line each."""
+    head = f"{decision.status.value} ({decision.proof.value}, stage {decision.stage})"
+    lines = [head]
+    if decision.objective is not None:
+        lines.append(
+            f"{decision.strategy.value}: {decision.objective}, proven between {decision.lower_bound} and "
+            f"{decision.upper_bound}; penalty {decision.penalty}"
+        )
+    by_host: dict[str, list[str]] = {}
+    for assignment in decision.assignments:
+        by_host.setdefault(assignment.host, []).append(assignment.node)
+    lines.extend(f"  {host}: {', '.join(nodes)}" for host, nodes in by_host.items())
+    if decision.unplaced:
+        lines.append(f"left out: {', '.join(decision.unplaced)}")
+    if decision.explanation is not None:
+        lines.extend(_why(decision.explanation))
+    return lines
+
+
+def _why(explanation: Explanation) -> list[str]:
+    lines = [explanation.message]
+    for row in explanation.funnels:
+        steps = [f"{hosts} {reason.value}" for reason, hosts in row.ruled_out]
+        short = [f"{name} {hosts}" for _, name, hosts in row.resources]
+        detail = f" ({', '.join(short)})" if short else ""
+        lines.append(
+            f"  {row.node} (x{row.alike}): {row.hosts} hosts, less {', '.join(steps) or 'none'}{detail}, "
+            f"leaves {row.candidates}"
+        )
+    if explanation.nearest is not None:
+        missing = ", ".join(f"{s.missing} {s.resource}" for s in explanation.nearest.shortages)
+        lines.append(f"nearest: {explanation.nearest.host} lacks {missing or 'nothing but the rules'}")
+    if explanation.placeable_bound is not None:
+        lines.append(
+            f"of {explanation.total} nodes {explanation.placeable} can be placed, at most {explanation.placeable_bound}"
+        )
+    if explanation.conflict:
+        lines.append(f"in conflict: {', '.join(family.value for family in explanation.conflict)}")
+    lines.extend(f"cure: {_cure(cure)}" for cure in explanation.cures)
+    if explanation.permanent is not None:
+        lines.append("can never fit on this fleet" if explanation.permanent else "fits once the fleet is empty")
+    return lines
+
+
+def _cure(cure: Cure) -> str:
+    if cure.kind is CureKind.RELAX and cure.family is not None:
+        return f"drop the {cure.family.value} constraints"
+    if cure.kind is CureKind.ADD_HOSTS:
+        return f"add {cure.count} empty hosts like {cure.host}"
+    if cure.kind is CureKind.FREE:
+        return f"free {', '.join(f'{s.missing} {s.resource}' for s in cure.amounts)} on {cure.host}"
+    if cure.kind is CureKind.SHRINK:
+        return f"ask for {cure.count} nodes"
+    return "wait for present guests to leave"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,391 @@
+"""Snapshot, request, decision and dump as JSON, version 1.
+
+May import ``model``, ``constraints``, ``reasons``, ``resources`` and the standard library. Amounts are integers in
+any unit. Fields marked ? may be left out; an unknown field is an error that names it.
+
+snapshot  {"version": 1, "hosts": [{"id", "zone", "rack"?, "capacity": {name: int}, "used"?: {name: int}, "labels"?:
+          {}, "schedulable"?: true, "members"?: [{"id", "demand"?, "labels"?, "movable"?, "exclusive"?, "cells"?:
+          [int]}], "cells"?: [{"capacity", "used"?}]}], "flavours"?: [{"demand"}], "revision"?: str}
+request   {"version": 1, "nodes": [{"id", "demand": {name: int}, "zone"?: str, "count"?: 1, "labels"?: {},
+          "host_labels"?: {key: [value]}, "exclusive"?: false, "cells"?: 0}], "strategy"?: "least_lost_value" |
+          "fewest_hosts" | "spread" | "close", "constraints"?: [rule], "excluded_hosts"?: [id], "staying"?: {member:
+          host}, "seed"?: 0, "deadline_ms"?: int}
+rule      {"kind": "at_most" | "together" | "spread_over" | "spare_hosts" | "apart" | "near", "scope"?: "host" |
+          "rack" | "zone", "weight"?: int (absent: hard), and by kind: "select"?: selector, "limit"?, "minimum"?,
+          "count"?, "first", "second"}; selector {"nodes"?: [id], "labels"?: {}}, absent: the whole request
+decision  {"version": 1, "status": "placed" | "infeasible" | "unknown", "assignments": [{"node", "host", "cells"?:
+          [int]}], "objective", "lower_bound", "upper_bound", "proof": "optimal" | "gap" | "infeasible" | "none",
+          "stage", "strategy", "penalty", "penalty_bound", "unplaced": [id], "stopped", "max_placed", "explanation"}
+dump      {"version": 1, "snapshot", "request", "policy": {…}, "decision"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from enum import Enum
+from typing import Any, TypeVar
+
+from placement.constraints import Apart, AtMost, Constraint, Near, Scope, Selector, SpareHosts, SpreadOver, Together
+from placement.model import (
+    Assignment,
+    Cell,
+    Cure,
+    CureKind,
+    Decision,
+    Explanation,
+    Flavour,
+    Funnel,
+    Host,
+    Member,
+    NearestMiss,
+    Node,
+    Policy,
+    Proof,
+    Request,
+    Shortage,
+    Snapshot,
+    Status,
+    Strategy,
+)
+from placement.reasons import Family, Reason
+from placement.resources import InvalidPlacementInput, checked_integer
+
+VERSION = 1
+KINDS: dict[str, type] = {
+    "at_most": AtMost,
+    "together": Together,
+    "apart": Apart,
+    "near": Near,
+    "spread_over": SpreadOver,
+    "spare_hosts": SpareHosts,
+}
+E_ = TypeVar("E_", bound=Enum)
+MAX_DEADLINE_MS = 86_400_000
+
+
+def loads(text: str | bytes) -> Any:
+    """Parsed JSON; ``InvalidPlacementInput`` for text that is none, or that names a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InvalidPlacementInput):
+            raise
+        raise InvalidPlacementInput("json", f"is not JSON: {error}"[:200]) from None
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON, the same text for the same value."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidPlacementInput("json", "an object names a key twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise InvalidPlacementInput("json", f"{name} is no number here")
+
+
+def read_snapshot(value: Any) -> Snapshot:
+    """A snapshot from its JSON form."""
+    row = _object("snapshot", value, {"version", "hosts", "flavours", "revision"}, {"hosts"})
+    hosts = [_host(f"snapshot.hosts[{n}]", host) for n, host in enumerate(_list("snapshot.hosts", row["hosts"]))]
+    flavours = []
+    for n, flavour in enumerate(_list("snapshot.flavours", row.get("flavours", []))):
+        path = f"snapshot.flavours[{n}]"
+        flavours.append(_build(Flavour, path, **_object(path, flavour, {"demand"}, {"demand"})))
+    revision = row.get("revision", "")
+    if not isinstance(revision, str):
+        raise InvalidPlacementInput("snapshot.revision", "must be a string")
+    return Snapshot(tuple(hosts), tuple(flavours), revision)
+
+
+HOST_FIELDS = {"id", "zone", "rack", "capacity", "used", "labels", "schedulable", "members", "cells"}
+
+
+def _host(path: str, value: Any) -> Host:
+    row = _object(path, value, HOST_FIELDS, {"id", "zone", "capacity"})
+    row["schedulable"] = _flag(f"{path}.schedulable", row.get("schedulable", True))
+    if "members" in row:
+        known = {"id", "demand", "labels", "movable", "exclusive", "cells"}
+        row["members"] = tuple(
+            _build(Member, f"{path}.members[{n}]", **_object(f"{path}.members[{n}]", member, known, {"id"}))
+            for n, member in enumerate(_list(f"{path}.members", row["members"]))
+        )
+    if "cells" in row:
+        row["cells"] = tuple(
+            _build(
+                Cell, f"{path}.cells[{n}]", **_object(f"{path}.cells[{n}]", cell, {"capacity", "used"}, {"capacity"})
+            )
+            for n, cell in enumerate(_list(f"{path}.cells", row["cells"]))
+        )
+    host: Host = _build(Host, path, **row)
+    return host
+
+
+NODE_FIELDS = {"id", "demand", "zone", "count", "labels", "host_labels", "exclusive", "cells"}
+REQUEST_FIELDS = {
+    "version",
+    "nodes",
+    "strategy",
+    "constraints",
+    "excluded_hosts",
+    "staying",
+    "seed",
+    "deadline_ms",
+}
+
+
+def read_request(value: Any) -> tuple[Request, Policy, int | None]:
+    """(request, policy with its seed, deadline in milliseconds or None) from the JSON form."""
+    row = _object("request", value, REQUEST_FIELDS, {"nodes"})
+    nodes = []
+    for n, node in enumerate(_list("request.nodes", row["nodes"])):
+        path = f"request.nodes[{n}]"
+        made = _object(path, node, NODE_FIELDS, {"id", "demand"})
+        made["exclusive"] = _flag(f"{path}.exclusive", made.get("exclusive", False))
+        nodes.append(_build(Node, path, **made))
+    rules = _list("request.constraints", row.get("constraints") or [])
+    deadline = row.get("deadline_ms")
+    if deadline is not None:
+        deadline = checked_integer("request.deadline_ms", deadline, 1, MAX_DEADLINE_MS)
+    request = Request(
+        tuple(nodes),
+        _member("request.strategy", Strategy, row.get("strategy") or Strategy.LEAST_LOST_VALUE),
+        tuple(_rule(f"request.constraints[{n}]", rule) for n, rule in enumerate(rules)),
+        frozenset(_list("request.excluded_hosts", row.get("excluded_hosts", []))),
+        row.get("staying", {}),
+    )
+    return request, Policy(seed=row.get("seed", 0) or 0), deadline
+
+
+def _rule(path: str, value: Any) -> Constraint:
+    row = _object(path, value, None, {"kind"})
+    kind = row.pop("kind")
+    if kind not in KINDS:
+        raise InvalidPlacementInput(f"{path}.kind", f"must be one of {', '.join(KINDS)}")
+    made = KINDS[kind]
+    known = {field.name for field in fields(made)}
+    needed = {"first", "second"} & known
+    row = _object(path, row, known, needed)
+    for name in ("select", "first", "second"):
+        if name in row:
+            parts = _object(f"{path}.{name}", row[name] or {}, {"nodes", "labels"}, set())
+            nodes = frozenset(_list(f"{path}.{name}.nodes", parts.get("nodes", [])))
+            row[name] = Selector(nodes, parts.get("labels", {}))
+    if "scope" in row:
+        row["scope"] = _member(f"{path}.scope", Scope, row["scope"])
+    rule: Constraint = _build(made, path, **row)
+    return rule
+
+
+def read_decision(value: Any) -> Decision:
+    """A decision from its JSON form."""
+    known = {field.name for field in fields(Decision)} | {"version"}
+    row = _object("decision", value, known, {"status"})
+    row.pop("version", None)
+    row["status"] = _member("decision.status", Status, row["status"])
+    row["proof"] = _member("decision.proof", Proof, row.get("proof", "none"))
+    row["strategy"] = _member("decision.strategy", Strategy, row.get("strategy", Strategy.LEAST_LOST_VALUE))
+    found = []
+    for n, assignment in enumerate(_list("decision.assignments", row.get("assignments", []))):
+        path = f"decision.assignments[{n}]"
+        made = _object(path, assignment, {"node", "host", "cells"}, {"node", "host"})
+        found.append(Assignment(made["node"], made["host"], tuple(made.get("cells", ()))))
+    row["assignments"] = tuple(found)
+    row["unplaced"] = tuple(_list("decision.unplaced", row.get("unplaced", [])))
+    if row.get("explanation") is not None:
+        row["explanation"] = _explanation(row["explanation"])
+    decision: Decision = _build(Decision, "decision", **row)
+    return decision
+
+
+def _explanation(value: Any) -> Explanation:
+    row = _object("decision.explanation", value, {field.name for field in fields(Explanation)}, {"message"})
+    row["funnels"] = tuple(
+        Funnel(
+            f["node"],
+            f["alike"],
+            f["hosts"],
+            tuple((Reason(reason), hosts) for reason, hosts in f["ruled_out"]),
+            tuple((Reason(reason), name, hosts) for reason, name, hosts in f["resources"]),
+            f["candidates"],
+        )
+        for f in row.get("funnels", ())
+    )
+    if row.get("nearest") is not None:
+        near = row["nearest"]
+        row["nearest"] = NearestMiss(near["node"], near["host"], _shortages(near["shortages"]))
+    row["shortages"] = _shortages(row.get("shortages", ()))
+    row["conflict"] = tuple(Family(family) for family in row.get("conflict", ()))
+    row["cures"] = tuple(
+        Cure(
+            CureKind(cure["kind"]),
+            Family(cure["family"]) if cure.get("family") else None,
+            cure.get("host"),
+            cure.get("count", 0),
+            _shortages(cure.get("amounts", ())),
+        )
+        for cure in row.get("cures", ())
+    )
+    return Explanation(**row)
+
+
+def _shortages(rows: Sequence[Mapping[str, Any]]) -> tuple[Shortage, ...]:
+    return tuple(Shortage(row["resource"], row["missing"]) for row in rows)
+
+
+def write_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    """The JSON form of a snapshot; fields at their default are left out."""
+    hosts = []
+    for host in snapshot.hosts:
+        row: dict[str, Any] = {
+            "id": host.id,
+            "zone": host.zone,
+            "rack": host.rack,
+            "capacity": dict(host.capacity),
+            "used": dict(host.used),
+            "labels": dict(host.labels),
+        }
+        if not host.schedulable:
+            row["schedulable"] = False
+        if host.members:
+            row["members"] = [_plain(asdict(member)) for member in host.members]
+        if host.cells:
+            row["cells"] = [_plain(asdict(cell)) for cell in host.cells]
+        hosts.append(row)
+    made: dict[str, Any] = {"version": VERSION, "hosts": hosts}
+    if snapshot.flavours:
+        made["flavours"] = [{"demand": dict(flavour.demand)} for flavour in snapshot.flavours]
+    if snapshot.version:
+        made["revision"] = snapshot.version
+    return made
+
+
+def write_request(request: Request, seed: int = 0, deadline_ms: int | None = None) -> dict[str, Any]:
+    """The JSON form of a request."""
+    nodes = []
+    for node in request.nodes:
+        row = _plain(asdict(node))
+        row.pop("kind")
+        nodes.append({key: kept for key, kept in row.items() if kept or key in ("id", "demand", "zone")})
+    made: dict[str, Any] = {
+        "version": VERSION,
+        "nodes": nodes,
+        "strategy": request.strategy.value,
+        "constraints": [_write_rule(rule) for rule in request.constraints],
+        "seed": seed,
+        "deadline_ms": deadline_ms,
+    }
+    if request.excluded_hosts:
+        made["excluded_hosts"] = sorted(request.excluded_hosts)
+    if request.staying:
+        made["staying"] = dict(request.staying)
+    return made
+
+
+def _write_rule(rule: Constraint) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": next(name for name, made in KINDS.items() if isinstance(rule, made))}
+    for field in fields(rule):
+        value = getattr(rule, field.name)
+        if isinstance(value, Selector):
+            value = {"nodes": sorted(value.nodes), "labels": dict(value.labels)}
+        if value is not None:
+            row[field.name] = value.value if isinstance(value, Enum) else value
+    return row
+
+
+def write_decision(decision: Decision) -> dict[str, Any]:
+    """The JSON form of a decision."""
+    made: dict[str, Any] = {"version": VERSION}
+    for field in fields(decision):
+        if field.name == "assignments":
+            made["assignments"] = [
+                {"node": a.node, "host": a.host, **({"cells": list(a.cells)} if a.cells else {})}
+                for a in decision.assignments
+            ]
+        elif field.name == "explanation":
+            made["explanation"] = _plain(asdict(decision.explanation)) if decision.explanation else None
+        else:
+            made[field.name] = _plain(getattr(decision, field.name))
+    return made
+
+
+def write_dump(snapshot: Snapshot, request: Request, policy: Policy, decision: Decision) -> dict[str, Any]:
+    """Everything that a decision was made from, for replay."""
+    return {
+        "version": VERSION,
+        "snapshot": write_snapshot(snapshot),
+        "request": write_request(request, policy.seed),
+        "policy": asdict(policy),
+        "decision": write_decision(decision),
+    }
+
+
+def read_dump(value: Any) -> tuple[Snapshot, Request, Policy, Decision]:
+    """The parts of a dump."""
+    needed = {"snapshot", "request", "policy", "decision"}
+    row = _object("dump", value, needed | {"version"}, needed)
+    policy = _object("dump.policy", row["policy"], {field.name for field in fields(Policy)}, set())
+    request, _, _ = read_request(row["request"])
+    made: Policy = _build(Policy, "dump.policy", **policy)
+    return read_snapshot(row["snapshot"]), request, made, read_decision(row["decision"])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return value
+
+
+def _object(path: str, value: Any, known: set[str] | None, needed: set[str]) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidPlacementInput(path, "must be an object")
+    missing = sorted(needed - set(value))
+    if missing:
+        raise InvalidPlacementInput(f"{path}.{missing[0]}", "is missing")
+    unknown = sorted(set(value) - known) if known is not None else []
+    if unknown:
+        raise InvalidPlacementInput(f"{path}.{unknown[0]}"[:300], "is not a known field")
+    if value.get("version", VERSION) != VERSION:
+        raise InvalidPlacementInput(f"{path}.version", f"must be {VERSION}")
+    return dict(value)
+
+
+def _list(path: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidPlacementInput(path, "must be a list")
+    return value
+
+
+def _flag(path: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidPlacementInput(path, "must be true or false")
+    return value
+
+
+def _member(path: str, choices: type[E_], value: Any) -> E_:
+    try:
+        return choices(value)
+    except ValueError:
+        allowed = ", ".join(str(choice.value) for choice in choices)
+        raise InvalidPlacementInput(path, f"must be one of {allowed}") from None
+
+
+def _build(made: Callable[..., Any], path: str, **row: Any) -> Any:
+    """The dataclass, with the path in front of what is wrong with it."""
+    try:
+        return made(**row)
+    except InvalidPlacementInput as error:
+        raise InvalidPlacementInput(f"{path}: {error.field}", error.message) from None
+    except TypeError as error:
+        raise InvalidPlacementInput(path, str(error)[:200]) from None
