@@ -97,7 +97,7 @@ def _told(member: Instance) -> Instance:
 
 def accepted(connection: Connection, group: Group, now: int) -> Group:
     """Store a new group with its first event, due at once."""
-    groups.create(connection, group, due_at=now)
+    groups.create(connection, group, due_at=0)
     stored = replace(group, sequence=1, version=1)
     revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, 1, stored)], now)
     stored = replace(stored, revision=revision)

@@ -164,7 +164,7 @@ class GroupIntents:
                 group = forget(connection, group, now)
             else:
                 group = apply(connection, uuid, facts, now)
-                groups.due(connection, uuid, now)
+                groups.due(connection, uuid, 0)
             if ask.request_id:
                 requests.remember(connection, caller.principal, method, ask.request_id, body_hash, uuid, before, now)
             return Started(group, before)

@@ -110,7 +110,6 @@ async def control_plane(
         planner=planner,
         calls=MemberCalls(CLUSTER, monitors, directory, metrics),
         monitors=monitors,
-        clock=clock,
         metrics=metrics,
         owner="test",
         cluster=CLUSTER,

@@ -316,7 +316,7 @@ async def test_scale_adds_and_removes_and_leaves_the_others_alone() -> None:
         assert after.status is GroupStatus.RUNNING
         assert [m.rank for m in after.instances] == [0, 1, 2, 3]
         assert gone not in {m.uuid for m in after.instances}
-        kept = {before.instances[0], before.instances[2]}
+        kept = (before.instances[0], before.instances[2])
         assert {(m.uuid, m.attempt, m.restarts) for m in kept} <= {
             (m.uuid, m.attempt, m.restarts) for m in after.instances
         }
