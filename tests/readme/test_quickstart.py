@@ -116,18 +116,17 @@ def test_on_a_small_machine_it_says_so_serves_until_interrupted_and_down_deletes
 
 
 def test_a_taken_port_is_said_before_anything_is_started(machine: PrivateMachine) -> None:
-    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 50051))"
-    listener = f"{listen}; print('ready', flush=True); time.sleep(99)"
-    other = subprocess.Popen(
-        machine.namespace.command(sys.executable, "-c", listener), stdout=subprocess.PIPE, text=True
-    )
+    # It ends with its standard input.
+    listen = "import socket, sys; taken = socket.create_server(('127.0.0.1', 50051))"
+    listener = f"{listen}; print('ready', flush=True); sys.stdin.read()"
+    command = machine.namespace.command(sys.executable, "-c", listener)
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
         done = machine.run("make run ARGS=--once", timeout=60)
     finally:
-        other.kill()
-        other.communicate()
+        other.communicate(timeout=10)
     assert done.returncode != 0
     assert "127.0.0.1:50051 is taken by another process" in done.stderr
     assert "[server] grpc" in done.stderr
