@@ -190,6 +190,18 @@ def _behind(created_at: int, uuid: str) -> ColumnElement[bool]:
     return or_(table.c.created_at > created_at, and_(table.c.created_at == created_at, table.c.uuid > uuid))
 
 
+def keeping_apart(connection: Connection) -> Mapping[str, frozenset[str]]:
+    """Group uuid -> the groups that it is to be apart from, of every group that has such a rule and is not deleted."""
+    table = schema.groups
+    rows = connection.execute(
+        select(table.c.uuid, table.c.spec).where(
+            table.c.phase != GroupPhase.DELETED.value,
+            table.c.spec.contains('"anti_affinity_groups":["', autoescape=True),
+        )
+    )
+    return {row.uuid: frozenset(decode(GroupSpec, row.spec).placement.anti_affinity_groups) for row in rows}
+
+
 def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int, str], ...]:
     """`(instance, group, attempt, status)` of every member that is seated on the host now."""
     table = schema.instances
