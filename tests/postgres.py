@@ -83,10 +83,10 @@ class Postgres:
         """SQLAlchemy's address of a database."""
         return f"postgresql+psycopg://{USER}@/{database}?host={self.directory}&port={_PORT}"
 
-    def create_database(self) -> str:
-        """A new empty database's name."""
+    def create_database(self, template: str = "template0") -> str:
+        """A new database's name: empty, or a copy of another that nobody is connected to."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self.query(f'CREATE DATABASE "{name}"')
+        self.query(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return name
 
     def drop_database(self, name: str) -> None:

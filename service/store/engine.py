@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 RETRIES = 5
 # Serialization failure, deadlock, and a key that another transaction took since this one looked: a second look decides.
 _RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "23505"})
+_BUSY_SQLSTATES = frozenset({"55P03", "57014"})  # a lock or a statement took longer than it may
 _SQLITE_BUSY_MS = 5_000
 
 CALL_SECONDS = 15.0
@@ -49,7 +50,8 @@ _TCP = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "
 
 FLEET_LOCK = 0x_C0_44_A1_01
 """Key of the advisory lock: shared by every claim, held alone by a gang that lost too many races."""
-_ALONE_MS = 20_000
+TURN_MS = 10_000
+"""The longest turn that a gang gets alone; it covers a plan and its claim."""
 
 
 class DatabaseLocked(Exception):
@@ -213,7 +215,8 @@ def _transaction(engine: Engine, work: Work[T], call: Call | None = None) -> T:
             if isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError):
                 raise
             logger.warning("database call failed: %s", error.orig)
-            raise Unavailable("the database can not be reached") from error
+            busy = getattr(error.orig, "sqlstate", None) in _BUSY_SQLSTATES
+            raise Unavailable("the database is busy" if busy else "the database can not be reached") from error
         except exc.TimeoutError as error:
             raise Unavailable("the database is busy") from error
     raise AssertionError("unreachable: the last attempt returns or raises")
@@ -259,8 +262,9 @@ def _take_turn(engine: Engine) -> Connection:
     connection = engine.connect()
     try:
         connection.begin()
-        connection.execute(text(f"SET LOCAL lock_timeout = {_ALONE_MS // 2}"))
-        connection.execute(text(f"SET LOCAL statement_timeout = {_ALONE_MS // 2}"))
+        connection.execute(text(f"SET LOCAL lock_timeout = {2 * TURN_MS}"))
+        connection.execute(text(f"SET LOCAL statement_timeout = {2 * TURN_MS}"))
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {TURN_MS}"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FLEET_LOCK})
     except exc.DBAPIError as error:
         connection.close()

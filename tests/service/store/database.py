@@ -1,0 +1,117 @@
+"""A store driven from ordinary threads, with small fleets to put into it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from service.fleet import MEMORY, VCPU, HostState, Overcommit
+from service.store import fleet
+from service.store.claims import ClaimRequest
+from service.store.engine import Store
+from tests.service.builders import entry, host, zone
+
+T = TypeVar("T")
+R = TypeVar("R")
+Work = Callable[[Connection], T]
+
+GIB = 1 << 30
+
+
+class Database:
+    """One store of a migrated database on a loop of its own; `write` and `read` may be called from any thread."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.store = Store(url)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="store-loop", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let everything go."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+        self.store.close()
+
+    def write(self, work: Work[T]) -> T:
+        """See Store.write."""
+        return asyncio.run_coroutine_threadsafe(self.store.write(work), self._loop).result(60)
+
+    def read(self, work: Work[T]) -> T:
+        """See Store.read."""
+        return asyncio.run_coroutine_threadsafe(self.store.read(work), self._loop).result(60)
+
+    def fill(self, hosts: int = 2, *, vcpu: int = 8, memory: int = 64 * GIB) -> tuple[str, ...]:
+        """A zone, a catalogue entry and that many connected hosts of this size; returns the hosts' uuids."""
+
+        def rows(connection: Connection) -> tuple[str, ...]:
+            fleet.put_zone(connection, zone())
+            fleet.put_model_service(connection, entry())
+            made = [host(number) for number in range(1, hosts + 1)]
+            for one in made:
+                fleet.put_host(connection, one)
+                set_size(connection, one.uuid, vcpu=vcpu, memory=memory)
+            return tuple(h.uuid for h in made)
+
+        return self.write(rows)
+
+    def used(self, resource: str = VCPU) -> Mapping[str, int]:
+        """Claimed amount by host uuid."""
+        return {uuid: h.used.get(resource, 0) for uuid, h in self.read(fleet.hosts).items()}
+
+
+def set_size(
+    connection: Connection, uuid: str, *, vcpu: int, memory: int = 64 * GIB, foreign: Mapping[str, int] | None = None
+) -> None:
+    """What a probe of the host says, without overcommit."""
+    fleet.set_facts(
+        connection,
+        uuid,
+        boot_id="boot-1",
+        virt_type="simulated",
+        total={VCPU: vcpu, MEMORY: memory},
+        foreign=foreign or {},
+        overcommit=Overcommit(),
+    )
+
+
+def close_host(connection: Connection, uuid: str) -> None:
+    """Take the host out of placement."""
+    fleet.set_state(connection, fleet.host(connection, uuid), HostState.DISABLED, 1)
+
+
+def member(number: int, host_uuid: str, *, vcpu: int = 1, attempt: int = 1) -> ClaimRequest:
+    """A claim of some vCPUs and 1 GiB."""
+    return ClaimRequest(f"{number:032x}", attempt, host_uuid, {VCPU: vcpu, MEMORY: GIB})
+
+
+def together(work: Sequence[Callable[[], R]]) -> list[R | Exception]:
+    """Run all of it at the same time, released by one barrier; results or exceptions, in order."""
+    barrier = threading.Barrier(len(work))
+
+    def run(job: Callable[[], R]) -> R | Exception:
+        barrier.wait()
+        try:
+            return job()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        return list(pool.map(run, work))
