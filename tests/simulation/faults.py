@@ -27,7 +27,7 @@ def draw(world: World) -> None:
     for _ in range(dice.choice((0, 1, 2, 4, 6))):
         name = dice.choice(POINTS)
         nth = 1 + min(int(dice.expovariate(0.15)), 400) * (10 if name.startswith("db.") else 1)
-        action = dice.choice(("crash", "crash", "crash", "freeze"))
+        action = dice.choice(("crash", "crash", "crash", "freeze", "jump"))
         seconds = dice.choice((0.5, 5.0, 20.0, 50.0, 70.0)) if action != "jump" else dice.uniform(-90.0, 90.0)
         world.planned[name] = PointFault(nth, action, seconds)
 
@@ -54,7 +54,6 @@ def _strike(world: World, kind: str) -> None:
     elif kind == "freeze" and replica.process.life is Life.RUNNING:
         replica.freeze(seconds)
     elif kind == "clock":
-        return
         replica.jump_clock(dice.uniform(-90.0, 90.0))
     elif kind == "partition":
         _cut(world, replica.name, host, seconds)

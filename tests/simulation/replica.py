@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 
+from service.app import feed as feed_module
 from service.app.feed import Feed
 from service.app.groups import Groups
 from service.fleet import Host, ModelService, Overcommit, Zone
@@ -45,6 +46,7 @@ class LeasedWorker(GroupWorker):
 def install() -> None:
     """Let the manager make workers that can be told by their lease."""
     manager.GroupWorker = LeasedWorker  # type: ignore[misc]
+    feed_module.POLL_SECONDS = 2.0  # its polls are most of what happens, and commits of this process wake it anyway
 
 
 @cache
