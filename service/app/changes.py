@@ -8,6 +8,7 @@ from dataclasses import replace
 from sqlalchemy import Connection
 
 from service.facts import Fact
+from service.failpoints import failpoint
 from service.lifecycle import AT_REST, advance, released
 from service.model import EventKind, Group, Instance, InstanceStatus
 from service.store import claims, events, groups
@@ -24,6 +25,7 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
     `epoch`: the writer's lease; None for a caller's intent. Raises NotFound, LeaseLost.
     """
     before = groups.load(connection, uuid, lock=True)
+    failpoint("change.loaded")
     if epoch is not None and before.epoch != epoch:
         raise LeaseLost(uuid)
     group = before
@@ -32,6 +34,7 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
         after = advance(group, fact, now)
         ended += released(group, fact, after)
         group = after
+    failpoint("change.decided")
     return commit(connection, before, group, ended, now)
 
 
@@ -41,14 +44,17 @@ def commit(connection: Connection, before: Group, after: Group, ended: Iterable[
         return before
     if ended := tuple(ended):
         claims.release(connection, ended)
+        failpoint("change.released")
     known = {m.uuid: m for m in before.instances}
     stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
     # Events carry the group as it will be stored; of its revision they need no copy, because it is their own.
     stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
     drafts = _drafts(before, stored)
     revision = events.append(connection, stored, drafts, now) if drafts else before.revision
+    failpoint("change.told")
     stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
     groups.save(connection, before, stored)
+    failpoint("change.stored")
     return stored
 
 
@@ -98,8 +104,10 @@ def _told(member: Instance) -> Instance:
 def accepted(connection: Connection, group: Group, now: int) -> Group:
     """Store a new group with its first event, due at once."""
     groups.create(connection, group, due_at=0)
+    failpoint("intent.stored")
     stored = replace(group, sequence=1, version=1)
     revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, 1, stored)], now)
+    failpoint("intent.told")
     stored = replace(stored, revision=revision)
     groups.save(connection, group, stored)
     return stored

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from service.errors import NotFound, RevisionUnavailable, Unavailable
+from service.failpoints import failpoint
 from service.model import Event, Group
 from service.store import events, groups
 from service.store.engine import Store
@@ -152,6 +153,7 @@ class Feed:
 
     async def _catch_up(self) -> None:
         while found := await self._store.read(lambda c: events.after(c, self._head, BATCH)):
+            failpoint("feed.read")
             self._tail.extend(found)
             self._head = found[-1].revision
             self._publish()

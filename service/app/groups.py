@@ -19,6 +19,7 @@ from service.app.group_intents import Ask, Clock, GroupIntents, Limits, Metadata
 from service.app.pages import GroupFilter, GroupPage, page_size, read_token, write_token
 from service.app.planner import Planner
 from service.errors import AlreadyExists
+from service.failpoints import failpoint
 from service.fleet import Host, ModelService
 from service.model import Caller, DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
 from service.store import fleet, groups, requests
@@ -73,9 +74,11 @@ class Groups(GroupIntents):
                 requests.remember(
                     connection, caller.principal, _DEPLOY, request.request_id, body_hash, group.uuid, before, now
                 )
+                failpoint("intent.remembered")
             return Started(group, before)
 
         started = await self._store.write(intent)
+        failpoint("intent.committed")
         self.poke(started.group.uuid)
         return started
 

@@ -14,6 +14,7 @@ from service.app.changes import LeaseLost, commit
 from service.drivers.base import MachineIdentity
 from service.errors import NoCapacity, Unsatisfiable
 from service.facts import Placed, Seat
+from service.failpoints import failpoint
 from service.fleet import MEMORY, VCPU, Zone
 from service.fleet import Host as FleetHost
 from service.lifecycle import advance
@@ -180,10 +181,18 @@ def failure(explanation: Explanation | None, group: Group) -> Failure:
     return Failure(code, message, told)
 
 
-def claim(connection: Connection, cluster: str, planned: Group, placement: PlacementRecord, now: int) -> Group:
+def claim(
+    connection: Connection,
+    cluster: str,
+    planned: Group,
+    placement: PlacementRecord,
+    now: int,
+    *,
+    alone: bool = False,
+) -> Group:
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
-    `planned`: the group as the plan was made for it. Raises ClaimLost where a host or address is no longer free,
+    `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`. Raises ClaimLost where a host or address is no longer free,
     LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed.
     """
     before = groups.load(connection, planned.uuid, lock=True)
@@ -192,6 +201,7 @@ def claim(connection: Connection, cluster: str, planned: Group, placement: Place
     waiting = {m.uuid: m for m in before.instances if m.status is InstanceStatus.PENDING}
     if before.phase is not GroupPhase.PLANNING or set(waiting) != {s.instance_uuid for s in placement.assignments}:
         return before
+    failpoint("claim.checked")
     claims.take(
         connection,
         before.uuid,
@@ -199,9 +209,12 @@ def claim(connection: Connection, cluster: str, planned: Group, placement: Place
             claims.ClaimRequest(s.instance_uuid, waiting[s.instance_uuid].attempt, s.host_uuid, s.resources)
             for s in placement.assignments
         ],
+        alone=alone,
     )
     _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})
+    failpoint("claim.alone")
     seats = _seats(connection, cluster, before, waiting, placement)
+    failpoint("claim.addressed")
     after = advance(before, Placed(placement, seats), now)
     return commit(connection, before, after, (), now)
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from service.drivers.base import DriverError, MachineConflict, MachineIdentity, MachineState, ObservedMachine
 from service.errors import CorralError
+from service.failpoints import failpoint
 from service.reconcile.monitor import HostMonitor
 from service.store import claims, groups
 from service.store.engine import Store
@@ -81,12 +82,14 @@ class Sweep:
         host_uuid = monitor.host.uuid
         # The listing comes first: a machine made after it is not in it, and its seat is in the later read.
         look = await monitor.look()
+        failpoint("sweep.listed")
         here = await self._store.read(lambda c: seats(c, host_uuid))
         unwanted = {
             m.machine_uuid: m
             for m in look.listing.machines
             if m.state is not MachineState.TOMBSTONE and _key(m) not in here.wanted
         }
+        failpoint("sweep.compared")
         before = self._suspects.get(host_uuid, set())
         self._suspects[host_uuid] = set(unwanted) - before
         for machine_uuid in sorted(set(unwanted) & before):
@@ -100,7 +103,9 @@ class Sweep:
         if _key(machine) in again.wanted:
             return
         logger.warning("host %s: removing %s, which no member wants", monitor.host.name, machine.machine_uuid)
+        failpoint("sweep.removing")
         await monitor.driver.remove(machine.identity, budget_seconds=REMOVE_SECONDS)
+        failpoint("sweep.removed")
         self._metrics.orphans_removed.labels("machine").inc()
 
     async def _release(self, monitor: HostMonitor, identity: MachineIdentity) -> None:
@@ -109,6 +114,7 @@ class Sweep:
             await monitor.driver.entomb(identity, budget_seconds=REMOVE_SECONDS)
         except MachineConflict:
             return  # the machine is still there: the sweep removes it first
+        failpoint("sweep.entombed")
         for _ in range(2):
             found = (await monitor.look()).listing.find(identity.machine_uuid)
             if found is not None and found.state is not MachineState.TOMBSTONE:
@@ -118,7 +124,9 @@ class Sweep:
             if (identity.instance, identity.attempt) not in seats(connection, monitor.host.uuid).wanted:
                 claims.release(connection, [(identity.instance, identity.attempt)])
 
+        failpoint("sweep.releasing")
         await self._store.write(release)
+        failpoint("sweep.released")
         self._metrics.orphans_removed.labels("claim").inc()
 
     async def _clear_tombstones(self, monitor: HostMonitor, machines: tuple[ObservedMachine, ...]) -> None:
@@ -127,6 +135,7 @@ class Sweep:
         for machine_uuid, machine in here.items():
             first = self._tombstones.setdefault((monitor.host.uuid, machine_uuid), now)
             if now - first >= TOMBSTONE_SECONDS:
+                failpoint("sweep.clearing")
                 await monitor.driver.clear_tombstone(machine.identity, budget_seconds=REMOVE_SECONDS)
                 self._metrics.orphans_removed.labels("tombstone").inc()
         gone = [key for key in self._tombstones if key[0] == monitor.host.uuid and key[1] not in here]

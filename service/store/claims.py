@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, s
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import InvariantViolation
+from service.failpoints import failpoint
 from service.fleet import HostState, HostStatus, Network
 from service.store import schema
 from service.store.engine import FLEET_LOCK
@@ -44,9 +45,11 @@ def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]
             sums[claim.host_uuid, resource] += amount
     for host_uuid in sorted({claim.host_uuid for claim in wanted}):
         _open_host(connection, host_uuid)
+    failpoint("claim.hosts_open")
     for (host_uuid, resource), amount in sorted(sums.items()):
         if amount:
             _use(connection, host_uuid, resource, amount)
+    failpoint("claim.used")
     rows = [
         {
             "instance_uuid": claim.instance_uuid,
@@ -62,6 +65,7 @@ def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]
     ]
     if rows:
         connection.execute(insert(schema.claims), rows)
+    failpoint("claim.taken")
     _verify(connection, {claim.host_uuid for claim in wanted})
 
 
@@ -77,6 +81,7 @@ def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None
         .returning(schema.claims.c.host_uuid, schema.claims.c.resource, schema.claims.c.amount)
     ):
         sums[row.host_uuid, row.resource] += row.amount
+    failpoint("release.deleted")
     table = schema.host_resources
     for (host_uuid, resource), amount in sorted(sums.items()):  # the order in which `take` locks them
         connection.execute(
@@ -84,6 +89,7 @@ def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None
             .where(table.c.host_uuid == host_uuid, table.c.resource == resource)
             .values(used=table.c.used - amount)
         )
+    failpoint("release.given_back")
     connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))
     _verify(connection, {host_uuid for host_uuid, _ in sums})
 
@@ -99,7 +105,7 @@ def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int,
 
 
 def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
-    """Host uuid -> (instance, group, exclusive) of everything claimed (on these hosts), for the rules between groups."""
+    """Host uuid -> (instance, group, exclusive) of everything claimed (on these hosts), for rules between groups."""
     query = (
         select(
             schema.claims.c.host_uuid,

@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url, 
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from service.errors import Unavailable
+from service.failpoints import failpoint
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -228,7 +229,9 @@ def _once(engine: Engine, work: Work[T], call: Call) -> T:
         try:
             transaction = connection.begin()
             try:
+                failpoint("transaction.begun")
                 result = work(connection)
+                failpoint("transaction.worked")
             except BaseException:
                 transaction.rollback()
                 raise
@@ -237,6 +240,7 @@ def _once(engine: Engine, work: Work[T], call: Call) -> T:
             except exc.DBAPIError as error:
                 error.add_detail(_IN_COMMIT)
                 raise
+            failpoint("transaction.committed")
             return result
         finally:
             call.holds(None)

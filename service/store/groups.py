@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
 
 from service.errors import NotFound
+from service.failpoints import failpoint
 from service.model import (
     Failure,
     Group,
@@ -20,7 +21,7 @@ from service.model import (
     NodeSpec,
     PlacementRecord,
 )
-from service.store import schema
+from service.store import hints, schema
 from service.store.codec import decode, encode
 
 _GROUP_PLAIN = (
@@ -59,6 +60,7 @@ def exists(connection: Connection, uuid: str) -> bool:
 
 def create(connection: Connection, group: Group, *, due_at: int) -> None:
     """Insert the group and its members."""
+    hints.group_is_due(connection, group.uuid)
     connection.execute(
         insert(schema.groups).values(
             name=group.spec.name,
@@ -92,7 +94,8 @@ def save(connection: Connection, before: Group, after: Group) -> None:
 
 
 def due(connection: Connection, uuid: str, at: int | None) -> None:
-    """Set when the group needs a look next; None: never again."""
+    """Set when the group needs a look next, and tell all replicas; None: never again."""
+    hints.group_is_due(connection, uuid)
     connection.execute(update(schema.groups).where(schema.groups.c.uuid == uuid).values(due_at=at))
 
 
@@ -112,6 +115,7 @@ def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit:
     chosen = free.order_by(schema.groups.c.due_at).limit(limit).with_for_update(skip_locked=True)
     taken = []
     for uuid in list(connection.scalars(chosen)):
+        failpoint("lease.found")
         epoch = connection.scalar(
             update(schema.groups)
             .where(schema.groups.c.uuid == uuid, schema.groups.c.lease_until <= now)
@@ -119,6 +123,7 @@ def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit:
             .returning(schema.groups.c.epoch)
         )
         if epoch is not None:
+            failpoint("lease.taken")
             taken.append((uuid, epoch))
     return tuple(taken)
 

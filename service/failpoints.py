@@ -1,0 +1,48 @@
+"""Named points at which tests kill, freeze or disturb the process; in production each is a look at one variable.
+
+A leaf: anyone may call `failpoint`, and nothing of ours is imported here. Every name stands in NAMES, and at one place
+of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+NAMES = frozenset({
+    # the store: around every transaction
+    "transaction.begun", "transaction.worked", "transaction.committed",
+    # one change of a group
+    "change.loaded", "change.decided", "change.released", "change.told", "change.stored",
+    "intent.stored", "intent.told", "intent.remembered", "intent.committed",
+    "claim.checked", "claim.hosts_open", "claim.used", "claim.taken", "claim.alone", "claim.addressed", "claim.stored",
+    "release.deleted", "release.given_back",
+    # a worker
+    "worker.started", "worker.renewed", "worker.outcomes", "worker.applied", "worker.starting", "worker.dispatched",
+    "worker.planned", "worker.claimed", "worker.resting", "worker.given_back",
+    "lease.found", "lease.taken",
+    # a call, by the effect that it is for
+    "create.before", "create.after", "resume.before", "resume.after", "observe.before", "observe.after",
+    "shutdown.before", "shutdown.after", "poweroff.before", "poweroff.after", "remove.before", "remove.after",
+    # what is seen of a host
+    "monitor.probed", "monitor.recorded", "monitor.listed", "monitor.silent", "monitor.absent_once",
+    "monitor.absent_twice",
+    # the sweep
+    "sweep.listed", "sweep.compared", "sweep.removing", "sweep.removed", "sweep.entombed", "sweep.releasing",
+    "sweep.released", "sweep.clearing",
+    # the feed
+    "feed.read",
+})  # fmt: skip
+
+_hook: Callable[[str], None] | None = None
+
+
+def failpoint(name: str) -> None:
+    """Nothing, unless a test has put a hook here."""
+    if _hook is not None:
+        _hook(name)
+
+
+def install(hook: Callable[[str], None] | None) -> None:
+    """Call `hook` with every name that is passed, on whatever thread passes it; None: never again."""
+    global _hook
+    _hook = hook
