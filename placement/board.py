@@ -48,8 +48,8 @@ class Board:
 
     def enough_cells(self, number: int) -> Bools:
         """bool[H]: hosts where as many NUMA cells as the kind wants can each give its share."""
-        enough: Bools = np.sum(self.cells_that_fit(number), axis=1) >= self.gang.kinds[number].sample.cells
-        return enough
+        fitting = np.sum(self.cells_that_fit(number), axis=1)
+        return np.asarray(fitting >= self.gang.kinds[number].sample.cells, np.bool_)
 
     def cells_that_fit(self, number: int) -> Bools:
         """bool[H, X]: NUMA cells that can give one share of the kind."""

@@ -61,6 +61,7 @@ def fill(
     caps, hosts, group = packing.caps.tolist(), packing.hosts.tolist(), packing.group.tolist()
     eligible = packing.eligible.tolist()
     waiting = [kind for kind in order if left[kind]]
+    pinned = packing.cells is not None
     loads: list[Load] = []
     used = 0
     for cls in classes:
@@ -69,7 +70,8 @@ def fill(
         while free_hosts and waiting:
             if stop() or (most is not None and used >= most):
                 return loads, left
-            pattern = _first_fit(caps[cls], demand, left, [k for k in waiting if may[k]])
+            mine = [kind for kind in waiting if may[kind]]
+            pattern = first_fit_cells(packing, cls, left, mine) if pinned else _first_fit(caps[cls], demand, left, mine)
             if not pattern:
                 break
             times = min(free_hosts, *(left[kind] // copies for kind, copies in pattern))
@@ -100,6 +102,31 @@ def _first_fit(cap: list[int], demand: list[list[int]], left: list[int], order: 
         if copies:
             pattern.append((kind, copies))
             room = [have - size * copies for have, size in zip(room, demand[kind], strict=True)]
+    return pattern
+
+
+def first_fit_cells(packing: Packing, cls: int, left: Sequence[int], order: Sequence[int]) -> list[tuple[int, int]]:
+    """(kind, copies) that fill one host's two NUMA cells, in the given order."""
+    assert packing.cells is not None
+    rooms: list[list[int]] = packing.cells.caps[cls].tolist()
+    shares, wanted = packing.cells.share.tolist(), packing.cells.wanted.tolist()
+    pattern = []
+    for kind in order:
+        share, copies = shares[kind], left[kind]
+        if wanted[kind] == 2:
+            copies = min([copies, *(room[d] // size for room in rooms for d, size in enumerate(share) if size)])
+            taken = [copies, copies]
+        else:
+            taken = []
+            for room in rooms:
+                fit = min([copies - sum(taken), *(room[d] // size for d, size in enumerate(share) if size)])
+                taken.append(fit)
+            copies = sum(taken)
+        if copies:
+            pattern.append((kind, copies))
+            for room, times in zip(rooms, taken, strict=True):
+                for d, size in enumerate(share):
+                    room[d] -= size * times
     return pattern
 
 

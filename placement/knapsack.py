@@ -124,10 +124,13 @@ class DenseTable:
         return tables
 
     def pattern(self, cls: int) -> Ints:
-        """See ``Pricer``. Walks the tables back from the last kind to the first."""
-        used, tables = self.tables[int(self.packing.group[cls])]
-        place = int(self._place()[cls])
-        room = self.packing.caps[cls].tolist()
+        """See ``Pricer``."""
+        return self.walk(int(self.packing.group[cls]), self.packing.caps[cls].tolist())
+
+    def walk(self, group: int, room: list[int]) -> Ints:
+        """int64[K]: the best pattern in a room, read from the tables back from the last kind to the first."""
+        used, tables = self.tables[group]
+        place = int(np.ravel_multi_index(tuple(room), self.shape)) if self.shape else 0
         pattern = np.zeros(len(self.packing.counts), np.int64)
         for level in range(len(used), 0, -1):
             kind = used[level - 1]

@@ -7,6 +7,7 @@ placement is lost and none is invented. A kind of the packing is a bundle of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,30 @@ REACH = 1 << 15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """Two NUMA cells a host, smaller first; a host with one cell has a second without room.
+
+    ``share``: int64[K, R] what one cell gives to one of the kind; ``wanted``: int64[K] cells it is split over (1 or
+    2); ``caps``: int64[C, 2, R] the cells' room.
+    """
+
+    share: Ints
+    wanted: Ints
+    caps: Ints
+
+    def part(self, kinds: Ints, classes: Ints) -> Cells:
+        """The cells of some kinds and classes."""
+        return Cells(self.share[kinds], self.wanted[kinds], self.caps[classes])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Packing:
     """K kinds, C classes, D dimensions.
 
     ``counts``: int64[K] bundles wanted; ``demand``: int64[K, D]; ``caps``: int64[C, D]; ``hosts``: int64[C] hosts a
     class; ``group``: int64[C] which row of ``eligible`` (bool[G, K]) says what a class may take; ``rows``: the
-    hosts a class; ``unit``: int64[D] what one of each dimension is in the units of the input.
+    hosts a class; ``unit``: int64[D] what one of each dimension is in the units of the input; ``cells``: NUMA, where
+    somebody asks for it.
     """
 
     counts: Ints
@@ -33,6 +52,7 @@ class Packing:
     eligible: Bools
     rows: tuple[Ints, ...]
     unit: Ints
+    cells: Cells | None = None
 
     def part(self, kinds: Ints, classes: Ints) -> Packing:
         """The packing of some of its kinds into some of its classes."""
@@ -45,6 +65,7 @@ class Packing:
             self.eligible[:, kinds],
             tuple(self.rows[number] for number in classes),
             self.unit,
+            self.cells.part(kinds, classes) if self.cells is not None else None,
         )
 
 
@@ -58,11 +79,18 @@ class Load:
 
 
 def classes_of(
-    free: Ints, demand: Ints, counts: Ints, group: Ints, eligible: Bools, fixed: Ints | None = None
+    free: Ints,
+    demand: Ints,
+    counts: Ints,
+    group: Ints,
+    eligible: Bools,
+    fixed: Ints | None = None,
+    cells: Cells | None = None,
 ) -> Packing:
     """Collapses hosts (free: int64[H, D], group: int64[H] rows of ``eligible``) to classes by usable capacity.
 
-    ``fixed``: int64[D], where not zero the unit of a dimension whose capacity must be kept as it is.
+    ``fixed``: int64[D], where not zero the unit of a dimension whose capacity must be kept as it is. ``cells``: with
+    ``caps`` a host instead of a class.
     """
     kept_whole = fixed is not None and bool(fixed.any())
     demand, caps, unit = _in_smallest_units(demand, counts, free, fixed)
@@ -70,16 +98,37 @@ def classes_of(
     kept = np.flatnonzero(fits)
     caps = caps[kept] if kept_whole else usable(caps[kept], demand, counts)
     group = group[kept]
-    key, exact = _row_keys(np.column_stack([group, caps]))
+    told = [group, *caps.T]
+    if cells is not None:
+        cells = _small_cells(cells, counts, kept)
+        told.extend(cells.caps[:, cell, d] for cell in (0, 1) for d in range(cells.caps.shape[2]))
+    key, exact = _row_keys(told, len(kept))
     if exact:
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     else:
-        _, first, inverse = np.unique(np.column_stack([group, caps]), axis=0, return_index=True, return_inverse=True)
+        _, first, inverse = np.unique(np.column_stack(told), axis=0, return_index=True, return_inverse=True)
+    if cells is not None:
+        cells = Cells(cells.share, cells.wanted, cells.caps[first])
     inverse = inverse.reshape(-1)
     hosts = np.bincount(inverse, minlength=len(first)).astype(np.int64)
     order = np.argsort(inverse, kind="stable")
     rows = tuple(np.split(kept[order], np.cumsum(hosts)[:-1])) if len(first) else ()
-    return Packing(counts, demand, caps[first], hosts, group[first], eligible, rows, unit)
+    return Packing(counts, demand, caps[first], hosts, group[first], eligible, rows, unit, cells)
+
+
+def _small_cells(cells: Cells, counts: Ints, kept: Ints) -> Cells:
+    """Cells in the smallest units, cut at the gang's demand, the smaller cell of each host first."""
+    unit = np.maximum(1, np.gcd.reduce(cells.share, axis=0))
+    share = cells.share // unit
+    most = counts @ share
+    caps = np.minimum(np.maximum(cells.caps[kept], 0) // unit, most)
+    swap = np.zeros(len(kept), np.bool_)
+    equal = np.ones(len(kept), np.bool_)
+    for column in range(caps.shape[2]):
+        swap |= equal & (caps[:, 0, column] > caps[:, 1, column])
+        equal &= caps[:, 0, column] == caps[:, 1, column]
+    caps[swap] = caps[swap][:, ::-1]
+    return Cells(share, cells.wanted, caps)
 
 
 def _in_smallest_units(demand: Ints, counts: Ints, free: Ints, fixed: Ints | None) -> tuple[Ints, Ints, Ints]:
@@ -165,11 +214,11 @@ def _most_of(gain: Ints, cost: Ints, counts: Ints, most: int) -> Ints:
     return table
 
 
-def _row_keys(rows: Ints) -> tuple[Ints, bool]:
+def _row_keys(columns: Sequence[Ints], rows: int) -> tuple[Ints, bool]:
     """One integer a row, and whether they tell all rows apart (the mixed radix fits 62 bits)."""
-    key = np.zeros(len(rows), np.int64)
+    key = np.zeros(rows, np.int64)
     room = 1
-    for column in rows.T:
+    for column in columns:
         extent = int(column.max(initial=0)) + 1
         room *= extent
         if room >= 1 << 62:

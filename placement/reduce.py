@@ -25,6 +25,8 @@ import numpy as np
 from placement.constraints import Apart, AtMost, Near, Scope, SpareHosts, SpreadOver, Together
 from placement.gang import FIRST, SECOND, Gang, allowed_hosts
 from placement.index import Bools, Ints
+from placement.model import Strategy
+from placement.numa import in_cells, pair_cells
 from placement.packing import Load, Packing, classes_of
 from placement.scoring import RoomValue, free_for
 from placement.topology import Tally
@@ -35,7 +37,7 @@ class Reduction:
     """``bundles[b]``: (kind, copies) that share a host; ``open_rules``: numbers of the rules that the packing
     ignores.
 
-    ``pinned``: some kind asks for NUMA cells, which the packing ignores as well.
+    ``pinned``: some kind asks for NUMA cells in a way that the packing can not hold.
     """
 
     gang: Gang
@@ -50,7 +52,7 @@ class Reduction:
         return not self.open_rules and not self.pinned
 
     def spread_out(self, loads: list[Load], order: Ints | None = None) -> list[tuple[int, int, tuple[int, ...]]]:
-        """(kind, host, no cells) of every node, with the hosts of each class taken in the given order of rows."""
+        """(kind, host, NUMA cells) of every node, with the hosts of each class taken in the given order of rows."""
         rank = None
         if order is not None:
             rank = np.empty(len(order), np.int64)
@@ -69,6 +71,9 @@ class Reduction:
             ]
             for _ in range(load.times):
                 host = next(waiting[load.cls])
+                if self.packing.cells is not None:
+                    landed.extend(in_cells(self.gang, host, held))
+                    continue
                 for kind, copies in held:
                     landed.extend([(kind, host, ())] * copies)
         return landed
@@ -112,14 +117,18 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
         for number, tally in enumerate(tallies)
         if number not in settled and not _absorbed(tally, played[number])
     )
-    packing = classes_of(free, demand, counts, group, eligible, unit)
-    return Reduction(gang, bundles, packing, open_rules, any(kind.sample.cells for kind in gang.kinds))
+    pinned = any(kind.sample.cells for kind in gang.kinds)
+    cells = None
+    if pinned and value is None and demand.shape[1] == len(gang.names) and len(bundles) == len(gang.kinds):
+        cells = pair_cells(gang)
+    packing = classes_of(free, demand, counts, group, eligible, unit, cells)
+    return Reduction(gang, bundles, packing, open_rules, pinned and cells is None)
 
 
 def needs_rules(gang: Gang) -> bool:
     """Whether some rule or NUMA request may stay open, so that the packing alone does not settle the gang."""
     if any(kind.sample.cells for kind in gang.kinds):
-        return True
+        return gang.request.strategy is not Strategy.FEWEST_HOSTS or not reduce(gang).exact
     return bool(gang.request.constraints) and not reduce(gang).exact
 
 

@@ -19,7 +19,7 @@ from placement.index import Ints
 from placement.layout import lay_out
 from placement.model import Policy, Strategy
 from placement.packing import Load
-from placement.reduce import Reduction, reduce
+from placement.reduce import Reduction, needs_rules, reduce
 from placement.scoring import room_value
 from placement.strategies import BY_STRATEGY, fewest
 
@@ -36,11 +36,10 @@ def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> A
     answer = Answer(stage="greedy")
     if not hard:
         strict = _strictly(gang)
-        reduction = reduce(strict)
         inner = (
-            BY_STRATEGY[strategy](strict, policy, stop)
-            if reduction.exact
-            else solve_ruled(strict, strategy, policy, stop)
+            solve_ruled(strict, strategy, policy, stop)
+            if needs_rules(strict)
+            else BY_STRATEGY[strategy](strict, policy, stop)
         )
         if inner.landed is not None:
             return inner
@@ -49,6 +48,8 @@ def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> A
         return answer
     if relaxed is not None and hard:
         reduction, loads = relaxed
+        if reduction.exact:
+            answer.offer(gang, strategy, reduction.spread_out(loads), 0, "dive")
         answer.offer_board(gang, strategy, lay_out(reduction, loads, strategy, stop), "layout")
     if not answer.closed and not stop():
         answer.offer_board(gang, strategy, greedy(gang, strategy, stop), "greedy")

@@ -20,6 +20,7 @@ from placement.index import Bools, Ints
 from placement.knapsack import DenseTable, Pricer
 from placement.labels import LabelPricer
 from placement.model import Policy
+from placement.numa import CellPricer
 from placement.packing import Packing
 
 Stop = Callable[[], bool]
@@ -48,6 +49,8 @@ def needed_only(packing: Packing, most: int) -> Packing:
 def _dominating(packing: Packing) -> Ints | None:
     """int64[C]: how many hosts dominate each class, by suffix sums over all capacities or pair by pair."""
     caps, group = packing.caps, packing.group
+    if packing.cells is not None:
+        caps = packing.cells.caps.reshape(len(caps), -1)
     shape = tuple((caps.max(axis=0) + 1).tolist())
     present = np.unique(group)
     wider: Bools = np.all(packing.eligible[:, None, :] >= packing.eligible[None, :, :], axis=2)
@@ -73,6 +76,8 @@ def _dominating(packing: Packing) -> Ints | None:
 
 def pricer_for(packing: Packing, policy: Policy) -> Pricer:
     """The exact table where it fits the budget, labels otherwise."""
+    if packing.cells is not None:
+        return CellPricer(packing)
     if DenseTable.cells(packing) <= policy.cells:
         return DenseTable(packing)
     return LabelPricer(packing)
