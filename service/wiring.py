@@ -36,6 +36,7 @@ from service.rpc.interceptors import Limits as RpcLimits
 from service.rpc.server import RpcServer
 from service.store import events, fleet, groups
 from service.store.engine import Store
+from service.store.hints import Listener
 from service.store.migrations import upgrade
 from service.telemetry.logs import get_logger
 from service.telemetry.metrics import Metrics, replace
@@ -108,6 +109,8 @@ class Service:
         await self.store.write(self._write_fleet)
         await self.feed.start()
         self._spawn(self.feed.run(), "feed")
+        if not self.store.sqlite:
+            self._spawn(Listener(self.store.url, self.feed.poke, self.reconciler.poke).run(), "hints")
         await self.reconciler.start()
         await self.rpc.start()
         app = create_app(

@@ -192,7 +192,8 @@ def claim(
 ) -> Group:
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
-    `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`. Raises ClaimLost where a host or address is no longer free,
+    `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
+    Raises ClaimLost where a host or address is no longer free or a neighbour is there that must not be,
     LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed.
     """
     before = groups.load(connection, planned.uuid, lock=True)

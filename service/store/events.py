@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from service.model import Event, EventKind, Group, Instance, PlacementRecord
-from service.store import schema
+from service.store import hints, schema
 from service.store.codec import decode, encode
 
 REVISION = "revision"
@@ -39,6 +39,7 @@ def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: i
     ).scalar_one()
     first = last - len(drafts) + 1
     if drafts:
+        hints.there_is_news(connection)
         connection.execute(
             insert(schema.events),
             [
