@@ -1,9 +1,8 @@
-"""A server over the real use cases and an in-memory store; members come up by facts told by hand, without any host."""
+"""A server over a whole control plane on simulated hosts, in this process and on an in-memory database."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,41 +16,34 @@ from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection
 
-from placement.model import Policy, Status
-from service.app import changes, planning
 from service.app.feed import Feed
 from service.app.groups import Groups
-from service.app.planner import InlinePlanner
 from service.config_schema import ListenAddress
-from service.drivers.base import Image
-from service.facts import Fact, NotPlaced, Observation, Observed
-from service.fleet import MEMORY, VCPU, Host, HostAddress, ModelService, Network, Overcommit, Zone
-from service.model import Group, GroupPhase, InstanceStatus
+from service.fleet import MEMORY, VCPU, Overcommit
 from service.rpc.interceptors import Identify, Limits
 from service.rpc.server import RpcServer, anonymous
-from service.store import fleet, groups, migrations
-from service.store.engine import Store
+from tests.service.builders import ENTRY, ZONE, entry, host
+from tests.service.control_plane import ControlPlane, control_plane
 
-ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
-ENTRY = "f1e135835fee363c9f57ed8232023886"
-HOSTS = ("0" * 31 + "1", "0" * 31 + "2")
+__all__ = ["ENTRY", "ZONE"]
+
 GIB = 1 << 30
-M = TypeVar("M", bound=Message)
+HOSTS = (host(1).uuid, host(2).uuid)
+# What the fleet has by default: ten virtual CPUs on one of a host, memory as it is, 1 GiB kept for the host.
 OVERCOMMIT = Overcommit({VCPU: Fraction(10)}, {MEMORY: GIB})
+SIZE = {"cpu": "16", "memory": str(64 * GIB), "boot_ms": "1"}
+M = TypeVar("M", bound=Message)
 
 
 @dataclass
 class Lab:
-    """One running server, and the store behind it. Members come up while `going` is set, as it is at first."""
+    """One running server and the control plane behind it. Hosts answer while `going` is set, as it is at first."""
 
-    store: Store
-    feed: Feed
-    groups: Groups
+    plane: ControlPlane
     server: RpcServer
     registry: CollectorRegistry
     channel: grpc.aio.Channel
     going: asyncio.Event = field(default_factory=asyncio.Event)
-    due: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
     @property
     def stub(self) -> Any:
@@ -60,56 +52,37 @@ class Lab:
         return stub(self.channel)
 
     @property
-    def target(self) -> str:
-        """The server's address."""
-        return str(self.server.address)
+    def groups(self) -> Groups:
+        """The use cases."""
+        return self.plane.groups
 
-    async def rows(self) -> dict[str, int]:
-        """How many rows each table has that a deploy writes to."""
+    @property
+    def feed(self) -> Feed:
+        """The event feed."""
+        return self.plane.feed
+
+    async def left_behind(self) -> dict[str, int]:
+        """What a deploy leaves: rows by table, and machines on the hosts."""
         tables = ("groups", "instances", "claims", "events", "requests")
 
         def count(connection: Connection) -> dict[str, int]:
             return {t: connection.exec_driver_sql(f"SELECT count(*) FROM {t}").scalar_one() for t in tables}
 
-        return await self.store.read(count)
+        return {**await self.plane.store.read(count), "machines": len(self.plane.machines())}
 
-    async def reconcile(self) -> None:
-        """Bring every group that is due to its rest."""
-        while True:
-            uuid = await self.due.get()
-            await self.going.wait()
-            await self._bring_up(uuid)
+    def hold_hosts(self) -> None:
+        """Let no host answer until `going` is set again."""
+        self.going.clear()
 
-    async def _bring_up(self, uuid: str) -> None:
-        group = await self.store.read(lambda c: groups.load(c, uuid))
-        if group.phase is GroupPhase.PLANNING:
-            group = await self._plan(group)
-        for observation in (Observation.DISPATCHED, Observation.PAUSED, Observation.EXECUTING, Observation.READY):
-            if group.phase in (GroupPhase.CREATING, GroupPhase.BOOTING):
-                group = await self._observe(group, observation)
-        while group.phase in (GroupPhase.DELETING, GroupPhase.CLEANING, GroupPhase.STOPPING):
-            group = await self._observe(group, Observation.GONE)
+    def _gate(self) -> None:
+        for driver in self.plane.drivers.values():
+            answer = driver._call
 
-    async def _plan(self, group: Group) -> Group:
-        hosts, snapshot = await self.store.read(planning.read_fleet)
-        planned = await InlinePlanner().place(snapshot, planning.request(group), Policy(), budget_seconds=5)
-        if planned.decision.status is not Status.PLACED:
-            failure = planning.failure(planned.decision.explanation, group)
-            return await self._apply(group, [NotPlaced(failure)])
-        record = planning.record(group, planned.decision, hosts, planned.duration_ms, 1)
-        return await self.store.write(lambda c: planning.claim(c, "lab", group, record, now()))
+            async def gated(budget_seconds: float, answer: Any = answer) -> None:
+                await self.going.wait()
+                await answer(budget_seconds)
 
-    async def _observe(self, group: Group, observation: Observation) -> Group:
-        waiting = [m for m in group.instances if m.status is not InstanceStatus.REMOVED]
-        return await self._apply(group, [Observed(m.uuid, m.attempt, observation) for m in waiting])
-
-    async def _apply(self, group: Group, facts: list[Fact]) -> Group:
-        return await self.store.write(lambda c: changes.apply(c, group.uuid, facts, now()))
-
-
-def now() -> int:
-    """Milliseconds since the Unix epoch."""
-    return time.time_ns() // 1_000_000
+            driver._call = gated  # type: ignore[method-assign]
 
 
 @asynccontextmanager
@@ -120,63 +93,33 @@ async def running(
     admin: bool = False,
     address: ListenAddress | None = None,
 ) -> AsyncIterator[Lab]:
-    """A lab with two hosts of 16 CPUs and 64 GiB in one zone, serving."""
-    store = Store("sqlite://")
-    migrations.upgrade(store.engine)
-    await store.write(_fill)
-    feed = Feed(store)
-    await feed.start()
-    use_cases = Groups(store, feed, InlinePlanner(), now, cluster="lab")
-    registry = CollectorRegistry()
-    local = ListenAddress("127.0.0.1", 0)
-    server = RpcServer(
-        use_cases,
-        registry,
-        address or local,
-        local if admin else None,
-        reachable=lambda zone: zone == ZONE,
-        limits=limits,
-        identify=identify,
-    )
-    await server.start()
-    server.set_serving(True)
-    async with grpc.aio.insecure_channel(str(server.address)) as channel:
-        lab = Lab(store, feed, use_cases, server, registry, channel)
-        lab.going.set()
-        use_cases.poke = lab.due.put_nowait
-        tasks = [asyncio.create_task(feed.run()), asyncio.create_task(lab.reconcile())]
+    """A server on two hosts of 16 CPUs and 64 GiB in one zone."""
+    catalogue = (entry(model_uuid="a" * 32),)
+    async with control_plane(size=SIZE, catalogue=catalogue, overcommit=OVERCOMMIT) as plane:
+        local = ListenAddress("127.0.0.1", 0)
+        registry = CollectorRegistry()
+        server = RpcServer(
+            plane.groups,
+            registry,
+            address or local,
+            local if admin else None,
+            reachable=lambda zone: zone == ZONE,
+            limits=limits,
+            identify=identify,
+        )
+        await server.start()
+        server.set_serving(True)
         try:
-            yield lab
+            async with grpc.aio.insecure_channel(str(server.address)) as channel:
+                lab = Lab(plane, server, registry, channel)
+                lab.going.set()
+                lab._gate()
+                yield lab
+                lab.going.set()
         finally:
             server.drain()
-            feed.close()
+            plane.feed.close()
             await server.stop(1)
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            store.close()
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-
-
-def _fill(connection: Connection) -> None:
-    network = Network(
-        kind="bridge", source="br0", subnet="10.9.0.0/24", first_address="10.9.0.10", last_address="10.9.0.250"
-    )
-    fleet.put_zone(connection, Zone(ZONE, "zone-1", network=network))
-    fleet.put_model_service(connection, ModelService(ENTRY, "default", Image("default"), model_uuid="a" * 32))
-    for number, uuid in enumerate(HOSTS, 1):
-        fleet.put_host(connection, Host(uuid, f"host-{number}", ZONE, HostAddress("simulated")))
-        fleet.set_facts(
-            connection,
-            uuid,
-            boot_id="boot",
-            virt_type="simulated",
-            total={VCPU: 16, MEMORY: 64 * GIB},
-            foreign={},
-            overcommit=OVERCOMMIT,
-        )
 
 
 def node(**fields: Any) -> dict[str, Any]:

@@ -184,7 +184,7 @@ async def test_bad_input_is_refused_by_name_and_leaves_nothing() -> None:
             assert [v.field for v in violations] == [row.path], (row.name, violations)
             assert row.says in violations[0].description, (row.name, violations)
             assert lab.reason_of(error) == row.reason, row.name
-        assert not any((await server.rows()).values())
+        assert not any((await server.left_behind()).values())
 
 
 @pytest.mark.asyncio
@@ -198,7 +198,7 @@ async def test_what_does_not_exist_is_not_found_by_name(row: Row) -> None:
         resource = lab.detail(status, error_details_pb2.ResourceInfo)
         assert (info.reason, info.metadata["field"]) == (row.reason, row.path)
         assert (resource.resource_name, row.path in resource.description) == (row.says, True)
-        assert not any((await server.rows()).values())
+        assert not any((await server.left_behind()).values())
 
 
 @pytest.mark.asyncio
@@ -242,7 +242,7 @@ async def test_a_request_above_the_message_limit_names_the_field_that_is_too_big
         info = lab.detail(status, error_details_pb2.ErrorInfo)
         assert (info.reason, info.metadata["field"]) == ("MESSAGE_TOO_LARGE", "description")
         assert lab.detail(status, error_details_pb2.BadRequest).field_violations[0].field == "description"
-        assert not any((await server.rows()).values())
+        assert not any((await server.left_behind()).values())
 
 
 @pytest.mark.asyncio
@@ -253,7 +253,7 @@ async def test_a_request_far_above_the_message_limit_is_refused_by_the_transport
             async for _ in server.stub.DeployDistributedModelService(deploy(description="d" * limit * 5)):
                 pass
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert not any((await server.rows()).values())
+        assert not any((await server.left_behind()).values())
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,7 @@ async def test_more_calls_than_the_limit_are_refused_with_a_hint_while_health_an
 
 async def test_draining_ends_every_stream_with_unavailable_and_a_hint() -> None:
     async with lab.running() as server:
-        server.going.clear()
+        server.hold_hosts()
         health = health_of(server.channel)
         watch = server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest())
         watched = health.Watch(health_pb2.HealthCheckRequest())

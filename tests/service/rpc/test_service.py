@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, fleet_pb2_grpc, placement_pb2
+from corral.v1.group_pb2 import NodeSpec
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
@@ -105,14 +106,14 @@ async def test_a_plan_answers_with_the_placement_and_writes_nothing() -> None:
         request = deploy_pb2.PlanDistributedModelServiceRequest.FromString(deploy().SerializeToString())
         plan = await server.stub.PlanDistributedModelService(request)
         assert [a.host_uuid in lab.HOSTS for a in plan.placement.assignments] == [True]
-        assert not any((await server.rows()).values())
+        assert not any((await server.left_behind()).values())
 
 
 async def test_a_deploy_that_only_validates_sends_one_planned_event_and_writes_nothing() -> None:
     async with lab.running() as server:
         (event,) = await events_of(server.stub, deploy(validate_only=True))
         assert (event.WhichOneof("change"), event.revision) == ("planned", 0)
-        assert not any((await server.rows()).values())
+        assert not any((await server.left_behind()).values())
 
 
 async def test_a_gang_that_does_not_fit_is_explained_live_and_in_the_plan() -> None:
@@ -127,7 +128,7 @@ async def test_a_gang_that_does_not_fit_is_explained_live_and_in_the_plan() -> N
             deploy(model_services=nodes).SerializeToString()
         )
         dry = await failure(server.stub, "PlanDistributedModelService", plan)
-        assert (await server.rows())["claims"] == 0
+        assert (await server.left_behind())["claims"] == 0
     for error in (live, dry):
         status = lab.status_of(error)
         assert lab.reason_of(error) in ("NO_CAPACITY", "UNSATISFIABLE")
@@ -145,7 +146,7 @@ async def test_a_request_id_answers_with_the_same_group_and_refuses_another_body
         assert again == first
         error = await failure(server.stub, "DeployDistributedModelService", deploy(request_id="r-1", name="another"))
         assert (error.code(), lab.reason_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
-        assert (await server.rows())["groups"] == 1
+        assert (await server.left_behind())["groups"] == 1
 
 
 async def test_a_uuid_that_is_taken_already_exists() -> None:
@@ -189,7 +190,7 @@ async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
 
 async def test_a_client_that_leaves_does_not_stop_the_deploy_and_can_follow_it_by_a_watch() -> None:
     async with lab.running() as server:
-        server.going.clear()
+        server.hold_hosts()
         stream = server.stub.DeployDistributedModelService(deploy())
         first = (await stream.read()).event
         stream.cancel()
@@ -243,7 +244,7 @@ async def test_a_delete_streams_until_the_group_is_gone() -> None:
         request = deploy_pb2.DeleteInstanceGroupRequest(uuid=final.uuid, etag=final.etag)
         events = [r.event for r in await lab.call(server.stub, "DeleteInstanceGroup", request)]
         assert events[-1].final.status == "Deleted"
-        assert (await server.rows())["claims"] == 0
+        assert (await server.left_behind())["claims"] == 0
         error = await failure(server.stub, "GetInstanceGroup", deploy_pb2.GetInstanceGroupRequest(uuid=final.uuid))
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
@@ -270,7 +271,7 @@ async def test_a_delete_that_only_validates_deletes_nothing() -> None:
 
 async def test_a_delete_wins_over_a_deploy_in_progress() -> None:
     async with lab.running() as server:
-        server.going.clear()
+        server.hold_hosts()
         stream = server.stub.DeployDistributedModelService(deploy())
         uuid = (await stream.read()).event.group_uuid
         deleting = asyncio.create_task(
@@ -282,20 +283,70 @@ async def test_a_delete_wins_over_a_deploy_in_progress() -> None:
         assert rest[-1].final.status == deleted[-1].event.final.status == "Deleted"
 
 
-async def test_a_method_that_is_not_served_yet_says_so_with_a_reason() -> None:
+async def test_a_method_that_is_not_served_says_so_with_a_reason() -> None:
+    stub: Any = fleet_pb2_grpc.FleetServiceStub
     async with lab.running() as server:
         for call in (
-            lab.call(server.stub, "UpdateInstanceGroup", deploy_pb2.UpdateInstanceGroupRequest()),
-            lab.call(server.stub, "StopInstanceGroup", deploy_pb2.StopInstanceGroupRequest()),
+            stub(server.channel).ListHosts(fleet_pb2.ListHostsRequest()),
+            stub(server.channel).WatchFleet(fleet_pb2.WatchFleetRequest()).read(),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
             assert lab.reason_of(caught.value) == "METHOD_UNIMPLEMENTED"
-        stub: Any = fleet_pb2_grpc.FleetServiceStub
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub(server.channel).ListHosts(fleet_pb2.ListHostsRequest())
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_an_update_changes_what_the_mask_names_and_nothing_else() -> None:
+    async with lab.running() as server:
+        before = (await events_of(server.stub, deploy(description="old", user_tags=["t"])))[-1].final
+        request = deploy_pb2.UpdateInstanceGroupRequest(uuid=before.uuid, name="new", etag=before.etag)
+        request.update_mask.paths.extend(["name", "user_tags"])
+        after = (await server.stub.UpdateInstanceGroup(request)).inventory
+        assert (after.name, after.description, list(after.user_tags)) == ("new", "old", [])
+        assert after.etag != before.etag
+        error = await failure(server.stub, "UpdateInstanceGroup", request)
+        assert error.code() is grpc.StatusCode.ABORTED
+        request.ClearField("etag")
+        request.update_mask.paths.append("status")
+        error = await failure(server.stub, "UpdateInstanceGroup", request)
+        assert lab.detail(lab.status_of(error), error_details_pb2.BadRequest).field_violations[0].field == "update_mask"
+
+
+async def test_a_group_stops_starts_and_restarts() -> None:
+    async with lab.running() as server:
+        uuid = (await events_of(server.stub, deploy()))[-1].final.uuid
+
+        async def final(method: str) -> str:
+            answers = await lab.call(server.stub, method, lab.request_type(method)(uuid=uuid))
+            return str(answers[-1].event.final.status)
+
+        assert await final("StopInstanceGroup") == "Stopped"
+        wrong = await failure(server.stub, "StopInstanceGroup", deploy_pb2.StopInstanceGroupRequest(uuid=uuid))
+        assert wrong.code() is grpc.StatusCode.FAILED_PRECONDITION
+        violation = lab.detail(lab.status_of(wrong), error_details_pb2.PreconditionFailure).violations[0]
+        assert uuid in violation.subject
+        assert await final("StartInstanceGroup") == "Running"
+        assert await final("RestartInstanceGroup") == "Running"
+
+
+async def test_workers_join_and_leave_all_or_none() -> None:
+    async with lab.running() as server:
+        group = (await events_of(server.stub, deploy()))[-1].final
+        joining = [NodeSpec(**node(name=name, memory_size=lab.GIB)) for name in ("w1", "w2")]
+        request = deploy_pb2.ScaleInstanceGroupRequest(uuid=group.uuid, model_services=joining)
+        grown = (await lab.call(server.stub, "ScaleInstanceGroup", request))[-1].event.final
+        assert [(m.node_rank, m.name) for m in grown.instances] == [(0, "model-service"), (1, "w1"), (2, "w2")]
+        giant = deploy_pb2.ScaleInstanceGroupRequest(
+            uuid=group.uuid, model_services=[NodeSpec(**node(memory_size=size)) for size in (lab.GIB, 1 << 40)]
+        )
+        error = await failure(server.stub, "ScaleInstanceGroup", giant)
+        explained = lab.detail(lab.status_of(error), placement_pb2.PlacementFailure)
+        assert "model_services[1]" in {funnel.field for funnel in explained.funnels}
+        request = deploy_pb2.ScaleInstanceGroupRequest(
+            uuid=group.uuid, remove_instance_uuids=[grown.instances[1].uuid, grown.instances[2].uuid]
+        )
+        shrunk = (await lab.call(server.stub, "ScaleInstanceGroup", request))[-1].event.final
+        assert [m.node_rank for m in shrunk.instances] == [0]
 
 
 async def test_another_tenants_group_is_not_found() -> None:

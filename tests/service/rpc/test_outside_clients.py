@@ -1,0 +1,250 @@
+"""The service as strangers see it: the real grpcurl and buf against a whole process on simulated hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SERVICE = "corral.v1.DistributedModelService"
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+SEED = json.loads("""{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
+"zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
+"memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}""")
+
+CONFIGURATION = """
+[server]
+grpc = "127.0.0.1:0"
+http = "127.0.0.1:0"
+max_message_bytes = "128KiB"
+[store]
+url = "sqlite:///corral.db"
+[log]
+format = "json"
+[[zones]]
+uuid = "7a007a391d483c9f843bf1df4b7e5d8f"
+name = "zone-1"
+[[hosts]]
+name = "one"
+zone = "zone-1"
+driver = "simulated"
+options = { cpu = 16, memory = "64GiB", boot_ms = 20 }
+[[hosts]]
+name = "two"
+zone = "zone-1"
+driver = "simulated"
+options = { cpu = 16, memory = "64GiB", boot_ms = 20 }
+[[images]]
+name = "guest"
+kernel = "vmlinuz"
+[[model_services]]
+uuid = "f1e135835fee363c9f57ed8232023886"
+name = "default"
+image = "guest"
+"""
+
+
+@dataclass(frozen=True)
+class Process:
+    """The running service: its addresses, and where its log is."""
+
+    grpc: str
+    http: str
+    log: Path
+
+    def grpcurl(self, *arguments: str, body: Any = None) -> subprocess.CompletedProcess[str]:
+        """Run grpcurl against it; `body` is the request as JSON."""
+        data = [] if body is None else ["-d", "@"]
+        command = [str(SCRIPTS / "grpcurl"), "-plaintext", *data, self.grpc, *arguments]
+        text = None if body is None else json.dumps(body)
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+
+    def call(self, method: str, body: Any) -> list[Any]:
+        """The answers of a method by grpcurl. Raises AssertionError where it fails."""
+        result = self.grpcurl(f"{SERVICE}/{method}", body=body)
+        assert result.returncode == 0, result.stderr
+        return documents(result.stdout)
+
+    def metrics(self) -> str:
+        """What Prometheus would scrape."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+
+def documents(text: str) -> list[Any]:
+    """JSON documents that stand one after the other."""
+    decoder, found, rest = json.JSONDecoder(), [], text.strip()
+    while rest:
+        document, end = decoder.raw_decode(rest)
+        found.append(document)
+        rest = rest[end:].strip()
+    return found
+
+
+def _addresses(log: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
+    """The addresses from the log's line that says that it serves."""
+    for _ in range(300):
+        for line in log.read_text().splitlines():
+            entry = json.loads(line) if line.startswith("{") else {}
+            if entry.get("event") == "serving":
+                return {name: str(entry[name]) for name in ("grpc", "http")}
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"the service does not come up: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    directory = tmp_path_factory.mktemp("outside")
+    (directory / "corral.toml").write_text(CONFIGURATION)
+    log = directory / "log"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--config", "corral.toml"],
+            cwd=directory,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield Process(log=log, **_addresses(log, process))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(30)
+        finally:
+            process.kill()
+    assert code == 0
+    assert "Traceback" not in log.read_text()
+
+
+def test_grpcurl_lists_the_services_and_describes_a_method_and_a_message(service: Process) -> None:
+    listed = service.grpcurl("list").stdout.split()
+    assert {SERVICE, "corral.v1.FleetService", "corral.v1.CatalogService", "grpc.health.v1.Health"} <= set(listed)
+    for name in (*listed, f"{SERVICE}.DeployDistributedModelService", "corral.v1.NodeSpec", "corral.v1.limits"):
+        result = service.grpcurl("describe", name)
+        assert result.returncode == 0, (name, result.stderr)
+    described = service.grpcurl("describe", f"{SERVICE}.DeployDistributedModelService").stdout
+    assert "returns ( stream .corral.v1.DeployDistributedModelServiceResponse )" in described
+
+
+def test_grpcurl_deploys_the_seeds_request_word_for_word_and_deletes_it(service: Process) -> None:
+    answers = [answer["event"] for answer in service.call("DeployDistributedModelService", SEED)]
+    assert [next(kind for kind in ("accepted", "final") if kind in answers[i]) for i in (0, -1)] == [
+        "accepted",
+        "final",
+    ]
+    final = answers[-1]["final"]
+    assert (final["status"], final["name"]) == ("Running", "distributed-model-service")
+    assert [int(event["sequence"]) for event in answers] == list(range(1, len(answers) + 1))
+    assert answers[0]["groupUuid"] == final["uuid"]
+    assert final["instances"][0]["cpuNum"] == 8
+    (stored,) = service.call("GetInstanceGroup", {"uuid": final["uuid"]})
+    assert stored["inventory"] == final
+    (page,) = service.call("ListInstanceGroups", {"statuses": ["Running"], "name": final["name"]})
+    assert [group["uuid"] for group in page["inventories"]] == [final["uuid"]]
+    deleted = service.call("DeleteInstanceGroup", {"uuid": final["uuid"], "etag": final["etag"]})
+    assert deleted[-1]["event"]["final"]["status"] == "Deleted"
+
+
+def test_grpcurl_plans_and_is_told_why_something_does_not_fit(service: Process) -> None:
+    (plan,) = service.call("PlanDistributedModelService", SEED)
+    assert plan["placement"]["assignments"][0]["hostName"] in ("one", "two")
+    giant = {**SEED, "modelServices": [{**SEED["modelServices"][0], "memorySize": 1 << 40}]}
+    result = service.grpcurl(f"{SERVICE}/PlanDistributedModelService", body=giant)
+    assert result.returncode == 64 + 9
+    assert "Code: FailedPrecondition" in result.stderr
+    for word in ("UNSATISFIABLE", "corral.v1.PlacementFailure", "model_services[0]", "resource_total"):
+        assert word in result.stderr
+
+
+def test_grpcurl_follows_a_sequential_group_of_three(service: Process) -> None:
+    node = {"uuid": SEED["modelServices"][0]["uuid"], "cpuNum": 2, "memorySize": 1 << 30}
+    nodes = [{**node, "name": "w1"}, {**node, "name": "leader", "isInitialNode": True}, {**node, "name": "w2"}]
+    request = {"name": "three", "serviceCreationStrategy": "sequential", "modelServices": nodes, "requestId": "three-1"}
+    events = [answer["event"] for answer in service.call("DeployDistributedModelService", request)]
+    running = [e["instance"]["name"] for e in events if e.get("instance", {}).get("status") == "Running"]
+    assert running == ["leader", "w1", "w2"]
+    again = [answer["event"] for answer in service.call("DeployDistributedModelService", request)]
+    assert again[-1]["final"]["uuid"] == events[-1]["final"]["uuid"]
+    service.call("DeleteInstanceGroup", {"uuid": events[-1]["groupUuid"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        ({"modelServices": []}, "InvalidArgument", "model_services"),
+        ({"serviceCreationStrategy": "random"}, "InvalidArgument", "service_creation_strategy"),
+        ({"name": "a\u000bb"}, "InvalidArgument", "U+000B"),
+        ({"modelServices": [{**SEED["modelServices"][0], "cpuNum": 100_000}]}, "InvalidArgument", "[0].cpu_num"),
+        (
+            {"modelServices": [{**SEED["modelServices"][0], "memorySize": 1 << 50}]},
+            "InvalidArgument",
+            "[0].memory_size",
+        ),
+        ({"modelServices": [{**SEED["modelServices"][0], "type": "Container"}]}, "InvalidArgument", "BareMetal"),
+        ({"modelServices": [{**SEED["modelServices"][0], "zoneUuid": "e" * 32}]}, "NotFound", "[0].zone_uuid"),
+        ({"modelServices": [{**SEED["modelServices"][0], "uuid": "e" * 32}]}, "NotFound", "[0].uuid"),
+        ({"description": "d" * 200_000}, "ResourceExhausted", "MESSAGE_TOO_LARGE"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else str(value),
+)
+def test_grpcurl_is_told_which_field_is_wrong(service: Process, change: Any, code: str, says: str) -> None:
+    result = service.grpcurl(f"{SERVICE}/DeployDistributedModelService", body={**SEED, **change})
+    assert result.returncode != 0
+    assert f"Code: {code}" in result.stderr
+    assert says in result.stderr
+    assert "google.rpc.ErrorInfo" in result.stderr
+
+
+def test_a_method_that_is_not_served_yet_is_unimplemented(service: Process) -> None:
+    result = service.grpcurl("corral.v1.FleetService/ListHosts", body={})
+    assert result.returncode != 0
+    assert "Code: Unimplemented" in result.stderr
+    assert "METHOD_UNIMPLEMENTED" in result.stderr
+
+
+def test_health_answers_to_grpcurl(service: Process) -> None:
+    result = service.grpcurl("grpc.health.v1.Health/Check", body={"service": SERVICE})
+    assert json.loads(result.stdout) == {"status": "SERVING"}
+
+
+def test_buf_curl_deploys_and_reads_by_reflection(service: Process) -> None:
+    def curl(method: str, body: Any) -> subprocess.CompletedProcess[str]:
+        url = f"http://{service.grpc}/{SERVICE}/{method}"
+        command = [str(SCRIPTS / "buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", "@-", url]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(service.log.parent / "cache")}
+        return subprocess.run(
+            command, input=json.dumps(body), capture_output=True, text=True, timeout=60, check=False, env=environment
+        )
+
+    deployed = curl("DeployDistributedModelService", {**SEED, "name": "by buf"})
+    assert deployed.returncode == 0, deployed.stderr
+    final = documents(deployed.stdout)[-1]["event"]["final"]
+    assert (final["status"], final["name"]) == ("Running", "by buf")
+    read = curl("GetInstanceGroup", {"uuid": final["uuid"]})
+    assert documents(read.stdout)[0]["inventory"] == final
+    refused = curl("DeployDistributedModelService", {**SEED, "serviceCreationStrategy": "x"})
+    error = json.loads(refused.stderr)
+    assert error["code"] == "invalid_argument"
+    assert {detail["type"] for detail in error["details"]} == {"google.rpc.ErrorInfo", "google.rpc.BadRequest"}
+    assert curl("DeleteInstanceGroup", {"uuid": final["uuid"]}).returncode == 0
+
+
+def test_the_calls_show_up_in_the_metrics(service: Process) -> None:
+    service.call("ListInstanceGroups", {})
+    handled = 'grpc_server_handled_total{grpc_code="OK",grpc_method="ListInstanceGroups",'
+    assert any(line.startswith(handled) and not line.endswith(" 0.0") for line in service.metrics().splitlines())
