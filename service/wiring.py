@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
@@ -30,6 +29,7 @@ from service.http.zstack.composition import zstack_routes
 from service.reconcile.calls import Directory, MemberCalls
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
+from service.reconcile.owners import Heirs, owner_name
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import Tools
 from service.rpc.interceptors import Limits as RpcLimits
@@ -82,7 +82,7 @@ class Service:
         upgrade(self.store.engine)
         self.feed = Feed(self.store)
         self.planner = planner or PoolPlanner(workers=max(1, (os.cpu_count() or 1) - 1))
-        self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.owner = owner_name()
         self.groups = Groups(
             self.store,
             self.feed,
@@ -111,6 +111,9 @@ class Service:
         self._spawn(self.feed.run(), "feed")
         if not self.store.sqlite:
             self._spawn(Listener(self.store.url, self.feed.poke, self.reconciler.poke).run(), "hints")
+        heirs = Heirs(self.store, lambda: self.reconciler.poke(""))
+        await heirs.once()  # what the process before this one held is this one's now
+        self._spawn(heirs.run(), "heirs")
         await self.reconciler.start()
         await self.rpc.start()
         app = create_app(

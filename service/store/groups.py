@@ -138,6 +138,18 @@ def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
     return result.rowcount == 1
 
 
+def owners(connection: Connection, now: int) -> frozenset[str]:
+    """Everybody who holds a lease at `now`."""
+    table = schema.groups
+    return frozenset(connection.scalars(select(table.c.owner).where(table.c.lease_until > now).distinct()))
+
+
+def end_leases(connection: Connection, owner: str) -> None:
+    """The owner has certainly ended: whoever looks next takes its groups, with the next epoch."""
+    table = schema.groups
+    connection.execute(update(table).where(table.c.owner == owner).values(lease_until=0))
+
+
 def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None, seen_version: int | None) -> bool:
     """End the lease and set when the group is due next.
 
