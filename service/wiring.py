@@ -9,8 +9,8 @@ import socket
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from sqlalchemy import Connection
 from starlette.routing import Route
 
 from service.app.directory import Directory as FleetDirectory
@@ -35,6 +35,7 @@ from service.reconcile.worker import Tools
 from service.rpc.interceptors import Limits as RpcLimits
 from service.rpc.server import RpcServer
 from service.store import events, fleet, groups
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.hints import Listener
 from service.store.migrations import upgrade
@@ -58,9 +59,12 @@ def wall_clock() -> int:
 def make_driver(config: Config, host: Host) -> HostDriver:
     """The driver that the host's configuration names. Drivers are imported when the first host needs them."""
     if host.address.driver == "simulated":
-        from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
+        from service.drivers.simulated import SharedHost, SimulatedDriver, SimulatedHost, SimulationOptions
 
         options = SimulationOptions.read(host.address.options)
+        if options.state_file:
+            shared = SharedHost(host.name, options, time.monotonic, Path(options.state_file))
+            return SimulatedDriver(host.uuid, shared)
         return SimulatedDriver(host.uuid, SimulatedHost(host.name, options, time.monotonic))
     if host.address.driver == "libvirt":
         from service.drivers.libvirt.driver import LibvirtDriver

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from service.app import image_files, paging, row_changes
 from service.app.paging import Page
 from service.drivers.base import Image
@@ -21,6 +19,7 @@ from service.errors import AlreadyExists, NotFound, WrongState
 from service.fleet import ModelService, RegisteredImage
 from service.model import Caller
 from service.store import catalog, schema
+from service.store.connection import Connection
 from service.store.engine import Store
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection
-
 from service.facts import Fact
 from service.failpoints import failpoint
 from service.lifecycle import AT_REST, advance, released
 from service.model import EventKind, Group, Instance, InstanceStatus
 from service.store import claims, events, groups
+from service.store.connection import Connection
 from service.store.events import Draft
 
 

@@ -11,8 +11,6 @@ import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection
-
 from service.app import paging, row_changes
 from service.app.capacity import FleetCapacity, HostView, policy, summed
 from service.app.paging import Page
@@ -21,6 +19,7 @@ from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from service.fleet import Host, HostState, Overcommit, Zone
 from service.model import Caller
 from service.store import fleet, schema
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import Load
 

@@ -9,13 +9,12 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from service.app.capacity import HostView
 from service.app.feed import Bookmark
 from service.app.fleet import Fleet, ZoneView
 from service.errors import NotFound, RevisionUnavailable, Unavailable
 from service.store import events, fleet, fleet_events
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet_events import FleetChange, FleetEvent
 

@@ -7,8 +7,6 @@ import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection
-
 from service.app.access import require_etag, visible
 from service.app.admission import admit
 from service.app.changes import apply, commit
@@ -18,6 +16,7 @@ from service.fleet import ModelService
 from service.model import Caller, Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
 from service.store import events, fleet, groups, requests
 from service.store.codec import encode
+from service.store.connection import Connection
 from service.store.engine import Store
 
 Clock = Callable[[], int]

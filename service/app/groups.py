@@ -7,8 +7,6 @@ import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
-from sqlalchemy import Connection
-
 from placement.model import Policy, Snapshot, Status
 from service.app import planning
 from service.app.access import error_of, etag_of, project_of, visible
@@ -24,6 +22,7 @@ from service.fleet import Host, ModelService
 from service.model import Caller, DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
 from service.store import fleet, groups, requests
 from service.store.codec import encode
+from service.store.connection import Connection
 from service.store.engine import Store
 
 __all__ = ["Ask", "GroupFilter", "GroupPage", "Groups", "Limits", "Metadata", "Started", "error_of", "etag_of"]

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
-from sqlalchemy import Connection
-
 from placement.constraints import EVERYTHING, Apart, AtMost, Constraint, Near, Scope, Selector
 from placement.model import Decision, Explanation, Host, Member, Node, Request, Snapshot, Strategy
 from service.app.changes import LeaseLost, commit
@@ -29,6 +27,7 @@ from service.model import (
     SeatAssignment,
 )
 from service.store import claims, fleet, groups
+from service.store.connection import Connection
 
 TYPE_LABEL = "corral.type"
 GROUP_LABEL = "corral.group"

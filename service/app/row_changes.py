@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from sqlalchemy import Connection, Table
-
 from service.errors import Conflict, WrongState
 from service.store import requests, rows
 from service.store.codec import encode
+from service.store.connection import Connection, Table
 from service.store.engine import Store
 
 T = TypeVar("T")

@@ -12,11 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from service.errors import LoginFailed, Overloaded, Unauthenticated
 from service.model import Account, Caller
 from service.store import sessions
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.sessions import StoredSession
 

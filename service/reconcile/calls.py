@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.drivers.base import (
@@ -18,15 +18,18 @@ from service.drivers.base import (
     MachineConflict,
     MachineGhost,
     MachineIdentity,
+    MachineSpec,
     MachineState,
     ObservedMachine,
 )
 from service.effects import Create, MemberEffect, Observe, PowerOff, Remove, Resume, Shutdown
 from service.facts import Fact, Observation, Observed, StopAsked
+from service.failpoints import failpoint
 from service.fleet import Host, ModelService, Zone
 from service.model import Group, Instance
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
+from service.store.catalog import version_key
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -61,13 +64,22 @@ class Outcome:
     reload: bool = False
 
 
+async def _nothing() -> None:
+    """A directory that never changes."""
+
+
 @dataclass(slots=True)
 class Directory:
-    """What machine specifications are made from; refreshed when zones, hosts or the catalogue change."""
+    """What machine specifications are made from; `roster` replaces the mappings when zones, hosts or catalogue change.
+
+    `catalogue`: by uuid, and by `store.catalog.version_key`. `refresh` reads them again: another replica may have
+    admitted a member with an entry, or placed it on a host, that this one has not heard of yet.
+    """
 
     hosts: Mapping[str, Host]
     zones: Mapping[str, Zone]
     catalogue: Mapping[str, ModelService]
+    refresh: Callable[[], Awaitable[None]] = _nothing
 
 
 @dataclass(slots=True)
@@ -105,7 +117,10 @@ class MemberCalls:
         """
         member = group.instance(effect.instance_uuid)
         monitor = self._monitors.get(member.host_uuid)
-        if monitor is None or monitor.silent:
+        if monitor is None:
+            await self.directory.refresh()
+            return Outcome(retry=True)
+        if monitor.silent:
             return Outcome(retry=True)  # the worker has told the group that this host is silent
         budget = BUDGET_SECONDS[type(effect)]
         if lease_left_ms < budget * 1000:
@@ -115,7 +130,9 @@ class MemberCalls:
         verdict = "ok"
         try:
             async with asyncio.timeout(budget + 2.0):  # the driver keeps its own deadline; this one is for its bugs
+                failpoint(f"{name}.before")
                 facts = await self._call(monitor, group, member, effect, budget, hinted)
+                failpoint(f"{name}.after")
             if isinstance(effect, Create):
                 sends.maybe_arrived.add((member.uuid, member.attempt))
             return Outcome(facts, retry=facts is _AGAIN)
@@ -143,14 +160,9 @@ class MemberCalls:
         identity = identity_of(self._cluster, member)
         driver = monitor.driver
         if isinstance(effect, Create):
-            spec = machine_spec(
-                self._cluster,
-                group,
-                member,
-                host=monitor.host,
-                zones=self.directory.zones,
-                catalogue=self.directory.catalogue,
-            )
+            spec = await self._machine_spec(monitor, group, member)
+            if spec is None:
+                return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its catalogue entry is gone"),)
             return _seen(member, await driver.create_paused(spec, budget_seconds=budget))
         if isinstance(effect, Resume):
             return _seen(member, await driver.resume(identity, budget_seconds=budget))
@@ -167,6 +179,20 @@ class MemberCalls:
         if await monitor.confirm_absent(identity.machine_uuid):
             return (Observed(member.uuid, member.attempt, Observation.GONE, member.reason),)
         return _AGAIN
+
+    async def _machine_spec(self, monitor: HostMonitor, group: Group, member: Instance) -> MachineSpec | None:
+        """What the host is asked to create; None where the zone or the catalogue entry is gone."""
+        nodes = [m.spec for m in group.instances]
+        if any(
+            version_key(n.model_service_uuid, n.model_service_version) not in self.directory.catalogue for n in nodes
+        ):
+            await self.directory.refresh()
+        zones, catalogue = self.directory.zones, self.directory.catalogue
+        try:
+            return machine_spec(self._cluster, group, member, host=monitor.host, zones=zones, catalogue=catalogue)
+        except KeyError as missing:
+            logger.warning("member %s can not be made: %s is gone", member.uuid, missing)
+            return None
 
     async def _look(
         self, monitor: HostMonitor, member: Instance, identity: MachineIdentity, *, fresh: bool

@@ -16,13 +16,25 @@ from service.app.planning import demand
 from service.drivers.base import Image, MachineIdentity, MachineSpec, NetworkInterface
 from service.fleet import Host, ModelService, Zone
 from service.model import Group, Instance
+from service.store.catalog import version_key
 
 CONTRACT = "rendezvous/v1"
+READINESS_INTERVAL_MS = 1_000
+READINESS_TIMEOUT_MS = 2_000
 
 
 def identity_of(cluster: str, member: Instance) -> MachineIdentity:
     """Who the member's present machine is."""
     return MachineIdentity(cluster, member.group_uuid, member.uuid, member.attempt)
+
+
+def template(member: Instance, catalogue: Mapping[str, ModelService]) -> ModelService:
+    """The entry that the member is made from: the version that it was admitted with, where that is kept.
+
+    Raises KeyError for an entry that is gone.
+    """
+    uuid = member.spec.model_service_uuid
+    return catalogue.get(version_key(uuid, member.spec.model_service_version)) or catalogue[uuid]
 
 
 def machine_spec(
@@ -35,7 +47,7 @@ def machine_spec(
     catalogue: Mapping[str, ModelService],
 ) -> MachineSpec:
     """What `member`'s host is asked to create. Raises KeyError for a zone or catalogue entry that is gone."""
-    entry = catalogue[member.spec.model_service_uuid]
+    entry = template(member, catalogue)
     interfaces = _interfaces(member, zones[host.zone_uuid], host)
     document = rendezvous(group, member, host, zones, catalogue)
     return MachineSpec(
@@ -60,7 +72,7 @@ def rendezvous(
     group: Group, member: Instance, host: Host, zones: Mapping[str, Zone], catalogue: Mapping[str, ModelService]
 ) -> dict[str, Any]:
     """The group's facts as `member` needs them. The epoch is that of the start that the machine is created for."""
-    entry = catalogue[member.spec.model_service_uuid]
+    entry = template(member, catalogue)
     leader = group.instances[0]
     network = zones[host.zone_uuid].network
     return {
@@ -87,6 +99,12 @@ def rendezvous(
         "leader": {"rank": 0, "address": leader.address, "ports": dict(_ports(leader, catalogue))},
         "peers": [_peer(m) for m in group.instances],
         "ports": dict(entry.ports),
+        "readiness": {
+            "path": entry.health_path,
+            "port": entry.readiness_port or entry.ports.get("service", 0),
+            "interval_ms": entry.readiness_interval_ms or READINESS_INTERVAL_MS,
+            "timeout_ms": entry.readiness_timeout_ms or READINESS_TIMEOUT_MS,
+        },
         "engine": {
             "preset": entry.framework,
             "command": entry.initial_command if member.rank == 0 else entry.worker_command,
@@ -110,7 +128,7 @@ def _peer(member: Instance) -> dict[str, Any]:
 
 
 def _ports(member: Instance, catalogue: Mapping[str, ModelService]) -> Mapping[str, int]:
-    return catalogue[member.spec.model_service_uuid].ports
+    return template(member, catalogue).ports
 
 
 def _env(document: Mapping[str, Any], member: Instance) -> str:

@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from sqlalchemy import Connection
-
 from service.drivers.base import MachineIdentity
 from service.errors import CorralError
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker, Tools
 from service.store import clock, groups
+from service.store.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +30,8 @@ class Reconciler:
         self._workers: dict[str, GroupWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._background: list[asyncio.Task[None]] = []
+        self._monitor_tasks: dict[str, asyncio.Task[None]] = {}
+        self._started = False
         self._wake = asyncio.Event()
         self._hinted: set[str] = set()
 
@@ -46,9 +47,9 @@ class Reconciler:
 
     async def start(self) -> None:
         """Start monitors, workers and the sweep. Hosts get FIRST_PROBE_SECONDS before groups are looked at."""
+        self._started = True
         for monitor in self._tools.monitors.values():
-            monitor.driver.subscribe(self._hint)
-            self._spawn(monitor.run(), f"monitor {monitor.host.name}")
+            self._watch_host(monitor)
         deadline = asyncio.get_running_loop().time() + FIRST_PROBE_SECONDS
         while asyncio.get_running_loop().time() < deadline:
             if all(m.settled for m in self._tools.monitors.values()):
@@ -67,10 +68,29 @@ class Reconciler:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        for task in self._background:
+        background = [*self._background, *self._monitor_tasks.values()]
+        for task in background:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
         await asyncio.gather(*(m.driver.close() for m in self._tools.monitors.values()), return_exceptions=True)
+
+    def add_host(self, monitor: HostMonitor) -> None:
+        """Take a host in, at any time; nothing must be known under its uuid."""
+        if self._stopping:
+            return
+        self._tools.monitors[monitor.host.uuid] = monitor
+        if self._started:
+            self._watch_host(monitor)
+
+    async def remove_host(self, host_uuid: str) -> None:
+        """Forget a host and let its connection go; its machines, if any, are left alone."""
+        monitor = self._tools.monitors.pop(host_uuid, None)
+        task = self._monitor_tasks.pop(host_uuid, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if monitor is not None:
+            await monitor.driver.close()
 
     def poke(self, group_uuid: str) -> None:
         """A caller's intent was committed for this group."""
@@ -143,6 +163,12 @@ class Reconciler:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("group %s: its worker broke; the lease runs out by itself", uuid, exc_info=error)
         self._wake.set()
+
+    def _watch_host(self, monitor: HostMonitor) -> None:
+        monitor.driver.subscribe(self._hint)
+        task = asyncio.create_task(monitor.run(), name=f"monitor {monitor.host.name}")
+        task.add_done_callback(_report)
+        self._monitor_tasks[monitor.host.uuid] = task
 
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from service.drivers.base import (
     ObservedMachine,
 )
 from service.errors import CorralError
+from service.failpoints import failpoint
 from service.fleet import Host, HostStatus, Overcommit
 from service.store import fleet
 from service.store.engine import Store
@@ -64,6 +65,7 @@ class HostMonitor:
         self._last: Look | None = None
         self._listing: asyncio.Task[Look] | None = None
         self._wake = asyncio.Event()
+        self._record_anew = False
         self.facts: HostFacts | None = None
 
     @property
@@ -80,6 +82,14 @@ class HostMonitor:
     def last(self) -> Look | None:
         """The newest complete listing."""
         return self._last
+
+    def update(self, host: Host, overcommit: Overcommit) -> None:
+        """Take over what the operator says of the host now; a new policy is recorded with the next probe, at once."""
+        policy_changed = overcommit != self._overcommit or host.capacity_override != self.host.capacity_override
+        self.host, self._overcommit = host, overcommit
+        if policy_changed:
+            self._record_anew = True
+            self._wake.set()
 
     def suspect(self) -> None:
         """A call went wrong: probe now instead of at the next turn."""
@@ -139,25 +149,30 @@ class HostMonitor:
         first = await self.look()
         if first.listing.find(machine_uuid) is not None:
             return False
+        failpoint("monitor.absent_once")
         second = await self.look()
         if second.listing.find(machine_uuid) is not None:
             return False
         if first.listing.boot_id != second.listing.boot_id:
             return False
         self._ghosts.discard(machine_uuid)
+        failpoint("monitor.absent_twice")
         return True
 
     async def _list(self) -> Look:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         listing = await self.driver.list_machines(budget_seconds=LIST_SECONDS)
+        failpoint("monitor.listed")
         self._last = Look(listing, asked, loop.time())
         return self._last
 
     async def _probe(self) -> None:
         facts = await self.driver.probe(budget_seconds=PROBE_SECONDS)
+        failpoint("monitor.probed")
         total: Mapping[str, int] = {**facts.total, **self.host.capacity_override}
-        if facts != self.facts or self._silent:
+        if facts != self.facts or self._silent or self._record_anew:
+            self._record_anew = False
             await self._store.write(
                 lambda c: fleet.set_facts(
                     c,
@@ -169,6 +184,7 @@ class HostMonitor:
                     overcommit=self._overcommit,
                 )
             )
+            failpoint("monitor.recorded")
             logger.info("host %s answers: %s, %s %s", self.host.name, facts.hostname, facts.virt_type, facts.virt_note)
         if self._ghosts:
             await self._record(HostStatus.DEGRADED, "it holds a machine that it can neither run nor destroy")
@@ -187,6 +203,7 @@ class HostMonitor:
             return
         if not self._silent:
             self._silent = True
+            failpoint("monitor.silent")
             await self._record(HostStatus.DISCONNECTED, error.public)
             self._changed(self.host.uuid)
 

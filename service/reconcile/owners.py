@@ -15,10 +15,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from service.errors import CorralError
 from service.store import clock, groups
+from service.store.connection import Connection
 from service.store.engine import Store
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from service.drivers.base import DriverError, MachineConflict, MachineIdentity, MachineState, ObservedMachine
 from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile.monitor import HostMonitor
 from service.store import claims, groups
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
 

@@ -12,8 +12,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
-
 from placement.model import Policy, Status
 from service.app import changes, planning
 from service.app.changes import LeaseLost
@@ -21,6 +19,7 @@ from service.app.planner import Planner
 from service.effects import Dispatch, Effect, Observe, Plan, effects, next_deadline
 from service.errors import CorralError, InvariantViolation, NotFound, Unavailable
 from service.facts import Fact, HostAnswers, HostSilent, NotPlaced, Observation, Observed, Ticked
+from service.failpoints import failpoint
 from service.fleet import HostStatus
 from service.lifecycle import AT_REST, FINAL, PLACED
 from service.model import Failure, Group
@@ -28,6 +27,7 @@ from service.reconcile.calls import MemberCalls, Outcome, Sends
 from service.reconcile.monitor import HostMonitor
 from service.store import clock, groups
 from service.store.claims import ClaimLost
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
 
@@ -38,6 +38,8 @@ RENEW_MS = 10_000
 TICK_MS = 2_000
 REST_MS = 10_000
 CLAIM_TRIES = 8
+CLAIM_RACES = 5
+"""So many tries race with everybody; later ones have the fleet to themselves, so that large gangs do not starve."""
 FLEET_PATIENCE_MS = 10_000
 BACKOFF_FIRST_MS = 250
 BACKOFF_MOST_MS = 10_000
@@ -132,6 +134,7 @@ class GroupWorker:
     async def run(self) -> None:
         """Drive the group. Ends quietly where the lease is lost; database trouble is waited out within the lease."""
         group: Group | None = None
+        failpoint("worker.started")
         try:
             while True:
                 self._wake.clear()
@@ -166,7 +169,9 @@ class GroupWorker:
         facts, changed = self._outcomes()
         changed, self._reload = changed or self._reload, False
         if facts:
+            failpoint("worker.outcomes")
             group = await self._apply(facts, now)
+            failpoint("worker.applied")
             self.tools.metrics.reconcile_steps.labels("changed").inc()
         elif group is None or changed:
             group = await self._load()
@@ -197,6 +202,7 @@ class GroupWorker:
         present, mine = await self.tools.store.write(renew)
         if not mine:
             raise LeaseLost(self.uuid)
+        failpoint("worker.renewed")
         self.time, self.lease_until = DatabaseTime(present, asked_at), present + LEASE_MS
 
     def _outcomes(self) -> tuple[list[Fact], bool]:
@@ -228,9 +234,9 @@ class GroupWorker:
             facts.append(Ticked())
         for host_uuid in sorted({m.host_uuid for m in group.instances if m.host_uuid and m.status in PLACED}):
             monitor = self.tools.monitors.get(host_uuid)
-            if monitor is not None and not monitor.settled:
-                continue  # right after a start nobody knows yet
-            silent = monitor is None or monitor.silent
+            if monitor is None or not monitor.settled:
+                continue  # right after a start, or after another replica took the host in, nobody knows yet
+            silent = monitor.silent
             seated = [m for m in group.instances if m.host_uuid == host_uuid and m.status in PLACED]
             if silent and any(not m.unknown_since for m in seated):
                 facts.append(HostSilent(host_uuid))
@@ -252,6 +258,7 @@ class GroupWorker:
             if slot.task is not None or now < slot.not_before or not self._is_due(effect, slot, now):
                 continue
             hinted, slot.hinted = slot.hinted, False
+            failpoint("worker.starting")
             slot.task = asyncio.create_task(self._perform(group, effect, hinted), name=f"{self.uuid} {effect}")
             slot.task.add_done_callback(lambda _task: self._wake.set())
 
@@ -269,6 +276,7 @@ class GroupWorker:
         if isinstance(effect, Dispatch):
             members = [group.instance(uuid) for uuid in effect.instance_uuids]
             self._sends.dispatched.update((m.uuid, m.attempt) for m in members)
+            failpoint("worker.dispatched")
             return Outcome([Observed(m.uuid, m.attempt, Observation.DISPATCHED) for m in members])
         left = self.lease_until - self._now()
         return await self.tools.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
@@ -279,7 +287,9 @@ class GroupWorker:
         """Plan and claim; a lost race re-plans with fresh rows, in the end with the fleet to itself."""
         try:
             for attempt in range(1, CLAIM_TRIES + 1):
-                outcome = await self._plan_once(group, attempt)
+                alone = attempt > CLAIM_RACES
+                async with self.tools.store.claiming(alone=alone):
+                    outcome = await self._plan_once(group, attempt, alone=alone)
                 if outcome is not None:
                     return outcome
         except Unavailable as error:
@@ -291,7 +301,7 @@ class GroupWorker:
             return Outcome([NotPlaced(Failure(error.reason, error.message))])
         return Outcome([], retry=True)
 
-    async def _plan_once(self, group: Group, attempt: int) -> Outcome | None:
+    async def _plan_once(self, group: Group, attempt: int, *, alone: bool) -> Outcome | None:
         hosts, snapshot = await self.tools.store.read(planning.read_fleet)
         planned = await self.tools.planner.place(
             snapshot,
@@ -309,14 +319,18 @@ class GroupWorker:
             if waiting and self._may_wait_for_fleet():
                 return Outcome([], retry=True)
             return Outcome([NotPlaced(planning.failure(decision.explanation, group))])
+        failpoint("worker.planned")
         placement = planning.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self._now()
         try:
-            await self.tools.store.write(lambda c: planning.claim(c, self.tools.cluster, group, placement, now))
+            await self.tools.store.write(
+                lambda c: planning.claim(c, self.tools.cluster, group, placement, now, alone=alone)
+            )
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", self.uuid, lost)
             metrics.claims_lost.inc()
             return None
+        failpoint("worker.claimed")
         metrics.claims.inc()
         return Outcome([], reload=True)
 
@@ -354,10 +368,12 @@ class GroupWorker:
         waiting = any(not isinstance(e, Observe) for e in effects(group, self._now()))
         if group.phase not in AT_REST or waiting or self._reload or self.hinted:
             return False
+        failpoint("worker.resting")
         due_at = None if group.phase in FINAL else self._now() + REST_MS
         given = await self.tools.store.write(
             lambda c: groups.give_back(c, self.uuid, self.epoch, due_at, group.version)
         )
+        failpoint("worker.given_back")
         self._reload = not given
         return given
 
