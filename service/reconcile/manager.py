@@ -34,6 +34,7 @@ class Reconciler:
         self._started = False
         self._wake = asyncio.Event()
         self._hinted: set[str] = set()
+        self._stopping = False
 
     @property
     def monitors(self) -> Mapping[str, HostMonitor]:
@@ -61,6 +62,7 @@ class Reconciler:
 
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing new, let running driver calls end within the grace, give all leases back."""
+        self._stopping = True
         for worker in self._workers.values():
             worker.stop()
         if self._tasks:
