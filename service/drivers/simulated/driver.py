@@ -11,7 +11,6 @@ from service.drivers.base import (
     MachineHint,
     MachineIdentity,
     MachineSpec,
-    MachineState,
     ObservedMachine,
     OutcomeUnknown,
 )
@@ -56,7 +55,8 @@ class SimulatedDriver:
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
         """See HostDriver."""
         await self._call(budget_seconds)
-        return self.host.boot_id, self.host.listing().find(identity.machine_uuid)
+        listing = self.host.listing()
+        return listing.boot_id, listing.find(identity.machine_uuid)
 
     async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
         """See HostDriver."""
@@ -76,12 +76,10 @@ class SimulatedDriver:
     async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
         """See HostDriver. Raises OutcomeUnknown where the machine is not there."""
         await self._call(budget_seconds)
-        machine = self.host.machines.get(identity.machine_uuid)
+        machine = self.host.start(identity)
         if machine is None:
             raise OutcomeUnknown("the machine is not there")
-        if machine.state in (MachineState.STOPPED, MachineState.CRASHED):
-            machine.state = MachineState.PAUSED
-        return self.host.seen(machine)
+        return machine
 
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. A simulated guest stops at once."""

@@ -25,18 +25,21 @@ class SimulationOptions:
     """A simulated host's `options` in the configuration; all amounts are what the host really has.
 
     `cpu` (vCPUs), `memory` (bytes, or with a unit: `256GiB`), `boot_ms` (from resume to ready), `call_ms` (every call),
-    `gpu.<model>` (count), `foreign_cpu`, `foreign_memory` (held by machines of others).
+    `gpu.<model>` (count), `foreign_cpu`, `foreign_memory` (held by machines of others), `state_file` (the
+    file that the machines stand in, for several control planes on one machine; without it they are in memory).
     """
 
     total: Mapping[str, int]
     foreign: Mapping[str, int]
     boot_ms: int = 200
     call_ms: int = 2
+    state_file: str = ""
 
     @classmethod
     def read(cls, options: Mapping[str, str]) -> SimulationOptions:
         """From the configuration. Raises HostRejected `bad_request` that names the wrong option."""
         left = dict(options)
+        state_file = left.pop("state_file", "")
         total = {"vcpu": _amount(left, "cpu", 64), "memory": _amount(left, "memory", 256 << 30)}
         foreign = {"vcpu": _amount(left, "foreign_cpu", 0), "memory": _amount(left, "foreign_memory", 0)}
         boot_ms, call_ms = _amount(left, "boot_ms", 200), _amount(left, "call_ms", 2)
@@ -44,7 +47,7 @@ class SimulationOptions:
             total[name] = _amount(left, name, 0)
         if left:
             raise HostRejected("bad_request", f"option {min(left)!r} is not one of simulated hosts")
-        return cls(total, {k: v for k, v in foreign.items() if v}, boot_ms, call_ms)
+        return cls(total, {k: v for k, v in foreign.items() if v}, boot_ms, call_ms, state_file)
 
 
 def _amount(options: dict[str, str], name: str, default: int) -> int:
@@ -107,6 +110,15 @@ class SimulatedHost:
         if machine.state is MachineState.PAUSED:
             machine.state = MachineState.RUNNING
             machine.resumed_at = self.clock()
+        return self.seen(machine)
+
+    def start(self, identity: MachineIdentity) -> ObservedMachine | None:
+        """Make a stopped machine paused again; None where there is none."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None:
+            return None
+        if machine.state in (MachineState.STOPPED, MachineState.CRASHED):
+            machine.state = MachineState.PAUSED
         return self.seen(machine)
 
     def stop(self, identity: MachineIdentity) -> None:
