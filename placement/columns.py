@@ -85,9 +85,10 @@ class Generator:
     def start(self, weights: Ints) -> None:
         """Starts from each class's best patterns by weighted volume, the prices that gave the volume bound."""
         values = self.packing.demand @ weights
+        values = values * self.scale // max(1, int((self.packing.caps @ weights).max(initial=1)))
         worth = self.pricer.price(values)
         for cls in np.argsort(-worth, kind="stable")[:24].tolist():
-            self.master.add(self.column(cls, self.pricer.pattern(cls).tolist()))
+            self.add_patterns(cls)
 
     def seed(self, loads: Sequence[Load]) -> None:
         """Starts from the patterns of known answers."""
@@ -139,5 +140,9 @@ class Generator:
         promising = promising[np.argsort(-reduced[promising] * self.packing.hosts[promising], kind="stable")]
         added = 0
         for cls in promising[:most].tolist():
-            added += self.master.add(self.column(cls, self.pricer.pattern(cls).tolist()))
+            added += self.add_patterns(cls)
         return added
+
+    def add_patterns(self, cls: int) -> int:
+        """Adds the class's patterns for the last prices; how many were new."""
+        return sum(self.master.add(self.column(cls, pattern)) for pattern in self.pricer.patterns(cls))

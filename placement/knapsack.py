@@ -18,6 +18,8 @@ from placement.packing import Packing
 
 Table = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
+MANY = 40
+
 
 class Pricer(Protocol):
     """Prices one packing's classes for given kinds' values."""
@@ -25,8 +27,8 @@ class Pricer(Protocol):
     def price(self, values: Ints) -> Ints:
         """int64[C]: an upper bound on pattern value (plus the room's base value) for non-negative int64[K] values."""
 
-    def pattern(self, cls: int) -> Ints:
-        """int64[K]: a pattern for the values last priced; its value reaches the bound where the pricer is exact."""
+    def patterns(self, cls: int) -> list[tuple[int, ...]]:
+        """Good patterns for the values last priced, best first; the first reaches the bound where it is exact."""
 
 
 class DenseTable:
@@ -123,15 +125,25 @@ class DenseTable:
             tables.append(table)
         return tables
 
-    def pattern(self, cls: int) -> Ints:
-        """See ``Pricer``."""
-        return self.walk(int(self.packing.group[cls]), self.packing.caps[cls].tolist())
+    def patterns(self, cls: int) -> list[tuple[int, ...]]:
+        """See ``Pricer``: the best pattern, and the best that holds each kind at least once."""
+        group, room = int(self.packing.group[cls]), self.packing.caps[cls].tolist()
+        found = [tuple(self.walk(group, room))]
+        used = self.tables[group][0]
+        for kind in used if len(used) <= MANY else used[:0]:
+            left = [have - size for have, size in zip(room, self.demand[kind], strict=True)]
+            if min(left, default=0) >= 0:
+                pattern = self.walk(group, left)
+                pattern[kind] += 1
+                if pattern[kind] <= self.limits[kind]:
+                    found.append(tuple(pattern))
+        return found
 
-    def walk(self, group: int, room: list[int]) -> Ints:
-        """int64[K]: the best pattern in a room, read from the tables back from the last kind to the first."""
+    def walk(self, group: int, room: list[int]) -> list[int]:
+        """The best pattern in a room, read from the tables back from the last kind to the first."""
         used, tables = self.tables[group]
         place = int(np.ravel_multi_index(tuple(room), self.shape)) if self.shape else 0
-        pattern = np.zeros(len(self.packing.counts), np.int64)
+        pattern = [0] * len(self.packing.counts)
         for level in range(len(used), 0, -1):
             kind = used[level - 1]
             value, step = int(self.values[kind]), self.steps[kind]

@@ -45,12 +45,8 @@ class LabelPricer:
             worth[cls] = self._price_class(cls)
         return worth
 
-    def pattern(self, cls: int) -> Ints:
-        """See ``knapsack.Pricer``."""
-        return np.array(self.found[cls][0][1], np.int64)
-
     def patterns(self, cls: int) -> list[tuple[int, ...]]:
-        """Several good patterns of a class, best first."""
+        """See ``knapsack.Pricer``."""
         return [pattern for _, pattern in self.found[cls]]
 
     def _price_class(self, cls: int) -> int:

@@ -335,7 +335,7 @@ class Policy:
     seed: int = 0
     rounds: int = 400
     dives: int = 4
-    cells: int = 4_000_000
+    cells: int = 24_000_000
     branches: int = 20_000
     gap_millionths: int = 0
     max_placed: bool = False

@@ -82,14 +82,14 @@ class CellPricer:
             worth[cls] = shared.reshape(-1)[best]
         return worth
 
-    def pattern(self, cls: int) -> Ints:
+    def patterns(self, cls: int) -> list[tuple[int, ...]]:
         """See ``knapsack.Pricer``."""
         group, used = int(self.packing.group[cls]), np.array(self.split[cls], np.int64)
         pattern = np.zeros(len(self.packing.counts), np.int64)
         pattern[self.double] = self.both.walk(group, used.tolist())
         for cell in self.cells.caps[cls]:
-            pattern[self.single] += self.one.walk(group, (cell - used).tolist())
-        return pattern
+            pattern[self.single] += np.array(self.one.walk(group, (cell - used).tolist()), np.int64)
+        return [tuple(pattern.tolist())]
 
 
 def _downward(table: Table, start: Ints, extent: tuple[int, ...]) -> Ints:

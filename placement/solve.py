@@ -22,8 +22,10 @@ from placement.labels import LabelPricer
 from placement.model import Policy
 from placement.numa import CellPricer
 from placement.packing import Packing
+from placement.snug import balanced, snug_fill
 
 Stop = Callable[[], bool]
+COARSENESS = (0.7, 0.5, 0.3)
 
 
 def no_loss(cls: int, pattern: Sequence[int]) -> int:
@@ -96,13 +98,28 @@ def fewest_hosts(packing: Packing, policy: Policy, stop: Stop) -> Search:
     best, _, _ = best_fill(packing, weights, lower, stop)
     if best is not None:
         search.offer(best, used_hosts(best), "greedy")
+    if not search.closed and packing.cells is None:
+        _fill_snugly(packing, search, stop)
     if search.closed or stop() or not policy.rounds:
         return search
     return _by_columns(packing, search, weights, policy, stop)
 
 
+def _fill_snugly(packing: Packing, search: Search, stop: Stop) -> None:
+    """Tries exact fillings, the quick coarse ones first; both resources weigh in, as the second runs out next."""
+    weights = balanced(packing)
+    for coarse in COARSENESS:
+        most = search.cost - 1 if search.cost is not None else int(packing.hosts.sum())
+        loads = snug_fill(packing, weights, most, coarse, stop)
+        if loads is not None:
+            search.offer(loads, used_hosts(loads), "snug")
+        if search.closed or stop():
+            return
+
+
 def _by_columns(packing: Packing, search: Search, weights: Ints, policy: Policy, stop: Stop) -> Search:
-    most = search.cost - 1 if search.cost is not None else int(packing.hosts.sum())
+    # With as many hosts as the best answer uses, that answer stays feasible and the prices start near the truth.
+    most = search.cost if search.cost is not None else int(packing.hosts.sum())
     reduced = needed_only(packing, most)
     back = {id(rows): number for number, rows in enumerate(packing.rows)}
     pricer = pricer_for(reduced, policy)
@@ -118,7 +135,8 @@ def _by_columns(packing: Packing, search: Search, weights: Ints, policy: Policy,
         if inner.closed or stop():
             break
         dive(generator, weights, stop, 0.2 * number)
-        generator.run(policy.rounds // 4, enough=False)
+        if not inner.closed:
+            generator.run(policy.rounds // 4, enough=False)
     if not inner.closed and not stop() and policy.branches:
         round_by_search(generator, policy.branches)
     search.lower = inner.lower

@@ -51,7 +51,7 @@ def fewest(reduction: Reduction, policy: Policy, stop: Stop) -> Search:
     return total
 
 
-STAGES = ("empty", "volume", "funnel", "feasible", "greedy", "columns", "dive", "restricted-master")
+STAGES = ("empty", "volume", "funnel", "feasible", "greedy", "snug", "columns", "dive", "restricted-master")
 
 
 def widened(load: Load, kinds: Ints, classes: Ints, size: int) -> Load:
