@@ -104,6 +104,7 @@ class NodeSpec:
     """One requested member. `model_service_uuid` is the seed's `uuid`: a catalogue entry.
 
     Empty `zone_uuid`: any zone. `cpu_num`, `memory_size`, `root_disk_size`, `timeout_ms` 0: the catalogue's default.
+    `model_service_version`: of the entry at admission; the member is made from it however the entry changes.
     """
 
     name: str
@@ -123,6 +124,7 @@ class NodeSpec:
     root_disk_size: int = 0
     gpus: tuple[GpuRequest, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    model_service_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

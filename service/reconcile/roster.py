@@ -1,0 +1,181 @@
+"""Keeps this process's picture of fleet and catalogue true to the store, whichever replica changed it: a monitor and a
+driver for every host, and what machine specifications are made from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from service.app.capacity import policy
+from service.drivers.base import (
+    DriverError,
+    HostDriver,
+    HostFacts,
+    HostRejected,
+    Listing,
+    MachineHint,
+    MachineIdentity,
+    MachineSpec,
+    ObservedMachine,
+)
+from service.errors import Unavailable
+from service.fleet import Host, HostStatus, ModelService, Overcommit, Zone
+from service.reconcile.calls import Directory
+from service.reconcile.manager import Reconciler
+from service.reconcile.monitor import HostMonitor
+from service.store import catalog, fleet
+from service.store.connection import Connection
+from service.store.engine import Store
+
+logger = logging.getLogger(__name__)
+
+MakeDriver = Callable[[Host], HostDriver]
+"""The driver of a host. Raises DriverError where the host's fields are not right for it."""
+
+_Picture = tuple[Mapping[str, Zone], Mapping[str, Host], Mapping[str, ModelService]]
+
+
+class Roster:
+    """`sync` after every change of the fleet or the catalogue; it does nothing where there is nothing new."""
+
+    def __init__(
+        self,
+        store: Store,
+        reconciler: Reconciler,
+        directory: Directory,
+        make_driver: MakeDriver,
+        overcommit: Overcommit,
+    ) -> None:
+        """`overcommit`: the fleet's own, which zones and hosts override."""
+        self._store = store
+        self._reconciler = reconciler
+        self._directory = directory
+        self._make_driver = make_driver
+        self._overcommit = overcommit
+        self._one_at_a_time = asyncio.Lock()
+        self.unusable: dict[str, str] = {}
+        """Host uuid -> why no driver could be made for it."""
+        directory.refresh = self.refresh
+
+    async def sync(self) -> None:
+        """Read the rows and follow them. Raises Unavailable."""
+        async with self._one_at_a_time:
+            zones, hosts, catalogue = await self._store.read(_read)
+            self._directory.zones, self._directory.hosts, self._directory.catalogue = zones, hosts, catalogue
+            for uuid in sorted(set(self._reconciler.monitors) - set(hosts)):
+                await self._reconciler.remove_host(uuid)
+                self.unusable.pop(uuid, None)
+            for uuid, host in sorted(hosts.items()):
+                await self._follow(uuid, host, policy(self._overcommit, zones, host))
+
+    async def refresh(self) -> None:
+        """`sync`, for callers that will come back anyway where the store does not answer."""
+        try:
+            await self.sync()
+        except Unavailable as error:
+            logger.warning("changes of the fleet are not seen for now: %s", error)
+
+    async def _follow(self, uuid: str, host: Host, overcommit: Overcommit) -> None:
+        monitor = self._reconciler.monitors.get(uuid)
+        if monitor is not None and monitor.host.address != host.address:
+            logger.info("host %s is reached in another way now", host.name)
+            await self._reconciler.remove_host(uuid)
+            monitor = None
+        if monitor is None:
+            driver = self._driver(host)
+            # The row's status is of the past; the monitor finds out for itself.
+            unseen = replace(host, status=HostStatus.CONNECTING)
+            changed = self._reconciler.host_changed
+            self._reconciler.add_host(HostMonitor(unseen, driver, self._store, overcommit, changed))
+        else:
+            monitor.update(host, overcommit)
+
+    def _driver(self, host: Host) -> HostDriver:
+        try:
+            driver = self._make_driver(host)
+        except DriverError as error:
+            logger.warning("host %s can not be used: %s %s", host.name, error.public, error.detail)
+            self.unusable[host.uuid] = error.public
+            return UnusableDriver(host.uuid, error.public)
+        self.unusable.pop(host.uuid, None)
+        return driver
+
+
+def _read(connection: Connection) -> _Picture:
+    return fleet.zones(connection), fleet.hosts(connection), catalog.every_version(connection)
+
+
+class UnusableDriver:
+    """Stands for a host whose own driver can not be made here: it answers everything with the reason."""
+
+    def __init__(self, host_id: str, reason: str) -> None:
+        self._host_id = host_id
+        self._reason = reason
+
+    @property
+    def host_id(self) -> str:
+        """See HostDriver."""
+        return self._host_id
+
+    def _refuse(self) -> HostRejected:
+        return HostRejected("unsupported", self._reason)
+
+    async def probe(self, *, budget_seconds: float) -> HostFacts:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def list_machines(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    def subscribe(self, hint: MachineHint) -> None:
+        """See HostDriver: nothing will ever change here."""
+
+    async def close(self) -> None:
+        """See HostDriver."""
