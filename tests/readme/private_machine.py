@@ -56,14 +56,19 @@ class PrivateMachine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command in the checkout, as a reader would type it."""
         assigned = [f"{name}={value}" for name, value in (environment or {}).items()]
-        return subprocess.run(
-            [*self.namespace.command("env", *assigned, "bash", "-c", f"cd {ROOT} && {command}")],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        try:
+            return subprocess.run(
+                [*self.namespace.command("env", *assigned, "bash", "-c", f"cd {ROOT} && {command}")],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            told = (late.stdout or b"") + (late.stderr or b"")
+            log = self.namespace.run("tail", "-n", "40", str(ROOT / "var/service.log"))
+            raise AssertionError(f"{command}: no end after {timeout:g} s\n{told.decode()}\n{log}") from late
 
     def popen(self, command: str) -> subprocess.Popen[str]:
         """Start a shell command in the checkout; its output is one pipe."""

@@ -1,0 +1,1 @@
+"""Benchmarks: each measures Corral and something to compare it with in one run. No test, no assertion about time."""
