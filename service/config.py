@@ -59,6 +59,7 @@ class LogConfig:
 class Config:
     """Everything that the service is told at start. `store_url` is SQLAlchemy's, with an absolute path for SQLite.
 
+    `image_directory`: where RegisterImage finds files.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
     """
 
@@ -72,6 +73,7 @@ class Config:
     hosts: tuple[Host, ...]
     images: tuple[Image, ...]
     model_services: tuple[ModelService, ...]
+    image_directory: Path
     accounts: tuple[Account, ...] = ()
     webhook_networks: tuple[str, ...] = ()
 
@@ -130,6 +132,7 @@ class _Builder:
             model_services=tuple(
                 self._model_service(i, entry, by_name) for i, entry in enumerate(self.checked.model_services)
             ),
+            image_directory=self._path(self.checked.catalog.image_directory),
             accounts=tuple(
                 Account(entry.name, entry.password_sha512, Caller(entry.name, entry.project, entry.role))
                 for entry in self.checked.accounts

@@ -341,6 +341,12 @@ def _webhook_target(text: str) -> str:
         raise ValueError('a network in CIDR notation, such as "10.0.0.0/8" or "127.0.0.1/32"') from problem
 
 
+class CatalogSection(Section):
+    """[catalog]: `image_directory` is the image store, the only place that RegisterImage takes files from."""
+
+    image_directory: str = "images"
+
+
 class AccountSection(Section):
     """[[accounts]]: who may log in to the ZStack face. A name is written once."""
 
@@ -368,5 +374,6 @@ class Configuration(Section):
     hosts: list[HostSection] = []
     images: list[ImageSection] = []
     model_services: list[ModelServiceSection] = []
+    catalog: CatalogSection = CatalogSection()
     accounts: list[AccountSection] = []
     webhooks: WebhooksSection = WebhooksSection()

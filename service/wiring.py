@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import time
@@ -13,28 +14,34 @@ from pathlib import Path
 
 from starlette.routing import Route
 
+from service.app.catalog import Catalog
 from service.app.directory import Directory as FleetDirectory
 from service.app.feed import Feed
+from service.app.fleet import Fleet
+from service.app.fleet_feed import FleetFeed
 from service.app.groups import Groups
 from service.app.groups import Limits as AppLimits
 from service.app.jobs import Jobs
 from service.app.planner import Planner, PoolPlanner
 from service.app.sessions import Sessions
 from service.config import Config
-from service.drivers.base import HostDriver
+from service.drivers.base import HostDriver, HostFacts, HostRejected, Image
 from service.errors import CorralError
-from service.fleet import Host
+from service.fleet import Host, RegisteredImage, configured_image_uuid
 from service.http.app import bind, create_app, serve_http
 from service.http.zstack.composition import zstack_routes
 from service.reconcile.calls import Directory, MemberCalls
 from service.reconcile.manager import Reconciler
-from service.reconcile.monitor import HostMonitor
+from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import Heirs, owner_name
+from service.reconcile.roster import Roster
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import Tools
+from service.rpc.catalog_servicer import CatalogServicer
+from service.rpc.fleet_servicer import FleetServicer
 from service.rpc.interceptors import Limits as RpcLimits
 from service.rpc.server import RpcServer
-from service.store import events, fleet, groups
+from service.store import configured, events, fleet, groups
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.hints import Listener
@@ -70,7 +77,7 @@ def make_driver(config: Config, host: Host) -> HostDriver:
         from service.drivers.libvirt.driver import LibvirtDriver
 
         return LibvirtDriver(host.uuid, config.cluster_id, host.address)
-    raise StartError(f"host {host.name}: there is no driver {host.address.driver!r}")
+    raise HostRejected("unsupported", f"there is no driver {host.address.driver!r}")
 
 
 class Service:
@@ -96,7 +103,16 @@ class Service:
             limits=AppLimits(max_nodes=config.server.max_nodes),
         )
         self.jobs = Jobs(self.store, wall_clock, owner=self.owner)
+        self.fleet = Fleet(self.store, wall_clock, self._first_contact, overcommit=config.overcommit)
+        self.catalog = Catalog(self.store, wall_clock, config.image_directory)
+        self.fleet_feed = FleetFeed(self.store, self.fleet)
+        self.fleet.changed = self.catalog.changed = self.fleet_feed.poke
+        self.directory = Directory({}, {}, {})
         self.reconciler = self._make_reconciler()
+        self.roster = Roster(
+            self.store, self.reconciler, self.directory, lambda host: make_driver(config, host), config.overcommit
+        )
+        self.fleet_feed.listen(self.roster.refresh)
         self.groups.poke = self.reconciler.poke
         self.rpc = self._make_rpc()
         self._http_stop = asyncio.Event()
@@ -110,7 +126,7 @@ class Service:
         Raises AddressUnavailable, AddressInUse, Unavailable.
         """
         self._http_socket = bind(self.config.server.http)
-        await self.store.write(self._write_fleet)
+        await self._follow_fleet()
         await self.feed.start()
         self._spawn(self.feed.run(), "feed")
         if not self.store.sqlite:
@@ -133,7 +149,7 @@ class Service:
         self.rpc.set_serving(True)
         if isinstance(self.planner, PoolPlanner):
             self._spawn(self.planner.warm(), "warm the planner")
-        log.info("serving", grpc=str(self.rpc.address), http=self.http_address, hosts=len(self.config.hosts))
+        log.info("serving", grpc=str(self.rpc.address), http=self.http_address, hosts=len(self.directory.hosts))
 
     async def stop(self) -> None:
         """Drain: not serving, streams end with Unavailable, calls end, leases go back, then everything is closed."""
@@ -144,6 +160,7 @@ class Service:
         await self.jobs.stop()
         self.groups.drain()
         self.feed.close()
+        self.fleet_feed.close()
         await self.rpc.stop(grace)
         await self.reconciler.stop(grace)
         self._http_stop.set()
@@ -197,14 +214,8 @@ class Service:
 
     def _make_reconciler(self) -> Reconciler:
         config = self.config
-        zones = {zone.uuid: zone for zone in config.zones}
         monitors: dict[str, HostMonitor] = {}
-        calls = MemberCalls(
-            config.cluster_id,
-            monitors,
-            Directory({h.uuid: h for h in config.hosts}, zones, {m.uuid: m for m in config.model_services}),
-            self.metrics,
-        )
+        calls = MemberCalls(config.cluster_id, monitors, self.directory, self.metrics)
         tools = Tools(
             store=self.store,
             planner=self.planner,
@@ -214,17 +225,25 @@ class Service:
             owner=self.owner,
             cluster=config.cluster_id,
         )
-        reconciler = Reconciler(tools, Sweep(self.store, monitors, config.cluster_id, self.metrics))
-        for host in config.hosts:
-            overcommit = config.overcommit.overridden_by(zones[host.zone_uuid].overcommit)
-            monitors[host.uuid] = HostMonitor(
-                host,
-                make_driver(config, host),
-                self.store,
-                overcommit.overridden_by(host.overcommit),
-                reconciler.host_changed,
-            )
-        return reconciler
+        return Reconciler(tools, Sweep(self.store, monitors, config.cluster_id, self.metrics))
+
+    async def _first_contact(self, host: Host) -> HostFacts:
+        """What a host that is not of the fleet yet is. Raises DriverError."""
+        driver = make_driver(self.config, host)
+        try:
+            return await driver.probe(budget_seconds=PROBE_SECONDS)
+        finally:
+            await driver.close()
+
+    async def _follow_fleet(self) -> None:
+        """Write what the configuration says and follow the rows. Raises StartError, Unavailable."""
+        await self.store.write(self._write_fleet)
+        await self.roster.sync()
+        for host in self.config.hosts:
+            if host.uuid in self.roster.unusable:
+                raise StartError(f"host {host.name}: {self.roster.unusable[host.uuid]}")
+        await self.fleet_feed.start()
+        self._spawn(self.fleet_feed.run(), "fleet")
 
     def _zstack_routes(self) -> list[Route]:
         return zstack_routes(
@@ -239,7 +258,8 @@ class Service:
 
     def _reachable(self, zone_uuid: str) -> bool:
         """Whether members in the zone have addresses that are reachable from outside of their hosts."""
-        return any(z.uuid == zone_uuid and z.network.kind in REACHABLE_KINDS for z in self.config.zones)
+        zone = self.directory.zones.get(zone_uuid)
+        return zone is not None and zone.network.kind in REACHABLE_KINDS
 
     def _make_rpc(self) -> RpcServer:
         config = self.config
@@ -250,20 +270,39 @@ class Service:
             config.server.admin,
             reachable=self._reachable,
             limits=RpcLimits(max_message_bytes=config.server.max_message_bytes),
+            fleet=FleetServicer(self.fleet, self.fleet_feed),
+            catalog=CatalogServicer(self.catalog),
         )
 
     def _write_fleet(self, connection: Connection) -> None:
-        for zone in self.config.zones:
-            fleet.put_zone(connection, zone)
-        for host in self.config.hosts:
-            fleet.put_host(connection, host)
-        for entry in self.config.model_services:
-            fleet.put_model_service(connection, entry)
+        config = self.config
+        configured.write(
+            connection,
+            zones=config.zones,
+            hosts=config.hosts,
+            images=[_registered(image) for image in config.images],
+            model_services=[
+                dataclasses.replace(entry, image_uuid=configured_image_uuid(entry.image.name))
+                for entry in config.model_services
+            ],
+            now=wall_clock(),
+        )
 
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
         task.add_done_callback(_report)
         self._tasks.append(task)
+
+
+def _registered(image: Image) -> RegisteredImage:
+    """An image of the configuration file as the catalogue tells it."""
+    paths = [Path(path) for path in (image.kernel_path, image.initrd_path, image.disk_path) if path]
+    return RegisteredImage(
+        configured_image_uuid(image.name),
+        image,
+        "kernel" if image.kernel_path else image.disk_format,
+        sum(path.stat().st_size for path in paths if path.is_file()),
+    )
 
 
 def _report(task: asyncio.Task[None]) -> None:
