@@ -20,7 +20,7 @@ from service.errors import AlreadyExists
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService
 from service.model import Caller, DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
-from service.store import fleet, groups, requests
+from service.store import events, fleet, groups, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -113,9 +113,10 @@ class Groups(GroupIntents):
         """Groups by creation, a page at a time. `asked`: its size, 0 for the default."""
         size = page_size(asked)
         after = read_token(page_token, query)
-        found = await self._store.read(
-            lambda c: groups.page(
-                c,
+
+        def read(connection: Connection) -> tuple[int, tuple[Group, ...]]:
+            found = groups.page(
+                connection,
                 project=project_of(caller),
                 after=after,
                 limit=size + 1,
@@ -124,10 +125,12 @@ class Groups(GroupIntents):
                 zone_uuid=query.zone_uuid,
                 tag=query.tag,
             )
-        )
+            return events.head(connection)[1], tuple(found)
+
+        revision, found = await self._store.read(read)
         page = found[:size]
         more = len(found) > size
-        return GroupPage(page, write_token(page[-1], query) if more else "")
+        return GroupPage(page, write_token(page[-1], query) if more else "", revision)
 
     async def follow(self, group_uuid: str, after: int) -> AsyncGenerator[Event, None]:
         """The group's events above a revision until its present operation ends; the last one is FINAL.

@@ -27,10 +27,11 @@ class GroupFilter:
 
 @dataclass(frozen=True, slots=True)
 class GroupPage:
-    """One page, and the token of the next ("" at the end)."""
+    """One page, the token of the next ("" at the end), and the revision after which a watch misses nothing of it."""
 
     groups: tuple[Group, ...]
     next_page_token: str
+    revision: int
 
 
 def page_size(asked: int) -> int:

@@ -74,6 +74,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         return deploy_pb2.ListInstanceGroupsResponse(
             inventories=[inventory.group(group, self._reachable) for group in page.groups],
             next_page_token=page.next_page_token,
+            revision=page.revision,
         )
 
     async def WatchInstanceGroups(  # noqa: N802

@@ -102,11 +102,15 @@ def test_grpcurl_is_told_which_field_is_wrong(service: Process, change: Any, cod
     assert "google.rpc.ErrorInfo" in result.stderr
 
 
-def test_a_method_that_is_not_served_yet_is_unimplemented(service: Process) -> None:
-    result = service.grpcurl("corral.v1.FleetService/ListHosts", body={})
-    assert result.returncode != 0
-    assert "Code: Unimplemented" in result.stderr
-    assert "METHOD_UNIMPLEMENTED" in result.stderr
+def test_grpcurl_sees_the_hosts_and_what_is_free_of_them(service: Process) -> None:
+    (hosts,) = documents(service.grpcurl("corral.v1.FleetService/ListHosts", body={}).stdout)
+    assert [(host["name"], host["driver"], host["state"]) for host in hosts["inventories"]] == [
+        ("one", "simulated", "Enabled"),
+        ("two", "simulated", "Enabled"),
+    ]
+    (capacity,) = documents(service.grpcurl("corral.v1.FleetService/GetCapacity", body={}).stdout)
+    amounts = {entry["resource"]: entry for entry in capacity["capacities"]}
+    assert (capacity["hosts"], amounts["vcpu"]["total"], amounts["vcpu"]["allocatable"]) == (2, "32", "320")
 
 
 def test_health_answers_to_grpcurl(service: Process) -> None:

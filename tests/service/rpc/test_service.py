@@ -188,6 +188,16 @@ async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_a_watch_from_a_pages_revision_tells_exactly_what_came_after_it() -> None:
+    async with lab.running() as server:
+        await events_of(server.stub, deploy(name="first"))
+        page = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest())
+        later = await events_of(server.stub, deploy(name="second"))
+        watch = server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(start_revision=page.revision))
+        assert [(await watch.read()).event for _ in later] == later
+        watch.cancel()
+
+
 async def test_a_client_that_leaves_does_not_stop_the_deploy_and_can_follow_it_by_a_watch() -> None:
     async with lab.running() as server:
         server.hold_hosts()
