@@ -21,11 +21,12 @@ _SERVING = re.compile(r'"grpc": "127\.0\.0\.1:(\d+)"')
 class CorralProcess:
     """One `python -m service serve`; start, kill and start again on the same database."""
 
-    def __init__(self, directory: Path, configuration: str) -> None:
+    def __init__(self, directory: Path, configuration: str, port: int = 0) -> None:
         self.directory = directory
+        self.port = port
         self.configuration = directory / "corral.toml"
         self.configuration.write_text(
-            f'[server]\ngrpc = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\n[store]\nurl = "sqlite:///corral.db"\n'
+            f'[server]\ngrpc = "127.0.0.1:{port}"\nhttp = "127.0.0.1:0"\n[store]\nurl = "sqlite:///corral.db"\n'
             f'[log]\nformat = "json"\n{configuration}'
         )
         self.database = directory / "corral.db"
@@ -56,6 +57,11 @@ class CorralProcess:
                 break
             time.sleep(0.05)
         raise AssertionError(f"the service did not start:\n{self.log.read_text()[offset:]}")
+
+    @property
+    def http(self) -> str:
+        """The base address of the running process's HTTP listener."""
+        return "http://" + re.findall(r'"http": "(127\.0\.0\.1:\d+)"', self.log.read_text())[-1]
 
     @property
     def groups(self) -> deploy_pb2_grpc.DistributedModelServiceStub:

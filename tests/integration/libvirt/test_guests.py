@@ -1,0 +1,172 @@
+"""Real guests on two hypervisors: they get their facts, find each other, say how far they are, and stop in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.drivers.base import Image, MachineSpec, MachineState, ObservedMachine
+from service.drivers.libvirt.driver import LibvirtDriver
+from tests.integration.libvirt.support import guest_documents
+from tests.lab.fleet import Lab
+from tests.lab.hypervisor import Hypervisor
+from tests.service.drivers.libvirt.machines import bridged, identity, specification
+
+pytestmark = [pytest.mark.qemu, pytest.mark.asyncio]
+
+BUDGET = 60.0
+BOOT_SECONDS = 120.0
+LEADER, WORKER = "10.77.2.1", "10.77.2.2"
+
+
+def member(guest: Image, number: int, address: str, *, rank: int, leader: str = LEADER, **facts: Any) -> MachineSpec:
+    documents = guest_documents(identity(number), rank=rank, address=address, leader=leader, **facts)
+    return specification(
+        number,
+        image=guest,
+        memory_bytes=96 << 20,
+        interfaces=(bridged(number, address),),
+        documents=documents,
+    )
+
+
+async def until(
+    driver: LibvirtDriver, spec: MachineSpec, wanted: Callable[[ObservedMachine], bool], what: str
+) -> ObservedMachine:
+    """Observes until it is so. The stages that went by are in the error."""
+    stages: list[str] = []
+    async with asyncio.timeout(BOOT_SECONDS):
+        try:
+            while True:
+                await driver.list_machines(budget_seconds=BUDGET)  # opens channels that broke
+                _, seen = await driver.observe(spec.identity, budget_seconds=BUDGET)
+                assert seen is not None
+                stage = f"{seen.state}/{seen.report.stage if seen.report else '-'}"
+                if not stages or stages[-1] != stage:
+                    stages.append(stage)
+                if wanted(seen):
+                    return seen
+                await asyncio.sleep(0.1)
+        except asyncio.CancelledError:
+            raise AssertionError(f"{spec.display_name} was never {what}: {stages}") from None
+
+
+def at_stage(stage: str) -> Callable[[ObservedMachine], bool]:
+    return lambda seen: seen.report is not None and seen.report.stage == stage
+
+
+async def launch(driver: LibvirtDriver, spec: MachineSpec) -> None:
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.resume(spec.identity, budget_seconds=BUDGET)
+
+
+async def test_a_group_comes_up_over_two_hosts_and_stops_in_order(
+    lab: Lab, hosts: list[Hypervisor], drivers: list[LibvirtDriver], guest: Image
+) -> None:
+    head = member(guest, 1, LEADER, rank=0)
+    worker = member(guest, 2, WORKER, rank=1)
+    await asyncio.gather(launch(drivers[0], head), launch(drivers[1], worker))
+    ready = await asyncio.gather(
+        until(drivers[0], head, at_stage("ready"), "ready"), until(drivers[1], worker, at_stage("ready"), "ready")
+    )
+    for seen, address in zip(ready, (LEADER, WORKER), strict=True):
+        assert seen.report is not None
+        assert (seen.report.address, seen.report.epoch) == (address, 1)
+
+    health = await joined_health(lab, LEADER, 1)
+    assert health["machine_uuid"] == head.identity.machine_uuid
+    expected = {"status": "ok", "name": "node-0", "role": "leader", "rank": 0, "size": 2, "address": LEADER}
+    assert health.items() >= expected.items()
+    assert health["instance"] == head.identity.instance
+    assert (await asyncio.to_thread(lab.get_json, WORKER))["role"] == "worker"
+
+    # libvirtd goes and comes: a reader that connects later learns the present stage all the same.
+    hosts[1].restart_daemon()
+    again = await until(
+        drivers[1],
+        worker,
+        lambda seen: seen.report is not None and seen.report.received_at > _received(ready[1]),
+        "heard after the restart",
+    )
+    assert again.report is not None
+    assert again.report.stage == "ready"
+
+    await asyncio.gather(
+        drivers[0].shutdown(head.identity, budget_seconds=BUDGET),
+        drivers[1].shutdown(worker.identity, budget_seconds=BUDGET),
+    )
+    stopped = await until(drivers[0], head, lambda seen: seen.state is MachineState.STOPPED, "stopped")
+    await until(drivers[1], worker, lambda seen: seen.state is MachineState.STOPPED, "stopped")
+    assert stopped.report is not None
+    assert stopped.report.stage == "stopping"
+
+    # The same machine again, from its definition.
+    await drivers[0].start(head.identity, budget_seconds=BUDGET)
+    _, fresh = await drivers[0].observe(head.identity, budget_seconds=BUDGET)
+    assert fresh is not None
+    assert fresh.report is None
+    await drivers[0].resume(head.identity, budget_seconds=BUDGET)
+    await until(drivers[0], head, at_stage("ready"), "ready again")
+    for driver, spec in zip(drivers, (head, worker), strict=True):
+        await driver.remove(spec.identity, budget_seconds=BUDGET)
+        assert await driver.list_volumes(budget_seconds=BUDGET) == ()
+
+
+async def joined_health(lab: Lab, address: str, joined: int) -> Any:
+    """The leader's health once it counts so many workers."""
+    async with asyncio.timeout(BOOT_SECONDS):
+        while True:
+            health = await asyncio.to_thread(lab.get_json, address)
+            if health["joined"] == joined:
+                return health
+            await asyncio.sleep(0.2)
+
+
+def _received(seen: ObservedMachine) -> float:
+    assert seen.report is not None
+    return seen.report.received_at
+
+
+async def test_a_worker_waits_for_its_leader_and_says_so(drivers: list[LibvirtDriver], guest: Image) -> None:
+    worker = member(guest, 3, "10.77.2.3", rank=1, leader="10.77.2.4")
+    late = replace(worker, documents={**worker.documents})
+    late = replace(
+        late, documents={**late.documents, "env": late.documents["env"] + "CORRAL_START_DEADLINE_SECONDS=0\n"}
+    )
+    await launch(drivers[0], late)
+    waiting = await until(
+        drivers[0], late, lambda s: s.report is not None and "deadline has passed" in s.report.detail, "late"
+    )
+    assert waiting.report is not None
+    assert waiting.report.stage == "joining"
+    await launch(drivers[1], member(guest, 4, "10.77.2.4", rank=0))
+    await until(drivers[0], late, at_stage("ready"), "ready")
+    await asyncio.gather(
+        drivers[0].remove(late.identity, budget_seconds=BUDGET),
+        drivers[1].remove(identity(4), budget_seconds=BUDGET),
+    )
+
+
+@pytest.mark.slow
+async def test_a_member_of_a_past_start_leaves(drivers: list[LibvirtDriver], guest: Image) -> None:
+    await launch(drivers[0], member(guest, 5, "10.77.2.5", rank=0, leader="10.77.2.5", epoch=2))
+    past = member(guest, 6, "10.77.2.6", rank=1, leader="10.77.2.5", epoch=1)
+    await launch(drivers[1], past)
+    stopped = await until(drivers[1], past, lambda seen: seen.state is MachineState.STOPPED, "stopped")
+    assert stopped.report is not None
+    assert "newer epoch" in stopped.report.detail
+    await asyncio.gather(
+        drivers[0].remove(identity(5), budget_seconds=BUDGET), drivers[1].remove(identity(6), budget_seconds=BUDGET)
+    )
+
+
+@pytest.mark.slow
+async def test_the_guest_runs_in_the_size_of_a_big_one(drivers: list[LibvirtDriver], guest: Image) -> None:
+    big = replace(member(guest, 7, "10.77.2.7", rank=0), memory_bytes=16 << 30, vcpus=8)
+    await launch(drivers[0], big)
+    await until(drivers[0], big, at_stage("ready"), "ready")
+    await drivers[0].remove(big.identity, budget_seconds=BUDGET)
