@@ -15,6 +15,7 @@ from service.fleet import MEMORY, VCPU, HostState, Overcommit
 from service.store import fleet
 from service.store.claims import ClaimRequest
 from service.store.engine import Store
+from service.store.migrations import upgrade
 from tests.service.builders import entry, host, zone
 
 T = TypeVar("T")
@@ -27,9 +28,11 @@ GIB = 1 << 30
 class Database:
     """One store of a migrated database on a loop of its own; `write` and `read` may be called from any thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, migrate: bool = False) -> None:
         self.url = url
         self.store = Store(url)
+        if migrate:
+            upgrade(self.store.engine)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="store-loop", daemon=True)
         self._thread.start()

@@ -1,0 +1,222 @@
+"""Replicas as real processes on one PostgreSQL and one fleet, and what tests do to them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+
+ROOT = Path(__file__).resolve().parents[2]
+ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
+ENTRY = "f1e135835fee363c9f57ed8232023886"
+GIB = 1 << 30
+
+_SERVER = """
+[server]
+grpc = "unix:{directory}/grpc"
+http = "unix:{directory}/http"
+drain_grace_ms = 5000
+[store]
+url = "{store}"
+[log]
+format = "json"
+level = "{level}"
+[overcommit]
+cpu = 1
+memory = 1
+reserved_memory = "0"
+"""
+
+_SIMULATED_FLEET = """
+[[zones]]
+uuid = "{zone}"
+name = "zone-1"
+[[images]]
+name = "guest"
+kernel = "kernel"
+[[model_services]]
+uuid = "{entry}"
+name = "default"
+image = "guest"
+stop_grace_ms = 0
+"""
+
+_SIMULATED_HOST = """
+[[hosts]]
+name = "sim-{number}"
+zone = "zone-1"
+driver = "simulated"
+transport = "test"
+[hosts.options]
+cpu = "{vcpu}"
+memory = "{memory}GiB"
+boot_ms = "20"
+call_ms = "0"
+state_file = "{directory}/hosts/sim-{number}.json"
+"""
+
+
+def simulated_fleet(directory: Path, hosts: int, *, vcpu: int, memory: int = 64) -> str:
+    """Configuration of hosts whose machines all replicas see. `memory` in GiB."""
+    made = [
+        _SIMULATED_HOST.format(number=number, vcpu=vcpu, memory=memory, directory=directory)
+        for number in range(1, hosts + 1)
+    ]
+    return _SIMULATED_FLEET.format(zone=ZONE, entry=ENTRY) + "".join(made)
+
+
+@dataclass
+class Replica:
+    """One process of the service. `alone`: in a pid namespace of its own, as if on another machine."""
+
+    directory: Path
+    alone: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    channels: list[grpc.Channel] = field(default_factory=list)
+
+    @property
+    def target(self) -> str:
+        """Its gRPC address."""
+        return f"unix:{self.directory}/grpc"
+
+    @property
+    def pid(self) -> int:
+        """The service's pid. Raises RuntimeError where it does not run."""
+        if self.process is None or self.process.poll() is not None:
+            raise RuntimeError(f"{self.directory.name} does not run")
+        if not self.alone:
+            return self.process.pid
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def start(self) -> None:
+        """Start the process; `wait` says when it serves."""
+        for name in ("grpc", "http"):
+            (self.directory / name).unlink(missing_ok=True)
+        command = [sys.executable, "-m", "service", "serve", "--config", str(self.directory / "corral.toml")]
+        if self.alone:
+            command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *command]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": "protos:."},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+
+    def wait(self, seconds: float = 60) -> None:
+        """Until it answers. Raises TimeoutError, or RuntimeError where it has ended."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.stub().GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid="0" * 32), timeout=5)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:
+                    return
+            if self.process is None or self.process.poll() is not None:
+                raise RuntimeError(f"{self.directory.name} has ended: {self.log()[-2000:]}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.directory.name} does not answer: {self.log()[-2000:]}")
+            time.sleep(0.05)
+
+    def stub(self) -> Any:
+        """A stub on a new connection; `close` closes it."""
+        channel = grpc.insecure_channel(
+            self.target,
+            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100),
+                     ("grpc.max_reconnect_backoff_ms", 1000)],
+        )  # fmt: skip
+        self.channels.append(channel)
+        make: Any = deploy_pb2_grpc.DistributedModelServiceStub
+        return make(channel)
+
+    def signal(self, number: signal.Signals) -> None:
+        """A signal to the service itself."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait for its end."""
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(timeout=30)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        assert self.process is not None
+        return self.process.wait(timeout=60)
+
+    def log(self) -> str:
+        """Everything that it logged."""
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def close(self) -> None:
+        """End it for good."""
+        for channel in self.channels:
+            channel.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()  # of a namespace, too: its members are killed with unshare
+            self.process.wait(timeout=30)
+
+
+@contextmanager
+def replicas(
+    directory: Path, store: str, fleet: str, count: int, *, alone: Sequence[int] = (), level: str = "info"
+) -> Iterator[list[Replica]]:
+    """`count` serving replicas. `fleet`: the rest of their configuration. `alone`: see Replica."""
+    made = []
+    for number in range(count):
+        home = directory / f"replica-{number}"
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "corral.toml").write_text(_SERVER.format(directory=home, store=store, level=level) + fleet)
+        made.append(Replica(home, alone=number in alone))
+    try:
+        for replica in made:
+            replica.start()
+        for replica in made:
+            replica.wait()
+        yield made
+    finally:
+        for replica in made:
+            replica.close()
+
+
+def deploy(uuid: str, nodes: int = 1, *, vcpu: int = 1, memory: int = GIB, **fields: Any) -> Any:
+    """A deploy request with a uuid of the caller's, so that it may be sent again after a lost answer."""
+    specs = [
+        {"uuid": ENTRY, "zone_uuid": ZONE, "name": f"node-{n}", "cpu_num": vcpu, "memory_size": memory,
+         "type": "VirtualMachine"}
+        for n in range(nodes)
+    ]  # fmt: skip
+    values: dict[str, Any] = {
+        "name": "group",
+        "model_services": specs,
+        "service_creation_strategy": "parallel",
+        "resource_uuid": uuid,
+        "request_id": f"deploy-{uuid}",
+    }
+    return deploy_pb2.DeployDistributedModelServiceRequest(**{**values, **fields})
+
+
+def _end_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+
+
+__all__ = ["ENTRY", "GIB", "ZONE", "Replica", "deploy", "group_pb2", "replicas", "simulated_fleet"]
