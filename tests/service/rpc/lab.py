@@ -92,6 +92,7 @@ async def running(
     identify: Identify = anonymous,
     admin: bool = False,
     address: ListenAddress | None = None,
+    credentials: grpc.ServerCredentials | None = None,
 ) -> AsyncIterator[Lab]:
     """A server on two hosts of 16 CPUs and 64 GiB in one zone."""
     catalogue = (entry(model_uuid="a" * 32),)
@@ -106,6 +107,7 @@ async def running(
             reachable=lambda zone: zone == ZONE,
             limits=limits,
             identify=identify,
+            credentials=credentials,
         )
         await server.start()
         server.set_serving(True)

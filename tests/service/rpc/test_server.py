@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, group_pb2, placement_pb2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
@@ -17,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from service.config_schema import ListenAddress
+from service.errors import Unauthenticated
 from service.model import Caller
 from service.rpc.interceptors import Limits
 from service.rpc.server import AddressUnavailable
@@ -336,8 +342,6 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_the_identity_comes_from_the_call_and_a_refused_one_goes_no_further() -> None:
-    from service.errors import Unauthenticated
-
     seen: list[str] = []
 
     def identify(context: Any) -> Caller:
@@ -355,3 +359,37 @@ async def test_the_identity_comes_from_the_call_and_a_refused_one_goes_no_furthe
         assert lab.reason_of(caught.value) == "UNAUTHENTICATED"
         await server.stub.ListInstanceGroups(request, metadata=(("authorization", "Bearer right"),))
     assert seen == ["", "Bearer right"]
+
+
+def certificate() -> tuple[bytes, bytes]:
+    """A self-signed certificate for localhost and its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return built.public_bytes(pem), private
+
+
+async def test_with_credentials_only_tls_is_served() -> None:
+    public, private = certificate()
+    credentials = grpc.ssl_server_credentials([(private, public)])
+    async with lab.running(credentials=credentials) as server:
+        target = f"localhost:{server.server.address.port}"
+        trusting = grpc.ssl_channel_credentials(root_certificates=public)
+        async with grpc.aio.secure_channel(target, trusting) as channel:
+            assert (await health_of(channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health_of(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
