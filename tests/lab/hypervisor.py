@@ -13,7 +13,9 @@ from pathlib import Path
 from tests.lab.namespaces import Namespace, process_state, wait_until
 from tests.lab.requirements import program
 
-DIRECTORIES = ("etc/libvirt", "run/libvirt", "var/lib/libvirt", "var/log/libvirt", "var/cache/libvirt")
+# run/lock: libvirt locks a guest's channel by a path that is the same on every hypervisor.
+DIRECTORIES = ("etc/libvirt", "run/libvirt", "run/lock", "var/lib/libvirt", "var/log/libvirt", "var/cache/libvirt")
+_VOLATILE = ("run/libvirt", "run/lock")
 
 _MOUNTS = """
 directory=$1
@@ -176,7 +178,8 @@ class Hypervisor:
     def reboot(self) -> None:
         """Power off and on: what stood on disk is there again, what stood under /run is not."""
         self.power_off()
-        shutil.rmtree(self.directory / "run/libvirt")
-        (self.directory / "run/libvirt").mkdir()
+        for path in _VOLATILE:
+            shutil.rmtree(self.directory / path)
+            (self.directory / path).mkdir()
         self.namespace = self._power_on()
         self.start_daemon()

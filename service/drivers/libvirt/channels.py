@@ -118,17 +118,13 @@ class Channel:
             _log.debug("progress channel: %s", describe(error))
 
     def drop(self) -> None:
-        """Stops listening to a stream whose connection is gone. Asks nobody."""
+        """Stops listening. Asks nobody: for any thread, and for streams whose connection is gone."""
         with self._lock:
             if self.open:
                 self._let_go()
 
-    def close(self) -> None:
-        """Stops listening and ends the stream. Blocks for a round trip: not for the event loop."""
-        with self._lock:
-            if not self.open:
-                return
-            self._let_go()
+    def abort(self) -> None:
+        """Ends the stream, after `drop`. Asks the host: only in a call on the stream's own connection."""
         try:
             self._stream.abort()
         except libvirt.libvirtError as error:
@@ -136,7 +132,10 @@ class Channel:
 
 
 class Channels:
-    """The open channels of one host's machines, and the newest report of each. Safe to use from any thread.
+    """The open channels of one host's machines, and the newest report of each.
+
+    `listen` and `keep_only` talk to the host: they belong in a call on the connection that carries the channels, which
+    serves one call at a time. The others are safe anywhere.
 
     `on_report(machine_uuid)` is called, on any thread, after a report was stored that says something new.
     """
@@ -146,6 +145,7 @@ class Channels:
         self._lock = threading.Lock()
         self._channels: dict[str, Channel] = {}
         self._reports: dict[str, GuestReport] = {}
+        self._dropped: list[Channel] = []
 
     def report(self, machine_uuid: str) -> GuestReport | None:
         """The newest report, or None."""
@@ -163,6 +163,7 @@ class Channels:
 
         `take_over`: end another client's hold of it. Only one can read a channel at a time.
         """
+        self._abort_dropped()
         if self.listening(machine_uuid):
             return True
         stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
@@ -187,28 +188,34 @@ class Channels:
             self._on_report(machine_uuid)
 
     def forget(self, machine_uuid: str) -> None:
-        """Closes the machine's channel and drops what it said: it is another run of the guest from now on. Blocks."""
+        """Stops listening to the machine and drops what it said: it is another run of the guest from now on."""
         with self._lock:
             channel = self._channels.pop(machine_uuid, None)
             self._reports.pop(machine_uuid, None)
         if channel is not None:
-            channel.close()
+            channel.drop()
+            with self._lock:
+                self._dropped.append(channel)
+
+    def _abort_dropped(self) -> None:
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+        for channel in dropped:
+            channel.abort()
 
     def keep_only(self, machine_uuids: set[str]) -> None:
-        """Drops everything of machines that are not there any more. Blocks."""
+        """Drops everything of machines that are not there any more."""
         with self._lock:
             gone = (self._channels.keys() | self._reports.keys()) - machine_uuids
         for machine_uuid in gone:
             self.forget(machine_uuid)
+        self._abort_dropped()
 
     def connection_lost(self) -> None:
         """The connection that carried the channels is gone. The reports stay: they were true when they came."""
         with self._lock:
             channels = list(self._channels.values())
             self._channels.clear()
+            self._dropped.clear()
         for channel in channels:
             channel.drop()
-
-    def close(self) -> None:
-        """Closes all. Blocks."""
-        self.keep_only(set())

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Opener = Callable[[str], Any]
 
-# libvirtd serves five requests of a connection at a time; four leaves room for its own keepalive and ours.
+# More would not make a host faster: starting a machine is QEMU's and the kernel's time.
 CALLS_AT_A_TIME = 4
 # Threads that wait in calls nobody waits for any more. Beyond this many the host gets no further calls until some end.
 GIVEN_UP_LIMIT = 12
@@ -62,7 +62,7 @@ class Work:
 
 
 class Session:
-    """One open connection. Closed once it is retired and its last call has ended.
+    """One open connection. Closed once it is retired and its call has ended.
 
     `release` undoes what `Lane.prepare` registered: libvirt keeps a connection open while callbacks refer to it.
     """
@@ -71,8 +71,13 @@ class Session:
         self.connection = connection
         self.release: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._calls = 0
+        self._in_call = False
         self._retired = False
+
+    @property
+    def retired(self) -> bool:
+        """No new calls."""
+        return self._retired
 
     @property
     def usable(self) -> bool:
@@ -87,13 +92,13 @@ class Session:
     def enter(self) -> None:
         """A call begins."""
         with self._lock:
-            self._calls += 1
+            self._in_call = True
 
     def leave(self) -> None:
-        """A call has ended, in whatever way. May close the connection."""
+        """The call has ended, in whatever way. May close the connection."""
         with self._lock:
-            self._calls -= 1
-            last = self._retired and self._calls == 0
+            self._in_call = False
+            last = self._retired
         if last:
             self._close()
 
@@ -101,7 +106,7 @@ class Session:
         """No new calls. True when nobody is in one, so that the caller has to `close_now`, off the event loop."""
         with self._lock:
             first, self._retired = not self._retired, True
-            return first and self._calls == 0
+            return first and not self._in_call
 
     def close_now(self) -> None:
         """Closes a retired session that nobody is in."""
@@ -118,7 +123,10 @@ class Session:
 
 
 class Lane:
-    """One of the connections to a host, opened when it is needed. At most `calls_at_a_time` calls run at once.
+    """Connections to one host for up to `calls_at_a_time` calls, opened as they are needed and kept.
+
+    Each connection serves one call at a time. libvirt 9's client was seen to crash, or to notice a dead daemon after
+    38 s instead of 8, when two threads waited in calls on the same connection while its keepalive ran out.
 
     `prepare` is called with each new connection in the opening thread and returns what undoes it; `closed` is called on
     the event loop when a connection broke.
@@ -138,7 +146,7 @@ class Lane:
         self._prepare = prepare
         self._closed = closed
         self._slots = asyncio.Semaphore(calls_at_a_time)
-        self._session: Session | None = None
+        self._idle: list[Session] = []
         self._opening: asyncio.Task[Session] | None = None
         self._given_up = 0
         self._count = threading.Lock()
@@ -167,31 +175,34 @@ class Lane:
             self._slots.release()
 
     async def close(self) -> None:
-        """Lets the connection go. Calls that run keep theirs until they end."""
+        """Lets the connections go. Calls that run keep theirs until they end."""
         self._shut = True
         if self._opening is not None:
             self._opening.cancel()
-        self._retire(self._session)
-        self._session = None
+        while self._idle:
+            self._retire(self._idle.pop())
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
     async def _connected(self, work: Work) -> Session:
-        if self._shut:
-            raise HostUnreachable("the driver is closed")
-        if self._session is not None and self._session.usable:
-            return self._session
-        self._retire(self._session)
-        self._session = None
-        # One open at a time: a daemon that hangs would otherwise collect a thread a call.
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(self._opened)
-        try:
-            async with asyncio.timeout(work.remaining):
-                return await asyncio.shield(self._opening)
-        except TimeoutError:
-            raise HostUnreachable("the host's hypervisor does not answer", "open did not return in time") from None
+        """A session that nobody else uses until it is given back."""
+        while True:
+            if self._shut:
+                raise HostUnreachable("the driver is closed")
+            while self._idle:
+                session = self._idle.pop()
+                if session.usable:
+                    return session
+                self._retire(session)
+            # One open at a time: a daemon that hangs would otherwise collect a thread a call.
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+                self._opening.add_done_callback(self._opened)
+            try:
+                async with asyncio.timeout(work.remaining):
+                    await asyncio.shield(self._opening)
+            except TimeoutError:
+                raise HostUnreachable("the host's hypervisor does not answer", "open did not return in time") from None
 
     async def _open(self) -> Session:
         loop = asyncio.get_running_loop()
@@ -223,23 +234,24 @@ class Lane:
 
     def _opened(self, task: asyncio.Task[Session]) -> None:
         self._opening = None
-        if task.cancelled() or task.exception() is not None:
-            return
-        session = task.result()
-        if self._shut:
+        if not task.cancelled() and task.exception() is None:
+            self._give_back(task.result())
+
+    def _give_back(self, session: Session) -> None:
+        if session.usable and not self._shut:
+            self._idle.append(session)
+        else:
             self._retire(session)
-            return
-        self._session = session
 
     def _broken(self, session: Session) -> None:
-        if session is self._session:
-            self._session = None
-            if self._closed is not None and not self._shut:
-                self._closed()
+        if session in self._idle:
+            self._idle.remove(session)
+        if not session.retired and self._closed is not None and not self._shut:
+            self._closed()
         self._retire(session)
 
-    def _retire(self, session: Session | None) -> None:
-        if session is not None and session.retire():
+    def _retire(self, session: Session) -> None:
+        if session.retire():
             # Closing asks the other side, which may be the one that hangs.
             threading.Thread(target=session.close_now, name="libvirt-close", daemon=True).start()
 
@@ -249,6 +261,7 @@ class Lane:
         self, session: Session, work: Work, function: Callable[[Work, Any], Result], has_effect: bool, what: str
     ) -> Result:
         ended = threading.Event()
+        given_up: list[bool] = []
 
         def blocking() -> Result:
             try:
@@ -261,7 +274,6 @@ class Lane:
                     if given_up:
                         self._given_up -= 1
 
-        given_up: list[bool] = []
         session.enter()
         running = asyncio.ensure_future(in_thread(blocking, f"libvirt {what}"))
         try:
@@ -282,10 +294,9 @@ class Lane:
                     self._given_up += 1
             if given_up:
                 running.add_done_callback(_note_late_end)
-                # Its slot at the host is taken until libvirt lets go, so the next call gets a new connection.
-                if session is self._session:
-                    self._session = None
-                self._retire(session)
+                self._broken(session)  # as good as: nobody may use it while that call goes on
+            else:
+                self._give_back(session)
         raise self._too_late(has_effect, what)
 
     def _too_late(self, has_effect: bool, what: str) -> DriverError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,28 +21,22 @@ from service.drivers.base import (
 from service.drivers.libvirt import probing
 from service.drivers.libvirt.addressing import connection_uri, options_of
 from service.drivers.libvirt.channels import Channels
-from service.drivers.libvirt.connection import Lane, Opener, Work, in_thread
+from service.drivers.libvirt.connection import Lane, Opener, Work
 from service.drivers.libvirt.domain_xml import Platform, check_spec
-from service.drivers.libvirt.errors import describe
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.machines import Machines
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Tag, check_identity
 from service.fleet import HostAddress
 
-_log = logging.getLogger(__name__)
-
 Result = TypeVar("Result")
-
-# Lists and channels are short calls; the work has the other four.
-CONTROL_CALLS_AT_A_TIME = 2
 
 
 class LibvirtDriver(HostDriver):
     """One hypervisor. `cluster` tells this control plane's machines from others'.
 
-    Two connections: one for what must always get through (lists, events, progress channels), one for the work, whose
-    calls may hang with a sick guest. Both are opened when they are first needed and again when they broke.
+    One connection for what must always get through (lists, events, progress channels), and up to four for the work,
+    whose calls may hang with a sick guest. They are opened when they are first needed and again when they broke.
     """
 
     def __init__(self, host_id: str, cluster: str, address: HostAddress, *, opener: Opener = libvirt.open) -> None:
@@ -59,10 +52,10 @@ class LibvirtDriver(HostDriver):
         self._channels = Channels(self._changed)
         self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
         self._virtualisation: tuple[str, probing.Virtualisation] | None = None
-        # The test driver's state belongs to one connection, so there both lanes are the same.
+        # The test driver's state belongs to one connection, so there is only one.
         self._control = Lane(
             uri,
-            calls_at_a_time=CONTROL_CALLS_AT_A_TIME,
+            calls_at_a_time=1,
             prepare=self._subscribe_events,
             closed=self._control_closed,
             opener=opener,
@@ -293,12 +286,7 @@ class LibvirtDriver(HostDriver):
     async def close(self) -> None:
         """See HostDriver."""
         self._hints.clear()
-        await in_thread(self._close_channels, "libvirt-close-channels")
+        # Streams hold their connection open: they are let go of first. Closing it ends them on the host.
+        self._channels.connection_lost()
         await self._control.close()
         await self._work.close()
-
-    def _close_channels(self) -> None:
-        try:
-            self._channels.close()
-        except libvirt.libvirtError as error:
-            _log.debug("closing progress channels: %s", describe(error))

@@ -223,6 +223,8 @@ class Machines:
         self._storage.delete_machine_volumes(connection, work, identity)
 
     def _destroy(self, work: Work, seen: Seen) -> None:
+        # A QEMU that does not react is killed after ten seconds, and so long libvirt answers nobody who asks about that
+        # domain, lists included.
         work.check()
         try:
             seen.domain.destroyFlags(0)

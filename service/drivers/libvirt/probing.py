@@ -27,6 +27,8 @@ PROBE_SECONDS = 6.0
 
 # mov al, 0xfe; out 0x64, al: the keyboard controller's reset line. Then halt, and the mark of a boot sector.
 RESET_SECTOR = bytes([0xB0, 0xFE, 0xE6, 0x64, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
+# Firmware does not boot from a disk that is smaller than a cylinder.
+PROBE_DISK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _basic_model_usable(connection: Any, architecture: str) -> bool:
 def runs_guests(connection: Any, work: Work, platform: Platform, cluster: str, storage: Storage) -> bool:
     """Boots a guest that ends by itself at its first instruction, and says whether it did."""
     identity = MachineIdentity(cluster, "probe", secrets.token_hex(16), 0)
-    volume = storage.scratch(connection, work, volume_name(identity, "probe"), RESET_SECTOR)
+    volume = storage.scratch(connection, work, volume_name(identity, "probe"), RESET_SECTOR, PROBE_DISK_BYTES)
     try:
         work.check()
         xml = probe_xml(f"corral-probe-{identity.instance}", identity, platform, volume.path())

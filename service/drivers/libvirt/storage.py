@@ -200,11 +200,11 @@ class Storage:
             if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
                 raise
 
-    def scratch(self, connection: Any, work: Work, name: str, content: bytes) -> Any:
-        """A small raw volume with this content, replaced if it exists."""
+    def scratch(self, connection: Any, work: Work, name: str, content: bytes, size: int) -> Any:
+        """A raw volume of `size` bytes that begins with this content, replaced if it exists."""
         pool = self.pool(connection, work)
         self._delete(pool, name)
-        volume = self._volume(pool, work, name, len(content), "raw")
+        volume = self._volume(pool, work, name, size, "raw")
         stream = connection.newStream(0)
         volume.upload(stream, 0, len(content), 0)
         parts = [content]

@@ -30,13 +30,34 @@ async def call(lane: Lane, function: Any = answer, *, budget: float = 5.0, effec
 
 
 @pytest.mark.asyncio
-async def test_one_connection_serves_many_calls() -> None:
+async def test_connections_are_kept_and_never_more_than_the_calls_at_a_time() -> None:
     host = FakeHost()
     lane = lane_of(host)
-    assert await asyncio.gather(*(call(lane) for _ in range(20))) == ["answer"] * 20
+    for _ in range(5):
+        assert await call(lane) == "answer"
     assert host.calls == ["open"]
+    assert await asyncio.gather(*(call(lane) for _ in range(50))) == ["answer"] * 50
+    assert len(host.connections) <= CALLS_AT_A_TIME
     await lane.close()
-    assert wait_for(lambda: host.connections[0].closed)
+    assert wait_for(lambda: all(connection.closed for connection in host.connections))
+
+
+@pytest.mark.asyncio
+async def test_a_connection_serves_one_call_at_a_time() -> None:
+    lane = lane_of(FakeHost())
+    lock = threading.Lock()
+    busy: set[int] = set()
+
+    def alone(work: Work, connection: Any) -> None:
+        with lock:
+            assert id(connection) not in busy
+            busy.add(id(connection))
+        work.pause(0.005)
+        with lock:
+            busy.remove(id(connection))
+
+    await asyncio.gather(*(call(lane, alone) for _ in range(40)))
+    await lane.close()
 
 
 @pytest.mark.asyncio
