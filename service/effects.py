@@ -90,7 +90,9 @@ def effects(group: Group, now: int) -> tuple[Effect, ...]:
         return ()
     if group.phase is GroupPhase.PLANNING:
         pending = tuple(m.uuid for m in group.instances if m.status is S.PENDING)
-        found: list[Effect] = [Plan(pending)] if pending and now >= group.retry_at else []
+        # Members that leave a host together are placed together.
+        more = any(m.status is S.EVICTING and not m.unknown_since for m in group.instances)
+        found: list[Effect] = [Plan(pending)] if pending and not more and now >= group.retry_at else []
     else:
         found = []
     claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
@@ -116,10 +118,10 @@ def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: in
         return Observe(*key, REST_POLL_MS)
     if member.status is S.FAILING:
         return Remove(*key)
-    if member.status in (S.REMOVING, S.STOPPING):
+    if member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
         if now < member.deadline_at:
             return Observe(*key, 500) if member.stop_asked else Shutdown(*key)
-        return Remove(*key) if member.status is S.REMOVING else PowerOff(*key)
+        return PowerOff(*key) if member.status is S.STOPPING else Remove(*key)
     return None
 
 
@@ -153,7 +155,7 @@ def next_deadline(group: Group) -> int:
         times += [
             m.unknown_since + CREATE_PATIENCE_MS
             for m in group.instances
-            if m.unknown_since and m.status in (S.CREATING, S.CREATED)
+            if m.unknown_since and m.status in (S.CREATING, S.CREATED) and not m.was_resumed
         ]
     if group.retry_at and group.phase in LAUNCHING:
         times.append(group.retry_at)

@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from service.facts import (
     DeleteRequested,
+    Evicted,
     Fact,
+    Fenced,
     HostAnswers,
     HostSilent,
     NotPlaced,
@@ -35,6 +37,8 @@ from service.members import (
     Seen,
     each,
     enter,
+    evict,
+    fence,
     power_down,
     retire,
     vacate,
@@ -127,10 +131,12 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
-        if fact.observation in (Seen.HALTED, Seen.GONE) and member.status in (S.REMOVING, S.STOPPING):
+        if fact.observation in (Seen.HALTED, Seen.GONE) and member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
             member = replace(member, deadline_at=0, stop_asked=True)
         if member.status is S.FAILING and fact.observation is Seen.GONE:
             return vacate(member, keep_claim=group.spec.failure_policy is FailurePolicy.RESTART_MEMBER)
+        if member.status is S.EVICTING and fact.observation is Seen.GONE:
+            return vacate(member, keep_claim=False)
         target = MEMBER.get((member.status, fact.observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
@@ -175,7 +181,7 @@ def _stop_requested(group: Group, fact: StopRequested, now: int) -> Group:
 
 
 def _start_requested(group: Group, fact: StartRequested, now: int) -> Group:
-    return start_over(group) if group.phase is GroupPhase.STOPPED else group
+    return start_over(group, now) if group.phase is GroupPhase.STOPPED else group
 
 
 def _scale_requested(group: Group, fact: ScaleRequested, now: int) -> Group:
@@ -189,13 +195,21 @@ def _scale_requested(group: Group, fact: ScaleRequested, now: int) -> Group:
     )
 
 
+def _evicted(group: Group, fact: Evicted, now: int) -> Group:
+    return each(group, lambda m: evict(m, now) if m.host_uuid == fact.host_uuid else m)
+
+
+def _fenced(group: Group, fact: Fenced, now: int) -> Group:
+    return each(group, lambda m: fence(m) if m.host_uuid == fact.host_uuid else m)
+
+
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
         return give_up(group, Failure("TIMEOUT", "the group was not running at its deadline"), now)
 
     def expire(member: Instance) -> Instance:
         silent = member.unknown_since and now >= member.unknown_since + CREATE_PATIENCE_MS
-        if member.status in (S.CREATING, S.CREATED) and silent and group.phase in LAUNCHING:
+        if member.status in (S.CREATING, S.CREATED) and silent and not member.was_resumed and group.phase in LAUNCHING:
             return enter(member, S.FAILING, "its host stopped answering before GO", now)
         if member.status in (S.REMOVING, S.STOPPING) and now >= member.deadline_at:
             return replace(member, deadline_at=0)
@@ -220,5 +234,7 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     StopRequested: _stop_requested,
     StartRequested: _start_requested,
     ScaleRequested: _scale_requested,
+    Evicted: _evicted,
+    Fenced: _fenced,
     Ticked: _ticked,
 }

@@ -18,7 +18,7 @@ _Statuses = set[InstanceStatus]
 _SETTLE: Sequence[tuple[GroupPhase, Callable[[_Statuses], bool], GroupPhase]] = (
     (GroupPhase.DELETING, lambda s: s <= {S.REMOVED}, GroupPhase.DELETED),
     (GroupPhase.CLEANING, lambda s: s <= {S.REMOVED}, GroupPhase.FAILED),
-    (GroupPhase.STOPPING, lambda s: s <= {S.STOPPED, S.PENDING, S.CLAIMED}, GroupPhase.STOPPED),
+    (GroupPhase.STOPPING, lambda s: s <= {S.STOPPED, S.PENDING, S.CLAIMED, S.REMOVED}, GroupPhase.STOPPED),
     (GroupPhase.CREATING, lambda s: S.PENDING in s, GroupPhase.PLANNING),
     (GroupPhase.BOOTING, lambda s: S.PENDING in s, GroupPhase.PLANNING),
     (GroupPhase.RUNNING, lambda s: S.PENDING in s, GroupPhase.PLANNING),
@@ -65,22 +65,37 @@ def withdraw(group: Group, failure: Failure, now: int) -> Group:
     return replace(each(group, back), failure=failure, reason=failure.message)
 
 
-def start_over(group: Group) -> Group:
-    """A stopped group is brought up again: machines that are there are started, what has no seat is placed."""
+def start_over(group: Group, now: int) -> Group:
+    """A stopped group is brought up again: machines that are there are started, what has no seat is placed.
+
+    The group's deadline counts from here.
+    """
     again = each(group, lambda m: replace(m, status=S.CREATING, reason="") if m.status is S.STOPPED else m)
     return replace(
-        again, phase=GroupPhase.CREATING, go=False, served=False, restarting=False, failure=None, failures=0, reason=""
+        again,
+        phase=GroupPhase.CREATING,
+        go=False,
+        served=False,
+        restarting=False,
+        failure=None,
+        failures=0,
+        reason="",
+        deadline_at=now + group.spec.deadline_ms if group.spec.deadline_ms else 0,
     )
 
 
 def _enter_phase(group: Group, phase: GroupPhase, now: int) -> Group:
-    if phase is GroupPhase.BOOTING and not group.go:
+    if phase is GroupPhase.BOOTING:
+        # From this commit on a resume may be on its way to any of them, whether its outcome is ever seen or not.
+        group = each(group, lambda m: replace(m, was_resumed=True) if m.status is S.CREATED else m)
+        if group.go:
+            return replace(group, phase=phase)
         return replace(group, phase=phase, go=True, start_epoch=group.start_epoch + 1)
     if phase is GroupPhase.RUNNING:
         reason = group.failure.message if group.failure else ""
         return replace(group, phase=phase, served=True, excluded_hosts=(), reason=reason, running_since=now, retry_at=0)
     if phase is GroupPhase.STOPPED and group.restarting:
-        return start_over(group)
+        return start_over(group, now)
     return replace(group, phase=phase)
 
 
