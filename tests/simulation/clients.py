@@ -13,12 +13,14 @@ from service.errors import (
     Conflict,
     CorralError,
     DeployFailed,
+    InvalidArgument,
     NoCapacity,
     NotFound,
     RequestIdReused,
     RevisionUnavailable,
     Unavailable,
     Unsatisfiable,
+    WrongState,
 )
 from service.model import Caller, DeployRequest, Event, EventKind, GroupSpec
 from tests.simulation.replica import Broken, Replica
@@ -38,6 +40,7 @@ class Order:
     delete_after: float | None
     follows: bool
     repeats: bool
+    manages: bool
     uuid: str = ""
     after_revision: int = 0
     deleted: bool = False
@@ -61,9 +64,12 @@ class Client:
         follower = asyncio.create_task(self._follow(), name="follow") if order.follows else None
         if order.repeats:
             await self._repeat()
+        manager = asyncio.create_task(self._manage(), name="manage") if order.manages else None
         if order.delete_after is not None:
             await asyncio.sleep(order.delete_after)
             await self.delete()
+        if manager is not None:
+            await manager
         if follower is not None:
             await follower
 
@@ -100,6 +106,29 @@ class Client:
             self.world.observer.violated("I7", f"{request.request_id} with another body made {made.group.uuid}")
         except RequestIdReused:
             self.world.stats["repeats judged"] += 1
+
+    async def _manage(self) -> None:
+        """Stop, start, restart, scale while faults last; what the state forbids is refused, and that is that."""
+        dice, uuid = self.world.random, self.order.uuid
+        while self.world.faulty:
+            await asyncio.sleep(dice.uniform(2.0, 15.0))
+            kind = dice.choice(("stop", "start", "start", "restart", "scale"))
+            try:
+                if kind == "scale":
+                    await self._scale(uuid)
+                else:
+                    await self._insist(lambda r, kind=kind: getattr(r.groups, kind)(ME, uuid))  # type: ignore[misc]
+                self.world.stats[f"{kind}s accepted"] += 1
+            except (WrongState, NotFound, InvalidArgument):
+                continue
+
+    async def _scale(self, uuid: str) -> None:
+        group = await self._insist(lambda r: r.groups.get(ME, uuid))
+        dice = self.world.random
+        leaving = [m.uuid for m in group.instances if m.rank and dice.random() < 0.4]
+        node = replace(self.order.request.spec.nodes[0], name="", is_initial_node=False, node_rank=-1)
+        joining = [node] * dice.choice((0, 1, 1, 2))
+        await self._insist(lambda r: r.groups.scale(ME, uuid, joining, leaving))
 
     async def _insist(self, call: Callable[[Replica], Coroutine[Any, Any, T]]) -> T:
         """Call one replica after the other until one answers. Raises what the service refuses."""

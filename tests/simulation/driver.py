@@ -247,6 +247,10 @@ class FaultyDriver:
         if fault == "slow":
             delay = world.random.uniform(0.2, budget * 0.9)
 
+        def come_back(result: T | DriverError) -> None:
+            if world.reaches(self._process, self._host):
+                answer(result)
+
         def arrive() -> None:
             if not world.reaches(self._process, self._host):
                 return
@@ -263,8 +267,10 @@ class FaultyDriver:
                 result = HostRejected("bad_request", "there is no such machine to do this with")
             except hosts.Undying:
                 result = MachineGhost("the machine can not be destroyed")
-            if fault not in ("lost_reply", "late_request"):
-                loop.outside(world.latency(), answer, result)
+            if fault == "vanish" and name in EFFECTS:
+                world.vanish(self._host)
+            elif fault not in ("lost_reply", "late_request"):
+                loop.outside(world.latency(), come_back, result)
 
         loop.outside(delay, arrive)
 

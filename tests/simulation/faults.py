@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from service.failpoints import NAMES
 from tests.simulation import hosts
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
 from tests.simulation.world import CALL_FAULTS, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
 
 STORMS = ("crash", "freeze", "partition", "isolate", "reboot", "tamper", "foreign", "clock", "database")
-POINTS: tuple[str, ...] = tuple(
-    f"{name}.{side}"
-    for name in ("db.write", "db.read", "create", "resume", "observe", "list", "probe", "remove", "shutdown", "entomb", "clear", "power_off")
-    for side in ("request", "reply")
-) + ("planner.reply",)
+AWAITS = (
+    *(
+        f"{name}.{side}"
+        for name in ("db.write", "db.read", "create", "resume", "start", "observe", "list", "probe", "remove",
+                     "shutdown", "power_off", "entomb", "clear")
+        for side in ("request", "reply")
+    ),
+    "planner.reply",
+)  # fmt: skip
+"""Where a coroutine of the service leaves the process: before it asks, and after the answer came."""
+POINTS = (*AWAITS, *sorted(NAMES))
+OFTEN = ("db.", "transaction.", "feed.", "change.", "monitor.", "probe.", "list.", "observe.", "sweep.listed",
+         "sweep.compared", "worker.")  # fmt: skip
 
 
 def draw(world: World) -> None:
@@ -24,9 +33,9 @@ def draw(world: World) -> None:
     for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer"):
         if dice.random() < 0.4:
             world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * (0.3 if kind in ("ghost", "no_memory") else 1.0)
-    for _ in range(dice.choice((0, 1, 2, 4, 6))):
+    for _ in range(dice.choice((0, 1, 2, 4, 8))):
         name = dice.choice(POINTS)
-        nth = 1 + min(int(dice.expovariate(0.15)), 400) * (10 if name.startswith("db.") else 1)
+        nth = 1 + int(dice.expovariate(0.01 if name.startswith(OFTEN) else 0.4))
         action = dice.choice(("crash", "crash", "crash", "freeze", "jump"))
         seconds = dice.choice((0.5, 5.0, 20.0, 50.0, 70.0)) if action != "jump" else dice.uniform(-90.0, 90.0)
         world.planned[name] = PointFault(nth, action, seconds)

@@ -42,6 +42,8 @@ class Observer:
         self._addresses: dict[tuple[str, str], tuple[str, int]] = {}
         self._rules: dict[str, Mapping[str, Any]] = {}
         self.reached: set[str] = set()
+        self._owners: dict[tuple[str, int], str] = {}
+        self._go: set[str] = set()
         self.commits = 0
 
     def violated(self, invariant: str, text: str) -> None:
@@ -51,8 +53,11 @@ class Observer:
 
     # --- the database -----------------------------------------------------------------------------------------------
 
-    def committed(self, lease: tuple[str, int] | None) -> None:
-        """After every transaction that changed something. `lease`: (group, epoch) of the worker that wrote, if any."""
+    def committed(self, lease: tuple[str, int] | None, process: str) -> None:
+        """After every transaction that changed something, written by `process`.
+
+        `lease`: (group, epoch) of the worker that wrote, if any.
+        """
         self.commits += 1
         groups = {
             row[0]: row
@@ -62,6 +67,8 @@ class Observer:
         }
         if lease is not None and lease[0] in groups and groups[lease[0]][7] != lease[1]:
             self.violated("I8", f"epoch {lease[1]} of group {lease[0]} wrote after epoch {groups[lease[0]][7]}")
+        if lease is not None and self._owners.setdefault(lease, process) != process:
+            self.violated("I8", f"{process} and {self._owners[lease]} both own epoch {lease[1]} of group {lease[0]}")
         self._read_events()
         members = {
             row[0]: row
@@ -80,7 +87,17 @@ class Observer:
             told = self._told_members.get(uuid)
             if told != (status, attempt, host, reason, address, unknown):
                 self.violated("I6", f"member {uuid} is {(status, attempt, host, reason, address, unknown)}, told: {told}")
+        self._check_go(groups, members)
         self._check_claims(members)
+
+    def _check_go(self, groups: Mapping[str, tuple[Any, ...]], members: Mapping[str, tuple[Any, ...]]) -> None:
+        """I4: in the commit that is GO every member is placed and known to be created."""
+        gone = {uuid for uuid, row in groups.items() if row[6]}
+        for uuid in gone - self._go:
+            early = [m[0] for m in members.values() if m[7] == uuid and m[1] not in ("Created", "Booting", "Running")]
+            if early and groups[uuid][1] == "booting":
+                self.violated("I4", f"GO of group {uuid} is committed, {early} are not created")
+        self._go = gone
 
     def _read_events(self) -> None:
         fresh = self._rows(
@@ -205,12 +222,20 @@ class Observer:
 
     def machine_changed(self, host: str, before: Machine | None, after: Machine | None, cause: str) -> None:
         """Something on a host is not as it was."""
+        if before is None and after is not None and after.state != TOMBSTONE:
+            self._appeared(host, after)
         ran = before is not None and before.state in EXECUTING
         runs = after is not None and after.state in EXECUTING
         if runs and not ran and after is not None and not after.tampered:
             self._started(host, after)
         if ran and not runs and before is not None and " " in cause and not before.tampered:
             self._stopped(before, cause)
+
+    def _appeared(self, host: str, machine: Machine) -> None:
+        """However late a request arrives: an attempt that was given up, and whose claim is gone, is never made."""
+        rows = self._rows("SELECT attempt FROM instances WHERE uuid = ?", machine.instance)
+        if rows and machine.attempt < rows[0][0] and (machine.instance, machine.attempt, "vcpu") not in self._claims:
+            self.violated("I2", f"attempt {machine.attempt} of {machine.instance} was made on {host} without a claim")
 
     def _started(self, host: str, machine: Machine) -> None:
         for where, other in self._machines():
@@ -257,7 +282,12 @@ class Observer:
             if (machine.instance, machine.attempt, host) not in wanted:
                 found.append(f"{machine.state} machine {machine.instance}-{machine.attempt} on {host} is unwanted")
         running = {(m.instance, m.attempt, h) for h, m in self._machines() if m.state in EXECUTING}
+        for uuid, status in self._rows("SELECT uuid, status FROM groups WHERE phase = 'running'"):
+            if status not in ("Running", "Degraded"):
+                found.append(f"group {uuid} is in phase running and {status}")
         for uuid, attempt, host, status, phase, _ in members.values():
+            if status == "Stopped" and (uuid, attempt, host) in running:
+                found.append(f"member {uuid} is Stopped and executes on {host}")
             if phase == "running" and (status != "Running" or (uuid, attempt, host) not in running):
                 found.append(f"member {uuid} of a running group is {status}, and does not execute on {host}")
         for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):

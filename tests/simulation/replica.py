@@ -23,7 +23,7 @@ from service.store import fleet
 from service.telemetry.metrics import Metrics
 from tests.simulation.database import SimulatedStore
 from tests.simulation.driver import CLUSTER, LEASE, FaultyDriver
-from tests.simulation.loop import Process
+from tests.simulation.loop import Killed, Process
 from tests.simulation.planner import FirstFitPlanner
 from tests.simulation.world import EPOCH_MS, World
 
@@ -171,6 +171,8 @@ class Replica:
         lost = self.world.fault("lost_answer")
 
         def done(ended: asyncio.Task[T]) -> None:
+            if not ended.cancelled() and isinstance(ended.exception(), Killed):
+                return  # the connection breaks by itself
             if lost:
                 loop.outside(self.world.random.uniform(0.0, 2.0), _break, reply)
             else:

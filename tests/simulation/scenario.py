@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
+from service import failpoints
 from service.drivers.base import Image
 from service.fleet import MEMORY, VCPU, Host, HostAddress, ModelService, Network, Overcommit, Zone
 from service.model import (
@@ -58,12 +59,14 @@ def run(seed: int) -> Result:
     install()
     gc.disable()
     world = World(seed)
+    failpoints.install(world.point)
     world.loop.set_exception_handler(lambda _loop, context: _unhandled(world, context))
     try:
         world.loop.run_until_complete(_play(world))
     except Stuck:
         world.observer.violated("sim", "nothing is left that could run")
     finally:
+        failpoints.install(None)
         elapsed = world.loop.time() - 1_000.0
         world.loop.bury()
         gc.enable()
@@ -135,6 +138,8 @@ async def _until_calm(world: World, clients: list[Client]) -> None:
 
 def _unserved(world: World, clients: list[Client]) -> list[str]:
     """Acknowledged deploys that the database does not know, and streams that have not ended."""
+    for name, count in world.database.rows("SELECT name, count(*) FROM groups GROUP BY name HAVING count(*) > 1"):
+        world.observer.violated("I7", f"the one request for {name} made {count} groups")
     phases = dict(world.database.rows("SELECT uuid, phase FROM groups"))
     found = []
     for client in clients:
@@ -198,7 +203,14 @@ def _orders(world: World, length: float) -> list[Order]:
             known.append(uuid)
         delete_after = dice.uniform(0.0, length / 2) if dice.random() < 0.35 else None
         orders.append(
-            Order(request, dice.uniform(0.5, length / 2), delete_after, dice.random() < 0.5, dice.random() < 0.3)
+            Order(
+                request,
+                dice.uniform(0.5, length / 2),
+                delete_after,
+                follows=dice.random() < 0.5,
+                repeats=dice.random() < 0.3,
+                manages=dice.random() < 0.4,
+            )
         )
     return orders
 

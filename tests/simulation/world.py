@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from tests.simulation import hosts as machines
 from tests.simulation.database import Database
 from tests.simulation.hosts import Machine, SimulatedMachineHost
-from tests.simulation.loop import Killed, Process, SimulatedLoop
+from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.observer import Observer
 
 if TYPE_CHECKING:
     from tests.simulation.replica import Replica
 
 EPOCH_MS = 1_800_000_000_000
-CALL_FAULTS = ("refused", "lost_request", "lost_reply", "late_request", "slow")
+CALL_FAULTS = ("refused", "lost_request", "lost_reply", "late_request", "slow", "vanish")
 HOST_FAULTS = ("no_memory", "ghost", "stale_list", "partial_list", "bad_boot", "lost_hint")
 DATABASE_FAULTS = ("unavailable", "lost_commit")
 
@@ -108,8 +108,6 @@ class World:
         fault = self.planned.get(name)
         if fault is None or fault.nth != self.passed[name]:
             return
-        from tests.simulation.loop import PROCESS
-
         process = PROCESS.get()
         replica = next((r for r in self.replicas if r.process is process), None)
         if replica is None:
@@ -123,6 +121,13 @@ class World:
             replica.freeze(fault.seconds)
         else:
             replica.jump_clock(fault.seconds)
+
+    def vanish(self, host: SimulatedMachineHost) -> None:
+        """Nobody reaches the host for a while, and what it has just done is not told."""
+        seconds = self.random.choice((5.0, 20.0, 40.0, 65.0))
+        self.note("vanish", host.name, seconds)
+        self.cut.add(("*", host.uuid))
+        self.loop.outside(seconds, self.cut.discard, ("*", host.uuid))
 
     def reaches(self, process: Process, host: SimulatedMachineHost) -> bool:
         """Whether messages pass between this replica and this host now."""
@@ -167,4 +172,5 @@ class World:
         """A transaction has just changed the database."""
         from tests.simulation.driver import LEASE
 
-        self.observer.committed(LEASE.get())
+        process = PROCESS.get()
+        self.observer.committed(LEASE.get(), process.name if process else "")
