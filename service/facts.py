@@ -109,9 +109,23 @@ class ScaleRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted:
+    """The operator empties a host: its members leave it and are placed elsewhere. That is no failure of theirs."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The operator states that a host is powered off: what it carried does not run any more."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Time passed; deadlines are looked at."""
 
 
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
-Fact = Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | Ticked | Intent
+Fact = Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | Ticked | Evicted | Fenced | Intent

@@ -83,13 +83,35 @@ def power_down(member: Instance, now: int) -> Instance:
     return _asked(replace(member, status=S.STOPPING), member.status is S.RUNNING, now)
 
 
+def evict(member: Instance, now: int) -> Instance:
+    """On the way to another host: stopped, removed and seen gone before it may be anywhere else."""
+    if member.status is S.CLAIMED:
+        return vacate(member, keep_claim=False)
+    if member.status not in PLACED - {S.REMOVING, S.EVICTING}:
+        return member
+    leaving = replace(member, status=S.EVICTING, reason="its host is being emptied")
+    return _asked(leaving, member.status is S.RUNNING, now)
+
+
+def fence(member: Instance) -> Instance:
+    """Its host is off for certain: it is placed anew, or out where it was on its way out.
+
+    The claim of what was sent there stands until the sweep has seen the host without it.
+    """
+    if member.status is S.REMOVING:
+        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
+    if member.status not in PLACED:
+        return member
+    return replace(vacate(member, keep_claim=False), reason="its host was powered off")
+
+
 def _asked(member: Instance, serves: bool, now: int) -> Instance:
     asks = serves and member.stop_grace_ms > 0
     return replace(member, stop_asked=not asks, deadline_at=now + member.stop_grace_ms if asks else 0)
 
 
 def vacate(member: Instance, *, keep_claim: bool) -> Instance:
-    """A failing member starts over: in its seat, or placed anew with the next attempt.
+    """A member starts over: in its seat, or placed anew with the next attempt.
 
     The claim of the old attempt is not released here: the store does it where the machine was seen gone, the sweep
     where the member was left behind on a silent host.

@@ -87,6 +87,7 @@ class InstanceStatus(StrEnum):
     STOPPING = "Stopping"
     STOPPED = "Stopped"  # powered off, definition, volumes and claim kept
     FAILING = "Failing"  # did not work out; being removed, then restarted, replaced or given up
+    EVICTING = "Evicting"  # leaves its host, which is being emptied; is placed again once it was seen gone
     REMOVING = "Removing"  # being removed for good
     REMOVED = "Removed"  # seen absent, claim released
 

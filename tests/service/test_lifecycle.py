@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from service.effects import Create, Dispatch, Observe, Plan, PowerOff, Remove, Resume, Shutdown, effects, next_deadline
 from service.facts import (
     DeleteRequested,
+    Evicted,
     Fact,
+    Fenced,
     HostAnswers,
     HostSilent,
     NotPlaced,
@@ -106,6 +108,8 @@ def histories(draw: st.DrawFn) -> list[Group]:
                 st.just(StopAsked(member.uuid, attempt)),
                 st.just(NotPlaced(Failure("NO_CAPACITY", "full"))),
                 st.just(DeleteRequested()),
+                st.builds(Evicted, st.sampled_from(["h0", "h1"])),
+                st.builds(Fenced, st.sampled_from(["h0", "h1"])),
                 st.builds(StopRequested, st.booleans()),
                 st.just(StartRequested()),
                 st.just(scaling(subject, draw)),
