@@ -472,8 +472,8 @@ class Instance(_message.Message):
     """The member's state: `Pending` (no host yet), `Claimed` (its host's capacity is reserved),
     `Creating`, `Created` (on its host, paused), `Booting` (runs, its service does not answer yet),
     `Running`, `Stopping`, `Stopped` (powered off, keeps its host), `Failing` (did not work out and is
-    being removed), `Removing`, `Removed` (seen absent, capacity given back), or `Unknown` (its host can
-    not be reached).
+    being removed), `Evicting` (its host is drained; it is being stopped there and placed anew),
+    `Removing`, `Removed` (seen absent, capacity given back), or `Unknown` (its host can not be reached).
     """
     url: _builtins.str
     """Where the member's service answers from outside of its host. Empty until it is known, and where the
