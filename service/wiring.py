@@ -15,7 +15,7 @@ from pathlib import Path
 from starlette.routing import Route
 
 from service.app.catalog import Catalog
-from service.app.directory import Directory as FleetDirectory
+from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet
 from service.app.fleet_feed import FleetFeed
@@ -107,13 +107,14 @@ class Service:
         self.catalog = Catalog(self.store, wall_clock, config.image_directory)
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.fleet.changed = self.catalog.changed = self.fleet_feed.poke
+        self.evacuation = Evacuation(self.store, self.feed, self.planner, wall_clock, self.fleet)
         self.directory = Directory({}, {}, {})
         self.reconciler = self._make_reconciler()
         self.roster = Roster(
             self.store, self.reconciler, self.directory, lambda host: make_driver(config, host), config.overcommit
         )
         self.fleet_feed.listen(self.roster.refresh)
-        self.groups.poke = self.reconciler.poke
+        self.groups.poke = self.evacuation.poke = self.reconciler.poke
         self.rpc = self._make_rpc()
         self._http_stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -248,7 +249,8 @@ class Service:
     def _zstack_routes(self) -> list[Route]:
         return zstack_routes(
             self.groups,
-            FleetDirectory(self.store),
+            self.fleet,
+            self.catalog,
             Sessions(self.store, self.config.accounts, wall_clock),
             self.jobs,
             reachable=self._reachable,
@@ -270,7 +272,7 @@ class Service:
             config.server.admin,
             reachable=self._reachable,
             limits=RpcLimits(max_message_bytes=config.server.max_message_bytes),
-            fleet=FleetServicer(self.fleet, self.fleet_feed),
+            fleet=FleetServicer(self.fleet, self.fleet_feed, self.evacuation, self._reachable),
             catalog=CatalogServicer(self.catalog),
         )
 

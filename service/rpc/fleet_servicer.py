@@ -8,12 +8,14 @@ from typing import Any
 
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
+from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
 from service.fleet import HostState
 from service.rpc import validation
 from service.rpc.calls import current_caller
 from service.rpc.convert import fleet as convert
+from service.rpc.convert.inventory import Reachable
 
 SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 
@@ -21,9 +23,12 @@ SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     """Translates between the wire and `service.app.fleet`."""
 
-    def __init__(self, fleet: Fleet, feed: FleetFeed) -> None:
+    def __init__(self, fleet: Fleet, feed: FleetFeed, evacuation: Evacuation, reachable: Reachable) -> None:
+        """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
         self._fleet = fleet
         self._feed = feed
+        self._evacuation = evacuation
+        self._reachable = reachable
 
     async def CreateZone(  # noqa: N802
         self, request: fleet_pb2.CreateZoneRequest, context: Any
@@ -116,6 +121,26 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.MaintainHostResponse:
         """Marks an empty host as under maintenance."""
         return fleet_pb2.MaintainHostResponse(inventory=await self._set_state(request, HostState.MAINTENANCE))
+
+    async def DrainHost(  # noqa: N802
+        self, request: fleet_pb2.DrainHostRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.DrainHostResponse]:
+        """Moves all members away; a client that leaves does not stop it."""
+        validation.check(request)
+        drain = self._evacuation.drain(
+            current_caller(), request.uuid, request.etag, request.request_id, validate_only=request.validate_only
+        )
+        async with aclosing(drain) as steps:
+            async for step in steps:
+                yield convert.progress(step, self._reachable)
+
+    async def FenceHost(  # noqa: N802
+        self, request: fleet_pb2.FenceHostRequest, context: Any
+    ) -> fleet_pb2.FenceHostResponse:
+        """Takes the caller's word that a host is off."""
+        validation.check(request)
+        view = await self._evacuation.fence(request.uuid, request.etag, validate_only=request.validate_only)
+        return fleet_pb2.FenceHostResponse(inventory=convert.host(view))
 
     async def GetCapacity(  # noqa: N802
         self, request: fleet_pb2.GetCapacityRequest, context: Any

@@ -8,12 +8,13 @@ from fractions import Fraction
 from corral.v1 import fleet_pb2, group_pb2
 
 from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
+from service.app.evacuation import Progress
 from service.app.feed import Bookmark
 from service.app.fleet import HostChange, NewHost, NewZone, ZoneView
 from service.app.fleet_feed import FleetUpdate
 from service.app.row_changes import etag
 from service.fleet import Host, HostAddress, Overcommit
-from service.rpc.convert.inventory import timestamp
+from service.rpc.convert.inventory import Reachable, instance, timestamp
 
 # What a transport of the contract is called by drivers.
 _TRANSPORTS = {"none": "test"}
@@ -98,6 +99,28 @@ def update(value: FleetUpdate | Bookmark) -> fleet_pb2.WatchFleetResponse:
         message.removed_host_uuid = value.removed_host
     else:
         message.removed_zone_uuid = value.removed_zone
+    return message
+
+
+def progress(value: Progress, reachable: Reachable) -> fleet_pb2.DrainHostResponse:
+    """One step of a drain."""
+    message = fleet_pb2.DrainHostResponse()
+    at = timestamp(value.time)
+    if at is not None:
+        message.time.CopyFrom(at)
+    if value.move is not None:
+        message.move.CopyFrom(
+            fleet_pb2.Move(
+                instance_uuid=value.move.instance_uuid,
+                source_host_uuid=value.move.source_host_uuid,
+                target_host_uuid=value.move.target_host_uuid,
+                live=value.move.live,
+            )
+        )
+    elif value.instance is not None:
+        message.instance.CopyFrom(instance(value.instance, reachable))
+    elif value.final is not None:
+        message.final.CopyFrom(host(value.final))
     return message
 
 

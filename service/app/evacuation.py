@@ -1,0 +1,281 @@
+"""Emptying a host: by moving its members away (drain), or by the operator's word that it is off (fence).
+
+A member is restarted elsewhere, never twice at a time: it is seen gone from its host, or that host is stated to be off,
+before it may be placed again. The intent is one commit; reconciliation carries it out whether anybody watches or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from placement.model import Policy, Snapshot, Status
+from placement.model import Request as PlacementRequest
+from service.app import planning, row_changes
+from service.app.capacity import HostView
+from service.app.changes import apply
+from service.app.feed import Feed
+from service.app.fleet import Fleet
+from service.app.planner import Planner
+from service.errors import NoCapacity, PlacementError, Unsatisfiable, WrongState
+from service.facts import Evicted, Fact, Fenced
+from service.fleet import Host, HostState, HostStatus
+from service.lifecycle import FINAL, LAUNCHING, advance
+from service.model import Caller, Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus
+from service.store import events, fleet, groups
+from service.store.connection import Connection
+from service.store.engine import Store
+
+S = InstanceStatus
+
+PLAN_SECONDS = 5.0
+ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
+ON_THE_WAY = frozenset({S.EVICTING, S.FAILING, S.CLAIMED, S.CREATING, S.CREATED, S.BOOTING})
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A member's way from one host to another, as it is planned. `live`: it keeps running on the way."""
+
+    instance_uuid: str
+    source_host_uuid: str
+    target_host_uuid: str
+    live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a drain: exactly one of `move`, `instance`, `final` is there. `time`: ms."""
+
+    time: int
+    move: Move | None = None
+    instance: Instance | None = None
+    final: HostView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    """What a drain began with: the members on their way, and the revision after which their events begin."""
+
+    leaving: Mapping[str, str]
+    after_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Situation:
+    """The host with the groups on it, and the fleet that their members have to find room in."""
+
+    host: Host
+    seated: tuple[Group, ...]
+    hosts: Mapping[str, Host]
+    snapshot: Snapshot
+
+
+class Evacuation:
+    """The use cases of drain and fence. `poke` is called with every group that has to move at once."""
+
+    def __init__(
+        self, store: Store, feed: Feed, planner: Planner, clock: Callable[[], int], fleet_cases: Fleet
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._planner = planner
+        self._clock = clock
+        self._fleet = fleet_cases
+        self.poke: Callable[[str], None] = lambda _uuid: None
+
+    async def drain(
+        self, caller: Caller, uuid: str, etag: str = "", request_id: str = "", *, validate_only: bool = False
+    ) -> AsyncGenerator[Progress, None]:
+        """Put the host under maintenance and move its members away; ends when it carries nothing and they are up again.
+
+        `validate_only`: only the planned moves and the host as it is. The same request id follows the drain that it
+        began. Raises NotFound, Conflict (etag), RequestIdReused, WrongState where the host does not answer, NoCapacity
+        and Unsatisfiable where a member would find no room; then nothing was done.
+        """
+        known = await self._store.read(lambda c: self._known(c, caller, uuid, request_id))
+        if not known:
+            async for planned in self._planned(uuid, etag):
+                yield planned
+        if validate_only:
+            yield Progress(self._clock(), final=await self._fleet.get_host(uuid))
+            return
+        intent = await self._store.write(lambda c: self._intend(c, caller, uuid, "" if known else etag, request_id))
+        for group_uuid in sorted(set(intent.leaving.values())):
+            self.poke(group_uuid)
+        self._fleet.changed()
+        async with aclosing(self._follow(uuid, intent)) as steps:
+            async for step in steps:
+                yield step
+
+    async def fence(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> HostView:
+        """Take the operator's word that the host is off: its members are placed anew, and it is under maintenance.
+
+        Their claims on it stand until it answers again and was seen without their machines; before that it can not be
+        enabled. Raises NotFound, Conflict (etag), WrongState where the host answers.
+        """
+        touched: list[str] = []
+
+        def work(connection: Connection) -> HostView:
+            host = fleet.host(connection, uuid, lock=True)
+            row_changes.require_etag("host", uuid, host.version, etag)
+            if host.status is not HostStatus.DISCONNECTED:
+                raise WrongState(f"host {host.name}", host.status.value, "a host that does not answer")
+            touched[:] = self._empty(connection, host, Fenced(uuid))
+            return self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
+
+        view = await row_changes.commit(self._store, work, validate_only=validate_only)
+        if not validate_only:
+            for group_uuid in touched:
+                self.poke(group_uuid)
+            self._fleet.changed()
+        return view
+
+    # --- planning --------------------------------------------------------------------------------------------------
+
+    async def _planned(self, uuid: str, etag: str) -> AsyncGenerator[Progress, None]:
+        """The moves, group by group, each on what the ones before leave. Raises where one finds no room."""
+        situation = await self._store.read(lambda c: _situation(c, uuid, etag))
+        if situation.seated and situation.host.status not in ANSWERING:
+            raise WrongState(
+                f"host {situation.host.name}", situation.host.status.value, "a host that answers; fence it if it is off"
+            )
+        snapshot = situation.snapshot
+        moves: list[Move] = []
+        for group in situation.seated:
+            leaving = {m.uuid for m in group.instances if m.host_uuid == uuid}
+            request = planning.request(_homeless(group, uuid, self._clock()), snapshot)
+            request = replace(
+                request,
+                nodes=tuple(node for node in request.nodes if node.id in leaving),
+                excluded_hosts=request.excluded_hosts | {uuid},
+            )
+            if not request.nodes:
+                continue
+            planned = await self._planner.place(snapshot, request, Policy(), budget_seconds=PLAN_SECONDS)
+            if planned.decision.status is not Status.PLACED:
+                raise _no_room(planning.failure(planned.decision.explanation, group), group)
+            found = {a.node: a.host for a in planned.decision.assignments}
+            snapshot = _after(snapshot, request, found)
+            moves += [Move(node, uuid, target) for node, target in sorted(found.items())]
+        for move in moves:
+            yield Progress(self._clock(), move=move)
+
+    # --- the intent ------------------------------------------------------------------------------------------------
+
+    def _known(self, connection: Connection, caller: Caller, uuid: str, request_id: str) -> bool:
+        asked = ("DrainHost", uuid)
+        return row_changes.made_before(connection, caller.principal, "DrainHost", request_id, asked) is not None
+
+    def _intend(self, connection: Connection, caller: Caller, uuid: str, etag: str, request_id: str) -> _Intent:
+        now = self._clock()
+        host = fleet.host(connection, uuid, lock=True)
+        row_changes.require_etag("host", uuid, host.version, etag)
+        _, head = events.head(connection)
+        seats = groups.on_host(connection, uuid)
+        if not self._known(connection, caller, uuid, request_id):
+            self._empty(connection, host, Evicted(uuid))
+            asked = ("DrainHost", uuid)
+            row_changes.remember(connection, caller.principal, "DrainHost", request_id, asked, uuid, now)
+        return _Intent({instance: group for instance, group, _, _ in seats}, head)
+
+    def _empty(self, connection: Connection, host: Host, fact: Fact) -> list[str]:
+        """Maintenance, and the fact for every group with a seat on the host; returns these groups."""
+        now = self._clock()
+        touched = sorted({group for _, group, _, _ in groups.on_host(connection, host.uuid)})
+        for group_uuid in touched:  # all locks first, so that the event counter's comes last
+            groups.load(connection, group_uuid, lock=True)
+        for group_uuid in touched:
+            apply(connection, group_uuid, [fact], now)
+            groups.due(connection, group_uuid, 0)
+        if host.state is not HostState.MAINTENANCE:
+            fleet.set_state(connection, host, HostState.MAINTENANCE, now)
+        return touched
+
+    # --- following -------------------------------------------------------------------------------------------------
+
+    async def _follow(self, uuid: str, intent: _Intent) -> AsyncGenerator[Progress, None]:
+        """The members' events until the host is empty and none of them is on its way any more."""
+        final = await self._final(uuid, intent)
+        if final is not None:
+            yield final
+            return
+        moving = set(intent.leaving.values())
+        async with aclosing(self._feed.follow(intent.after_revision, bookmarks=True)) as changes:
+            async for change in changes:
+                if isinstance(change, Event):
+                    if change.kind is EventKind.INSTANCE and change.instance and change.instance.uuid in intent.leaving:
+                        yield Progress(change.time, instance=change.instance)
+                    # What was not told yet comes before the end.
+                    if change.group_uuid not in moving or change.revision < self._feed.head:
+                        continue
+                final = await self._final(uuid, intent)
+                if final is not None:
+                    yield final
+                    return
+
+    async def _final(self, uuid: str, intent: _Intent) -> Progress | None:
+        def read(connection: Connection) -> HostView | None:
+            view = self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
+            if view.load.members or view.load.stale_claims:
+                return None
+            moving = groups.load_many(connection, sorted(set(intent.leaving.values())))
+            waits = any(_on_the_way(group, m) for group in moving for m in group.instances if m.uuid in intent.leaving)
+            return None if waits else view
+
+        view = await self._store.read(read)
+        return Progress(self._clock(), final=view) if view is not None else None
+
+
+def _situation(connection: Connection, uuid: str, etag: str) -> _Situation:
+    host = fleet.host(connection, uuid)
+    row_changes.require_etag("host", uuid, host.version, etag)
+    hosts, snapshot = planning.read_fleet(connection)
+    uuids = sorted({group for _, group, _, _ in groups.on_host(connection, uuid)})
+    seated = [g for g in groups.load_many(connection, uuids) if g.phase in LAUNCHING]
+    # The largest first: they are the ones that find no room among the rest.
+    seated.sort(key=lambda g: (-sum(m.spec.memory_size for m in g.instances if m.host_uuid == uuid), g.uuid))
+    return _Situation(host, tuple(seated), hosts, snapshot)
+
+
+def _homeless(group: Group, host_uuid: str, now: int) -> Group:
+    """The group once its members on the host were seen gone."""
+    evicted = advance(group, Evicted(host_uuid), now)
+    waiting = {m.uuid for m in evicted.instances if m.host_uuid == host_uuid and m.status is S.EVICTING}
+    return replace(
+        evicted,
+        instances=tuple(
+            replace(m, status=S.PENDING, host_uuid="") if m.uuid in waiting else m for m in evicted.instances
+        ),
+    )
+
+
+def _after(snapshot: Snapshot, request: PlacementRequest, found: Mapping[str, str]) -> Snapshot:
+    """The fleet with the request's nodes where they were placed."""
+    demands = {node.id: node for node in request.nodes}
+    changed = []
+    for host in snapshot.hosts:
+        nodes = [demands[node] for node, target in found.items() if target == host.id]
+        if nodes:
+            used = dict(host.used)
+            for node in nodes:
+                for name, amount in node.demand.items():
+                    used[name] = used.get(name, 0) + amount
+            changed.append(replace(host, used=used))
+    return snapshot.updated(tuple(changed))
+
+
+def _no_room(failure: Failure, group: Group) -> PlacementError:
+    """Why a member of the group would find no room, naming the group."""
+    message = f"instance group {group.uuid} would find no room elsewhere: {failure.message}"
+    kind = Unsatisfiable if failure.code == Unsatisfiable.reason else NoCapacity
+    return kind(message, failure.explanation)
+
+
+def _on_the_way(group: Group, member: Instance) -> bool:
+    """Whether the member is still moving. One that waits for room, in a group that said so, is not."""
+    if group.phase in FINAL or group.phase is GroupPhase.STOPPED:
+        return member.status is S.EVICTING
+    waits = member.status is S.PENDING and group.phase in LAUNCHING and not group.reason
+    return waits or member.status in ON_THE_WAY
