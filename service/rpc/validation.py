@@ -62,8 +62,10 @@ def check(request: Message) -> None:
 
 
 def _message_violations(message: Message, prefix: str) -> Iterator[FieldViolation]:
+    present = {field.name for field, _ in message.ListFields()}
     for field in _fields(message.DESCRIPTOR):
-        if field.ignored:
+        # What is absent can only be wrong by being required, and most fields of most messages are absent.
+        if field.ignored or not (field.required or field.name in present):
             continue
         path = prefix + field.name
         if field.is_map:
