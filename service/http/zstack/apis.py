@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf.descriptor import Descriptor
 
 ROLES = ("viewer", "operator", "admin")
@@ -77,7 +77,9 @@ _TABLE = (
     Api("AddModelService", _AI, "POST", ("/ai/model-services",), "admin", job=True),
     # The fleet.
     Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/", "/zones/{uuid}"), "viewer", query=True),
-    Api("CreateZone", _ZONE, "POST", ("/zones",), "admin", job=True),
+    Api("CreateZone", _ZONE, "POST", ("/zones",), "admin", job=True,
+        descriptor=fleet_pb2.CreateZoneRequest.DESCRIPTOR),
+    Api("DeleteZone", _ZONE, "DELETE", ("/zones/{uuid}",), "admin", job=True),
     Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/", "/hosts/{uuid}"), "viewer", query=True),
     Api("ChangeHostState", _HOST, "PUT", ("/hosts/{uuid}/actions",), "admin", job=True),
     Api("GetCpuMemoryCapacity", "org.zstack.header.allocator", "GET", ("/hosts/capacities/cpu-memory",), "viewer",

@@ -98,10 +98,6 @@ def _scalar(field: Any, value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise _Mismatch("may not contain half of a surrogate pair") from error
         return value
     if isinstance(value, bool):
         return "true" if value else "false"

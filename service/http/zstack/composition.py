@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from starlette.routing import Route
 
-from service.app.directory import Directory
+from service.app.catalog import Catalog
+from service.app.fleet import Fleet
 from service.app.groups import Groups
 from service.app.jobs import Jobs
 from service.app.sessions import Sessions
@@ -19,7 +20,8 @@ from service.rpc.convert.inventory import Reachable
 
 def zstack_routes(
     groups: Groups,
-    directory: Directory,
+    fleet: Fleet,
+    catalog: Catalog,
     sessions: Sessions,
     jobs: Jobs,
     *,
@@ -33,6 +35,6 @@ def zstack_routes(
     `reachable`: whether members of a zone have addresses that are reachable from outside; `webhook_networks`: CIDR.
     """
     face = ZStackFace(
-        Handlers(groups, directory, sessions, reachable), sessions, jobs, webhooks or Webhooks(webhook_networks)
+        Handlers(groups, fleet, catalog, sessions, reachable), sessions, jobs, webhooks or Webhooks(webhook_networks)
     )
     return [*rest.routes(face, max_body_bytes), *legacy.routes(face, max_body_bytes)]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, fleet_pb2
 
-from service.app.directory import Directory
-from service.app.groups import GroupFilter, Groups, Started
+from service.app.catalog import Catalog
+from service.app.fleet import Fleet, HostFilter, NewZone
+from service.app.groups import Ask, GroupFilter, Groups, Started
+from service.app.paging import MAX_PAGE, Page
 from service.app.sessions import LIFETIME_MS, Sessions
 from service.errors import (
     DeployFailed,
@@ -20,6 +22,7 @@ from service.errors import (
     PlacementError,
     RevisionUnavailable,
 )
+from service.fleet import Host, HostState
 from service.http.zstack import body, inventories, query
 from service.http.zstack.apis import Api
 from service.http.zstack.errors import NotSupported, TimedOut
@@ -36,7 +39,16 @@ API_VERSION = "5.3.46"
 # How long an asynchronous call may take, ms; clients are told.
 API_TIMEOUT_MS = 3 * 3600 * 1000
 VALIDATION_ONLY = "validationOnly"
+_HOST_STATES: Mapping[str, HostState] = {
+    "enable": HostState.ENABLED,
+    "disable": HostState.DISABLED,
+    "maintain": HostState.MAINTENANCE,
+}
 _DELETE_MODES = ("Permissive", "Enforcing")
+# What ZStack's update can change and Corral's can not, because it is how the members were made.
+_CHANGEABLE = ("name", "description", "userTags", "systemTags")
+_FIXED = ("environmentVariables", "startupParameters", "serviceLivez", "serviceReadyz", "serviceBootupTime")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +87,12 @@ Handler = Callable[[Call], Awaitable[dict[str, Any]]]
 class Handlers:
     """The APIs that this service does; asking for another one raises NotSupported."""
 
-    def __init__(self, groups: Groups, directory: Directory, sessions: Sessions, reachable: Reachable) -> None:
+    def __init__(
+        self, groups: Groups, fleet: Fleet, catalog: Catalog, sessions: Sessions, reachable: Reachable
+    ) -> None:
         self._groups = groups
-        self._directory = directory
+        self._fleet = fleet
+        self._catalog = catalog
         self._sessions = sessions
         self._reachable = reachable
         self._table: Mapping[str, Handler] = {
@@ -87,11 +102,16 @@ class Handlers:
             "RenewSession": self._renew_session,
             "DeployDistributedModelService": self._deploy,
             "QueryModelServiceInstanceGroup": self._query_groups,
+            "UpdateModelServiceInstanceGroup": self._update_group,
+            "RestartModelServiceGroups": self._restart_groups,
             "DeleteModelServiceInstanceGroup": self._delete_group,
             "DeleteModelServiceInstanceGroups": self._delete_groups,
             "QueryModelService": self._query_model_services,
             "QueryZone": self._query_zones,
+            "CreateZone": self._create_zone,
+            "DeleteZone": self._delete_zone,
             "QueryHost": self._query_hosts,
+            "ChangeHostState": self._change_host_state,
             "GetCpuMemoryCapacity": self._capacity,
             "GetVersion": self._version,
         }
@@ -138,11 +158,8 @@ class Handlers:
             started = await self._groups.deploy(call.caller, request)
             group = await self._end_of(call.caller, started)
         except PlacementError as error:
-            raise in_callers_order(error, requests.rank_order(message.model_services)) from error
-        if group is None or group.status is not GroupStatus.RUNNING:
-            state = "deleted" if group is None else group.status.value
-            raise DeployFailed(started.group.uuid, f"was {state} before it was running")
-        return {"inventory": inventories.group(group, self._reachable)}
+            raise in_callers_order(error, requests.positions_by_rank(message.model_services)) from error
+        return {"inventory": inventories.group(_running(group, started), self._reachable)}
 
     def _request(self, call: Call, message: deploy_pb2.DeployDistributedModelServiceRequest) -> DeployRequest:
         """With the job's uuid as request id, so that the same job never makes a second group; and with a deadline."""
@@ -182,9 +199,35 @@ class Handlers:
         except NotFound:
             return None
 
+    async def _update_group(self, call: Call) -> dict[str, Any]:
+        for name in _FIXED:
+            if call.arguments.get(name) is not None:
+                raise InvalidArgument.of(name, "can not be changed in a group that exists")
+        message = deploy_pb2.UpdateInstanceGroupRequest()
+        body.fill(message, call.arguments)
+        message.update_mask.paths.extend(
+            field.name
+            for field in message.DESCRIPTOR.fields
+            if field.json_name in _CHANGEABLE and call.arguments.get(field.json_name) is not None
+        )
+        validation.check(message)
+        group = await self._groups.update(call.caller, message.uuid, requests.metadata(message))
+        return {"inventory": inventories.group(group, self._reachable)}
+
+    async def _restart_groups(self, call: Call) -> dict[str, Any]:
+        uuids = call.uuids("uuids")
+        if not uuids:
+            raise InvalidArgument.of("uuids", "is required")
+        restarted = await _all(self._restart(call.caller, uuid, _once(call, uuid)) for uuid in uuids)
+        return {"inventories": [inventories.group(group, self._reachable) for group in restarted]}
+
+    async def _restart(self, caller: Caller, uuid: str, ask: Ask) -> Group:
+        started = await self._groups.restart(caller, uuid, ask)
+        return _running(await self._end_of(caller, started), started)
+
     async def _delete_group(self, call: Call) -> dict[str, Any]:
         _check_delete_mode(call)
-        await self._delete(call.caller, call.uuid())
+        await self._delete(call.caller, call.uuid(), _once(call))
         return {}
 
     async def _delete_groups(self, call: Call) -> dict[str, Any]:
@@ -192,16 +235,13 @@ class Handlers:
         uuids = call.uuids("uuids")
         if not uuids:
             raise InvalidArgument.of("uuids", "is required")
-        ends = await asyncio.gather(*(self._delete(call.caller, uuid) for uuid in uuids), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
+        await _all(self._delete(call.caller, uuid, _once(call, uuid)) for uuid in uuids)
         return {}
 
-    async def _delete(self, caller: Caller, uuid: str) -> None:
+    async def _delete(self, caller: Caller, uuid: str, ask: Ask) -> None:
         """As all of ZStack's deletions: what is not there is deleted. So a deletion can be done again after a crash."""
         try:
-            started = await self._groups.delete(caller, uuid)
+            started = await self._groups.delete(caller, uuid, ask)
         except NotFound:
             return
         await self._end_of(caller, started)
@@ -230,28 +270,90 @@ class Handlers:
                 return
 
     async def _query_model_services(self, call: Call) -> dict[str, Any]:
-        found = [inventories.model_service(entry) for entry in await self._directory.model_services()]
+        found = [inventories.model_service(entry) async for entry in _every(self._catalog.list_model_services)]
         return query.answer(call.query, found, inventories.MODEL_SERVICE_FIELDS)
 
     async def _query_zones(self, call: Call) -> dict[str, Any]:
-        found = [inventories.zone(zone) for zone in await self._directory.zones()]
+        found = [inventories.zone(view.zone) async for view in _every(self._fleet.list_zones)]
         return query.answer(call.query, found, inventories.ZONE_FIELDS)
 
+    async def _create_zone(self, call: Call) -> dict[str, Any]:
+        message = fleet_pb2.CreateZoneRequest()
+        body.fill(message, call.arguments)
+        validation.check(message)
+        request = NewZone(message.name, message.description, message.resource_uuid, f"zstack-job/{call.request_id}")
+        return {"inventory": inventories.zone((await self._fleet.create_zone(call.caller, request)).zone)}
+
+    async def _delete_zone(self, call: Call) -> dict[str, Any]:
+        _check_delete_mode(call)
+        try:
+            await self._fleet.delete_zone(call.uuid())
+        except NotFound:
+            return {}
+        return {}
+
     async def _query_hosts(self, call: Call) -> dict[str, Any]:
-        found = [inventories.host(host) for host in await self._directory.hosts()]
+        found = [inventories.host(host) async for host in self._hosts()]
         return query.answer(call.query, found, inventories.HOST_FIELDS)
+
+    async def _hosts(self) -> AsyncIterator[Host]:
+        async for view in _every(lambda size, token: self._fleet.list_hosts(HostFilter(), size, token)):
+            yield view.host
+
+    async def _change_host_state(self, call: Call) -> dict[str, Any]:
+        event = call.text("stateEvent")
+        if event not in _HOST_STATES:
+            raise InvalidArgument.of("stateEvent", f"must be one of {', '.join(_HOST_STATES)}")
+        view = await self._fleet.set_state(call.uuid(), _HOST_STATES[event])
+        return {"inventory": inventories.host(view.host)}
 
     async def _capacity(self, call: Call) -> dict[str, Any]:
         zones, hosts = call.uuids("zoneUuids"), call.uuids("hostUuids")
         counted = [
             host
-            for host in await self._directory.hosts()
+            async for host in self._hosts()
             if (not zones or host.zone_uuid in zones) and (not hosts or host.uuid in hosts)
         ]
         return inventories.capacity(counted)
 
     async def _version(self, call: Call) -> dict[str, Any]:
         return {"version": API_VERSION}
+
+
+def _once(call: Call, uuid: str = "") -> Ask:
+    """With a request id of the job (and the group), so that a job taken up again does nothing twice."""
+    return Ask(request_id=f"zstack-job/{call.request_id}/{uuid}" if uuid else f"zstack-job/{call.request_id}")
+
+
+def _running(group: Group | None, started: Started) -> Group:
+    """The group that an operation has brought up. Raises DeployFailed where somebody ended it before."""
+    if group is None or group.status is not GroupStatus.RUNNING:
+        state = "Deleted" if group is None else group.status.value
+        raise DeployFailed(started.group.uuid, f"was {state} before it was Running")
+    return group
+
+
+async def _every(listing: Callable[[int, str], Awaitable[Page[T]]]) -> AsyncIterator[T]:
+    """Everything that a listing has, page by page."""
+    token = ""
+    while True:
+        page = await listing(MAX_PAGE, token)
+        for item in page.items:
+            yield item
+        token = page.next_page_token
+        if not token:
+            return
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them return, once all have ended. Raises the first failure then, and not while others still work."""
+    ends = await asyncio.gather(*works, return_exceptions=True)
+    done: list[T] = []
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+        done.append(end)
+    return done
 
 
 def _uuid(name: str, value: str) -> str:

@@ -57,6 +57,7 @@ def zone(value: Zone) -> dict[str, Any]:
             "description": value.description,
             "state": "Enabled",
             "type": "zstack",
+            **_dates(value),
         }
     )
 
@@ -77,6 +78,7 @@ def host(value: Host) -> dict[str, Any]:
             "availableCpuCapacity": _available(value, VCPU),
             "totalMemoryCapacity": value.usable.get(MEMORY, 0),
             "availableMemoryCapacity": _available(value, MEMORY),
+            **_dates(value),
         }
     )
 
@@ -107,6 +109,7 @@ def model_service(value: ModelService) -> dict[str, Any]:
             "requestMemory": value.default_memory,
             "startCommand": value.initial_command,
             "supportDistributed": True,
+            **_dates(value),
         }
     )
 
@@ -120,6 +123,10 @@ def session(value: Session) -> dict[str, Any]:
         "expiredDate": Moment(value.expires_at),
         "createDate": Moment(value.created_at),
     }
+
+
+def _dates(value: Zone | Host | ModelService) -> dict[str, Moment]:
+    return {"createDate": Moment(value.created_at), "lastOpDate": Moment(value.updated_at)}
 
 
 def _available(value: Host, resource: str) -> int:
@@ -155,12 +162,12 @@ def _names(descriptor: Descriptor) -> tuple[str, ...]:
 
 
 GROUP_FIELDS = _names(group_pb2.InstanceGroup.DESCRIPTOR)
-ZONE_FIELDS = ("uuid", "name", "description", "state", "type")
+ZONE_FIELDS = ("uuid", "name", "description", "state", "type", "createDate", "lastOpDate")
 HOST_FIELDS = (
     "uuid", "name", "zoneUuid", "managementIp", "hypervisorType", "state", "status", "cpuNum", "totalCpuCapacity",
-    "availableCpuCapacity", "totalMemoryCapacity", "availableMemoryCapacity",
+    "availableCpuCapacity", "totalMemoryCapacity", "availableMemoryCapacity", "createDate", "lastOpDate",
 )  # fmt: skip
 MODEL_SERVICE_FIELDS = (
     "uuid", "name", "description", "framework", "modelUuid", "type", "requestCpu", "requestMemory", "startCommand",
-    "supportDistributed",
+    "supportDistributed", "createDate", "lastOpDate",
 )  # fmt: skip

@@ -37,6 +37,8 @@ async def read_object(request: Request, limit: int) -> Mapping[str, Any]:
         return {}
     try:
         value = json.loads(data.decode(), parse_constant=_no_constant)
+        # Half of a surrogate pair is a string for Python, and nothing that could be stored or answered.
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Immediate(400, "the body is not JSON") from error
     if not isinstance(value, dict):
