@@ -26,7 +26,8 @@ from service.effects import Create, MemberEffect, Observe, PowerOff, Remove, Res
 from service.facts import Fact, Observation, Observed, StopAsked
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService, Zone
-from service.model import Group, Instance
+from service.members import LAUNCHING
+from service.model import FailurePolicy, Group, Instance, InstanceStatus
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.store.catalog import version_key
@@ -43,6 +44,8 @@ BUDGET_SECONDS: Mapping[type, float] = {
     Remove: 25.0,  # a frozen QEMU takes 12 to 18 s to destroy (measured)
 }
 POLL_AGE = 0.5
+ENTOMB_SECONDS = 10.0
+RESTARTS = FailurePolicy.RESTART_MEMBER
 
 READY = "ready"
 
@@ -167,17 +170,30 @@ class MemberCalls:
         if isinstance(effect, Resume):
             return _seen(member, await driver.resume(identity, budget_seconds=budget))
         if isinstance(effect, Observe):
-            return await self._look(monitor, member, identity, fresh=hinted)
+            return await self._look(monitor, group, member, identity, fresh=hinted)
         if isinstance(effect, Shutdown):
             await driver.shutdown(identity, budget_seconds=budget)
             return (StopAsked(member.uuid, member.attempt),)
         if isinstance(effect, PowerOff):
             await driver.power_off(identity, budget_seconds=budget)
-            return await self._look(monitor, member, identity, fresh=True)
+            return await self._look(monitor, group, member, identity, fresh=True)
         assert isinstance(effect, Remove)
         await driver.remove(identity, budget_seconds=budget)
+        return await self._absent(monitor, group, member, identity, member.reason)
+
+    async def _absent(
+        self, monitor: HostMonitor, group: Group, member: Instance, identity: MachineIdentity, reason: str
+    ) -> Sequence[Fact]:
+        """The fact that the machine is gone, once that is certain.
+
+        Where the attempt is given up a tombstone comes first: a create of it that is still under way, however late it
+        comes, finds the uuid taken, and can not put a machine beside the one of the next attempt.
+        """
+        replaced = member.status is InstanceStatus.FAILING and group.spec.failure_policy is not RESTARTS
+        if group.phase in LAUNCHING and (replaced or member.status is InstanceStatus.EVICTING):
+            await monitor.driver.entomb(identity, budget_seconds=ENTOMB_SECONDS)
         if await monitor.confirm_absent(identity.machine_uuid):
-            return (Observed(member.uuid, member.attempt, Observation.GONE, member.reason),)
+            return (Observed(member.uuid, member.attempt, Observation.GONE, reason),)
         return _AGAIN
 
     async def _machine_spec(self, monitor: HostMonitor, group: Group, member: Instance) -> MachineSpec | None:
@@ -195,18 +211,16 @@ class MemberCalls:
             return None
 
     async def _look(
-        self, monitor: HostMonitor, member: Instance, identity: MachineIdentity, *, fresh: bool
+        self, monitor: HostMonitor, group: Group, member: Instance, identity: MachineIdentity, *, fresh: bool
     ) -> Sequence[Fact]:
         machine = None
         if not fresh:
             machine = (await monitor.look(max_age=POLL_AGE)).listing.find(identity.machine_uuid)
         if machine is None:
             machine = await monitor.observe(identity)
-        if machine is not None:
+        if machine is not None and machine.state is not MachineState.TOMBSTONE:
             return _seen(member, machine)
-        if await monitor.confirm_absent(identity.machine_uuid):
-            return (Observed(member.uuid, member.attempt, Observation.GONE, "its machine is gone from the host"),)
-        return _AGAIN
+        return await self._absent(monitor, group, member, identity, "its machine is gone from the host")
 
     def _trouble(
         self, monitor: HostMonitor, member: Instance, effect: MemberEffect, error: DriverError, sends: Sends

@@ -15,6 +15,7 @@ from service.drivers.base import (
     HostRejected,
     Listing,
     MachineIdentity,
+    MachineState,
     ObservedMachine,
 )
 from service.errors import CorralError
@@ -145,13 +146,16 @@ class HostMonitor:
         return machine
 
     async def confirm_absent(self, machine_uuid: str) -> bool:
-        """Whether two complete listings after now, with the same boot id, are without the machine (RELIABILITY I2)."""
+        """Whether two complete listings after now, with the same boot id, are without the machine (RELIABILITY I2).
+
+        A tombstone in its place says that it can not come any more.
+        """
         first = await self.look()
-        if first.listing.find(machine_uuid) is not None:
+        if _there(first.listing, machine_uuid):
             return False
         failpoint("monitor.absent_once")
         second = await self.look()
-        if second.listing.find(machine_uuid) is not None:
+        if _there(second.listing, machine_uuid):
             return False
         if first.listing.boot_id != second.listing.boot_id:
             return False
@@ -212,3 +216,8 @@ class HostMonitor:
             await self._store.write(lambda c: fleet.set_status(c, self.host.uuid, status, reason))
         except CorralError as error:
             logger.warning("host %s: status %s not recorded: %s", self.host.name, status, error)
+
+
+def _there(listing: Listing, machine_uuid: str) -> bool:
+    found = listing.find(machine_uuid)
+    return found is not None and found.state is not MachineState.TOMBSTONE
