@@ -126,12 +126,12 @@ class FaultyDriver:
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Some guests obey, after a while; some do not."""
 
-        def ask(_late: bool) -> None:
+        def ask(late: bool) -> None:
             uuid = identity.machine_uuid
             machine = self._host.machines.get(uuid)
             if machine is None or machine.state != hosts.RUNNING:
                 return
-            self._host.set_state(uuid, hosts.STOPPING, self._cause("shutdown"))
+            self._host.set_state(uuid, hosts.STOPPING, self._cause("shutdown", late))
             if self._world.random.random() < 0.8:
                 delay = self._world.random.uniform(0.1, 3.0)
                 self._world.loop.outside(delay, self._world.guest_stops, self._host, uuid)
@@ -141,16 +141,16 @@ class FaultyDriver:
     async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         act = self._host.set_state
-        cause = self._cause("power_off")
+        uuid = identity.machine_uuid
         await self._call(
-            "power_off", budget_seconds, lambda _late: act(identity.machine_uuid, hosts.STOPPED, cause), identity
+            "power_off", budget_seconds, lambda late: act(uuid, hosts.STOPPED, self._cause("power_off", late)), identity
         )
 
     async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
-        cause = self._cause("remove")
+        uuid = identity.machine_uuid
         await self._call(
-            "remove", budget_seconds, lambda _late: self._host.remove(identity.machine_uuid, cause), identity
+            "remove", budget_seconds, lambda late: self._host.remove(uuid, self._cause("remove", late)), identity
         )
 
     async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
@@ -315,8 +315,8 @@ class FaultyDriver:
             _identity(machine), machine.uuid, MachineState(machine.state), machine.spec_hash, report
         )
 
-    def _cause(self, name: str) -> str:
-        return f"{self._process.name} {name}"
+    def _cause(self, name: str, late: bool = False) -> str:
+        return f"{self._process.name} {name}{' late' if late else ''}"
 
 
 def _machine(identity: MachineIdentity, state: str) -> Machine:
