@@ -193,7 +193,7 @@ class Lane:
                 session = self._idle.pop()
                 if session.usable:
                     return session
-                self._retire(session)
+                self._broken(session)  # noticed before libvirt told
             # One open at a time: a daemon that hangs would otherwise collect a thread a call.
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
@@ -238,12 +238,15 @@ class Lane:
             self._give_back(task.result())
 
     def _give_back(self, session: Session) -> None:
-        if session.usable and not self._shut:
+        if self._shut:
+            self._retire(session)
+        elif session.usable:
             self._idle.append(session)
         else:
-            self._retire(session)
+            self._broken(session)
 
     def _broken(self, session: Session) -> None:
+        """May be called more than once for a session; tells of it once."""
         if session in self._idle:
             self._idle.remove(session)
         if not session.retired and self._closed is not None and not self._shut:

@@ -188,6 +188,21 @@ async def test_a_broken_connection_is_noticed_told_and_replaced() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_connection_found_broken_before_libvirt_tells_is_told_once() -> None:
+    host = FakeHost()
+    told: list[str] = []
+    lane = lane_of(host, closed=lambda: told.append("closed"))
+    await call(lane)
+    host.connections[0].alive = False
+    await call(lane)
+    assert told == ["closed"]
+    host.connections[0].break_down()
+    await asyncio.sleep(0)
+    assert told == ["closed"]
+    await lane.close()
+
+
+@pytest.mark.asyncio
 async def test_an_error_of_the_wire_replaces_the_connection() -> None:
     host = FakeHost()
     lane = lane_of(host)
