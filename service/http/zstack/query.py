@@ -93,8 +93,7 @@ def from_url(parameters: Iterable[tuple[str, str]], uuid: str = "") -> Query:
 
 def from_message(message: Mapping[str, Any]) -> Query:
     """The query of a message of the older protocol. Raises Malformed."""
-    conditions = message.get("conditions") or []
-    fields = message.get("fields") or []
+    conditions, fields = ([] if message.get(name) is None else message[name] for name in ("conditions", "fields"))
     if not isinstance(conditions, list) or not isinstance(fields, list):
         raise Malformed("'conditions' and 'fields' must be lists")
     return Query(
@@ -124,10 +123,7 @@ def answer(query: Query, inventories: Iterable[Mapping[str, Any]], known: Sequen
     if query.count:
         return {"total": len(found)}
     if query.sort_by:
-        key = cmp_to_key(_compare)
-        # Sorting twice keeps the order of equals and puts what has no value last, whichever the direction.
-        found.sort(key=lambda inventory: key(inventory.get(query.sort_by)), reverse=query.descending)
-        found.sort(key=lambda inventory: inventory.get(query.sort_by) is None)
+        found = _sorted(found, query.sort_by, descending=query.descending)
     page = found[query.start : query.start + query.limit]
     shown = [_projected(inventory, query.fields) for inventory in page]
     return {"inventories": shown, "total": len(found)} if query.reply_with_count else {"inventories": shown}
@@ -142,6 +138,14 @@ def shown(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [shown(item) for item in value]
     return value
+
+
+def _sorted(found: list[Mapping[str, Any]], name: str, *, descending: bool) -> list[Mapping[str, Any]]:
+    """In the order of one field; what has no value comes last, whichever the direction."""
+    key = cmp_to_key(_compare)
+    present = [inventory for inventory in found if inventory.get(name) is not None]
+    present.sort(key=lambda inventory: key(inventory[name]), reverse=descending)
+    return present + [inventory for inventory in found if inventory.get(name) is None]
 
 
 def _projected(inventory: Mapping[str, Any], fields: Sequence[str]) -> Any:

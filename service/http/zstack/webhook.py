@@ -97,7 +97,13 @@ class Webhooks:
             url = httpx.URL(text) if len(text) <= _MAX_URL else None
         except httpx.InvalidURL:
             url = None
-        if url is None or url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        if (
+            url is None
+            or url.scheme not in ("http", "https")
+            or not url.host
+            or url.userinfo
+            or (url.port or 1) > 65535
+        ):
             raise WebhookRefused("a web hook is an http or https URL without user information")
         try:
             addresses = await self._resolve(url.host, url.port or (443 if url.scheme == "https" else 80))
