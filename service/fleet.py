@@ -143,6 +143,12 @@ class Host:
         return self.state is HostState.ENABLED and self.status is HostStatus.CONNECTED
 
 
+def policy(of_fleet: Overcommit, zones: Mapping[str, Zone], host: Host) -> Overcommit:
+    """What holds for a host: the fleet's policy, the zone's over it, the host's own over both."""
+    zone = zones.get(host.zone_uuid)
+    return (of_fleet.overridden_by(zone.overcommit) if zone else of_fleet).overridden_by(host.overcommit)
+
+
 @dataclass(frozen=True, slots=True)
 class RegisteredImage:
     """An image that the catalogue knows. `format`: raw | qcow2 | kernel; `size`: bytes of all its files."""

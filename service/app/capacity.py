@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from service.fleet import Host, Overcommit, Zone
+from service.fleet import Host, Overcommit
 from service.store.fleet import Load
 
 
@@ -93,9 +93,3 @@ def _plus(left: ResourceAmounts, right: ResourceAmounts) -> ResourceAmounts:
         foreign=left.foreign + right.foreign,
         available=left.available + right.available,
     )
-
-
-def policy(of_fleet: Overcommit, zones: Mapping[str, Zone], host: Host) -> Overcommit:
-    """What holds for a host: the fleet's policy, the zone's over it, the host's own over both."""
-    zone = zones.get(host.zone_uuid)
-    return (of_fleet.overridden_by(zone.overcommit) if zone else of_fleet).overridden_by(host.overcommit)

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from service.app import paging, row_changes
-from service.app.capacity import FleetCapacity, HostView, policy, summed
+from service.app.capacity import FleetCapacity, HostView, summed
 from service.app.paging import Page
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
-from service.fleet import Host, HostState, Overcommit, Zone
+from service.fleet import Host, HostState, Overcommit, Zone, policy
 from service.model import Caller
 from service.store import fleet, schema
 from service.store.connection import Connection
@@ -180,9 +180,9 @@ class Fleet:
                 host.uuid,
                 boot_id=facts.boot_id,
                 virt_type=facts.virt_type,
-                total={**facts.total, **host.capacity_override},
+                total=facts.total,
                 foreign=facts.foreign,
-                overcommit=self._policy(connection, host),
+                overcommit=self._overcommit,
                 now=now,
             )
             row_changes.remember(connection, caller.principal, "AddHost", request.request_id, request, host.uuid, now)

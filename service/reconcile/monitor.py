@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.drivers.base import (
@@ -54,7 +54,10 @@ class HostMonitor:
         overcommit: Overcommit,
         changed: Callable[[str], None],
     ) -> None:
-        """`changed(host_uuid)`: called when the host falls silent or answers again."""
+        """`overcommit`: the fleet's own, which zone and host override.
+
+        `changed(host_uuid)`: called when the host falls silent or answers again.
+        """
         self.host = host
         self.driver = driver
         self._store = store
@@ -84,11 +87,11 @@ class HostMonitor:
         """The newest complete listing."""
         return self._last
 
-    def update(self, host: Host, overcommit: Overcommit) -> None:
-        """Take over what the operator says of the host now; a new policy is recorded with the next probe, at once."""
-        policy_changed = overcommit != self._overcommit or host.capacity_override != self.host.capacity_override
-        self.host, self._overcommit = host, overcommit
-        if policy_changed:
+    def update(self, host: Host) -> None:
+        """Take over what the operator says of the host now; what it has in amounts is recorded anew, at once."""
+        amounts_changed = host.capacity_override != self.host.capacity_override
+        self.host = host
+        if amounts_changed:
             self._record_anew = True
             self._wake.set()
 
@@ -174,7 +177,6 @@ class HostMonitor:
     async def _probe(self) -> None:
         facts = await self.driver.probe(budget_seconds=PROBE_SECONDS)
         failpoint("monitor.probed")
-        total: Mapping[str, int] = {**facts.total, **self.host.capacity_override}
         if facts != self.facts or self._silent or self._record_anew:
             self._record_anew = False
             await self._store.write(
@@ -183,7 +185,7 @@ class HostMonitor:
                     self.host.uuid,
                     boot_id=facts.boot_id,
                     virt_type=facts.virt_type,
-                    total=total,
+                    total=facts.total,
                     foreign=facts.foreign,
                     overcommit=self._overcommit,
                 )

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from service.app.capacity import policy
 from service.drivers.base import (
     DriverError,
     HostDriver,
@@ -68,7 +67,7 @@ class Roster:
                 await self._reconciler.remove_host(uuid)
                 self.unusable.pop(uuid, None)
             for uuid, host in sorted(hosts.items()):
-                await self._follow(uuid, host, policy(self._overcommit, zones, host))
+                await self._follow(uuid, host)
 
     async def refresh(self) -> None:
         """`sync`, for callers that will come back anyway where the store does not answer."""
@@ -77,7 +76,7 @@ class Roster:
         except Unavailable as error:
             logger.warning("changes of the fleet are not seen for now: %s", error)
 
-    async def _follow(self, uuid: str, host: Host, overcommit: Overcommit) -> None:
+    async def _follow(self, uuid: str, host: Host) -> None:
         monitor = self._reconciler.monitors.get(uuid)
         if monitor is not None and monitor.host.address != host.address:
             logger.info("host %s is reached in another way now", host.name)
@@ -88,9 +87,9 @@ class Roster:
             # The row's status is of the past; the monitor finds out for itself.
             unseen = replace(host, status=HostStatus.CONNECTING)
             changed = self._reconciler.host_changed
-            self._reconciler.add_host(HostMonitor(unseen, driver, self._store, overcommit, changed))
+            self._reconciler.add_host(HostMonitor(unseen, driver, self._store, self._overcommit, changed))
         else:
-            monitor.update(host, overcommit)
+            monitor.update(host)
 
     def _driver(self, host: Host) -> HostDriver:
         try:

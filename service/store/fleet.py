@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from service.errors import NotFound
-from service.fleet import Host, HostState, HostStatus, Overcommit, Zone
+from service.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.model import InstanceStatus
 from service.store import fleet_events, rows, schema
 from service.store.catalog import model_services, put_model_service
@@ -216,9 +216,10 @@ def set_facts(
     overcommit: Overcommit,
     now: int | None = None,
 ) -> None:
-    """Record a probe: the host is connected, its totals, what others hold, and what is usable by `overcommit`.
+    """Record a probe: the host is connected, its totals, what others hold, and what is usable.
 
-    Nothing where the host is gone.
+    `overcommit`: the fleet's own; the zone's, the host's and the operator's amounts are those that stand now, so that
+    a slow probe does not bring back a policy that was changed meanwhile. Nothing where the host is gone.
     """
     table = schema.hosts
     row = connection.execute(select(table).where(table.c.uuid == uuid).with_for_update()).one_or_none()
@@ -236,6 +237,9 @@ def set_facts(
         )
     )
     known = _vectors(connection, [uuid]).get(uuid, {})
+    operators = decode(Host, row.document)
+    overcommit = policy(overcommit, zones(connection), operators)
+    total = {**total, **operators.capacity_override}
     wanted = {
         resource: {
             "total": total.get(resource, 0),

@@ -1,0 +1,354 @@
+"""FleetService over gRPC, on the whole service with simulated hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from corral.v1 import deploy_pb2, fleet_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import error_details_pb2
+
+from service.store import fleet_events
+from tests.service.rpc.lab import detail, reason_of, status_of
+from tests.service.rpc.whole import GIB, ZONE, config_text, whole
+
+pytestmark = pytest.mark.asyncio
+
+UNKNOWN = "e" * 32
+
+
+async def refused(call: Awaitable[Any], code: grpc.StatusCode, reason: str) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert (error.value.code(), reason_of(error.value)) == (code, reason), error.value.details()
+    return error.value
+
+
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+    """Wait until something is so; fails where it never comes."""
+    async with asyncio.timeout(seconds):
+        while not await true():  # noqa: ASYNC110  # the store has no event to wait for
+            await asyncio.sleep(0.02)
+
+
+# --- zones ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_zone_is_made_once_however_often_its_request_id_comes(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        request = fleet_pb2.CreateZoneRequest(name="north", description="cold", request_id="one")
+        made = (await lab.fleet.CreateZone(request)).inventory
+        again = (await lab.fleet.CreateZone(request)).inventory
+        assert made == again
+        assert (made.name, made.description, made.host_count) == ("north", "cold", 0)
+        other = fleet_pb2.CreateZoneRequest(name="south", request_id="one")
+        await refused(lab.fleet.CreateZone(other), grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
+        twin = fleet_pb2.CreateZoneRequest(name="twin", resource_uuid=made.uuid)
+        await refused(lab.fleet.CreateZone(twin), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
+        listed = (await lab.fleet.ListZones(fleet_pb2.ListZonesRequest())).inventories
+        assert [(z.name, z.host_count) for z in listed] == [("north", 0), ("zone-1", 2)]
+
+
+async def test_a_zone_with_hosts_and_one_of_the_file_stay_and_an_empty_one_goes(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
+        host = await lab.add_host(zone_uuid=zone.uuid)
+        wrong = grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"
+        error = await refused(lab.fleet.DeleteZone(fleet_pb2.DeleteZoneRequest(uuid=zone.uuid)), *wrong)
+        assert "1 hosts" in (error.details() or "")
+        error = await refused(lab.fleet.DeleteZone(fleet_pb2.DeleteZoneRequest(uuid=ZONE)), *wrong)
+        assert "configuration file" in (error.details() or "")
+        await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid))
+        stale = fleet_pb2.DeleteZoneRequest(uuid=zone.uuid, etag="no")
+        await refused(lab.fleet.DeleteZone(stale), grpc.StatusCode.ABORTED, "CONFLICT")
+        await lab.fleet.DeleteZone(fleet_pb2.DeleteZoneRequest(uuid=zone.uuid, validate_only=True))
+        await lab.fleet.DeleteZone(fleet_pb2.DeleteZoneRequest(uuid=zone.uuid, etag=zone.etag))
+        gone = fleet_pb2.DeleteZoneRequest(uuid=zone.uuid)
+        await refused(lab.fleet.DeleteZone(gone), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+# --- hosts ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_host_that_is_added_at_run_time_carries_members_at_once(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=0)) as lab:
+        host = await lab.add_host(
+            labels={"tier": "gold"},
+            resource_policies=[{"resource": "vcpu", "overcommit_ratio": 1.5, "reserved": 4}],
+            request_id="add",
+        )
+        assert (host.state, host.status, dict(host.labels)) == ("Enabled", "Connected", {"tier": "gold"})
+        by_name = {c.resource: c for c in host.capacities}
+        vcpu = by_name["vcpu"]
+        assert (vcpu.total, vcpu.reserved, vcpu.overcommit_ratio, vcpu.allocatable) == (64, 4, 1.5, 90)
+        assert by_name["memory"].reserved == GIB, "the fleet's own reserve holds where the host names none"
+        group = await lab.up()
+        assert group.instances[0].host_uuid == host.uuid
+        assert (await lab.host("added")).instance_count == 1
+        again = await lab.add_host(
+            labels={"tier": "gold"},
+            resource_policies=[{"resource": "vcpu", "overcommit_ratio": 1.5, "reserved": 4}],
+            request_id="add",
+        )
+        assert again.uuid == host.uuid
+
+
+async def test_to_validate_a_host_reaches_it_and_leaves_nothing(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        before = await lab.service.store.read(fleet_events.newest)
+        host = await lab.add_host(validate_only=True)
+        assert host.status == "Connected"
+        gone = fleet_pb2.GetHostRequest(uuid=host.uuid)
+        await refused(lab.fleet.GetHost(gone), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        assert await lab.service.store.read(fleet_events.newest) == before
+
+
+POLICY = "resource_policies[0]"
+BAD_HOSTS = [
+    ({"zone_uuid": UNKNOWN}, grpc.StatusCode.NOT_FOUND, "zone_uuid"),
+    ({"driver": "xen"}, grpc.StatusCode.INVALID_ARGUMENT, "driver"),
+    ({"driver": "redfish", "connection": {"transport": "https", "address": "b.test"}}, None, "driver"),
+    ({"driver": "libvirt", "connection": {"transport": "none"}}, None, "connection.transport"),
+    ({"driver": "simulated", "connection": {"transport": "unix"}}, None, "connection.transport"),
+    ({"driver": "libvirt", "connection": {"transport": "tcp"}}, None, "connection.address"),
+    ({"driver": "libvirt", "connection": {"transport": "tcp", "address": "a/b?command=x"}}, None, "connection.address"),
+    ({"connection": {"transport": "none", "credential": "root"}}, grpc.StatusCode.NOT_FOUND, "connection.credential"),
+    ({"resource_policies": [{"resource": "disk"}]}, None, "resource_policies[0].resource"),
+    ({"resource_policies": [{"resource": "vcpu"}, {"resource": "vcpu"}]}, None, "resource_policies[1].resource"),
+    ({"resource_policies": [{"resource": "vcpu", "overcommit_ratio": 0}]}, None, f"{POLICY}.overcommit_ratio"),
+    ({"name": ""}, None, "name"),
+    ({"name": "two\nlines"}, None, "name"),
+]  # fmt: skip
+
+
+async def test_bad_hosts_are_refused_by_the_field_and_leave_nothing(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        before = await lab.service.store.read(fleet_events.newest)
+        for changes, code, field in BAD_HOSTS:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await lab.add_host(**changes)
+            expected = code or grpc.StatusCode.INVALID_ARGUMENT
+            assert error.value.code() is expected, (changes, error.value.details())
+            if expected is grpc.StatusCode.NOT_FOUND:
+                info = detail(status_of(error.value), error_details_pb2.ErrorInfo)
+                assert info.metadata["field"] == field
+            else:
+                bad = detail(status_of(error.value), error_details_pb2.BadRequest)
+                assert [v.field for v in bad.field_violations] == [field], changes
+        assert await lab.service.store.read(fleet_events.newest) == before
+
+
+async def test_a_host_that_does_not_answer_is_not_added(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        connection = {"transport": "tcp", "address": "127.0.0.1", "port": 1}
+        await refused(lab.add_host(driver="libvirt", connection=connection), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+        hosts = (await lab.fleet.ListHosts(fleet_pb2.ListHostsRequest())).inventories
+        assert [h.name for h in hosts] == ["host-1", "host-2"]
+
+
+async def test_an_update_changes_what_the_mask_names_and_counts_at_once(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        host = await lab.add_host(labels={"a": "b"}, rack="r1", description="old")
+        request = fleet_pb2.UpdateHostRequest(
+            uuid=host.uuid,
+            name="renamed",
+            rack="r9",
+            resource_policies=[{"resource": "vcpu", "overcommit_ratio": 1}],
+            update_mask=FieldMask(paths=["name", "labels", "resource_policies"]),
+            etag=host.etag,
+        )
+        changed = (await lab.fleet.UpdateHost(request)).inventory
+        assert (changed.name, changed.rack, changed.description, dict(changed.labels)) == ("renamed", "r1", "old", {})
+        assert {c.resource: c.allocatable for c in changed.capacities}["vcpu"] == 64
+        await refused(lab.fleet.UpdateHost(request), grpc.StatusCode.ABORTED, "CONFLICT")
+        without_mask = fleet_pb2.UpdateHostRequest(uuid=host.uuid, rack="r2")
+        again = (await lab.fleet.UpdateHost(without_mask)).inventory
+        assert (again.name, again.rack, again.description) == ("renamed", "r2", "old")
+        for paths, value in ((["state"], "x"), (["name"], "")):
+            bad = fleet_pb2.UpdateHostRequest(uuid=host.uuid, name=value, update_mask=FieldMask(paths=paths))
+            await refused(lab.fleet.UpdateHost(bad), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+        async def followed() -> bool:
+            return lab.service.reconciler.monitors[host.uuid].host.name == "renamed"
+
+        await soon(followed)
+
+
+async def test_the_policy_of_a_host_holds_for_claims_from_the_moment_of_its_change(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=0)) as lab:
+        host = await lab.add_host()
+        request = fleet_pb2.UpdateHostRequest(
+            uuid=host.uuid, resource_policies=[{"resource": "vcpu", "overcommit_ratio": 1, "reserved": 61}]
+        )
+        await lab.fleet.UpdateHost(request)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.up()
+        assert reason_of(error.value) in ("NO_CAPACITY", "UNSATISFIABLE")
+
+
+async def test_a_host_that_carries_members_stays_and_an_empty_one_goes(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=0)) as lab:
+        host = await lab.add_host()
+        group = await lab.up(2)
+        wrong = grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"
+        remove = fleet_pb2.RemoveHostRequest(uuid=host.uuid)
+        assert "2 members" in ((await refused(lab.fleet.RemoveHost(remove), *wrong)).details() or "")
+        maintain = fleet_pb2.MaintainHostRequest(uuid=host.uuid)
+        assert "2 members" in ((await refused(lab.fleet.MaintainHost(maintain), *wrong)).details() or "")
+        delete = deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)
+        assert [a async for a in lab.deploy.DeleteInstanceGroup(delete)]
+        assert (await lab.fleet.MaintainHost(maintain)).inventory.state == "Maintenance"
+        await lab.fleet.RemoveHost(remove)
+        await refused(lab.fleet.RemoveHost(remove), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+        async def forgotten() -> bool:
+            return host.uuid not in lab.service.reconciler.monitors
+
+        await soon(forgotten)
+
+
+async def test_a_disabled_host_gets_nothing_new_and_keeps_what_it_has(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        group = await lab.up()
+        first = lab.service.directory.hosts[group.instances[0].host_uuid].name
+        disabled = (await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of(first)))).inventory
+        assert (disabled.state, disabled.instance_count) == ("Disabled", 1)
+        for _ in range(2):
+            assert (await lab.up()).instances[0].host_uuid != lab.uuid_of(first)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.up()
+        assert reason_of(error.value) == "NO_CAPACITY"
+        enable = fleet_pb2.EnableHostRequest(uuid=lab.uuid_of(first), etag=disabled.etag)
+        assert (await lab.fleet.EnableHost(enable)).inventory.state == "Enabled"
+        await refused(lab.fleet.EnableHost(enable), grpc.StatusCode.ABORTED, "CONFLICT")
+        assert (await lab.up()).instances[0].host_uuid == lab.uuid_of(first)
+
+
+async def test_pages_of_hosts_are_by_name_complete_and_belong_to_their_filter(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=0)) as lab:
+        names = ["b", "a", "a", "ä", "x" * 255, "x" * 254 + "y", "Z"]
+        made = {(await lab.add_host(name=name, request_id=str(i))).uuid for i, name in enumerate(names)}
+        seen: list[fleet_pb2.Host] = []
+        token = ""
+        for _ in itertools.count():
+            page = await lab.fleet.ListHosts(fleet_pb2.ListHostsRequest(page_size=2, page_token=token))
+            seen += page.inventories
+            token = page.next_page_token
+            assert len(token) <= 512
+            if not token:
+                break
+        assert [h.name[:64] for h in seen] == sorted(name[:64] for name in names)
+        assert {h.uuid for h in seen} == made
+        first = await lab.fleet.ListHosts(fleet_pb2.ListHostsRequest(page_size=2))
+        for bad in (
+            fleet_pb2.ListHostsRequest(page_token="nonsense"),
+            fleet_pb2.ListHostsRequest(page_token=first.next_page_token, states=["Disabled"]),
+        ):
+            await refused(lab.fleet.ListHosts(bad), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        other = fleet_pb2.ListZonesRequest(page_token=first.next_page_token)
+        await refused(lab.fleet.ListZones(other), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=seen[0].uuid))
+        disabled = (await lab.fleet.ListHosts(fleet_pb2.ListHostsRequest(states=["Disabled"]))).inventories
+        assert [h.uuid for h in disabled] == [seen[0].uuid]
+        none = fleet_pb2.ListHostsRequest(statuses=["Disconnected"])
+        assert not (await lab.fleet.ListHosts(none)).inventories
+
+
+async def test_capacity_is_the_sum_of_the_hosts_that_take_members(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        await lab.up()
+        await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-2")))
+        answer = await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest())
+        (alone,) = [await lab.host("host-1")]
+        assert (answer.hosts, answer.unavailable_hosts) == (1, 1)
+        assert list(answer.capacities) == list(alone.capacities)
+        await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=lab.uuid_of("host-2")))
+        both = await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(zone_uuid=ZONE))
+        vcpu = {c.resource: c for c in both.capacities}["vcpu"]
+        assert (vcpu.total, vcpu.allocatable, vcpu.claimed, vcpu.available) == (2, 20, 4, 16)
+        assert vcpu.overcommit_ratio == 10
+        empty = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="empty"))).inventory
+        nothing = await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(zone_uuid=empty.uuid))
+        assert (nothing.hosts, list(nothing.capacities)) == (0, [])
+        unknown = fleet_pb2.GetCapacityRequest(zone_uuid=UNKNOWN)
+        await refused(lab.fleet.GetCapacity(unknown), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+# --- the configuration file and run time -----------------------------------------------------------------------------
+
+
+async def test_what_was_changed_at_run_time_outlives_a_restart_until_the_file_says_something_else(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/corral.db"
+    async with whole(tmp_path, config_text(url=url)) as lab:
+        uuid = lab.uuid_of("host-1")
+        added = (await lab.add_host(name="mine")).uuid
+        await lab.fleet.UpdateHost(fleet_pb2.UpdateHostRequest(uuid=uuid, rack="r7"))
+        await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=uuid))
+        wrong = grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"
+        await refused(lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=uuid)), *wrong)
+    async with whole(tmp_path, config_text(url=url)) as lab:
+        kept = await lab.host("host-1")
+        assert (kept.rack, kept.state) == ("r7", "Disabled")
+        assert (await lab.host("mine")).uuid == added
+        assert (await lab.host("mine")).status == "Connected"
+    changed = config_text(url=url).replace('name = "host-1"', 'name = "host-1"\nrack = "r8"')
+    async with whole(tmp_path, changed) as lab:
+        told = await lab.host("host-1")
+        assert (told.rack, told.state) == ("r8", "Disabled"), "the file has the last word, but not about the state"
+    async with whole(tmp_path, config_text(hosts=0, url=url)) as lab:
+        await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=uuid))
+
+
+# --- watches -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_watch_tells_what_stands_and_then_every_change_in_order(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        watch = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest())
+        standing = [await watch.read() for _ in range(4)]
+        assert [m.WhichOneof("change") for m in standing] == ["zone", "host", "host", "bookmark"]
+        assert [m.host.name for m in standing[1:3]] == ["host-1", "host-2"]
+        assert standing[3].bookmark.initial_state_complete
+        zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
+        told = [await watch.read()]
+        host = await lab.add_host(zone_uuid=zone.uuid)
+        while told[-1].WhichOneof("change") != "host":
+            told.append(await watch.read())
+        assert told[0].zone.name == "north"
+        assert (told[-1].host.uuid, told[-1].host.status) == (host.uuid, "Connected")
+        await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid))
+        await lab.fleet.DeleteZone(fleet_pb2.DeleteZoneRequest(uuid=zone.uuid))
+        while told[-1].removed_zone_uuid != zone.uuid:
+            told.append(await watch.read())
+        assert host.uuid in [m.removed_host_uuid for m in told]
+        revisions = [m.revision for m in told]
+        assert revisions == sorted(set(revisions))
+        watch.cancel()
+
+        resumed = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=standing[3].revision))
+        first = await resumed.read()
+        assert first.revision > standing[3].revision
+        resumed.cancel()
+        future = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=10**9))
+        await refused(future.read(), grpc.StatusCode.OUT_OF_RANGE, "REVISION_UNAVAILABLE")
+
+
+async def test_a_watch_of_one_zone_hears_of_no_other(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
+        watch = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(zone_uuid=zone.uuid))
+        assert [(await watch.read()).WhichOneof("change") for _ in range(2)] == ["zone", "bookmark"]
+        await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-1")))
+        host = await lab.add_host(zone_uuid=zone.uuid)
+        assert (await watch.read()).host.uuid == host.uuid
+        watch.cancel()
+        unknown = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(zone_uuid=UNKNOWN))
+        await refused(unknown.read(), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
