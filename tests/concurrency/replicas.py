@@ -78,10 +78,12 @@ def simulated_fleet(directory: Path, hosts: int, *, vcpu: int, memory: int = 64)
 
 @dataclass
 class Replica:
-    """One process of the service. `alone`: in a pid namespace of its own, as if on another machine."""
+    """One process of the service. `alone`: in a pid namespace of its own, as if on another machine. `prefix`: the
+    command that runs it, such as one that enters a network."""
 
     directory: Path
     alone: bool = False
+    prefix: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     channels: list[grpc.Channel] = field(default_factory=list)
 
@@ -109,7 +111,7 @@ class Replica:
             command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *command]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command,
+                [*self.prefix, *command],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": "protos:."},
                 stdin=subprocess.DEVNULL,
@@ -177,15 +179,22 @@ class Replica:
 
 @contextmanager
 def replicas(
-    directory: Path, store: str, fleet: str, count: int, *, alone: Sequence[int] = (), level: str = "info"
+    directory: Path,
+    store: str,
+    fleet: str,
+    count: int,
+    *,
+    alone: Sequence[int] = (),
+    prefix: Sequence[str] = (),
+    level: str = "info",
 ) -> Iterator[list[Replica]]:
-    """`count` serving replicas. `fleet`: the rest of their configuration. `alone`: see Replica."""
+    """`count` serving replicas. `fleet`: the rest of their configuration. `alone`, `prefix`: see Replica."""
     made = []
     for number in range(count):
         home = directory / f"replica-{number}"
         home.mkdir(parents=True, exist_ok=True)
         (home / "corral.toml").write_text(_SERVER.format(directory=home, store=store, level=level) + fleet)
-        made.append(Replica(home, alone=number in alone))
+        made.append(Replica(home, alone=number in alone, prefix=prefix))
     try:
         for replica in made:
             replica.start()
