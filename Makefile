@@ -36,7 +36,7 @@ tools: ## install grpcurl into .venv and promtool into .cache/tools
 
 .PHONY: dev
 dev: ## install what tests and checks need
-	@$(PREPARE) system dev clients guest promtool
+	@$(PREPARE) system dev clients postgres guest promtool
 
 .PHONY: test
 test: dev lint ## every check and test

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [clients] [guest] [promtool]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [promtool]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
 #   dev       the hash-pinned requirements of tests and checks into .venv
 #   clients   outside clients of the tests into .cache/tools/clients
+#   postgres  Debian's PostgreSQL, without its own cluster, for the tests
 #   guest     the default guest image into .cache/guest
 #   promtool  promtool into .cache/tools, from Debian's package, without installing its service
 # Runs again in well under a second when nothing changed: each step leaves a stamp with the hash of what it was made from.
@@ -16,6 +17,8 @@ PACKAGES=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsma
 
 say() { printf '==> %s\n' "$*"; }
 fail() { printf 'corral: %s\n' "$*" >&2; exit 1; }
+
+installed_package() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"
@@ -48,19 +51,22 @@ missing_packages() {
         printf '%s\n' python3-dev
 }
 
+apt_install() {
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@")
+    command -v apt-get >/dev/null || fail "these packages are missing and there is no apt-get: $*"
+    say "installing Debian packages: $*"
+    # The lists of packages may be absent or old.
+    as_root "${install[@]}" >.cache/apt.log 2>&1 ||
+        { as_root apt-get -q update >>.cache/apt.log 2>&1 && as_root "${install[@]}" >>.cache/apt.log 2>&1; } ||
+        { tail -n 5 .cache/apt.log >&2; fail "apt-get could not install them; all of its output: .cache/apt.log"; }
+}
+
 prepare_system() {
     local missing
     command -v dpkg-query >/dev/null || fail "this is no Debian: install libvirt, QEMU, their headers, a Debian cloud kernel and busybox-static
         yourself (deploy/README.md lists them), then run the service with your own configuration"
     mapfile -t missing < <(missing_packages)
-    [ "${#missing[@]}" -gt 0 ] || return 0
-    command -v apt-get >/dev/null || fail "these packages are missing and there is no apt-get: ${missing[*]}"
-    say "installing Debian packages: ${missing[*]}"
-    local quiet=(-q -y -o DPkg::Lock::Timeout=120)
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get "${quiet[@]}" install --no-install-recommends "${missing[@]}" >.cache/apt.log 2>&1 ||
-        { as_root apt-get "${quiet[@]}" update >>.cache/apt.log 2>&1 &&
-          as_root env DEBIAN_FRONTEND=noninteractive apt-get "${quiet[@]}" install --no-install-recommends "${missing[@]}" >>.cache/apt.log 2>&1; } ||
-        { tail -n 5 .cache/apt.log >&2; fail "apt-get could not install them; all of its output: .cache/apt.log"; }
+    [ "${#missing[@]}" -eq 0 ] || apt_install "${missing[@]}"
 }
 
 make_venv() {
@@ -127,6 +133,15 @@ prepare_clients() {
     printf '%s\n' "$hash" >"$target/.stamp"
 }
 
+# A server for the tests to start by themselves; Debian's package would otherwise make and start one of its own.
+prepare_postgres() {
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
+    installed_package postgresql-common || apt_install postgresql-common
+    echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/corral.conf >/dev/null
+    apt_install postgresql
+    as_root rm /etc/postgresql-common/createcluster.d/corral.conf
+}
+
 prepare_guest() {
     # A kernel's image may be readable by root alone.
     if [ -r "$(ls /boot/vmlinuz-*-cloud-* 2>/dev/null | tail -n 1)" ]; then deploy/guest/build.sh .cache/guest
@@ -153,7 +168,7 @@ exec 9>.cache/prepare.lock
 flock 9
 for step in "$@"; do
     case $step in
-        system | runtime | tools | dev | clients | guest | promtool) "prepare_$step" ;;
-        *) fail "no step '$step'; steps: system runtime tools dev clients guest promtool" ;;
+        system | runtime | tools | dev | clients | postgres | guest | promtool) "prepare_$step" ;;
+        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest promtool" ;;
     esac
 done

@@ -209,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sizes = [int(text) for text in options.guests.split(",")]
     libvirt.registerErrorHandler(lambda context, error: None, None)
+    raw_launch.start_event_loop()
     cache = ROOT / ".cache/lab-capabilities"
     with tempfile.TemporaryDirectory(prefix="corral-bench-") as directory, Lab(options.hypervisors, cache) as lab:
         described = machine(lab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,17 @@ class Domain:
 
     uri: str
     xml: str
+
+
+def start_event_loop() -> None:
+    """Once in a process, before the first connection: without it a stream that does not block never gets anything."""
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()
 
 
 def capture(uris: Sequence[str], names: Sequence[str]) -> list[Domain]:
@@ -46,30 +58,42 @@ def launch(domains: Sequence[Domain], deadline_seconds: float) -> tuple[float, f
 
     Raises TimeoutError.
     """
+    guests = [_Guest(domain) for domain in domains]
     started = time.monotonic()
-    with ThreadPoolExecutor(len(domains)) as pool:
-        times = list(pool.map(lambda domain: _one(domain, started, deadline_seconds), domains))
+    try:
+        with ThreadPoolExecutor(len(guests)) as pool:
+            times = list(pool.map(lambda guest: guest.launch(started, deadline_seconds), guests))
+    finally:
+        # Only now: workers need their leader until the last of them is ready.
+        for guest in guests:
+            guest.remove()
     return max(created for created, _ in times), max(ready for _, ready in times)
 
 
-def _one(wanted: Domain, started: float, deadline_seconds: float) -> tuple[float, float]:
-    connection = libvirt.open(wanted.uri)
-    try:
+class _Guest:
+    def __init__(self, wanted: Domain) -> None:
+        self._wanted = wanted
+        self._connection: libvirt.virConnect | None = None
+        self._domain: libvirt.virDomain | None = None
+
+    def launch(self, started: float, deadline_seconds: float) -> tuple[float, float]:
+        self._connection = libvirt.open(self._wanted.uri)
         # Paused, so that the reader of the channel is there before the guest's first word.
-        domain = connection.createXML(wanted.xml, libvirt.VIR_DOMAIN_START_PAUSED)
-        try:
-            stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
-            domain.openChannel(CHANNEL, stream, 0)
-            created = time.monotonic() - started
-            domain.resume()
-            _wait_ready(stream, started + deadline_seconds)
-            ready = time.monotonic() - started
-            stream.abort()
-            return created, ready
-        finally:
-            domain.destroy()
-    finally:
-        connection.close()
+        self._domain = self._connection.createXML(self._wanted.xml, libvirt.VIR_DOMAIN_START_PAUSED)
+        stream = self._connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+        self._domain.openChannel(CHANNEL, stream, 0)
+        created = time.monotonic() - started
+        self._domain.resume()
+        _wait_ready(stream, started + deadline_seconds)
+        ready = time.monotonic() - started
+        stream.abort()
+        return created, ready
+
+    def remove(self) -> None:
+        if self._domain is not None:
+            self._domain.destroy()
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _wait_ready(stream: libvirt.virStream, deadline: float) -> None:
