@@ -197,7 +197,7 @@ class Evacuation:
 
     async def _follow(self, uuid: str, intent: _Intent) -> AsyncGenerator[Progress, None]:
         """The members' events until the host is empty and none of them is on its way any more."""
-        final = await self._final(uuid, intent)
+        final = await self._final(uuid, intent, intent.after_revision)
         if final is not None:
             yield final
             return
@@ -207,22 +207,26 @@ class Evacuation:
                 if isinstance(change, Event):
                     if change.kind is EventKind.INSTANCE and change.instance and change.instance.uuid in intent.leaving:
                         yield Progress(change.time, instance=change.instance)
-                    # What was not told yet comes before the end.
-                    if change.group_uuid not in moving or change.revision < self._feed.head:
+                    if change.group_uuid not in moving:
                         continue
-                final = await self._final(uuid, intent)
+                final = await self._final(uuid, intent, change.revision)
                 if final is not None:
                     yield final
                     return
 
-    async def _final(self, uuid: str, intent: _Intent) -> Progress | None:
+    async def _final(self, uuid: str, intent: _Intent, told: int) -> Progress | None:
+        """The last step, once everything up to revision `told` has been told and there is nothing to come."""
+
         def read(connection: Connection) -> HostView | None:
             view = self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
             if view.load.members or view.load.stale_claims:
                 return None
             moving = groups.load_many(connection, sorted(set(intent.leaving.values())))
-            waits = any(_on_the_way(group, m) for group in moving for m in group.instances if m.uuid in intent.leaving)
-            return None if waits else view
+            for group in moving:
+                on_the_way = any(_on_the_way(group, m) for m in group.instances if m.uuid in intent.leaving)
+                if on_the_way or group.revision > told:
+                    return None
+            return view
 
         view = await self._store.read(read)
         return Progress(self._clock(), final=view) if view is not None else None

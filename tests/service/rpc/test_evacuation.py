@@ -1,0 +1,246 @@
+"""DrainHost and FenceHost on the whole service: never two live copies, nothing lost, nothing done by halves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
+
+from service.drivers.base import HostUnreachable
+from service.drivers.simulated import SimulatedDriver
+from tests.service.rpc.lab import reason_of
+from tests.service.rpc.whole import Whole, config_text, whole
+
+pytestmark = pytest.mark.asyncio
+
+LIVE = ("paused", "running", "stopping")
+
+
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
+    """Wait until something is so; fails where it never comes."""
+    async with asyncio.timeout(seconds):
+        while not await true():  # noqa: ASYNC110  # the store has no event to wait for
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def never_twice(lab: Whole) -> AsyncIterator[None]:
+    """Looks at all hosts all the time: no instance has two machines of which one may run."""
+    broken: list[Any] = []
+
+    async def look() -> None:
+        while True:
+            instances = {
+                m.identity.instance
+                for monitor in lab.service.reconciler.monitors.values()
+                for m in monitor.driver.host.machines.values()  # type: ignore[attr-defined]
+            }
+            for instance in instances:
+                copies = lab.machines(instance)
+                if sum(state in LIVE for _, state in copies) > 1:
+                    broken.append((instance, copies))
+            await asyncio.sleep(0.001)
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert not broken
+
+
+async def drain(lab: Whole, name: str, **fields: Any) -> list[fleet_pb2.DrainHostResponse]:
+    request = fleet_pb2.DrainHostRequest(uuid=lab.uuid_of(name), **fields)
+    return [step async for step in lab.fleet.DrainHost(request)]
+
+
+def kinds(steps: list[fleet_pb2.DrainHostResponse]) -> list[str | None]:
+    return [step.WhichOneof("change") for step in steps]
+
+
+def cut_off(driver: SimulatedDriver) -> None:
+    """The host does not answer any more; its machines go on as they are."""
+
+    async def call(budget_seconds: float) -> None:
+        raise HostUnreachable("the host does not answer")
+
+    driver._call = call  # type: ignore[method-assign]
+
+
+def answer_again(driver: SimulatedDriver) -> None:
+    del driver._call  # type: ignore[misc]
+
+
+async def test_a_drain_restarts_the_members_elsewhere_and_leaves_the_host_empty(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=3)) as lab:
+        spread = {"placement_policy": {"max_per_host": 1}}
+        group = await lab.up(2, **spread)
+        name = lab.service.directory.hosts[group.instances[0].host_uuid].name
+        uuid = lab.uuid_of(name)
+        preview = await drain(lab, name, validate_only=True)
+        assert kinds(preview) == ["move", "final"]
+        assert (preview[-1].final.state, preview[-1].final.instance_count) == ("Enabled", 1)
+        async with never_twice(lab):
+            steps = await drain(lab, name)
+        assert (steps[0].move.instance_uuid, steps[0].move.source_host_uuid) == (group.instances[0].uuid, uuid)
+        assert steps[0].move.target_host_uuid == preview[0].move.target_host_uuid
+        assert not steps[0].move.live
+        told = [step.instance.status for step in steps if step.WhichOneof("change") == "instance"]
+        assert (told[0], told[1], told[-1]) == ("Evicting", "Pending", "Running")
+        final = steps[-1].final
+        assert (final.state, final.instance_count) == ("Maintenance", 0)
+        assert {c.claimed for c in final.capacities} == {0}
+        after = await lab.get(group.uuid)
+        moved, stayed = after.instances
+        assert after.status == "Running"
+        assert (moved.host_uuid, moved.attempt, moved.status) == (preview[0].move.target_host_uuid, 2, "Running")
+        assert stayed == group.instances[1], "a member on another host is not touched"
+        assert not lab.driver(name).host.machines
+        enable = fleet_pb2.EnableHostRequest(uuid=uuid)
+        assert (await lab.fleet.EnableHost(enable)).inventory.state == "Enabled"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        group_pb2.FAILURE_ACTION_FAIL_GROUP,
+        group_pb2.FAILURE_ACTION_RESTART_MEMBER,
+        group_pb2.FAILURE_ACTION_REPLACE_MEMBER,
+    ],
+)
+async def test_a_drain_is_no_failure_whatever_the_groups_policy(tmp_path: Path, action: Any) -> None:
+    async with whole(tmp_path) as lab:
+        group = await lab.up(1, failure_policy={"action": action, "budget": 0})
+        name = lab.service.directory.hosts[group.instances[0].host_uuid].name
+        await drain(lab, name)
+        after = await lab.get(group.uuid)
+        assert (after.status, after.reason) == ("Running", "")
+        assert after.instances[0].host_uuid != group.instances[0].host_uuid
+
+
+async def test_a_drain_that_finds_no_room_does_nothing_at_all(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        groups = [await lab.up() for _ in range(4)]  # each host has room for two members
+        before = await lab.host("host-1")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await drain(lab, "host-1")
+        assert reason_of(error.value) == "NO_CAPACITY"
+        assert await lab.host("host-1") == before
+        for group in groups:
+            assert await lab.get(group.uuid) == group
+
+
+async def test_a_drain_goes_on_without_its_client_and_can_be_followed_again(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        group = await lab.up()
+        name = lab.service.directory.hosts[group.instances[0].host_uuid].name
+        request = fleet_pb2.DrainHostRequest(uuid=lab.uuid_of(name), request_id="one")
+        call = lab.fleet.DrainHost(request)
+        assert (await call.read()).WhichOneof("change") == "move"
+        assert (await call.read()).WhichOneof("change") == "instance"
+        call.cancel()
+        again = await drain(lab, name, request_id="one")
+        assert "move" not in kinds(again)
+        assert kinds(again)[-1] == "final"
+        assert (await lab.get(group.uuid)).instances[0].attempt == 2, "it was moved once"
+
+
+async def test_a_stopped_groups_seat_is_given_up_and_found_anew_at_its_start(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        group = await lab.up()
+        stop = deploy_pb2.StopInstanceGroupRequest(uuid=group.uuid)
+        assert [e async for e in lab.deploy.StopInstanceGroup(stop)]
+        name = lab.service.directory.hosts[group.instances[0].host_uuid].name
+        steps = await drain(lab, name)
+        assert steps[-1].final.instance_count == 0
+        assert not lab.driver(name).host.machines
+        assert (await lab.get(group.uuid)).status == "Stopped"
+        start = deploy_pb2.StartInstanceGroupRequest(uuid=group.uuid)
+        events = [e.event async for e in lab.deploy.StartInstanceGroup(start)]
+        assert events[-1].final.status == "Running"
+        assert events[-1].final.instances[0].host_uuid != group.instances[0].host_uuid
+
+
+async def test_an_empty_host_is_drained_at_once_and_a_stale_etag_is_refused(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await drain(lab, "host-1", etag="old")
+        assert reason_of(error.value) == "CONFLICT"
+        (only,) = await drain(lab, "host-1")
+        assert (only.final.state, only.final.instance_count) == ("Maintenance", 0)
+
+
+async def test_a_host_that_answers_is_not_fenced_and_one_that_does_not_is_not_drained(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        group = await lab.up()
+        name = lab.service.directory.hosts[group.instances[0].host_uuid].name
+        fence = fleet_pb2.FenceHostRequest(uuid=lab.uuid_of(name))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.fleet.FenceHost(fence)
+        assert reason_of(error.value) == "WRONG_STATE"
+        cut_off(lab.driver(name))
+        await soon(lambda: is_silent(lab, name))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await drain(lab, name)
+        assert reason_of(error.value) == "WRONG_STATE"
+        preview = (await lab.fleet.FenceHost(fleet_pb2.FenceHostRequest(uuid=fence.uuid, validate_only=True))).inventory
+        assert preview.state == "Maintenance"
+        assert (await lab.host(name)).state == "Enabled"
+        assert (await lab.get(group.uuid)).instances[0].host_uuid == fence.uuid
+
+
+async def is_silent(lab: Whole, name: str) -> bool:
+    lab.service.reconciler.monitors[lab.uuid_of(name)].suspect()
+    return (await lab.host(name)).status == "Disconnected"
+
+
+async def test_a_fenced_hosts_members_run_elsewhere_and_it_is_cleaned_before_it_takes_new_ones(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        group = await lab.up()
+        (member,) = group.instances
+        name = lab.service.directory.hosts[member.host_uuid].name
+        driver = lab.driver(name)
+        driver.host.reboot()  # the power is off: what was there does not run
+        cut_off(driver)
+        await soon(lambda: is_silent(lab, name))
+        assert (await lab.get(group.uuid)).instances[0].host_uuid == member.host_uuid, "silence alone moves nobody"
+        fenced = (await lab.fleet.FenceHost(fleet_pb2.FenceHostRequest(uuid=member.host_uuid))).inventory
+        assert (fenced.state, fenced.instance_count) == ("Maintenance", 0)
+        claimed = {c.resource: c.claimed for c in fenced.capacities}
+        assert claimed["vcpu"] == 4, "the claim stands until the host was seen without the machine"
+
+        async def again() -> bool:
+            found = (await lab.get(group.uuid)).instances[0]
+            return bool(found.status == "Running" and found.host_uuid != member.host_uuid)
+
+        await soon(again)
+        enable = fleet_pb2.EnableHostRequest(uuid=member.host_uuid)
+        for call in (
+            lab.fleet.EnableHost(enable),
+            lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=member.host_uuid)),
+            lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=member.host_uuid)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call
+            assert reason_of(error.value) == "WRONG_STATE"
+
+        answer_again(driver)
+        assert lab.machines(member.uuid)[0][1] == "stopped"
+        sweep = lab.service.reconciler._sweep
+        assert sweep is not None
+
+        async def clean() -> bool:
+            await sweep.once()
+            return (await lab.host(name)).capacities[1].claimed == 0
+
+        await soon(clean)
+        assert [host for host, _ in lab.machines(member.uuid)] != [name]
+        assert name not in [host for host, _ in lab.machines(member.uuid)]
+        assert (await lab.fleet.EnableHost(enable)).inventory.state == "Enabled"
