@@ -81,12 +81,12 @@ class Lab:
         """PUT the seed's request with changes; the 202. A change to None takes the field out."""
         return await self.put("/ai/model-services", {"deployDistributedModelService": action(**changes)}, session)
 
-    async def ended(self, accepted: httpx.Response) -> httpx.Response:
+    async def ended(self, accepted: httpx.Response, location: str = "") -> httpx.Response:
         """The answer of the job that a 202 told of, as soon as it is no longer 202."""
         assert accepted.status_code == 202, (accepted.status_code, accepted.text)
         async with asyncio.timeout(30):
             while True:
-                answer = await self.http.get(accepted.json()["location"])
+                answer = await self.http.get(location or accepted.json()["location"])
                 if answer.status_code != 202:
                     return answer
                 await asyncio.sleep(0.02)
@@ -144,6 +144,8 @@ project = "{project}"
 grpc = "127.0.0.1:0"
 http = "127.0.0.1:{http_port}"
 drain_grace_ms = 1000
+[log]
+format = "json"
 [store]
 url = "{url}"
 [webhooks]

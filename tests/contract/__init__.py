@@ -1,0 +1,1 @@
+"""Outside clients against a running service: programs and libraries that know nothing of its code."""
