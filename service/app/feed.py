@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from service.errors import NotFound, RevisionUnavailable, Unavailable
 from service.failpoints import failpoint
 from service.model import Event, Group
@@ -81,7 +83,8 @@ class Feed:
     ) -> AsyncGenerator[Event | Bookmark, None]:
         """Every event above revision `after`, without end. Raises RevisionUnavailable, Unavailable (draining).
 
-        `bookmarks`: every BOOKMARK_SECONDS without an event, how far the log was read.
+        `bookmarks`: every BOOKMARK_SECONDS without an event, how far the log was read. A follower that reads so slowly
+        that the log was compacted before it gets RevisionUnavailable too. Draining, what is stored is told first.
         """
         oldest, current = await self._store.read(events.head)
         if not oldest <= after <= max(current, self._head):
@@ -89,15 +92,17 @@ class Feed:
         self.followers += 1
         try:
             cursor = after
-            while not self._closed:
+            while True:
+                closed = self._closed
                 batch, cursor = await self._batch(cursor, _filter(group_uuid, project), group_uuid, project)
                 for event in batch:
                     yield event
                 if batch or cursor < self._head:
                     continue
+                if closed:
+                    raise Unavailable("the service is shutting down")
                 if not await self._wait_beyond(cursor, BOOKMARK_SECONDS) and bookmarks:
                     yield Bookmark(cursor)
-            raise Unavailable("the service is shutting down")
         finally:
             self.followers -= 1
 
@@ -146,7 +151,15 @@ class Feed:
             head = self._head
             return [e for e in self._tail if cursor < e.revision <= head and wanted(e)], max(head, cursor)
         head = self._head
-        found = await self._store.read(lambda c: events.after(c, cursor, BATCH, group_uuid=group_uuid, project=project))
+
+        def read(connection: Connection) -> tuple[int, int, tuple[Event, ...]]:
+            oldest, current = events.head(connection)
+            found = events.after(connection, cursor, BATCH, group_uuid=group_uuid, project=project)
+            return oldest, current, found
+
+        oldest, current, found = await self._store.read(read)
+        if cursor < oldest:
+            raise RevisionUnavailable(cursor, oldest, current)
         if len(found) < BATCH:
             return list(found), max(head, found[-1].revision if found else 0, cursor)
         return list(found), found[-1].revision
