@@ -221,7 +221,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
         call.code = _CODES[status.code]
         details = status.SerializeToString()
         trailing = ((_DETAILS_KEY, details), (calls.REQUEST_ID_KEY, call.request_id))
-        await call.context.abort(call.code, status.message, trailing_metadata=trailing)
+        try:
+            await call.context.abort(call.code, status.message, trailing_metadata=trailing)
+        except grpc.aio.InternalError as gone:
+            # The connection went away under the answer; gRPC would report that as a failure of the handler.
+            raise asyncio.CancelledError from gone
 
     def _ended(self, call: _Call) -> None:
         seconds = time.perf_counter() - call.started
