@@ -85,7 +85,10 @@ class Machines:
     # --- making ------------------------------------------------------------------------------------------------------
 
     def create_paused(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> ObservedMachine:
-        """Volumes, definition, start. What a refused attempt made is removed again."""
+        """Volumes, definition, start. What a refused call made is removed again.
+
+        A stopped machine is defined anew, so that it starts with the specification's documents, on the disk that it has.
+        """
         identity = spec.identity
         seen = self._inventory.find(connection, identity)
         if seen is not None:
@@ -101,7 +104,9 @@ class Machines:
         try:
             self._define_and_start(work, connection, spec, platform)
         except (libvirt.libvirtError, HostRejected) as error:
-            if isinstance(error, HostRejected) or isinstance(translate(error, has_effect=True), HostRejected):
+            refused = isinstance(error, HostRejected) or isinstance(translate(error, has_effect=True), HostRejected)
+            # A machine that was there before keeps its disk: only its start was refused.
+            if refused and seen is None:
                 self._clean_up(work, connection, identity)
             raise
         finally:

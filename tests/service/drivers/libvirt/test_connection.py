@@ -14,7 +14,7 @@ from service.drivers.libvirt.connection import CALLS_AT_A_TIME, GIVEN_UP_LIMIT, 
 from service.drivers.libvirt.errors import Abandoned
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost, wait_for
 
-SOON = 0.1
+SOON = 0.5
 
 
 def lane_of(host: FakeHost, **options: Any) -> Lane:
@@ -235,14 +235,18 @@ async def test_an_answer_of_the_host_keeps_the_connection() -> None:
 @pytest.mark.asyncio
 async def test_calls_that_nobody_waits_for_are_bounded() -> None:
     lane = lane_of(FakeHost())
-    release = threading.Event()
+    release, entered = threading.Event(), threading.Semaphore(0)
 
     def hang(_work: Work, _connection: Any) -> None:
+        entered.release()
         release.wait(30)
 
     for _ in range(GIVEN_UP_LIMIT):
-        with pytest.raises(OutcomeUnknown):
-            await call(lane, hang, budget=0.02)
+        task = asyncio.create_task(call(lane, hang, budget=30))
+        assert await asyncio.to_thread(entered.acquire, timeout=10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
     with pytest.raises(HostUnreachable, match="does not finish"):
         await call(lane)
     release.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,30 @@ async def test_what_a_refused_create_made_is_removed(method: str) -> None:
         await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
     assert refusal.value.code == "unsupported"
     assert (host.domains, host.volumes) == ({}, {})
+
+
+async def test_a_stopped_machine_starts_with_new_documents_on_its_old_disk() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    disks = dict(host.volumes)
+    again = replace(spec, documents={"env": "CORRAL_GROUP_EPOCH=2\n"})
+    assert (await driver.create_paused(again, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert base64.b64encode(b"CORRAL_GROUP_EPOCH=2\n").decode() in host.domains[spec.identity.machine_uuid].xml
+    assert host.volumes == disks
+
+
+async def test_a_stopped_machine_whose_start_is_refused_keeps_its_disk() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    host.plant("create", lambda: error(libvirt.VIR_ERR_NO_MEMORY))
+    with pytest.raises(HostRejected):
+        await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert len(host.volumes) == 1
+    assert await states(host) == [MachineState.STOPPED]
 
 
 @pytest.mark.parametrize("method", ["define", "create", "createVolume"])
