@@ -87,7 +87,7 @@ class Machines:
     def create_paused(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> ObservedMachine:
         """Volumes, definition, start. What a refused call made is removed again.
 
-        A stopped machine is defined anew, so that it starts with the specification's documents, on the disk that it has.
+        A stopped machine is defined anew: it starts with the documents of this specification, on the disk that it has.
         """
         identity = spec.identity
         seen = self._inventory.find(connection, identity)
