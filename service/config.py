@@ -21,7 +21,7 @@ from service import config_schema as schema
 from service.config_schema import ListenAddress
 from service.drivers.base import Image
 from service.fleet import MEMORY, VCPU, Host, HostAddress, HostState, ModelService, Network, Overcommit, Zone
-from service.model import Account, Caller
+from service.model import Account, Caller, Certificate, Token
 
 _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
 
@@ -35,6 +35,15 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of the listeners. `client_ca` None: clients show no certificates."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Listeners and their limits. `admin` None: no admin listener. Sizes in bytes, times in ms."""
 
@@ -45,6 +54,7 @@ class ServerConfig:
     max_message_bytes: int
     max_nodes: int
     drain_grace_ms: int
+    tls: TlsFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,9 @@ class Config:
     image_directory: Path
     accounts: tuple[Account, ...] = ()
     webhook_networks: tuple[str, ...] = ()
+    anonymous: bool = True
+    tokens: tuple[Token, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -133,6 +146,14 @@ class _Builder:
                 self._model_service(i, entry, by_name) for i, entry in enumerate(self.checked.model_services)
             ),
             image_directory=self._path(self.checked.catalog.image_directory),
+            anonymous=self.checked.identity.anonymous,
+            tokens=tuple(
+                Token(entry.sha256, Caller(entry.name, entry.project, entry.role)) for entry in self.checked.tokens
+            ),
+            certificates=tuple(
+                Certificate(entry.uri, Caller(entry.name, entry.project, entry.role))
+                for entry in self.checked.certificates
+            ),
             accounts=tuple(
                 Account(entry.name, entry.password_sha512, Caller(entry.name, entry.project, entry.role))
                 for entry in self.checked.accounts
@@ -155,10 +176,17 @@ class _Builder:
         admin = section.admin if isinstance(section.admin, ListenAddress) else None
         listeners = {"grpc": section.grpc, "http": section.http, "admin": admin}
         for key, address in listeners.items():
-            if address is not None and not address.local and not section.insecure:
+            if address is None or address.local or section.insecure:
+                continue
+            if section.tls is None or key == "admin":
                 self.problems.append(
                     f"server.{key}: {address} can be reached from other machines and has no TLS; "
-                    "use a loopback address, unix:<path>, or say server.insecure = true"
+                    "use a loopback address, unix:<path>, [server.tls], or say server.insecure = true"
+                )
+            elif self.checked.identity.anonymous:
+                self.problems.append(
+                    f"server.{key}: {address} can be reached from other machines and asks nobody who they are; "
+                    "say identity.anonymous = false and name tokens, accounts or certificates"
                 )
         used = [str(address) for address in listeners.values() if address is not None and address.port != 0]
         if len(set(used)) != len(used):
@@ -171,7 +199,21 @@ class _Builder:
             max_message_bytes=section.max_message_bytes,
             max_nodes=section.max_nodes,
             drain_grace_ms=section.drain_grace_ms,
+            tls=self._tls(section.tls),
         )
+
+    def _tls(self, section: schema.TlsSection | None) -> TlsFiles | None:
+        if section is None:
+            return None
+        files = TlsFiles(
+            self._path(section.certificate),
+            self._path(section.key),
+            self._path(section.client_ca) if section.client_ca else None,
+        )
+        for key, path in (("certificate", files.certificate), ("key", files.key), ("client_ca", files.client_ca)):
+            if path is not None and not path.is_file():
+                self.problems.append(f"server.tls.{key}: {path} is not a file")
+        return files
 
     def _store_url(self) -> str:
         url = self.checked.store.url
@@ -348,7 +390,7 @@ def _describe(error: dict[str, Any]) -> str:
         return f"{path}: missing"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     shown = repr(error["input"])
-    got = f" (got {shown if len(shown) <= 80 else shown[:77] + '…'})"
+    got = "" if path.endswith("password_sha512") else f" (got {shown if len(shown) <= 80 else shown[:77] + '…'})"
     return f"{path or 'file'}: {message[:1].lower()}{message[1:]}{got}"
 
 

@@ -168,8 +168,42 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
 
+class TlsSection(Section):
+    """[server.tls]: PEM files, read again when they change. With `client_ca` clients may show certificates."""
+
+    certificate: Line
+    key: Line
+    client_ca: Line = ""
+
+
+class IdentitySection(Section):
+    """[identity]: `anonymous`: callers that show nothing are administrators; only for loopback and unix sockets."""
+
+    anonymous: bool = True
+
+
+class TokenSection(Section):
+    """[[tokens]]: a bearer token, by the SHA-256 of its text."""
+
+    name: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    role: Literal["viewer", "operator", "admin"]
+    project: Name = "default"
+
+
+class CertificateSection(Section):
+    """[[certificates]]: a client certificate, by a URI among its subject alternative names."""
+
+    name: Name
+    uri: Line
+    role: Literal["viewer", "operator", "admin"]
+    project: Name = "default"
+
+
 class ServerSection(Section):
     """[server]"""
+
+    tls: TlsSection | None = None
 
     grpc: Address = ListenAddress("127.0.0.1", 50051)
     http: Address = ListenAddress("127.0.0.1", 8080)
@@ -375,5 +409,8 @@ class Configuration(Section):
     images: list[ImageSection] = []
     model_services: list[ModelServiceSection] = []
     catalog: CatalogSection = CatalogSection()
+    identity: IdentitySection = IdentitySection()
     accounts: list[AccountSection] = []
+    tokens: list[TokenSection] = []
+    certificates: list[CertificateSection] = []
     webhooks: WebhooksSection = WebhooksSection()

@@ -189,6 +189,22 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A configured bearer token, known by the SHA-256 of its text (64 small hex digits)."""
+
+    sha256: str
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A configured client certificate, known by a URI among its subject alternative names."""
+
+    uri: str
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
 class DeployRequest:
     """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; no `request_id`, no idempotency."""
 

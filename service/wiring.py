@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +22,7 @@ from service.app.fleet import Fleet
 from service.app.fleet_feed import FleetFeed
 from service.app.groups import Groups
 from service.app.groups import Limits as AppLimits
+from service.app.identity import Identities
 from service.app.jobs import Jobs
 from service.app.planner import Planner, PoolPlanner
 from service.app.sessions import Sessions
@@ -37,10 +39,11 @@ from service.reconcile.owners import Heirs, owner_name
 from service.reconcile.roster import Roster
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import Tools
+from service.rpc import tls
 from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer
 from service.rpc.interceptors import Limits as RpcLimits
-from service.rpc.server import RpcServer
+from service.rpc.server import RpcServer, by
 from service.store import configured, events, fleet, groups
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -52,6 +55,9 @@ from service.telemetry.metrics import Metrics, replace
 log = get_logger("corral.wiring")
 
 REACHABLE_KINDS = frozenset({"bridge", "network"})
+
+# A rotated certificate is in use this long after its file was replaced, at the latest.
+TLS_POLL_SECONDS = 5.0
 
 
 class StartError(Exception):
@@ -86,7 +92,6 @@ class Service:
     def __init__(self, config: Config, *, planner: Planner | None = None) -> None:
         """Opens the database and brings it up to date. Raises StartError, store.engine.DatabaseLocked, Unavailable."""
         self.config = config
-        _refuse_open_listeners(config)
         self.metrics = Metrics(process=True)
         self.metrics.build.labels(_version()).set(1)
         self.store = Store(config.store_url)
@@ -94,6 +99,8 @@ class Service:
         self.feed = Feed(self.store)
         self.planner = planner or PoolPlanner(workers=max(1, (os.cpu_count() or 1) - 1))
         self.owner = owner_name()
+        self.sessions = Sessions(self.store, config.accounts, wall_clock)
+        self.identities = Identities(self.sessions, config.tokens, config.certificates, anonymous=config.anonymous)
         self.groups = Groups(
             self.store,
             self.feed,
@@ -146,7 +153,12 @@ class Service:
         )
         self._spawn(self.jobs.run(), "jobs")
         self.http_address = _shown(self._http_socket)
-        self._spawn(serve_http(app, self._http_socket, self._http_stop), "http")
+        context = None
+        if self.config.server.tls is not None:
+            files = _pem(self.config)
+            context = tls.context(files)
+            self._spawn(_keep_fresh(context, files), "TLS files")
+        self._spawn(serve_http(app, self._http_socket, self._http_stop, tls=context), "http")
         self.rpc.set_serving(True)
         if isinstance(self.planner, PoolPlanner):
             self._spawn(self.planner.warm(), "warm the planner")
@@ -251,7 +263,7 @@ class Service:
             self.groups,
             self.fleet,
             self.catalog,
-            Sessions(self.store, self.config.accounts, wall_clock),
+            self.sessions,
             self.jobs,
             reachable=self._reachable,
             webhook_networks=self.config.webhook_networks,
@@ -272,6 +284,8 @@ class Service:
             config.server.admin,
             reachable=self._reachable,
             limits=RpcLimits(max_message_bytes=config.server.max_message_bytes),
+            credentials=tls.credentials(_pem(config)) if config.server.tls is not None else None,
+            identify=by(self.identities),
             fleet=FleetServicer(self.fleet, self.fleet_feed, self.evacuation, self._reachable),
             catalog=CatalogServicer(self.catalog),
         )
@@ -312,13 +326,20 @@ def _report(task: asyncio.Task[None]) -> None:
         log.critical("background task broke", task=task.get_name(), exc_info=error)
 
 
-def _refuse_open_listeners(config: Config) -> None:
-    for address in (config.server.grpc, config.server.http, config.server.admin):
-        if address is not None and not address.local and not config.server.insecure:
-            raise StartError(
-                f"{address} can be reached from other machines and has no TLS: "
-                "listen on loopback or a unix socket, or set [server] insecure = true"
-            )
+async def _keep_fresh(context: ssl.SSLContext, files: tls.Reloading) -> None:
+    """New handshakes of the HTTP listener get what the files hold; gRPC looks at its own."""
+    while True:
+        await asyncio.sleep(TLS_POLL_SECONDS)
+        await asyncio.to_thread(tls.refresh, context, files)
+
+
+def _pem(config: Config) -> tls.Reloading:
+    files = config.server.tls
+    assert files is not None
+    try:
+        return tls.Reloading(files.certificate, files.key, files.client_ca)
+    except (OSError, ValueError) as error:
+        raise StartError(f"[server.tls]: {error}") from error
 
 
 def _shown(listener: socket.socket) -> str:

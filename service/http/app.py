@@ -11,6 +11,7 @@ import errno
 import html
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -152,7 +153,12 @@ def _bind_problem(address: ListenAddress, problem: OSError) -> str:
 
 
 async def serve_http(
-    app: Starlette, listener: socket.socket, stop: asyncio.Event, *, grace_seconds: float = 5.0
+    app: Starlette,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    *,
+    grace_seconds: float = 5.0,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve `app` on `listener` (from `bind`) until `stop` is set, then let running requests end for `grace_seconds`.
 
@@ -167,6 +173,7 @@ async def serve_http(
             server_header=False,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
             h11_max_incomplete_event_size=64 << 10,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
     )
     path = listener.getsockname() if listener.family == socket.AF_UNIX else ""

@@ -16,17 +16,19 @@ import grpc
 import structlog
 from google.rpc import code_pb2
 
-from service.errors import Overloaded, Unavailable
+from service.app.identity import require
+from service.errors import Overloaded, PermissionDenied, Unavailable
 from service.model import Caller
 from service.rpc import calls
 from service.rpc.errors import MethodUnimplemented, is_expected, status_of
+from service.rpc.roles import OPEN, ROLES
 from service.telemetry.grpc_metrics import UNKNOWN_METHOD, GrpcMetrics, Method, code_name
 from service.telemetry.logs import get_logger
 
 Handler = Any
 """grpc.RpcMethodHandler; its stubs only know the blocking API."""
 
-Identify = Callable[[Any], Caller]
+Identify = Callable[[Any], Awaitable[Caller]]
 """Who makes the call, from its grpc.aio.ServicerContext. Raises Unauthenticated."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -64,6 +66,9 @@ class _Call:
     @property
     def streaming(self) -> bool:
         return self.method.type != "unary"
+
+
+_NOBODY = Caller(principal="", project="", role="")
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
@@ -175,8 +180,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 self._admit(call)
-                caller = self._identify(context)
-                calls.set_caller(caller)
+                calls.set_caller(await self._permitted(method, context))
                 return await answer(call)
             except asyncio.CancelledError:
                 await self._cancelled(call)
@@ -192,6 +196,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 self._active[call.streaming] -= 1
                 self._streams.discard(call)
                 self._ended(call)
+
+    async def _permitted(self, method: Method, context: Any) -> Caller:
+        """Who calls. Raises Unauthenticated, PermissionDenied, before anything of the request is looked at."""
+        path = f"{method.service}/{method.name}"
+        role = ROLES.get(path)
+        if role == OPEN or method is UNKNOWN_METHOD:
+            return _NOBODY
+        caller = await self._identify(context)
+        if role is None:
+            raise PermissionDenied(f"nobody may call {path}")
+        require(caller, role, path)
+        return caller
 
     def _admit(self, call: _Call) -> None:
         """Raises Overloaded where too much is in progress already."""

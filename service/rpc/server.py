@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from service.app.groups import Groups
+from service.app.identity import Identities
 from service.config_schema import ListenAddress
 from service.model import Caller
 from service.rpc import health, reflection, servicers
@@ -44,13 +45,28 @@ _UNIX_MODE = 0o660
 _log = get_logger("corral.rpc")
 
 
+_SUBJECT_ALTERNATIVE_NAMES = "x509_subject_alternative_name"
+
+
 class AddressUnavailable(Exception):
     """A listener can not be opened: the address is taken, or not this machine's. The message names it."""
 
 
-def anonymous(context: Any) -> Caller:
+async def anonymous(context: Any) -> Caller:
     """The identity of every caller where none is asked for."""
     return Caller()
+
+
+def by(identities: Identities) -> Identify:
+    """The caller by the `authorization` metadata, or by the URIs of the client's certificate."""
+
+    async def identify(context: Any) -> Caller:
+        shown = dict(context.invocation_metadata() or ()).get("authorization", "")
+        names = context.auth_context().get(_SUBJECT_ALTERNATIVE_NAMES, ())
+        uris = [name.decode(errors="replace") for name in names]
+        return await identities.identify(str(shown), uris)
+
+    return identify
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:

@@ -1,0 +1,64 @@
+"""Who calls: a bearer token or session, or the URI in a client certificate; never anything in a request's body."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+
+from service.app.sessions import Sessions
+from service.errors import PermissionDenied, Unauthenticated
+from service.model import Caller, Certificate, Token
+
+VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
+RANK: Mapping[str, int] = {VIEWER: 0, OPERATOR: 1, ADMIN: 2}
+"""Roles in order: who may do more may do all that who may do less may."""
+
+_BEARER = "bearer "
+
+
+class Identities:
+    """Tells callers apart. With `anonymous`, who shows nothing is an administrator: for one's own machine alone."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        tokens: Iterable[Token] = (),
+        certificates: Iterable[Certificate] = (),
+        *,
+        anonymous: bool = False,
+    ) -> None:
+        self._sessions = sessions
+        self._tokens = tuple(tokens)
+        self._certificates = {certificate.uri: certificate.caller for certificate in certificates}
+        self._anonymous = anonymous
+
+    async def identify(self, authorization: str, certificate_uris: Iterable[str] = ()) -> Caller:
+        """The caller. `authorization`: `Bearer <token or session uuid>`, or empty.
+
+        What is shown must be right: a wrong token is refused even where nobody has to show one.
+        Raises Unauthenticated, Unavailable.
+        """
+        if authorization:
+            return await self._bearer(authorization)
+        for uri in certificate_uris:
+            if uri in self._certificates:
+                return self._certificates[uri]
+        if self._anonymous:
+            return Caller()
+        raise Unauthenticated("the call needs a bearer token, a session or a known client certificate")
+
+    async def _bearer(self, authorization: str) -> Caller:
+        if not authorization.lower().startswith(_BEARER):
+            raise Unauthenticated("the authorization must be 'Bearer <token>'")
+        secret = authorization[len(_BEARER) :].strip()
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        # All are compared, so that time does not tell how far a guess came.
+        found = [t.caller for t in self._tokens if hmac.compare_digest(t.sha256, digest)]
+        return found[0] if found else await self._sessions.caller(secret)
+
+
+def require(caller: Caller, role: str, method: str) -> None:
+    """Raises PermissionDenied where the caller's role is below the method's. Asked before anything is looked up."""
+    if RANK.get(caller.role, -1) < RANK[role]:
+        raise PermissionDenied(f"{method} needs the role {role}")

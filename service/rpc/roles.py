@@ -1,0 +1,63 @@
+"""The one table of who may call what. A method without a row is refused, and a test fails for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.app.identity import ADMIN, OPERATOR, VIEWER
+
+OPEN = ""
+"""Answered to everybody who can reach the listener: a load balancer has no credentials."""
+
+_MODEL = "corral.v1.DistributedModelService/"
+_FLEET = "corral.v1.FleetService/"
+_CATALOG = "corral.v1.CatalogService/"
+
+ROLES: Mapping[str, str] = {
+    f"{_MODEL}DeployDistributedModelService": OPERATOR,
+    f"{_MODEL}PlanDistributedModelService": VIEWER,
+    f"{_MODEL}GetInstanceGroup": VIEWER,
+    f"{_MODEL}ListInstanceGroups": VIEWER,
+    f"{_MODEL}WatchInstanceGroups": VIEWER,
+    f"{_MODEL}UpdateInstanceGroup": OPERATOR,
+    f"{_MODEL}ScaleInstanceGroup": OPERATOR,
+    f"{_MODEL}StartInstanceGroup": OPERATOR,
+    f"{_MODEL}StopInstanceGroup": OPERATOR,
+    f"{_MODEL}RestartInstanceGroup": OPERATOR,
+    f"{_MODEL}DeleteInstanceGroup": OPERATOR,
+    f"{_FLEET}CreateZone": ADMIN,
+    f"{_FLEET}ListZones": VIEWER,
+    f"{_FLEET}DeleteZone": ADMIN,
+    f"{_FLEET}AddHost": ADMIN,
+    f"{_FLEET}GetHost": ADMIN,
+    f"{_FLEET}ListHosts": ADMIN,
+    f"{_FLEET}UpdateHost": ADMIN,
+    f"{_FLEET}RemoveHost": ADMIN,
+    f"{_FLEET}EnableHost": ADMIN,
+    f"{_FLEET}DisableHost": ADMIN,
+    f"{_FLEET}MaintainHost": ADMIN,
+    f"{_FLEET}DrainHost": ADMIN,
+    f"{_FLEET}FenceHost": ADMIN,
+    f"{_FLEET}GetCapacity": ADMIN,
+    f"{_FLEET}WatchFleet": ADMIN,
+    f"{_CATALOG}CreateModelService": ADMIN,
+    f"{_CATALOG}GetModelService": VIEWER,
+    f"{_CATALOG}ListModelServices": VIEWER,
+    f"{_CATALOG}UpdateModelService": ADMIN,
+    f"{_CATALOG}DeleteModelService": ADMIN,
+    f"{_CATALOG}RegisterImage": ADMIN,
+    f"{_CATALOG}GetImage": VIEWER,
+    f"{_CATALOG}ListImages": VIEWER,
+    f"{_CATALOG}DeleteImage": ADMIN,
+    "grpc.health.v1.Health/Check": OPEN,
+    "grpc.health.v1.Health/Watch": OPEN,
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": VIEWER,
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": VIEWER,
+    "grpc.channelz.v1.Channelz/GetTopChannels": ADMIN,
+    "grpc.channelz.v1.Channelz/GetServers": ADMIN,
+    "grpc.channelz.v1.Channelz/GetServer": ADMIN,
+    "grpc.channelz.v1.Channelz/GetServerSockets": ADMIN,
+    "grpc.channelz.v1.Channelz/GetChannel": ADMIN,
+    "grpc.channelz.v1.Channelz/GetSubchannel": ADMIN,
+    "grpc.channelz.v1.Channelz/GetSocket": ADMIN,
+}
