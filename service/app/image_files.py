@@ -42,15 +42,18 @@ def examine(directory: Path, name: str, image_format: str, sha256: str, name_fie
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidArgument.of(name_field, "is no file of the image store that can be read") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
             raise InvalidArgument.of(name_field, "is no file of the image store that can be read")
-        wrong = _wrong_format(file.read(_QCOW2_HEADER), image_format)
-        if wrong:
-            raise InvalidArgument.of(name_field, wrong)
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            wrong = _wrong_format(file.read(_QCOW2_HEADER), image_format)
+            if wrong:
+                raise InvalidArgument.of(name_field, wrong)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    finally:
+        os.close(handle)
     if sha256 and sha256 != digest:
         raise InvalidArgument.of(digest_field, "is not the digest of the file in the image store")
     return Examined(path, status.st_size, digest)
