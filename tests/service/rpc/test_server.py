@@ -344,7 +344,7 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 async def test_the_identity_comes_from_the_call_and_a_refused_one_goes_no_further() -> None:
     seen: list[str] = []
 
-    def identify(context: Any) -> Caller:
+    async def identify(context: Any) -> Caller:
         token = dict(context.invocation_metadata()).get("authorization", "")
         seen.append(token)
         if token != "Bearer right":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -282,15 +281,14 @@ async def test_a_delete_that_only_validates_deletes_nothing() -> None:
 async def test_a_delete_wins_over_a_deploy_in_progress() -> None:
     async with lab.running() as server:
         server.hold_hosts()
-        stream = server.stub.DeployDistributedModelService(deploy())
-        uuid = (await stream.read()).event.group_uuid
-        deleting = asyncio.create_task(
-            lab.call(server.stub, "DeleteInstanceGroup", deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid))
-        )
-        rest = [answer.event for answer in await lab.rest_of(stream)]
+        deploying = server.stub.DeployDistributedModelService(deploy())
+        uuid = (await deploying.read()).event.group_uuid
+        deleting = server.stub.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid))
+        first = (await deleting.read()).event
         server.going.set()
-        deleted = await deleting
-        assert rest[-1].final.status == deleted[-1].event.final.status == "Deleted"
+        ends = [(await lab.rest_of(stream))[-1].event.final for stream in (deploying, deleting)]
+    assert first.group_uuid == uuid
+    assert [end.status for end in ends] == ["Deleted", "Deleted"]
 
 
 async def test_a_method_that_is_not_served_says_so_with_a_reason() -> None:
@@ -360,7 +358,7 @@ async def test_workers_join_and_leave_all_or_none() -> None:
 
 
 async def test_another_tenants_group_is_not_found() -> None:
-    def identify(context: Any) -> Caller:
+    async def identify(context: Any) -> Caller:
         metadata = dict(context.invocation_metadata())
         return Caller(principal="p", project=metadata.get("project", "mine"), role="operator")
 
