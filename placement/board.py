@@ -36,7 +36,7 @@ class Board:
         if number not in self.allowed:
             self.allowed[number] = allowed_hosts(self.gang, self.gang.kinds[number])
         node = self.gang.kinds[number].sample
-        mask: Bools = np.logical_and(self.allowed[number], ~self.closed)
+        mask: Bools = np.array(self.allowed[number] & ~self.closed, np.bool_)
         for column in range(len(self.gang.names)):
             if self.gang.demand[number, column]:
                 mask &= self.free[:, column] >= self.gang.demand[number, column]

@@ -18,6 +18,7 @@ from placement.index import Ints
 from placement.packing import Load, Packing
 
 WHOLE = 1e-6
+NEARLY = 0.8
 
 
 class Residue:
@@ -44,6 +45,12 @@ class Residue:
             taken += alike
         return taken
 
+    def copy(self) -> Residue:
+        """The same state, to come back to."""
+        twin = Residue(self.packing)
+        twin.counts, twin.hosts, twin.loads = list(self.counts), list(self.hosts), list(self.loads)
+        return twin
+
     @property
     def done(self) -> bool:
         """Whether everything is placed."""
@@ -51,9 +58,7 @@ class Residue:
 
     def rest(self) -> Packing:
         """The packing that is left."""
-        return replace(
-            self.packing, counts=np.array(self.counts, np.int64), hosts=np.array(self.hosts, np.int64)
-        )
+        return replace(self.packing, counts=np.array(self.counts, np.int64), hosts=np.array(self.hosts, np.int64))
 
 
 def cost_of(generator: Generator, loads: Sequence[Load]) -> int:
@@ -72,27 +77,34 @@ def finish(generator: Generator, residue: Residue, weights: Ints, stop: Callable
         search.offer(whole, cost_of(generator, whole), "dive")
 
 
-def dive(generator: Generator, weights: Ints, stop: Callable[[], bool], spread: float = 0.0) -> None:
-    """One dive from the master's present solution. ``spread`` prefers other fractions than the largest first."""
+def dive(generator: Generator, weights: Ints, stop: Callable[[], bool], spread: float = 0.0, retreats: int = 0) -> None:
+    """One dive from the master's present solution. ``spread`` prefers other fractions than the largest first.
+
+    ``retreats``: how often a fixing after which the linear program passes the goal is taken back and forbidden.
+    """
     master, search = generator.master, generator.search
     residue = Residue(generator.packing)
-    fixed = 0
-    for _ in range(4 * len(generator.counts) + 40):
+    goal = 0
+    forbidden: set[int] = set()
+    last: tuple[Residue, int] | None = None
+    for _ in range(4 * len(generator.counts) + 40 + 2 * retreats):
         if stop() or search.closed or not master.solve():
             break
-        target = search.lower - fixed
-        if master.value > target + 0.5 and not stop():
-            price_again(generator, target)
-        columns, values = master.columns, master.values
-        whole = [(number, math.floor(value + WHOLE)) for number, value in enumerate(values) if value > 1 - WHOLE]
-        if not whole:
-            parts = [(value - spread * (number % 3), -number) for number, value in enumerate(values) if value > WHOLE]
-            if not parts:
-                break
-            whole = [(-max(parts)[1], 1)]
+        goal = goal or max(search.lower, math.ceil(master.value - WHOLE))
+        room = goal - cost_of(generator, residue.loads)
+        if master.value > room + WHOLE:
+            price_again(generator, room)
+        if last is not None and retreats and master.value > room + WHOLE:
+            residue, culprit = last
+            forbidden.add(culprit)
+            last, retreats = None, retreats - 1
+            master.restrict(residue.counts, residue.hosts)
+            continue
+        chosen = _to_fix(master.values, spread, forbidden)
+        last = (residue.copy(), chosen[0][0]) if len(chosen) == 1 else None
         before = len(residue.loads)
-        for number, times in whole:
-            residue.fix(columns[number].cls, columns[number].pattern, times)
+        for number, times in chosen:
+            residue.fix(master.columns[number].cls, master.columns[number].pattern, times)
         fixed = cost_of(generator, residue.loads)
         if residue.done:
             search.offer(list(residue.loads), fixed, "dive")
@@ -104,20 +116,35 @@ def dive(generator: Generator, weights: Ints, stop: Callable[[], bool], spread: 
     master.restrict(generator.counts, generator.hosts)
 
 
-def price_again(generator: Generator, target: int, rounds: int = 6) -> None:
+def _to_fix(values: Sequence[float], spread: float, forbidden: set[int]) -> list[tuple[int, int]]:
+    """(column, times): what is whole, else what is nearly whole, else the largest fraction that is not forbidden."""
+    whole = [(number, math.floor(value + WHOLE)) for number, value in enumerate(values) if value > 1 - WHOLE]
+    if whole:
+        return whole
+    nearly = [(number, 1) for number, value in enumerate(values) if value > NEARLY]
+    if nearly and not spread and not forbidden:
+        return nearly
+    parts = [
+        (number in forbidden, spread * (number % 3) - value, number)
+        for number, value in enumerate(values)
+        if value > WHOLE
+    ]
+    return [(min(parts)[2], 1)] if parts else []
+
+
+def price_again(generator: Generator, target: int, rounds: int = 4) -> None:
     """A few pricing rounds for what is left, so that the dive is not bound to the root's patterns."""
     master = generator.master
     for _ in range(rounds):
         _, worth = generator.priced()
-        if not generator.extend(worth) or not master.solve() or master.value <= target + 0.5:
+        if not generator.extend(worth) or not master.solve() or master.value <= target + WHOLE:
             return
 
 
-def round_by_search(generator: Generator, branches: int) -> None:
+def round_by_search(generator: Generator, branches: int, stop: Callable[[], bool]) -> None:
     """The restricted master as an integer program over all columns found, by SCIP."""
     search, columns = generator.search, generator.master.columns
-    hint = [0] * len(columns)
-    chosen = choose_columns(columns, generator.counts, generator.hosts, branches, hint[:0], search.cost)
+    chosen = choose_columns(columns, generator.counts, generator.hosts, branches, stop, search.cost)
     if chosen is None:
         return
     residue = Residue(generator.packing)

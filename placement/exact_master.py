@@ -8,12 +8,13 @@ class has so many hosts".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from placement.exact_stop import run_until
 from placement.index import Ints
 
 
@@ -108,7 +109,7 @@ def choose_columns(
     counts: Sequence[int],
     hosts: Sequence[int],
     branches: int,
-    hint: Sequence[int] = (),
+    stop: Callable[[], bool],
     below: int | None = None,
 ) -> list[int] | None:
     """How often to use each column so that the gang is covered at least cost, by SCIP; None when it found nothing.
@@ -136,9 +137,7 @@ def choose_columns(
         if cost_row is not None:
             cost_row.SetCoefficient(variable, float(column.cost))
         variables.append(variable)
-    if hint:
-        solver.SetHint(variables, [float(value) for value in hint])
-    status = solver.Solve()
+    status = run_until(solver.Solve, solver.InterruptSolve, stop)
     if status not in (solver.OPTIMAL, solver.FEASIBLE):
         return None
     return [round(variable.solution_value()) for variable in variables]

@@ -135,9 +135,7 @@ class FleetIndex:
         """bool[H]: hosts whose label ``key`` has one of the allowed values."""
         return self.cached(
             ("label", key, allowed),
-            lambda: np.fromiter(
-                (host.labels.get(key) in allowed for host in self.hosts), np.bool_, len(self.hosts)
-            ),
+            lambda: np.fromiter((host.labels.get(key) in allowed for host in self.hosts), np.bool_, len(self.hosts)),
         )
 
     def cells(self) -> tuple[tuple[str, ...], Ints]:

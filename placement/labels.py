@@ -25,9 +25,14 @@ class LabelPricer:
     """
 
     def __init__(
-        self, packing: Packing, most: int = 60_000, base: Callable[[int, Ints], Ints] | None = None
+        self,
+        packing: Packing,
+        stop: Callable[[], bool],
+        most: int = 60_000,
+        base: Callable[[int, Ints], Ints] | None = None,
     ) -> None:
         self.packing = packing
+        self.stop = stop
         self.most = most
         self.base = base
         self.values = np.zeros(len(packing.counts), np.int64)
@@ -68,9 +73,7 @@ class LabelPricer:
 class _Growth:
     """The labels of one class while its patterns grow."""
 
-    def __init__(
-        self, pricer: LabelPricer, cls: int, cap: Ints, kinds: Ints, size: Floats, scale: Floats
-    ) -> None:
+    def __init__(self, pricer: LabelPricer, cls: int, cap: Ints, kinds: Ints, size: Floats, scale: Floats) -> None:
         self.pricer, self.cls, self.cap, self.kinds, self.size, self.scale = pricer, cls, cap, kinds, size, scale
         self.limits = np.minimum(pricer.packing.counts[kinds], 1 << 20)
         self.gain = pricer.values[kinds]
@@ -106,6 +109,14 @@ class _Growth:
             self._take(step)
             if step + 1 < len(self.kinds):
                 self._cut(step + 1)
+            if self.pricer.stop():
+                self._give_up(step + 1)
+                return
+
+    def _give_up(self, step: int) -> None:
+        """Ends early: what the labels could still have become is kept as the bound."""
+        if step < len(self.kinds) and len(self.used):
+            self.dropped = max(self.dropped, int(self._bound(self.used, self.value, step).max()))
 
     def _greedy(self) -> None:
         """A first pattern, to cut by."""

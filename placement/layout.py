@@ -20,9 +20,7 @@ from placement.packing import Load
 from placement.reduce import Reduction
 
 
-def lay_out(
-    reduction: Reduction, loads: Sequence[Load], strategy: Strategy, stop: Callable[[], bool]
-) -> Board | None:
+def lay_out(reduction: Reduction, loads: Sequence[Load], strategy: Strategy, stop: Callable[[], bool]) -> Board | None:
     """A board with the whole gang on it and every hard rule kept, or None."""
     gang = reduction.gang
     board = Board(gang)

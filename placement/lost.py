@@ -141,4 +141,4 @@ def _improve(packing: Packing, worth: Worth, search: Search, policy: Policy, sto
     if not search.closed and not stop():
         dive(generator, weights, stop)
     if not search.closed and not stop() and policy.branches:
-        round_by_search(generator, min(policy.branches, 50))
+        round_by_search(generator, min(policy.branches, 50), stop)

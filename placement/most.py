@@ -35,7 +35,7 @@ def most_of(packing: Packing, policy: Policy, stop: Stop) -> tuple[list[Load], i
     bound = 0
     if missing and not stop() and policy.rounds:
         search = Search(0, loads, missing, "greedy")
-        generator = Generator(packing, Goal(0, 1, None, no_loss), pricer_for(packing, policy), search, stop)
+        generator = Generator(packing, Goal(0, 1, None, no_loss), pricer_for(packing, policy, stop), search, stop)
         generator.seed(loads)
         generator.run(policy.rounds)
         bound = search.lower

@@ -113,9 +113,7 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
         demand, free, unit = _valued(gang, value, demand, free, size)
     group, eligible = _groups([_joint(masks, keys, bundle) for bundle in bundles], len(gang.index.hosts))
     open_rules = tuple(
-        number
-        for number, tally in enumerate(tallies)
-        if number not in settled and not _absorbed(tally, played[number])
+        number for number, tally in enumerate(tallies) if number not in settled and not _absorbed(tally, played[number])
     )
     pinned = any(kind.sample.cells for kind in gang.kinds)
     cells = None

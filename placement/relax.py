@@ -81,9 +81,7 @@ def on_empty_fleet(gang: Gang) -> Gang:
     hosts = index.hosts
     if any(host.cells for host in hosts):
         hosts = tuple(replace(host, cells=tuple(replace(cell, used={}) for cell in host.cells)) for host in hosts)
-    empty = replace(
-        index, hosts=hosts, free=index.capacity, open=everywhere, empty=everywhere, inhabited=(), cache={}
-    )
+    empty = replace(index, hosts=hosts, free=index.capacity, open=everywhere, empty=everywhere, inhabited=(), cache={})
     request = replace(gang.request, staying={}) if gang.request.staying else gang.request
     return collapse_on(empty, gang.flavours, request)
 

@@ -26,9 +26,7 @@ def balanced(packing: Packing) -> Ints:
     return np.array([max(1, (1 << 30) // amount) if amount else 0 for amount in need], np.int64)
 
 
-def snug_fill(
-    packing: Packing, weights: Ints, most: int, coarse: float, stop: Callable[[], bool]
-) -> list[Load] | None:
+def snug_fill(packing: Packing, weights: Ints, most: int, coarse: float, stop: Callable[[], bool]) -> list[Load] | None:
     """Loads on at most ``most`` hosts, or None.
 
     ``coarse``: which share of a host's weighted room is filled by the largest first before the table fills the rest.

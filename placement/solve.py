@@ -26,6 +26,8 @@ from placement.snug import balanced, snug_fill
 
 Stop = Callable[[], bool]
 COARSENESS = (0.7, 0.5, 0.3)
+RETREATS = 40
+ROUGH = (150, 1200, 8000)
 
 
 def no_loss(cls: int, pattern: Sequence[int]) -> int:
@@ -76,13 +78,13 @@ def _dominating(packing: Packing) -> Ints | None:
     return result
 
 
-def pricer_for(packing: Packing, policy: Policy) -> Pricer:
+def pricer_for(packing: Packing, policy: Policy, stop: Stop) -> Pricer:
     """The exact table where it fits the budget, labels otherwise."""
     if packing.cells is not None:
         return CellPricer(packing)
     if DenseTable.cells(packing) <= policy.cells:
         return DenseTable(packing)
-    return LabelPricer(packing)
+    return LabelPricer(packing, stop)
 
 
 def fewest_hosts(packing: Packing, policy: Policy, stop: Stop) -> Search:
@@ -117,28 +119,43 @@ def _fill_snugly(packing: Packing, search: Search, stop: Stop) -> None:
             return
 
 
+def _rough_first(generator: Generator, pricer: LabelPricer, weights: Ints, policy: Policy, stop: Stop) -> None:
+    """Columns from few labels and dives on them, before the labels are grown in full for the bound."""
+    full = pricer.most
+    for most in ROUGH:
+        if generator.search.closed or stop():
+            break
+        pricer.most = min(most, full)
+        generator.run(policy.rounds)
+        dive(generator, weights, stop, 0.0, RETREATS)
+    pricer.most = full
+
+
 def _by_columns(packing: Packing, search: Search, weights: Ints, policy: Policy, stop: Stop) -> Search:
     # With as many hosts as the best answer uses, that answer stays feasible and the prices start near the truth.
     most = search.cost if search.cost is not None else int(packing.hosts.sum())
     reduced = needed_only(packing, most)
     back = {id(rows): number for number, rows in enumerate(packing.rows)}
-    pricer = pricer_for(reduced, policy)
+    pricer = pricer_for(reduced, policy, stop)
     inner = Search(search.lower, None, search.cost, search.stage)
     goal = Goal(1, len(packing.counts) + int(packing.hosts.sum()), None, no_loss)
     generator = Generator(reduced, goal, pricer, inner, stop)
     place = {id(rows): number for number, rows in enumerate(reduced.rows)}
     known = [replace(load, cls=place.get(id(packing.rows[load.cls]), -1)) for load in search.loads or ()]
     generator.seed([load for load in known if load.cls >= 0])
-    generator.start(weights)
+    if isinstance(pricer, LabelPricer):
+        _rough_first(generator, pricer, weights, policy, stop)
+    else:
+        generator.start(weights)
     generator.run(policy.rounds)
     for number in range(policy.dives):
         if inner.closed or stop():
             break
-        dive(generator, weights, stop, 0.2 * number)
+        dive(generator, weights, stop, 0.2 * number, RETREATS * number // 4)
         if not inner.closed:
             generator.run(policy.rounds // 4, enough=False)
     if not inner.closed and not stop() and policy.branches:
-        round_by_search(generator, policy.branches)
+        round_by_search(generator, policy.branches, stop)
     search.lower = inner.lower
     if inner.loads is not None and inner.cost is not None:
         loads = [replace(load, cls=back[id(reduced.rows[load.cls])]) for load in inner.loads]

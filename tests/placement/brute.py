@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 
 from placement.check import check
@@ -25,9 +25,9 @@ class Brute:
         self.nodes = [node for node in request.nodes for _ in range(node.count)]
         self.need = [(node, dict(node.demand)) for node in self.nodes]
 
-    def placements(self, index: int = 0, done: tuple[tuple[Node, Host, tuple[int, ...]], ...] = ()) -> Iterator[
-        tuple[tuple[Node, Host, tuple[int, ...]], ...]
-    ]:
+    def placements(
+        self, index: int = 0, done: tuple[tuple[Node, Host, tuple[int, ...]], ...] = ()
+    ) -> Iterator[tuple[tuple[Node, Host, tuple[int, ...]], ...]]:
         """All placements of the whole gang that fit the hosts one by one."""
         if index == len(self.nodes):
             yield done
@@ -113,9 +113,7 @@ class Brute:
         if isinstance(rule, Near):
             return sum(1 for d in domains if new[d] and not new_second[d] and not old_second[d])
         return sum(
-            1
-            for d in domains
-            if (new[d] or old[d]) and (new_second[d] or old_second[d]) and (new[d] or new_second[d])
+            1 for d in domains if (new[d] or old[d]) and (new_second[d] or old_second[d]) and (new[d] or new_second[d])
         )
 
     def best(self, value: RoomValue | None = None) -> tuple[int, int] | None:
@@ -131,9 +129,7 @@ class Brute:
                 best = found
         return best
 
-    def objective(
-        self, placement: tuple[tuple[Node, Host, tuple[int, ...]], ...], value: RoomValue | None
-    ) -> int:
+    def objective(self, placement: tuple[tuple[Node, Host, tuple[int, ...]], ...], value: RoomValue | None) -> int:
         """The strategy's objective, from its definition."""
         hosts: Counter[str] = Counter(host.id for _, host, _ in placement)
         strategy = self.request.strategy
@@ -162,7 +158,7 @@ def worth_of(value: RoomValue, room: dict[str, int]) -> int:
     sizes = [tuple(-(-int(s) // int(u)) for s, u in zip(row, value.unit, strict=True)) for row in value.flavours]
     worth = [int(w) for w in value.worth]
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(cells: tuple[int, ...]) -> int:
         found = 0
         for size, gain in zip(sizes, worth, strict=True):
