@@ -19,6 +19,8 @@ from types import TracebackType
 
 import pytest
 
+from tests.lab.namespaces import process_state, wait_until
+
 PACKAGE = "postgresql"
 USER = "corral"
 _PORT = 5432  # names the socket's file; nothing listens on TCP
@@ -118,8 +120,10 @@ class Postgres:
                 self.query("SELECT 1")
                 return
             except RuntimeError as error:
-                if self._server.poll() is not None or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise RuntimeError(f"PostgreSQL did not start: {error}") from error
+            if self._server.poll() is not None:  # memory of a server that was killed may be in use for a moment
+                self._server = subprocess.Popen(command, **self._popen_options())
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -128,9 +132,12 @@ class Postgres:
 
     def kill(self) -> None:
         """kill -9 of the postmaster and of every process of the server."""
-        for pid in self.processes():
+        _signal(self.pid, signal.SIGSTOP)  # it must not start another one meanwhile
+        everyone = self.processes()
+        for pid in everyone:
             _signal(pid, signal.SIGKILL)
         self._end(signal.SIGKILL)
+        wait_until(lambda: all(process_state(pid) in ("", "Z") for pid in everyone), 30, "PostgreSQL to end")
 
     def pause(self) -> None:
         """SIGSTOP of every process of the server."""
@@ -150,7 +157,8 @@ class Postgres:
     def close(self) -> None:
         """End the server and remove its files. A second call does nothing."""
         if self._server is not None:
-            self.resume()
+            if self._server.poll() is None:
+                self.resume()
             self._end(signal.SIGQUIT)
         self._janitor.communicate(timeout=30)
 
