@@ -58,6 +58,10 @@ unit: ## the tests that start no guest (ARGS: more for pytest)
 test-qemu: ## the tests on real QEMU guests in a private lab; as root
 	@$(PYTEST) -m qemu $(ARGS)
 
+.PHONY: contract
+contract: dev ## every outside client against a service on simulated hosts, a line each
+	@$(PYTEST) -q tests/contract $(ARGS)
+
 .PHONY: protos
 protos: ## generate the Python code and the reference of corral.v1
 	@$(BIN)/python protos/generate.py

@@ -122,6 +122,7 @@ prepare_dev() {
 
 # Outside clients of the tests, apart from .venv: their own requirements are neither met nor wanted there.
 prepare_clients() {
+    prepare_grpc_js
     local target=.cache/tools/clients hash
     make_venv
     hash=$(sha256sum <deploy/requirements/clients.txt | cut -d ' ' -f 1)
@@ -130,6 +131,21 @@ prepare_clients() {
     rm -rf "$target"
     .venv/bin/pip install -q --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes --target "$target" \
         -r deploy/requirements/clients.txt || fail "pip could not install deploy/requirements/clients.txt"
+    printf '%s\n' "$hash" >"$target/.stamp"
+}
+
+# grpc-js where Node.js is: nothing else here needs it, so without it its test is skipped.
+prepare_grpc_js() {
+    local source=tests/contract/grpc_js target=.cache/tools/grpc-js hash
+    command -v npm >/dev/null && command -v node >/dev/null || return 0
+    hash=$(cat "$source"/package*.json | sha256sum | cut -d ' ' -f 1)
+    [ "$(cat "$target/.stamp" 2>/dev/null)" != "$hash" ] || return 0
+    say "installing grpc-js for the tests"
+    rm -rf "$target"
+    mkdir -p "$target"
+    cp "$source"/package*.json "$target"
+    npm ci --prefix "$target" --ignore-scripts --no-audit --no-fund --loglevel=error >.cache/npm.log 2>&1 ||
+        { say "npm could not install grpc-js, its test will be skipped; all of its output: .cache/npm.log"; rm -rf "$target"; return 0; }
     printf '%s\n' "$hash" >"$target/.stamp"
 }
 
