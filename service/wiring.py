@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.app.catalog import Catalog
@@ -30,7 +32,9 @@ from service.config import Config
 from service.drivers.base import HostDriver, HostFacts, HostRejected, Image
 from service.errors import CorralError
 from service.fleet import Host, RegisteredImage, configured_image_uuid
+from service.http import openapi
 from service.http.app import bind, create_app, serve_http
+from service.http.json_face import json_routes
 from service.http.zstack.composition import zstack_routes
 from service.reconcile.calls import Directory, MemberCalls
 from service.reconcile.manager import Reconciler
@@ -110,7 +114,7 @@ class Service:
             limits=AppLimits(max_nodes=config.server.max_nodes),
         )
         self.jobs = Jobs(self.store, wall_clock, owner=self.owner)
-        self.fleet = Fleet(self.store, wall_clock, self._first_contact, overcommit=config.overcommit)
+        self.fleet = Fleet(self.store, wall_clock, self._first_contact, self.planner, overcommit=config.overcommit)
         self.catalog = Catalog(self.store, wall_clock, config.image_directory)
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.fleet.changed = self.catalog.changed = self.fleet_feed.poke
@@ -148,8 +152,14 @@ class Service:
             registry=self.metrics.registry,
             readiness=self.readiness,
             refresh=self.refresh,
-            endpoints={"gRPC": str(self.rpc.address), "metrics": "/metrics", "health": "/healthz"},
-            routes=self._zstack_routes(),
+            endpoints={
+                "gRPC": str(self.rpc.address),
+                "JSON": "/corral/v1/instance-groups",
+                "OpenAPI": "/openapi.json",
+                "metrics": "/metrics",
+                "health": "/healthz",
+            },
+            routes=[*self._json_routes(), *self._zstack_routes()],
         )
         self._spawn(self.jobs.run(), "jobs")
         self.http_address = _shown(self._http_socket)
@@ -257,6 +267,16 @@ class Service:
                 raise StartError(f"host {host.name}: {self.roster.unusable[host.uuid]}")
         await self.fleet_feed.start()
         self._spawn(self.fleet_feed.run(), "fleet")
+
+    def _json_routes(self) -> list[Route]:
+        description = openapi.document((d for d, _ in self.rpc.services.values()), _version())
+
+        async def described(_request: Request) -> Response:
+            return JSONResponse(description)
+
+        limit = self.config.server.max_message_bytes
+        routes = json_routes(self.rpc.services, self.identities, max_body_bytes=limit)
+        return [Route("/openapi.json", described), *routes]
 
     def _zstack_routes(self) -> list[Route]:
         return zstack_routes(

@@ -9,21 +9,29 @@ from __future__ import annotations
 import logging
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from service.app import paging, row_changes
+from placement.model import Node
+from service.app import paging, planning, row_changes
 from service.app.capacity import FleetCapacity, HostView, summed
 from service.app.paging import Page
+from service.app.planner import Planner
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
-from service.fleet import Host, HostState, Overcommit, Zone, policy
-from service.model import Caller
+from service.fleet import MEMORY, VCPU, Host, HostState, Network, Overcommit, Zone, policy
+from service.model import Caller, MachineType
 from service.store import fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import Load
 
+if TYPE_CHECKING:
+    from placement.drain import Room
+
 logger = logging.getLogger(__name__)
+
+ROOM_SECONDS = 5.0
 
 Probe = Callable[[Host], Awaitable[HostFacts]]
 """Connect to a host that is not of the fleet yet and read what it is. Raises DriverError."""
@@ -48,6 +56,7 @@ class NewZone:
     description: str = ""
     resource_uuid: str = ""
     request_id: str = ""
+    network: Network = field(default_factory=Network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,7 @@ class Fleet:
         store: Store,
         clock: Callable[[], int],
         probe: Probe,
+        planner: Planner,
         *,
         overcommit: Overcommit | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
@@ -96,6 +106,7 @@ class Fleet:
         self._store = store
         self._clock = clock
         self._probe = probe
+        self._planner = planner
         self._overcommit = overcommit or Overcommit()
         self._new_uuid = new_uuid
         self.changed: Callable[[], None] = lambda: None
@@ -114,7 +125,8 @@ class Fleet:
             uuid = request.resource_uuid or self._new_uuid()
             if uuid in fleet.zones(connection):
                 raise AlreadyExists("zone", uuid)
-            fleet.put_zone(connection, Zone(uuid, request.name, request.description), now=now)
+            zone = Zone(uuid, request.name, request.description, request.network)
+            fleet.put_zone(connection, zone, now=now)
             row_changes.remember(connection, caller.principal, "CreateZone", request.request_id, request, uuid, now)
             return _zone_view(connection, uuid)
 
@@ -281,6 +293,13 @@ class Fleet:
             return FleetCapacity(summed(views), len(views), len(hosts) - len(views))
 
         return await self._store.read(read)
+
+    async def room(self, cpu_num: int, memory_size: int, zone_uuid: str = "") -> Room:
+        """How many more virtual machines of a size (vCPUs, bytes) fit on the fleet or in one zone."""
+        _, snapshot = await self._store.read(planning.read_fleet)
+        labels = {planning.TYPE_LABEL: (MachineType.VIRTUAL_MACHINE.value,)}
+        node = Node("room", {VCPU: cpu_num, MEMORY: memory_size}, zone_uuid or None, host_labels=labels)
+        return await self._planner.room(snapshot, node, budget_seconds=ROOM_SECONDS)
 
     def views(self, connection: Connection, hosts: tuple[Host, ...]) -> tuple[HostView, ...]:
         """The hosts with what they carry and the policies that hold for them."""

@@ -8,10 +8,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from placement.model import Decision, Policy, Request, Snapshot
+from placement.model import Decision, Node, Policy, Request, Snapshot
 from service.errors import InvariantViolation, Unavailable
+
+if TYPE_CHECKING:
+    from placement.drain import Room  # with it comes all of the engine, which only workers need
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,10 @@ class Planner(Protocol):
 
     async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
         """A verified Decision within the budget. Raises InvariantViolation where the checker refuses it."""
+        ...
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Room:
+        """How many more of a node fit."""
         ...
 
     def close(self) -> None:
@@ -47,6 +54,14 @@ def place_verified(snapshot: Snapshot, request: Request, policy: Policy, budget_
     return decision
 
 
+def count_room(snapshot: Snapshot, node: Node, budget_seconds: float) -> Room:
+    """How many more of a node fit, counted in this process."""
+    from placement.drain import room_for
+
+    deadline = time.monotonic() + budget_seconds
+    return room_for(snapshot, node, stop=lambda: time.monotonic() >= deadline)
+
+
 class InlinePlanner:
     """Plans on the calling thread: for small fleets, tools and simulations, where a pool would only add noise."""
 
@@ -55,6 +70,10 @@ class InlinePlanner:
         started = time.perf_counter()
         decision = place_verified(snapshot, request, policy, budget_seconds)
         return Planned(decision, (time.perf_counter() - started) * 1000)
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Room:
+        """See `Planner.room`."""
+        return count_room(snapshot, node, budget_seconds)
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -83,6 +102,16 @@ class PoolPlanner:
                 self._pool = None
             raise Unavailable("a planner process died") from error
         return Planned(decision, (time.perf_counter() - started) * 1000)
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Room:
+        """See `Planner.room`. Raises Unavailable where a worker died."""
+        pool = self._ready()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, count_room, snapshot, node, budget_seconds)
+        except BrokenProcessPool as error:
+            if self._pool is pool:
+                self._pool = None
+            raise Unavailable("a planner process died") from error
 
     async def warm(self) -> None:
         """Start the workers and load the solver, so that the first plan does not wait for it."""

@@ -147,7 +147,11 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.GetCapacityResponse:
         """How much there is, and how much of it is taken."""
         validation.check(request)
-        return convert.capacity(await self._fleet.capacity(request.zone_uuid))
+        answer = convert.capacity(await self._fleet.capacity(request.zone_uuid))
+        if request.cpu_num:
+            room = await self._fleet.room(request.cpu_num, request.memory_size, request.zone_uuid)
+            answer.room.CopyFrom(fleet_pb2.Room(count=room.count, bound=room.bound, by_zone=room.by_zone))
+        return answer
 
     async def WatchFleet(  # noqa: N802
         self, request: fleet_pb2.WatchFleetRequest, context: Any

@@ -169,6 +169,12 @@ def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:
         yield FieldViolation("initrd_file_name", "is required where initrd_sha256 is not empty")
 
 
+def _size_is_whole(request: fleet_pb2.GetCapacityRequest) -> Iterator[FieldViolation]:
+    for name, other in (("cpu_num", "memory_size"), ("memory_size", "cpu_num")):
+        if getattr(request, other) and not getattr(request, name):
+            yield FieldViolation(name, f"is required where {other} is given")
+
+
 _MODEL_SERVICE_FIELDS = tuple(
     field.name
     for field in catalog_pb2.UpdateModelServiceRequest.DESCRIPTOR.fields
@@ -191,6 +197,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _mask_names("name", "description", "user_tags", "system_tags"),
         _named_fields_are_not_empty("name"),
     ),
+    "corral.v1.GetCapacityRequest": (_size_is_whole,),
     "corral.v1.AddHostRequest": (
         _ratios_in_range,
         _policies_name_each_resource_once,

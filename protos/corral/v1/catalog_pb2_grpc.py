@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class CatalogServiceStub:
     """Model services and images.
+
+    The service's configuration file may define both too, by the rules that FleetService tells for zones and hosts.
     """
 
     def __init__(self, channel):
@@ -84,6 +86,8 @@ class CatalogServiceStub:
 
 class CatalogServiceServicer:
     """Model services and images.
+
+    The service's configuration file may define both too, by the rules that FleetService tells for zones and hosts.
     """
 
     def CreateModelService(self, request, context):
@@ -207,6 +211,8 @@ def add_CatalogServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
     """Model services and images.
+
+    The service's configuration file may define both too, by the rules that FleetService tells for zones and hosts.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogServiceStub:
-    """Model services and images."""
+    """Model services and images.
+
+    The service's configuration file may define both too, by the rules that FleetService tells for zones and hosts.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -54,7 +57,10 @@ class CatalogServiceStub:
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
-    """Model services and images."""
+    """Model services and images.
+
+    The service's configuration file may define both too, by the rules that FleetService tells for zones and hosts.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateModelService: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CreateModelServiceRequest, _catalog_pb2.CreateModelServiceResponse]  # type: ignore[assignment]
@@ -77,7 +83,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Forgets an image that no model service uses."""
 
 class CatalogServiceServicer:
-    """Model services and images."""
+    """Model services and images.
+
+    The service's configuration file may define both too, by the rules that FleetService tells for zones and hosts.
+    """
 
     def CreateModelService(
         self,

@@ -34,6 +34,7 @@ class Zone(_message.Message):
     CREATE_DATE_FIELD_NUMBER: _builtins.int
     LAST_OP_DATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The zone's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -52,6 +53,10 @@ class Zone(_message.Message):
     def last_op_date(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def network(self) -> Global___ZoneNetwork:
+        """Where its machines are attached."""
+
     def __init__(
         self,
         *,
@@ -62,10 +67,11 @@ class Zone(_message.Message):
         create_date: _timestamp_pb2.Timestamp | None = ...,
         last_op_date: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        network: Global___ZoneNetwork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date", "network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "description", b"description", "etag", b"etag", "host_count", b"host_count", "last_op_date", b"last_op_date", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "description", b"description", "etag", b"etag", "host_count", b"host_count", "last_op_date", b"last_op_date", "name", b"name", "network", b"network", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,7 +142,7 @@ class Host(_message.Message):
     reason: _builtins.str
     """Why it is in its status, in a sentence. Empty where there is nothing to explain."""
     etag: _builtins.str
-    """A value that changes whenever the host does."""
+    """A value that changes whenever what its operator says of the host does, not with what is seen or claimed."""
     @_builtins.property
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
         """Each resource's capacity and use."""
@@ -309,6 +315,44 @@ class HostConnection(_message.Message):
 Global___HostConnection: _TypeAlias = HostConnection  # noqa: Y015
 
 @_typing.final
+class ZoneNetwork(_message.Message):
+    """Where the machines of a zone are attached, and how they get addresses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SUBNET_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`bridge` (a bridge of each host), `network` (a network of each hypervisor), `user` (outwards only) or `none`."""
+    source: _builtins.str
+    """The name of the bridge or network. Empty for `user` and `none`."""
+    subnet: _builtins.str
+    """The subnet in CIDR notation: machines get fixed addresses of it. Empty means that they ask DHCP."""
+    gateway: _builtins.str
+    """The address of the gateway, in the subnet. Empty means none."""
+    pool: _builtins.str
+    """The addresses that machines may get, as `first-last`. Empty means all of the subnet's but the gateway."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        source: _builtins.str = ...,
+        subnet: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        pool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "kind", b"kind", "pool", b"pool", "source", b"source", "subnet", b"subnet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ZoneNetwork: _TypeAlias = ZoneNetwork  # noqa: Y015
+
+@_typing.final
 class CreateZoneRequest(_message.Message):
     """The zone to make."""
 
@@ -319,6 +363,7 @@ class CreateZoneRequest(_message.Message):
     RESOURCE_UUID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The zone's name, at most 255 characters in one line."""
     description: _builtins.str
@@ -329,6 +374,10 @@ class CreateZoneRequest(_message.Message):
     """The caller's name for this request: repeating it repeats nothing."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    @_builtins.property
+    def network(self) -> Global___ZoneNetwork:
+        """Where its machines are attached. Absent means that they have no network."""
+
     def __init__(
         self,
         *,
@@ -337,10 +386,11 @@ class CreateZoneRequest(_message.Message):
         resource_uuid: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        network: Global___ZoneNetwork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "network", b"network", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1191,20 +1241,80 @@ class GetCapacityRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ZONE_UUID_FIELD_NUMBER: _builtins.int
+    CPU_NUM_FIELD_NUMBER: _builtins.int
+    MEMORY_SIZE_FIELD_NUMBER: _builtins.int
     zone_uuid: _builtins.str
     """Only this zone. Empty means the whole fleet."""
+    cpu_num: _builtins.int
+    """Virtual CPUs of a member, at most 4096, to be told how many more such members fit. 0 means that none is asked for."""
+    memory_size: _builtins.int
+    """Memory of such a member in bytes, at most 64 TiB. Required where `cpu_num` is given, and only there."""
     def __init__(
         self,
         *,
         zone_uuid: _builtins.str = ...,
+        cpu_num: _builtins.int = ...,
+        memory_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_num", b"cpu_num", "memory_size", b"memory_size", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCapacityRequest: _TypeAlias = GetCapacityRequest  # noqa: Y015
+
+@_typing.final
+class Room(_message.Message):
+    """How many more members of one size fit, each on any host that has room."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ByZoneEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    BY_ZONE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """So many are known to fit, at most 100000."""
+    bound: _builtins.int
+    """No more than so many can fit."""
+    @_builtins.property
+    def by_zone(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many of `count` are in each zone, by the zone's UUID."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        bound: _builtins.int = ...,
+        by_zone: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "by_zone", b"by_zone", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Room: _TypeAlias = Room  # noqa: Y015
 
 @_typing.final
 class GetCapacityResponse(_message.Message):
@@ -1215,6 +1325,7 @@ class GetCapacityResponse(_message.Message):
     CAPACITIES_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_HOSTS_FIELD_NUMBER: _builtins.int
+    ROOM_FIELD_NUMBER: _builtins.int
     hosts: _builtins.int
     """How many hosts were counted."""
     unavailable_hosts: _builtins.int
@@ -1223,16 +1334,21 @@ class GetCapacityResponse(_message.Message):
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
         """The sums over all hosts that new members may be placed on. A ratio is the weighted mean."""
 
+    @_builtins.property
+    def room(self) -> Global___Room:
+        """How many more members of the size that was asked for fit. Absent where none was."""
+
     def __init__(
         self,
         *,
         capacities: _abc.Iterable[Global___ResourceCapacity] | None = ...,
         hosts: _builtins.int = ...,
         unavailable_hosts: _builtins.int = ...,
+        room: Global___Room | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["room", b"room"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "hosts", b"hosts", "unavailable_hosts", b"unavailable_hosts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "hosts", b"hosts", "room", b"room", "unavailable_hosts", b"unavailable_hosts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,11 @@ if _version_not_supported:
 
 class FleetServiceStub:
     """Zones and hosts, and how much of them is free.
+
+    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    would come back at the next start. What is changed here stays over restarts until the file's own definition of that
+    zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
+    host is known. What the file does not mention any more can be removed here.
     """
 
     def __init__(self, channel):
@@ -114,6 +119,11 @@ class FleetServiceStub:
 
 class FleetServiceServicer:
     """Zones and hosts, and how much of them is free.
+
+    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    would come back at the next start. What is changed here stays over restarts until the file's own definition of that
+    zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
+    host is known. What the file does not mention any more can be removed here.
     """
 
     def CreateZone(self, request, context):
@@ -187,14 +197,16 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MaintainHost(self, request, context):
-        """Marks a host as under maintenance. Refused while it carries members; drain it first.
+        """Marks a host as under maintenance. Refused while it carries members; drain it first. Maintenance ends by
+        enabling or disabling the host, which is refused while machines of members that run elsewhere may be on it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainHost(self, request, context):
-        """Moves all members away from a host, live where that is possible, and streams every move.
+        """Puts a host under maintenance, moves all its members away, live where that is possible, and streams every move.
+        Where one of them would find no room, the call fails and nothing is done. A client that leaves does not stop it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,7 +228,8 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchFleet(self, request, context):
-        """Streams the changes of hosts and zones, from a revision on, until the client leaves.
+        """Streams the changes of hosts and zones, from a revision on, until the client leaves. Several changes of one thing
+        may be told as one. What members claim on a host is no change of it; ask for its capacity.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -310,6 +323,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class FleetService:
     """Zones and hosts, and how much of them is free.
+
+    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    would come back at the next start. What is changed here stays over restarts until the file's own definition of that
+    zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
+    host is known. What the file does not mention any more can be removed here.
     """
 
     @staticmethod

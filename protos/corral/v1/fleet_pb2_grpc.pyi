@@ -27,7 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FleetServiceStub:
-    """Zones and hosts, and how much of them is free."""
+    """Zones and hosts, and how much of them is free.
+
+    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    would come back at the next start. What is changed here stays over restarts until the file's own definition of that
+    zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
+    host is known. What the file does not mention any more can be removed here.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -54,9 +60,13 @@ class FleetServiceStub:
     DisableHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DisableHostRequest, _fleet_pb2.DisableHostResponse]
     """Places no new members on a host. Those that it carries stay."""
     MaintainHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.MaintainHostRequest, _fleet_pb2.MaintainHostResponse]
-    """Marks a host as under maintenance. Refused while it carries members; drain it first."""
+    """Marks a host as under maintenance. Refused while it carries members; drain it first. Maintenance ends by
+    enabling or disabling the host, which is refused while machines of members that run elsewhere may be on it.
+    """
     DrainHost: _grpc.UnaryStreamMultiCallable[_fleet_pb2.DrainHostRequest, _fleet_pb2.DrainHostResponse]
-    """Moves all members away from a host, live where that is possible, and streams every move."""
+    """Puts a host under maintenance, moves all its members away, live where that is possible, and streams every move.
+    Where one of them would find no room, the call fails and nothing is done. A client that leaves does not stop it.
+    """
     FenceHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.FenceHostRequest, _fleet_pb2.FenceHostResponse]
     """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
     wrong statement can make two copies of a machine run.
@@ -64,11 +74,19 @@ class FleetServiceStub:
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     WatchFleet: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchFleetRequest, _fleet_pb2.WatchFleetResponse]
-    """Streams the changes of hosts and zones, from a revision on, until the client leaves."""
+    """Streams the changes of hosts and zones, from a revision on, until the client leaves. Several changes of one thing
+    may be told as one. What members claim on a host is no change of it; ask for its capacity.
+    """
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
-    """Zones and hosts, and how much of them is free."""
+    """Zones and hosts, and how much of them is free.
+
+    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    would come back at the next start. What is changed here stays over restarts until the file's own definition of that
+    zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
+    host is known. What the file does not mention any more can be removed here.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateZone: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CreateZoneRequest, _fleet_pb2.CreateZoneResponse]  # type: ignore[assignment]
@@ -92,9 +110,13 @@ class FleetServiceAsyncStub(FleetServiceStub):
     DisableHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DisableHostRequest, _fleet_pb2.DisableHostResponse]  # type: ignore[assignment]
     """Places no new members on a host. Those that it carries stay."""
     MaintainHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.MaintainHostRequest, _fleet_pb2.MaintainHostResponse]  # type: ignore[assignment]
-    """Marks a host as under maintenance. Refused while it carries members; drain it first."""
+    """Marks a host as under maintenance. Refused while it carries members; drain it first. Maintenance ends by
+    enabling or disabling the host, which is refused while machines of members that run elsewhere may be on it.
+    """
     DrainHost: _aio.UnaryStreamMultiCallable[_fleet_pb2.DrainHostRequest, _fleet_pb2.DrainHostResponse]  # type: ignore[assignment]
-    """Moves all members away from a host, live where that is possible, and streams every move."""
+    """Puts a host under maintenance, moves all its members away, live where that is possible, and streams every move.
+    Where one of them would find no room, the call fails and nothing is done. A client that leaves does not stop it.
+    """
     FenceHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.FenceHostRequest, _fleet_pb2.FenceHostResponse]  # type: ignore[assignment]
     """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
     wrong statement can make two copies of a machine run.
@@ -102,10 +124,18 @@ class FleetServiceAsyncStub(FleetServiceStub):
     GetCapacity: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     WatchFleet: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchFleetRequest, _fleet_pb2.WatchFleetResponse]  # type: ignore[assignment]
-    """Streams the changes of hosts and zones, from a revision on, until the client leaves."""
+    """Streams the changes of hosts and zones, from a revision on, until the client leaves. Several changes of one thing
+    may be told as one. What members claim on a host is no change of it; ask for its capacity.
+    """
 
 class FleetServiceServicer:
-    """Zones and hosts, and how much of them is free."""
+    """Zones and hosts, and how much of them is free.
+
+    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    would come back at the next start. What is changed here stays over restarts until the file's own definition of that
+    zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
+    host is known. What the file does not mention any more can be removed here.
+    """
 
     def CreateZone(
         self,
@@ -182,14 +212,18 @@ class FleetServiceServicer:
         request: _fleet_pb2.MaintainHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.MaintainHostResponse, _abc.Awaitable[_fleet_pb2.MaintainHostResponse]]:
-        """Marks a host as under maintenance. Refused while it carries members; drain it first."""
+        """Marks a host as under maintenance. Refused while it carries members; drain it first. Maintenance ends by
+        enabling or disabling the host, which is refused while machines of members that run elsewhere may be on it.
+        """
 
     def DrainHost(
         self,
         request: _fleet_pb2.DrainHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.DrainHostResponse], _abc.AsyncIterator[_fleet_pb2.DrainHostResponse]]:
-        """Moves all members away from a host, live where that is possible, and streams every move."""
+        """Puts a host under maintenance, moves all its members away, live where that is possible, and streams every move.
+        Where one of them would find no room, the call fails and nothing is done. A client that leaves does not stop it.
+        """
 
     def FenceHost(
         self,
@@ -212,6 +246,8 @@ class FleetServiceServicer:
         request: _fleet_pb2.WatchFleetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchFleetResponse], _abc.AsyncIterator[_fleet_pb2.WatchFleetResponse]]:
-        """Streams the changes of hosts and zones, from a revision on, until the client leaves."""
+        """Streams the changes of hosts and zones, from a revision on, until the client leaves. Several changes of one thing
+        may be told as one. What members claim on a host is no change of it; ask for its capacity.
+        """
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

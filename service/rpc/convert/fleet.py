@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from corral.v1 import fleet_pb2, group_pb2
+from pydantic import ValidationError
 
 from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
 from service.app.evacuation import Progress
@@ -13,7 +14,9 @@ from service.app.feed import Bookmark
 from service.app.fleet import HostChange, NewHost, NewZone, ZoneView
 from service.app.fleet_feed import FleetUpdate
 from service.app.row_changes import etag
-from service.fleet import Host, HostAddress, Overcommit
+from service.config_schema import NetworkSection
+from service.errors import InvalidArgument
+from service.fleet import Host, HostAddress, Network, Overcommit
 from service.rpc.convert.inventory import Reachable, instance, timestamp
 
 # What a transport of the contract is called by drivers.
@@ -30,6 +33,13 @@ def zone(view: ZoneView) -> fleet_pb2.Zone:
         name=value.name,
         description=value.description,
         host_count=view.hosts,
+        network=fleet_pb2.ZoneNetwork(
+            kind=value.network.kind,
+            source=value.network.source,
+            subnet=value.network.subnet,
+            gateway=value.network.gateway,
+            pool=f"{value.network.first_address}-{value.network.last_address}" if value.network.subnet else "",
+        ),
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
         etag=etag(value.uuid, value.version),
@@ -126,7 +136,19 @@ def progress(value: Progress, reachable: Reachable) -> fleet_pb2.DrainHostRespon
 
 def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
     """A zone to make."""
-    return NewZone(message.name, message.description, message.resource_uuid, message.request_id)
+    attached = network(message.network) if message.HasField("network") else Network()
+    return NewZone(message.name, message.description, message.resource_uuid, message.request_id, attached)
+
+
+def network(message: fleet_pb2.ZoneNetwork) -> Network:
+    """Where machines are attached, by the same rules as in the configuration file. Raises InvalidArgument."""
+    fields = ("kind", "source", "subnet", "gateway", "pool")
+    try:
+        section = NetworkSection.model_validate({name: getattr(message, name) for name in fields})
+        first, last = section.pool_bounds()
+    except ValidationError as problem:
+        raise InvalidArgument.of("network", problem.errors()[0]["msg"].removeprefix("Value error, ")) from problem
+    return Network(section.kind, section.source, section.subnet, section.gateway, first, last)
 
 
 def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:

@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2
 
 from service.store import fleet_events
 from tests.service.rpc.lab import detail, reason_of, status_of
-from tests.service.rpc.whole import GIB, ZONE, config_text, whole
+from tests.service.rpc.whole import ENTRY, GIB, ZONE, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 
@@ -53,6 +53,22 @@ async def test_a_zone_is_made_once_however_often_its_request_id_comes(tmp_path: 
         await refused(lab.fleet.CreateZone(twin), grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
         listed = (await lab.fleet.ListZones(fleet_pb2.ListZonesRequest())).inventories
         assert [(z.name, z.host_count) for z in listed] == [("north", 0), ("zone-1", 2)]
+
+
+async def test_a_zone_of_run_time_has_a_network_by_the_rules_of_the_file_and_plans_addresses(tmp_path: Path) -> None:
+    network = {"kind": "bridge", "source": "br0", "subnet": "10.8.0.0/24", "gateway": "10.8.0.1"}
+    async with whole(tmp_path, config_text(hosts=0)) as lab:
+        request = fleet_pb2.CreateZoneRequest(name="lan", network=network)
+        zone = (await lab.fleet.CreateZone(request)).inventory
+        assert zone.network.pool == "10.8.0.2-10.8.0.254"
+        await lab.add_host(zone_uuid=zone.uuid)
+        node = {"uuid": ENTRY, "name": "n", "zone_uuid": zone.uuid, "type": "VirtualMachine"}
+        group = await lab.up(model_services=[node])
+        assert list(group.instances[0].addresses) == ["10.8.0.2"]
+        assert group.instances[0].url == "http://10.8.0.2:8080"
+        for wrong in ({"subnet": "10.8.0.0"}, {"source": ""}, {"gateway": "10.9.0.1"}, {"pool": "x"}, {"kind": "vlan"}):
+            bad = fleet_pb2.CreateZoneRequest(name="bad", network={**network, **wrong})
+            await refused(lab.fleet.CreateZone(bad), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
 
 async def test_a_zone_with_hosts_and_one_of_the_file_stay_and_an_empty_one_goes(tmp_path: Path) -> None:
@@ -276,6 +292,13 @@ async def test_capacity_is_the_sum_of_the_hosts_that_take_members(tmp_path: Path
         empty = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="empty"))).inventory
         nothing = await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(zone_uuid=empty.uuid))
         assert (nothing.hosts, list(nothing.capacities)) == (0, [])
+        asked = {"cpu_num": 3, "memory_size": GIB}
+        room = (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(**asked))).room
+        assert (room.count, room.bound, dict(room.by_zone)) == (5, 5, {ZONE: 5}), "6 of 10, and 10, in threes"
+        assert not (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(zone_uuid=empty.uuid, **asked))).room.count
+        assert not both.HasField("room")
+        half = fleet_pb2.GetCapacityRequest(cpu_num=3)
+        await refused(lab.fleet.GetCapacity(half), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
         unknown = fleet_pb2.GetCapacityRequest(zone_uuid=UNKNOWN)
         await refused(lab.fleet.GetCapacity(unknown), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
 

@@ -91,6 +91,11 @@ class Whole:
             if machine.identity.instance == instance_uuid and machine.state.value != "tombstone"
         ]
 
+    def machines_on(self, name: str) -> list[str]:
+        """The states of all machines on the host; markers of machines that were removed are none."""
+        states = [machine.state.value for machine in self.driver(name).host.machines.values()]
+        return [state for state in states if state != "tombstone"]
+
     async def up(self, size: int = 1, **changes: Any) -> Any:
         """A running group of `size` members of 4 virtual CPUs; its inventory."""
         request = deploy_pb2.DeployDistributedModelServiceRequest(
