@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from corral.v1 import catalog_pb2, catalog_pb2_grpc, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from corral.v1 import catalog_pb2, catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc
 from google.protobuf import descriptor_pool
 from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_channelz.v1.channelz_pb2 import DESCRIPTOR as CHANNELZ
@@ -129,13 +129,18 @@ class RpcServer:
         self._admin = (
             grpc.aio.server(interceptors=[self._admin_guard], options=options(limits)) if admin_address else None
         )
-        deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(
-            DistributedModelServicer(groups, reachable), self._public
-        )
-        fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet or fleet_pb2_grpc.FleetServiceServicer(), self._public)
-        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(
-            catalog or catalog_pb2_grpc.CatalogServiceServicer(), self._public
-        )
+        models = DistributedModelServicer(groups, reachable)
+        fleet = fleet or fleet_pb2_grpc.FleetServiceServicer()
+        catalog = catalog or catalog_pb2_grpc.CatalogServiceServicer()
+        deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(models, self._public)
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet, self._public)
+        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, self._public)
+        self.services = {
+            servicers.SERVICE: (deploy_pb2.DESCRIPTOR.services_by_name["DistributedModelService"], models),
+            FLEET_SERVICE: (fleet_pb2.DESCRIPTOR.services_by_name["FleetService"], fleet),
+            CATALOG_SERVICE: (catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"], catalog),
+        }
+        """Full name -> (descriptor, servicer), for faces that speak the same contract another way."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._public)
         reflection.add_to_server(self._public, [*OWN_SERVICES, health.SERVICE])
         if self._admin is not None:
