@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from service.errors import InvariantViolation
+from service.errors import InvariantViolation, NoCapacity
 from service.failpoints import failpoint
 from service.fleet import HostState, HostStatus, Network
 from service.store import schema
@@ -137,7 +137,10 @@ def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | N
 def take_addresses(
     connection: Connection, zone_uuid: str, network: Network, wanted: Sequence[tuple[str, int]]
 ) -> Mapping[str, str]:
-    """A free address of the zone's pool for each (instance, attempt): instance uuid -> address. Raises ClaimLost."""
+    """A free address of the zone's pool for each (instance, attempt): instance uuid -> address.
+
+    Raises NoCapacity where too few are left, ClaimLost where another transaction just took one.
+    """
     taken = set(connection.scalars(select(schema.addresses.c.address).where(schema.addresses.c.zone_uuid == zone_uuid)))
     first, last = ip_address(network.first_address), ip_address(network.last_address)
     found: dict[str, str] = {}
@@ -146,7 +149,7 @@ def take_addresses(
         while str(candidate) in taken:
             candidate += 1
         if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
-            raise ClaimLost(f"no address is left in zone {zone_uuid}")
+            raise NoCapacity(f"zone {zone_uuid} has too few free addresses", None)
         found[instance_uuid] = str(candidate)
         row = insert(schema.addresses).values(
             zone_uuid=zone_uuid, address=str(candidate), instance_uuid=instance_uuid, attempt=attempt
