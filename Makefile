@@ -62,6 +62,15 @@ test-qemu: ## the tests on real QEMU guests in a private lab; as root
 contract: dev ## every outside client against a service on simulated hosts, a line each
 	@$(PYTEST) -q tests/contract $(ARGS)
 
+.PHONY: history
+history: ## many clients of three processes on a nearly full fleet, checked for double allocation (ARGS=--claims=1000000 --races=10000)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.concurrency $(ARGS)
+
+KILLS ?= 200
+.PHONY: faults
+faults: ## real kills of the service, libvirtd, QEMU and PostgreSQL in a private lab (KILLS=n); as root
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.faults --kills $(KILLS) $(ARGS)
+
 .PHONY: protos
 protos: ## generate the Python code and the reference of corral.v1
 	@$(BIN)/python protos/generate.py

@@ -81,7 +81,7 @@ class Clients:
                     event = response.event
                     last = self._in_order(request.resource_uuid, event.sequence, last)
                     if event.WhichOneof("change") == "final":
-                        return str(event.final.status)
+                        return f"{event.final.status} {event.final.reason}".strip()
                     if leave_early and event.sequence > rng.randint(1, 6):
                         call.cancel()
                         return "left"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,13 +60,14 @@ class Harm:
         replica = self.random.choice(self.replicas)
         held = self._leases(replica)
         replica.kill()
-        killed = time.monotonic()
+        following = threading.Thread(target=self._follow, args=(held, time.monotonic()))
+        following.start()
         self._pause(0.0, 2.0)
         replica.start()
         started = time.monotonic()
         replica.wait(120)
         self.recoveries.append(time.monotonic() - started)
-        self._follow(held, killed)
+        following.join()
         return True
 
     def freeze_service(self) -> bool:
