@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf.descriptor import Descriptor
 
-ROLES = ("viewer", "operator", "admin")
+from service.app.identity import ADMIN, OPERATOR, VIEWER
+
+OPEN = ""
+"""Called without a session: to get one, or by the session itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
     """One API. `package` and `name` make the Java class of its message, by which the older protocol calls it.
 
-    `role`: the least role that may call it, "" for calls without a session. `job`: accepted at once, answered later.
+    `role`: the least role that may call it, or OPEN. `job`: accepted at once, answered later.
     `reply`: how the answer's class ends. `query`: takes conditions. `lists`: arguments that are lists in a URL too.
     `uuid_argument`: what the `{uuid}` of the path is. `descriptor`: the message whose rules the arguments obey.
     """
@@ -56,42 +59,37 @@ _GROUPS = "/ai/model-services/instances/groups"
 
 _TABLE = (
     # Sessions.
-    Api("LogInByAccount", _IDENTITY, "PUT", ("/accounts/login",), ""),
-    Api("LogOut", _IDENTITY, "DELETE", ("/accounts/sessions/{uuid}",), "", uuid_argument="sessionUuid"),
-    Api("ValidateSession", _IDENTITY, "GET", ("/accounts/sessions/{uuid}/valid",), "", uuid_argument="sessionUuid"),
-    Api("RenewSession", _IDENTITY, "PUT", ("/accounts/sessions/{uuid}/renew",), "", reply="Event",
+    Api("LogInByAccount", _IDENTITY, "PUT", ("/accounts/login",), OPEN),
+    Api("LogOut", _IDENTITY, "DELETE", ("/accounts/sessions/{uuid}",), OPEN, uuid_argument="sessionUuid"),
+    Api("ValidateSession", _IDENTITY, "GET", ("/accounts/sessions/{uuid}/valid",), OPEN, uuid_argument="sessionUuid"),
+    Api("RenewSession", _IDENTITY, "PUT", ("/accounts/sessions/{uuid}/renew",), OPEN, reply="Event",
         uuid_argument="sessionUuid"),
     # Groups.
-    Api("DeployDistributedModelService", _AI, "PUT", ("/ai/model-services",), "operator", job=True,
+    Api("DeployDistributedModelService", _AI, "PUT", ("/ai/model-services",), OPERATOR, job=True,
         descriptor=deploy_pb2.DeployDistributedModelServiceRequest.DESCRIPTOR),
-    Api("QueryModelServiceInstanceGroup", _AI, "GET", (_GROUPS, _GROUPS + "/", _GROUPS + "/{uuid}"), "viewer",
+    Api("QueryModelServiceInstanceGroup", _AI, "GET", (_GROUPS, _GROUPS + "/", _GROUPS + "/{uuid}"), VIEWER,
         query=True),
-    Api("DeleteModelServiceInstanceGroup", _AI, "DELETE", (_GROUPS + "/{uuid}",), "operator", job=True),
-    Api("DeleteModelServiceInstanceGroups", _AI, "DELETE", (_GROUPS,), "operator", job=True, lists=("uuids",)),
-    Api("UpdateModelServiceInstanceGroup", _AI, "PUT", ("/model-service-instance-groups/{uuid}",), "operator",
+    Api("DeleteModelServiceInstanceGroup", _AI, "DELETE", (_GROUPS + "/{uuid}",), OPERATOR, job=True),
+    Api("DeleteModelServiceInstanceGroups", _AI, "DELETE", (_GROUPS,), OPERATOR, job=True, lists=("uuids",)),
+    Api("UpdateModelServiceInstanceGroup", _AI, "PUT", ("/model-service-instance-groups/{uuid}",), OPERATOR,
         job=True, descriptor=deploy_pb2.UpdateInstanceGroupRequest.DESCRIPTOR),
-    Api("RestartModelServiceGroups", _AI, "PUT", ("/model-service-instance-groups",), "operator", job=True),
+    Api("RestartModelServiceGroups", _AI, "PUT", ("/model-service-instance-groups",), OPERATOR, job=True),
     # The catalogue.
     Api("QueryModelService", _AI, "GET", ("/ai/model-services", "/ai/model-services/", "/ai/model-services/{uuid}"),
-        "viewer", query=True),
-    Api("AddModelService", _AI, "POST", ("/ai/model-services",), "admin", job=True),
-    # The fleet.
-    Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/", "/zones/{uuid}"), "viewer", query=True),
-    Api("CreateZone", _ZONE, "POST", ("/zones",), "admin", job=True,
+        VIEWER, query=True),
+    Api("AddModelService", _AI, "POST", ("/ai/model-services",), ADMIN, job=True),
+    # The fleet. As over gRPC, what hosts there are and what they have left is its operators' business alone.
+    Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/", "/zones/{uuid}"), VIEWER, query=True),
+    Api("CreateZone", _ZONE, "POST", ("/zones",), ADMIN, job=True,
         descriptor=fleet_pb2.CreateZoneRequest.DESCRIPTOR),
-    Api("DeleteZone", _ZONE, "DELETE", ("/zones/{uuid}",), "admin", job=True),
-    Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/", "/hosts/{uuid}"), "viewer", query=True),
-    Api("ChangeHostState", _HOST, "PUT", ("/hosts/{uuid}/actions",), "admin", job=True),
-    Api("GetCpuMemoryCapacity", "org.zstack.header.allocator", "GET", ("/hosts/capacities/cpu-memory",), "viewer",
+    Api("DeleteZone", _ZONE, "DELETE", ("/zones/{uuid}",), ADMIN, job=True),
+    Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/", "/hosts/{uuid}"), ADMIN, query=True),
+    Api("ChangeHostState", _HOST, "PUT", ("/hosts/{uuid}/actions",), ADMIN, job=True),
+    Api("GetCpuMemoryCapacity", "org.zstack.header.allocator", "GET", ("/hosts/capacities/cpu-memory",), ADMIN,
         lists=("zoneUuids", "hostUuids", "clusterUuids")),
     # The service itself.
-    Api("GetVersion", "org.zstack.header.managementnode", "PUT", ("/management-nodes/actions",), ""),
+    Api("GetVersion", "org.zstack.header.managementnode", "PUT", ("/management-nodes/actions",), OPEN),
 )  # fmt: skip
 
 APIS: Mapping[str, Api] = {api.name: api for api in _TABLE}
 BY_MESSAGE: Mapping[str, Api] = {api.message: api for api in _TABLE}
-
-
-def may_call(role: str, api: Api) -> bool:
-    """Whether a caller of this role may call the API."""
-    return not api.role or (role in ROLES and ROLES.index(role) >= ROLES.index(api.role))

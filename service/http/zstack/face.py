@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from service.app.identity import require
 from service.app.jobs import Job, Jobs, Outcome
 from service.app.sessions import Sessions
 from service.errors import CorralError, InvalidArgument, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from service.http.zstack import words
-from service.http.zstack.apis import APIS, Api, may_call
+from service.http.zstack.apis import APIS, OPEN, Api
 from service.http.zstack.errors import NotSupported, error_code, is_expected
-from service.http.zstack.handlers import Call, Handlers
+from service.http.zstack.handlers import NOBODY, Call, Handlers
 from service.http.zstack.query import Malformed, shown
 from service.http.zstack.webhook import Webhooks
 from service.model import Caller
 from service.telemetry.logs import get_logger
-
-_NOBODY = Caller(principal="", project="", role="")
 
 _log = get_logger("corral.zstack")
 
@@ -64,15 +63,14 @@ class ZStackFace:
         api = APIS.get(job.operation)
         if api is None:
             return Outcome(False, _text({"error": error_code(NotSupported(job.operation), job.uuid)}))
-        call = Call(api, job.caller, job.uuid, json.loads(job.arguments))
+        call = Call(api, job.uuid, json.loads(job.arguments), caller=job.caller)
         return await self._run(call, again=True)
 
     async def _known(self, api: Api, session: str) -> Caller:
-        if not api.role:
-            return _NOBODY
+        if api.role == OPEN:
+            return NOBODY
         caller = await self._sessions.caller(session)
-        if not may_call(caller.role, api):
-            raise PermissionDenied(f"the role {caller.role} may not call {api.name}")
+        require(caller, api.role, api.name)
         return caller
 
     async def _run(self, call: Call, *, again: bool = False) -> Outcome:

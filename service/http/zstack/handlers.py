@@ -48,6 +48,7 @@ _DELETE_MODES = ("Permissive", "Enforcing")
 # What ZStack's update can change and Corral's can not, because it is how the members were made.
 _CHANGEABLE = ("name", "description", "userTags", "systemTags")
 _FIXED = ("environmentVariables", "startupParameters", "serviceLivez", "serviceReadyz", "serviceBootupTime")
+NOBODY = Caller(principal="", project="", role="")
 T = TypeVar("T")
 
 
@@ -56,11 +57,11 @@ class Call:
     """One call. `request_id`: the job's uuid, or a name for the log; `peer`: the address that it came from."""
 
     api: Api
-    caller: Caller
     request_id: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     query: Query = field(default_factory=Query)
     peer: str = ""
+    caller: Caller = NOBODY
 
     def text(self, name: str) -> str:
         """A mandatory argument. Raises InvalidArgument."""

@@ -18,15 +18,12 @@ from service.http.zstack.face import ZStackFace
 from service.http.zstack.handlers import Call
 from service.http.zstack.rest import EXPIRED, Endpoint, told_at_once
 from service.http.zstack.wire import Immediate, json_text, peer, read_object
-from service.model import Caller
-
-_NOBODY = Caller(principal="", project="", role="")
 
 
 def routes(face: ZStackFace, max_body_bytes: int) -> list[Route]:
     """All routes of the older protocol."""
-    call = told_at_once(_call_endpoint(face, max_body_bytes))
-    result = told_at_once(_result_endpoint(face))
+    call = told_at_once("/zstack/api", _call_endpoint(face, max_body_bytes))
+    result = told_at_once("/api-jobs (older protocol)", _result_endpoint(face))
     return [
         Route("/zstack/api", call, methods=["POST"]),
         Route("/zstack/api/", call, methods=["POST"]),
@@ -41,7 +38,7 @@ def _call_endpoint(face: ZStackFace, max_body_bytes: int) -> Endpoint:
         session_uuid = session.get("uuid") if isinstance(session, dict) else None
         identifier = uuids.uuid4().hex
         asked = query.from_message(message) if api.query else query.Query()
-        call = Call(api, _NOBODY, identifier, message, asked, peer(request))
+        call = Call(api, identifier, message, asked, peer(request))
         who = session_uuid if isinstance(session_uuid, str) else ""
         if api.job:
             await face.submit(call, who, job=identifier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from service.http.zstack.handlers import API_TIMEOUT_MS, Call
 from service.http.zstack.query import Malformed
 from service.http.zstack.webhook import WebhookRefused
 from service.http.zstack.wire import Immediate, is_uuid, json_text, location, peer, read_object
-from service.model import Caller
+from service.telemetry.logs import get_logger
 
 PREFIXES = ("/zstack/v1", "/v1")
 # Clients cut the location at this text, whatever prefix they called by.
@@ -28,7 +29,8 @@ EXPIRED = "the job has been expired"
 _OAUTH = "OAuth"
 _PARAMETER_KEYS = ("params", "param")
 _TAGS = ("systemTags", "userTags")
-_NOBODY = Caller(principal="", project="", role="")
+
+_log = get_logger("corral.zstack")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -42,16 +44,29 @@ def routes(face: ZStackFace, max_body_bytes: int) -> list[Route]:
     made = []
     for prefix in PREFIXES:
         for path, apis in by_path.items():
-            endpoint = told_at_once(_endpoint(face, path, apis, max_body_bytes))
+            endpoint = told_at_once(path, _endpoint(face, apis, max_body_bytes))
             made.append(Route(prefix + path, endpoint, methods=sorted({api.method for api in apis})))
-        made.append(Route(prefix + "/api-jobs/{uuid}", told_at_once(_job_endpoint(face)), methods=["GET"]))
+        made.append(
+            Route(prefix + "/api-jobs/{uuid}", told_at_once("/api-jobs/{uuid}", _job_endpoint(face)), methods=["GET"])
+        )
     return made
 
 
-def told_at_once(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with the failures that are answered as plain text."""
+def told_at_once(path: str, endpoint: Endpoint) -> Endpoint:
+    """The endpoint, with the failures that are answered as plain text, and a line in the log.
+
+    `path`: as it is in the table of APIs, because a real one may hold a session, which is a credential.
+    """
 
     async def run(request: Request) -> Response:
+        started = time.perf_counter()
+        response = await answer(request)
+        milliseconds = round((time.perf_counter() - started) * 1000, 1)
+        tell = _log.debug if path.startswith("/api-jobs") else _log.info
+        tell("call", method=request.method, path=path, status=response.status_code, milliseconds=milliseconds)
+        return response
+
+    async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
         except Immediate as failure:
@@ -72,7 +87,7 @@ def _retry_after(milliseconds: int) -> dict[str, str]:
     return {"Retry-After": str(-(-milliseconds // 1000))}
 
 
-def _endpoint(face: ZStackFace, path: str, apis: Sequence[Api], max_body_bytes: int) -> Endpoint:
+def _endpoint(face: ZStackFace, apis: Sequence[Api], max_body_bytes: int) -> Endpoint:
     async def run(request: Request) -> Response:
         candidates = [api for api in apis if api.method == _method(request)]
         if request.method in ("GET", "HEAD", "DELETE"):
@@ -97,7 +112,7 @@ async def _call(face: ZStackFace, api: Api, arguments: Mapping[str, Any], sessio
     asked = query.Query()
     if api.query:
         asked = query.from_url(request.query_params.multi_items(), request.path_params.get("uuid", ""))
-    call = Call(api, _NOBODY, request_id or uuids.uuid4().hex, arguments, asked, peer(request))
+    call = Call(api, request_id or uuids.uuid4().hex, arguments, asked, peer(request))
     if not api.job:
         outcome = await face.answer(call, session)
         return json_text(outcome.document, 200 if outcome.success else 503)

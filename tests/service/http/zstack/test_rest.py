@@ -149,7 +149,8 @@ async def test_a_wrong_session_fails_by_the_job_and_leaves_no_row(zstack: Lab) -
 
 async def test_a_viewer_may_look_and_not_deploy(zstack: Lab) -> None:
     eve = await zstack.log_in("eve")
-    assert (await zstack.get("/hosts", session=eve)).status_code == 200
+    assert (await zstack.get("/ai/model-services", session=eve)).status_code == 200
+    assert (await zstack.get("/hosts", session=eve)).json()["error"]["code"] == "ID.1002"
     answer = await zstack.ended(await zstack.deploy(session=eve))
     assert answer.json()["error"]["code"] == "ID.1002"
 
