@@ -36,7 +36,7 @@ class Board:
         if number not in self.allowed:
             self.allowed[number] = allowed_hosts(self.gang, self.gang.kinds[number])
         node = self.gang.kinds[number].sample
-        mask: Bools = np.array(self.allowed[number] & ~self.closed, np.bool_)
+        mask: Bools = self.allowed[number] & ~self.closed
         for column in range(len(self.gang.names)):
             if self.gang.demand[number, column]:
                 mask &= self.free[:, column] >= self.gang.demand[number, column]
@@ -53,8 +53,8 @@ class Board:
 
     def cells_that_fit(self, number: int) -> Bools:
         """bool[H, X]: NUMA cells that can give one share of the kind."""
-        fit: Bools = (self.cells >= cell_demand(self.gang, number)).all(axis=2)
-        return fit
+        fit = np.all(self.cells >= cell_demand(self.gang, number), axis=2)
+        return np.asarray(fit, np.bool_)
 
     def places(self, number: int) -> tuple[Bools, Ints]:
         """bool[H] where one more of a kind may go, and int64[H] the penalty that it adds there."""

@@ -1,7 +1,7 @@
 """Filling hosts one at a time without waste: large nodes first, then the best-fitting rest by an exact small table.
 
-May import ``packing``, ``knapsack``, ``fill``, ``index`` and numpy. (The minimum-bin-slack idea of Gupta and Ho 1999, with
-the subset found by dynamic programming over what is left of the host.)
+May import ``packing``, ``knapsack``, ``fill``, ``index`` and numpy. (The minimum-bin-slack idea of Gupta and Ho
+1999, with the subset found by dynamic programming over what is left of the host.)
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def no_loss(cls: int, pattern: Sequence[int]) -> int:
 def needed_only(packing: Packing, most: int) -> Packing:
     """Drops hosts that an answer with at most ``most`` hosts never needs, as so many others can do all they can.
 
-    A host dominates another when it has no less of anything and may take no fewer kinds. Classes are distinct, so
-    domination between them has no ties.
+    A host dominates another when it has no less of anything and may take no fewer kinds; among hosts that are alike in
+    both, those of the earlier class do.
     """
     better = _dominating(packing)
     if better is None:
@@ -52,29 +52,49 @@ def needed_only(packing: Packing, most: int) -> Packing:
 
 def _dominating(packing: Packing) -> Ints | None:
     """int64[C]: how many hosts dominate each class, by suffix sums over all capacities or pair by pair."""
-    caps, group = packing.caps, packing.group
+    caps = packing.caps
     if packing.cells is not None:
         caps = packing.cells.caps.reshape(len(caps), -1)
+    kinds, alike = np.unique(packing.eligible, axis=0, return_inverse=True)
+    group = alike.reshape(-1)[packing.group]
+    wider: Bools = np.all(kinds[:, None, :] >= kinds[None, :, :], axis=2)
+    at_least = _hosts_at_least(caps, group, wider, packing.hosts)
+    if at_least is None:
+        return None
+    _, same = np.unique(np.column_stack([group, caps]), axis=0, return_inverse=True)
+    same = same.reshape(-1)
+    twins = np.bincount(same, weights=packing.hosts).astype(np.int64)
+    earlier = np.zeros(len(caps), np.int64)
+    if len(twins) < len(caps):
+        seen = np.zeros(len(twins), np.int64)
+        for cls, key in enumerate(same.tolist()):
+            earlier[cls] = seen[key]
+            seen[key] += packing.hosts[cls]
+    result: Ints = at_least - twins[same] + earlier
+    return result
+
+
+def _hosts_at_least(caps: Ints, group: Ints, wider: Bools, hosts: Ints) -> Ints | None:
+    """int64[C]: hosts with no less of anything that may take no fewer kinds, the class's own and its twins' included."""
     shape = tuple((caps.max(axis=0) + 1).tolist())
     present = np.unique(group)
-    wider: Bools = np.all(packing.eligible[:, None, :] >= packing.eligible[None, :, :], axis=2)
     if math.prod(shape) * len(present) <= 1 << 19:
-        better = -packing.hosts
+        found = np.zeros(len(caps), np.int64)
         for one in present.tolist():
             mine = group == one
             above = np.zeros(shape, np.int64)
-            above[tuple(caps[mine].T)] = packing.hosts[mine]
+            np.add.at(above, tuple(caps[mine].T), hosts[mine])
             for axis in range(len(shape)):
                 above = np.flip(np.cumsum(np.flip(above, axis), axis=axis), axis)
             below = wider[one, group]
-            better[below] += above[tuple(caps[below].T)]
-        return better
+            found[below] += above[tuple(caps[below].T)]
+        return found
     if len(caps) > 1500:
         return None
     beats: Bools = wider[group[:, None], group[None, :]]
     for d in range(caps.shape[1]):
         beats &= caps[:, None, d] >= caps[None, :, d]
-    result: Ints = packing.hosts @ beats - packing.hosts
+    result: Ints = hosts @ beats
     return result
 
 

@@ -74,47 +74,15 @@ class Brute:
             landed = {host.id for _, host, _ in placement}
             spare = [h for h in self.snapshot.hosts if h.schedulable and h.empty and h.id not in landed]
             return max(0, rule.count - len(spare))
-        first = "first" if hasattr(rule, "first") else "select"
-
-        def part(identity: str, labels: dict[str, str], own: bool) -> str:
-            for name in (first, "second"):
-                selector = getattr(rule, name, None)
-                if selector is None:
-                    continue
-                if not selector.nodes and not selector.labels:
-                    picked = own
-                else:
-                    picked = (own and identity in selector.nodes) or (
-                        bool(selector.labels) and all(labels.get(k) == v for k, v in selector.labels.items())
-                    )
-                if picked:
-                    return name
-            return ""
-
-        new, old, new_second, old_second = Counter(), Counter(), Counter(), Counter()
+        new: Counter[tuple[str, int]] = Counter()
+        old: Counter[tuple[str, int]] = Counter()
         for node, host, _ in placement:
-            where = _domain(host, rule.scope)
-            name = part(node.id, dict(node.labels), True)
-            new[where] += name == first
-            new_second[where] += name == "second"
+            new[_domain(host, rule.scope), part_of(rule, node.id, dict(node.labels), True)] += 1
         for host in self.snapshot.hosts:
             for member in host.members:
-                name = part(member.id, dict(member.labels), member.id in self.request.staying)
-                old[_domain(host, rule.scope)] += name == first
-                old_second[_domain(host, rule.scope)] += name == "second"
-        domains = set(new) | set(old)
-        if isinstance(rule, AtMost):
-            return sum(min(new[d], max(0, new[d] + old[d] - rule.limit)) for d in domains)
-        if isinstance(rule, Together):
-            strangers = sum(1 for d in domains if new[d] and not old[d])
-            return strangers if any(old.values()) else max(0, strangers - 1)
-        if isinstance(rule, SpreadOver):
-            return max(0, rule.minimum - sum(1 for d in domains if new[d] or old[d]))
-        if isinstance(rule, Near):
-            return sum(1 for d in domains if new[d] and not new_second[d] and not old_second[d])
-        return sum(
-            1 for d in domains if (new[d] or old[d]) and (new_second[d] or old_second[d]) and (new[d] or new_second[d])
-        )
+                part = part_of(rule, member.id, dict(member.labels), member.id in self.request.staying)
+                old[_domain(host, rule.scope), part] += 1
+        return missed_by(rule, new, old, {domain for domain, _ in (*new, *old)})
 
     def best(self, value: RoomValue | None = None) -> tuple[int, int] | None:
         """The least (penalty, objective), None when nothing fits."""
@@ -151,6 +119,36 @@ class Brute:
                         after[name] -= node.demand.get(name, 0)
             lost += worth_of(value, before) - worth_of(value, after)
         return lost
+
+
+def part_of(rule: Constraint, identity: str, labels: dict[str, str], own: bool) -> int:
+    """1 for the rule's first part, 2 for its second, 0 for neither."""
+    names = ("first", "second") if hasattr(rule, "first") else ("select",)
+    for number, name in enumerate(names, 1):
+        selector = getattr(rule, name)
+        if not selector.nodes and not selector.labels:
+            picked = own
+        else:
+            picked = (own and identity in selector.nodes) or (
+                bool(selector.labels) and all(labels.get(k) == v for k, v in selector.labels.items())
+            )
+        if picked:
+            return number
+    return 0
+
+
+def missed_by(rule: Constraint, new: Counter[tuple[str, int]], old: Counter[tuple[str, int]], domains: set[str]) -> int:
+    """The definition of each rule, domain by domain: (domain, part) -> how many are new or old there."""
+    if isinstance(rule, AtMost):
+        return sum(min(new[d, 1], max(0, new[d, 1] + old[d, 1] - rule.limit)) for d in domains)
+    if isinstance(rule, Together):
+        strangers = sum(1 for d in domains if new[d, 1] and not old[d, 1])
+        return strangers if any(old[d, 1] for d in domains) else max(0, strangers - 1)
+    if isinstance(rule, SpreadOver):
+        return max(0, rule.minimum - sum(1 for d in domains if new[d, 1] or old[d, 1]))
+    if isinstance(rule, Near):
+        return sum(1 for d in domains if new[d, 1] and not new[d, 2] and not old[d, 2])
+    return sum(1 for d in domains if (new[d, 1] or old[d, 1]) and (new[d, 2] or old[d, 2]) and (new[d, 1] or new[d, 2]))
 
 
 def worth_of(value: RoomValue, room: dict[str, int]) -> int:
