@@ -187,6 +187,17 @@ async def test_the_dry_run_tells_where_and_makes_nothing(zstack: Lab) -> None:
     )
 
 
+async def test_a_bug_tells_nothing_but_a_request_id(zstack: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(zstack.service.groups, "deploy", broken)
+    error = await zstack.refused()
+    assert error["code"] == "SYS.1000"
+    assert "secret" not in json.dumps(error)
+    assert error["opaque"]["requestId"] in error["details"]
+
+
 # --- siblings ------------------------------------------------------------------------------------------------------
 
 
