@@ -38,6 +38,7 @@ _UNDEFINE_FLAGS = (
 # libvirt gives a process that does not die 30 s and then says so with this code.
 _NOT_KILLED = frozenset({libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_SYSTEM_ERROR})
 _GIVEN_UP_HERE = "this attempt of the machine was given up on this host"
+_TAKEN_HERE = "the machine's uuid or name belongs to something else on this host"
 _GHOST_HERE = "the host holds a machine that it can neither run nor remove"
 # How often a machine is looked at while it goes.
 _POLL_SECONDS = 0.05
@@ -99,10 +100,13 @@ class Machines:
                 raise MachineGhost(_GHOST_HERE, seen.record.name)
             if seen.active:
                 return self.observed(seen, tag)
-        self._refuse_foreign_name(connection, identity)
         self._inventory.creating(identity.machine_uuid, True)
         try:
             self._define_and_start(work, connection, spec, platform)
+        except MachineConflict:
+            # The name or uuid went to somebody else since we looked: only the volumes are ours.
+            self._storage.delete_machine_volumes(connection, work, identity)
+            raise
         except (libvirt.libvirtError, HostRejected) as error:
             refused = isinstance(error, HostRejected) or isinstance(translate(error, has_effect=True), HostRejected)
             # A machine that was there before keeps its disk: only its start was refused.
@@ -116,17 +120,6 @@ class Machines:
             raise HostRejected("internal", "the machine was gone right after it was made")
         return made
 
-    def _refuse_foreign_name(self, connection: Any, identity: MachineIdentity) -> None:
-        """Defining over a taken name with our uuid is refused by libvirt too, but only then is the error ambiguous."""
-        try:
-            taken = connection.lookupByName(identity.machine_name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() in GONE:
-                return
-            raise
-        if taken.UUIDString() != identity.machine_uuid:
-            raise MachineConflict("the machine's name belongs to somebody else on this host", identity.machine_name)
-
     def _define_and_start(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> None:
         boot = self._storage.prepare(connection, work, spec)
         xml = machine_xml(spec, platform, boot)
@@ -135,8 +128,7 @@ class Machines:
             domain = connection.defineXML(xml)
         except libvirt.libvirtError as error:
             if error.get_error_code() in TAKEN and not connection_lost(error):
-                # A tombstone was put there since we looked.
-                raise MachineConflict(_GIVEN_UP_HERE, describe(error)) from error
+                raise MachineConflict(_TAKEN_HERE, describe(error)) from error
             raise
         self._start_paused(work, domain, platform.virt_type)
 

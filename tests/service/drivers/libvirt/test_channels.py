@@ -18,7 +18,7 @@ REPORT = {"v": 1, "stage": "ready", "detail": "d", "epoch": 3, "address": "10.0.
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
+    max_leaves=5,
 )
 
 

@@ -194,7 +194,7 @@ async def test_a_connection_found_broken_before_libvirt_tells_is_told_once() -> 
     lane = lane_of(host, closed=lambda: told.append("closed"))
     await call(lane)
     host.connections[0].alive = False
-    await call(lane)
+    assert await call(lane, lambda _work, connection: connection.isAlive())
     assert told == ["closed"]
     host.connections[0].break_down()
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.drivers.base import HostRejected, Image, MachineIdentity, NetworkInterface
@@ -37,6 +37,8 @@ def parsed(xml: str) -> ElementTree.Element:
 
 
 @given(st.text(ALLOWED, max_size=200))
+@example("carriage\rreturn\r\nnewline\ttab")
+@example("<a b='c'>&amp;]]></a>")
 def test_any_allowed_text_survives_the_way_through_xml(text: str) -> None:
     spec = specification(documents={"rendezvous": text}, image=Image("x", kernel_path="/k", kernel_arguments=text))
     check_spec(spec)

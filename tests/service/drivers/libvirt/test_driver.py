@@ -165,6 +165,7 @@ async def test_a_tombstone_refuses_a_late_create() -> None:
     assert await states(host) == [MachineState.TOMBSTONE]
     with pytest.raises(MachineConflict):
         await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert host.effects().count("define") == 1  # the tombstone's own
     with pytest.raises(HostRejected) as refusal:
         await driver.resume(spec.identity, budget_seconds=BUDGET)
     assert refusal.value.code == "absent"
@@ -175,7 +176,7 @@ async def test_a_tombstone_refuses_a_late_create() -> None:
 
 
 async def test_a_tombstone_put_between_look_and_define_still_refuses() -> None:
-    host, spec = FakeHost(), specification()
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
     name = f"corral-tombstone-{spec.identity.instance}-{spec.identity.attempt}"
 
     def entombed() -> libvirt.libvirtError:
@@ -187,6 +188,7 @@ async def test_a_tombstone_put_between_look_and_define_still_refuses() -> None:
     with pytest.raises(MachineConflict):
         await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
     assert [domain.name for domain in host.domains.values()] == [name]
+    assert host.volumes == {}
 
 
 async def test_a_machine_is_not_entombed_alive() -> None:
@@ -232,11 +234,11 @@ async def test_a_strangers_domain_under_our_uuid_is_left_alone(step: str) -> Non
 
 
 async def test_a_strangers_domain_under_our_name_is_left_alone() -> None:
-    host, spec = FakeHost(), specification()
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
     host.add_foreign(spec.identity.machine_name, vcpus=1, memory_kib=1024, running=True)
     with pytest.raises(MachineConflict):
         await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
-    assert len(host.domains) == 1
+    assert (len(host.domains), host.volumes) == (1, {})
 
 
 async def test_attempts_share_nothing() -> None:
