@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -140,9 +141,10 @@ class Handlers:
 
     async def _renew_session(self, call: Call) -> dict[str, Any]:
         seconds = call.arguments.get("duration")
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0):
+        # A JSON number may be larger than any float, and then reads as infinite.
+        if seconds is not None and (type(seconds) not in (int, float) or not 0 < seconds < math.inf):
             raise InvalidArgument.of("duration", "must be a number of seconds above 0")
-        lifetime_ms = int(seconds * 1000) if seconds is not None else LIFETIME_MS
+        lifetime_ms = LIFETIME_MS if seconds is None else math.ceil(seconds * 1000)
         return {"inventory": inventories.session(await self._sessions.renew(call.text("sessionUuid"), lifetime_ms))}
 
     async def _deploy(self, call: Call) -> dict[str, Any]:
@@ -309,11 +311,13 @@ class Handlers:
         return {"inventory": inventories.host(view.host)}
 
     async def _capacity(self, call: Call) -> dict[str, Any]:
-        zones, hosts = call.uuids("zoneUuids"), call.uuids("hostUuids")
+        zones, clusters, hosts = (call.uuids(name) for name in ("zoneUuids", "clusterUuids", "hostUuids"))
         counted = [
             host
             async for host in self._hosts()
-            if (not zones or host.zone_uuid in zones) and (not hosts or host.uuid in hosts)
+            if (not zones or host.zone_uuid in zones)
+            and (not clusters or host.cluster_uuid in clusters)
+            and (not hosts or host.uuid in hosts)
         ]
         return inventories.capacity(counted)
 

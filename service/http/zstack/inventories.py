@@ -69,6 +69,7 @@ def host(value: Host) -> dict[str, Any]:
             "uuid": value.uuid,
             "name": value.name,
             "zoneUuid": value.zone_uuid,
+            "clusterUuid": value.cluster_uuid,
             "managementIp": value.address.address,
             "hypervisorType": "KVM" if value.address.driver == "libvirt" else value.address.driver,
             "state": value.state.value,
@@ -164,7 +165,8 @@ def _names(descriptor: Descriptor) -> tuple[str, ...]:
 GROUP_FIELDS = _names(group_pb2.InstanceGroup.DESCRIPTOR)
 ZONE_FIELDS = ("uuid", "name", "description", "state", "type", "createDate", "lastOpDate")
 HOST_FIELDS = (
-    "uuid", "name", "zoneUuid", "managementIp", "hypervisorType", "state", "status", "cpuNum", "totalCpuCapacity",
+    "uuid", "name", "zoneUuid", "clusterUuid", "managementIp", "hypervisorType", "state", "status", "cpuNum",
+    "totalCpuCapacity",
     "availableCpuCapacity", "totalMemoryCapacity", "availableMemoryCapacity", "createDate", "lastOpDate",
 )  # fmt: skip
 MODEL_SERVICE_FIELDS = (

@@ -6,6 +6,7 @@ shown as a date. `a.b` names the field `b` of the object, or of any object in th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -354,6 +355,8 @@ def _ordered(value: Any, other: Any) -> Any:
 
 def _plain_number(text: str) -> Any:
     number = float(text)
+    if math.isnan(number):
+        raise ValueError("nan is equal to nothing")
     return int(number) if number.is_integer() else number
 
 

@@ -61,6 +61,8 @@ def names(*conditions: str, **parameters: str) -> list[str]:
         ("createDate=Nov 23, 2026 12:00:01 PM", ["beta"]),
         ("name=a=b", []),
         ("size=many", []),
+        ("size=nan", []),
+        ("size<inf", ["alpha", "beta", "Alphabet_100%"]),
     ],
 )
 def test_a_condition_finds(condition: str, found: list[str]) -> None:

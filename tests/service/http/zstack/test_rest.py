@@ -296,6 +296,9 @@ async def test_a_login_answers_with_a_session_that_is_valid_until_it_is_ended(zs
     assert set(session) == {"uuid", "accountUuid", "userUuid", "expiredDate", "createDate"}
     path = f"/zstack/v1/accounts/sessions/{session['uuid']}"
     assert (await zstack.http.get(f"{path}/valid")).json() == {"valid": True}
+    for duration in ("0", '"60"', "true", "1e400"):
+        refused = await zstack.http.put(f"{path}/renew", content=f'{{"renewSession":{{"duration":{duration}}}}}')
+        assert refused.json()["error"]["code"] == "SYS.1007"
     renewed = await zstack.http.put(f"{path}/renew", json={"renewSession": {"duration": 60}})
     assert renewed.json()["inventory"]["uuid"] == session["uuid"]
     assert (await zstack.http.delete(path)).json() == {}
