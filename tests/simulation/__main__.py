@@ -1,45 +1,83 @@
-"""Run seeds: `python -m tests.simulation --seeds 1000 [--first 1] [--seed 17]`."""
+"""Run seeds: `python -m tests.simulation --seeds 1000 [--first 1] [--seed 17] [--plant NAME | --plants]`."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from tests.simulation.scenario import Result, run
+from tests.simulation import plants
+
+if TYPE_CHECKING:
+    from tests.simulation.scenario import Result
+
+ENOUGH = {"running": 0.8, "deploys acknowledged": 1.5, "streams ended": 0.5, "faults": 10.0, "points": 0.5}
+"""What a run must have done for each seed, on average over many, to count at all."""
+MANY = 50
+"""So many seeds are judged by ENOUGH; fewer may by chance have done little."""
+LEAST = 60
+"""So many seeds are run, however slow the machine is."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """0: no violation, enough was done. 1: a violation, whose timeline is printed. 2: too little was done."""
+    chosen = _options().parse_args(arguments)
+    logging.disable(logging.CRITICAL)
+    if chosen.plants:
+        return all_plants(chosen.seeds, chosen.first, chosen.jobs, chosen.only)
+    if chosen.plant:
+        plants.put(plants.find(chosen.plant))
+    if chosen.seed is not None:
+        from tests.simulation.scenario import run
+
+        result = run(chosen.seed)
+        print(story(result))
+        print(result.digest)
+        return 1 if result.violations else 0
+    seeds = range(chosen.first, chosen.first + chosen.seeds)
+    if chosen.plant:
+        return hunt(seeds)
+    return many(seeds, keep_going=chosen.keep_going, within=chosen.within)
+
+
+def _options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="simulate", description=__doc__)
     options.add_argument("--seeds", type=int, default=200, help="how many")
     options.add_argument("--first", type=int, default=1, help="the first seed")
     options.add_argument("--seed", type=int, help="this one alone, with its timeline")
     options.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
-    chosen = options.parse_args()
-    logging.disable(logging.CRITICAL)
-    if chosen.seed is not None:
-        result = run(chosen.seed)
-        print(story(result))
-        print(result.digest)
-        return 1 if result.violations else 0
-    return many(range(chosen.first, chosen.first + chosen.seeds), keep_going=chosen.keep_going)
+    options.add_argument("--within", type=float, default=0.0, help="start no seed after so many seconds; 0: all")
+    options.add_argument("--plant", help="with this bug in the program; how many seeds it takes to find it")
+    options.add_argument("--plants", action="store_true", help="all planted bugs, a table")
+    options.add_argument("--only", nargs="*", default=[], help="with --plants: these")
+    options.add_argument("--jobs", type=int, default=1, help="with --plants: processes at a time")
+    return options
 
 
-def many(seeds: range, *, keep_going: bool) -> int:
-    """Run all; print a summary."""
+def many(seeds: range, *, keep_going: bool, within: float) -> int:
+    """Run all, or as many as the time allows; print a summary."""
+    from tests.simulation.scenario import run
+
     stats: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
     failed: list[Result] = []
     started = time.perf_counter()
     virtual = 0.0
     done = 0
     for seed in seeds:
+        if within and time.perf_counter() - started > within and done >= LEAST:
+            break
         result = run(seed)
         done += 1
         stats += result.stats
+        passed += result.passed
         virtual += result.virtual_seconds
         if result.violations:
             failed.append(result)
@@ -48,20 +86,78 @@ def many(seeds: range, *, keep_going: bool) -> int:
                 print(story(result))
                 break
     seconds = time.perf_counter() - started
-    print(f"{done} seeds in {seconds:.1f} s ({done / seconds:.1f}/s), {virtual / 3600:.1f} virtual hours, {len(failed)} with violations")
+    print(
+        f"{done} seeds in {seconds:.1f} s ({done / seconds:.1f}/s), {virtual / 3600:.1f} virtual hours,"
+        f" {len(passed)} named points passed, {len(failed)} seeds with violations"
+    )
     print(", ".join(f"{name} {count}" for name, count in sorted(stats.items())))
-    return 1 if failed else 0
+    if failed:
+        return 1
+    return 2 if done >= MANY and _too_little(stats, passed, done) else 0
+
+
+def _too_little(stats: Counter[str], passed: Counter[str], seeds: int) -> bool:
+    """Whether the run was too idle to say anything."""
+    from tests.simulation.faults import POINTS
+
+    done = Counter(stats)
+    done["faults"] = sum(count for name, count in stats.items() if name.startswith("fault "))
+    done["points"] = sum(count for name, count in stats.items() if name.startswith("point "))
+    short = [f"{name} {done[name]}" for name, least in ENOUGH.items() if done[name] < least * seeds]
+    missed = sorted(set(POINTS) - set(passed)) if seeds >= 4 * MANY else []
+    if short or missed:
+        print(f"too little was done: {short}, points never passed: {missed}")
+    return bool(short or missed)
+
+
+def hunt(seeds: range) -> int:
+    """Until a planted bug is found: prints how many seeds that took and what was violated."""
+    from tests.simulation.scenario import run
+
+    for number, seed in enumerate(seeds, 1):
+        found = [v for v in run(seed).violations if v.split()[1].startswith("I")]
+        if found:
+            print(f"{number}\t{found[0]}")
+            return 0
+    print("not found")
+    return 1
+
+
+def all_plants(seeds: int, first: int, jobs: int, only: Sequence[str]) -> int:
+    """Every plant in a process of its own; prints the table. 1 where one was not found."""
+    chosen = [p for p in plants.PLANTS if not only or p.name in only]
+
+    def look(plant: plants.Plant) -> tuple[str, int, str]:
+        command = [sys.executable, "-m", "tests.simulation", "--plant", plant.name, "--seeds", str(seeds)]
+        ended = subprocess.run([*command, "--first", str(first)], capture_output=True, text=True, check=False)
+        count, _, what = ended.stdout.strip().rpartition("\n")[2].partition("\t")
+        if ended.returncode != 0:
+            return plant.name, 0, ended.stdout.strip()[-200:] or ended.stderr.strip()[-400:]
+        return plant.name, int(count), what
+
+    rows = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, count, what in pool.map(look, chosen):
+            rows.append((name, count, what))
+            print(f"{count or 'NOT FOUND':>9}  {name}: {what}", flush=True)
+    missing = sum(1 for _, count, _ in rows if not count)
+    worst = max((count for _, count, _ in rows), default=0)
+    print(f"{len(rows) - missing} of {len(rows)} planted bugs found, the hardest after {worst} seeds")
+    return 1 if missing else 0
 
 
 def story(result: Result) -> str:
-    """The timeline and what was wrong, as text."""
-    told = [m for m in result.timeline if not (m[1] == "call" and m[4] in ("probe", "list", "observe") and m[6] is None)]
+    """The timeline and what was wrong, as text; calls that only look and went well are left out."""
+    told = [
+        m for m in result.timeline if not (m[1] == "call" and m[4] in ("probe", "list", "observe") and m[6] is None)
+    ]
     lines = [f"{moment[0]:10.3f}  " + " ".join(str(part) for part in moment[1:]) for moment in told]
     return "\n".join([*lines, f"seed {result.seed}: {len(result.violations)} violations", *result.violations])
 
 
 if __name__ == "__main__":
     if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of sets of words follows from it, and with it the order of what the service does.
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -76,10 +77,8 @@ class Client:
     async def delete(self) -> None:
         """Until it is acknowledged, or was already."""
         uuid = self.order.uuid
-        try:
+        with contextlib.suppress(NotFound):  # an earlier request arrived, and its answer was lost
             await self._insist(lambda r: r.groups.delete(ME, uuid))
-        except NotFound:
-            pass  # an earlier request arrived, and its answer was lost
         self.order.deleted = True
         self.world.stats["deletes acknowledged"] += 1
 

@@ -45,6 +45,7 @@ class Database:
         pooled.info[CLOCK] = now_ms
         pooled.close()
         self.available = True
+        self.answers: dict[object, Any] = {}
 
     def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         """Plain SQL, outside of any replica."""
@@ -52,6 +53,7 @@ class Database:
 
 
 _CATCH_UP = "Feed._catch_up.<locals>.<lambda>"
+_LOAD = "GroupWorker._load.<locals>.<lambda>"
 _SEATS = "Sweep._host.<locals>.<lambda>"
 _TAKE = "Reconciler._take.<locals>.take"
 
@@ -66,7 +68,6 @@ class SimulatedStore(Store):
     def __init__(self, world: World, process: Process) -> None:
         self._world = world
         self._process = process
-        self._answers: dict[object, tuple[int, Any]] = {}
         super().__init__("sqlite://", inline=True)
 
     def _make_engine(self, *, reader: bool = False) -> Engine:
@@ -95,23 +96,31 @@ class SimulatedStore(Store):
         fault = world.database_fault(self._process, write=write)
         if fault == "unavailable" or not world.database.available:
             raise Unavailable("the database can not be reached")
-        connection = world.database.connection
-        before = connection.total_changes
-        try:
-            result = _transaction(world.database.engine, work)
-        finally:
-            if connection.total_changes != before:
-                world.committed()
+        result = self._run_once(work, write=write)
         world.point(f"db.{kind}.reply")
-        if not write and (key := self._key(work)) is not None:
-            self._answers[key] = (world.observer.commits, result)
         if fault == "lost_reply":
             raise Unavailable("the connection was lost while the transaction was committed")
         await asyncio.sleep(world.latency())
         return result
 
+    def _run_once(self, work: Work[T], *, write: bool) -> T:
+        """The real transaction; what another replica has just read, and nobody has changed, is not read again."""
+        world, answers = self._world, self._world.database.answers
+        key = None if write else self._key(work)
+        if key is not None and key in answers:
+            return answers[key]
+        before = world.database.connection.total_changes
+        try:
+            result = _transaction(world.database.engine, work)
+        finally:
+            if world.database.connection.total_changes != before:
+                world.committed()
+        if key is not None:
+            answers[key] = result
+        return result
+
     def _nothing_new(self, work: Any) -> Any:
-        """The answers of polls that make up most transactions, where nothing was committed since they were last asked.
+        """The empty answers of polls, where nothing was committed since they were last asked: most of all there are.
 
         They are what the real code would answer again; asking it every time takes most of a run.
         """
@@ -120,13 +129,17 @@ class SimulatedStore(Store):
             now = world.now_ms()
             free = "SELECT 1 FROM groups WHERE due_at <= ?1 AND lease_until <= ?1 LIMIT 1"
             return None if world.database.rows(free, now) else (now, ())
-        commits, answer = self._answers.get(self._key(work), (-1, None))
-        return answer if commits == world.observer.commits else None
+        if work.__qualname__ == _CATCH_UP and _cell(work, "self")._head == world.observer.revision:
+            return ()
+        return world.database.answers.get(self._key(work)) if work.__qualname__ == _SEATS else None
 
     def _key(self, work: Any) -> object:
-        """Of a poll that reads: which one, and all that its answer depends on besides the database."""
+        """Of a read that is often repeated: which one, and all that its answer depends on."""
+        observer = self._world.observer
         if work.__qualname__ == _CATCH_UP:
-            return _CATCH_UP, _cell(work, "self")._head
+            return _CATCH_UP, _cell(work, "self")._head, observer.revision
         if work.__qualname__ == _SEATS:
-            return _SEATS, _cell(work, "host_uuid")
+            return _SEATS, _cell(work, "host_uuid"), observer.revision, observer.claim_changes
+        if work.__qualname__ == _LOAD:
+            return _LOAD, _cell(work, "self").uuid, observer.commits
         return None

@@ -183,9 +183,7 @@ class FaultyDriver:
     def hint(self, machine: Machine) -> None:
         """Tell the replica that something changed, in its own time."""
         for hint in self._hints:
-            self._world.loop.call_soon(
-                hint, self.host_id, _identity(machine), context=self._process.context.copy()
-            )
+            self._world.loop.call_soon(hint, self.host_id, _identity(machine), context=self._process.context.copy())
 
     # --- the network ------------------------------------------------------------------------------------------------
 
@@ -221,25 +219,17 @@ class FaultyDriver:
         lease: tuple[str, int] | None,
         identity: MachineIdentity | None,
     ) -> None:
+        """Put the request on its way; what strikes it on the way is decided here."""
         world, loop = self._world, self._world.loop
         fault = world.call_fault(self._process, self._host, name)
         delay = world.latency()
-
-        def answer(result: T | DriverError) -> None:
-            if reply.done() or self._process.life is Life.DEAD:
-                return
-            if isinstance(result, DriverError):
-                reply.set_exception(result)
-            else:
-                reply.set_result(result)
-
         if fault == "refused":
-            loop.outside(delay, answer, HostUnreachable("the host can not be reached"))
+            loop.outside(delay, self._answer, reply, HostUnreachable("the host can not be reached"))
             return
         if fault in ("lost_request", "lost_reply", "late_request"):
             # The client learns of it by a broken connection, or never.
             gives_up = world.random.choice((delay, world.random.uniform(0.1, budget), budget * 2))
-            loop.outside(gives_up, answer, OutcomeUnknown("the connection was lost"))
+            loop.outside(gives_up, self._answer, reply, OutcomeUnknown("the connection was lost"))
         if fault == "lost_request":
             return
         if fault == "late_request":
@@ -247,32 +237,31 @@ class FaultyDriver:
         if fault == "slow":
             delay = world.random.uniform(0.2, budget * 0.9)
 
-        def come_back(result: T | DriverError) -> None:
-            if world.reaches(self._process, self._host):
-                answer(result)
-
         def arrive() -> None:
             if not world.reaches(self._process, self._host):
                 return
-            if lease is not None and not late and identity is not None:
-                world.observer.effect(name, lease, world.loop.time())
+            if lease is not None and not late:
+                world.observer.effect(name, lease)
             world.note("call", self._process.name, self._host.name, name, identity and identity.machine_name, fault)
-            try:
-                result: T | DriverError = act(late)
-            except DriverError as error:
-                result = error
-            except hosts.Conflict:
-                result = MachineConflict("the uuid is taken on this host")
-            except hosts.Rejected:
-                result = HostRejected("bad_request", "there is no such machine to do this with")
-            except hosts.Undying:
-                result = MachineGhost("the machine can not be destroyed")
+            result = _result(act, late)
             if fault == "vanish" and name in EFFECTS:
                 world.vanish(self._host)
             elif fault not in ("lost_reply", "late_request"):
-                loop.outside(world.latency(), come_back, result)
+                loop.outside(world.latency(), self._come_back, reply, result)
 
         loop.outside(delay, arrive)
+
+    def _come_back(self, reply: asyncio.Future[T], result: T | DriverError) -> None:
+        if self._world.reaches(self._process, self._host):
+            self._answer(reply, result)
+
+    def _answer(self, reply: asyncio.Future[T], result: T | DriverError) -> None:
+        if reply.done() or self._process.life is Life.DEAD:
+            return
+        if isinstance(result, DriverError):
+            reply.set_exception(result)
+        else:
+            reply.set_result(result)
 
     # --- what the host says -----------------------------------------------------------------------------------------
 
@@ -311,9 +300,7 @@ class FaultyDriver:
             age = self._world.loop.time() - machine.resumed_at
             stage = "ready" if age >= machine.boot_seconds else "booting"
             report = GuestReport(stage, "", machine.epoch, machine.address, self._world.loop.time())
-        return ObservedMachine(
-            _identity(machine), machine.uuid, MachineState(machine.state), machine.spec_hash, report
-        )
+        return ObservedMachine(_identity(machine), machine.uuid, MachineState(machine.state), machine.spec_hash, report)
 
     def _cause(self, name: str, late: bool = False) -> str:
         return f"{self._process.name} {name}{' late' if late else ''}"
@@ -325,3 +312,17 @@ def _machine(identity: MachineIdentity, state: str) -> Machine:
 
 def _identity(machine: Machine) -> MachineIdentity:
     return MachineIdentity(CLUSTER, machine.group, machine.instance, machine.attempt)
+
+
+def _result(act: Callable[[bool], T], late: bool) -> T | DriverError:
+    """What the host does and answers, in the words of drivers."""
+    try:
+        return act(late)
+    except DriverError as error:
+        return error
+    except hosts.Conflict:
+        return MachineConflict("the uuid is taken on this host")
+    except hosts.Rejected:
+        return HostRejected("bad_request", "there is no such machine to do this with")
+    except hosts.Undying:
+        return MachineGhost("the machine can not be destroyed")

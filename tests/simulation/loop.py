@@ -163,7 +163,7 @@ def _close(work: Any) -> None:
     for _ in range(20):
         try:
             work.close()
-        except BaseException:  # noqa: BLE001,S112  # "ignored GeneratorExit", or a broken clean-up: both are the dead's
+        except BaseException:  # noqa: S112  # "ignored GeneratorExit", or a broken clean-up: both are the dead's
             continue
         return
 

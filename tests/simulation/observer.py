@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
@@ -15,12 +15,10 @@ from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
 Query = Callable[..., list[tuple[Any, ...]]]
 
 RESTING = frozenset({"running", "stopped", "failed", "deleted"})
-SEATED = frozenset({"Claimed", "Creating", "Created", "Booting", "Running", "Stopping", "Stopped", "Failing", "Removing"})
-LEAVING = frozenset({"Failing", "Removing", "Stopping", "Stopped", "Removed"})
-
-
-class Violated(Exception):
-    """An invariant does not hold. The first one ends the run."""
+SEATED = frozenset(
+    {"Claimed", "Creating", "Created", "Booting", "Running", "Stopping", "Stopped", "Failing", "Removing"}
+)
+LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "Removed"})
 
 
 class Observer:
@@ -34,7 +32,7 @@ class Observer:
         self._machines = machines
         self.violations: list[str] = []
         self.usable: Mapping[tuple[str, str], int] = {}
-        self._revision = 0
+        self.revision = 0
         self._sequences: dict[str, int] = {}
         self._told_groups: dict[str, tuple[str, str, str]] = {}
         self._told_members: dict[str, tuple[str, int, str, str, str, int]] = {}
@@ -45,6 +43,7 @@ class Observer:
         self._owners: dict[tuple[str, int], str] = {}
         self._go: set[str] = set()
         self.commits = 0
+        self.claim_changes = 0
 
     def violated(self, invariant: str, text: str) -> None:
         """Remember a violation."""
@@ -80,13 +79,17 @@ class Observer:
             if phase == "running":
                 self.reached.add(uuid)
             if self._sequences.get(uuid, 0) != sequence:
-                self.violated("I6", f"group {uuid} is at sequence {sequence}, its events at {self._sequences.get(uuid)}")
+                self.violated(
+                    "I6", f"group {uuid} is at sequence {sequence}, its events at {self._sequences.get(uuid)}"
+                )
             if self._told_groups.get(uuid) != (phase, status, reason):
                 self.violated("I6", f"group {uuid} is {(phase, status, reason)}, told: {self._told_groups.get(uuid)}")
         for uuid, status, attempt, host, reason, address, unknown, _group in members.values():
             told = self._told_members.get(uuid)
             if told != (status, attempt, host, reason, address, unknown):
-                self.violated("I6", f"member {uuid} is {(status, attempt, host, reason, address, unknown)}, told: {told}")
+                self.violated(
+                    "I6", f"member {uuid} is {(status, attempt, host, reason, address, unknown)}, told: {told}"
+                )
         self._check_go(groups, members)
         self._check_claims(members)
 
@@ -103,25 +106,25 @@ class Observer:
         fresh = self._rows(
             "SELECT revision, group_uuid, sequence, kind, body FROM events WHERE revision > ?1 UNION ALL"
             " SELECT revision, '', 0, 'fleet', '' FROM fleet_events WHERE revision > ?1 ORDER BY revision",
-            self._revision,
+            self.revision,
         )
         for revision, group, sequence, kind, body in fresh:
-            if revision != self._revision + 1:
-                self.violated("I6", f"revision {revision} follows {self._revision}")
+            if revision != self.revision + 1:
+                self.violated("I6", f"revision {revision} follows {self.revision}")
             if kind == "fleet":
-                self._revision = revision
+                self.revision = revision
                 continue
             if sequence != self._sequences.get(group, 0) + 1:
                 self.violated("I6", f"sequence {sequence} of group {group} follows {self._sequences.get(group, 0)}")
-            self._revision, self._sequences[group] = revision, sequence
+            self.revision, self._sequences[group] = revision, sequence
             document = json.loads(body)
             if kind == "instance":
                 self._tell_member(document)
             elif kind in ("accepted", "group", "final"):
                 self._tell_group(group, document)
         counter = self._rows("SELECT value FROM counters WHERE name = 'revision'")[0][0]
-        if counter != self._revision:
-            self.violated("I6", f"the counter says {counter}, the newest event is {self._revision}")
+        if counter != self.revision:
+            self.violated("I6", f"the counter says {counter}, the newest event is {self.revision}")
 
     def _tell_group(self, uuid: str, document: Mapping[str, Any]) -> None:
         before = self._told_groups.get(uuid, ("", "", ""))[0]
@@ -160,6 +163,7 @@ class Observer:
             for instance, attempt, host in gone:
                 self._released("claim", instance, attempt, host)
             self._claims = claims
+            self.claim_changes += 1
             self._check_sums(claims)
             self._check_rules(claims)
         if addresses != self._addresses:
@@ -214,7 +218,7 @@ class Observer:
 
     # --- the hosts --------------------------------------------------------------------------------------------------
 
-    def effect(self, name: str, lease: tuple[str, int], _now: float) -> None:
+    def effect(self, name: str, lease: tuple[str, int]) -> None:
         """A call of a worker arrives at a host within its budget."""
         epoch = self._rows("SELECT epoch FROM groups WHERE uuid = ?", lease[0])[0][0]
         if epoch != lease[1]:
@@ -263,41 +267,40 @@ class Observer:
 
     def unsettled(self) -> list[str]:
         """What is not at rest yet, in words; empty when everything is as it should be for ever."""
-        found = [
-            f"group {uuid} is {phase}"
-            for uuid, phase in self._rows("SELECT uuid, phase FROM groups")
-            if phase not in RESTING
-        ]
-        members = {
-            row[0]: row
-            for row in self._rows(
-                "SELECT i.uuid, i.attempt, i.host_uuid, i.status, g.phase, i.address FROM instances i"
-                " JOIN groups g ON g.uuid = i.group_uuid"
-            )
-        }
-        wanted = {(u, attempt, host) for u, attempt, host, status, _, _ in members.values() if status in SEATED}
-        for host, machine in self._machines():
-            if machine.state == TOMBSTONE:
-                continue
+        members = self._rows(
+            "SELECT i.uuid, i.attempt, i.host_uuid, i.status, g.phase FROM instances i"
+            " JOIN groups g ON g.uuid = i.group_uuid"
+        )
+        wanted = {(uuid, attempt, host) for uuid, attempt, host, status, _ in members if status in SEATED}
+        return [*self._groups_on_their_way(), *self._machines_amiss(members, wanted), *self._left_over(wanted)]
+
+    def _groups_on_their_way(self) -> Iterator[str]:
+        for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
+            if phase not in RESTING:
+                yield f"group {uuid} is {phase}"
+            if phase == "running" and status not in ("Running", "Degraded"):
+                yield f"group {uuid} is in phase running and {status}"
+            if phase in ("failed", "deleted") and (owner or (due or 0) > 0):
+                yield f"final group {uuid} is still owned by {owner!r}, due at {due}"
+
+    def _machines_amiss(self, members: Sequence[tuple[Any, ...]], wanted: set[tuple[str, int, str]]) -> Iterator[str]:
+        machines = [(m, host) for host, m in self._machines() if m.state != TOMBSTONE]
+        running = {(m.instance, m.attempt, host) for m, host in machines if m.state in EXECUTING}
+        for machine, host in machines:
             if (machine.instance, machine.attempt, host) not in wanted:
-                found.append(f"{machine.state} machine {machine.instance}-{machine.attempt} on {host} is unwanted")
-        running = {(m.instance, m.attempt, h) for h, m in self._machines() if m.state in EXECUTING}
-        for uuid, status in self._rows("SELECT uuid, status FROM groups WHERE phase = 'running'"):
-            if status not in ("Running", "Degraded"):
-                found.append(f"group {uuid} is in phase running and {status}")
-        for uuid, attempt, host, status, phase, _ in members.values():
-            if status == "Stopped" and (uuid, attempt, host) in running:
-                found.append(f"member {uuid} is Stopped and executes on {host}")
-            if phase == "running" and (status != "Running" or (uuid, attempt, host) not in running):
-                found.append(f"member {uuid} of a running group is {status}, and does not execute on {host}")
+                yield f"{machine.state} machine {machine.instance}-{machine.attempt} on {host} is unwanted"
+        for uuid, attempt, host, status, phase in members:
+            runs = (uuid, attempt, host) in running
+            if status == "Stopped" and runs:
+                yield f"member {uuid} is Stopped and executes on {host}"
+            if phase == "running" and not (status == "Running" and runs):
+                yield f"member {uuid} of a running group is {status}, and {'' if runs else 'not '}executing on {host}"
+
+    def _left_over(self, wanted: set[tuple[str, int, str]]) -> Iterator[str]:
         for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):
             if (instance, attempt, host) not in wanted:
-                found.append(f"claim of {instance} attempt {attempt} on {host} has no owner")
+                yield f"claim of {instance} attempt {attempt} on {host} has no owner"
+        attempts = {(uuid, attempt) for uuid, attempt, _ in wanted}
         for address, instance, attempt in self._rows("SELECT address, instance_uuid, attempt FROM addresses"):
-            if (instance, attempt) not in {(u, a) for u, a, _ in wanted}:
-                found.append(f"address {address} of {instance} attempt {attempt} has no owner")
-        for uuid, owner, due in self._rows(
-            "SELECT uuid, owner, due_at FROM groups WHERE phase IN ('failed', 'deleted') AND (owner != '' OR due_at > 0)"
-        ):
-            found.append(f"final group {uuid} is still owned by {owner!r}, due at {due}")
-        return found
+            if (instance, attempt) not in attempts:
+                yield f"address {address} of {instance} attempt {attempt} has no owner"

@@ -52,9 +52,7 @@ def place(snapshot: Snapshot, request: Request, order: random.Random) -> Decisio
             free[home.id][name] -= amount
         seated[home.id] += 1
         assignments.append(Assignment(node.id, home.id))
-    return Decision(
-        Status.PLACED, tuple(assignments), 0, 0, 1, Proof.GAP, "first fit", strategy=request.strategy
-    )
+    return Decision(Status.PLACED, tuple(assignments), 0, 0, 1, Proof.GAP, "first fit", strategy=request.strategy)
 
 
 def _fits(host: Host, node: Node, request: Request, free: dict[str, dict[str, int]], seated: Counter[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -158,7 +158,7 @@ class Replica:
         self.world.note("clock", self.process.name, seconds)
         self.clock_offset_ms += int(seconds * 1000)
 
-    async def call(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+    async def call(self, work: Coroutine[Any, Any, T], patience: float) -> T:
         """A remote call from outside: runs in the process, its answer may be lost. Raises Broken, TimeoutError."""
         loop = self.world.loop
         if not self.serving or not self.process.alive:
@@ -180,7 +180,7 @@ class Replica:
 
         task.add_done_callback(done)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 return await reply
         finally:
             self._calls.discard(reply)

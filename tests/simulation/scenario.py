@@ -174,7 +174,10 @@ def _fleet(world: World) -> Fleet:
     hosts = {}
     for number in range(count):
         uuid = f"{number + 1:032x}"
-        total = {VCPU: dice.choice((2, 4) if tight else (8, 16)), MEMORY: dice.choice((5, 9) if tight else (17, 33)) * GIB}
+        total = {
+            VCPU: dice.choice((2, 4) if tight else (8, 16)),
+            MEMORY: dice.choice((5, 9) if tight else (17, 33)) * GIB,
+        }
         hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"))
         world.hosts[uuid] = SimulatedMachineHost(uuid, f"host{number}", ZONE, total, world.loop.time, world.changed)
     catalogue = {

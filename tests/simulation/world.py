@@ -140,9 +140,7 @@ class World:
         """(host uuid, machine) of all that is really there."""
         return [(h.uuid, m) for h in self.hosts.values() for m in h.machines.values()]
 
-    def changed(
-        self, host: SimulatedMachineHost, before: Machine | None, after: Machine | None, cause: str
-    ) -> None:
+    def changed(self, host: SimulatedMachineHost, before: Machine | None, after: Machine | None, cause: str) -> None:
         """A machine changed: the observer judges, replicas may get a hint."""
         machine = after or before
         assert machine is not None
@@ -158,9 +156,9 @@ class World:
             return
         for replica in self.replicas:
             driver = replica.drivers.get(host.uuid)
-            if driver is not None and replica.process.alive and self.reaches(replica.process, host):
-                if not self.fault("lost_hint"):
-                    driver.hint(subject)
+            hears = driver is not None and replica.process.alive and self.reaches(replica.process, host)
+            if driver is not None and hears and not self.fault("lost_hint"):
+                driver.hint(subject)
 
     def guest_stops(self, host: SimulatedMachineHost, uuid: str) -> None:
         """A guest that was asked to stop has done so."""

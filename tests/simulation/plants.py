@@ -1,0 +1,277 @@
+"""Bugs to plant, one at a time, in the real code: each takes one guard away, and the observer must notice.
+
+A plant is an exact piece of source and what to put in its place; one whose text is not in the program any more fails
+loudly. The source is changed as a module is imported, in a process of its own.
+"""
+
+# ruff: noqa: E501  (pieces of source stand here as they stand in the program)
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+
+class StalePlant(Exception):
+    """The text to change is not there, or more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace `old`, which must stand in the module exactly once, by `new`."""
+
+    module: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """One bug."""
+
+    name: str
+    edits: tuple[Edit, ...]
+
+
+def one(name: str, module: str, old: str, new: str, *more: Edit) -> Plant:
+    """A plant of one edit, or of a few that only together take the guard away."""
+    return Plant(name, (Edit(module, old, new), *more))
+
+
+CLAIMS, GROUPS, EVENTS = "service.store.claims", "service.store.groups", "service.store.events"
+CHANGES, PLANNING, APP = "service.app.changes", "service.app.planning", "service.app.groups"
+INTENTS, FEED, REQUESTS = "service.app.group_intents", "service.app.feed", "service.store.requests"
+LIFECYCLE, MEMBERS, SETTLING, EFFECTS = "service.lifecycle", "service.members", "service.settling", "service.effects"
+WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
+SWEEP, MANAGER = "service.reconcile.sweep", "service.reconcile.manager"
+
+PLANTS: tuple[Plant, ...] = (
+    # --- claims ---
+    one("claim without its guard", CLAIMS,
+        "            table.c.used + table.c.foreign_used + amount <= table.c.usable,\n", ""),
+    one("rules between groups are not checked in the claim", PLANNING,
+        "    _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})\n", ""),
+    one("at most so many a host is forgotten", PLANNING, "    if policy.max_per_host:\n", "    if False:\n"),
+    one("claims are released before the machine is destroyed", LIFECYCLE,
+        "and new.status is not S.REMOVED\n", "and new.status not in (S.REMOVED, S.REMOVING)\n",
+        Edit(LIFECYCLE, "        if old.status is S.REMOVED or stays:\n",
+             "        if old.status in (S.REMOVED, S.REMOVING) or stays:\n"),
+        Edit(LIFECYCLE, "        if seen_gone or old.status in (S.PENDING, S.CLAIMED):\n", "        if True:\n")),
+    one("the claim of an attempt left behind is released at once", LIFECYCLE,
+        "        if seen_gone or old.status in (S.PENDING, S.CLAIMED):\n", "        if True:\n"),
+    one("a release takes every attempt's claim", CLAIMS,
+        "    return tuple_(table.c.instance_uuid, table.c.attempt).in_(attempts)\n",
+        "    return table.c.instance_uuid.in_([instance for instance, _ in attempts])\n"),
+    one("addresses are released with the claims of any attempt", CLAIMS,
+        "delete(schema.addresses).where(_of(schema.addresses, ended))",
+        "delete(schema.addresses).where(schema.addresses.c.instance_uuid.in_([i for i, _ in ended]))"),
+    one("addresses are never released", CLAIMS,
+        "    connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))\n", ""),
+    one("a released claim stays counted as used", CLAIMS,
+        ".values(used=table.c.used - amount)", ".values(used=table.c.used)",
+        Edit(CLAIMS, "    if wrong is not None:\n", "    if False:\n")),
+    one("an attempt does not rise", MEMBERS, "        attempt=member.attempt + 1,\n", ""),
+    # --- leases and epochs ---
+    one("a write does not check its epoch", CHANGES,
+        "    if epoch is not None and before.epoch != epoch:\n", "    if False:\n"),
+    one("a claim does not check its epoch", PLANNING,
+        "    if before.epoch != planned.epoch:\n", "    if False:\n"),
+    one("a worker that lost its lease reads on", WORKER,
+        "        if group.epoch != self.epoch:\n", "        if False:\n"),
+    one("a lease that is held is taken", GROUPS,
+        "and_(schema.groups.c.due_at <= now, schema.groups.c.lease_until <= now)", "schema.groups.c.due_at <= now",
+        Edit(GROUPS, ".where(schema.groups.c.uuid == uuid, schema.groups.c.lease_until <= now)",
+             ".where(schema.groups.c.uuid == uuid)")),
+    one("a new owner keeps the old epoch", GROUPS,
+        "epoch=schema.groups.c.epoch + 1,", "epoch=schema.groups.c.epoch,"),
+    one("a lease that another has is renewed", GROUPS,
+        "    result = connection.execute(\n        update(schema.groups)\n"
+        "        .where(schema.groups.c.uuid == uuid, schema.groups.c.epoch == epoch)\n"
+        "        .values(lease_until=until)",
+        "    result = connection.execute(\n        update(schema.groups)\n"
+        "        .where(schema.groups.c.uuid == uuid)\n        .values(lease_until=until)"),
+    one("a lease is given back while calls run", WORKER,
+        "        if any(s.task is not None for s in self._slots.values()):\n            return False\n", ""),
+    one("a lease is never renewed", WORKER,
+        "        if now >= self.lease_until - LEASE_MS + RENEW_MS:\n", "        if False:\n",
+        Edit(CALLS, "        if lease_left_ms < budget * 1000:\n", "        if False:\n")),
+    one("the worker's time comes after the transaction", WORKER,
+        "return self.read + int((asyncio.get_running_loop().time() - self.asked_at) * 1000)",
+        "return self.read"),
+    # --- intents and requests ---
+    one("acknowledged before the commit", APP,
+        "        started = await self._store.write(intent)\n        failpoint(\"intent.committed\")\n",
+        "        request = replace(request, resource_uuid=request.resource_uuid or self._new_uuid())\n\n"
+        "        def look(connection: Connection) -> Started:\n"
+        "            point = connection.begin_nested()\n"
+        "            try:\n"
+        "                return intent(connection)\n"
+        "            finally:\n"
+        "                point.rollback()\n\n"
+        "        started = await self._store.write(look)\n"
+        "        import asyncio\n\n"
+        "        self._later = asyncio.create_task(self._store.write(intent))\n",
+        Edit(APP, "from contextlib import aclosing\n",
+             "from contextlib import aclosing\nfrom dataclasses import replace\n")),
+    one("the request id is not remembered with the intent", APP,
+        "            if request.request_id:\n                requests.remember(", "            if False:\n                requests.remember("),
+    one("another body under the same request id is taken for the same", REQUESTS,
+        "    if row.body_hash != body_hash:\n", "    if False:\n"),
+    one("a delete loses to a deploy in progress", LIFECYCLE,
+        "    if group.phase is GroupPhase.DELETING:\n        return group\n",
+        "    if group.phase in (GroupPhase.DELETING, GroupPhase.CREATING, GroupPhase.BOOTING):\n        return group\n"),
+    # --- two-phase start ---
+    one("resumed before GO", EFFECTS,
+        "    if group.phase is not GroupPhase.BOOTING or not group.go:\n",
+        "    if group.phase not in (GroupPhase.CREATING, GroupPhase.BOOTING):\n"),
+    one("GO when some are created", SETTLING,
+        "    (GroupPhase.CREATING, lambda s: s <= UP, GroupPhase.BOOTING),\n",
+        "    (GroupPhase.CREATING, lambda s: bool(s & UP), GroupPhase.BOOTING),\n",
+        Edit(SETTLING, "    (GroupPhase.BOOTING, lambda s: bool(s & {S.CLAIMED, S.CREATING}), GroupPhase.CREATING),\n", "")),
+    one("a resume that was not answered does not count", SETTLING,
+        "        group = each(group, lambda m: replace(m, was_resumed=True) if m.status is S.CREATED else m)\n", "",
+        Edit(LIFECYCLE, "and silent and not member.was_resumed and", "and silent and")),
+    one("a create is sent before that is recorded", EFFECTS,
+        "    if member.status is S.CREATING:\n",
+        "    if member.status is S.CREATING or (member.status is S.CLAIMED and group.phase is GroupPhase.CREATING):\n",
+        Edit(MEMBERS, "    (S.CREATING, Seen.PAUSED): S.CREATED,\n",
+             "    (S.CREATING, Seen.PAUSED): S.CREATED,\n    (S.CLAIMED, Seen.PAUSED): S.CREATED,\n"),
+        Edit(EFFECTS, "    if claimed and group.phase is GroupPhase.CREATING and now >= group.retry_at:\n", "    if False:\n")),
+    one("an unanswered create counts as never sent", CALLS,
+        "            if isinstance(effect, Create) and key in sends.dispatched and key not in sends.maybe_arrived:\n",
+        "            if isinstance(effect, Create):\n"),
+    one("an outcome that is unknown counts as a failure to send", CALLS,
+        "        if isinstance(effect, Create):\n            sends.maybe_arrived.add(key)\n        monitor.suspect()\n",
+        "        if isinstance(effect, Create):\n            return Outcome([Observed(*key, Observation.NOT_SENT)])\n"),
+    one("a member being created is out at once", MEMBERS,
+        "    if member.status in (S.PENDING, S.CLAIMED, S.REMOVED):\n",
+        "    if member.status in (S.PENDING, S.CLAIMED, S.CREATING, S.REMOVED):\n",
+        Edit(LIFECYCLE, "old.status in (S.PENDING, S.CLAIMED):\n", "old.status in (S.PENDING, S.CLAIMED, S.CREATING):\n")),
+    # --- what is seen ---
+    one("absence after one listing", MONITOR,
+        "        second = await self.look()\n", "        second = first\n",
+        Edit(CALLS, "            machine = await monitor.observe(identity)\n", "            machine = None\n")),
+    one("a removal that was asked for counts as done", CALLS,
+        "        await driver.remove(identity, budget_seconds=budget)\n        return await self._absent(monitor, group, member, identity, member.reason)\n",
+        "        try:\n            await driver.remove(identity, budget_seconds=budget)\n"
+        "        except DriverError:\n            pass\n"
+        "        return (Observed(member.uuid, member.attempt, Observation.GONE, member.reason),)\n"),
+    one("a silent host's machines count as gone", CALLS,
+        "        if monitor.silent:\n            return Outcome(retry=True)",
+        "        if monitor.silent:\n            return Outcome([Observed(member.uuid, member.attempt, Observation.GONE)])"),
+    one("unknown counts as failed, and whoever runs is left behind", SETTLING,
+        "member.unknown_since and not member.was_resumed:", "member.unknown_since:",
+        Edit(LIFECYCLE, "        if member.status is S.CLAIMED and group.phase in LAUNCHING:\n",
+             "        if member.status is not S.FAILING and group.phase in LAUNCHING:\n")),
+    one("a host that answers again is not believed", LIFECYCLE,
+        "lambda m: replace(m, unknown_since=0) if m.host_uuid == fact.host_uuid else m", "lambda m: m",
+        Edit(LIFECYCLE, "            member = replace(member, unknown_since=0)\n", "            pass\n")),
+    one("a machine that stopped by itself is not noticed", MEMBERS,
+        "    (S.RUNNING, Seen.HALTED): S.FAILING,\n", ""),
+    one("a machine that somebody paused is not resumed", MEMBERS, "    (S.RUNNING, Seen.PAUSED): S.CREATED,\n", "",
+        Edit(MEMBERS, "    (S.BOOTING, Seen.PAUSED): S.CREATED,\n", "")),
+    one("a machine that is gone is not noticed", MEMBERS, "    (S.RUNNING, Seen.GONE): S.FAILING,\n", "",
+        Edit(MEMBERS, "    (S.BOOTING, Seen.GONE): S.FAILING,\n", "")),
+    one("a guest that never comes up is waited for", LIFECYCLE,
+        "        if member.status is S.BOOTING and member.deadline_at and", "        if False and"),
+    one("stopped without being seen stopped", MEMBERS,
+        "    return _asked(replace(member, status=S.STOPPING), member.status is S.RUNNING, now)\n",
+        "    return replace(member, status=S.STOPPED, stop_asked=False, deadline_at=0)\n"),
+    one("nobody looks again, and hints are lost", WORKER,
+        "        due_at = None if group.phase in FINAL else self._now() + REST_MS\n",
+        "        due_at = None if group.phase in AT_REST else self._now() + REST_MS\n",
+        Edit(MANAGER, "            self._hinted.add(identity.group)\n", "            pass\n")),
+    # --- tombstones and the sweep ---
+    one("no tombstone before a member is placed anew", CALLS,
+        "            await monitor.driver.entomb(identity, budget_seconds=ENTOMB_SECONDS)\n", "            pass\n"),
+    one("no tombstone for an attempt that was left behind", SWEEP,
+        "            await monitor.driver.entomb(identity, budget_seconds=REMOVE_SECONDS)\n", "            pass\n"),
+    one("tombstones are cleared at once", SWEEP, "            if now - first >= TOMBSTONE_SECONDS:\n",
+        "            if True:\n"),
+    one("a claim is released while its machine is still there", SWEEP,
+        "            return  # the machine is still there: the sweep removes it first\n", "            pass\n",
+        Edit(SWEEP, "            if found is not None and found.state is not MachineState.TOMBSTONE:\n                return\n",
+             "            pass\n")),
+    one("orphans are not removed", SWEEP,
+        "        for machine_uuid in sorted(set(unwanted) & before):\n", "        for machine_uuid in ():\n"),
+    one("claims of attempts that are over are not released", SWEEP,
+        "        for instance, attempt, group in sorted(here.stale_claims):\n",
+        "        for instance, attempt, group in ():\n"),
+    one("the sweep removes what it has not understood", SWEEP,
+        "        look = await monitor.look()\n        failpoint(\"sweep.listed\")\n"
+        "        here = await self._store.read(lambda c: seats(c, host_uuid))\n",
+        "        here = await self._store.read(lambda c: seats(c, host_uuid))\n"
+        "        look = await monitor.look()\n        failpoint(\"sweep.listed\")\n",
+        Edit(SWEEP, "        for machine_uuid in sorted(set(unwanted) & before):\n",
+             "        for machine_uuid in sorted(unwanted):\n"),
+        Edit(SWEEP, "        if _key(machine) in again.wanted:\n            return\n", "")),
+    # --- events ---
+    one("a change of a member is not told", CHANGES,
+        "        if old is None or _told(old) != _told(member):\n",
+        "        if old is None or (_told(old) != _told(member) and member.status.value != \"Claimed\"):\n"),
+    one("an event without its number", CHANGES,
+        "Draft(kind, before.sequence + len(drafts) + 1, body)", "Draft(kind, before.sequence + len(drafts) + 2, body)"),
+    one("the end of an operation is not told", CHANGES,
+        "    if after.phase in AT_REST and after.phase is not before.phase:\n        add(EventKind.FINAL, after)\n    elif",
+        "    if"),
+    one("a stream skips an event where it leaves the tail", FEED,
+        "        if self._tail and self._tail[0].revision <= cursor + 1:\n",
+        "        if self._tail and self._tail[0].revision <= cursor + 2:\n"),
+    one("a stream goes on from now instead of from where it was", FEED, "            cursor = after\n",
+        "            cursor = max(after, self._head - 1)\n"),
+)  # fmt: skip
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Compiles a module from its changed source, past all caches."""
+
+    def __init__(self, name: str, path: str, edits: Sequence[Edit]) -> None:
+        super().__init__(name, path)
+        self._edits = edits
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(changed(Path(self.path).read_text(), self._edits), self.path, "exec")
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, plant: Plant) -> None:
+        self._edits: dict[str, list[Edit]] = {}
+        for edit in plant.edits:
+            self._edits.setdefault(edit.module, []).append(edit)
+
+    def find_spec(self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None) -> Any:
+        if name not in self._edits:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.origin is None:
+            raise StalePlant(f"there is no module {name}")
+        spec.loader = _Loader(name, spec.origin, self._edits[name])
+        return spec
+
+
+def changed(source: str, edits: Sequence[Edit]) -> str:
+    """The source with all edits made. Raises StalePlant."""
+    for edit in edits:
+        if source.count(edit.old) != 1:
+            raise StalePlant(f"{edit.module} has this {source.count(edit.old)} times: {edit.old!r}")
+        source = source.replace(edit.old, edit.new)
+    return source
+
+
+def find(name: str) -> Plant:
+    """The plant of this name. Raises KeyError."""
+    return {plant.name: plant for plant in PLANTS}[name]
+
+
+def put(plant: Plant) -> None:
+    """Let the modules be imported with the bug. To be called before anything of the service is imported."""
+    loaded = [edit.module for edit in plant.edits if edit.module in sys.modules]
+    if loaded:
+        raise StalePlant(f"{loaded} are imported already")
+    sys.meta_path.insert(0, _Finder(plant))

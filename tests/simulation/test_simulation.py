@@ -1,0 +1,78 @@
+"""Seeds of the simulation hold every invariant, do enough, and replay exactly."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.failpoints import NAMES
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SLICE_SECONDS = 60
+"""Each of the two slices starts seeds for so long; a machine of its own manages about 250 in each."""
+
+
+def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
+    """The simulation's own command, because the order of sets follows from a process's hash seed."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("first", [1, 500_001])
+def test_whatever_fails_no_invariant_breaks_and_all_comes_to_rest(first: int) -> None:
+    ended = simulate("--first", str(first), "--seeds", "2000", "--within", str(SLICE_SECONDS))
+    print(ended.stdout[-4000:])
+    assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr[-4000:]
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_a_seed_replays_exactly_in_another_process(seed: int) -> None:
+    first, second = simulate("--seed", str(seed)), simulate("--seed", str(seed), hash_seed="77")
+    assert first.returncode == 0, first.stdout[-4000:] + first.stderr
+    assert first.stdout == second.stdout
+
+
+def test_a_seed_does_not_depend_on_the_seeds_before_it() -> None:
+    alone = simulate("--seed", "14")
+    program = "from tests.simulation.scenario import run; run(12); run(13); print(run(14).digest)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "PYTHONHASHSEED": "0"}
+    after = subprocess.run(
+        [sys.executable, "-c", "import logging; logging.disable(50); " + program],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert alone.stdout.splitlines()[-1] == after.stdout.strip()
+
+
+def test_the_observer_shares_no_code_with_the_service() -> None:
+    imported = _imports(HERE / "observer.py") | _imports(HERE / "hosts.py")
+    assert not {name for name in imported if name.split(".")[0] in ("service", "placement", "corral")}
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def test_every_failpoint_has_a_name_and_one_place() -> None:
+    places: list[str] = []
+    for path in sorted((ROOT / "service").rglob("*.py")):
+        places += re.findall(r'failpoint\("([a-z_.]+)"\)', path.read_text())
+    assert len(places) == len(set(places))
+    by_effect = {f"{e}.{side}" for e in ("create", "resume", "observe", "shutdown", "poweroff", "remove")
+                 for side in ("before", "after")}  # fmt: skip
+    assert set(places) | by_effect == NAMES
+    assert len(NAMES) >= 48
