@@ -67,6 +67,11 @@ history: ## many clients of three processes on a nearly full fleet, checked for 
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.concurrency $(ARGS)
 
 KILLS ?= 200
+SEEDS ?= 1000
+.PHONY: simulate
+simulate: ## the control plane under virtual time and faults (SEEDS=n, SEED=k: one with its timeline, PLANTS=1: planted bugs)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(PLANTS),--plants) $(ARGS)
+
 .PHONY: faults
 faults: ## real kills of the service, libvirtd, QEMU and PostgreSQL in a private lab (KILLS=n); as root
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.faults --kills $(KILLS) $(ARGS)
