@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from service import config_schema as schema
 from service.config_schema import ListenAddress
 from service.drivers.base import Image
-from service.fleet import MEMORY, VCPU, Host, HostAddress, HostState, ModelService, Network, Overcommit, Zone
+from service.fleet import MEMORY, VCPU, Host, HostAddress, HostState, ModelService, Network, Overcommit, Quota, Zone
 from service.model import Account, Caller, Certificate, Token
 
 _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
@@ -88,6 +88,7 @@ class Config:
     webhook_networks: tuple[str, ...] = ()
     anonymous: bool = True
     tokens: tuple[Token, ...] = ()
+    quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()
 
 
@@ -150,6 +151,7 @@ class _Builder:
             tokens=tuple(
                 Token(entry.sha256, Caller(entry.name, entry.project, entry.role)) for entry in self.checked.tokens
             ),
+            quotas=tuple(_quota(section) for section in self.checked.quotas),
             certificates=tuple(
                 Certificate(entry.uri, Caller(entry.name, entry.project, entry.role))
                 for entry in self.checked.certificates
@@ -162,6 +164,7 @@ class _Builder:
         )
         self._require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
         self._require_unique("zones", "name", [zone.name for zone in config.zones])
+        self._require_unique("quotas", "project", [quota.project for quota in config.quotas])
         self._require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
         self._require_unique("hosts", "name", [host.name for host in config.hosts])
         self._require_unique("images", "name", [image.name for image in config.images])
@@ -334,6 +337,12 @@ class _Builder:
 
     def _path_text(self, text: str) -> str:
         return str(self._path(text)) if text else ""
+
+
+def _quota(section: schema.QuotaSection) -> Quota:
+    limits = {VCPU: section.cpu, MEMORY: section.memory}
+    named = {name: limit for name, limit in limits.items() if limit is not None}
+    return Quota(section.project, {**named, **{f"gpu.{model}": count for model, count in section.gpus.items()}})
 
 
 def _overcommit(section: schema.OvercommitSection) -> Overcommit:

@@ -390,6 +390,15 @@ class AccountSection(Section):
     project: Name = "default"
 
 
+class QuotaSection(Section):
+    """[[quotas]]: the most that a project's members may claim together; what is not named has no limit."""
+
+    project: Name
+    cpu: Annotated[int, Field(ge=0, lt=1 << 62)] | None = None
+    memory: Size | None = None
+    gpus: Amounts
+
+
 class WebhooksSection(Section):
     """[webhooks]: the networks to whose addresses a finished job may be told. None: webhooks are refused."""
 
@@ -412,5 +421,6 @@ class Configuration(Section):
     identity: IdentitySection = IdentitySection()
     accounts: list[AccountSection] = []
     tokens: list[TokenSection] = []
+    quotas: list[QuotaSection] = []
     certificates: list[CertificateSection] = []
     webhooks: WebhooksSection = WebhooksSection()

@@ -168,6 +168,14 @@ def configured_image_uuid(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """The most that a project's members may claim together: a named vector (`vcpu` count, `memory` bytes, …)."""
+
+    project: str
+    limits: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelService:
     """A catalogue entry: the template that a node spec's `uuid` names. Sizes in bytes, times in ms.
 

@@ -254,12 +254,23 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """Whose quota of what would be passed, and by what sum. Amounts in the resource's own unit."""
+
+    subject: str
+    resource: str
+    limit: int
+    requested: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's."""
 
     code: str
     message: str
     explanation: Explanation | None = None
+    quota: QuotaViolation | None = None
 
 
 @dataclass(frozen=True, slots=True)

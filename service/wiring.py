@@ -48,7 +48,7 @@ from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer
 from service.rpc.interceptors import Limits as RpcLimits
 from service.rpc.server import RpcServer, by
-from service.store import configured, events, fleet, groups
+from service.store import configured, events, fleet, groups, quotas
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.hints import Listener
@@ -138,7 +138,11 @@ class Service:
         Raises AddressUnavailable, AddressInUse, Unavailable.
         """
         self._http_socket = bind(self.config.server.http)
-        await self._follow_fleet()
+        try:
+            await self._follow_fleet()
+        except BaseException:
+            self._http_socket.close()  # a start that fails leaves no listener behind
+            raise
         await self.feed.start()
         self._spawn(self.feed.run(), "feed")
         if not self.store.sqlite:
@@ -323,6 +327,7 @@ class Service:
             ],
             now=wall_clock(),
         )
+        quotas.put(connection, config.quotas)
 
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from service.errors import Conflict, CorralError, DeployFailed, NoCapacity, NotFound, Unsatisfiable
+from service.errors import Conflict, CorralError, DeployFailed, NoCapacity, NotFound, QuotaExceeded, Unsatisfiable
 from service.model import Caller, Failure, Group, GroupPhase
+from service.store import audit
+from service.store.connection import Connection
 
 
 def project_of(caller: Caller) -> str | None:
@@ -29,10 +31,27 @@ def require_etag(group: Group, etag: str) -> None:
         raise Conflict(f"instance group {group.uuid} has changed since its etag was read")
 
 
+def audited(connection: Connection, caller: Caller, method: str, subject: str, request_id: str, now: int) -> None:
+    """Leave a row about a change in its own transaction."""
+    audit.record(
+        connection,
+        principal=caller.principal,
+        project=caller.project,
+        method=method,
+        subject=subject,
+        request_id=request_id,
+        now=now,
+    )
+
+
 def error_of(failure: Failure, group_uuid: str) -> CorralError:
     """The error that a caller gets for a stored failure."""
     if failure.code == Unsatisfiable.reason:
         return Unsatisfiable(failure.message, failure.explanation)
     if failure.code == NoCapacity.reason:
         return NoCapacity(failure.message, failure.explanation)
+    if failure.quota is not None:
+        return QuotaExceeded(
+            failure.quota.subject, failure.quota.resource, failure.quota.limit, failure.quota.requested
+        )
     return DeployFailed(group_uuid, failure.message)

@@ -7,7 +7,7 @@ import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.app.access import require_etag, visible
+from service.app.access import audited, require_etag, visible
 from service.app.admission import admit
 from service.app.changes import apply, commit
 from service.errors import InvalidArgument, Unavailable, WrongState
@@ -140,6 +140,7 @@ class GroupIntents:
             require_etag(group, ask.etag)
             if ask.validate_only:
                 return group
+            audited(connection, caller, "UpdateInstanceGroup", uuid, "", now)
             return commit(connection, group, replace(group, spec=_changed(group.spec, changes)), (), now)
 
         return await self._store.write(intent)
@@ -164,6 +165,7 @@ class GroupIntents:
             else:
                 group = apply(connection, uuid, facts, now)
                 groups.due(connection, uuid, 0)
+            audited(connection, caller, f"{method}InstanceGroup", uuid, ask.request_id, now)
             if ask.request_id:
                 requests.remember(connection, caller.principal, method, ask.request_id, body_hash, uuid, before, now)
             return Started(group, before)

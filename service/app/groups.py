@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from placement.model import Policy, Snapshot, Status
 from service.app import planning
-from service.app.access import error_of, etag_of, project_of, visible
+from service.app.access import audited, error_of, etag_of, project_of, visible
 from service.app.admission import admit
 from service.app.changes import accepted
 from service.app.feed import Bookmark, Feed
@@ -20,7 +20,7 @@ from service.errors import AlreadyExists
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService
 from service.model import Caller, DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
-from service.store import events, fleet, groups, requests
+from service.store import events, fleet, groups, quotas, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -69,6 +69,7 @@ class Groups(GroupIntents):
                 return known
             group = accepted(connection, self._admitted(connection, caller, request, now), now)
             before = group.revision - 1
+            audited(connection, caller, _DEPLOY, group.uuid, request.request_id, now)
             if request.request_id:
                 requests.remember(
                     connection, caller.principal, _DEPLOY, request.request_id, body_hash, group.uuid, before, now
@@ -90,6 +91,8 @@ class Groups(GroupIntents):
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
             group = self._admitted(connection, caller, request, now)
+            wanted = planning.total(planning.demand(m.spec) for m in group.instances)
+            quotas.foresee(connection, group.project, wanted)
             hosts, snapshot = planning.read_fleet(connection)
             return group, hosts, snapshot
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -26,7 +26,7 @@ from service.model import (
     PlacementRecord,
     SeatAssignment,
 )
-from service.store import claims, fleet, groups
+from service.store import claims, fleet, groups, quotas
 from service.store.connection import Connection
 
 TYPE_LABEL = "corral.type"
@@ -42,6 +42,15 @@ def demand(node: NodeSpec) -> dict[str, int]:
         name = f"gpu.{gpu.model or 'any'}"
         vector[name] = vector.get(name, 0) + gpu.count
     return vector
+
+
+def total(vectors: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of named vectors."""
+    sums: dict[str, int] = {}
+    for vector in vectors:
+        for name, amount in vector.items():
+            sums[name] = sums.get(name, 0) + amount
+    return sums
 
 
 def snapshot(
@@ -192,7 +201,7 @@ def claim(
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
     `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
-    Raises ClaimLost where a host or address is no longer free or a neighbour is there that must not be,
+    Raises QuotaExceeded, ClaimLost where a host or address is no longer free or a neighbour is there that must not be,
     LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed.
     """
     before = groups.load(connection, planned.uuid, lock=True)
@@ -202,6 +211,7 @@ def claim(
     if before.phase is not GroupPhase.PLANNING or set(waiting) != {s.instance_uuid for s in placement.assignments}:
         return before
     failpoint("claim.checked")
+    quotas.check(connection, before.project, total(s.resources for s in placement.assignments))
     claims.take(
         connection,
         before.uuid,

@@ -17,12 +17,12 @@ from service.app import changes, planning
 from service.app.changes import LeaseLost
 from service.app.planner import Planner
 from service.effects import Dispatch, Effect, Observe, Plan, effects, next_deadline
-from service.errors import CorralError, InvariantViolation, NotFound, Unavailable
+from service.errors import CorralError, InvariantViolation, NotFound, QuotaExceeded, Unavailable
 from service.facts import Fact, HostAnswers, HostSilent, NotPlaced, Observation, Observed, Ticked
 from service.failpoints import failpoint
 from service.fleet import HostStatus
 from service.lifecycle import AT_REST, FINAL, PLACED
-from service.model import Failure, Group
+from service.model import Failure, Group, QuotaViolation
 from service.reconcile.calls import MemberCalls, Outcome, Sends
 from service.reconcile.monitor import HostMonitor
 from service.store import clock, groups
@@ -297,6 +297,9 @@ class GroupWorker:
             return Outcome([], retry=True)
         except (InvariantViolation, LeaseLost):
             raise
+        except QuotaExceeded as error:
+            passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested)
+            return Outcome([NotPlaced(Failure(error.reason, error.message, quota=passed))])
         except CorralError as error:
             return Outcome([NotPlaced(Failure(error.reason, error.message))])
         return Outcome([], retry=True)

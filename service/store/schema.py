@@ -281,3 +281,27 @@ jobs = Table(
     Index(None, "state", "lease_until"),
     Index(None, "ended_at"),
 )
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("project", String(256), primary_key=True),
+    Column("resource", WORD, primary_key=True),
+    Column("limit", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False, default=0),
+)
+
+# Who changed what. Never updated; an operator prunes it by time.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("time", BigInteger, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("method", WORD, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("request_id", Text, nullable=False, default=""),
+    Index(None, "time"),
+    Index(None, "subject"),
+)

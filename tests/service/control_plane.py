@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from service.app.feed import Feed
 from service.app.groups import Groups, Started
 from service.app.planner import InlinePlanner
+from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
+from service.drivers.simulated.host import SimulatedMachine
 from service.fleet import Host, ModelService, Overcommit, Zone
 from service.model import Caller, DeployRequest, Event, Group
 from service.reconcile.calls import Directory, MemberCalls
@@ -64,9 +66,10 @@ class ControlPlane:
         started = await starting
         return await self.follow(started.group, started.after_revision)
 
-    def machines(self) -> list[object]:
-        """Everything on all hosts."""
-        return list(itertools.chain.from_iterable(d.host.machines.values() for d in self.drivers.values()))
+    def machines(self) -> list[SimulatedMachine]:
+        """Every real machine on all hosts."""
+        found = itertools.chain.from_iterable(d.host.machines.values() for d in self.drivers.values())
+        return [machine for machine in found if machine.state is not MachineState.TOMBSTONE]
 
     async def used(self) -> dict[str, int]:
         """Claimed vCPUs by host name."""

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
 from service.app.groups import Ask, GroupFilter, Metadata, etag_of
 from service.drivers.base import MachineState
@@ -15,12 +16,14 @@ from service.errors import (
     InvalidArgument,
     NoCapacity,
     NotFound,
+    QuotaExceeded,
     RequestIdReused,
     Unsatisfiable,
     WrongState,
 )
-from service.model import Caller, CreationStrategy, DeployRequest, EventKind, GroupStatus, InstanceStatus
-from service.store import claims, events
+from service.fleet import Quota
+from service.model import Caller, CreationStrategy, DeployRequest, Event, EventKind, GroupStatus, InstanceStatus
+from service.store import claims, events, quotas, schema
 from tests.service.builders import ENTRY, node, spec
 from tests.service.control_plane import CALLER, control_plane
 
@@ -375,3 +378,43 @@ async def test_a_repeated_operation_with_the_same_request_id_happens_once() -> N
         second = await plane.operation(plane.groups.restart(CALLER, group.uuid, ask))
         assert [e.revision for e in first] == [e.revision for e in second]
         assert (await plane.groups.get(CALLER, group.uuid)).start_epoch == 2
+
+
+async def test_a_projects_quota_holds_over_gangs_that_come_at_the_same_time() -> None:
+    async with control_plane() as plane:
+        limits = [Quota("a", {"vcpu": 5}), Quota("b", {"memory": 1 << 40})]
+        await plane.store.write(lambda c: quotas.put(c, limits))
+        alice = Caller("alice", "a", "operator")
+
+        async def attempt() -> Event:
+            started = await plane.groups.deploy(alice, DeployRequest(spec(2)))
+            return (await plane.follow(started.group, started.after_revision))[-1]
+
+        ends = await asyncio.gather(*(attempt() for _ in range(4)), return_exceptions=True)
+        refused = [end for end in ends if isinstance(end, QuotaExceeded)]
+        assert len(refused) == 3
+        assert {(r.subject, r.resource, r.limit, r.requested) for r in refused} == {("project a", "vcpu", 5, 8)}
+        assert sum((await plane.used()).values()) == 4
+        with pytest.raises(QuotaExceeded):
+            await plane.groups.plan(alice, DeployRequest(spec(1)))
+        bob = Caller("bob", "b", "operator")
+        started = await plane.groups.deploy(bob, DeployRequest(spec(3)))
+        assert (await plane.follow(started.group, started.after_revision))[-1].kind is EventKind.FINAL
+
+
+async def test_every_change_leaves_a_row_of_who_made_it() -> None:
+    async with control_plane() as plane:
+        ann = Caller("ann", "a", "operator")
+        started = await plane.groups.deploy(ann, DeployRequest(spec(1), request_id="r"))
+        await plane.follow(started.group, started.after_revision)
+        uuid = started.group.uuid
+        await plane.groups.update(ann, uuid, Metadata(name="x"))
+        await plane.operation(plane.groups.delete(ann, uuid))
+        with pytest.raises(NotFound):
+            await plane.groups.delete(ann, uuid)
+        rows = await plane.store.read(lambda c: c.execute(select(schema.audit).order_by(schema.audit.c.id)).all())
+        assert [(r.principal, r.method, r.subject, r.request_id) for r in rows] == [
+            ("ann", "DeployDistributedModelService", uuid, "r"),
+            ("ann", "UpdateInstanceGroup", uuid, ""),
+            ("ann", "DeleteInstanceGroup", uuid, ""),
+        ]

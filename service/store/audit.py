@@ -1,0 +1,18 @@
+"""Who changed what: a row in the very transaction of the change, so that neither stands without the other."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, insert
+
+from service.store import schema
+
+
+def record(
+    connection: Connection, *, principal: str, project: str, method: str, subject: str, request_id: str, now: int
+) -> None:
+    """`method`: the API's own name; `subject`: the uuid of what was changed; `now`: ms since the epoch."""
+    connection.execute(
+        insert(schema.audit).values(
+            time=now, principal=principal, project=project, method=method, subject=subject, request_id=request_id
+        )
+    )

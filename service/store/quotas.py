@@ -1,0 +1,62 @@
+"""Tenants' quotas. Usage is never kept: it is the sum of the tenant's claims, read under the lock of its quota rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from service.errors import QuotaExceeded
+from service.fleet import Quota
+from service.store import schema
+
+
+def put(connection: Connection, quotas: Iterable[Quota]) -> None:
+    """Make these the only quotas. A limit below what is used refuses new claims and touches nothing else."""
+    connection.execute(delete(schema.quotas))
+    rows = [
+        {"project": quota.project, "resource": resource, "limit": limit, "generation": 0}
+        for quota in quotas
+        for resource, limit in sorted(quota.limits.items())
+    ]
+    if rows:
+        connection.execute(insert(schema.quotas), rows)
+
+
+def check(connection: Connection, project: str, wanted: Mapping[str, int]) -> None:
+    """Raises QuotaExceeded where `wanted` (a named vector) would bring the project above a limit.
+
+    The rows are written first, so that two gangs of one project wait for each other: the second one reads the sum with
+    the first one's claims in it. A plain SELECT would let both pass.
+    """
+    rows = connection.execute(
+        update(schema.quotas)
+        .where(schema.quotas.c.project == project)
+        .values(generation=schema.quotas.c.generation + 1)
+        .returning(schema.quotas.c.resource, schema.quotas.c.limit)
+    ).all()
+    _compare(connection, project, {row.resource: int(row.limit) for row in rows}, wanted)
+
+
+def foresee(connection: Connection, project: str, wanted: Mapping[str, int]) -> None:
+    """As `check`, without a lock: for plans that write nothing."""
+    rows = connection.execute(
+        select(schema.quotas.c.resource, schema.quotas.c.limit).where(schema.quotas.c.project == project)
+    )
+    _compare(connection, project, {row.resource: int(row.limit) for row in rows}, wanted)
+
+
+def _compare(connection: Connection, project: str, limits: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+    if not limits:
+        return
+    sums = connection.execute(
+        select(schema.claims.c.resource, func.sum(schema.claims.c.amount).label("amount"))
+        .join(schema.groups, schema.groups.c.uuid == schema.claims.c.group_uuid)
+        .where(schema.groups.c.project == project)
+        .group_by(schema.claims.c.resource)
+    )
+    used = {row.resource: int(row.amount) for row in sums}
+    for resource, limit in sorted(limits.items()):
+        total = used.get(resource, 0) + wanted.get(resource, 0)
+        if wanted.get(resource, 0) and total > limit:
+            raise QuotaExceeded(f"project {project}", resource, limit, total)
