@@ -166,8 +166,8 @@ GROUP_FIELDS = _names(group_pb2.InstanceGroup.DESCRIPTOR)
 ZONE_FIELDS = ("uuid", "name", "description", "state", "type", "createDate", "lastOpDate")
 HOST_FIELDS = (
     "uuid", "name", "zoneUuid", "clusterUuid", "managementIp", "hypervisorType", "state", "status", "cpuNum",
-    "totalCpuCapacity",
-    "availableCpuCapacity", "totalMemoryCapacity", "availableMemoryCapacity", "createDate", "lastOpDate",
+    "totalCpuCapacity", "availableCpuCapacity", "totalMemoryCapacity", "availableMemoryCapacity", "createDate",
+    "lastOpDate",
 )  # fmt: skip
 MODEL_SERVICE_FIELDS = (
     "uuid", "name", "description", "framework", "modelUuid", "type", "requestCpu", "requestMemory", "startCommand",
