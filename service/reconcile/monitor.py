@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 PROBE_SECONDS = 10.0
 LIST_SECONDS = 10.0
 EVERY_SECONDS = 5.0
+COMPARE_SECONDS = 20.0
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 10.0
 SILENT_AFTER = 2
@@ -70,6 +71,7 @@ class HostMonitor:
         self._listing: asyncio.Task[Look] | None = None
         self._wake = asyncio.Event()
         self._record_anew = False
+        self._compared_at = 0.0
         self.facts: HostFacts | None = None
 
     @property
@@ -172,12 +174,17 @@ class HostMonitor:
         listing = await self.driver.list_machines(budget_seconds=LIST_SECONDS)
         failpoint("monitor.listed")
         self._last = Look(listing, asked, loop.time())
+        gone = {uuid for uuid in self._ghosts if listing.find(uuid) is None}
+        if gone:
+            self._ghosts -= gone
+            self._record_anew = True
+            self._wake.set()
         return self._last
 
     async def _probe(self) -> None:
         facts = await self.driver.probe(budget_seconds=PROBE_SECONDS)
         failpoint("monitor.probed")
-        if facts != self.facts or self._silent or self._record_anew:
+        if facts != self.facts or self._silent or self._record_anew or await self._misrecorded():
             self._record_anew = False
             await self._store.write(
                 lambda c: fleet.set_facts(
@@ -199,6 +206,18 @@ class HostMonitor:
         if self._silent:
             self._silent = False
             self._changed(self.host.uuid)
+
+    async def _misrecorded(self) -> bool:
+        """Whether the store says, since the last look at it, that the host does not answer, or holds a ghost that is
+        not there: another replica wrote that, and may have ended before it could take it back."""
+        now = asyncio.get_running_loop().time()
+        if now < self._compared_at + COMPARE_SECONDS:
+            return False
+        self._compared_at = now
+        stored = await self._store.read(lambda c: fleet.status_of(c, self.host.uuid))
+        if stored is HostStatus.DEGRADED and self._last is not None and not self._ghosts:
+            return all(m.state is not MachineState.GHOST for m in self._last.listing.machines)
+        return stored in (HostStatus.DISCONNECTED, HostStatus.CONNECTING)
 
     async def _failed(self, error: DriverError) -> None:
         self._failures += 1
