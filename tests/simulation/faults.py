@@ -132,6 +132,8 @@ def stop(world: World) -> None:
             if machine.state == hosts.GHOST:
                 host.machines[machine.uuid] = replace(machine, state=hosts.STOPPED)
                 host.remove(machine.uuid, "operator")
+    if world.random.random() < 0.25:
+        world.random.choice(world.replicas).crash(None)
     for replica in world.replicas:
         replica.clock_offset_ms = 0
         if replica.process.life is Life.FROZEN:

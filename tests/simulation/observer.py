@@ -272,7 +272,12 @@ class Observer:
             " JOIN groups g ON g.uuid = i.group_uuid"
         )
         wanted = {(uuid, attempt, host) for uuid, attempt, host, status, _ in members if status in SEATED}
-        return [*self._groups_on_their_way(), *self._machines_amiss(members, wanted), *self._left_over(wanted)]
+        return [
+            *self._groups_on_their_way(),
+            *self._hosts_not_seen(),
+            *self._machines_amiss(members, wanted),
+            *self._left_over(wanted),
+        ]
 
     def _groups_on_their_way(self) -> Iterator[str]:
         for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
@@ -295,6 +300,11 @@ class Observer:
                 yield f"member {uuid} is Stopped and executes on {host}"
             if phase == "running" and not (status == "Running" and runs):
                 yield f"member {uuid} of a running group is {status}, and {'' if runs else 'not '}executing on {host}"
+
+    def _hosts_not_seen(self) -> Iterator[str]:
+        """Called at peace: somebody reaches every host."""
+        for uuid, status in self._rows("SELECT uuid, status FROM hosts WHERE status != 'Connected'"):
+            yield f"host {uuid} is {status}, and answers"
 
     def _left_over(self, wanted: set[tuple[str, int, str]]) -> Iterator[str]:
         for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):

@@ -135,8 +135,8 @@ class Replica:
         await self.reconciler.start()
         self.serving = True
 
-    def crash(self, seconds: float) -> None:
-        """kill -9 now, start again later. Callers see their connections break."""
+    def crash(self, seconds: float | None) -> None:
+        """kill -9 now, start again later (None: never). Callers see their connections break."""
         if not self.process.alive:
             return
         self.world.note("crash", self.process.name)
@@ -145,7 +145,8 @@ class Replica:
         for call in list(self._calls):
             self.world.loop.outside(0.001, _break, call)
         self._calls.clear()
-        self.world.loop.outside(seconds, self.start)
+        if seconds is not None:
+            self.world.loop.outside(seconds, self.start)
 
     def freeze(self, seconds: float) -> None:
         """SIGSTOP now, SIGCONT later."""
