@@ -1,0 +1,78 @@
+"""The process follows the fleet's rows: hosts that can not be driven, and hosts that are reached in another way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.app.planner import InlinePlanner
+from service.config import parse
+from service.fleet import Host, HostAddress, HostStatus
+from service.store import fleet
+from service.wiring import Service, StartError
+from tests.service.rpc.whole import ZONE, config_text, whole
+
+pytestmark = pytest.mark.asyncio
+
+UUID = "c" * 32
+
+
+async def soon(true: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something is so; fails where it never comes."""
+    async with asyncio.timeout(30):
+        while not await true():  # noqa: ASYNC110  # the store has no event to wait for
+            await asyncio.sleep(0.02)
+
+
+async def put(service: Service, host: Host) -> None:
+    """Another replica's change."""
+    await service.store.write(lambda c: fleet.put_host(c, host))
+
+
+async def seen(service: Service) -> Host:
+    return await service.store.read(lambda c: fleet.host(c, UUID))
+
+
+async def test_a_host_without_a_driver_says_so_delays_nobody_and_answers_once_it_is_put_right(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        host = Host(UUID, "odd", ZONE, HostAddress("simulated", "test", options={"cpus": "4"}))
+        await put(lab.service, host)
+
+        async def refused() -> bool:
+            now = await seen(lab.service)
+            return now.status is HostStatus.DISCONNECTED and "cpus" in now.status_reason
+
+        await soon(refused)
+        assert lab.service.roster.unusable == {UUID: "option 'cpus' is not one of simulated hosts"}
+        assert (await lab.up()).status == "Running"
+        address = replace(host.address, options={"cpu": "4"})
+        await put(lab.service, replace(host, address=address))
+
+        async def answers() -> bool:
+            now = await seen(lab.service)
+            return now.status is HostStatus.CONNECTED and now.total.get("vcpu") == 4
+
+        await soon(answers)
+        assert lab.service.roster.unusable == {}
+
+
+async def test_a_host_of_the_file_that_can_not_be_driven_stops_the_start(tmp_path: Path) -> None:
+    text = config_text(hosts=1).replace('cpu = "1"', 'cpus = "1"')
+    service = Service(parse(text, tmp_path), planner=InlinePlanner())
+    try:
+        with pytest.raises(StartError, match="cpus"):
+            await service.start()
+    finally:
+        await service.reconciler.stop(1)
+        service.store.close()
+
+
+async def test_to_sync_again_changes_nothing(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        before = dict(lab.service.reconciler.monitors)
+        await asyncio.gather(*(lab.service.roster.sync() for _ in range(3)))
+        assert dict(lab.service.reconciler.monitors) == before

@@ -1,0 +1,63 @@
+"""Several replicas on one PostgreSQL: whichever of them changes fleet or catalogue, all of them go by it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2
+
+from service.fleet import configured_image_uuid
+from tests.postgres import Postgres, database, postgres
+from tests.service.rpc.whole import GIB, config_text, whole
+
+__all__ = ["database", "postgres"]
+
+pytestmark = pytest.mark.asyncio
+
+
+async def soon(true: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something is so; fails where it never comes."""
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110  # the other replica finds it out by itself
+            await asyncio.sleep(0.02)
+
+
+async def test_a_host_and_an_entry_that_one_replica_takes_in_serve_at_once_through_the_other(
+    tmp_path: Path, postgres: Postgres, database: str
+) -> None:
+    text = config_text(hosts=0, url=postgres.url(database))
+    async with whole(tmp_path, text) as one, whole(tmp_path, text) as other:
+        watch = other.fleet.WatchFleet(fleet_pb2.WatchFleetRequest())
+        while (await watch.read()).WhichOneof("change") != "bookmark":
+            pass
+        host = await one.add_host()
+        made = await one.catalog.CreateModelService(
+            catalog_pb2.CreateModelServiceRequest(
+                name="fresh", image_uuid=configured_image_uuid("guest"), default_memory_size=GIB, stop_grace=1
+            )
+        )
+        node = {"uuid": made.inventory.uuid, "name": "n", "type": "VirtualMachine"}
+        group = await other.up(model_services=[node])
+        assert (group.status, group.instances[0].host_uuid) == ("Running", host.uuid)
+        assert (await watch.read()).host.uuid == host.uuid
+        watch.cancel()
+        await soon(lambda: host.uuid in other.service.reconciler.monitors)
+
+        delete = deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)
+        assert [e async for e in one.deploy.DeleteInstanceGroup(delete)]
+        await one.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid))
+        await soon(lambda: host.uuid not in other.service.reconciler.monitors)
+
+
+async def test_a_request_id_is_known_to_every_replica(tmp_path: Path, postgres: Postgres, database: str) -> None:
+    text = config_text(hosts=0, url=postgres.url(database))
+    async with whole(tmp_path, text) as one, whole(tmp_path, text) as other:
+        calls = [(one if number % 2 else other).add_host(request_id="same") for number in range(6)]
+        hosts = {host.uuid for host in await asyncio.gather(*calls)}
+        assert len(hosts) == 1
+        listed = await one.fleet.ListHosts(fleet_pb2.ListHostsRequest())
+        assert {h.uuid for h in listed.inventories} == hosts
+        assert (await other.add_host(request_id="same")).uuid in hosts
