@@ -20,6 +20,7 @@ class Observation(StrEnum):
     HALTED = "halted"  # there, not executing: shut off or crashed
     GONE = "gone"  # two complete listings without it (RELIABILITY I2)
     REJECTED = "rejected"  # the host can not do it
+    BURNT = "burnt"  # listed, never executed, and the host can neither run nor remove it: the uuid is used up there
     EXPIRED = "expired"  # the deadline of its status passed
 
 

@@ -137,12 +137,28 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             return vacate(member, keep_claim=group.spec.failure_policy is FailurePolicy.RESTART_MEMBER)
         if member.status is S.EVICTING and fact.observation is Seen.GONE:
             return vacate(member, keep_claim=False)
+        if fact.observation is Seen.BURNT and not member.was_resumed:
+            left = _left_burnt(member)
+            if left is not None:
+                return left
         target = MEMBER.get((member.status, fact.observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
         return enter(member, target, fact.reason, now)
 
     return each(group, observe)
+
+
+def _left_burnt(member: Instance) -> Instance | None:
+    """What is left behind where a host can not remove it: it never executed, so it can do no harm there.
+
+    Its claim stands until the sweep sees the host without it, which may take an operator.
+    """
+    if member.status in (S.FAILING, S.EVICTING):
+        return vacate(member, keep_claim=False)
+    if member.status is S.REMOVING:
+        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
+    return None
 
 
 def _host_silent(group: Group, fact: HostSilent, now: int) -> Group:

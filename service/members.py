@@ -24,6 +24,8 @@ MEMBER: Mapping[tuple[InstanceStatus, Observation], InstanceStatus] = {
     (S.CREATED, Seen.HALTED): S.FAILING,
     (S.CREATED, Seen.GONE): S.FAILING,
     (S.CREATED, Seen.REJECTED): S.FAILING,
+    (S.CREATING, Seen.BURNT): S.FAILING,
+    (S.CREATED, Seen.BURNT): S.FAILING,
     (S.CREATING, Seen.EXPIRED): S.FAILING,
     (S.CREATED, Seen.EXPIRED): S.FAILING,
     (S.BOOTING, Seen.PAUSED): S.CREATED,

@@ -233,7 +233,7 @@ class MemberCalls:
         key = (member.uuid, member.attempt)
         if isinstance(error, MachineGhost):
             monitor.ghost(member.machine_uuid)
-            return Outcome(retry=True)
+            return Outcome([Observed(*key, Observation.BURNT, error.public)], retry=True)
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Create | Resume):
             return Outcome([Observed(*key, Observation.REJECTED, error.public)])
         if isinstance(error, HostUnreachable):
@@ -252,6 +252,8 @@ _AGAIN: Sequence[Fact] = ()
 
 def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     """The facts of one observation. A tombstone or ghost in the member's place is not the member."""
+    if machine.state is MachineState.GHOST:
+        return (Observed(member.uuid, member.attempt, Observation.BURNT, "its host can neither run nor remove it"),)
     observation = _OBSERVATION.get(machine.state)
     if observation is None:
         return (

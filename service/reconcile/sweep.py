@@ -11,7 +11,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.drivers.base import DriverError, MachineConflict, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.base import (
+    DriverError,
+    MachineConflict,
+    MachineGhost,
+    MachineIdentity,
+    MachineState,
+    ObservedMachine,
+)
 from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile.monitor import HostMonitor
@@ -103,7 +110,11 @@ class Sweep:
             return
         logger.warning("host %s: removing %s, which no member wants", monitor.host.name, machine.machine_uuid)
         failpoint("sweep.removing")
-        await monitor.driver.remove(machine.identity, budget_seconds=REMOVE_SECONDS)
+        try:
+            await monitor.driver.remove(machine.identity, budget_seconds=REMOVE_SECONDS)
+        except MachineGhost:
+            monitor.ghost(machine.machine_uuid)  # it stays until an operator restarts the host; others can be removed
+            return
         failpoint("sweep.removed")
         self._metrics.orphans_removed.labels("machine").inc()
 
@@ -111,7 +122,7 @@ class Sweep:
         """A claim of an attempt that is over ends once its machine is absent and can not appear any more."""
         try:
             await monitor.driver.entomb(identity, budget_seconds=REMOVE_SECONDS)
-        except MachineConflict:
+        except (MachineConflict, MachineGhost):
             return  # the machine is still there: the sweep removes it first
         failpoint("sweep.entombed")
         for _ in range(2):

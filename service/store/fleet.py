@@ -187,6 +187,12 @@ def set_state(connection: Connection, host: Host, state: HostState, now: int) ->
     fleet_events.append(connection, FleetChange.HOST, host.uuid, host.zone_uuid, now)
 
 
+def status_of(connection: Connection, uuid: str) -> HostStatus | None:
+    """What is recorded of the host's connection; None where the host is gone."""
+    found = connection.scalar(select(schema.hosts.c.status).where(schema.hosts.c.uuid == uuid))
+    return None if found is None else HostStatus(found)
+
+
 def set_status(
     connection: Connection, uuid: str, status: HostStatus, reason: str = "", *, now: int | None = None
 ) -> None:
