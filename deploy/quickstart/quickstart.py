@@ -183,6 +183,11 @@ def start_network(made: Made, connection: libvirt.virConnect) -> None:
 
 
 def guests(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
+    """All domains with Corral's tag that can run: not the inert markers that forbid a late definition."""
+    return [domain for domain in tagged(connection) if 'kind="tombstone"' not in domain.XMLDesc(0)]
+
+
+def tagged(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
     """All domains with Corral's tag."""
     found = []
     for domain in connection.listAllDomains():
@@ -447,7 +452,7 @@ def delete_by_service(made: Made, connection: libvirt.virConnect) -> None:
 
 def sweep(connection: libvirt.virConnect) -> None:
     """Remove tagged domains and Corral's volumes that are still there, and its storage pools."""
-    for domain in guests(connection):
+    for domain in tagged(connection):
         say(f"removing {domain.name()}")
         try:
             if domain.isActive():
