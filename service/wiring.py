@@ -84,7 +84,10 @@ def make_driver(config: Config, host: Host) -> HostDriver:
             return SimulatedDriver(host.uuid, shared)
         return SimulatedDriver(host.uuid, SimulatedHost(host.name, options, time.monotonic))
     if host.address.driver == "libvirt":
-        from service.drivers.libvirt.driver import LibvirtDriver
+        try:
+            from service.drivers.libvirt.driver import LibvirtDriver
+        except ImportError as error:
+            raise HostRejected("unsupported", "libvirt's Python module is not installed here", str(error)) from error
 
         return LibvirtDriver(host.uuid, config.cluster_id, host.address)
     raise HostRejected("unsupported", f"there is no driver {host.address.driver!r}")

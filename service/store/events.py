@@ -101,7 +101,8 @@ def first(connection: Connection, group_uuid: str) -> int:
 
 
 def compact(connection: Connection, keep_after: int) -> int:
-    """Forget events up to and including revision `keep_after`; returns how many went."""
+    """Forget events and the fleet's changes up to and including revision `keep_after`; returns how many events went."""
+    connection.execute(schema.fleet_events.delete().where(schema.fleet_events.c.revision <= keep_after))
     gone = connection.execute(schema.events.delete().where(schema.events.c.revision <= keep_after)).rowcount
     connection.execute(
         update(schema.counters)

@@ -125,6 +125,31 @@ async def test_a_drain_is_no_failure_whatever_the_groups_policy(tmp_path: Path, 
         assert after.instances[0].host_uuid != group.instances[0].host_uuid
 
 
+async def test_members_of_several_groups_move_together_each_by_its_own_groups_rules(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=4)) as lab:
+        first = await lab.up(2, placement_policy={"max_per_host": 1})
+        name = lab.service.directory.hosts[first.instances[0].host_uuid].name
+        near = {"affinity_group_uuids": []}
+        apart = {"anti_affinity_group_uuids": [first.uuid]}
+        for other in [h.name for h in lab.service.directory.hosts.values() if h.name != name]:
+            await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of(other)))
+        second = await lab.up(1, placement_policy=near)
+        assert second.instances[0].host_uuid == lab.uuid_of(name)
+        for other in [h.name for h in lab.service.directory.hosts.values() if h.name != name]:
+            await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=lab.uuid_of(other)))
+        third = await lab.up(1, placement_policy=apart)
+        async with never_twice(lab):
+            steps = await drain(lab, name)
+        moves = {s.move.instance_uuid for s in steps if s.WhichOneof("change") == "move"}
+        assert moves == {first.instances[0].uuid, second.instances[0].uuid}
+        ended = [await lab.get(group.uuid) for group in (first, second, third)]
+        assert [group.status for group in ended] == ["Running"] * 3
+        hosts = [m.host_uuid for m in ended[0].instances]
+        assert len(set(hosts)) == 2
+        assert lab.uuid_of(name) not in (*hosts, ended[1].instances[0].host_uuid)
+        assert ended[2].instances[0].host_uuid not in hosts, "what was to be apart still is"
+
+
 async def test_a_drain_that_finds_no_room_does_nothing_at_all(tmp_path: Path) -> None:
     async with whole(tmp_path) as lab:
         groups = [await lab.up() for _ in range(4)]  # each host has room for two members

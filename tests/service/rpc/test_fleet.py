@@ -14,7 +14,7 @@ from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 
-from service.store import fleet_events
+from service.store import events, fleet_events
 from tests.service.rpc.lab import detail, reason_of, status_of
 from tests.service.rpc.whole import ENTRY, GIB, ZONE, config_text, whole
 
@@ -362,6 +362,20 @@ async def test_a_watch_tells_what_stands_and_then_every_change_in_order(tmp_path
         resumed.cancel()
         future = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=10**9))
         await refused(future.read(), grpc.StatusCode.OUT_OF_RANGE, "REVISION_UNAVAILABLE")
+
+
+async def test_a_watch_from_a_revision_that_is_no_longer_kept_is_refused_and_later_ones_go_on(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        before = await lab.service.store.read(fleet_events.newest)
+        await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))
+        kept = await lab.service.store.read(fleet_events.newest)
+        await lab.service.store.write(lambda c: events.compact(c, kept))
+        gone = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=before))
+        await refused(gone.read(), grpc.StatusCode.OUT_OF_RANGE, "REVISION_UNAVAILABLE")
+        watch = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=kept))
+        await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="south"))
+        assert (await watch.read()).zone.name == "south"
+        watch.cancel()
 
 
 async def test_a_watch_of_one_zone_hears_of_no_other(tmp_path: Path) -> None:

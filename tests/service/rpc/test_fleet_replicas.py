@@ -61,3 +61,14 @@ async def test_a_request_id_is_known_to_every_replica(tmp_path: Path, postgres: 
         listed = await one.fleet.ListHosts(fleet_pb2.ListHostsRequest())
         assert {h.uuid for h in listed.inventories} == hosts
         assert (await other.add_host(request_id="same")).uuid in hosts
+
+
+async def test_the_same_request_at_the_same_moment_is_answered_alike_by_all(
+    tmp_path: Path, postgres: Postgres, database: str
+) -> None:
+    text = config_text(hosts=0, url=postgres.url(database))
+    async with whole(tmp_path, text) as one, whole(tmp_path, text) as other:
+        for turn in range(10):
+            request = fleet_pb2.CreateZoneRequest(name=f"zone-{turn}", request_id=f"turn-{turn}")
+            calls = [replica.fleet.CreateZone(request) for replica in (one, other) * 4]
+            assert len({answer.inventory.uuid for answer in await asyncio.gather(*calls)}) == 1
