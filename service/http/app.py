@@ -172,7 +172,7 @@ async def serve_http(
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
-            # Longer than a busy moment: a connection closed just when its client uses it again is an error to the client.
+            # Longer than a busy moment: a connection closed just when its client uses it again is an error there.
             timeout_keep_alive=60,
             h11_max_incomplete_event_size=64 << 10,
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,
