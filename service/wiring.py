@@ -241,6 +241,8 @@ class Service:
                 },
             )
         metrics.events_revision.set(revision)
+        metrics.watch_streams.set(self.feed.followers)
+        metrics.reconcile_workers.set(self.reconciler.working)
 
     def _make_reconciler(self) -> Reconciler:
         config = self.config

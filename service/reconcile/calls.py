@@ -131,6 +131,8 @@ class MemberCalls:
         name = type(effect).__name__.lower()
         started = time.perf_counter()
         verdict = "ok"
+        running = self._metrics.driver_calls_running.labels(monitor.host.address.driver)
+        running.inc()
         try:
             async with asyncio.timeout(budget + 2.0):  # the driver keeps its own deadline; this one is for its bugs
                 failpoint(f"{name}.before")
@@ -148,6 +150,7 @@ class MemberCalls:
             monitor.suspect()
             return Outcome(retry=True)
         finally:
+            running.dec()
             seconds = time.perf_counter() - started
             self._metrics.driver_calls.labels(monitor.host.address.driver, name, verdict).observe(seconds)
 

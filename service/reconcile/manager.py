@@ -135,17 +135,19 @@ class Reconciler:
         asked_at = asyncio.get_running_loop().time()
         hinted = sorted(self._hinted)
 
-        def take(connection: Connection) -> tuple[int, tuple[tuple[str, int], ...]]:
+        def take(connection: Connection) -> tuple[int, tuple[tuple[str, int], ...], frozenset[str]]:
             now = clock.now(connection)
             groups.hasten(connection, hinted, now)
-            return now, groups.take_due(connection, self._tools.owner, now, LEASE_MS, limit)
+            left = groups.left_behind(connection, now)
+            return now, groups.take_due(connection, self._tools.owner, now, LEASE_MS, limit), left
 
         try:
-            now, taken = await self._tools.store.write(take)
+            now, taken, left = await self._tools.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             return
         self._hinted.difference_update(hinted)
+        self._tools.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
         for uuid, epoch in taken:
             self._work(uuid, epoch, DatabaseTime(now, asked_at), hinted=uuid in hinted)
 

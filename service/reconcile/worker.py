@@ -22,7 +22,7 @@ from service.facts import Fact, HostAnswers, HostSilent, NotPlaced, Observation,
 from service.failpoints import failpoint
 from service.fleet import HostStatus
 from service.lifecycle import AT_REST, FINAL, PLACED
-from service.model import Failure, Group, QuotaViolation
+from service.model import Failure, Group, GroupPhase, QuotaViolation
 from service.reconcile.calls import MemberCalls, Outcome, Sends
 from service.reconcile.monitor import HostMonitor
 from service.store import clock, groups
@@ -170,7 +170,8 @@ class GroupWorker:
         changed, self._reload = changed or self._reload, False
         if facts:
             failpoint("worker.outcomes")
-            group = await self._apply(facts, now)
+            before, group = group, await self._apply(facts, now)
+            self._count_end_of_deploy(before, group, now)
             failpoint("worker.applied")
             self.tools.metrics.reconcile_steps.labels("changed").inc()
         elif group is None or changed:
@@ -181,6 +182,14 @@ class GroupWorker:
         if not self._stopping:
             self._start(group, now)
         return group
+
+    def _count_end_of_deploy(self, before: Group | None, after: Group, now: int) -> None:
+        """The first deploy's duration, once it ends: not a later start, and not a failure of what already served."""
+        ended = after.phase in (GroupPhase.RUNNING, GroupPhase.FAILED)
+        if before is None or not ended or before.phase is after.phase or before.served or after.start_epoch > 1:
+            return
+        labels = (after.spec.creation_strategy.value, after.status.value)
+        self.tools.metrics.deploy_duration.labels(*labels).observe((now - after.created_at) / 1000)
 
     async def _apply(self, facts: Sequence[Fact], now: int) -> Group:
         uuid, epoch = self.uuid, self.epoch

@@ -109,6 +109,12 @@ def hasten(connection: Connection, uuids: Sequence[str], now: int) -> None:
         )
 
 
+def left_behind(connection: Connection, now: int) -> frozenset[str]:
+    """Groups whose owner let the lease run out instead of giving it back: it has died or hangs."""
+    statement = select(schema.groups.c.uuid).where(schema.groups.c.owner != "", schema.groups.c.lease_until <= now)
+    return frozenset(connection.scalars(statement))
+
+
 def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
     """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first."""
     free = select(schema.groups.c.uuid).where(and_(schema.groups.c.due_at <= now, schema.groups.c.lease_until <= now))

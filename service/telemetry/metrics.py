@@ -22,7 +22,6 @@ _PLAN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 _GAP_BUCKETS = (0.0, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _DRIVER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DEPLOY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-_STEP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 
 Samples = Mapping[tuple[str, ...], float]
 """Label values in the metric's own order -> value."""
@@ -73,12 +72,7 @@ class Metrics:
     def _define_control_plane(self) -> None:
         registry = self.registry
         self.events_revision = Gauge("corral_events_revision", "Revision of the newest event.", registry=registry)
-        self.watch_streams = Gauge(
-            "corral_watch_streams", "Open streams of changes, by method.", ["method"], registry=registry
-        )
-        self.watch_streams_ended = Counter(
-            "corral_watch_streams_slow_total", "Streams ended because their reader was too slow.", registry=registry
-        )
+        self.watch_streams = Gauge("corral_watch_streams", "Open streams of changes.", registry=registry)
         self.deploy_duration = Histogram(
             "corral_deploy_duration_seconds",
             "From the accepted deploy to the group's end state, by strategy and outcome.",
@@ -95,14 +89,8 @@ class Metrics:
         self.reconcile_steps = Counter(
             "corral_reconcile_steps_total", "Steps of the reconcile loop by outcome.", ["outcome"], registry=registry
         )
-        self.reconcile_step_duration = Histogram(
-            "corral_reconcile_step_duration_seconds",
-            "Duration of one reconcile step.",
-            buckets=_STEP_BUCKETS,
-            registry=registry,
-        )
-        self.reconcile_backlog = Gauge(
-            "corral_reconcile_backlog", "Groups that are due and not yet taken.", registry=registry
+        self.reconcile_workers = Gauge(
+            "corral_reconcile_workers", "Groups that this process is working on.", registry=registry
         )
         self.lease_takeovers = Counter(
             "corral_lease_takeovers_total",
@@ -137,11 +125,6 @@ class Metrics:
             "corral_plan_gap_ratio",
             "Proven gap of a placement: (upper - lower) / max(1, |upper|); 0 is optimal.",
             buckets=_GAP_BUCKETS,
-            registry=registry,
-        )
-        self.plans_rejected = Counter(
-            "corral_plans_rejected_total",
-            "Decisions that the independent checker refused; any increase is a bug.",
             registry=registry,
         )
 

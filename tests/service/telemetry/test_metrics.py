@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,7 +24,7 @@ def _filled() -> Metrics:
     replace(metrics.hosts, {("Enabled", "Connected"): 3})
     for gauge in (metrics.host_capacity, metrics.host_used, metrics.host_foreign):
         replace(gauge, {("hv1", "zone-1", "vcpu"): 8, ("hv1", "zone-1", "memory"): float(1 << 34)})
-    metrics.watch_streams.labels("WatchInstanceGroups").set(1)
+    metrics.watch_streams.set(1)
     metrics.deploy_duration.labels("parallel", "Running").observe(3.2)
     metrics.reconcile_steps.labels("done").inc()
     metrics.orphans_removed.labels("machine").inc()
@@ -65,3 +66,12 @@ def test_a_replaced_gauge_tells_only_what_is_there_now() -> None:
     replace(metrics.groups, {("Running",): 3})
     assert metrics.registry.get_sample_value("corral_groups", {"status": "Running"}) == 3
     assert metrics.registry.get_sample_value("corral_groups", {"status": "Deploying"}) is None
+
+
+def test_every_metric_is_moved_by_some_part_of_the_service() -> None:
+    source = Path(__file__).resolve().parents[3] / "service"
+    own = source / "telemetry/metrics.py"
+    named = re.findall(r"^        self\.([a-z_]+) = (?:Gauge|Counter|Histogram)\(", own.read_text(), re.MULTILINE)
+    assert len(named) > 15
+    code = "".join(path.read_text() for path in source.rglob("*.py") if path != own)
+    assert [name for name in named if not re.search(rf"metrics\.{name}\b", code)] == []
