@@ -224,7 +224,10 @@ def test_boot_files_must_exist_where_a_host_is_real(tmp_path: Path) -> None:
 def test_the_example_names_every_key_and_is_valid(tmp_path: Path) -> None:
     manifest = _write_manifest(tmp_path)
     text = (ROOT / "deploy/config.example.toml").read_text()
-    made = parse(text.replace("/var/lib/corral/guest/guest.json", str(manifest)), tmp_path)
+    for name in ("server.pem", "server.key", "clients.pem"):
+        (tmp_path / name).write_text("")
+    here = text.replace("/var/lib/corral/guest/guest.json", str(manifest)).replace("/etc/corral/", f"{tmp_path}/")
+    made = parse(here, tmp_path)
     assert {host.address.driver for host in made.hosts} == {"libvirt", "simulated"}
     for name, field in schema.Configuration.model_fields.items():
         assert f"[{name}]" in text or f"[[{name}]]" in text, name
