@@ -30,6 +30,8 @@ Opener = Callable[[str], Any]
 CALLS_AT_A_TIME = 4
 # Threads that wait in calls nobody waits for any more. Beyond this many the host gets no further calls until some end.
 GIVEN_UP_LIMIT = 12
+# A daemon that takes connections and does not answer is as good as down, however long a caller would wait.
+OPEN_SECONDS = 10.0
 KEEPALIVE_SECONDS = 2
 KEEPALIVE_COUNT = 3
 
@@ -199,7 +201,7 @@ class Lane:
                 self._opening = asyncio.create_task(self._open())
                 self._opening.add_done_callback(self._opened)
             try:
-                async with asyncio.timeout(work.remaining):
+                async with asyncio.timeout(min(work.remaining, OPEN_SECONDS)):
                     await asyncio.shield(self._opening)
             except TimeoutError:
                 raise HostUnreachable("the host's hypervisor does not answer", "open did not return in time") from None

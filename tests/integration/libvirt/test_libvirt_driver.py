@@ -284,7 +284,8 @@ async def test_a_frozen_libvirtd_costs_its_own_callers_alone(
     await drivers[0].probe(budget_seconds=BUDGET)
     hosts[0].signal_daemon(signal.SIGSTOP)
     try:
-        # No deadline of ours: what ends these calls is keepalive.
+        # No deadline of these calls: keepalive ends those that were sent, and the one that needs a new connection then
+        # finds that opening does not end.
         hung = asyncio.gather(
             drivers[0].probe(budget_seconds=BUDGET),
             drivers[0].resume(spec.identity, budget_seconds=BUDGET),
