@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -269,3 +270,61 @@ async def test_a_fenced_hosts_members_run_elsewhere_and_it_is_cleaned_before_it_
         assert [host for host, _ in lab.machines(member.uuid)] != [name]
         assert name not in [host for host, _ in lab.machines(member.uuid)]
         assert (await lab.fleet.EnableHost(enable)).inventory.state == "Enabled"
+
+
+EXPECTED = ("NO_CAPACITY", "UNSATISFIABLE", "WRONG_STATE", "NOT_FOUND", "DEPLOY_FAILED", "CONFLICT")
+NAMES = [f"host-{number}" for number in range(1, 5)]
+
+
+async def listed(lab: Whole) -> list[Any]:
+    return list((await lab.deploy.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest())).inventories)
+
+
+async def act(lab: Whole, chance: random.Random) -> int:
+    """Something that an operator or a caller may do; returns how many members it moved."""
+    choice = chance.choice(["drain", "enable", "enable", "deploy", "deploy", "delete", "stop"])
+    name, size = chance.choice(NAMES), chance.randint(1, 3)
+    groups = await listed(lab)
+    uuid = chance.choice(groups).uuid if groups else ""
+    try:
+        if choice == "drain":
+            return kinds(await drain(lab, name)).count("move")
+        if choice == "enable":
+            await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=lab.uuid_of(name)))
+        elif choice == "deploy":
+            await lab.up(size)
+        elif choice == "stop" and uuid:
+            assert [e async for e in lab.deploy.StopInstanceGroup(deploy_pb2.StopInstanceGroupRequest(uuid=uuid))]
+        elif uuid:
+            assert [e async for e in lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid))]
+    except grpc.aio.AioRpcError as error:
+        if reason_of(error) not in EXPECTED:
+            raise AssertionError(error.details()) from error
+    return 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_operators_and_callers_do_at_once_everything_settles(tmp_path: Path, seed: int) -> None:
+    """In any order and at the same time: no copy twice, no claim without a member."""
+    chance = random.Random(seed)
+
+    async def settled() -> bool:
+        return all(group.status in ("Running", "Stopped", "Failed") for group in await listed(lab))
+
+    async with whole(tmp_path, config_text(hosts=4)) as lab:
+        await lab.up(2)
+        moved = turns = 0
+        async with never_twice(lab), asyncio.timeout(90):
+            while turns < 6 or not moved:  # a run in which nobody moved shows nothing
+                turns += 1
+                moved += sum(await asyncio.gather(*(act(lab, chance) for _ in range(4))))
+            for name in NAMES:
+                await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=lab.uuid_of(name)))
+            await soon(settled)
+        seated = [m for g in await listed(lab) if g.status != "Failed" for m in g.instances if m.host_uuid]
+        for name in NAMES:
+            host = await lab.host(name)
+            mine = [m for m in seated if m.host_uuid == host.uuid]
+            assert host.instance_count == len(mine)
+            assert {c.resource: c.claimed for c in host.capacities}["vcpu"] == sum(m.cpu_num for m in mine)
+            assert len(lab.machines_on(name)) == len(mine)
