@@ -375,7 +375,8 @@ class GroupWorker:
         if any(s.task is not None for s in self._slots.values()):
             return False
         if self._stopping:
-            await self.tools.store.write(lambda c: groups.give_back(c, self.uuid, self.epoch, self._now(), None))
+            now = self._now()  # here, because the transaction runs on a thread without an event loop
+            await self.tools.store.write(lambda c: groups.give_back(c, self.uuid, self.epoch, now, None))
             return True
         waiting = any(not isinstance(e, Observe) for e in effects(group, self._now()))
         if group.phase not in AT_REST or waiting or self._reload or self.hinted:
