@@ -118,7 +118,7 @@ def node(**changes: Any) -> dict[str, Any]:
 
 
 def configuration(directory: Path, *, database: str = "", boot_ms: int = 10, http_port: int = 0) -> str:
-    """A configuration file: two hosts of 64 CPUs and 4 TiB in the seed's zone, its catalogue entry, four accounts.
+    """A configuration file: two hosts of 64 CPUs and 4 TiB in the seed's zone, its catalogue entry, accounts, a quota.
 
     Without `database` (a file's name) all is kept in memory.
     """
@@ -148,6 +148,9 @@ drain_grace_ms = 1000
 format = "json"
 [store]
 url = "{url}"
+[[quotas]]
+project = "blue"
+cpu = 16
 [webhooks]
 allow = ["127.0.0.1/32"]
 [[zones]]

@@ -147,6 +147,12 @@ async def test_a_wrong_session_fails_by_the_job_and_leaves_no_row(zstack: Lab) -
     assert answer.json()["error"]["code"] == "ID.1001"
 
 
+async def test_a_deploy_above_the_projects_quota_is_refused(zstack: Lab) -> None:
+    bob = await zstack.log_in("bob")
+    answer = await zstack.ended(await zstack.deploy(session=bob, modelServices=[node(cpuNum=17)]))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ID.1003")
+
+
 async def test_a_viewer_may_look_and_not_deploy(zstack: Lab) -> None:
     eve = await zstack.log_in("eve")
     assert (await zstack.get("/ai/model-services", session=eve)).status_code == 200
