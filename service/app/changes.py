@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from service.app import invariants
 from service.facts import Fact
 from service.failpoints import failpoint
 from service.lifecycle import AT_REST, advance, released
@@ -38,12 +39,16 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
 
 
 def commit(connection: Connection, before: Group, after: Group, ended: Iterable[tuple[str, int]], now: int) -> Group:
-    """Write the difference, release the claims of `ended`, append the events; returns the group as stored."""
+    """Write the difference, release the claims of `ended`, append the events; returns the group as stored.
+
+    Raises InvariantViolation: the change is a bug's, and nothing of it is kept.
+    """
     if after == before:
         return before
     if ended := tuple(ended):
         claims.release(connection, ended)
         failpoint("change.released")
+    invariants.check(before, after, claims.seats_of(connection, after.uuid))
     known = {m.uuid: m for m in before.instances}
     stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
     # Events carry the group as it will be stored; of its revision they need no copy, because it is their own.

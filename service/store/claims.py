@@ -125,6 +125,17 @@ def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mappin
     return found
 
 
+def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], str]:
+    """(instance, attempt) -> host of all claims of a group."""
+    table = schema.claims
+    rows = connection.execute(
+        select(table.c.instance_uuid, table.c.attempt, table.c.host_uuid)
+        .where(table.c.group_uuid == group_uuid)
+        .distinct()
+    )
+    return {(row.instance_uuid, row.attempt): row.host_uuid for row in rows}
+
+
 def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | None:
     """The host that this attempt has a claim on."""
     return connection.scalar(
