@@ -199,6 +199,7 @@ def _orders(world: World, length: float) -> list[Order]:
     dice = world.random
     orders: list[Order] = []
     known: list[str] = []
+    burst = dice.uniform(2.5, 10.0) if dice.random() < 0.4 else None
     for number in range(dice.choice((1, 2, 3, 4, 5))):
         uuid = world.new_uuid() if dice.random() < 0.4 else ""
         request = DeployRequest(_spec(world, f"g{number}", known), uuid, f"request-{number}")
@@ -208,7 +209,7 @@ def _orders(world: World, length: float) -> list[Order]:
         orders.append(
             Order(
                 request,
-                dice.uniform(0.5, length / 2),
+                burst + dice.uniform(0.0, 0.05) if burst else dice.uniform(0.5, length / 2),
                 delete_after,
                 follows=dice.random() < 0.5,
                 repeats=dice.random() < 0.3,
