@@ -97,6 +97,7 @@ manifest = "{ROOT / ".cache/guest/guest.json"}"
 uuid = "{MODEL_SERVICE}"
 name = "default"
 image = "default-guest"
+boot_timeout_ms = {round(DEADLINE_SECONDS * 1000)}
 {hosts}"""
 
 

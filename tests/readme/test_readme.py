@@ -39,8 +39,8 @@ MAKE = ("make run", "make down", "make run ARGS=--once", "make test")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The gRPC address of a service with one simulated host."""
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The gRPC and HTTP addresses of a service with one simulated host."""
     directory = tmp_path_factory.mktemp("readme")
     config = directory / "corral.toml"
     config.write_text(CONFIG)
@@ -53,25 +53,25 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         text=True,
     )
     try:
-        yield _grpc_address(service)
+        yield _addresses(service)
     finally:
         service.terminate()
         _, log = service.communicate(timeout=30)
     assert service.returncode == 0, log
 
 
-def _grpc_address(service: subprocess.Popen[str]) -> str:
+def _addresses(service: subprocess.Popen[str]) -> tuple[str, str]:
     assert service.stderr is not None
     told = []
     for line in service.stderr:
         told.append(line)
         if line.startswith("{") and json.loads(line)["event"] == "serving":
-            return str(json.loads(line)["grpc"])
+            return str(json.loads(line)["grpc"]), str(json.loads(line)["http"])
     raise AssertionError("the service did not start:\n" + "".join(told))
 
 
 def test_every_command_of_the_readme_is_run_by_a_test() -> None:
-    kinds = ("grpcurl ", "corral ", "export PATH=", "python -m service check-config ")
+    kinds = ("grpcurl ", "curl ", "corral ", "export PATH=", "python -m service check-config ")
     assert [command for command in readme() if command not in MAKE and not command.startswith(kinds)] == []
     assert set(MAKE) <= set(readme())
 
@@ -94,16 +94,17 @@ def test_every_file_that_is_linked_exists() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_the_calls_of_the_readme_do_what_it_says(address: str) -> None:
+def test_the_calls_of_the_readme_do_what_it_says(addresses: tuple[str, str]) -> None:
     answers = {}
+    address, http = addresses
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "CORRAL_SERVER": address}
     for command in readme():
-        if not command.startswith(("grpcurl ", "corral ")):
+        if not command.startswith(("grpcurl ", "curl ", "corral ")):
             continue
         # The interpreter's own directory is what the README's first line puts in front.
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         done = subprocess.run(
-            ["bash", "-c", command.replace("127.0.0.1:50051", address)],
+            ["bash", "-c", command.replace("127.0.0.1:50051", address).replace("127.0.0.1:8080", http)],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -131,5 +132,8 @@ def test_the_calls_of_the_readme_do_what_it_says(address: str) -> None:
     assert '"Running"' in told("GetInstanceGroup")
     assert '"instance"' in told("WatchInstanceGroups")
     assert '"Deleted"' in told("DeleteInstanceGroup")
+    (final,) = [line for line in told("by-http").splitlines() if '"final"' in line]
+    assert '"status": "Running"' in final
+    assert '"by-http"' in told("curl -s http")
     assert "another: Running" in told("corral deploy")
     assert "another" in told("corral list")
