@@ -16,7 +16,7 @@ from tests.lab.namespaces import wait_until
 from tests.lab.requirements import why_not
 from tests.readme.private_machine import ROOT, PrivateMachine
 
-pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1200)]
 LEFT_BY_LIBVIRT = {"etc/libvirt/qemu/networks/corral.xml", "etc/libvirt/storage/corral.xml", "var/lib/libvirt/corral"}
 
 
@@ -54,7 +54,7 @@ def assert_nothing_is_left(machine: PrivateMachine) -> None:
 def test_run_once_brings_up_the_documented_request_and_leaves_no_guest_and_down_removes_the_rest(
     machine: PrivateMachine,
 ) -> None:
-    done = machine.run("make run ARGS=--once", timeout=400)
+    done = machine.run("make run ARGS=--once", timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
     in_order = positions(
         done.stdout,
@@ -75,7 +75,7 @@ def test_run_once_brings_up_the_documented_request_and_leaves_no_guest_and_down_
     assert not [name for name in running if name.startswith(("qemu", "python"))]
     checked = machine.run(".venv/bin/python -m service check-config --config deploy/quickstart/corral.toml", timeout=30)
     assert checked.returncode == 0, checked.stderr
-    down = machine.run("make down", timeout=120)
+    down = machine.run("make down", timeout=240)
     assert down.returncode == 0, down.stdout + down.stderr
     assert_nothing_is_left(machine)
     again = machine.run("make down", timeout=60)
@@ -109,7 +109,7 @@ def test_on_a_small_machine_it_says_so_serves_until_interrupted_and_down_deletes
     assert "the groups go on" in rest
     guests = [name for name in machine.namespace.processes().values() if name.startswith("qemu")]
     assert len(guests) == 4
-    down = machine.run("make down", timeout=120)
+    down = machine.run("make down", timeout=240)
     assert down.returncode == 0, down.stdout + down.stderr
     assert "could not be deleted" not in down.stdout
     assert_nothing_is_left(machine)
