@@ -153,13 +153,6 @@ class Machines:
             # The first error is the one to tell; what is left bears our tag, and the sweep finds it.
             _log.warning("cleaning up after a refused machine: %s", error)
 
-    def start(self, work: Work, connection: Any, identity: MachineIdentity, virt_type: str) -> ObservedMachine:
-        """A stopped machine, paused again. One that executes is left as it is."""
-        seen = self._existing(connection, identity)
-        if not seen.active:
-            self._start_paused(work, seen.domain, virt_type)
-        return self._again(connection, identity)
-
     def resume(self, work: Work, connection: Any, identity: MachineIdentity) -> ObservedMachine:
         """Lets a paused machine run."""
         seen = self._existing(connection, identity)
@@ -200,6 +193,9 @@ class Machines:
     def power_off(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
         """Ends the process. Definition and volumes stay."""
         seen = self._real(connection, identity)
+        if seen is not None and self._inventory.is_ghost(seen):
+            # There is no process to end; libvirt would try for 30 s, longer than any call may take, and then give up.
+            raise MachineGhost(_GHOST_HERE, seen.record.name)
         if seen is not None and seen.active:
             self._destroy(work, seen)
             self._wait_until_ended(work, connection, identity)
