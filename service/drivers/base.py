@@ -45,7 +45,7 @@ class HostRejected(DriverError):
     """The host answered that it can not do it (missing bridge, image, pool, memory). Retrying there is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
-    `internal`.
+    `denied`, `no_space`, `absent`, `internal`.
     """
 
     def __init__(self, code: str, public: str, detail: str = "") -> None:
@@ -243,17 +243,14 @@ class HostDriver(Protocol):
     async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
         """Make volumes, deliver documents, define and create the machine, paused. Answers the machine as it stands.
 
-        A machine of the same identity that already runs or is paused is success. Raises MachineConflict where the uuid
+        A machine of the same identity that already runs or is paused is success; a stopped one keeps its volumes, is
+        defined anew with these documents, and starts paused. Raises MachineConflict where the uuid
         is a tombstone or someone else's, HostRejected where the host can not do it (what was made is removed again).
         """
         ...
 
     async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
         """Let a paused machine run; opens its progress channel first. Running already is success."""
-        ...
-
-    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
-        """Start a STOPPED machine *paused* again (its definition and volumes are kept by `power_off`)."""
         ...
 
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:

@@ -26,7 +26,7 @@ from service.store.engine import Store
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS = 10.0
+PROBE_SECONDS = 15.0  # the first one may prove KVM by booting a probe guest
 LIST_SECONDS = 10.0
 EVERY_SECONDS = 5.0
 COMPARE_SECONDS = 20.0

@@ -141,10 +141,6 @@ class UnusableDriver:
         """See HostDriver."""
         raise self._refuse()
 
-    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
-        """See HostDriver."""
-        raise self._refuse()
-
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         raise self._refuse()

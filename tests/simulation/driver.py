@@ -110,19 +110,6 @@ class FaultyDriver:
 
         return await self._call("resume", budget_seconds, resume, identity)
 
-    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
-        """See HostDriver."""
-
-        def start(_late: bool) -> ObservedMachine:
-            machine = self._host.machines.get(identity.machine_uuid)
-            if machine is None:
-                raise OutcomeUnknown("the machine is not there")
-            if machine.state in (hosts.STOPPED, hosts.CRASHED):
-                self._host.set_state(machine.uuid, hosts.PAUSED, self._cause("start"))
-            return self._seen(self._host.machines[machine.uuid])
-
-        return await self._call("start", budget_seconds, start, identity)
-
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Some guests obey, after a while; some do not."""
 

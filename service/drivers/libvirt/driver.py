@@ -155,17 +155,6 @@ class LibvirtDriver(HostDriver):
         if seen is not None and tag is not None and seen.active and tag.progress_channel:
             self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=True)
 
-    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
-        """See HostDriver."""
-        check_identity(identity)
-        return await self._act(
-            "start",
-            lambda work, connection: self._machines.start(
-                work, connection, identity, self._platform(work, connection).virt_type
-            ),
-            budget_seconds,
-        )
-
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         check_identity(identity)

@@ -73,14 +73,6 @@ class SimulatedDriver:
         boot.add_done_callback(self._boots.discard)
         return machine
 
-    async def start(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
-        """See HostDriver. Raises OutcomeUnknown where the machine is not there."""
-        await self._call(budget_seconds)
-        machine = self.host.start(identity)
-        if machine is None:
-            raise OutcomeUnknown("the machine is not there")
-        return machine
-
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. A simulated guest stops at once."""
         await self._call(budget_seconds)

@@ -112,15 +112,6 @@ class SimulatedHost:
             machine.resumed_at = self.clock()
         return self.seen(machine)
 
-    def start(self, identity: MachineIdentity) -> ObservedMachine | None:
-        """Make a stopped machine paused again; None where there is none."""
-        machine = self.machines.get(identity.machine_uuid)
-        if machine is None:
-            return None
-        if machine.state in (MachineState.STOPPED, MachineState.CRASHED):
-            machine.state = MachineState.PAUSED
-        return self.seen(machine)
-
     def stop(self, identity: MachineIdentity) -> None:
         """Power off; absent is fine."""
         machine = self.machines.get(identity.machine_uuid)

@@ -36,11 +36,6 @@ class SharedHost(SimulatedHost):
         with self._held():
             return super().resume(identity)
 
-    def start(self, identity: MachineIdentity) -> ObservedMachine | None:
-        """See SimulatedHost."""
-        with self._held():
-            return super().start(identity)
-
     def stop(self, identity: MachineIdentity) -> None:
         """See SimulatedHost."""
         with self._held():

@@ -106,7 +106,7 @@ async def test_a_group_comes_up_over_two_hosts_and_stops_in_order(
     assert stopped.report.stage == "stopping"
 
     # The same machine again, from its definition.
-    await drivers[0].start(head.identity, budget_seconds=BUDGET)
+    await drivers[0].create_paused(head, budget_seconds=BUDGET)
     _, fresh = await drivers[0].observe(head.identity, budget_seconds=BUDGET)
     assert fresh is not None
     assert fresh.report is None

@@ -58,7 +58,7 @@ async def test_a_machine_goes_through_its_life(hosts: list[Hypervisor], drivers:
         await driver.power_off(spec.identity, budget_seconds=BUDGET)
     assert hosts[0].guests() == {}
     assert await states(driver) == {1: MachineState.STOPPED}
-    assert (await driver.start(spec.identity, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     for _ in range(2):
         await driver.remove(spec.identity, budget_seconds=BUDGET)
     assert await states(driver) == {}

@@ -48,7 +48,7 @@ async def test_a_machine_goes_through_its_life() -> None:
     assert asked is not None
     assert asked.state is MachineState.STOPPING
     await driver.power_off(spec.identity, budget_seconds=BUDGET)
-    assert (await driver.start(spec.identity, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     await driver.remove(spec.identity, budget_seconds=BUDGET)
     assert host.domains == {}
     await driver.close()

@@ -59,7 +59,7 @@ async def test_a_machines_life(driver: LibvirtDriver) -> None:
     _, stopped = await driver.observe(spec.identity, budget_seconds=BUDGET)
     assert stopped is not None
     assert stopped.state is MachineState.STOPPED
-    assert (await driver.start(spec.identity, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     for _ in range(2):
         await driver.remove(spec.identity, budget_seconds=BUDGET)
     assert (await driver.list_machines(budget_seconds=BUDGET)).machines == ()
