@@ -220,7 +220,7 @@ async def test_strangers_are_counted_and_never_touched() -> None:
     assert len(host.domains) == 4
 
 
-@pytest.mark.parametrize("step", ["create_paused", "resume", "start", "shutdown", "power_off", "remove", "entomb"])
+@pytest.mark.parametrize("step", ["create_paused", "resume", "shutdown", "power_off", "remove", "entomb"])
 async def test_a_strangers_domain_under_our_uuid_is_left_alone(step: str) -> None:
     host, spec = FakeHost(), specification()
     stranger = host.add_foreign("stranger", vcpus=1, memory_kib=1024, running=True)
