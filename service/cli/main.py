@@ -13,13 +13,13 @@ import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 
 from service.cli import errors
+from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
 from service.cli.follow import follow
 from service.cli.requests import BadRequestFile, Request, read_request
 from service.cli.view import JsonView, LineView, choose_view, describe_placement, group_table, json_line, plain_console
 
 DEFAULT_SERVER = "127.0.0.1:50051"
-_LARGEST_MESSAGE = 64 << 20
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
 
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with open_channel(options.server) as channel:
+        token = os.environ.get("CORRAL_TOKEN", "")
+        with open_channel(options.server, certificate_authority=options.ca, token=token) as channel:
             code: int = options.run(options, Stub(channel))
             return code
     except grpc.RpcError as error:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             _tell(f"  is a service running at {options.server}? see --server")
         return errors.exit_code(error)
-    except BadRequestFile as problem:
+    except (BadRequestFile, CannotConnect) as problem:
         _tell(str(problem))
         return errors.USAGE
     except KeyboardInterrupt:
@@ -60,6 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=os.environ.get("CORRAL_SERVER", DEFAULT_SERVER),
         metavar="ADDRESS",
         help="host:port or unix:/path of the service (default: $CORRAL_SERVER, else %(default)s)",
+    )
+    parser.add_argument(
+        "--ca",
+        default=os.environ.get("CORRAL_CA", ""),
+        metavar="FILE",
+        help="use TLS and trust this PEM file (default: $CORRAL_CA). A bearer token is taken from $CORRAL_TOKEN",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -89,22 +96,6 @@ def build_parser() -> argparse.ArgumentParser:
     delete = add("delete", delete_groups, "remove groups: machines destroyed, capacity given back")
     delete.add_argument("uuid", nargs="+")
     return parser
-
-
-def open_channel(server: str) -> grpc.Channel:
-    """A channel to `server`. The keepalive notices a dead connection under a long stream."""
-    return grpc.insecure_channel(
-        server,
-        options=[
-            ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
-            ("grpc.max_send_message_length", _LARGEST_MESSAGE),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.primary_user_agent", "corral-cli"),
-            # A unix socket's or a loopback address's connection never goes through a proxy.
-            ("grpc.enable_http_proxy", 0),
-        ],
-    )
 
 
 def deploy(options: argparse.Namespace, stub: Stub) -> int:
