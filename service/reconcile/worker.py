@@ -140,6 +140,8 @@ class GroupWorker:
                 self._wake.clear()
                 try:
                     group = await self._step(group)
+                    if await self._finished(group):
+                        return
                 except Unavailable as error:
                     logger.warning("group %s: %s; waiting", self.uuid, error)
                     await asyncio.sleep(BACKOFF_FIRST_MS / 1000)
@@ -147,8 +149,6 @@ class GroupWorker:
                     if self._now() >= self.lease_until:
                         return
                     continue
-                if await self._finished(group):
-                    return
                 await self._sleep(group)
         except (LeaseLost, NotFound):
             self.tools.metrics.lease_losses.inc()
