@@ -339,6 +339,31 @@ def test_a_member_on_a_silent_host_that_never_executed_is_placed_anew_and_keeps_
     assert released(before, Ticked(), after) == ()
 
 
+def test_a_member_that_its_host_can_neither_run_nor_remove_is_placed_anew_and_keeps_its_old_claim() -> None:
+    before = tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED)
+    failing = tell(before, 1, Seen.BURNT)
+    assert failing.instances[1].status is S.FAILING
+    after = tell(failing, 1, Seen.BURNT)
+    assert (after.instances[1].status, after.instances[1].attempt) == (S.PENDING, 2)
+    assert after.excluded_hosts == ("h1",)
+    fact = Observed(before.instances[1].uuid, 1, Seen.BURNT)
+    assert released(failing, fact, after) == ()
+
+
+def test_a_deletion_does_not_wait_for_what_its_host_can_not_remove_and_keeps_that_claim() -> None:
+    before = advance(tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED), DeleteRequested(), 2)
+    after = tell(tell(before, 1, Seen.BURNT), 0, Seen.GONE)
+    assert after.phase is GroupPhase.DELETED
+    fact = Observed(before.instances[1].uuid, 1, Seen.BURNT)
+    assert released(before, fact, tell(before, 1, Seen.BURNT)) == ()
+
+
+def test_a_member_that_executed_is_never_left_behind_as_burnt() -> None:
+    subject = tell(tell(running(), 1, Seen.HALTED), 1, Seen.BURNT)
+    assert subject.instances[1].status is S.FAILING
+    assert subject.instances[1].attempt == 1
+
+
 def test_a_member_on_a_silent_host_that_executed_is_never_placed_anew() -> None:
     subject = advance(tell(running(), 1, Seen.EXECUTING), HostSilent("h1"), 5)
     subject = advance(subject, Ticked(), 10_000_000)
