@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || { echo "corral: libvirt's system instance needs root, and there is no sudo: run this as root" >&2; exit 1; }
     echo "==> root is needed for libvirt's system instance: continuing by sudo"
-    exec sudo -- env ${PYTHON:+PYTHON="$PYTHON"} "$0" "$@"
+    exec sudo -- env ${PYTHON:+PYTHON="$PYTHON"} "$PWD/deploy/quickstart/run.sh" "$@"
 fi
 
 # What root makes in this checkout stays its owner's.
