@@ -37,6 +37,7 @@ from service.http.app import bind, create_app, serve_http
 from service.http.json_face import json_routes
 from service.http.zstack.composition import zstack_routes
 from service.reconcile.calls import Directory, MemberCalls
+from service.reconcile.housekeeping import Housekeeping
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import Heirs, owner_name
@@ -153,6 +154,7 @@ class Service:
         heirs = Heirs(self.store, lambda: self.reconciler.poke(""))
         await heirs.once()  # what the process before this one held is this one's now
         self._spawn(heirs.run(), "heirs")
+        self._spawn(Housekeeping(self.store).run(), "housekeeping")
         await self.reconciler.start()
         await self.rpc.start()
         app = create_app(

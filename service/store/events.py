@@ -100,6 +100,15 @@ def first(connection: Connection, group_uuid: str) -> int:
     return int(revision) if revision is not None else head(connection)[1] + 1
 
 
+def newest_before(connection: Connection, time: int) -> int:
+    """The newest revision of an event from before `time` (ms); 0 where there is none."""
+    table = schema.events
+    revision = connection.scalar(
+        select(table.c.revision).where(table.c.time < time).order_by(table.c.revision.desc()).limit(1)
+    )
+    return int(revision or 0)
+
+
 def compact(connection: Connection, keep_after: int) -> int:
     """Forget events and the fleet's changes up to and including revision `keep_after`; returns how many events went."""
     connection.execute(schema.fleet_events.delete().where(schema.fleet_events.c.revision <= keep_after))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from service.errors import RequestIdReused
 from service.store import schema
@@ -32,6 +32,12 @@ def find(connection: Connection, principal: str, method: str, request_id: str, b
     if row.body_hash != body_hash:
         raise RequestIdReused(request_id)
     return Remembered(row.group_uuid, row.after_revision)
+
+
+def forget(connection: Connection, before: int) -> int:
+    """Forget requests from before this time (ms since the epoch); returns how many there were."""
+    table = schema.requests
+    return connection.execute(delete(table).where(table.c.created_at < before)).rowcount
 
 
 def remember(
