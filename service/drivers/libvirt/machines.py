@@ -18,6 +18,7 @@ from service.drivers.base import (
     MachineIdentity,
     MachineSpec,
     ObservedMachine,
+    OutcomeUnknown,
 )
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Work
@@ -98,6 +99,9 @@ class Machines:
                 raise MachineConflict(_GIVEN_UP_HERE, seen.record.name)
             if self._inventory.is_ghost(seen):
                 raise MachineGhost(_GHOST_HERE, seen.record.name)
+            if seen.starting:
+                # Another process creates it, or died while it did: it is not there until libvirt says so.
+                raise OutcomeUnknown("the machine is still being created", seen.record.name)
             if seen.active:
                 return self.observed(seen, tag)
         self._inventory.creating(identity.machine_uuid, True)
