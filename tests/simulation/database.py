@@ -117,6 +117,8 @@ class SimulatedStore(Store):
                 world.committed()
         if key is not None:
             answers[key] = result
+        if work.__qualname__ == _TAKE and isinstance(result, tuple) and result[1] == ():
+            answers[_TAKE] = result
         return result
 
     def _nothing_new(self, work: Any) -> Any:
@@ -128,7 +130,8 @@ class SimulatedStore(Store):
         if work.__qualname__ == _TAKE and not _cell(work, "hinted"):
             now = world.now_ms()
             free = "SELECT 1 FROM groups WHERE due_at <= ?1 AND lease_until <= ?1 LIMIT 1"
-            return None if world.database.rows(free, now) else (now, ())
+            last = world.database.answers.get(_TAKE)
+            return None if last is None or world.database.rows(free, now) else (now, *last[1:])
         if work.__qualname__ == _CATCH_UP and _cell(work, "self")._head == world.observer.revision:
             return ()
         return world.database.answers.get(self._key(work)) if work.__qualname__ == _SEATS else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from service.model import (
 from tests.simulation import faults
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import SimulatedMachineHost
-from tests.simulation.loop import Stuck
+from tests.simulation.loop import Killed, Stuck
 from tests.simulation.replica import Fleet, Replica, install
 from tests.simulation.world import World
 
@@ -60,6 +61,8 @@ def run(seed: int) -> Result:
     gc.disable()
     world = World(seed)
     failpoints.install(world.point)
+    alarm = _Alarm(world)
+    logging.getLogger("service").addHandler(alarm)
     world.loop.set_exception_handler(lambda _loop, context: _unhandled(world, context))
     try:
         world.loop.run_until_complete(_play(world))
@@ -67,10 +70,25 @@ def run(seed: int) -> Result:
         world.observer.violated("sim", "nothing is left that could run")
     finally:
         failpoints.install(None)
+        logging.getLogger("service").removeHandler(alarm)
         elapsed = world.loop.time() - 1_000.0
         world.loop.bury()
         gc.enable()
     return Result(seed, world.observer.violations, world.timeline, world.stats, world.passed, elapsed)
+
+
+class _Alarm(logging.Handler):
+    """What the service logs as an error is a bug: a task that broke, an invariant of its own that does not hold."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, Killed):
+            self._world.observer.violated("alarm", f"{record.getMessage()}: {error!r}")
 
 
 def _unhandled(world: World, context: dict[str, object]) -> None:
