@@ -40,6 +40,7 @@ class PrivateMachine:
     """A machine of its own for one test; a context manager."""
 
     def __enter__(self) -> PrivateMachine:
+        self._started: list[subprocess.Popen[str]] = []
         self._had_var = (ROOT / "var").is_dir()
         (ROOT / "var").mkdir(exist_ok=True)
         flags = ("--mount", "--net", "--pid", "--uts", "--ipc", "--propagation", "private")
@@ -48,6 +49,8 @@ class PrivateMachine:
 
     def __exit__(self, *_: object) -> None:
         self.namespace.close()
+        for process in self._started:
+            process.communicate(timeout=10)
         if not self._had_var:
             (ROOT / "var").rmdir()
 
@@ -71,11 +74,13 @@ class PrivateMachine:
             raise AssertionError(f"{command}: no end after {timeout:g} s\n{told.decode()}\n{log}") from late
 
     def popen(self, command: str) -> subprocess.Popen[str]:
-        """Start a shell command in the checkout; its output is one pipe."""
-        return subprocess.Popen(
+        """Start a shell command in the checkout; its output is one pipe. It ends with the machine."""
+        process = subprocess.Popen(
             self.namespace.command("bash", "-c", f"cd {ROOT} && exec {command}"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._started.append(process)
+        return process
