@@ -75,7 +75,7 @@ class Generator:
         self.packing, self.goal, self.pricer, self.search, self.stop = packing, goal, pricer, search, stop
         self.counts: list[int] = packing.counts.tolist()
         self.hosts: list[int] = packing.hosts.tolist()
-        self.master = Master(self.counts, self.hosts, [goal.missing] * len(self.counts))
+        self.master = Master(self.counts, self.hosts, [goal.missing] * len(self.counts), stop)
         self.scale = scale or max(1, PRICE_SCALE // max(1, goal.missing // 64))
 
     def column(self, cls: int, pattern: Sequence[int]) -> Column:

@@ -18,6 +18,10 @@ from placement.exact_stop import run_until
 from placement.index import Ints
 
 
+WATCHED = 1500
+"""With more columns than this a linear program may take long enough that the stop must be heard meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """``pattern`` on one host of class ``cls`` at integer ``cost``."""
@@ -41,7 +45,14 @@ class Master:
     with a row (<= 0), ``left_out`` how much of the gang is left out, ``value`` the objective.
     """
 
-    def __init__(self, counts: Sequence[int], hosts: Sequence[int], missing: Sequence[int]) -> None:
+    def __init__(
+        self,
+        counts: Sequence[int],
+        hosts: Sequence[int],
+        missing: Sequence[int],
+        stop: Callable[[], bool],
+    ) -> None:
+        self.stop = stop
         library = _library()
         self.solver = library.Solver.CreateSolver("GLOP")
         self.infinity = self.solver.infinity()
@@ -94,7 +105,11 @@ class Master:
 
     def solve(self) -> bool:
         """Whether GLOP found its optimum; reads all of it, since any later change makes it unreadable."""
-        if self.solver.Solve() != self.solver.OPTIMAL:
+        if len(self.columns) > WATCHED:
+            status = run_until(self.solver.Solve, self.solver.InterruptSolve, self.stop)
+        else:
+            status = self.solver.Solve()
+        if status != self.solver.OPTIMAL:
             return False
         self.values = [variable.solution_value() for variable in self.variables]
         self.left_out = float(sum(variable.solution_value() for variable in self.slack))

@@ -59,8 +59,10 @@ class Tally:
         domain, size = domains(gang.index, scope)
         first, second = old_counts(gang, rule, domain, size)
         coming = sum(kind.count for kind in gang.kinds if kind.parts[number] == FIRST)
-        schedulable = np.array([host.schedulable for host in gang.index.hosts], np.bool_)
-        empty = (gang.index.empty & schedulable).astype(np.int64) if isinstance(rule, SpareHosts) else domain[:0]
+        empty = domain[:0]
+        if isinstance(rule, SpareHosts):
+            schedulable = np.array([host.schedulable for host in gang.index.hosts], np.bool_)
+            empty = (gang.index.empty & schedulable).astype(np.int64)
         zeros = np.zeros(size, np.int64)
         return cls(rule, domain, first, second, zeros, zeros.copy(), coming, empty)
 
