@@ -1,0 +1,225 @@
+"""What the quickstart does to this machine: libvirt's daemons, one network, and the record of all that was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import libvirt
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+VAR = ROOT / "var"
+MADE = VAR / "quickstart.json"
+LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
+NETWORK = "corral"
+# The tag that Corral's driver writes into each machine; a domain without it is never touched.
+TAG = "urn:corral:machine:1"
+
+
+class Problem(Exception):
+    """Something that stops the quickstart; the message is for people and says what to do."""
+
+
+@dataclass
+class Made:
+    """What earlier runs made and `down` may remove. Pids are 0 where we started nothing."""
+
+    service: int = 0
+    libvirtd: int = 0
+    virtlogd: int = 0
+    units: list[str] = field(default_factory=list)
+    network: bool = False
+
+    @classmethod
+    def read(cls) -> Made:
+        """The record, or an empty one."""
+        if not MADE.is_file():
+            return cls()
+        told = json.loads(MADE.read_text())
+        return cls(**{each.name: told[each.name] for each in fields(cls) if each.name in told})
+
+    def write(self) -> None:
+        """Keep it, whole or not at all."""
+        VAR.mkdir(exist_ok=True)
+        temporary = MADE.with_suffix(".new")
+        temporary.write_text(json.dumps(asdict(self)))
+        temporary.replace(MADE)
+
+
+def say(text: str) -> None:
+    """One line of what is going on."""
+    print(f"==> {text}", flush=True)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll until the condition holds; whether it did."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def runs(pid: int, name: str) -> bool:
+    """Whether `pid` is a process whose command line has `name`; pids are used again."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes() if pid > 0 else b""
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return name.encode() in command
+
+
+def end_process(pid: int, name: str, seconds: float = 20) -> None:
+    """SIGTERM, and SIGKILL where that was not enough."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not runs(pid, name):
+            return
+        os.kill(pid, number)
+        if wait_for(lambda: not runs(pid, name), seconds):
+            return
+
+
+def answers(path: str) -> bool:
+    """Whether somebody listens on the unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def libvirt_answers() -> bool:
+    """Whether libvirt's system instance can be reached."""
+    return any(answers(path) for path in LIBVIRT_SOCKETS)
+
+
+def start_libvirt(made: Made) -> None:
+    """Start libvirt where it does not run: by systemd where that is process 1, else by hand. Raises Problem."""
+    if libvirt_answers():
+        return
+    if Path("/run/systemd/system").is_dir():
+        say("starting libvirtd by systemd")
+        started = subprocess.run(["systemctl", "start", "libvirtd"], capture_output=True, text=True, check=False)
+        if started.returncode != 0:
+            raise Problem(f"systemctl could not start libvirtd: {started.stderr.strip()}; see journalctl -u libvirtd")
+        made.units.append("libvirtd")
+        made.write()
+    else:
+        say("starting virtlogd and libvirtd (no systemd here)")
+        # libvirt locks a guest's channels there; without it no guest can report that it is ready.
+        Path("/run/lock").mkdir(mode=0o1777, exist_ok=True)
+        for name in ("virtlogd", "libvirtd"):
+            program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
+            if program is None:
+                raise Problem(f"{name} is not installed: apt-get install --no-install-recommends libvirt-daemon-system")
+            pid_file = Path(f"/run/corral-{name}.pid")
+            pid_file.unlink(missing_ok=True)
+            done = subprocess.run([program, "-d", "-p", str(pid_file)], capture_output=True, text=True, check=False)
+            # A virtlogd that runs already is as good.
+            if done.returncode != 0 and name == "libvirtd":
+                raise Problem(f"libvirtd did not start: {done.stderr.strip()}")
+            if done.returncode == 0 and wait_for(pid_file.is_file, 5):
+                setattr(made, name, int(pid_file.read_text()))
+                made.write()
+    if not wait_for(libvirt_answers, 30):
+        raise Problem("libvirtd was started and does not answer; see /var/log/libvirt and journalctl -u libvirtd")
+
+
+def open_libvirt() -> libvirt.virConnect:
+    """A connection to the system instance. Raises Problem."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    try:
+        return libvirt.open("qemu:///system")
+    except libvirt.libvirtError as error:
+        raise Problem(f"libvirt's system instance can not be used: {error}") from error
+
+
+def start_network(made: Made, connection: libvirt.virConnect) -> None:
+    """Define and start the quickstart's network where it is missing. Raises Problem."""
+    names = {network.name(): network for network in connection.listAllNetworks()}
+    network = names.get(NETWORK)
+    try:
+        if network is None:
+            say(f"making libvirt network {NETWORK!r}")
+            network = connection.networkDefineXML((HERE / "network.xml").read_text())
+            made.network = True
+            made.write()
+        if not network.isActive():
+            network.create()
+    except libvirt.libvirtError as error:
+        raise Problem(
+            f"libvirt network {NETWORK!r} can not be started: {error}; "
+            f"another network may use its addresses (change network.xml and corral.toml in {HERE})"
+        ) from error
+
+
+def guests(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
+    """All domains with Corral's tag that can run: not the inert markers that forbid a late definition."""
+    return [domain for domain in tagged(connection) if 'kind="tombstone"' not in domain.XMLDesc(0)]
+
+
+def tagged(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
+    """All domains with Corral's tag."""
+    found = []
+    for domain in connection.listAllDomains():
+        try:
+            if TAG in domain.XMLDesc(0):
+                found.append(domain)
+        except libvirt.libvirtError:
+            continue  # it has gone in the meantime
+    return found
+
+
+def sweep(connection: libvirt.virConnect) -> None:
+    """Remove tagged domains and Corral's volumes that are still there, and its storage pools."""
+    for domain in tagged(connection):
+        say(f"removing {domain.name()}")
+        try:
+            if domain.isActive():
+                domain.destroy()
+            if domain.isPersistent():
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+        except libvirt.libvirtError as error:
+            say(f"{domain.name()}: {error}")
+    for pool in connection.listAllStoragePools():
+        if pool.name().startswith("corral"):
+            say(f"removing storage pool {pool.name()}")
+            if not pool.isActive():
+                pool.create()
+            for volume in pool.listAllVolumes():
+                volume.delete()
+            pool.destroy()
+            pool.delete()
+            pool.undefine()
+
+
+def remove_network(made: Made, connection: libvirt.virConnect) -> None:
+    """Remove the network, if a run made it."""
+    names = {network.name(): network for network in connection.listAllNetworks()}
+    if made.network and NETWORK in names:
+        say(f"removing libvirt network {NETWORK!r}")
+        if names[NETWORK].isActive():
+            names[NETWORK].destroy()
+        names[NETWORK].undefine()
+        made.network = False
+        made.write()
+
+
+def stop_daemons(made: Made) -> None:
+    """Stop the daemons that a run started."""
+    for unit in made.units:
+        say(f"stopping {unit}")
+        sockets = [f"{unit}{kind}" for kind in (".socket", "-ro.socket", "-admin.socket")]
+        subprocess.run(["systemctl", "stop", unit, *sockets], check=False)
+    for name in ("libvirtd", "virtlogd"):
+        if getattr(made, name):
+            say(f"stopping {name}")
+            end_process(getattr(made, name), name)
+            Path(f"/run/corral-{name}.pid").unlink(missing_ok=True)
