@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
+import os
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +18,9 @@ from service.errors import InvariantViolation, Unavailable
 
 if TYPE_CHECKING:
     from placement.drain import Room  # with it comes all of the engine, which only workers need
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,10 @@ class PoolPlanner:
     def _ready(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self._workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_begin,
+                initargs=(os.getpid(),),
             )
         return self._pool
 
@@ -136,8 +145,12 @@ def _load() -> None:
     import placement.engine  # noqa: F401  # the import is the work
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C goes to the whole foreground group; the service ends its workers itself."""
-    import signal
+def _begin(parent: int) -> None:
+    """What a worker does first: leave Ctrl-C to the service, and end with it, however it ends.
 
+    A worker waits on a pipe that its siblings hold open too, so a service killed with -9 would leave them for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the request was made
+        os._exit(1)
