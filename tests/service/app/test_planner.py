@@ -24,6 +24,10 @@ def children(pid: int) -> set[int]:
     return {int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()}
 
 
+def worker_of(pid: int) -> int:
+    return next(p for p in children(pid) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
+
+
 @pytest.mark.asyncio
 async def test_a_worker_process_decides_as_this_one_would() -> None:
     pool = PoolPlanner(1)
@@ -41,9 +45,7 @@ async def test_a_worker_that_is_killed_costs_its_plan_alone() -> None:
     pool = PoolPlanner(1)
     try:
         await pool.warm()
-        workers = children(os.getpid())
-        victim = next(p for p in workers if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
-        os.kill(victim, signal.SIGKILL)
+        os.kill(worker_of(os.getpid()), signal.SIGKILL)
         with pytest.raises(Unavailable):
             await pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
         again = await pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
