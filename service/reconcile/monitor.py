@@ -174,7 +174,7 @@ class HostMonitor:
         listing = await self.driver.list_machines(budget_seconds=LIST_SECONDS)
         failpoint("monitor.listed")
         self._last = Look(listing, asked, loop.time())
-        gone = {uuid for uuid in self._ghosts if listing.find(uuid) is None}
+        gone = {uuid for uuid in self._ghosts if _can_go(listing.find(uuid))}
         if gone:
             self._ghosts -= gone
             self._record_anew = True
@@ -237,6 +237,11 @@ class HostMonitor:
             await self._store.write(lambda c: fleet.set_status(c, self.host.uuid, status, reason))
         except CorralError as error:
             logger.warning("host %s: status %s not recorded: %s", self.host.name, status, error)
+
+
+def _can_go(ghost: ObservedMachine | None) -> bool:
+    """Whether it is a ghost no longer: gone, or something that can be removed."""
+    return ghost is None or ghost.state in (MachineState.TOMBSTONE, MachineState.STOPPED, MachineState.CRASHED)
 
 
 def _there(listing: Listing, machine_uuid: str) -> bool:
