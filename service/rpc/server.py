@@ -21,7 +21,7 @@ from service.app.groups import Groups
 from service.app.identity import Identities
 from service.config_schema import ListenAddress
 from service.model import Caller
-from service.rpc import health, reflection, servicers
+from service.rpc import health, library_log, reflection, servicers
 from service.rpc.convert.inventory import Reachable
 from service.rpc.health import HealthServicer
 from service.rpc.interceptors import CallGuard, Identify, Limits
@@ -38,6 +38,10 @@ OWN_SERVICES = (servicers.SERVICE, FLEET_SERVICE, CATALOG_SERVICE)
 # one is refused by the transport, which gives no details.
 _HARD_LIMIT_FACTOR = 4
 _MAX_SEND_BYTES = 64 << 20
+# Calls that have arrived and not begun, cancelled ones among them. From the first figure on gRPC refuses some, above
+# the second all, of every client, with a bare CANCELLED: its default of 1,000 one client reaches within milliseconds.
+_MAX_PENDING_CALLS = 8192
+_MOST_PENDING_CALLS = 16384
 # Calls above it wait inside the client, unseen, so it lies above what one client has reason to hold.
 _MAX_STREAMS_PER_CONNECTION = 4096
 _UNIX_MODE = 0o660
@@ -77,6 +81,8 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.max_message_bytes * _HARD_LIMIT_FACTOR),
         ("grpc.max_send_message_length", _MAX_SEND_BYTES),
         ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING_CALLS),
         ("grpc.max_metadata_size", 16 << 10),
         ("grpc.absolute_max_metadata_size", 32 << 10),
         # Finds clients that vanished without a word within 80 s.
@@ -84,6 +90,8 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
+        # A connection that never speaks HTTP/2 holds a file descriptor; the default lets it for two minutes.
+        ("grpc.server_handshake_timeout_ms", 20_000),
         # Clients with keepalive of their own would else be sent away with too_many_pings.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -116,6 +124,7 @@ class RpcServer:
 
         Without `fleet` or `catalog` that service's methods answer UNIMPLEMENTED.
         """
+        library_log.quieten()
         limits = limits or Limits()
         metrics = GrpcMetrics(registry)
         metrics.initialise(_methods([*OWN_SERVICES, health.SERVICE]))

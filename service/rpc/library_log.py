@@ -1,0 +1,29 @@
+"""What gRPC's own log tells of clients that broke off under an answer: a line for those who debug, not a failure."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+
+_LIBRARY = "grpc._cython.cygrpc"
+
+
+def _told_quietly(record: logging.LogRecord) -> bool:
+    """Takes level and traceback from a record of an answer that found its connection gone.
+
+    A client can bring that about as often as it likes, and nothing of ours has failed.
+    """
+    problem = record.exc_info[1] if record.exc_info else None
+    if not isinstance(problem, grpc.aio.InternalError):
+        return True
+    record.msg, record.args = "the connection went away under an answer", ()
+    record.exc_info = record.exc_text = None
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return logging.getLogger(_LIBRARY).isEnabledFor(logging.DEBUG)
+
+
+def quieten() -> None:
+    """Have the library's log follow that rule; more than once is as good as once."""
+    # The function itself is the filter, so that adding it again changes nothing.
+    logging.getLogger(_LIBRARY).addFilter(_told_quietly)
