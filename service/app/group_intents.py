@@ -7,10 +7,10 @@ import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.app.access import audited, require_etag, visible
+from service.app.access import audited, project_of, require_etag, visible
 from service.app.admission import admit
 from service.app.changes import apply, commit
-from service.errors import InvalidArgument, Unavailable, WrongState
+from service.errors import InvalidArgument, RequestIdReused, Unavailable, WrongState
 from service.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
 from service.fleet import ModelService
 from service.model import Caller, Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
@@ -250,7 +250,11 @@ def repeated(connection: Connection, caller: Caller, method: str, request_id: st
     found = requests.find(connection, caller.principal, method, request_id, body_hash)
     if found is None:
         return None
-    return Started(groups.load(connection, found.group_uuid), max(found.after_revision, events.head(connection)[0]))
+    group = groups.load(connection, found.group_uuid)
+    if project_of(caller) not in (None, group.project):
+        # A token and an account may bear one name in two projects.
+        raise RequestIdReused(request_id)
+    return Started(group, max(found.after_revision, events.head(connection)[0]))
 
 
 def _require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], needs: str) -> None:

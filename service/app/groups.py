@@ -6,10 +6,11 @@ import hashlib
 import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
 from placement.model import Policy, Snapshot, Status
 from service.app import planning
-from service.app.access import audited, error_of, etag_of, project_of, visible
+from service.app.access import audited, error_of, etag_of, permitted, project_of, visible
 from service.app.admission import admit
 from service.app.changes import accepted
 from service.app.feed import Bookmark, Feed
@@ -163,6 +164,7 @@ class Groups(GroupIntents):
         catalogue: Mapping[str, ModelService] = fleet.model_services(connection)
         zones = fleet.zones(connection)
         spec = admit(request.spec, zones, catalogue, max_nodes=self._limits.max_nodes)
+        spec = replace(spec, placement=permitted(connection, caller, spec.placement))
         uuid = request.resource_uuid or self._new_uuid()
         if groups.exists(connection, uuid):
             raise AlreadyExists("instance group", uuid)
