@@ -1,0 +1,186 @@
+"""Secrets that a service holds must be in nothing that it writes or answers: log at debug level, metrics, database,
+events, errors, inventories, and the documents and XML of machines.
+
+Environment variables of a member are no secrets by contract: they are stored, and handed to the guest. They are planted
+all the same and must not be in the log or the metrics, which others than the tenant read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sqlite3
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+from cryptography import x509
+
+from service.config import parse
+from tests.integration.corral_process import CorralProcess
+from tests.security.service import bearer, deploy_request, node, process, secret
+from tests.service.drivers.libvirt.machines import specification
+from tests.service.identity.test_identity import Authority
+
+PASSWORD = hashlib.sha512(b"canary password 7b1d").hexdigest()
+ENVIRONMENT = "canary-environment-2f90"
+WRONG_TOKEN = "canary-wrong-token-5c77"
+WRONG_PASSWORD = hashlib.sha512(b"canary wrong 11aa").hexdigest()
+TLS = '[server.tls]\ncertificate = "cert.pem"\nkey = "key.pem"\n'
+ACCOUNT = f'[[accounts]]\nname = "canary"\npassword_sha512 = "{PASSWORD}"\nrole = "operator"\nproject = "red"\n'
+
+
+@dataclass
+class Told:
+    """All that a service has written and answered, by where it was seen; and the secrets that it knew."""
+
+    secrets: dict[str, str]
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def leaks(self, *but: str) -> list[str]:
+        """`secret in place`, of all secrets but these."""
+        return [
+            f"{name} in {place}"
+            for place, text in self.texts.items()
+            for name, value in self.secrets.items()
+            if name not in but and value in text
+        ]
+
+
+def _key_lines(path: Path) -> str:
+    """The middle line of a private key."""
+    return path.read_text().splitlines()[2]
+
+
+def _database(path: Path) -> str:
+    with sqlite3.connect(path) as connection:
+        text = "\n".join(connection.iterdump())
+    connection.close()
+    return text
+
+
+def _error(call: object) -> str:
+    with pytest.raises(grpc.RpcError) as refused:
+        call()  # type: ignore[operator]
+    return f"{refused.value}\n{refused.value.trailing_metadata()}"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """A service that is given every kind of secret, in right and in wrong calls by all three faces."""
+    directory = tmp_path_factory.mktemp("canary")
+    authority = Authority(directory)
+    certificate, key = authority.issue("corral", x509.DNSName("localhost"), x509.DNSName("corral.test"))
+    (directory / "cert.pem").write_bytes(certificate)
+    (directory / "key.pem").write_bytes(key)
+    service = process(directory, ACCOUNT + TLS)
+    service.start()
+    result = Told({"token": secret("ann"), "key": _key_lines(directory / "key.pem"), "password": PASSWORD})
+    result.secrets |= {"environment": ENVIRONMENT, "wrong token": WRONG_TOKEN, "wrong password": WRONG_PASSWORD}
+    try:
+        _talk_grpc(service, authority, result)
+        _talk_http(service, authority, result)
+    finally:
+        service.stop()
+    result.texts["log"] = service.log.read_text()
+    result.texts["database"] = _database(service.database)
+    return result
+
+
+def _talk_grpc(service: CorralProcess, authority: Authority, told: Told) -> None:
+    options = (("grpc.ssl_target_name_override", "localhost"),)
+    credentials = grpc.ssl_channel_credentials(authority.pem)
+    with grpc.secure_channel(f"127.0.0.1:{service.port}", credentials, options) as channel:
+        stub = deploy_pb2_grpc.DistributedModelServiceStub(channel)
+        member = node(environment_variables={"HF_TOKEN": ENVIRONMENT})
+        request = deploy_request(model_services=[member], request_id="canary-1")
+        events = list(stub.DeployDistributedModelService(request, metadata=bearer("ann"), timeout=60))
+        assert isinstance(events[-1].event.final, group_pb2.InstanceGroup)
+        told.texts["events"] = str(events)
+        listing = deploy_pb2.ListInstanceGroupsRequest()
+        told.texts["inventories"] = str(stub.ListInstanceGroups(listing, metadata=bearer("ann")))
+        wrong = [
+            (("authorization", f"Bearer {WRONG_TOKEN}"),),
+            (("authorization", f"Basic {WRONG_TOKEN}"),),
+            (("authorization", WRONG_TOKEN),),
+            (("authorization", f"Bearer {WRONG_TOKEN}"), ("x-request-id", "a-request-id")),
+        ]
+        errors = [_error(lambda m=metadata: stub.ListInstanceGroups(listing, metadata=m)) for metadata in wrong]
+        bad = deploy_request(model_services=[node(cpu_num=-1, environment_variables={"A B": ENVIRONMENT})])
+        errors.append(_error(lambda: list(stub.DeployDistributedModelService(bad, metadata=bearer("ann")))))
+        big = deploy_request(model_services=[node(cpu_num=4000, environment_variables={"A": ENVIRONMENT})])
+        errors.append(_error(lambda: list(stub.DeployDistributedModelService(big, metadata=bearer("ann"), timeout=30))))
+        told.texts["gRPC errors"] = "\n".join(errors)
+
+
+def _talk_http(service: CorralProcess, authority: Authority, told: Told) -> None:
+    base = service.http.replace("http://127.0.0.1", "https://localhost")
+    context = ssl.create_default_context(cafile=str(authority.path))
+    with httpx.Client(base_url=base, verify=context, timeout=30) as http:
+        login = "/zstack/v1/accounts/login"
+        asked = {"logInByAccount": {"accountName": "canary", "password": PASSWORD}}
+        session = http.put(login, json=asked).json()["inventory"]["uuid"]
+        told.secrets["session"] = session
+        wrong = {"logInByAccount": {"accountName": "canary", "password": WRONG_PASSWORD}}
+        groups = "/zstack/v1/ai/model-services/instances/groups"
+        answers = [
+            http.put(login, json=wrong),
+            http.put(login, content=b'{"logInByAccount": {"password": "' + WRONG_PASSWORD.encode() + b'"'),
+            http.get(groups, headers={"Authorization": f"OAuth {session}"}),
+            http.get(groups, headers={"Authorization": f"OAuth {WRONG_TOKEN}"}),
+            http.get(groups, headers={"Authorization": f"Bearer {WRONG_TOKEN}"}),
+            http.get(f"/zstack/v1/accounts/sessions/{session}/valid"),
+            http.get(f"/zstack/v1/accounts/sessions/{session}/invalid"),
+            http.get(f"/zstack/v1/accounts/sessions/{session}/%00"),
+            http.get("/corral/v1/instance-groups", headers={"Authorization": f"Bearer {session}"}),
+            http.get("/corral/v1/instance-groups", headers={"Authorization": f"Bearer {WRONG_TOKEN}"}),
+            http.get("/corral/v1/instance-groups", params={"token": session}),
+            http.post("/zstack/api", json={"org.zstack.header.identity.APILogOutMsg": {"sessionUuid": session}}),
+            http.get("/healthz"),
+            http.get("/openapi.json"),
+            http.get("/"),
+        ]
+        told.texts["HTTP answers"] = "\n".join(f"{a.status_code} {dict(a.headers)} {a.text}" for a in answers)
+        told.texts["metrics"] = http.get("/metrics").text
+
+
+def test_the_service_was_given_every_secret_and_told_at_length(told: Told) -> None:
+    """What was never planted can not be missed: the canary sings where it may."""
+    assert ENVIRONMENT in told.texts["database"], "by contract, environment variables are stored as they are"
+    assert len(told.secrets) == 7
+    assert '"level": "debug"' in told.texts["log"]
+    assert "corral_" in told.texts["metrics"]
+    assert all(len(text) > 300 for text in told.texts.values())
+
+
+def test_no_secret_is_in_what_the_service_writes_or_answers(told: Told) -> None:
+    assert told.leaks("environment") == []
+    raw = {name: base64.b64encode(value.encode()).decode().rstrip("=")[:-1] for name, value in told.secrets.items()}
+    assert Told(raw, told.texts).leaks("environment") == [], "nor in base64"
+
+
+def test_environment_variables_are_neither_logged_nor_counted_nor_repeated_in_errors(told: Told) -> None:
+    public = {place: told.texts[place] for place in ("log", "metrics", "gRPC errors", "HTTP answers", "events")}
+    assert Told({"environment": ENVIRONMENT}, public).leaks() == []
+
+
+def test_a_machines_documents_and_xml_are_made_of_the_request_alone() -> None:
+    """There is no way for an identity into a machine: its specification has no field of a caller."""
+    spec = specification()
+    named = {name for part in (spec, spec.identity, spec.image) for name in part.__dataclass_fields__}
+    assert not named & {"principal", "project", "caller", "token", "session", "account", "password", "authorization"}
+
+
+def test_a_configuration_that_is_refused_does_not_repeat_its_secrets(tmp_path: Path) -> None:
+    text = f'[[accounts]]\nname = "x"\npassword_sha512 = "{PASSWORD}!"\nrole = "admin"\n'
+    text += f'[[tokens]]\nname = "y"\nsha256 = "{WRONG_TOKEN}"\nrole = "admin"\n'
+    text += '[store]\nurl = "postgresql://u:canary-database-91@h:1/x y"\n'
+    with pytest.raises(Exception) as refused:  # noqa: PT011 - whatever it is, it is shown to whoever starts the service
+        parse(text, tmp_path)
+    shown = str(refused.value) + str(getattr(refused.value, "problems", ""))
+    for value in (PASSWORD, WRONG_TOKEN, "canary-database-91"):
+        assert value not in shown
