@@ -28,7 +28,7 @@ NAMES = frozenset({
     "monitor.absent_twice",
     # the sweep
     "sweep.listed", "sweep.compared", "sweep.removing", "sweep.removed", "sweep.entombed", "sweep.releasing",
-    "sweep.released", "sweep.clearing",
+    "sweep.released", "sweep.clearing", "sweep.deleting_volume",
     # the feed
     "feed.read",
 })  # fmt: skip

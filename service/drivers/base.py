@@ -12,6 +12,7 @@ Rules that all drivers keep:
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,18 @@ class MachineIdentity:
     def machine_name(self) -> str:
         """Unique on every host: `corral-<instance>-<attempt>`."""
         return f"corral-{self.instance}-{self.attempt}"
+
+
+_VOLUME_NAME = re.compile(r"corral\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.[a-z]+")
+
+
+def volume_owner(name: str) -> tuple[str, int] | None:
+    """(instance, attempt) that a machine's volume belongs to, by its name; None for a name of another make.
+
+    Every driver names volumes `corral.<cluster>.<instance>.<attempt>.<role>`.
+    """
+    match = _VOLUME_NAME.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +293,10 @@ class HostDriver(Protocol):
         ...
 
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
-        """Names of all per-machine volumes that bear this cluster's tag (base images are not listed)."""
+        """Names of all per-machine volumes that bear this cluster's tag (base images are not listed).
+
+        See `volume_owner` for what the names tell.
+        """
         ...
 
     async def delete_volume(self, name: str, *, budget_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Finds what nobody wants: machines of ours that no member wants, claims whose attempt is over, old tombstones.
+"""Finds what nobody wants: machines and volumes of ours that no member wants, claims whose attempt is over, tombstones.
 
 Never acts on a first sight: a machine must be unwanted in two sweeps and again right before it is removed. A machine
 without our tag is never even listed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from service.drivers.base import (
@@ -18,6 +18,7 @@ from service.drivers.base import (
     MachineIdentity,
     MachineState,
     ObservedMachine,
+    volume_owner,
 )
 from service.errors import CorralError
 from service.failpoints import failpoint
@@ -66,13 +67,23 @@ class Sweep:
         self._cluster = cluster
         self._metrics = metrics
         self._suspects: dict[str, set[str]] = {}
+        self._suspect_volumes: dict[str, set[str]] = {}
         self._tombstones: dict[tuple[str, str], float] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Sweep until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_SECONDS)
-            await self.once()
+        """Sweep until cancelled. Each host has passes of its own: a slow one delays nobody else's (RELIABILITY I12)."""
+        try:
+            while True:
+                await asyncio.sleep(EVERY_SECONDS)
+                for host_uuid, monitor in self._monitors.items():
+                    last = self._running.get(host_uuid)
+                    if not monitor.silent and (last is None or last.done()):
+                        self._running[host_uuid] = asyncio.create_task(self._guarded(monitor))
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def once(self) -> None:
         """One pass over all hosts that answer."""
@@ -83,6 +94,8 @@ class Sweep:
             await self._host(monitor)
         except (DriverError, CorralError) as error:
             logger.info("sweep of host %s ended early: %s", monitor.host.name, error)
+        except Exception:
+            logger.exception("sweep of host %s broke", monitor.host.name)  # a bug; the next pass begins anew
 
     async def _host(self, monitor: HostMonitor) -> None:
         host_uuid = monitor.host.uuid
@@ -103,6 +116,7 @@ class Sweep:
         for instance, attempt, group in sorted(here.stale_claims):
             await self._release(monitor, MachineIdentity(self._cluster, group, instance, attempt))
         await self._clear_tombstones(monitor, look.listing.machines)
+        await self._clear_volumes(monitor)
 
     async def _remove(self, monitor: HostMonitor, machine: ObservedMachine) -> None:
         again = await self._store.read(lambda c: seats(c, monitor.host.uuid))
@@ -125,10 +139,8 @@ class Sweep:
         except (MachineConflict, MachineGhost):
             return  # the machine is still there: the sweep removes it first
         failpoint("sweep.entombed")
-        for _ in range(2):
-            found = (await monitor.look()).listing.find(identity.machine_uuid)
-            if found is not None and found.state is not MachineState.TOMBSTONE:
-                return
+        if not await monitor.confirm_absent(identity.machine_uuid):
+            return
 
         def release(connection: Connection) -> None:
             if (identity.instance, identity.attempt) not in seats(connection, monitor.host.uuid).wanted:
@@ -151,6 +163,29 @@ class Sweep:
         gone = [key for key in self._tombstones if key[0] == monitor.host.uuid and key[1] not in here]
         for key in gone:
             del self._tombstones[key]
+
+    async def _clear_volumes(self, monitor: HostMonitor) -> None:
+        """Volumes of an attempt that nobody wants and that has no machine: a create broke off, or came too late.
+
+        Those of a machine that is there go with it.
+        """
+        names = await monitor.driver.list_volumes(budget_seconds=REMOVE_SECONDS)
+        before = self._suspect_volumes.get(monitor.host.uuid, set())
+        unwanted = await self._unwanted(monitor, names)
+        self._suspect_volumes[monitor.host.uuid] = unwanted - before
+        for name in sorted(unwanted & before):
+            failpoint("sweep.deleting_volume")
+            await monitor.driver.delete_volume(name, budget_seconds=REMOVE_SECONDS)
+            self._metrics.orphans_removed.labels("volume").inc()
+
+    async def _unwanted(self, monitor: HostMonitor, names: Iterable[str]) -> set[str]:
+        owners = {name: owner for name in names if (owner := volume_owner(name)) is not None}
+        if not owners:
+            return set()
+        look = await monitor.look()
+        here = await self._store.read(lambda c: seats(c, monitor.host.uuid))
+        kept = here.wanted | {_key(m) for m in look.listing.machines if m.state is not MachineState.TOMBSTONE}
+        return {name for name, owner in owners.items() if owner not in kept}
 
 
 def _key(machine: ObservedMachine) -> tuple[str, int]:
