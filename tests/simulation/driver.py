@@ -90,6 +90,9 @@ class FaultyDriver:
                 amounts=tuple(sorted(spec.resources.items())),
                 late=late,
             )
+            if self._world.fault("half_create"):
+                self._host.make_volume(machine)
+                raise OutcomeUnknown("the connection was lost while the machine was made")
             seen = self._host.create(machine, self._cause("create"))
             if self._world.fault("ghost"):
                 self._host.put(seen.uuid, replace(seen, state=hosts.GHOST), "ghost")

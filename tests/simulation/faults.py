@@ -16,7 +16,7 @@ AWAITS = (
     *(
         f"{name}.{side}"
         for name in ("db.write", "db.read", "create", "resume", "start", "observe", "list", "probe", "remove",
-                     "shutdown", "power_off", "entomb", "clear")
+                     "shutdown", "power_off", "entomb", "clear", "volumes", "delete_volume")
         for side in ("request", "reply")
     ),
     "planner.reply",

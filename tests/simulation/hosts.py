@@ -91,9 +91,15 @@ class SimulatedMachineHost:
         if there is not None and there.state == GHOST:
             raise Undying
         if there is None or there.state in (STOPPED, CRASHED):
-            self.volumes[f"{wanted.instance}-{wanted.attempt}"] = wanted.uuid
+            self.make_volume(wanted)
             self.put(wanted.uuid, wanted, cause)
         return self.machines[wanted.uuid]
+
+    def make_volume(self, wanted: Machine) -> None:
+        """The first half of a create."""
+        there = self.machines.get(wanted.uuid)
+        if there is None or there.state != TOMBSTONE:
+            self.volumes[f"corral.simulation.{wanted.instance}.{wanted.attempt}.root"] = wanted.uuid
 
     def resume(self, uuid: str, boot_seconds: float, cause: str, *, late: bool) -> Machine:
         """Let a paused machine run; a running one runs on."""

@@ -147,19 +147,19 @@ async def _until_calm(world: World, clients: list[Client]) -> None:
             for what in rest[:6] or ["it does not stay calm"]:
                 world.observer.violated("I5", f"not at rest {SETTLE_SECONDS:g} s after the last fault: {what}")
             return
-    for host in world.hosts.values():
-        wanted = {m.uuid for m in host.machines.values()}
-        for volume, owner in host.volumes.items():
-            if owner not in wanted:
-                world.observer.violated("I10", f"volume {volume} is left on {host.name}")
 
 
 def _unserved(world: World, clients: list[Client]) -> list[str]:
-    """Acknowledged deploys that the database does not know, and streams that have not ended."""
+    """Acknowledged deploys that the database does not know, streams that have not ended, volumes without a machine."""
     for name, count in world.database.rows("SELECT name, count(*) FROM groups GROUP BY name HAVING count(*) > 1"):
         world.observer.violated("I7", f"the one request for {name} made {count} groups")
     phases = dict(world.database.rows("SELECT uuid, phase FROM groups"))
-    found = []
+    found = [
+        f"volume {volume} of {host.name} has no machine"
+        for host in world.hosts.values()
+        for volume, owner in host.volumes.items()
+        if owner not in host.machines
+    ]
     for client in clients:
         order = client.order
         if not order.uuid:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EPOCH_MS = 1_800_000_000_000
 CALL_FAULTS = ("refused", "lost_request", "lost_reply", "late_request", "slow", "vanish")
-HOST_FAULTS = ("no_memory", "ghost", "stale_list", "partial_list", "bad_boot", "lost_hint")
+HOST_FAULTS = ("no_memory", "half_create", "ghost", "stale_list", "partial_list", "bad_boot", "lost_hint")
 DATABASE_FAULTS = ("unavailable", "lost_commit")
 
 
