@@ -80,6 +80,10 @@ faults: ## real kills of the service, libvirtd, QEMU and PostgreSQL in a private
 bench: ## from the call to all Running beside raw libvirt threads, in one run (ARGS=--rounds 5 --guests 1,4,8); as root
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.launch_bench $(ARGS)
 
+.PHONY: bench-placement
+bench-placement: ## the planner's figures beside greedy rules, naive models and real peers, a table and a plot in .cache (ARGS=small --seeds 5)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.placement_bench --peers --plot --out .cache/bench $(ARGS)
+
 .PHONY: protos
 protos: ## generate the Python code and the reference of corral.v1
 	@$(BIN)/python protos/generate.py

@@ -17,7 +17,6 @@ import numpy as np
 from placement.exact_stop import run_until
 from placement.index import Ints
 
-
 WATCHED = 1500
 """With more columns than this a linear program may take long enough that the stop must be heard meanwhile."""
 

@@ -20,12 +20,16 @@ FIRST, SECOND = 1, 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """``nodes``: (node id, copies) in the request's order; ``parts[j]``: 0, FIRST or SECOND of constraint j."""
+    """``nodes``: (node id, copies) in the request's order; ``parts[j]``: 0, FIRST or SECOND of constraint j.
+
+    ``within``: bool[H] hosts that a search confines the kind to, None for all.
+    """
 
     sample: Node
     nodes: tuple[tuple[str, int], ...]
     count: int
     parts: tuple[int, ...]
+    within: Bools | None = None
 
     def ids(self) -> Iterator[str]:
         """The id of each copy."""
@@ -38,7 +42,8 @@ class Kind:
 class Gang:
     """K kinds over R' resources (those that somebody asks for).
 
-    ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet.
+    ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet; ``settled``:
+    numbers of the rules that the kinds' confinement keeps.
     """
 
     request: Request
@@ -50,6 +55,7 @@ class Gang:
     counts: Ints
     free: Ints
     capacity: Ints
+    settled: frozenset[int] = frozenset()
 
     @property
     def size(self) -> int:
@@ -114,7 +120,7 @@ def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Reque
 def allowed_hosts(gang: Gang, kind: Kind) -> Bools:
     """bool[H]: hosts that the kind may use by zone, labels, exclusion and emptiness, whatever their room."""
     index, node = gang.index, kind.sample
-    mask = index.open
+    mask = index.open if kind.within is None else index.open & kind.within
     if gang.request.excluded_hosts:
         mask = mask.copy()
         mask[[index.position[host] for host in gang.request.excluded_hosts if host in index.position]] = False

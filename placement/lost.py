@@ -21,6 +21,7 @@ from placement.packing import Load, Packing
 from placement.scoring import RoomValue
 
 Stop = Callable[[], bool]
+SMALL = 200
 
 
 class Worth:
@@ -140,5 +141,8 @@ def _improve(packing: Packing, worth: Worth, search: Search, policy: Policy, sto
     weights = np.ones(packing.demand.shape[1], np.int64)
     if not search.closed and not stop():
         dive(generator, weights, stop)
-    if not search.closed and not stop() and policy.branches:
+    assert search.cost is not None
+    # Half a percent of lost value is not worth the seconds that a large integer program may take.
+    near = (search.cost - search.lower) * 200 <= search.cost and len(generator.master.columns) > SMALL
+    if not search.closed and not near and not stop() and policy.branches:
         round_by_search(generator, min(policy.branches, 50), stop)

@@ -92,7 +92,7 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
     keys = []
     for kind in gang.kinds:
         node = kind.sample
-        key = (node.zone, tuple(node.host_labels.items()), node.exclusive, node.cells, kind.parts)
+        key = (node.zone, tuple(node.host_labels.items()), node.exclusive, node.cells, kind.parts, id(kind.within))
         keys.append(key)
         if key not in masks:
             mask = allowed_hosts(gang, kind) if only is None else allowed_hosts(gang, kind) & only
@@ -101,7 +101,7 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
             masks[key] = mask
     bundles, bundled = _bundles(gang, tallies)
     limits = [number for number, tally in enumerate(tallies) if _is_limit(tally) and not _never_missed(tally)]
-    settled = bundled | {number for number in limits if _on_hosts(tallies[number])}
+    settled = bundled | gang.settled | {number for number in limits if _on_hosts(tallies[number])}
     counts = np.array([1 if len(b) > 1 or b[0][1] > 1 else gang.counts[b[0][0]] for b in bundles], np.int64)
     size = np.zeros((len(bundles), len(gang.kinds)), np.int64)
     for number, bundle in enumerate(bundles):

@@ -12,19 +12,22 @@ from dataclasses import replace
 import numpy as np
 
 from placement.answer import Answer
-from placement.feasibility import impossible_rules
-from placement.gang import Gang, fitting_hosts
+from placement.constraints import Scope, Together
+from placement.feasibility import domains_with_room, impossible_rules
+from placement.gang import FIRST, Gang, fitting_hosts
 from placement.greedy import greedy
-from placement.index import Ints
+from placement.index import Bools, Ints
 from placement.layout import lay_out
 from placement.model import Policy, Strategy
 from placement.packing import Load
 from placement.reduce import Reduction, needs_rules, reduce
 from placement.scoring import room_value
 from placement.strategies import BY_STRATEGY, fewest
+from placement.topology import Tally
 
 Stop = Callable[[], bool]
 CANDIDATES = 100
+DOMAINS = 32
 MODEL_SIZE = 20_000
 
 
@@ -36,16 +39,15 @@ def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> A
     answer = Answer(stage="greedy")
     if not hard:
         strict = _strictly(gang)
-        inner = (
-            solve_ruled(strict, strategy, policy, stop)
-            if needs_rules(strict)
-            else BY_STRATEGY[strategy](strict, policy, stop)
-        )
+        inner = _solve(strict, strategy, policy, stop)
         if inner.landed is not None:
             return inner
     relaxed = _relaxation(gang, strategy, policy, stop, answer)
     if answer.infeasible:
         return answer
+    together = _open_affinity(gang)
+    if hard and together is not None:
+        return _domain_by_domain(gang, together, strategy, policy, stop, answer)
     if relaxed is not None and hard:
         reduction, loads = relaxed
         if reduction.exact:
@@ -56,6 +58,72 @@ def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> A
     if not answer.closed and not stop() and policy.branches:
         by_model(gang, strategy, policy, stop, answer)
     return answer
+
+
+def _open_affinity(gang: Gang) -> int | None:
+    """The first rule that keeps new nodes together in a rack or zone that no member has chosen yet."""
+    for number, rule in enumerate(gang.request.constraints):
+        if not isinstance(rule, Together) or rule.scope is Scope.HOST or number in gang.settled:
+            continue
+        tally = Tally.start(gang, number)
+        if tally.coming > 1 and not (tally.old_first > 0).any():
+            return number
+    return None
+
+
+def _domain_by_domain(
+    gang: Gang, number: int, strategy: Strategy, policy: Policy, stop: Stop, answer: Answer
+) -> Answer:
+    """Confines the nodes of an affinity rule to each domain with room for them in turn, the roomiest first.
+
+    ``answer`` holds the bounds without the rule. When every domain was tried, the lowest of their bounds holds too, and
+    if none can take the gang, nothing can.
+    """
+    tally = Tally.start(gang, number)
+    mine = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
+    codes = domains_with_room(gang, tally, mine).tolist()
+    bounds = []
+    quick = replace(policy, dives=min(policy.dives, 1), branches=0)
+    best: tuple[int, Gang] | None = None
+    for code in codes[:DOMAINS]:
+        if stop() or answer.closed:
+            break
+        confined = _confined(gang, number, mine, tally.domain == code)
+        inner = _solve(confined, strategy, quick, stop)
+        if inner.landed is not None:
+            answer.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
+            assert inner.objective is not None
+            if best is None or inner.objective < best[0]:
+                best = inner.objective, confined
+        if not inner.infeasible:
+            bounds.append(inner.lower)
+        elif answer.stage in ("none", "greedy"):
+            answer.stage = inner.stage
+    else:
+        if len(codes) <= DOMAINS:
+            answer.infeasible = not bounds
+            answer.lower = max(answer.lower, min(bounds, default=0))
+    if best is not None and not answer.closed and not stop():
+        inner = _solve(best[1], strategy, policy, stop)
+        if inner.landed is not None:
+            answer.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
+    return answer
+
+
+def _confined(gang: Gang, number: int, mine: list[int], inside: Bools) -> Gang:
+    """The gang with the kinds of an affinity rule confined to a domain, which settles the rule."""
+    kinds = tuple(
+        replace(kind, within=inside if kind.within is None else kind.within & inside) if k in mine else kind
+        for k, kind in enumerate(gang.kinds)
+    )
+    return replace(gang, kinds=kinds, settled=gang.settled | {number})
+
+
+def _solve(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Answer:
+    """The answer for a gang, by the packing where it holds all the rules."""
+    if needs_rules(gang):
+        return solve_ruled(gang, strategy, policy, stop)
+    return BY_STRATEGY[strategy](gang, policy, stop)
 
 
 def _strictly(gang: Gang) -> Gang:

@@ -75,7 +75,7 @@ def _dominating(packing: Packing) -> Ints | None:
 
 
 def _hosts_at_least(caps: Ints, group: Ints, wider: Bools, hosts: Ints) -> Ints | None:
-    """int64[C]: hosts with no less of anything that may take no fewer kinds, the class's own and its twins' included."""
+    """int64[C]: hosts with no less of anything that may take no fewer kinds, the class's own included."""
     shape = tuple((caps.max(axis=0) + 1).tolist())
     present = np.unique(group)
     if math.prod(shape) * len(present) <= 1 << 19:

@@ -175,7 +175,7 @@ def row_vector(options: argparse.Namespace) -> list[Row]:
     hits = {1: 0, 10: 0}
     known = 0
     missed = []
-    for name, optimum, *case in cases.vector_instances(data):
+    for name, optimum, *case in cases.vector_instances(data)[:: options.every]:
         known += optimum > 0
         decision, cpu, wall = decide((case[0], case[1]), 1.0)
         short.add(decision, cpu, wall)
@@ -375,6 +375,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="which rows; all without")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--naive", type=float, default=20.0, help="seconds for each naive model")
+    parser.add_argument("--every", type=int, default=1, help="only each so-manieth vector packing instance")
     parser.add_argument("--peers", action="store_true", help="also install and run the real peers")
     parser.add_argument("--plot", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the table and the plot")

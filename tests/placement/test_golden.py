@@ -1,4 +1,4 @@
-"""Recorded decisions: the planner still says the same, byte for byte. ``python -m tests.placement.test_golden`` records."""
+"""Recorded decisions are made again, byte for byte. ``python -m tests.placement.test_golden`` records them."""
 
 from __future__ import annotations
 
