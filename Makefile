@@ -39,8 +39,12 @@ dev: ## install what tests and checks need
 	@$(PREPARE) system dev clients postgres guest promtool
 
 .PHONY: test
-test: dev lint ## every check and test
-	@$(PYTEST) $(PARALLEL) $(ARGS)
+test: dev lint ## every check, and every test but the long ones
+	@$(PYTEST) $(PARALLEL) -m 'not slow' $(ARGS)
+
+.PHONY: test-slow
+test-slow: dev ## the long tests that `make test` leaves out
+	@$(PYTEST) $(PARALLEL) -m slow $(ARGS)
 
 .PHONY: lint
 lint: ## style, types, import rules, protobuf rules
@@ -52,11 +56,11 @@ lint: ## style, types, import rules, protobuf rules
 
 .PHONY: unit
 unit: ## the tests that start no guest (ARGS: more for pytest)
-	@$(PYTEST) $(PARALLEL) -m 'not qemu' $(ARGS)
+	@$(PYTEST) $(PARALLEL) -m 'not qemu and not slow' $(ARGS)
 
 .PHONY: test-qemu
 test-qemu: ## the tests on real QEMU guests in a private lab; as root
-	@$(PYTEST) -m qemu $(ARGS)
+	@$(PYTEST) -m 'qemu and not slow' $(ARGS)
 
 .PHONY: contract
 contract: dev ## every outside client against a service on simulated hosts, a line each
