@@ -1,0 +1,161 @@
+"""What the planner answers: decisions, proofs and explanations, as frozen data.
+
+May import ``reasons`` only. ``model`` offers all of it again, beside the questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from placement.reasons import Family, Reason
+
+
+class Strategy(StrEnum):
+    """What is best among the feasible placements; each defines the decision's integer objective, which is minimised.
+
+    ``least_lost_value``: the sum over hosts of the value that their free room loses, where room is worth the best
+    mix of flavours that still fits (``scoring.py``). ``fewest_hosts``: hosts that get at least one node.
+    ``spread``: the sum over hosts of (nodes it gets) squared. ``close``: racks used x (nodes + 1) + hosts used.
+    """
+
+    LEAST_LOST_VALUE = "least_lost_value"
+    FEWEST_HOSTS = "fewest_hosts"
+    SPREAD = "spread"
+    CLOSE = "close"
+
+
+class Status(StrEnum):
+    """``placed``: assignments stand. ``infeasible``: proven impossible. ``unknown``: neither, in time."""
+
+    PLACED = "placed"
+    INFEASIBLE = "infeasible"
+    UNKNOWN = "unknown"
+
+
+class Proof(StrEnum):
+    """``optimal``: lower bound = upper bound. ``gap``: both stand, apart. ``infeasible``: proven. ``none``: nothing."""
+
+    OPTIMAL = "optimal"
+    GAP = "gap"
+    INFEASIBLE = "infeasible"
+    NONE = "none"
+
+
+class Assignment(NamedTuple):
+    """One copy of a node on one host; ``cells`` are the NUMA cells for a node that asked for them."""
+
+    node: str
+    host: str
+    cells: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """How much of one resource is missing."""
+
+    resource: str
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """How many hosts each reason rules out for one kind of node, tried in the order of ``Reason``.
+
+    ``resources`` details the last two reasons: ``(reason, resource) -> hosts``, by the first resource short.
+    """
+
+    node: str
+    alike: int
+    hosts: int
+    ruled_out: tuple[tuple[Reason, int], ...]
+    resources: tuple[tuple[Reason, str, int], ...]
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class NearestMiss:
+    """The host that comes closest to taking one node that fits nowhere, and what it lacks."""
+
+    node: str
+    host: str
+    shortages: tuple[Shortage, ...]
+
+
+class CureKind(StrEnum):
+    """What a cure changes."""
+
+    RELAX = "relax"
+    ADD_HOSTS = "add_hosts"
+    FREE = "free"
+    SHRINK = "shrink"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """One change after which the whole request fits, checked by placing it again.
+
+    ``relax`` a ``family``; ``add_hosts``: ``count`` hosts like ``host``; ``free``: ``amounts`` on ``host``;
+    ``shrink`` to ``count`` nodes; ``wait``: it fits the fleet once the present guests are gone.
+    """
+
+    kind: CureKind
+    family: Family | None = None
+    host: str | None = None
+    count: int = 0
+    amounts: tuple[Shortage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a request does not fit. ``permanent``: not even on the empty fleet (None where that was not settled).
+
+    ``placeable``/``placeable_bound``: a placement of so many nodes is known, and no more than so many can be placed.
+    ``conflict``: a minimal set of constraint families that can not hold together.
+    """
+
+    message: str
+    funnels: tuple[Funnel, ...] = ()
+    nearest: NearestMiss | None = None
+    shortages: tuple[Shortage, ...] = ()
+    placeable: int | None = None
+    placeable_bound: int | None = None
+    total: int = 0
+    conflict: tuple[Family, ...] = ()
+    cures: tuple[Cure, ...] = ()
+    permanent: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the planner says. ``lower_bound <= optimum <= upper_bound`` for the strategy's objective.
+
+    ``penalty`` is the weight of the missed wishes, of which at least ``penalty_bound`` can not be avoided; the
+    bounds of the objective hold among placements with this penalty when the two are equal. With ``max_placed``
+    the objective is the number of nodes placed and is maximised; ``unplaced`` names the rest. ``stopped``: the
+    caller's stop was heard.
+    """
+
+    status: Status
+    assignments: tuple[Assignment, ...] = ()
+    objective: int | None = None
+    lower_bound: int | None = None
+    upper_bound: int | None = None
+    proof: Proof = Proof.NONE
+    stage: str = ""
+    strategy: Strategy = Strategy.LEAST_LOST_VALUE
+    penalty: int = 0
+    penalty_bound: int = 0
+    unplaced: tuple[str, ...] = ()
+    stopped: bool = False
+    max_placed: bool = False
+    explanation: Explanation | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """(upper - lower) / max(1, upper), or None without both bounds."""
+        if self.lower_bound is None or self.upper_bound is None:
+            return None
+        return (self.upper_bound - self.lower_bound) / max(1, abs(self.upper_bound))
