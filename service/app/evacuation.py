@@ -155,7 +155,7 @@ class Evacuation:
                 continue
             planned = await self._planner.place(snapshot, request, Policy(), budget_seconds=PLAN_SECONDS)
             if planned.decision.status is not Status.PLACED:
-                raise _no_room(planning.failure(planned.decision.explanation, group), group)
+                raise _no_room(planning.failure(planned.decision.explanation, group, snapshot), group)
             found = {a.node: a.host for a in planned.decision.assignments}
             snapshot = _after(snapshot, request, found)
             moves += [Move(node, uuid, target) for node, target in sorted(found.items())]

@@ -105,7 +105,7 @@ class Groups(GroupIntents):
             budget_seconds=self._limits.plan_seconds,
         )
         if planned.decision.status is not Status.PLACED:
-            raise error_of(planning.failure(planned.decision.explanation, group), group.uuid)
+            raise error_of(planning.failure(planned.decision.explanation, group, snapshot), group.uuid)
         return planning.record(group, planned.decision, hosts, planned.duration_ms, 0)
 
     async def get(self, caller: Caller, uuid: str) -> Group:

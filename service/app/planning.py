@@ -169,8 +169,14 @@ def record(
     )
 
 
-def failure(explanation: Explanation | None, group: Group) -> Failure:
-    """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`."""
+def failure(explanation: Explanation | None, group: Group, fleet_now: Snapshot) -> Failure:
+    """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`.
+
+    What the planner calls permanent leaves out hosts that are closed or do not answer, and those come back: only where
+    every host is open can it never fit.
+    """
+    if explanation is not None and explanation.permanent and not all(h.schedulable for h in fleet_now.hosts):
+        explanation = replace(explanation, permanent=None)
     permanent = explanation is not None and explanation.permanent is True
     code = Unsatisfiable.reason if permanent else NoCapacity.reason
     if explanation is None:

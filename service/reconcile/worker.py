@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from placement.model import Policy, Status
+from placement.model import Policy, Request, Snapshot, Status
 from service.app import changes, planning
 from service.app.changes import LeaseLost
-from service.app.planner import Planner
+from service.app.planner import Planned, Planner
 from service.effects import Dispatch, Effect, Observe, Plan, effects, next_deadline
 from service.errors import CorralError, InvariantViolation, NotFound, QuotaExceeded, Unavailable
 from service.facts import Fact, HostAnswers, HostSilent, NotPlaced, Observation, Observed, Ticked
@@ -315,22 +315,18 @@ class GroupWorker:
 
     async def _plan_once(self, group: Group, attempt: int, *, alone: bool) -> Outcome | None:
         hosts, snapshot = await self.tools.store.read(planning.read_fleet)
-        planned = await self.tools.planner.place(
-            snapshot,
-            planning.request(group, snapshot),
-            Policy(seed=attempt - 1),
-            budget_seconds=self.tools.plan_seconds,
-        )
+        planned = await self._decide(snapshot, planning.request(group, snapshot), attempt)
+        if planned.decision.status is not Status.PLACED and group.excluded_hosts:
+            # Hosts where a member failed are shunned while there are others, not at the price of the group.
+            everywhere = replace(planning.request(group, snapshot), excluded_hosts=frozenset())
+            planned = await self._decide(snapshot, everywhere, attempt)
         decision = planned.decision
         metrics = self.tools.metrics
-        metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)
-        if decision.gap is not None:
-            metrics.plan_gap.observe(decision.gap)
         if decision.status is not Status.PLACED:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
             if waiting and self._may_wait_for_fleet():
                 return Outcome([], retry=True)
-            return Outcome([NotPlaced(planning.failure(decision.explanation, group))])
+            return Outcome([NotPlaced(planning.failure(decision.explanation, group, snapshot))])
         failpoint("worker.planned")
         placement = planning.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self._now()
@@ -345,6 +341,17 @@ class GroupWorker:
         failpoint("worker.claimed")
         metrics.claims.inc()
         return Outcome([], reload=True)
+
+    async def _decide(self, snapshot: Snapshot, request: Request, attempt: int) -> Planned:
+        """Ask the planner; each further attempt breaks ties in another way."""
+        planned = await self.tools.planner.place(
+            snapshot, request, Policy(seed=attempt - 1), budget_seconds=self.tools.plan_seconds
+        )
+        decision, metrics = planned.decision, self.tools.metrics
+        metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)
+        if decision.gap is not None:
+            metrics.plan_gap.observe(decision.gap)
+        return planned
 
     def _may_wait_for_fleet(self) -> bool:
         """Right after a start some hosts were not seen yet: that is no reason to refuse, for a while."""

@@ -21,10 +21,10 @@ from service.errors import (
     Unsatisfiable,
     WrongState,
 )
-from service.fleet import Quota
+from service.fleet import HostStatus, Quota
 from service.model import Caller, CreationStrategy, DeployRequest, Event, EventKind, GroupStatus, InstanceStatus
-from service.store import claims, events, quotas, schema
-from tests.service.builders import ENTRY, node, spec
+from service.store import claims, events, fleet, quotas, schema
+from tests.service.builders import ENTRY, host, node, spec
 from tests.service.control_plane import CALLER, control_plane
 
 pytestmark = pytest.mark.asyncio
@@ -418,3 +418,27 @@ async def test_every_change_leaves_a_row_of_who_made_it() -> None:
             ("ann", "UpdateInstanceGroup", uuid, ""),
             ("ann", "DeleteInstanceGroup", uuid, ""),
         ]
+
+
+async def test_a_fleet_of_one_host_gets_a_member_back_on_the_host_where_it_failed() -> None:
+    async with control_plane(hosts=(host(1),)) as plane:
+        told = await plane.deploy(DeployRequest(spec(1)))
+        (driver,) = plane.drivers.values()
+        (machine,) = plane.machines()
+        driver.host.stop(machine.identity)
+        driver._hint(machine.identity)
+        again = await plane.follow(told[-1].group, told[-1].revision)  # type: ignore[arg-type]
+        assert again[-1].group is not None
+        assert again[-1].group.status is GroupStatus.RUNNING
+        assert again[-1].group.instances[0].attempt == 2
+
+
+async def test_a_fleet_whose_hosts_are_closed_lacks_capacity_for_now_and_not_for_ever() -> None:
+    async with control_plane() as plane:
+        for number in (1, 2):
+            await plane.store.write(lambda c, n=number: fleet.set_status(c, f"{n:032x}", HostStatus.DISCONNECTED))  # type: ignore[misc]
+        with pytest.raises(NoCapacity):
+            await plane.groups.plan(CALLER, DeployRequest(spec(1)))
+    async with control_plane() as plane:
+        with pytest.raises(Unsatisfiable):
+            await plane.groups.plan(CALLER, DeployRequest(spec(1, nodes=(node(cpu_num=4000),))))
