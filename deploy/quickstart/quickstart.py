@@ -224,10 +224,10 @@ def run(once: bool) -> int:
         say(f"ready after {time.time() - float(os.environ.get('CORRAL_STARTED', time.time())):.1f} s")
         deploy_all(addresses)
         say(f"all running after {time.time() - float(os.environ.get('CORRAL_STARTED', time.time())):.1f} s")
-        tell_what_next(addresses)
         if once:
             delete_groups(addresses, connection)
             return 0
+        tell_what_next(addresses)
         say("serving; Ctrl-C stops the service, the groups go on; `make down` removes everything")
         code = service.wait()
         raise Problem(f"the service ended by itself with {code}; its log: {LOG.relative_to(ROOT)}")
