@@ -154,6 +154,8 @@ prepare_grpc_js() {
 prepare_postgres() {
     compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
     installed_package postgresql-common || apt_install postgresql-common
+    # The package reads this directory and does not make it.
+    as_root mkdir -p /etc/postgresql-common/createcluster.d
     echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/corral.conf >/dev/null
     apt_install postgresql
     as_root rm /etc/postgresql-common/createcluster.d/corral.conf
