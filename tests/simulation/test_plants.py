@@ -12,10 +12,12 @@ from tests.simulation.test_simulation import simulate
 
 MOST_SEEDS = 400
 QUICK = (
-    "claim without its guard",
-    "a write does not check its epoch",
-    "acknowledged before the commit",
+    "a released claim stays counted as used",
+    "a lease that is held is taken",
+    "a new owner keeps the old epoch",
     "resumed before GO",
+    "GO when some are created",
+    "the request id is not remembered with the intent",
 )
 """A slice for the ordinary tests: bugs that a few seeds find."""
 
