@@ -41,6 +41,15 @@ def draw(world: World) -> None:
         world.planned[name] = PointFault(nth, action, seconds)
 
 
+def draw_stale(world: World) -> None:
+    """One process stops right before it acts, for longer than its lease; when it goes on, another has taken over."""
+    dice = world.random
+    name = dice.choice(("worker.outcomes", "worker.planned", "db.write.request", "db.read.request", "worker.starting",
+                        "create.before", "resume.before", "remove.before", "transaction.committed"))  # fmt: skip
+    nth = 1 + int(dice.expovariate(0.05 if name.startswith(("db.", "transaction.")) else 0.25))
+    world.planned[name] = PointFault(nth, "freeze", dice.uniform(47.0, 70.0))
+
+
 async def storm(world: World) -> None:
     """Now and then something happens, of the few kinds that this seed has."""
     dice = world.random

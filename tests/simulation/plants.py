@@ -80,30 +80,17 @@ PLANTS: tuple[Plant, ...] = (
     # --- leases and epochs ---
     one("a write does not check its epoch", CHANGES,
         "    if epoch is not None and before.epoch != epoch:\n", "    if False:\n"),
-    one("a claim does not check its epoch", PLANNING,
-        "    if before.epoch != planned.epoch:\n", "    if False:\n"),
-    one("a worker that lost its lease reads on", WORKER,
-        "        if group.epoch != self.epoch:\n", "        if False:\n"),
+    one("a worker that lost its lease goes on", WORKER,
+        "        if group.epoch != self.epoch:\n", "        if False:\n",
+        Edit(WORKER, "        if not mine:\n            raise LeaseLost(self.uuid)\n", "")),
     one("a lease that is held is taken", GROUPS,
         "and_(schema.groups.c.due_at <= now, schema.groups.c.lease_until <= now)", "schema.groups.c.due_at <= now",
         Edit(GROUPS, ".where(schema.groups.c.uuid == uuid, schema.groups.c.lease_until <= now)",
              ".where(schema.groups.c.uuid == uuid)")),
     one("a new owner keeps the old epoch", GROUPS,
         "epoch=schema.groups.c.epoch + 1,", "epoch=schema.groups.c.epoch,"),
-    one("a lease that another has is renewed", GROUPS,
-        "    result = connection.execute(\n        update(schema.groups)\n"
-        "        .where(schema.groups.c.uuid == uuid, schema.groups.c.epoch == epoch)\n"
-        "        .values(lease_until=until)",
-        "    result = connection.execute(\n        update(schema.groups)\n"
-        "        .where(schema.groups.c.uuid == uuid)\n        .values(lease_until=until)"),
     one("a lease is given back while calls run", WORKER,
         "        if any(s.task is not None for s in self._slots.values()):\n            return False\n", ""),
-    one("a lease is never renewed", WORKER,
-        "        if now >= self.lease_until - LEASE_MS + RENEW_MS:\n", "        if False:\n",
-        Edit(CALLS, "        if lease_left_ms < budget * 1000:\n", "        if False:\n")),
-    one("the worker's time comes after the transaction", WORKER,
-        "return self.read + int((asyncio.get_running_loop().time() - self.asked_at) * 1000)",
-        "return self.read"),
     # --- intents and requests ---
     one("acknowledged before the commit", APP,
         "        started = await self._store.write(intent)\n        failpoint(\"intent.committed\")\n",

@@ -105,6 +105,9 @@ async def _play(world: World) -> None:
     for replica in world.replicas:
         world.loop.outside(dice.uniform(0.0, 2.0), replica.start)
     length = dice.uniform(30.0, 70.0)
+    if dice.random() < 0.25:
+        faults.draw_stale(world)
+        length = 90.0
     orders = _orders(world, length)
     clients = [Client(world, order) for order in orders]
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
