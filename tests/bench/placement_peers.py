@@ -205,7 +205,8 @@ def openstack_placement(snapshot: Snapshot, request: Request, nodes: int) -> Out
         command = [str(root / "venv/bin/python"), "peer.py", "task.json", str(root / "placement.db")]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=1200)
         if done.returncode:
-            return Outcome(name, 0.0, None, 0, f"failed: {done.stderr.strip().splitlines()[-1][:120]}")
+            said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            return Outcome(name, 0.0, None, 0, f"failed: {said[-1][:120]}")
         result = json.loads(done.stdout.strip().splitlines()[-1])
     return Outcome(name, result["seconds"], result["hosts"], result["placed"], f"{nodes} nodes")
 
