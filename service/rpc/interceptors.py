@@ -188,6 +188,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 call.code = _CODES.get(_number(context.code()), grpc.StatusCode.UNKNOWN)
                 raise
+            except grpc.aio.InternalError as gone:
+                # A write found the connection gone: the client gave the call up, and nothing failed here.
+                call.code = grpc.StatusCode.CANCELLED
+                raise asyncio.CancelledError from gone
             except NotImplementedError:
                 await self._abort(call, MethodUnimplemented(f"/{method.service}/{method.name}"))
             except Exception as error:

@@ -87,6 +87,8 @@ def domains(lab: Lab) -> dict[str, int]:
     for hypervisor in lab:
         connection = libvirt.open(hypervisor.uri)
         for domain in connection.listAllDomains():
+            if domain.name().startswith("corral-tomb"):
+                continue  # the inert mark of an attempt that is over; the sweep takes it away in time
             assert domain.name() not in found, "one machine on two hosts"
             found[domain.name()] = domain.state()[0]
         connection.close()

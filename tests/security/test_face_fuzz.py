@@ -116,7 +116,7 @@ def fuzzed(corral: CorralProcess) -> Iterator[Fuzzed]:
     with json_client(corral, "root") as http:
         client = Fuzzed(http)
         yield client
-        assert {200, 400, 404} <= set(client.seen), client.seen
+        assert 400 in client.seen, client.seen  # which others depends on the tests that this process got
         assert http.get("/healthz").json()["status"] == "SERVING"
 
 
@@ -126,7 +126,7 @@ def zstack(corral: CorralProcess) -> Iterator[Fuzzed]:
     with httpx.Client(base_url=corral.http, headers=headers, timeout=30) as http:
         client = Fuzzed(http)
         yield client
-        assert {200, 202, 400, 503} <= set(client.seen), client.seen
+        assert 400 in client.seen, client.seen
 
 
 def _path(draw: Any, template: str, variables: tuple[str, ...]) -> str:
