@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from placement.model import Explanation
 from service.errors import NotFound
@@ -161,9 +162,8 @@ def _distinct(found: Group) -> bool:
 @given(before=stored_groups().filter(_distinct), after=stored_groups())
 def test_what_is_saved_is_what_is_loaded(db: Database, before: Group, after: Group) -> None:
     members = [m.uuid for m in before.instances]
-    taken = db.read(
-        lambda c: c.execute(select(schema.instances.c.uuid).where(schema.instances.c.uuid.in_(members))).all()
-    )
+    known = select(schema.instances.c.uuid).where(schema.instances.c.uuid.in_(members))
+    taken = db.read(lambda c: c.execute(known).all())
     if taken or db.read(lambda c: groups.exists(c, before.uuid)):
         return  # the examples of one test share a database
     db.write(lambda c: groups.create(c, before, due_at=0))
