@@ -5,7 +5,6 @@ It ends with the process that made it, however that ends, and leaves nothing beh
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import signal
@@ -112,7 +111,7 @@ class Postgres:
     def start(self) -> None:
         """Start the server, crash recovery included, and wait until it answers."""
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
-        command = [str(self._bin / "postgres"), "-D", self._data, "-k", str(self.directory), *settings]
+        command = [*self._command("postgres"), "-D", self._data, "-k", str(self.directory), *settings]
         self._server = subprocess.Popen(command, **self._popen_options())
         deadline = time.monotonic() + 60
         while True:
@@ -179,24 +178,27 @@ class Postgres:
     def _run(self, program: str, *arguments: str) -> None:
         options = self._popen_options()
         options["stdout"] = options["stderr"] = subprocess.PIPE
-        done = subprocess.Popen([str(self._bin / program), *arguments], **options)
+        done = subprocess.Popen(self._command(program, *arguments), **options)
         _, errors = done.communicate(timeout=120)
         if done.returncode != 0:
             raise RuntimeError(f"{program}: {errors.decode().strip()}")
 
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        """The program under its account, to end with this process. Not by options of Popen, which would make it fork:
+        gRPC's fork handlers then run in the child, and at times end it."""
+        account = self._account
+        become = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"] if account else []
+        return ["setpriv", "--pdeathsig=QUIT", *become, "--", str(self._bin / program), *arguments]
+
     def _popen_options(self) -> dict[str, object]:
-        options: dict[str, object] = {
+        return {
             "cwd": "/",
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.DEVNULL,
             "stderr": subprocess.DEVNULL,
             "start_new_session": True,
-            "preexec_fn": _end_with_parent,
             "env": {"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
         }
-        if self._account is not None:
-            options |= {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
-        return options
 
 
 @pytest.fixture(scope="session")
@@ -227,11 +229,6 @@ def _unprivileged() -> pwd.struct_passwd | None:
         return pwd.getpwnam("postgres")
     except KeyError:
         return pwd.getpwnam("nobody")
-
-
-def _end_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGQUIT), 0, 0, 0)
 
 
 def _janitor(directory: Path) -> subprocess.Popen[bytes]:

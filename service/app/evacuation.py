@@ -30,6 +30,7 @@ from service.store.engine import Store
 S = InstanceStatus
 
 PLAN_SECONDS = 5.0
+LOOK_SECONDS = 1.0  # a change of the host itself is no event of a group: it is looked for this often
 ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
 ON_THE_WAY = frozenset({S.EVICTING, S.FAILING, S.CLAIMED, S.CREATING, S.CREATED, S.BOOTING})
 
@@ -92,7 +93,8 @@ class Evacuation:
 
         `validate_only`: only the planned moves and the host as it is. The same request id follows the drain that it
         began. Raises NotFound, Conflict (etag), RequestIdReused, WrongState where the host does not answer, NoCapacity
-        and Unsatisfiable where a member would find no room; then nothing was done.
+        and Unsatisfiable where a member would find no room; then nothing was done. WrongState later: somebody ended the
+        maintenance meanwhile, so the host takes new members; the moves go on.
         """
         known = await self._store.read(lambda c: self._known(c, caller, uuid, request_id))
         if not known:
@@ -202,7 +204,9 @@ class Evacuation:
             yield final
             return
         moving = set(intent.leaving.values())
-        async with aclosing(self._feed.follow(intent.after_revision, bookmarks=True)) as changes:
+        async with aclosing(
+            self._feed.follow(intent.after_revision, bookmarks=True, idle_seconds=LOOK_SECONDS)
+        ) as changes:
             async for change in changes:
                 if isinstance(change, Event):
                     if change.kind is EventKind.INSTANCE and change.instance and change.instance.uuid in intent.leaving:
@@ -215,10 +219,18 @@ class Evacuation:
                     return
 
     async def _final(self, uuid: str, intent: _Intent, told: int) -> Progress | None:
-        """The last step, once everything up to revision `told` has been told and there is nothing to come."""
+        """The last step, once everything up to revision `told` has been told and there is nothing to come.
+
+        Raises WrongState where the host is under maintenance no more: it might never be empty.
+        """
 
         def read(connection: Connection) -> HostView | None:
-            view = self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
+            host = fleet.host(connection, uuid)
+            if host.state is not HostState.MAINTENANCE:
+                raise WrongState(
+                    f"host {host.name}", host.state.value, "it to stay under maintenance until it is empty"
+                )
+            view = self._fleet.views(connection, (host,))[0]
             if view.load.members or view.load.stale_claims:
                 return None
             moving = groups.load_many(connection, sorted(set(intent.leaving.values())))
@@ -278,8 +290,11 @@ def _no_room(failure: Failure, group: Group) -> PlacementError:
 
 
 def _on_the_way(group: Group, member: Instance) -> bool:
-    """Whether the member is still moving. One that waits for room, in a group that said so, is not."""
+    """Whether the member is still moving. One that waits for room, in a group that said so, is not; nor is one that is
+    made and waits for such a fellow, without whom it does not start."""
     if group.phase in FINAL or group.phase is GroupPhase.STOPPED:
         return member.status is S.EVICTING
-    waits = member.status is S.PENDING and group.phase in LAUNCHING and not group.reason
-    return waits or member.status in ON_THE_WAY
+    no_room = bool(group.reason) and any(m.status is S.PENDING for m in group.instances)
+    if no_room and member.status in (S.PENDING, S.CREATED):
+        return False
+    return member.status in ON_THE_WAY or (member.status is S.PENDING and group.phase in LAUNCHING)

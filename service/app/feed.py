@@ -78,12 +78,19 @@ class Feed:
         self._publish()
 
     async def follow(
-        self, after: int, *, group_uuid: str | None = None, project: str | None = None, bookmarks: bool = False
+        self,
+        after: int,
+        *,
+        group_uuid: str | None = None,
+        project: str | None = None,
+        bookmarks: bool = False,
+        idle_seconds: float | None = None,
     ) -> AsyncGenerator[Event | Bookmark, None]:
         """Every event above revision `after`, without end. Raises RevisionUnavailable, Unavailable (draining).
 
-        `bookmarks`: every BOOKMARK_SECONDS without an event, how far the log was read. A follower that reads so slowly
-        that the log was compacted before it gets RevisionUnavailable too. Draining, what is stored is told first.
+        `bookmarks`: every `idle_seconds` (BOOKMARK_SECONDS) without an event, how far the log was read. A follower that
+        reads so slowly that the log was compacted before it gets RevisionUnavailable too. Draining, what is stored is
+        told first.
         """
         oldest, current = await self._store.read(events.head)
         if not oldest <= after <= max(current, self._head):
@@ -100,7 +107,7 @@ class Feed:
                     continue
                 if closed:
                     raise Unavailable("the service is shutting down")
-                if not await self._wait_beyond(cursor, BOOKMARK_SECONDS) and bookmarks:
+                if not await self._wait_beyond(cursor, idle_seconds or BOOKMARK_SECONDS) and bookmarks:
                     yield Bookmark(cursor)
         finally:
             self.followers -= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -109,16 +108,16 @@ class Replica:
         command = [sys.executable, "-m", "service", "serve", "--config", str(self.directory / "corral.toml")]
         if self.alone:
             command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *command]
+        # No preexec_fn: with it Popen forks, and gRPC's fork handlers run in the child and at times end it.
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *command],
+                ["setpriv", "--pdeathsig=KILL", "--", *self.prefix, *command],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": "protos:."},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
             )
 
     def wait(self, seconds: float = 60) -> None:
@@ -221,11 +220,6 @@ def deploy(uuid: str, nodes: int = 1, *, vcpu: int = 1, memory: int = GIB, **fie
         "request_id": f"deploy-{uuid}",
     }
     return deploy_pb2.DeployDistributedModelServiceRequest(**{**values, **fields})
-
-
-def _end_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
 
 
 __all__ = ["ENTRY", "GIB", "ZONE", "Replica", "deploy", "group_pb2", "replicas", "simulated_fleet"]

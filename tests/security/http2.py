@@ -118,6 +118,11 @@ class Connection:
                 return
             data += more
 
+    def agree(self) -> None:
+        """Take the server's settings, as a peer does that means to send more than a first window of 64 KiB."""
+        assert any(kind == SETTINGS and not flags & ACK for kind, flags, _, _ in self.frames())
+        self.send(frame(SETTINGS, ACK, 0))
+
     def ended(self, seconds: float = 5.0) -> bool:
         """Whether the server ends the connection (GOAWAY or close) or the stream (RST_STREAM, trailers)."""
         ends = any(

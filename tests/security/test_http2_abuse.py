@@ -186,6 +186,7 @@ def huge_messages(port: int) -> None:
     data = http2.message(BOMB, compressed=True)
     for _ in range(4):
         with Connection(port) as connection:
+            connection.agree()
             more = [*CREDENTIALS, ("grpc-encoding", "gzip")]
             connection.send(frame(HEADERS, END_HEADERS, 1, http2.call_headers(LIST, more)))
             for at in range(0, len(data), http2.MAX_FRAME):
