@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
 import grpc
@@ -15,11 +15,21 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 from service.cli import errors
 from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
-from service.cli.follow import follow
 from service.cli.requests import BadRequestFile, Request, read_request
-from service.cli.view import JsonView, LineView, choose_view, describe_placement, group_table, json_line, plain_console
+from service.cli.view import (
+    JsonView,
+    LineView,
+    View,
+    choose_view,
+    describe_placement,
+    group_table,
+    json_line,
+    plain_console,
+)
+from service.client.follow import EventMessage, follow
 
 DEFAULT_SERVER = "127.0.0.1:50051"
+_LOST = "connection lost; the operation goes on, taking up its events again"
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
 
@@ -104,7 +114,7 @@ def deploy(options: argparse.Namespace, stub: Stub) -> int:
     final = group_pb2.InstanceGroup()
     try:
         with choose_view(options.json) as view:
-            final = follow(stub, stub.DeployDistributedModelService(request), view, notice=_tell)
+            final = _show(stub, lambda: stub.DeployDistributedModelService(request), view)
     except KeyboardInterrupt:
         _tell("left the stream; the deploy goes on. `corral list`, `corral watch UUID`, `corral delete UUID`")
         return errors.INTERRUPTED
@@ -183,14 +193,24 @@ def delete_groups(options: argparse.Namespace, stub: Stub) -> int:
     for uuid in options.uuid:
         try:
             with choose_view(options.json) as view:
-                final = follow(
-                    stub, stub.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid)), view, notice=_tell
-                )
+                request = deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid)
+                final = _show(stub, lambda wanted=request: stub.DeleteInstanceGroup(wanted), view)  # type: ignore[misc]
             code = code or (errors.OK if final.status == "Deleted" else errors.FAILED)
         except grpc.RpcError as error:
             _tell(f"{uuid}:", *errors.describe(error))
             code = code or errors.exit_code(error)
     return code
+
+
+def _show(stub: Stub, begin: Callable[[], Iterable[EventMessage]], view: View) -> group_pb2.InstanceGroup:
+    """Show every event and answer the final inventory. Raises RpcError."""
+    final = group_pb2.InstanceGroup()
+    for event in follow(stub, begin, on_lost=lambda: _tell(_LOST)):
+        if event.WhichOneof("change") != "bookmark":
+            view.show(event)
+        if event.WhichOneof("change") == "final":
+            final = event.final
+    return final
 
 
 def _request(options: argparse.Namespace, into: Request) -> Request:

@@ -9,24 +9,16 @@ from __future__ import annotations
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2, placement_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from service.client.follow import PAUSE_SECONDS, RETRIES, EventMessage, follow
+
 Response = TypeVar("Response")
-
-RETRIES = 30
-PAUSE_SECONDS = 1.0
-
-
-class EventMessage(Protocol):
-    """Any response of a stream: all of them carry one event."""
-
-    @property
-    def event(self) -> group_pb2.InstanceGroupEvent: ...
 
 
 class CallFailed(Exception):
@@ -153,24 +145,10 @@ class CorralClient:
     def _follow(
         self, begin: Callable[[], Iterable[EventMessage]], *, repeatable: bool
     ) -> Iterator[group_pb2.InstanceGroupEvent]:
-        responses, group, revision, lost = begin(), "", 0, 0
-        while True:
-            try:
-                for response in responses:
-                    event = response.event
-                    lost, revision = 0, max(revision, event.revision)
-                    group = event.group_uuid or group
-                    yield event
-                    # A stream of the operation itself still says how it ended; a watch would never end.
-                    if event.HasField("final") and isinstance(response, deploy_pb2.WatchInstanceGroupsResponse):
-                        return
-                return
-            except grpc.RpcError as error:
-                if not group and not repeatable:
-                    raise CallFailed(error) from error
-                lost = self._lost(error, lost)
-                resumed = deploy_pb2.WatchInstanceGroupsRequest(uuid=group, start_revision=revision)
-                responses = self._stub.WatchInstanceGroups(resumed) if group else begin()
+        try:
+            yield from follow(self._stub, begin, repeatable=repeatable, pause=self._pause)
+        except grpc.RpcError as error:
+            raise CallFailed(error) from error
 
     def _lost(self, error: grpc.RpcError, lost: int) -> int:
         if error.code() is not grpc.StatusCode.UNAVAILABLE or lost >= RETRIES:

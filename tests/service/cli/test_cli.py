@@ -18,9 +18,10 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from service.cli import errors, follow, view
+from service.cli import errors, view
 from service.cli.explanation import explain, size_text
 from service.cli.main import main
+from service.client import follow
 
 GROUP = "ab" * 16
 SEED = {
@@ -295,7 +296,7 @@ def test_a_lost_connection_is_taken_up_by_a_watch_from_the_last_revision(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(follow, "PAUSE_SECONDS", 0)
     service.deploy = [*EVENTS[:3], failure(grpc.StatusCode.UNAVAILABLE, "going away")]
     service.watch = [event(3, bookmark=group_pb2.Bookmark()), *EVENTS[3:]]
     assert main(["--server", address, "deploy", "-f", request_file]) == errors.OK
