@@ -116,11 +116,22 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
     """A deploy fails; a scaling is withdrawn; a group that serves waits, degraded, for room for its lost members."""
     if group.phase is not GroupPhase.PLANNING:
         return group
+    failure = _with_first_cause(group, fact.failure)
     if any(m.joining and m.status is S.PENDING for m in group.instances):
-        return withdraw(group, fact.failure, now)
+        return withdraw(group, failure, now)
     if group.served:
-        return replace(group, reason=f"a lost member finds no host: {fact.failure.message}")
-    return give_up(group, fact.failure, now)
+        return replace(group, reason=f"a lost member finds no host: {failure.message}")
+    return give_up(group, failure, now)
+
+
+def _with_first_cause(group: Group, failure: Failure) -> Failure:
+    """The failure that also says why a member had to be placed anew: the want of room is what came after."""
+    moved = next((m for m in group.instances if m.status is S.PENDING and m.attempt > 1 and m.reason), None)
+    if moved is None:
+        return failure
+    return replace(
+        failure, message=f"{failure.message}; model_services[{moved.rank}] needed another host: {moved.reason}"
+    )
 
 
 def _observed(group: Group, fact: Observed, now: int) -> Group:

@@ -29,7 +29,6 @@ def own_lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.mark.slow
 def test_forty_kills_break_nothing(own_lab: Lab, guest_image: GuestImage) -> None:
     report = run(own_lab, guest_image.manifest, kills=KILLS, seconds=400, seed=1)
     print("\n".join(report.lines()))

@@ -350,6 +350,17 @@ def test_a_member_that_its_host_can_neither_run_nor_remove_is_placed_anew_and_ke
     assert released(failing, fact, after) == ()
 
 
+def test_a_group_that_finds_no_other_host_says_what_the_first_one_failed_of() -> None:
+    before = tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED)
+    moved = tell(tell(before, 1, Seen.REJECTED, reason="no such image"), 1, Seen.GONE)
+    assert moved.instances[1].status is S.PENDING
+    after = advance(moved, NotPlaced(Failure("NO_CAPACITY", "all hosts are full")), 2)
+    assert after.failure is not None
+    assert after.failure.code == "NO_CAPACITY"
+    assert after.failure.message == "all hosts are full; model_services[1] needed another host: no such image"
+    assert after.reason == after.failure.message
+
+
 def test_a_deletion_does_not_wait_for_what_its_host_can_not_remove_and_keeps_that_claim() -> None:
     before = advance(tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED), DeleteRequested(), 2)
     after = tell(tell(before, 1, Seen.BURNT), 0, Seen.GONE)
