@@ -146,6 +146,7 @@ class Channels:
         self._channels: dict[str, Channel] = {}
         self._reports: dict[str, GuestReport] = {}
         self._dropped: list[Channel] = []
+        self._refused: set[str] = set()
 
     def report(self, machine_uuid: str) -> GuestReport | None:
         """The newest report, or None."""
@@ -173,11 +174,19 @@ class Channels:
             channel = Channel(stream, lambda report: self._received(machine_uuid, report))
             channel.start()
         except libvirt.libvirtError as error:
-            _log.debug("progress channel of %s: %s", machine_uuid, describe(error))
+            self._tell_refusal(machine_uuid, error)
             return False
         with self._lock:
             self._channels[machine_uuid] = channel
+            self._refused.discard(machine_uuid)
         return True
+
+    def _tell_refusal(self, machine_uuid: str, error: libvirt.libvirtError) -> None:
+        """Aloud once a machine: it is tried again at every listing, and without it a member is not seen to be ready."""
+        with self._lock:
+            level = logging.DEBUG if machine_uuid in self._refused else logging.WARNING
+            self._refused.add(machine_uuid)
+        _log.log(level, "the progress channel of machine %s can not be read: %s", machine_uuid, describe(error))
 
     def _received(self, machine_uuid: str, report: GuestReport) -> None:
         with self._lock:
@@ -192,6 +201,7 @@ class Channels:
         with self._lock:
             channel = self._channels.pop(machine_uuid, None)
             self._reports.pop(machine_uuid, None)
+            self._refused.discard(machine_uuid)
         if channel is not None:
             channel.drop()
             with self._lock:
@@ -206,7 +216,7 @@ class Channels:
     def keep_only(self, machine_uuids: set[str]) -> None:
         """Drops everything of machines that are not there any more."""
         with self._lock:
-            gone = (self._channels.keys() | self._reports.keys()) - machine_uuids
+            gone = (self._channels.keys() | self._reports.keys() | self._refused) - machine_uuids
         for machine_uuid in gone:
             self.forget(machine_uuid)
         self._abort_dropped()

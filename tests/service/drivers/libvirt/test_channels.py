@@ -204,6 +204,27 @@ def test_a_channel_that_is_refused_is_no_error(take_over: bool) -> None:
     assert host.flags == [libvirt.VIR_DOMAIN_CHANNEL_FORCE if take_over else 0]
 
 
+def test_a_refused_channel_is_told_aloud_once_until_it_opens_or_its_machine_goes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    channels = Channels(lambda _machine: None)
+    host = Host(Stream([]), refuses=True)
+
+    def told() -> int:
+        caplog.clear()
+        channels.listen(host, host, "m", "channel", take_over=False)
+        return sum(r.levelname == "WARNING" and "machine m can not be read" in r.message for r in caplog.records)
+
+    assert [told(), told(), told()] == [1, 0, 0]
+    host.refuses = False
+    assert told() == 0
+    channels.forget("m")
+    host.refuses = True
+    assert [told(), told()] == [1, 0]
+    channels.keep_only(set())
+    assert told() == 1
+
+
 def test_a_guest_that_never_stops_does_not_keep_the_event_thread() -> None:
     channels, stream, _ = listened([line() + b"\n"] * 1000)
     stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
