@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.app import image_files, paging, row_changes
+from service.app.access import audited
 from service.app.paging import Page
 from service.drivers.base import Image
 from service.errors import AlreadyExists, NotFound, WrongState
@@ -83,7 +84,7 @@ class Catalog:
 
         def work(connection: Connection) -> ModelService:
             method = "CreateModelService"
-            known = row_changes.made_before(connection, caller.principal, method, request.request_id, request)
+            known = row_changes.made_before(connection, caller, method, request.request_id, request)
             if known is not None:
                 return catalog.model_service(connection, known)
             uuid = request.entry.uuid or self._new_uuid()
@@ -91,7 +92,7 @@ class Catalog:
                 raise AlreadyExists("model service", uuid)
             entry = _with_image(connection, replace(request.entry, uuid=uuid))
             catalog.put_model_service(connection, entry, now=now)
-            row_changes.remember(connection, caller.principal, method, request.request_id, request, uuid, now)
+            row_changes.made(connection, caller, method, request.request_id, request, uuid, now)
             return catalog.model_service(connection, uuid)
 
         return await self._commit(work, validate_only)
@@ -111,7 +112,7 @@ class Catalog:
         return await self._store.read(read)
 
     async def update_model_service(
-        self, uuid: str, change: ModelServiceChange, etag: str = "", *, validate_only: bool = False
+        self, caller: Caller, uuid: str, change: ModelServiceChange, etag: str = "", *, validate_only: bool = False
     ) -> ModelService:
         """Change an entry for groups that are made from now on. Raises NotFound (entry, image), Conflict (etag)."""
         now = self._clock()
@@ -124,11 +125,14 @@ class Catalog:
                 wanted = _with_image(connection, wanted)
             if wanted != entry:
                 catalog.put_model_service(connection, wanted, now=now)
+                audited(connection, caller, "UpdateModelService", uuid, "", now)
             return catalog.model_service(connection, uuid)
 
         return await self._commit(work, validate_only)
 
-    async def delete_model_service(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+    async def delete_model_service(
+        self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False
+    ) -> None:
         """Remove an entry. Raises NotFound, Conflict (etag), WrongState: groups use it, or the file defines it."""
         now = self._clock()
 
@@ -140,6 +144,7 @@ class Catalog:
             if users := catalog.users(connection, uuid):
                 raise WrongState(subject, f"in use by {users} instance groups", "one that no group uses")
             catalog.delete_model_service(connection, uuid, now)
+            audited(connection, caller, "DeleteModelService", uuid, "", now)
 
         await self._commit(work, validate_only)
 
@@ -156,7 +161,7 @@ class Catalog:
         method, uuid = "RegisterImage", request.resource_uuid or self._new_uuid()
 
         def known(connection: Connection) -> RegisteredImage | None:
-            there = row_changes.made_before(connection, caller.principal, method, request.request_id, request)
+            there = row_changes.made_before(connection, caller, method, request.request_id, request)
             if there is not None:
                 return catalog.image(connection, there)
             if catalog.image_exists(connection, uuid):
@@ -174,7 +179,7 @@ class Catalog:
             if there is not None:
                 return there
             catalog.put_image(connection, image, now=now)
-            row_changes.remember(connection, caller.principal, method, request.request_id, request, uuid, now)
+            row_changes.made(connection, caller, method, request.request_id, request, uuid, now)
             return catalog.image(connection, uuid)
 
         return await self._commit(work, validate_only)
@@ -193,7 +198,7 @@ class Catalog:
 
         return await self._store.read(read)
 
-    async def delete_image(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+    async def delete_image(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
         """Forget an image; its file stays. Raises NotFound, Conflict (etag), WrongState: model services boot from it,
         or the file defines it."""
         now = self._clock()
@@ -206,6 +211,7 @@ class Catalog:
             if users := catalog.image_users(connection, uuid):
                 raise WrongState(subject, f"in use by {users} model services", "one that no model service uses")
             catalog.delete_image(connection, uuid, now)
+            audited(connection, caller, "DeleteImage", uuid, "", now)
 
         await self._commit(work, validate_only)
 

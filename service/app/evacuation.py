@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from placement.model import Policy, Snapshot, Status
 from placement.model import Request as PlacementRequest
 from service.app import planning, row_changes
+from service.app.access import audited
 from service.app.capacity import HostView
 from service.app.changes import apply
 from service.app.feed import Feed
@@ -111,7 +112,7 @@ class Evacuation:
             async for step in steps:
                 yield step
 
-    async def fence(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> HostView:
+    async def fence(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> HostView:
         """Take the operator's word that the host is off: its members are placed anew, and it is under maintenance.
 
         Their claims on it stand until it answers again and was seen without their machines; before that it can not be
@@ -125,6 +126,7 @@ class Evacuation:
             if host.status is not HostStatus.DISCONNECTED:
                 raise WrongState(f"host {host.name}", host.status.value, "a host that does not answer")
             touched[:] = self._empty(connection, host, Fenced(uuid))
+            audited(connection, caller, "FenceHost", uuid, "", self._clock())
             return self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
 
         view = await row_changes.commit(self._store, work, validate_only=validate_only)
@@ -168,7 +170,7 @@ class Evacuation:
 
     def _known(self, connection: Connection, caller: Caller, uuid: str, request_id: str) -> bool:
         asked = ("DrainHost", uuid)
-        return row_changes.made_before(connection, caller.principal, "DrainHost", request_id, asked) is not None
+        return row_changes.made_before(connection, caller, "DrainHost", request_id, asked) is not None
 
     def _intend(self, connection: Connection, caller: Caller, uuid: str, etag: str, request_id: str) -> _Intent:
         now = self._clock()
@@ -179,7 +181,7 @@ class Evacuation:
         if not self._known(connection, caller, uuid, request_id):
             self._empty(connection, host, Evicted(uuid))
             asked = ("DrainHost", uuid)
-            row_changes.remember(connection, caller.principal, "DrainHost", request_id, asked, uuid, now)
+            row_changes.made(connection, caller, "DrainHost", request_id, asked, uuid, now)
         return _Intent({instance: group for instance, group, _, _ in seats}, head)
 
     def _empty(self, connection: Connection, host: Host, fact: Fact) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from placement.model import Node
 from service.app import paging, planning, row_changes
+from service.app.access import audited
 from service.app.capacity import FleetCapacity, HostView, summed
 from service.app.paging import Page
 from service.app.planner import Planner
@@ -38,6 +39,13 @@ Probe = Callable[[Host], Awaitable[HostFacts]]
 
 # Hypervisors that are all alike, so that two of them are no sign of one that was added twice.
 _ANONYMOUS = frozenset({"simulated", "test"})
+
+# As the audit names a change of state, whichever face it came by.
+_STATE_METHODS = {
+    HostState.ENABLED: "EnableHost",
+    HostState.DISABLED: "DisableHost",
+    HostState.MAINTENANCE: "MaintainHost",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,7 @@ class Fleet:
         now = self._clock()
 
         def work(connection: Connection) -> ZoneView:
-            known = row_changes.made_before(connection, caller.principal, "CreateZone", request.request_id, request)
+            known = row_changes.made_before(connection, caller, "CreateZone", request.request_id, request)
             if known is not None:
                 return _zone_view(connection, known)
             uuid = request.resource_uuid or self._new_uuid()
@@ -127,7 +135,7 @@ class Fleet:
                 raise AlreadyExists("zone", uuid)
             zone = Zone(uuid, request.name, request.description, request.network)
             fleet.put_zone(connection, zone, now=now)
-            row_changes.remember(connection, caller.principal, "CreateZone", request.request_id, request, uuid, now)
+            row_changes.made(connection, caller, "CreateZone", request.request_id, request, uuid, now)
             return _zone_view(connection, uuid)
 
         return await self._commit(work, validate_only)
@@ -144,7 +152,7 @@ class Fleet:
 
         return await self._store.read(read)
 
-    async def delete_zone(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+    async def delete_zone(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
         """Remove a zone. Raises NotFound, Conflict (etag), WrongState: it has hosts, or the file defines it."""
         now = self._clock()
 
@@ -155,6 +163,7 @@ class Fleet:
             if hosts := fleet.hosts_of(connection).get(uuid, 0):
                 raise WrongState(f"zone {zone.name}", f"not empty: it has {hosts} hosts", "a zone without hosts")
             fleet.delete_zone(connection, uuid, now)
+            audited(connection, caller, "DeleteZone", uuid, "", now)
 
         await self._commit(work, validate_only)
 
@@ -169,7 +178,7 @@ class Fleet:
         host = replace(request.host, uuid=request.host.uuid or self._new_uuid())
 
         def known(connection: Connection) -> HostView | None:
-            uuid = row_changes.made_before(connection, caller.principal, "AddHost", request.request_id, request)
+            uuid = row_changes.made_before(connection, caller, "AddHost", request.request_id, request)
             if uuid is not None:
                 return self._host_view(connection, uuid)
             self._check_new(connection, request, host)
@@ -197,7 +206,7 @@ class Fleet:
                 overcommit=self._overcommit,
                 now=now,
             )
-            row_changes.remember(connection, caller.principal, "AddHost", request.request_id, request, host.uuid, now)
+            row_changes.made(connection, caller, "AddHost", request.request_id, request, host.uuid, now)
             return self._host_view(connection, host.uuid)
 
         return await self._commit(work, validate_only)
@@ -224,7 +233,7 @@ class Fleet:
         return await self._store.read(read)
 
     async def update_host(
-        self, uuid: str, change: HostChange, etag: str = "", *, validate_only: bool = False
+        self, caller: Caller, uuid: str, change: HostChange, etag: str = "", *, validate_only: bool = False
     ) -> HostView:
         """Change what the operator says of a host; a new policy counts at once. Raises NotFound, Conflict (etag)."""
         now = self._clock()
@@ -236,11 +245,12 @@ class Fleet:
             if wanted != host:
                 fleet.set_usable(connection, wanted, self._policy(connection, wanted))
                 fleet.put_host(connection, wanted, now=now)
+                audited(connection, caller, "UpdateHost", uuid, "", now)
             return self._host_view(connection, uuid)
 
         return await self._commit(work, validate_only)
 
-    async def remove_host(self, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+    async def remove_host(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
         """Take a host out of the fleet. Raises NotFound, Conflict (etag), WrongState: it carries members or claims,
         or the file defines it."""
         now = self._clock()
@@ -253,10 +263,13 @@ class Fleet:
             if load.members or load.stale_claims:
                 raise WrongState(f"host {host.name}", carries(load), "a host without members and claims: drain it")
             fleet.delete_host(connection, host, now)
+            audited(connection, caller, "RemoveHost", uuid, "", now)
 
         await self._commit(work, validate_only)
 
-    async def set_state(self, uuid: str, state: HostState, etag: str = "", *, validate_only: bool = False) -> HostView:
+    async def set_state(
+        self, caller: Caller, uuid: str, state: HostState, etag: str = "", *, validate_only: bool = False
+    ) -> HostView:
         """Enable, disable or maintain a host; being so already is success.
 
         Raises NotFound, Conflict (etag), WrongState: maintenance of a host that carries members, and the end of
@@ -278,6 +291,7 @@ class Fleet:
                 )
             if host.state is not state:
                 fleet.set_state(connection, host, state, now)
+                audited(connection, caller, _STATE_METHODS[state], uuid, "", now)
             return self._host_view(connection, uuid)
 
         return await self._commit(work, validate_only)

@@ -1,4 +1,5 @@
-"""What all changes of zones, hosts and the catalogue have in common: etags, request ids, and calls that only check."""
+"""What all changes of zones, hosts and the catalogue have in common: etags, request ids, audit rows, calls that only
+check."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from service.app.access import audited
 from service.errors import Conflict, WrongState
+from service.model import Caller
 from service.store import requests, rows
 from service.store.codec import encode
 from service.store.connection import Connection, Table
@@ -56,20 +59,21 @@ def require_run_time(connection: Connection, table: Table, subject: str, uuid: s
         raise WrongState(subject, "defined in the configuration file", "that it is taken out of the file")
 
 
-def made_before(connection: Connection, principal: str, method: str, request_id: str, request: object) -> str | None:
+def made_before(connection: Connection, caller: Caller, method: str, request_id: str, request: object) -> str | None:
     """The uuid of what this request made earlier, or None. Raises RequestIdReused."""
     if not request_id:
         return None
-    known = requests.find(connection, principal, method, request_id, _hash(request))
+    known = requests.find(connection, caller.principal, method, request_id, _hash(request))
     return known.group_uuid if known is not None else None
 
 
-def remember(
-    connection: Connection, principal: str, method: str, request_id: str, request: object, uuid: str, now: int
+def made(
+    connection: Connection, caller: Caller, method: str, request_id: str, request: object, uuid: str, now: int
 ) -> None:
-    """Keep what the request made, in the transaction that makes it."""
+    """Keep what the request made, and who asked for it, in the transaction that makes it."""
+    audited(connection, caller, method, uuid, request_id, now)
     if request_id:
-        requests.remember(connection, principal, method, request_id, _hash(request), uuid, 0, now)
+        requests.remember(connection, caller.principal, method, request_id, _hash(request), uuid, 0, now)
 
 
 def _hash(request: object) -> str:

@@ -54,7 +54,11 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         """Changes a model service for groups that are made from now on."""
         validation.check(request)
         entry = await self._catalog.update_model_service(
-            request.uuid, convert.model_service_change(request), request.etag, validate_only=request.validate_only
+            current_caller(),
+            request.uuid,
+            convert.model_service_change(request),
+            request.etag,
+            validate_only=request.validate_only,
         )
         return catalog_pb2.UpdateModelServiceResponse(inventory=convert.model_service(entry))
 
@@ -63,7 +67,9 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     ) -> catalog_pb2.DeleteModelServiceResponse:
         """Removes a model service that no group uses."""
         validation.check(request)
-        await self._catalog.delete_model_service(request.uuid, request.etag, validate_only=request.validate_only)
+        await self._catalog.delete_model_service(
+            current_caller(), request.uuid, request.etag, validate_only=request.validate_only
+        )
         return catalog_pb2.DeleteModelServiceResponse()
 
     async def RegisterImage(  # noqa: N802
@@ -98,5 +104,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     ) -> catalog_pb2.DeleteImageResponse:
         """Forgets an image that no model service uses."""
         validation.check(request)
-        await self._catalog.delete_image(request.uuid, request.etag, validate_only=request.validate_only)
+        await self._catalog.delete_image(
+            current_caller(), request.uuid, request.etag, validate_only=request.validate_only
+        )
         return catalog_pb2.DeleteImageResponse()

@@ -55,7 +55,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.DeleteZoneResponse:
         """Removes a zone without hosts."""
         validation.check(request)
-        await self._fleet.delete_zone(request.uuid, request.etag, validate_only=request.validate_only)
+        await self._fleet.delete_zone(current_caller(), request.uuid, request.etag, validate_only=request.validate_only)
         return fleet_pb2.DeleteZoneResponse()
 
     async def AddHost(  # noqa: N802
@@ -92,7 +92,11 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """Changes what the operator says of a host."""
         validation.check(request)
         view = await self._fleet.update_host(
-            request.uuid, convert.host_change(request), request.etag, validate_only=request.validate_only
+            current_caller(),
+            request.uuid,
+            convert.host_change(request),
+            request.etag,
+            validate_only=request.validate_only,
         )
         return fleet_pb2.UpdateHostResponse(inventory=convert.host(view))
 
@@ -101,7 +105,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.RemoveHostResponse:
         """Takes an empty host out of the fleet."""
         validation.check(request)
-        await self._fleet.remove_host(request.uuid, request.etag, validate_only=request.validate_only)
+        await self._fleet.remove_host(current_caller(), request.uuid, request.etag, validate_only=request.validate_only)
         return fleet_pb2.RemoveHostResponse()
 
     async def EnableHost(  # noqa: N802
@@ -139,7 +143,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.FenceHostResponse:
         """Takes the caller's word that a host is off."""
         validation.check(request)
-        view = await self._evacuation.fence(request.uuid, request.etag, validate_only=request.validate_only)
+        view = await self._evacuation.fence(
+            current_caller(), request.uuid, request.etag, validate_only=request.validate_only
+        )
         return fleet_pb2.FenceHostResponse(inventory=convert.host(view))
 
     async def GetCapacity(  # noqa: N802
@@ -164,5 +170,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
 
     async def _set_state(self, request: Any, state: HostState) -> fleet_pb2.Host:
         validation.check(request)
-        view = await self._fleet.set_state(request.uuid, state, request.etag, validate_only=request.validate_only)
+        view = await self._fleet.set_state(
+            current_caller(), request.uuid, state, request.etag, validate_only=request.validate_only
+        )
         return convert.host(view)

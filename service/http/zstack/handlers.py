@@ -290,7 +290,7 @@ class Handlers:
     async def _delete_zone(self, call: Call) -> dict[str, Any]:
         _check_delete_mode(call)
         try:
-            await self._fleet.delete_zone(call.uuid())
+            await self._fleet.delete_zone(call.caller, call.uuid())
         except NotFound:
             return {}
         return {}
@@ -307,7 +307,7 @@ class Handlers:
         event = call.text("stateEvent")
         if event not in _HOST_STATES:
             raise InvalidArgument.of("stateEvent", f"must be one of {', '.join(_HOST_STATES)}")
-        view = await self._fleet.set_state(call.uuid(), _HOST_STATES[event])
+        view = await self._fleet.set_state(call.caller, call.uuid(), _HOST_STATES[event])
         return {"inventory": inventories.host(view.host)}
 
     async def _capacity(self, call: Call) -> dict[str, Any]:
