@@ -152,6 +152,8 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             left = _left_burnt(member)
             if left is not None:
                 return left
+        if fact.observation is Seen.DISPATCHED and group.phase not in LAUNCHING:
+            return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
         target = MEMBER.get((member.status, fact.observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others

@@ -136,6 +136,9 @@ def test_laws_of_every_history(history: list[Group]) -> None:
         assert after.start_epoch >= before.start_epoch
         if before.phase in FINAL:
             assert after == before
+        if after.phase in (GroupPhase.STOPPING, GroupPhase.STOPPED):
+            up = [m for m in after.instances if m.status in (S.CREATING, S.CREATED, S.BOOTING, S.RUNNING)]
+            assert not up, "nobody would ever stop them"
         if before.phase is GroupPhase.DELETING:
             assert after.phase in (GroupPhase.DELETING, GroupPhase.DELETED)
         now_there = {m.uuid: m for m in after.instances}
@@ -348,6 +351,17 @@ def test_a_member_that_its_host_can_neither_run_nor_remove_is_placed_anew_and_ke
     assert after.excluded_hosts == ("h1",)
     fact = Observed(before.instances[1].uuid, 1, Seen.BURNT)
     assert released(failing, fact, after) == ()
+
+
+def test_a_dispatch_that_a_stop_overtook_sends_nothing_and_a_start_sends_it_anew() -> None:
+    claimed = advance(g := group(), placed(g), 1)
+    stopped = advance(claimed, StopRequested(restart=False), 2)
+    late = tell_all(stopped, Seen.DISPATCHED, 3)
+    assert {m.status for m in late.instances} == {S.CLAIMED}
+    assert late.phase is GroupPhase.STOPPED
+    assert effects(late, 4) == ()
+    again = advance(late, StartRequested(), 5)
+    assert effects(again, 5) == (Dispatch(tuple(m.uuid for m in again.instances)),)
 
 
 def test_a_group_that_finds_no_other_host_says_what_the_first_one_failed_of() -> None:
