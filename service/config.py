@@ -6,21 +6,32 @@ All errors of a file are told at once. Relative paths are taken from the directo
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from service import config_schema as schema
+from service.config_problems import describe
 from service.config_schema import ListenAddress
 from service.drivers.base import Image
-from service.fleet import MEMORY, VCPU, Host, HostAddress, HostState, ModelService, Network, Overcommit, Quota, Zone
+from service.fleet import (
+    MEMORY,
+    VCPU,
+    Host,
+    HostAddress,
+    HostState,
+    ModelService,
+    Network,
+    Overcommit,
+    Quota,
+    Rate,
+    Zone,
+)
 from service.model import Account, Caller, Certificate, Token
 
 _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
@@ -71,6 +82,7 @@ class Config:
 
     `image_directory`: where RegisterImage finds files.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
+    `rates`: how often callers may call, by project; that of "" holds for every project that is not named.
     """
 
     server: ServerConfig
@@ -90,6 +102,7 @@ class Config:
     tokens: tuple[Token, ...] = ()
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    rates: Mapping[str, Rate] = field(default_factory=dict)
 
 
 def load(path: Path) -> Config:
@@ -116,7 +129,7 @@ def parse(text: str, directory: Path, *, source: str = "configuration") -> Confi
     try:
         checked = schema.Configuration.model_validate(raw)
     except ValidationError as problem:
-        raise ConfigError(source, [_describe(dict(error)) for error in problem.errors(include_url=False)]) from problem
+        raise ConfigError(source, [describe(dict(error)) for error in problem.errors(include_url=False)]) from problem
     return _Builder(checked, directory, source).build()
 
 
@@ -161,10 +174,12 @@ class _Builder:
                 for entry in self.checked.accounts
             ),
             webhook_networks=tuple(self.checked.webhooks.allow),
+            rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in self.checked.rate_limits},
         )
         self._require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
         self._require_unique("zones", "name", [zone.name for zone in config.zones])
         self._require_unique("quotas", "project", [quota.project for quota in config.quotas])
+        self._require_unique("rate_limits", "project", [rate.project for rate in self.checked.rate_limits])
         self._require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
         self._require_unique("hosts", "name", [host.name for host in config.hosts])
         self._require_unique("images", "name", [image.name for image in config.images])
@@ -387,39 +402,3 @@ def _require_boot_files(config: Config, source: str) -> None:
 def _known(names: Iterable[str]) -> str:
     listed = ", ".join(sorted(names))
     return f"known: {listed}" if listed else "none is configured"
-
-
-def _describe(error: dict[str, Any]) -> str:
-    """One problem that pydantic found, in the words of the file."""
-    location: tuple[int | str, ...] = error["loc"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key; {_allowed_keys(location)}"
-    if error["type"] == "missing":
-        return f"{path}: missing"
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    shown = repr(error["input"])
-    # Where a digest is expected somebody may have written the secret itself.
-    secret = path.endswith(("password_sha512", ".sha256"))
-    got = "" if secret else f" (got {shown if len(shown) <= 80 else shown[:77] + '…'})"
-    return f"{path or 'file'}: {message[:1].lower()}{message[1:]}{got}"
-
-
-def _allowed_keys(location: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = schema.Configuration
-    for part in location[:-1]:
-        if isinstance(part, str):
-            model = _section_type(model.model_fields[part].annotation) or model
-    allowed = sorted(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}allowed: {', '.join(allowed)}"
-
-
-def _section_type(annotation: Any) -> type[BaseModel] | None:
-    """The section class inside `X`, `X | None`, `list[X]`."""
-    if isinstance(annotation, type):
-        return annotation if issubclass(annotation, BaseModel) else None
-    if get_origin(annotation) is None:
-        return None
-    return next((found for part in get_args(annotation) if (found := _section_type(part)) is not None), None)

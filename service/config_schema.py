@@ -151,6 +151,7 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0, lt=1 << 62)]
 Uuid = Annotated[str, AfterValidator(_uuid)]
 OptionalUuid = Annotated[str, AfterValidator(lambda text: _uuid(text) if text else "")]
 Name = Annotated[str, AfterValidator(_name)]
+OptionalName = Annotated[str, AfterValidator(lambda text: _name(text) if text else "")]
 Line = Annotated[str, AfterValidator(_line)]
 Address = Annotated[ListenAddress, PlainValidator(parse_listen_address)]
 OptionalAddress = Annotated[ListenAddress | None, PlainValidator(parse_optional_listen_address)]
@@ -399,6 +400,14 @@ class QuotaSection(Section):
     gpus: Amounts
 
 
+class RateLimitSection(Section):
+    """[[rate_limits]]: how often a project's callers may call; without `project` those of every project not named."""
+
+    project: OptionalName = ""
+    calls_per_second: Annotated[float, Field(gt=0, le=1_000_000)]
+    burst: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
 class WebhooksSection(Section):
     """[webhooks]: the networks to whose addresses a finished job may be told. None: webhooks are refused."""
 
@@ -422,5 +431,6 @@ class Configuration(Section):
     accounts: list[AccountSection] = []
     tokens: list[TokenSection] = []
     quotas: list[QuotaSection] = []
+    rate_limits: list[RateLimitSection] = []
     certificates: list[CertificateSection] = []
     webhooks: WebhooksSection = WebhooksSection()

@@ -12,6 +12,7 @@ CorralError
 ├── Conflict                 an etag mismatch, or a claim lost after every retry
 ├── Unavailable              a dependency is down, or the service drains
 ├── Overloaded               too much at once
+│   └── RateLimited          the tenant calls too often
 ├── RevisionUnavailable      a watch revision that is compacted or in the future
 ├── Unauthenticated          no credentials, or bad ones
 │   └── LoginFailed          a wrong account name or password
@@ -169,6 +170,18 @@ class Overloaded(CorralError):
     def __init__(self, message: str, retry_after_ms: int = 1000) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+
+
+class RateLimited(Overloaded):
+    """The callers of a project call more often than they may. `burst`: calls that may come at once after a pause."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, project: str, calls_per_second: float, burst: int, retry_after_ms: int) -> None:
+        super().__init__(f"project {project} may call {calls_per_second:g} times a second", retry_after_ms)
+        self.project = project
+        self.calls_per_second = calls_per_second
+        self.burst = burst
 
 
 class RevisionUnavailable(CorralError):

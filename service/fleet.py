@@ -176,6 +176,15 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How often a project's callers may call: steadily `calls_per_second`, and up to `burst` calls at once after a
+    pause. Above 0 both."""
+
+    calls_per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelService:
     """A catalogue entry: the template that a node spec's `uuid` names. Sizes in bytes, times in ms.
 

@@ -27,6 +27,7 @@ from service.app.groups import Limits as AppLimits
 from service.app.identity import Identities
 from service.app.jobs import Jobs
 from service.app.planner import Planner, PoolPlanner
+from service.app.rates import RateLimits
 from service.app.sessions import Sessions
 from service.config import Config
 from service.drivers.base import HostDriver, HostFacts, HostRejected, Image
@@ -109,6 +110,12 @@ class Service:
         self.owner = owner_name()
         self.sessions = Sessions(self.store, config.accounts, wall_clock)
         self.identities = Identities(self.sessions, config.tokens, config.certificates, anonymous=config.anonymous)
+        self.rates = RateLimits(
+            config.rates.get(""),
+            {project: rate for project, rate in config.rates.items() if project},
+            time.monotonic,
+            lambda project: self.metrics.rate_limited.labels(project).inc(),
+        )
         self.groups = Groups(
             self.store,
             self.feed,
@@ -286,7 +293,7 @@ class Service:
             return JSONResponse(description)
 
         limit = self.config.server.max_message_bytes
-        routes = json_routes(self.rpc.services, self.identities, max_body_bytes=limit)
+        routes = json_routes(self.rpc.services, self.identities, max_body_bytes=limit, admit=self.rates.admit)
         return [Route("/openapi.json", described), *routes]
 
     def _zstack_routes(self) -> list[Route]:
@@ -299,6 +306,7 @@ class Service:
             reachable=self._reachable,
             webhook_networks=self.config.webhook_networks,
             max_body_bytes=self.config.server.max_message_bytes,
+            admit=self.rates.admit,
         )
 
     def _reachable(self, zone_uuid: str) -> bool:
@@ -317,6 +325,7 @@ class Service:
             limits=RpcLimits(max_message_bytes=config.server.max_message_bytes),
             credentials=tls.credentials(_pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),
+            admit=self.rates.admit,
             fleet=FleetServicer(self.fleet, self.fleet_feed, self.evacuation, self._reachable),
             catalog=CatalogServicer(self.catalog),
         )

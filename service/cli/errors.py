@@ -43,7 +43,12 @@ EXIT_CODES: Mapping[grpc.StatusCode, int] = {
     grpc.StatusCode.DATA_LOSS: INTERNAL,
 }
 # A reason is finer than its code: these two are both FAILED_PRECONDITION.
-REASON_EXIT_CODES: Mapping[str, int] = {"UNSATISFIABLE": NOT_PLACED, "DEPLOY_FAILED": FAILED, "OVERLOADED": UNAVAILABLE}
+REASON_EXIT_CODES: Mapping[str, int] = {
+    "UNSATISFIABLE": NOT_PLACED,
+    "DEPLOY_FAILED": FAILED,
+    "OVERLOADED": UNAVAILABLE,
+    "RATE_LIMITED": UNAVAILABLE,
+}
 
 EXIT_CODE_HELP = (
     "exit codes: 0 done; 1 the group failed; 2 wrong usage or request; 3 no room for the group; 4 not found; "

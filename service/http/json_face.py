@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from service.app.identity import Identities, require
-from service.errors import FieldViolation, InvalidArgument, Overloaded
+from service.app.rates import Admit, unlimited
+from service.errors import FieldViolation, InvalidArgument, Overloaded, Unavailable
 from service.http.rules import Rule, rules
 from service.rpc import calls
 from service.rpc.errors import is_expected, status_of
@@ -49,12 +50,18 @@ HTTP_STATUS: Mapping[int, int] = {
 """HTTP's code for gRPC's, as in google/rpc/code.proto."""
 
 
-def json_routes(services: Mapping[str, tuple[Any, Any]], identities: Identities, *, max_body_bytes: int) -> list[Route]:
+def json_routes(
+    services: Mapping[str, tuple[Any, Any]],
+    identities: Identities,
+    *,
+    max_body_bytes: int,
+    admit: Admit = unlimited,
+) -> list[Route]:
     """A route for each annotated method. `services`: full name -> (descriptor, servicer)."""
     made = []
     for rule in rules(descriptor for descriptor, _ in services.values()):
         handler = getattr(services[rule.service][1], rule.method)
-        endpoint = _Endpoint(rule, handler, identities, max_body_bytes)
+        endpoint = _Endpoint(rule, handler, identities, max_body_bytes, admit)
         made.append(Route(rule.path, endpoint.answer, methods=[rule.verb], name=rule.method))
     # A path with a verb behind a colon must be tried before the one whose variable would swallow it.
     return sorted(made, key=lambda route: (":" not in route.path, route.path))
@@ -64,12 +71,13 @@ class _Endpoint:
     """One method."""
 
     def __init__(
-        self, rule: Rule, handler: Callable[[Any, Any], Any], identities: Identities, max_body_bytes: int
+        self, rule: Rule, handler: Callable[[Any, Any], Any], identities: Identities, max_body_bytes: int, admit: Admit
     ) -> None:
         self._rule = rule
         self._handler = handler
         self._identities = identities
         self._max_body_bytes = max_body_bytes
+        self._admit = admit
         self._message = message_factory.GetMessageClass(rule.descriptor.input_type)
 
     async def answer(self, request: Request) -> Response:
@@ -79,6 +87,7 @@ class _Endpoint:
         try:
             path = f"{self._rule.service}/{self._rule.method}"
             caller = await self._identities.identify(request.headers.get("authorization", ""))
+            self._admit(caller)
             require(caller, ROLES[path], path)
             calls.set_caller(caller)
             message = await self._read(request)
@@ -86,7 +95,7 @@ class _Endpoint:
                 return _json(await self._handler(message, None), headers)
             return await self._stream(self._handler(message, None), request_id, headers)
         except Exception as error:
-            return JSONResponse(*_problem(error, request_id), headers=headers)
+            return JSONResponse(*_problem(error, request_id), headers={**headers, **_retry_after(error)})
 
     async def _stream(
         self, responses: AsyncIterator[Any], request_id: str, headers: Mapping[str, str]
@@ -188,6 +197,13 @@ def _event(message: Any) -> bytes:
     text = json_format.MessageToJson(message, indent=None)
     revision = getattr(getattr(message, "event", None), "revision", 0)
     return (f"id: {revision}\n" if revision else "").encode() + f"data: {text}\n\n".encode()
+
+
+def _retry_after(error: Exception) -> dict[str, str]:
+    """When to come back, in whole seconds as HTTP has it, where the error says so."""
+    if not isinstance(error, Overloaded | Unavailable):
+        return {}
+    return {"retry-after": str(-(-error.retry_after_ms // 1000))}
 
 
 def _problem(error: Exception, request_id: str) -> tuple[dict[str, Any], int]:

@@ -147,6 +147,7 @@ _TABLE: Mapping[type[errors.CorralError], _Row] = {
     errors.Conflict: _Row(code_pb2.ABORTED, _of_retryable),
     errors.Unavailable: _Row(code_pb2.UNAVAILABLE, _of_retryable),
     errors.Overloaded: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_retryable),
+    errors.RateLimited: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_retryable, ("project", "calls_per_second", "burst")),
     errors.RevisionUnavailable: _Row(code_pb2.OUT_OF_RANGE, _of_revision, ("revision", "oldest", "current")),
     errors.Unauthenticated: _Row(code_pb2.UNAUTHENTICATED),
     errors.PermissionDenied: _Row(code_pb2.PERMISSION_DENIED),

@@ -17,6 +17,7 @@ import structlog
 from google.rpc import code_pb2
 
 from service.app.identity import require
+from service.app.rates import Admit, unlimited
 from service.errors import Overloaded, PermissionDenied, Unavailable
 from service.model import Caller
 from service.rpc import calls
@@ -74,8 +75,9 @@ _NOBODY = Caller(principal="", project="", role="")
 class CallGuard(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all services of one server. Two servers need two, or they would share their handlers."""
 
-    def __init__(self, metrics: GrpcMetrics, *, limits: Limits, identify: Identify) -> None:
+    def __init__(self, metrics: GrpcMetrics, *, limits: Limits, identify: Identify, admit: Admit = unlimited) -> None:
         self._metrics = metrics
+        self._admitted = admit
         self._limits = limits
         self._identify = identify
         self._active: dict[bool, int] = {False: 0, True: 0}
@@ -202,12 +204,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 self._ended(call)
 
     async def _permitted(self, method: Method, context: Any) -> Caller:
-        """Who calls. Raises Unauthenticated, PermissionDenied, before anything of the request is looked at."""
+        """Who calls. Raises Unauthenticated, RateLimited, PermissionDenied, before the request is looked at."""
         path = f"{method.service}/{method.name}"
         role = ROLES.get(path)
         if role == OPEN or method is UNKNOWN_METHOD:
             return _NOBODY
         caller = await self._identify(context)
+        self._admitted(caller)
         if role is None:
             raise PermissionDenied(f"nobody may call {path}")
         require(caller, role, path)

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from service.app.groups import Groups
 from service.app.identity import Identities
+from service.app.rates import Admit, unlimited
 from service.config_schema import ListenAddress
 from service.model import Caller
 from service.rpc import health, library_log, reflection, servicers
@@ -117,6 +118,7 @@ class RpcServer:
         limits: Limits | None = None,
         credentials: grpc.ServerCredentials | None = None,
         identify: Identify = anonymous,
+        admit: Admit = unlimited,
         fleet: fleet_pb2_grpc.FleetServiceServicer | None = None,
         catalog: catalog_pb2_grpc.CatalogServiceServicer | None = None,
     ) -> None:
@@ -132,8 +134,8 @@ class RpcServer:
         self.admin_address = admin_address
         self._credentials = credentials
         self._health = HealthServicer(OWN_SERVICES)
-        self._public_guard = CallGuard(metrics, limits=limits, identify=identify)
-        self._admin_guard = CallGuard(metrics, limits=limits, identify=identify)
+        self._public_guard = CallGuard(metrics, limits=limits, identify=identify, admit=admit)
+        self._admin_guard = CallGuard(metrics, limits=limits, identify=identify, admit=admit)
         self._public = grpc.aio.server(interceptors=[self._public_guard], options=options(limits))
         self._admin = (
             grpc.aio.server(interceptors=[self._admin_guard], options=options(limits)) if admin_address else None

@@ -73,6 +73,12 @@ class Metrics:
         registry = self.registry
         self.events_revision = Gauge("corral_events_revision", "Revision of the newest event.", registry=registry)
         self.watch_streams = Gauge("corral_watch_streams", "Open streams of changes.", registry=registry)
+        self.rate_limited = Counter(
+            "corral_rate_limited_calls_total",
+            "Calls refused because the callers of their project call too often.",
+            ["project"],
+            registry=registry,
+        )
         self.deploy_duration = Histogram(
             "corral_deploy_duration_seconds",
             "From the accepted deploy to the group's end state, by strategy and outcome.",

@@ -10,6 +10,7 @@ from service.app.catalog import Catalog
 from service.app.fleet import Fleet
 from service.app.groups import Groups
 from service.app.jobs import Jobs
+from service.app.rates import Admit, unlimited
 from service.app.sessions import Sessions
 from service.http.zstack import legacy, rest
 from service.http.zstack.face import ZStackFace
@@ -29,12 +30,12 @@ def zstack_routes(
     webhook_networks: Iterable[str] = (),
     max_body_bytes: int = 4 << 20,
     webhooks: Webhooks | None = None,
+    admit: Admit = unlimited,
 ) -> list[Route]:
     """The routes of both protocols. From here on `jobs` knows how its jobs are done; `jobs.run` may begin.
 
     `reachable`: whether members of a zone have addresses that are reachable from outside; `webhook_networks`: CIDR.
     """
-    face = ZStackFace(
-        Handlers(groups, fleet, catalog, sessions, reachable), sessions, jobs, webhooks or Webhooks(webhook_networks)
-    )
+    handlers = Handlers(groups, fleet, catalog, sessions, reachable)
+    face = ZStackFace(handlers, sessions, jobs, webhooks or Webhooks(webhook_networks), admit)
     return [*rest.routes(face, max_body_bytes), *legacy.routes(face, max_body_bytes)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from service.app.identity import require
 from service.app.jobs import Job, Jobs, Outcome
+from service.app.rates import Admit
 from service.app.sessions import Sessions
 from service.errors import CorralError, InvalidArgument, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from service.http.zstack import words
@@ -27,9 +28,10 @@ _log = get_logger("corral.zstack")
 class ZStackFace:
     """Runs the APIs for the two protocols, `rest` and `legacy`."""
 
-    def __init__(self, handlers: Handlers, sessions: Sessions, jobs: Jobs, webhooks: Webhooks) -> None:
+    def __init__(self, handlers: Handlers, sessions: Sessions, jobs: Jobs, webhooks: Webhooks, admit: Admit) -> None:
         self._handlers = handlers
         self._sessions = sessions
+        self._admit = admit
         self.jobs = jobs
         self.webhooks = webhooks
         jobs.perform = self.perform
@@ -39,6 +41,8 @@ class ZStackFace:
         """Do a call that is answered at once. Raises Overloaded, Malformed."""
         try:
             caller = await self._known(call.api, session)
+        except Overloaded:
+            raise
         except CorralError as error:
             return self._failed(call, error)
         return await self._run(replace(call, caller=caller))
@@ -70,6 +74,7 @@ class ZStackFace:
         if api.role == OPEN:
             return NOBODY
         caller = await self._sessions.caller(session)
+        self._admit(caller)
         require(caller, api.role, api.name)
         return caller
 

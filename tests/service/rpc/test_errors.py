@@ -82,6 +82,12 @@ CASES: list[tuple[errors.CorralError, code_pb2.Code, str, list[type[Message]]]] 
     (errors.Unavailable("down"), code_pb2.UNAVAILABLE, "UNAVAILABLE", [error_details_pb2.RetryInfo]),
     (errors.Overloaded("busy"), code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", [error_details_pb2.RetryInfo]),
     (
+        errors.RateLimited("red", 2.5, 10, 400),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "RATE_LIMITED",
+        [error_details_pb2.RetryInfo],
+    ),
+    (
         errors.RevisionUnavailable(3, 5, 9),
         code_pb2.OUT_OF_RANGE,
         "REVISION_UNAVAILABLE",

@@ -23,6 +23,7 @@ CASES: list[tuple[CorralError, str]] = [
     (errors.Conflict("changed"), "SYS.1006"),
     (errors.Unavailable("away"), "SYS.1012"),
     (errors.Overloaded("busy"), "SYS.1006"),
+    (errors.RateLimited("red", 2.5, 10, 400), "SYS.1006"),
     (errors.Unauthenticated("who?"), "ID.1001"),
     (errors.LoginFailed("wrong"), "ID.1000"),
     (errors.PermissionDenied("no"), "ID.1002"),
