@@ -92,6 +92,10 @@ bench-placement: ## the planner's figures beside greedy rules, naive models and 
 protos: ## generate the Python code and the reference of corral.v1
 	@$(BIN)/python protos/generate.py
 
+.PHONY: release-contract
+release-contract: ## keep the definitions as those of the last release, which `make lint` lets nothing be taken from
+	@$(BIN)/python protos/generate.py release
+
 .PHONY: requirements
 requirements: ## pin the newest allowed versions of all requirements, with hashes
 	@deploy/requirements/pin.sh

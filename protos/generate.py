@@ -1,9 +1,10 @@
 """Generates the Python code and the reference from corral/v1/*.proto, and runs buf on them.
 
-`python protos/generate.py` writes the generated files; `check` compares them with what is there, `lint` runs
-`buf lint`, `breaking --against REF` compares with a git revision. Everything works without a network: the googleapis
-definitions come from the installed googleapis-common-protos. protoc runs in a process of its own, because grpc_tools
-and OR-Tools abort when one process loads both.
+`python protos/generate.py` writes the generated files; `check` compares them with what is there. `lint` runs
+`buf lint`, and `buf breaking` against the contract of the last release, which lies beside the definitions as a descriptor image so
+that no tag is needed; `breaking --against REF` compares with a git revision, `release` renews the image. Everything
+works without a network: the googleapis definitions come from the installed googleapis-common-protos. protoc runs in a
+process of its own, because grpc_tools and OR-Tools abort when one process loads both.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import reference
 ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("corral", "v1")
 REFERENCE = "REFERENCE.md"
+RELEASED = ROOT / "released.binpb"
+"""The contract of the last release, as `buf build` writes it."""
 GENERATED_PATTERNS = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 _SERVICE = re.compile(r"^service\s", re.MULTILINE)
 _IMPORT = re.compile(r'^import\s+(?:public\s+)?"([^"]+)";', re.MULTILINE)
@@ -124,26 +127,40 @@ def stage(target: Path, source: Path) -> None:
     copy_googleapis(target)
 
 
-def lint() -> int:
-    """Run `buf lint` offline; its exit status."""
+def _buf(*arguments: str) -> int:
+    """Run buf offline on our definitions; its exit status."""
     with tempfile.TemporaryDirectory(prefix="corral-protos-") as temporary:
         stage(Path(temporary), ROOT)
-        return subprocess.run([tool("buf"), "lint"], cwd=temporary, check=False).returncode
+        return subprocess.run([tool("buf"), *arguments], cwd=temporary, check=False).returncode
+
+
+def lint() -> int:
+    """Run `buf lint`, and `buf breaking` against the last release; 0 where both accept the definitions."""
+    return _buf("lint") or unreleased()
+
+
+def unreleased() -> int:
+    """Run `buf breaking` against the contract of the last release; its exit status."""
+    return _buf("breaking", "--against", str(RELEASED))
+
+
+def release() -> int:
+    """Make the definitions the contract of the last release, unless they break it; 0 where that was done."""
+    return unreleased() or _buf("build", "--exclude-source-info", "-o", str(RELEASED))
 
 
 def breaking(against: str) -> int:
     """Run `buf breaking` offline against the definitions of a git revision; its exit status."""
     with tempfile.TemporaryDirectory(prefix="corral-protos-") as temporary:
-        new, old, tree = (Path(temporary, name) for name in ("new", "old", "tree"))
-        for directory in (new, old, tree):
+        old, tree = (Path(temporary, name) for name in ("old", "tree"))
+        for directory in (old, tree):
             directory.mkdir()
         archive = Path(temporary, "tree.tar")
         git = ["git", "-C", str(ROOT.parent), "archive", f"--output={archive}", against, "protos"]
         subprocess.run(git, check=True)
         shutil.unpack_archive(archive, tree, filter="data")
-        stage(new, ROOT)
         stage(old, tree / "protos")
-        return subprocess.run([tool("buf"), "breaking", "--against", str(old)], cwd=new, check=False).returncode
+        return _buf("breaking", "--against", str(old))
 
 
 def main() -> int:
@@ -152,7 +169,8 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("generate", help="write the generated files (the default)")
     commands.add_parser("check", help="fail where a generated file is not what the definitions generate")
-    commands.add_parser("lint", help="run buf lint")
+    commands.add_parser("lint", help="run buf lint, and buf breaking against the last release")
+    commands.add_parser("release", help="keep the definitions as the contract of the last release")
     compare = commands.add_parser("breaking", help="run buf breaking")
     compare.add_argument("--against", required=True, metavar="REF", help="git revision to compare with")
     arguments = parser.parse_args()
@@ -164,6 +182,8 @@ def main() -> int:
             return 1 if changed else 0
         case "lint":
             return lint()
+        case "release":
+            return release()
         case "breaking":
             return breaking(arguments.against)
         case _:
