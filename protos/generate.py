@@ -1,10 +1,10 @@
 """Generates the Python code and the reference from corral/v1/*.proto, and runs buf on them.
 
 `python protos/generate.py` writes the generated files; `check` compares them with what is there. `lint` runs
-`buf lint`, and `buf breaking` against the contract of the last release, which lies beside the definitions as a descriptor image so
-that no tag is needed; `breaking --against REF` compares with a git revision, `release` renews the image. Everything
-works without a network: the googleapis definitions come from the installed googleapis-common-protos. protoc runs in a
-process of its own, because grpc_tools and OR-Tools abort when one process loads both.
+`buf lint`, and `buf breaking` against the contract of the last release, which lies beside the definitions as a
+descriptor image so that no tag is needed; `breaking --against REF` compares with a git revision, `release` renews the
+image. Everything works without a network: the googleapis definitions come from the installed googleapis-common-protos.
+protoc runs in a process of its own, because grpc_tools and OR-Tools abort when one process loads both.
 """
 
 from __future__ import annotations
