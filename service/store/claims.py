@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import InvariantViolation, NoCapacity
@@ -29,6 +29,53 @@ class ClaimRequest:
     attempt: int
     host_uuid: str
     demand: Mapping[str, int]
+
+
+# Statements of every turn are made once.
+_CLAIMS, _RESOURCES = schema.claims, schema.host_resources
+_ON_HOST = (
+    select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.group_uuid)
+    .where(_CLAIMS.c.host_uuid == bindparam("host"))
+    .distinct()
+)
+_SEATS_OF = (
+    select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.host_uuid)
+    .where(_CLAIMS.c.group_uuid == bindparam("of"))
+    .distinct()
+)
+_OPEN_HOST = (
+    update(schema.hosts)
+    .where(
+        schema.hosts.c.uuid == bindparam("host"),
+        schema.hosts.c.state == HostState.ENABLED.value,
+        schema.hosts.c.status == HostStatus.CONNECTED.value,
+    )
+    .values(generation=schema.hosts.c.generation + 1)
+)
+_USE = (
+    update(_RESOURCES)
+    .where(
+        _RESOURCES.c.host_uuid == bindparam("host"),
+        _RESOURCES.c.resource == bindparam("what"),
+        _RESOURCES.c.used + _RESOURCES.c.foreign_used + bindparam("more") <= _RESOURCES.c.usable,
+    )
+    .values(used=_RESOURCES.c.used + bindparam("more"))
+)
+_GIVE_BACK = (
+    update(_RESOURCES)
+    .where(_RESOURCES.c.host_uuid == bindparam("host"), _RESOURCES.c.resource == bindparam("what"))
+    .values(used=_RESOURCES.c.used - bindparam("less"))
+)
+_CLAIMED = (
+    select(func.coalesce(func.sum(_CLAIMS.c.amount), 0))
+    .where(_CLAIMS.c.host_uuid == _RESOURCES.c.host_uuid, _CLAIMS.c.resource == _RESOURCES.c.resource)
+    .scalar_subquery()
+)
+_WRONG = (
+    select(_RESOURCES.c.host_uuid, _RESOURCES.c.resource, _RESOURCES.c.used, _CLAIMED.label("claimed"))
+    .where(_RESOURCES.c.host_uuid.in_(bindparam("hosts", expanding=True)), _RESOURCES.c.used != _CLAIMED)
+    .limit(1)
+)
 
 
 def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest], *, alone: bool = False) -> None:
@@ -82,13 +129,8 @@ def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None
     ):
         sums[row.host_uuid, row.resource] += row.amount
     failpoint("release.deleted")
-    table = schema.host_resources
     for (host_uuid, resource), amount in sorted(sums.items()):  # the order in which `take` locks them
-        connection.execute(
-            update(table)
-            .where(table.c.host_uuid == host_uuid, table.c.resource == resource)
-            .values(used=table.c.used - amount)
-        )
+        connection.execute(_GIVE_BACK, {"host": host_uuid, "what": resource, "less": amount})
     failpoint("release.given_back")
     connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))
     _verify(connection, {host_uuid for host_uuid, _ in sums})
@@ -96,11 +138,7 @@ def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None
 
 def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int, str]]:
     """`(instance, attempt, group)` of every claim on the host."""
-    rows = connection.execute(
-        select(schema.claims.c.instance_uuid, schema.claims.c.attempt, schema.claims.c.group_uuid)
-        .where(schema.claims.c.host_uuid == host_uuid)
-        .distinct()
-    )
+    rows = connection.execute(_ON_HOST, {"host": host_uuid})
     return frozenset((r.instance_uuid, r.attempt, r.group_uuid) for r in rows)
 
 
@@ -127,12 +165,7 @@ def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mappin
 
 def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], str]:
     """(instance, attempt) -> host of all claims of a group."""
-    table = schema.claims
-    rows = connection.execute(
-        select(table.c.instance_uuid, table.c.attempt, table.c.host_uuid)
-        .where(table.c.group_uuid == group_uuid)
-        .distinct()
-    )
+    rows = connection.execute(_SEATS_OF, {"of": group_uuid})
     return {(row.instance_uuid, row.attempt): row.host_uuid for row in rows}
 
 
@@ -175,31 +208,12 @@ def take_addresses(
 
 def _open_host(connection: Connection, host_uuid: str) -> None:
     """Lock the host's row and see that it takes claims."""
-    result = connection.execute(
-        update(schema.hosts)
-        .where(
-            schema.hosts.c.uuid == host_uuid,
-            schema.hosts.c.state == HostState.ENABLED.value,
-            schema.hosts.c.status == HostStatus.CONNECTED.value,
-        )
-        .values(generation=schema.hosts.c.generation + 1)
-    )
-    if result.rowcount != 1:
+    if connection.execute(_OPEN_HOST, {"host": host_uuid}).rowcount != 1:
         raise ClaimLost(f"host {host_uuid} takes no claims now")
 
 
 def _use(connection: Connection, host_uuid: str, resource: str, amount: int) -> None:
-    table = schema.host_resources
-    result = connection.execute(
-        update(table)
-        .where(
-            table.c.host_uuid == host_uuid,
-            table.c.resource == resource,
-            table.c.used + table.c.foreign_used + amount <= table.c.usable,
-        )
-        .values(used=table.c.used + amount)
-    )
-    if result.rowcount != 1:
+    if connection.execute(_USE, {"host": host_uuid, "what": resource, "more": amount}).rowcount != 1:
         raise ClaimLost(f"host {host_uuid} has less than {amount} {resource} left")
 
 
@@ -212,17 +226,7 @@ def _verify(connection: Connection, hosts: Iterable[str]) -> None:
 
     One statement reads both, because on PostgreSQL every statement sees what others committed before it.
     """
-    table = schema.host_resources
-    claimed = (
-        select(func.coalesce(func.sum(schema.claims.c.amount), 0))
-        .where(schema.claims.c.host_uuid == table.c.host_uuid, schema.claims.c.resource == table.c.resource)
-        .scalar_subquery()
-    )
-    wrong = connection.execute(
-        select(table.c.host_uuid, table.c.resource, table.c.used, claimed.label("claimed"))
-        .where(table.c.host_uuid.in_(sorted(hosts)), table.c.used != claimed)
-        .limit(1)
-    ).one_or_none()
+    wrong = connection.execute(_WRONG, {"hosts": sorted(hosts)}).one_or_none()
     if wrong is not None:
         raise InvariantViolation(
             f"host {wrong.host_uuid}: {wrong.used} {wrong.resource} used is not the sum of its claims, {wrong.claimed}"

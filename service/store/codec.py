@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter
 
 T = TypeVar("T")
-
+KNOWN = 512
+KNOWN_CHARACTERS = 8192  # longer texts are rare, and would make the memory that is kept a large one
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}  # building one costs milliseconds, using it microseconds
 
@@ -27,3 +29,13 @@ def decode(kind: type[T], text: str) -> T:
     """The dataclass from its JSON text. Raises pydantic.ValidationError on text that was not written by `encode`."""
     result: T = _adapter(kind).validate_json(text)
     return result
+
+
+def decode_known(kind: type[T], text: str) -> T:
+    """As `decode`, for frozen types whose texts are read again and again (specs, placements): equal texts share one."""
+    return decode(kind, text) if len(text) > KNOWN_CHARACTERS else cast(T, _decoded(kind, text))
+
+
+@lru_cache(maxsize=KNOWN)
+def _decoded(kind: Any, text: str) -> Any:
+    return decode(kind, text)

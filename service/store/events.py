@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from service.model import Event, EventKind, Group, Instance, PlacementRecord
 from service.store import hints, schema
@@ -18,6 +18,22 @@ from service.store.codec import decode, encode
 
 REVISION = "revision"
 COMPACTED = "compacted_revision"
+
+
+_COUNT = (
+    update(schema.counters)
+    .where(schema.counters.c.name == REVISION)
+    .values(value=schema.counters.c.value + bindparam("more"))
+    .returning(schema.counters.c.value)
+)
+_HEAD = select(schema.counters.c.name, schema.counters.c.value)
+_INSERT = insert(schema.events)
+_AFTER = (
+    select(schema.events)
+    .where(schema.events.c.revision > bindparam("behind"))
+    .order_by(schema.events.c.revision)
+    .limit(bindparam("most"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +47,12 @@ class Draft:
 
 def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: int) -> int:
     """Write the drafts; returns the newest revision."""
-    last = connection.execute(
-        update(schema.counters)
-        .where(schema.counters.c.name == REVISION)
-        .values(value=schema.counters.c.value + len(drafts))
-        .returning(schema.counters.c.value)
-    ).scalar_one()
+    last = count(connection, len(drafts))
     first = last - len(drafts) + 1
     if drafts:
         hints.there_is_news(connection)
         connection.execute(
-            insert(schema.events),
+            _INSERT,
             [
                 {
                     "revision": first + offset,
@@ -55,13 +66,17 @@ def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: i
                 for offset, draft in enumerate(drafts)
             ],
         )
-    return int(last)
+    return last
+
+
+def count(connection: Connection, more: int) -> int:
+    """Take the next `more` revisions; returns the last. The counter's lock is held from here to the commit."""
+    return int(connection.execute(_COUNT, {"more": more}).scalar_one())
 
 
 def head(connection: Connection) -> tuple[int, int]:
     """`(oldest, newest)`: the newest revision, and the oldest that a watch may start *after* (0: nothing compacted)."""
-    rows = connection.execute(select(schema.counters.c.name, schema.counters.c.value)).all()
-    values = {row.name: int(row.value) for row in rows}
+    values = {row.name: int(row.value) for row in connection.execute(_HEAD)}
     return values.get(COMPACTED, 0), values[REVISION]
 
 
@@ -69,12 +84,12 @@ def after(
     connection: Connection, revision: int, limit: int, *, group_uuid: str | None = None, project: str | None = None
 ) -> tuple[Event, ...]:
     """Up to `limit` events with a revision above the given one, in order."""
-    query = select(schema.events).where(schema.events.c.revision > revision)
+    query = _AFTER
     if group_uuid is not None:
         query = query.where(schema.events.c.group_uuid == group_uuid)
     if project is not None:
         query = query.where(schema.events.c.project == project)
-    rows = connection.execute(query.order_by(schema.events.c.revision).limit(limit))
+    rows = connection.execute(query, {"behind": revision, "most": limit})
     return tuple(_event(row) for row in rows)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from service.errors import NotFound
 from service.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.model import InstanceStatus
 from service.store import fleet_events, rows, schema
 from service.store.catalog import model_services, put_model_service
-from service.store.codec import decode, encode
+from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
 
 __all__ = [
@@ -37,6 +37,26 @@ __all__ = [
     "zone",
     "zones",
 ]
+
+
+# Statements of every probe and plan are made once.
+_ZONES = select(schema.zones)
+_HOSTS = select(schema.hosts).order_by(schema.hosts.c.uuid)
+_HOST_LOCKED = select(schema.hosts).where(schema.hosts.c.uuid == bindparam("of")).with_for_update()
+_STATUS = select(schema.hosts.c.status).where(schema.hosts.c.uuid == bindparam("of"))
+_SET_CONNECTED = (
+    update(schema.hosts)
+    .where(schema.hosts.c.uuid == bindparam("of"))
+    .values(
+        status=HostStatus.CONNECTED.value,
+        status_reason="",
+        boot_id=bindparam("boot"),
+        virt_type=bindparam("virt"),
+        generation=schema.hosts.c.generation + 1,
+    )
+)
+_ALL_VECTORS = select(schema.host_resources)
+_VECTORS = _ALL_VECTORS.where(schema.host_resources.c.host_uuid.in_(bindparam("of", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +86,7 @@ def delete_zone(connection: Connection, uuid: str, now: int) -> None:
 
 def zones(connection: Connection) -> Mapping[str, Zone]:
     """All zones by uuid."""
-    return {r.uuid: _zone(r) for r in connection.execute(select(schema.zones))}
+    return {r.uuid: _zone(r) for r in connection.execute(_ZONES)}
 
 
 def zone(connection: Connection, uuid: str, *, lock: bool = False) -> Zone:
@@ -115,7 +135,7 @@ def delete_host(connection: Connection, host: Host, now: int) -> None:
 def hosts(connection: Connection) -> Mapping[str, Host]:
     """All hosts by uuid, with their resource vectors."""
     vectors = _vectors(connection, None)
-    found = connection.execute(select(schema.hosts).order_by(schema.hosts.c.uuid))
+    found = connection.execute(_HOSTS)
     return {row.uuid: _host(row, vectors.get(row.uuid, {})) for row in found}
 
 
@@ -189,7 +209,7 @@ def set_state(connection: Connection, host: Host, state: HostState, now: int) ->
 
 def status_of(connection: Connection, uuid: str) -> HostStatus | None:
     """What is recorded of the host's connection; None where the host is gone."""
-    found = connection.scalar(select(schema.hosts.c.status).where(schema.hosts.c.uuid == uuid))
+    found = connection.scalar(_STATUS, {"of": uuid})
     return None if found is None else HostStatus(found)
 
 
@@ -227,23 +247,12 @@ def set_facts(
     `overcommit`: the fleet's own; the zone's, the host's and the operator's amounts are those that stand now, so that
     a slow probe does not bring back a policy that was changed meanwhile. Nothing where the host is gone.
     """
-    table = schema.hosts
-    row = connection.execute(select(table).where(table.c.uuid == uuid).with_for_update()).one_or_none()
+    row = connection.execute(_HOST_LOCKED, {"of": uuid}).one_or_none()
     if row is None:
         return
-    connection.execute(
-        update(table)
-        .where(table.c.uuid == uuid)
-        .values(
-            status=HostStatus.CONNECTED.value,
-            status_reason="",
-            boot_id=boot_id,
-            virt_type=virt_type,
-            generation=table.c.generation + 1,
-        )
-    )
+    connection.execute(_SET_CONNECTED, {"of": uuid, "boot": boot_id, "virt": virt_type})
     known = _vectors(connection, [uuid]).get(uuid, {})
-    operators = decode(Host, row.document)
+    operators = decode_known(Host, row.document)
     overcommit = policy(overcommit, zones(connection), operators)
     total = {**total, **operators.capacity_override}
     wanted = {
@@ -294,22 +303,20 @@ def _plain(host: Host) -> Host:
 
 
 def _vectors(connection: Connection, host_uuids: Sequence[str] | None) -> dict[str, dict[str, Row[Any]]]:
-    query = select(schema.host_resources)
-    if host_uuids is not None:
-        query = query.where(schema.host_resources.c.host_uuid.in_(host_uuids))
     found: dict[str, dict[str, Row[Any]]] = {}
-    for row in connection.execute(query):
+    query, values = (_ALL_VECTORS, {}) if host_uuids is None else (_VECTORS, {"of": host_uuids})
+    for row in connection.execute(query, values):
         found.setdefault(row.host_uuid, {})[row.resource] = row
     return found
 
 
 def _zone(row: Row[Any]) -> Zone:
-    return replace(decode(Zone, row.document), **rows.stamps(row))
+    return replace(decode_known(Zone, row.document), **rows.stamps(row))
 
 
 def _host(row: Row[Any], vectors: Mapping[str, Row[Any]]) -> Host:
     return replace(
-        decode(Host, row.document),
+        decode_known(Host, row.document),
         state=HostState(row.state),
         status=HostStatus(row.status),
         status_reason=row.status_reason,

@@ -10,12 +10,15 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
-from service.store import schema
-from service.store.events import REVISION
+from service.store import events, schema
 
 FLEET_REVISION = "fleet_revision"
+
+_COUNTERS = schema.counters
+_REMEMBER = update(_COUNTERS).where(_COUNTERS.c.name == FLEET_REVISION).values(value=bindparam("newest"))
+_INSERT = insert(schema.fleet_events)
 
 
 class FleetChange(StrEnum):
@@ -46,18 +49,12 @@ def wall_clock() -> int:
 
 def append(connection: Connection, kind: FleetChange, uuid: str, zone_uuid: str, now: int) -> int:
     """Record a change; returns its revision. The counter's lock is held from here to the commit, so this comes last."""
-    counters = schema.counters
-    revision = connection.execute(
-        update(counters)
-        .where(counters.c.name == REVISION)
-        .values(value=counters.c.value + 1)
-        .returning(counters.c.value)
-    ).scalar_one()
-    connection.execute(update(counters).where(counters.c.name == FLEET_REVISION).values(value=revision))
+    revision = events.count(connection, 1)
+    connection.execute(_REMEMBER, {"newest": revision})
     connection.execute(
-        insert(schema.fleet_events).values(revision=revision, kind=kind.value, uuid=uuid, zone_uuid=zone_uuid, time=now)
+        _INSERT, {"revision": revision, "kind": kind.value, "uuid": uuid, "zone_uuid": zone_uuid, "time": now}
     )
-    return int(revision)
+    return revision
 
 
 def newest(connection: Connection) -> int:

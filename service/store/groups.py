@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select, update
 
 from service.errors import NotFound
 from service.failpoints import failpoint
@@ -22,7 +22,7 @@ from service.model import (
     PlacementRecord,
 )
 from service.store import hints, schema
-from service.store.codec import decode, encode
+from service.store.codec import decode, decode_known, encode
 
 _GROUP_PLAIN = (
     "uuid", "project", "principal", "reason", "start_epoch", "go", "served", "failures", "retry_at",
@@ -37,10 +37,57 @@ _INSTANCE_PLAIN = (
 )  # fmt: skip
 
 
+# Statements of every turn are made once: making them anew takes longer than SQLite needs to carry them out.
+_GROUPS, _INSTANCES = schema.groups, schema.instances
+_GROUP = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
+_GROUP_LOCKED = _GROUP.with_for_update()
+_SOME_GROUPS = select(_GROUPS).where(_GROUPS.c.uuid.in_(bindparam("of", expanding=True)))
+_MEMBERS = (
+    select(*(_INSTANCES.c[name] for name in _INSTANCE_PLAIN), _INSTANCES.c.spec, _INSTANCES.c.status)
+    .where(_INSTANCES.c.group_uuid.in_(bindparam("of", expanding=True)))
+    .order_by(_INSTANCES.c.rank)
+)
+_SAVE_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
+_SAVE_INSTANCE = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
+_SET_DUE = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of")).values(due_at=bindparam("at"))
+_HASTEN = (
+    update(_GROUPS)
+    .where(_GROUPS.c.uuid.in_(bindparam("of", expanding=True)), _GROUPS.c.due_at > bindparam("now"))
+    .values(due_at=bindparam("now"))
+)
+_LEFT_BEHIND = select(_GROUPS.c.uuid).where(_GROUPS.c.owner != "", _GROUPS.c.lease_until <= bindparam("now"))
+_FREE = (
+    select(_GROUPS.c.uuid)
+    .where(_GROUPS.c.due_at <= bindparam("now"), _GROUPS.c.lease_until <= bindparam("now"))
+    .order_by(_GROUPS.c.due_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE = (
+    update(_GROUPS)
+    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.lease_until <= bindparam("now"))
+    .values(owner=bindparam("by"), epoch=_GROUPS.c.epoch + 1, lease_until=bindparam("until"))
+    .returning(_GROUPS.c.epoch)
+)
+_RENEW = (
+    update(_GROUPS)
+    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.epoch == bindparam("mine"))
+    .values(lease_until=bindparam("until"))
+)
+_GIVE_BACK = (
+    update(_GROUPS)
+    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.epoch == bindparam("mine"))
+    .values(lease_until=0, owner="", due_at=bindparam("at"))
+)
+_GIVE_BACK_UNCHANGED = _GIVE_BACK.where(_GROUPS.c.version == bindparam("seen"))
+_ON_HOST = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
+    _INSTANCES.c.host_uuid == bindparam("host"), _INSTANCES.c.status != InstanceStatus.REMOVED.value
+)
+
+
 def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
     """The group with its members in rank order; `lock`: no other transaction changes it meanwhile. Raises NotFound."""
-    query = select(schema.groups).where(schema.groups.c.uuid == uuid)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = connection.execute(_GROUP_LOCKED if lock else _GROUP, {"of": uuid}).one_or_none()
     if row is None:
         raise NotFound("instance group", uuid)
     return _group(row, _members(connection, [uuid]).get(uuid, ()))
@@ -48,7 +95,7 @@ def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
 
 def load_many(connection: Connection, uuids: Sequence[str]) -> tuple[Group, ...]:
     """Those of the groups that exist, in the order asked for."""
-    rows = {row.uuid: row for row in connection.execute(select(schema.groups).where(schema.groups.c.uuid.in_(uuids)))}
+    rows = {row.uuid: row for row in connection.execute(_SOME_GROUPS, {"of": uuids})}
     members = _members(connection, uuids)
     return tuple(_group(rows[u], members.get(u, ())) for u in uuids if u in rows)
 
@@ -78,7 +125,7 @@ def save(connection: Connection, before: Group, after: Group) -> None:
     values = _group_values(after)
     if after.spec != before.spec:
         values |= {"name": after.spec.name, "spec": encode(after.spec)}
-    connection.execute(update(schema.groups).where(schema.groups.c.uuid == after.uuid).values(**values))
+    connection.execute(_SAVE_GROUP, {"of": after.uuid, **values})
     old = {m.uuid: m for m in before.instances}
     _insert_members(connection, [m for m in after.instances if m.uuid not in old])
     gone = set(old) - {m.uuid for m in after.instances}
@@ -86,48 +133,32 @@ def save(connection: Connection, before: Group, after: Group) -> None:
         connection.execute(schema.instances.delete().where(schema.instances.c.uuid.in_(gone)))
     for member in after.instances:
         if member.uuid in old and old[member.uuid] != member:
-            connection.execute(
-                update(schema.instances)
-                .where(schema.instances.c.uuid == member.uuid)
-                .values(**_instance_values(member))
-            )
+            connection.execute(_SAVE_INSTANCE, {"of": member.uuid, **_instance_values(member)})
 
 
 def due(connection: Connection, uuid: str, at: int | None) -> None:
     """Set when the group needs a look next, and tell all replicas; None: never again."""
     hints.group_is_due(connection, uuid)
-    connection.execute(update(schema.groups).where(schema.groups.c.uuid == uuid).values(due_at=at))
+    connection.execute(_SET_DUE, {"of": uuid, "at": at})
 
 
 def hasten(connection: Connection, uuids: Sequence[str], now: int) -> None:
     """Something was noticed about these groups: look at them now instead of when they are due."""
     if uuids:
-        connection.execute(
-            update(schema.groups)
-            .where(schema.groups.c.uuid.in_(uuids), schema.groups.c.due_at > now)
-            .values(due_at=now)
-        )
+        connection.execute(_HASTEN, {"of": uuids, "now": now})
 
 
 def left_behind(connection: Connection, now: int) -> frozenset[str]:
     """Groups whose owner let the lease run out instead of giving it back: it has died or hangs."""
-    statement = select(schema.groups.c.uuid).where(schema.groups.c.owner != "", schema.groups.c.lease_until <= now)
-    return frozenset(connection.scalars(statement))
+    return frozenset(connection.scalars(_LEFT_BEHIND, {"now": now}))
 
 
 def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
     """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first."""
-    free = select(schema.groups.c.uuid).where(and_(schema.groups.c.due_at <= now, schema.groups.c.lease_until <= now))
-    chosen = free.order_by(schema.groups.c.due_at).limit(limit).with_for_update(skip_locked=True)
     taken = []
-    for uuid in list(connection.scalars(chosen)):
+    for uuid in list(connection.scalars(_FREE, {"now": now, "most": limit})):
         failpoint("lease.found")
-        epoch = connection.scalar(
-            update(schema.groups)
-            .where(schema.groups.c.uuid == uuid, schema.groups.c.lease_until <= now)
-            .values(owner=owner, epoch=schema.groups.c.epoch + 1, lease_until=now + lease_ms)
-            .returning(schema.groups.c.epoch)
-        )
+        epoch = connection.scalar(_TAKE, {"of": uuid, "now": now, "by": owner, "until": now + lease_ms})
         if epoch is not None:
             failpoint("lease.taken")
             taken.append((uuid, epoch))
@@ -136,12 +167,7 @@ def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit:
 
 def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
     """Prolong the lease; False where a later epoch has it."""
-    result = connection.execute(
-        update(schema.groups)
-        .where(schema.groups.c.uuid == uuid, schema.groups.c.epoch == epoch)
-        .values(lease_until=until)
-    )
-    return result.rowcount == 1
+    return connection.execute(_RENEW, {"of": uuid, "mine": epoch, "until": until}).rowcount == 1
 
 
 def owners(connection: Connection, now: int) -> frozenset[str]:
@@ -161,11 +187,10 @@ def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None,
 
     False, and nothing is written, where a later epoch has it or the group changed since `seen_version` (None: any).
     """
-    mine = and_(schema.groups.c.uuid == uuid, schema.groups.c.epoch == epoch)
-    if seen_version is not None:
-        mine = and_(mine, schema.groups.c.version == seen_version)
-    result = connection.execute(update(schema.groups).where(mine).values(lease_until=0, owner="", due_at=due_at))
-    return result.rowcount == 1
+    values = {"of": uuid, "mine": epoch, "at": due_at}
+    if seen_version is None:
+        return connection.execute(_GIVE_BACK, values).rowcount == 1
+    return connection.execute(_GIVE_BACK_UNCHANGED, {**values, "seen": seen_version}).rowcount == 1
 
 
 def page(
@@ -222,17 +247,12 @@ def keeping_apart(connection: Connection) -> Mapping[str, frozenset[str]]:
             table.c.spec.contains('"anti_affinity_groups":["', autoescape=True),
         )
     )
-    return {row.uuid: frozenset(decode(GroupSpec, row.spec).placement.anti_affinity_groups) for row in rows}
+    return {row.uuid: frozenset(decode_known(GroupSpec, row.spec).placement.anti_affinity_groups) for row in rows}
 
 
 def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int, str], ...]:
     """`(instance, group, attempt, status)` of every member that is seated on the host now."""
-    table = schema.instances
-    rows = connection.execute(
-        select(table.c.uuid, table.c.group_uuid, table.c.attempt, table.c.status).where(
-            table.c.host_uuid == host_uuid, table.c.status != InstanceStatus.REMOVED.value
-        )
-    )
+    rows = connection.execute(_ON_HOST, {"host": host_uuid})
     return tuple((r.uuid, r.group_uuid, r.attempt, r.status) for r in rows)
 
 
@@ -264,24 +284,22 @@ def _insert_members(connection: Connection, members: Sequence[Instance]) -> None
 
 
 def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[Instance, ...]]:
-    table = schema.instances
-    rows = connection.execute(select(table).where(table.c.group_uuid.in_(uuids)).order_by(table.c.rank))
     found: dict[str, list[Instance]] = {}
-    for row in rows:
-        plain = {name: getattr(row, name) for name in _INSTANCE_PLAIN}
-        member = Instance(spec=decode(NodeSpec, row.spec), status=InstanceStatus(row.status), **plain)
-        found.setdefault(row.group_uuid, []).append(member)
+    for row in connection.execute(_MEMBERS, {"of": uuids}):
+        plain: dict[str, Any] = dict(zip(_INSTANCE_PLAIN, row, strict=False))
+        member = Instance(spec=decode_known(NodeSpec, row.spec), status=InstanceStatus(row.status), **plain)
+        found.setdefault(member.group_uuid, []).append(member)
     return {uuid: tuple(members) for uuid, members in found.items()}
 
 
 def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
     plain = {name: getattr(row, name) for name in _GROUP_PLAIN}
     return Group(
-        spec=decode(GroupSpec, row.spec),
+        spec=decode_known(GroupSpec, row.spec),
         phase=GroupPhase(row.phase),
         status=GroupStatus(row.status),
         failure=decode(Failure, row.failure) if row.failure else None,
-        placement=decode(PlacementRecord, row.placement) if row.placement else None,
+        placement=decode_known(PlacementRecord, row.placement) if row.placement else None,
         excluded_hosts=tuple(json.loads(row.excluded_hosts)),
         epoch=row.epoch,
         instances=members,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from service.errors import Unavailable
 from service.store import migrations
@@ -33,6 +33,28 @@ def shared() -> tuple[Engine, sqlite3.Connection, bytes]:
     image = connection.serialize()
     pooled.close()
     return store.engine, connection, image
+
+
+class _Kept:
+    """Stands for the engine: its one connection stays checked out, because a pool's bookkeeping costs a lot."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.connect()
+
+    def connect(self) -> _Kept:
+        """As Engine.connect, to be entered."""
+        return self
+
+    def __enter__(self) -> Connection:
+        return self._connection
+
+    def __exit__(self, *_error: object) -> None:
+        """Transactions end by themselves."""
+
+
+@cache
+def _kept() -> Any:
+    return _Kept(shared()[0])
 
 
 class Database:
@@ -111,7 +133,7 @@ class SimulatedStore(Store):
             return answers[key]
         before = world.database.connection.total_changes
         try:
-            result = _transaction(world.database.engine, work)
+            result = _transaction(_kept(), work)
         finally:
             if world.database.connection.total_changes != before:
                 world.committed()
