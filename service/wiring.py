@@ -120,7 +120,6 @@ class Service:
             self.store,
             self.feed,
             self.planner,
-            wall_clock,
             cluster=config.cluster_id,
             limits=AppLimits(max_nodes=config.server.max_nodes),
         )

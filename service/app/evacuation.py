@@ -24,6 +24,7 @@ from service.facts import Evicted, Fact, Fenced
 from service.fleet import Host, HostState, HostStatus
 from service.lifecycle import FINAL, LAUNCHING, advance
 from service.model import Caller, Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus
+from service.store import clock as database_clock
 from service.store import events, fleet, groups
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -173,7 +174,7 @@ class Evacuation:
         return row_changes.made_before(connection, caller, "DrainHost", request_id, asked) is not None
 
     def _intend(self, connection: Connection, caller: Caller, uuid: str, etag: str, request_id: str) -> _Intent:
-        now = self._clock()
+        now = database_clock.now(connection)
         host = fleet.host(connection, uuid, lock=True)
         row_changes.require_etag("host", uuid, host.version, etag)
         _, head = events.head(connection)
@@ -186,7 +187,7 @@ class Evacuation:
 
     def _empty(self, connection: Connection, host: Host, fact: Fact) -> list[str]:
         """Maintenance, and the fact for every group with a seat on the host; returns these groups."""
-        now = self._clock()
+        now = database_clock.now(connection)
         touched = sorted({group for _, group, _, _ in groups.on_host(connection, host.uuid)})
         for group_uuid in touched:  # all locks first, so that the event counter's comes last
             groups.load(connection, group_uuid, lock=True)

@@ -14,12 +14,10 @@ from service.errors import InvalidArgument, RequestIdReused, Unavailable, WrongS
 from service.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
 from service.fleet import ModelService
 from service.model import Caller, Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
-from service.store import events, fleet, groups, requests
+from service.store import clock, events, fleet, groups, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
-
-Clock = Callable[[], int]
 
 SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKNOWN})
 
@@ -63,11 +61,14 @@ Decide = Callable[[Connection, Group], Sequence[Fact]]
 
 
 class GroupIntents:
-    """The changing use cases. `poke` is called with a group's uuid after an intent was committed."""
+    """The changing use cases. `poke` is called with a group's uuid after an intent was committed.
 
-    def __init__(self, store: Store, clock: Clock, limits: Limits) -> None:
+    Whatever an intent starts is measured by the database's clock, as leases are: a replica whose own clock is wrong
+    shortens no grace.
+    """
+
+    def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
-        self._clock = clock
         self._limits = limits
         self._draining = False
         self.poke: Callable[[str], None] = lambda _uuid: None
@@ -133,9 +134,9 @@ class GroupIntents:
         self._refuse_when_draining()
         if changes.name == "":
             raise InvalidArgument.of("name", "must not be empty")
-        now = self._clock()
 
         def intent(connection: Connection) -> Group:
+            now = clock.now(connection)
             group = visible(caller, groups.load(connection, uuid, lock=True))
             require_etag(group, ask.etag)
             if ask.validate_only:
@@ -148,9 +149,9 @@ class GroupIntents:
     async def _intend(self, caller: Caller, method: str, uuid: str, ask: Ask, body: str, decide: Decide) -> Started:
         self._refuse_when_draining()
         body_hash = hashlib.sha256(f"{uuid}\n{body}".encode()).hexdigest()
-        now = self._clock()
 
         def intent(connection: Connection) -> Started:
+            now = clock.now(connection)
             known = repeated(connection, caller, method, ask.request_id, body_hash)
             if known is not None:
                 return known
@@ -191,7 +192,7 @@ class GroupIntents:
             raise InvalidArgument.of("model_services", f"the group would have more than {self._limits.max_nodes} nodes")
         taken = {m.rank for m in group.instances if m.uuid not in removed}
         free = (rank for rank in range(1, len(taken) + len(added) + 1) if rank not in taken)
-        now = self._clock()
+        now = clock.now(connection)
         return tuple(
             new_instance(
                 group.uuid, replace(node, node_rank=rank, is_initial_node=False), catalogue, now, group.version

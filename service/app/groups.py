@@ -14,14 +14,14 @@ from service.app.access import audited, error_of, etag_of, permitted, project_of
 from service.app.admission import admit
 from service.app.changes import accepted
 from service.app.feed import Bookmark, Feed
-from service.app.group_intents import Ask, Clock, GroupIntents, Limits, Metadata, Started, new_instance, repeated
+from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
 from service.app.pages import GroupFilter, GroupPage, page_size, read_token, write_token
 from service.app.planner import Planner
 from service.errors import AlreadyExists
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService
 from service.model import Caller, DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
-from service.store import events, fleet, groups, quotas, requests
+from service.store import clock, events, fleet, groups, quotas, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -42,13 +42,12 @@ class Groups(GroupIntents):
         store: Store,
         feed: Feed,
         planner: Planner,
-        clock: Clock,
         *,
         cluster: str,
         limits: Limits | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
     ) -> None:
-        super().__init__(store, clock, limits or Limits())
+        super().__init__(store, limits or Limits())
         self._feed = feed
         self._planner = planner
         self._cluster = cluster
@@ -62,9 +61,9 @@ class Groups(GroupIntents):
         """
         self._refuse_when_draining()
         body_hash = hashlib.sha256(encode(request).encode()).hexdigest()
-        now = self._clock()
 
         def intent(connection: Connection) -> Started:
+            now = clock.now(connection)
             known = repeated(connection, caller, _DEPLOY, request.request_id, body_hash)
             if known is not None:
                 return known
@@ -88,10 +87,9 @@ class Groups(GroupIntents):
 
         Raises what `deploy` and its stream would: InvalidArgument, NotFound, NoCapacity, Unsatisfiable.
         """
-        now = self._clock()
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
-            group = self._admitted(connection, caller, request, now)
+            group = self._admitted(connection, caller, request, clock.now(connection))
             wanted = planning.total(planning.demand(m.spec) for m in group.instances)
             quotas.foresee(connection, group.project, wanted)
             hosts, snapshot = planning.read_fleet(connection)

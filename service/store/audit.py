@@ -6,13 +6,21 @@ from sqlalchemy import Connection, insert
 
 from service.store import schema
 
+_RECORD = insert(schema.audit)
+
 
 def record(
     connection: Connection, *, principal: str, project: str, method: str, subject: str, request_id: str, now: int
 ) -> None:
     """`method`: the API's own name; `subject`: the uuid of what was changed; `now`: ms since the epoch."""
     connection.execute(
-        insert(schema.audit).values(
-            time=now, principal=principal, project=project, method=method, subject=subject, request_id=request_id
-        )
+        _RECORD,
+        {
+            "time": now,
+            "principal": principal,
+            "project": project,
+            "method": method,
+            "subject": subject,
+            "request_id": request_id,
+        },
     )

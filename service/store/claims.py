@@ -43,6 +43,13 @@ _SEATS_OF = (
     .where(_CLAIMS.c.group_uuid == bindparam("of"))
     .distinct()
 )
+_SEATED = (
+    select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.group_uuid, schema.groups.c.exclusive_hosts)
+    .join(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid)
+    .distinct()
+    .order_by(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid)
+)
+_SEATED_HERE = _SEATED.where(_CLAIMS.c.host_uuid.in_(bindparam("hosts", expanding=True)))
 _OPEN_HOST = (
     update(schema.hosts)
     .where(
@@ -144,21 +151,9 @@ def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int,
 
 def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
     """Host uuid -> (instance, group, exclusive) of everything claimed (on these hosts), for rules between groups."""
-    query = (
-        select(
-            schema.claims.c.host_uuid,
-            schema.claims.c.instance_uuid,
-            schema.claims.c.group_uuid,
-            schema.groups.c.exclusive_hosts,
-        )
-        .join(schema.groups, schema.groups.c.uuid == schema.claims.c.group_uuid)
-        .distinct()
-        .order_by(schema.claims.c.host_uuid, schema.claims.c.instance_uuid)
-    )
-    if hosts is not None:
-        query = query.where(schema.claims.c.host_uuid.in_(sorted(hosts)))
     found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    for row in connection.execute(query):
+    query, values = (_SEATED, {}) if hosts is None else (_SEATED_HERE, {"hosts": sorted(hosts)})
+    for row in connection.execute(query, values):
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
     return found
 

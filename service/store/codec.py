@@ -33,7 +33,7 @@ def decode(kind: type[T], text: str) -> T:
 
 def decode_known(kind: type[T], text: str) -> T:
     """As `decode`, for frozen types whose texts are read again and again (specs, placements): equal texts share one."""
-    return decode(kind, text) if len(text) > KNOWN_CHARACTERS else cast(T, _decoded(kind, text))
+    return decode(kind, text) if len(text) > KNOWN_CHARACTERS else cast(T, _decoded(cast(Any, kind), text))
 
 
 @lru_cache(maxsize=KNOWN)

@@ -55,6 +55,10 @@ _SET_CONNECTED = (
         generation=schema.hosts.c.generation + 1,
     )
 )
+_NEW_VECTOR = insert(schema.host_resources)
+_SET_VECTOR = update(schema.host_resources).where(
+    schema.host_resources.c.host_uuid == bindparam("host"), schema.host_resources.c.resource == bindparam("what")
+)
 _ALL_VECTORS = select(schema.host_resources)
 _VECTORS = _ALL_VECTORS.where(schema.host_resources.c.host_uuid.in_(bindparam("of", expanding=True)))
 
@@ -278,14 +282,12 @@ def set_usable(connection: Connection, host: Host, overcommit: Overcommit) -> No
 def _set_vectors(
     connection: Connection, uuid: str, known: Mapping[str, Row[Any]], wanted: Mapping[str, Mapping[str, int]]
 ) -> bool:
-    table, changed = schema.host_resources, False
+    changed = False
     for resource, amounts in wanted.items():
         if resource not in known:
-            connection.execute(insert(table).values(host_uuid=uuid, resource=resource, used=0, **amounts))
+            connection.execute(_NEW_VECTOR, {"host_uuid": uuid, "resource": resource, "used": 0, **amounts})
         elif any(getattr(known[resource], name) != amount for name, amount in amounts.items()):
-            connection.execute(
-                update(table).where(table.c.host_uuid == uuid, table.c.resource == resource).values(**amounts)
-            )
+            connection.execute(_SET_VECTOR, {"host": uuid, "what": resource, **amounts})
         else:
             continue
         changed = True

@@ -80,6 +80,10 @@ _GIVE_BACK = (
     .values(lease_until=0, owner="", due_at=bindparam("at"))
 )
 _GIVE_BACK_UNCHANGED = _GIVE_BACK.where(_GROUPS.c.version == bindparam("seen"))
+_KEEPING_APART = select(_GROUPS.c.uuid, _GROUPS.c.spec).where(
+    _GROUPS.c.phase != GroupPhase.DELETED.value,
+    _GROUPS.c.spec.contains('"anti_affinity_groups":["', autoescape=True),
+)
 _ON_HOST = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
     _INSTANCES.c.host_uuid == bindparam("host"), _INSTANCES.c.status != InstanceStatus.REMOVED.value
 )
@@ -240,13 +244,7 @@ def _behind(created_at: int, uuid: str) -> ColumnElement[bool]:
 
 def keeping_apart(connection: Connection) -> Mapping[str, frozenset[str]]:
     """Group uuid -> the groups that it is to be apart from, of every group that has such a rule and is not deleted."""
-    table = schema.groups
-    rows = connection.execute(
-        select(table.c.uuid, table.c.spec).where(
-            table.c.phase != GroupPhase.DELETED.value,
-            table.c.spec.contains('"anti_affinity_groups":["', autoescape=True),
-        )
-    )
+    rows = connection.execute(_KEEPING_APART)
     return {row.uuid: frozenset(decode_known(GroupSpec, row.spec).placement.anti_affinity_groups) for row in rows}
 
 

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from service.errors import QuotaExceeded
 from service.fleet import Quota
 from service.store import schema
+
+_LOCK = (
+    update(schema.quotas)
+    .where(schema.quotas.c.project == bindparam("of"))
+    .values(generation=schema.quotas.c.generation + 1)
+    .returning(schema.quotas.c.resource, schema.quotas.c.limit)
+)
+_USED = (
+    select(schema.claims.c.resource, func.sum(schema.claims.c.amount).label("amount"))
+    .join(schema.groups, schema.groups.c.uuid == schema.claims.c.group_uuid)
+    .where(schema.groups.c.project == bindparam("of"))
+    .group_by(schema.claims.c.resource)
+)
 
 
 def put(connection: Connection, quotas: Iterable[Quota]) -> None:
@@ -29,12 +42,7 @@ def check(connection: Connection, project: str, wanted: Mapping[str, int]) -> No
     The rows are written first, so that two gangs of one project wait for each other: the second one reads the sum with
     the first one's claims in it. A plain SELECT would let both pass.
     """
-    rows = connection.execute(
-        update(schema.quotas)
-        .where(schema.quotas.c.project == project)
-        .values(generation=schema.quotas.c.generation + 1)
-        .returning(schema.quotas.c.resource, schema.quotas.c.limit)
-    ).all()
+    rows = connection.execute(_LOCK, {"of": project}).all()
     _compare(connection, project, {row.resource: int(row.limit) for row in rows}, wanted)
 
 
@@ -49,12 +57,7 @@ def foresee(connection: Connection, project: str, wanted: Mapping[str, int]) -> 
 def _compare(connection: Connection, project: str, limits: Mapping[str, int], wanted: Mapping[str, int]) -> None:
     if not limits:
         return
-    sums = connection.execute(
-        select(schema.claims.c.resource, func.sum(schema.claims.c.amount).label("amount"))
-        .join(schema.groups, schema.groups.c.uuid == schema.claims.c.group_uuid)
-        .where(schema.groups.c.project == project)
-        .group_by(schema.claims.c.resource)
-    )
+    sums = connection.execute(_USED, {"of": project})
     used = {row.resource: int(row.amount) for row in sums}
     for resource, limit in sorted(limits.items()):
         total = used.get(resource, 0) + wanted.get(resource, 0)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from service.errors import RequestIdReused
 from service.store import schema
+
+_FIND = select(schema.requests).where(
+    schema.requests.c.principal == bindparam("by"),
+    schema.requests.c.method == bindparam("what"),
+    schema.requests.c.request_id == bindparam("of"),
+)
+_REMEMBER = insert(schema.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +27,8 @@ class Remembered:
 
 def find(connection: Connection, principal: str, method: str, request_id: str, body_hash: str) -> Remembered | None:
     """What this request started earlier, or None. Raises RequestIdReused for another body."""
-    row = connection.execute(
-        select(schema.requests).where(
-            schema.requests.c.principal == principal,
-            schema.requests.c.method == method,
-            schema.requests.c.request_id == request_id,
-        )
-    ).one_or_none()
+    asked = {"by": principal, "what": method, "of": request_id}
+    row = connection.execute(_FIND, asked).one_or_none()
     if row is None:
         return None
     if row.body_hash != body_hash:
@@ -52,13 +54,14 @@ def remember(
 ) -> None:
     """Keep the id with the intent, in the same transaction."""
     connection.execute(
-        insert(schema.requests).values(
-            principal=principal,
-            method=method,
-            request_id=request_id,
-            body_hash=body_hash,
-            group_uuid=group_uuid,
-            after_revision=after_revision,
-            created_at=now,
-        )
+        _REMEMBER,
+        {
+            "principal": principal,
+            "method": method,
+            "request_id": request_id,
+            "body_hash": body_hash,
+            "group_uuid": group_uuid,
+            "after_revision": after_revision,
+            "created_at": now,
+        },
     )

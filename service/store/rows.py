@@ -7,9 +7,24 @@ So a change that was made at run time stays until the file itself says something
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    Row,
+    Select,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 PAGE_NAME = 64
 """Characters of a name that a page's order and key go by; names that only differ behind them are ordered by uuid."""
@@ -27,13 +42,22 @@ def put(
     """Overwrite `values` of the row, or insert it with `first` besides."""
     if touch(connection, table, uuid, values, now) == 0:
         stamped = {"version": 1, "created_at": now, "updated_at": now}
-        connection.execute(insert(table).values(uuid=uuid, **stamped, **values, **(first or {})))
+        connection.execute(_insert(table), {"uuid": uuid, **stamped, **values, **(first or {})})
 
 
 def touch(connection: Connection, table: Table, uuid: str, values: Mapping[str, Any], now: int) -> int:
     """Overwrite `values` of the row as its next version; returns how many rows there were."""
-    changed = update(table).where(table.c.uuid == uuid)
-    return connection.execute(changed.values(version=table.c.version + 1, updated_at=now, **values)).rowcount
+    return connection.execute(_next_version(table), {"of": uuid, "updated_at": now, **values}).rowcount
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
+
+
+@cache
+def _next_version(table: Table) -> Update:
+    return update(table).where(table.c.uuid == bindparam("of")).values(version=table.c.version + 1)
 
 
 def stamps(row: Row[Any]) -> dict[str, Any]:

@@ -33,10 +33,6 @@ CLUSTER = "test"
 CALLER = Caller()
 
 
-def clock() -> int:
-    return time.time_ns() // 1_000_000
-
-
 @dataclass
 class ControlPlane:
     """The parts, by name, for tests to reach into."""
@@ -118,7 +114,7 @@ async def control_plane(
         cluster=CLUSTER,
     )
     reconciler = Reconciler(tools)
-    groups = Groups(store, feed, planner, clock, cluster=CLUSTER)
+    groups = Groups(store, feed, planner, cluster=CLUSTER)
     groups.poke = reconciler.poke
     plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, CLUSTER, metrics), metrics)
     for h in hosts:

@@ -86,7 +86,7 @@ class Replica:
         self.drivers: dict[str, FaultyDriver] = {}
         self.clock_offset_ms = 0
         self.serving = False
-        self._calls: set[asyncio.Future[Any]] = set()
+        self._calls: dict[asyncio.Future[Any], None] = {}  # in the order of asking: a set's order is of addresses
         self.groups: Groups
         self.reconciler: Reconciler
 
@@ -103,7 +103,7 @@ class Replica:
         store = SimulatedStore(world, self.process)
         feed = Feed(store)
         planner = FirstFitPlanner(world)
-        self.groups = Groups(store, feed, planner, self.clock, cluster=CLUSTER, new_uuid=world.new_uuid)
+        self.groups = Groups(store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid)
         monitors: dict[str, HostMonitor] = {}
         calls = MemberCalls(
             CLUSTER, monitors, Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue), metrics()
@@ -167,7 +167,7 @@ class Replica:
             await asyncio.sleep(self.world.latency())
             raise Broken
         reply: asyncio.Future[T] = loop.create_future()
-        self._calls.add(reply)
+        self._calls[reply] = None
         task = self.process.spawn(work, "call")
         lost = self.world.fault("lost_answer")
 
@@ -184,7 +184,7 @@ class Replica:
             async with asyncio.timeout(patience):
                 return await reply
         finally:
-            self._calls.discard(reply)
+            self._calls.pop(reply, None)
 
 
 def _break(reply: asyncio.Future[Any]) -> None:

@@ -23,7 +23,7 @@ from service.errors import (
 )
 from service.fleet import HostStatus, Quota
 from service.model import Caller, CreationStrategy, DeployRequest, Event, EventKind, GroupStatus, InstanceStatus
-from service.store import claims, events, fleet, quotas, schema
+from service.store import claims, clock, events, fleet, quotas, schema
 from tests.service.builders import ENTRY, host, node, spec
 from tests.service.control_plane import CALLER, control_plane
 
@@ -42,6 +42,20 @@ async def test_a_deploy_streams_from_accepted_to_the_stored_inventory_and_sequen
         assert stored.status is GroupStatus.RUNNING
         assert {m.status for m in stored.instances} == {InstanceStatus.RUNNING}
         assert sorted((await plane.used()).values()) != [0, 0]
+
+
+async def test_a_process_whose_clock_is_wrong_stamps_by_the_database_s() -> None:
+    ahead = 3_600_000
+    async with control_plane() as plane:
+        await plane.store.write(lambda c: c.info.update({clock.CLOCK: lambda: clock.wall_clock() + ahead}))
+        before = clock.wall_clock()
+        group = (await plane.deploy(DeployRequest(spec(2))))[-1].group
+        assert group is not None
+        assert all(stamp >= before + ahead for stamp in (group.created_at, *(m.created_at for m in group.instances)))
+        stopped = (await plane.operation(plane.groups.stop(CALLER, group.uuid)))[-1].group
+        assert stopped is not None
+        assert stopped.status is GroupStatus.STOPPED
+        assert stopped.updated_at >= before + ahead
 
 
 async def test_members_get_addresses_of_the_pool_before_they_boot_and_macs_made_of_them() -> None:
