@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from corral.v1 import placement_pb2
@@ -94,6 +96,7 @@ CASES: list[tuple[errors.CorralError, code_pb2.Code, str, list[type[Message]]]] 
         [placement_pb2.RevisionRange],
     ),
     (errors.Unauthenticated("who"), code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", []),
+    (errors.LoginFailed("wrong"), code_pb2.UNAUTHENTICATED, "LOGIN_FAILED", []),
     (errors.PermissionDenied("no"), code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", []),
     (errors.DeployFailed(UUID, "no answer"), code_pb2.ABORTED, "DEPLOY_FAILED", [error_details_pb2.ResourceInfo]),
     (table.MethodUnimplemented("/a/b"), code_pb2.UNIMPLEMENTED, "METHOD_UNIMPLEMENTED", []),
@@ -104,6 +107,24 @@ CASES: list[tuple[errors.CorralError, code_pb2.Code, str, list[type[Message]]]] 
         [error_details_pb2.BadRequest],
     ),
 ]
+
+
+# Rows of the table of errors in the contract's description: reason, code, details, metadata, when.
+README = Path(__file__).resolve().parents[3] / "protos/README.md"
+ROW = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|([^|]*)\|([^|]*)\| ([^|]+) \|$", re.MULTILINE)
+
+
+def test_the_description_of_the_contract_lists_every_error_as_it_is_sent() -> None:
+    described = {
+        reason: (code, set(re.findall(r"`(\w+)`", details)), set(re.findall(r"`(\w+)`", metadata)))
+        for reason, code, details, metadata, _ in ROW.findall(README.read_text())
+    }
+    sent: dict[str, tuple[str, set[str], set[str]]] = {"INTERNAL": ("INTERNAL", set(), set())}
+    for error, code, reason, kinds in CASES:
+        _, details, metadata = sent.setdefault(reason, (code_pb2.Code.Name(code), set(), set()))
+        details.update(kind.DESCRIPTOR.name for kind in kinds)
+        metadata.update(set(info_of(status_of(error, "r")).metadata) - {"request_id"})
+    assert described == sent
 
 
 def info_of(status: status_pb2.Status) -> error_details_pb2.ErrorInfo:
