@@ -72,16 +72,18 @@ class FleetIndex:
         )
 
     def updated(self, changed: Sequence[Host]) -> FleetIndex:
-        """The index with some of its hosts replaced; costs the changed rows and a copy of the arrays."""
+        """The index with some of its hosts replaced; costs the changed rows and a copy of the arrays.
+
+        The same arrays and codes as `build` would make of the hosts, so that a decision is the same on both.
+        """
         hosts = list(self.hosts)
         for host in changed:
             hosts[self.position[host.id]] = host
-        known = all(
-            host.zone in self.zones and host.rack_key in self.racks and set(host.capacity) <= set(self.resources)
-            for host in changed
-        )
-        if not known or any(host.cells for host in changed):
+        pairs = [(self.hosts[self.position[host.id]], host) for host in changed]
+        if not all(_alike(old, new) for old, new in pairs):
             return FleetIndex.build(tuple(hosts))
+        # What is cached goes by labels and capacities alone, never by use.
+        kept = all(old.labels == new.labels and old.capacity == new.capacity for old, new in pairs)
         after = replace(
             self,
             hosts=tuple(hosts),
@@ -91,7 +93,7 @@ class FleetIndex:
             rack=self.rack.copy(),
             open=self.open.copy(),
             empty=self.empty.copy(),
-            cache={},
+            cache=dict(self.cache) if kept else {},
         )
         inhabited = set(self.inhabited)
         for host in changed:
@@ -102,7 +104,8 @@ class FleetIndex:
             after.zone[row], after.rack[row] = self.zones[host.zone], self.racks[host.rack_key]
             after.open[row], after.empty[row] = _is_open(host), host.empty
             (inhabited.add if host.members else inhabited.discard)(row)
-        _check_totals(after.hosts, self.resources)
+        if not kept:
+            _check_totals(after.hosts, self.resources)
         return replace(after, inhabited=tuple(sorted(inhabited)))
 
     @staticmethod
@@ -159,6 +162,16 @@ class FleetIndex:
                 del self.cache[next(iter(self.cache))]
             self.cache[key] = build()
         return self.cache[key]  # type: ignore[return-value]
+
+
+def _alike(old: Host, new: Host) -> bool:
+    """Whether codes and columns stay as a new index would have them; zones, racks and NUMA cells seldom change."""
+    return (
+        old.zone == new.zone
+        and old.rack_key == new.rack_key
+        and old.capacity.keys() == new.capacity.keys()
+        and old.cells == new.cells
+    )
 
 
 def _codes(names: Iterable[str]) -> dict[str, int]:

@@ -190,14 +190,45 @@ class Snapshot:
             self._index.append(FleetIndex.build(self.hosts))
         return self._index[0]
 
-    def updated(self, changed: Sequence[Host] = (), removed: frozenset[str] = frozenset()) -> Snapshot:
-        """A snapshot with some hosts changed, added or removed; reuses the arrays where the set of hosts stays."""
+    def updated(
+        self,
+        changed: Sequence[Host] = (),
+        removed: frozenset[str] = frozenset(),
+        *,
+        flavours: Sequence[Flavour] | None = None,
+        version: str | None = None,
+    ) -> Snapshot:
+        """A snapshot with some hosts changed, added or removed; reuses the arrays where the set of hosts stays.
+
+        ``flavours``, ``version``: the new ones, None to keep them.
+        """
         new = {host.id: host for host in changed}
-        hosts = tuple(new.pop(host.id, host) for host in self.hosts if host.id not in removed) + tuple(new.values())
-        after = Snapshot(hosts, self.flavours, self.version)
-        if self._index and not removed and len(hosts) == len(self.hosts):
+        hosts = self.hosts
+        if new or removed:
+            hosts = tuple(new.pop(host.id, host) for host in hosts if host.id not in removed) + tuple(new.values())
+        after = Snapshot(
+            hosts,
+            self.flavours if flavours is None else tuple(flavours),
+            self.version if version is None else version,
+        )
+        if self._index and hosts is self.hosts:
+            after._index.append(self._index[0])
+        elif self._index and not removed and len(hosts) == len(self.hosts):
             after._index.append(self._index[0].updated(changed))
         return after
+
+    def difference(self, before: Snapshot) -> tuple[tuple[Host, ...], frozenset[str]]:
+        """(hosts that are new or other than before, ids of those that are gone): what ``before.updated`` needs.
+
+        Hosts that are the same object cost nothing, so snapshots that share theirs are compared fast.
+        """
+        if len(self.hosts) == len(before.hosts):
+            pairs = [(old, new) for old, new in zip(before.hosts, self.hosts, strict=True) if old is not new]
+            if all(old.id == new.id for old, new in pairs):
+                return tuple(new for old, new in pairs if old != new), frozenset()
+        known = {host.id: host for host in before.hosts}
+        changed = tuple(host for host in self.hosts if known.pop(host.id, None) != host)
+        return changed, frozenset(known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from service.app.groups import Groups
 from service.app.groups import Limits as AppLimits
 from service.app.identity import Identities
 from service.app.jobs import Jobs
-from service.app.planner import Planner, PoolPlanner
+from service.app.planner import Planner
+from service.app.planner_pool import PoolPlanner
 from service.app.rates import RateLimits
 from service.app.sessions import Sessions
 from service.config import Config
@@ -106,7 +107,7 @@ class Service:
         self.store = Store(config.store_url)
         upgrade(self.store.engine)
         self.feed = Feed(self.store)
-        self.planner = planner or PoolPlanner(workers=max(1, (os.cpu_count() or 1) - 1))
+        self.planner = planner or PoolPlanner(max(1, (os.cpu_count() or 1) - 1), self.metrics)
         self.owner = owner_name()
         self.sessions = Sessions(self.store, config.accounts, wall_clock)
         self.identities = Identities(self.sessions, config.tokens, config.certificates, anonymous=config.anonymous)

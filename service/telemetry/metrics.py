@@ -133,6 +133,24 @@ class Metrics:
             buckets=_GAP_BUCKETS,
             registry=registry,
         )
+        self.plans_given_up = Counter(
+            "corral_plans_given_up_total",
+            "Plans whose caller went away, by how their process ended: told in time (stopped), or done (finished).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.planner_snapshots = Counter(
+            "corral_planner_snapshots_total",
+            "Times that a planner process was told the fleet: all of it (full), or what had changed (changes).",
+            ["kind"],
+            registry=registry,
+        )
+        self.planner_snapshot_bytes = Counter(
+            "corral_planner_snapshot_bytes_total",
+            "Bytes that planner processes were told of the fleet, by kind as above.",
+            ["kind"],
+            registry=registry,
+        )
 
     def _define_drivers(self) -> None:
         registry = self.registry

@@ -2,23 +2,83 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from placement.model import Host, Node, Policy, Request, Snapshot, Status
-from service.app.planner import InlinePlanner, PoolPlanner
+from placement.constraints import Apart, AtMost, Scope, Selector, SpreadOver
+from placement.model import Decision, Host, Node, Policy, Request, Snapshot, Status, Strategy
+from service.app.planner import InlinePlanner, Planned, Planner
+from service.app.planner_pool import PoolPlanner
 from service.errors import Unavailable
+from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 SNAPSHOT = Snapshot(tuple(Host(f"h{i}", "z", {"vcpu": 8}) for i in range(3)))
 REQUEST = Request((Node("n", {"vcpu": 3}, count=5),))
+
+
+ENDLESS = Policy(branches=100_000_000)
+
+
+def minutes_of_work() -> tuple[Snapshot, Request]:
+    """A gang whose proof takes minutes."""
+    r = random.Random(5)
+    hosts = tuple(
+        Host(f"h{i}", "z", {"vcpu": r.randint(7, 40), "memory": r.randint(11, 90)}, {}, f"r{i % 7}") for i in range(40)
+    )
+    nodes = tuple(
+        Node(f"n{i}", {"vcpu": r.randint(2, 13), "memory": r.randint(3, 29)}, labels={"g": r.choice("abc")})
+        for i in range(60)
+    )
+    first, second = Selector(labels={"g": "a"}), Selector(labels={"g": "b"})
+    rules = (
+        AtMost(first, 3, Scope.RACK),
+        Apart(first, second, Scope.HOST, 2),
+        SpreadOver(Selector(), Scope.RACK, 6, 3),
+    )
+    return Snapshot(hosts), Request(nodes, Strategy.CLOSE, rules)
+
+
+async def place(planner: Planner, snapshot: Snapshot) -> Decision:
+    return (await planner.place(snapshot, REQUEST, Policy(), budget_seconds=60)).decision
+
+
+def told(metrics: Metrics) -> tuple[float, float]:
+    """How often processes were told the whole fleet, and changes alone."""
+    full, changes = (
+        metrics.registry.get_sample_value("corral_planner_snapshots_total", {"kind": kind}) or 0
+        for kind in ("full", "changes")
+    )
+    return full, changes
+
+
+def given_up(metrics: Metrics, outcome: str) -> float:
+    return metrics.registry.get_sample_value("corral_plans_given_up_total", {"outcome": outcome}) or 0
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition; fails after two minutes."""
+    async with asyncio.timeout(120):
+        while not holds():  # noqa: ASYNC110  # another process's state tells no event
+            await asyncio.sleep(0.01)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> set[int]:
@@ -29,40 +89,128 @@ def children(pid: int) -> set[int]:
     return found
 
 
-def worker_of(pid: int) -> int:
-    return next(p for p in children(pid) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
+def workers() -> set[int]:
+    """The planner processes of this one."""
+    found = set()
+    for pid in children(os.getpid()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+@asynccontextmanager
+async def pool_of(size: int, metrics: Metrics | None = None) -> AsyncIterator[PoolPlanner]:
+    """A pool whose processes are gone afterwards."""
+    before = workers()
+    pool = PoolPlanner(size, metrics)
+    try:
+        yield pool
+    finally:
+        pool.close()
+        await until(lambda: workers() <= before)
 
 
 @pytest.mark.asyncio
 async def test_a_worker_process_decides_as_this_one_would() -> None:
-    pool = PoolPlanner(1)
-    try:
+    async with pool_of(1) as pool:
         there = await pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
         here = await InlinePlanner().place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
         assert there.decision == here.decision
         assert there.decision.status is Status.PLACED
-    finally:
-        pool.close()
 
 
 @pytest.mark.asyncio
 async def test_a_worker_that_is_killed_costs_its_plan_alone() -> None:
-    pool = PoolPlanner(1)
-    try:
+    others = workers()
+    async with pool_of(1) as pool:
         await pool.warm()
-        os.kill(worker_of(os.getpid()), signal.SIGKILL)
+        os.kill(next(iter(workers() - others)), signal.SIGKILL)
         with pytest.raises(Unavailable):
             await pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
         again = await pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
         assert again.decision.status is Status.PLACED
-    finally:
+
+
+@pytest.mark.asyncio
+async def test_each_process_is_told_the_fleet_once_and_then_what_changed() -> None:
+    metrics, others = Metrics(), workers()
+    async with pool_of(2, metrics) as pool:
+        await asyncio.gather(*(place(pool, SNAPSHOT) for _ in range(2)))
+        assert told(metrics) == (2, 0)
+        later = SNAPSHOT.updated([replace(SNAPSHOT.hosts[0], used={"vcpu": 7})])
+        one, other = await asyncio.gather(place(pool, later), place(pool, SNAPSHOT))
+        assert told(metrics) == (2, 2)
+        assert [one, other] == [await place(InlinePlanner(), fleet) for fleet in (later, SNAPSHOT)]
+        assert metrics.registry.get_sample_value("corral_planner_snapshot_bytes_total", {"kind": "changes"}) > 0
+        os.kill(next(iter(workers() - others)), signal.SIGKILL)
+        after = await asyncio.gather(*(place(pool, later) for _ in range(2)), return_exceptions=True)
+        assert sorted(isinstance(answer, Unavailable) for answer in after) == [False, True]
+        assert await asyncio.gather(*(place(pool, later) for _ in range(2))) == [one, one]
+        assert told(metrics)[0] >= 3  # the successor of the process that died
+
+
+@pytest.mark.asyncio
+async def test_a_plan_ends_soon_after_its_caller_went_away() -> None:
+    metrics, others = Metrics(), workers()
+    async with pool_of(1, metrics) as pool:
+        await pool.warm()
+        (process,) = workers() - others
+        snapshot, request = minutes_of_work()
+        before = cpu_seconds(process)
+        endless = asyncio.create_task(pool.place(snapshot, request, ENDLESS, budget_seconds=3600))
+        await until(lambda: cpu_seconds(process) > before + 0.5)
+        assert not endless.done()
+        endless.cancel()
+        await asyncio.wait([endless])
+        assert endless.cancelled()
+        again = await place(pool, SNAPSHOT)
+        assert again == await place(InlinePlanner(), SNAPSHOT)
+        assert given_up(metrics, "stopped") == 1
+        assert workers() - others == {process}
+
+
+@pytest.mark.asyncio
+async def test_a_caller_that_goes_away_while_it_waits_for_its_turn_costs_nothing() -> None:
+    metrics = Metrics()
+    async with pool_of(1, metrics) as pool:
+        running, waiting = (asyncio.create_task(place(pool, SNAPSHOT)) for _ in range(2))
+        await until(lambda: told(metrics) == (1, 0))
+        waiting.cancel()
+        await running
+        assert told(metrics) == (1, 0)
+        await place(pool, SNAPSHOT)
+        assert (given_up(metrics, "stopped"), given_up(metrics, "finished")) == (0, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_budget_that_is_used_up_ends_the_plan_with_the_best_found() -> None:
+    async with pool_of(1) as pool:
+        snapshot, request = minutes_of_work()
+        planned = await pool.place(snapshot, request, ENDLESS, budget_seconds=3)
+        assert planned.decision.stopped
+
+
+@pytest.mark.asyncio
+async def test_plans_in_progress_and_later_ones_are_unavailable_once_the_pool_is_closed() -> None:
+    metrics = Metrics()
+    async with pool_of(1, metrics) as pool:
+        snapshot, request = minutes_of_work()
+        endless = asyncio.create_task(pool.place(snapshot, request, ENDLESS, budget_seconds=3600))
+        await until(lambda: told(metrics) == (1, 0))
+        waiting = asyncio.create_task(place(pool, SNAPSHOT))
         pool.close()
+        first, second = await asyncio.gather(endless, waiting, return_exceptions=True)
+        assert isinstance(first, Unavailable) or (isinstance(first, Planned) and first.decision.stopped)
+        assert isinstance(second, Unavailable)
+        with pytest.raises(Unavailable):
+            await place(pool, SNAPSHOT)
 
 
 def test_workers_end_with_a_service_that_is_killed() -> None:
     program = (
         "import asyncio\n"
-        "from service.app.planner import PoolPlanner\n"
+        "from service.app.planner_pool import PoolPlanner\n"
         "async def main():\n"
         "    await PoolPlanner(2).warm()\n"
         "    print('warm', flush=True)\n"
@@ -78,8 +226,8 @@ def test_workers_end_with_a_service_that_is_killed() -> None:
     try:
         assert service.stdout is not None
         assert service.stdout.readline() == b"warm\n"
-        workers = children(service.pid)
-        assert len(workers) >= 2
+        theirs = children(service.pid)
+        assert len(theirs) >= 2
     finally:
         service.kill()
         service.wait()
@@ -87,9 +235,9 @@ def test_workers_end_with_a_service_that_is_killed() -> None:
         service.stdout.close()
         script.unlink()
     deadline = time.monotonic() + 30
-    while alive(workers) and time.monotonic() < deadline:
+    while alive(theirs) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert alive(workers) == set()
+    assert alive(theirs) == set()
 
 
 def alive(pids: set[int]) -> set[int]:
