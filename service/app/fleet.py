@@ -7,6 +7,7 @@ until the file itself says something else; the file then has the last word. A ho
 from __future__ import annotations
 
 import logging
+import time
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from service.app import paging, planning, row_changes
 from service.app.access import audited
 from service.app.capacity import FleetCapacity, HostView, summed
 from service.app.paging import Page
-from service.app.planner import Planner
+from service.app.planner import Planner, budget
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
 from service.fleet import MEMORY, VCPU, Host, HostState, Network, Overcommit, Zone, policy
@@ -308,12 +309,16 @@ class Fleet:
 
         return await self._store.read(read)
 
-    async def room(self, cpu_num: int, memory_size: int, zone_uuid: str = "") -> Room:
-        """How many more virtual machines of a size (vCPUs, bytes) fit on the fleet or in one zone."""
+    async def room(self, cpu_num: int, memory_size: int, zone_uuid: str = "", *, seconds: float | None = None) -> Room:
+        """How many more virtual machines of a size (vCPUs, bytes) fit on the fleet or in one zone.
+
+        `seconds`: how long the caller waits, None: for ever.
+        """
+        since = time.monotonic()
         _, snapshot = await self._store.read(planning.read_fleet)
         labels = {planning.TYPE_LABEL: (MachineType.VIRTUAL_MACHINE.value,)}
         node = Node("room", {VCPU: cpu_num, MEMORY: memory_size}, zone_uuid or None, host_labels=labels)
-        return await self._planner.room(snapshot, node, budget_seconds=ROOM_SECONDS)
+        return await self._planner.room(snapshot, node, budget_seconds=budget(ROOM_SECONDS, seconds, since))
 
     def views(self, connection: Connection, hosts: tuple[Host, ...]) -> tuple[HostView, ...]:
         """The hosts with what they carry and the policies that hold for them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -16,7 +17,7 @@ from service.app.changes import accepted
 from service.app.feed import Bookmark, Feed
 from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
 from service.app.pages import GroupFilter, GroupPage, page_size, read_token, write_token
-from service.app.planner import Planner
+from service.app.planner import Planner, budget
 from service.errors import AlreadyExists
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService
@@ -82,11 +83,13 @@ class Groups(GroupIntents):
         self.poke(started.group.uuid)
         return started
 
-    async def plan(self, caller: Caller, request: DeployRequest) -> PlacementRecord:
-        """Where the group would be placed; nothing is written.
+    async def plan(self, caller: Caller, request: DeployRequest, *, seconds: float | None = None) -> PlacementRecord:
+        """Where the group would be placed; nothing is written. `seconds`: how long the caller waits, None: for ever.
 
+        A caller that is cancelled ends the search.
         Raises what `deploy` and its stream would: InvalidArgument, NotFound, NoCapacity, Unsatisfiable.
         """
+        since = time.monotonic()
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
             group = self._admitted(connection, caller, request, clock.now(connection))
@@ -100,7 +103,7 @@ class Groups(GroupIntents):
             snapshot,
             planning.request(group, snapshot),
             Policy(),
-            budget_seconds=self._limits.plan_seconds,
+            budget_seconds=budget(self._limits.plan_seconds, seconds, since),
         )
         if planned.decision.status is not Status.PLACED:
             raise error_of(planning.failure(planned.decision.explanation, group, snapshot), group.uuid)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Stop = Callable[[], bool]
 
+ANSWER_SECONDS = 0.1
+"""What a search may take to hear its stop, and the answer to travel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -65,6 +68,16 @@ def count_room(snapshot: Snapshot, node: Node, stop: Stop) -> Room:
 def until(deadline: float) -> Stop:
     """A stop that comes at a time of `time.monotonic`."""
     return lambda: time.monotonic() >= deadline
+
+
+def budget(most: float, left: float | None, since: float) -> float:
+    """Seconds for a plan: at most `most`, and of what was `left` to the caller `since` a time of `time.monotonic`.
+
+    A little of that is kept for the answer, which has to reach the caller before its deadline.
+    """
+    if left is None:
+        return most
+    return max(0.0, min(most, left - (time.monotonic() - since) - min(ANSWER_SECONDS, left / 10)))
 
 
 class InlinePlanner:

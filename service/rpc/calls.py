@@ -33,6 +33,12 @@ def set_caller(caller: Caller) -> None:
     _caller.set(caller)
 
 
+def seconds_left(context: Any) -> float | None:
+    """What is left of the caller's deadline; None where it has set none, and for calls that came as JSON."""
+    left: float | None = None if context is None else context.time_remaining()
+    return left
+
+
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     """The caller's `x-request-id` where it is fit for logs, else a new one."""
     for key, value in metadata or ():

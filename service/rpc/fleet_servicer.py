@@ -13,7 +13,7 @@ from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
 from service.fleet import HostState
 from service.rpc import validation
-from service.rpc.calls import current_caller
+from service.rpc.calls import current_caller, seconds_left
 from service.rpc.convert import fleet as convert
 from service.rpc.convert.inventory import Reachable
 
@@ -155,7 +155,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         validation.check(request)
         answer = convert.capacity(await self._fleet.capacity(request.zone_uuid))
         if request.cpu_num:
-            room = await self._fleet.room(request.cpu_num, request.memory_size, request.zone_uuid)
+            room = await self._fleet.room(
+                request.cpu_num, request.memory_size, request.zone_uuid, seconds=seconds_left(context)
+            )
             answer.room.CopyFrom(fleet_pb2.Room(count=room.count, bound=room.bound, by_zone=room.by_zone))
         return answer
 

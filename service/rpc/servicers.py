@@ -11,7 +11,7 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 from service.app.groups import Ask, GroupFilter, Groups, Started
 from service.errors import PlacementError
 from service.rpc import validation
-from service.rpc.calls import current_caller
+from service.rpc.calls import current_caller, seconds_left
 from service.rpc.convert import events, inventory, requests
 from service.rpc.convert.explanation import in_callers_order
 from service.rpc.convert.inventory import Reachable
@@ -35,7 +35,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         caller, wanted = current_caller(), requests.deploy_request(request)
         try:
             if request.validate_only:
-                record = await self._groups.plan(caller, wanted)
+                record = await self._groups.plan(caller, wanted, seconds=seconds_left(context))
                 yield deploy_pb2.DeployDistributedModelServiceResponse(event=events.planned(record))
                 return
             started = await self._groups.deploy(caller, wanted)
@@ -51,7 +51,8 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         """Where the group would be placed; nothing is written."""
         validation.check(request)
         try:
-            record = await self._groups.plan(current_caller(), requests.deploy_request(request))
+            wanted = requests.deploy_request(request)
+            record = await self._groups.plan(current_caller(), wanted, seconds=seconds_left(context))
         except PlacementError as error:
             raise in_callers_order(error, requests.positions_by_rank(request.model_services)) from error
         return deploy_pb2.PlanDistributedModelServiceResponse(placement=inventory.placement(record, planned_only=True))

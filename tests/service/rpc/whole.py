@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from corral.v1 import catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc
 
-from service.app.planner import InlinePlanner
+from service.app.planner import InlinePlanner, Planner
 from service.config import parse
 from service.drivers.simulated import SimulatedDriver
 from service.wiring import Service
@@ -146,9 +146,9 @@ class Whole:
 
 
 @asynccontextmanager
-async def whole(directory: Path, text: str | None = None) -> AsyncIterator[Whole]:
+async def whole(directory: Path, text: str | None = None, *, planner: Planner | None = None) -> AsyncIterator[Whole]:
     """Start the service with a configuration text that lies in `directory`, and end it."""
-    service = Service(parse(text or config_text(), directory), planner=InlinePlanner())
+    service = Service(parse(text or config_text(), directory), planner=planner or InlinePlanner())
     await service.start()
     try:
         async with grpc.aio.insecure_channel(str(service.rpc.address)) as channel:

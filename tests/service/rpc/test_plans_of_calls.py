@@ -1,0 +1,111 @@
+"""A plan belongs to the call that asked for it: it gets what is left of the call's time, and ends with the call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from corral.v1 import deploy_pb2, fleet_pb2
+
+from placement.model import Node, Policy, Request, Snapshot
+from service.app.planner import InlinePlanner, Planned, budget
+from tests.service.rpc.whole import ENTRY, GIB, ZONE, Whole, whole
+
+pytestmark = pytest.mark.asyncio
+
+
+class Watched(InlinePlanner):
+    """Remembers the budgets; once `endless`, a plan ends only with its caller."""
+
+    def __init__(self) -> None:
+        self.budgets: list[float] = []
+        self.endless = False
+        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
+        self.budgets.append(budget_seconds)
+        if self.endless:
+            self.begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.ended.set()
+        return await super().place(snapshot, request, policy, budget_seconds=budget_seconds)
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Any:
+        self.budgets.append(budget_seconds)
+        return await super().room(snapshot, node, budget_seconds=budget_seconds)
+
+
+@asynccontextmanager
+async def watched(directory: Path) -> AsyncIterator[tuple[Whole, Watched]]:
+    planner = Watched()
+    async with whole(directory, planner=planner) as service:
+        yield service, planner
+
+
+def wanted(kind: Any, **more: Any) -> Any:
+    node = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "type": "VirtualMachine"}
+    return kind(model_services=[node], service_creation_strategy="parallel", name="group", **more)
+
+
+PLAN = wanted(deploy_pb2.PlanDistributedModelServiceRequest)
+DRY_RUN = wanted(deploy_pb2.DeployDistributedModelServiceRequest, validate_only=True)
+ROOM = fleet_pb2.GetCapacityRequest(cpu_num=1, memory_size=GIB)
+
+
+async def test_a_plan_gets_what_is_left_of_the_callers_time(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (service, planner):
+        await service.deploy.PlanDistributedModelService(PLAN)
+        await service.deploy.PlanDistributedModelService(PLAN, timeout=3600)
+        await service.fleet.GetCapacity(ROOM, timeout=3600)
+        free, patient, room = planner.budgets
+        assert free == patient == 5.0
+        planner.budgets.clear()
+        # On a machine under load these may miss their deadline, which is no matter here.
+        plan = service.deploy.PlanDistributedModelService(PLAN, timeout=4.5)
+        count = service.fleet.GetCapacity(ROOM, timeout=min(4.5, room))
+        await asyncio.gather(plan, count, return_exceptions=True)
+        assert all(0 <= seconds <= 4.4 for seconds in planner.budgets)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_call_that_is_given_up_ends_its_plan(tmp_path: Path, dry_run: bool) -> None:
+    async with watched(tmp_path) as (service, planner):
+        planner.endless = True
+        if dry_run:
+            call = service.deploy.DeployDistributedModelService(DRY_RUN)
+            reading = asyncio.ensure_future(call.read())
+        else:
+            call = service.deploy.PlanDistributedModelService(PLAN)
+            reading = asyncio.ensure_future(call)
+        async with asyncio.timeout(120):
+            await planner.begun.wait()
+            call.cancel()
+            await planner.ended.wait()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_a_plan_ends_with_the_callers_deadline(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (service, planner):
+        planner.endless = True
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await service.deploy.PlanDistributedModelService(PLAN, timeout=2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if planner.begun.is_set():
+            async with asyncio.timeout(120):
+                await planner.ended.wait()
+
+
+async def test_the_answer_keeps_a_part_of_the_time() -> None:
+    now = asyncio.get_running_loop().time()
+    assert budget(5.0, None, now) == 5.0
+    assert budget(5.0, 60.0, now) == 5.0
+    assert 0 <= budget(5.0, 1.0, now) <= 0.9
+    assert budget(5.0, 1.0, now - 10) == 0.0
+    assert 0 <= budget(5.0, 0.01, now) < 0.01
