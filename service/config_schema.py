@@ -125,7 +125,8 @@ def _host_text(text: str) -> str:
     return text
 
 
-def _socket_path(text: str) -> str:
+def socket_path(text: str) -> str:
+    """The path of a unix socket, or empty text. Raises ValueError."""
     if text and not re.fullmatch(r"/[A-Za-z0-9._/+@-]{1,106}", text):
         raise ValueError("an absolute path of letters, digits and ._/+@-, at most 107 long")
     return text
@@ -316,7 +317,7 @@ class HostSection(Section):
     transport: Literal["unix", "tcp", "tls", "ssh", "test"] = "unix"
     address: Annotated[str, AfterValidator(_host_text)] = ""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    socket: Annotated[str, AfterValidator(_socket_path)] = ""
+    socket: Annotated[str, AfterValidator(socket_path)] = ""
     username: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$|^$")] = ""
     options: Options
     capacity: Amounts

@@ -129,26 +129,35 @@ class GroupIntents:
         return await self._intend(caller, "Scale", uuid, ask or Ask(), body, decide)
 
     async def update(self, caller: Caller, uuid: str, changes: Metadata, ask: Ask | None = None) -> Group:
-        """Change name, description and tags; nothing is restarted. Raises NotFound, Conflict, InvalidArgument."""
+        """Change name, description and tags; nothing is restarted. The same request id answers with the group as it is.
+
+        Raises NotFound, Conflict, InvalidArgument, RequestIdReused.
+        """
         ask = ask or Ask()
         self._refuse_when_draining()
         if changes.name == "":
             raise InvalidArgument.of("name", "must not be empty")
+        body_hash = _body_hash(uuid, encode(changes))
 
         def intent(connection: Connection) -> Group:
             now = clock.now(connection)
+            known = repeated(connection, caller, "Update", ask.request_id, body_hash)
+            if known is not None:
+                return visible(caller, known.group)
             group = visible(caller, groups.load(connection, uuid, lock=True))
             require_etag(group, ask.etag)
             if ask.validate_only:
                 return group
-            audited(connection, caller, "UpdateInstanceGroup", uuid, "", now)
+            audited(connection, caller, "UpdateInstanceGroup", uuid, ask.request_id, now)
+            if ask.request_id:
+                requests.remember(connection, caller.principal, "Update", ask.request_id, body_hash, uuid, 0, now)
             return commit(connection, group, replace(group, spec=_changed(group.spec, changes)), (), now)
 
         return await self._store.write(intent)
 
     async def _intend(self, caller: Caller, method: str, uuid: str, ask: Ask, body: str, decide: Decide) -> Started:
         self._refuse_when_draining()
-        body_hash = hashlib.sha256(f"{uuid}\n{body}".encode()).hexdigest()
+        body_hash = _body_hash(uuid, body)
 
         def intent(connection: Connection) -> Started:
             now = clock.now(connection)
@@ -203,6 +212,10 @@ class GroupIntents:
     def _refuse_when_draining(self) -> None:
         if self._draining:
             raise Unavailable("the service is shutting down")
+
+
+def _body_hash(uuid: str, body: str) -> str:
+    return hashlib.sha256(f"{uuid}\n{body}".encode()).hexdigest()
 
 
 _NO_SPEC = GroupSpec(name="", nodes=())

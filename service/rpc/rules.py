@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf.message import Message
 
+from service.config_schema import socket_path
 from service.errors import FieldViolation
 
 Rule = Callable[[Any], Iterator[FieldViolation]]
@@ -138,6 +140,39 @@ def _transport_fits_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldV
         yield FieldViolation("connection.transport", f"must be one of {', '.join(allowed)} for {request.driver}")
 
 
+OPTIONS: Mapping[str, frozenset[str]] = {
+    "libvirt": frozenset({"pool", "pool_path", "virt_type", "machine", "translation_cache_mib"}),
+    "redfish": frozenset(),
+    "simulated": frozenset({"cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"}),
+}
+"""Options of drivers that a caller may set. The rest name files of the service's machine (a key, a host's state)."""
+
+_SIMULATED_GPU = re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}")
+
+
+def _options_fit_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    allowed = OPTIONS[request.driver]
+    for name in sorted(request.connection.options):
+        gpu = request.driver == "simulated" and _SIMULATED_GPU.fullmatch(name)
+        if name not in allowed and not gpu:
+            known = f"may only name {', '.join(sorted(allowed))}" if allowed else "must be empty"
+            yield FieldViolation("connection.options", f"{known} for {request.driver}")
+            return
+
+
+def _socket_fits_transport(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    socket = request.connection.socket
+    if not socket:
+        return
+    if request.connection.transport != "unix":
+        yield FieldViolation("connection.socket", f"must be empty for {request.connection.transport}")
+        return
+    try:
+        socket_path(socket)
+    except ValueError as problem:
+        yield FieldViolation("connection.socket", f"must be {problem}")
+
+
 def _policies_name_each_resource_once(request: Any) -> Iterator[FieldViolation]:
     seen: set[str] = set()
     for index, policy in enumerate(request.resource_policies):
@@ -203,6 +238,8 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _policies_name_each_resource_once,
         _transport_fits_driver,
         _address_fits_transport,
+        _socket_fits_transport,
+        _options_fit_driver,
     ),
     "corral.v1.UpdateHostRequest": (
         _mask_names("name", "description", "rack", "resource_policies", "labels"),

@@ -94,8 +94,8 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
     ) -> deploy_pb2.UpdateInstanceGroupResponse:
         """Changes what a group is called and tagged."""
         validation.check(request)
-        ask = Ask(request.etag, validate_only=request.validate_only)
-        group = await self._groups.update(current_caller(), request.uuid, requests.metadata(request), ask)
+        ask, changes = requests.ask(request), requests.metadata(request)
+        group = await self._groups.update(current_caller(), request.uuid, changes, ask)
         return deploy_pb2.UpdateInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
 
     async def ScaleInstanceGroup(  # noqa: N802

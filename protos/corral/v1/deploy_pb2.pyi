@@ -422,6 +422,7 @@ class UpdateInstanceGroupRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID."""
     name: _builtins.str
@@ -432,6 +433,8 @@ class UpdateInstanceGroupRequest(_message.Message):
     """The etag that the group must still have. Empty means any."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    request_id: _builtins.str
+    """The caller's name for this request: repeating it repeats nothing."""
     @_builtins.property
     def user_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The new user tags, all of them. Used where the mask says `user_tags`."""
@@ -455,10 +458,11 @@ class UpdateInstanceGroupRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "name", b"name", "system_tags", b"system_tags", "update_mask", b"update_mask", "user_tags", b"user_tags", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "name", b"name", "request_id", b"request_id", "system_tags", b"system_tags", "update_mask", b"update_mask", "user_tags", b"user_tags", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

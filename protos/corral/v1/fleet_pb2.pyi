@@ -280,11 +280,33 @@ class HostConnection(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TRANSPORT_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     USERNAME_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    SOCKET_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     transport: _builtins.str
     """How to reach it: `unix` (a socket of this machine), `tcp`, `tls` or `ssh` for libvirt, `https`
     for Redfish, `none` for a simulated host.
@@ -297,6 +319,15 @@ class HostConnection(_message.Message):
     """The user to log in as, for `ssh`. Empty means the service's default."""
     credential: _builtins.str
     """The name of the credential in the service's configuration. Never the credential itself."""
+    socket: _builtins.str
+    """The path of libvirt's socket on the service's machine, for `unix`. Empty means libvirt's own."""
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the driver lets its operator choose, by name. For libvirt: `pool`, `pool_path`, `virt_type`, `machine`,
+        `translation_cache_mib`. For a simulated host: `cpu`, `memory`, `boot_ms`, `call_ms`, `foreign_cpu`,
+        `foreign_memory`, `gpu.<model>`. Options that name files of the service's machine stand in its configuration alone.
+        """
+
     def __init__(
         self,
         *,
@@ -305,10 +336,12 @@ class HostConnection(_message.Message):
         port: _builtins.int = ...,
         username: _builtins.str = ...,
         credential: _builtins.str = ...,
+        socket: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "credential", b"credential", "port", b"port", "transport", b"transport", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "credential", b"credential", "options", b"options", "port", b"port", "socket", b"socket", "transport", b"transport", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -547,6 +580,26 @@ class AddHostRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class CapacityEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ZONE_UUID_FIELD_NUMBER: _builtins.int
@@ -559,6 +612,9 @@ class AddHostRequest(_message.Message):
     RESOURCE_UUID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    BRIDGE_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The host's name, at most 255 characters in one line."""
     description: _builtins.str
@@ -577,6 +633,10 @@ class AddHostRequest(_message.Message):
     """The caller's name for this request: repeating it repeats nothing."""
     validate_only: _builtins.bool
     """Whether only to check the request, reach the host and write nothing."""
+    bridge: _builtins.str
+    """The bridge or network of this host that machines are attached to, instead of the one of its zone's network."""
+    state: _builtins.str
+    """The state to begin with: `Enabled`, `Disabled` or `Maintenance`. Empty means `Enabled`."""
     @_builtins.property
     def connection(self) -> Global___HostConnection:
         """How it is reached."""
@@ -588,6 +648,10 @@ class AddHostRequest(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels."""
+
+    @_builtins.property
+    def capacity(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Physical amounts by resource that count instead of what the host says: virtual CPUs, bytes, pieces."""
 
     def __init__(
         self,
@@ -604,10 +668,13 @@ class AddHostRequest(_message.Message):
         resource_uuid: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        bridge: _builtins.str = ...,
+        capacity: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        state: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "connection", b"connection", "description", b"description", "driver", b"driver", "labels", b"labels", "name", b"name", "rack", b"rack", "request_id", b"request_id", "resource_policies", b"resource_policies", "resource_uuid", b"resource_uuid", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bridge", b"bridge", "capacity", b"capacity", "cluster_uuid", b"cluster_uuid", "connection", b"connection", "description", b"description", "driver", b"driver", "labels", b"labels", "name", b"name", "rack", b"rack", "request_id", b"request_id", "resource_policies", b"resource_policies", "resource_uuid", b"resource_uuid", "state", b"state", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -214,7 +214,7 @@ class Handlers:
             if field.json_name in _CHANGEABLE and call.arguments.get(field.json_name) is not None
         )
         validation.check(message)
-        group = await self._groups.update(call.caller, message.uuid, requests.metadata(message))
+        group = await self._groups.update(call.caller, message.uuid, requests.metadata(message), _once(call))
         return {"inventory": inventories.group(group, self._reachable)}
 
     async def _restart_groups(self, call: Call) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from service.app.fleet_feed import FleetUpdate
 from service.app.row_changes import etag
 from service.config_schema import NetworkSection
 from service.errors import InvalidArgument
-from service.fleet import Host, HostAddress, Network, Overcommit
+from service.fleet import Host, HostAddress, HostState, Network, Overcommit
 from service.rpc.convert.inventory import Reachable, instance, timestamp
 
 # What a transport of the contract is called by drivers.
@@ -164,13 +164,18 @@ def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:
                 transport=_TRANSPORTS.get(connection.transport, connection.transport),
                 address=connection.address,
                 port=connection.port,
+                socket=connection.socket,
                 username=connection.username,
+                options=dict(sorted(connection.options.items())),
             ),
             rack=message.rack,
             labels=dict(sorted(message.labels.items())),
             overcommit=overcommit(message.resource_policies),
             description=message.description,
             cluster_uuid=message.cluster_uuid,
+            bridge=message.bridge,
+            capacity_override=dict(sorted(message.capacity.items())),
+            state=HostState(message.state) if message.state else HostState.ENABLED,
         ),
         credential=connection.credential,
         request_id=message.request_id,

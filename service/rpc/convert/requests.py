@@ -46,6 +46,7 @@ ChangeMessage = (
     | deploy_pb2.StopInstanceGroupRequest
     | deploy_pb2.RestartInstanceGroupRequest
     | deploy_pb2.ScaleInstanceGroupRequest
+    | deploy_pb2.UpdateInstanceGroupRequest
 )
 DeployMessage = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
 

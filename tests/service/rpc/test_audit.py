@@ -109,7 +109,7 @@ async def groups(calls: Recorder) -> None:
         request_id="deploy-1",
     )
     uuid = _made(deployed)
-    await calls.call("UpdateInstanceGroup", uuid, uuid=uuid, name="other")
+    await calls.call("UpdateInstanceGroup", uuid, uuid=uuid, name="other", request_id="update-1")
     await calls.call("ScaleInstanceGroup", uuid, uuid=uuid, model_services=[NODE], request_id="scale-1")
     await calls.call("StopInstanceGroup", uuid, uuid=uuid)
     await calls.call("StartInstanceGroup", uuid, uuid=uuid)

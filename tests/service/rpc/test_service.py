@@ -320,6 +320,25 @@ async def test_an_update_changes_what_the_mask_names_and_nothing_else() -> None:
         assert lab.detail(lab.status_of(error), error_details_pb2.BadRequest).field_violations[0].field == "update_mask"
 
 
+async def test_an_update_with_a_request_id_is_made_once() -> None:
+    async with lab.running() as server:
+        uuid = (await events_of(server.stub, deploy()))[-1].final.uuid
+        request = deploy_pb2.UpdateInstanceGroupRequest(uuid=uuid, name="one", request_id="r")
+        first = (await server.stub.UpdateInstanceGroup(request)).inventory
+        assert (await server.stub.UpdateInstanceGroup(request)).inventory == first, "nothing was written again"
+        between = deploy_pb2.UpdateInstanceGroupRequest(uuid=uuid, name="two", request_id="s")
+        await server.stub.UpdateInstanceGroup(between)
+        late = (await server.stub.UpdateInstanceGroup(request)).inventory
+        assert late.name == "two", "a repeat that comes late undoes nothing"
+        other = deploy_pb2.UpdateInstanceGroupRequest(uuid=uuid, name="three", request_id="r")
+        error = await failure(server.stub, "UpdateInstanceGroup", other)
+        assert lab.reason_of(error) == "REQUEST_ID_REUSED"
+        checked = deploy_pb2.UpdateInstanceGroupRequest(uuid=uuid, name="four", request_id="t", validate_only=True)
+        await server.stub.UpdateInstanceGroup(checked)
+        checked.validate_only = False
+        assert (await server.stub.UpdateInstanceGroup(checked)).inventory.name == "four"
+
+
 async def test_a_group_stops_starts_and_restarts() -> None:
     async with lab.running() as server:
         uuid = (await events_of(server.stub, deploy()))[-1].final.uuid

@@ -1,0 +1,93 @@
+"""Hosts of run time have what hosts of the configuration file have, but for what names files of the service's machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from corral.v1 import fleet_pb2
+from google.protobuf.descriptor import Descriptor
+
+from service.config_schema import HostSection
+from service.drivers.libvirt.addressing import Options, connection_uri, options_of
+from service.drivers.simulated import SimulationOptions
+from service.fleet import HostState
+from service.rpc.convert.fleet import new_host
+from service.rpc.rules import OPTIONS
+from service.store import fleet
+from tests.service.rpc.whole import GIB, ZONE, whole
+
+# Keys of [[hosts]] -> fields of AddHostRequest.
+COUNTERPARTS = {
+    "name": "name",
+    "uuid": "resource_uuid",
+    "zone": "zone_uuid",
+    "driver": "driver",
+    "transport": "connection.transport",
+    "address": "connection.address",
+    "port": "connection.port",
+    "socket": "connection.socket",
+    "username": "connection.username",
+    "options": "connection.options",
+    "capacity": "capacity",
+    "overcommit": "resource_policies",
+    "bridge": "bridge",
+    "labels": "labels",
+    "rack": "rack",
+    "state": "state",
+}
+
+
+def test_every_key_of_a_configured_host_has_its_field() -> None:
+    assert set(COUNTERPARTS) == set(HostSection.model_fields)
+    for path in COUNTERPARTS.values():
+        message: Descriptor | None = fleet_pb2.AddHostRequest.DESCRIPTOR
+        for name in path.split("."):
+            assert message is not None
+            assert name in message.fields_by_name, path
+            message = message.fields_by_name[name].message_type
+
+
+def test_every_option_of_a_driver_can_be_set_unless_it_names_a_file_here() -> None:
+    assert OPTIONS["libvirt"] == {field.name for field in dataclasses.fields(Options)} - {"ssh_key"}
+    read = SimulationOptions.read(dict.fromkeys(OPTIONS["simulated"], "1") | {"gpu.a100": "2"})
+    assert read.total == {"vcpu": 1, "memory": 1, "gpu.a100": 2}
+    assert {field.name for field in dataclasses.fields(SimulationOptions)} == {
+        *("total", "foreign", "boot_ms", "call_ms"),
+        "state_file",  # names a file
+    }
+
+
+def test_a_libvirt_host_is_reached_by_the_socket_and_used_by_the_options_that_were_given() -> None:
+    request = fleet_pb2.AddHostRequest(
+        name="h",
+        zone_uuid=ZONE,
+        driver="libvirt",
+        connection={
+            "transport": "unix",
+            "socket": "/run/lab/libvirt-sock",
+            "options": {"pool": "fast", "pool_path": "/srv/fast", "virt_type": "qemu"},
+        },
+    )
+    address = new_host(request).host.address
+    assert connection_uri(address) == "qemu+unix:///system?socket=/run/lab/libvirt-sock"
+    assert options_of(address) == Options(pool="fast", pool_path="/srv/fast", virt_type="qemu")
+
+
+@pytest.mark.asyncio
+async def test_a_host_of_run_time_is_as_its_fields_say(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        options = {"cpu": "8", "memory": "32GiB", "gpu.a100": "2", "boot_ms": "1"}
+        host = await lab.add_host(
+            connection={"transport": "none", "options": options},
+            capacity={"vcpu": 4},
+            bridge="br7",
+            state="Disabled",
+        )
+        total = {one.resource: one.total for one in host.capacities}
+        assert total == {"vcpu": 4, "memory": 32 * GIB, "gpu.a100": 2}
+        assert host.state == "Disabled"
+        stored = await lab.service.store.read(lambda c: fleet.host(c, host.uuid))
+        assert (stored.bridge, stored.state, dict(stored.capacity_override)) == ("br7", HostState.DISABLED, {"vcpu": 4})
+        assert stored.address.options == options
