@@ -1,4 +1,4 @@
-"""Hosts of run time have what hosts of the configuration file have, but for what names files of the service's machine."""
+"""Hosts of run time have what hosts of the configuration file have, but for what names files of the service."""
 
 from __future__ import annotations
 
