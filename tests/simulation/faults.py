@@ -32,7 +32,8 @@ def draw(world: World) -> None:
     dice = world.random
     for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer"):
         if dice.random() < 0.4:
-            world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * (0.3 if kind in ("ghost", "no_memory") else 1.0)
+            scale = 0.3 if kind in ("ghost", "no_memory") else 1.0
+            world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * scale
     for _ in range(dice.choice((0, 1, 2, 4, 8))):
         name = dice.choice(POINTS)
         nth = 1 + int(dice.expovariate(0.01 if name.startswith(OFTEN) else 0.4))
@@ -44,8 +45,9 @@ def draw(world: World) -> None:
 def draw_stale(world: World) -> None:
     """One process stops right before it acts, for longer than its lease; when it goes on, another has taken over."""
     dice = world.random
-    name = dice.choice(("worker.outcomes", "worker.planned", "db.write.request", "db.read.request", "worker.starting",
-                        "create.before", "resume.before", "remove.before", "transaction.committed"))  # fmt: skip
+    name = dice.choice(("worker.outcomes", "worker.outcomes", "worker.outcomes", "worker.planned", "worker.starting",
+                        "worker.starting", "db.write.request", "db.read.request", "create.before", "resume.before",
+                        "remove.before", "transaction.committed"))  # fmt: skip
     nth = 1 + int(dice.expovariate(0.05 if name.startswith(("db.", "transaction.")) else 0.25))
     world.planned[name] = PointFault(nth, "freeze", dice.uniform(47.0, 70.0))
 

@@ -31,6 +31,8 @@ class Observer:
         self._now = now
         self._machines = machines
         self.violations: list[str] = []
+        self.found = False
+        self._alarms = 0
         self.usable: Mapping[tuple[str, str], int] = {}
         self.revision = 0
         self._sequences: dict[str, int] = {}
@@ -47,8 +49,15 @@ class Observer:
 
     def violated(self, invariant: str, text: str) -> None:
         """Remember a violation."""
+        self.found = True
         if len(self.violations) < 20:
             self.violations.append(f"{self._now():.3f} {invariant}: {text}")
+
+    def alarmed(self, text: str) -> None:
+        """The service itself raised an alarm: a violation too, but the run goes on, to see what comes of it."""
+        self._alarms += 1
+        if self._alarms <= 3:
+            self.violations.append(f"{self._now():.3f} alarm: {text}")
 
     # --- the database -----------------------------------------------------------------------------------------------
 

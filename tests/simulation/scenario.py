@@ -88,7 +88,7 @@ class _Alarm(logging.Handler):
         """See logging.Handler."""
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, Killed):
-            self._world.observer.violated("alarm", f"{record.getMessage()}: {error!r}")
+            self._world.observer.alarmed(f"{record.getMessage()}: {error!r}")
 
 
 def _unhandled(world: World, context: dict[str, object]) -> None:
@@ -105,7 +105,7 @@ async def _play(world: World) -> None:
     for replica in world.replicas:
         world.loop.outside(dice.uniform(0.0, 2.0), replica.start)
     length = dice.uniform(30.0, 70.0)
-    if dice.random() < 0.25:
+    if dice.random() < 0.35:
         faults.draw_stale(world)
         length = 90.0
     orders = _orders(world, length)
@@ -142,7 +142,7 @@ async def _until_calm(world: World, clients: list[Client]) -> None:
     end = world.loop.time() + SETTLE_SECONDS
     while calm < CALM_SECONDS:
         await asyncio.sleep(1.0)
-        if world.observer.violations:
+        if world.observer.found:
             return
         rest = world.observer.unsettled() or _unserved(world, clients)
         calm = 0.0 if rest else calm + 1.0
@@ -183,7 +183,7 @@ def _fleet(world: World) -> Fleet:
     dice = world.random
     tight = dice.random() < 0.4
     addresses = dice.random() < 0.5
-    count = dice.choice((3, 4, 5, 6, 8, 12)) if dice.random() < 0.95 else 24
+    count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
     zone = Zone(
         ZONE,
         "zone",
@@ -255,8 +255,8 @@ def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
         name,
         nodes,
         dice.choice(tuple(CreationStrategy)),
-        failure_policy=dice.choice(tuple(FailurePolicy)),
-        failure_budget=dice.choice((0, 2, 5)),
+        failure_policy=dice.choice((*FailurePolicy, FailurePolicy.REPLACE_MEMBER)),
+        failure_budget=dice.choice((0, 2, 5, 5)),
         placement=policy,
         deadline_ms=dice.choice((0, 0, 60_000, 200_000)),
     )

@@ -124,7 +124,7 @@ class World:
 
     def vanish(self, host: SimulatedMachineHost) -> None:
         """Nobody reaches the host for a while, and what it has just done is not told."""
-        seconds = self.random.choice((5.0, 20.0, 40.0, 65.0))
+        seconds = self.random.choice((5.0, 25.0, 40.0, 65.0))
         self.note("vanish", host.name, seconds)
         self.cut.add(("*", host.uuid))
         self.loop.outside(seconds, self.cut.discard, ("*", host.uuid))
