@@ -17,6 +17,7 @@ from service.errors import (
     InvalidArgument,
     NoCapacity,
     NotFound,
+    QuotaExceeded,
     RequestIdReused,
     RevisionUnavailable,
     Unavailable,
@@ -157,7 +158,7 @@ class Client:
                 await replica.call(read(), self.world.random.uniform(2.0, 60.0))
             except (Broken, TimeoutError, Unavailable):
                 await asyncio.sleep(0.5)
-            except (NoCapacity, Unsatisfiable, DeployFailed):
+            except (NoCapacity, Unsatisfiable, DeployFailed, QuotaExceeded):
                 pass
             except RevisionUnavailable as error:
                 self.world.observer.violated("I6", f"the stream of {order.uuid} can not go on: {error}")

@@ -81,8 +81,9 @@ def _strike(world: World, kind: str) -> None:
         _cut(world, "*", host, seconds)
     elif kind == "reboot":
         world.note("reboot", host.name)
-        host.up = False
-        world.loop.outside(seconds / 2, _boot, world, host)
+        if host.up:
+            host.power_off("reboot")
+            world.loop.outside(seconds / 2, host.boot, "reboot")
     elif kind == "foreign":
         host.foreign[f"f{len(host.foreign)}"] = (1, 1 << 30)
     elif kind == "database":
@@ -97,12 +98,6 @@ def _cut(world: World, name: str, host: SimulatedMachineHost, seconds: float) ->
     world.note("cut", name, host.name, seconds)
     world.cut.add((name, host.uuid))
     world.loop.outside(seconds, world.cut.discard, (name, host.uuid))
-
-
-def _boot(world: World, host: SimulatedMachineHost) -> None:
-    if not host.up:
-        host.up = True
-        host.reboot("reboot")
 
 
 def _database_back(world: World) -> None:
@@ -136,8 +131,7 @@ def stop(world: World) -> None:
     world.cut.clear()
     world.database.available = True
     for host in world.hosts.values():
-        if not host.up:
-            _boot(world, host)
+        host.boot("peace")  # one that the operator keeps off comes later
         host.foreign.clear()
         for machine in list(host.machines.values()):
             if machine.state == hosts.GHOST:
@@ -146,6 +140,5 @@ def stop(world: World) -> None:
     if world.random.random() < 0.25:
         world.random.choice(world.replicas).crash(None)
     for replica in world.replicas:
-        replica.clock_offset_ms = 0
         if replica.process.life is Life.FROZEN:
             replica.process.thaw()

@@ -61,6 +61,7 @@ class SimulatedMachineHost:
     changed: Changed
     boot_number: int = 1
     up: bool = True
+    kept_off: bool = False
     machines: dict[str, Machine] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -144,15 +145,21 @@ class SimulatedMachineHost:
         if there is not None:
             self.put(uuid, None, cause)
 
-    def reboot(self, cause: str) -> None:
-        """The host went down and came up: nothing executes, definitions and volumes are kept, ghosts are gone."""
-        self.boot_number += 1
+    def power_off(self, cause: str) -> None:
+        """From now on nothing executes and nothing is answered; definitions and volumes are kept, ghosts are gone."""
+        self.up = False
         for uuid, machine in list(self.machines.items()):
             if machine.state == GHOST:
                 self.machines[uuid] = replace(machine, state=STOPPED)
                 self.remove(uuid, cause)
             else:
                 self.set_state(uuid, STOPPED, cause)
+
+    def boot(self, cause: str) -> None:
+        """It comes up again, unless somebody keeps it off."""
+        if not self.up and not self.kept_off:
+            self.boot_number += 1
+            self.up = True
 
     def as_of(self, age: float) -> tuple[Machine, ...]:
         """What a listing showed `age` seconds ago, as far as that is remembered."""

@@ -31,6 +31,7 @@ class Process:
         self.life = Life.RUNNING
         self.frozen_at = 0.0
         self.held: deque[Any] = deque()
+        self.table: dict[str, Callable[[], int]] | None = None
         self._loop = loop
         self.tasks: set[asyncio.Task[Any]] = set()
         self.context = contextvars.copy_context()

@@ -34,6 +34,7 @@ class Observer:
         self.found = False
         self._alarms = 0
         self.usable: Mapping[tuple[str, str], int] = {}
+        self.quota: Mapping[str, int] = {}
         self.revision = 0
         self._sequences: dict[str, int] = {}
         self._told_groups: dict[str, tuple[str, str, str]] = {}
@@ -198,6 +199,10 @@ class Observer:
         for key, amount in sums.items():
             if amount > self.usable.get(key, 0):
                 self.violated("I2", f"claims of {amount} {key[1]} on {key[0]}, usable is {self.usable.get(key, 0)}")
+        for resource, limit in self.quota.items():
+            total = sum(amount for (_, name), amount in sums.items() if name == resource)
+            if total > limit:
+                self.violated("I9", f"claims of {total} {resource}, the tenant's quota is {limit}")
         for host, resource, used in self._rows("SELECT host_uuid, resource, used FROM host_resources"):
             if used != sums.get((host, resource), 0):
                 self.violated("I2", f"used {resource} of {host} is {used}, claims are {sums.get((host, resource), 0)}")
@@ -286,16 +291,45 @@ class Observer:
             *self._hosts_not_seen(),
             *self._machines_amiss(members, wanted),
             *self._left_over(wanted),
+            *self._not_drained(),
         ]
 
     def _groups_on_their_way(self) -> Iterator[str]:
         for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
+            if phase == "planning" and status == "Degraded" and not self._has_room(uuid):
+                continue  # it served, lost a member, and waits for room
             if phase not in RESTING:
                 yield f"group {uuid} is {phase}"
             if phase == "running" and status not in ("Running", "Degraded"):
                 yield f"group {uuid} is in phase running and {status}"
             if phase in ("failed", "deleted") and (owner or (due or 0) > 0):
                 yield f"final group {uuid} is still owned by {owner!r}, due at {due}"
+
+    def _has_room(self, group: str) -> bool:
+        """Whether a pending member of the group would fit on a host that is open, as far as amounts go."""
+        if self.quota:
+            return False  # others may have used it up
+        free = defaultdict(dict)  # type: ignore[var-annotated]
+        for host, resource, amount in self._rows(
+            "SELECT r.host_uuid, r.resource, r.usable - r.foreign_used - r.used FROM host_resources r"
+            " JOIN hosts h ON h.uuid = r.host_uuid WHERE h.state = 'Enabled'"
+        ):
+            free[host][resource] = amount
+        for (text,) in self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group):
+            node = json.loads(text)
+            if any(f["vcpu"] >= node["cpu_num"] and f["memory"] >= node["memory_size"] for f in free.values()):
+                return True
+        return False
+
+    def _not_drained(self) -> Iterator[str]:
+        """A host under maintenance carries nothing in the end."""
+        closed = {uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
+        for host, machine in self._machines():
+            if host in closed and machine.state != TOMBSTONE:
+                yield f"host {host} is drained and has {machine.state} machine {machine.instance}-{machine.attempt}"
+        for (host,) in self._rows("SELECT DISTINCT host_uuid FROM claims"):
+            if host in closed:
+                yield f"host {host} is drained and has claims"
 
     def _machines_amiss(self, members: Sequence[tuple[Any, ...]], wanted: set[tuple[str, int, str]]) -> Iterator[str]:
         machines = [(m, host) for host, m in self._machines() if m.state != TOMBSTONE]

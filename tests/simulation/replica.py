@@ -10,20 +10,24 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from service.app import feed as feed_module
+from service.app.evacuation import Evacuation
 from service.app.feed import Feed
+from service.app.fleet import Fleet as FleetCases
 from service.app.groups import Groups
-from service.fleet import Host, ModelService, Overcommit, Zone
-from service.reconcile import manager
+from service.drivers.base import HostFacts, HostUnreachable
+from service.fleet import Host, ModelService, Overcommit, Quota, Zone
+from service.reconcile import manager, owners
 from service.reconcile.calls import Directory, MemberCalls
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
+from service.reconcile.owners import Heirs
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import GroupWorker, Tools
-from service.store import fleet
+from service.store import configured, quotas
 from service.telemetry.metrics import Metrics
 from tests.simulation.database import SimulatedStore
 from tests.simulation.driver import CLUSTER, LEASE, FaultyDriver
-from tests.simulation.loop import Killed, Process
+from tests.simulation.loop import PROCESS, Killed, Process
 from tests.simulation.planner import FirstFitPlanner
 from tests.simulation.world import EPOCH_MS, World
 
@@ -46,7 +50,21 @@ class LeasedWorker(GroupWorker):
 def install() -> None:
     """Let the manager make workers that can be told by their lease."""
     manager.GroupWorker = LeasedWorker  # type: ignore[misc]
+    owners.has_ended = _has_ended
     feed_module.POLL_SECONDS = 2.0  # its polls are most of what happens, and commits of this process wake it anyway
+
+
+def _has_ended(owner: str) -> bool:
+    """As the process table of the asking process's machine tells it; of other machines it tells nothing."""
+    me = PROCESS.get()
+    name, _, incarnation = owner.partition(".")
+    if me is None or me.table is None or name not in me.table:
+        return False
+    return me.table[name]() != int(incarnation)
+
+
+async def _no_first_contact(_host: Host) -> HostFacts:
+    raise HostUnreachable("no host is taken in at run time here")
 
 
 @cache
@@ -58,20 +76,24 @@ def metrics() -> Metrics:
 class Fleet:
     """What the operator configured, the same for all replicas."""
 
-    def __init__(self, zones: dict[str, Zone], hosts: dict[str, Host], catalogue: dict[str, ModelService]) -> None:
+    def __init__(
+        self,
+        zones: dict[str, Zone],
+        hosts: dict[str, Host],
+        catalogue: dict[str, ModelService],
+        quota: dict[str, int],
+    ) -> None:
         self.zones = zones
         self.hosts = hosts
         self.catalogue = catalogue
+        self.quota = quota
         self.overcommit = {uuid: zones[h.zone_uuid].overcommit.overridden_by(h.overcommit) for uuid, h in hosts.items()}
 
     def write(self, connection: Connection) -> None:
         """As the service does at its start."""
-        for zone in self.zones.values():
-            fleet.put_zone(connection, zone)
-        for host in self.hosts.values():
-            fleet.put_host(connection, host)
-        for entry in self.catalogue.values():
-            fleet.put_model_service(connection, entry)
+        zones, hosts, entries = (list(t.values()) for t in (self.zones, self.hosts, self.catalogue))
+        configured.write(connection, zones=zones, hosts=hosts, images=(), model_services=entries, now=EPOCH_MS)
+        quotas.put(connection, [Quota("default", self.quota)] if self.quota else [])
 
 
 class Replica:
@@ -84,10 +106,13 @@ class Replica:
         self.incarnation = 0
         self.process = Process(f"{name}.0", world.loop)
         self.drivers: dict[str, FaultyDriver] = {}
-        self.clock_offset_ms = 0
+        self.clock_offset_ms = int(world.random.choice((0.0, world.random.uniform(-600.0, 600.0))) * 1000)
+        self.machine = world.random.choice(("here", name))
         self.serving = False
         self._calls: dict[asyncio.Future[Any], None] = {}  # in the order of asking: a set's order is of addresses
         self.groups: Groups
+        self.evacuation: Evacuation
+        self.fleet_cases: FleetCases
         self.reconciler: Reconciler
 
     def clock(self) -> int:
@@ -100,6 +125,7 @@ class Replica:
         self.incarnation += 1
         self.process = Process(f"{self.name}.{self.incarnation}", world.loop)
         world.note("start", self.process.name)
+        self.process.table = {r.name: r.living for r in world.replicas if r.machine == self.machine}
         store = SimulatedStore(world, self.process)
         feed = Feed(store)
         planner = FirstFitPlanner(world)
@@ -119,6 +145,10 @@ class Replica:
                 host, self.drivers[uuid], store, self.fleet.overcommit[uuid], self.reconciler.host_changed
             )
         self.groups.poke = self.reconciler.poke
+        self.fleet_cases = FleetCases(store, self.clock, _no_first_contact, planner)
+        self.evacuation = Evacuation(store, feed, planner, self.clock, self.fleet_cases)
+        self.evacuation.poke = self.reconciler.poke
+        self._heirs = Heirs(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")
 
     async def _run(self, store: SimulatedStore, feed: Feed) -> None:
@@ -133,7 +163,12 @@ class Replica:
                 await asyncio.sleep(1.0)  # a supervisor starts it again
         self._feed = asyncio.create_task(feed.run(), name="feed")
         await self.reconciler.start()
+        self._heirs_task = asyncio.create_task(self._heirs.run(), name="heirs")
         self.serving = True
+
+    def living(self) -> int:
+        """The number of the incarnation that runs, or stands still; 0: none."""
+        return self.incarnation if self.process.alive else 0
 
     def crash(self, seconds: float | None) -> None:
         """kill -9 now, start again later (None: never). Callers see their connections break."""

@@ -25,6 +25,7 @@ from tests.simulation import faults
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Killed, Stuck
+from tests.simulation.operators import Operator
 from tests.simulation.replica import Fleet, Replica, install
 from tests.simulation.world import World
 
@@ -113,18 +114,30 @@ async def _play(world: World) -> None:
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
     tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
     storm = asyncio.create_task(faults.storm(world), name="storm")
+    operator = Operator(world)
+    works = asyncio.create_task(operator.run(), name="operator") if dice.random() < 0.4 else None
     await asyncio.sleep(length)
     storm.cancel()
     faults.stop(world)
-    await _settle(world, clients)
+    if works is not None:
+        await works
+        tasks.append(works)
+    await _settle(world, clients, operator)
     for task in tasks:
         task.cancel()
         if task.done() and not task.cancelled() and task.exception() is not None:
             world.observer.violated("sim", f"a client broke: {task.exception()!r}")
 
 
-async def _settle(world: World, clients: list[Client]) -> None:
-    """No more faults: everything must come to rest; then, in half of the runs, everything is deleted."""
+async def _settle(world: World, clients: list[Client], operator: Operator) -> None:
+    """No more faults: everything must come to rest, first with hosts drained, then with all of them enabled.
+
+    In half of the runs everything is deleted then.
+    """
+    if world.database.rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
+        await _until_calm(world, clients)
+        if not world.observer.found:
+            await operator.enable_all()
     await _until_calm(world, clients)
     world.stats["running"] += len(world.observer.reached)
     world.stats["groups"] += len(clients)
@@ -206,7 +219,9 @@ def _fleet(world: World) -> Fleet:
             ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000))
         )
     }
-    configured = Fleet({ZONE: zone}, hosts, catalogue)
+    quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 else {}
+    configured = Fleet({ZONE: zone}, hosts, catalogue, quota)
+    world.observer.quota = quota
     ratio = zone.overcommit.ratios[VCPU]
     world.observer.usable = {
         (h.uuid, name): int((amount - (GIB if name == MEMORY else 0)) * (ratio if name == VCPU else 1))

@@ -1,0 +1,120 @@
+"""The operator of a run: drains hosts, switches some off and says so, and takes them back in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from service.errors import Conflict, NoCapacity, NotFound, Unavailable, Unsatisfiable, WrongState
+from service.fleet import HostState
+from service.model import Caller
+from tests.simulation.hosts import SimulatedMachineHost
+from tests.simulation.replica import Broken, Replica
+from tests.simulation.world import World
+
+T = TypeVar("T")
+ME = Caller()
+FENCE_SECONDS = 1_000.0
+"""An operator who says that a host is off keeps it off until the call has certainly ended, however late."""
+REFUSALS = (WrongState, NoCapacity, Unsatisfiable, NotFound)
+
+
+class Operator:
+    """One person: one thing at a time."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._requests = 0
+
+    async def run(self) -> None:
+        """Until faults stop."""
+        dice = self.world.random
+        while self.world.faulty:
+            await asyncio.sleep(dice.uniform(2.0, 15.0))
+            if not self.world.faulty:
+                return
+            host = dice.choice(list(self.world.hosts.values()))
+            if dice.random() < 0.35:
+                await self._power_off_and_fence(host)
+            else:
+                await self._drain(host)
+            if dice.random() < 0.6:
+                await asyncio.sleep(dice.uniform(0.0, 10.0))
+                await self.enable(host.uuid, tries=10)
+
+    async def enable(self, uuid: str, *, tries: int) -> bool:
+        """Take the host into the fleet again; what was left behind on it may have to be cleared away first."""
+        for _ in range(tries):
+            try:
+                await self._insist(lambda r: r.fleet_cases.set_state(ME, uuid, HostState.ENABLED), 10.0)
+            except WrongState:
+                await asyncio.sleep(2.0)
+                continue
+            self.world.note("enabled", uuid)
+            return True
+        return False
+
+    async def enable_all(self) -> None:
+        """At peace: every host that was drained or fenced comes back."""
+        for (uuid,) in self.world.database.rows("SELECT uuid FROM hosts WHERE state != 'Enabled' ORDER BY uuid"):
+            if not await self.enable(uuid, tries=150):
+                self.world.observer.violated("I5", f"host {uuid} can not be enabled at peace")
+
+    async def _drain(self, host: SimulatedMachineHost) -> None:
+        self._requests += 1
+        request, uuid = f"drain-{self._requests}", host.uuid
+
+        async def drain(replica: Replica) -> None:
+            async with aclosing(replica.evacuation.drain(ME, uuid, "", request)) as steps:
+                async for _ in steps:
+                    pass
+
+        self.world.note("drain", host.name)
+        try:
+            # Who gives up waiting gives up the report only: the host is emptied all the same.
+            await self._insist(drain, self.world.random.uniform(5.0, 40.0), once=True)
+        except REFUSALS as refused:
+            self.world.note("drain refused", host.name, type(refused).__name__)
+            return
+        self.world.stats["drains"] += 1
+
+    async def _power_off_and_fence(self, host: SimulatedMachineHost) -> None:
+        world = self.world
+        if not host.up or host.kept_off:
+            return
+        world.note("power off", host.name)
+        host.power_off("operator")
+        host.kept_off = True
+        try:
+            for _ in range(20):
+                await asyncio.sleep(1.0)
+                try:
+                    await self._insist(lambda r: r.evacuation.fence(ME, host.uuid), FENCE_SECONDS)
+                except WrongState:
+                    continue  # nobody has noticed yet that it does not answer
+                world.stats["fences"] += 1
+                world.note("fenced", host.name)
+                break
+            await asyncio.sleep(world.random.uniform(0.0, 30.0) if world.faulty else 0.0)
+        finally:
+            host.kept_off = False
+            host.boot("operator")
+
+    async def _insist(
+        self, call: Callable[[Replica], Coroutine[Any, Any, T]], patience: float, *, once: bool = False
+    ) -> T | None:
+        """Call one replica after the other until one answers; `once`: an answer that does not come in time is none."""
+        while True:
+            replica = self.world.random.choice(self.world.replicas)
+            if not replica.serving or not replica.process.alive:
+                await asyncio.sleep(0.2)
+                continue
+            try:
+                return await replica.call(call(replica), patience)
+            except TimeoutError:
+                if once:
+                    return None
+            except (Broken, Unavailable, Conflict):
+                await asyncio.sleep(self.world.random.uniform(0.1, 1.0))
