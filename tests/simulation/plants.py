@@ -49,7 +49,7 @@ CHANGES, PLANNING, APP = "service.app.changes", "service.app.planning", "service
 INTENTS, FEED, REQUESTS = "service.app.group_intents", "service.app.feed", "service.store.requests"
 LIFECYCLE, MEMBERS, SETTLING, EFFECTS = "service.lifecycle", "service.members", "service.settling", "service.effects"
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
-SWEEP, MANAGER = "service.reconcile.sweep", "service.reconcile.manager"
+SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 
 PLANTS: tuple[Plant, ...] = (
     # --- claims ---
@@ -140,6 +140,18 @@ PLANTS: tuple[Plant, ...] = (
         "    if member.status in (S.PENDING, S.CLAIMED, S.REMOVED):\n",
         "    if member.status in (S.PENDING, S.CLAIMED, S.CREATING, S.REMOVED):\n",
         Edit(LIFECYCLE, "old.status in (S.PENDING, S.CLAIMED):\n", "old.status in (S.PENDING, S.CLAIMED, S.CREATING):\n")),
+    one("the tenant's quota is not looked at in the claim", PLANNING,
+        "    quotas.check(connection, before.project, total(s.resources for s in placement.assignments))\n", ""),
+    one("leases of processes that live are ended", OWNERS,
+        "            gone = sorted(owner for owner in owners if has_ended(owner))\n",
+        "            gone = sorted(owners)\n"),
+    one("a member of a drained host is placed before it was seen gone", MEMBERS,
+        "    leaving = replace(member, status=S.EVICTING, reason=\"its host is being emptied\")\n",
+        "    return vacate(member, keep_claim=False)\n"
+        "    leaving = replace(member, status=S.EVICTING, reason=\"its host is being emptied\")\n"),
+    one("members that are stopped are forgotten in a drain", MEMBERS,
+        "    if member.status not in PLACED - {S.REMOVING, S.EVICTING}:\n        return member\n    leaving",
+        "    if member.status not in PLACED - {S.REMOVING, S.EVICTING, S.STOPPED, S.CREATING}:\n        return member\n    leaving"),
     # --- what is seen ---
     one("absence after one listing", MONITOR,
         "        second = await self.look()\n", "        second = first\n",
