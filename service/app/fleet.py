@@ -21,9 +21,9 @@ from service.app.paging import Page
 from service.app.planner import Planner, budget
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
-from service.fleet import MEMORY, VCPU, Host, HostState, Network, Overcommit, Zone, policy
+from service.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Network, Overcommit, Zone, policy
 from service.model import Caller, MachineType
-from service.store import fleet, schema
+from service.store import claims, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import Load
@@ -251,20 +251,28 @@ class Fleet:
 
         return await self._commit(work, validate_only)
 
-    async def remove_host(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+    async def remove_host(
+        self, caller: Caller, uuid: str, etag: str = "", *, force: bool = False, validate_only: bool = False
+    ) -> None:
         """Take a host out of the fleet. Raises NotFound, Conflict (etag), WrongState: it carries members or claims,
-        or the file defines it."""
+        or the file defines it.
+
+        `force`: the operator's word that the machine is gone for good. Claims of members that were placed elsewhere go
+        with the host. Raises WrongState where it was not fenced, or answers.
+        """
         now = self._clock()
 
         def work(connection: Connection) -> None:
             host = fleet.host(connection, uuid, lock=True)
             row_changes.require_etag("host", uuid, host.version, etag)
             row_changes.require_run_time(connection, schema.hosts, f"host {host.name}", uuid)
+            if force:
+                _give_up(connection, host)
             load = fleet.loads(connection, [uuid])[uuid]
             if load.members or load.stale_claims:
                 raise WrongState(f"host {host.name}", carries(load), "a host without members and claims: drain it")
             fleet.delete_host(connection, host, now)
-            audited(connection, caller, "RemoveHost", uuid, "", now)
+            audited(connection, caller, "RemoveHost(force)" if force else "RemoveHost", uuid, "", now)
 
         await self._commit(work, validate_only)
 
@@ -367,6 +375,21 @@ def carries(load: Load) -> str:
     if load.stale_claims:
         parts.append(f"claims of {load.stale_claims} members that were placed elsewhere")
     return f"carrying {' and '.join(parts)}"
+
+
+def _give_up(connection: Connection, host: Host) -> None:
+    """End the claims of attempts that were left behind on a host that never comes back.
+
+    The host's row is locked: a probe that sees it answer comes before, and then this is refused, or finds no row.
+    Raises WrongState where the host was not fenced: then its members were placed nowhere else.
+    """
+    load = fleet.loads(connection, [host.uuid])[host.uuid]
+    if host.state is not HostState.MAINTENANCE or host.status is not HostStatus.DISCONNECTED or load.members:
+        state = f"{host.state.value}, {host.status.value} and {carries(load)}"
+        raise WrongState(f"host {host.name}", state, "a host that was fenced and does not answer")
+    left = {(instance, attempt) for instance, attempt, _ in claims.on_host(connection, host.uuid)}
+    claims.release(connection, left)
+    logger.warning("host %s is gone for good by its operator's word: %d claims are given up", host.name, len(left))
 
 
 def _zone_view(connection: Connection, uuid: str) -> ZoneView:

@@ -91,6 +91,8 @@ class Reconciler:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._sweep is not None:
+            await self._sweep.forget(host_uuid)
         if monitor is not None:
             await monitor.driver.close()
 

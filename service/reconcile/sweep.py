@@ -85,6 +85,17 @@ class Sweep:
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
+    async def forget(self, host_uuid: str) -> None:
+        """A host is no longer this process's: end the pass over it, and what was noted of its machines."""
+        running = self._running.pop(host_uuid, None)
+        if running is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        self._suspects.pop(host_uuid, None)
+        self._suspect_volumes.pop(host_uuid, None)
+        for key in [key for key in self._tombstones if key[0] == host_uuid]:
+            del self._tombstones[key]
+
     async def once(self) -> None:
         """One pass over all hosts that answer."""
         await asyncio.gather(*(self._guarded(m) for m in self._monitors.values() if not m.silent))

@@ -105,7 +105,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.RemoveHostResponse:
         """Takes an empty host out of the fleet."""
         validation.check(request)
-        await self._fleet.remove_host(current_caller(), request.uuid, request.etag, validate_only=request.validate_only)
+        await self._fleet.remove_host(
+            current_caller(), request.uuid, request.etag, force=request.force, validate_only=request.validate_only
+        )
         return fleet_pb2.RemoveHostResponse()
 
     async def EnableHost(  # noqa: N802

@@ -933,22 +933,29 @@ class RemoveHostRequest(_message.Message):
     UUID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID."""
     etag: _builtins.str
     """The etag that the host must still have. Empty means any."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    force: _builtins.bool
+    """The caller's word that the machine is gone for good and will never run again. Only for a host that was fenced and
+    does not answer: what is still claimed on it, because nobody could see it without its machines, is given up with it.
+    A wrong statement can make two copies of a machine run.
+    """
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,7 +176,8 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveHost(self, request, context):
-        """Takes a host out of the fleet. Refused while it carries members.
+        """Takes a host out of the fleet. Refused while it carries members, or claims of members that were placed elsewhere;
+        a fenced host that never comes back is removed with `force`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

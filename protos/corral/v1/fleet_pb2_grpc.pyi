@@ -54,7 +54,9 @@ class FleetServiceStub:
     UpdateHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UpdateHostRequest, _fleet_pb2.UpdateHostResponse]
     """Changes a host's name, description, labels, ratios or reserve."""
     RemoveHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RemoveHostRequest, _fleet_pb2.RemoveHostResponse]
-    """Takes a host out of the fleet. Refused while it carries members."""
+    """Takes a host out of the fleet. Refused while it carries members, or claims of members that were placed elsewhere;
+    a fenced host that never comes back is removed with `force`.
+    """
     EnableHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.EnableHostRequest, _fleet_pb2.EnableHostResponse]
     """Lets new members be placed on a host again."""
     DisableHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DisableHostRequest, _fleet_pb2.DisableHostResponse]
@@ -104,7 +106,9 @@ class FleetServiceAsyncStub(FleetServiceStub):
     UpdateHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.UpdateHostRequest, _fleet_pb2.UpdateHostResponse]  # type: ignore[assignment]
     """Changes a host's name, description, labels, ratios or reserve."""
     RemoveHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RemoveHostRequest, _fleet_pb2.RemoveHostResponse]  # type: ignore[assignment]
-    """Takes a host out of the fleet. Refused while it carries members."""
+    """Takes a host out of the fleet. Refused while it carries members, or claims of members that were placed elsewhere;
+    a fenced host that never comes back is removed with `force`.
+    """
     EnableHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.EnableHostRequest, _fleet_pb2.EnableHostResponse]  # type: ignore[assignment]
     """Lets new members be placed on a host again."""
     DisableHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DisableHostRequest, _fleet_pb2.DisableHostResponse]  # type: ignore[assignment]
@@ -191,7 +195,9 @@ class FleetServiceServicer:
         request: _fleet_pb2.RemoveHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.RemoveHostResponse, _abc.Awaitable[_fleet_pb2.RemoveHostResponse]]:
-        """Takes a host out of the fleet. Refused while it carries members."""
+        """Takes a host out of the fleet. Refused while it carries members, or claims of members that were placed elsewhere;
+        a fenced host that never comes back is removed with `force`.
+        """
 
     def EnableHost(
         self,
