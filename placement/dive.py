@@ -77,10 +77,18 @@ def finish(generator: Generator, residue: Residue, weights: Ints, stop: Callable
         search.offer(whole, cost_of(generator, whole), "dive")
 
 
-def dive(generator: Generator, weights: Ints, stop: Callable[[], bool], spread: float = 0.0, retreats: int = 0) -> None:
+def dive(
+    generator: Generator,
+    weights: Ints,
+    stop: Callable[[], bool],
+    spread: float = 0.0,
+    retreats: int = 0,
+    pricing: bool = True,
+) -> None:
     """One dive from the master's present solution. ``spread`` prefers other fractions than the largest first.
 
     ``retreats``: how often a fixing after which the linear program passes the goal is taken back and forbidden.
+    ``pricing``: whether new columns are sought on the way; without, it ends where the columns at hand do not suffice.
     """
     master, search = generator.master, generator.search
     residue = Residue(generator.packing)
@@ -93,6 +101,8 @@ def dive(generator: Generator, weights: Ints, stop: Callable[[], bool], spread: 
         goal = goal or max(search.lower, math.ceil(master.value - WHOLE))
         room = goal - cost_of(generator, residue.loads)
         if master.value > room + WHOLE:
+            if not pricing:
+                break
             price_again(generator, room)
         if last is not None and retreats and master.value > room + WHOLE:
             residue, culprit = last

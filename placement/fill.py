@@ -135,16 +135,27 @@ def used_hosts(loads: Sequence[Load]) -> int:
     return sum(load.times for load in loads)
 
 
+def quick_fill(packing: Packing, weights: Ints, stop: Callable[[], bool]) -> list[Load] | None:
+    """The first filling that comes to mind, or None where it leaves something out."""
+    loads, left = fill(packing, next(kind_orders(packing, weights)), class_order(packing, weights), stop)
+    return None if any(left) else loads
+
+
 def best_fill(
-    packing: Packing, weights: Ints, lower: int, stop: Callable[[], bool]
+    packing: Packing, weights: Ints, lower: int, stop: Callable[[], bool], tried: list[Load] | None = None
 ) -> tuple[list[Load] | None, list[Load], list[int]]:
-    """(the best complete filling or None, the filling with the fewest left over, what that leaves)."""
+    """(the best complete filling or None, the filling with the fewest left over, what that leaves).
+
+    ``tried`` gets the loads of all fillings, good or not.
+    """
     best: list[Load] | None = None
     fullest: tuple[int, list[Load], list[int]] | None = None
     classes = class_order(packing, weights)
     for order in kind_orders(packing, weights):
         limit = used_hosts(best) - 1 if best is not None else None
         loads, left = fill(packing, order, classes, stop, limit)
+        if tried is not None:
+            tried.extend(loads)
         missing = sum(left)
         if fullest is None or missing < fullest[0]:
             fullest = (missing, loads, left)

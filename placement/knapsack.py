@@ -8,6 +8,7 @@ from it.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from placement.index import Ints
 from placement.packing import Packing
 
 Table = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+Move = tuple[int, tuple[slice, ...], tuple[slice, ...], tuple[int, ...]]
 
 MANY = 40
 
@@ -51,7 +53,6 @@ class DenseTable:
         self.kinds = [np.flatnonzero(row).tolist() for row in packing.eligible]
         self.tables: dict[int, tuple[list[int], list[Table]]] = {}
         self.limits = self._limits()
-        self.moves = [self._moves(kind) for kind in range(len(self.demand))]
         self.spare = np.zeros(math.prod(self.shape), np.int32)
 
     @staticmethod
@@ -67,7 +68,12 @@ class DenseTable:
             limits.append(min([count, *room]))
         return limits
 
-    def _moves(self, kind: int) -> list[tuple[int, tuple[slice, ...], tuple[slice, ...], tuple[int, ...]]]:
+    @cached_property
+    def moves(self) -> list[list[Move]]:
+        """How each kind is added to a table, worked out when the first table is filled."""
+        return [self._moves(kind) for kind in range(len(self.demand))]
+
+    def _moves(self, kind: int) -> list[Move]:
         """(copies, ahead, behind, extent) a power of two, so that any number of copies up to the limit is composed."""
         moves = []
         left, chunk = self.limits[kind], 1
@@ -147,9 +153,9 @@ class DenseTable:
         for level in range(len(used), 0, -1):
             kind = used[level - 1]
             value, step = int(self.values[kind]), self.steps[kind]
-            here, before = int(tables[level].reshape(-1)[place]), tables[level - 1].reshape(-1)
+            here, before = tables[level].item(place), tables[level - 1]
             copies = 0
-            while int(before[place]) + value * copies != here:
+            while before.item(place) + value * copies != here:
                 copies += 1
                 place -= step
                 room = [have - size for have, size in zip(room, self.demand[kind], strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from placement.gang import Gang, cell_demand
 from placement.index import Ints
 from placement.knapsack import DenseTable, Table
-from placement.packing import Cells, Packing
+from placement.packing import NO_ROWS, Cells, Packing
 
 CELL_TABLE = 1 << 18
 
@@ -61,7 +61,7 @@ class CellPricer:
             np.ones(len(groups), np.int64),
             groups,
             whole.eligible[:, kinds],
-            (),
+            NO_ROWS,
             np.ones(len(largest), np.int64),
         )
 

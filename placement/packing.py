@@ -7,7 +7,7 @@ placement is lost and none is invented. A kind of the packing is a bundle of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,40 @@ class Cells:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The hosts of each class, cut from one array when they are asked for, since most classes are never used.
+
+    ``hosts``: int64[H'] rows of the fleet, class by class; ``first``, ``last``: int64[C] where each class lies.
+    """
+
+    hosts: Ints
+    first: Ints
+    last: Ints
+
+    @staticmethod
+    def of_sizes(hosts: Ints, sizes: Ints) -> Rows:
+        """Classes of the given sizes, one behind the other."""
+        last = np.cumsum(sizes)
+        return Rows(hosts, last - sizes, last)
+
+    def __getitem__(self, cls: int) -> Ints:
+        return self.hosts[self.first[cls] : self.last[cls]]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[Ints]:
+        return (self[cls] for cls in range(len(self)))
+
+    def part(self, classes: Ints) -> Rows:
+        """The rows of some classes."""
+        return Rows(self.hosts, self.first[classes], self.last[classes])
+
+
+NO_ROWS = Rows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Packing:
     """K kinds, C classes, D dimensions.
 
@@ -50,7 +84,7 @@ class Packing:
     hosts: Ints
     group: Ints
     eligible: Bools
-    rows: tuple[Ints, ...]
+    rows: Rows
     unit: Ints
     cells: Cells | None = None
 
@@ -63,7 +97,7 @@ class Packing:
             self.hosts[classes],
             self.group[classes],
             self.eligible[:, kinds],
-            tuple(self.rows[number] for number in classes),
+            self.rows.part(classes),
             self.unit,
             self.cells.part(kinds, classes) if self.cells is not None else None,
         )
@@ -102,17 +136,12 @@ def classes_of(
     if cells is not None:
         cells = _small_cells(cells, counts, kept)
         told.extend(cells.caps[:, cell, d] for cell in (0, 1) for d in range(cells.caps.shape[2]))
-    key, exact = _row_keys(told, len(kept))
-    if exact:
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    else:
-        _, first, inverse = np.unique(np.column_stack(told), axis=0, return_index=True, return_inverse=True)
+    order, first = _grouped(told, len(kept))
     if cells is not None:
-        cells = Cells(cells.share, cells.wanted, cells.caps[first])
-    inverse = inverse.reshape(-1)
-    hosts = np.bincount(inverse, minlength=len(first)).astype(np.int64)
-    order = np.argsort(inverse, kind="stable")
-    rows = tuple(np.split(kept[order], np.cumsum(hosts)[:-1])) if len(first) else ()
+        cells = Cells(cells.share, cells.wanted, cells.caps[order[first]])
+    hosts = np.diff(np.append(first, len(kept)))
+    rows = Rows.of_sizes(kept[order], hosts)
+    first = order[first]
     return Packing(counts, demand, caps[first], hosts, group[first], eligible, rows, unit, cells)
 
 
@@ -214,17 +243,27 @@ def _most_of(gain: Ints, cost: Ints, counts: Ints, most: int) -> Ints:
     return table
 
 
-def _row_keys(columns: Sequence[Ints], rows: int) -> tuple[Ints, bool]:
-    """One integer a row, and whether they tell all rows apart (the mixed radix fits 62 bits)."""
+def _grouped(columns: Sequence[Ints], rows: int) -> tuple[Ints, Ints]:
+    """(int64[rows] the rows so that equal ones lie side by side in their own order, int64[.] where each set begins)."""
+    room = max(1, rows)
     key = np.zeros(rows, np.int64)
-    room = 1
     for column in columns:
         extent = int(column.max(initial=0)) + 1
         room *= extent
         if room >= 1 << 62:
-            return key, False
+            break
         key = key * extent + column
-    return key, True
+    if room < 1 << 62:
+        # With the row as the last digit all keys differ, so that the quickest sort gives the one order.
+        key = np.sort(key * rows + np.arange(rows))
+        order = key % max(1, rows)
+        fresh = np.diff(key // max(1, rows)) > 0
+    else:
+        order = np.lexsort(tuple(reversed(columns)))
+        fresh = np.zeros(max(0, rows - 1), np.bool_)
+        for column in columns:
+            fresh |= np.diff(column[order]) != 0
+    return order, np.flatnonzero(np.concatenate([[True], fresh])) if rows else np.zeros(0, np.int64)
 
 
 def components(packing: Packing) -> list[tuple[Ints, Ints]]:

@@ -14,7 +14,7 @@ import numpy as np
 from placement.fill import class_order
 from placement.index import Bools, Ints
 from placement.knapsack import DenseTable
-from placement.packing import Load, Packing
+from placement.packing import NO_ROWS, Load, Packing
 
 ROOM = 1 << 16
 CHOICE = 36
@@ -26,8 +26,14 @@ def balanced(packing: Packing) -> Ints:
     return np.array([max(1, (1 << 30) // amount) if amount else 0 for amount in need], np.int64)
 
 
-def snug_fill(packing: Packing, weights: Ints, most: int, coarse: float, stop: Callable[[], bool]) -> list[Load] | None:
-    """Loads on at most ``most`` hosts, or None.
+def snug_fill(
+    packing: Packing,
+    weights: Ints,
+    most: int,
+    coarse: float,
+    stop: Callable[[], bool],
+) -> tuple[list[Load], bool]:
+    """(loads on at most ``most`` hosts, whether they hold everything).
 
     ``coarse``: which share of a host's weighted room is filled by the largest first before the table fills the rest.
     """
@@ -41,7 +47,7 @@ def snug_fill(packing: Packing, weights: Ints, most: int, coarse: float, stop: C
         spare = int(packing.hosts[cls])
         while spare and left.any():
             if used >= most or stop():
-                return None
+                return loads, False
             pattern = _fill_one(packing, cls, left, order, may, size, weights, coarse)
             if not pattern.any():
                 break
@@ -51,8 +57,8 @@ def snug_fill(packing: Packing, weights: Ints, most: int, coarse: float, stop: C
             used += times
             spare -= times
         if not left.any():
-            return loads
-    return loads if not left.any() else None
+            break
+    return loads, not left.any()
 
 
 def _fill_one(
@@ -94,7 +100,7 @@ def _best_rest(packing: Packing, room: Ints, left: Ints, order: Ints, may: Bools
         return rest
     if len(fits) > CHOICE:
         fits = fits[np.unique(np.linspace(0, len(fits) - 1, CHOICE).astype(np.int64))]
-    if math.prod((room + 1).tolist()) > ROOM:
+    if len(fits) == 1 or math.prod((room + 1).tolist()) > ROOM:
         for kind in fits.tolist():
             rest[kind] = _copies(packing.demand[kind], room, int(left[kind]))
             room = room - packing.demand[kind] * rest[kind]
@@ -106,7 +112,7 @@ def _best_rest(packing: Packing, room: Ints, left: Ints, order: Ints, may: Bools
         np.ones(1, np.int64),
         np.zeros(1, np.int64),
         np.ones((1, len(fits)), np.bool_),
-        (),
+        NO_ROWS,
         packing.unit,
     )
     table = DenseTable(small)

@@ -1,31 +1,33 @@
 """One independent packing, from the cheapest stage to the dearest, until the bounds meet or a budget or stop ends it.
 
-May import ``packing``, ``bounds``, ``fill``, ``knapsack``, ``labels``, ``columns``, ``dive``, ``model``, ``index``
-and numpy. OR-Tools is loaded only when filling greedily has left a gap.
+May import ``packing``, ``bounds``, ``dominance``, ``fill``, ``knapsack``, ``labels``, ``columns``, ``dive``,
+``model``, ``index`` and numpy. OR-Tools is loaded only when filling greedily has left a gap.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-
-import numpy as np
 
 from placement.bounds import volume
 from placement.columns import Generator, Goal, Search
 from placement.dive import dive, round_by_search
-from placement.fill import best_fill, used_hosts
-from placement.index import Bools, Ints
+from placement.dominance import inside, needed_only, renumbered
+from placement.fill import best_fill, quick_fill, used_hosts
+from placement.index import Ints
 from placement.knapsack import DenseTable, Pricer
 from placement.labels import LabelPricer
 from placement.model import Policy
 from placement.numa import CellPricer
-from placement.packing import Packing
+from placement.packing import Load, Packing
 from placement.snug import balanced, snug_fill
 
 Stop = Callable[[], bool]
-COARSENESS = (0.7, 0.5, 0.3)
+QUICK = 0.7
+THOROUGH = (0.5, 0.3)
+QUICK_CLASSES, QUICK_CELLS = 8, 4_000_000
+"""Up to these sizes column generation takes less time than the most thorough of fillings."""
+POOL_LOADS, POOL_KINDS = 400, 64
+"""With more loads or kinds than these their linear program takes longer than it saves."""
 RETREATS = 40
 ROUGH = (150, 1200, 8000)
 
@@ -33,69 +35,6 @@ ROUGH = (150, 1200, 8000)
 def no_loss(cls: int, pattern: Sequence[int]) -> int:
     """The lost value of a pattern where room has no value."""
     return 0
-
-
-def needed_only(packing: Packing, most: int) -> Packing:
-    """Drops hosts that an answer with at most ``most`` hosts never needs, as so many others can do all they can.
-
-    A host dominates another when it has no less of anything and may take no fewer kinds; among hosts that are alike in
-    both, those of the earlier class do.
-    """
-    better = _dominating(packing)
-    if better is None:
-        return packing
-    room = np.clip(most - better, 0, packing.hosts)
-    kept = np.flatnonzero(room > 0)
-    part = packing.part(np.arange(len(packing.counts)), kept)
-    return replace(part, hosts=room[kept])
-
-
-def _dominating(packing: Packing) -> Ints | None:
-    """int64[C]: how many hosts dominate each class, by suffix sums over all capacities or pair by pair."""
-    caps = packing.caps
-    if packing.cells is not None:
-        caps = packing.cells.caps.reshape(len(caps), -1)
-    kinds, alike = np.unique(packing.eligible, axis=0, return_inverse=True)
-    group = alike.reshape(-1)[packing.group]
-    wider: Bools = np.all(kinds[:, None, :] >= kinds[None, :, :], axis=2)
-    at_least = _hosts_at_least(caps, group, wider, packing.hosts)
-    if at_least is None:
-        return None
-    _, same = np.unique(np.column_stack([group, caps]), axis=0, return_inverse=True)
-    same = same.reshape(-1)
-    twins = np.bincount(same, weights=packing.hosts).astype(np.int64)
-    earlier = np.zeros(len(caps), np.int64)
-    if len(twins) < len(caps):
-        seen = np.zeros(len(twins), np.int64)
-        for cls, key in enumerate(same.tolist()):
-            earlier[cls] = seen[key]
-            seen[key] += packing.hosts[cls]
-    result: Ints = at_least - twins[same] + earlier
-    return result
-
-
-def _hosts_at_least(caps: Ints, group: Ints, wider: Bools, hosts: Ints) -> Ints | None:
-    """int64[C]: hosts with no less of anything that may take no fewer kinds, the class's own included."""
-    shape = tuple((caps.max(axis=0) + 1).tolist())
-    present = np.unique(group)
-    if math.prod(shape) * len(present) <= 1 << 19:
-        found = np.zeros(len(caps), np.int64)
-        for one in present.tolist():
-            mine = group == one
-            above = np.zeros(shape, np.int64)
-            np.add.at(above, tuple(caps[mine].T), hosts[mine])
-            for axis in range(len(shape)):
-                above = np.flip(np.cumsum(np.flip(above, axis), axis=axis), axis)
-            below = wider[one, group]
-            found[below] += above[tuple(caps[below].T)]
-        return found
-    if len(caps) > 1500:
-        return None
-    beats: Bools = wider[group[:, None], group[None, :]]
-    for d in range(caps.shape[1]):
-        beats &= caps[:, None, d] >= caps[None, :, d]
-    result: Ints = hosts @ beats
-    return result
 
 
 def pricer_for(packing: Packing, policy: Policy, stop: Stop) -> Pricer:
@@ -113,30 +52,51 @@ def fewest_hosts(packing: Packing, policy: Policy, stop: Stop) -> Search:
         return Search(0, [], 0, "empty")
     if not len(packing.caps):
         return Search(1, None, None, "funnel")
-    lower, weights = volume(packing)
-    search = Search(lower, None, None, "volume")
-    if lower > packing.hosts.sum():
+    first = quick_fill(packing, balanced(packing), stop)
+    if first is None:
+        return _search(packing, Search(0, None, None, "volume"), [], policy, stop)
+    part, classes = needed_only(packing, used_hosts(first))
+    search = Search(0, None, used_hosts(first), "greedy")
+    _search(part, search, inside(first, classes), policy, stop)
+    search.loads = renumbered(search.loads, classes) if search.loads is not None else first
+    return search
+
+
+def _search(packing: Packing, search: Search, known: list[Load], policy: Policy, stop: Stop) -> Search:
+    """The stages, each only while the bounds are apart. ``known``: loads to start columns from."""
+    search.lower, weights = volume(packing)
+    if search.closed or search.lower > packing.hosts.sum():
         return search
-    best, _, _ = best_fill(packing, weights, lower, stop)
+    tried = list(known)
+    best, _, _ = best_fill(packing, weights, search.lower, stop, tried)
     if best is not None:
         search.offer(best, used_hosts(best), "greedy")
+        if search.loads is None and used_hosts(best) == search.cost:
+            search.loads = best
     if not search.closed and packing.cells is None:
-        _fill_snugly(packing, search, stop)
-    if search.closed or stop() or not policy.rounds:
-        return search
-    return _by_columns(packing, search, weights, policy, stop)
+        tried.extend(_fill_snugly(packing, search, QUICK, stop))
+    if not search.closed and not stop() and policy.rounds:
+        _by_columns(packing, search, tried, weights, policy, stop)
+    return search
 
 
-def _fill_snugly(packing: Packing, search: Search, stop: Stop) -> None:
-    """Tries exact fillings, the quick coarse ones first; both resources weigh in, as the second runs out next."""
-    weights = balanced(packing)
-    for coarse in COARSENESS:
-        most = search.cost - 1 if search.cost is not None else int(packing.hosts.sum())
-        loads = snug_fill(packing, weights, most, coarse, stop)
-        if loads is not None:
-            search.offer(loads, used_hosts(loads), "snug")
-        if search.closed or stop():
-            return
+def _fill_snugly(packing: Packing, search: Search, coarse: float, stop: Stop) -> list[Load]:
+    """Tries an exact filling and returns it even where it is no better; all resources weigh in."""
+    most = search.cost - 1 if search.cost is not None else int(packing.hosts.sum())
+    loads, whole = snug_fill(packing, balanced(packing), most, coarse, stop)
+    if whole:
+        search.offer(loads, used_hosts(loads), "snug")
+    return loads
+
+
+def _from_pool(generator: Generator, loads: Sequence[Load], weights: Ints, stop: Stop) -> None:
+    """Recombines loads of several fillings: mostly their linear program reaches the bound without any pricing."""
+    if len(loads) > POOL_LOADS or len(generator.counts) > POOL_KINDS or generator.packing.cells is not None:
+        return
+    search, master = generator.search, generator.master
+    generator.seed(loads)
+    if not search.closed and not stop() and master.solve() and master.value <= search.lower + 1e-6:
+        dive(generator, weights, stop, pricing=False)
 
 
 def _rough_first(generator: Generator, pricer: LabelPricer, weights: Ints, policy: Policy, stop: Stop) -> None:
@@ -151,33 +111,42 @@ def _rough_first(generator: Generator, pricer: LabelPricer, weights: Ints, polic
     pricer.most = full
 
 
-def _by_columns(packing: Packing, search: Search, weights: Ints, policy: Policy, stop: Stop) -> Search:
+def _by_columns(packing: Packing, search: Search, tried: list[Load], weights: Ints, policy: Policy, stop: Stop) -> None:
     # With as many hosts as the best answer uses, that answer stays feasible and the prices start near the truth.
     most = search.cost if search.cost is not None else int(packing.hosts.sum())
-    reduced = needed_only(packing, most)
-    back = {id(rows): number for number, rows in enumerate(packing.rows)}
-    pricer = pricer_for(reduced, policy, stop)
+    reduced, classes = needed_only(packing, most)
     inner = Search(search.lower, None, search.cost, search.stage)
     goal = Goal(1, len(packing.counts) + int(packing.hosts.sum()), None, no_loss)
-    generator = Generator(reduced, goal, pricer, inner, stop)
-    place = {id(rows): number for number, rows in enumerate(reduced.rows)}
-    known = [replace(load, cls=place.get(id(packing.rows[load.cls]), -1)) for load in search.loads or ()]
-    generator.seed([load for load in known if load.cls >= 0])
+    generator = Generator(reduced, goal, pricer_for(reduced, policy, stop), inner, stop)
+    generator.seed(inside(search.loads or (), classes))
+    quick = len(classes) <= QUICK_CLASSES and DenseTable.cells(reduced) <= QUICK_CELLS
+    _from_pool(generator, inside(tried, classes), weights, stop)
+    for coarse in THOROUGH[:1] if quick else THOROUGH:
+        if reduced.cells is None and not inner.closed and not stop():
+            _from_pool(generator, _fill_snugly(reduced, inner, coarse, stop), weights, stop)
+    _generate(generator, weights, policy, stop)
+    if quick and reduced.cells is None and not inner.closed and not stop():
+        _fill_snugly(reduced, inner, THOROUGH[-1], stop)
+    if not inner.closed and not stop() and policy.branches:
+        round_by_search(generator, policy.branches, stop)
+    search.lower = inner.lower
+    if inner.loads is not None and inner.cost is not None:
+        search.offer(renumbered(inner.loads, classes), inner.cost, inner.stage)
+
+
+def _generate(generator: Generator, weights: Ints, policy: Policy, stop: Stop) -> None:
+    """Prices new columns and dives on them."""
+    search, pricer = generator.search, generator.pricer
+    if search.closed or stop():
+        return
     if isinstance(pricer, LabelPricer):
         _rough_first(generator, pricer, weights, policy, stop)
     else:
         generator.start(weights)
     generator.run(policy.rounds)
     for number in range(policy.dives):
-        if inner.closed or stop():
+        if search.closed or stop():
             break
         dive(generator, weights, stop, 0.2 * number, RETREATS * number // 4)
-        if not inner.closed:
+        if not search.closed:
             generator.run(policy.rounds // 4, enough=False)
-    if not inner.closed and not stop() and policy.branches:
-        round_by_search(generator, policy.branches, stop)
-    search.lower = inner.lower
-    if inner.loads is not None and inner.cost is not None:
-        loads = [replace(load, cls=back[id(reduced.rows[load.cls])]) for load in inner.loads]
-        search.offer(loads, inner.cost, inner.stage)
-    return search
