@@ -30,6 +30,7 @@ _RESOURCES: Mapping[str, str] = {
     "zone": "ZoneVO",
     "host": "HostVO",
     "model service": "ModelServiceVO",
+    "image": "ImageVO",
     "instance group": "ModelServiceInstanceGroupVO",
 }
 

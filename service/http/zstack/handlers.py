@@ -24,7 +24,7 @@ from service.errors import (
     RevisionUnavailable,
 )
 from service.fleet import Host, HostState
-from service.http.zstack import body, inventories, query
+from service.http.zstack import body, inventories, model_services, query
 from service.http.zstack.apis import Api
 from service.http.zstack.errors import NotSupported, TimedOut
 from service.http.zstack.query import Query
@@ -109,6 +109,7 @@ class Handlers:
             "DeleteModelServiceInstanceGroup": self._delete_group,
             "DeleteModelServiceInstanceGroups": self._delete_groups,
             "QueryModelService": self._query_model_services,
+            "AddModelService": self._add_model_service,
             "QueryZone": self._query_zones,
             "CreateZone": self._create_zone,
             "DeleteZone": self._delete_zone,
@@ -275,6 +276,11 @@ class Handlers:
     async def _query_model_services(self, call: Call) -> dict[str, Any]:
         found = [inventories.model_service(entry) async for entry in _every(self._catalog.list_model_services)]
         return query.answer(call.query, found, inventories.MODEL_SERVICE_FIELDS)
+
+    async def _add_model_service(self, call: Call) -> dict[str, Any]:
+        request_id = f"zstack-job/{call.request_id}"
+        entry = await model_services.add(self._catalog, call.caller, call.arguments, request_id)
+        return {"inventory": inventories.model_service(entry)}
 
     async def _query_zones(self, call: Call) -> dict[str, Any]:
         found = [inventories.zone(view.zone) async for view in _every(self._fleet.list_zones)]

@@ -29,7 +29,7 @@ CASES: list[tuple[CorralError, str]] = [
     (errors.PermissionDenied("no"), "ID.1002"),
     (errors.DeployFailed("g", "a member failed"), "SYS.1006"),
     (TimedOut("g", "too late"), "SYS.1001"),
-    (NotSupported("AddModelService"), "SYS.1006"),
+    (NotSupported("DeleteZoneTwice"), "SYS.1006"),
 ]
 # Told by no call of this face: the first has no watch here, the second is a bug.
 ELSEWHERE = {errors.RevisionUnavailable, errors.InvariantViolation}

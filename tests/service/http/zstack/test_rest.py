@@ -285,14 +285,6 @@ async def test_the_version_needs_no_session(zstack: Lab) -> None:
     assert answer.json() == {"version": "5.3.46"}
 
 
-async def test_a_call_that_the_service_does_not_do_says_so(zstack: Lab) -> None:
-    answer = await zstack.http.post(
-        PATH, json={"param": {"name": "x"}}, headers={"Authorization": f"OAuth {zstack.session}"}
-    )
-    error = (await zstack.ended(answer)).json()["error"]
-    assert (error["code"], error["details"]) == ("SYS.1006", "AddModelService is not supported")
-
-
 # --- sessions ------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,110 @@
+"""AddModelService: a ZStack client's model service into Corral's catalogue.
+
+ZStack says where a service lies by `installPath`; here that names an image that the catalogue knows, by its uuid or its
+name. One `startCommand` is run by all members. What only ZStack's own stores and UI need (`yaml`, `modelCenterUuid`,
+`source`, versions of Python and Conda) is taken and not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from corral.v1 import catalog_pb2
+
+from service.app.catalog import Catalog
+from service.app.paging import MAX_PAGE
+from service.errors import FieldViolation, InvalidArgument, NotFound
+from service.fleet import ModelService
+from service.http.zstack import body
+from service.model import Caller
+from service.rpc import text, validation
+from service.rpc.convert import catalog as convert
+
+TYPES = ("Endpoint", "FineTune", "ModelEval", "App")
+
+# ZStack's argument -> field of CreateModelServiceRequest.
+_FIELDS = {
+    "name": "name",
+    "description": "description",
+    "framework": "framework",
+    "requestCpu": "default_cpu_num",
+    "requestMemory": "default_memory_size",
+    "startCommand": "initial_command",
+    "installPath": "image_uuid",
+    "modelUuids": "model_uuid",
+    "resourceUuid": "resource_uuid",
+}
+_ARGUMENTS = {field: argument for argument, field in _FIELDS.items()}
+# They decide how ZStack runs the service, and nothing here would follow them.
+_REFUSED = ("containerCommand", "containerArgs", "gpuComputeCapability", "vendorToSpecUuidsMap")
+
+
+async def add(catalog: Catalog, caller: Caller, arguments: Mapping[str, Any], request_id: str) -> ModelService:
+    """The new entry. Raises InvalidArgument and NotFound with ZStack's names of arguments, AlreadyExists."""
+    for name in _REFUSED:
+        if arguments.get(name):
+            raise InvalidArgument.of(name, "is not supported")
+    kind = _type(arguments.get("type"))
+    values = {name: arguments.get(name) for name in _FIELDS}
+    values["modelUuids"] = _one_model(arguments.get("modelUuids"))
+    values["installPath"] = await _image(catalog, arguments.get("installPath"))
+    message = catalog_pb2.CreateModelServiceRequest(request_id=request_id)
+    by_json_name = {message.DESCRIPTOR.fields_by_name[field].json_name: values[name] for name, field in _FIELDS.items()}
+    try:
+        body.fill(message, by_json_name)
+        message.worker_command = message.initial_command
+        validation.check(message)
+    except InvalidArgument as error:
+        raise InvalidArgument([FieldViolation(_argument(v.field), v.description) for v in error.violations]) from error
+    request = convert.new_model_service(message)
+    if kind:
+        request = replace(request, entry=replace(request.entry, model_service_type=kind))
+    try:
+        return await catalog.create_model_service(caller, request)
+    except NotFound as error:
+        raise NotFound(error.resource_type, error.resource_name, _argument(error.field)) from error
+
+
+def _argument(field: str) -> str:
+    # Both commands are the one that the client wrote.
+    return _ARGUMENTS.get("initial_command" if field == "worker_command" else field, field)
+
+
+def _type(value: Any) -> str:
+    if value is None:
+        return ""
+    if value not in TYPES:
+        raise InvalidArgument.of("type", f"must be one of {', '.join(TYPES)}")
+    return str(value)
+
+
+def _one_model(value: Any) -> Any:
+    """The only model of the list; None where there is none."""
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list) or len(value) != 1:
+        raise InvalidArgument.of("modelUuids", "must be a list of one model")
+    return value[0]
+
+
+async def _image(catalog: Catalog, value: Any) -> Any:
+    """The uuid of the image that a uuid or a name names."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    name = value.strip()
+    if text.is_uuid(text.canonical_uuid(name)):
+        return name
+    found, token = [], ""
+    while True:
+        page = await catalog.list_images(MAX_PAGE, token)
+        found += [image.uuid for image in page.items if image.image.name == name]
+        token = page.next_page_token
+        if not token:
+            break
+    if not found:
+        raise NotFound("image", name, "installPath")
+    if len(found) > 1:
+        raise InvalidArgument.of("installPath", "names more than one image; name it by its uuid")
+    return found[0]
