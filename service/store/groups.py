@@ -135,9 +135,9 @@ def save(connection: Connection, before: Group, after: Group) -> None:
     gone = set(old) - {m.uuid for m in after.instances}
     if gone:
         connection.execute(schema.instances.delete().where(schema.instances.c.uuid.in_(gone)))
-    for member in after.instances:
-        if member.uuid in old and old[member.uuid] != member:
-            connection.execute(_SAVE_INSTANCE, {"of": member.uuid, **_instance_values(member)})
+    changed = [m for m in after.instances if m.uuid in old and old[m.uuid] != m]
+    if changed:
+        connection.execute(_SAVE_INSTANCE, [{"of": m.uuid, **_instance_values(m)} for m in changed])
 
 
 def due(connection: Connection, uuid: str, at: int | None) -> None:

@@ -230,10 +230,12 @@ class FaultyDriver:
         def arrive() -> None:
             if not world.reaches(self._process, self._host):
                 return
-            if lease is not None and not late:
+            # An heir ends the lease of a process that has died, not what it had sent: such a request is a stray one.
+            stray = late or not self._process.alive
+            if lease is not None and not stray:
                 world.observer.effect(name, lease)
             world.note("call", self._process.name, self._host.name, name, identity and identity.machine_name, fault)
-            result = _result(act, late)
+            result = _result(act, stray)
             if fault == "vanish" and name in EFFECTS:
                 world.vanish(self._host)
             elif fault not in ("lost_reply", "late_request"):
