@@ -88,6 +88,10 @@ bench: ## from the call to all Running beside raw libvirt threads, in one run (A
 bench-placement: ## the planner's figures beside greedy rules, naive models and real peers, a table and a plot in .cache (ARGS=small --seeds 5)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.placement_bench --peers --plot --out .cache/bench $(ARGS)
 
+.PHONY: bench-planner
+bench-planner: ## CPU time of a plan around the search: reading the fleet and telling it to a planner process (ARGS=--hosts 10000)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.planner_bench $(ARGS)
+
 .PHONY: protos
 protos: ## generate the Python code and the reference of corral.v1
 	@$(BIN)/python protos/generate.py

@@ -22,6 +22,7 @@ from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet
 from service.app.fleet_feed import FleetFeed
+from service.app.fleet_reader import FleetReader
 from service.app.groups import Groups
 from service.app.groups import Limits as AppLimits
 from service.app.identity import Identities
@@ -107,6 +108,7 @@ class Service:
         self.store = Store(config.store_url)
         upgrade(self.store.engine)
         self.feed = Feed(self.store)
+        self._fleet_reader = FleetReader()
         self.planner = planner or PoolPlanner(max(1, (os.cpu_count() or 1) - 1), self.metrics)
         self.owner = owner_name()
         self.sessions = Sessions(self.store, config.accounts, wall_clock)
@@ -123,9 +125,17 @@ class Service:
             self.planner,
             cluster=config.cluster_id,
             limits=AppLimits(max_nodes=config.server.max_nodes),
+            fleet_reader=self._fleet_reader,
         )
         self.jobs = Jobs(self.store, wall_clock, owner=self.owner)
-        self.fleet = Fleet(self.store, wall_clock, self._first_contact, self.planner, overcommit=config.overcommit)
+        self.fleet = Fleet(
+            self.store,
+            wall_clock,
+            self._first_contact,
+            self.planner,
+            overcommit=config.overcommit,
+            reader=self._fleet_reader,
+        )
         self.catalog = Catalog(self.store, wall_clock, config.image_directory)
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.fleet.changed = self.catalog.changed = self.fleet_feed.poke
@@ -265,6 +275,7 @@ class Service:
             metrics=self.metrics,
             owner=self.owner,
             cluster=config.cluster_id,
+            fleet_reader=self._fleet_reader,
         )
         return Reconciler(tools, Sweep(self.store, monitors, config.cluster_id, self.metrics))
 

@@ -18,6 +18,7 @@ from service.app.capacity import HostView
 from service.app.changes import apply
 from service.app.feed import Feed
 from service.app.fleet import Fleet
+from service.app.fleet_reader import FleetReader
 from service.app.planner import Planner
 from service.errors import NoCapacity, PlacementError, Unsatisfiable, WrongState
 from service.facts import Evicted, Fact, Fenced
@@ -141,7 +142,7 @@ class Evacuation:
 
     async def _planned(self, uuid: str, etag: str) -> AsyncGenerator[Progress, None]:
         """The moves, group by group, each on what the ones before leave. Raises where one finds no room."""
-        situation = await self._store.read(lambda c: _situation(c, uuid, etag))
+        situation = await self._store.read(lambda c: _situation(c, self._fleet.reader, uuid, etag))
         if situation.seated and situation.host.status not in ANSWERING:
             raise WrongState(
                 f"host {situation.host.name}", situation.host.status.value, "a host that answers; fence it if it is off"
@@ -247,10 +248,10 @@ class Evacuation:
         return Progress(self._clock(), final=view) if view is not None else None
 
 
-def _situation(connection: Connection, uuid: str, etag: str) -> _Situation:
+def _situation(connection: Connection, reader: FleetReader, uuid: str, etag: str) -> _Situation:
     host = fleet.host(connection, uuid)
     row_changes.require_etag("host", uuid, host.version, etag)
-    hosts, snapshot = planning.read_fleet(connection)
+    hosts, snapshot = reader.read(connection)
     uuids = sorted({group for _, group, _, _ in groups.on_host(connection, uuid)})
     seated = [g for g in groups.load_many(connection, uuids) if g.phase in LAUNCHING]
     # The largest first: they are the ones that find no room among the rest.

@@ -17,6 +17,7 @@ from placement.model import Node
 from service.app import paging, planning, row_changes
 from service.app.access import audited
 from service.app.capacity import FleetCapacity, HostView, summed
+from service.app.fleet_reader import FleetReader
 from service.app.paging import Page
 from service.app.planner import Planner, budget
 from service.drivers.base import DriverError, HostFacts, HostRejected
@@ -110,12 +111,14 @@ class Fleet:
         *,
         overcommit: Overcommit | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
+        reader: FleetReader | None = None,
     ) -> None:
-        """`overcommit`: the fleet's own, which zones and hosts override."""
+        """`overcommit`: the fleet's own, which zones and hosts override. `reader`: the process's own."""
         self._store = store
         self._clock = clock
         self._probe = probe
         self._planner = planner
+        self.reader = reader or FleetReader()
         self._overcommit = overcommit or Overcommit()
         self._new_uuid = new_uuid
         self.changed: Callable[[], None] = lambda: None
@@ -323,7 +326,7 @@ class Fleet:
         `seconds`: how long the caller waits, None: for ever.
         """
         since = time.monotonic()
-        _, snapshot = await self._store.read(planning.read_fleet)
+        _, snapshot = await self._store.read(self.reader.read)
         labels = {planning.TYPE_LABEL: (MachineType.VIRTUAL_MACHINE.value,)}
         node = Node("room", {VCPU: cpu_num, MEMORY: memory_size}, zone_uuid or None, host_labels=labels)
         return await self._planner.room(snapshot, node, budget_seconds=budget(ROOM_SECONDS, seconds, since))

@@ -15,6 +15,7 @@ from service.app.access import audited, error_of, etag_of, permitted, project_of
 from service.app.admission import admit
 from service.app.changes import accepted
 from service.app.feed import Bookmark, Feed
+from service.app.fleet_reader import FleetReader
 from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
 from service.app.pages import GroupFilter, GroupPage, page_size, read_token, write_token
 from service.app.planner import Planner, budget
@@ -47,10 +48,12 @@ class Groups(GroupIntents):
         cluster: str,
         limits: Limits | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
+        fleet_reader: FleetReader | None = None,
     ) -> None:
         super().__init__(store, limits or Limits())
         self._feed = feed
         self._planner = planner
+        self._fleet_reader = fleet_reader or FleetReader()
         self._cluster = cluster
         self._new_uuid = new_uuid
 
@@ -95,7 +98,7 @@ class Groups(GroupIntents):
             group = self._admitted(connection, caller, request, clock.now(connection))
             wanted = planning.total(planning.demand(m.spec) for m in group.instances)
             quotas.foresee(connection, group.project, wanted)
-            hosts, snapshot = planning.read_fleet(connection)
+            hosts, snapshot = self._fleet_reader.read(connection)
             return group, hosts, snapshot
 
         group, hosts, snapshot = await self._store.read(read)

@@ -110,11 +110,15 @@ class Keeper:
         self._version = change.version
         return True
 
+    def index(self) -> None:
+        """Make the class index of the kept fleet, where that is not made yet."""
+        self._fleet.index()
+
     def run(self, order: Order) -> Reply:
         """Do the work of an order. Raises InvariantViolation, InvalidPlacementInput."""
         if not self.apply(pickle.loads(order.change)):  # our own parent wrote it
             return Reply(None)
-        self._fleet.index()  # before the snapshot that takes the flavours, so that the next order finds it made
+        self.index()  # before the snapshot that takes the flavours, so that the next order finds it made
         snapshot = self._fleet.updated(flavours=order.flavours, version=order.revision)
         heard = False
 

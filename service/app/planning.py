@@ -62,32 +62,32 @@ def snapshot(
 
     `apart`: group uuid -> groups that it is to be apart from.
     """
-    labels = {
-        group: {GROUP_LABEL: group, **{APART_LABEL + other: "yes" for other in sorted(others)}}
-        for group, others in (apart or {}).items()
-    }
-    return Snapshot(
-        tuple(
-            Host(
-                id=host.uuid,
-                zone=host.zone_uuid,
-                capacity=host.usable,
-                used={
-                    name: host.used.get(name, 0) + host.foreign.get(name, 0)
-                    for name in {*host.used, *host.foreign}
-                    if name in host.usable
-                },
-                rack=host.rack or None,
-                labels={**host.labels, TYPE_LABEL: host.machine_type},
-                schedulable=host.schedulable,
-                members=tuple(
-                    Member(id=instance, labels=labels.get(group) or {GROUP_LABEL: group}, exclusive=exclusive)
-                    for instance, group, exclusive in seated.get(host.uuid, ())
-                ),
-            )
-            for host in hosts.values()
-        )
+    return Snapshot(tuple(seen(host, seated.get(host.uuid, ()), apart or {}) for host in hosts.values()))
+
+
+def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping[str, frozenset[str]]) -> Host:
+    """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above."""
+    return Host(
+        id=host.uuid,
+        zone=host.zone_uuid,
+        capacity=host.usable,
+        used={
+            name: host.used.get(name, 0) + host.foreign.get(name, 0)
+            for name in {*host.used, *host.foreign}
+            if name in host.usable
+        },
+        rack=host.rack or None,
+        labels={**host.labels, TYPE_LABEL: host.machine_type},
+        schedulable=host.schedulable,
+        members=tuple(
+            Member(id=instance, labels=_member_labels(group, apart), exclusive=exclusive)
+            for instance, group, exclusive in seats
+        ),
     )
+
+
+def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    return {GROUP_LABEL: group, **{APART_LABEL + other: "yes" for other in sorted(apart.get(group, ()))}}
 
 
 def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
@@ -134,7 +134,7 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
 
 
 def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
-    """All hosts, and the snapshot made of them."""
+    """All hosts, and the snapshot made of them, read in full; `FleetReader` gives the same and reads what changed."""
     hosts = fleet.hosts(connection)
     return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection))
 

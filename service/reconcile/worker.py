@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from placement.model import Policy, Request, Snapshot, Status
 from service.app import changes, planning
 from service.app.changes import LeaseLost
+from service.app.fleet_reader import FleetReader
 from service.app.planner import Planned, Planner
 from service.effects import Dispatch, Effect, Observe, Plan, effects, next_deadline
 from service.errors import CorralError, InvariantViolation, NotFound, QuotaExceeded, Unavailable
@@ -69,6 +70,7 @@ class Tools:
     owner: str
     cluster: str
     plan_seconds: float = 5.0
+    fleet_reader: FleetReader = field(default_factory=FleetReader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +316,9 @@ class GroupWorker:
         return Outcome([], retry=True)
 
     async def _plan_once(self, group: Group, attempt: int, *, alone: bool) -> Outcome | None:
-        hosts, snapshot = await self.tools.store.read(planning.read_fleet)
+        # What lost a race reads all of it: whatever was kept of the fleet may be why.
+        read = self.tools.fleet_reader.read if attempt == 1 else planning.read_fleet
+        hosts, snapshot = await self.tools.store.read(read)
         planned = await self._decide(snapshot, planning.request(group, snapshot), attempt)
         if planned.decision.status is not Status.PLACED and group.excluded_hosts:
             # Hosts where a member failed are shunned while there are others, not at the price of the group.

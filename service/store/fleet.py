@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "hosts",
     "hosts_of",
     "loads",
+    "marks",
     "model_services",
     "page_of_hosts",
     "page_of_zones",
@@ -59,6 +60,11 @@ _NEW_VECTOR = insert(schema.host_resources)
 _SET_VECTOR = update(schema.host_resources).where(
     schema.host_resources.c.host_uuid == bindparam("host"), schema.host_resources.c.resource == bindparam("what")
 )
+_MARKED = ("uuid", "created_at", "version", "generation", "state", "status", "status_reason", "boot_id", "virt_type")
+_MARKS = select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid)
+_AMOUNTS = select(
+    *(schema.host_resources.c[name] for name in ("host_uuid", "resource", "total", "usable", "foreign_used", "used"))
+).order_by(schema.host_resources.c.host_uuid, schema.host_resources.c.resource)
 _ALL_VECTORS = select(schema.host_resources)
 _VECTORS = _ALL_VECTORS.where(schema.host_resources.c.host_uuid.in_(bindparam("of", expanding=True)))
 
@@ -136,11 +142,25 @@ def delete_host(connection: Connection, host: Host, now: int) -> None:
     fleet_events.append(connection, FleetChange.HOST_REMOVED, host.uuid, host.zone_uuid, now)
 
 
-def hosts(connection: Connection) -> Mapping[str, Host]:
-    """All hosts by uuid, with their resource vectors."""
-    vectors = _vectors(connection, None)
-    found = connection.execute(_HOSTS)
+def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping[str, Host]:
+    """All hosts (or these) by uuid, with their resource vectors."""
+    vectors = _vectors(connection, uuids)
+    query = _HOSTS if uuids is None else _HOSTS.where(schema.hosts.c.uuid.in_(uuids))
+    found = connection.execute(query)
     return {row.uuid: _host(row, vectors.get(row.uuid, {})) for row in found}
+
+
+def marks(connection: Connection) -> Mapping[str, Hashable]:
+    """Host uuid -> a value that differs whenever the host or a claim on it does, in the order of `hosts`.
+
+    It holds all that is observed and all amounts. The operator's document is covered by `version`. Claims are covered
+    too: `take` raises the generation, and `release` alone lowers what is used. One that was removed and added again has
+    another time of creation.
+    """
+    amounts: dict[str, tuple[Any, ...]] = {}
+    for row in connection.execute(_AMOUNTS).all():
+        amounts[row[0]] = amounts.get(row[0], ()) + row[1:]
+    return {row[0]: (row[1:], amounts.get(row[0])) for row in connection.execute(_MARKS).all()}
 
 
 def host(connection: Connection, uuid: str, *, lock: bool = False) -> Host:

@@ -1,0 +1,85 @@
+"""The fleet for the planner, read often: only hosts that changed since the last read are read and translated anew.
+
+What was read before is kept by `fleet.marks`, values that differ whenever a host or its claims do. They come from the
+same transaction as the rest, so a snapshot is of one moment, as if all of it had been read. A snapshot that is too old
+costs a lost claim and no more: the guard of the claim stands in its UPDATE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from placement import model
+from service.app import planning
+from service.fleet import Host
+from service.store import claims, fleet, groups
+from service.store.connection import Connection
+
+_MANY = 2_000
+"""From so many changed hosts on, all are read: one statement names no more."""
+
+Seat = tuple[str, str, bool]
+"""(instance, group, whether the group wants its hosts alone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A host as it was read, and as the planner sees it."""
+
+    mark: Hashable
+    host: Host
+    seats: Sequence[Seat]
+    seen: model.Host
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """One read: all hosts in order, which groups were to be apart from which, and what was answered."""
+
+    known: Mapping[str, _Known]
+    apart: Mapping[str, frozenset[str]]
+    hosts: Mapping[str, Host]
+    snapshot: model.Snapshot
+
+
+class FleetReader:
+    """Reads of one process share it; it may be used by several threads at once."""
+
+    def __init__(self) -> None:
+        self._memory = _Memory({}, {}, {}, model.Snapshot(()))
+
+    def read(self, connection: Connection) -> tuple[Mapping[str, Host], model.Snapshot]:
+        """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only."""
+        before = self._memory
+        marks = fleet.marks(connection)
+        apart = groups.keeping_apart(connection)
+        fresh = _changed(connection, before, marks, apart)
+        if fresh or len(marks) != len(before.known):
+            known = {uuid: fresh.get(uuid) or before.known[uuid] for uuid in marks}
+            hosts = {uuid: one.host for uuid, one in known.items()}
+            before = _Memory(known, apart, hosts, model.Snapshot(tuple(one.seen for one in known.values())))
+            self._memory = before
+        return before.hosts, before.snapshot
+
+
+def _changed(
+    connection: Connection, before: _Memory, marks: Mapping[str, Hashable], apart: Mapping[str, frozenset[str]]
+) -> dict[str, _Known]:
+    """The hosts that are not as they were, by uuid."""
+    known = before.known
+    others = [uuid for uuid, mark in marks.items() if uuid not in known or known[uuid].mark != mark]
+    some = others if len(others) < _MANY else None
+    hosts = fleet.hosts(connection, some) if others else {}
+    seated = claims.seated(connection, some) if others else {}
+    found = {
+        uuid: _Known(marks[uuid], hosts[uuid], seats, planning.seen(hosts[uuid], seats, apart))
+        for uuid in others
+        for seats in (seated.get(uuid, ()),)
+    }
+    if before.apart != apart:
+        regrouped = {uuid for uuid in {*before.apart, *apart} if before.apart.get(uuid) != apart.get(uuid)}
+        for uuid, one in known.items():
+            if uuid in marks and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
+                found[uuid] = _Known(one.mark, one.host, one.seats, planning.seen(one.host, one.seats, apart))
+    return found
