@@ -56,7 +56,10 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Listeners and their limits. `admin` None: no admin listener. Sizes in bytes, times in ms."""
+    """Listeners and their limits. `admin` None: no admin listener. Sizes in bytes, times in ms.
+
+    `max_http_connections`: at a time; never more than half of the files that the process may open.
+    """
 
     grpc: ListenAddress
     http: ListenAddress
@@ -66,6 +69,7 @@ class ServerConfig:
     max_nodes: int
     drain_grace_ms: int
     tls: TlsFiles | None = None
+    max_http_connections: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,7 @@ class _Builder:
             max_nodes=section.max_nodes,
             drain_grace_ms=section.drain_grace_ms,
             tls=self._tls(section.tls),
+            max_http_connections=section.max_http_connections,
         )
 
     def _tls(self, section: schema.TlsSection | None) -> TlsFiles | None:

@@ -194,7 +194,15 @@ class Service:
             files = _pem(self.config)
             context = tls.context(files)
             self._spawn(_keep_fresh(context, files), "TLS files")
-        self._spawn(serve_http(app, self._http_socket, self._http_stop, tls=context), "http")
+        http = serve_http(
+            app,
+            self._http_socket,
+            self._http_stop,
+            tls=context,
+            max_connections=self.config.server.max_http_connections,
+            refused=self.metrics.http_refused.inc,
+        )
+        self._spawn(http, "http")
         self.rpc.set_serving(True)
         if isinstance(self.planner, PoolPlanner):
             self._spawn(self.planner.warm(), "warm the planner")

@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Route
 
 from service.config_schema import ListenAddress
+from service.http.connections import Bounds, affordable, bounded
 from service.telemetry.logs import get_logger
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
@@ -36,6 +37,8 @@ Refresh = Callable[[], Awaitable[None]]
 # A health question must be answered even when the thing that it asks hangs.
 _HEALTH_DEADLINE_SECONDS = 2.0
 _REFRESH_DEADLINE_SECONDS = 2.0
+# Enough for the largest body over a slow line, and not for a client that holds a connection without a word.
+REQUEST_SECONDS = 60.0
 
 _log = get_logger("corral.http")
 
@@ -159,14 +162,20 @@ async def serve_http(
     *,
     grace_seconds: float = 5.0,
     tls: ssl.SSLContext | None = None,
+    max_connections: int = 4096,
+    request_seconds: float = REQUEST_SECONDS,
+    refused: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve `app` on `listener` (from `bind`) until `stop` is set, then let running requests end for `grace_seconds`.
 
-    Closes the listener; a unix socket's file is removed.
+    Closes the listener; a unix socket's file is removed. `refused` is called for each connection above
+    `max_connections`; a request must have come whole within `request_seconds`.
     """
     server = _Server(
         uvicorn.Config(
             app,
+            http=bounded(Bounds(affordable(max_connections), request_seconds, refused)),
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",

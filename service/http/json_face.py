@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.rpc import code_pb2
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -137,10 +137,13 @@ class _Endpoint:
 
     async def _body(self, request: Request) -> dict[str, Any]:
         text = b""
-        async for part in request.stream():
-            text += part
-            if len(text) > self._max_body_bytes:
-                raise Overloaded(f"the body has more than {self._max_body_bytes} bytes")
+        try:
+            async for part in request.stream():
+                text += part
+                if len(text) > self._max_body_bytes:
+                    raise Overloaded(f"the body has more than {self._max_body_bytes} bytes")
+        except ClientDisconnect as gone:
+            raise InvalidArgument([FieldViolation("", "the connection ended before the body did")]) from gone
         try:
             values = json.loads(text or b"{}")
         except (ValueError, RecursionError) as error:

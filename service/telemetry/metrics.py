@@ -79,6 +79,11 @@ class Metrics:
             ["project"],
             registry=registry,
         )
+        self.http_refused = Counter(
+            "corral_http_connections_refused_total",
+            "Connections of the HTTP listener that were one too many.",
+            registry=registry,
+        )
         self.deploy_duration = Histogram(
             "corral_deploy_duration_seconds",
             "From the accepted deploy to the group's end state, by strategy and outcome.",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
 JSON_TYPE = "application/json; charset=utf-8"
@@ -27,11 +27,14 @@ class Immediate(Exception):
 async def read_object(request: Request, limit: int) -> Mapping[str, Any]:
     """The JSON object that the body is; an empty body is an empty object. Raises Immediate (400, 413)."""
     pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > limit:
-            raise Immediate(413, f"the body may have at most {limit} bytes")
-        pieces.append(piece)
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                raise Immediate(413, f"the body may have at most {limit} bytes")
+            pieces.append(piece)
+    except ClientDisconnect as gone:
+        raise Immediate(400, "the connection ended before the body did") from gone
     data = b"".join(pieces)
     if not data.strip():
         return {}

@@ -1,0 +1,97 @@
+"""Bounds on connections of the HTTP listener: how many there may be, and how long a request may take to arrive.
+
+uvicorn's own `limit_concurrency` counts requests, and never ends a connection that says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_FULL = b"too many connections\n"
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_FULL), _FULL)
+)
+
+
+def affordable(wanted: int) -> int:
+    """`wanted` connections, or half of the files that this process may open: the rest is for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`most`: connections at a time; one more is told 503 and closed, and `refused` called.
+
+    `request_seconds`: within it a whole request must have come, from the connection's first moment or the request's
+    first byte on. Answers, and streams of them, take as long as they take.
+    """
+
+    most: int
+    request_seconds: float
+    refused: Callable[[], None]
+
+
+def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
+    """The protocol of a listener, as uvicorn takes it."""
+    return type("BoundedProtocol", (_BoundedProtocol,), {"bounds": bounds})
+
+
+class _BoundedProtocol(H11Protocol):
+    """One connection."""
+
+    bounds: ClassVar[Bounds]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.most:
+            self.bounds.refused()
+            transport.write(_REFUSAL)
+            transport.close()
+            return
+        self._expect_request()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is None and self._incomplete():
+            self._expect_request()
+        super().data_received(data)
+        if not self._incomplete():
+            self._stop_expecting()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        begun, _ = self.conn.trailing_data  # of a request that came behind the one that was answered
+        if begun and self._deadline is None and self._incomplete() and not self.transport.is_closing():
+            self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_expecting()
+        super().connection_lost(exc)
+
+    def _incomplete(self) -> bool:
+        """Whether more of a request is to come before there is something to answer."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+    def _expect_request(self) -> None:
+        self._deadline = self.loop.call_later(self.bounds.request_seconds, self._too_late)
+
+    def _stop_expecting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        if self._incomplete():
+            self.transport.close()
