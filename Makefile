@@ -96,6 +96,10 @@ bench-planner: ## CPU time of a plan around the search: reading the fleet and te
 protos: ## generate the Python code and the reference of corral.v1
 	@$(BIN)/python protos/generate.py
 
+.PHONY: coverage-table
+coverage-table: ## write protos/COVERAGE.md: which tests call which RPC
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.protos.coverage_table
+
 .PHONY: release-contract
 release-contract: ## keep the definitions as those of the last release, which `make lint` lets nothing be taken from
 	@$(BIN)/python protos/generate.py release

@@ -84,7 +84,7 @@ class Lab:
     async def ended(self, accepted: httpx.Response, location: str = "") -> httpx.Response:
         """The answer of the job that a 202 told of, as soon as it is no longer 202."""
         assert accepted.status_code == 202, (accepted.status_code, accepted.text)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while True:
                 answer = await self.http.get(location or accepted.json()["location"])
                 if answer.status_code != 202:
