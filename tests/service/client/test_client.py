@@ -119,7 +119,7 @@ def test_a_deploy_is_followed_over_a_killed_and_restarted_service(corral: Corral
 def test_zstacks_action_deploys_with_a_session_and_tells_errors_in_its_words(corral: CorralProcess) -> None:
     password = hashlib.sha512(b"secret").hexdigest()
     login = {"logInByAccount": {"accountName": "alice", "password": password}}
-    session = httpx.put(f"{corral.http}/zstack/v1/accounts/login", json=login).json()["inventory"]["uuid"]
+    session = httpx.put(f"{corral.http}/zstack/v1/accounts/login", json=login, timeout=60).json()["inventory"]["uuid"]
     action = DeployDistributedModelServiceAction(
         modelServices=[
             {

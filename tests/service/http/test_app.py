@@ -154,7 +154,7 @@ async def test_a_stopped_server_first_ends_the_request_it_has_and_frees_the_port
     stop = asyncio.Event()
     app = create_app(registry=Metrics().registry, readiness=slow, refresh=nothing_to_refresh, endpoints={})
     serving = asyncio.create_task(serve_http(app, listener, stop))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
         asking = asyncio.create_task(http.get("/healthz"))
         await entered.wait()
         stop.set()
@@ -172,7 +172,7 @@ async def test_a_unix_socket_serves_and_is_removed_at_the_end(tmp_path: Path) ->
     app = create_app(registry=Metrics().registry, readiness=all_well, refresh=nothing_to_refresh, endpoints={})
     serving = asyncio.create_task(serve_http(app, bind(ListenAddress(path=str(path))), stop))
     transport = httpx.AsyncHTTPTransport(uds=str(path))
-    async with httpx.AsyncClient(transport=transport, base_url="http://corral") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://corral", timeout=60) as http:
         assert (await http.get("/healthz")).status_code == 200
     stop.set()
     await serving

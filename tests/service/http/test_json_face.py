@@ -124,7 +124,7 @@ def test_a_watch_goes_on_after_the_last_event_id(client: httpx.Client) -> None:
 
 
 def test_every_annotated_method_is_described_and_answers(corral: CorralProcess) -> None:
-    with httpx.Client(base_url=corral.http) as client:
+    with httpx.Client(base_url=corral.http, timeout=60) as client:
         described = client.get("/openapi.json").json()
         operations = {o["operationId"] for path in described["paths"].values() for o in path.values()}
         assert {"DeployDistributedModelService", "ListHosts", "RegisterImage", "WatchFleet"} <= operations

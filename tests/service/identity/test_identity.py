@@ -168,7 +168,7 @@ def test_a_tenant_sees_and_touches_what_is_its_own(corral: CorralProcess) -> Non
 
 def test_a_login_session_is_a_bearer_token_too(corral: CorralProcess) -> None:
     login = {"logInByAccount": {"accountName": "alice", "password": hashlib.sha512(b"secret").hexdigest()}}
-    session = httpx.put(f"{corral.http}/zstack/v1/accounts/login", json=login).json()["inventory"]["uuid"]
+    session = httpx.put(f"{corral.http}/zstack/v1/accounts/login", json=login, timeout=60).json()["inventory"]["uuid"]
     request = deploy_pb2.ListInstanceGroupsRequest()
     shown = (("authorization", f"Bearer {session}"),)
     assert corral.groups.ListInstanceGroups(request, metadata=shown).revision >= 0

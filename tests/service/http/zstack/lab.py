@@ -180,7 +180,7 @@ async def lab(directory: Path = Path("/nonexistent"), *, database: str = "", boo
     )
     await service.start()
     try:
-        async with httpx.AsyncClient(base_url=f"http://{service.http_address}", trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=f"http://{service.http_address}", trust_env=False, timeout=120) as http:
             made = Lab(service, http)
             made.session = await made.log_in("admin")
             yield made
