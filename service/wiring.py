@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.app.catalog import Catalog
+from service.app.decisions import DecisionLog, RecordingPlanner
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet
@@ -109,7 +110,9 @@ class Service:
         upgrade(self.store.engine)
         self.feed = Feed(self.store)
         self._fleet_reader = FleetReader()
-        self.planner = planner or PoolPlanner(max(1, (os.cpu_count() or 1) - 1), self.metrics)
+        self.decisions = DecisionLog()
+        self._pool = planner or PoolPlanner(max(1, (os.cpu_count() or 1) - 1), self.metrics)
+        self.planner = RecordingPlanner(self._pool, self.decisions, self.metrics, wall_clock)
         self.owner = owner_name()
         self.sessions = Sessions(self.store, config.accounts, wall_clock)
         self.identities = Identities(self.sessions, config.tokens, config.certificates, anonymous=config.anonymous)
@@ -204,8 +207,8 @@ class Service:
         )
         self._spawn(http, "http")
         self.rpc.set_serving(True)
-        if isinstance(self.planner, PoolPlanner):
-            self._spawn(self.planner.warm(), "warm the planner")
+        if isinstance(self._pool, PoolPlanner):
+            self._spawn(self._pool.warm(), "warm the planner")
         log.info("serving", grpc=str(self.rpc.address), http=self.http_address, hosts=len(self.directory.hosts))
 
     async def stop(self) -> None:
@@ -345,7 +348,7 @@ class Service:
             credentials=tls.credentials(_pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),
             admit=self.rates.admit,
-            fleet=FleetServicer(self.fleet, self.fleet_feed, self.evacuation, self._reachable),
+            fleet=FleetServicer(self.fleet, self.fleet_feed, self.evacuation, self.decisions, self._reachable),
             catalog=CatalogServicer(self.catalog),
         )
 

@@ -8,11 +8,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
+from typing import Any
 
 import grpc
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2
 
-from service.cli import errors
+from service.cli import decisions, errors
 from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
 from service.cli.requests import BadRequestFile, Request, read_request
@@ -32,6 +33,7 @@ DEFAULT_SERVER = "127.0.0.1:50051"
 _LOST = "connection lost; the operation goes on, taking up its events again"
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
+FleetStub = fleet_pb2_grpc.FleetServiceStub
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         token = os.environ.get("CORRAL_TOKEN", "")
         with open_channel(options.server, certificate_authority=options.ca, token=token) as channel:
-            code: int = options.run(options, Stub(channel))
+            code: int = options.run(options, options.stub(channel))
             return code
     except grpc.RpcError as error:
         _tell(*errors.describe(error))
@@ -80,9 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace, Stub], int], text: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[[argparse.Namespace, Any], int], text: str, stub: Callable[[Any], Any] = Stub
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, epilog=errors.EXIT_CODE_HELP)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, stub=stub)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         return command
 
@@ -105,6 +109,12 @@ def build_parser() -> argparse.ArgumentParser:
     watch.add_argument("--from", dest="start", type=int, default=0, metavar="REVISION", help="after this revision")
     delete = add("delete", delete_groups, "remove groups: machines destroyed, capacity given back")
     delete.add_argument("uuid", nargs="+")
+    decided = add("decisions", decisions.list_decisions, "list what was planned lately; for administrators", FleetStub)
+    decided.add_argument("--group", default="", metavar="UUID", help="only decisions about this group")
+    dump = add("dump", decisions.dump, "write what a decision was made from, to be replayed offline", FleetStub)
+    dump.add_argument("uuid", help="of the decision, or with --group of the group: then its last decision")
+    dump.add_argument("--group", action="store_true", help="UUID is a group's")
+    dump.add_argument("-o", "--output", default="-", metavar="DUMP.json", help="the file (default: to stdout)")
     return parser
 
 

@@ -348,14 +348,9 @@ class GroupWorker:
 
     async def _decide(self, snapshot: Snapshot, request: Request, attempt: int) -> Planned:
         """Ask the planner; each further attempt breaks ties in another way."""
-        planned = await self.tools.planner.place(
+        return await self.tools.planner.place(
             snapshot, request, Policy(seed=attempt - 1), budget_seconds=self.tools.plan_seconds
         )
-        decision, metrics = planned.decision, self.tools.metrics
-        metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)
-        if decision.gap is not None:
-            metrics.plan_gap.observe(decision.gap)
-        return planned
 
     def _may_wait_for_fleet(self) -> bool:
         """Right after a start some hosts were not seen yet: that is no reason to refuse, for a while."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
+from service.app.decisions import DecisionLog
 from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
@@ -19,15 +21,21 @@ from service.rpc.convert.inventory import Reachable
 
 SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 
+_PART = 256 << 10
+"""Characters of a dump in one message; none takes more than four bytes."""
+
 
 class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     """Translates between the wire and `service.app.fleet`."""
 
-    def __init__(self, fleet: Fleet, feed: FleetFeed, evacuation: Evacuation, reachable: Reachable) -> None:
+    def __init__(
+        self, fleet: Fleet, feed: FleetFeed, evacuation: Evacuation, decisions: DecisionLog, reachable: Reachable
+    ) -> None:
         """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
         self._fleet = fleet
         self._feed = feed
         self._evacuation = evacuation
+        self._decisions = decisions
         self._reachable = reachable
 
     async def CreateZone(  # noqa: N802
@@ -162,6 +170,23 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             )
             answer.room.CopyFrom(fleet_pb2.Room(count=room.count, bound=room.bound, by_zone=room.by_zone))
         return answer
+
+    async def ListDecisions(  # noqa: N802
+        self, request: fleet_pb2.ListDecisionsRequest, context: Any
+    ) -> fleet_pb2.ListDecisionsResponse:
+        """What was planned lately."""
+        validation.check(request)
+        kept = self._decisions.list(request.group_uuid)
+        return fleet_pb2.ListDecisionsResponse(inventories=[convert.decision(one) for one in kept])
+
+    async def DumpDecision(  # noqa: N802
+        self, request: fleet_pb2.DumpDecisionRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.DumpDecisionResponse]:
+        """All that a decision was made from, to replay it."""
+        validation.check(request)
+        text = await asyncio.to_thread(self._decisions.get(request.uuid).dump)
+        for start in range(0, len(text), _PART):
+            yield fleet_pb2.DumpDecisionResponse(text=text[start : start + _PART])
 
     async def WatchFleet(  # noqa: N802
         self, request: fleet_pb2.WatchFleetRequest, context: Any

@@ -39,6 +39,8 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}DrainHost": ADMIN,
     f"{_FLEET}FenceHost": ADMIN,
     f"{_FLEET}GetCapacity": ADMIN,
+    f"{_FLEET}ListDecisions": ADMIN,
+    f"{_FLEET}DumpDecision": ADMIN,  # it shows every tenant's members
     f"{_FLEET}WatchFleet": ADMIN,
     f"{_CATALOG}CreateModelService": ADMIN,
     f"{_CATALOG}GetModelService": VIEWER,

@@ -128,6 +128,7 @@ def test_every_method_of_the_api_is_declared() -> None:
     host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence")
     hosts = {f"{verb}Host" for verb in host_verbs}
     fleet = hosts | {"CreateZone", "ListZones", "DeleteZone", "ListHosts", "GetCapacity", "WatchFleet"}
+    fleet |= {"ListDecisions", "DumpDecision"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
     catalog |= {"RegisterImage", "GetImage", "ListImages", "DeleteImage"}
     assert {s.name: {m.name for m in s.methods} for s in SERVICES} == {
@@ -145,6 +146,7 @@ def test_exactly_the_calls_that_take_time_or_follow_changes_stream() -> None:
         "WatchInstanceGroups",
         "DrainHost",
         "WatchFleet",
+        "DumpDecision",
     }
     assert not any(m.client_streaming for m in METHODS)
 

@@ -1429,6 +1429,160 @@ class GetCapacityResponse(_message.Message):
 Global___GetCapacityResponse: _TypeAlias = GetCapacityResponse  # noqa: Y015
 
 @_typing.final
+class ListDecisionsRequest(_message.Message):
+    """Which decisions to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    group_uuid: _builtins.str
+    """Only decisions about this group. Empty means all."""
+    def __init__(
+        self,
+        *,
+        group_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_uuid", b"group_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsRequest: _TypeAlias = ListDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    """One decision of the planner, in short."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    CREATE_DATE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The decision's UUID, to ask for its dump with."""
+    group_uuid: _builtins.str
+    """The group that was planned for. A plan that writes nothing names a group that does not exist."""
+    status: _builtins.str
+    """`placed`, `infeasible` or `unknown`."""
+    strategy: _builtins.str
+    """What was aimed at, such as `least_lost_value`."""
+    proof: _builtins.str
+    """What is proven: `optimal`, `gap`, `infeasible` or `none`."""
+    stage: _builtins.str
+    """The part of the planner that found it."""
+    nodes: _builtins.int
+    """How many members were to be placed."""
+    hosts: _builtins.int
+    """How many hosts the fleet had."""
+    duration_ms: _builtins.float
+    """How long it took, in milliseconds."""
+    stopped: _builtins.bool
+    """Whether the search was ended by its time. Then it may come out otherwise when it is replayed."""
+    @_builtins.property
+    def create_date(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        group_uuid: _builtins.str = ...,
+        create_date: _timestamp_pb2.Timestamp | None = ...,
+        status: _builtins.str = ...,
+        strategy: _builtins.str = ...,
+        proof: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        hosts: _builtins.int = ...,
+        duration_ms: _builtins.float = ...,
+        stopped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "duration_ms", b"duration_ms", "group_uuid", b"group_uuid", "hosts", b"hosts", "nodes", b"nodes", "proof", b"proof", "stage", b"stage", "status", b"status", "stopped", b"stopped", "strategy", b"strategy", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class ListDecisionsResponse(_message.Message):
+    """The decisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """The decisions, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        inventories: _abc.Iterable[Global___Decision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventories", b"inventories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsResponse: _TypeAlias = ListDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class DumpDecisionRequest(_message.Message):
+    """Which decision to dump."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The decision's UUID."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpDecisionRequest: _TypeAlias = DumpDecisionRequest  # noqa: Y015
+
+@_typing.final
+class DumpDecisionResponse(_message.Message):
+    """A part of the dump."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The next part of the JSON text, at most 256 Ki characters."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpDecisionResponse: _TypeAlias = DumpDecisionResponse  # noqa: Y015
+
+@_typing.final
 class WatchFleetRequest(_message.Message):
     """Which changes to stream."""
 

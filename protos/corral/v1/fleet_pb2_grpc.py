@@ -110,6 +110,16 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.GetCapacityResponse.FromString,
                 _registered_method=True)
+        self.ListDecisions = channel.unary_unary(
+                '/corral.v1.FleetService/ListDecisions',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.ListDecisionsRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.ListDecisionsResponse.FromString,
+                _registered_method=True)
+        self.DumpDecision = channel.unary_stream(
+                '/corral.v1.FleetService/DumpDecision',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.DumpDecisionRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.DumpDecisionResponse.FromString,
+                _registered_method=True)
         self.WatchFleet = channel.unary_stream(
                 '/corral.v1.FleetService/WatchFleet',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.WatchFleetRequest.SerializeToString,
@@ -228,6 +238,22 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDecisions(self, request, context):
+        """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
+        where several processes share a database, each tells its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DumpDecision(self, request, context):
+        """Streams all that a decision was made from, hosts and members of every tenant among it, as one JSON text in parts.
+        Put together they are the file that `python -m placement replay` decides again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchFleet(self, request, context):
         """Streams the changes of hosts and zones, from a revision on, until the client leaves. Several changes of one thing
         may be told as one. What members claim on a host is no change of it; ask for its capacity.
@@ -308,6 +334,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetCapacity,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityResponse.SerializeToString,
+            ),
+            'ListDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDecisions,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.ListDecisionsRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'DumpDecision': grpc.unary_stream_rpc_method_handler(
+                    servicer.DumpDecision,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.DumpDecisionRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.DumpDecisionResponse.SerializeToString,
             ),
             'WatchFleet': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchFleet,
@@ -699,6 +735,60 @@ class FleetService:
             '/corral.v1.FleetService/GetCapacity',
             corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.GetCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/ListDecisions',
+            corral_dot_v1_dot_fleet__pb2.ListDecisionsRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/corral.v1.FleetService/DumpDecision',
+            corral_dot_v1_dot_fleet__pb2.DumpDecisionRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.DumpDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

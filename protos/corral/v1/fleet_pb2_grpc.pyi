@@ -75,6 +75,14 @@ class FleetServiceStub:
     """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
+    ListDecisions: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]
+    """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
+    where several processes share a database, each tells its own.
+    """
+    DumpDecision: _grpc.UnaryStreamMultiCallable[_fleet_pb2.DumpDecisionRequest, _fleet_pb2.DumpDecisionResponse]
+    """Streams all that a decision was made from, hosts and members of every tenant among it, as one JSON text in parts.
+    Put together they are the file that `python -m placement replay` decides again.
+    """
     WatchFleet: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchFleetRequest, _fleet_pb2.WatchFleetResponse]
     """Streams the changes of hosts and zones, from a revision on, until the client leaves. Several changes of one thing
     may be told as one. What members claim on a host is no change of it; ask for its capacity.
@@ -127,6 +135,14 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
+    ListDecisions: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
+    where several processes share a database, each tells its own.
+    """
+    DumpDecision: _aio.UnaryStreamMultiCallable[_fleet_pb2.DumpDecisionRequest, _fleet_pb2.DumpDecisionResponse]  # type: ignore[assignment]
+    """Streams all that a decision was made from, hosts and members of every tenant among it, as one JSON text in parts.
+    Put together they are the file that `python -m placement replay` decides again.
+    """
     WatchFleet: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchFleetRequest, _fleet_pb2.WatchFleetResponse]  # type: ignore[assignment]
     """Streams the changes of hosts and zones, from a revision on, until the client leaves. Several changes of one thing
     may be told as one. What members claim on a host is no change of it; ask for its capacity.
@@ -246,6 +262,24 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.GetCapacityResponse, _abc.Awaitable[_fleet_pb2.GetCapacityResponse]]:
         """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
+
+    def ListDecisions(
+        self,
+        request: _fleet_pb2.ListDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListDecisionsResponse, _abc.Awaitable[_fleet_pb2.ListDecisionsResponse]]:
+        """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
+        where several processes share a database, each tells its own.
+        """
+
+    def DumpDecision(
+        self,
+        request: _fleet_pb2.DumpDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.DumpDecisionResponse], _abc.AsyncIterator[_fleet_pb2.DumpDecisionResponse]]:
+        """Streams all that a decision was made from, hosts and members of every tenant among it, as one JSON text in parts.
+        Put together they are the file that `python -m placement replay` decides again.
+        """
 
     def WatchFleet(
         self,

@@ -9,6 +9,7 @@ from corral.v1 import fleet_pb2, group_pb2
 from pydantic import ValidationError
 
 from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
+from service.app.decisions import Kept
 from service.app.evacuation import Progress
 from service.app.feed import Bookmark
 from service.app.fleet import HostChange, NewHost, NewZone, ZoneView
@@ -23,6 +24,24 @@ from service.rpc.convert.inventory import Reachable, instance, timestamp
 _TRANSPORTS = {"none": "test"}
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
+
+
+def decision(kept: Kept) -> fleet_pb2.Decision:
+    """A decision in short."""
+    made = kept.decision
+    return fleet_pb2.Decision(
+        uuid=kept.uuid,
+        group_uuid=kept.group_uuid,
+        create_date=timestamp(kept.created_at),
+        status=made.status.value,
+        strategy=made.strategy.value,
+        proof=made.proof.value,
+        stage=made.stage,
+        nodes=kept.request.size,
+        hosts=len(kept.snapshot.hosts),
+        duration_ms=kept.duration_ms,
+        stopped=made.stopped,
+    )
 
 
 def zone(view: ZoneView) -> fleet_pb2.Zone:
