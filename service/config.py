@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from service import config_schema as schema
 from service.config_problems import describe
-from service.config_schema import ListenAddress
+from service.config_values import ListenAddress, plain_uuid
 from service.drivers.base import Image
 from service.fleet import (
     MEMORY,
@@ -254,7 +254,7 @@ class _Builder:
     def _host(self, index: int, section: schema.HostSection) -> Host:
         where = f"hosts[{index}]"
         zones = {zone.uuid: zone.uuid for zone in self.checked.zones} | {z.name: z.uuid for z in self.checked.zones}
-        key = schema.plain_uuid(section.zone) or section.zone
+        key = plain_uuid(section.zone) or section.zone
         if key not in zones:
             self.problems.append(
                 f"{where}.zone: no zone {section.zone!r}; {_known(zone.name for zone in self.checked.zones)}"

@@ -42,7 +42,7 @@ EXIT_CODES: Mapping[grpc.StatusCode, int] = {
     grpc.StatusCode.UNKNOWN: INTERNAL,
     grpc.StatusCode.DATA_LOSS: INTERNAL,
 }
-# A reason is finer than its code: these two are both FAILED_PRECONDITION.
+# A reason is finer than its code.
 REASON_EXIT_CODES: Mapping[str, int] = {
     "UNSATISFIABLE": NOT_PLACED,
     "DEPLOY_FAILED": FAILED,

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from service.config_schema import ListenAddress
+from service.config_values import ListenAddress
 from service.http.connections import Bounds, affordable, bounded
 from service.telemetry.logs import get_logger
 

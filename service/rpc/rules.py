@@ -9,7 +9,7 @@ from typing import Any
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf.message import Message
 
-from service.config_schema import socket_path
+from service.config_values import socket_path
 from service.errors import FieldViolation
 
 Rule = Callable[[Any], Iterator[FieldViolation]]

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from service.app.groups import Groups
 from service.app.identity import Identities
 from service.app.rates import Admit, unlimited
-from service.config_schema import ListenAddress
+from service.config_values import ListenAddress
 from service.model import Caller
 from service.rpc import health, library_log, reflection, servicers
 from service.rpc.convert.inventory import Reachable

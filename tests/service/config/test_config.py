@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service import config_schema as schema
 from service.config import Config, ConfigError, load, parse
-from service.config_schema import ListenAddress, parse_listen_address, parse_size
+from service.config_values import ListenAddress, parse_listen_address, parse_size
 from service.fleet import MEMORY, VCPU
 
 ROOT = Path(__file__).resolve().parents[3]

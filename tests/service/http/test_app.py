@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from service.config_schema import ListenAddress
+from service.config_values import ListenAddress
 from service.http.app import AddressInUse, bind, create_app, serve_http
 from service.telemetry.metrics import Metrics
 

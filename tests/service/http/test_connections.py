@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from service.config_schema import ListenAddress
+from service.config_values import ListenAddress
 from service.http.app import bind, create_app, serve_http
 from service.http.connections import affordable
 from service.telemetry.metrics import Metrics

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from service.app.feed import Feed
 from service.app.groups import Groups
-from service.config_schema import ListenAddress
+from service.config_values import ListenAddress
 from service.fleet import MEMORY, VCPU, Overcommit
 from service.rpc.interceptors import Identify, Limits
 from service.rpc.server import RpcServer, anonymous

@@ -21,7 +21,7 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from service.config_schema import ListenAddress
+from service.config_values import ListenAddress
 from service.errors import Unauthenticated
 from service.model import Caller
 from service.rpc.interceptors import Limits
