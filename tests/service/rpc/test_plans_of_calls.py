@@ -71,7 +71,7 @@ async def test_a_plan_gets_what_is_left_of_the_callers_time(tmp_path: Path) -> N
         plan = service.deploy.PlanDistributedModelService(PLAN, timeout=4.5)
         count = service.fleet.GetCapacity(ROOM, timeout=min(4.5, room))
         await asyncio.gather(plan, count, return_exceptions=True)
-        assert all(0 <= seconds <= 4.4 for seconds in planner.budgets)
+        assert all(0 <= seconds < 4.5 for seconds in planner.budgets)  # the two clocks differ by a hair
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
