@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from corral.v1 import fleet_pb2
 from sqlalchemy import Connection, func, select
@@ -166,7 +167,11 @@ async def test_a_host_that_never_returns_goes_with_its_claims_and_leaves_nothing
         sweep = lab.service.reconciler._sweep
         assert sweep is not None
         sweep._tombstones[host, "0" * 32] = 0.0  # as a sweep before the silence may have noted it
-        await remove(lab, host, force=True)
+        async with httpx.AsyncClient(base_url=f"http://{lab.service.http_address}", timeout=60) as http:
+            refused = await http.delete(f"/corral/v1/hosts/{host}", params={"force": "false"})
+            assert (refused.status_code, refused.json()["error"]["status"]) == (400, "FAILED_PRECONDITION")
+            removed = await http.delete(f"/corral/v1/hosts/{host}", params={"force": "true"})
+            assert (removed.status_code, removed.json()) == (200, {})
         assert await claims_on(lab, host) == 0
         with pytest.raises(grpc.aio.AioRpcError) as gone:
             await lab.fleet.GetHost(fleet_pb2.GetHostRequest(uuid=host))
