@@ -21,10 +21,13 @@ from service.config import Config
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
 from service.fleet import Host
 from service.store import schema
+from tests.postgres import Postgres, database, postgres
 from tests.service.rpc.lab import reason_of
 from tests.service.rpc.test_audit import rows_of
 from tests.service.rpc.test_evacuation import LIVE, cut_off, is_silent, soon
 from tests.service.rpc.whole import Whole, config_text, whole
+
+__all__ = ["database", "postgres"]
 
 pytestmark = pytest.mark.asyncio
 
@@ -222,6 +225,31 @@ async def test_a_machine_that_ran_on_in_spite_of_the_operators_word_loses_its_co
         await soon(lambda: _watched(lab, again.uuid))
         await _swept(lab, metal, instance)
         assert (await lab.get(group.uuid)).instances[0].status == "Running"
+
+
+async def test_of_two_replicas_that_are_told_at_once_one_removes_the_host_and_both_go_by_it(
+    tmp_path: Path, metal: dict[str, SimulatedHost], postgres: Postgres, database: str
+) -> None:
+    text = config_text(hosts=1, url=postgres.url(database))
+    async with whole(tmp_path, text) as one, whole(tmp_path, text) as other:
+        host, group = await with_a_member_on_the_doomed(one)
+        await soon(lambda: _watched(other, host))
+        cut_off(other.driver(DOOMED))
+        await fenced(one, host, group)
+        ends = await asyncio.gather(
+            *(remove(replica, host, force=True) for replica in (one, other)), return_exceptions=True
+        )
+        refusals = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+        assert [end.code() for end in refusals] == [grpc.StatusCode.NOT_FOUND], ends
+        assert await claims_on(one, host) == 0
+        rows = [row for row in await rows_of(one.service.store) if row[1] == "RemoveHost(force)"]
+        assert rows == [("anonymous", "RemoveHost(force)", host, "")]
+
+        async def gone() -> bool:
+            return all(host not in replica.service.reconciler.monitors for replica in (one, other))
+
+        await soon(gone)
+        assert (await other.get(group.uuid)).instances[0].status == "Running"
 
 
 async def _swept(lab: Whole, metal: dict[str, SimulatedHost], instance: str) -> None:
