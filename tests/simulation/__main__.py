@@ -22,7 +22,7 @@ ENOUGH = {"running": 0.8, "deploys acknowledged": 1.5, "streams ended": 0.5, "fa
 """What a run must have done for each seed, on average over many, to count at all."""
 MANY = 50
 """So many seeds are judged by ENOUGH; fewer may by chance have done little."""
-LEAST = 60
+LEAST = 100
 """So many seeds are run, however slow the machine is."""
 
 

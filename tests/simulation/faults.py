@@ -9,9 +9,9 @@ from service.failpoints import NAMES
 from tests.simulation import hosts
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
-from tests.simulation.world import CALL_FAULTS, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
+from tests.simulation.world import CALL_FAULTS, DATABASE, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
 
-STORMS = ("crash", "freeze", "partition", "isolate", "reboot", "tamper", "foreign", "clock", "database")
+STORMS = ("crash", "freeze", "partition", "isolate", "reboot", "tamper", "foreign", "clock", "database", "severed")
 AWAITS = (
     *(
         f"{name}.{side}"
@@ -77,6 +77,10 @@ def _strike(world: World, kind: str) -> None:
         replica.jump_clock(dice.uniform(-90.0, 90.0))
     elif kind == "partition":
         _cut(world, replica.name, host, seconds)
+    elif kind == "severed":
+        world.note("severed", replica.name, seconds)
+        world.cut.add((replica.name, DATABASE))
+        world.loop.outside(seconds, world.cut.discard, (replica.name, DATABASE))
     elif kind == "isolate":
         _cut(world, "*", host, seconds)
     elif kind == "reboot":

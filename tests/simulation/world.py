@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 EPOCH_MS = 1_800_000_000_000
 CALL_FAULTS = ("refused", "lost_request", "lost_reply", "late_request", "slow", "vanish")
 HOST_FAULTS = ("no_memory", "half_create", "ghost", "stale_list", "partial_list", "bad_boot", "lost_hint")
+DATABASE = "database"
+"""In `World.cut`, in a host's place: the replica does not reach the database."""
 DATABASE_FAULTS = ("unavailable", "lost_commit")
 
 
@@ -96,7 +98,7 @@ class World:
 
     def database_fault(self, process: Process, *, write: bool) -> str | None:
         """What happens to this transaction on its way."""
-        if self.fault("unavailable"):
+        if (process.name.split(".")[0], DATABASE) in self.cut or self.fault("unavailable"):
             return "unavailable"
         return "lost_reply" if write and self.fault("lost_commit") else None
 
