@@ -35,12 +35,13 @@ class Operator:
             await asyncio.sleep(dice.uniform(2.0, 15.0))
             if not self.world.faulty:
                 return
-            host = dice.choice(list(self.world.hosts.values()))
+            hosts = list(self.world.hosts.values())
+            host = dice.choice([h for h in hosts if h.machines and dice.random() < 0.8] or hosts)
             if dice.random() < 0.35:
                 await self._power_off_and_fence(host)
             else:
                 await self._drain(host)
-            if dice.random() < 0.6:
+            if dice.random() < 0.5:
                 await asyncio.sleep(dice.uniform(0.0, 10.0))
                 await self.enable(host.uuid, tries=10)
 

@@ -150,9 +150,9 @@ PLANTS: tuple[Plant, ...] = (
         "    leaving = replace(member, status=S.EVICTING, reason=\"its host is being emptied\")\n",
         "    return vacate(member, keep_claim=False)\n"
         "    leaving = replace(member, status=S.EVICTING, reason=\"its host is being emptied\")\n"),
-    one("members that are stopped are forgotten in a drain", MEMBERS,
+    one("only members that run leave a drained host", MEMBERS,
         "    if member.status not in PLACED - {S.REMOVING, S.EVICTING}:\n        return member\n    leaving",
-        "    if member.status not in PLACED - {S.REMOVING, S.EVICTING, S.STOPPED, S.CREATING}:\n        return member\n    leaving"),
+        "    if member.status is not S.RUNNING:\n        return member\n    leaving"),
     # --- what is seen ---
     one("absence after one listing", MONITOR,
         "        second = await self.look()\n", "        second = first\n",

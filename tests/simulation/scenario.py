@@ -115,18 +115,18 @@ async def _play(world: World) -> None:
     tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
     storm = asyncio.create_task(faults.storm(world), name="storm")
     operator = Operator(world)
-    works = asyncio.create_task(operator.run(), name="operator") if dice.random() < 0.4 else None
+    works = asyncio.create_task(operator.run(), name="operator") if dice.random() < 0.5 else None
     await asyncio.sleep(length)
     storm.cancel()
     faults.stop(world)
     if works is not None:
-        await works
+        await asyncio.wait([works])
         tasks.append(works)
     await _settle(world, clients, operator)
     for task in tasks:
         task.cancel()
         if task.done() and not task.cancelled() and task.exception() is not None:
-            world.observer.violated("sim", f"a client broke: {task.exception()!r}")
+            world.observer.violated("sim", f"a {task.get_name()} broke: {task.exception()!r}")
 
 
 async def _settle(world: World, clients: list[Client], operator: Operator) -> None:
