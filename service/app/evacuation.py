@@ -150,14 +150,8 @@ class Evacuation:
         snapshot = situation.snapshot
         moves: list[Move] = []
         for group in situation.seated:
-            leaving = {m.uuid for m in group.instances if m.host_uuid == uuid}
-            request = planning.request(_homeless(group, uuid, self._clock()), snapshot)
-            request = replace(
-                request,
-                nodes=tuple(node for node in request.nodes if node.id in leaving),
-                excluded_hosts=request.excluded_hosts | {uuid},
-            )
-            if not request.nodes:
+            request = _request(group, uuid, self._clock(), snapshot)
+            if request is None:
                 continue
             planned = await self._planner.place(snapshot, request, Policy(), budget_seconds=PLAN_SECONDS)
             if planned.decision.status is not Status.PLACED:
@@ -257,6 +251,21 @@ def _situation(connection: Connection, reader: FleetReader, uuid: str, etag: str
     # The largest first: they are the ones that find no room among the rest.
     seated.sort(key=lambda g: (-sum(m.spec.memory_size for m in g.instances if m.host_uuid == uuid), g.uuid))
     return _Situation(host, tuple(seated), hosts, snapshot)
+
+
+def _request(group: Group, host_uuid: str, now: int, snapshot: Snapshot) -> PlacementRequest | None:
+    """The group's members on the host as a gang that seeks room elsewhere; None where all of them only have to go."""
+    homeless = _homeless(group, host_uuid, now)
+    here = {m.uuid for m in group.instances if m.host_uuid == host_uuid}
+    seeking = {m.uuid for m in homeless.instances if m.uuid in here and m.status is S.PENDING}
+    if not seeking:
+        return None
+    request = planning.request(homeless, snapshot)
+    return replace(
+        request,
+        nodes=tuple(node for node in request.nodes if node.id in seeking),
+        excluded_hosts=request.excluded_hosts | {host_uuid},
+    )
 
 
 def _homeless(group: Group, host_uuid: str, now: int) -> Group:

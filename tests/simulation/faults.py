@@ -23,6 +23,8 @@ AWAITS = (
 )  # fmt: skip
 """Where a coroutine of the service leaves the process: before it asks, and after the answer came."""
 POINTS = (*AWAITS, *sorted(NAMES))
+SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0}
+"""How much more often than others a kind strikes where it is asked for: some are asked for once a machine only."""
 OFTEN = ("db.", "transaction.", "feed.", "change.", "monitor.", "probe.", "list.", "observe.", "sweep.listed",
          "sweep.compared", "worker.")  # fmt: skip
 
@@ -32,8 +34,7 @@ def draw(world: World) -> None:
     dice = world.random
     for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer"):
         if dice.random() < 0.4:
-            scale = 0.3 if kind in ("ghost", "no_memory") else 1.0
-            world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * scale
+            world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * SCALE.get(kind, 1.0)
     for _ in range(dice.choice((0, 1, 2, 4, 8))):
         name = dice.choice(POINTS)
         nth = 1 + int(dice.expovariate(0.01 if name.startswith(OFTEN) else 0.4))

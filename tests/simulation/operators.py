@@ -32,16 +32,20 @@ class Operator:
         """Until faults stop."""
         dice = self.world.random
         while self.world.faulty:
-            await asyncio.sleep(dice.uniform(2.0, 15.0))
+            await asyncio.sleep(dice.uniform(1.0, 8.0))
             if not self.world.faulty:
                 return
+            closed = self._closed()
+            if 2 * len(closed) >= len(self.world.hosts):  # groups need some room
+                await self.enable(dice.choice(closed), tries=10)
+                continue
             hosts = list(self.world.hosts.values())
             host = dice.choice([h for h in hosts if h.machines and dice.random() < 0.8] or hosts)
             if dice.random() < 0.35:
                 await self._power_off_and_fence(host)
             else:
                 await self._drain(host)
-            if dice.random() < 0.5:
+            if dice.random() < 0.3:
                 await asyncio.sleep(dice.uniform(0.0, 10.0))
                 await self.enable(host.uuid, tries=10)
 
@@ -59,9 +63,13 @@ class Operator:
 
     async def enable_all(self) -> None:
         """At peace: every host that was drained or fenced comes back."""
-        for (uuid,) in self.world.database.rows("SELECT uuid FROM hosts WHERE state != 'Enabled' ORDER BY uuid"):
+        for uuid in self._closed():
             if not await self.enable(uuid, tries=150):
                 self.world.observer.violated("I5", f"host {uuid} can not be enabled at peace")
+
+    def _closed(self) -> list[str]:
+        rows = self.world.database.rows("SELECT uuid FROM hosts WHERE state != 'Enabled' ORDER BY uuid")
+        return [uuid for (uuid,) in rows]
 
     async def _drain(self, host: SimulatedMachineHost) -> None:
         self._requests += 1
