@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.lifecycle import CREATE_PATIENCE_MS, FINAL, LAUNCHING
-from service.model import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus
+from service.model import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
 
 S = InstanceStatus
 
@@ -77,8 +77,32 @@ class Remove:
     attempt: int
 
 
-MemberEffect = Create | Resume | Observe | Shutdown | PowerOff | Remove
-Effect = Plan | Dispatch | MemberEffect
+@dataclass(frozen=True, slots=True)
+class FindTarget:
+    """Find a host that takes the member as it runs, and commit the claim there."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """Move the member's machine to its target as it runs, and prove that it is there and nowhere else."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbortMove:
+    """End the move of the member's machine, and prove that the target is without it; or that it has arrived."""
+
+    instance_uuid: str
+    attempt: int
+
+
+MemberEffect = Create | Resume | Observe | Shutdown | PowerOff | Remove | Migrate | AbortMove
+Effect = Plan | Dispatch | FindTarget | MemberEffect
 
 BOOT_POLL_MS = 2_000
 REST_POLL_MS = 10_000
@@ -108,6 +132,10 @@ def effects(group: Group, now: int) -> tuple[Effect, ...]:
 
 def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: int) -> Effect | None:
     key = (member.uuid, member.attempt)
+    if member.target_host_uuid:
+        # Until the move is settled nobody knows on which of the two hosts anything else would have to be done.
+        goes_on = member.status is S.RUNNING and member.move is MoveStage.GOING
+        return Migrate(*key) if goes_on else AbortMove(*key)
     if member.status is S.CREATING:
         return Create(*key)
     if member.status is S.CREATED:
@@ -115,7 +143,7 @@ def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: in
     if member.status is S.BOOTING:
         return Observe(*key, BOOT_POLL_MS)
     if member.status is S.RUNNING:
-        return Observe(*key, REST_POLL_MS)
+        return FindTarget(*key) if member is _next_to_move(group) else Observe(*key, REST_POLL_MS)
     if member.status is S.FAILING:
         return Remove(*key)
     if member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
@@ -139,6 +167,14 @@ def _turn(group: Group) -> frozenset[str]:
     return frozenset(turn)
 
 
+def _next_to_move(group: Group) -> Instance | None:
+    """A group's members move live one after the other, so that no more than one of them is slowed down."""
+    if group.phase not in LAUNCHING or any(m.target_host_uuid for m in group.instances):
+        return None
+    wishing = (m for m in group.instances if m.move is MoveStage.WANTED and m.status is S.RUNNING)
+    return next((m for m in wishing if not m.unknown_since), None)
+
+
 def start_order(group: Group) -> tuple[Instance, ...]:
     """Rank order, with the initial node last where the engine wants its workers first."""
     ordered = sorted(group.instances, key=lambda m: m.rank)
@@ -159,6 +195,7 @@ def next_deadline(group: Group) -> int:
         ]
     if group.retry_at and group.phase in LAUNCHING:
         times.append(group.retry_at)
+    times += [m.move_deadline_at for m in group.instances if m.move_deadline_at]
     if group.deadline_at and group.phase in LAUNCHING and not group.served:
         times.append(group.deadline_at)
     return min(times, default=0)

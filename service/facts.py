@@ -111,9 +111,49 @@ class ScaleRequested:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """The operator empties a host: its members leave it and are placed elsewhere. That is no failure of theirs."""
+    """The operator empties a host: its members leave it and are placed elsewhere. That is no failure of theirs.
+
+    `live`: those that run are moved as they run, where that is possible.
+    """
 
     host_uuid: str
+    live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoveClaimed:
+    """Capacity for a member's live move to this host is being committed with this change."""
+
+    instance_uuid: str
+    attempt: int
+    host_uuid: str
+    host_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveImpossible:
+    """No host takes the member live, or its move was refused or broke off. `reason` is safe for callers."""
+
+    instance_uuid: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAborted:
+    """The target does not have the member and can not get it any more. `absent`: that was seen there."""
+
+    instance_uuid: str
+    attempt: int
+    absent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The member was seen executing on its target, and gone from where it was."""
+
+    instance_uuid: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +169,7 @@ class Ticked:
 
 
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
-Fact = Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | Ticked | Evicted | Fenced | Intent
+MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
+Fact = (
+    Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | Ticked | Evicted | Fenced | MoveFact | Intent
+)

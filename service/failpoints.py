@@ -23,6 +23,10 @@ NAMES = frozenset({
     # a call, by the effect that it is for
     "create.before", "create.after", "resume.before", "resume.after", "observe.before", "observe.after",
     "shutdown.before", "shutdown.after", "poweroff.before", "poweroff.after", "remove.before", "remove.after",
+    "migrate.before", "migrate.after", "abortmove.before", "abortmove.after",
+    # a live move
+    "move.planned", "move.claimed", "move.sending", "move.answered", "move.stopped", "move.barred", "move.clearing",
+    "move.entombed", "move.seen",
     # what is seen of a host
     "monitor.probed", "monitor.recorded", "monitor.listed", "monitor.silent", "monitor.absent_once",
     "monitor.absent_twice",

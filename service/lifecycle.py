@@ -17,6 +17,10 @@ from service.facts import (
     Fenced,
     HostAnswers,
     HostSilent,
+    MoveAborted,
+    MoveClaimed,
+    Moved,
+    MoveImpossible,
     NotPlaced,
     Observed,
     Placed,
@@ -44,6 +48,7 @@ from service.members import (
     vacate,
 )
 from service.model import Failure, FailurePolicy, Group, GroupPhase, Instance
+from service.moving import go_over, move_aborted, move_claimed, move_expired, move_impossible, moved, wish
 from service.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "UP", "advance", "advance_all", "public_status",
@@ -60,12 +65,14 @@ def advance(group: Group, fact: Fact, now: int) -> Group:
     return settle(changed, now)
 
 
-def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int], ...]:
-    """The (instance, attempt) whose claims this step ends: seen gone, or never sent anything.
+def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
+    """The (instance, attempt, host) whose claims this step ends: seen gone, or never sent anything.
 
     A member that was left behind on a silent host is not among them: its old claim stands until the sweep sees the
     machine absent (RELIABILITY I2).
     """
+    if isinstance(fact, Moved | MoveAborted):
+        return _released_by_move(before, fact, after)
     now_there = {m.uuid: m for m in after.instances}
     gone = []
     for old in before.instances:
@@ -75,8 +82,16 @@ def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int], 
             continue
         seen_gone = isinstance(fact, Observed) and fact.observation is Seen.GONE and fact.instance_uuid == old.uuid
         if seen_gone or old.status in (S.PENDING, S.CLAIMED):
-            gone.append((old.uuid, old.attempt))
+            gone.append((old.uuid, old.attempt, old.host_uuid))
     return tuple(gone)
+
+
+def _released_by_move(before: Group, fact: Moved | MoveAborted, after: Group) -> tuple[tuple[str, int, str], ...]:
+    """The host that a live move has left, or did not get to."""
+    if before == after or (isinstance(fact, MoveAborted) and not fact.absent):
+        return ()
+    old = before.instance(fact.instance_uuid)
+    return ((old.uuid, old.attempt, old.host_uuid if isinstance(fact, Moved) else old.target_host_uuid),)
 
 
 def advance_all(group: Group, facts: Sequence[Fact], now: int) -> Group:
@@ -136,8 +151,8 @@ def _with_first_cause(group: Group, failure: Failure) -> Failure:
 
 def _observed(group: Group, fact: Observed, now: int) -> Group:
     def observe(member: Instance) -> Instance:
-        if member.uuid != fact.instance_uuid or member.attempt != fact.attempt:
-            return member
+        if member.uuid != fact.instance_uuid or member.attempt != fact.attempt or member.target_host_uuid:
+            return member  # where a member is that moves live, one host alone does not tell
         if fact.observation not in (Seen.DISPATCHED, Seen.NOT_SENT, Seen.EXPIRED):
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
@@ -157,7 +172,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
         target = MEMBER.get((member.status, fact.observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
-        return enter(member, target, fact.reason, now)
+        return go_over(member, target, fact.reason, now)
 
     return each(group, observe)
 
@@ -225,11 +240,45 @@ def _scale_requested(group: Group, fact: ScaleRequested, now: int) -> Group:
 
 
 def _evicted(group: Group, fact: Evicted, now: int) -> Group:
-    return each(group, lambda m: evict(m, now) if m.host_uuid == fact.host_uuid else m)
+    def leave(member: Instance) -> Instance:
+        if member.target_host_uuid == fact.host_uuid:
+            return move_impossible(member, "the host that it was to be moved to is being emptied", now)
+        if member.host_uuid != fact.host_uuid:
+            return member
+        return wish(member, now) if fact.live else evict(member, now)
+
+    return each(group, leave)
 
 
 def _fenced(group: Group, fact: Fenced, now: int) -> Group:
-    return each(group, lambda m: fence(m) if m.host_uuid == fact.host_uuid else m)
+    def power_off(member: Instance) -> Instance:
+        if member.target_host_uuid == fact.host_uuid:
+            return move_aborted(member, "the host that it was to be moved to was powered off", now)
+        return fence(member) if member.host_uuid == fact.host_uuid else member
+
+    return each(group, power_off)
+
+
+def _move_claimed(group: Group, fact: MoveClaimed, now: int) -> Group:
+    return _of_member(group, fact, lambda m: move_claimed(m, fact.host_uuid, fact.host_name, now))
+
+
+def _move_impossible(group: Group, fact: MoveImpossible, now: int) -> Group:
+    return _of_member(group, fact, lambda m: move_impossible(m, fact.reason, now))
+
+
+def _move_aborted(group: Group, fact: MoveAborted, now: int) -> Group:
+    return _of_member(group, fact, lambda m: move_aborted(m, "", now))
+
+
+def _moved(group: Group, fact: Moved, now: int) -> Group:
+    return _of_member(group, fact, moved)
+
+
+def _of_member(
+    group: Group, fact: MoveClaimed | MoveImpossible | MoveAborted | Moved, change: Callable[[Instance], Instance]
+) -> Group:
+    return each(group, lambda m: change(m) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m)
 
 
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
@@ -237,6 +286,7 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
         return give_up(group, Failure("TIMEOUT", "the group was not running at its deadline"), now)
 
     def expire(member: Instance) -> Instance:
+        member = move_expired(member, now)
         silent = member.unknown_since and now >= member.unknown_since + CREATE_PATIENCE_MS
         if member.status in (S.CREATING, S.CREATED) and silent and not member.was_resumed and group.phase in LAUNCHING:
             return enter(member, S.FAILING, "its host stopped answering before GO", now)
@@ -265,5 +315,9 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     ScaleRequested: _scale_requested,
     Evicted: _evicted,
     Fenced: _fenced,
+    MoveClaimed: _move_claimed,
+    MoveImpossible: _move_impossible,
+    MoveAborted: _move_aborted,
+    Moved: _moved,
     Ticked: _ticked,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from service.facts import Observation
-from service.model import Group, GroupPhase, Instance, InstanceStatus
+from service.model import Group, GroupPhase, Instance, InstanceStatus, MoveStage
 
 S = InstanceStatus
 Seen = Observation
@@ -75,31 +75,51 @@ def retire(member: Instance, now: int) -> Instance:
         return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
     if member.status is S.REMOVING:
         return member
-    return _asked(replace(member, status=S.REMOVING), member.status is S.RUNNING, now)
+    return _asked(replace(unwished(member), status=S.REMOVING), member.status is S.RUNNING, now)
 
 
 def power_down(member: Instance, now: int) -> Instance:
     """On the way to STOPPED; what has no machine yet stays as it is."""
     if member.status not in (*UP, S.CREATING):
         return member
+    if member.move is not MoveStage.NONE:
+        return evict(member, now)  # it leaves its host all the same
     return _asked(replace(member, status=S.STOPPING), member.status is S.RUNNING, now)
 
 
-def evict(member: Instance, now: int) -> Instance:
+def evict(member: Instance, now: int, reason: str = "") -> Instance:
     """On the way to another host: stopped, removed and seen gone before it may be anywhere else."""
     if member.status is S.CLAIMED:
         return vacate(member, keep_claim=False)
     if member.status not in PLACED - {S.REMOVING, S.EVICTING}:
         return member
-    leaving = replace(member, status=S.EVICTING, reason="its host is being emptied")
+    leaving = replace(unwished(member), status=S.EVICTING, reason=reason or "its host is being emptied")
     return _asked(leaving, member.status is S.RUNNING, now)
+
+
+def unwished(member: Instance) -> Instance:
+    """Without the wish to be moved live; a move that has a target must be settled by what is seen there."""
+    return replace(member, move=MoveStage.NONE) if member.move is MoveStage.WANTED else member
+
+
+def unmoved(member: Instance) -> Instance:
+    """Without any move."""
+    return replace(member, move=MoveStage.NONE, target_host_uuid="", target_host_name="", move_deadline_at=0)
 
 
 def fence(member: Instance) -> Instance:
     """Its host is off for certain: it is placed anew, or out where it was on its way out.
 
-    The claim of what was sent there stands until the sweep has seen the host without it.
+    The claim of what was sent there stands until the sweep has seen the host without it. A member that was being moved
+    live may have arrived: it has to be seen gone from its target as well.
     """
+    if member.target_host_uuid:
+        there = replace(
+            unmoved(member), host_uuid=member.target_host_uuid, host_name=member.target_host_name, unknown_since=0
+        )
+        if member.status is S.REMOVING:
+            return there
+        return replace(there, status=S.EVICTING, reason="its host was powered off", stop_asked=True, deadline_at=0)
     if member.status is S.REMOVING:
         return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
     if member.status not in PLACED:
@@ -121,7 +141,7 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
     if keep_claim:
         return replace(member, status=S.CLAIMED, restarts=member.restarts + 1, was_resumed=False, stop_asked=False)
     return replace(
-        member,
+        unmoved(member),
         status=S.PENDING,
         attempt=member.attempt + 1,
         host_uuid="",

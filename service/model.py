@@ -92,6 +92,15 @@ class InstanceStatus(StrEnum):
     REMOVED = "Removed"  # seen absent, claim released
 
 
+class MoveStage(StrEnum):
+    """Where a member stands that leaves its host while it keeps running."""
+
+    NONE = ""
+    WANTED = "wanted"  # its host is being emptied; no other host is claimed for it yet
+    GOING = "going"  # claimed on both hosts; the move may have begun
+    ABORTING = "aborting"  # given up; the target must be without it before anything else may be done
+
+
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
     """`count` devices of `model` (a resource `gpu/<model>`)."""
@@ -220,6 +229,8 @@ class Instance:
     `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
     executed guest code. `unknown_since`: its host does not answer since then; 0 = it does. `joining`, `leaving`: of a
     scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
+    `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
+    `move_deadline_at`: it is given up then; 0 = it has not begun.
     """
 
     uuid: str
@@ -244,6 +255,10 @@ class Instance:
     stop_asked: bool = False
     joining: bool = False
     leaving: bool = False
+    move: MoveStage = MoveStage.NONE
+    target_host_uuid: str = ""
+    target_host_name: str = ""
+    move_deadline_at: int = 0
     created_at: int = 0
     updated_at: int = 0
 

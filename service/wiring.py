@@ -150,6 +150,7 @@ class Service:
         )
         self.fleet_feed.listen(self.roster.refresh)
         self.groups.poke = self.evacuation.poke = self.reconciler.poke
+        self.evacuation.live_targets = self._calls.live_targets
         self.rpc = self._make_rpc()
         self._http_stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -277,7 +278,7 @@ class Service:
     def _make_reconciler(self) -> Reconciler:
         config = self.config
         monitors: dict[str, HostMonitor] = {}
-        calls = MemberCalls(config.cluster_id, monitors, self.directory, self.metrics)
+        calls = self._calls = MemberCalls(config.cluster_id, monitors, self.directory, self.metrics)
         tools = Tools(
             store=self.store,
             planner=self.planner,

@@ -9,7 +9,7 @@ from service.app import invariants
 from service.facts import Fact
 from service.failpoints import failpoint
 from service.lifecycle import AT_REST, advance, released
-from service.model import EventKind, Group, Instance, InstanceStatus
+from service.model import EventKind, Group, Instance, InstanceStatus, MoveStage
 from service.store import claims, events, groups
 from service.store.connection import Connection
 from service.store.events import Draft
@@ -29,7 +29,7 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
     if epoch is not None and before.epoch != epoch:
         raise LeaseLost(uuid)
     group = before
-    ended: list[tuple[str, int]] = []
+    ended: list[tuple[str, int, str]] = []
     for fact in facts:
         after = advance(group, fact, now)
         ended += released(group, fact, after)
@@ -38,15 +38,19 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
     return commit(connection, before, group, ended, now)
 
 
-def commit(connection: Connection, before: Group, after: Group, ended: Iterable[tuple[str, int]], now: int) -> Group:
-    """Write the difference, release the claims of `ended`, append the events; returns the group as stored.
+def commit(
+    connection: Connection, before: Group, after: Group, ended: Iterable[tuple[str, int, str]], now: int
+) -> Group:
+    """Write the difference, release the claims of `ended` (instance, attempt, host), append the events.
+
+    Returns the group as stored.
 
     Raises InvariantViolation: the change is a bug's, and nothing of it is kept.
     """
     if after == before:
         return before
     if ended := tuple(ended):
-        claims.release(connection, ended)
+        claims.leave(connection, ended)
         failpoint("change.released")
     invariants.check(before, after, claims.seats_of(connection, after.uuid))
     known = {m.uuid: m for m in before.instances}
@@ -102,7 +106,15 @@ def _told_group(group: Group) -> Group:
 
 def _told(member: Instance) -> Instance:
     """The member without what is of no use to a caller, so that bookkeeping alone makes no event."""
-    return replace(member, updated_at=0, deadline_at=0, stop_asked=False, was_resumed=False)
+    return replace(
+        member,
+        updated_at=0,
+        deadline_at=0,
+        stop_asked=False,
+        was_resumed=False,
+        move_deadline_at=0,
+        move=MoveStage.NONE,
+    )
 
 
 def accepted(connection: Connection, group: Group, now: int) -> Group:

@@ -1,7 +1,8 @@
 """Emptying a host: by moving its members away (drain), or by the operator's word that it is off (fence).
 
-A member is restarted elsewhere, never twice at a time: it is seen gone from its host, or that host is stated to be off,
-before it may be placed again. The intent is one commit; reconciliation carries it out whether anybody watches or not.
+A member that runs is moved as it runs where both hosts can. Every other is restarted elsewhere, never twice at a time:
+it is seen gone from its host, or that host is stated to be off, before it may be placed again. The intent is one
+commit; reconciliation carries it out whether anybody watches or not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from service.errors import NoCapacity, PlacementError, Unsatisfiable, WrongState
 from service.facts import Evicted, Fact, Fenced
 from service.fleet import Host, HostState, HostStatus
 from service.lifecycle import FINAL, LAUNCHING, advance
-from service.model import Caller, Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus
+from service.model import Caller, Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.moving import wish
 from service.store import clock as database_clock
 from service.store import events, fleet, groups
 from service.store.connection import Connection
@@ -36,6 +38,10 @@ PLAN_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # a change of the host itself is no event of a group: it is looked for this often
 ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
 ON_THE_WAY = frozenset({S.EVICTING, S.FAILING, S.CLAIMED, S.CREATING, S.CREATED, S.BOOTING})
+
+
+LiveTargets = Callable[[Group, Instance], frozenset[str]]
+"""The hosts that would take a member's machine as it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,10 @@ class _Situation:
 
 
 class Evacuation:
-    """The use cases of drain and fence. `poke` is called with every group that has to move at once."""
+    """The use cases of drain and fence. `poke` is called with every group that has to move at once.
+
+    `live_targets` is asked for the preview alone; whether a member is moved live is decided when its turn comes.
+    """
 
     def __init__(
         self, store: Store, feed: Feed, planner: Planner, clock: Callable[[], int], fleet_cases: Fleet
@@ -88,6 +97,7 @@ class Evacuation:
         self._clock = clock
         self._fleet = fleet_cases
         self.poke: Callable[[str], None] = lambda _uuid: None
+        self.live_targets: LiveTargets = lambda _group, _member: frozenset()
 
     async def drain(
         self, caller: Caller, uuid: str, etag: str = "", request_id: str = "", *, validate_only: bool = False
@@ -153,14 +163,37 @@ class Evacuation:
             request = _request(group, uuid, self._clock(), snapshot)
             if request is None:
                 continue
-            planned = await self._planner.place(snapshot, request, Policy(), budget_seconds=PLAN_SECONDS)
-            if planned.decision.status is not Status.PLACED:
-                raise _no_room(planning.failure(planned.decision.explanation, group, snapshot), group)
-            found = {a.node: a.host for a in planned.decision.assignments}
+            live = self._live(group, leaving)
+            found = await self._place(snapshot, request, group, live)
             snapshot = _after(snapshot, request, found)
-            moves += [Move(node, uuid, target) for node, target in sorted(found.items())]
+            moves += [Move(node, uuid, target, target in live[node]) for node, target in sorted(found.items())]
         for move in moves:
             yield Progress(self._clock(), move=move)
+
+    def _live(self, group: Group, leaving: set[str]) -> Mapping[str, frozenset[str]]:
+        """Which hosts take each of the leaving members as it runs; none where it does not run."""
+        now = self._clock()
+        return {
+            m.uuid: self.live_targets(group, m) if wish(m, now).move is MoveStage.WANTED else frozenset()
+            for m in group.instances
+            if m.uuid in leaving
+        }
+
+    async def _place(
+        self, snapshot: Snapshot, request: PlacementRequest, group: Group, live: Mapping[str, frozenset[str]]
+    ) -> Mapping[str, str]:
+        """Where the request's nodes would go: if possible all of them live. Raises where they find no room."""
+        everywhere = frozenset.intersection(*(live[node.id] for node in request.nodes))
+        if everywhere:
+            away = frozenset(h.id for h in snapshot.hosts) - everywhere
+            narrow = replace(request, excluded_hosts=request.excluded_hosts | away)
+            planned = await self._planner.place(snapshot, narrow, Policy(), budget_seconds=PLAN_SECONDS)
+            if planned.decision.status is Status.PLACED:
+                return {a.node: a.host for a in planned.decision.assignments}
+        planned = await self._planner.place(snapshot, request, Policy(), budget_seconds=PLAN_SECONDS)
+        if planned.decision.status is not Status.PLACED:
+            raise _no_room(planning.failure(planned.decision.explanation, group, snapshot), group)
+        return {a.node: a.host for a in planned.decision.assignments}
 
     # --- the intent ------------------------------------------------------------------------------------------------
 
@@ -173,17 +206,19 @@ class Evacuation:
         host = fleet.host(connection, uuid, lock=True)
         row_changes.require_etag("host", uuid, host.version, etag)
         _, head = events.head(connection)
-        seats = groups.on_host(connection, uuid)
+        here = [(instance, group) for instance, group, _, _ in groups.on_host(connection, uuid)]
+        arriving = [(instance, group) for instance, group, _ in groups.arriving(connection, uuid)]
         if not self._known(connection, caller, uuid, request_id):
-            self._empty(connection, host, Evicted(uuid))
+            self._empty(connection, host, Evicted(uuid, live=True))
             asked = ("DrainHost", uuid)
             row_changes.made(connection, caller, "DrainHost", request_id, asked, uuid, now)
-        return _Intent({instance: group for instance, group, _, _ in seats}, head)
+        return _Intent(dict([*here, *arriving]), head)
 
     def _empty(self, connection: Connection, host: Host, fact: Fact) -> list[str]:
         """Maintenance, and the fact for every group with a seat on the host; returns these groups."""
         now = database_clock.now(connection)
-        touched = sorted({group for _, group, _, _ in groups.on_host(connection, host.uuid)})
+        seated = {group for _, group, _, _ in groups.on_host(connection, host.uuid)}
+        touched = sorted(seated | {group for _, group, _ in groups.arriving(connection, host.uuid)})
         for group_uuid in touched:  # all locks first, so that the event counter's comes last
             groups.load(connection, group_uuid, lock=True)
         for group_uuid in touched:
@@ -310,4 +345,6 @@ def _on_the_way(group: Group, member: Instance) -> bool:
     no_room = bool(group.reason) and any(m.status is S.PENDING for m in group.instances)
     if no_room and member.status in (S.PENDING, S.CREATED):
         return False
+    if member.move is not MoveStage.NONE:
+        return True
     return member.status in ON_THE_WAY or (member.status is S.PENDING and group.phase in LAUNCHING)

@@ -11,7 +11,7 @@ from placement.model import Decision, Explanation, Host, Member, Node, Request, 
 from service.app.changes import LeaseLost, commit
 from service.drivers.base import MachineIdentity
 from service.errors import NoCapacity, Unsatisfiable
-from service.facts import Placed, Seat
+from service.facts import MoveClaimed, Placed, Seat
 from service.failpoints import failpoint
 from service.fleet import MEMORY, VCPU, Zone
 from service.fleet import Host as FleetHost
@@ -98,7 +98,7 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
     policy = group.spec.placement
     labels = {GROUP_LABEL: group.uuid}
     staying = {
-        m.uuid: m.host_uuid
+        m.uuid: m.target_host_uuid or m.host_uuid
         for m in group.instances
         if m.host_uuid and m.status not in (InstanceStatus.PENDING, InstanceStatus.REMOVED)
     }
@@ -233,6 +233,41 @@ def claim(
     failpoint("claim.addressed")
     after = advance(before, Placed(placement, seats), now)
     return commit(connection, before, after, (), now)
+
+
+def move_request(group: Group, member: Instance, fleet_now: Snapshot, targets: frozenset[str]) -> Request:
+    """The member alone, on one of `targets` (host uuids); its fellows stay where they are."""
+    leaving = replace(member, status=InstanceStatus.PENDING, host_uuid="")
+    others = tuple(m for m in group.instances if m.uuid != member.uuid and m.status is not InstanceStatus.PENDING)
+    asked = request(replace(group, instances=(*others, leaving)), fleet_now)
+    return replace(asked, excluded_hosts=frozenset(h.id for h in fleet_now.hosts) - targets)
+
+
+def claim_move(
+    connection: Connection, planned: Group, member: Instance, target: FleetHost, now: int, *, alone: bool = False
+) -> Group:
+    """Commit the claim on the host that the member is to be moved to live, beside the one that it has.
+
+    Raises ClaimLost where that host is no longer free or the group stands otherwise than it was planned for, LeaseLost.
+    A member that does not wait for a target any more is left alone.
+    """
+    before = groups.load(connection, planned.uuid, lock=True)
+    if before.epoch != planned.epoch:
+        raise LeaseLost(planned.uuid)
+    fact = MoveClaimed(member.uuid, member.attempt, target.uuid, target.name)
+    after = advance(before, fact, now)
+    if after == before:
+        return before
+    if _seated(before) != _seated(planned):
+        raise claims.ClaimLost("members of the group are on other hosts than it was planned for")
+    wanted = claims.ClaimRequest(member.uuid, member.attempt, target.uuid, demand(member.spec))
+    claims.take(connection, before.uuid, [wanted], alone=alone)
+    _check_neighbours(connection, before, {target.uuid})
+    return commit(connection, before, after, (), now)
+
+
+def _seated(group: Group) -> frozenset[tuple[str, int, str, str]]:
+    return frozenset((m.uuid, m.attempt, m.host_uuid, m.target_host_uuid) for m in group.instances)
 
 
 def _check_neighbours(connection: Connection, group: Group, hosts: set[str]) -> None:

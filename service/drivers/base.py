@@ -70,6 +70,7 @@ class MachineState(StrEnum):
     STOPPING = "stopping"  # asked to shut down, still executing
     STOPPED = "stopped"  # defined, not executing
     CRASHED = "crashed"
+    MIGRATING = "migrating"  # in a live move, on either host of it, at a moment when it executes on neither
     TOMBSTONE = "tombstone"  # inert marker that forbids a late definition of an old attempt
     GHOST = "ghost"
     ABSENT = "absent"
@@ -290,6 +291,28 @@ class HostDriver(Protocol):
 
     async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """Undefine the tombstone. Absent is success; a real machine with that uuid raises MachineConflict."""
+        ...
+
+    def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
+        """Whether a machine like this may go from here to the target as it runs, as far as is known without asking.
+
+        `spec`: as the target would be asked to create it.
+        """
+        ...
+
+    async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
+        """Move the running machine to the target: begin, or go on with what has begun; at its end it is there, its
+        definition too, and here no more. At no instant does it execute on both.
+
+        True: it has ended well. False: it goes on, however many callers leave; call again. Raises HostRejected where it
+        was refused or broke off, which leaves the machine executing here, MachineConflict for a tombstone there.
+        """
+        ...
+
+    async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """End a move from here that has not ended yet: when this returns none goes on, and none that was asked for
+        through this object begins. It may have ended well before. No move, no machine: success.
+        """
         ...
 
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:

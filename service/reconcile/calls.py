@@ -22,14 +22,15 @@ from service.drivers.base import (
     MachineState,
     ObservedMachine,
 )
-from service.effects import Create, MemberEffect, Observe, PowerOff, Remove, Resume, Shutdown
-from service.facts import Fact, Observation, Observed, StopAsked
+from service.effects import AbortMove, Create, MemberEffect, Migrate, Observe, PowerOff, Remove, Resume, Shutdown
+from service.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService, Zone
 from service.members import LAUNCHING
 from service.model import FailurePolicy, Group, Instance, InstanceStatus
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
+from service.reconcile.moves import Move, Trail
 from service.store.catalog import version_key
 from service.telemetry.metrics import Metrics
 
@@ -42,6 +43,8 @@ BUDGET_SECONDS: Mapping[type, float] = {
     Shutdown: 10.0,
     PowerOff: 25.0,
     Remove: 25.0,  # a frozen QEMU takes 12 to 18 s to destroy (measured)
+    Migrate: 30.0,  # of waiting: a move that takes longer goes on, and is found again
+    AbortMove: 30.0,
 }
 POLL_AGE = 0.5
 ENTOMB_SECONDS = 10.0
@@ -94,6 +97,7 @@ class Sends:
 
     dispatched: set[tuple[str, int]] = field(default_factory=set)
     maybe_arrived: set[tuple[str, int]] = field(default_factory=set)
+    moves: Trail = field(default_factory=Trail)
 
 
 class MemberCalls:
@@ -136,11 +140,14 @@ class MemberCalls:
         try:
             async with asyncio.timeout(budget + 2.0):  # the driver keeps its own deadline; this one is for its bugs
                 failpoint(f"{name}.before")
-                facts = await self._call(monitor, group, member, effect, budget, hinted)
+                if isinstance(effect, Migrate | AbortMove):
+                    facts = await self._move(monitor, group, member, effect, sends)
+                else:
+                    facts = await self._call(monitor, group, member, effect, budget, hinted)
                 failpoint(f"{name}.after")
             if isinstance(effect, Create):
                 sends.maybe_arrived.add((member.uuid, member.attempt))
-            return Outcome(facts, retry=facts is _AGAIN)
+            return Outcome(facts, retry=not facts)
         except DriverError as error:
             verdict = type(error).__name__
             return self._trouble(monitor, member, effect, error, sends)
@@ -183,6 +190,33 @@ class MemberCalls:
         assert isinstance(effect, Remove)
         await driver.remove(identity, budget_seconds=budget)
         return await self._absent(monitor, group, member, identity, member.reason)
+
+    async def _move(
+        self, source: HostMonitor, group: Group, member: Instance, effect: Migrate | AbortMove, sends: Sends
+    ) -> Sequence[Fact]:
+        target = self._monitors.get(member.target_host_uuid)
+        move = Move(member, identity_of(self._cluster, member), source, target, sends.moves)
+        if isinstance(effect, AbortMove):
+            return await move.abort()
+        spec = None if target is None else await self._machine_spec(target, group, member)
+        return await move.go_on(spec)
+
+    def live_targets(self, group: Group, member: Instance) -> frozenset[str]:
+        """The hosts that would take the member's machine as it runs, as far as is known without asking; its own zone's,
+        because the guest keeps its address."""
+        source = self._monitors.get(member.host_uuid)
+        found = set()
+        for uuid, monitor in self._monitors.items():
+            if source is None or monitor is source or monitor.silent or monitor.host.zone_uuid != member.zone_uuid:
+                continue
+            zones, catalogue = self.directory.zones, self.directory.catalogue
+            try:
+                spec = machine_spec(self._cluster, group, member, host=monitor.host, zones=zones, catalogue=catalogue)
+            except KeyError:
+                continue  # its catalogue entry is gone: nothing says what it is made from
+            if source.driver.can_migrate(spec, monitor.driver):
+                found.add(uuid)
+        return frozenset(found)
 
     async def _absent(
         self, monitor: HostMonitor, group: Group, member: Instance, identity: MachineIdentity, reason: str
@@ -237,6 +271,8 @@ class MemberCalls:
         if isinstance(error, MachineGhost):
             monitor.ghost(member.machine_uuid)
             return Outcome([Observed(*key, Observation.BURNT, error.public)], retry=True)
+        if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Migrate):
+            return Outcome([MoveImpossible(*key, error.public)])
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Create | Resume):
             return Outcome([Observed(*key, Observation.REJECTED, error.public)])
         if isinstance(error, HostUnreachable):
@@ -255,6 +291,8 @@ _AGAIN: Sequence[Fact] = ()
 
 def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     """The facts of one observation. A tombstone or ghost in the member's place is not the member."""
+    if machine.state is MachineState.MIGRATING:
+        return ()  # somebody moves it by hand; where it goes on is seen when it does
     if machine.state is MachineState.GHOST:
         return (Observed(member.uuid, member.attempt, Observation.BURNT, "its host can neither run nor remove it"),)
     observation = _OBSERVATION.get(machine.state)

@@ -125,7 +125,7 @@ class Reconciler:
         while True:
             self._wake.clear()
             free = MOST_WORKERS - len(self._workers)
-            if free > 0:
+            if free > 0 and not self._stopping:  # what the workers have just given back is for others
                 await self._take(free)
             try:
                 async with asyncio.timeout(POLL_SECONDS):

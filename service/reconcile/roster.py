@@ -161,6 +161,18 @@ class UnusableDriver:
         """See HostDriver."""
         raise self._refuse()
 
+    def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
+        """See HostDriver."""
+        return False
+
+    async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
         """See HostDriver."""
         raise self._refuse()

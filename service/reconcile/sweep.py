@@ -47,7 +47,11 @@ class Seats:
 def seats(connection: Connection, host_uuid: str) -> Seats:
     """Read both in one transaction."""
     seated = groups.on_host(connection, host_uuid)
-    current = frozenset((instance, attempt) for instance, _, attempt, _ in seated)
+    arriving = groups.arriving(connection, host_uuid)
+    current = frozenset(
+        {(instance, attempt) for instance, _, attempt, _ in seated}
+        | {(instance, attempt) for instance, _, attempt in arriving}
+    )
     stale = frozenset(c for c in claims.on_host(connection, host_uuid) if (c[0], c[1]) not in current)
     return Seats(current, stale)
 
@@ -155,7 +159,7 @@ class Sweep:
 
         def release(connection: Connection) -> None:
             if (identity.instance, identity.attempt) not in seats(connection, monitor.host.uuid).wanted:
-                claims.release(connection, [(identity.instance, identity.attempt)])
+                claims.leave(connection, [(identity.instance, identity.attempt, monitor.host.uuid)])
 
         failpoint("sweep.releasing")
         await self._store.write(release)

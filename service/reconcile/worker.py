@@ -17,13 +17,13 @@ from service.app import changes, planning
 from service.app.changes import LeaseLost
 from service.app.fleet_reader import FleetReader
 from service.app.planner import Planned, Planner
-from service.effects import Dispatch, Effect, Observe, Plan, effects, next_deadline
+from service.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
 from service.errors import CorralError, InvariantViolation, NotFound, QuotaExceeded, Unavailable
-from service.facts import Fact, HostAnswers, HostSilent, NotPlaced, Observation, Observed, Ticked
+from service.facts import Fact, HostAnswers, HostSilent, MoveImpossible, NotPlaced, Observation, Observed, Ticked
 from service.failpoints import failpoint
 from service.fleet import HostStatus
 from service.lifecycle import AT_REST, FINAL, PLACED
-from service.model import Failure, Group, GroupPhase, QuotaViolation
+from service.model import Failure, Group, GroupPhase, Instance, QuotaViolation
 from service.reconcile.calls import MemberCalls, Outcome, Sends
 from service.reconcile.monitor import HostMonitor
 from service.store import clock, groups
@@ -284,6 +284,8 @@ class GroupWorker:
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> Outcome:
         if isinstance(effect, Plan):
             return await self._plan(group)
+        if isinstance(effect, FindTarget):
+            return await self._find_target(group, group.instance(effect.instance_uuid))
         if isinstance(effect, Dispatch):
             members = [group.instance(uuid) for uuid in effect.instance_uuids]
             self._sends.dispatched.update((m.uuid, m.attempt) for m in members)
@@ -344,6 +346,42 @@ class GroupWorker:
             return None
         failpoint("worker.claimed")
         metrics.claims.inc()
+        return Outcome([], reload=True)
+
+    async def _find_target(self, group: Group, member: Instance) -> Outcome:
+        """Plan where the member is moved to live, and claim there; a lost race re-plans as for a gang."""
+        try:
+            for attempt in range(1, CLAIM_TRIES + 1):
+                alone = attempt > CLAIM_RACES
+                async with self.tools.store.claiming(alone=alone):
+                    outcome = await self._find_target_once(group, member, attempt, alone=alone)
+                if outcome is not None:
+                    return outcome
+        except Unavailable as error:
+            logger.warning("group %s: a live move waits: %s", self.uuid, error)
+        except (InvariantViolation, LeaseLost):
+            raise
+        except CorralError as error:
+            return Outcome([MoveImpossible(member.uuid, member.attempt, error.message)])
+        return Outcome([], retry=True)
+
+    async def _find_target_once(self, group: Group, member: Instance, attempt: int, *, alone: bool) -> Outcome | None:
+        hosts, snapshot = await self.tools.store.read(planning.read_fleet)
+        targets = self.tools.calls.live_targets(group, member)
+        request = planning.move_request(group, member, snapshot, targets)
+        decision = (await self._decide(snapshot, request, attempt)).decision if targets else None
+        if decision is None or decision.status is not Status.PLACED:
+            return Outcome([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
+        failpoint("move.planned")
+        target, now = hosts[decision.assignments[0].host], self._now()
+        try:
+            await self.tools.store.write(lambda c: planning.claim_move(c, group, member, target, now, alone=alone))
+        except ClaimLost as lost:
+            logger.info("group %s: a live move's claim is lost (%s), planning again", self.uuid, lost)
+            self.tools.metrics.claims_lost.inc()
+            return None
+        failpoint("move.claimed")
+        self._sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
         return Outcome([], reload=True)
 
     async def _decide(self, snapshot: Snapshot, request: Request, attempt: int) -> Planned:

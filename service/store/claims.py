@@ -124,14 +124,26 @@ def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]
 
 
 def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None:
-    """Give back capacity and address of these (instance, attempt); nothing claimed is fine."""
+    """Give back capacity and address of these (instance, attempt), on every host; nothing claimed is fine."""
     ended = sorted(set(attempts))
-    if not ended:
-        return
+    if ended:
+        _release(connection, _of(schema.claims, ended), ended)
+
+
+def leave(connection: Connection, seats: Iterable[tuple[str, int, str]]) -> None:
+    """Give back what these (instance, attempt, host) hold there; an address goes with its attempt's last claim."""
+    table = schema.claims
+    ended = sorted(set(seats))
+    if ended:
+        there = tuple_(table.c.instance_uuid, table.c.attempt, table.c.host_uuid).in_(ended)
+        _release(connection, there, sorted({(instance, attempt) for instance, attempt, _ in ended}))
+
+
+def _release(connection: Connection, which: ColumnElement[bool], ended: Sequence[tuple[str, int]]) -> None:
     sums: dict[tuple[str, str], int] = defaultdict(int)
     for row in connection.execute(
         delete(schema.claims)
-        .where(_of(schema.claims, ended))
+        .where(which)
         .returning(schema.claims.c.host_uuid, schema.claims.c.resource, schema.claims.c.amount)
     ):
         sums[row.host_uuid, row.resource] += row.amount
@@ -139,7 +151,10 @@ def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None
     for (host_uuid, resource), amount in sorted(sums.items()):  # the order in which `take` locks them
         connection.execute(_GIVE_BACK, {"host": host_uuid, "what": resource, "less": amount})
     failpoint("release.given_back")
-    connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))
+    held = select(schema.claims.c.instance_uuid, schema.claims.c.attempt).where(_of(schema.claims, ended)).distinct()
+    kept = {(row.instance_uuid, row.attempt) for row in connection.execute(held)}
+    if ended := [attempt for attempt in ended if attempt not in kept]:
+        connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))
     _verify(connection, {host_uuid for host_uuid, _ in sums})
 
 
@@ -158,10 +173,12 @@ def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mappin
     return found
 
 
-def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], str]:
-    """(instance, attempt) -> host of all claims of a group."""
-    rows = connection.execute(_SEATS_OF, {"of": group_uuid})
-    return {(row.instance_uuid, row.attempt): row.host_uuid for row in rows}
+def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], frozenset[str]]:
+    """(instance, attempt) -> hosts of all claims of a group: one, or two while the attempt is moved live."""
+    found: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for row in connection.execute(_SEATS_OF, {"of": group_uuid}):
+        found[row.instance_uuid, row.attempt].add(row.host_uuid)
+    return {attempt: frozenset(hosts) for attempt, hosts in found.items()}
 
 
 def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | None:

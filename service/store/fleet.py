@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, or_, select, update
 
 from service.errors import NotFound
 from service.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
@@ -208,7 +208,7 @@ def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, Load]:
         .where(
             members.c.uuid == claims.c.instance_uuid,
             members.c.attempt == claims.c.attempt,
-            members.c.host_uuid == claims.c.host_uuid,
+            or_(members.c.host_uuid == claims.c.host_uuid, members.c.target_host_uuid == claims.c.host_uuid),
             members.c.status != InstanceStatus.REMOVED.value,
         )
         .exists()
@@ -219,6 +219,12 @@ def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, Load]:
         .distinct()
     )
     counted = {r.host_uuid: int(r.n) for r in seated}
+    for row in connection.execute(
+        select(members.c.target_host_uuid.label("host_uuid"), func.count().label("n"))
+        .where(members.c.target_host_uuid.in_(uuids))
+        .group_by(members.c.target_host_uuid)
+    ):
+        counted[row.host_uuid] = counted.get(row.host_uuid, 0) + int(row.n)
     over: dict[str, int] = {}
     for row in stale:
         over[row.host_uuid] = over.get(row.host_uuid, 0) + 1

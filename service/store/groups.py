@@ -18,6 +18,7 @@ from service.model import (
     GroupStatus,
     Instance,
     InstanceStatus,
+    MoveStage,
     NodeSpec,
     PlacementRecord,
 )
@@ -33,6 +34,7 @@ _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
     "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
     "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving",
+    "target_host_uuid", "target_host_name", "move_deadline_at",
     "created_at", "updated_at",
 )  # fmt: skip
 
@@ -43,7 +45,7 @@ _GROUP = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _GROUP_LOCKED = _GROUP.with_for_update()
 _SOME_GROUPS = select(_GROUPS).where(_GROUPS.c.uuid.in_(bindparam("of", expanding=True)))
 _MEMBERS = (
-    select(*(_INSTANCES.c[name] for name in _INSTANCE_PLAIN), _INSTANCES.c.spec, _INSTANCES.c.status)
+    select(*(_INSTANCES.c[name] for name in _INSTANCE_PLAIN), _INSTANCES.c.spec, _INSTANCES.c.status, _INSTANCES.c.move)
     .where(_INSTANCES.c.group_uuid.in_(bindparam("of", expanding=True)))
     .order_by(_INSTANCES.c.rank)
 )
@@ -254,6 +256,15 @@ def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int
     return tuple((r.uuid, r.group_uuid, r.attempt, r.status) for r in rows)
 
 
+def arriving(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int], ...]:
+    """`(instance, group, attempt)` of every member that is being moved live to the host."""
+    table = schema.instances
+    rows = connection.execute(
+        select(table.c.uuid, table.c.group_uuid, table.c.attempt).where(table.c.target_host_uuid == host_uuid)
+    )
+    return tuple((r.uuid, r.group_uuid, r.attempt) for r in rows)
+
+
 def counts(connection: Connection) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """How many groups and how many instances stand in each status (deleted groups left out)."""
     groups = connection.execute(
@@ -285,7 +296,8 @@ def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[In
     found: dict[str, list[Instance]] = {}
     for row in connection.execute(_MEMBERS, {"of": uuids}):
         plain: dict[str, Any] = dict(zip(_INSTANCE_PLAIN, row, strict=False))
-        member = Instance(spec=decode_known(NodeSpec, row.spec), status=InstanceStatus(row.status), **plain)
+        status, move = InstanceStatus(row.status), MoveStage(row.move)
+        member = Instance(spec=decode_known(NodeSpec, row.spec), status=status, move=move, **plain)
         found.setdefault(member.group_uuid, []).append(member)
     return {uuid: tuple(members) for uuid, members in found.items()}
 
@@ -317,4 +329,5 @@ def _group_values(group: Group) -> dict[str, Any]:
 
 
 def _instance_values(member: Instance) -> dict[str, Any]:
-    return {"status": member.status.value, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}
+    words = {"status": member.status.value, "move": member.move.value}
+    return {**words, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}

@@ -16,12 +16,16 @@ _LOCK = (
     .values(generation=schema.quotas.c.generation + 1)
     .returning(schema.quotas.c.resource, schema.quotas.c.limit)
 )
-_USED = (
-    select(schema.claims.c.resource, func.sum(schema.claims.c.amount).label("amount"))
-    .join(schema.groups, schema.groups.c.uuid == schema.claims.c.group_uuid)
+_CLAIMS = schema.claims
+# What is moved live is claimed on two hosts and counts once: the move is the operator's, not the tenant's.
+_ONCE = (
+    select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.resource, _CLAIMS.c.amount)
+    .join(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid)
     .where(schema.groups.c.project == bindparam("of"))
-    .group_by(schema.claims.c.resource)
+    .distinct()
+    .subquery()
 )
+_USED = select(_ONCE.c.resource, func.sum(_ONCE.c.amount).label("amount")).group_by(_ONCE.c.resource)
 
 
 def put(connection: Connection, quotas: Iterable[Quota]) -> None:

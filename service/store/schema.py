@@ -195,20 +195,26 @@ instances = Table(
     Column("stop_asked", Boolean, nullable=False, default=False),
     Column("joining", Boolean, nullable=False, default=False),
     Column("leaving", Boolean, nullable=False, default=False),
+    Column("move", WORD, nullable=False, default=""),
+    Column("target_host_uuid", UUID, nullable=False, default=""),
+    Column("target_host_name", Text, nullable=False, default=""),
+    Column("move_deadline_at", BigInteger, nullable=False, default=0),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "group_uuid"),
     Index(None, "host_uuid"),
+    Index(None, "target_host_uuid"),
 )
 
-# One row a resource of a placed attempt. A claim outlives its instance's attempt until the machine was seen absent.
+# One row a resource of a placed attempt. A claim outlives its instance's attempt until the machine was seen absent;
+# while an attempt is moved live from one host to another it has a claim on both.
 claims = Table(
     "claims",
     metadata,
     Column("instance_uuid", UUID, primary_key=True),
     Column("attempt", Integer, primary_key=True),
     Column("resource", WORD, primary_key=True),
-    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), nullable=False),
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
     Column("group_uuid", UUID, nullable=False),
     Column("amount", BigInteger, nullable=False),
     CheckConstraint("amount > 0", name="amount_positive"),

@@ -276,11 +276,11 @@ def test_delete_during_a_deploy_removes_what_may_exist_and_releases_what_was_nev
     half = tell(before, 0, Seen.DISPATCHED)
     after = advance(half, DeleteRequested(), 2)
     assert [m.status for m in after.instances] == [S.REMOVING, S.REMOVED]
-    assert released(half, DeleteRequested(), after) == ((after.instances[1].uuid, 1),)
+    assert released(half, DeleteRequested(), after) == ((after.instances[1].uuid, 1, "h1"),)
     gone = Observed(after.instances[0].uuid, 1, Seen.GONE)
     final = advance(after, gone, 3)
     assert final.phase is GroupPhase.DELETED
-    assert released(after, gone, final) == ((after.instances[0].uuid, 1),)
+    assert released(after, gone, final) == ((after.instances[0].uuid, 1, "h0"),)
 
 
 def test_a_member_that_served_is_asked_to_stop_before_it_is_destroyed() -> None:

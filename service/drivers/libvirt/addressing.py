@@ -16,6 +16,7 @@ from service.fleet import HostAddress
 DEFAULT_POOL = "corral"
 DEFAULT_POOL_PATH = "/var/lib/libvirt/corral"
 VIRT_TYPES = ("auto", "kvm", "qemu")
+MIGRATION_TRANSPORTS = ("tcp", "tls")
 TRANSPORTS = ("unix", "tcp", "tls", "ssh", "test")
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]{2,45}\]?")
@@ -31,7 +32,8 @@ class Options:
     `pool`, `pool_path`: storage pool, made as a directory pool where it is missing. `virt_type`: auto | kvm | qemu.
     `machine`: QEMU machine type, empty for libvirt's default. `translation_cache_mib`: a guest's cache under software
     emulation.
-    `ssh_key`: private key file for transport ssh.
+    `ssh_key`: private key file for transport ssh. `migration_address`, `migration_transport` (tcp | tls): how other
+    hypervisors reach this one for live moves; a host that is reached by tcp or tls itself needs neither.
     """
 
     pool: str = DEFAULT_POOL
@@ -40,6 +42,8 @@ class Options:
     machine: str = ""
     translation_cache_mib: int = 32
     ssh_key: str = ""
+    migration_address: str = ""
+    migration_transport: str = ""
 
 
 def options_of(address: HostAddress) -> Options:
@@ -52,7 +56,11 @@ def options_of(address: HostAddress) -> Options:
         machine=_optional(_POOL_NAME, given.pop("machine", ""), "machine"),
         translation_cache_mib=_number(given.pop("translation_cache_mib", "32"), "translation_cache_mib", 1, 4096),
         ssh_key=_optional(_ABSOLUTE_PATH, given.pop("ssh_key", ""), "ssh_key"),
+        migration_address=_optional(_HOSTNAME, given.pop("migration_address", ""), "migration_address"),
+        migration_transport=given.pop("migration_transport", ""),
     )
+    if options.migration_transport not in ("", *MIGRATION_TRANSPORTS):
+        raise _wrong("migration_transport", f"one of {', '.join(MIGRATION_TRANSPORTS)}")
     if options.virt_type not in VIRT_TYPES:
         raise _wrong("virt_type", f"one of {', '.join(VIRT_TYPES)}")
     if given:
@@ -74,6 +82,32 @@ def connection_uri(address: HostAddress) -> str:
         path = _matching(_ABSOLUTE_PATH, address.socket, "socket")
         return f"qemu+unix:///system?socket={quote(path, safe='/')}"
     return _remote_uri(address)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How another hypervisor reaches this one: its libvirtd by `uri`, its QEMU's listener by `stream_uri`.
+
+    Empty `stream_uri`: the guest's memory goes through the libvirtd's own connection, which is encrypted.
+    """
+
+    uri: str
+    stream_uri: str
+
+
+def migration_route(address: HostAddress) -> Route | None:
+    """The way for live moves to this host; None where the operator gave none."""
+    options = options_of(address)
+    transport = options.migration_transport or (address.transport if address.transport in MIGRATION_TRANSPORTS else "")
+    name = options.migration_address or address.address
+    if not transport or not name or address.transport == "test":
+        return None
+    host = _matching(_HOSTNAME, name, "migration_address")
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    # A port of the control plane's own way in is the hypervisors' too where the way is the same.
+    port = f":{address.port}" if address.port and transport == address.transport else ""
+    stream = f"tcp://{host}" if transport == "tcp" else ""
+    return Route(f"qemu+{transport}://{host}{port}/system", stream)
 
 
 def _remote_uri(address: HostAddress) -> str:

@@ -102,6 +102,21 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
     return _text(domain)
 
 
+def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...]) -> str:
+    """A running domain's own XML with what has another name on the host that it goes to: boot files and bridges."""
+    domain = ElementTree.fromstring(xml)
+    for name, path in (("kernel", boot.kernel), ("initrd", boot.initrd)):
+        element = domain.find(f"os/{name}")
+        if element is not None:
+            element.text = path
+    wired = [i for i in interfaces if i.kind != "none"]
+    for element, interface in zip(domain.findall("devices/interface"), wired, strict=True):
+        source = element.find("source")
+        if source is not None:
+            source.set(interface.kind, check_text(interface.source, "the network's source"))
+    return _text(domain)
+
+
 def tombstone_xml(identity: MachineIdentity, virt_type: str) -> str:
     """An inert domain that holds the uuid of a past attempt, so that a late definition of it is refused."""
     name = f"corral-tombstone-{identity.instance}-{identity.attempt}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,14 +13,16 @@ import libvirt
 from service.drivers.base import (
     HostDriver,
     HostFacts,
+    HostRejected,
     Listing,
     MachineHint,
     MachineIdentity,
     MachineSpec,
     ObservedMachine,
+    OutcomeUnknown,
 )
-from service.drivers.libvirt import probing
-from service.drivers.libvirt.addressing import connection_uri, options_of
+from service.drivers.libvirt import migration, probing
+from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Lane, Opener, Work
 from service.drivers.libvirt.domain_xml import Platform, check_spec
@@ -60,7 +63,12 @@ class LibvirtDriver(HostDriver):
             closed=self._control_closed,
             opener=opener,
         )
-        self._work = self._control if address.transport == "test" else Lane(uri, opener=opener)
+        self._lonely = address.transport == "test"
+        self._work = self._control if self._lonely else Lane(uri, opener=opener)
+        # A move's call lasts as long as the move: it must not take the place of other work.
+        self._moving = self._control if self._lonely else Lane(uri, opener=opener)
+        self._route = migration_route(address)
+        self._moves: dict[str, tuple[asyncio.Task[None], threading.Event]] = {}
 
     @property
     def host_id(self) -> str:
@@ -196,6 +204,84 @@ class LibvirtDriver(HostDriver):
             budget_seconds,
         )
 
+    # --- live moves --------------------------------------------------------------------------------------------------
+
+    def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
+        """See HostDriver. Machines that live in memory alone, between hosts of one kind with a way to each other."""
+        if not isinstance(target, LibvirtDriver) or target is self or target._route is None or self._lonely:
+            return False
+        if self._virtualisation is None or target._virtualisation is None:
+            return False
+        here, there = self._virtualisation[1], target._virtualisation[1]
+        return (here.type, here.architecture) == (there.type, there.architecture) and migration.movable(spec)
+
+    async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
+        """See HostDriver. The call to libvirt has a thread of its own for as long as the move takes."""
+        check_identity(spec.identity)
+        if not self.can_migrate(spec, target) or not isinstance(target, LibvirtDriver):
+            raise HostRejected("unsupported", "the machine can not be moved live between these hosts")
+        uuid, whole = spec.identity.machine_uuid, Work(budget_seconds)
+        if uuid not in self._moves:
+            arrival = await target.prepare_arrival(spec, budget_seconds=whole.remaining)
+            given_up = threading.Event()
+            task = asyncio.create_task(self._migrate(spec.identity, arrival, given_up), name=f"move of {uuid}")
+            self._moves.setdefault(uuid, (task, given_up))
+        task, _ = self._moves[uuid]
+        done, _ = await asyncio.wait({task}, timeout=whole.remaining)
+        if not done:
+            return False
+        self._moves.pop(uuid, None)
+        task.result()
+        return True
+
+    async def _migrate(self, identity: MachineIdentity, arrival: migration.Arrival, given_up: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+
+        def move(work: Work, connection: Any) -> None:
+            migration.migrate(work, connection, self._inventory, self._cluster, identity, arrival, given_up)
+
+        await self._moving.call(move, budget_seconds=migration.MOVE_SECONDS, has_effect=True, what="migrate")
+
+    async def prepare_arrival(self, spec: MachineSpec, *, budget_seconds: float) -> migration.Arrival:
+        """Make ready what a machine needs that comes here live. Raises HostRejected where there is no way here."""
+        route = self._route
+        if route is None:
+            raise HostRejected("unsupported", "the host takes no live moves")
+        boot = await self._act(
+            "prepare-arrival",
+            lambda work, connection: self._storage.prepare(connection, work, spec),
+            budget_seconds,
+        )
+        return migration.Arrival(route, boot, spec.interfaces)
+
+    async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+        whole = Work(budget_seconds)
+        task, given_up = self._moves.get(identity.machine_uuid, (None, None))
+        if given_up is not None:
+            given_up.set()
+        while True:
+            await self._act(
+                "abort-migration",
+                lambda _work, connection: migration.abort(connection, self._inventory, self._cluster, identity),
+                whole.remaining,
+            )
+            over = await self._act(
+                "see-migration-ended",
+                lambda _work, connection: migration.ended(connection, self._inventory, self._cluster, identity),
+                whole.remaining,
+            )
+            if task is not None and not task.done():
+                await asyncio.wait({task}, timeout=min(whole.remaining, migration.POLL_SECONDS))
+            if over and (task is None or task.done()):
+                break
+            if whole.remaining == 0:
+                raise OutcomeUnknown("the live move does not end")
+        if task is not None:
+            self._moves.pop(identity.machine_uuid, None)
+            await asyncio.gather(task, return_exceptions=True)  # how it ended is told by where the machine is
+
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
         """See HostDriver."""
         return await self._read(
@@ -279,3 +365,8 @@ class LibvirtDriver(HostDriver):
         self._channels.connection_lost()
         await self._control.close()
         await self._work.close()
+        for task, given_up in self._moves.values():
+            given_up.set()
+            task.cancel()
+        await asyncio.gather(*(task for task, _ in self._moves.values()), return_exceptions=True)
+        await self._moving.close()

@@ -6,11 +6,15 @@ import asyncio
 import json
 
 from service.drivers.base import (
+    DriverError,
+    HostDriver,
     HostFacts,
+    HostRejected,
     Listing,
     MachineHint,
     MachineIdentity,
     MachineSpec,
+    MachineState,
     ObservedMachine,
     OutcomeUnknown,
 )
@@ -25,6 +29,7 @@ class SimulatedDriver:
         self.host = host
         self._hints: list[MachineHint] = []
         self._boots: set[asyncio.Task[None]] = set()
+        self._moves: dict[str, asyncio.Task[None]] = {}
 
     @property
     def host_id(self) -> str:
@@ -99,6 +104,73 @@ class SimulatedDriver:
         await self._call(budget_seconds)
         self.host.clear_tombstone(identity)
 
+    def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
+        """See HostDriver."""
+        if not isinstance(target, SimulatedDriver) or target is self:
+            return False
+        return self.host.options.live_migration and target.host.options.live_migration
+
+    async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
+        """See HostDriver. Ends with the process, as everything simulated; what stands in a file goes on from there."""
+        if not self.can_migrate(spec, target) or not isinstance(target, SimulatedDriver):
+            raise HostRejected("unsupported", "the hosts do not move machines live")
+        await self._call(budget_seconds)
+        uuid = spec.identity.machine_uuid
+        move = self._moves.get(uuid)
+        if move is None:
+            work = self._move(spec.identity, target)
+            move = self._moves[uuid] = asyncio.create_task(work, name=f"simulated move of {spec.identity.machine_name}")
+        done, _ = await asyncio.wait({move}, timeout=budget_seconds)
+        if not done:
+            return False
+        self._moves.pop(uuid, None)
+        if move.cancelled():
+            raise HostRejected("aborted", "the move was broken off")
+        move.result()
+        return True
+
+    async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._call(budget_seconds)
+        move = self._moves.pop(identity.machine_uuid, None)
+        if move is not None:
+            move.cancel()
+            await asyncio.gather(move, return_exceptions=True)
+
+    async def _move(self, identity: MachineIdentity, target: SimulatedDriver) -> None:
+        """What the two hosts do between themselves. Where it ends early the target lets go of what it has got."""
+        listed = self.host.listing().find(identity.machine_uuid)
+        if listed is None or listed.state not in (MachineState.RUNNING, MachineState.MIGRATING):
+            raise HostRejected("bad_request", "there is no running machine to move")
+        await target.reached()
+        target.host.receive(self.host.machines[identity.machine_uuid])
+        try:
+            await asyncio.sleep(self.host.options.migrate_ms / 1000)
+            await target.reached()
+            self.host.depart(identity)
+            target.host.go_on(identity)  # nothing is awaited in between
+        except BaseException:
+            self._stay(identity, target)
+            raise
+        self.host.remove(identity)
+        self._hint(identity)
+        target._hint(identity)
+
+    def _stay(self, identity: MachineIdentity, target: SimulatedDriver) -> None:
+        there = target.host.listing().find(identity.machine_uuid)
+        if there is not None and there.state is MachineState.MIGRATING:
+            target.host.remove(identity)
+        here = self.host.listing().find(identity.machine_uuid)
+        if here is not None and here.state is MachineState.MIGRATING:
+            self.host.go_on(identity)
+
+    async def reached(self) -> None:
+        """Raises HostRejected where another host does not reach this one."""
+        try:
+            await self._call(1.0)
+        except DriverError as error:
+            raise HostRejected("no_route", "the other host does not answer", error.public) from error
+
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
         """See HostDriver. Simulated machines have no volumes."""
         await self._call(budget_seconds)
@@ -114,9 +186,10 @@ class SimulatedDriver:
 
     async def close(self) -> None:
         """See HostDriver. The machines stay in the host's memory."""
-        for boot in tuple(self._boots):
-            boot.cancel()
-        await asyncio.gather(*self._boots, return_exceptions=True)
+        running = (*self._boots, *self._moves.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _call(self, budget_seconds: float) -> None:
         delay = self.host.options.call_ms / 1000

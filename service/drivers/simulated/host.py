@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from service.drivers.base import (
@@ -25,6 +25,7 @@ class SimulationOptions:
     """A simulated host's `options` in the configuration; all amounts are what the host really has.
 
     `cpu` (vCPUs), `memory` (bytes, or with a unit: `256GiB`), `boot_ms` (from resume to ready), `call_ms` (every call),
+    `migrate_ms` (a live move), `live_migration` (`yes` | `no`: whether machines leave and come as they run),
     `gpu.<model>` (count), `foreign_cpu`, `foreign_memory` (held by machines of others), `state_file` (the
     file that the machines stand in, for several control planes on one machine; without it they are in memory).
     """
@@ -34,6 +35,8 @@ class SimulationOptions:
     boot_ms: int = 200
     call_ms: int = 2
     state_file: str = ""
+    migrate_ms: int = 100
+    live_migration: bool = True
 
     @classmethod
     def read(cls, options: Mapping[str, str]) -> SimulationOptions:
@@ -43,11 +46,15 @@ class SimulationOptions:
         total = {"vcpu": _amount(left, "cpu", 64), "memory": _amount(left, "memory", 256 << 30)}
         foreign = {"vcpu": _amount(left, "foreign_cpu", 0), "memory": _amount(left, "foreign_memory", 0)}
         boot_ms, call_ms = _amount(left, "boot_ms", 200), _amount(left, "call_ms", 2)
+        migrate_ms, live = _amount(left, "migrate_ms", 100), left.pop("live_migration", "yes")
+        if live not in ("yes", "no"):
+            raise HostRejected("bad_request", "option 'live_migration' is not yes or no")
         for name in [n for n in left if n.startswith("gpu.")]:
             total[name] = _amount(left, name, 0)
         if left:
             raise HostRejected("bad_request", f"option {min(left)!r} is not one of simulated hosts")
-        return cls(total, {k: v for k, v in foreign.items() if v}, boot_ms, call_ms, state_file)
+        held = {k: v for k, v in foreign.items() if v}
+        return cls(total, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes")
 
 
 def _amount(options: dict[str, str], name: str, default: int) -> int:
@@ -137,6 +144,28 @@ class SimulatedHost:
         if there is not None and there.state is not MachineState.TOMBSTONE:
             raise MachineConflict("the machine is there")
         self.machines.pop(identity.machine_uuid, None)
+
+    def receive(self, machine: SimulatedMachine) -> None:
+        """Take in a machine that arrives live; it does not execute yet. Raises MachineConflict for a tombstone."""
+        there = self.machines.get(machine.identity.machine_uuid)
+        if there is not None and there.state is not MachineState.MIGRATING:
+            raise MachineConflict("the machine's uuid is taken on this host")
+        self.machines[machine.identity.machine_uuid] = replace(machine, state=MachineState.MIGRATING)
+
+    def depart(self, identity: MachineIdentity) -> SimulatedMachine:
+        """Stop executing a machine that leaves live, and give it. Raises HostRejected where it does not execute."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None or machine.state not in (MachineState.RUNNING, MachineState.MIGRATING):
+            raise HostRejected("bad_request", "there is no running machine to move")
+        machine.state = MachineState.MIGRATING
+        return machine
+
+    def go_on(self, identity: MachineIdentity) -> None:
+        """Let a machine in the middle of a live move execute here. Raises HostRejected where it is not there."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None or machine.state is not MachineState.MIGRATING:
+            raise HostRejected("bad_request", "the machine did not arrive")
+        machine.state = MachineState.RUNNING
 
     def listing(self) -> Listing:
         """Everything on the host."""

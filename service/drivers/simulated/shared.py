@@ -56,6 +56,21 @@ class SharedHost(SimulatedHost):
         with self._held():
             super().clear_tombstone(identity)
 
+    def receive(self, machine: SimulatedMachine) -> None:
+        """See SimulatedHost."""
+        with self._held():
+            super().receive(machine)
+
+    def depart(self, identity: MachineIdentity) -> SimulatedMachine:
+        """See SimulatedHost."""
+        with self._held():
+            return super().depart(identity)
+
+    def go_on(self, identity: MachineIdentity) -> None:
+        """See SimulatedHost."""
+        with self._held():
+            super().go_on(identity)
+
     def listing(self) -> Listing:
         """See SimulatedHost."""
         with self._held():

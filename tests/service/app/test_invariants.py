@@ -21,9 +21,9 @@ def seated(status: InstanceStatus = InstanceStatus.CREATED, **changes: object) -
     return replace(plain, instances=members, **changes)  # type: ignore[arg-type]
 
 
-def seats(of: Group, host: str = HOST) -> dict[tuple[str, int], str]:
+def seats(of: Group, *hosts: str) -> dict[tuple[str, int], frozenset[str]]:
     """Claims as they should be."""
-    return {(m.uuid, m.attempt): host for m in of.instances}
+    return {(m.uuid, m.attempt): frozenset(hosts or (HOST,)) for m in of.instances}
 
 
 def test_a_change_that_keeps_every_rule_passes() -> None:

@@ -52,12 +52,26 @@ cpu = "{cpu}"
 memory = "64GiB"
 boot_ms = "10"
 call_ms = "0"
+migrate_ms = "{migrate_ms}"
+live_migration = "{live}"
 """
 
 
-def config_text(hosts: int = 2, *, cpu: int = 1, url: str = "sqlite://", extra: str = "") -> str:
-    """A configuration with hosts `host-1` … in one zone; each has `cpu` real CPUs, ten times as many virtual ones."""
-    listed = "".join(HOST.format(name=f"host-{number}", cpu=cpu) for number in range(1, hosts + 1))
+def config_text(
+    hosts: int = 2,
+    *,
+    cpu: int = 1,
+    url: str = "sqlite://",
+    extra: str = "",
+    live: bool = True,
+    migrate_ms: int = 20,
+) -> str:
+    """A configuration with hosts `host-1` … in one zone; each has `cpu` real CPUs, ten times as many virtual ones.
+
+    `live`: members can be moved as they run.
+    """
+    options = {"cpu": cpu, "migrate_ms": migrate_ms, "live": "yes" if live else "no"}
+    listed = "".join(HOST.format(name=f"host-{number}", **options) for number in range(1, hosts + 1))
     return FILE.replace("sqlite://", url) + listed + extra
 
 

@@ -70,6 +70,10 @@ class FakeHost:
     calls: list[str] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     connections: list[FakeConnection] = field(default_factory=list)
+    reachable: dict[str, FakeHost] = field(default_factory=dict)
+    moving: set[str] = field(default_factory=set)
+    moves: list[tuple[str, dict[str, Any], int]] = field(default_factory=list)
+    let_moves_end: threading.Event = field(default_factory=threading.Event)
 
     def open(self, _uri: str) -> FakeConnection:
         """Stands in for libvirt.open."""
@@ -358,6 +362,51 @@ class FakeDomain:
             return 0
 
         return self.host.step("undefine", undefine)  # type: ignore[no-any-return]
+
+    def jobStats(self, _flags: int) -> dict[str, int]:  # noqa: N802
+        def read() -> dict[str, int]:
+            self._there()
+            if self._uuid not in self.host.moving:
+                return {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+            return {
+                "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED,
+                "operation": libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT,
+            }
+
+        return self.host.step("state", read)  # type: ignore[no-any-return]
+
+    def abortJob(self) -> int:  # noqa: N802
+        def abort() -> int:
+            if self._uuid not in self.host.moving:
+                raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+            self.host.moving.discard(self._uuid)
+            return 0
+
+        return self.host.step("abortJob", abort)  # type: ignore[no-any-return]
+
+    def migrateToURI3(self, uri: str, parameters: dict[str, Any], flags: int) -> int:  # noqa: N802
+        """Peer to peer: until `host.let_moves_end` is set it goes on; an aborted job ends it before."""
+
+        def move() -> int:
+            there = self._there()
+            target = self.host.reachable.get(uri)
+            if target is None:
+                raise error(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, "No route to host")
+            if self._uuid in target.domains:
+                raise error(libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_FROM_DOMAIN)
+            self.host.moves.append((uri, parameters, flags))
+            self.host.moving.add(self._uuid)
+            while not self.host.let_moves_end.wait(0.005):
+                if self._uuid not in self.host.moving:
+                    raise error(libvirt.VIR_ERR_OPERATION_ABORTED)
+            self.host.moving.discard(self._uuid)
+            xml = parameters[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML]
+            state = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_MIGRATED)
+            target.domains[self._uuid] = Domain(there.name, self._uuid, xml, state=state)
+            del self.host.domains[self._uuid]
+            return 0
+
+        return self.host.step("migrate", move)  # type: ignore[no-any-return]
 
     def openChannel(self, _name: str, _stream: Any, _flags: int) -> int:  # noqa: N802
         self.host.step("openChannel", self._there)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.drivers.base import HostRejected
-from service.drivers.libvirt.addressing import Options, connection_uri, options_of
+from service.drivers.libvirt.addressing import Options, Route, connection_uri, migration_route, options_of
 from service.fleet import HostAddress
 
 HARMFUL = [
@@ -100,8 +100,26 @@ def test_options_have_defaults_and_are_checked() -> None:
         {"translation_cache_mib": "-1"},
         {"translation_cache_mib": "many"},
         {"uri": "test:///etc/passwd"},
+        {"migration_address": "hv2/?command=x"},
+        {"migration_transport": "ssh"},
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, str]) -> None:
     with pytest.raises(HostRejected, match=next(iter(options))):
         options_of(HostAddress("libvirt", options=options))
+
+
+def test_a_way_for_live_moves_is_the_hosts_own_or_the_one_that_its_options_tell() -> None:
+    assert migration_route(HostAddress("libvirt", "tcp", "hv1", 1234)) == Route(
+        "qemu+tcp://hv1:1234/system", "tcp://hv1"
+    )
+    assert migration_route(HostAddress("libvirt", "tls", "fd00::1")) == Route("qemu+tls://[fd00::1]/system", "")
+    told = {"migration_transport": "tcp", "migration_address": "10.0.0.2"}
+    assert migration_route(HostAddress("libvirt", "unix", options=told)) == Route(
+        "qemu+tcp://10.0.0.2/system", "tcp://10.0.0.2"
+    )
+    assert migration_route(HostAddress("libvirt", "ssh", "hv1", 22, options={"migration_transport": "tls"})) == Route(
+        "qemu+tls://hv1/system", ""
+    )
+    for address in (HostAddress("libvirt"), HostAddress("libvirt", "ssh", "hv1"), HostAddress("libvirt", "test")):
+        assert migration_route(address) is None
