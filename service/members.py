@@ -93,7 +93,8 @@ def evict(member: Instance, now: int, reason: str = "") -> Instance:
         return vacate(member, keep_claim=False)
     if member.status not in PLACED - {S.REMOVING, S.EVICTING}:
         return member
-    leaving = replace(unwished(member), status=S.EVICTING, reason=reason or "its host is being emptied")
+    leaving = replace(member, status=S.EVICTING, reason="its host is being emptied")
+    leaving = replace(unwished(leaving), reason=reason or leaving.reason)
     return _asked(leaving, member.status is S.RUNNING, now)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from service.drivers.base import (
     DriverError,
     GuestReport,
+    HostDriver,
     HostFacts,
     HostRejected,
     HostUnreachable,
@@ -154,6 +155,17 @@ class FaultyDriver:
         await self._call(
             "clear", budget_seconds, lambda _late: self._host.clear_tombstone(identity.machine_uuid, cause)
         )
+
+    def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
+        """See HostDriver."""
+        return False
+
+    async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
+        """See HostDriver."""
+        raise HostRejected("unsupported", "the hosts do not move machines live")
+
+    async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
 
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
         """See HostDriver."""

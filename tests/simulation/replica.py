@@ -148,6 +148,7 @@ class Replica:
         self.fleet_cases = FleetCases(store, self.clock, _no_first_contact, planner)
         self.evacuation = Evacuation(store, feed, planner, self.clock, self.fleet_cases)
         self.evacuation.poke = self.reconciler.poke
+        self.evacuation.live_targets = calls.live_targets
         self._heirs = Heirs(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")
 
