@@ -7,13 +7,15 @@ costs a lost claim and no more: the guard of the claim stands in its UPDATE.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from placement import model
 from service.app import planning
 from service.fleet import Host
 from service.store import claims, fleet, groups
+from service.store.claims import Size
 from service.store.connection import Connection
 
 _MANY = 2_000
@@ -30,6 +32,7 @@ class _Known:
     mark: Hashable
     host: Host
     seats: Sequence[Seat]
+    sizes: Sequence[Size]
     seen: model.Host
 
 
@@ -39,6 +42,7 @@ class _Memory:
 
     known: Mapping[str, _Known]
     apart: Mapping[str, frozenset[str]]
+    sizes: Counter[Size]
     hosts: Mapping[str, Host]
     snapshot: model.Snapshot
 
@@ -47,7 +51,7 @@ class FleetReader:
     """Reads of one process share it; it may be used by several threads at once."""
 
     def __init__(self) -> None:
-        self._memory = _Memory({}, {}, {}, model.Snapshot(()))
+        self._memory = _Memory({}, {}, Counter(), {}, model.Snapshot(()))
 
     def read(self, connection: Connection) -> tuple[Mapping[str, Host], model.Snapshot]:
         """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only."""
@@ -56,11 +60,31 @@ class FleetReader:
         apart = groups.keeping_apart(connection)
         fresh = _changed(connection, before, marks, apart)
         if fresh or len(marks) != len(before.known):
-            known = {uuid: fresh.get(uuid) or before.known[uuid] for uuid in marks}
-            hosts = {uuid: one.host for uuid, one in known.items()}
-            before = _Memory(known, apart, hosts, model.Snapshot(tuple(one.seen for one in known.values())))
+            before = _renewed(before, marks, apart, fresh)
+            self._memory = before
+        sizes = planning.catalogue_sizes(fleet.model_services(connection).values())
+        flavours = planning.flavours(sizes + before.sizes)
+        if flavours != before.snapshot.flavours:
+            before = replace(before, snapshot=before.snapshot.updated(flavours=flavours))
             self._memory = before
         return before.hosts, before.snapshot
+
+
+def _renewed(
+    before: _Memory,
+    marks: Mapping[str, Hashable],
+    apart: Mapping[str, frozenset[str]],
+    fresh: Mapping[str, _Known],
+) -> _Memory:
+    known = {uuid: fresh.get(uuid) or before.known[uuid] for uuid in marks}
+    sizes = before.sizes.copy()
+    for uuid, one in before.known.items():
+        if uuid in fresh or uuid not in known:
+            sizes.subtract(one.sizes)
+    for one in fresh.values():
+        sizes.update(one.sizes)
+    snapshot = model.Snapshot(tuple(one.seen for one in known.values()), before.snapshot.flavours)
+    return _Memory(known, apart, +sizes, {uuid: one.host for uuid, one in known.items()}, snapshot)
 
 
 def _changed(
@@ -72,8 +96,9 @@ def _changed(
     some = others if len(others) < _MANY else None
     hosts = fleet.hosts(connection, some) if others else {}
     seated = claims.seated(connection, some) if others else {}
+    sizes = claims.sizes(connection, some) if others else {}
     found = {
-        uuid: _Known(marks[uuid], hosts[uuid], seats, planning.seen(hosts[uuid], seats, apart))
+        uuid: _Known(marks[uuid], hosts[uuid], seats, sizes.get(uuid, ()), planning.seen(hosts[uuid], seats, apart))
         for uuid in others
         for seats in (seated.get(uuid, ()),)
     }
@@ -81,5 +106,5 @@ def _changed(
         regrouped = {uuid for uuid in {*before.apart, *apart} if before.apart.get(uuid) != apart.get(uuid)}
         for uuid, one in known.items():
             if uuid in marks and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
-                found[uuid] = _Known(one.mark, one.host, one.seats, planning.seen(one.host, one.seats, apart))
+                found[uuid] = replace(one, seen=planning.seen(one.host, one.seats, apart))
     return found

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
 from placement.constraints import EVERYTHING, Apart, AtMost, Constraint, Near, Scope, Selector
-from placement.model import Decision, Explanation, Host, Member, Node, Request, Snapshot, Strategy
+from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Strategy
 from service.app.changes import LeaseLost, commit
 from service.drivers.base import MachineIdentity
 from service.errors import NoCapacity, Unsatisfiable
 from service.facts import MoveClaimed, Placed, Seat
 from service.failpoints import failpoint
-from service.fleet import MEMORY, VCPU, Zone
+from service.fleet import MEMORY, VCPU, ModelService, Zone
 from service.fleet import Host as FleetHost
 from service.lifecycle import advance
 from service.model import (
@@ -27,10 +28,12 @@ from service.model import (
     SeatAssignment,
 )
 from service.store import claims, fleet, groups, quotas
+from service.store.claims import Size
 from service.store.connection import Connection
 
 TYPE_LABEL = "corral.type"
 GROUP_LABEL = "corral.group"
+MOST_FLAVOURS = 16
 APART_LABEL = "corral.apart."
 """With a group's uuid behind it: borne by members of groups that are to be apart from that group."""
 
@@ -57,12 +60,31 @@ def snapshot(
     hosts: Mapping[str, FleetHost],
     seated: Mapping[str, Sequence[tuple[str, str, bool]]],
     apart: Mapping[str, frozenset[str]] | None = None,
+    sizes: Mapping[Size, int] | None = None,
 ) -> Snapshot:
     """The fleet as the planner sees it. `seated`: host uuid -> (instance, group, exclusive) of everything claimed.
 
-    `apart`: group uuid -> groups that it is to be apart from.
+    `apart`: group uuid -> groups that it is to be apart from. `sizes`: see `flavours`.
     """
-    return Snapshot(tuple(seen(host, seated.get(host.uuid, ()), apart or {}) for host in hosts.values()))
+    seen_hosts = tuple(seen(host, seated.get(host.uuid, ()), apart or {}) for host in hosts.values())
+    return Snapshot(seen_hosts, flavours(sizes or {}))
+
+
+def flavours(sizes: Mapping[Size, int]) -> tuple[Flavour, ...]:
+    """What room is measured by: the sizes that this fleet is asked for most. `sizes`: how often each is seen.
+
+    `least_lost_value` puts a gang where the room that is left is worth least, and room is worth the members that still
+    fit in it. Measured by the gang's own sizes alone, a gang without GPUs would not mind to fill hosts that have some,
+    and one of many vCPUs would leave memory that nobody can use. So every size of which members run counts, and what
+    the catalogue gives by default, which is what comes next. The most frequent sixteen keep the value table small.
+    """
+    often = sorted(sizes, key=lambda size: (-sizes[size], size))[:MOST_FLAVOURS]
+    return tuple(Flavour(dict(size)) for size in sorted(often))
+
+
+def catalogue_sizes(entries: Iterable[ModelService]) -> Counter[Size]:
+    """What the catalogue's entries ask for by default; each counts as one member."""
+    return Counter(((MEMORY, entry.default_memory), (VCPU, entry.default_cpu)) for entry in entries)
 
 
 def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping[str, frozenset[str]]) -> Host:
@@ -136,7 +158,10 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
 def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
     """All hosts, and the snapshot made of them, read in full; `FleetReader` gives the same and reads what changed."""
     hosts = fleet.hosts(connection)
-    return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection))
+    sizes = catalogue_sizes(fleet.model_services(connection).values())
+    for of_host in claims.sizes(connection).values():
+        sizes.update(of_host)
+    return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection), sizes)
 
 
 def record(

@@ -16,6 +16,9 @@ from service.fleet import HostState, HostStatus, Network
 from service.store import schema
 from service.store.engine import FLEET_LOCK
 
+Size = tuple[tuple[str, int], ...]
+"""A named integer vector as sorted pairs, without zeros."""
+
 
 class ClaimLost(Exception):
     """A host filled up, closed or lost an address since the plan was made; plan again with fresh rows."""
@@ -171,6 +174,20 @@ def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mappin
     for row in connection.execute(query, values):
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
     return found
+
+
+def sizes(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[Size]]:
+    """Host uuid -> what each attempt holds there, of everything claimed (on these hosts)."""
+    table = schema.claims
+    query = select(table.c.host_uuid, table.c.instance_uuid, table.c.attempt, table.c.resource, table.c.amount)
+    if hosts is not None:
+        query = query.where(table.c.host_uuid.in_(sorted(hosts)))
+    found: dict[str, dict[tuple[str, int], list[tuple[str, int]]]] = defaultdict(dict)
+    for host_uuid, instance_uuid, attempt, resource, amount in connection.execute(query).all():
+        found[host_uuid].setdefault((instance_uuid, attempt), []).append((resource, int(amount)))
+    return {
+        host_uuid: tuple(tuple(sorted(vector)) for vector in vectors.values()) for host_uuid, vectors in found.items()
+    }
 
 
 def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], frozenset[str]]:

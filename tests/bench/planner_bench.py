@@ -140,7 +140,7 @@ class Changes:
         self._keeper.index()
         cost("take it in and index it", 0)
         nothing = pickle.dumps(self._sent.change_to(snapshot), 5)
-        order = Order(1, time.monotonic() + 600, nothing, (), "", Place(wanted, Policy()))
+        order = Order(1, time.monotonic() + 600, nothing, snapshot.flavours, "", Place(wanted, Policy()))
         decision = self._keeper.run(order).result
         cost("search and check", 0)
         assert isinstance(decision, Decision)
