@@ -163,7 +163,7 @@ class Evacuation:
             request = _request(group, uuid, self._clock(), snapshot)
             if request is None:
                 continue
-            live = self._live(group, leaving)
+            live = self._live(group, {node.id for node in request.nodes})
             found = await self._place(snapshot, request, group, live)
             snapshot = _after(snapshot, request, found)
             moves += [Move(node, uuid, target, target in live[node]) for node, target in sorted(found.items())]
@@ -289,10 +289,13 @@ def _situation(connection: Connection, reader: FleetReader, uuid: str, etag: str
 
 
 def _request(group: Group, host_uuid: str, now: int, snapshot: Snapshot) -> PlacementRequest | None:
-    """The group's members on the host as a gang that seeks room elsewhere; None where all of them only have to go."""
+    """The group's members on the host as a gang that seeks room elsewhere; None where all of them only have to go, or
+    have their room already and are on their way there."""
     homeless = _homeless(group, host_uuid, now)
     here = {m.uuid for m in group.instances if m.host_uuid == host_uuid}
-    seeking = {m.uuid for m in homeless.instances if m.uuid in here and m.status is S.PENDING}
+    seeking = {
+        m.uuid for m in homeless.instances if m.uuid in here and m.status is S.PENDING and not m.target_host_uuid
+    }
     if not seeking:
         return None
     request = planning.request(homeless, snapshot)
