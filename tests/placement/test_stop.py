@@ -1,0 +1,69 @@
+"""A stop that comes while a native solver searches ends it: a deadline holds whatever stage it falls into."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from placement import exact_master, exact_rules
+from placement.check import check
+from placement.constraints import Apart, AtMost, Scope, Selector, SpreadOver
+from placement.engine import place
+from placement.exact_stop import run_until
+from placement.model import Host, Node, Policy, Request, Snapshot, Status, Strategy
+
+ENDLESS = Policy(branches=100_000_000, explain=False)
+
+
+class WhileSearching:
+    """Turns true once a module's native search has begun, and stays so."""
+
+    def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.searching = False
+        monkeypatch.setattr(module, "run_until", self._run_until)
+
+    def _run_until(self, search: Callable[[], Any], interrupt: Callable[[], object], stop: Callable[[], bool]) -> Any:
+        self.searching = True
+        return run_until(search, interrupt, stop)
+
+    def __call__(self) -> bool:
+        return self.searching
+
+
+def with_rules(strategy: Strategy) -> tuple[Snapshot, Request]:
+    """A gang whose rules only the constraint solver holds, and whose proof takes minutes."""
+    r = random.Random(5)
+    hosts = tuple(
+        Host(f"h{i}", "z", {"cpu": r.randint(7, 40), "memory": r.randint(11, 90)}, {}, f"r{i % 7}") for i in range(40)
+    )
+    nodes = tuple(
+        Node(f"n{i}", {"cpu": r.randint(2, 13), "memory": r.randint(3, 29)}, labels={"g": r.choice("abc")})
+        for i in range(60)
+    )
+    first, second = Selector(labels={"g": "a"}), Selector(labels={"g": "b"})
+    rules = (
+        AtMost(first, 3, Scope.RACK),
+        Apart(first, second, Scope.HOST, 2),
+        SpreadOver(Selector(), Scope.RACK, 6, 3),
+    )
+    return Snapshot(hosts), Request(nodes, strategy, rules)
+
+
+@pytest.mark.parametrize("module", [exact_rules, exact_master])
+@pytest.mark.parametrize("strategy", [Strategy.CLOSE, Strategy.LEAST_LOST_VALUE, Strategy.FEWEST_HOSTS])
+def test_a_stop_ends_the_native_solvers(
+    module: ModuleType, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot, request = with_rules(strategy)
+    stop = WhileSearching(module, monkeypatch)
+    decision = place(snapshot, request, ENDLESS, stop)
+    assert stop.searching
+    assert decision.stopped
+    assert decision.status is not Status.INFEASIBLE
+    assert check(snapshot, request, decision) == ()
+    assert all(thread.name != "placement-search" for thread in threading.enumerate())
