@@ -93,6 +93,7 @@ class FaultyDriver:
             )
             if self._world.fault("half_create"):
                 self._host.make_volume(machine)
+                self._world.more_trouble(self._host, machine.uuid)
                 raise OutcomeUnknown("the connection was lost while the machine was made")
             seen = self._host.create(machine, self._cause("create"))
             if self._world.fault("ghost"):
@@ -236,6 +237,8 @@ class FaultyDriver:
             return
         if fault == "late_request":
             late, delay = True, budget * world.random.uniform(0.3, 1.0) + world.random.uniform(0.0, 45.0)
+            if name == "create" and identity is not None:
+                world.more_trouble(self._host, identity.machine_uuid)
         if fault == "slow":
             delay = world.random.uniform(0.2, budget * 0.9)
 

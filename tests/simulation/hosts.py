@@ -130,6 +130,12 @@ class SimulatedMachineHost:
         if there is not None and there.state != TOMBSTONE:
             self.put(uuid, None, cause)
 
+    def remove_if_there(self, uuid: str, cause: str) -> None:
+        """As `remove`, by somebody who does not mind a ghost."""
+        there = self.machines.get(uuid)
+        if there is not None and there.state not in (GHOST, TOMBSTONE):
+            self.remove(uuid, cause)
+
     def entomb(self, wanted: Machine, cause: str) -> None:
         """Put a tombstone where nothing is."""
         there = self.machines.get(wanted.uuid)

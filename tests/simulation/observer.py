@@ -175,7 +175,7 @@ class Observer:
             self._claims = claims
             self.claim_changes += 1
             self._check_sums(claims)
-            self._check_rules(claims)
+            self._check_rules(claims, {uuid: row[2] for uuid, row in members.items()})
         if addresses != self._addresses:
             for key, holder in self._addresses.items():
                 if addresses.get(key) != holder:
@@ -207,18 +207,26 @@ class Observer:
             if used != sums.get((host, resource), 0):
                 self.violated("I2", f"used {resource} of {host} is {used}, claims are {sums.get((host, resource), 0)}")
 
-    def _check_rules(self, claims: Mapping[tuple[str, int, str], tuple[str, str, int]]) -> None:
-        """I9 on committed claims: exclusive hosts, at most so many a host, apart from other groups."""
+    def _check_rules(
+        self, claims: Mapping[tuple[str, int, str], tuple[str, str, int]], attempts: Mapping[str, int]
+    ) -> None:
+        """I9 on committed claims: exclusive hosts, at most so many a host, apart from other groups.
+
+        What an attempt left behind, paused and never to run, takes room until it is cleared away; it is no member.
+        """
         here: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        for (instance, _, _), (host, group, _) in claims.items():
+        present: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for (instance, attempt, _), (host, group, _) in claims.items():
             here[host].add((group, instance))
+            if attempts.get(instance) == attempt:
+                present[host, group].add(instance)
         for host, seated in here.items():
             groups = {group for group, _ in seated}
             for group in groups:
                 rules = self._rules_of(group)
                 if rules["exclusive_hosts"] and len(groups) > 1:
                     self.violated("I9", f"group {group} shares its exclusive host {host}")
-                mine = sum(1 for other, _ in seated if other == group)
+                mine = len(present[host, group])
                 if rules["max_per_host"] and mine > rules["max_per_host"]:
                     self.violated("I9", f"group {group} has {mine} members on host {host}")
                 if groups & set(rules["anti_affinity_groups"]):
@@ -307,12 +315,14 @@ class Observer:
 
     def _has_room(self, group: str) -> bool:
         """Whether a pending member of the group would fit on a host that is open, as far as amounts go."""
-        if self.quota:
-            return False  # others may have used it up
+        if self.quota or self._rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
+            return False  # others may have used it up; its rules may want more hosts than are open
+        rules = self._rules_of(group)
+        if rules["exclusive_hosts"] or rules["max_per_host"] or rules["anti_affinity_groups"]:
+            return False  # whether these leave room is the planner's business, which has tests of its own
         free = defaultdict(dict)  # type: ignore[var-annotated]
         for host, resource, amount in self._rows(
             "SELECT r.host_uuid, r.resource, r.usable - r.foreign_used - r.used FROM host_resources r"
-            " JOIN hosts h ON h.uuid = r.host_uuid WHERE h.state = 'Enabled'"
         ):
             free[host][resource] = amount
         for (text,) in self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group):

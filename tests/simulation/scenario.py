@@ -23,7 +23,7 @@ from service.model import (
 )
 from tests.simulation import faults
 from tests.simulation.clients import Client, Order, browse
-from tests.simulation.hosts import SimulatedMachineHost
+from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
 from tests.simulation.loop import Killed, Stuck
 from tests.simulation.operators import Operator
 from tests.simulation.replica import Fleet, Replica, install
@@ -174,7 +174,7 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
         f"volume {volume} of {host.name} has no machine"
         for host in world.hosts.values()
         for volume, owner in host.volumes.items()
-        if owner not in host.machines
+        if owner not in host.machines or host.machines[owner].state == TOMBSTONE
     ]
     for client in clients:
         order = client.order

@@ -94,6 +94,8 @@ class World:
         """What happens to this call on its way."""
         if not self.reaches(process, host):
             return self.random.choice(("refused", "lost_request"))
+        if name == "create" and self.fault("late_create"):
+            return "late_request"
         return next((kind for kind in CALL_FAULTS if self.fault(kind)), None)
 
     def database_fault(self, process: Process, *, write: bool) -> str | None:
@@ -130,6 +132,18 @@ class World:
         self.note("vanish", host.name, seconds)
         self.cut.add(("*", host.uuid))
         self.loop.outside(seconds, self.cut.discard, ("*", host.uuid))
+
+    def more_trouble(self, host: SimulatedMachineHost, machine_uuid: str) -> None:
+        """Trouble comes in company: while a create is held up somewhere, its machine is lost or the host vanishes.
+
+        Only so does the stray create come into a world that has gone on without it.
+        """
+        kind = self.random.choice(("none", "lost", "vanish", "vanish"))
+        if kind == "lost":
+            self.loop.outside(self.random.uniform(2.0, 20.0), host.remove_if_there, machine_uuid, "tamper")
+        elif kind == "vanish":
+            self.cut.add(("*", host.uuid))
+            self.loop.outside(self.random.uniform(17.0, 35.0), self.cut.discard, ("*", host.uuid))
 
     def reaches(self, process: Process, host: SimulatedMachineHost) -> bool:
         """Whether messages pass between this replica and this host now."""
