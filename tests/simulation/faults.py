@@ -23,7 +23,8 @@ AWAITS = (
 )  # fmt: skip
 """Where a coroutine of the service leaves the process: before it asks, and after the answer came."""
 POINTS = (*AWAITS, *sorted(NAMES))
-SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0}
+SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,
+         "lost_resume": 2.0}  # fmt: skip
 """How much more often than others a kind strikes where it is asked for: some are asked for once a machine only."""
 OFTEN = ("db.", "transaction.", "feed.", "change.", "monitor.", "probe.", "list.", "observe.", "sweep.listed",
          "sweep.compared", "worker.")  # fmt: skip
@@ -32,7 +33,7 @@ OFTEN = ("db.", "transaction.", "feed.", "change.", "monitor.", "probe.", "list.
 def draw(world: World) -> None:
     """Choose rates of faults in calls, and named points at which something happens."""
     dice = world.random
-    for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer", "late_create"):
+    for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer", "late_create", "lost_resume"):
         if dice.random() < 0.4:
             world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * SCALE.get(kind, 1.0)
     for _ in range(dice.choice((0, 1, 2, 4, 8))):

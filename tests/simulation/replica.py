@@ -51,6 +51,7 @@ def install() -> None:
     """Let the manager make workers that can be told by their lease."""
     manager.GroupWorker = LeasedWorker  # type: ignore[misc]
     owners.has_ended = _has_ended
+    feed_module.TAIL, feed_module.BATCH = 6, 3  # followers fall out of a short tail, and read on from the store
     feed_module.POLL_SECONDS = 2.0  # its polls are most of what happens, and commits of this process wake it anyway
 
 

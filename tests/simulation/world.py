@@ -96,6 +96,8 @@ class World:
             return self.random.choice(("refused", "lost_request"))
         if name == "create" and self.fault("late_create"):
             return "late_request"
+        if name == "resume" and self.fault("lost_resume"):
+            return "vanish"
         return next((kind for kind in CALL_FAULTS if self.fault(kind)), None)
 
     def database_fault(self, process: Process, *, write: bool) -> str | None:
