@@ -5,6 +5,7 @@ They show every tenant's members on every host, so only an administrator may see
 
 from __future__ import annotations
 
+import math
 import uuid as uuids
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -101,9 +102,19 @@ class RecordingPlanner:
         self._metrics = metrics
         self._clock = clock
 
-    async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
         """See `Planner.place`."""
-        planned = await self._planner.place(snapshot, request, policy, budget_seconds=budget_seconds)
+        planned = await self._planner.place(
+            snapshot, request, policy, budget_seconds=budget_seconds, answer_by=answer_by
+        )
         decision, metrics = planned.decision, self._metrics
         metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)
         if decision.gap is not None:
@@ -113,9 +124,9 @@ class RecordingPlanner:
         self._log.add(kept)
         return planned
 
-    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Room:
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`."""
-        return await self._planner.room(snapshot, node, budget_seconds=budget_seconds)
+        return await self._planner.room(snapshot, node, budget_seconds=budget_seconds, answer_by=answer_by)
 
     def close(self) -> None:
         """See `Planner.close`."""

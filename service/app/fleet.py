@@ -7,7 +7,6 @@ until the file itself says something else; the file then has the last word. A ho
 from __future__ import annotations
 
 import logging
-import time
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from service.app.access import audited
 from service.app.capacity import FleetCapacity, HostView, summed
 from service.app.fleet_reader import FleetReader
 from service.app.paging import Page
-from service.app.planner import Planner, budget
+from service.app.planner import Planner, answer_time
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
 from service.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Network, Overcommit, Zone, policy
@@ -325,11 +324,11 @@ class Fleet:
 
         `seconds`: how long the caller waits, None: for ever.
         """
-        since = time.monotonic()
+        answer_by = answer_time(seconds)
         _, snapshot = await self._store.read(self.reader.read)
         labels = {planning.TYPE_LABEL: (MachineType.VIRTUAL_MACHINE.value,)}
         node = Node("room", {VCPU: cpu_num, MEMORY: memory_size}, zone_uuid or None, host_labels=labels)
-        return await self._planner.room(snapshot, node, budget_seconds=budget(ROOM_SECONDS, seconds, since))
+        return await self._planner.room(snapshot, node, budget_seconds=ROOM_SECONDS, answer_by=answer_by)
 
     def views(self, connection: Connection, hosts: tuple[Host, ...]) -> tuple[HostView, ...]:
         """The hosts with what they carry and the policies that hold for them."""

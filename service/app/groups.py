@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -18,7 +17,7 @@ from service.app.feed import Bookmark, Feed
 from service.app.fleet_reader import FleetReader
 from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
 from service.app.pages import GroupFilter, GroupPage, page_size, read_token, write_token
-from service.app.planner import Planner, budget
+from service.app.planner import Planner, answer_time
 from service.errors import AlreadyExists
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService
@@ -92,7 +91,7 @@ class Groups(GroupIntents):
         A caller that is cancelled ends the search.
         Raises what `deploy` and its stream would: InvalidArgument, NotFound, NoCapacity, Unsatisfiable.
         """
-        since = time.monotonic()
+        answer_by = answer_time(seconds)
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
             group = self._admitted(connection, caller, request, clock.now(connection))
@@ -106,7 +105,8 @@ class Groups(GroupIntents):
             snapshot,
             planning.request(group, snapshot),
             Policy(),
-            budget_seconds=budget(self._limits.plan_seconds, seconds, since),
+            budget_seconds=self._limits.plan_seconds,
+            answer_by=answer_by,
         )
         if planned.decision.status is not Status.PLACED:
             raise error_of(planning.failure(planned.decision.explanation, group, snapshot), group.uuid)

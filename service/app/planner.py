@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,14 +31,23 @@ class Planned:
 class Planner(Protocol):
     """What the use cases and reconciliation need of a planner.
 
-    The budget runs from the call on, waiting included. A caller that is cancelled ends its plan.
+    The budget is of the search: waiting for a process that is busy or just starts costs none of it. `answer_by`, of
+    `time.monotonic`, is when the caller needs the answer, waiting or not. A caller that is cancelled ends its plan.
     """
 
-    async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
         """A verified Decision within the budget. Raises InvariantViolation where the checker refuses it."""
         ...
 
-    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Room:
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """How many more of a node fit."""
         ...
 
@@ -70,28 +80,34 @@ def until(deadline: float) -> Stop:
     return lambda: time.monotonic() >= deadline
 
 
-def budget(most: float, left: float | None, since: float) -> float:
-    """Seconds for a plan: at most `most`, and of what was `left` to the caller `since` a time of `time.monotonic`.
+def answer_time(seconds: float | None) -> float:
+    """When a caller that waits so long from now needs the answer, by `time.monotonic`; None: it waits for ever.
 
-    A little of that is kept for the answer, which has to reach the caller before its deadline.
+    A little is kept back for the answer, which has to reach the caller before its deadline.
     """
-    if left is None:
-        return most
-    return max(0.0, min(most, left - (time.monotonic() - since) - min(ANSWER_SECONDS, left / 10)))
+    return math.inf if seconds is None else time.monotonic() + seconds - min(ANSWER_SECONDS, seconds / 10)
 
 
 class InlinePlanner:
     """Plans on the calling thread: for small fleets, tools and simulations, where a pool would only add noise."""
 
-    async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
         """See `Planner.place`."""
         started = time.monotonic()
-        decision = place_verified(snapshot, request, policy, until(started + budget_seconds))
+        decision = place_verified(snapshot, request, policy, until(min(started + budget_seconds, answer_by)))
         return Planned(decision, (time.monotonic() - started) * 1000)
 
-    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Room:
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`."""
-        return count_room(snapshot, node, until(time.monotonic() + budget_seconds))
+        return count_room(snapshot, node, until(min(time.monotonic() + budget_seconds, answer_by)))
 
     def close(self) -> None:
         """Nothing to let go."""

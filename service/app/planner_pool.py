@@ -7,6 +7,7 @@ what it sent to which process, and sends all again to one that is new or that fa
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 import pickle
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
 from service.app.planner import Planned
-from service.app.planner_process import Change, CountRoom, Flag, Order, Place, Reply, begin, load, run
+from service.app.planner_process import Change, CountRoom, Flag, Order, Place, Reply, Time, begin, load, run
 from service.errors import Unavailable
 from service.telemetry.logs import get_logger
 from service.telemetry.metrics import Metrics
@@ -85,16 +86,24 @@ class PoolPlanner:
         self._busy: set[_Worker] = set()
         self._closed = False
 
-    async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
         """See `Planner.place`. Raises Unavailable where a process died."""
         started = time.monotonic()
-        decision = await self._run(snapshot, Place(request, policy), started + budget_seconds)
+        decision = await self._run(snapshot, Place(request, policy), Time(budget_seconds, answer_by))
         assert isinstance(decision, Decision)
         return Planned(decision, (time.monotonic() - started) * 1000)
 
-    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float) -> Room:
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`. Raises Unavailable where a process died."""
-        room = await self._run(snapshot, CountRoom(node), time.monotonic() + budget_seconds)
+        room = await self._run(snapshot, CountRoom(node), Time(budget_seconds, answer_by))
         assert not isinstance(room, Decision)
         return room
 
@@ -110,7 +119,7 @@ class PoolPlanner:
             worker.give_up()
             worker.executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, snapshot: Snapshot, work: Place | CountRoom, deadline: float) -> Decision | Room:
+    async def _run(self, snapshot: Snapshot, work: Place | CountRoom, allowed: Time) -> Decision | Room:
         """Have a process do the work; whoever waits for it may be cancelled, and then the process stops early."""
         if self._closed:
             raise Unavailable("the service is shutting down")
@@ -118,7 +127,7 @@ class PoolPlanner:
         worker = self._idle.pop()  # the one that worked last: the fewest hosts changed since
         worker.ticket += 1
         self._busy.add(worker)
-        turn = asyncio.create_task(self._turn(worker, snapshot, work, deadline))
+        turn = asyncio.create_task(self._turn(worker, snapshot, work, allowed))
         turn.add_done_callback(partial(self._ended, worker))
         try:
             return await asyncio.shield(turn)
@@ -128,13 +137,13 @@ class PoolPlanner:
             raise
 
     async def _turn(
-        self, worker: _Worker, snapshot: Snapshot, work: Place | CountRoom, deadline: float
+        self, worker: _Worker, snapshot: Snapshot, work: Place | CountRoom, allowed: Time
     ) -> Decision | Room:
         try:
-            reply = await self._order(worker, snapshot, work, deadline)
+            reply = await self._order(worker, snapshot, work, allowed)
             if reply.result is None:  # it keeps another fleet than this process thought
                 worker.sent.fleet = None
-                reply = await self._order(worker, snapshot, work, deadline)
+                reply = await self._order(worker, snapshot, work, allowed)
         except BaseException:
             worker.sent.fleet = None
             raise
@@ -143,14 +152,14 @@ class PoolPlanner:
         assert reply.result is not None
         return reply.result
 
-    async def _order(self, worker: _Worker, snapshot: Snapshot, work: Place | CountRoom, deadline: float) -> Reply:
+    async def _order(self, worker: _Worker, snapshot: Snapshot, work: Place | CountRoom, allowed: Time) -> Reply:
         change = worker.sent.change_to(snapshot)
         many = len(change.changed) >= _MANY_HOSTS
         data = await asyncio.to_thread(pickle.dumps, change, 5) if many else pickle.dumps(change, 5)
         kind = "changes" if change.base else "full"
         self._metrics.planner_snapshots.labels(kind).inc()
         self._metrics.planner_snapshot_bytes.labels(kind).inc(len(data))
-        order = Order(worker.ticket, deadline, data, snapshot.flavours, snapshot.version, work)
+        order = Order(worker.ticket, allowed, data, snapshot.flavours, snapshot.version, work)
         asked = None
         try:
             asked = worker.executor.submit(run, order)

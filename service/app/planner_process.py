@@ -7,6 +7,7 @@ starts fast.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import pickle
 import signal
@@ -63,15 +64,29 @@ class CountRoom:
 
 
 @dataclass(frozen=True, slots=True)
+class Time:
+    """What an order may take: `budget` seconds from its begin, and until `answer_by` at the latest.
+
+    `answer_by` is of `time.monotonic`, a clock that all processes of a machine share.
+    """
+
+    budget: float
+    answer_by: float = math.inf
+
+    def deadline(self) -> float:
+        """When work that begins now has to end."""
+        return min(time.monotonic() + self.budget, self.answer_by)
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One piece of work. `change`: a pickled `Change` that makes the kept fleet the one to work on.
 
     `ticket`: rises with every order of a process; the work stops early once the shared flag has reached it.
-    `deadline`: of `time.monotonic`, a clock that all processes of a machine share.
     """
 
     ticket: int
-    deadline: float
+    time: Time
     change: bytes
     flavours: tuple[Flavour, ...]
     revision: str
@@ -121,10 +136,11 @@ class Keeper:
         self.index()  # before the snapshot that takes the flavours, so that the next order finds it made
         snapshot = self._fleet.updated(flavours=order.flavours, version=order.revision)
         heard = False
+        deadline = order.time.deadline()
 
         def stop() -> bool:
             nonlocal heard
-            heard = heard or self._flag.value >= order.ticket or time.monotonic() >= order.deadline
+            heard = heard or self._flag.value >= order.ticket or time.monotonic() >= deadline
             return heard
 
         result = order.work.run(snapshot, stop)

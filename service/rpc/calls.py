@@ -34,7 +34,7 @@ def set_caller(caller: Caller) -> None:
 
 
 def seconds_left(context: Any) -> float | None:
-    """What is left of the caller's deadline; None where it has set none, and for calls that came as JSON."""
+    """What is left of the caller's deadline; None for calls that came as JSON, very much where it set none."""
     left: float | None = None if context is None else context.time_remaining()
     return left
 

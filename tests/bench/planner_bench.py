@@ -21,7 +21,7 @@ from service.app import planning
 from service.app.fleet_reader import FleetReader
 from service.app.planner import place_verified
 from service.app.planner_pool import Sent
-from service.app.planner_process import Keeper, Order, Place
+from service.app.planner_process import Keeper, Order, Place, Time
 from service.fleet import MEMORY, VCPU, Host, HostAddress, Zone
 from service.store import claims, fleet, schema
 from service.store.codec import encode
@@ -140,7 +140,7 @@ class Changes:
         self._keeper.index()
         cost("take it in and index it", 0)
         nothing = pickle.dumps(self._sent.change_to(snapshot), 5)
-        order = Order(1, time.monotonic() + 600, nothing, snapshot.flavours, "", Place(wanted, Policy()))
+        order = Order(1, Time(600), nothing, snapshot.flavours, "", Place(wanted, Policy()))
         decision = self._keeper.run(order).result
         cost("search and check", 0)
         assert isinstance(decision, Decision)

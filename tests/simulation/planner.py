@@ -7,6 +7,7 @@ apart); its Decisions go through the real translation and the real claim.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -25,7 +26,15 @@ class FirstFitPlanner:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def place(self, snapshot: Snapshot, request: Request, policy: Policy, *, budget_seconds: float) -> Planned:
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
         """See service.app.planner.Planner.place."""
         world = self._world
         decision = place(snapshot, request, random.Random(world.random.getrandbits(32)))

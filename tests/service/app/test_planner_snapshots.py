@@ -15,7 +15,7 @@ from placement import codec
 from placement.engine import place
 from placement.model import Cell, Decision, Flavour, Host, Member, Node, Policy, Request, Snapshot
 from service.app.planner_pool import Sent
-from service.app.planner_process import Change, CountRoom, Keeper, Order, Place
+from service.app.planner_process import Change, CountRoom, Keeper, Order, Place, Time
 from tests.placement.instances import tiny
 
 LAW = settings(
@@ -33,7 +33,7 @@ class Memory:
 
 
 def order(change: Change, snapshot: Snapshot, work: Place | CountRoom, *, ticket: int = 1) -> Order:
-    return Order(ticket, time.monotonic() + 600, pickle.dumps(change), snapshot.flavours, snapshot.version, work)
+    return Order(ticket, Time(600), pickle.dumps(change), snapshot.flavours, snapshot.version, work)
 
 
 def text(decision: object) -> str:
@@ -154,5 +154,7 @@ def test_work_that_is_given_up_or_late_says_that_it_stopped() -> None:
     whole = Change(0, 1, snapshot.hosts, frozenset())
     assert keeper.run(order(whole, snapshot, Place(request, POLICY), ticket=4)).stopped
     assert not keeper.run(order(whole, snapshot, Place(request, POLICY), ticket=5)).stopped
-    late = replace(order(whole, snapshot, Place(request, POLICY), ticket=6), deadline=time.monotonic() - 1)
+    late = replace(order(whole, snapshot, Place(request, POLICY), ticket=6), time=Time(600, time.monotonic() - 1))
+    assert keeper.run(late).stopped
+    late = replace(late, time=Time(0))
     assert keeper.run(late).stopped
