@@ -1,6 +1,9 @@
-"""The planner against an exhaustive search: thousands of tiny fleets with every rule, wish and strategy."""
+"""The planner against an exhaustive search and a naive CP-SAT model: thousands of tiny fleets with every rule, wish
+and strategy."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 
@@ -10,17 +13,29 @@ from placement.model import Policy, Proof, Request, Snapshot, Status, Strategy
 from placement.scoring import room_value
 from tests.placement.brute import Brute, assert_right
 from tests.placement.instances import tiny
+from tests.placement.naive import Naive
 
 POLICY = Policy(explain=False)
 BLOCK = 100
+Truth = Callable[[Snapshot, Request], tuple[int, int] | None]
 
 
-def compare(snapshot: Snapshot, request: Request) -> tuple[Status, bool]:
-    """Asserts that the decision agrees with the exhaustive search; (status, whether it is proven optimal)."""
+def by_brute(snapshot: Snapshot, request: Request) -> tuple[int, int] | None:
+    """The least (penalty, objective) by enumeration."""
+    return Brute(snapshot, request).best(room_value(collapse(snapshot, request)))
+
+
+def by_naive_model(snapshot: Snapshot, request: Request) -> tuple[int, int] | None:
+    """The same by the textbook CP-SAT model."""
+    return Naive(snapshot, request, room_value(collapse(snapshot, request))).best()
+
+
+def compare(snapshot: Snapshot, request: Request, truth: Truth) -> tuple[Status, bool]:
+    """Asserts that the decision agrees with an exact method; (status, whether it is proven optimal)."""
     decision = place(snapshot, request, POLICY)
     if decision.status is not Status.INFEASIBLE:
         assert_right(snapshot, request, decision)
-    best = Brute(snapshot, request).best(room_value(collapse(snapshot, request)))
+    best = truth(snapshot, request)
     if best is None:
         assert decision.status is Status.INFEASIBLE
         return decision.status, True
@@ -36,8 +51,9 @@ def compare(snapshot: Snapshot, request: Request) -> tuple[Status, bool]:
     return decision.status, decision.proof is Proof.OPTIMAL
 
 
-def run(block: int, rules: bool, numa: bool) -> None:
-    outcomes = [compare(*tiny(seed, rules, numa)) for seed in range(block * BLOCK, (block + 1) * BLOCK)]
+def run(block: int, rules: bool, numa: bool, truth: Truth = by_brute) -> None:
+    seeds = range(block * BLOCK, (block + 1) * BLOCK)
+    outcomes = [compare(*tiny(seed, rules, numa), truth) for seed in seeds]
     assert sum(status is Status.PLACED for status, _ in outcomes) >= BLOCK // 10, "too few could be placed"
     assert sum(proven for _, proven in outcomes) >= BLOCK * 97 // 100, "too few are proven"
 
@@ -61,6 +77,23 @@ def test_with_numa_cells_the_optimum_is_found_and_bounded(block: int) -> None:
 @pytest.mark.parametrize("block", range(28, 128))
 def test_thousands_more_instances_agree(block: int) -> None:
     run(block, rules=block % 4 > 0, numa=block % 4 == 3)
+
+
+@pytest.mark.parametrize("block", range(1000, 1004))
+def test_the_naive_model_agrees_with_every_rule_and_numa_cells(block: int) -> None:
+    run(block, rules=True, numa=block % 2 == 1, truth=by_naive_model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(1004, 1030))
+def test_the_naive_model_agrees_on_thousands_more(block: int) -> None:
+    run(block, rules=block % 4 > 0, numa=block % 4 == 3, truth=by_naive_model)
+
+
+@pytest.mark.parametrize("seed", range(2000, 2050))
+def test_the_two_exact_methods_agree(seed: int) -> None:
+    case = tiny(seed, numa=seed % 3 == 0)
+    assert by_brute(*case) == by_naive_model(*case)
 
 
 @pytest.mark.parametrize("block", range(4))
