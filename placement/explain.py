@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -45,22 +46,25 @@ class Inquiry:
         self.gang, self.solve, self.stop = gang, solve, stop
         self.policy = replace(policy, rounds=60, dives=1, branches=0, max_placed=False, explain=False)
 
-    def fits(self, gang: Gang) -> bool:
-        """Whether a placement was found."""
-        return not self.stop() and self.solve(gang, self.policy, self.stop).landed is not None
+    def fits(self, changed: Callable[[], Gang]) -> bool:
+        """Whether a placement was found; after the stop nothing is built or tried any more."""
+        return not self.stop() and self.solve(changed(), self.policy, self.stop).landed is not None
 
     def conflict(self) -> tuple[Family, ...]:
         """Families that can not hold together, none of which can be spared, as far as the budget tells."""
         kept = list(families(self.gang))
         dropped: list[Family] = []
         for family in list(kept):
-            if len(kept) > 1 and not self.fits(without(self.gang, [*dropped, family])):
+            gone = [*dropped, family]
+            if len(kept) > 1 and not self.fits(partial(without, self.gang, gone)) and not self.stop():
                 kept.remove(family)
                 dropped.append(family)
         return tuple(kept)
 
     def permanent(self) -> bool | None:
         """True when proven impossible on the empty fleet, False when it fits there, None when that is open."""
+        if self.stop():
+            return None
         answer = self.solve(on_empty_fleet(self.gang), self.policy, self.stop)
         if answer.landed is not None:
             return False
@@ -69,7 +73,7 @@ class Inquiry:
     def relaxations(self) -> list[Cure]:
         """The single families without which it fits."""
         present = [family for family in families(self.gang) if family is not Family.CAPACITY]
-        return [Cure(CureKind.RELAX, family) for family in present if self.fits(without(self.gang, [family]))]
+        return [Cure(CureKind.RELAX, family) for family in present if self.fits(partial(without, self.gang, [family]))]
 
     def more_hosts(self, stuck: int | None) -> Cure | None:
         """The fewest copies of the most capable host in the right zone with which it fits, by doubling and halving."""
@@ -77,14 +81,14 @@ class Inquiry:
         if host is None:
             return None
         enough = 1
-        while not self.fits(with_hosts(self.gang, host, enough)):
+        while not self.fits(partial(with_hosts, self.gang, host, enough)):
             enough *= 2
             if enough > min(MOST_HOSTS_ADDED, 2 * self.gang.size) or self.stop():
                 return None
         low = enough // 2
         while enough - low > 1:
             middle = (low + enough) // 2
-            if self.fits(with_hosts(self.gang, host, middle)):
+            if self.fits(partial(with_hosts, self.gang, host, middle)):
                 enough = middle
             else:
                 low = middle
@@ -100,7 +104,7 @@ class Inquiry:
         if any(short.missing > used[short.resource] for short in lacking):
             return None
         amounts = {shortage.resource: shortage.missing for shortage in lacking}
-        if not self.fits(with_room(self.gang, miss.host, amounts)):
+        if not self.fits(partial(with_room, self.gang, miss.host, amounts)):
             return None
         return Cure(CureKind.FREE, None, miss.host, 0, lacking)
 

@@ -6,16 +6,18 @@ treats them the same; a gang of a thousand is then a handful of kinds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from placement.constraints import Apart, AtMost, Constraint, Near, Selector, SpareHosts, SpreadOver, Together
 from placement.index import Bools, FleetIndex, Ints
-from placement.model import Flavour, Node, Request, Snapshot
+from placement.model import Flavour, InvalidPlacementInput, Node, Request, Snapshot
 
 FIRST, SECOND = 1, 2
+MAX_WORK = 100_000_000
+"""Patterns tell each kind on each host: with more kinds times nodes (or rules) than this they would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +84,31 @@ def part_of(constraint: Constraint, identity: str, labels: object, own: bool) ->
     return SECOND if selects(constraint.second, identity, labels, own) else 0
 
 
+def _parts_of(request: Request) -> Callable[[Node], tuple[int, ...]]:
+    """Which part a node plays in each rule: worked out once for equal labels, then again for the rules that name it."""
+    rules = request.constraints
+    naming: dict[str, list[int]] = {}
+    for number, rule in enumerate(rules):
+        for name in ("select", "first", "second"):
+            selector = getattr(rule, name, None)
+            for identity in selector.nodes if selector is not None else ():
+                naming.setdefault(identity, []).append(number)
+    by_labels: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
+
+    def parts(node: Node) -> tuple[int, ...]:
+        key = tuple(sorted(node.labels.items()))
+        if key not in by_labels:
+            by_labels[key] = tuple(part_of(rule, "", node.labels, True) for rule in rules)
+        if node.id not in naming:
+            return by_labels[key]
+        row = list(by_labels[key])
+        for number in naming[node.id]:
+            row[number] = part_of(rules[number], node.id, node.labels, True)
+        return tuple(row)
+
+    return parts if rules else lambda node: ()
+
+
 def collapse(snapshot: Snapshot, request: Request) -> Gang:
     """The gang of a request. Kinds come in a canonical order, so that the request's own order does not matter."""
     return collapse_on(snapshot.index(), snapshot.flavours, request)
@@ -90,15 +117,17 @@ def collapse(snapshot: Snapshot, request: Request) -> Gang:
 def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Request) -> Gang:
     """The gang of a request on an index that need not be a snapshot's own."""
     groups: dict[tuple[object, ...], list[Node]] = {}
-    rules = request.constraints
+    parts_of = _parts_of(request)
     for node in request.nodes:
-        key: tuple[object, ...] = (node.kind,)
-        if rules:
-            key += tuple(part_of(rule, node.id, node.labels, True) for rule in rules)
+        key = (node.kind, *parts_of(node))
         if key in groups:
             groups[key].append(node)
         else:
             groups[key] = [node]
+    if len(groups) * (request.size + len(request.constraints)) > MAX_WORK:
+        raise InvalidPlacementInput(
+            "request.nodes", f"{len(groups)} different kinds among {request.size} nodes are too many"
+        )
     kinds = []
     for key in sorted(groups, key=repr):
         nodes = tuple((node.id, node.count) for node in groups[key])

@@ -56,7 +56,8 @@ class Worth:
 def greedy_lost(packing: Packing, worth: Worth, order: Sequence[int], stop: Stop) -> tuple[list[Load] | None, int]:
     """Each bundle in turn where it costs the least value, ties to the tightest room. (loads or None, lost value)."""
     caps = packing.caps.copy()
-    states: list[tuple[int, tuple[int, ...]]] = [(cls, (0,) * len(packing.counts)) for cls in range(len(caps))]
+    nothing = (0,) * len(packing.counts)
+    states: list[tuple[int, tuple[int, ...]]] = [(cls, nothing) for cls in range(len(caps))]
     hosts = packing.hosts.tolist()
     largest = np.maximum(1, caps.max(axis=0, initial=1))
     total = 0

@@ -31,6 +31,8 @@ from placement.packing import Load, Packing, classes_of
 from placement.scoring import RoomValue, free_for
 from placement.topology import Tally
 
+Bundles = tuple[tuple[tuple[int, int], ...], ...]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reduction:
@@ -41,7 +43,7 @@ class Reduction:
     """
 
     gang: Gang
-    bundles: tuple[tuple[tuple[int, int], ...], ...]
+    bundles: Bundles
     packing: Packing
     open_rules: tuple[int, ...]
     pinned: bool
@@ -96,21 +98,18 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
         keys.append(key)
         if key not in masks:
             mask = allowed_hosts(gang, kind) if only is None else allowed_hosts(gang, kind) & only
-            for tally, part, parts in zip(tallies, kind.parts, played, strict=True):
-                mask = mask & _may_host(tally, part, SECOND in parts)
+            for number, part in enumerate(kind.parts):
+                if part:
+                    mask = mask & _may_host(tallies[number], part, SECOND in played[number])
             masks[key] = mask
     bundles, bundled = _bundles(gang, tallies)
     limits = [number for number, tally in enumerate(tallies) if _is_limit(tally) and not _never_missed(tally)]
     settled = bundled | gang.settled | {number for number in limits if _on_hosts(tallies[number])}
     counts = np.array([1 if len(b) > 1 or b[0][1] > 1 else gang.counts[b[0][0]] for b in bundles], np.int64)
-    size = np.zeros((len(bundles), len(gang.kinds)), np.int64)
-    for number, bundle in enumerate(bundles):
-        for kind_number, copies in bundle:
-            size[number, kind_number] = copies
-    demand, free = _dimensions(gang, tallies, limits, size)
+    demand, free = _dimensions(gang, tallies, limits, bundles)
     unit = np.zeros(demand.shape[1], np.int64)
     if value is not None:
-        demand, free, unit = _valued(gang, value, demand, free, size)
+        demand, free, unit = _valued(gang, value, demand, free, bundles)
     group, eligible = _groups([_joint(masks, keys, bundle) for bundle in bundles], len(gang.index.hosts))
     open_rules = tuple(
         number for number, tally in enumerate(tallies) if number not in settled and not _absorbed(tally, played[number])
@@ -193,7 +192,7 @@ def _absorbed(tally: Tally, parts: set[int]) -> bool:
     return isinstance(rule, Near) and SECOND not in parts
 
 
-def _bundles(gang: Gang, tallies: list[Tally]) -> tuple[tuple[tuple[tuple[int, int], ...], ...], set[int]]:
+def _bundles(gang: Gang, tallies: list[Tally]) -> tuple[Bundles, set[int]]:
     """Kinds joined by hard affinity to a host, and the rules that this settles."""
     owner = list(range(len(gang.kinds)))
     whole: set[int] = set()
@@ -223,32 +222,41 @@ def _bundles(gang: Gang, tallies: list[Tally]) -> tuple[tuple[tuple[tuple[int, i
     return tuple(bundles), settled
 
 
-def _dimensions(gang: Gang, tallies: list[Tally], limits: list[int], size: Ints) -> tuple[Ints, Ints]:
+def _of_bundles(bundles: Bundles, amounts: Ints) -> Ints:
+    """int64[B, .]: what each bundle sums up to of the kinds' int64[K, .] amounts."""
+    held = [(number, kind, copies) for number, bundle in enumerate(bundles) for kind, copies in bundle]
+    numbers, kinds, copies = np.array(held, np.int64).reshape(len(held), 3).T
+    total = np.zeros((len(bundles), amounts.shape[1]), np.int64)
+    np.add.at(total, numbers, amounts[kinds] * copies[:, None])
+    return total
+
+
+def _dimensions(gang: Gang, tallies: list[Tally], limits: list[int], bundles: Bundles) -> tuple[Ints, Ints]:
     """(int64[B, D] demand, int64[H, D] room): the resources, then one dimension for each limit, then exclusiveness."""
-    demand, room = [size @ gang.demand], [gang.free]
+    demand, room = [_of_bundles(bundles, gang.demand)], [gang.free]
     for number in limits:
         tally = tallies[number]
         assert isinstance(tally.rule, AtMost)
         parts = np.array([[kind.parts[number] == FIRST] for kind in gang.kinds], np.int64)
-        demand.append(size @ parts)
+        demand.append(_of_bundles(bundles, parts))
         room.append(np.maximum(0, tally.rule.limit - tally.old_first[tally.domain])[:, None])
     alone = np.array([[kind.sample.exclusive] for kind in gang.kinds], np.bool_)
     if alone.any():
         slots = gang.size
-        demand.append(size @ np.where(alone, slots, 1).astype(np.int64))
+        demand.append(_of_bundles(bundles, np.where(alone, slots, 1).astype(np.int64)))
         room.append(np.full((len(gang.index.hosts), 1), slots, np.int64))
     if len(demand) == 1 and gang.names:
         return demand[0], room[0]
     if not gang.names:
-        demand.append(np.zeros((len(size), 1), np.int64))
+        demand.append(np.zeros((len(bundles), 1), np.int64))
         room.append(np.zeros((len(gang.index.hosts), 1), np.int64))
     return np.concatenate(demand, axis=1), np.concatenate(room, axis=1)
 
 
-def _valued(gang: Gang, value: RoomValue, demand: Ints, free: Ints, size: Ints) -> tuple[Ints, Ints, Ints]:
+def _valued(gang: Gang, value: RoomValue, demand: Ints, free: Ints, bundles: Bundles) -> tuple[Ints, Ints, Ints]:
     """Demand, room and unit a dimension, with the value's resources first and in units that the value's divide."""
     asked = [[kind.sample.demand.get(name, 0) for name in value.names] for kind in gang.kinds]
-    wanted = size @ np.array(asked, np.int64).reshape(len(gang.kinds), len(value.names))
+    wanted = _of_bundles(bundles, np.array(asked, np.int64).reshape(len(gang.kinds), len(value.names)))
     unit = np.gcd(np.gcd.reduce(wanted, axis=0), value.unit) if len(value.names) else np.zeros(0, np.int64)
     others = [d for d in range(demand.shape[1]) if d >= len(gang.names) or gang.names[d] not in value.names]
     return (

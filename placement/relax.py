@@ -62,6 +62,15 @@ def without(gang: Gang, dropped: Iterable[Family]) -> Gang:
 
 
 def _node_without(node: Node, gone: frozenset[Family]) -> Node:
+    asked = {
+        Family.CAPACITY: bool(node.demand) or node.cells > 0,
+        Family.ZONE: node.zone is not None,
+        Family.LABELS: bool(node.host_labels),
+        Family.EXCLUSIVE: node.exclusive,
+        Family.NUMA: node.cells > 0,
+    }
+    if not any(asked.get(family, False) for family in gone):
+        return node
     return Node(
         node.id,
         {} if Family.CAPACITY in gone else node.demand,

@@ -68,7 +68,7 @@ def _search(packing: Packing, search: Search, known: list[Load], policy: Policy,
     if search.closed or search.lower > packing.hosts.sum():
         return search
     tried = list(known)
-    best, _, _ = best_fill(packing, weights, search.lower, stop, tried)
+    best, _, _ = best_fill(packing, weights, search.lower, stop, tried if len(packing.counts) <= POOL_KINDS else None)
     if best is not None:
         search.offer(best, used_hosts(best), "greedy")
         if search.loads is None and used_hosts(best) == search.cost:
