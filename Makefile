@@ -85,8 +85,8 @@ bench: ## from the call to all Running beside raw libvirt threads, in one run (A
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.launch_bench $(ARGS)
 
 .PHONY: bench-placement
-bench-placement: ## the planner's figures beside greedy rules, naive models and real peers, a table and a plot in .cache (ARGS=small --seeds 5)
-	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.placement_bench --peers --plot --out .cache/bench $(ARGS)
+bench-placement: ## the planner's figures beside greedy rules, naive models and real peers, table and plot in .cache/bench; 15 min (QUICK=1: 3)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.placement_bench --peers --plot --out .cache/bench $(if $(QUICK),--quick) $(ARGS)
 
 .PHONY: bench-planner
 bench-planner: ## CPU time of a plan around the search: reading the fleet and telling it to a planner process (ARGS=--hosts 10000)

@@ -1,18 +1,17 @@
-"""``python -m tests.bench.placement_bench [ROW ...] [--out FOLDER] [--seeds N] [--naive SECONDS] [--peers] [--plot]``
+"""``python -m tests.bench.placement_bench [ROW ...] [--out FOLDER] [--quick] [--seeds N] [--peers] [--plot]``
 
-Every row of the placement figures in one run, ours beside plain greedy, the naive models and real peers. Times are CPU
-milliseconds of the planner's process (the machine is shared) with the wall clock's p99 beside them; the index of a
-snapshot is built before, as the service keeps it. Every decision is verified by the independent check.
+Every row of the placement figures in one run, ours beside plain greedy, the naive models and real peers. Every decision
+is verified by the independent check. ``--quick`` takes two to three minutes of a quiet machine, the whole run a quarter
+of an hour: rows that could take longer stop at a budget and say how far they came.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,76 +21,14 @@ from placement.constraints import AtMost, Scope, Selector, SpreadOver
 from placement.engine import place
 from placement.gang import collapse
 from placement.greedy import greedy
-from placement.model import Decision, Node, Policy, Proof, Request, Snapshot, Status, Strategy
+from placement.model import Node, Policy, Proof, Request, Snapshot, Strategy
 from tests.bench import placement_cases as cases
+from tests.bench import placement_ganeti as ganeti
 from tests.bench import placement_peers as peers
 from tests.bench import placement_stream as streams
+from tests.bench.placement_report import HEAD, QUIET, Case, Row, decide, plot, sizes_rows, write
 
-QUIET = Policy(explain=False)
-Case = tuple[Snapshot, Request]
 RULES = ("first-fit", "best-fit", "dot-product")
-
-
-@dataclass
-class Row:
-    """One line of the table."""
-
-    name: str
-    figure: str
-    cpu_ms: list[float] = field(default_factory=list)
-    wall_ms: list[float] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
-    proven: int = 0
-    placed: int = 0
-    extra: dict[str, list[float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, decision: Decision, cpu: float, wall: float) -> None:
-        """Counts one decision."""
-        self.cpu_ms.append(cpu * 1000)
-        self.wall_ms.append(wall * 1000)
-        self.placed += decision.status is Status.PLACED
-        self.proven += decision.proof in (Proof.OPTIMAL, Proof.INFEASIBLE)
-        if decision.gap is not None:
-            self.gaps.append(decision.gap)
-
-    def line(self) -> str:
-        """The row in Markdown."""
-        n = len(self.cpu_ms)
-        if not n:
-            return f"| {self.name} | {self.figure} | - | - | - | - | - | {'; '.join(self.notes)} |"
-        p50, p99 = np.percentile(self.cpu_ms, [50, 99])
-        gap = f"{100 * max(self.gaps):.2f} %" if self.gaps else "-"
-        more = [f"{name} {np.mean(values):+.1f} %" for name, values in self.extra.items() if values]
-        return (
-            f"| {self.name} | {self.figure} | {p50:.1f} | {p99:.1f} | {np.percentile(self.wall_ms, 99):.0f} | "
-            f"{self.placed}/{n} | {self.proven}/{n}, gap {gap} | {'; '.join(more + self.notes)} |"
-        )
-
-
-HEAD = (
-    "| case | to reach | p50 CPU ms | p99 CPU ms | p99 wall ms | placed | proven | hosts beyond ours, notes |\n"
-    "|---|---|---|---|---|---|---|---|"
-)
-
-
-def decide(case: Case, seconds: float | None = None, policy: Policy = QUIET) -> tuple[Decision, float, float]:
-    """(decision, CPU seconds, wall seconds), verified; ``seconds`` of CPU are the deadline."""
-    snapshot, request = case
-    snapshot.index()
-    if any(host.cells for host in snapshot.hosts):
-        snapshot.index().cells()
-    gc.collect()
-    gc.disable()
-    cpu, wall = time.process_time(), time.monotonic()
-    stop = (lambda: False) if seconds is None else (lambda: time.process_time() - cpu > seconds)
-    decision = place(snapshot, request, policy, stop)
-    spent = time.process_time() - cpu, time.monotonic() - wall
-    gc.enable()
-    wrong = check(snapshot, request, decision)
-    if decision.status is Status.PLACED and wrong:
-        raise AssertionError(f"the check found {wrong[:3]}")
-    return decision, *spent
 
 
 def measure(row: Row, made: Iterable[Case], seconds: float | None = None, beside: bool = False) -> Row:
@@ -168,7 +105,7 @@ def row_custom(options: argparse.Namespace) -> list[Row]:
 
 
 def row_vector(options: argparse.Namespace) -> list[Row]:
-    """Academic vector packing: known optima hit within 1 s and within 10 s of CPU."""
+    """Academic vector packing: known optima hit within 1 s and within 10 s of CPU, as many as the budget allows."""
     data = cases.shared_data()
     if data is None:
         return [Row("vector packing", "hits: 85 % in 1 s, 95 % in 10 s", notes=["data not found"])]
@@ -176,7 +113,12 @@ def row_vector(options: argparse.Namespace) -> list[Row]:
     hits = {1: 0, 10: 0}
     known = 0
     missed = []
-    for name, optimum, *case in cases.vector_instances(data)[:: options.every]:
+    made = cases.vector_instances(data)
+    random.Random(1).shuffle(made)
+    end = time.monotonic() + options.budget
+    for name, optimum, *case in made:
+        if time.monotonic() > end:
+            break
         known += optimum > 0
         decision, cpu, wall = decide((case[0], case[1]), 1.0)
         short.add(decision, cpu, wall)
@@ -189,8 +131,12 @@ def row_vector(options: argparse.Namespace) -> list[Row]:
         hits[10] += optimum > 0 and final.objective == optimum
         if optimum > 0 and final.objective != optimum:
             missed.append(f"{name} {final.objective} for {optimum}")
-    short.notes.append(f"hit {hits[1]} of {known} known ({100 * hits[1] / known:.1f} %)")
-    long.notes.append(f"hit {hits[10]} of {known} known ({100 * hits[10] / known:.1f} %); missed {', '.join(missed)}")
+    for row, seconds in ((short, 1), (long, 10)):
+        share = 100 * hits[seconds] / max(1, known)
+        row.notes.append(f"hit {hits[seconds]} of {known} known ({share:.1f} %)")
+        row.notes.append(f"{len(short.cpu_ms)} of {len(made)} files in the budget of {options.budget:.0f} s")
+    if missed:
+        long.notes.append(f"missed {', '.join(missed)}")
     return [short, long]
 
 
@@ -272,26 +218,37 @@ def row_deadline(options: argparse.Namespace) -> list[Row]:
 
 
 def row_peers(options: argparse.Namespace) -> list[Row]:
-    """The naive models and the real schedulers on 1,000 x 200."""
-    case = cases.fleet(1000, 0), cases.gang(200, 0)
-    decision, cpu, _ = decide(case)
-    outcomes = [peers.Outcome("ours", cpu, decision.objective, 200, decision.proof.value)]
-    outcomes += [peers.plain_greedy(*case, rule) for rule in RULES]
-    outcomes += [peers.naive_cp_sat(*case, options.naive), peers.naive_scip(*case, options.naive)]
+    """The naive models and the real schedulers beside ours, each on the same fleet and gang."""
+    whole = cases.fleet(1000, 0), cases.gang(200, 0)
+    one = whole[0], replace(whole[1], nodes=whole[1].nodes[:1])
+    few = cases.fleet(100, 0), replace(whole[1], nodes=whole[1].nodes[:20])
+    rows = [_beside(whole, [peers.plain_greedy(*whole, rule) for rule in RULES])]
+    rows.append(_beside(whole, [peers.naive_cp_sat(*whole, options.naive), peers.naive_scip(*whole, options.naive)]))
     if options.peers:
-        outcomes += [
-            peers.openstack_placement(*case, 200),
-            peers.ganeti_hspace(1000, 2, 60.0),
-            peers.ganeti_hspace(50, 2, 60.0),
-        ]
-    return [
-        Row(
-            f"peer: {o.name}",
-            "1,000 x 200",
-            notes=[f"{o.seconds * 1000:.1f} ms, hosts {o.hosts}, placed {o.placed}, {o.note}"],
-        )
-        for o in outcomes
-    ]
+        rows.append(_beside(few, [ganeti.hail(*few, 60.0)]))
+        if not options.quick:
+            rows.append(_beside(one, [ganeti.hail(*one, 90.0)]))
+            rows.append(_beside(whole, [peers.openstack_placement(*whole, 200, 240.0)]))
+    return [row for found in rows for row in found]
+
+
+def _beside(case: Case, outcomes: list[peers.Outcome]) -> list[Row]:
+    """A row a peer, with our own figures in the columns and the peer's, and how many times ours they are, beside."""
+    rows = []
+    for outcome in outcomes:
+        row = Row(f"ours beside {outcome.name}", f"{len(case[0].hosts):,} x {case[1].size:,}")
+        for _ in range(5):
+            decision, cpu, wall = decide(case)
+            row.add(decision, cpu, wall)
+        if outcome.placed:
+            ratio = outcome.seconds * 1000 / float(np.median(row.cpu_ms))
+            row.notes.append(f"{outcome.seconds * 1000:.0f} ms, {ratio:,.0f} times ours")
+            row.notes.append(f"it placed {outcome.placed} on {outcome.hosts} hosts, ours on {decision.objective}")
+        elif outcome.seconds:
+            row.notes.append(f"nothing after {outcome.seconds * 1000:.0f} ms")
+        row.notes.extend([outcome.note] if outcome.note else [])
+        rows.append(row)
+    return rows
 
 
 def row_stream(options: argparse.Namespace) -> list[Row]:
@@ -317,55 +274,44 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 }
 
 
-def plot(folder: Path) -> Path:
-    """Latency against fleet size, to 20,000 hosts, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    sizes = (100, 300, 1000, 3000, 10_000, 20_000)
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for nodes, style in ((50, ":"), (200, "-"), (1000, "--")):
-        times = []
-        for hosts in sizes:
-            fits = hosts >= nodes // 4
-            runs = [decide((cases.fleet(hosts, s), cases.gang(nodes, s)))[1] * 1000 for s in range(5)] if fits else []
-            times.append(float(np.median(runs)) if runs else float("nan"))
-        axes.plot(sizes, times, style, marker="o", label=f"{nodes} nodes")
-    axes.set(xscale="log", yscale="log", xlabel="hosts", ylabel="median CPU ms, proven optimal")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
-    path = folder / "placement_latency.png"
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    return path
+def parsed() -> argparse.Namespace:
+    """The command line; ``--quick`` lowers what was not given."""
+    parser = argparse.ArgumentParser(description="Benchmark of the planner.")
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="which rows; all without")
+    parser.add_argument("--quick", action="store_true", help="two to three minutes instead of fifteen")
+    parser.add_argument("--seeds", type=int, help="how many fleets a row; 20, quick 4")
+    parser.add_argument("--naive", type=float, help="seconds for each naive model; 20, quick 5")
+    parser.add_argument("--budget", type=float, help="seconds for all vector packing instances; 420, quick 30")
+    parser.add_argument("--peers", action="store_true", help="also run the real peers, where they install")
+    parser.add_argument("--plot", action="store_true", help="also draw latency against fleet size")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for the table and the plot")
+    options = parser.parse_args()
+    for name, value, quick in (("seeds", 20, 4), ("naive", 20.0, 5.0), ("budget", 420.0, 30.0)):
+        if getattr(options, name) is None:
+            setattr(options, name, quick if options.quick else value)
+    return options
 
 
 def main() -> None:
-    """Runs the rows that are named, or all."""
-    parser = argparse.ArgumentParser(description="Benchmark of the planner.")
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="which rows; all without")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--naive", type=float, default=20.0, help="seconds for each naive model")
-    parser.add_argument("--every", type=int, default=1, help="only each so-manieth vector packing instance")
-    parser.add_argument("--peers", action="store_true", help="also install and run the real peers")
-    parser.add_argument("--plot", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the table and the plot")
-    options = parser.parse_args()
-    from placement.exact_master import _library
-
-    _library()
-    lines = [HEAD]
+    """Runs the rows that are named, or all, and writes the table after each, so that nothing is lost."""
+    options = parsed()
+    warm = cases.fleet(1000, 1), cases.odd_gang(200, 39, 12)
+    decide(warm)
     print(HEAD, flush=True)
+    lines: list[str] = []
+    sizes: list[str] = []
+    sections = [("Cases", lines), ("Latency against fleet size", sizes)]
     for name in options.rows or ROWS:
         for row in ROWS[name](options):
             lines.append(row.line())
             print(lines[-1], flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "placement_bench.md").write_text("\n".join(lines) + "\n")
+        write(options.out, sections[:1])
     if options.plot:
-        print(plot(options.out))
+        rows = sizes_rows(4 if options.quick else 10)
+        sizes.extend(row.line() for row in rows.values())
+        print("\n".join(sizes))
+        print(plot(rows, options.out))
+    print(write(options.out, sections if sizes else sections[:1]))
 
 
 if __name__ == "__main__":
