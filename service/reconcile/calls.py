@@ -226,8 +226,9 @@ class MemberCalls:
         Where the attempt is given up a tombstone comes first: a create of it that is still under way, however late it
         comes, finds the uuid taken, and can not put a machine beside the one of the next attempt.
         """
-        replaced = member.status is InstanceStatus.FAILING and group.spec.failure_policy is not RESTARTS
-        if group.phase in LAUNCHING and (replaced or member.status is InstanceStatus.EVICTING):
+        failed = member.status is InstanceStatus.FAILING and group.spec.failure_policy is not RESTARTS
+        # A member of a stopped group that leaves its host gives the attempt up just so.
+        if member.status is InstanceStatus.EVICTING or (failed and group.phase in LAUNCHING):
             await monitor.driver.entomb(identity, budget_seconds=ENTOMB_SECONDS)
         if await monitor.confirm_absent(identity.machine_uuid):
             return (Observed(member.uuid, member.attempt, Observation.GONE, reason),)

@@ -69,6 +69,34 @@ _ALL_VECTORS = select(schema.host_resources)
 _VECTORS = _ALL_VECTORS.where(schema.host_resources.c.host_uuid.in_(bindparam("of", expanding=True)))
 
 
+_MEMBERS, _CLAIMS = schema.instances, schema.claims
+_SEATED = (
+    select(_MEMBERS.c.host_uuid, func.count().label("n"))
+    .where(_MEMBERS.c.host_uuid.in_(bindparam("of", expanding=True)), _MEMBERS.c.status != InstanceStatus.REMOVED.value)
+    .group_by(_MEMBERS.c.host_uuid)
+)
+_ARRIVING = (
+    select(_MEMBERS.c.target_host_uuid.label("host_uuid"), func.count().label("n"))
+    .where(_MEMBERS.c.target_host_uuid.in_(bindparam("of", expanding=True)))
+    .group_by(_MEMBERS.c.target_host_uuid)
+)
+_CURRENT = (
+    select(_MEMBERS.c.uuid)
+    .where(
+        _MEMBERS.c.uuid == _CLAIMS.c.instance_uuid,
+        _MEMBERS.c.attempt == _CLAIMS.c.attempt,
+        or_(_MEMBERS.c.host_uuid == _CLAIMS.c.host_uuid, _MEMBERS.c.target_host_uuid == _CLAIMS.c.host_uuid),
+        _MEMBERS.c.status != InstanceStatus.REMOVED.value,
+    )
+    .exists()
+)
+_STALE = (
+    select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.attempt)
+    .where(_CLAIMS.c.host_uuid.in_(bindparam("of", expanding=True)), ~_CURRENT)
+    .distinct()
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What the store knows a host to carry: seated members, and claims of attempts that are over."""
@@ -197,36 +225,11 @@ def page_of_hosts(
 
 def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, Load]:
     """What these hosts carry."""
-    members, claims = schema.instances, schema.claims
-    seated = connection.execute(
-        select(members.c.host_uuid, func.count().label("n"))
-        .where(members.c.host_uuid.in_(uuids), members.c.status != InstanceStatus.REMOVED.value)
-        .group_by(members.c.host_uuid)
-    )
-    current = (
-        select(members.c.uuid)
-        .where(
-            members.c.uuid == claims.c.instance_uuid,
-            members.c.attempt == claims.c.attempt,
-            or_(members.c.host_uuid == claims.c.host_uuid, members.c.target_host_uuid == claims.c.host_uuid),
-            members.c.status != InstanceStatus.REMOVED.value,
-        )
-        .exists()
-    )
-    stale = connection.execute(
-        select(claims.c.host_uuid, claims.c.instance_uuid, claims.c.attempt)
-        .where(claims.c.host_uuid.in_(uuids), ~current)
-        .distinct()
-    )
-    counted = {r.host_uuid: int(r.n) for r in seated}
-    for row in connection.execute(
-        select(members.c.target_host_uuid.label("host_uuid"), func.count().label("n"))
-        .where(members.c.target_host_uuid.in_(uuids))
-        .group_by(members.c.target_host_uuid)
-    ):
+    counted = {r.host_uuid: int(r.n) for r in connection.execute(_SEATED, {"of": uuids})}
+    for row in connection.execute(_ARRIVING, {"of": uuids}):
         counted[row.host_uuid] = counted.get(row.host_uuid, 0) + int(row.n)
     over: dict[str, int] = {}
-    for row in stale:
+    for row in connection.execute(_STALE, {"of": uuids}):
         over[row.host_uuid] = over.get(row.host_uuid, 0) + 1
     return {uuid: Load(counted.get(uuid, 0), over.get(uuid, 0)) for uuid in uuids}
 

@@ -82,6 +82,10 @@ _GIVE_BACK = (
     .values(lease_until=0, owner="", due_at=bindparam("at"))
 )
 _GIVE_BACK_UNCHANGED = _GIVE_BACK.where(_GROUPS.c.version == bindparam("seen"))
+_ARRIVING = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt).where(
+    _INSTANCES.c.target_host_uuid == bindparam("host")
+)
+_OWNERS = select(_GROUPS.c.owner).where(_GROUPS.c.lease_until > bindparam("now")).distinct()
 _KEEPING_APART = select(_GROUPS.c.uuid, _GROUPS.c.spec).where(
     _GROUPS.c.phase != GroupPhase.DELETED.value,
     _GROUPS.c.spec.contains('"anti_affinity_groups":["', autoescape=True),
@@ -178,8 +182,7 @@ def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
 
 def owners(connection: Connection, now: int) -> frozenset[str]:
     """Everybody who holds a lease at `now`."""
-    table = schema.groups
-    return frozenset(connection.scalars(select(table.c.owner).where(table.c.lease_until > now).distinct()))
+    return frozenset(connection.scalars(_OWNERS, {"now": now}))
 
 
 def end_leases(connection: Connection, owner: str) -> None:
@@ -258,10 +261,7 @@ def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int
 
 def arriving(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int], ...]:
     """`(instance, group, attempt)` of every member that is being moved live to the host."""
-    table = schema.instances
-    rows = connection.execute(
-        select(table.c.uuid, table.c.group_uuid, table.c.attempt).where(table.c.target_host_uuid == host_uuid)
-    )
+    rows = connection.execute(_ARRIVING, {"host": host_uuid})
     return tuple((r.uuid, r.group_uuid, r.attempt) for r in rows)
 
 

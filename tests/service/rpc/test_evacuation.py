@@ -199,6 +199,8 @@ async def test_a_stopped_groups_seat_is_given_up_and_found_anew_at_its_start(tmp
         steps = await drain(lab, name)
         assert steps[-1].final.instance_count == 0
         assert lab.machines_on(name) == []
+        left = [machine.state.value for machine in lab.driver(name).host.machines.values()]
+        assert left == ["tombstone"], "a create that is still under way must find the uuid taken"
         assert (await lab.get(group.uuid)).status == "Stopped"
         start = deploy_pb2.StartInstanceGroupRequest(uuid=group.uuid)
         events = [e.event async for e in lab.deploy.StartInstanceGroup(start)]
