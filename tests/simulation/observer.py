@@ -269,7 +269,9 @@ class Observer:
             if same and other.state in EXECUTING and not other.tampered:
                 self.violated("I1", f"{machine.instance} runs on {host} (attempt {machine.attempt}) and on {where}")
         rows = self._rows(
-            "SELECT g.go, i.attempt, i.status FROM instances i JOIN groups g ON g.uuid = i.group_uuid WHERE i.uuid = ?",
+            "SELECT CASE WHEN ? THEN g.start_epoch ELSE g.go END, i.attempt, i.status FROM instances i"
+            " JOIN groups g ON g.uuid = i.group_uuid WHERE i.uuid = ?",
+            machine.late,  # a resume of an earlier start that arrives after a restart: nothing could call it back
             machine.instance,
         )
         if not rows or not rows[0][0]:

@@ -16,7 +16,7 @@ from service.failpoints import NAMES
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SLICE_SECONDS = 60
-"""Each of the two slices starts seeds for so long; a machine of its own manages about 250 in each."""
+"""Each of the two slices starts seeds for so long; a machine of its own manages about 300 in each."""
 
 
 def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
