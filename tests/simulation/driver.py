@@ -26,7 +26,7 @@ from service.drivers.base import (
     ObservedMachine,
     OutcomeUnknown,
 )
-from tests.simulation import hosts
+from tests.simulation import hosts, moves
 from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import Life, Process
 
@@ -41,7 +41,9 @@ SILENT_CLIENT_SECONDS = 30.0
 LEASE: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("lease", default=None)
 """(group, epoch) of the worker in whose context something happens."""
 
-EFFECTS = frozenset({"create", "resume", "start", "shutdown", "power_off", "remove"})
+EFFECTS = frozenset({"create", "resume", "start", "shutdown", "power_off", "remove", "migrate", "abort_migration"})
+ASK_SECONDS = 0.7
+"""A replica asks this often whether a live move has ended."""
 
 
 class FaultyDriver:
@@ -158,15 +160,30 @@ class FaultyDriver:
         )
 
     def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
-        """See HostDriver."""
-        return False
+        """See HostDriver. In some runs nothing moves live."""
+        return isinstance(target, FaultyDriver) and target is not self and self._world.seed % 4 != 0
 
     async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
-        """See HostDriver."""
-        raise HostRejected("unsupported", "the hosts do not move machines live")
+        """See HostDriver. Asks again and again; what has begun goes on between the hosts."""
+        if not self.can_migrate(spec, target) or not isinstance(target, FaultyDriver):
+            raise HostRejected("unsupported", "the hosts do not move machines live")
+        world, there, uuid = self._world, target._host, spec.identity.machine_uuid
+        end = world.loop.time() + budget_seconds
+        while True:
+            left = max(0.1, end - world.loop.time())
+            ended = await self._call(
+                "migrate", left, lambda _late: moves.ask(world, self._host, there, uuid), spec.identity
+            )
+            if ended or world.loop.time() + ASK_SECONDS >= end:
+                return ended
+            await asyncio.sleep(ASK_SECONDS)
 
     async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
+        uuid = identity.machine_uuid
+        call = self._call("abort_migration", budget_seconds, lambda _late: moves.abort(self._host, uuid), identity)
+        if not await call:
+            raise OutcomeUnknown("the live move does not end")
 
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
         """See HostDriver."""

@@ -16,7 +16,8 @@ AWAITS = (
     *(
         f"{name}.{side}"
         for name in ("db.write", "db.read", "create", "resume", "start", "observe", "list", "probe", "remove",
-                     "shutdown", "power_off", "entomb", "clear", "volumes", "delete_volume")
+                     "shutdown", "power_off", "entomb", "clear", "volumes", "delete_volume", "migrate",
+                     "abort_migration")
         for side in ("request", "reply")
     ),
     "planner.reply",
@@ -113,7 +114,7 @@ def _database_back(world: World) -> None:
 def _tamper(world: World, host: SimulatedMachineHost) -> None:
     """Somebody with an account on the host does something to one of our machines."""
     dice = world.random
-    ours = [m for m in host.machines.values() if m.state not in (hosts.TOMBSTONE, hosts.GHOST)]
+    ours = [m for m in host.machines.values() if m.state not in (hosts.TOMBSTONE, hosts.GHOST) and not m.arriving]
     if not ours:
         return
     machine = dice.choice(ours)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, TOMBSTONE, GHOST = (
-    "paused", "running", "stopping", "stopped", "crashed", "tombstone", "ghost",
+PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, MIGRATING, TOMBSTONE, GHOST = (
+    "paused", "running", "stopping", "stopped", "crashed", "migrating", "tombstone", "ghost",
 )  # fmt: skip
 EXECUTING = frozenset({RUNNING, STOPPING})
 
@@ -29,7 +30,8 @@ class Undying(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine of ours. `tampered`: somebody else had a hand in its state; `late`: a stray request made it."""
+    """One machine of ours. `tampered`: somebody else had a hand in its state; `late`: a stray request made it;
+    `arriving`: it comes by a live move and has never executed here."""
 
     uuid: str
     group: str
@@ -44,6 +46,7 @@ class Machine:
     amounts: tuple[tuple[str, int], ...] = ()
     tampered: bool = False
     late: bool = False
+    arriving: bool = False
 
 
 Changed = Callable[["SimulatedMachineHost", Machine | None, Machine | None, str], None]
@@ -65,6 +68,8 @@ class SimulatedMachineHost:
     machines: dict[str, Machine] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, tuple[int, int]] = field(default_factory=dict)
+    moves: dict[str, Any] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
     history: deque[tuple[float, tuple[Machine, ...]]] = field(default_factory=lambda: deque(maxlen=16))
 
     @property
@@ -158,6 +163,8 @@ class SimulatedMachineHost:
             if machine.state == GHOST:
                 self.machines[uuid] = replace(machine, state=STOPPED)
                 self.remove(uuid, cause)
+            elif machine.arriving:
+                self.put(uuid, None, cause)  # it was defined nowhere
             else:
                 self.set_state(uuid, STOPPED, cause)
 

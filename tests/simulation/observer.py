@@ -21,6 +21,10 @@ SEATED = frozenset(
 LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "Removed"})
 
 
+Claims = Mapping[tuple[str, int, str, str], tuple[str, str, int]]
+"""(instance, attempt, resource, host) -> (host, group, amount)."""
+
+
 class Observer:
     """Told of every commit and of every change on a host; raises nothing, remembers the first violations."""
 
@@ -39,7 +43,7 @@ class Observer:
         self._sequences: dict[str, int] = {}
         self._told_groups: dict[str, tuple[str, str, str]] = {}
         self._told_members: dict[str, tuple[str, int, str, str, str, int]] = {}
-        self._claims: dict[tuple[str, int, str], tuple[str, str, int]] = {}
+        self._claims: dict[tuple[str, int, str, str], tuple[str, str, int]] = {}
         self._addresses: dict[tuple[str, str], tuple[str, int]] = {}
         self._rules: dict[str, Mapping[str, Any]] = {}
         self.reached: set[str] = set()
@@ -153,7 +157,7 @@ class Observer:
 
     def _check_claims(self, members: Mapping[str, tuple[Any, ...]]) -> None:
         claims = {
-            (instance, attempt, resource): (host, group, amount)
+            (instance, attempt, resource, host): (host, group, amount)
             for instance, attempt, resource, host, group, amount in self._rows(
                 "SELECT instance_uuid, attempt, resource, host_uuid, group_uuid, amount FROM claims"
             )
@@ -164,12 +168,12 @@ class Observer:
                 "SELECT zone_uuid, address, instance_uuid, attempt FROM addresses"
             )
         }
-        held = {(instance, attempt) for instance, attempt, _ in claims}
+        held = {(instance, attempt) for instance, attempt, *_ in claims}
         for uuid, status, attempt, host, *_ in members.values():
-            if status in SEATED and claims.get((uuid, attempt, "vcpu"), ("",))[0] != host:
+            if status in SEATED and (uuid, attempt, "vcpu", host) not in claims:
                 self.violated("I2", f"member {uuid} is {status} on {host} without a claim there")
         if claims != self._claims:
-            gone = sorted({(i, a, c[0]) for (i, a, r), c in self._claims.items() if (i, a, r) not in claims})
+            gone = sorted({(i, a, h) for i, a, r, h in self._claims if (i, a, r, h) not in claims})
             for instance, attempt, host in gone:
                 self._released("claim", instance, attempt, host)
             self._claims = claims
@@ -192,31 +196,31 @@ class Observer:
             if machine.state != TOMBSTONE and not machine.late and not machine.tampered:
                 self.violated("I2", f"the {what} of {instance} attempt {attempt} was released, it is {machine.state}")
 
-    def _check_sums(self, claims: Mapping[tuple[str, int, str], tuple[str, str, int]]) -> None:
+    def _check_sums(self, claims: Claims) -> None:
         sums: dict[tuple[str, str], int] = defaultdict(int)
-        for (_, _, resource), (host, _, amount) in claims.items():
+        for (_, _, resource, _), (host, _, amount) in claims.items():
             sums[host, resource] += amount
         for key, amount in sums.items():
             if amount > self.usable.get(key, 0):
                 self.violated("I2", f"claims of {amount} {key[1]} on {key[0]}, usable is {self.usable.get(key, 0)}")
         for resource, limit in self.quota.items():
-            total = sum(amount for (_, name), amount in sums.items() if name == resource)
+            # What is moved live is claimed on two hosts and counts once.
+            once = {(i, a): amount for (i, a, name, _), (_, _, amount) in claims.items() if name == resource}
+            total = sum(once.values())
             if total > limit:
                 self.violated("I9", f"claims of {total} {resource}, the tenant's quota is {limit}")
         for host, resource, used in self._rows("SELECT host_uuid, resource, used FROM host_resources"):
             if used != sums.get((host, resource), 0):
                 self.violated("I2", f"used {resource} of {host} is {used}, claims are {sums.get((host, resource), 0)}")
 
-    def _check_rules(
-        self, claims: Mapping[tuple[str, int, str], tuple[str, str, int]], attempts: Mapping[str, int]
-    ) -> None:
+    def _check_rules(self, claims: Claims, attempts: Mapping[str, int]) -> None:
         """I9 on committed claims: exclusive hosts, at most so many a host, apart from other groups.
 
         What an attempt left behind, paused and never to run, takes room until it is cleared away; it is no member.
         """
         here: dict[str, set[tuple[str, str]]] = defaultdict(set)
         present: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for (instance, attempt, _), (host, group, _) in claims.items():
+        for (instance, attempt, *_), (host, group, _) in claims.items():
             here[host].add((group, instance))
             if attempts.get(instance) == attempt:
                 present[host, group].add(instance)
@@ -260,12 +264,15 @@ class Observer:
     def _appeared(self, host: str, machine: Machine) -> None:
         """However late a request arrives: an attempt that was given up, and whose claim is gone, is never made."""
         rows = self._rows("SELECT attempt FROM instances WHERE uuid = ?", machine.instance)
-        if rows and machine.attempt < rows[0][0] and (machine.instance, machine.attempt, "vcpu") not in self._claims:
+        held = (machine.instance, machine.attempt, "vcpu", host) in self._claims
+        if machine.arriving and not held:
+            self.violated("I2", f"{machine.instance} attempt {machine.attempt} comes to {host} without a claim there")
+        if rows and machine.attempt < rows[0][0] and not held:
             self.violated("I2", f"attempt {machine.attempt} of {machine.instance} was made on {host} without a claim")
 
     def _started(self, host: str, machine: Machine) -> None:
         for where, other in self._machines():
-            same = other.instance == machine.instance and other.uuid != machine.uuid
+            same = other.instance == machine.instance and (other.uuid, where) != (machine.uuid, host)
             if same and other.state in EXECUTING and not other.tampered:
                 self.violated("I1", f"{machine.instance} runs on {host} (attempt {machine.attempt}) and on {where}")
         rows = self._rows(

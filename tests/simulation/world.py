@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 EPOCH_MS = 1_800_000_000_000
 CALL_FAULTS = ("refused", "lost_request", "lost_reply", "late_request", "slow", "vanish")
-HOST_FAULTS = ("no_memory", "half_create", "ghost", "stale_list", "partial_list", "bad_boot", "lost_hint")
+HOST_FAULTS = (
+    "no_memory",
+    "half_create",
+    "ghost",
+    "stale_list",
+    "partial_list",
+    "bad_boot",
+    "lost_hint",
+    "move_breaks",
+)
 DATABASE = "database"
 """In `World.cut`, in a host's place: the replica does not reach the database."""
 DATABASE_FAULTS = ("unavailable", "lost_commit")
