@@ -50,7 +50,6 @@ INTENTS, FEED, REQUESTS = "service.app.group_intents", "service.app.feed", "serv
 LIFECYCLE, MEMBERS, SETTLING, EFFECTS = "service.lifecycle", "service.members", "service.settling", "service.effects"
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
-MOVES = "service.reconcile.moves"
 
 PLANTS: tuple[Plant, ...] = (
     # --- claims ---
@@ -157,10 +156,6 @@ PLANTS: tuple[Plant, ...] = (
     # --- live moves ---
     one("a live move has no claim on its target", PLANNING,
         "    claims.take(connection, before.uuid, [wanted], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
-    one("a live move counts as done before its source was seen without it", MOVES,
-        "        here = await self.source.observe(self.identity)\n        if here is not None and here.state is not MachineState.TOMBSTONE:\n",
-        "        return (Moved(self.member.uuid, self.member.attempt),)\n"
-        "        here = await self.source.observe(self.identity)\n        if here is not None and here.state is not MachineState.TOMBSTONE:\n"),
     # --- what is seen ---
     one("absence after one listing", MONITOR,
         "        second = await self.look()\n", "        second = first\n",

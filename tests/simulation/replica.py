@@ -121,8 +121,10 @@ class Replica:
         return EPOCH_MS + int(self.world.loop.time() * 1000) + self.clock_offset_ms
 
     def start(self) -> None:
-        """Start a new process."""
+        """Start a new process, unless one runs: a seat that was killed before its first start has two to come."""
         world = self.world
+        if self.incarnation and self.process.alive:
+            return
         self.incarnation += 1
         self.process = Process(f"{self.name}.{self.incarnation}", world.loop)
         world.note("start", self.process.name)
