@@ -22,6 +22,8 @@ ENOUGH = {"running": 0.8, "deploys acknowledged": 1.5, "streams ended": 0.5, "fa
 """What a run must have done for each seed, on average over many, to count at all."""
 MANY = 50
 """So many seeds are judged by ENOUGH; fewer may by chance have done little."""
+ALL_POINTS = 1000
+"""So many seeds must pass every named point; some are for what happens in one seed of hundreds."""
 LEAST = 100
 """So many seeds are run, however slow the machine is."""
 
@@ -105,7 +107,7 @@ def _too_little(stats: Counter[str], passed: Counter[str], seeds: int) -> bool:
     done["faults"] = sum(count for name, count in stats.items() if name.startswith("fault "))
     done["points"] = sum(count for name, count in stats.items() if name.startswith("point "))
     short = [f"{name} {done[name]}" for name, least in ENOUGH.items() if done[name] < least * seeds]
-    missed = sorted(set(POINTS) - set(passed)) if seeds >= 4 * MANY else []
+    missed = sorted(set(POINTS) - set(passed)) if seeds >= ALL_POINTS else []
     if short or missed:
         print(f"too little was done: {short}, points never passed: {missed}")
     return bool(short or missed)

@@ -35,6 +35,8 @@ ENTRY = "c" * 32
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
 CALM_SECONDS = 2.0
+FORGET_SECONDS = 180.0
+"""A tombstone stays for 120 s after a sweep saw it first, and a sweep comes every 10 s."""
 
 
 @dataclass(slots=True)
@@ -145,6 +147,11 @@ async def _settle(world: World, clients: list[Client], operator: Operator) -> No
         deletes = [c.delete() for c in clients if c.order.uuid and not c.order.deleted]
         await asyncio.gather(*deletes)
         await _until_calm(world, clients)
+        if world.random.random() < 0.1:
+            await asyncio.sleep(FORGET_SECONDS)
+            for host in world.hosts.values():
+                if host.machines:
+                    world.observer.violated("I10", f"{len(host.machines)} tombstones are left on {host.name}")
         for table in ("claims", "addresses"):
             if count := world.database.rows(f"SELECT count(*) FROM {table}")[0][0]:
                 world.observer.violated("I10", f"{count} {table} are left when all groups are deleted")
