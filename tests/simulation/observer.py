@@ -111,7 +111,9 @@ class Observer:
         """I4: in the commit that is GO every member is placed and known to be created."""
         gone = {uuid for uuid, row in groups.items() if row[6]}
         for uuid in gone - self._go:
-            early = [m[0] for m in members.values() if m[7] == uuid and m[1] not in ("Created", "Booting", "Running")]
+            leaving = {m for (m,) in self._rows("SELECT uuid FROM instances WHERE group_uuid = ? AND leaving", uuid)}
+            up = ("Created", "Booting", "Running")
+            early = [m[0] for m in members.values() if m[7] == uuid and m[1] not in up and m[0] not in leaving]
             if early and groups[uuid][1] == "booting":
                 self.violated("I4", f"GO of group {uuid} is committed, {early} are not created")
         self._go = gone
