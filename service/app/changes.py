@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from service.app import invariants
-from service.facts import Fact
+from service.facts import Evicted, Fact, Moved
 from service.failpoints import failpoint
+from service.fleet import HostState
 from service.lifecycle import AT_REST, advance, released
 from service.model import EventKind, Group, Instance, InstanceStatus, MoveStage
-from service.store import claims, events, groups
+from service.store import claims, events, fleet, groups
 from service.store.connection import Connection
 from service.store.events import Draft
 
@@ -34,8 +35,19 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
         after = advance(group, fact, now)
         ended += released(group, fact, after)
         group = after
+        if isinstance(fact, Moved):
+            group = _moved_on(connection, group, fact, now)
     failpoint("change.decided")
     return commit(connection, before, group, ended, now)
+
+
+def _moved_on(connection: Connection, group: Group, fact: Moved, now: int) -> Group:
+    """A member that arrived where a drain began while it was under way: it goes on, or that drain would never end."""
+    for member in group.instances:
+        if (member.uuid, member.attempt) == (fact.instance_uuid, fact.attempt) and member.host_uuid:
+            host = fleet.host(connection, member.host_uuid)
+            return advance(group, Evicted(host.uuid, live=True), now) if host.state is HostState.MAINTENANCE else group
+    return group
 
 
 def commit(

@@ -14,6 +14,7 @@ from service import moving
 from service.drivers.base import HostDriver, HostRejected, MachineSpec
 from service.drivers.simulated import SimulatedDriver
 from service.model import MoveStage
+from service.reconcile import moves
 from service.store import claims, groups
 from tests.service.rpc.lab import reason_of
 from tests.service.rpc.test_evacuation import answer_again, cut_off, drain, is_silent, kinds, never_twice, soon
@@ -302,6 +303,39 @@ async def test_a_target_that_is_drained_too_is_not_waited_for(tmp_path: Path) ->
             assert second[-1].final.instance_count == 0
             steps = await asyncio.wait_for(task, 60)
         await restarted(lab, group, steps, "is being emptied")
+
+
+async def test_a_member_that_arrives_where_a_drain_has_begun_goes_on_to_another_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = moves.Move._settled
+    second: list[asyncio.Task[Any]] = []
+
+    async with whole(tmp_path, config_text(hosts=3, migrate_ms=20)) as lab:
+        group = await lab.up()
+        (member,) = group.instances
+        name = name_of(lab, member.host_uuid)
+
+        async def overtaken(move: moves.Move, there: Any) -> Any:
+            """The drain of the target is stored after the machine was switched over and before that is."""
+            if there is not None and there.state.executing and not second:
+                target = name_of(lab, move.member.target_host_uuid)
+                second.append(asyncio.create_task(drain(lab, target)))
+
+                async def begun() -> bool:
+                    return (await lab.host(target)).state == "Maintenance"
+
+                await soon(begun)
+            return await settled(move, there)
+
+        monkeypatch.setattr(moves.Move, "_settled", overtaken)
+        async with never_twice(lab):
+            first = await asyncio.wait_for(drain(lab, name), 60)
+            steps = await asyncio.wait_for(second[0], 60)
+        assert (first[-1].final.instance_count, steps[-1].final.instance_count) == (0, 0)
+        after = (await lab.get(group.uuid)).instances[0]
+        assert (after.status, after.attempt) == ("Running", 1)
+        assert after.host_uuid not in (member.host_uuid, steps[-1].final.uuid)
 
 
 async def test_a_member_without_a_host_that_takes_it_live_is_restarted_where_there_is_room(tmp_path: Path) -> None:
