@@ -47,7 +47,7 @@ from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import Heirs, owner_name
 from service.reconcile.roster import Roster
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import Tools
+from service.reconcile.tools import Tools
 from service.rpc import tls
 from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer

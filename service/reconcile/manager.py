@@ -10,7 +10,8 @@ from service.drivers.base import MachineIdentity
 from service.errors import CorralError
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker, Tools
+from service.reconcile.tools import Tools
+from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
 from service.store import clock, groups
 from service.store.connection import Connection
 

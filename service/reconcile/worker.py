@@ -10,27 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from placement.model import Policy, Request, Snapshot, Status
-from service.app import changes, planning
+from service.app import changes
 from service.app.changes import LeaseLost
-from service.app.fleet_reader import FleetReader
-from service.app.planner import Planned, Planner
 from service.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
-from service.errors import CorralError, InvariantViolation, NotFound, QuotaExceeded, Unavailable
-from service.facts import Fact, HostAnswers, HostSilent, MoveImpossible, NotPlaced, Observation, Observed, Ticked
+from service.errors import InvariantViolation, NotFound, Unavailable
+from service.facts import Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.failpoints import failpoint
-from service.fleet import HostStatus
 from service.lifecycle import AT_REST, FINAL, PLACED
-from service.model import Failure, Group, GroupPhase, Instance, QuotaViolation
-from service.reconcile.calls import MemberCalls, Outcome, Sends
-from service.reconcile.monitor import HostMonitor
+from service.model import Group, GroupPhase
+from service.reconcile.calls import Outcome, Sends
+from service.reconcile.placing import Placing
+from service.reconcile.tools import Tools
 from service.store import clock, groups
-from service.store.claims import ClaimLost
 from service.store.connection import Connection
-from service.store.engine import Store
-from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +32,6 @@ LEASE_MS = 45_000
 RENEW_MS = 10_000
 TICK_MS = 2_000
 REST_MS = 10_000
-CLAIM_TRIES = 8
-CLAIM_RACES = 5
-"""So many tries race with everybody; later ones have the fleet to themselves, so that large gangs do not starve."""
-FLEET_PATIENCE_MS = 10_000
 BACKOFF_FIRST_MS = 250
 BACKOFF_MOST_MS = 10_000
 GANG = "gang"
@@ -56,21 +46,6 @@ class Slot:
     pause: int = BACKOFF_FIRST_MS
     observed_at: int = 0
     hinted: bool = False
-
-
-@dataclass(slots=True)
-class Tools:
-    """What every worker of a process shares."""
-
-    store: Store
-    planner: Planner
-    calls: MemberCalls
-    monitors: dict[str, HostMonitor]
-    metrics: Metrics
-    owner: str
-    cluster: str
-    plan_seconds: float = 5.0
-    fleet_reader: FleetReader = field(default_factory=FleetReader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +82,10 @@ class GroupWorker:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
     _reload: bool = True
-    _waits_for_fleet_until: int = 0
+    _placing: Placing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._placing = Placing(self.tools, self._now)
 
     def poke(self) -> None:
         """The stored group changed (a caller's intent)."""
@@ -283,9 +261,9 @@ class GroupWorker:
 
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> Outcome:
         if isinstance(effect, Plan):
-            return await self._plan(group)
+            return await self._placing.gang(group)
         if isinstance(effect, FindTarget):
-            return await self._find_target(group, group.instance(effect.instance_uuid))
+            return await self._placing.target(group, group.instance(effect.instance_uuid), self._sends)
         if isinstance(effect, Dispatch):
             members = [group.instance(uuid) for uuid in effect.instance_uuids]
             self._sends.dispatched.update((m.uuid, m.attempt) for m in members)
@@ -293,109 +271,6 @@ class GroupWorker:
             return Outcome([Observed(m.uuid, m.attempt, Observation.DISPATCHED) for m in members])
         left = self.lease_until - self._now()
         return await self.tools.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
-
-    # --- planning ---------------------------------------------------------------------------------------------------
-
-    async def _plan(self, group: Group) -> Outcome:
-        """Plan and claim; a lost race re-plans with fresh rows, in the end with the fleet to itself."""
-        try:
-            for attempt in range(1, CLAIM_TRIES + 1):
-                alone = attempt > CLAIM_RACES
-                async with self.tools.store.claiming(alone=alone):
-                    outcome = await self._plan_once(group, attempt, alone=alone)
-                if outcome is not None:
-                    return outcome
-        except Unavailable as error:
-            logger.warning("group %s: planning waits: %s", self.uuid, error)
-            return Outcome([], retry=True)
-        except (InvariantViolation, LeaseLost):
-            raise
-        except QuotaExceeded as error:
-            passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested)
-            return Outcome([NotPlaced(Failure(error.reason, error.message, quota=passed))])
-        except CorralError as error:
-            return Outcome([NotPlaced(Failure(error.reason, error.message))])
-        return Outcome([], retry=True)
-
-    async def _plan_once(self, group: Group, attempt: int, *, alone: bool) -> Outcome | None:
-        # What lost a race reads all of it: whatever was kept of the fleet may be why.
-        read = self.tools.fleet_reader.read if attempt == 1 else planning.read_fleet
-        hosts, snapshot = await self.tools.store.read(read)
-        planned = await self._decide(snapshot, planning.request(group, snapshot), attempt)
-        if planned.decision.status is not Status.PLACED and group.excluded_hosts:
-            # Hosts where a member failed are shunned while there are others, not at the price of the group.
-            everywhere = replace(planning.request(group, snapshot), excluded_hosts=frozenset())
-            planned = await self._decide(snapshot, everywhere, attempt)
-        decision = planned.decision
-        metrics = self.tools.metrics
-        if decision.status is not Status.PLACED:
-            waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
-            if waiting and self._may_wait_for_fleet():
-                return Outcome([], retry=True)
-            return Outcome([NotPlaced(planning.failure(decision.explanation, group, snapshot))])
-        failpoint("worker.planned")
-        placement = planning.record(group, decision, hosts, planned.duration_ms, attempt)
-        now = self._now()
-        try:
-            await self.tools.store.write(
-                lambda c: planning.claim(c, self.tools.cluster, group, placement, now, alone=alone)
-            )
-        except ClaimLost as lost:
-            logger.info("group %s: claim lost (%s), planning again", self.uuid, lost)
-            metrics.claims_lost.inc()
-            return None
-        failpoint("worker.claimed")
-        metrics.claims.inc()
-        return Outcome([], reload=True)
-
-    async def _find_target(self, group: Group, member: Instance) -> Outcome:
-        """Plan where the member is moved to live, and claim there; a lost race re-plans as for a gang."""
-        try:
-            for attempt in range(1, CLAIM_TRIES + 1):
-                alone = attempt > CLAIM_RACES
-                async with self.tools.store.claiming(alone=alone):
-                    outcome = await self._find_target_once(group, member, attempt, alone=alone)
-                if outcome is not None:
-                    return outcome
-        except Unavailable as error:
-            logger.warning("group %s: a live move waits: %s", self.uuid, error)
-        except (InvariantViolation, LeaseLost):
-            raise
-        except CorralError as error:
-            return Outcome([MoveImpossible(member.uuid, member.attempt, error.message)])
-        return Outcome([], retry=True)
-
-    async def _find_target_once(self, group: Group, member: Instance, attempt: int, *, alone: bool) -> Outcome | None:
-        hosts, snapshot = await self.tools.store.read(planning.read_fleet)
-        targets = self.tools.calls.live_targets(group, member)
-        request = planning.move_request(group, member, snapshot, targets)
-        decision = (await self._decide(snapshot, request, attempt)).decision if targets else None
-        if decision is None or decision.status is not Status.PLACED:
-            return Outcome([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
-        failpoint("move.planned")
-        target, now = hosts[decision.assignments[0].host], self._now()
-        try:
-            await self.tools.store.write(lambda c: planning.claim_move(c, group, member, target, now, alone=alone))
-        except ClaimLost as lost:
-            logger.info("group %s: a live move's claim is lost (%s), planning again", self.uuid, lost)
-            self.tools.metrics.claims_lost.inc()
-            return None
-        failpoint("move.claimed")
-        self._sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
-        return Outcome([], reload=True)
-
-    async def _decide(self, snapshot: Snapshot, request: Request, attempt: int) -> Planned:
-        """Ask the planner; each further attempt breaks ties in another way."""
-        return await self.tools.planner.place(
-            snapshot, request, Policy(seed=attempt - 1), budget_seconds=self.tools.plan_seconds
-        )
-
-    def _may_wait_for_fleet(self) -> bool:
-        """Right after a start some hosts were not seen yet: that is no reason to refuse, for a while."""
-        now = self._now()
-        if not self._waits_for_fleet_until:
-            self._waits_for_fleet_until = now + FLEET_PATIENCE_MS
-        return now < self._waits_for_fleet_until
 
     # --- the end of a turn, and of the work ---------------------------------------------------------------------------
 

@@ -141,9 +141,19 @@ def _transport_fits_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldV
 
 
 OPTIONS: Mapping[str, frozenset[str]] = {
-    "libvirt": frozenset({"pool", "pool_path", "virt_type", "machine", "translation_cache_mib"}),
+    "libvirt": frozenset(
+        {
+            *("pool", "pool_path", "virt_type", "machine", "translation_cache_mib"),
+            *("migration_address", "migration_transport"),
+        }
+    ),
     "redfish": frozenset(),
-    "simulated": frozenset({"cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"}),
+    "simulated": frozenset(
+        {
+            *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
+            *("migrate_ms", "live_migration"),
+        }
+    ),
 }
 """Options of drivers that a caller may set. The rest name files of the service's machine (a key, a host's state)."""
 

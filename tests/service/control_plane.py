@@ -21,7 +21,7 @@ from service.reconcile.calls import Directory, MemberCalls
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import Tools
+from service.reconcile.tools import Tools
 from service.store import fleet
 from service.store.engine import Store
 from service.store.migrations import upgrade

@@ -21,7 +21,7 @@ from service.reconcile.calls import Directory, MemberCalls
 from service.reconcile.machine_spec import identity_of
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
-from service.reconcile.worker import Tools
+from service.reconcile.tools import Tools
 from service.store import groups
 from tests.service.builders import entry, host, spec, zone
 from tests.service.control_plane import CALLER, CLUSTER, ControlPlane, control_plane

@@ -22,7 +22,8 @@ from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.owners import Heirs
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import GroupWorker, Tools
+from service.reconcile.tools import Tools
+from service.reconcile.worker import GroupWorker
 from service.store import configured, quotas
 from service.telemetry.metrics import Metrics
 from tests.simulation.database import SimulatedStore

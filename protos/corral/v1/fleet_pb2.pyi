@@ -324,8 +324,9 @@ class HostConnection(_message.Message):
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the driver lets its operator choose, by name. For libvirt: `pool`, `pool_path`, `virt_type`, `machine`,
-        `translation_cache_mib`. For a simulated host: `cpu`, `memory`, `boot_ms`, `call_ms`, `foreign_cpu`,
-        `foreign_memory`, `gpu.<model>`. Options that name files of the service's machine stand in its configuration alone.
+        `translation_cache_mib`, `migration_address`, `migration_transport`. For a simulated host: `cpu`, `memory`,
+        `boot_ms`, `call_ms`, `foreign_cpu`, `foreign_memory`, `gpu.<model>`, `migrate_ms`, `live_migration`.
+        Options that name files of the service's machine stand in its configuration alone.
         """
 
     def __init__(

@@ -51,10 +51,11 @@ def test_every_key_of_a_configured_host_has_its_field() -> None:
 
 def test_every_option_of_a_driver_can_be_set_unless_it_names_a_file_here() -> None:
     assert OPTIONS["libvirt"] == {field.name for field in dataclasses.fields(Options)} - {"ssh_key"}
-    read = SimulationOptions.read(dict.fromkeys(OPTIONS["simulated"], "1") | {"gpu.a100": "2"})
+    given = dict.fromkeys(OPTIONS["simulated"], "1") | {"gpu.a100": "2", "live_migration": "no"}
+    read = SimulationOptions.read(given)
     assert read.total == {"vcpu": 1, "memory": 1, "gpu.a100": 2}
     assert {field.name for field in dataclasses.fields(SimulationOptions)} == {
-        *("total", "foreign", "boot_ms", "call_ms"),
+        *("total", "foreign", "boot_ms", "call_ms", "migrate_ms", "live_migration"),
         "state_file",  # names a file
     }
 

@@ -1,0 +1,27 @@
+"""What the workers of a process work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from service.app.fleet_reader import FleetReader
+from service.app.planner import Planner
+from service.reconcile.calls import MemberCalls
+from service.reconcile.monitor import HostMonitor
+from service.store.engine import Store
+from service.telemetry.metrics import Metrics
+
+
+@dataclass(slots=True)
+class Tools:
+    """What every worker of a process shares."""
+
+    store: Store
+    planner: Planner
+    calls: MemberCalls
+    monitors: dict[str, HostMonitor]
+    metrics: Metrics
+    owner: str
+    cluster: str
+    plan_seconds: float = 5.0
+    fleet_reader: FleetReader = field(default_factory=FleetReader)
