@@ -84,6 +84,14 @@ faults: ## real kills of the service, libvirtd, QEMU and PostgreSQL in a private
 bench: ## from the call to all Running beside raw libvirt threads, in one run (ARGS=--rounds 5 --guests 1,4,8); as root
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.launch_bench $(ARGS)
 
+.PHONY: bench-api
+bench-api: ## throughput and latency of unary calls and streams, a thousand watchers, the service's start (ARGS=--calls 4000)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.api_bench $(ARGS)
+
+.PHONY: bench-bulkhead
+bench-bulkhead: ## deploys on three hosts while the fourth answers and while it hangs
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.bulkhead_bench $(ARGS)
+
 .PHONY: bench-placement
 bench-placement: ## the planner's figures beside greedy rules, naive models and real peers, table and plot in .cache/bench; 15 min (QUICK=1: 3)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.placement_bench --peers --plot --out .cache/bench $(if $(QUICK),--quick) $(ARGS)

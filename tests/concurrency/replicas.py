@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -78,11 +79,12 @@ def simulated_fleet(directory: Path, hosts: int, *, vcpu: int, memory: int = 64)
 @dataclass
 class Replica:
     """One process of the service. `alone`: in a pid namespace of its own, as if on another machine. `prefix`: the
-    command that runs it, such as one that enters a network."""
+    command that runs it, such as one that enters a network. `armed`: it can be killed at a named point."""
 
     directory: Path
     alone: bool = False
     prefix: Sequence[str] = ()
+    armed: bool = False
     process: subprocess.Popen[bytes] | None = None
     channels: list[grpc.Channel] = field(default_factory=list)
 
@@ -105,7 +107,8 @@ class Replica:
         """Start the process; `wait` says when it serves."""
         for name in ("grpc", "http"):
             (self.directory / name).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "service", "serve", "--config", str(self.directory / "corral.toml")]
+        program = ["tests.faults.armed", str(self.trap)] if self.armed else ["service"]
+        command = [sys.executable, "-m", *program, "serve", "--config", str(self.directory / "corral.toml")]
         if self.alone:
             command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *command]
         # No preexec_fn: with it Popen forks, and gRPC's fork handlers run in the child and at times end it.
@@ -150,6 +153,25 @@ class Replica:
         """A signal to the service itself."""
         os.kill(self.pid, number)
 
+    @property
+    def trap(self) -> Path:
+        """The file that names the point at which an armed process kills itself; it is gone when it did."""
+        return self.directory / "kill-at"
+
+    def kill_at(self, point: str, seconds: float) -> bool:
+        """Let the process kill itself where it passes the point next. False: it did not, and was killed in the end."""
+        self.trap.write_text(point)
+        self.signal(signal.SIGUSR1)
+        assert self.process is not None
+        try:
+            self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(RuntimeError):  # it passed the point just now
+                self.kill()
+        passed = not self.trap.exists()
+        self.trap.unlink(missing_ok=True)
+        return passed
+
     def kill(self) -> None:
         """kill -9, and wait for its end."""
         self.signal(signal.SIGKILL)
@@ -185,15 +207,16 @@ def replicas(
     *,
     alone: Sequence[int] = (),
     prefix: Sequence[str] = (),
+    armed: bool = False,
     level: str = "info",
 ) -> Iterator[list[Replica]]:
-    """`count` serving replicas. `fleet`: the rest of their configuration. `alone`, `prefix`: see Replica."""
+    """`count` serving replicas. `fleet`: the rest of their configuration. `alone`, `prefix`, `armed`: see Replica."""
     made = []
     for number in range(count):
         home = directory / f"replica-{number}"
         home.mkdir(parents=True, exist_ok=True)
         (home / "corral.toml").write_text(_SERVER.format(directory=home, store=store, level=level) + fleet)
-        made.append(Replica(home, alone=number in alone, prefix=prefix))
+        made.append(Replica(home, alone=number in alone, prefix=prefix, armed=armed))
     try:
         for replica in made:
             replica.start()

@@ -24,16 +24,22 @@ def main() -> int:
         print(reason, file=sys.stderr)
         return 2
     done, violations = 0, 0
+    points: set[str] = set()
     while done < options.kills:
         wanted = min(200, options.kills - done)
         with Lab(options.hypervisors, network="10.79") as lab:
             report = run(lab, options.manifest, kills=wanted, seconds=wanted * 30, seed=options.seed + done)
         done += sum(report.kills.values())
         violations += len(report.violations)
+        points |= report.points
         print(f"--- {done} faults so far", *report.lines(), sep="\n", flush=True)
         if sum(report.kills.values()) < wanted:
             print("the round did too little work in its time", file=sys.stderr)
             return 1
+    print(f"{len(points)} named points at which the service was killed", flush=True)
+    if done >= 100 and len(points) < 5:
+        print("the service was killed at too few points", file=sys.stderr)
+        return 1
     return 1 if violations else 0
 
 

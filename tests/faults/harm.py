@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from service.failpoints import NAMES
 from tests.concurrency.replicas import Replica
 from tests.faults.observer import Observer, machines
 from tests.lab.fleet import Lab
@@ -18,13 +19,16 @@ from tests.lab.hypervisor import Hypervisor
 from tests.lab.requirements import program
 from tests.postgres import Postgres
 
+_POINTS = sorted(name for name in NAMES if not name.startswith(("move.", "migrate.", "abortmove.")))
+_POINT_SECONDS = 5.0
+
 _LEASES = "SELECT uuid, epoch FROM groups WHERE lease_until > 0 AND owner LIKE '%/{pid}/%'"
 
 
 @dataclass
 class Harm:
     """Does one random fault at a time. `recoveries`: s from a restart of the service until it serves; `takeovers`:
-    s from the death or freeze of a leases' owner until another has the group."""
+    s from the death or freeze of a leases' owner until another has the group; `points`: where a service was killed."""
 
     lab: Lab
     server: Postgres
@@ -33,13 +37,15 @@ class Harm:
     observer: Observer
     random: random.Random
     done: dict[str, int] = field(default_factory=dict)
+    points: set[str] = field(default_factory=set)
     recoveries: list[float] = field(default_factory=list)
     takeovers: list[float] = field(default_factory=list)
 
     def once(self) -> str:
         """One fault from its beginning to its end; returns its name, or "" where there was nothing to harm."""
         faults: list[tuple[int, Callable[[], bool]]] = [
-            (4, self.kill_service),
+            (2, self.kill_service),
+            (3, self.kill_service_at_a_point),
             (2, self.freeze_service),
             (3, self.kill_libvirtd),
             (2, self.freeze_libvirtd),
@@ -57,9 +63,21 @@ class Harm:
 
     def kill_service(self) -> bool:
         """kill -9 of a replica; it is started again."""
-        replica = self.random.choice(self.replicas)
-        held = self._leases(replica)
-        replica.kill()
+        return self._kill(self.random.choice(self.replicas), "")
+
+    def kill_service_at_a_point(self) -> bool:
+        """kill -9 of a replica where it passes a named point, or a moment later where it does not pass it."""
+        return self._kill(self.random.choice(self.replicas), self.random.choice(_POINTS))
+
+    def _kill(self, replica: Replica, point: str) -> bool:
+        pid = replica.pid
+        held = self._leases(pid)
+        if not point:
+            replica.kill()
+        else:
+            if replica.kill_at(point, _POINT_SECONDS):
+                self.points.add(point)
+            held = self._leases(pid)  # those of before may have ended well meanwhile
         following = threading.Thread(target=self._follow, args=(held, time.monotonic()))
         following.start()
         self._pause(0.0, 2.0)
@@ -168,9 +186,9 @@ class Harm:
         finally:
             self.observer.trouble.discard(hypervisor.name)
 
-    def _leases(self, replica: Replica) -> dict[str, int]:
+    def _leases(self, pid: int) -> dict[str, int]:
         try:
-            rows = self.server.query(_LEASES.format(pid=replica.pid), self.database)
+            rows = self.server.query(_LEASES.format(pid=pid), self.database)
         except (RuntimeError, TimeoutError):
             return {}
         return {row[0]: int(row[1]) for row in rows}

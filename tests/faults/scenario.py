@@ -63,6 +63,7 @@ class Report:
     """What a run did and saw. Times in s."""
 
     kills: dict[str, int] = field(default_factory=dict)
+    points: set[str] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=dict)
     acknowledged: int = 0
     looks: int = 0
@@ -76,6 +77,7 @@ class Report:
         """The figures, one a line."""
         return [
             f"faults {sum(self.kills.values())}: {self.kills}",
+            f"points at which the service was killed, {len(self.points)}: {', '.join(sorted(self.points))}",
             f"deploys acknowledged {self.acknowledged}: {self.outcomes}; looks of the observer {self.looks}",
             f"service restart to serving, s: {_percentiles(self.recoveries)}",
             f"owner's death to takeover, s: {_percentiles(self.takeovers)}",
@@ -93,7 +95,9 @@ def run(lab: Lab, manifest: Path, *, kills: int, seconds: float, seed: int, clie
         with Postgres() as server:
             database = server.create_database()
             configuration = fleet(lab, manifest)
-            with replicas(directory, server.url(database), configuration, 2, prefix=lab.command()) as members:
+            with replicas(
+                directory, server.url(database), configuration, 2, prefix=lab.command(), armed=True
+            ) as members:
                 return _run(lab, server, database, members, kills, seconds, seed, clients)
     finally:
         shutil.rmtree(directory)
@@ -123,7 +127,7 @@ def _run(
                 harm.end()
         report.settled_after = _settle(server, database, 240)
         time.sleep(1)
-    report.kills, report.looks = harm.done, observer.looks
+    report.kills, report.points, report.looks = harm.done, harm.points, observer.looks
     report.recoveries, report.takeovers, report.longest_orphan = (
         harm.recoveries,
         harm.takeovers,
