@@ -116,20 +116,39 @@ def start_libvirt(made: Made) -> None:
         # libvirt locks a guest's channels there; without it no guest can report that it is ready.
         Path("/run/lock").mkdir(mode=0o1777, exist_ok=True)
         for name in ("virtlogd", "libvirtd"):
-            program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
-            if program is None:
-                raise Problem(f"{name} is not installed: apt-get install --no-install-recommends libvirt-daemon-system")
-            pid_file = Path(f"/run/corral-{name}.pid")
-            pid_file.unlink(missing_ok=True)
-            done = subprocess.run([program, "-d", "-p", str(pid_file)], capture_output=True, text=True, check=False)
-            # A virtlogd that runs already is as good.
-            if done.returncode != 0 and name == "libvirtd":
-                raise Problem(f"libvirtd did not start: {done.stderr.strip()}")
-            if done.returncode == 0 and wait_for(pid_file.is_file, 5):
-                setattr(made, name, int(pid_file.read_text()))
-                made.write()
+            start_daemon(made, name)
     if not wait_for(libvirt_answers, 30):
         raise Problem("libvirtd was started and does not answer; see /var/log/libvirt and journalctl -u libvirtd")
+
+
+def start_daemon(made: Made, name: str) -> None:
+    """Start one of libvirt's daemons and keep its pid. Raises Problem.
+
+    Under tini, which takes in the QEMUs that lose their parent and collects their end: libvirt waits for it, and where
+    process 1 is a container's program and no init, nobody else might.
+    """
+    program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if program is None:
+        raise Problem(f"{name} is not installed: apt-get install --no-install-recommends libvirt-daemon-system")
+    pid_file = Path(f"/run/corral-{name}.pid")
+    pid_file.unlink(missing_ok=True)
+    VAR.mkdir(exist_ok=True)
+    log = VAR / f"{name}.log"
+    reaper = ["tini", "-s", "--"] if shutil.which("tini") else []
+    with log.open("ab") as output:
+        started = subprocess.Popen(
+            [*reaper, program, "-p", str(pid_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    wait_for(lambda: pid_file.is_file() or started.poll() is not None, 5)
+    if started.poll() is None and pid_file.is_file():
+        setattr(made, name, int(pid_file.read_text()))
+        made.write()
+    elif name == "libvirtd":  # a virtlogd that runs already is as good
+        raise Problem(f"libvirtd did not start; see {log}")
 
 
 def open_libvirt() -> libvirt.virConnect:

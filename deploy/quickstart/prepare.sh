@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 PACKAGES=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base libvirt-dev pkg-config gcc libc6-dev
-    iproute2 linux-image-cloud-amd64 busybox-static)
+    iproute2 linux-image-cloud-amd64 busybox-static tini)
 
 say() { printf '==> %s\n' "$*"; }
 fail() { printf 'corral: %s\n' "$*" >&2; exit 1; }

@@ -149,7 +149,7 @@ class Lane:
         self._closed = closed
         self._slots = asyncio.Semaphore(calls_at_a_time)
         self._idle: list[Session] = []
-        self._opening: asyncio.Task[Session] | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._given_up = 0
         self._count = threading.Lock()
         self._shut = False
@@ -199,16 +199,22 @@ class Lane:
             # One open at a time: a daemon that hangs would otherwise collect a thread a call.
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
-                self._opening.add_done_callback(self._opened)
+                self._opening.add_done_callback(_note_failed_open)
             try:
                 async with asyncio.timeout(min(work.remaining, OPEN_SECONDS)):
                     await asyncio.shield(self._opening)
             except TimeoutError:
                 raise HostUnreachable("the host's hypervisor does not answer", "open did not return in time") from None
 
-    async def _open(self) -> Session:
+    async def _open(self) -> None:
+        """Open one more session. What follows from it is done before this task is: a waiter that finds a task that has
+        ended, and nothing else changed, would turn for ever and keep the event loop to itself."""
         loop = asyncio.get_running_loop()
-        return await in_thread(lambda: self._open_blocking(loop), "libvirt-open")
+        try:
+            session = await in_thread(lambda: self._open_blocking(loop), "libvirt-open")
+        finally:
+            self._opening = None
+        self._give_back(session)
 
     def _open_blocking(self, loop: asyncio.AbstractEventLoop) -> Session:
         ensure_event_loop()
@@ -233,11 +239,6 @@ class Lane:
             session.close_now()
             raise translate_open(error) from error
         return session
-
-    def _opened(self, task: asyncio.Task[Session]) -> None:
-        self._opening = None
-        if not task.cancelled() and task.exception() is None:
-            self._give_back(task.result())
 
     def _give_back(self, session: Session) -> None:
         if self._shut:
@@ -308,6 +309,12 @@ class Lane:
         if has_effect:
             return OutcomeUnknown("the host did not finish the operation in time", f"{what}: deadline")
         return HostUnreachable("the host did not answer in time", f"{what}: deadline")
+
+
+def _note_failed_open(task: asyncio.Task[None]) -> None:
+    """Everybody who waited has been told; when nobody waits any more, it is no error that nobody saw."""
+    if not task.cancelled() and task.exception() is not None:
+        _log.debug("a connection could not be opened: %r", task.exception())
 
 
 def _note_late_end(task: asyncio.Future[Any]) -> None:

@@ -173,6 +173,22 @@ async def test_a_connection_that_could_not_be_opened_is_tried_again() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_call_that_comes_as_an_open_ends_does_not_keep_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of a task and its callbacks others have their turn; waiting for it then takes no turn at all."""
+
+    async def at_once(function: Any, _name: str) -> Any:
+        return function()
+
+    monkeypatch.setattr("service.drivers.libvirt.connection.in_thread", at_once)
+    lane = lane_of(FakeHost())
+    first = asyncio.create_task(call(lane))
+    await asyncio.sleep(0)  # it has begun to open
+    second = asyncio.create_task(call(lane))  # its turn comes right after the open's
+    assert await asyncio.gather(first, second) == ["answer", "answer"]
+    await lane.close()
+
+
+@pytest.mark.asyncio
 async def test_a_broken_connection_is_noticed_told_and_replaced() -> None:
     host = FakeHost()
     told: list[str] = []
