@@ -118,7 +118,8 @@ def start_libvirt(made: Made) -> None:
         for name in ("virtlogd", "libvirtd"):
             start_daemon(made, name)
     if not wait_for(libvirt_answers, 30):
-        raise Problem("libvirtd was started and does not answer; see /var/log/libvirt and journalctl -u libvirtd")
+        log = "journalctl -u libvirtd" if made.units else str(VAR / "libvirtd.log")
+        raise Problem(f"libvirtd was started and does not answer; see /var/log/libvirt and {log}")
 
 
 def start_daemon(made: Made, name: str) -> None:
