@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from service.failpoints import NAMES
 from tests.concurrency.replicas import Replica
+from tests.faults.keeper import Keeper
 from tests.faults.observer import Observer, machines
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
@@ -35,6 +36,7 @@ class Harm:
     database: str
     replicas: list[Replica]
     observer: Observer
+    keeper: Keeper
     random: random.Random
     done: dict[str, int] = field(default_factory=dict)
     points: set[str] = field(default_factory=set)
@@ -99,7 +101,7 @@ class Harm:
     def kill_libvirtd(self) -> bool:
         """kill -9 of a libvirtd, at the moment of a create if there is one; its guests live on."""
         hypervisor = self._hypervisor()
-        with self._trouble(hypervisor):
+        with self._trouble(hypervisor), self.keeper.away(hypervisor):
             hypervisor.kill_daemon()
             self._pause(0.0, 2.0)
             hypervisor.start_daemon()
@@ -108,7 +110,7 @@ class Harm:
     def freeze_libvirtd(self) -> bool:
         """SIGSTOP of a libvirtd: connections stay open and nothing answers."""
         hypervisor = self._hypervisor()
-        with self._trouble(hypervisor):
+        with self._trouble(hypervisor), self.keeper.away(hypervisor):
             hypervisor.signal_daemon(signal.SIGSTOP)
             self._pause(1.0, 12.0)
             hypervisor.signal_daemon(signal.SIGCONT)

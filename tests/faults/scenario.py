@@ -13,6 +13,7 @@ from tests.concurrency.observer import unsettled
 from tests.concurrency.replicas import ENTRY, ROOT, ZONE, Replica, replicas
 from tests.faults.clients import Clients
 from tests.faults.harm import Harm
+from tests.faults.keeper import Keeper
 from tests.faults.observer import Observer, at_rest, machines, volumes
 from tests.lab.fleet import Lab
 from tests.postgres import Postgres
@@ -71,6 +72,8 @@ class Report:
     takeovers: list[float] = field(default_factory=list)
     longest_orphan: float = 0.0
     settled_after: float = 0.0
+    crashes: list[str] = field(default_factory=list)
+    """libvirtd's that ended by themselves, with the ends of their logs."""
     violations: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -83,6 +86,8 @@ class Report:
             f"owner's death to takeover, s: {_percentiles(self.takeovers)}",
             f"longest life of an orphan {self.longest_orphan:.1f} s",
             f"all settled {self.settled_after:.1f} s after the last fault",
+            f"libvirtd's that ended by themselves {len(self.crashes)}",
+            *self.crashes,
             f"violations {len(self.violations)}",
             *self.violations[:20],
         ]
@@ -114,30 +119,29 @@ def _run(
     clients: int,
 ) -> Report:
     report = Report()
-    with Observer(server, database, lab) as observer:
-        harm = Harm(lab, server, database, members, observer, random.Random(seed))
-        with Clients(members, clients, seed) as callers:
-            deadline = time.monotonic() + seconds
-            time.sleep(3)
-            try:
-                while sum(harm.done.values()) < kills and time.monotonic() < deadline:
-                    harm.once()
-                    time.sleep(harm.random.uniform(0.2, 2.0))
-            finally:
-                harm.end()
-        report.settled_after = _settle(server, database, 240)
-        time.sleep(1)
-    report.kills, report.points, report.looks = harm.done, harm.points, observer.looks
-    report.recoveries, report.takeovers, report.longest_orphan = (
-        harm.recoveries,
-        harm.takeovers,
-        observer.longest_orphan,
-    )
-    report.outcomes, report.acknowledged = callers.outcomes, len(callers.acknowledged)
-    report.violations = observer.violations + callers.violations
-    report.violations += _rest(lambda: at_rest(server, database, lab), 60)
-    report.violations += _forgotten(server, database, callers)
-    report.violations += _empty_out(lab, server, database, members[0], callers)
+    with Keeper(lab) as keeper:
+        with Observer(server, database, lab) as observer:
+            harm = Harm(lab, server, database, members, observer, keeper, random.Random(seed))
+            with Clients(members, clients, seed) as callers:
+                deadline = time.monotonic() + seconds
+                time.sleep(3)
+                try:
+                    while sum(harm.done.values()) < kills and time.monotonic() < deadline:
+                        harm.once()
+                        time.sleep(harm.random.uniform(0.2, 2.0))
+                finally:
+                    harm.end()
+            report.settled_after = _settle(server, database, 240)
+            time.sleep(1)
+        report.kills, report.points, report.looks = harm.done, harm.points, observer.looks
+        report.recoveries, report.takeovers = harm.recoveries, harm.takeovers
+        report.longest_orphan = observer.longest_orphan
+        report.outcomes, report.acknowledged = callers.outcomes, len(callers.acknowledged)
+        report.violations = observer.violations + callers.violations
+        report.violations += _rest(lambda: at_rest(server, database, lab), 60)
+        report.violations += _forgotten(server, database, callers)
+        report.violations += _empty_out(lab, server, database, members[0], callers)
+    report.crashes = keeper.crashes
     report.violations += _tracebacks(members)
     return report
 

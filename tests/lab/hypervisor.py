@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from tests.lab.requirements import program
 
 # run/lock: libvirt locks a guest's channel by a path that is the same on every hypervisor.
 DIRECTORIES = ("etc/libvirt", "run/libvirt", "run/lock", "var/lib/libvirt", "var/log/libvirt", "var/cache/libvirt")
+_LOG = "var/log/libvirt/libvirtd.log"
 _VOLATILE = ("run/libvirt", "run/lock")
 
 _MOUNTS = """
@@ -34,7 +36,7 @@ auth_unix_rw = "none"
 auth_unix_ro = "none"
 unix_sock_rw_perms = "0700"
 host_uuid = "{uuid}"
-log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
+log_outputs = "3:file:/{log}"
 keepalive_interval = 5
 keepalive_count = 3
 max_clients = 5000
@@ -69,7 +71,7 @@ class Hypervisor:
         for path in DIRECTORIES:
             (self.directory / path).mkdir(parents=True)
         etc = self.directory / "etc/libvirt"
-        (etc / "libvirtd.conf").write_text(_DAEMON_CONFIGURATION.format(address=self.address, uuid=self.uuid))
+        (etc / "libvirtd.conf").write_text(_DAEMON_CONFIGURATION.format(address=self.address, uuid=self.uuid, log=_LOG))
         (etc / "qemu.conf").write_text(_QEMU_CONFIGURATION)
         self._seed_capabilities()
         self.namespace = self._power_on()
@@ -106,13 +108,24 @@ class Hypervisor:
         return namespace
 
     def start_daemon(self) -> None:
-        """Starts libvirtd and waits until its socket takes connections. It must not run."""
+        """Starts libvirtd and waits until its drivers serve. It must not run. RuntimeError when it ends instead."""
         pid_file = self.directory / "run/libvirt/libvirtd.pid"
         pid_file.unlink(missing_ok=True)
         self.namespace.run(
             program("libvirtd"), "-d", "--listen", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"
         )
         wait_until(self._accepts, 20, f"libvirtd of {self.name}")
+        try:  # the socket is open before the drivers are ready, and libvirtd ends when one of them can not be
+            self.namespace.run(program("virsh"), "-c", "qemu:///system", "uri", timeout=20)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; its log ends with:\n{self.log_tail()}") from error
+
+    def log_tail(self, lines: int = 5) -> str:
+        """The last lines of libvirtd's log."""
+        try:
+            return "\n".join((self.directory / _LOG).read_text(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return "(no log)"
 
     def _accepts(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -162,9 +175,14 @@ class Hypervisor:
         self._signal(self.guests()[name], number)
 
     def _signal(self, pid: int, number: signal.Signals) -> None:
-        os.kill(pid, number)
-        if number in (signal.SIGKILL, signal.SIGTERM):
-            wait_until(lambda: process_state(pid) in ("", "Z"), 20, f"process {pid} to end")
+        # The first thread may be a zombie while others still hold the process's files and locks: the pidfd knows.
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, number)
+            if number in (signal.SIGKILL, signal.SIGTERM) and not select.select([handle], [], [], 20)[0]:
+                raise TimeoutError(f"waited 20 s for process {pid} to end")
+        finally:
+            os.close(handle)
         if number is signal.SIGSTOP:
             wait_until(lambda: process_state(pid) in ("T", "t", ""), 5, f"process {pid} to stop")
 
