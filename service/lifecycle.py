@@ -57,12 +57,16 @@ __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "UP", "advance",
 CREATE_PATIENCE_MS = 15_000
 
 
-def advance(group: Group, fact: Fact, now: int) -> Group:
-    """The group after `fact` at `now` (ms since the epoch). A final group and an irrelevant fact change nothing."""
+def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
+    """The group after `fact` at `now` (ms since the epoch). A final group and an irrelevant fact change nothing.
+
+    `more`: further facts of the same commit follow, and GO waits for the last of them: one of them may say that a
+    member that was created is so no longer.
+    """
     if group.phase in FINAL:
         return group
     changed = _APPLY[type(fact)](group, fact, now)
-    return settle(changed, now)
+    return settle(changed, now, may_go=not more)
 
 
 def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
@@ -95,9 +99,9 @@ def _released_by_move(before: Group, fact: Moved | MoveAborted, after: Group) ->
 
 
 def advance_all(group: Group, facts: Sequence[Fact], now: int) -> Group:
-    """`advance` for each fact in order."""
-    for fact in facts:
-        group = advance(group, fact, now)
+    """`advance` for each fact in order, as facts of one commit."""
+    for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
+        group = advance(group, fact, now, more=left > 0)
     return group
 
 

@@ -30,8 +30,8 @@ _SETTLE: Sequence[tuple[GroupPhase, Callable[[_Statuses], bool], GroupPhase]] = 
 )
 
 
-def settle(group: Group, now: int) -> Group:
-    """Move the group as far as its members allow; then derive its public status."""
+def settle(group: Group, now: int, *, may_go: bool = True) -> Group:
+    """Move the group as far as its members allow, and to GO if it may; then derive its public status."""
     while True:
         moved = _settle_leaving(_settle_failing(group, now), now)
         # Members on their way out by a scaling hold nobody up; the scaling itself ends when they are gone.
@@ -39,6 +39,8 @@ def settle(group: Group, now: int) -> Group:
         if moved.phase in (GroupPhase.BOOTING, GroupPhase.RUNNING) and any(m.leaving for m in moved.instances):
             staying.add(S.REMOVING)
         for phase, ready, target in _SETTLE:
+            if target is GroupPhase.BOOTING and not (may_go or moved.go):
+                continue
             if moved.phase is phase and ready(staying):
                 moved = _enter_phase(moved, target, now)
                 break

@@ -31,8 +31,8 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
         raise LeaseLost(uuid)
     group = before
     ended: list[tuple[str, int, str]] = []
-    for fact in facts:
-        after = advance(group, fact, now)
+    for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
+        after = advance(group, fact, now, more=left > 0)
         ended += released(group, fact, after)
         group = after
         if isinstance(fact, Moved):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given, settings
@@ -28,7 +28,7 @@ from service.facts import (
     StopRequested,
     Ticked,
 )
-from service.lifecycle import AT_REST, FINAL, LAUNCHING, MEMBER, advance, advance_all, public_status, released
+from service.lifecycle import AT_REST, FINAL, LAUNCHING, MEMBER, UP, advance, advance_all, public_status, released
 from service.model import (
     CreationStrategy,
     Failure,
@@ -251,6 +251,34 @@ def test_no_member_is_resumed_before_all_are_created() -> None:
     assert not any(isinstance(e, Resume) for e in effects(subject, 1))
     subject = tell(subject, 1, Seen.PAUSED)
     assert [type(e) for e in effects(subject, 1)] == [Resume, Resume]
+
+
+def test_go_waits_for_all_facts_of_a_commit() -> None:
+    """The last creates of a gang and the loss of a machine that stood already may be told together, in any order."""
+    subject = group(size=3)
+    subject = tell_all(advance(subject, placed(subject), 1), Seen.DISPATCHED)
+    subject = tell(subject, 0, Seen.PAUSED)
+    told = [Observed(subject.instances[rank].uuid, 1, Seen.PAUSED) for rank in (1, 2)]
+    lost = Observed(subject.instances[0].uuid, 1, Seen.HALTED, "its machine is off")
+    for facts in permutations([*told, lost]):
+        after = advance_all(subject, facts, 2)
+        assert not after.go
+        assert [m.status for m in after.instances] == [S.FAILING, S.CREATED, S.CREATED]
+    assert advance_all(subject, told, 2).go
+
+
+_OF_A_CREATE = (Seen.PAUSED, Seen.PAUSED, Seen.PAUSED, Seen.EXECUTING, Seen.HALTED, Seen.GONE, Seen.REJECTED)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from(_OF_A_CREATE)), min_size=2, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_go_is_committed_only_with_every_member_up(told: list[tuple[int, Observation]]) -> None:
+    """Whatever is told together in one commit."""
+    subject = group()
+    subject = tell_all(advance(subject, placed(subject), 1), Seen.DISPATCHED)
+    facts = [Observed(subject.instances[rank].uuid, 1, seen) for rank, seen in told]
+    after = advance_all(subject, facts, 50)
+    assert not after.go or all(m.status in UP for m in after.instances)
 
 
 def test_sequential_starts_each_member_when_its_forerunner_is_ready() -> None:

@@ -181,7 +181,7 @@ class Observer:
             self._claims = claims
             self.claim_changes += 1
             self._check_sums(claims)
-            self._check_rules(claims, {uuid: row[2] for uuid, row in members.items()})
+            self._check_rules(claims, {uuid: row[2] for uuid, row in members.items() if row[1] != "Removed"})
         if addresses != self._addresses:
             for key, holder in self._addresses.items():
                 if addresses.get(key) != holder:
@@ -228,6 +228,7 @@ class Observer:
                 present[host, group].add(instance)
         for host, seated in here.items():
             groups = {group for group, _ in seated}
+            members = {group for group in groups if present[host, group]}
             for group in groups:
                 rules = self._rules_of(group)
                 if rules["exclusive_hosts"] and len(groups) > 1:
@@ -235,7 +236,7 @@ class Observer:
                 mine = len(present[host, group])
                 if rules["max_per_host"] and mine > rules["max_per_host"]:
                     self.violated("I9", f"group {group} has {mine} members on host {host}")
-                if groups & set(rules["anti_affinity_groups"]):
+                if group in members and members & set(rules["anti_affinity_groups"]):
                     self.violated("I9", f"group {group} is together with one it is to be apart from on {host}")
 
     def _rules_of(self, group: str) -> Mapping[str, Any]:
