@@ -14,6 +14,7 @@ fi
 give_back() {
     if [ -n "${SUDO_UID:-}" ]; then
         for made in .venv .cache var corral.egg-info; do [ ! -e "$made" ] || chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$made"; done
+        find deploy placement protos service -name __pycache__ -prune -exec chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" {} +
     fi
 }
 trap give_back EXIT
