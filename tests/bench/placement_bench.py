@@ -228,7 +228,7 @@ def row_peers(options: argparse.Namespace) -> list[Row]:
         rows.append(_beside(few, [ganeti.hail(*few, 60.0)]))
         if not options.quick:
             rows.append(_beside(one, [ganeti.hail(*one, 90.0)]))
-            rows.append(_beside(whole, [peers.openstack_placement(*whole, 200, 240.0)]))
+            rows.append(_beside(whole, [peers.openstack_placement(*whole, 200, 60.0)]))
     return [row for found in rows for row in found]
 
 

@@ -169,8 +169,11 @@ for number, (cpu, memory) in enumerate(task["hosts"]):
             {"resource_provider_generation": 0, "inventories": full})
         assert status == 200, status
 start = time.process_time()
-placed, used = 0, set()
+placed, asked, used = 0, 0, set()
 for cpu, memory in task["nodes"]:
+    if time.process_time() - start > task["seconds"]:
+        break
+    asked += 1
     status, answer = call("GET", "/allocation_candidates?limit=1&resources=VCPU:%d,MEMORY_MB:%d" % (cpu, memory))
     assert status == 200, (status, answer)
     if not answer["allocation_requests"]:
@@ -182,7 +185,7 @@ for cpu, memory in task["nodes"]:
     assert status == 204, status
     placed += 1
     used.update(chosen["allocations"])
-print(json.dumps({"seconds": time.process_time() - start, "placed": placed, "hosts": len(used)}))
+print(json.dumps({"seconds": time.process_time() - start, "placed": placed, "asked": asked, "hosts": len(used)}))
 """
 
 
@@ -201,7 +204,8 @@ def _installed(root: Path, name: str) -> bool:
 def openstack_placement(snapshot: Snapshot, request: Request, nodes: int, seconds: float) -> Outcome:
     """The real openstack-placement from PyPI in an environment of its own, over its WSGI API, one node at a time.
 
-    Its time is the CPU time of the requests alone, without what the fleet takes to be told.
+    Its time is the CPU time of the requests alone, without what the fleet takes to be told. After `seconds` of them it
+    is asked no more, and the note says how far it came.
     """
     name = "openstack-placement"
     with tempfile.TemporaryDirectory() as folder:
@@ -211,16 +215,18 @@ def openstack_placement(snapshot: Snapshot, request: Request, nodes: int, second
         task = {
             "hosts": [[h.free("cpu"), h.free("memory") >> 20] for h in snapshot.hosts],
             "nodes": [[n.demand["cpu"], n.demand["memory"] >> 20] for n in request.nodes[:nodes]],
+            "seconds": seconds,
         }
         (root / "task.json").write_text(json.dumps(task))
         (root / "peer.py").write_text(OPENSTACK)
         command = [str(root / "venv/bin/python"), "peer.py", "task.json", str(root / "placement.db")]
         try:
-            done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=seconds)
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=4 * seconds)
         except subprocess.TimeoutExpired:
-            return Outcome(name, seconds, None, 0, f"not done in {seconds:.0f} s of wall")
+            return Outcome(name, 4 * seconds, None, 0, f"not done in {4 * seconds:.0f} s of wall")
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             return Outcome(name, 0.0, None, 0, f"failed: {said[-1][:120]}")
         result = json.loads(done.stdout.strip().splitlines()[-1])
-    return Outcome(name, result["seconds"], result["hosts"], result["placed"], f"{nodes} nodes")
+    note = f"{result['asked']} of {nodes} nodes asked for, one after the other"
+    return Outcome(name, result["seconds"], result["hosts"], result["placed"], note)
