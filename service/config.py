@@ -107,6 +107,8 @@ class Config:
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     rates: Mapping[str, Rate] = field(default_factory=dict)
+    ssh_keys: Mapping[str, str] = field(default_factory=dict)
+    """Credential's name -> path of the private key file."""
 
 
 def load(path: Path) -> Config:
@@ -178,10 +180,12 @@ class _Builder:
                 for entry in self.checked.accounts
             ),
             webhook_networks=tuple(self.checked.webhooks.allow),
+            ssh_keys={entry.name: entry.ssh_key for entry in self.checked.credentials},
             rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in self.checked.rate_limits},
         )
         self._require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
         self._require_unique("zones", "name", [zone.name for zone in config.zones])
+        self._require_unique("credentials", "name", [entry.name for entry in self.checked.credentials])
         self._require_unique("quotas", "project", [quota.project for quota in config.quotas])
         self._require_unique("rate_limits", "project", [rate.project for rate in self.checked.rate_limits])
         self._require_unique("hosts", "uuid", [host.uuid for host in config.hosts])

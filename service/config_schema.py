@@ -258,6 +258,13 @@ class AccountSection(Section):
     project: Name = "default"
 
 
+class CredentialSection(Section):
+    """[[credentials]]: what `AddHost` names to log in to a hypervisor by ssh: a private key file of this machine."""
+
+    name: Name
+    ssh_key: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/+@:-]{1,200}$")]
+
+
 class QuotaSection(Section):
     """[[quotas]]: the most that a project's members may claim together; what is not named has no limit."""
 
@@ -297,6 +304,7 @@ class Configuration(Section):
     identity: IdentitySection = IdentitySection()
     accounts: list[AccountSection] = []
     tokens: list[TokenSection] = []
+    credentials: list[CredentialSection] = []
     quotas: list[QuotaSection] = []
     rate_limits: list[RateLimitSection] = []
     certificates: list[CertificateSection] = []

@@ -138,6 +138,7 @@ class Service:
             self.planner,
             overcommit=config.overcommit,
             reader=self._fleet_reader,
+            ssh_keys=config.ssh_keys,
         )
         self.catalog = Catalog(self.store, wall_clock, config.image_directory)
         self.fleet_feed = FleetFeed(self.store, self.fleet)

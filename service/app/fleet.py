@@ -111,8 +111,10 @@ class Fleet:
         overcommit: Overcommit | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         reader: FleetReader | None = None,
+        ssh_keys: Mapping[str, str] | None = None,
     ) -> None:
-        """`overcommit`: the fleet's own, which zones and hosts override. `reader`: the process's own."""
+        """`overcommit`: the fleet's own, which zones and hosts override. `reader`: the process's own. `ssh_keys`:
+        credential's name -> private key file."""
         self._store = store
         self._clock = clock
         self._probe = probe
@@ -120,6 +122,7 @@ class Fleet:
         self.reader = reader or FleetReader()
         self._overcommit = overcommit or Overcommit()
         self._new_uuid = new_uuid
+        self._ssh_keys = ssh_keys or {}
         self.changed: Callable[[], None] = lambda: None
 
     # --- zones -----------------------------------------------------------------------------------------------------
@@ -178,7 +181,7 @@ class Fleet:
         Raises NotFound (zone, credential), AlreadyExists (uuid, or the hypervisor itself), InvalidArgument,
         RequestIdReused, Unavailable where the host does not answer.
         """
-        host = replace(request.host, uuid=request.host.uuid or self._new_uuid())
+        host = self._with_key(replace(request.host, uuid=request.host.uuid or self._new_uuid()), request.credential)
 
         def known(connection: Connection) -> HostView | None:
             uuid = row_changes.made_before(connection, caller, "AddHost", request.request_id, request)
@@ -345,10 +348,19 @@ class Fleet:
     def _check_new(self, connection: Connection, request: NewHost, host: Host) -> None:
         if host.zone_uuid not in fleet.zones(connection):
             raise NotFound("zone", host.zone_uuid, "zone_uuid")
-        if request.credential:
+        if request.credential and request.credential not in self._ssh_keys:
             raise NotFound("credential", request.credential, "connection.credential")
+        if request.credential and host.address.transport != "ssh":
+            raise InvalidArgument.of("connection.credential", "is for transport ssh; others log in by what libvirt has")
         if host.uuid in fleet.hosts(connection):
             raise AlreadyExists("host", host.uuid)
+
+    def _with_key(self, host: Host, credential: str) -> Host:
+        """The host with the key file of the named credential; an unknown name is refused by `_check_new`."""
+        if credential not in self._ssh_keys:
+            return host
+        options = {**host.address.options, "ssh_key": self._ssh_keys[credential]}
+        return replace(host, address=replace(host.address, options=options))
 
     async def _first_contact(self, host: Host) -> HostFacts:
         try:

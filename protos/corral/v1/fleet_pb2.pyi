@@ -318,7 +318,9 @@ class HostConnection(_message.Message):
     username: _builtins.str
     """The user to log in as, for `ssh`. Empty means the service's default."""
     credential: _builtins.str
-    """The name of the credential in the service's configuration. Never the credential itself."""
+    """The name of one of the `[[credentials]]` of the service's configuration, for `ssh`: the private
+    key to log in with. Never the credential itself.
+    """
     socket: _builtins.str
     """The path of libvirt's socket on the service's machine, for `unix`. Empty means libvirt's own."""
     @_builtins.property

@@ -14,6 +14,8 @@ from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 
+from service.drivers.base import HostFacts, HostUnreachable
+from service.fleet import Host
 from service.store import events, fleet_events
 from tests.service.rpc.lab import detail, reason_of, status_of
 from tests.service.rpc.whole import ENTRY, GIB, ZONE, config_text, whole
@@ -123,6 +125,28 @@ async def test_to_validate_a_host_reaches_it_and_leaves_nothing(tmp_path: Path) 
         gone = fleet_pb2.GetHostRequest(uuid=host.uuid)
         await refused(lab.fleet.GetHost(gone), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
         assert await lab.service.store.read(fleet_events.newest) == before
+
+
+async def test_a_host_is_reached_with_the_key_of_a_named_credential(tmp_path: Path) -> None:
+    text = config_text() + '\n[[credentials]]\nname = "dc1"\nssh_key = "/etc/corral/dc1"\n'
+    reached: list[Host] = []
+
+    async def silent(host: Host) -> HostFacts:
+        reached.append(host)
+        raise HostUnreachable("nobody is there")
+
+    ssh = {"transport": "ssh", "address": "hv1.test", "username": "corral", "credential": "dc1"}
+    async with whole(tmp_path, text) as lab:
+        lab.service.fleet._probe = silent
+        await refused(lab.add_host(driver="libvirt", connection=ssh), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+        assert [dict(host.address.options) for host in reached] == [{"ssh_key": "/etc/corral/dc1"}]
+        tcp = {**ssh, "transport": "tcp", "username": ""}
+        add = lab.add_host(driver="libvirt", connection=tcp)
+        error = await refused(add, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        assert "connection.credential" in (error.details() or "")
+        other = lab.add_host(driver="libvirt", connection={**ssh, "credential": "dc2"})
+        await refused(other, grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        assert len(reached) == 1
 
 
 POLICY = "resource_policies[0]"
