@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 PREPARE := deploy/quickstart/prepare.sh
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
+# Labs of hypervisors need root: by sudo where that is there.
+AS_ROOT := deploy/quickstart/as_root.sh
 # Tests that boot guests share one worker, so that they run one after the other beside the rest.
 PARALLEL := -n 2 --dist loadgroup
 
@@ -40,11 +42,11 @@ dev: ## install what tests and checks need
 
 .PHONY: test
 test: dev lint ## every check, and every test but the long ones
-	@$(PYTEST) $(PARALLEL) -m 'not slow' $(ARGS)
+	@$(AS_ROOT) $(PYTEST) $(PARALLEL) -m 'not slow' $(ARGS)
 
 .PHONY: test-slow
 test-slow: dev ## the long tests that `make test` leaves out
-	@$(PYTEST) $(PARALLEL) -m slow $(ARGS)
+	@$(AS_ROOT) $(PYTEST) $(PARALLEL) -m slow $(ARGS)
 
 .PHONY: lint
 lint: ## style, types, import rules, protobuf rules
@@ -59,8 +61,8 @@ unit: ## the tests that start no guest (ARGS: more for pytest)
 	@$(PYTEST) $(PARALLEL) -m 'not qemu and not slow' $(ARGS)
 
 .PHONY: test-qemu
-test-qemu: ## the tests on real QEMU guests in a private lab; as root
-	@$(PYTEST) -m 'qemu and not slow' $(ARGS)
+test-qemu: ## the tests on real QEMU guests in a private lab
+	@$(AS_ROOT) $(PYTEST) -m 'qemu and not slow' $(ARGS)
 
 .PHONY: contract
 contract: dev ## every outside client against a service on simulated hosts, a line each

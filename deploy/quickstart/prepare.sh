@@ -4,7 +4,7 @@
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
 #   dev       the hash-pinned requirements of tests and checks into .venv
-#   clients   outside clients of the tests into .cache/tools/clients
+#   clients   outside clients of the tests: curl, the others into .cache/tools
 #   postgres  Debian's PostgreSQL, without its own cluster, for the tests
 #   guest     the default guest image into .cache/guest
 #   promtool  promtool into .cache/tools, from Debian's package, without installing its service
@@ -123,6 +123,7 @@ prepare_dev() {
 
 # Outside clients of the tests, apart from .venv: their own requirements are neither met nor wanted there.
 prepare_clients() {
+    command -v curl >/dev/null || apt_install curl
     prepare_grpc_js
     local target=.cache/tools/clients hash
     make_venv

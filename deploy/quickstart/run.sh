@@ -10,13 +10,7 @@ if [ "$(id -u)" != 0 ]; then
     exec sudo -- env ${PYTHON:+PYTHON="$PYTHON"} "$PWD/deploy/quickstart/run.sh" "$@"
 fi
 
-# What root makes in this checkout stays its owner's.
-give_back() {
-    if [ -n "${SUDO_UID:-}" ]; then
-        for made in .venv .cache var corral.egg-info; do [ ! -e "$made" ] || chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$made"; done
-        find deploy placement protos service -name __pycache__ -prune -exec chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" {} +
-    fi
-}
+. deploy/quickstart/give_back.sh
 trap give_back EXIT
 
 started=$(date +%s.%N)
