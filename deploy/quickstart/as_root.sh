@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 if [ "$(id -u)" != 0 ] && command -v sudo >/dev/null; then
-    exec sudo -- env "PATH=$PATH" ${CI:+CI="$CI"} "$PWD/deploy/quickstart/as_root.sh" "$@"
+    exec sudo -- env "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+CI="$CI"} "$PWD/deploy/quickstart/as_root.sh" "$@"
 fi
 . deploy/quickstart/give_back.sh
 trap give_back EXIT

@@ -19,10 +19,12 @@ DIRECTORIES = ("etc/libvirt", "run/libvirt", "run/lock", "var/lib/libvirt", "var
 _LOG = "var/log/libvirt/libvirtd.log"
 _VOLATILE = ("run/libvirt", "run/lock")
 
+# The machine's own D-Bus is out of sight: systemd-machined knows nothing of a pid namespace's processes.
 _MOUNTS = """
 directory=$1
 hostname "$2"
 shift 2
+if [ -d /run/dbus ]; then mount -t tmpfs none /run/dbus; fi
 for path in "$@"; do mkdir -p "/$path"; mount --bind "$directory/$path" "/$path"; done
 ip link set lo up
 """
