@@ -152,6 +152,10 @@ class Machines:
 
     def _clean_up(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
         try:
+            seen = self._real(connection, identity)
+            if seen is not None and (seen.active or seen.starting):
+                _log.warning("%s was refused here and started by another control plane: it stays", seen.record.name)
+                return
             self.remove(work, connection, identity)
         except (libvirt.libvirtError, MachineConflict, MachineGhost, Abandoned) as error:
             # The first error is the one to tell; what is left bears our tag, and the sweep finds it.

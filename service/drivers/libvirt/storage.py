@@ -6,6 +6,7 @@ Base images are uploaded once a host and named by their content. An upload that 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import re
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 _BASE = re.compile(r"corral-base\.([0-9a-f]{64})\.([0-9a-f]{8})(\.ready)?")
 # An upload that is not ready after this long was given up by whoever made it.
 STALE_UPLOAD_SECONDS = 3600
+POOL_PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,21 @@ class Storage:
                 raise
             pool = self._define_pool(connection, work)
         if not pool.isActive():
-            work.check()
-            _unless(libvirt.VIR_ERR_OPERATION_INVALID, pool.create, 0)
+            self._activate(pool, work)
         return pool
+
+    def _activate(self, pool: Any, work: Work) -> None:
+        # Where another call is just making the pool, its directory may follow a moment after its definition.
+        patience = time.monotonic() + POOL_PATIENCE_SECONDS
+        while True:
+            work.check()
+            try:
+                _unless(libvirt.VIR_ERR_OPERATION_INVALID, pool.create, 0)
+                return
+            except libvirt.libvirtError as error:
+                if error.get_int1() != errno.ENOENT or time.monotonic() > patience:
+                    raise
+            time.sleep(0.05)
 
     def _define_pool(self, connection: Any, work: Work) -> Any:
         pool = Element("pool", type="dir")
@@ -162,7 +176,9 @@ class Storage:
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_STORAGE_VOL_EXIST:
                 raise
-            return pool.storageVolLookupByName(name)
+            there = pool.storageVolLookupByName(name)
+            _await_allocated(pool, work, there)
+            return there
 
     def delete_machine_volumes(self, connection: Any, work: Work, identity: MachineIdentity) -> None:
         """Deletes every volume of one attempt."""
@@ -327,6 +343,25 @@ def _send(stream: Any, read: Any) -> None:
     except BaseException:
         _unless(None, stream.abort)
         raise
+
+
+def _await_allocated(pool: Any, work: Work, volume: Any) -> None:
+    """Waits while another control plane's call still makes the volume.
+
+    libvirt lists it from the beginning, and tells of what is half made only by refusing to read it.
+    """
+    while True:
+        stream = pool.connect().newStream(0)
+        try:
+            volume.download(stream, 0, 1, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+        else:
+            _unless(None, stream.abort)
+            return
+        work.check()
+        time.sleep(0.02)
 
 
 def _unless(code: int | None, call: Any, *arguments: Any) -> None:

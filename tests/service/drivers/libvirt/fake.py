@@ -57,6 +57,7 @@ class FakeHost:
     contents: dict[str, bytes] = field(default_factory=dict)
     networks: dict[str, str] = field(default_factory=dict)
     pool: bool = False
+    pool_active: bool = True
     calls: list[str] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     connections: list[FakeConnection] = field(default_factory=list)
@@ -106,8 +107,8 @@ class FakeHost:
 
     def effects(self) -> list[str]:
         """The calls that changed something, in order."""
-        reading = {"open", "lookup", "state", "XMLDesc", "stats", "listVolumes", "networkLookup", "poolLookup"}
-        return [call for call in self.calls if call not in reading]
+        reading = {"open", "lookup", "state", "XMLDesc", "stats", "networkLookup", "poolLookup"}
+        return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume"}]
 
     def add_foreign(self, name: str, *, vcpus: int, memory_kib: int, running: bool, autostart: bool = False) -> Domain:
         """A domain that somebody else made."""

@@ -11,7 +11,7 @@ import libvirt
 from tests.service.drivers.libvirt.fake_errors import error
 
 if TYPE_CHECKING:
-    from tests.service.drivers.libvirt.fake import FakeHost
+    from tests.service.drivers.libvirt.fake import FakeConnection, FakeHost
 
 
 class FakePool:
@@ -21,7 +21,17 @@ class FakePool:
         self.host = host
 
     def isActive(self) -> int:  # noqa: N802
-        return 1
+        return int(self.host.pool_active)
+
+    def create(self, _flags: int) -> int:
+        def start() -> int:
+            self.host.pool_active = True
+            return 0
+
+        return self.host.step("startPool", start)  # type: ignore[no-any-return]
+
+    def connect(self) -> FakeConnection:
+        return self.host.connections[-1]
 
     def build(self, _flags: int) -> int:
         return 0
@@ -70,6 +80,9 @@ class FakeVolume:
     def upload(self, stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
         stream.target = self.name
         return 0
+
+    def download(self, _stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
+        return self.host.step("downloadVolume", lambda: 0)  # type: ignore[no-any-return]
 
     def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
         # As old as the epoch: to a driver that looks for stale uploads it is one.

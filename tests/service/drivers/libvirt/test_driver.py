@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,42 @@ async def test_what_a_refused_create_made_is_removed(method: str) -> None:
         await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
     assert refusal.value.code == "unsupported"
     assert (host.domains, host.volumes) == ({}, {})
+
+
+async def test_a_disk_that_another_control_plane_is_making_is_waited_for() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
+    host.plant("createVolume", lost, after=True)
+    with pytest.raises(OutcomeUnknown):
+        await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    host.plant("downloadVolume", lambda: error(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_STORAGE), times=3)
+    assert (await driver_of(host).create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert host.calls.count("downloadVolume") == 4
+    assert len(host.volumes) == 1
+
+
+async def test_a_pool_whose_directory_another_control_plane_is_making_is_waited_for() -> None:
+    def absent() -> libvirt.libvirtError:
+        return error(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_STORAGE, number=errno.ENOENT)
+
+    host, spec = FakeHost(pool_active=False), specification(root_disk_bytes=1 << 20)
+    host.plant("startPool", absent, times=3)
+    assert (await driver_of(host).create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert host.pool_active
+
+
+async def test_a_refused_create_leaves_the_machine_that_another_control_plane_started() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
+
+    def full() -> libvirt.libvirtError:
+        """The other's machine has taken the memory."""
+        host.domains[spec.identity.machine_uuid].state = (libvirt.VIR_DOMAIN_PAUSED, 1)
+        return error(libvirt.VIR_ERR_NO_MEMORY)
+
+    host.plant("create", full)
+    with pytest.raises(HostRejected):
+        await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    assert await states(host) == [MachineState.PAUSED]
+    assert len(host.volumes) == 1
 
 
 async def test_a_stopped_machine_starts_with_new_documents_on_its_old_disk() -> None:
