@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from service.drivers.base import Image, MachineIdentity, MachineSpec, NetworkInterface
+from service.drivers.base import Image, MachineIdentity, MachineSpec, MachineState, NetworkInterface
 from service.drivers.libvirt.driver import LibvirtDriver
 from service.fleet import HostAddress
 from tests.service.drivers.libvirt.fake import FakeHost
@@ -43,3 +43,9 @@ def bridged(number: int, address: str = "") -> NetworkInterface:
 def driver_of(host: FakeHost, cluster: str = CLUSTER) -> LibvirtDriver:
     """The real driver over a fake host."""
     return LibvirtDriver("host-1", cluster, HostAddress("libvirt", "unix"), opener=host.open)
+
+
+async def states(host: FakeHost) -> list[MachineState]:
+    """The states of all machines that the driver lists there."""
+    listing = await driver_of(host).list_machines(budget_seconds=BUDGET)
+    return [machine.state for machine in listing.machines]

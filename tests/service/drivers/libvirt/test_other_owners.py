@@ -1,0 +1,146 @@
+"""What other control planes and other people have on a host, over a host of memory."""
+
+from __future__ import annotations
+
+import libvirt
+import pytest
+
+from service.drivers.base import (
+    HostRejected,
+    MachineConflict,
+    MachineState,
+)
+from service.drivers.libvirt.domain_xml import tombstone_xml
+from tests.service.drivers.libvirt.fake import Domain, FakeHost, error
+from tests.service.drivers.libvirt.machines import BUDGET, driver_of, identity, specification, states
+
+pytestmark = pytest.mark.asyncio
+
+PAUSED = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
+
+
+async def test_a_refused_create_leaves_the_machine_that_another_control_plane_started() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
+
+    def full() -> libvirt.libvirtError:
+        """The other's machine has taken the memory."""
+        host.domains[spec.identity.machine_uuid].state = (libvirt.VIR_DOMAIN_PAUSED, 1)
+        return error(libvirt.VIR_ERR_NO_MEMORY)
+
+    host.plant("create", full)
+    with pytest.raises(HostRejected):
+        await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    assert await states(host) == [MachineState.PAUSED]
+    assert len(host.volumes) == 1
+
+
+async def test_already_started_by_another_is_success() -> None:
+    host, spec = FakeHost(), specification()
+
+    def started_by_another() -> libvirt.libvirtError:
+        host.domains[spec.identity.machine_uuid].state = PAUSED
+        return error(libvirt.VIR_ERR_OPERATION_INVALID)
+
+    host.plant("create", started_by_another)
+    assert (await driver_of(host).create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+
+
+# --- tombstones, conflicts, strangers ---
+
+
+async def test_a_tombstone_refuses_a_late_create() -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    await driver.entomb(spec.identity, budget_seconds=BUDGET)
+    assert await states(host) == [MachineState.TOMBSTONE]
+    with pytest.raises(MachineConflict):
+        await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert host.effects().count("define") == 1  # the tombstone's own
+    with pytest.raises(HostRejected) as refusal:
+        await driver.resume(spec.identity, budget_seconds=BUDGET)
+    assert refusal.value.code == "absent"
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
+    assert await states(host) == [MachineState.TOMBSTONE]
+    await driver.clear_tombstone(spec.identity, budget_seconds=BUDGET)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+
+
+async def test_a_tombstone_put_between_look_and_define_still_refuses() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
+    name = f"corral-tombstone-{spec.identity.instance}-{spec.identity.attempt}"
+
+    def entombed() -> libvirt.libvirtError:
+        machine_uuid = spec.identity.machine_uuid
+        host.domains[machine_uuid] = Domain(name, machine_uuid, tombstone_xml(spec.identity, "qemu"))
+        return error(libvirt.VIR_ERR_OPERATION_FAILED)
+
+    host.plant("define", entombed)
+    with pytest.raises(MachineConflict):
+        await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    assert [domain.name for domain in host.domains.values()] == [name]
+    assert host.volumes == {}
+
+
+async def test_a_machine_is_not_entombed_alive() -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    with pytest.raises(MachineConflict):
+        await driver.entomb(spec.identity, budget_seconds=BUDGET)
+    with pytest.raises(MachineConflict):
+        await driver.clear_tombstone(spec.identity, budget_seconds=BUDGET)
+    assert await states(host) == [MachineState.PAUSED]
+
+
+async def test_strangers_are_counted_and_never_touched() -> None:
+    host = FakeHost()
+    host.add_foreign("runs", vcpus=2, memory_kib=1024, running=True)
+    host.add_foreign("stopped", vcpus=4, memory_kib=4096, running=False)
+    host.add_foreign("starts-with-the-host", vcpus=1, memory_kib=2048, running=False, autostart=True)
+    other = driver_of(host, "other-cluster")
+    await other.create_paused(specification(2, identity=identity(2, cluster="other-cluster")), budget_seconds=BUDGET)
+    driver = driver_of(host)
+    await driver.create_paused(specification(1), budget_seconds=BUDGET)
+    facts = await driver.probe(budget_seconds=BUDGET)
+    assert facts.foreign == {"vcpu": 4, "memory": (1024 + 2048 << 10) + (64 << 20)}
+    assert facts.total == {"vcpu": 8, "memory": 64 << 30}
+    listing = await driver.list_machines(budget_seconds=BUDGET)
+    assert [machine.identity for machine in listing.machines] == [identity(1)]
+    await driver.remove(identity(1), budget_seconds=BUDGET)
+    assert len(host.domains) == 4
+
+
+@pytest.mark.parametrize("step", ["create_paused", "resume", "shutdown", "power_off", "remove", "entomb"])
+async def test_a_strangers_domain_under_our_uuid_is_left_alone(step: str) -> None:
+    host, spec = FakeHost(), specification()
+    stranger = host.add_foreign("stranger", vcpus=1, memory_kib=1024, running=True)
+    stranger.uuid = spec.identity.machine_uuid
+    host.domains = {stranger.uuid: stranger}
+    argument = spec if step == "create_paused" else spec.identity
+    with pytest.raises(MachineConflict):
+        await getattr(driver_of(host), step)(argument, budget_seconds=BUDGET)
+    assert host.domains == {stranger.uuid: stranger}
+    assert set(host.effects()) <= {"networkCreate"}
+
+
+async def test_a_strangers_domain_under_our_name_is_left_alone() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
+    host.add_foreign(spec.identity.machine_name, vcpus=1, memory_kib=1024, running=True)
+    with pytest.raises(MachineConflict):
+        await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    assert (len(host.domains), host.volumes) == (1, {})
+
+
+async def test_attempts_share_nothing() -> None:
+    host = FakeHost()
+    driver = driver_of(host)
+    first, second = (specification(identity=identity(1, attempt), root_disk_bytes=1 << 20) for attempt in (1, 2))
+    await driver.create_paused(first, budget_seconds=BUDGET)
+    await driver.create_paused(second, budget_seconds=BUDGET)
+    await driver.remove(first.identity, budget_seconds=BUDGET)
+    listing = await driver.list_machines(budget_seconds=BUDGET)
+    assert [machine.identity.attempt for machine in listing.machines] == [2]
+    assert len(host.volumes) == 1
+
+
+# --- ghosts and crashes ---
