@@ -31,6 +31,7 @@ from tests.concurrency.observer import (
     unsettled,
 )
 from tests.concurrency.replicas import Replica, deploy, replicas, simulated_fleet
+from tests.lab.namespaces import wait_until
 from tests.postgres import Postgres, postgres
 
 __all__ = ["postgres"]
@@ -230,8 +231,8 @@ def test_groups_of_a_killed_replica_are_finished_by_the_others_exactly_once(clus
 def test_a_replica_that_is_told_to_end_ends_its_streams_and_gives_its_groups_away(cluster: Cluster) -> None:
     leaving, staying = cluster.members[2], cluster.members[1]
     group = uuid.uuid4().hex
-    watch = leaving.stub().WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(), timeout=120)
     follow(leaving.stub().DeployDistributedModelService(deploy(group), timeout=60))
+    watch = leaving.stub().WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(), timeout=120)
     codes: list[Any] = []
     revisions: list[int] = []
 
@@ -244,6 +245,7 @@ def test_a_replica_that_is_told_to_end_ends_its_streams_and_gives_its_groups_awa
 
     reader = threading.Thread(target=read)
     reader.start()
+    wait_until(lambda: bool(revisions), 60, "the watch to tell of the group")
     assert leaving.stop() == 0
     reader.join(30)
     assert codes == [grpc.StatusCode.UNAVAILABLE]

@@ -65,3 +65,9 @@ def test_reboot_keeps_disk_and_loses_what_is_volatile(lab: Lab) -> None:
     assert kept.exists()
     assert not lost.exists()
     assert hypervisor.daemon_pid() != before
+
+
+def test_what_starts_guests_stays_in_one_worker(request: pytest.FixtureRequest) -> None:
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("the tests run in one process")
+    assert request.node.nodeid.endswith("@qemu")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import multiprocessing
 import os
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -211,34 +212,31 @@ ATTACKS: Mapping[str, Callable[[int], None]] = {
 }
 
 
-class Attack(threading.Thread):
-    """An attack that runs beside the calls for health, and what came of it."""
-
-    def __init__(self, attack: Callable[[int], None], port: int) -> None:
-        super().__init__(daemon=True)
-        self._attack = attack
-        self._port = port
-        self.problem: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._attack(self._port)
-        except BaseException as problem:  # told in the test's own thread
-            self.problem = problem
+@pytest.fixture(scope="module")
+def attacker() -> Iterator[ProcessPoolExecutor]:
+    """A process of its own for the attacks, so that they do not hold up the calls whose time is taken here."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(os.getpid).result(60)
+        yield pool
 
 
-def health_meanwhile(port: int, busy: Callable[[], bool]) -> list[float]:
-    """Ask for health while an attack is busy, and at least HEALTH_CALLS times; the seconds that each answer took."""
+def health_meanwhile(port: int, begin: Callable[[], Future[None]]) -> tuple[Future[None], list[float]]:
+    """Ask for health until an attack that is begun here has ended, and at least HEALTH_CALLS times.
+
+    Returns the attack and the seconds that each answer took, sorted.
+    """
     seconds: list[float] = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        grpc.channel_ready_future(channel).result(30)
         stub = health_pb2_grpc.HealthStub(channel)
-        while busy() or len(seconds) < HEALTH_CALLS:
+        attack = begin()
+        while not attack.done() or len(seconds) < HEALTH_CALLS:
             started = time.perf_counter()
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
             seconds.append(time.perf_counter() - started)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             time.sleep(PAUSE_SECONDS)
-    return sorted(seconds)
+    return attack, sorted(seconds)
 
 
 def given_back(target: Target, files: int) -> bool:
@@ -252,16 +250,11 @@ def given_back(target: Target, files: int) -> bool:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_health_answers_during_an_attack_and_the_service_works_after_it(
-    target: Target, name: str, record_property: Callable[[str, object], None]
+    target: Target, attacker: ProcessPoolExecutor, name: str, record_property: Callable[[str, object], None]
 ) -> None:
     files, memory = target.files(), target.memory()
-    attack = Attack(ATTACKS[name], target.port)
-    attack.start()
-    seconds = health_meanwhile(target.port, attack.is_alive)
-    attack.join(60)
-    assert not attack.is_alive()
-    if attack.problem is not None:
-        raise attack.problem
+    attack, seconds = health_meanwhile(target.port, lambda: attacker.submit(ATTACKS[name], target.port))
+    attack.result()
     p99 = seconds[min(len(seconds) - 1, int(len(seconds) * 0.99))] * 1000
     grown = (target.memory() - memory) >> 20
     record_property("health_p99_ms", round(p99, 1))
