@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from placement.answer import Answer
+from placement.board import Board
 from placement.constraints import Scope, Together
 from placement.feasibility import domains_with_room, impossible_rules
 from placement.gang import FIRST, Gang, fitting_hosts
@@ -29,12 +30,25 @@ Stop = Callable[[], bool]
 CANDIDATES = 100
 DOMAINS = 32
 MODEL_SIZE = 20_000
+QUICK_SIZE = 1_000_000
+"""Nodes times hosts up to which the greedy takes some ten milliseconds."""
 
 
 def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Answer:
     """The best answer that can be found for a gang with open rules or NUMA cells, and a bound for it."""
     if impossible_rules(gang):
         return Answer(infeasible=True, stage="counts")
+    # Kept for a deadline that comes before anything better is found; on large fleets it would take too much of it.
+    quick = gang.size * len(gang.index.hosts) <= QUICK_SIZE
+    board = greedy(gang, strategy, stop) if quick else None
+    answer = _search(gang, strategy, policy, stop, board)
+    if answer.landed is None and board is not None and not answer.infeasible:
+        answer.offer_board(gang, strategy, board, "greedy")
+    return answer
+
+
+def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, board: Board | None) -> Answer:
+    """Wishes as rules first; then the relaxation, and what each search makes of it. ``board``: the greedy's."""
     hard = all(rule.weight is None for rule in gang.request.constraints)
     answer = Answer(stage="greedy")
     if not hard:
@@ -54,7 +68,7 @@ def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> A
             answer.offer(gang, strategy, reduction.spread_out(loads), 0, "dive")
         answer.offer_board(gang, strategy, lay_out(reduction, loads, strategy, stop), "layout")
     if not answer.closed and not stop():
-        answer.offer_board(gang, strategy, greedy(gang, strategy, stop), "greedy")
+        answer.offer_board(gang, strategy, board or greedy(gang, strategy, stop), "greedy")
     if not answer.closed and not stop() and policy.branches:
         by_model(gang, strategy, policy, stop, answer)
     return answer

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from placement import exact_master, exact_rules
+from placement import exact_master, exact_rules, ruled
 from placement.check import check
 from placement.constraints import Apart, AtMost, Scope, Selector, SpreadOver
 from placement.engine import place
@@ -67,3 +67,27 @@ def test_a_stop_ends_the_native_solvers(
     assert decision.status is not Status.INFEASIBLE
     assert check(snapshot, request, decision) == ()
     assert all(thread.name != "placement-search" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("weight", [None, 10])
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_a_stop_in_the_relaxation_leaves_what_the_greedy_placed(
+    strategy: Strategy, weight: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = tuple(Host(f"h{i}", "z", {"cpu": 16, "memory": 64}, {}, f"r{i % 5}") for i in range(30))
+    nodes = tuple(Node(f"n{i}", {"cpu": 1 + i % 4, "memory": 3 + i % 7}) for i in range(40))
+    rules = (AtMost(limit=12, scope=Scope.RACK), SpreadOver(scope=Scope.RACK, minimum=4, weight=weight))
+    snapshot, request = Snapshot(hosts), Request(nodes, strategy, rules)
+    relaxing = False
+
+    def relax(*arguments: Any) -> Any:
+        nonlocal relaxing
+        relaxing = True
+        return relaxation(*arguments)
+
+    relaxation = ruled.reduce
+    monkeypatch.setattr(ruled, "reduce", relax)
+    decision = place(snapshot, request, ENDLESS, lambda: relaxing)
+    assert relaxing
+    assert decision.status is Status.PLACED
+    assert check(snapshot, request, decision) == ()
