@@ -41,7 +41,7 @@ SILENT_CLIENT_SECONDS = 30.0
 LEASE: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("lease", default=None)
 """(group, epoch) of the worker in whose context something happens."""
 
-EFFECTS = frozenset({"create", "resume", "start", "shutdown", "power_off", "remove", "migrate", "abort_migration"})
+EFFECTS = frozenset({"create", "resume", "shutdown", "power_off", "remove", "migrate", "abort_migration"})
 ASK_SECONDS = 0.7
 """A replica asks this often whether a live move has ended."""
 

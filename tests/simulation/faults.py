@@ -15,14 +15,17 @@ STORMS = ("crash", "freeze", "partition", "isolate", "reboot", "tamper", "foreig
 AWAITS = (
     *(
         f"{name}.{side}"
-        for name in ("db.write", "db.read", "create", "resume", "start", "observe", "list", "probe", "remove",
+        for name in ("db.write", "db.read", "create", "resume", "resume", "observe", "list", "probe", "remove",
                      "shutdown", "power_off", "entomb", "clear", "volumes", "delete_volume", "migrate",
                      "abort_migration")
         for side in ("request", "reply")
     ),
     "planner.reply",
 )  # fmt: skip
-"""Where a coroutine of the service leaves the process: before it asks, and after the answer came."""
+"""Where a coroutine of the service leaves the process: before it asks, and after the answer came.
+
+A resume twice as often as others: what it begins can not be taken back.
+"""
 POINTS = (*AWAITS, *sorted(NAMES))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,
          "lost_resume": 2.0}  # fmt: skip

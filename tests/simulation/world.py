@@ -117,9 +117,9 @@ class World:
 
     def point(self, name: str) -> None:
         """A named point of the program was reached; perhaps the process ends, or stands still, here."""
+        self.passed[name] += 1
         if not self.faulty:
             return
-        self.passed[name] += 1
         fault = self.planned.get(name)
         if fault is None or fault.nth != self.passed[name]:
             return
