@@ -12,17 +12,20 @@ from pathlib import Path
 from tests.lab.namespaces import Namespace
 
 ROOT = Path(__file__).resolve().parents[2]
-# Directories that a package made are kept, empty; files of /etc/libvirt too.
+# Directories that a package made are kept, empty; files of /etc/libvirt too, but for what someone defined since: the
+# machine that runs the tests may have guests, networks and pools of its own, a quickstart's among them.
 _SETUP = """
 checkout=$1
 ip link set lo up
 keep=$(mktemp -d)
 mount -t tmpfs none "$keep"
 cp -a /etc/libvirt "$keep/etc"
+find "$keep/etc" -name '*.xml' ! -path '*/nwfilter/*' ! -path '*/networks/default.xml' -delete
 for name in lib log cache; do
     mkdir "$keep/$name"
     cd "/var/$name/libvirt"
-    find . -xdev -type d -print0 | tar --null --no-recursion -T - -cf - | tar -xf - -C "$keep/$name"
+    find . -xdev -name 'corral*' -prune -o -type d -print0 |
+        tar --null --no-recursion -T - -cf - | tar -xf - -C "$keep/$name"
 done
 for path in /run /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt "$checkout/var"; do
     mount -t tmpfs -o mode=755 none "$path"
