@@ -27,6 +27,8 @@ from placement.strategies import BY_STRATEGY, fewest
 from placement.topology import Tally
 
 Stop = Callable[[], bool]
+Greedily = Callable[[], Board | None]
+"""What the greedy makes of the gang."""
 CANDIDATES = 100
 DOMAINS = 32
 MODEL_SIZE = 20_000
@@ -41,14 +43,15 @@ def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> A
     # Kept for a deadline that comes before anything better is found; on large fleets it would take too much of it.
     quick = gang.size * len(gang.index.hosts) <= QUICK_SIZE
     board = greedy(gang, strategy, stop) if quick else None
-    answer = _search(gang, strategy, policy, stop, board)
+    greedily = (lambda: board) if quick else (lambda: greedy(gang, strategy, stop))
+    answer = _search(gang, strategy, policy, stop, greedily)
     if answer.landed is None and board is not None and not answer.infeasible:
         answer.offer_board(gang, strategy, board, "greedy")
     return answer
 
 
-def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, board: Board | None) -> Answer:
-    """Wishes as rules first; then the relaxation, and what each search makes of it. ``board``: the greedy's."""
+def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily: Greedily) -> Answer:
+    """Wishes as rules first; then the relaxation, and what each search makes of it."""
     hard = all(rule.weight is None for rule in gang.request.constraints)
     answer = Answer(stage="greedy")
     if not hard:
@@ -68,7 +71,7 @@ def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, board: B
             answer.offer(gang, strategy, reduction.spread_out(loads), 0, "dive")
         answer.offer_board(gang, strategy, lay_out(reduction, loads, strategy, stop), "layout")
     if not answer.closed and not stop():
-        answer.offer_board(gang, strategy, board or greedy(gang, strategy, stop), "greedy")
+        answer.offer_board(gang, strategy, greedily(), "greedy")
     if not answer.closed and not stop() and policy.branches:
         by_model(gang, strategy, policy, stop, answer)
     return answer

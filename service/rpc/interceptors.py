@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,12 @@ from google.rpc import code_pb2
 
 from service.app.identity import require
 from service.app.rates import Admit, unlimited
-from service.errors import Overloaded, PermissionDenied, Unavailable
+from service.errors import CorralError, Overloaded, PermissionDenied, Unavailable
 from service.model import Caller
 from service.rpc import calls
 from service.rpc.errors import MethodUnimplemented, is_expected, status_of
 from service.rpc.roles import OPEN, ROLES
+from service.rpc.turns import Turn, Turns
 from service.telemetry.grpc_metrics import UNKNOWN_METHOD, GrpcMetrics, Method, code_name
 from service.telemetry.logs import get_logger
 
@@ -38,17 +40,22 @@ _QUIET_SERVICES = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
 _DEADLINE_TOLERANCE_SECONDS = 0.05
 # Load balancers ask it, and must get an answer exactly when the service is busy.
 _UNLIMITED = frozenset({("grpc.health.v1.Health", "Check")})
+_HEALTH = "/grpc.health.v1.Health/"
+
+# The library asks for a method's handler and runs it in one task.
+_turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
 
 _log = get_logger("corral.rpc")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is served at a time. `max_message_bytes`: of one request."""
+    """What is served at a time. `max_message_bytes`: of one request. `max_waiting`: calls that have not begun."""
 
     max_message_bytes: int = 4 << 20
     max_unary: int = 1024
     max_streams: int = 8192
+    max_waiting: int = 8192
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +90,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._active: dict[bool, int] = {False: 0, True: 0}
         self._streams: set[_Call] = set()
         self._wrapped: dict[str, Handler] = {}
+        self._turns = Turns(limits.max_waiting)
 
     def end_streams(self) -> None:
         """End every open stream with UNAVAILABLE and a hint when to come back. Must run on the server's loop."""
@@ -98,24 +106,29 @@ class CallGuard(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """The method's handler with everything around it."""
         path = handler_call_details.method
+        if not path.startswith(_HEALTH):
+            try:
+                _turn.set(await self._turns.take())
+            except Overloaded as error:
+                return self._refusing(UNKNOWN_METHOD, error)
         known = self._wrapped.get(path)
         if known is not None:
             return known
         handler = await continuation(handler_call_details)
         if handler is None:
-            return self._unimplemented(path)
+            return self._refusing(UNKNOWN_METHOD, MethodUnimplemented(path))
         wrapped = self._wrap(handler, _method(path, handler))
         self._wrapped[path] = wrapped
         return wrapped
 
-    def _unimplemented(self, path: str) -> Handler:
-        """A handler for a path that nothing serves; it answers any shape of call without reading from it."""
+    def _refusing(self, method: Method, error: CorralError) -> Handler:
+        """A handler that answers any shape of call with the error, without reading from it."""
 
         async def run(_requests: AsyncIterator[bytes], context: Any) -> None:
             async def refuse(_call: _Call) -> None:
-                raise MethodUnimplemented(path)
+                raise error
 
-            await self._around(UNKNOWN_METHOD, context, refuse)
+            await self._around(method, context, refuse)
 
         return grpc.stream_stream_rpc_method_handler(run)
 
@@ -152,6 +165,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 source = self._each_received(request, method) if from_stream else self._received(request, method)
                 async with aclosing(behavior(source, context)) as responses:
                     async for response in responses:
+                        _end_turn()  # a reader that does not read delays nobody
                         await context.write(response)
                         self._count_sent(call)
 
@@ -199,6 +213,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await self._abort(call, error)
             finally:
+                _end_turn()
                 self._active[call.streaming] -= 1
                 self._streams.discard(call)
                 self._ended(call)
@@ -263,6 +278,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
             messages=call.sent,
             peer=call.context.peer(),
         )
+
+
+def _end_turn() -> None:
+    """This call has begun: it has something to tell, or it has ended."""
+    turn = _turn.get()
+    if turn is not None:
+        turn.end()
 
 
 def _method(path: str, handler: Handler) -> Method:

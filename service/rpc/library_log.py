@@ -20,10 +20,15 @@ def _told_quietly(record: logging.LogRecord) -> bool:
     record.msg, record.args = "the connection went away under an answer", ()
     record.exc_info = record.exc_text = None
     record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-    return logging.getLogger(_LIBRARY).isEnabledFor(logging.DEBUG)
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def quieten() -> None:
-    """Have the library's log follow that rule; more than once is as good as once."""
+    """Have the library's log follow that rule; more than once is as good as once.
+
+    Its own debug lines, one for each call and one more for each that is cancelled, tell less than our line of the call,
+    and a thousand cancelled calls would hold up the event loop.
+    """
+    logging.getLogger(_LIBRARY).setLevel(logging.INFO)
     # The function itself is the filter, so that adding it again changes nothing.
     logging.getLogger(_LIBRARY).addFilter(_told_quietly)

@@ -8,6 +8,9 @@ from typing import Any
 
 from service.model import GroupSpec, NodeSpec
 
+# Every answer about a group has its YAML in it: one encoder for all, and the concrete types of what is built below.
+_scalar = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def as_yaml(spec: GroupSpec) -> str:
     """Block YAML with the request's own names; what was left out stays out.
@@ -57,23 +60,23 @@ def _block(values: Mapping[str, Any], depth: int) -> Iterator[str]:
     indent = "  " * depth
     for name, value in values.items():
         # A JSON string is a YAML double-quoted scalar, whatever it contains; our own names need no quotes.
-        key = name if name.isidentifier() else json.dumps(name, ensure_ascii=False)
-        if isinstance(value, Mapping):
+        key = name if name.isidentifier() else _scalar(name)
+        if isinstance(value, dict):
             yield f"{indent}{key}:"
             yield from _block(value, depth + 1)
-        elif isinstance(value, Sequence) and not isinstance(value, str):
+        elif isinstance(value, list):
             yield f"{indent}{key}:"
             yield from _items(value, depth + 1)
         else:
-            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
+            yield f"{indent}{key}: {_scalar(value)}"
 
 
 def _items(values: Sequence[Any], depth: int) -> Iterator[str]:
     indent = "  " * depth
     for value in values:
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             first, *rest = _block(value, depth + 1)
             yield f"{indent}- {first.lstrip()}"
             yield from rest
         else:
-            yield f"{indent}- {json.dumps(value, ensure_ascii=False)}"
+            yield f"{indent}- {_scalar(value)}"

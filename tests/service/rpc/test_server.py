@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from service.config_values import ListenAddress
 from service.errors import Unauthenticated
 from service.model import Caller
+from service.rpc import turns
 from service.rpc.interceptors import Limits
 from service.rpc.server import AddressUnavailable
 from tests.service.rpc import lab
@@ -285,6 +286,32 @@ async def test_more_calls_than_the_limit_are_refused_with_a_hint_while_health_an
         await lab.until_ended(server, followers=1)
         again = server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest())
         assert (await again.read()).event.WhichOneof("change") == "bookmark"
+
+
+async def test_calls_that_arrive_together_wait_their_turn_while_health_answers_and_too_many_are_refused() -> None:
+    let_in = asyncio.Event()
+
+    async def identify(_context: Any) -> Caller:
+        await let_in.wait()
+        return Caller()
+
+    async with lab.running(limits=Limits(max_waiting=2), identify=identify) as server:
+
+        def call() -> Any:
+            return asyncio.ensure_future(server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest()))
+
+        calls: list[Any] = []
+        async with asyncio.timeout(30):
+            while not any(made.done() for made in calls):
+                calls += [call() for _ in range(10 * turns.AT_ONCE)]
+                assert (await health_of(server.channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
+        refused = [made.exception() for made in calls if made.done()]
+        assert {lab.reason_of(error) for error in refused} == {"OVERLOADED"}
+        let_in.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        served = [answer for answer in answers if isinstance(answer, deploy_pb2.ListInstanceGroupsResponse)]
+        assert len(served) >= turns.AT_ONCE
+        assert isinstance(await call(), deploy_pb2.ListInstanceGroupsResponse)
 
 
 async def test_draining_ends_every_stream_with_unavailable_and_a_hint() -> None:
