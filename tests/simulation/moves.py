@@ -83,7 +83,9 @@ class Move:
             return
         self.target.put(self.uuid, replace(copy, state=RUNNING, arriving=False), "hypervisor")
         self.world.stats["moves switched"] += 1
-        self.world.loop.outside(self.world.random.uniform(0.001, 0.5), self._confirm)
+        # Some sources are slow to tidy up, and their paused machine is seen meanwhile.
+        dice = self.world.random
+        self.world.loop.outside(dice.uniform(0.001, 0.5 if dice.random() < 0.8 else 20.0), self._confirm)
 
     def _confirm(self) -> None:
         self.over = True
