@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from service import config_schema as schema
 from service.config_problems import describe
-from service.config_values import ListenAddress, plain_uuid
+from service.config_values import ListenAddress, affordable, plain_uuid
 from service.drivers.base import Image
 from service.fleet import (
     MEMORY,
@@ -58,7 +58,8 @@ class TlsFiles:
 class ServerConfig:
     """Listeners and their limits. `admin` None: no admin listener. Sizes in bytes, times in ms.
 
-    `max_http_connections`: at a time; never more than half of the files that the process may open.
+    `max_grpc_connections`, `max_http_connections`: at a time; each never more than a third of the files that the
+    process may open.
     """
 
     grpc: ListenAddress
@@ -69,6 +70,7 @@ class ServerConfig:
     max_nodes: int
     drain_grace_ms: int
     tls: TlsFiles | None = None
+    max_grpc_connections: int = 4096
     max_http_connections: int = 4096
 
 
@@ -226,7 +228,8 @@ class _Builder:
             max_nodes=section.max_nodes,
             drain_grace_ms=section.drain_grace_ms,
             tls=self._tls(section.tls),
-            max_http_connections=section.max_http_connections,
+            max_grpc_connections=affordable(section.max_grpc_connections),
+            max_http_connections=affordable(section.max_http_connections),
         )
 
     def _tls(self, section: schema.TlsSection | None) -> TlsFiles | None:

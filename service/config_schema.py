@@ -78,6 +78,7 @@ class ServerSection(Section):
     insecure: bool = False
     max_message_bytes: Annotated[Size, Field(ge=64 << 10, le=256 << 20)] = 4 << 20
     max_nodes: Annotated[int, Field(ge=1, le=1024)] = 1024
+    max_grpc_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     max_http_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     drain_grace_ms: Milliseconds = 10_000
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import resource
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
@@ -13,6 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def affordable(wanted: int) -> int:
+    """`wanted` connections of one listener, or a third of the files that this process may open: there are two such
+    listeners, and the rest is for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 3))
 
 
 @dataclass(frozen=True, slots=True)

@@ -346,7 +346,9 @@ class Service:
             config.server.grpc,
             config.server.admin,
             reachable=self._reachable,
-            limits=RpcLimits(max_message_bytes=config.server.max_message_bytes),
+            limits=RpcLimits(
+                max_message_bytes=config.server.max_message_bytes, max_connections=config.server.max_grpc_connections
+            ),
             credentials=tls.credentials(_pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),
             admit=self.rates.admit,

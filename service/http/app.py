@@ -25,7 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Route
 
 from service.config_values import ListenAddress
-from service.http.connections import Bounds, affordable, bounded
+from service.http.connections import Bounds, bounded
 from service.telemetry.logs import get_logger
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
@@ -174,7 +174,7 @@ async def serve_http(
     server = _Server(
         uvicorn.Config(
             app,
-            http=bounded(Bounds(affordable(max_connections), request_seconds, refused)),
+            http=bounded(Bounds(max_connections, request_seconds, refused)),
             ws="none",
             log_config=None,
             access_log=False,

@@ -6,7 +6,6 @@ uvicorn's own `limit_concurrency` counts requests, and never ends a connection t
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,12 +17,6 @@ _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
     b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_FULL), _FULL)
 )
-
-
-def affordable(wanted: int) -> int:
-    """`wanted` connections, or half of the files that this process may open: the rest is for everything else."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
 @dataclass(frozen=True, slots=True)

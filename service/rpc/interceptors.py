@@ -50,12 +50,16 @@ _log = get_logger("corral.rpc")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is served at a time. `max_message_bytes`: of one request. `max_waiting`: calls that have not begun."""
+    """What is served at a time. `max_message_bytes`: of one request. `max_waiting`: calls that have not begun.
+
+    `max_connections`: of one listener; one more is closed as soon as it comes.
+    """
 
     max_message_bytes: int = 4 << 20
     max_unary: int = 1024
     max_streams: int = 8192
     max_waiting: int = 8192
+    max_connections: int = 4096
 
 
 @dataclass(slots=True, eq=False)

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ _MAX_PENDING_CALLS = 8192
 _MOST_PENDING_CALLS = 16384
 # Calls above it wait inside the client, unseen, so it lies above what one client has reason to hold.
 _MAX_STREAMS_PER_CONNECTION = 4096
+_ADMIN_CONNECTIONS = 64
 _UNIX_MODE = 0o660
 
 _log = get_logger("corral.rpc")
@@ -81,6 +83,7 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", limits.max_message_bytes * _HARD_LIMIT_FACTOR),
         ("grpc.max_send_message_length", _MAX_SEND_BYTES),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
         ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING_CALLS),
@@ -138,7 +141,11 @@ class RpcServer:
         self._admin_guard = CallGuard(metrics, limits=limits, identify=identify, admit=admit)
         self._public = grpc.aio.server(interceptors=[self._public_guard], options=options(limits))
         self._admin = (
-            grpc.aio.server(interceptors=[self._admin_guard], options=options(limits)) if admin_address else None
+            grpc.aio.server(
+                interceptors=[self._admin_guard], options=options(replace(limits, max_connections=_ADMIN_CONNECTIONS))
+            )
+            if admin_address
+            else None
         )
         models = DistributedModelServicer(groups, reachable)
         fleet = fleet or fleet_pb2_grpc.FleetServiceServicer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from service import config_schema as schema
 from service.config import Config, ConfigError, load, parse
-from service.config_values import ListenAddress, parse_listen_address, parse_size
+from service.config_values import ListenAddress, affordable, parse_listen_address, parse_size
 from service.fleet import MEMORY, VCPU
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -291,3 +292,12 @@ def test_only_loopback_and_unix_sockets_count_as_local() -> None:
     assert not parse_listen_address("10.0.0.1:1").local
     assert not parse_listen_address("example.net:1").local
     assert ListenAddress("::1", 5).__str__() == "[::1]:5"
+
+
+def test_no_listener_is_promised_more_connections_than_a_third_of_the_files() -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1_000_000 if soft == resource.RLIM_INFINITY else min(1_000_000, soft // 3)
+    assert affordable(1) == 1
+    limits = "[server]\nmax_grpc_connections = 1_000_000\nmax_http_connections = 1_000_000\n"
+    server = parse(limits + SMALL, Path("/")).server
+    assert (server.max_grpc_connections, server.max_http_connections) == (most, most)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import socket
 from collections.abc import AsyncIterator
 
@@ -15,7 +14,6 @@ from starlette.routing import Route
 
 from service.config_values import ListenAddress
 from service.http.app import bind, create_app, serve_http
-from service.http.connections import affordable
 from service.telemetry.metrics import Metrics
 from tests.service.http.test_app import all_well, nothing_to_refresh
 
@@ -148,9 +146,3 @@ async def test_an_answer_may_take_longer_than_a_request() -> None:
     with listening.connect(GET.replace(b"/ ", b"/slow ", 1)) as connection:
         async with listening.serving(most=10, request_seconds=0.2):
             assert (await answered(connection)).startswith(b"HTTP/1.1 200")
-
-
-async def test_no_more_connections_than_half_of_the_files_are_promised() -> None:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert affordable(1) == 1
-    assert affordable(1 << 40) == (1 << 40 if soft == resource.RLIM_INFINITY else soft // 2)

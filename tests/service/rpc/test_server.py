@@ -314,6 +314,26 @@ async def test_calls_that_arrive_together_wait_their_turn_while_health_answers_a
         assert isinstance(await call(), deploy_pb2.ListInstanceGroupsResponse)
 
 
+async def test_connections_above_the_limit_are_closed_and_those_below_it_are_served() -> None:
+    async with lab.running(limits=Limits(max_connections=3)) as server:
+        health, address = health_of(server.channel), server.server.address
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
+        silent = [await asyncio.open_connection(address.host, address.port) for _ in range(6)]
+        try:
+            ended = [asyncio.create_task(reader.read()) for reader, _ in silent]
+            await lab.until(lambda: sum(each.done() for each in ended) >= 4, "four are closed")
+            await asyncio.sleep(0.2)
+            assert sum(each.done() for each in ended) == 4
+            assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
+        finally:
+            for _, writer in silent:
+                writer.close()
+        await asyncio.wait(ended, timeout=10)
+        async with grpc.aio.insecure_channel(str(address)) as another:
+            checked = health_of(another).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10)
+            assert (await checked).status == SERVING
+
+
 async def test_draining_ends_every_stream_with_unavailable_and_a_hint() -> None:
     async with lab.running() as server:
         server.hold_hosts()
