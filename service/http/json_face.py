@@ -6,9 +6,10 @@ roles, use cases and errors are the same. Errors are `google.rpc.Status` as JSON
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -91,17 +92,21 @@ class _Endpoint:
             require(caller, ROLES[path], path)
             calls.set_caller(caller)
             message = await self._read(request)
-            if not self._rule.streams:
-                return _json(await self._handler(message, None), headers)
-            return await self._stream(self._handler(message, None), request_id, headers)
+            answered = self._handler(message, None)
+            if self._rule.streams:
+                # The first response is waited for, so that a refused call has a status of its own.
+                first = await _while_wanted(request, anext(answered, None))
+                return self._stream(first, answered, request_id, headers)
+            return _json(await _while_wanted(request, answered), headers)
+        except ClientDisconnect:
+            return Response(status_code=HTTP_STATUS[code_pb2.CANCELLED], headers=headers)
         except Exception as error:
             return JSONResponse(*_problem(error, request_id), headers={**headers, **_retry_after(error)})
 
-    async def _stream(
-        self, responses: AsyncIterator[Any], request_id: str, headers: Mapping[str, str]
+    def _stream(
+        self, first: Any, responses: AsyncIterator[Any], request_id: str, headers: Mapping[str, str]
     ) -> StreamingResponse:
-        """Server-sent events. The first response is waited for, so that a refused call has a status of its own."""
-        first = await anext(responses, None)
+        """Server-sent events: the first response, None where there is none, and what follows."""
 
         async def events() -> AsyncIterator[bytes]:
             async with aclosing(responses):  # type: ignore[type-var]
@@ -169,6 +174,26 @@ class _Endpoint:
             else:
                 values[field.json_name] = value
         return values
+
+
+async def _while_wanted(request: Request, answer: Awaitable[Any]) -> Any:
+    """The answer, which is given up when its client leaves, as gRPC does it. Raises ClientDisconnect then."""
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        raise ClientDisconnect
+    finally:
+        answering.cancel()
+        leaving.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _field(rule: Rule, name: str) -> Any:

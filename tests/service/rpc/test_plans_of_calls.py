@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import httpx
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
+from google.protobuf import json_format
 
 from placement.model import Node, Policy, Request, Snapshot
 from service.app.planner import InlinePlanner, Planned, answer_time
@@ -101,6 +103,25 @@ async def test_a_call_that_is_given_up_ends_its_plan(tmp_path: Path, dry_run: bo
             call.cancel()
             await planner.ended.wait()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+@pytest.mark.parametrize("path", ["/instance-groups:plan", "/instance-groups"])
+async def test_a_json_call_that_is_given_up_ends_its_plan(tmp_path: Path, path: str) -> None:
+    message = DRY_RUN if path == "/instance-groups" else PLAN
+    async with watched(tmp_path) as (service, planner):
+        planner.endless = True
+        async with httpx.AsyncClient(
+            base_url=f"http://{service.service.http_address}/corral/v1", trust_env=False, timeout=120
+        ) as client:
+            asking = asyncio.ensure_future(client.post(path, json=json_format.MessageToDict(message)))
+            async with asyncio.timeout(120):
+                await planner.begun.wait()
+                asking.cancel()
+                await planner.ended.wait()
+            await asyncio.gather(asking, return_exceptions=True)
+            planner.endless = False
+            again = await client.post("/instance-groups:plan", json=json_format.MessageToDict(PLAN))
+            assert again.status_code == 200
 
 
 async def test_a_plan_ends_with_the_callers_deadline(tmp_path: Path) -> None:
