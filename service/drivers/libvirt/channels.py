@@ -124,7 +124,7 @@ class Channel:
                 self._let_go()
 
     def abort(self) -> None:
-        """Ends the stream, after `drop`. Asks the host: only in a call on the stream's own connection."""
+        """Ends the stream, after `drop`. Asks the host: only in a call to it, which may wait."""
         try:
             self._stream.abort()
         except libvirt.libvirtError as error:
@@ -135,7 +135,7 @@ class Channels:
     """The open channels of one host's machines, and the newest report of each.
 
     `listen` and `keep_only` talk to the host: they belong in a call on the connection that carries the channels, which
-    serves one call at a time. The others are safe anywhere.
+    serves one call at a time. So does `hang_up`, in any call. The others are safe anywhere.
 
     `on_report(machine_uuid)` is called, on any thread, after a report was stored that says something new.
     """
@@ -147,6 +147,7 @@ class Channels:
         self._reports: dict[str, GuestReport] = {}
         self._dropped: list[Channel] = []
         self._refused: set[str] = set()
+        self._ending: set[str] = set()
 
     def report(self, machine_uuid: str) -> GuestReport | None:
         """The newest report, or None."""
@@ -167,6 +168,8 @@ class Channels:
         self._abort_dropped()
         if self.listening(machine_uuid):
             return True
+        if not take_over and self._is_ending(machine_uuid):
+            return False
         stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
         flags = libvirt.VIR_DOMAIN_CHANNEL_FORCE if take_over else 0
         try:
@@ -179,7 +182,29 @@ class Channels:
         with self._lock:
             self._channels[machine_uuid] = channel
             self._refused.discard(machine_uuid)
+            if take_over:
+                self._ending.discard(machine_uuid)
+        if self._is_ending(machine_uuid):  # since it was asked above
+            self.hang_up(machine_uuid)
+            return False
         return True
+
+    def _is_ending(self, machine_uuid: str) -> bool:
+        with self._lock:
+            return machine_uuid in self._ending
+
+    def hang_up(self, machine_uuid: str) -> None:
+        """Ends the channel of a machine whose process is about to be ended, and opens none before its next run.
+
+        libvirtd 9.0 frees a domain's streams without a look whether its event thread is closing one at that moment, as
+        it does when the process dies under an open stream: now and then it crashes, for all that are on the host.
+        """
+        with self._lock:
+            self._ending.add(machine_uuid)
+            channel = self._channels.pop(machine_uuid, None)
+        if channel is not None:
+            channel.drop()
+            channel.abort()
 
     def _tell_refusal(self, machine_uuid: str, error: libvirt.libvirtError) -> None:
         """Aloud once a machine: it is tried again at every listing, and without it a member is not seen to be ready."""
@@ -202,6 +227,7 @@ class Channels:
             channel = self._channels.pop(machine_uuid, None)
             self._reports.pop(machine_uuid, None)
             self._refused.discard(machine_uuid)
+            self._ending.discard(machine_uuid)
         if channel is not None:
             channel.drop()
             with self._lock:
@@ -216,7 +242,7 @@ class Channels:
     def keep_only(self, machine_uuids: set[str]) -> None:
         """Drops everything of machines that are not there any more."""
         with self._lock:
-            gone = (self._channels.keys() | self._reports.keys() | self._refused) - machine_uuids
+            gone = (self._channels.keys() | self._reports.keys() | self._refused | self._ending) - machine_uuids
         for machine_uuid in gone:
             self.forget(machine_uuid)
         self._abort_dropped()

@@ -204,6 +204,8 @@ class Machines:
         if seen is not None and self._inventory.is_ghost(seen):
             # There is no process to end; libvirt would try for 30 s, longer than any call may take, and then give up.
             raise MachineGhost(_GHOST_HERE, seen.record.name)
+        work.check()
+        self._channels.hang_up(identity.machine_uuid)
         if seen is not None and seen.active:
             self._destroy(work, seen)
             self._wait_until_ended(work, connection, identity)

@@ -110,6 +110,7 @@ class FakeStream:
         return 0
 
     def abort(self) -> int:
+        self.host.calls.append("abortStream")
         return 0
 
     def eventAddCallback(self, _events: int, _callback: Any, _opaque: Any) -> int:  # noqa: N802

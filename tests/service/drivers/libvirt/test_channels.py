@@ -178,6 +178,35 @@ def test_a_new_run_starts_without_the_old_report() -> None:
     assert channels.report("m") is None
 
 
+def test_who_hangs_up_ends_the_stream_at_once_and_listens_again_only_to_the_next_run() -> None:
+    channels, stream, _ = listened([line() + b"\n"])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    channels.hang_up("m")
+    assert stream.calls == ["abort"]
+    assert channels.report("m") is not None
+    host = Host(Stream([]))
+    assert not channels.listen(host, host, "m", "channel", take_over=False)
+    assert host.flags == []
+    assert channels.listen(host, host, "m", "channel", take_over=True)
+    channels.hang_up("m")
+    channels.forget("m")
+    assert channels.listen(host, host, "m", "channel", take_over=False)
+
+
+def test_a_channel_that_is_opened_while_its_machine_is_ended_is_closed_again() -> None:
+    channels = Channels(lambda _machine: None)
+
+    class Late(Host):
+        def openChannel(self, _name: str, _stream: Stream, _flags: int) -> int:  # noqa: N802
+            channels.hang_up("m")
+            return 0
+
+    host = Late(Stream([]))
+    assert not channels.listen(host, host, "m", "channel", take_over=False)
+    assert host.stream.calls == ["abort"]
+    assert not channels.listening("m")
+
+
 def test_a_lost_connection_closes_all_and_keeps_the_reports() -> None:
     channels, stream, _ = listened([line() + b"\n"])
     stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)

@@ -75,6 +75,36 @@ async def test_the_order_of_ending() -> None:
     assert host.effects() == ["destroy", "undefine", "deleteVolume"]
 
 
+@pytest.mark.parametrize("graceful", [False, True])
+async def test_a_channel_ends_before_the_process_behind_it_and_is_not_opened_again_before_the_next_run(
+    graceful: bool,
+) -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.resume(spec.identity, budget_seconds=BUDGET)
+    host.calls.clear()
+    if graceful:
+        host.domains[spec.identity.machine_uuid].state = (
+            libvirt.VIR_DOMAIN_SHUTOFF,
+            libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
+        )
+    else:
+        host.plant("destroy", lambda: error(libvirt.VIR_ERR_NO_MEMORY))
+        with pytest.raises(HostRejected):
+            await driver.power_off(spec.identity, budget_seconds=BUDGET)
+        await driver.list_machines(budget_seconds=BUDGET)
+        assert "openChannel" not in host.calls
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
+    ended = "undefine" if graceful else "destroy"
+    assert host.calls.index("abortStream") < host.calls.index(ended)
+    assert host.calls.count("abortStream") == 1
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.resume(spec.identity, budget_seconds=BUDGET)
+    assert "openChannel" in host.calls
+    await driver.close()
+
+
 @pytest.mark.parametrize("method", ["define", "create", "createVolume"])
 async def test_what_a_refused_create_made_is_removed(method: str) -> None:
     host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
