@@ -149,10 +149,11 @@ def lend_kvm(made: Made) -> None:
 
 
 def start_daemon(made: Made, name: str) -> None:
-    """Start one of libvirt's daemons and keep its pid. Raises Problem.
+    """Start one of libvirt's daemons and keep the pid of its keeper. Raises Problem.
 
-    Under tini, which takes in the QEMUs that lose their parent and collects their end: libvirt waits for it, and where
-    process 1 is a container's program and no init, nobody else might.
+    Under keep.sh, which starts it again when it crashes; guests do not notice. That under tini, which takes in the
+    QEMUs that lose their parent and collects their end: libvirt waits for it, and where process 1 is a container's
+    program and no init, nobody else might.
     """
     program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
     if program is None:
@@ -164,7 +165,7 @@ def start_daemon(made: Made, name: str) -> None:
     reaper = ["tini", "-s", "--"] if shutil.which("tini") else []
     with log.open("ab") as output:
         started = subprocess.Popen(
-            [*reaper, program, "-p", str(pid_file)],
+            [*reaper, str(HERE / "keep.sh"), program, "-p", str(pid_file)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -172,7 +173,7 @@ def start_daemon(made: Made, name: str) -> None:
         )
     wait_for(lambda: pid_file.is_file() or started.poll() is not None, 5)
     if started.poll() is None and pid_file.is_file():
-        setattr(made, name, int(pid_file.read_text()))
+        setattr(made, name, started.pid)
         made.write()
     elif name == "libvirtd":  # a virtlogd that runs already is as good
         raise Problem(f"libvirtd did not start; see {log}")

@@ -94,6 +94,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._active: dict[bool, int] = {False: 0, True: 0}
         self._streams: set[_Call] = set()
         self._wrapped: dict[str, Handler] = {}
+        self._methods: dict[str, Method] = {}
         self._turns = Turns(limits.max_waiting)
 
     def end_streams(self) -> None:
@@ -114,15 +115,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
             try:
                 _turn.set(await self._turns.take())
             except Overloaded as error:
-                return self._refusing(UNKNOWN_METHOD, error)
+                return self._refusing(self._methods.get(path, UNKNOWN_METHOD), error)
         known = self._wrapped.get(path)
         if known is not None:
             return known
         handler = await continuation(handler_call_details)
         if handler is None:
             return self._refusing(UNKNOWN_METHOD, MethodUnimplemented(path))
-        wrapped = self._wrap(handler, _method(path, handler))
-        self._wrapped[path] = wrapped
+        method = self._methods[path] = _method(path, handler)
+        wrapped = self._wrapped[path] = self._wrap(handler, method)
         return wrapped
 
     def _refusing(self, method: Method, error: CorralError) -> Handler:
@@ -132,7 +133,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             async def refuse(_call: _Call) -> None:
                 raise error
 
-            await self._around(method, context, refuse)
+            await self._around(method, context, refuse, refused=True)
 
         return grpc.stream_stream_rpc_method_handler(run)
 
@@ -191,7 +192,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
         call.sent += 1
         self._metrics.sent(call.method)
 
-    async def _around(self, method: Method, context: Any, answer: Callable[[_Call], Awaitable[Any]]) -> Any:
+    async def _around(
+        self, method: Method, context: Any, answer: Callable[[_Call], Awaitable[Any]], *, refused: bool = False
+    ) -> Any:
+        """`refused`: whoever calls, so that nobody is asked who that is."""
         request_id = calls.request_id_of(context.invocation_metadata())
         call = _Call(method, request_id, context, asyncio.current_task())
         context.set_trailing_metadata(((calls.REQUEST_ID_KEY, request_id),))
@@ -199,8 +203,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._active[call.streaming] += 1
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                self._admit(call)
-                calls.set_caller(await self._permitted(method, context))
+                if not refused:
+                    self._admit(call)
+                    calls.set_caller(await self._permitted(method, context))
                 return await answer(call)
             except asyncio.CancelledError:
                 await self._cancelled(call)
@@ -226,7 +231,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         """Who calls. Raises Unauthenticated, RateLimited, PermissionDenied, before the request is looked at."""
         path = f"{method.service}/{method.name}"
         role = ROLES.get(path)
-        if role == OPEN or method is UNKNOWN_METHOD:
+        if role == OPEN:
             return _NOBODY
         caller = await self._identify(context)
         self._admitted(caller)

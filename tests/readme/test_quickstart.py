@@ -110,6 +110,7 @@ def test_on_a_small_machine_it_says_so_serves_until_interrupted_and_down_deletes
     second = machine.run("make run", timeout=60)
     assert second.returncode != 0
     assert "runs here already" in second.stderr
+    _kill_libvirtd(machine)
     _interrupt_all(machine)
     rest, _ = serving.communicate(timeout=60)
     # make itself ends by the signal, once what it started has ended in order.
@@ -139,6 +140,17 @@ def test_a_taken_port_is_said_before_anything_is_started(machine: PrivateMachine
     assert "127.0.0.1:50051 is taken by another process" in done.stderr
     assert "[server] grpc" in done.stderr
     assert_nothing_is_left(machine)
+
+
+def _kill_libvirtd(machine: PrivateMachine) -> None:
+    """As a crash of it would end it; returns once another has taken its place."""
+
+    def pid() -> str:
+        return machine.run("cat /run/corral-libvirtd.pid", timeout=10).stdout.strip()
+
+    before = pid()
+    machine.namespace.run("kill", "-KILL", before)
+    wait_until(lambda: pid() not in ("", before), 20, "libvirtd to be started again")
 
 
 def _interrupt_all(machine: PrivateMachine) -> None:
