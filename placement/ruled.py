@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from placement.topology import Tally
 
 Stop = Callable[[], bool]
 Greedily = Callable[[], Board | None]
-"""What the greedy makes of the gang."""
+"""What the greedy makes of the gang, the first time that it is asked."""
 CANDIDATES = 100
 DOMAINS = 32
 MODEL_SIZE = 20_000
@@ -42,11 +43,12 @@ def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> A
         return Answer(infeasible=True, stage="counts")
     # Kept for a deadline that comes before anything better is found; on large fleets it would take too much of it.
     quick = gang.size * len(gang.index.hosts) <= QUICK_SIZE
-    board = greedy(gang, strategy, stop) if quick else None
-    greedily = (lambda: board) if quick else (lambda: greedy(gang, strategy, stop))
+    greedily = cache(partial(greedy, gang, strategy, stop))
+    if quick:
+        greedily()
     answer = _search(gang, strategy, policy, stop, greedily)
-    if answer.landed is None and board is not None and not answer.infeasible:
-        answer.offer_board(gang, strategy, board, "greedy")
+    if quick and answer.landed is None and not answer.infeasible:
+        answer.offer_board(gang, strategy, greedily(), "greedy")
     return answer
 
 

@@ -14,8 +14,8 @@ from service.errors import CorralError
 from service.store.engine import DatabaseLocked
 from service.telemetry import logs
 
-# Python's default of 5 ms is what the event loop may wait for each time that the store's threads compute: a call takes
-# a dozen turns of the loop and of gRPC's own thread.
+# Python's default of 5 ms is what the event loop may wait for each time that the store's threads compute, and a call
+# takes several turns of the loop and of gRPC's own thread.
 _SWITCH_SECONDS = 0.0002
 
 

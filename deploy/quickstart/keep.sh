@@ -3,11 +3,12 @@
 # SIGTERM to this shell is passed on and ends both.
 child=
 ending=
-trap 'ending=1; kill "$child"' TERM
+trap 'ending=1; [ -z "$child" ] || kill "$child" 2> /dev/null' TERM
 
-while :; do
+while [ -z "$ending" ]; do
     "$@" &
     child=$!
+    [ -z "$ending" ] || kill "$child"
     # A signal to this shell ends `wait` before the command has ended.
     while :; do
         wait "$child"

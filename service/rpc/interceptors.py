@@ -39,8 +39,8 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _QUIET_SERVICES = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
 _DEADLINE_TOLERANCE_SECONDS = 0.05
 # Load balancers ask it, and must get an answer exactly when the service is busy.
-_UNLIMITED = frozenset({("grpc.health.v1.Health", "Check")})
-_HEALTH = "/grpc.health.v1.Health/"
+_HEALTH = "grpc.health.v1.Health"
+_UNLIMITED = (_HEALTH, "Check")
 
 # The library asks for a method's handler and runs it in one task.
 _turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
@@ -93,8 +93,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._identify = identify
         self._active: dict[bool, int] = {False: 0, True: 0}
         self._streams: set[_Call] = set()
-        self._wrapped: dict[str, Handler] = {}
-        self._methods: dict[str, Method] = {}
+        self._wrapped: dict[str, tuple[Method, Handler]] = {}
         self._turns = Turns(limits.max_waiting)
 
     def end_streams(self) -> None:
@@ -111,20 +110,21 @@ class CallGuard(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """The method's handler with everything around it."""
         path = handler_call_details.method
-        if not path.startswith(_HEALTH):
+        method, wrapped = self._wrapped.get(path) or self._find(path, await continuation(handler_call_details))
+        if method.service != _HEALTH:
             try:
                 _turn.set(await self._turns.take())
             except Overloaded as error:
-                return self._refusing(self._methods.get(path, UNKNOWN_METHOD), error)
-        known = self._wrapped.get(path)
-        if known is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return self._refusing(UNKNOWN_METHOD, MethodUnimplemented(path))
-        method = self._methods[path] = _method(path, handler)
-        wrapped = self._wrapped[path] = self._wrap(handler, method)
+                return self._refusing(method, error)
         return wrapped
+
+    def _find(self, path: str, handler: Handler | None) -> tuple[Method, Handler]:
+        """Wraps a method's handler at its first call. A path that nothing serves is not kept: callers choose it."""
+        if handler is None:
+            return UNKNOWN_METHOD, self._refusing(UNKNOWN_METHOD, MethodUnimplemented(path))
+        method = _method(path, handler)
+        self._wrapped[path] = method, self._wrap(handler, method)
+        return self._wrapped[path]
 
     def _refusing(self, method: Method, error: CorralError) -> Handler:
         """A handler that answers any shape of call with the error, without reading from it."""
@@ -244,7 +244,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         """Raises Overloaded where too much is in progress already."""
         if call.streaming:
             self._streams.add(call)
-        if (call.method.service, call.method.name) in _UNLIMITED:
+        if (call.method.service, call.method.name) == _UNLIMITED:
             return
         limit = self._limits.max_streams if call.streaming else self._limits.max_unary
         if self._active[call.streaming] > limit:

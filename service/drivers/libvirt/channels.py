@@ -134,8 +134,8 @@ class Channel:
 class Channels:
     """The open channels of one host's machines, and the newest report of each.
 
-    `listen` and `keep_only` talk to the host: they belong in a call on the connection that carries the channels, which
-    serves one call at a time. So does `hang_up`, in any call. The others are safe anywhere.
+    `listen`, `hang_up`, `forget` and `keep_only` talk to the host: they belong in a call to it, `listen` in one on the
+    connection that is to carry the channels. The others are safe anywhere.
 
     `on_report(machine_uuid)` is called, on any thread, after a report was stored that says something new.
     """
@@ -145,7 +145,6 @@ class Channels:
         self._lock = threading.Lock()
         self._channels: dict[str, Channel] = {}
         self._reports: dict[str, GuestReport] = {}
-        self._dropped: list[Channel] = []
         self._refused: set[str] = set()
         self._ending: set[str] = set()
 
@@ -165,7 +164,6 @@ class Channels:
 
         `take_over`: end another client's hold of it. Only one can read a channel at a time.
         """
-        self._abort_dropped()
         if self.listening(machine_uuid):
             return True
         if not take_over and self._is_ending(machine_uuid):
@@ -223,21 +221,11 @@ class Channels:
 
     def forget(self, machine_uuid: str) -> None:
         """Stops listening to the machine and drops what it said: it is another run of the guest from now on."""
+        self.hang_up(machine_uuid)
         with self._lock:
-            channel = self._channels.pop(machine_uuid, None)
             self._reports.pop(machine_uuid, None)
             self._refused.discard(machine_uuid)
             self._ending.discard(machine_uuid)
-        if channel is not None:
-            channel.drop()
-            with self._lock:
-                self._dropped.append(channel)
-
-    def _abort_dropped(self) -> None:
-        with self._lock:
-            dropped, self._dropped = self._dropped, []
-        for channel in dropped:
-            channel.abort()
 
     def keep_only(self, machine_uuids: set[str]) -> None:
         """Drops everything of machines that are not there any more."""
@@ -245,13 +233,11 @@ class Channels:
             gone = (self._channels.keys() | self._reports.keys() | self._refused | self._ending) - machine_uuids
         for machine_uuid in gone:
             self.forget(machine_uuid)
-        self._abort_dropped()
 
     def connection_lost(self) -> None:
         """The connection that carried the channels is gone. The reports stay: they were true when they came."""
         with self._lock:
             channels = list(self._channels.values())
             self._channels.clear()
-            self._dropped.clear()
         for channel in channels:
             channel.drop()

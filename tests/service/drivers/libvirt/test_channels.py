@@ -170,8 +170,6 @@ def test_a_new_run_starts_without_the_old_report() -> None:
     stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
     channels.forget("m")
     assert channels.report("m") is None
-    assert stream.calls == []  # that is for the thread that may talk to the host
-    channels.keep_only(set())
     assert stream.calls == ["abort"]
     stream.pieces.append(line() + b"\n")
     stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
