@@ -32,7 +32,7 @@ def test_what_a_signal_ends_is_run_again_until_the_keeper_is_told_to_end(tmp_pat
 
 
 def test_who_ends_the_keeper_ends_what_it_keeps(tmp_path: Path) -> None:
-    command = "echo begun >> log; trap 'echo ended >> log; exit 0' TERM; while :; do sleep 0.05; done"
+    command = "trap 'echo ended >> log; exit 0' TERM; echo begun >> log; while :; do sleep 0.05; done"
     keeper = subprocess.Popen([KEEP, "sh", "-c", command], cwd=tmp_path)
     wait_until(lambda: begun(tmp_path) == 1, 20, "the first run")
     keeper.terminate()

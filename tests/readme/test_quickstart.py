@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import signal
@@ -49,6 +51,9 @@ def positions(text: str, *patterns: str) -> list[int]:
 
 
 def assert_nothing_is_left(machine: PrivateMachine) -> None:
+    # What libvirt ended last may still be on its way out.
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: machine.namespace.processes() == {}, 5, "the last processes to end")
     assert machine.namespace.processes() == {}
     left = machine.run(
         f"ls -d {' '.join('/' + path for path in sorted(LEFT_BY_LIBVIRT))} 2>/dev/null; ls var", timeout=10
@@ -156,13 +161,8 @@ def _kill_libvirtd(machine: PrivateMachine) -> None:
 def _interrupt_all(machine: PrivateMachine) -> None:
     """What Ctrl-C does: make, the shell and the quickstart get the signal, sessions of their own do not."""
     for pid in machine.namespace.processes():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if any(part.endswith((b"quickstart.py", b"run.sh")) for part in command) or command[0] == b"make":
-            machine.namespace.run("kill", "-INT", _inner_pid(pid))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended in the meantime
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(part.endswith((b"quickstart.py", b"run.sh")) for part in command) or command[0] == b"make":
+                os.kill(pid, signal.SIGINT)
     wait_until(lambda: "make" not in machine.namespace.processes().values(), 60, "make to end")
-
-
-def _inner_pid(pid: int) -> str:
-    """The process's number inside its own pid namespace."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return status.partition("NSpid:")[2].splitlines()[0].split()[-1]
