@@ -206,7 +206,9 @@ async def test_a_stream_ends_with_what_is_stored_when_the_service_drains() -> No
 async def test_a_waiting_stream_ends_at_once_when_the_service_drains() -> None:
     async with running() as (_, feed):
         waiting = asyncio.create_task(read(feed, feed.head, feed.head + 1))
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(30):
+            while feed.followers == 0:  # noqa: ASYNC110  # the feed tells its followers, and this is none
+                await asyncio.sleep(0.01)
         assert feed.followers == 1
         feed.close()
         with pytest.raises(Unavailable):

@@ -165,7 +165,9 @@ async def test_two_processes_that_end_the_same_job_tell_its_webhook_once() -> No
     async with world() as w:
         first, second = w.process("one"), w.process("two")
         uuid = await first.submit(CALLER, "op", "x", webhook="http://hook/")
-        await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            while not w.performed:  # noqa: ASYNC110  # the first has begun
+                await asyncio.sleep(0.005)
         w.now += LEASE_MS
         await second._beat(patient=True)
         w.go.set()
