@@ -233,13 +233,16 @@ def claim(
 
     `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
     Raises QuotaExceeded, ClaimLost where a host or address is no longer free or a neighbour is there that must not be,
-    LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed.
+    LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed; so is
+    one of which a member took another host, as a live move does: the rules within the group were planned without it.
     """
     before = groups.load(connection, planned.uuid, lock=True)
     if before.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
     waiting = {m.uuid: m for m in before.instances if m.status is InstanceStatus.PENDING}
     if before.phase is not GroupPhase.PLANNING or set(waiting) != {s.instance_uuid for s in placement.assignments}:
+        return before
+    if _seated(before) != _seated(planned):
         return before
     failpoint("claim.checked")
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments))
@@ -273,18 +276,16 @@ def claim_move(
 ) -> Group:
     """Commit the claim on the host that the member is to be moved to live, beside the one that it has.
 
-    Raises ClaimLost where that host is no longer free or the group stands otherwise than it was planned for, LeaseLost.
-    A member that does not wait for a target any more is left alone.
+    Raises ClaimLost where that host is no longer free or has a neighbour that must not be, LeaseLost. A member that
+    does not wait for a target any more is left alone, and so is one whose fellows are on other hosts than planned for.
     """
     before = groups.load(connection, planned.uuid, lock=True)
     if before.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
     fact = MoveClaimed(member.uuid, member.attempt, target.uuid, target.name)
     after = advance(before, fact, now)
-    if after == before:
+    if after == before or _seated(before) != _seated(planned):
         return before
-    if _seated(before) != _seated(planned):
-        raise claims.ClaimLost("members of the group are on other hosts than it was planned for")
     wanted = claims.ClaimRequest(member.uuid, member.attempt, target.uuid, demand(member.spec))
     claims.take(connection, before.uuid, [wanted], alone=alone)
     _check_neighbours(connection, before, {target.uuid})

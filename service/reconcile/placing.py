@@ -113,12 +113,15 @@ class Placing:
         failpoint("move.planned")
         target, now = hosts[decision.assignments[0].host], self.now()
         try:
-            await self.tools.store.write(lambda c: planning.claim_move(c, group, member, target, now, alone=alone))
+            after = await self.tools.store.write(
+                lambda c: planning.claim_move(c, group, member, target, now, alone=alone)
+            )
         except ClaimLost as lost:
             logger.info("group %s: a live move's claim is lost (%s), planning again", group.uuid, lost)
             return None
         failpoint("move.claimed")
-        sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
+        if after.instance(member.uuid).target_host_uuid == target.uuid:
+            sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
         return Outcome([], reload=True)
 
     async def _decide(self, snapshot: Snapshot, request: Request, attempt: int) -> Planned:

@@ -51,7 +51,8 @@ def place(snapshot: Snapshot, request: Request, order: random.Random) -> Decisio
     hosts = [h for h in snapshot.hosts if h.schedulable and h.id not in request.excluded_hosts]
     order.shuffle(hosts)
     free = {h.id: {name: h.free(name) for name in h.capacity} for h in hosts}
-    seated = Counter(request.staying.values())
+    # What is being moved live is on two hosts.
+    seated = Counter({h.id: sum(m.id in request.staying for m in h.members) for h in hosts})
     assignments = []
     for node in request.nodes:
         home = next((h for h in hosts if _fits(h, node, request, free, seated)), None)

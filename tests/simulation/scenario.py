@@ -177,11 +177,15 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
     for name, count in world.database.rows("SELECT name, count(*) FROM groups GROUP BY name HAVING count(*) > 1"):
         world.observer.violated("I7", f"the one request for {name} made {count} groups")
     phases = dict(world.database.rows("SELECT uuid, phase FROM groups"))
+    # A member may be stopped in the middle of its first create: the volume is what it starts from, or goes with it.
+    stopped = world.database.rows("SELECT host_uuid, uuid, attempt FROM instances WHERE status = 'Stopped'")
+    kept = {(host, f"{instance}.{attempt}") for host, instance, attempt in stopped}
     found = [
         f"volume {volume} of {host.name} has no machine"
-        for host in world.hosts.values()
+        for uuid, host in world.hosts.items()
         for volume, owner in host.volumes.items()
-        if owner not in host.machines or host.machines[owner].state == TOMBSTONE
+        if (owner not in host.machines or host.machines[owner].state == TOMBSTONE)
+        and (uuid, ".".join(volume.split(".")[2:4])) not in kept
     ]
     for client in clients:
         order = client.order

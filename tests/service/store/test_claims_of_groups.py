@@ -1,0 +1,94 @@
+"""The claim of a gang and that of a live move of the same group: none is made for a group that stands otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Connection
+
+from placement.engine import place
+from placement.model import Policy, Status
+from service.app import planning
+from service.model import Group, GroupPhase, InstanceStatus, MoveStage, PlacementPolicy, PlacementRecord
+from service.store import claims, fleet, groups
+from tests.service.builders import ENTRY, ZONE, group, host
+
+from .database import Database
+
+S = InstanceStatus
+SOURCE, OTHER, THIRD = (host(number).uuid for number in (1, 2, 3))
+
+
+@pytest.fixture
+def replanned(db: Database) -> Group:
+    """A group on three hosts, one member a host: the first waits to be moved live, the second to be placed anew."""
+    db.fill(3)
+    made = group(2, phase=GroupPhase.PLANNING, go=True, served=True, placement=PlacementPolicy(max_per_host=1))
+    leaving, lost = (replace(m, zone_uuid=ZONE, spec=replace(m.spec, model_service_uuid=ENTRY)) for m in made.instances)
+    leaving = replace(leaving, status=S.RUNNING, host_uuid=SOURCE, host_name="host-1", move=MoveStage.WANTED)
+    made = replace(made, instances=(leaving, replace(lost, attempt=2)))
+
+    def put(connection: Connection) -> None:
+        groups.create(connection, made, due_at=0)
+        claims.take(
+            connection, made.uuid, [claims.ClaimRequest(leaving.uuid, 1, SOURCE, planning.demand(leaving.spec))]
+        )
+
+    db.write(put)
+    return db.read(lambda c: groups.load(c, made.uuid))
+
+
+def move_to(db: Database, planned: Group, target: str) -> Group:
+    return db.write(lambda c: planning.claim_move(c, planned, planned.instances[0], fleet.hosts(c)[target], 1000))
+
+
+def plan(db: Database, planned: Group) -> PlacementRecord | None:
+    """Where the planner puts the second member, with the fleet as it is now."""
+
+    def decide(connection: Connection) -> PlacementRecord | None:
+        hosts, snapshot = planning.read_fleet(connection)
+        decision = place(snapshot, planning.request(planned, snapshot), Policy())
+        return planning.record(planned, decision, hosts, 1.0, 1) if decision.status is Status.PLACED else None
+
+    return db.read(decide)
+
+
+def claim(db: Database, planned: Group, placement: PlacementRecord) -> Group:
+    return db.write(lambda c: planning.claim(c, "cluster", planned, placement, 1000))
+
+
+def test_a_gang_planned_before_a_fellow_took_another_host_is_not_claimed(db: Database, replanned: Group) -> None:
+    placement = plan(db, replanned)
+    assert placement is not None
+    (seat,) = placement.assignments
+    moving = move_to(db, replanned, seat.host_uuid)
+    assert moving.instances[0].target_host_uuid == seat.host_uuid
+    after = claim(db, replanned, placement)
+    assert after.instances[1].status is S.PENDING
+    assert db.read(lambda c: claims.seats_of(c, replanned.uuid)) == {
+        (replanned.instances[0].uuid, 1): frozenset({SOURCE, seat.host_uuid})
+    }
+    again = plan(db, after)
+    assert again is not None
+    assert [s.host_uuid for s in again.assignments] == [({OTHER, THIRD} - {seat.host_uuid}).pop()]
+    assert claim(db, after, again).instances[1].status is S.CLAIMED
+
+
+def test_a_live_move_planned_before_a_fellow_was_placed_is_not_claimed(db: Database, replanned: Group) -> None:
+    placement = plan(db, replanned)
+    assert placement is not None
+    (seat,) = placement.assignments
+    placed = claim(db, replanned, placement)
+    after = move_to(db, replanned, seat.host_uuid)
+    assert after == placed
+    assert after.instances[0].target_host_uuid == ""
+
+
+def test_a_member_on_its_way_counts_on_both_hosts(db: Database, replanned: Group) -> None:
+    moving = move_to(db, replanned, OTHER)
+    placement = plan(db, moving)
+    assert placement is not None
+    assert [s.host_uuid for s in placement.assignments] == [THIRD]
+    db.write(lambda c: fleet.set_state(c, fleet.host(c, THIRD), fleet.HostState.DISABLED, 1))
+    assert plan(db, moving) is None
