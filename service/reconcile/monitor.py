@@ -240,8 +240,11 @@ class HostMonitor:
 
 
 def _can_go(ghost: ObservedMachine | None) -> bool:
-    """Whether it is a ghost no longer: gone, or something that can be removed."""
-    return ghost is None or ghost.state in (MachineState.TOMBSTONE, MachineState.STOPPED, MachineState.CRASHED)
+    """Whether it is a ghost no longer: gone, or in a state that no ghost is ever in, as one made anew in its place is.
+
+    Before a hypervisor's driver can tell, it says of a ghost that it is paused.
+    """
+    return ghost is None or ghost.state not in (MachineState.GHOST, MachineState.PAUSED)
 
 
 def _there(listing: Listing, machine_uuid: str) -> bool:

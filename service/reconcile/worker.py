@@ -82,6 +82,7 @@ class GroupWorker:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
     _reload: bool = True
+    _giving_back: bool = False
     _placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +145,8 @@ class GroupWorker:
 
     async def _step(self, group: Group | None) -> Group:
         now = self._now()
-        if now >= self.lease_until - LEASE_MS + RENEW_MS:
+        # Where the answer to a give-back was lost it may have been committed: nothing may be done before that is known.
+        if self._giving_back or now >= self.lease_until - LEASE_MS + RENEW_MS:
             await self._renew()
         facts, changed = self._outcomes()
         changed, self._reload = changed or self._reload, False
@@ -192,6 +194,7 @@ class GroupWorker:
         if not mine:
             raise LeaseLost(self.uuid)
         failpoint("worker.renewed")
+        self._giving_back = False
         self.time, self.lease_until = DatabaseTime(present, asked_at), present + LEASE_MS
 
     def _outcomes(self) -> tuple[list[Fact], bool]:
@@ -294,19 +297,23 @@ class GroupWorker:
         if any(s.task is not None for s in self._slots.values()):
             return False
         if self._stopping:
-            now = self._now()  # here, because the transaction runs on a thread without an event loop
-            await self.tools.store.write(lambda c: groups.give_back(c, self.uuid, self.epoch, now, None))
+            await self._give_back(self._now(), None)
             return True
         waiting = any(not isinstance(e, Observe) for e in effects(group, self._now()))
         if group.phase not in AT_REST or waiting or self._reload or self.hinted:
             return False
         failpoint("worker.resting")
         due_at = None if group.phase in FINAL else self._now() + REST_MS
-        given = await self.tools.store.write(
-            lambda c: groups.give_back(c, self.uuid, self.epoch, due_at, group.version)
-        )
+        given = await self._give_back(due_at, group.version)
         failpoint("worker.given_back")
         self._reload = not given
+        return given
+
+    async def _give_back(self, due_at: int | None, seen_version: int | None) -> bool:
+        """See `groups.give_back`. Raises Unavailable where it is not known whether it was committed."""
+        uuid, epoch, self._giving_back = self.uuid, self.epoch, True
+        given = await self.tools.store.write(lambda c: groups.give_back(c, uuid, epoch, due_at, seen_version))
+        self._giving_back = False
         return given
 
     async def _abandon(self) -> None:

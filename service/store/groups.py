@@ -73,7 +73,7 @@ _TAKE = (
 )
 _RENEW = (
     update(_GROUPS)
-    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.epoch == bindparam("mine"))
+    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.epoch == bindparam("mine"), _GROUPS.c.lease_until > 0)
     .values(lease_until=bindparam("until"))
 )
 _GIVE_BACK = (
@@ -176,7 +176,7 @@ def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit:
 
 
 def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
-    """Prolong the lease; False where a later epoch has it."""
+    """Prolong the lease; False where a later epoch has it, or it was given back."""
     return connection.execute(_RENEW, {"of": uuid, "mine": epoch, "until": until}).rowcount == 1
 
 

@@ -64,6 +64,14 @@ def test_a_group_that_changed_meanwhile_is_not_given_back_unseen(db: Database) -
     assert db.write(lambda c: groups.take_due(c, "b", 900, LEASE, 1)) == ((uuid, epoch + 1),)
 
 
+def test_a_lease_that_was_given_back_is_not_renewed(db: Database) -> None:
+    (uuid,) = _due(db, 1)
+    ((_, epoch),) = db.write(lambda c: groups.take_due(c, "a", 200, LEASE, 1))
+    assert db.write(lambda c: groups.give_back(c, uuid, epoch, 900, None))
+    assert not db.write(lambda c: groups.renew(c, uuid, epoch, 10**9))
+    assert db.write(lambda c: groups.take_due(c, "b", 900, LEASE, 1)) == ((uuid, epoch + 1),)
+
+
 def test_a_group_that_is_never_due_is_never_taken(db: Database) -> None:
     (uuid,) = _due(db, 1)
     db.write(lambda c: groups.due(c, uuid, None))

@@ -1,0 +1,93 @@
+"""What a group's worker does when the answer to its give-back is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.app.changes import apply
+from service.drivers.base import MachineState
+from service.errors import Unavailable
+from service.facts import StopRequested
+from service.model import DeployRequest, GroupPhase
+from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
+from service.store import clock, groups
+from service.store.connection import Connection
+from tests.service.builders import spec
+from tests.service.control_plane import ControlPlane, control_plane
+
+pytestmark = pytest.mark.asyncio
+
+
+async def resting(plane: ControlPlane) -> str:
+    """A running group that nobody works on."""
+    told = await plane.deploy(DeployRequest(spec(1)))
+    await plane.reconciler.stop(5.0)
+    return told[0].group_uuid
+
+
+async def work(plane: ControlPlane, uuid: str) -> None:
+    """Take the group and run a worker to its end."""
+    now = await plane.store.read(clock.now)
+    await plane.store.write(lambda c: groups.due(c, uuid, 0))
+    ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+    taken = DatabaseTime(now, asyncio.get_running_loop().time())
+    async with asyncio.timeout(60):
+        await GroupWorker(plane.reconciler._tools, uuid, epoch, now + LEASE_MS, taken).run()
+
+
+def losing(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, *, committed: bool, then: Callable[[Connection], Any]
+) -> list[int]:
+    """The first give-back's answer is lost, and `then` is stored at once; returns the epochs of all give-backs."""
+    real, write, seen = groups.give_back, plane.store.write, list[int]()
+    lost: list[bool] = []
+
+    def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None, version: int | None) -> bool:
+        seen.append(epoch)
+        if len(seen) == 1:
+            lost.append(True)
+            if not committed:
+                raise Unavailable("the database is away", retry_after_ms=1)
+        return real(connection, uuid, epoch, due_at, version)
+
+    async def losing_write(run: Callable[[Connection], Any]) -> Any:
+        try:
+            done = await write(run)
+        finally:
+            if lost:
+                lost.clear()
+                await write(then)
+                raise Unavailable("the answer was lost", retry_after_ms=1)
+        return done
+
+    monkeypatch.setattr(groups, "give_back", give_back)
+    monkeypatch.setattr(plane.store, "write", losing_write)
+    return seen
+
+
+async def test_after_a_give_back_that_may_have_been_committed_nothing_is_done_without_a_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with control_plane() as plane:
+        uuid = await resting(plane)
+        given = losing(plane, monkeypatch, committed=True, then=lambda c: apply(c, uuid, [StopRequested()], 1))
+        await work(plane, uuid)
+        assert [m.state for m in plane.machines()] == [MachineState.RUNNING], "the lease was somebody else's to take"
+        assert len(given) == 1
+        await work(plane, uuid)  # whoever takes it next does what was asked for
+        assert [m.state for m in plane.machines()] == [MachineState.STOPPED]
+        assert given == [given[0], given[0] + 1]
+
+
+async def test_a_give_back_that_was_not_committed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with control_plane() as plane:
+        uuid = await resting(plane)
+        given = losing(plane, monkeypatch, committed=False, then=lambda c: apply(c, uuid, [StopRequested()], 1))
+        await work(plane, uuid)
+        assert [m.state for m in plane.machines()] == [MachineState.STOPPED], "the lease was kept, and used"
+        assert given == [given[0], given[0]]
+        assert (await plane.store.read(lambda c: groups.load(c, uuid))).phase is GroupPhase.STOPPED
