@@ -53,13 +53,17 @@ class NotPlaced:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers."""
+    """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers.
+
+    `barred`, of one that is gone: a tombstone stands in its place, so that no create of the attempt makes it again.
+    """
 
     instance_uuid: str
     attempt: int
     observation: Observation
     reason: str = ""
     address: str = ""
+    barred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

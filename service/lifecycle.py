@@ -43,11 +43,12 @@ from service.members import (
     enter,
     evict,
     fence,
+    gives_up,
     power_down,
     retire,
     vacate,
 )
-from service.model import Failure, FailurePolicy, Group, GroupPhase, Instance
+from service.model import Failure, Group, GroupPhase, Instance
 from service.moving import go_over, move_aborted, move_claimed, move_expired, move_impossible, moved, wish
 from service.settling import give_up, public_status, settle, start_over, withdraw
 
@@ -163,10 +164,10 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             member = replace(member, address=fact.address)
         if fact.observation in (Seen.HALTED, Seen.GONE) and member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
             member = replace(member, deadline_at=0, stop_asked=True)
-        if member.status is S.FAILING and fact.observation is Seen.GONE:
-            return vacate(member, keep_claim=group.spec.failure_policy is FailurePolicy.RESTART_MEMBER)
-        if member.status is S.EVICTING and fact.observation is Seen.GONE:
-            return vacate(member, keep_claim=False)
+        if member.status in (S.FAILING, S.EVICTING) and fact.observation is Seen.GONE:
+            leaves = gives_up(group, member)
+            # Seen gone for another reason, before this one was stored: a create may be under way still.
+            return member if leaves and not fact.barred else vacate(member, keep_claim=not leaves)
         if fact.observation is Seen.BURNT and not member.was_resumed:
             left = _left_burnt(member)
             if left is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from service.facts import Observation
-from service.model import Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.model import FailurePolicy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
 
 S = InstanceStatus
 Seen = Observation
@@ -131,6 +131,12 @@ def fence(member: Instance) -> Instance:
 def _asked(member: Instance, serves: bool, now: int) -> Instance:
     asks = serves and member.stop_grace_ms > 0
     return replace(member, stop_asked=not asks, deadline_at=now + member.stop_grace_ms if asks else 0)
+
+
+def gives_up(group: Group, member: Instance) -> bool:
+    """Whether the member's attempt is over once its machine is gone, and the next one is placed anew."""
+    failed = member.status is S.FAILING and group.spec.failure_policy is not FailurePolicy.RESTART_MEMBER
+    return failed or member.status is S.EVICTING
 
 
 def vacate(member: Instance, *, keep_claim: bool) -> Instance:

@@ -26,8 +26,8 @@ from service.effects import AbortMove, Create, MemberEffect, Migrate, Observe, P
 from service.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.failpoints import failpoint
 from service.fleet import Host, ModelService, Zone
-from service.members import LAUNCHING
-from service.model import FailurePolicy, Group, Instance, InstanceStatus
+from service.members import gives_up
+from service.model import Group, Instance
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.moves import Move, Trail
@@ -48,7 +48,6 @@ BUDGET_SECONDS: Mapping[type, float] = {
 }
 POLL_AGE = 0.5
 ENTOMB_SECONDS = 10.0
-RESTARTS = FailurePolicy.RESTART_MEMBER
 
 READY = "ready"
 
@@ -224,14 +223,14 @@ class MemberCalls:
         """The fact that the machine is gone, once that is certain.
 
         Where the attempt is given up a tombstone comes first: a create of it that is still under way, however late it
-        comes, finds the uuid taken, and can not put a machine beside the one of the next attempt.
+        comes, finds the uuid taken, and can not put a machine beside the one of the next attempt. Whether it is given
+        up may change while this looks, so that the fact says what was done.
         """
-        failed = member.status is InstanceStatus.FAILING and group.spec.failure_policy is not RESTARTS
-        # A member of a stopped group that leaves its host gives the attempt up just so.
-        if member.status is InstanceStatus.EVICTING or (failed and group.phase in LAUNCHING):
+        given_up = gives_up(group, member)
+        if given_up:
             await monitor.driver.entomb(identity, budget_seconds=ENTOMB_SECONDS)
         if await monitor.confirm_absent(identity.machine_uuid):
-            return (Observed(member.uuid, member.attempt, Observation.GONE, reason),)
+            return (Observed(member.uuid, member.attempt, Observation.GONE, reason, barred=given_up),)
         return _AGAIN
 
     async def _machine_spec(self, monitor: HostMonitor, group: Group, member: Instance) -> MachineSpec | None:

@@ -29,6 +29,7 @@ from service.facts import (
     Ticked,
 )
 from service.lifecycle import AT_REST, FINAL, LAUNCHING, MEMBER, UP, advance, advance_all, public_status, released
+from service.members import gives_up
 from service.model import (
     CreationStrategy,
     Failure,
@@ -57,9 +58,13 @@ def placed(subject: Group, host: str = "h") -> Placed:
     )
 
 
-def tell(subject: Group, rank: int, seen: Observation, now: int = 1, reason: str = "") -> Group:
+def tell(
+    subject: Group, rank: int, seen: Observation, now: int = 1, reason: str = "", *, barred: bool | None = None
+) -> Group:
+    """What is seen gone is barred where its attempt is given up, as the calls do it."""
     member = subject.instances[rank]
-    return advance(subject, Observed(member.uuid, member.attempt, seen, reason), now)
+    barred = seen is Seen.GONE and gives_up(subject, member) if barred is None else barred
+    return advance(subject, Observed(member.uuid, member.attempt, seen, reason, barred=barred), now)
 
 
 def tell_all(subject: Group, seen: Observation, now: int = 1) -> Group:
@@ -222,7 +227,32 @@ def perfectly(subject: Group, effect: object, now: int) -> Group:
     uuid, attempt = effect.instance_uuid, effect.attempt  # type: ignore[attr-defined]
     if outcome is None:
         return advance(subject, StopAsked(uuid, attempt), now)
-    return advance(subject, Observed(uuid, attempt, outcome), now)
+    barred = isinstance(effect, Remove) and gives_up(subject, subject.instance(uuid))
+    return advance(subject, Observed(uuid, attempt, outcome, barred=barred), now)
+
+
+@pytest.mark.parametrize("policy", FailurePolicy)
+def test_who_was_seen_gone_before_the_attempt_was_given_up_is_looked_for_again_behind_a_tombstone(
+    policy: FailurePolicy,
+) -> None:
+    """An observation may be on its way while a drain is stored, and a create of the attempt still under way."""
+    before = advance(running(failure_policy=policy), Evicted("h0"), 10)
+    subject = tell(before, 0, Seen.GONE, 11, barred=False)
+    member = subject.instances[0]
+    assert (member.status, member.attempt, member.host_uuid) == (S.EVICTING, 1, "h0")
+    gone = Observed(member.uuid, 1, Seen.GONE)
+    assert released(before, gone, subject) == ()
+    assert isinstance(effects(subject, 11)[0], Remove)
+    after = tell(subject, 0, Seen.GONE, 12, barred=True)
+    assert (after.instances[0].status, after.instances[0].attempt) == (S.PENDING, 2)
+    assert released(subject, gone, after) == ((member.uuid, 1, "h0"),)
+
+
+def test_who_failed_and_is_seen_gone_without_a_tombstone_is_not_placed_anew() -> None:
+    subject = tell(running(failure_policy=FailurePolicy.REPLACE_MEMBER, failure_budget=1), 0, Seen.GONE, 10)
+    assert subject.instances[0].status is S.FAILING
+    assert tell(subject, 0, Seen.GONE, 11, barred=False) == subject
+    assert tell(subject, 0, Seen.GONE, 12, barred=True).instances[0].attempt == 2
 
 
 def test_a_deploy_goes_through_zstacks_statuses_to_running() -> None:
