@@ -88,7 +88,7 @@ def test_a_drained_members_guest_runs_on_at_the_other_hypervisor(corral: CorralP
     fleet = fleet_of(corral)
     group = corral.follow(corral.deploy("movers", small(2)))  # type: ignore[arg-type]
     leader = group.instances[0]
-    assert joined(lab, group) == 1
+    assert joined_soon(lab, group, 1) == 1
     machine = f"corral-{leader.uuid}-1"
     assert executing(lab, machine) == [leader.host_name]
     address = leader.addresses[0]
