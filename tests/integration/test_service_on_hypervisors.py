@@ -16,6 +16,7 @@ from corral.v1 import deploy_pb2, group_pb2
 from tests.integration.corral_process import CorralProcess
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
+from tests.lab.namespaces import wait_until
 
 __all__ = ["guest_image", "lab"]
 
@@ -147,7 +148,8 @@ def test_a_gang_starts_in_order_over_both_hosts_and_its_workers_join(corral: Cor
     assert final is not None
     assert booted == sorted(booted)
     assert len({m.host_name for m in final.instances}) == 2
-    assert lab.get_json(final.instances[0].addresses[0])["joined"] == 2
+    leader = final.instances[0].addresses[0]  # it publishes who joined a moment after it has accepted them
+    wait_until(lambda: lab.get_json(leader)["joined"] == 2, 30, "both workers to be counted")
     stopped = corral.follow(
         corral.groups.StopInstanceGroup(deploy_pb2.StopInstanceGroupRequest(uuid=final.uuid), timeout=60)
     )
