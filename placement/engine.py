@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from placement.answer import Answer
-from placement.explain import explain
-from placement.gang import Gang, collapse
+from placement.explain.explanation import explain
 from placement.model import Assignment, Decision, Policy, Proof, Request, Snapshot, Status
-from placement.most import place_most
-from placement.reduce import needs_rules
-from placement.ruled import by_model, solve_ruled
-from placement.strategies import BY_STRATEGY
+from placement.problem.gang import Gang, collapse
+from placement.search.answer import Answer
+from placement.search.most import place_most
+from placement.search.reduce import needs_rules
+from placement.search.ruled import by_model, solve_ruled
+from placement.search.strategies import BY_STRATEGY
 
 Stop = Callable[[], bool]
 DEFAULT = Policy()

@@ -39,7 +39,7 @@ from placement.resources import (
 )
 
 if TYPE_CHECKING:
-    from placement.index import FleetIndex
+    from placement.problem.index import FleetIndex
 
 __all__ = [
     "Assignment",
@@ -185,7 +185,7 @@ class Snapshot:
     def index(self) -> FleetIndex:
         """The fleet as arrays, built once. Raises when the fleet's total of a resource passes 2**62."""
         if not self._index:
-            from placement.index import FleetIndex
+            from placement.problem.index import FleetIndex
 
             self._index.append(FleetIndex.build(self.hosts))
         return self._index[0]

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from service.config import Config, ConfigError, load
+from service.config.file import Config, ConfigError, load
 from service.errors import CorralError
 from service.store.engine import DatabaseLocked
 from service.telemetry import logs
@@ -43,8 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _serve(config: Config) -> int:
-    from service.http.app import AddressInUse
-    from service.rpc.server import AddressUnavailable
+    from service.listening import AddressUnavailable
     from service.wiring import Service, StartError
 
     stop = asyncio.Event()
@@ -58,7 +57,7 @@ async def _serve(config: Config) -> int:
         return 1
     try:
         await service.start()
-    except (AddressUnavailable, AddressInUse, CorralError) as error:
+    except (AddressUnavailable, CorralError) as error:
         print(f"corral can not start: {error}", file=sys.stderr)
         await service.stop()
         return 1

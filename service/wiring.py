@@ -18,29 +18,31 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.app.catalog import Catalog
-from service.app.decisions import DecisionLog, RecordingPlanner
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet
 from service.app.fleet_feed import FleetFeed
-from service.app.fleet_reader import FleetReader
 from service.app.groups import Groups
 from service.app.groups import Limits as AppLimits
 from service.app.identity import Identities
 from service.app.jobs import Jobs
-from service.app.planner import Planner
-from service.app.planner_pool import PoolPlanner
 from service.app.rates import RateLimits
 from service.app.sessions import Sessions
-from service.config import Config
-from service.drivers.base import HostDriver, HostFacts, HostRejected, Image
+from service.config.file import Config
+from service.domain.catalog import Image, RegisteredImage, configured_image_uuid
+from service.domain.fleet import Host
+from service.drivers.base import HostDriver, HostFacts, HostRejected
 from service.errors import CorralError
-from service.fleet import Host, RegisteredImage, configured_image_uuid
 from service.http import openapi
 from service.http.app import bind, create_app, serve_http
 from service.http.json_face import json_routes
 from service.http.zstack.composition import zstack_routes
-from service.reconcile.calls import Directory, MemberCalls
+from service.planning.decisions import DecisionLog, RecordingPlanner
+from service.planning.fleet_reader import FleetReader
+from service.planning.planner import Planner
+from service.planning.pool import PoolPlanner
+from service.reconcile.calls import MemberCalls
+from service.reconcile.directory import Directory
 from service.reconcile.housekeeping import Housekeeping
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
@@ -161,7 +163,7 @@ class Service:
     async def start(self) -> None:
         """Open the listeners once the fleet's rows are written and the first hosts were asked.
 
-        Raises AddressUnavailable, AddressInUse, Unavailable.
+        Raises AddressUnavailable, Unavailable.
         """
         self._http_socket = bind(self.config.server.http)
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from service.domain.groups import Failure, Group, GroupPhase, PlacementPolicy
+from service.domain.tenants import Caller
 from service.errors import Conflict, CorralError, DeployFailed, NoCapacity, NotFound, QuotaExceeded, Unsatisfiable
-from service.model import Caller, Failure, Group, GroupPhase, PlacementPolicy
 from service.store import audit, groups
 from service.store.connection import Connection
 

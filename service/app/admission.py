@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from service.domain.catalog import ModelService
+from service.domain.fleet import Zone
+from service.domain.groups import GroupSpec, NodeSpec
 from service.errors import FieldViolation, InvalidArgument, NotFound
-from service.fleet import ModelService, Zone
-from service.model import GroupSpec, NodeSpec
 
 MAX_CPU = 4096
 MAX_MEMORY = 64 << 40

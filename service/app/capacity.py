@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from service.fleet import Host, Overcommit
+from service.domain.fleet import Host, Overcommit
 from service.store.fleet import Load
 
 

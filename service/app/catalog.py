@@ -15,10 +15,9 @@ from pathlib import Path
 from service.app import image_files, paging, row_changes
 from service.app.access import audited
 from service.app.paging import Page
-from service.drivers.base import Image
+from service.domain.catalog import Image, ModelService, RegisteredImage
+from service.domain.tenants import Caller
 from service.errors import AlreadyExists, NotFound, WrongState
-from service.fleet import ModelService, RegisteredImage
-from service.model import Caller
 from service.store import catalog, schema
 from service.store.connection import Connection
 from service.store.engine import Store

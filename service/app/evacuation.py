@@ -13,24 +13,26 @@ from dataclasses import dataclass, replace
 
 from placement.model import Policy, Snapshot, Status
 from placement.model import Request as PlacementRequest
-from service.app import planning, row_changes
+from service.app import row_changes
 from service.app.access import audited
 from service.app.capacity import HostView
-from service.app.changes import apply
 from service.app.feed import Feed
 from service.app.fleet import Fleet
-from service.app.fleet_reader import FleetReader
-from service.app.planner import Planner
+from service.domain.fleet import Host, HostState, HostStatus
+from service.domain.groups import Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.domain.tenants import Caller
 from service.errors import NoCapacity, PlacementError, Unsatisfiable, WrongState
-from service.facts import Evicted, Fact, Fenced
-from service.fleet import Host, HostState, HostStatus
-from service.lifecycle import FINAL, LAUNCHING, advance
-from service.model import Caller, Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
-from service.moving import wish
+from service.lifecycle.facts import Evicted, Fact, Fenced
+from service.lifecycle.moving import wish
+from service.lifecycle.transitions import FINAL, LAUNCHING, advance
+from service.planning import translate
+from service.planning.fleet_reader import FleetReader
+from service.planning.planner import Planner
 from service.store import clock as database_clock
 from service.store import events, fleet, groups
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.transactions.changes import apply
 
 S = InstanceStatus
 
@@ -192,7 +194,7 @@ class Evacuation:
                 return {a.node: a.host for a in planned.decision.assignments}
         planned = await self._planner.place(snapshot, request, Policy(), budget_seconds=PLAN_SECONDS)
         if planned.decision.status is not Status.PLACED:
-            raise _no_room(planning.failure(planned.decision.explanation, group, snapshot), group)
+            raise _no_room(translate.failure(planned.decision.explanation, group, snapshot), group)
         return {a.node: a.host for a in planned.decision.assignments}
 
     # --- the intent ------------------------------------------------------------------------------------------------
@@ -298,7 +300,7 @@ def _request(group: Group, host_uuid: str, now: int, snapshot: Snapshot) -> Plac
     }
     if not seeking:
         return None
-    request = planning.request(homeless, snapshot)
+    request = translate.request(homeless, snapshot)
     return replace(
         request,
         nodes=tuple(node for node in request.nodes if node.id in seeking),

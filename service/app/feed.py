@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from service.domain.groups import Event, Group
 from service.errors import NotFound, RevisionUnavailable, Unavailable
 from service.failpoints import failpoint
-from service.model import Event, Group
 from service.store import events, groups
 from service.store.connection import Connection
 from service.store.engine import Store

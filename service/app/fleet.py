@@ -13,23 +13,26 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from placement.model import Node
-from service.app import paging, planning, row_changes
+from service.app import paging, row_changes
 from service.app.access import audited
 from service.app.capacity import FleetCapacity, HostView, summed
-from service.app.fleet_reader import FleetReader
 from service.app.paging import Page
-from service.app.planner import Planner, answer_time
+from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Overcommit, Zone, policy
+from service.domain.groups import MachineType
+from service.domain.network import Network
+from service.domain.tenants import Caller
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
-from service.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Network, Overcommit, Zone, policy
-from service.model import Caller, MachineType
+from service.planning import translate
+from service.planning.fleet_reader import FleetReader
+from service.planning.planner import Planner, answer_time
 from service.store import claims, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import Load
 
 if TYPE_CHECKING:
-    from placement.drain import Room
+    from placement.modes.drain import Room
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +332,7 @@ class Fleet:
         """
         answer_by = answer_time(seconds)
         _, snapshot = await self._store.read(self.reader.read)
-        labels = {planning.TYPE_LABEL: (MachineType.VIRTUAL_MACHINE.value,)}
+        labels = {translate.TYPE_LABEL: (MachineType.VIRTUAL_MACHINE.value,)}
         node = Node("room", {VCPU: cpu_num, MEMORY: memory_size}, zone_uuid or None, host_labels=labels)
         return await self._planner.room(snapshot, node, budget_seconds=ROOM_SECONDS, answer_by=answer_by)
 

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 
 from service.app.access import audited, project_of, require_etag, visible
 from service.app.admission import admit
-from service.app.changes import apply, commit
+from service.domain.catalog import ModelService
+from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
+from service.domain.tenants import Caller
 from service.errors import InvalidArgument, RequestIdReused, Unavailable, WrongState
-from service.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
-from service.fleet import ModelService
-from service.model import Caller, Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
+from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
 from service.store import clock, events, fleet, groups, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.transactions.changes import apply, commit
 
 SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKNOWN})
 

@@ -9,23 +9,25 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from placement.model import Policy, Snapshot, Status
-from service.app import planning
 from service.app.access import audited, error_of, etag_of, permitted, project_of, visible
 from service.app.admission import admit
-from service.app.changes import accepted
 from service.app.feed import Bookmark, Feed
-from service.app.fleet_reader import FleetReader
 from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
 from service.app.pages import GroupFilter, GroupPage, page_size, read_token, write_token
-from service.app.planner import Planner, answer_time
+from service.domain.catalog import ModelService
+from service.domain.fleet import Host
+from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
+from service.domain.tenants import Caller
 from service.errors import AlreadyExists
 from service.failpoints import failpoint
-from service.fleet import Host, ModelService
-from service.model import Caller, DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
+from service.planning import translate
+from service.planning.fleet_reader import FleetReader
+from service.planning.planner import Planner, answer_time
 from service.store import clock, events, fleet, groups, quotas, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.transactions.changes import accepted
 
 __all__ = ["Ask", "GroupFilter", "GroupPage", "Groups", "Limits", "Metadata", "Started", "error_of", "etag_of"]
 
@@ -95,7 +97,7 @@ class Groups(GroupIntents):
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
             group = self._admitted(connection, caller, request, clock.now(connection))
-            wanted = planning.total(planning.demand(m.spec) for m in group.instances)
+            wanted = translate.total(translate.demand(m.spec) for m in group.instances)
             quotas.foresee(connection, group.project, wanted)
             hosts, snapshot = self._fleet_reader.read(connection)
             return group, hosts, snapshot
@@ -103,14 +105,14 @@ class Groups(GroupIntents):
         group, hosts, snapshot = await self._store.read(read)
         planned = await self._planner.place(
             snapshot,
-            planning.request(group, snapshot),
+            translate.request(group, snapshot),
             Policy(),
             budget_seconds=self._limits.plan_seconds,
             answer_by=answer_by,
         )
         if planned.decision.status is not Status.PLACED:
-            raise error_of(planning.failure(planned.decision.explanation, group, snapshot), group.uuid)
-        return planning.record(group, planned.decision, hosts, planned.duration_ms, 0)
+            raise error_of(translate.failure(planned.decision.explanation, group, snapshot), group.uuid)
+        return translate.record(group, planned.decision, hosts, planned.duration_ms, 0)
 
     async def get(self, caller: Caller, uuid: str) -> Group:
         """The group as it stands. A deleted one, and one of another tenant, is NotFound."""

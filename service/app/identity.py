@@ -7,8 +7,8 @@ import hmac
 from collections.abc import Iterable, Mapping
 
 from service.app.sessions import Sessions
+from service.domain.tenants import Caller, Certificate, Token
 from service.errors import PermissionDenied, Unauthenticated
-from service.model import Caller, Certificate, Token
 
 VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
 RANK: Mapping[str, int] = {VIEWER: 0, OPERATOR: 1, ADMIN: 2}

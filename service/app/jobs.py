@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from service.domain.tenants import Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
-from service.model import Caller
 from service.store import jobs
 from service.store.engine import Store
 from service.store.jobs import Job as Job

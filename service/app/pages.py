@@ -7,8 +7,8 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 
+from service.domain.groups import Group
 from service.errors import InvalidArgument
-from service.model import Group
 from service.store.codec import encode
 
 MAX_PAGE = 1000

@@ -9,9 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from service.domain.tenants import Caller, Rate
 from service.errors import RateLimited
-from service.fleet import Rate
-from service.model import Caller
 
 Admit = Callable[[Caller], None]
 """Takes note of a call. Raises RateLimited where the caller's project has called too often."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from service.app.access import audited
+from service.domain.tenants import Caller
 from service.errors import Conflict, WrongState
-from service.model import Caller
 from service.store import requests, rows
 from service.store.codec import encode
 from service.store.connection import Connection, Table

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from service.domain.tenants import Account, Caller
 from service.errors import LoginFailed, Overloaded, Unauthenticated
-from service.model import Account, Caller
 from service.store import sessions
 from service.store.connection import Connection
 from service.store.engine import Store

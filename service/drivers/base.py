@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from service.domain.catalog import Image
+
 _MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
 
 
@@ -111,26 +113,6 @@ def volume_owner(name: str) -> tuple[str, int] | None:
     """
     match = _VOLUME_NAME.fullmatch(name)
     return (match[1], int(match[2])) if match else None
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A registered boot source. Paths are on the control plane's machine; drivers carry the bytes to the host.
-
-    Either `kernel_path` (+ `initrd_path`, `kernel_arguments`) for a direct boot, or `disk_path` with `disk_format`
-    (`raw` | `qcow2`), or both. `sha256` maps a path's role (`kernel`, `initrd`, `disk`) to its expected hex digest.
-    `delivery`: `fw_cfg` or `nocloud`.
-    """
-
-    name: str
-    kernel_path: str = ""
-    initrd_path: str = ""
-    kernel_arguments: str = ""
-    disk_path: str = ""
-    disk_format: str = "raw"
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    delivery: str = "fw_cfg"
-    progress_channel: str = "org.corral.progress"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,7 @@ import html
 import os
 import socket
 import ssl
-import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -24,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from service.config_values import ListenAddress
 from service.http.connections import Bounds, bounded
+from service.listening import AddressUnavailable, ListenAddress, remove_stale_socket
 from service.telemetry.logs import get_logger
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
@@ -41,10 +39,6 @@ _REFRESH_DEADLINE_SECONDS = 2.0
 REQUEST_SECONDS = 60.0
 
 _log = get_logger("corral.http")
-
-
-class AddressInUse(Exception):
-    """The listener's address is taken or not ours to take. The message says which and what to do."""
 
 
 def create_app(
@@ -100,7 +94,7 @@ def _shown(address: str) -> str:
 
 
 def bind(address: ListenAddress) -> socket.socket:
-    """A listening socket on `address`, not shared with any other process. Raises AddressInUse."""
+    """A listening socket on `address`, not shared with any other process. Raises AddressUnavailable."""
     if address.path:
         return _bind_unix(address)
     try:
@@ -108,7 +102,7 @@ def bind(address: ListenAddress) -> socket.socket:
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as problem:
-        raise AddressInUse(f"{address}: {problem.strerror}") from problem
+        raise AddressUnavailable(f"{address}: {problem.strerror}") from problem
     listener = socket.socket(family, kind, protocol)
     # Lets a restart take over from connections in TIME_WAIT; a second listener is still refused.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,36 +111,23 @@ def bind(address: ListenAddress) -> socket.socket:
         listener.listen(512)
     except OSError as problem:
         listener.close()
-        raise AddressInUse(_bind_problem(address, problem)) from problem
+        raise AddressUnavailable(_bind_problem(address, problem)) from problem
     listener.setblocking(False)
     return listener
 
 
 def _bind_unix(address: ListenAddress) -> socket.socket:
-    path = Path(address.path)
+    remove_stale_socket(address)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            _remove_stale(path, address)
         listener.bind(address.path)
         os.chmod(address.path, 0o660)
         listener.listen(512)
     except OSError as problem:
         listener.close()
-        raise AddressInUse(_bind_problem(address, problem)) from problem
-    except AddressInUse:
-        listener.close()
-        raise
+        raise AddressUnavailable(_bind_problem(address, problem)) from problem
     listener.setblocking(False)
     return listener
-
-
-def _remove_stale(path: Path, address: ListenAddress) -> None:
-    """A socket file that nobody listens on is left over from a crash."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(str(path)) == 0:
-            raise AddressInUse(f"{address} is in use by another process")
-    path.unlink()
 
 
 def _bind_problem(address: ListenAddress, problem: OSError) -> str:

@@ -22,11 +22,11 @@ from starlette.routing import Route
 
 from service.app.identity import Identities, require
 from service.app.rates import Admit, unlimited
+from service.contract.call import REQUEST_ID_KEY, request_id_of, set_caller
+from service.contract.roles import ROLES
+from service.contract.status import is_expected, status_of
 from service.errors import FieldViolation, InvalidArgument, Overloaded, Unavailable
-from service.http.rules import Rule, rules
-from service.rpc import calls
-from service.rpc.errors import is_expected, status_of
-from service.rpc.roles import ROLES
+from service.http.bindings import Rule, rules
 from service.telemetry.logs import get_logger
 
 _log = get_logger("corral.http")
@@ -83,14 +83,14 @@ class _Endpoint:
 
     async def answer(self, request: Request) -> Response:
         """The method's answer, or its error."""
-        request_id = calls.request_id_of([("x-request-id", request.headers.get("x-request-id", ""))])
+        request_id = request_id_of([(REQUEST_ID_KEY, request.headers.get(REQUEST_ID_KEY, ""))])
         headers = {"x-request-id": request_id}
         try:
             path = f"{self._rule.service}/{self._rule.method}"
             caller = await self._identities.identify(request.headers.get("authorization", ""))
             self._admit(caller)
             require(caller, ROLES[path], path)
-            calls.set_caller(caller)
+            set_caller(caller)
             message = await self._read(request)
             answered = self._handler(message, None)
             if self._rule.streams:

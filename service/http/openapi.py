@@ -8,7 +8,7 @@ from typing import Any
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-from service.http.rules import Rule, rules
+from service.http.bindings import Rule, rules
 
 _SCALARS: Mapping[int, Mapping[str, str]] = {
     FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},

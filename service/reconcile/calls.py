@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from service.domain.catalog import version_key
+from service.domain.groups import Group, Instance
 from service.drivers.base import (
     DriverError,
     HostRejected,
@@ -22,16 +24,24 @@ from service.drivers.base import (
     MachineState,
     ObservedMachine,
 )
-from service.effects import AbortMove, Create, MemberEffect, Migrate, Observe, PowerOff, Remove, Resume, Shutdown
-from service.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.failpoints import failpoint
-from service.fleet import Host, ModelService, Zone
-from service.members import gives_up
-from service.model import Group, Instance
+from service.lifecycle.effects import (
+    AbortMove,
+    Create,
+    MemberEffect,
+    Migrate,
+    Observe,
+    PowerOff,
+    Remove,
+    Resume,
+    Shutdown,
+)
+from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
+from service.lifecycle.members import gives_up
+from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.moves import Move, Trail
-from service.store.catalog import version_key
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -67,24 +77,6 @@ class Outcome:
     facts: Sequence[Fact] = field(default_factory=tuple)
     retry: bool = False
     reload: bool = False
-
-
-async def _nothing() -> None:
-    """A directory that never changes."""
-
-
-@dataclass(slots=True)
-class Directory:
-    """What machine specifications are made from; `roster` replaces the mappings when zones, hosts or catalogue change.
-
-    `catalogue`: by uuid, and by `store.catalog.version_key`. `refresh` reads them again: another replica may have
-    admitted a member with an entry, or placed it on a host, that this one has not heard of yet.
-    """
-
-    hosts: Mapping[str, Host]
-    zones: Mapping[str, Zone]
-    catalogue: Mapping[str, ModelService]
-    refresh: Callable[[], Awaitable[None]] = _nothing
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.domain.fleet import Host, HostStatus, Overcommit
 from service.drivers.base import (
     DriverError,
     HostDriver,
@@ -20,7 +21,6 @@ from service.drivers.base import (
 )
 from service.errors import CorralError
 from service.failpoints import failpoint
-from service.fleet import Host, HostStatus, Overcommit
 from service.store import fleet
 from service.store.engine import Store
 

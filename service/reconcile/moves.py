@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from service.domain.groups import Instance
 from service.drivers.base import (
     HostRejected,
     MachineConflict,
@@ -20,9 +21,8 @@ from service.drivers.base import (
     MachineState,
     ObservedMachine,
 )
-from service.facts import Fact, MoveAborted, Moved, MoveImpossible
 from service.failpoints import failpoint
-from service.model import Instance
+from service.lifecycle.facts import Fact, MoveAborted, Moved, MoveImpossible
 from service.reconcile.monitor import HostMonitor
 
 logger = logging.getLogger(__name__)

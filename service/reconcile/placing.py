@@ -7,17 +7,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from placement.model import Policy, Request, Snapshot, Status
-from service.app import planning
-from service.app.changes import LeaseLost
-from service.app.planner import Planned
+from service.domain.fleet import HostStatus
+from service.domain.groups import Failure, Group, Instance, QuotaViolation
 from service.errors import CorralError, InvariantViolation, QuotaExceeded, Unavailable
-from service.facts import MoveImpossible, NotPlaced
 from service.failpoints import failpoint
-from service.fleet import HostStatus
-from service.model import Failure, Group, Instance, QuotaViolation
+from service.lifecycle.facts import MoveImpossible, NotPlaced
+from service.planning import fleet_reader, translate
+from service.planning.planner import Planned
 from service.reconcile.calls import Outcome, Sends
 from service.reconcile.tools import Tools
 from service.store.claims import ClaimLost
+from service.transactions import claiming
+from service.transactions.changes import LeaseLost
 
 logger = logging.getLogger(__name__)
 
@@ -74,25 +75,25 @@ class Placing:
 
     async def _gang_once(self, group: Group, attempt: int, *, alone: bool) -> Outcome | None:
         # What lost a race reads all of it: whatever was kept of the fleet may be why.
-        read = self.tools.fleet_reader.read if attempt == 1 else planning.read_fleet
+        read = self.tools.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         hosts, snapshot = await self.tools.store.read(read)
-        planned = await self._decide(snapshot, planning.request(group, snapshot), attempt)
+        planned = await self._decide(snapshot, translate.request(group, snapshot), attempt)
         if planned.decision.status is not Status.PLACED and group.excluded_hosts:
             # Hosts where a member failed are shunned while there are others, not at the price of the group.
-            everywhere = replace(planning.request(group, snapshot), excluded_hosts=frozenset())
+            everywhere = replace(translate.request(group, snapshot), excluded_hosts=frozenset())
             planned = await self._decide(snapshot, everywhere, attempt)
         decision = planned.decision
         if decision.status is not Status.PLACED:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
             if waiting and self._may_wait_for_fleet():
                 return Outcome([], retry=True)
-            return Outcome([NotPlaced(planning.failure(decision.explanation, group, snapshot))])
+            return Outcome([NotPlaced(translate.failure(decision.explanation, group, snapshot))])
         failpoint("worker.planned")
-        placement = planning.record(group, decision, hosts, planned.duration_ms, attempt)
+        placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
         try:
             await self.tools.store.write(
-                lambda c: planning.claim(c, self.tools.cluster, group, placement, now, alone=alone)
+                lambda c: claiming.claim(c, self.tools.cluster, group, placement, now, alone=alone)
             )
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", group.uuid, lost)
@@ -104,9 +105,9 @@ class Placing:
     async def _target_once(
         self, group: Group, member: Instance, sends: Sends, attempt: int, *, alone: bool
     ) -> Outcome | None:
-        hosts, snapshot = await self.tools.store.read(planning.read_fleet)
+        hosts, snapshot = await self.tools.store.read(fleet_reader.read_fleet)
         targets = self.tools.calls.live_targets(group, member)
-        request = planning.move_request(group, member, snapshot, targets)
+        request = translate.move_request(group, member, snapshot, targets)
         decision = (await self._decide(snapshot, request, attempt)).decision if targets else None
         if decision is None or decision.status is not Status.PLACED:
             return Outcome([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
@@ -114,7 +115,7 @@ class Placing:
         target, now = hosts[decision.assignments[0].host], self.now()
         try:
             after = await self.tools.store.write(
-                lambda c: planning.claim_move(c, group, member, target, now, alone=alone)
+                lambda c: claiming.claim_move(c, group, member, target, now, alone=alone)
             )
         except ClaimLost as lost:
             logger.info("group %s: a live move's claim is lost (%s), planning again", group.uuid, lost)

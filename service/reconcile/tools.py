@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from service.app.fleet_reader import FleetReader
-from service.app.planner import Planner
+from service.planning.fleet_reader import FleetReader
+from service.planning.planner import Planner
 from service.reconcile.calls import MemberCalls
 from service.reconcile.monitor import HostMonitor
 from service.store.engine import Store

@@ -12,19 +12,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.app import changes
-from service.app.changes import LeaseLost
-from service.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
+from service.domain.groups import Group, GroupPhase
 from service.errors import InvariantViolation, NotFound, Unavailable
-from service.facts import Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.failpoints import failpoint
-from service.lifecycle import AT_REST, FINAL, PLACED
-from service.model import Group, GroupPhase
+from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
+from service.lifecycle.facts import Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
+from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import Outcome, Sends
 from service.reconcile.placing import Placing
 from service.reconcile.tools import Tools
 from service.store import clock, groups
 from service.store.connection import Connection
+from service.transactions import changes
+from service.transactions.changes import LeaseLost
 
 logger = logging.getLogger(__name__)
 

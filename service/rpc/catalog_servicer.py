@@ -7,9 +7,9 @@ from typing import Any
 from corral.v1 import catalog_pb2, catalog_pb2_grpc
 
 from service.app.catalog import Catalog
-from service.rpc import validation
-from service.rpc.calls import current_caller
-from service.rpc.convert import catalog as convert
+from service.contract import validation
+from service.contract.call import current_caller
+from service.contract.convert import catalog as convert
 
 SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
-from service.app.decisions import DecisionLog
 from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
-from service.fleet import HostState
-from service.rpc import validation
-from service.rpc.calls import current_caller, seconds_left
-from service.rpc.convert import fleet as convert
-from service.rpc.convert.inventory import Reachable
+from service.contract import validation
+from service.contract.call import current_caller, seconds_left
+from service.contract.convert import fleet as convert
+from service.contract.convert.inventory import Reachable
+from service.domain.fleet import HostState
+from service.planning.decisions import DecisionLog
 
 SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 

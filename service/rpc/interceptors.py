@@ -19,11 +19,12 @@ from google.rpc import code_pb2
 
 from service.app.identity import require
 from service.app.rates import Admit, unlimited
+from service.contract.call import REQUEST_ID_KEY, request_id_of, set_caller
+from service.contract.roles import OPEN, ROLES
+from service.contract.status import MethodUnimplemented, is_expected, status_of
+from service.domain.tenants import Caller
 from service.errors import CorralError, Overloaded, PermissionDenied, Unavailable
-from service.model import Caller
 from service.rpc import calls
-from service.rpc.errors import MethodUnimplemented, is_expected, status_of
-from service.rpc.roles import OPEN, ROLES
 from service.rpc.turns import Turn, Turns
 from service.telemetry.grpc_metrics import UNKNOWN_METHOD, GrpcMetrics, Method, code_name
 from service.telemetry.logs import get_logger
@@ -196,16 +197,16 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self, method: Method, context: Any, answer: Callable[[_Call], Awaitable[Any]], *, refused: bool = False
     ) -> Any:
         """`refused`: whoever calls, so that nobody is asked who that is."""
-        request_id = calls.request_id_of(context.invocation_metadata())
+        request_id = request_id_of(context.invocation_metadata())
         call = _Call(method, request_id, context, asyncio.current_task())
-        context.set_trailing_metadata(((calls.REQUEST_ID_KEY, request_id),))
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         self._metrics.started(method)
         self._active[call.streaming] += 1
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 if not refused:
                     self._admit(call)
-                    calls.set_caller(await self._permitted(method, context))
+                    set_caller(await self._permitted(method, context))
                 return await answer(call)
             except asyncio.CancelledError:
                 await self._cancelled(call)
@@ -267,7 +268,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         status = status_of(error, call.request_id)
         call.code = _CODES[status.code]
         details = status.SerializeToString()
-        trailing = ((_DETAILS_KEY, details), (calls.REQUEST_ID_KEY, call.request_id))
+        trailing = ((_DETAILS_KEY, details), (REQUEST_ID_KEY, call.request_id))
         try:
             await call.context.abort(call.code, status.message, trailing_metadata=trailing)
         except grpc.aio.InternalError as gone:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,20 +18,20 @@ from prometheus_client import CollectorRegistry
 from service.app.groups import Groups
 from service.app.identity import Identities
 from service.app.rates import Admit, unlimited
-from service.config_values import ListenAddress
-from service.model import Caller
-from service.rpc import health, library_log, reflection, servicers
-from service.rpc.convert.inventory import Reachable
+from service.contract.convert.inventory import Reachable
+from service.domain.tenants import Caller
+from service.listening import AddressUnavailable, ListenAddress, remove_stale_socket
+from service.rpc import group_servicer, health, library_log, reflection
+from service.rpc.group_servicer import DistributedModelServicer
 from service.rpc.health import HealthServicer
 from service.rpc.interceptors import CallGuard, Identify, Limits
-from service.rpc.servicers import DistributedModelServicer
 from service.telemetry.grpc_metrics import GrpcMetrics, Method
 from service.telemetry.logs import get_logger
 
 FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 CATALOG_SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 CHANNELZ_SERVICE = CHANNELZ.services_by_name["Channelz"].full_name
-OWN_SERVICES = (servicers.SERVICE, FLEET_SERVICE, CATALOG_SERVICE)
+OWN_SERVICES = (group_servicer.SERVICE, FLEET_SERVICE, CATALOG_SERVICE)
 
 # A request between the limit and this many times of it is read and refused with the field that is too big; a larger
 # one is refused by the transport, which gives no details.
@@ -53,10 +50,6 @@ _log = get_logger("corral.rpc")
 
 
 _SUBJECT_ALTERNATIVE_NAMES = "x509_subject_alternative_name"
-
-
-class AddressUnavailable(Exception):
-    """A listener can not be opened: the address is taken, or not this machine's. The message names it."""
 
 
 async def anonymous(context: Any) -> Caller:
@@ -154,7 +147,7 @@ class RpcServer:
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet, self._public)
         catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, self._public)
         self.services = {
-            servicers.SERVICE: (deploy_pb2.DESCRIPTOR.services_by_name["DistributedModelService"], models),
+            group_servicer.SERVICE: (deploy_pb2.DESCRIPTOR.services_by_name["DistributedModelService"], models),
             FLEET_SERVICE: (fleet_pb2.DESCRIPTOR.services_by_name["FleetService"], fleet),
             CATALOG_SERVICE: (catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"], catalog),
         }
@@ -205,7 +198,7 @@ def _methods(services: Sequence[str]) -> list[Method]:
 def _listen(server: Any, address: ListenAddress, credentials: grpc.ServerCredentials | None) -> ListenAddress:
     """Bind one address; returns it with the port that it got. Raises AddressUnavailable."""
     if address.path:
-        _remove_stale_socket(address)
+        remove_stale_socket(address)
     try:
         if credentials is None:
             port = server.add_insecure_port(str(address))
@@ -217,15 +210,3 @@ def _listen(server: Any, address: ListenAddress, credentials: grpc.ServerCredent
         os.chmod(address.path, _UNIX_MODE)
         return address
     return ListenAddress(address.host, port)
-
-
-def _remove_stale_socket(address: ListenAddress) -> None:
-    """gRPC replaces a socket file without a look, so whether somebody listens on it is asked before."""
-    path = Path(address.path)
-    if not path.exists():
-        return
-    if not stat.S_ISSOCK(path.stat().st_mode):
-        raise AddressUnavailable(f"{address}: there is a file which is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(address.path) == 0:
-            raise AddressUnavailable(f"{address} is in use by another process")

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select
 
+from service.domain.catalog import ModelService, RegisteredImage, version_key
+from service.domain.groups import GroupPhase
 from service.errors import NotFound
-from service.fleet import ModelService, RegisteredImage
-from service.model import GroupPhase
 from service.store import fleet_events, rows, schema
 from service.store.codec import decode, encode
 from service.store.fleet_events import FleetChange, wall_clock
@@ -66,11 +66,6 @@ def every_version(connection: Connection) -> Mapping[str, ModelService]:
     for row in connection.execute(select(table)):
         found[version_key(row.uuid, row.version)] = replace(decode(ModelService, row.document), version=row.version)
     return found
-
-
-def version_key(uuid: str, version: int) -> str:
-    """How one version of an entry is named."""
-    return f"{uuid}@{version}"
 
 
 def users(connection: Connection, uuid: str) -> int:

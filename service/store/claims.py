@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, text, tuple_, update
-from sqlalchemy.exc import IntegrityError
 
-from service.errors import InvariantViolation, NoCapacity
+from service.domain.fleet import HostState, HostStatus
+from service.errors import InvariantViolation
 from service.failpoints import failpoint
-from service.fleet import HostState, HostStatus, Network
 from service.store import schema
 from service.store.engine import FLEET_LOCK
 
@@ -205,34 +203,6 @@ def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | N
             schema.claims.c.instance_uuid == instance_uuid, schema.claims.c.attempt == attempt
         )
     )
-
-
-def take_addresses(
-    connection: Connection, zone_uuid: str, network: Network, wanted: Sequence[tuple[str, int]]
-) -> Mapping[str, str]:
-    """A free address of the zone's pool for each (instance, attempt): instance uuid -> address.
-
-    Raises NoCapacity where too few are left, ClaimLost where another transaction just took one.
-    """
-    taken = set(connection.scalars(select(schema.addresses.c.address).where(schema.addresses.c.zone_uuid == zone_uuid)))
-    first, last = ip_address(network.first_address), ip_address(network.last_address)
-    found: dict[str, str] = {}
-    candidate = first
-    for instance_uuid, attempt in wanted:
-        while str(candidate) in taken:
-            candidate += 1
-        if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
-            raise NoCapacity(f"zone {zone_uuid} has too few free addresses", None)
-        found[instance_uuid] = str(candidate)
-        row = insert(schema.addresses).values(
-            zone_uuid=zone_uuid, address=str(candidate), instance_uuid=instance_uuid, attempt=attempt
-        )
-        try:
-            connection.execute(row)
-        except IntegrityError as error:  # another transaction took it since the SELECT
-            raise ClaimLost(f"address {candidate} was just taken") from error
-        candidate += 1
-    return found
 
 
 def _open_host(connection: Connection, host_uuid: str) -> None:

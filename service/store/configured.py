@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, update
 
-from service.fleet import Host, HostStatus, ModelService, RegisteredImage, Zone
+from service.domain.catalog import ModelService, RegisteredImage
+from service.domain.fleet import Host, HostStatus, Zone
 from service.store import catalog, fleet, rows, schema
 from service.store.codec import encode
 

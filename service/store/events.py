@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from service.model import Event, EventKind, Group, Instance, PlacementRecord
+from service.domain.groups import Event, EventKind, Group, Instance, PlacementRecord
 from service.store import hints, schema
 from service.store.codec import decode, encode
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, or_, select, update
 
+from service.domain.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
+from service.domain.groups import InstanceStatus
 from service.errors import NotFound
-from service.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
-from service.model import InstanceStatus
 from service.store import fleet_events, rows, schema
 from service.store.catalog import model_services, put_model_service
 from service.store.codec import decode_known, encode

@@ -8,9 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select, update
 
-from service.errors import NotFound
-from service.failpoints import failpoint
-from service.model import (
+from service.domain.groups import (
     Failure,
     Group,
     GroupPhase,
@@ -22,6 +20,8 @@ from service.model import (
     NodeSpec,
     PlacementRecord,
 )
+from service.errors import NotFound
+from service.failpoints import failpoint
 from service.store import hints, schema
 from service.store.codec import decode, decode_known, encode
 

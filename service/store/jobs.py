@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, exc, insert, or_, select, update
 
+from service.domain.tenants import Caller
 from service.errors import AlreadyExists
-from service.model import Caller
 from service.store import schema
 from service.store.codec import decode, encode
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
+from service.domain.tenants import Quota
 from service.errors import QuotaExceeded
-from service.fleet import Quota
 from service.store import schema
 
 _LOCK = (

@@ -19,9 +19,9 @@ import numpy as np
 from placement.check import check
 from placement.constraints import AtMost, Scope, Selector, SpreadOver
 from placement.engine import place
-from placement.gang import collapse
-from placement.greedy import greedy
 from placement.model import Node, Policy, Proof, Request, Snapshot, Strategy
+from placement.problem.gang import collapse
+from placement.search.greedy import greedy
 from tests.bench import placement_cases as cases
 from tests.bench import placement_ganeti as ganeti
 from tests.bench import placement_peers as peers

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from placement.engine import place
-from placement.gang import collapse
 from placement.model import Flavour, Node, Policy, Request, Snapshot, Status, Strategy
-from placement.scoring import free_for, room_value
+from placement.problem.gang import collapse
+from placement.problem.scoring import free_for, room_value
 from tests.bench import placement_cases as cases
 
 QUICK = Policy(explain=False, rounds=10, dives=1, branches=0)

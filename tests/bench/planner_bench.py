@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection, insert
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
-from service.app import planning
-from service.app.fleet_reader import FleetReader
-from service.app.planner import place_verified
-from service.app.planner_pool import Sent
-from service.app.planner_process import Keeper, Order, Place, Time
-from service.fleet import MEMORY, VCPU, Host, HostAddress, Zone
+from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, Zone
+from service.planning import fleet_reader, translate
+from service.planning.fleet_reader import FleetReader
+from service.planning.planner import place_verified
+from service.planning.pool import Sent
+from service.planning.process import Keeper, Order, Place, Time
 from service.store import claims, fleet, schema
 from service.store.codec import encode
 from service.store.engine import Store
@@ -92,7 +92,7 @@ def fill(connection: Connection, hosts: int, r: random.Random) -> list[str]:
 
 def request() -> Request:
     """A gang of two hundred."""
-    labels = {planning.TYPE_LABEL: ("VirtualMachine",)}
+    labels = {translate.TYPE_LABEL: ("VirtualMachine",)}
     sizes = ((2, 4), (4, 16), (8, 32))
     return Request(
         tuple(
@@ -110,7 +110,7 @@ class Anew:
 
     def plan(self, wanted: Request, cost: Callable[[str, int], None]) -> Decision:
         """One plan; `cost` is told after each step, with the bytes that it made."""
-        _, snapshot = planning.read_fleet(self._connection)
+        _, snapshot = fleet_reader.read_fleet(self._connection)
         cost("read the fleet", 0)
         data = pickle.dumps(snapshot, 5)
         cost("write down what the process is told", len(data))

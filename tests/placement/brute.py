@@ -10,7 +10,7 @@ from itertools import combinations
 from placement.check import check
 from placement.constraints import AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
 from placement.model import Assignment, Decision, Host, Node, Proof, Request, Snapshot, Status, Strategy
-from placement.scoring import RoomValue
+from placement.problem.scoring import RoomValue
 
 
 def _domain(host: Host, scope: str) -> str:

@@ -14,7 +14,7 @@ from ortools.sat.python import cp_model
 
 from placement.constraints import Apart, AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
 from placement.model import Host, Node, Request, Snapshot, Strategy
-from placement.scoring import RoomValue
+from placement.problem.scoring import RoomValue
 from tests.placement.brute import part_of, worth_of
 
 

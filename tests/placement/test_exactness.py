@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from placement.engine import place
-from placement.gang import collapse
 from placement.model import Policy, Proof, Request, Snapshot, Status, Strategy
-from placement.scoring import room_value
+from placement.problem.gang import collapse
+from placement.problem.scoring import room_value
 from tests.placement.brute import Brute, assert_right
 from tests.placement.instances import tiny
 from tests.placement.naive import Naive

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from placement import codec
-from placement.answer import objective_of
 from placement.check import check
 from placement.engine import place
-from placement.gang import collapse
-from placement.greedy import greedy
 from placement.model import Decision, Flavour, Host, Node, Policy, Proof, Request, Snapshot, Status, Strategy
+from placement.problem.gang import collapse
+from placement.search.answer import objective_of
+from placement.search.greedy import greedy
 from tests.placement.brute import assert_right
 from tests.placement.instances import tiny
 

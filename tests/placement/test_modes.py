@@ -9,10 +9,10 @@ import pytest
 
 from placement.check import check
 from placement.constraints import AtMost, Scope, Selector, Together
-from placement.drain import Plan, drain, replan, room_for
 from placement.engine import place
 from placement.model import Flavour, Host, InvalidPlacementInput, Member, Node, Policy, Request, Snapshot, Status
-from placement.rebalance import rebalance
+from placement.modes.drain import Plan, drain, replan, room_for
+from placement.modes.rebalance import rebalance
 
 
 def fleet(seed: int, hosts: int = 8, each: int = 3) -> Snapshot:

@@ -8,15 +8,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from placement.bounds import fewest_for, volume
-from placement.dominance import needed_only
-from placement.index import Ints
-from placement.knapsack import DenseTable
-from placement.labels import LabelPricer
 from placement.model import Policy
-from placement.packing import Packing, classes_of, components
-from placement.snug import balanced, snug_fill
-from placement.solve import fewest_hosts
+from placement.packing.bounds import fewest_for, volume
+from placement.packing.dominance import needed_only
+from placement.packing.fewest_hosts import fewest_hosts
+from placement.packing.instance import Packing, classes_of, components
+from placement.packing.knapsack import DenseTable
+from placement.packing.labels import LabelPricer
+from placement.packing.snug import balanced, snug_fill
+from placement.problem.index import Ints
 
 
 def random_packing(seed: int, dims: int = 2, hosts: int = 6) -> Packing:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from placement import exact_master, exact_rules, ruled
 from placement.check import check
 from placement.constraints import Apart, AtMost, Scope, Selector, SpreadOver
 from placement.engine import place
-from placement.exact_stop import run_until
+from placement.exact import master, rules
+from placement.exact.stop import run_until
 from placement.model import Host, Node, Policy, Request, Snapshot, Status, Strategy
+from placement.search import ruled
 
 ENDLESS = Policy(branches=100_000_000, explain=False)
 
@@ -54,7 +55,7 @@ def with_rules(strategy: Strategy) -> tuple[Snapshot, Request]:
     return Snapshot(hosts), Request(nodes, strategy, rules)
 
 
-@pytest.mark.parametrize("module", [exact_rules, exact_master])
+@pytest.mark.parametrize("module", [rules, master])
 @pytest.mark.parametrize("strategy", [Strategy.CLOSE, Strategy.LEAST_LOST_VALUE, Strategy.FEWEST_HOSTS])
 def test_a_stop_ends_the_native_solvers(
     module: ModuleType, strategy: Strategy, monkeypatch: pytest.MonkeyPatch

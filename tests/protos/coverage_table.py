@@ -13,8 +13,8 @@ from pathlib import Path
 
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2
 
-from service.http.rules import rules
-from service.rpc.roles import ROLES
+from service.contract.roles import ROLES
+from service.http.bindings import rules
 
 TESTS = Path(__file__).resolve().parents[1]
 TABLE = TESTS.parent / "protos/COVERAGE.md"

@@ -20,7 +20,7 @@ import pytest
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 from cryptography import x509
 
-from service.config import parse
+from service.config.file import parse
 from tests.integration.corral_process import CorralProcess
 from tests.security.service import bearer, deploy_request, node, process, secret
 from tests.service.drivers.libvirt.machines import specification

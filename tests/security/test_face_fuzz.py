@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from service.http.rules import rules
+from service.http.bindings import rules
 from service.http.zstack.apis import APIS
 from tests.integration.corral_process import CorralProcess
 from tests.security.service import ENTRY, METHODS, ZONE, json_client, log_in

@@ -13,8 +13,8 @@ from corral.v1 import limits_pb2
 from google.protobuf.message import Message
 
 from service.app.identity import RANK
+from service.contract.roles import ROLES
 from service.http.zstack.apis import APIS
-from service.rpc.roles import ROLES
 from tests.integration.corral_process import CorralProcess
 from tests.security.service import (
     METHODS,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from service.drivers.base import Image
-from service.fleet import Host, HostAddress, ModelService, Network, Zone
-from service.model import Group, GroupSpec, Instance, NodeSpec
+from service.domain.catalog import Image, ModelService
+from service.domain.fleet import Host, HostAddress, Zone
+from service.domain.groups import Group, GroupSpec, Instance, NodeSpec
+from service.domain.network import Network
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 
 from service.app.feed import Feed
 from service.app.groups import Groups, Started
-from service.app.planner import InlinePlanner
+from service.domain.catalog import ModelService
+from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.groups import DeployRequest, Event, Group
+from service.domain.tenants import Caller
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
 from service.drivers.simulated.host import SimulatedMachine
-from service.fleet import Host, ModelService, Overcommit, Zone
-from service.model import Caller, DeployRequest, Event, Group
-from service.reconcile.calls import Directory, MemberCalls
+from service.planning.planner import InlinePlanner
+from service.reconcile.calls import MemberCalls
+from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep

@@ -9,8 +9,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.effects import Create, Dispatch, Observe, Plan, PowerOff, Remove, Resume, Shutdown, effects, next_deadline
-from service.facts import (
+from service.domain.groups import (
+    CreationStrategy,
+    Failure,
+    FailurePolicy,
+    Group,
+    GroupPhase,
+    GroupStatus,
+    Instance,
+    InstanceStatus,
+    PlacementRecord,
+    PlacementStrategy,
+)
+from service.lifecycle.effects import (
+    Create,
+    Dispatch,
+    Observe,
+    Plan,
+    PowerOff,
+    Remove,
+    Resume,
+    Shutdown,
+    effects,
+    next_deadline,
+)
+from service.lifecycle.facts import (
     DeleteRequested,
     Evicted,
     Fact,
@@ -28,19 +51,17 @@ from service.facts import (
     StopRequested,
     Ticked,
 )
-from service.lifecycle import AT_REST, FINAL, LAUNCHING, MEMBER, UP, advance, advance_all, public_status, released
-from service.members import gives_up
-from service.model import (
-    CreationStrategy,
-    Failure,
-    FailurePolicy,
-    Group,
-    GroupPhase,
-    GroupStatus,
-    Instance,
-    InstanceStatus,
-    PlacementRecord,
-    PlacementStrategy,
+from service.lifecycle.members import gives_up
+from service.lifecycle.transitions import (
+    AT_REST,
+    FINAL,
+    LAUNCHING,
+    MEMBER,
+    UP,
+    advance,
+    advance_all,
+    public_status,
+    released,
 )
 
 from .builders import ZONE, group, node

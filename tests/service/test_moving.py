@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.effects import AbortMove, FindTarget, Migrate, Observe, Remove, Shutdown, effects, next_deadline
-from service.facts import (
+from service.domain.groups import Group, GroupPhase, GroupStatus, InstanceStatus, MoveStage
+from service.lifecycle.effects import AbortMove, FindTarget, Migrate, Observe, Remove, Shutdown, effects, next_deadline
+from service.lifecycle.facts import (
     DeleteRequested,
     Evicted,
     Fenced,
@@ -19,9 +20,8 @@ from service.facts import (
     StopRequested,
     Ticked,
 )
-from service.lifecycle import advance, released
-from service.model import Group, GroupPhase, GroupStatus, InstanceStatus, MoveStage
-from service.moving import MOVE_BASE_MS
+from service.lifecycle.moving import MOVE_BASE_MS
+from service.lifecycle.transitions import advance, released
 from tests.service.test_lifecycle import running, tell
 
 S = InstanceStatus

@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
-from service.app import changes
-from service.app.changes import LeaseLost
+from service.domain.groups import DeployRequest, FailurePolicy, Group, GroupStatus, InstanceStatus
+from service.domain.network import Network
 from service.drivers.base import HostRejected, MachineConflict, MachineState, OutcomeUnknown
 from service.drivers.simulated import SimulatedDriver
 from service.errors import DeployFailed, NoCapacity
-from service.facts import Observation, Observed
-from service.fleet import Network
-from service.model import DeployRequest, FailurePolicy, Group, GroupStatus, InstanceStatus
-from service.reconcile.calls import Directory, MemberCalls
+from service.lifecycle.facts import Observation, Observed
+from service.reconcile.calls import MemberCalls
+from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.tools import Tools
 from service.store import groups
+from service.transactions import changes
+from service.transactions.changes import LeaseLost
 from tests.service.builders import entry, host, spec, zone
 from tests.service.control_plane import CALLER, CLUSTER, ControlPlane, control_plane
 
@@ -245,7 +246,8 @@ async def test_a_late_command_of_an_old_owner_changes_nothing() -> None:
 
 
 def _machine_spec(identity: Any) -> Any:
-    from service.drivers.base import Image, MachineSpec
+    from service.domain.catalog import Image
+    from service.drivers.base import MachineSpec
 
     return MachineSpec(identity, "late", 1, 1 << 20, 0, Image("guest"), (), {}, "hash")
 

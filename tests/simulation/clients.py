@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from service.app.groups import GroupFilter
+from service.domain.groups import DeployRequest, Event, EventKind, GroupSpec
+from service.domain.tenants import Caller
 from service.errors import (
     Conflict,
     CorralError,
@@ -24,7 +26,6 @@ from service.errors import (
     Unsatisfiable,
     WrongState,
 )
-from service.model import Caller, DeployRequest, Event, EventKind, GroupSpec
 from tests.simulation.replica import Broken, Replica
 from tests.simulation.world import World
 

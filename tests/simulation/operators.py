@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from service.domain.fleet import HostState
+from service.domain.tenants import Caller
 from service.errors import Conflict, NoCapacity, NotFound, Unavailable, Unsatisfiable, WrongState
-from service.fleet import HostState
-from service.model import Caller
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.replica import Broken, Replica
 from tests.simulation.world import World

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from placement.constraints import Apart, AtMost, Near, Scope
 from placement.model import Assignment, Decision, Host, Node, Policy, Proof, Request, Snapshot, Status
-from service.app.planner import Planned
+from service.planning.planner import Planned
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -35,7 +35,7 @@ class FirstFitPlanner:
         budget_seconds: float,
         answer_by: float = math.inf,
     ) -> Planned:
-        """See service.app.planner.Planner.place."""
+        """See service.planning.planner.Planner.place."""
         world = self._world
         decision = place(snapshot, request, random.Random(world.random.getrandbits(32)))
         world.point("planner.reply")

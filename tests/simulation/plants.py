@@ -45,9 +45,15 @@ def one(name: str, module: str, old: str, new: str, *more: Edit) -> Plant:
 
 
 CLAIMS, GROUPS, EVENTS = "service.store.claims", "service.store.groups", "service.store.events"
-CHANGES, PLANNING, APP = "service.app.changes", "service.app.planning", "service.app.groups"
+CHANGES, CLAIMING, APP = "service.transactions.changes", "service.transactions.claiming", "service.app.groups"
+TRANSLATE = "service.planning.translate"
 INTENTS, FEED, REQUESTS = "service.app.group_intents", "service.app.feed", "service.store.requests"
-LIFECYCLE, MEMBERS, SETTLING, EFFECTS = "service.lifecycle", "service.members", "service.settling", "service.effects"
+LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
+    "service.lifecycle.transitions",
+    "service.lifecycle.members",
+    "service.lifecycle.settling",
+    "service.lifecycle.effects",
+)
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 
@@ -56,9 +62,9 @@ PLANTS: tuple[Plant, ...] = (
     one("claim without its guard", CLAIMS,
         "_RESOURCES.c.foreign_used + bindparam(\"more\") <= _RESOURCES.c.usable,\n",
         "_RESOURCES.c.foreign_used + bindparam(\"more\") >= 0,\n"),
-    one("rules between groups are not checked in the claim", PLANNING,
+    one("rules between groups are not checked in the claim", CLAIMING,
         "    _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})\n", ""),
-    one("at most so many a host is forgotten", PLANNING, "    if policy.max_per_host:\n", "    if False:\n"),
+    one("at most so many a host is forgotten", TRANSLATE, "    if policy.max_per_host:\n", "    if False:\n"),
     one("claims are released before the machine is destroyed", LIFECYCLE,
         "and new.status is not S.REMOVED\n", "and new.status not in (S.REMOVED, S.REMOVING)\n",
         Edit(LIFECYCLE, "        if old.status is S.REMOVED or stays:\n",
@@ -141,7 +147,7 @@ PLANTS: tuple[Plant, ...] = (
         "    if member.status in (S.PENDING, S.CLAIMED, S.REMOVED):\n",
         "    if member.status in (S.PENDING, S.CLAIMED, S.CREATING, S.REMOVED):\n",
         Edit(LIFECYCLE, "old.status in (S.PENDING, S.CLAIMED):\n", "old.status in (S.PENDING, S.CLAIMED, S.CREATING):\n")),
-    one("the tenant's quota is not looked at in the claim", PLANNING,
+    one("the tenant's quota is not looked at in the claim", CLAIMING,
         "    quotas.check(connection, before.project, total(s.resources for s in placement.assignments))\n", ""),
     one("leases of processes that live are ended", OWNERS,
         "            gone = sorted(owner for owner in owners if has_ended(owner))\n",
@@ -154,7 +160,7 @@ PLANTS: tuple[Plant, ...] = (
         "    if member.status not in PLACED - {S.REMOVING, S.EVICTING}:\n        return member\n    leaving",
         "    if member.status is not S.RUNNING:\n        return member\n    leaving"),
     # --- live moves ---
-    one("a live move has no claim on its target", PLANNING,
+    one("a live move has no claim on its target", CLAIMING,
         "    claims.take(connection, before.uuid, [wanted], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
     # --- what is seen ---
     one("absence after one listing", MONITOR,

@@ -14,10 +14,13 @@ from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet as FleetCases
 from service.app.groups import Groups
+from service.domain.catalog import ModelService
+from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.tenants import Quota
 from service.drivers.base import HostFacts, HostUnreachable
-from service.fleet import Host, ModelService, Overcommit, Quota, Zone
 from service.reconcile import manager, owners
-from service.reconcile.calls import Directory, MemberCalls
+from service.reconcile.calls import MemberCalls
+from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.owners import Heirs

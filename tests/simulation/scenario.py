@@ -11,16 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from service import failpoints
-from service.drivers.base import Image
-from service.fleet import MEMORY, VCPU, Host, HostAddress, ModelService, Network, Overcommit, Zone
-from service.model import (
-    CreationStrategy,
-    DeployRequest,
-    FailurePolicy,
-    GroupSpec,
-    NodeSpec,
-    PlacementPolicy,
-)
+from service.domain.catalog import Image, ModelService
+from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, Overcommit, Zone
+from service.domain.groups import CreationStrategy, DeployRequest, FailurePolicy, GroupSpec, NodeSpec, PlacementPolicy
+from service.domain.network import Network
 from tests.simulation import faults
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost

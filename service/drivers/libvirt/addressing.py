@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from service.domain.fleet import HostAddress
 from service.drivers.base import HostRejected
-from service.fleet import HostAddress
 
 DEFAULT_POOL = "corral"
 DEFAULT_POOL_PATH = "/var/lib/libvirt/corral"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
+from service.domain.fleet import HostAddress
 from service.drivers.base import (
     HostDriver,
     HostFacts,
@@ -30,7 +31,6 @@ from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.machines import Machines
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Tag, check_identity
-from service.fleet import HostAddress
 
 Result = TypeVar("Result")
 

@@ -21,7 +21,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 import libvirt
 
-from service.drivers.base import HostRejected, Image, MachineIdentity, MachineSpec
+from service.domain.catalog import Image
+from service.drivers.base import HostRejected, MachineIdentity, MachineSpec
 from service.drivers.libvirt import seed
 from service.drivers.libvirt.addressing import Options
 from service.drivers.libvirt.connection import Work

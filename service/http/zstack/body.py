@@ -1,7 +1,7 @@
 """A JSON object of a ZStack client into a `corral.v1` message, by the JSON names of its descriptor. Pure.
 
 As lenient as ZStack's own reader: unknown fields are ignored, null is absent, whole floats and digits in a text are
-integers. What a value may be is not decided here but by `service.rpc.validation`.
+integers. What a value may be is not decided here but by `service.contract.validation`.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from service.app.groups import Groups
 from service.app.jobs import Jobs
 from service.app.rates import Admit, unlimited
 from service.app.sessions import Sessions
+from service.contract.convert.inventory import Reachable
 from service.http.zstack import legacy, rest
 from service.http.zstack.face import ZStackFace
 from service.http.zstack.handlers import Handlers
 from service.http.zstack.webhook import Webhooks
-from service.rpc.convert.inventory import Reachable
 
 
 def zstack_routes(

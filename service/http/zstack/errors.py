@@ -8,8 +8,8 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from service import errors
+from service.contract.convert.explanation import placement_failure
 from service.http.zstack import words
-from service.rpc.convert.explanation import placement_failure
 
 # ZStack's descriptions of its codes, which its clients show.
 _DESCRIPTIONS: Mapping[str, str] = {

@@ -12,6 +12,7 @@ from service.app.identity import require
 from service.app.jobs import Job, Jobs, Outcome
 from service.app.rates import Admit
 from service.app.sessions import Sessions
+from service.domain.tenants import Caller
 from service.errors import CorralError, InvalidArgument, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from service.http.zstack import words
 from service.http.zstack.apis import APIS, OPEN, Api
@@ -19,7 +20,6 @@ from service.http.zstack.errors import NotSupported, error_code, is_expected
 from service.http.zstack.handlers import NOBODY, Call, Handlers
 from service.http.zstack.query import Malformed, shown
 from service.http.zstack.webhook import Webhooks
-from service.model import Caller
 from service.telemetry.logs import get_logger
 
 _log = get_logger("corral.zstack")

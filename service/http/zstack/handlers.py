@@ -16,6 +16,13 @@ from service.app.fleet import Fleet, HostFilter, NewZone
 from service.app.groups import Ask, GroupFilter, Groups, Started
 from service.app.paging import MAX_PAGE, Page
 from service.app.sessions import LIFETIME_MS, Sessions
+from service.contract import text, validation
+from service.contract.convert import requests
+from service.contract.convert.explanation import in_callers_order
+from service.contract.convert.inventory import Reachable
+from service.domain.fleet import Host, HostState
+from service.domain.groups import DeployRequest, EventKind, Group, GroupStatus
+from service.domain.tenants import Caller
 from service.errors import (
     DeployFailed,
     InvalidArgument,
@@ -23,17 +30,11 @@ from service.errors import (
     PlacementError,
     RevisionUnavailable,
 )
-from service.fleet import Host, HostState
 from service.http.zstack import body, inventories, model_services, query
 from service.http.zstack.apis import Api
 from service.http.zstack.errors import NotSupported, TimedOut
 from service.http.zstack.query import Query
-from service.lifecycle import AT_REST
-from service.model import Caller, DeployRequest, EventKind, Group, GroupStatus
-from service.rpc import text, validation
-from service.rpc.convert import requests
-from service.rpc.convert.explanation import in_callers_order
-from service.rpc.convert.inventory import Reachable
+from service.lifecycle.transitions import AT_REST
 
 # The version of ZStack's API that this face speaks: the newest that its description of the deploy names.
 API_VERSION = "5.3.46"

@@ -14,11 +14,12 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.app.sessions import Session
-from service.fleet import MEMORY, VCPU, Host, ModelService, Zone
+from service.contract.convert import inventory
+from service.contract.convert.inventory import Reachable
+from service.domain.catalog import ModelService
+from service.domain.fleet import MEMORY, VCPU, Host, Zone
+from service.domain.groups import Group, PlacementRecord
 from service.http.zstack.query import Moment
-from service.model import Group, PlacementRecord
-from service.rpc.convert import inventory
-from service.rpc.convert.inventory import Reachable
 
 
 def group(value: Group, reachable: Reachable) -> dict[str, Any]:

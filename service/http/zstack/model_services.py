@@ -15,12 +15,12 @@ from corral.v1 import catalog_pb2
 
 from service.app.catalog import Catalog
 from service.app.paging import MAX_PAGE
+from service.contract import text, validation
+from service.contract.convert import catalog as convert
+from service.domain.catalog import ModelService
+from service.domain.tenants import Caller
 from service.errors import FieldViolation, InvalidArgument, NotFound
-from service.fleet import ModelService
 from service.http.zstack import body
-from service.model import Caller
-from service.rpc import text, validation
-from service.rpc.convert import catalog as convert
 
 TYPES = ("Endpoint", "FineTune", "ModelEval", "App")
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 from typing import Any
 
+from service.contract.text import canonical_uuid
 from service.errors import FieldViolation, InvalidArgument
 from service.http.zstack import dates
-from service.rpc.text import canonical_uuid
 
 DEFAULT_LIMIT = 1000
 MAX_CONDITIONS = 64

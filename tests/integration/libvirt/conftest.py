@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from service.drivers.base import Image
+from service.domain.catalog import Image
 from service.drivers.libvirt.driver import LibvirtDriver
 from tests.integration.libvirt.support import driver_for
 from tests.lab.fixtures import GuestImage, guest_image, lab

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from service.domain.fleet import HostAddress
 from service.drivers.base import MachineIdentity
 from service.drivers.libvirt.driver import LibvirtDriver
-from service.fleet import HostAddress
 from tests.lab.hypervisor import Hypervisor
 from tests.service.drivers.libvirt.machines import CLUSTER
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.drivers.base import Image, MachineSpec, MachineState, ObservedMachine
+from service.domain.catalog import Image
+from service.drivers.base import MachineSpec, MachineState, ObservedMachine
 from service.drivers.libvirt.driver import LibvirtDriver
 from tests.integration.libvirt.support import guest_documents
 from tests.lab.fleet import Lab

@@ -14,10 +14,10 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from service.domain.catalog import Image
 from service.drivers.base import (
     HostRejected,
     HostUnreachable,
-    Image,
     MachineConflict,
     MachineGhost,
     MachineState,

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.app.capacity import HostView, amounts, summed
-from service.fleet import Overcommit
+from service.domain.fleet import Overcommit
 from service.store.fleet import Load
 from tests.service.builders import host
 

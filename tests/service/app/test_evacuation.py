@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from placement.model import Snapshot
 from service.app import evacuation
-from service.model import Group, GroupPhase, InstanceStatus
+from service.domain.groups import Group, GroupPhase, InstanceStatus
 from tests.service.builders import group, host
 
 S = InstanceStatus

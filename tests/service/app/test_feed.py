@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from service.app import feed as feeds
 from service.app.feed import Bookmark, Feed
+from service.domain.groups import Event, EventKind, Group
 from service.errors import RevisionUnavailable, Unavailable
-from service.model import Event, EventKind, Group
 from service.store import events, groups
 from service.store.engine import Store
 from service.store.events import Draft

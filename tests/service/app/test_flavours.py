@@ -8,9 +8,9 @@ import pytest
 
 from placement.engine import place
 from placement.model import Flavour, Node, Request, Snapshot
-from service.app import planning
-from service.app.fleet_reader import FleetReader
-from service.fleet import MEMORY, VCPU, Host, HostStatus
+from service.domain.fleet import MEMORY, VCPU, Host, HostStatus
+from service.planning import fleet_reader, translate
+from service.planning.fleet_reader import FleetReader
 from service.store import claims, fleet, groups
 from service.store.claims import ClaimRequest
 from service.store.connection import Connection
@@ -40,19 +40,19 @@ def test_a_member_without_gpus_leaves_hosts_alone_that_members_with_gpus_need() 
     with_gpu, without = host(1, 8, 32, **{GPU: 2}), host(2, 9, 32)
     hosts = {h.uuid: h for h in (with_gpu, without)}
     # By its own size alone the tighter host is the better one.
-    assert chosen(planning.snapshot(hosts, {}), 4, 16) == with_gpu.uuid
+    assert chosen(translate.snapshot(hosts, {}), 4, 16) == with_gpu.uuid
     running = {size(4, 16, **{GPU: 1}): 3, size(4, 16): 3}
-    assert chosen(planning.snapshot(hosts, {}, sizes=running), 4, 16) == without.uuid
+    assert chosen(translate.snapshot(hosts, {}, sizes=running), 4, 16) == without.uuid
 
 
 def test_the_most_frequent_sizes_count_and_the_catalogues_among_them() -> None:
     often = {size(number, 1): number for number in range(1, 31)}
-    flavours = planning.flavours(often)
+    flavours = translate.flavours(often)
     assert {flavour.demand[VCPU] for flavour in flavours} == set(range(15, 31))
-    assert flavours == planning.flavours(dict(reversed(often.items())))
+    assert flavours == translate.flavours(dict(reversed(often.items())))
     entries = [builders.entry(default_cpu=4, default_memory=16 * GIB), builders.entry(uuid="b" * 32)]
-    assert planning.catalogue_sizes(entries) == {size(4, 16): 1, size(1, 1): 1}
-    assert planning.flavours({}) == ()
+    assert translate.catalogue_sizes(entries) == {size(4, 16): 1, size(1, 1): 1}
+    assert translate.flavours({}) == ()
 
 
 def test_sizes_are_those_of_the_claims_that_stand() -> None:
@@ -81,7 +81,7 @@ def _check_claims(connection: Connection) -> None:
     assert reader.read(connection)[1].flavours == (catalogue,)
     demand = {VCPU: 8, MEMORY: 32 * GIB, GPU: 1}
     claims.take(connection, group.uuid, [ClaimRequest(m.uuid, 1, known.uuid, demand) for m in group.instances])
-    for read in (reader.read, planning.read_fleet):
+    for read in (reader.read, fleet_reader.read_fleet):
         assert set(map(_vector, read(connection)[1].flavours)) == {_vector(catalogue), tuple(sorted(demand.items()))}
     claims.release(connection, [(m.uuid, 1) for m in group.instances])
     assert reader.read(connection)[1].flavours == (catalogue,)
@@ -96,7 +96,7 @@ def _vector(flavour: Flavour) -> claims.Size:
 @pytest.mark.parametrize("flavours", [(), (Flavour({VCPU: 1, MEMORY: GIB}),)])
 def test_a_gang_finds_its_room_whatever_room_is_measured_by(flavours: tuple[Flavour, ...]) -> None:
     hosts = {h.uuid: h for h in (host(1, 8, 8), host(2, 4, 64))}
-    snapshot = planning.snapshot(hosts, {}).updated(flavours=flavours)
+    snapshot = translate.snapshot(hosts, {}).updated(flavours=flavours)
     nodes = tuple(Node(f"n{n}", {VCPU: 4, MEMORY: gib * GIB}) for n, gib in enumerate((4, 4, 60)))
     decision = place(snapshot, Request(nodes))
     assert sorted(a.host for a in decision.assignments) == [host(1, 1, 1).uuid] * 2 + [host(2, 1, 1).uuid]

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from placement.model import Snapshot
-from service.app import planning
-from service.app.fleet_reader import FleetReader
-from service.fleet import MEMORY, VCPU, HostState, HostStatus, Overcommit
-from service.model import Group, GroupPhase, PlacementPolicy
+from service.domain.fleet import MEMORY, VCPU, HostState, HostStatus, Overcommit
+from service.domain.groups import Group, GroupPhase, PlacementPolicy
+from service.planning import fleet_reader
+from service.planning.fleet_reader import FleetReader
 from service.store import claims, configured, fleet, groups
 from service.store.claims import ClaimLost, ClaimRequest
 from service.store.connection import Connection
@@ -130,7 +130,7 @@ class World:
 
 
 def whole(connection: Connection) -> tuple[object, Snapshot]:
-    hosts, snapshot = planning.read_fleet(connection)
+    hosts, snapshot = fleet_reader.read_fleet(connection)
     return dict(hosts), snapshot
 
 

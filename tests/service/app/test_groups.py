@@ -9,6 +9,9 @@ import pytest
 from sqlalchemy import select
 
 from service.app.groups import Ask, GroupFilter, Metadata, etag_of
+from service.domain.fleet import HostStatus
+from service.domain.groups import CreationStrategy, DeployRequest, Event, EventKind, GroupStatus, InstanceStatus
+from service.domain.tenants import Caller, Quota
 from service.drivers.base import MachineState
 from service.errors import (
     AlreadyExists,
@@ -21,8 +24,6 @@ from service.errors import (
     Unsatisfiable,
     WrongState,
 )
-from service.fleet import HostStatus, Quota
-from service.model import Caller, CreationStrategy, DeployRequest, Event, EventKind, GroupStatus, InstanceStatus
 from service.store import claims, clock, events, fleet, quotas, schema
 from tests.service.builders import ENTRY, host, node, spec
 from tests.service.control_plane import CALLER, control_plane

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.app.invariants import check
+from service.domain.groups import Group, GroupPhase, InstanceStatus
 from service.errors import InvariantViolation
-from service.model import Group, GroupPhase, InstanceStatus
+from service.lifecycle.invariants import check
 from tests.service.builders import group
 
 HOST, OTHER = "1" * 32, "2" * 32

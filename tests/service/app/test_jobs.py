@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from service.app.jobs import KEPT_MS, LEASE_MS, Job, Jobs, JobState, Outcome
+from service.domain.tenants import Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
-from service.model import Caller
 from service.store.engine import Store
 from service.store.migrations import upgrade
 

@@ -19,9 +19,9 @@ import pytest
 
 from placement.constraints import Apart, AtMost, Scope, Selector, SpreadOver
 from placement.model import Decision, Host, Node, Policy, Request, Snapshot, Status, Strategy
-from service.app.planner import InlinePlanner, Planned, Planner
-from service.app.planner_pool import PoolPlanner
 from service.errors import Unavailable
+from service.planning.planner import InlinePlanner, Planned, Planner
+from service.planning.pool import PoolPlanner
 from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -224,7 +224,7 @@ async def test_plans_in_progress_and_later_ones_are_unavailable_once_the_pool_is
 def test_workers_end_with_a_service_that_is_killed() -> None:
     program = (
         "import asyncio\n"
-        "from service.app.planner_pool import PoolPlanner\n"
+        "from service.planning.pool import PoolPlanner\n"
         "async def main():\n"
         "    await PoolPlanner(2).warm()\n"
         "    print('warm', flush=True)\n"

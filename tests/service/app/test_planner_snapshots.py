@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from placement import codec
 from placement.engine import place
 from placement.model import Cell, Decision, Flavour, Host, Member, Node, Policy, Request, Snapshot
-from service.app.planner_pool import Sent
-from service.app.planner_process import Change, CountRoom, Keeper, Order, Place, Time
+from service.planning.pool import Sent
+from service.planning.process import Change, CountRoom, Keeper, Order, Place, Time
 from tests.placement.instances import tiny
 
 LAW = settings(

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.app.rates import RateLimits
+from service.domain.tenants import Caller, Rate
 from service.errors import RateLimited
-from service.fleet import Rate
-from service.model import Caller
 
 RED, BLUE = Caller("ann", "red", "operator"), Caller("bob", "blue", "operator")
 

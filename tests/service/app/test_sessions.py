@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from service.app.sessions import LIFETIME_MS, MAX_LIFETIME_MS, Sessions
+from service.domain.tenants import Account, Caller
 from service.errors import LoginFailed, Overloaded, Unauthenticated
-from service.model import Account, Caller
 from service.store.engine import Store
 from service.store.migrations import upgrade
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.config import Config, ConfigError, parse
-from service.model import Account, Caller
+from service.config.file import Config, ConfigError, parse
+from service.domain.tenants import Account, Caller
 
 ZONE = '[[zones]]\nuuid = "7a007a391d483c9f843bf1df4b7e5d8f"\nname = "zone-1"\n'
 DIGEST = hashlib.sha512(b"secret").hexdigest()

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import config_schema as schema
-from service.config import Config, ConfigError, load, parse
-from service.config_values import ListenAddress, affordable, parse_listen_address, parse_size
-from service.fleet import MEMORY, VCPU
+from service.config import schema
+from service.config.file import Config, ConfigError, load, parse
+from service.config.values import affordable, parse_listen_address, parse_size
+from service.domain.fleet import MEMORY, VCPU
+from service.listening import ListenAddress
 
 ROOT = Path(__file__).resolve().parents[3]
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from service.config_values import ListenAddress
-from service.http.app import AddressInUse, bind, create_app, serve_http
+from service.http.app import bind, create_app, serve_http
+from service.listening import AddressUnavailable, ListenAddress
 from service.telemetry.metrics import Metrics
 
 Check = Callable[[], Awaitable[Mapping[str, str]]]
@@ -182,19 +182,19 @@ async def test_a_unix_socket_serves_and_is_removed_at_the_end(tmp_path: Path) ->
 def test_a_taken_port_is_said_with_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(AddressInUse, match=f"127.0.0.1:{port} is in use by another process"):
+        with pytest.raises(AddressUnavailable, match=f"127.0.0.1:{port} is in use by another process"):
             bind(ListenAddress("127.0.0.1", port))
 
 
 def test_a_live_unix_socket_is_refused_and_a_stale_one_replaced(tmp_path: Path) -> None:
     address = ListenAddress(path=str(tmp_path / "corral.sock"))
     first = bind(address)
-    with pytest.raises(AddressInUse, match="in use"):
+    with pytest.raises(AddressUnavailable, match="in use"):
         bind(address)
     first.close()
     bind(address).close()
 
 
 def test_an_address_that_is_not_ours_is_said() -> None:
-    with pytest.raises(AddressInUse, match=r"192\.0\.2\.1"):
+    with pytest.raises(AddressUnavailable, match=r"192\.0\.2\.1"):
         bind(ListenAddress("192.0.2.1", 8080))

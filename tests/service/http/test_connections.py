@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from service.config_values import ListenAddress
 from service.http.app import bind, create_app, serve_http
+from service.listening import ListenAddress
 from service.telemetry.metrics import Metrics
 from tests.service.http.test_app import all_well, nothing_to_refresh
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from service.contract.status import _TABLE
 from service.http import openapi
 from service.http.json_face import HTTP_STATUS
-from service.rpc.errors import _TABLE
 from tests.integration.corral_process import CorralProcess
 from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
 

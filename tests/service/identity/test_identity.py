@@ -19,8 +19,8 @@ from grpc_channelz.v1.channelz_pb2 import DESCRIPTOR as CHANNELZ
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.app.identity import RANK
-from service.config import ConfigError, parse
-from service.rpc.roles import OPEN, ROLES
+from service.config.file import ConfigError, parse
+from service.contract.roles import OPEN, ROLES
 from tests.integration.corral_process import CorralProcess
 from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
 

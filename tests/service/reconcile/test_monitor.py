@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from service.domain.fleet import HostStatus
+from service.domain.groups import DeployRequest
 from service.drivers.base import MachineState
-from service.fleet import HostStatus
-from service.model import DeployRequest
 from service.store import fleet
 from tests.service.builders import spec
 from tests.service.control_plane import ControlPlane, control_plane

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.app.planner import InlinePlanner
-from service.config import parse
-from service.fleet import Host, HostAddress, HostStatus
+from service.config.file import parse
+from service.domain.fleet import Host, HostAddress, HostStatus
+from service.planning.planner import InlinePlanner
 from service.store import fleet
 from service.wiring import Service, StartError
 from tests.service.rpc.whole import ZONE, config_text, whole

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from service.app.changes import apply
+from service.domain.groups import DeployRequest, GroupPhase
 from service.drivers.base import MachineState
 from service.errors import Unavailable
-from service.facts import StopRequested
-from service.model import DeployRequest, GroupPhase
+from service.lifecycle.facts import StopRequested
 from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
 from service.store import clock, groups
 from service.store.connection import Connection
+from service.transactions.changes import apply
 from tests.service.builders import spec
 from tests.service.control_plane import ControlPlane, control_plane
 

@@ -18,8 +18,8 @@ from sqlalchemy import Connection
 
 from service.app.feed import Feed
 from service.app.groups import Groups
-from service.config_values import ListenAddress
-from service.fleet import MEMORY, VCPU, Overcommit
+from service.domain.fleet import MEMORY, VCPU, Overcommit
+from service.listening import ListenAddress
 from service.rpc.interceptors import Identify, Limits
 from service.rpc.server import RpcServer, anonymous
 from tests.service.builders import ENTRY, ZONE, entry, host

@@ -19,10 +19,10 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from sqlalchemy import Connection, select
 
+from service.contract.roles import ROLES
+from service.domain.catalog import configured_image_uuid
 from service.errors import Unavailable
-from service.fleet import configured_image_uuid
-from service.http.rules import rules
-from service.rpc.roles import ROLES
+from service.http.bindings import rules
 from service.store import audit, schema
 from tests.service.http.zstack.lab import lab as zstack_lab
 from tests.service.rpc.test_evacuation import cut_off, is_silent

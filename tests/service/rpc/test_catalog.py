@@ -14,8 +14,8 @@ from corral.v1 import catalog_pb2, deploy_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 
-from service.fleet import configured_image_uuid
-from service.reconcile.machine_spec import template
+from service.domain.catalog import configured_image_uuid
+from service.serving.rendezvous import template
 from service.store import groups
 from tests.service.rpc.lab import detail, reason_of, status_of
 from tests.service.rpc.whole import ENTRY, GIB, Whole, config_text, whole

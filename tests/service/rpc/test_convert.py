@@ -10,7 +10,8 @@ import pytest
 from corral.v1 import deploy_pb2, group_pb2, limits_pb2, placement_pb2
 
 import placement.model
-from service.model import (
+from service.contract.convert import events, inventory, requests, specification
+from service.domain.groups import (
     CreationStrategy,
     Event,
     EventKind,
@@ -26,7 +27,6 @@ from service.model import (
     PlacementStrategy,
     SeatAssignment,
 )
-from service.rpc.convert import events, inventory, requests, specification
 from tests.service import builders
 
 REFERENCE = (Path(__file__).resolve().parents[3] / "protos" / "REFERENCE.md").read_text()

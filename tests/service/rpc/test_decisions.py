@@ -17,9 +17,9 @@ from corral.v1 import deploy_pb2, fleet_pb2
 from placement import codec
 from placement.__main__ import main as offline
 from placement.model import Host, Node, Policy, Request, Snapshot, Status
-from service.app.decisions import DecisionLog, Kept, RecordingPlanner
-from service.app.planner import InlinePlanner, place_verified
 from service.errors import NotFound
+from service.planning.decisions import DecisionLog, Kept, RecordingPlanner
+from service.planning.planner import InlinePlanner, place_verified
 from service.telemetry.metrics import Metrics
 from tests.service.rpc.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 

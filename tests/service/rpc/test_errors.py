@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from placement.model import Cure, CureKind, Explanation, Funnel, NearestMiss, Shortage
 from placement.reasons import Family, Reason
 from service import errors
+from service.contract import status as table
+from service.contract.status import MAX_STATUS_BYTES, is_expected, status_of
 from service.errors import FieldViolation
-from service.rpc import errors as table
-from service.rpc.errors import MAX_STATUS_BYTES, is_expected, status_of
 from tests.service.rpc.lab import detail
 
 UUID = "a" * 32

@@ -14,8 +14,8 @@ from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 
+from service.domain.fleet import Host
 from service.drivers.base import HostFacts, HostUnreachable
-from service.fleet import Host
 from service.store import events, fleet_events
 from tests.service.rpc.lab import detail, reason_of, status_of
 from tests.service.rpc.whole import ENTRY, GIB, ZONE, config_text, whole

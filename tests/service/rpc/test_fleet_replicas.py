@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2
 
-from service.fleet import configured_image_uuid
+from service.domain.catalog import configured_image_uuid
 from tests.postgres import Postgres, database, postgres
 from tests.service.rpc.whole import GIB, config_text, whole
 

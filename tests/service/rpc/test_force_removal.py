@@ -17,9 +17,9 @@ from corral.v1 import fleet_pb2
 from sqlalchemy import Connection, func, select
 
 from service import wiring
-from service.config import Config
+from service.config.file import Config
+from service.domain.fleet import Host
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
-from service.fleet import Host
 from service.store import schema
 from tests.postgres import Postgres, database, postgres
 from tests.service.rpc.lab import reason_of

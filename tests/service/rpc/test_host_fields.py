@@ -9,12 +9,12 @@ import pytest
 from corral.v1 import fleet_pb2
 from google.protobuf.descriptor import Descriptor
 
-from service.config_schema import HostSection
+from service.config.schema import HostSection
+from service.contract.convert.fleet import new_host
+from service.contract.rules import OPTIONS
+from service.domain.fleet import HostState
 from service.drivers.libvirt.addressing import Options, connection_uri, options_of
 from service.drivers.simulated import SimulationOptions
-from service.fleet import HostState
-from service.rpc.convert.fleet import new_host
-from service.rpc.rules import OPTIONS
 from service.store import fleet
 from tests.service.rpc.whole import GIB, ZONE, whole
 

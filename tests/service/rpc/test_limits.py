@@ -11,7 +11,7 @@ from corral.v1 import deploy_pb2
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 
-from service.model import Caller
+from service.domain.tenants import Caller
 from service.rpc import turns
 from service.rpc.interceptors import Limits
 from tests.service.rpc import lab

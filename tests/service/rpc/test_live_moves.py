@@ -10,10 +10,10 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
-from service import moving
+from service.domain.groups import MoveStage
 from service.drivers.base import HostDriver, HostRejected, MachineSpec
 from service.drivers.simulated import SimulatedDriver
-from service.model import MoveStage
+from service.lifecycle import moving
 from service.reconcile import moves
 from service.store import claims, groups
 from tests.service.rpc.lab import reason_of

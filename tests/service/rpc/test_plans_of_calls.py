@@ -17,7 +17,7 @@ from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf import json_format
 
 from placement.model import Node, Policy, Request, Snapshot
-from service.app.planner import InlinePlanner, Planned, answer_time
+from service.planning.planner import InlinePlanner, Planned, answer_time
 from tests.service.rpc.whole import ENTRY, GIB, ZONE, Whole, whole
 
 pytestmark = pytest.mark.asyncio

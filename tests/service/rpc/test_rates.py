@@ -12,8 +12,8 @@ from corral.v1 import deploy_pb2
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.config import ConfigError, parse
-from service.fleet import Rate
+from service.config.file import ConfigError, parse
+from service.domain.tenants import Rate
 from tests.service.rpc.lab import detail, reason_of, status_of
 from tests.service.rpc.whole import config_text, whole
 

@@ -21,10 +21,9 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from service.config_values import ListenAddress
+from service.domain.tenants import Caller
 from service.errors import Unauthenticated
-from service.model import Caller
-from service.rpc.server import AddressUnavailable
+from service.listening import AddressUnavailable, ListenAddress
 from tests.service.rpc import lab
 from tests.service.rpc.lab import deploy
 

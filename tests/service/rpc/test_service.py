@@ -11,7 +11,7 @@ from corral.v1.group_pb2 import NodeSpec
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
-from service.model import Caller
+from service.domain.tenants import Caller
 from tests.service.rpc import lab
 from tests.service.rpc.lab import deploy, node
 

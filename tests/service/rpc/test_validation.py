@@ -11,8 +11,8 @@ from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, limits_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.contract import text, validation
 from service.errors import InvalidArgument
-from service.rpc import text, validation
 from tests.service.rpc.lab import deploy, node
 
 UUID = "a" * 32

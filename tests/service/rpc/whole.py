@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 from corral.v1 import catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc
 
-from service.app.planner import InlinePlanner, Planner
-from service.config import parse
+from service.config.file import parse
 from service.drivers.simulated import SimulatedDriver
+from service.planning.planner import InlinePlanner, Planner
 from service.wiring import Service
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"

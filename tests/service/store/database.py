@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from service.fleet import MEMORY, VCPU, HostState, Overcommit
+from service.domain.fleet import MEMORY, VCPU, HostState, Overcommit
 from service.store import fleet
 from service.store.claims import ClaimRequest
 from service.store.engine import Store

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from service.domain.fleet import VCPU, HostStatus
+from service.domain.network import Network
 from service.errors import InvariantViolation, NoCapacity
-from service.fleet import VCPU, HostStatus, Network
-from service.store import claims, fleet
+from service.store import addresses, claims, fleet
 from service.store.claims import ClaimLost
 from tests.service.builders import ZONE, zone
 
@@ -160,21 +161,21 @@ def test_addresses_are_different_and_come_back(db: Database) -> None:
     (a,) = db.fill(1)
     network = Network("network", "corral", "10.9.0.0/24", "10.9.0.1", "10.9.0.10", "10.9.0.12")
     wanted = [(f"{n:032x}", 1) for n in range(3)]
-    given_out = db.write(lambda c: claims.take_addresses(c, ZONE, network, wanted))
+    given_out = db.write(lambda c: addresses.take_addresses(c, ZONE, network, wanted))
     assert sorted(given_out.values()) == ["10.9.0.10", "10.9.0.11", "10.9.0.12"]
     with pytest.raises(NoCapacity):
-        db.write(lambda c: claims.take_addresses(c, ZONE, network, [("f" * 32, 1)]))
+        db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("f" * 32, 1)]))
     db.write(lambda c: claims.take(c, GROUP, [member(1, a)]))
     db.write(lambda c: claims.release(c, [(f"{1:032x}", 1)]))
-    again = db.write(lambda c: claims.take_addresses(c, ZONE, network, [("f" * 32, 1)]))
+    again = db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("f" * 32, 1)]))
     assert again == {"f" * 32: given_out[f"{1:032x}"]}
 
 
 def test_an_address_is_kept_by_an_attempt_that_was_not_released(db: Database) -> None:
     """An address that is given out again after a failed destroy makes two machines answer under it."""
     network = zone().network
-    first = db.write(lambda c: claims.take_addresses(c, ZONE, network, [("a" * 32, 1)]))
-    second = db.write(lambda c: claims.take_addresses(c, ZONE, network, [("a" * 32, 2)]))
+    first = db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("a" * 32, 1)]))
+    second = db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("a" * 32, 2)]))
     assert first["a" * 32] != second["a" * 32]
 
 
@@ -187,7 +188,7 @@ def test_one_free_address_has_one_winner(db: Database) -> None:
 
 
 def _take_address(connection: object, network: Network, instance: str) -> object:
-    return claims.take_addresses(connection, ZONE, network, [(instance, 1)])  # type: ignore[arg-type]
+    return addresses.take_addresses(connection, ZONE, network, [(instance, 1)])  # type: ignore[arg-type]
 
 
 def _claim(db: Database, number: int, host: str) -> str:

@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 
 from placement.engine import place
 from placement.model import Policy, Status
-from service.app import planning
-from service.model import Group, GroupPhase, InstanceStatus, MoveStage, PlacementPolicy, PlacementRecord
+from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage, PlacementPolicy, PlacementRecord
+from service.planning import fleet_reader, translate
 from service.store import claims, fleet, groups
+from service.transactions import claiming
 from tests.service.builders import ENTRY, ZONE, group, host
 
 from .database import Database
@@ -32,7 +33,7 @@ def replanned(db: Database) -> Group:
     def put(connection: Connection) -> None:
         groups.create(connection, made, due_at=0)
         claims.take(
-            connection, made.uuid, [claims.ClaimRequest(leaving.uuid, 1, SOURCE, planning.demand(leaving.spec))]
+            connection, made.uuid, [claims.ClaimRequest(leaving.uuid, 1, SOURCE, translate.demand(leaving.spec))]
         )
 
     db.write(put)
@@ -40,22 +41,22 @@ def replanned(db: Database) -> Group:
 
 
 def move_to(db: Database, planned: Group, target: str) -> Group:
-    return db.write(lambda c: planning.claim_move(c, planned, planned.instances[0], fleet.hosts(c)[target], 1000))
+    return db.write(lambda c: claiming.claim_move(c, planned, planned.instances[0], fleet.hosts(c)[target], 1000))
 
 
 def plan(db: Database, planned: Group) -> PlacementRecord | None:
     """Where the planner puts the second member, with the fleet as it is now."""
 
     def decide(connection: Connection) -> PlacementRecord | None:
-        hosts, snapshot = planning.read_fleet(connection)
-        decision = place(snapshot, planning.request(planned, snapshot), Policy())
-        return planning.record(planned, decision, hosts, 1.0, 1) if decision.status is Status.PLACED else None
+        hosts, snapshot = fleet_reader.read_fleet(connection)
+        decision = place(snapshot, translate.request(planned, snapshot), Policy())
+        return translate.record(planned, decision, hosts, 1.0, 1) if decision.status is Status.PLACED else None
 
     return db.read(decide)
 
 
 def claim(db: Database, planned: Group, placement: PlacementRecord) -> Group:
-    return db.write(lambda c: planning.claim(c, "cluster", planned, placement, 1000))
+    return db.write(lambda c: claiming.claim(c, "cluster", planned, placement, 1000))
 
 
 def test_a_gang_planned_before_a_fellow_took_another_host_is_not_claimed(db: Database, replanned: Group) -> None:

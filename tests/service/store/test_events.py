@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from service.model import EventKind, Group
+from service.domain.groups import EventKind, Group
 from service.store import events, groups
 from service.store.events import Draft
 from tests.service.builders import group

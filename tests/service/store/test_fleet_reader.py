@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.app import planning
-from service.app.fleet_reader import FleetReader
+from service.planning import fleet_reader
+from service.planning.fleet_reader import FleetReader
 from service.store import fleet
 from tests.service.app.test_fleet_reader import World
 
@@ -45,5 +45,5 @@ def test_a_transaction_that_began_earlier_sees_its_own_moment(db: Database) -> N
 
 
 def _whole(connection: object) -> object:
-    hosts, snapshot = planning.read_fleet(connection)  # type: ignore[arg-type]
+    hosts, snapshot = fleet_reader.read_fleet(connection)  # type: ignore[arg-type]
     return dict(hosts), snapshot

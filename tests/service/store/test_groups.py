@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from placement.model import Explanation
-from service.errors import NotFound
-from service.model import (
+from service.domain.groups import (
     CreationStrategy,
     Failure,
     FailurePolicy,
@@ -30,6 +29,7 @@ from service.model import (
     PlacementStrategy,
     SeatAssignment,
 )
+from service.errors import NotFound
 from service.store import groups, schema
 from tests.service.builders import ZONE, group
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.model import EventKind
+from service.domain.groups import EventKind
 from service.store import events, groups, hints
 from service.store.engine import Store
 from service.store.events import Draft

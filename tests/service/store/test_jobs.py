@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from service.domain.tenants import Caller
 from service.errors import AlreadyExists
-from service.model import Caller
 from service.store import jobs, sessions
 from service.store.jobs import Job, JobState
 from service.store.sessions import StoredSession

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from service.drivers.base import Image, MachineIdentity, MachineSpec, MachineState, NetworkInterface
+from service.domain.catalog import Image
+from service.domain.fleet import HostAddress
+from service.drivers.base import MachineIdentity, MachineSpec, MachineState, NetworkInterface
 from service.drivers.libvirt.driver import LibvirtDriver
-from service.fleet import HostAddress
 from tests.service.drivers.libvirt.fake import FakeHost
 
 CLUSTER = "test-cluster"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.fleet import HostAddress
 from service.drivers.base import HostRejected
 from service.drivers.libvirt.addressing import Options, Route, connection_uri, migration_route, options_of
-from service.fleet import HostAddress
 
 HARMFUL = [
     "h?command=/bin/sh",

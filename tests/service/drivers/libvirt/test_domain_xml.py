@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.drivers.base import HostRejected, Image, MachineIdentity, NetworkInterface
+from service.domain.catalog import Image
+from service.drivers.base import HostRejected, MachineIdentity, NetworkInterface
 from service.drivers.libvirt.domain_xml import (
     DOCUMENT_LIMIT,
     Boot,

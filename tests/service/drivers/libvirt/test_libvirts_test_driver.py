@@ -9,9 +9,9 @@ import libvirt
 import pytest
 import pytest_asyncio
 
+from service.domain.fleet import HostAddress
 from service.drivers.base import HostUnreachable, MachineConflict, MachineState
 from service.drivers.libvirt.driver import LibvirtDriver
-from service.fleet import HostAddress
 from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, identity, specification
 
 pytestmark = pytest.mark.asyncio

@@ -12,9 +12,10 @@ import libvirt
 import pytest
 import pytest_asyncio
 
-from service.drivers.base import HostRejected, Image, MachineSpec, MachineState, OutcomeUnknown
+from service.domain.catalog import Image
+from service.domain.fleet import HostAddress
+from service.drivers.base import HostRejected, MachineSpec, MachineState, OutcomeUnknown
 from service.drivers.libvirt.driver import LibvirtDriver
-from service.fleet import HostAddress
 from tests.service.drivers.libvirt.fake import FakeHost, lost, wait_for
 from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, bridged, specification
 

@@ -10,12 +10,8 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from service.drivers.base import (
-    HostRejected,
-    Image,
-    MachineState,
-    OutcomeUnknown,
-)
+from service.domain.catalog import Image
+from service.drivers.base import HostRejected, MachineState, OutcomeUnknown
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
 from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, driver_of, specification
 

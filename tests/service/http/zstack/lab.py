@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from service.app.planner import InlinePlanner
-from service.config import parse
+from service.config.file import parse
+from service.planning.planner import InlinePlanner
 from service.wiring import Service
 
 PASSWORD = "correct horse"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from service.contract.roles import ROLES
 from service.http.zstack.apis import APIS, BY_MESSAGE, OPEN
-from service.rpc.roles import ROLES
 
 _MODEL, _FLEET = "corral.v1.DistributedModelService/", "corral.v1.FleetService/"
 _CATALOG = "corral.v1.CatalogService/"

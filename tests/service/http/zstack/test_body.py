@@ -11,9 +11,9 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.contract import validation
 from service.errors import InvalidArgument
 from service.http.zstack import body, words
-from service.rpc import validation
 
 from .lab import ACTION, MESSAGE, NODE
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.fleet import configured_image_uuid
+from service.domain.catalog import configured_image_uuid
 
 from .lab import Lab, details, node
 

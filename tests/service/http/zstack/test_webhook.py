@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from service.app.jobs import Job, JobState
+from service.domain.tenants import Caller
 from service.http.zstack.webhook import WebhookRefused, Webhooks
-from service.model import Caller
 
 from .lab import Lab, action
 

@@ -1,0 +1,360 @@
+"""The whole problem with every rule as one CP-SAT model, over at most a hundred or so candidate hosts.
+
+May import ``gang``, ``topology``, ``scoring``, ``constraints``, ``model``, ``exact_stop``, numpy and, when first
+used, the native part of CP-SAT (not its Python front end, which loads pandas). Variables are counts of a kind on a
+host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from placement.constraints import AtMost, Near, SpareHosts, SpreadOver, Together
+from placement.exact.stop import run_until
+from placement.model import Strategy
+from placement.problem.gang import FIRST, Gang, allowed_hosts, cell_demand
+from placement.problem.scoring import free_for, room_value
+from placement.problem.topology import Tally
+
+Landed = list[tuple[int, int, tuple[int, ...]]]
+Terms = list[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """``landed`` is the best placement, ``penalty`` and ``bound`` (of the objective) hold for the candidates."""
+
+    landed: Landed | None
+    infeasible: bool
+    optimal: bool
+    penalty: int
+    penalty_bound: int
+    lower: int | None
+
+
+class Model:
+    """A thin writer of CP-SAT's own model: integer variables, linear rows, an objective."""
+
+    def __init__(self) -> None:
+        from ortools.sat.python import cp_model_helper
+
+        self.library: Any = cp_model_helper
+        self.proto = cp_model_helper.CpModelProto()
+        self.size = 0
+
+    def variable(self, lowest: int, highest: int) -> int:
+        """A new integer variable's number."""
+        self.proto.variables.add().domain.extend([lowest, highest])
+        self.size += 1
+        return self.size - 1
+
+    def row(self, terms: Iterable[tuple[int, int]], lowest: int, highest: int) -> None:
+        """lowest <= sum of coefficient * variable <= highest, terms as (variable, coefficient)."""
+        terms = list(terms)
+        linear = self.proto.constraints.add().linear
+        linear.vars.extend([variable for variable, _ in terms])
+        linear.coeffs.extend([factor for _, factor in terms])
+        linear.domain.extend([lowest, highest])
+
+    def minimise(self, terms: Terms) -> None:
+        """Sets the objective."""
+        self.proto.clear_objective()
+        self.proto.objective.vars.extend([variable for variable, _ in terms])
+        self.proto.objective.coeffs.extend([factor for _, factor in terms])
+
+    def hint(self, values: dict[int, int]) -> None:
+        """Where to start."""
+        self.proto.clear_solution_hint()
+        self.proto.solution_hint.vars.extend(list(values))
+        self.proto.solution_hint.values.extend(list(values.values()))
+
+    def solve(self, work: float, seed: int, stop: Callable[[], bool]) -> Any:
+        """CP-SAT's response within a deterministic amount of work (about seconds)."""
+        parameters = self.library.SatParameters()
+        parameters.max_deterministic_time = work
+        parameters.random_seed = seed
+        # Several interleaved workers abort the process in 9.15 on some of these models (fixed_search != nullptr).
+        parameters.num_workers = 1
+        wrapper = self.library.SolveWrapper()
+        wrapper.set_parameters(parameters)
+        return run_until(lambda: wrapper.solve(self.proto), wrapper.stop_search, stop)
+
+
+BIG = 1 << 40
+
+
+class RuledModel:
+    """Variables and rows of a gang on candidate hosts (``rows``: their numbers in the index)."""
+
+    def __init__(self, gang: Gang, rows: Sequence[int], strategy: Strategy, partial: bool = False) -> None:
+        self.gang, self.rows, self.model = gang, list(rows), Model()
+        self.partial = partial
+        self.count: dict[tuple[int, int], int] = {}
+        self.pins: dict[tuple[int, int, tuple[int, ...]], int] = {}
+        self.on_host: dict[int, list[tuple[int, int]]] = {row: [] for row in self.rows}
+        self.soft: Terms = []
+        self._counts()
+        self._room()
+        self.used = {row: self._any([v for _, v in self.on_host[row]]) for row in self.rows if self.on_host[row]}
+        self._exclusive()
+        for number in range(len(gang.request.constraints)):
+            self._rule(number)
+        self.objective = self._placed() if partial else self._objective(strategy)
+
+    def _counts(self) -> None:
+        gang = self.gang
+        for k, kind in enumerate(gang.kinds):
+            allowed = allowed_hosts(gang, kind)
+            for row in self.rows:
+                most = int(kind.count) if allowed[row] else 0
+                for d in range(len(gang.names)):
+                    if gang.demand[k, d]:
+                        most = min(most, int(gang.free[row, d] // gang.demand[k, d]))
+                if kind.sample.exclusive:
+                    most = min(most, 1)
+                if most:
+                    self.count[k, row] = self.model.variable(0, most)
+                    self.on_host[row].append((k, self.count[k, row]))
+            mine = [(v, 1) for (kk, _), v in self.count.items() if kk == k]
+            self.model.row(mine, 0 if self.partial else kind.count, kind.count)
+
+    def _room(self) -> None:
+        gang = self.gang
+        for row in self.rows:
+            for d in range(len(gang.names)):
+                terms = [(v, int(gang.demand[k, d])) for k, v in self.on_host[row] if gang.demand[k, d]]
+                if terms:
+                    self.model.row(terms, 0, int(gang.free[row, d]))
+            self._cells(row)
+
+    def _cells(self, row: int) -> None:
+        pinned = [(k, v) for k, v in self.on_host[row] if self.gang.kinds[k].sample.cells]
+        if not pinned:
+            return
+        _, cells = self.gang.index.cells()
+        real = [c for c in range(cells.shape[1]) if (cells[row, c] >= 0).any()]
+        load: dict[tuple[int, int], Terms] = {}
+        for k, v in pinned:
+            share = cell_demand(self.gang, k)
+            choices = []
+            for chosen in combinations(real, self.gang.kinds[k].sample.cells):
+                if all((cells[row, c] >= share).all() for c in chosen):
+                    pin = self.model.variable(0, self.gang.kinds[k].count)
+                    self.pins[k, row, chosen] = pin
+                    choices.append((pin, 1))
+                    for c in chosen:
+                        for d in range(len(share)):
+                            if share[d]:
+                                load.setdefault((c, d), []).append((pin, int(share[d])))
+            self.model.row([*choices, (v, -1)], 0, 0)
+        for (c, d), terms in load.items():
+            self.model.row(terms, 0, int(cells[row, c, d]))
+
+    def _any(self, variables: Sequence[int]) -> int:
+        """A boolean that is true exactly when one of the counts is positive."""
+        flag = self.model.variable(0, 1)
+        most = self.gang.size
+        self.model.row([*((v, 1) for v in variables), (flag, -most)], -BIG, 0)
+        self.model.row([*((v, 1) for v in variables), (flag, -1)], 0, BIG)
+        return flag
+
+    def _exclusive(self) -> None:
+        size = self.gang.size
+        for row in self.rows:
+            everyone = [(v, 1) for _, v in self.on_host[row]]
+            for k, v in self.on_host[row]:
+                if self.gang.kinds[k].sample.exclusive and len(everyone) > 1:
+                    self.model.row([*((w, c) for w, c in everyone if w != v), (v, size)], 0, size)
+
+    def _miss(self, weight: int | None, most: int) -> int | None:
+        """A variable for how much a rule is missed, or None for a hard rule."""
+        if weight is None:
+            return None
+        variable = self.model.variable(0, max(0, most))
+        self.soft.append((variable, weight))
+        return variable
+
+    def _rule(self, number: int) -> None:
+        gang, tally = self.gang, Tally.start(self.gang, number)
+        rule, size = tally.rule, self.gang.size
+        if isinstance(rule, SpareHosts):
+            miss = self._miss(rule.weight, rule.count)
+            spare = int(tally.empty.sum())
+            terms = [(flag, 1) for row, flag in self.used.items() if tally.empty[row]]
+            self.model.row(terms + ([(miss, -1)] if miss is not None else []), -BIG, spare - rule.count)
+            return
+        first: dict[int, list[int]] = {}
+        second: dict[int, list[int]] = {}
+        for (k, row), v in self.count.items():
+            part = gang.kinds[k].parts[number]
+            if part:
+                (first if part == FIRST else second).setdefault(int(tally.domain[row]), []).append(v)
+        if isinstance(rule, AtMost):
+            for domain, variables in first.items():
+                room = max(0, rule.limit - int(tally.old_first[domain]))
+                miss = self._miss(rule.weight, size)
+                terms = [(v, 1) for v in variables] + ([(miss, -1)] if miss is not None else [])
+                self.model.row(terms, -BIG, room)
+        elif isinstance(rule, Together):
+            self._together(tally, first)
+        elif isinstance(rule, SpreadOver):
+            self._spread_over(tally, first)
+        else:
+            self._pair(tally, first, second)
+
+    def _together(self, tally: Tally, first: dict[int, list[int]]) -> None:
+        old = tally.old_first > 0
+        strangers = [self._any(variables) for domain, variables in first.items() if not old[domain]]
+        miss = self._miss(tally.rule.weight, len(strangers))
+        free = 0 if old.any() else 1
+        terms = [(flag, 1) for flag in strangers] + ([(miss, -1)] if miss is not None else [])
+        self.model.row(terms, -BIG, free)
+
+    def _spread_over(self, tally: Tally, first: dict[int, list[int]]) -> None:
+        assert isinstance(tally.rule, SpreadOver)
+        old = tally.old_first > 0
+        fresh = [self._any(variables) for domain, variables in first.items() if not old[domain]]
+        miss = self._miss(tally.rule.weight, tally.rule.minimum)
+        terms = [(flag, 1) for flag in fresh] + ([(miss, 1)] if miss is not None else [])
+        self.model.row(terms, tally.rule.minimum - int(old.sum()), BIG)
+
+    def _pair(self, tally: Tally, first: dict[int, list[int]], second: dict[int, list[int]]) -> None:
+        rule = tally.rule
+        for domain in sorted(set(first) | set(second)):
+            mine = [(self._any(first[domain]), 1)] if domain in first else []
+            theirs = [(self._any(second[domain]), 1)] if domain in second else []
+            old_first, old_second = bool(tally.old_first[domain]), bool(tally.old_second[domain])
+            if isinstance(rule, Near):
+                if not mine or old_second:
+                    continue
+                rows = [(mine + [(flag, -1) for flag, _ in theirs], 0)]
+            else:
+                rows = []
+                if old_second and mine:
+                    rows.append((mine, 0))
+                if old_first and theirs:
+                    rows.append((theirs, 0))
+                if not rows and mine and theirs:
+                    rows.append((mine + theirs, 1))
+            if rows:
+                miss = self._miss(rule.weight, 1)
+                for terms, most in rows:
+                    self.model.row(terms + ([(miss, -1)] if miss is not None else []), -BIG, most)
+
+    def _placed(self) -> Terms:
+        return [(v, -1) for v in self.count.values()]
+
+    def _objective(self, strategy: Strategy) -> Terms:
+        hosts = [(flag, 1) for flag in self.used.values()]
+        if strategy is Strategy.FEWEST_HOSTS:
+            return hosts
+        if strategy is Strategy.CLOSE:
+            racks: dict[int, list[int]] = {}
+            for row, flag in self.used.items():
+                racks.setdefault(int(self.gang.index.rack[row]), []).append(flag)
+            return hosts + [(self._any(flags), self.gang.size + 1) for flags in racks.values()]
+        if strategy is Strategy.SPREAD:
+            return [(self._square(row), 1) for row in self.used]
+        return self._lost_value()
+
+    def _square(self, row: int) -> int:
+        """At least the square of how many nodes the host gets, by its tangents, which are exact at whole numbers."""
+        variables = [v for _, v in self.on_host[row]]
+        most = min(self.gang.size, sum(self.model.proto.variables[v].domain[1] for v in variables))
+        square = self.model.variable(0, most * most)
+        for n in range(most):
+            self.model.row([(square, 1), *((v, -(2 * n + 1)) for v in variables)], -n * (n + 1), BIG)
+        return square
+
+    def _lost_value(self) -> Terms:
+        """Minus the best value of flavours that still fit; the constant before it is added by the caller."""
+        value = room_value(self.gang)
+        terms: Terms = []
+        if not value.names:
+            return terms
+        free = free_for(self.gang.index, value.names)
+        cells = -(-value.flavours // value.unit) * value.unit
+        for row in self.used:
+            kept = []
+            for size, worth in zip(cells, value.worth.tolist(), strict=True):
+                most = min(int(free[row, d] // size[d]) for d in range(len(size)) if size[d])
+                if most:
+                    kept.append((self.model.variable(0, most), size))
+                    terms.append((kept[-1][0], -worth))
+            for d, name in enumerate(value.names):
+                load = [(v, int(size[d])) for v, size in kept if size[d]]
+                load += [(v, self.gang.kinds[k].sample.demand.get(name, 0)) for k, v in self.on_host[row]]
+                self.model.row(load, 0, int(free[row, d]))
+        return terms
+
+    def hint(self, landed: Landed) -> None:
+        """Starts from a known placement."""
+        values = dict.fromkeys(self.count.values(), 0)
+        for kind, row, _ in landed:
+            if (kind, row) in self.count:
+                values[self.count[kind, row]] += 1
+        self.model.hint(values)
+
+    def read(self, solution: Sequence[int]) -> Landed:
+        """The placement of a solution."""
+        landed: Landed = []
+        for (k, row), v in sorted(self.count.items()):
+            if self.gang.kinds[k].sample.cells:
+                for (kk, rr, chosen), pin in sorted(self.pins.items()):
+                    if (kk, rr) == (k, row):
+                        landed.extend([(k, row, chosen)] * int(solution[pin]))
+            else:
+                landed.extend([(k, row, ())] * int(solution[v]))
+        return landed
+
+
+def solve_rules(
+    gang: Gang,
+    rows: Sequence[int],
+    strategy: Strategy,
+    work: float,
+    seed: int,
+    stop: Callable[[], bool],
+    known: Landed | None = None,
+    partial: bool = False,
+) -> Verdict:
+    """The best placement on the candidate hosts: first the least penalty, then the best objective.
+
+    ``work``: deterministic effort, about seconds. ``Verdict.lower`` is in the objective's own terms.
+    """
+    ruled = RuledModel(gang, rows, strategy, partial)
+    model = ruled.model
+    statuses = model.library
+    if known is not None:
+        ruled.hint(known)
+    penalty = penalty_bound = 0
+    if ruled.soft:
+        model.minimise(ruled.soft)
+        response = model.solve(work, seed, stop)
+        if response.status == statuses.INFEASIBLE:
+            return Verdict(None, True, False, 0, 0, None)
+        if response.status not in (statuses.OPTIMAL, statuses.FEASIBLE):
+            return Verdict(None, False, False, 0, 0, None)
+        penalty = round(response.objective_value)
+        penalty_bound = int(np.ceil(response.best_objective_bound - 1e-6))
+        known = ruled.read(response.solution)
+        model.row(ruled.soft, 0, penalty)
+        ruled.hint(known)
+    model.minimise(ruled.objective)
+    response = model.solve(work, seed, stop)
+    if response.status == statuses.INFEASIBLE:
+        return Verdict(None, True, False, 0, 0, None)
+    if response.status not in (statuses.OPTIMAL, statuses.FEASIBLE):
+        return Verdict(known if ruled.soft else None, False, False, penalty, penalty_bound, None)
+    lower = int(np.ceil(response.best_objective_bound - 1e-6))
+    if not partial and strategy is Strategy.LEAST_LOST_VALUE:
+        value = room_value(gang)
+        if value.names:
+            lower += int(value.of(free_for(gang.index, value.names)[list(ruled.used)]).sum())
+    optimal = response.status == statuses.OPTIMAL and penalty == penalty_bound
+    return Verdict(ruled.read(response.solution), False, optimal, penalty, penalty_bound, lower)

@@ -1,0 +1,184 @@
+"""Why a request does not fit and what would make it fit, as data.
+
+May import everything of this package below ``engine``; the solver comes in as an argument. (Minimal conflicts by
+deletion: Chinneck and Dravnieks 1991. CP-SAT's assumptions answer too late to be of use here.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from placement.explain.funnel import funnel, nearest_miss, shortages
+from placement.explain.relax import FAMILY_OF, families, on_empty_fleet, with_hosts, with_room, without
+from placement.model import (
+    Cure,
+    CureKind,
+    Explanation,
+    Funnel,
+    Host,
+    NearestMiss,
+    Policy,
+    Shortage,
+    Strategy,
+)
+from placement.problem.feasibility import impossible_rules
+from placement.problem.gang import Gang
+from placement.reasons import Family
+from placement.search.answer import Answer
+from placement.search.most import place_most
+
+Stop = Callable[[], bool]
+Solve = Callable[[Gang, Policy, Stop], Answer]
+MOST_HOSTS_ADDED = 1024
+FUNNELS = 200
+
+
+class Inquiry:
+    """One request that does not fit, asked about from all sides with a small deterministic budget."""
+
+    def __init__(self, gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> None:
+        if gang.request.strategy is not Strategy.FEWEST_HOSTS:
+            gang = replace(gang, request=replace(gang.request, strategy=Strategy.FEWEST_HOSTS))
+        self.gang, self.solve, self.stop = gang, solve, stop
+        self.policy = replace(policy, rounds=60, dives=1, branches=0, max_placed=False, explain=False)
+
+    def fits(self, changed: Callable[[], Gang]) -> bool:
+        """Whether a placement was found; after the stop nothing is built or tried any more."""
+        return not self.stop() and self.solve(changed(), self.policy, self.stop).landed is not None
+
+    def conflict(self) -> tuple[Family, ...]:
+        """Families that can not hold together, none of which can be spared, as far as the budget tells."""
+        kept = list(families(self.gang))
+        dropped: list[Family] = []
+        for family in list(kept):
+            gone = [*dropped, family]
+            if len(kept) > 1 and not self.fits(partial(without, self.gang, gone)) and not self.stop():
+                kept.remove(family)
+                dropped.append(family)
+        return tuple(kept)
+
+    def permanent(self) -> bool | None:
+        """True when proven impossible on the empty fleet, False when it fits there, None when that is open."""
+        if self.stop():
+            return None
+        answer = self.solve(on_empty_fleet(self.gang), self.policy, self.stop)
+        if answer.landed is not None:
+            return False
+        return True if answer.infeasible else None
+
+    def relaxations(self) -> list[Cure]:
+        """The single families without which it fits."""
+        present = [family for family in families(self.gang) if family is not Family.CAPACITY]
+        return [Cure(CureKind.RELAX, family) for family in present if self.fits(partial(without, self.gang, [family]))]
+
+    def more_hosts(self, stuck: int | None) -> Cure | None:
+        """The fewest copies of the most capable host in the right zone with which it fits, by doubling and halving."""
+        host = template(self.gang, stuck)
+        if host is None:
+            return None
+        enough = 1
+        while not self.fits(partial(with_hosts, self.gang, host, enough)):
+            enough *= 2
+            if enough > min(MOST_HOSTS_ADDED, 2 * self.gang.size) or self.stop():
+                return None
+        low = enough // 2
+        while enough - low > 1:
+            middle = (low + enough) // 2
+            if self.fits(partial(with_hosts, self.gang, host, middle)):
+                enough = middle
+            else:
+                low = middle
+        return Cure(CureKind.ADD_HOSTS, None, host.id, enough)
+
+    def free_room(self, miss: NearestMiss | None) -> Cure | None:
+        """The room on the nearest host with which it fits."""
+        if miss is None or not miss.shortages:
+            return None
+        lacking = miss.shortages
+        host = self.gang.index.hosts[self.gang.index.position[miss.host]]
+        used = {short.resource: host.capacity.get(short.resource, 0) - host.free(short.resource) for short in lacking}
+        if any(short.missing > used[short.resource] for short in lacking):
+            return None
+        amounts = {shortage.resource: shortage.missing for shortage in lacking}
+        if not self.fits(partial(with_room, self.gang, miss.host, amounts)):
+            return None
+        return Cure(CureKind.FREE, None, miss.host, 0, lacking)
+
+
+def template(gang: Gang, stuck: int | None) -> Host | None:
+    """The host with the largest capacity among those that the stuck kind's zone and labels allow."""
+    index = gang.index
+    rows = np.arange(len(index.hosts))
+    if stuck is not None:
+        node = gang.kinds[stuck].sample
+        mask = np.ones(len(index.hosts), np.bool_)
+        if node.zone is not None:
+            mask &= index.zone == index.zones.get(node.zone, -1)
+        for key, values in node.host_labels.items():
+            mask &= index.label_mask(key, values)
+        mask &= (gang.capacity >= gang.demand[stuck]).all(axis=1)
+        rows = np.flatnonzero(mask)
+    if not len(rows):
+        return None
+    size = (gang.capacity[rows] / np.maximum(1, gang.capacity.max(axis=0, initial=1))).sum(axis=1)
+    return index.hosts[int(rows[np.argmax(size)])]
+
+
+def explain(gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> Explanation:
+    """Funnel, nearest miss, shortages; with ``policy.explain`` also counts, conflict, cures and permanence."""
+    numbers = sorted(range(len(gang.kinds)), key=lambda k: -int(gang.counts[k]))[:FUNNELS]
+    funnels = tuple(funnel(gang, number) for number in sorted(numbers))
+    stuck = next((n for n, row in zip(sorted(numbers), funnels, strict=True) if not row.candidates), None)
+    miss = nearest_miss(gang, stuck) if stuck is not None else None
+    missing = shortages(gang)
+    rules = impossible_rules(gang)
+    simple = Explanation(message(gang, funnels, stuck, missing, rules), funnels, miss, missing, total=gang.size)
+    if not policy.explain or stop():
+        return simple
+    inquiry = Inquiry(gang, solve, policy, stop)
+    most = place_most(gang, inquiry.policy, stop)
+    return replace(
+        simple,
+        placeable=most.lower_bound,
+        placeable_bound=most.upper_bound,
+        conflict=inquiry.conflict(),
+        permanent=(permanent := inquiry.permanent()),
+        cures=cures(inquiry, stuck, miss, most.lower_bound or 0, permanent),
+    )
+
+
+def cures(
+    inquiry: Inquiry, stuck: int | None, miss: NearestMiss | None, placeable: int, permanent: bool | None
+) -> tuple[Cure, ...]:
+    """The changes found to help, each tried: relax one family, free room on one host, add hosts, shrink, wait."""
+    found = inquiry.relaxations()
+    found.extend(cure for cure in (inquiry.free_room(miss), inquiry.more_hosts(stuck)) if cure is not None)
+    if 0 < placeable < inquiry.gang.size:
+        found.append(Cure(CureKind.SHRINK, count=placeable))
+    if permanent is False:
+        found.append(Cure(CureKind.WAIT))
+    return tuple(found)
+
+
+def message(
+    gang: Gang,
+    funnels: tuple[Funnel, ...],
+    stuck: int | None,
+    missing: tuple[Shortage, ...],
+    rules: tuple[int, ...],
+) -> str:
+    """One sentence for people."""
+    if stuck is not None:
+        row = next(f for f in funnels if f.node == gang.kinds[stuck].nodes[0][0])
+        counted = ", ".join(f"{reason.value} {hosts}" for reason, hosts in row.ruled_out)
+        return f"no host can take {row.node}: of {row.hosts} hosts, ruled out by {counted or 'nothing'}"
+    if missing:
+        return "the fleet lacks " + ", ".join(f"{shortage.missing} {shortage.resource}" for shortage in missing)
+    if rules:
+        names = ", ".join(FAMILY_OF[type(gang.request.constraints[number])].value for number in rules)
+        return f"no placement can keep the rule: {names}"
+    return "no placement of the whole gang was found on what is free"

@@ -1,0 +1,109 @@
+"""The cheap half of an explanation: hosts ruled out by each reason, the nearest miss, missing volume.
+
+May import ``gang``, ``index``, ``topology``, ``model``, ``reasons``, ``constraints`` and numpy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.constraints import Apart, AtMost, Near, Together
+from placement.model import Funnel, NearestMiss, Shortage
+from placement.problem.gang import FIRST, Gang, cells_fit
+from placement.problem.index import Bools
+from placement.problem.topology import Tally
+from placement.reasons import Reason
+
+Masks = list[tuple[Reason, Bools]]
+
+
+def funnel(gang: Gang, number: int) -> Funnel:
+    """How many hosts each reason rules out for one kind; every host is counted under its first reason alone."""
+    left = np.ones(len(gang.index.hosts), np.bool_)
+    counted: dict[Reason, int] = {}
+    for reason, mask in static_masks(gang, number):
+        counted[reason] = counted.get(reason, 0) + int((left & ~mask).sum())
+        left = left & mask
+    resources: list[tuple[Reason, str, int]] = []
+    for reason, room in ((Reason.RESOURCE_TOTAL, gang.capacity), (Reason.RESOURCE_FREE, gang.free)):
+        for column, name in enumerate(gang.names):
+            enough = room[:, column] >= gang.demand[number, column]
+            gone = int((left & ~enough).sum())
+            if gone:
+                resources.append((reason, name, gone))
+                counted[reason] = counted.get(reason, 0) + gone
+            left = left & enough
+    if gang.kinds[number].sample.cells and left.any():
+        fits = cells_fit(gang, number)
+        counted[Reason.NUMA] = int((left & ~fits).sum())
+        left = left & fits
+    kind = gang.kinds[number]
+    ruled_out = tuple((reason, counted[reason]) for reason in Reason if counted.get(reason))
+    return Funnel(kind.nodes[0][0], kind.count, len(left), ruled_out, tuple(resources), int(left.sum()))
+
+
+def static_masks(gang: Gang, number: int) -> Masks:
+    """(reason, bool[H] hosts that pass) for everything but room, in the order of ``Reason``."""
+    index, kind = gang.index, gang.kinds[number]
+    node = kind.sample
+    masks: Masks = [(Reason.UNSCHEDULABLE, index.open)]
+    if gang.request.excluded_hosts:
+        excluded = gang.request.excluded_hosts
+        kept = np.fromiter((host.id not in excluded for host in index.hosts), np.bool_, len(index.hosts))
+        masks.append((Reason.EXCLUDED, kept))
+    if node.zone is not None:
+        masks.append((Reason.ZONE, index.zone == index.zones.get(node.zone, -1)))
+    masks.extend((Reason.LABEL, index.label_mask(key, values)) for key, values in node.host_labels.items())
+    if node.exclusive:
+        masks.append((Reason.NOT_EMPTY, index.empty))
+    return masks + _rule_masks(gang, number)
+
+
+def _rule_masks(gang: Gang, number: int) -> Masks:
+    """What the members that live in the fleet leave to a kind under the hard rules."""
+    masks: Masks = []
+    for position, part in enumerate(gang.kinds[number].parts):
+        rule = gang.request.constraints[position]
+        if not part or rule.weight is not None:
+            continue
+        tally = Tally.start(gang, position)
+        if isinstance(rule, AtMost):
+            masks.append((Reason.ANTI_AFFINITY, (tally.old_first < rule.limit)[tally.domain]))
+        elif isinstance(rule, Apart):
+            others = tally.old_second if part == FIRST else tally.old_first
+            masks.append((Reason.ANTI_AFFINITY, (others == 0)[tally.domain]))
+        elif isinstance(rule, Together) and (tally.old_first > 0).any():
+            masks.append((Reason.AFFINITY, (tally.old_first > 0)[tally.domain]))
+        elif isinstance(rule, Near) and part == FIRST and (tally.old_second > 0).any():
+            coming = any(kind.parts[position] not in (0, FIRST) for kind in gang.kinds)
+            if not coming:
+                masks.append((Reason.AFFINITY, (tally.old_second > 0)[tally.domain]))
+    return sorted(masks, key=lambda pair: pair[0] is Reason.ANTI_AFFINITY)
+
+
+def nearest_miss(gang: Gang, number: int) -> NearestMiss | None:
+    """The allowed host that lacks the least of one node, by the sum of missing shares of the demand."""
+    mask = np.ones(len(gang.index.hosts), np.bool_)
+    for _, allowed in static_masks(gang, number):
+        mask = mask & allowed
+    rows = np.flatnonzero(mask)
+    if not len(rows):
+        return None
+    missing = np.maximum(0, gang.demand[number] - gang.free[rows])
+    shares = (missing / np.maximum(1, gang.demand[number])).sum(axis=1)
+    best = int(np.argmin(shares))
+    lacking = tuple(
+        Shortage(name, int(missing[best, column])) for column, name in enumerate(gang.names) if missing[best, column]
+    )
+    return NearestMiss(gang.kinds[number].nodes[0][0], gang.index.hosts[int(rows[best])].id, lacking)
+
+
+def shortages(gang: Gang) -> tuple[Shortage, ...]:
+    """What the hosts in service have too little of for the gang's volume."""
+    missing = []
+    for column, name in enumerate(gang.names):
+        need = sum(int(n) * int(a) for n, a in zip(gang.counts, gang.demand[:, column], strict=True))
+        have = int(gang.free[gang.index.open, column].sum())
+        if need > have:
+            missing.append(Shortage(name, need - have))
+    return tuple(missing)

@@ -1,0 +1,1 @@
+"""What is asked beside a first placement: drain, rebalance, how many more fit. States requests; the engine answers."""

@@ -1,0 +1,97 @@
+"""The working state of a node-by-node placement: free room, NUMA cells, rules.
+
+May import ``gang``, ``topology``, ``model`` and numpy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from placement.problem.gang import Gang, allowed_hosts, cell_demand
+from placement.problem.index import Bools, Ints
+from placement.problem.topology import Tally
+
+SOFT_MISS = 1 << 20
+
+
+class Board:
+    """Room and rules while nodes land one after another; every answer is an array over all hosts.
+
+    Invariant: what was landed fits the hosts; hard rules are kept as far as ``places`` was obeyed.
+    """
+
+    def __init__(self, gang: Gang) -> None:
+        self.gang = gang
+        self.free: Ints = gang.free.copy()
+        self.landed: Ints = np.zeros(len(gang.index.hosts), np.int64)
+        self.closed: Bools = np.zeros(len(gang.index.hosts), np.bool_)
+        self.tallies = [Tally.start(gang, number) for number in range(len(gang.request.constraints))]
+        self.pinned = any(kind.sample.cells for kind in gang.kinds)
+        self.cells: Ints = gang.index.cells()[1].copy() if self.pinned else np.zeros((0, 0, 0), np.int64)
+        self.assignments: list[tuple[int, int, tuple[int, ...]]] = []
+        self.allowed: dict[int, Bools] = {}
+
+    def room(self, number: int) -> Bools:
+        """bool[H]: hosts with room for one more of a kind, whatever the rules say."""
+        if number not in self.allowed:
+            self.allowed[number] = allowed_hosts(self.gang, self.gang.kinds[number])
+        node = self.gang.kinds[number].sample
+        mask: Bools = self.allowed[number] & ~self.closed
+        for column in range(len(self.gang.names)):
+            if self.gang.demand[number, column]:
+                mask &= self.free[:, column] >= self.gang.demand[number, column]
+        if node.exclusive:
+            mask &= self.landed == 0
+        if node.cells:
+            mask &= self.enough_cells(number)
+        return mask
+
+    def enough_cells(self, number: int) -> Bools:
+        """bool[H]: hosts where as many NUMA cells as the kind wants can each give its share."""
+        fitting = np.sum(self.cells_that_fit(number), axis=1)
+        return np.asarray(fitting >= self.gang.kinds[number].sample.cells, np.bool_)
+
+    def cells_that_fit(self, number: int) -> Bools:
+        """bool[H, X]: NUMA cells that can give one share of the kind."""
+        fit = np.all(self.cells >= cell_demand(self.gang, number), axis=2)
+        return np.asarray(fit, np.bool_)
+
+    def places(self, number: int) -> tuple[Bools, Ints]:
+        """bool[H] where one more of a kind may go, and int64[H] the penalty that it adds there."""
+        mask = self.room(number)
+        penalty = np.zeros(len(mask), np.int64)
+        for tally, part in zip(self.tallies, self.gang.kinds[number].parts, strict=True):
+            if not part:
+                continue
+            extra = tally.marginal(part)
+            if tally.rule.weight is None:
+                mask = mask & (extra <= 0)
+            else:
+                penalty += extra * tally.rule.weight
+        return mask, penalty
+
+    def land(self, number: int, host: int) -> None:
+        """Puts one node of a kind on a host that ``room`` allows."""
+        node = self.gang.kinds[number].sample
+        self.free[host] -= self.gang.demand[number]
+        self.landed[host] += 1
+        chosen: tuple[int, ...] = ()
+        if node.cells:
+            share = cell_demand(self.gang, number)
+            fit = np.flatnonzero(self.cells_that_fit(number)[host])
+            tightest = sorted(fit, key=lambda cell: (tuple(self.cells[host, cell]), cell))
+            chosen = tuple(sorted(int(cell) for cell in tightest[: node.cells]))
+            self.cells[host, list(chosen)] -= share
+        if node.exclusive:
+            self.closed[host] = True
+        for tally, part in zip(self.tallies, self.gang.kinds[number].parts, strict=True):
+            tally.add(part, host)
+        self.assignments.append((number, host, chosen))
+
+    def penalty(self) -> int:
+        """The weight of the wishes missed so far."""
+        return sum(tally.missed() * tally.rule.weight for tally in self.tallies if tally.rule.weight is not None)
+
+    def keeps_hard_rules(self) -> bool:
+        """Whether every hard rule holds for what is landed."""
+        return all(tally.rule.weight is not None or tally.missed() == 0 for tally in self.tallies)

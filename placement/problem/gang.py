@@ -1,0 +1,192 @@
+"""A request collapsed to kinds of alike nodes with counts, and where each kind may go at all.
+
+May import ``model``, ``constraints``, ``index`` and numpy. Nodes are alike when they ask for the same and every rule
+treats them the same; a gang of a thousand is then a handful of kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from placement.constraints import Apart, AtMost, Constraint, Near, Selector, SpareHosts, SpreadOver, Together
+from placement.model import Flavour, InvalidPlacementInput, Node, Request, Snapshot
+from placement.problem.index import Bools, FleetIndex, Ints
+
+FIRST, SECOND = 1, 2
+MAX_WORK = 100_000_000
+"""Patterns tell each kind on each host: with more kinds times nodes (or rules) than this they would fill the memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """``nodes``: (node id, copies) in the request's order; ``parts[j]``: 0, FIRST or SECOND of constraint j.
+
+    ``within``: bool[H] hosts that a search confines the kind to, None for all.
+    """
+
+    sample: Node
+    nodes: tuple[tuple[str, int], ...]
+    count: int
+    parts: tuple[int, ...]
+    within: Bools | None = None
+
+    def ids(self) -> Iterator[str]:
+        """The id of each copy."""
+        for identity, copies in self.nodes:
+            for _ in range(copies):
+                yield identity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gang:
+    """K kinds over R' resources (those that somebody asks for).
+
+    ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet; ``settled``:
+    numbers of the rules that the kinds' confinement keeps.
+    """
+
+    request: Request
+    index: FleetIndex
+    flavours: tuple[Flavour, ...]
+    kinds: tuple[Kind, ...]
+    names: tuple[str, ...]
+    demand: Ints
+    counts: Ints
+    free: Ints
+    capacity: Ints
+    settled: frozenset[int] = frozenset()
+
+    @property
+    def size(self) -> int:
+        """How many nodes, copies counted."""
+        return int(self.counts.sum())
+
+
+def selects(selector: Selector, identity: str, labels: object, own: bool) -> bool:
+    """Whether a selector picks a node or member; ``own``: it belongs to the request."""
+    if selector.everything:
+        return own
+    return (own and identity in selector.nodes) or (isinstance(labels, dict) and selector.bears(labels))
+
+
+def part_of(constraint: Constraint, identity: str, labels: object, own: bool) -> int:
+    """Which part a node or member plays in a rule: FIRST (selected), SECOND, or 0."""
+    if isinstance(constraint, SpareHosts):
+        return FIRST if own else 0
+    if isinstance(constraint, AtMost | Together | SpreadOver):
+        return FIRST if selects(constraint.select, identity, labels, own) else 0
+    assert isinstance(constraint, Apart | Near)
+    if selects(constraint.first, identity, labels, own):
+        return FIRST
+    return SECOND if selects(constraint.second, identity, labels, own) else 0
+
+
+def _parts_of(request: Request) -> Callable[[Node], tuple[int, ...]]:
+    """Which part a node plays in each rule: worked out once for equal labels, then again for the rules that name it."""
+    rules = request.constraints
+    naming: dict[str, list[int]] = {}
+    for number, rule in enumerate(rules):
+        for name in ("select", "first", "second"):
+            selector = getattr(rule, name, None)
+            for identity in selector.nodes if selector is not None else ():
+                naming.setdefault(identity, []).append(number)
+    by_labels: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
+
+    def parts(node: Node) -> tuple[int, ...]:
+        key = tuple(sorted(node.labels.items()))
+        if key not in by_labels:
+            by_labels[key] = tuple(part_of(rule, "", node.labels, True) for rule in rules)
+        if node.id not in naming:
+            return by_labels[key]
+        row = list(by_labels[key])
+        for number in naming[node.id]:
+            row[number] = part_of(rules[number], node.id, node.labels, True)
+        return tuple(row)
+
+    return parts if rules else lambda node: ()
+
+
+def collapse(snapshot: Snapshot, request: Request) -> Gang:
+    """The gang of a request. Kinds come in a canonical order, so that the request's own order does not matter."""
+    return collapse_on(snapshot.index(), snapshot.flavours, request)
+
+
+def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Request) -> Gang:
+    """The gang of a request on an index that need not be a snapshot's own."""
+    groups: dict[tuple[object, ...], list[Node]] = {}
+    parts_of = _parts_of(request)
+    for node in request.nodes:
+        key = (node.kind, *parts_of(node))
+        if key in groups:
+            groups[key].append(node)
+        else:
+            groups[key] = [node]
+    if len(groups) * (request.size + len(request.constraints)) > MAX_WORK:
+        raise InvalidPlacementInput(
+            "request.nodes", f"{len(groups)} different kinds among {request.size} nodes are too many"
+        )
+    kinds = []
+    for key in sorted(groups, key=repr):
+        nodes = tuple((node.id, node.count) for node in groups[key])
+        parts = tuple(part for part in key[1:] if isinstance(part, int))
+        kinds.append(Kind(groups[key][0], nodes, sum(count for _, count in nodes), parts))
+    names = tuple(sorted({name for kind in kinds for name, amount in kind.sample.demand.items() if amount}))
+    demand = np.array([[kind.sample.demand.get(name, 0) for name in names] for kind in kinds], np.int64)
+    free = np.zeros((len(index.hosts), len(names)), np.int64)
+    capacity = np.zeros_like(free)
+    for column, name in enumerate(names):
+        if name in index.resources:
+            free[:, column] = index.free[:, index.resources[name]]
+            capacity[:, column] = index.capacity[:, index.resources[name]]
+    counts = np.array([kind.count for kind in kinds], np.int64)
+    demand = demand.reshape(len(kinds), len(names))
+    return Gang(request, index, flavours, tuple(kinds), names, demand, counts, free, capacity)
+
+
+def allowed_hosts(gang: Gang, kind: Kind) -> Bools:
+    """bool[H]: hosts that the kind may use by zone, labels, exclusion and emptiness, whatever their room."""
+    index, node = gang.index, kind.sample
+    mask = index.open if kind.within is None else index.open & kind.within
+    if gang.request.excluded_hosts:
+        mask = mask.copy()
+        mask[[index.position[host] for host in gang.request.excluded_hosts if host in index.position]] = False
+    if node.zone is not None:
+        mask = mask & (index.zone == index.zones.get(node.zone, -1))
+    for key, values in node.host_labels.items():
+        mask = mask & index.label_mask(key, values)
+    if node.exclusive:
+        mask = mask & index.empty
+    if node.cells:
+        _, cells = index.cells()
+        mask = mask & ((cells >= 0).any(axis=2).sum(axis=1) >= node.cells) if cells.size else mask & False
+    return mask
+
+
+def fitting_hosts(gang: Gang, number: int) -> Bools:
+    """bool[H]: allowed hosts with room for one node of kind ``number`` now (its NUMA cells included)."""
+    kind = gang.kinds[number]
+    mask = allowed_hosts(gang, kind)
+    for column in range(len(gang.names)):
+        if gang.demand[number, column]:
+            mask = mask & (gang.free[:, column] >= gang.demand[number, column])
+    if kind.sample.cells:
+        mask = mask & cells_fit(gang, number)
+    return mask
+
+
+def cell_demand(gang: Gang, number: int) -> Ints:
+    """int64[Rc]: what one of the kind's cells must give, by the resources that cells name."""
+    names, _ = gang.index.cells()
+    node = gang.kinds[number].sample
+    return np.array([-(-node.demand.get(name, 0) // max(1, node.cells)) for name in names], np.int64)
+
+
+def cells_fit(gang: Gang, number: int) -> Bools:
+    """bool[H]: hosts with enough NUMA cells that can each give the kind's share."""
+    _, cells = gang.index.cells()
+    enough = (cells >= cell_demand(gang, number)).all(axis=2).sum(axis=1)
+    fit: Bools = enough >= gang.kinds[number].sample.cells
+    return fit

@@ -1,0 +1,114 @@
+"""Node by node: every rule kept, most demanding kinds first. The first answer, and the floor that all others must
+beat.
+
+May import ``board``, ``gang``, ``scoring``, ``topology``, ``model`` and numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from placement.constraints import Near, Together
+from placement.model import Strategy
+from placement.problem.board import Board
+from placement.problem.gang import FIRST, SECOND, Gang
+from placement.problem.index import Bools, Ints
+from placement.problem.scoring import free_for, room_value
+
+FAR = np.int64(1) << 40
+
+
+class Preference:
+    """A strategy's order of hosts for one more node, as int64[H], lowest first."""
+
+    def __init__(self, gang: Gang, board: Board, strategy: Strategy) -> None:
+        self.gang, self.board, self.strategy = gang, board, strategy
+        self.largest = np.maximum(1, gang.capacity.max(axis=0, initial=1))
+        if strategy is Strategy.LEAST_LOST_VALUE:
+            self.value = room_value(gang)
+            sizes = [[kind.sample.demand.get(name, 0) for name in self.value.names] for kind in gang.kinds]
+            self.sizes = np.array(sizes, np.int64).reshape(len(gang.kinds), len(self.value.names))
+            self.room = free_for(gang.index, self.value.names).copy()
+
+    def of(self, number: int) -> Ints:
+        """The score of every host for one node of a kind."""
+        board = self.board
+        left: Ints = ((board.free - self.gang.demand[number]) * 1000 // self.largest).sum(axis=1)
+        if self.strategy is Strategy.SPREAD:
+            score: Ints = board.landed * FAR - left
+            return score
+        if self.strategy is Strategy.LEAST_LOST_VALUE:
+            lost = self.value.of(self.room) - self.value.of(self.room - self.sizes[number])
+            result: Ints = lost * (1 << 20) + left
+            return result
+        fresh = board.landed == 0
+        score = np.where(fresh, FAR - left, left).astype(np.int64)
+        if self.strategy is Strategy.CLOSE:
+            used = np.zeros(len(self.gang.index.racks), np.bool_)
+            used[self.gang.index.rack[board.landed > 0]] = True
+            score = score + np.where(used[self.gang.index.rack], 0, 4 * FAR)
+        return score
+
+    def landed(self, number: int, host: int) -> None:
+        """Tells that a node of a kind landed on a host."""
+        if self.strategy is Strategy.LEAST_LOST_VALUE:
+            self.room[host] -= self.sizes[number]
+
+
+def scarcity_order(gang: Gang) -> list[int]:
+    """Kinds with the fewest ways first: by hosts allowed, then by the largest share of what the fleet has left."""
+    total = [max(1, int(gang.free[:, column].sum(dtype=np.float64))) for column in range(len(gang.names))]
+    needed = [int(gang.counts @ gang.demand[:, column].astype(object)) for column in range(len(gang.names))]
+    largest = np.maximum(1, gang.free.max(axis=0, initial=1))
+
+    def key(number: int) -> tuple[int, int, float, int]:
+        kind = gang.kinds[number]
+        anchors = any(
+            (isinstance(rule, Near) and part == SECOND) or (isinstance(rule, Together) and part == FIRST)
+            for rule, part in zip(gang.request.constraints, kind.parts, strict=True)
+        )
+        pressure = sum(
+            float(gang.demand[number, column]) / float(largest[column]) * (needed[column] / total[column])
+            for column in range(len(gang.names))
+        )
+        narrow = kind.sample.zone is not None or bool(kind.sample.host_labels) or kind.sample.exclusive
+        return (not anchors, not narrow, -pressure, number)
+
+    return sorted(range(len(gang.kinds)), key=key)
+
+
+def greedy(
+    gang: Gang,
+    strategy: Strategy,
+    stop: Callable[[], bool],
+    only: Bools | None = None,
+    order: Sequence[int] = (),
+    partial: bool = False,
+) -> Board | None:
+    """A board with the whole gang on it, or None; with ``partial`` whatever could be placed.
+
+    ``only``: bool[H] hosts that may be used at all. ``stop`` is asked once a node.
+    """
+    board = Board(gang)
+    if only is not None:
+        board.closed |= ~only
+    preference = Preference(gang, board, strategy)
+    for number in order or scarcity_order(gang):
+        for _ in range(gang.kinds[number].count):
+            if stop():
+                return board if partial else None
+            mask, penalty = board.places(number)
+            rows = np.flatnonzero(mask)
+            if not len(rows):
+                if partial:
+                    break
+                return None
+            if board.tallies:
+                cheapest = penalty[rows]
+                rows = rows[cheapest == cheapest.min()]
+            host = int(rows[np.argmin(preference.of(number)[rows])])
+            board.land(number, host)
+            preference.landed(number, host)
+    return board

@@ -1,0 +1,201 @@
+"""Each strategy on a gang whose rules a packing holds exactly.
+
+May import everything of this package below ``engine``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from placement.model import Policy, Strategy
+from placement.packing.bounds import volume
+from placement.packing.columns import Search
+from placement.packing.fewest_hosts import fewest_hosts
+from placement.packing.instance import Load, classes_of, components
+from placement.packing.least_lost import least_lost
+from placement.problem.gang import Gang, fitting_hosts
+from placement.problem.index import Bools, Ints
+from placement.problem.scoring import room_value
+from placement.search.answer import Answer
+from placement.search.greedy import greedy
+from placement.search.reduce import Reduction, reduce
+
+Stop = Callable[[], bool]
+RACKS_TRIED = 24
+
+
+def host_order(gang: Gang, seed: int) -> Ints | None:
+    """In which order alike hosts are taken: by id, or shuffled by the seed so that rivals choose differently."""
+    return np.random.default_rng(seed).permutation(len(gang.index.hosts)) if seed else None
+
+
+def fewest(reduction: Reduction, policy: Policy, stop: Stop) -> Search:
+    """The fewest hosts over all independent parts; ``lower`` above all hosts proves that a part does not fit."""
+    packing = reduction.packing
+    total = Search(0, [], 0, "empty")
+    for kinds, classes in components(packing):
+        part = fewest_hosts(packing.part(kinds, classes), policy, stop)
+        if part.lower > int(packing.hosts[classes].sum()):
+            return Search(int(packing.hosts.sum()) + 1, None, None, part.stage)
+        total.lower += part.lower
+        if part.loads is None or total.loads is None:
+            total.loads, total.cost, total.stage = None, None, part.stage
+            continue
+        assert total.cost is not None
+        assert part.cost is not None
+        total.loads.extend(widened(load, kinds, classes, len(packing.counts)) for load in part.loads)
+        total.cost += part.cost
+        total.stage = max(total.stage, part.stage, key=STAGES.index)
+    return total
+
+
+STAGES = ("empty", "volume", "funnel", "feasible", "greedy", "snug", "columns", "dive", "restricted-master")
+
+
+def widened(load: Load, kinds: Ints, classes: Ints, size: int) -> Load:
+    """A part's load in the whole packing's numbers."""
+    pattern = [0] * size
+    for position, copies in enumerate(load.pattern):
+        pattern[kinds[position]] = copies
+    return Load(int(classes[load.cls]), tuple(pattern), load.times)
+
+
+def by_fewest(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+    """Fewest hosts."""
+    reduction = reduce(gang)
+    search = fewest(reduction, policy, stop)
+    answer = Answer(lower=search.lower, stage=search.stage)
+    if search.loads is not None:
+        answer.landed = reduction.spread_out(search.loads, host_order(gang, policy.seed))
+        answer.objective = search.cost
+    elif search.lower > int(reduction.packing.hosts.sum()):
+        answer.infeasible = True
+    return answer
+
+
+def by_lost_value(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+    """Least lost value, each independent part by itself."""
+    value = room_value(gang)
+    reduction = reduce(gang, value)
+    packing = reduction.packing
+    answer = Answer(landed=[], objective=0, stage="empty")
+    loads: list[Load] = []
+    for kinds, classes in components(packing):
+        part = packing.part(kinds, classes)
+        search = least_lost(part, value, None, policy, stop)
+        if search.loads is None:
+            feasible = fewest_hosts(part, policy, stop)
+            if feasible.lower > int(part.hosts.sum()):
+                return Answer(infeasible=True, stage=feasible.stage)
+            if feasible.loads is None:
+                return Answer(stage=feasible.stage)
+            search = least_lost(part, value, feasible.loads, policy, stop)
+        assert search.loads is not None
+        assert search.cost is not None
+        assert answer.objective is not None
+        loads.extend(widened(load, kinds, classes, len(packing.counts)) for load in search.loads)
+        answer.objective += search.cost
+        answer.lower += min(search.lower, search.cost)
+        answer.stage = max(answer.stage, search.stage, key=STAGES.index)
+    answer.landed = reduction.spread_out(loads, host_order(gang, policy.seed))
+    return answer
+
+
+def by_spread(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+    """Spread: node by node to the emptiest host; the bound fills all hosts evenly like water."""
+    answer = Answer(lower=spread_bound(gang), stage="greedy")
+    answer.offer_board(gang, Strategy.SPREAD, greedy(gang, Strategy.SPREAD, stop), "greedy")
+    if answer.landed is None:
+        feasible = by_fewest(gang, policy, stop)
+        if feasible.landed is None:
+            return feasible
+        answer.offer(gang, Strategy.SPREAD, feasible.landed, 0, feasible.stage)
+    return answer
+
+
+def spread_bound(gang: Gang) -> int:
+    """The least sum of squares if each host could take every kind up to its own limit, whatever else it holds."""
+    most = np.zeros(len(gang.index.hosts), np.int64)
+    for number in range(len(gang.kinds)):
+        fits = fitting_hosts(gang, number)
+        copies = np.full(len(most), gang.size, np.int64)
+        for d in range(len(gang.names)):
+            if gang.demand[number, d]:
+                copies = np.minimum(copies, gang.free[:, d] // gang.demand[number, d])
+        most += np.where(fits, np.minimum(copies, gang.counts[number]), 0)
+    left, level, total = gang.size, 0, 0
+    while left > 0 and (open_hosts := int((most > level).sum())):
+        take = min(left, open_hosts)
+        total += take * (2 * level + 1)
+        left -= take
+        level += 1
+    return total
+
+
+def by_closeness(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+    """Close: as few racks as the volume allows, then as few hosts in them as can be."""
+    whole = reduce(gang)
+    overall = fewest(whole, policy, stop)
+    if overall.loads is None:
+        infeasible = overall.lower > int(whole.packing.hosts.sum())
+        return Answer(stage=overall.stage, infeasible=infeasible)
+    racks, room = _rack_room(gang)
+    needed = _racks_needed(gang, room)
+    step = gang.size + 1
+    answer = Answer(lower=needed * step + overall.lower, stage="greedy")
+    order = host_order(gang, policy.seed)
+    answer.offer(gang, Strategy.CLOSE, whole.spread_out(overall.loads, order), 0, overall.stage)
+    total = np.maximum(1, (gang.counts.astype(np.float64) @ gang.demand))
+    share = (np.minimum(room, total) / total).min(axis=1, initial=1.0)
+    by_room = racks[np.lexsort([racks, room.sum(axis=1) if room.size else racks, -share])]
+    for size in range(needed, len(racks) + 1):
+        found = False
+        for first in range(min(RACKS_TRIED, len(racks) - size + 1)):
+            if stop() or answer.closed:
+                return answer
+            chosen = np.isin(gang.index.rack, by_room[first : first + size])
+            found |= _within(gang, chosen, policy, stop, answer, order)
+        if found or (answer.objective is not None and size * step >= answer.objective):
+            break
+    return answer
+
+
+def _within(gang: Gang, chosen: Bools, policy: Policy, stop: Stop, answer: Answer, order: Ints | None) -> bool:
+    inside = reduce(gang, only=chosen)
+    search = fewest(inside, policy, stop)
+    if search.loads is None:
+        return False
+    answer.offer(gang, Strategy.CLOSE, inside.spread_out(search.loads, order), 0, search.stage)
+    return True
+
+
+def _rack_room(gang: Gang) -> tuple[Ints, Ints]:
+    """(rack codes, int64[., R'] what their hosts that can take anything have free)."""
+    useful = np.zeros(len(gang.index.hosts), np.bool_)
+    for number in range(len(gang.kinds)):
+        useful |= fitting_hosts(gang, number)
+    rows = np.flatnonzero(useful)
+    racks, inverse = np.unique(gang.index.rack[rows], return_inverse=True)
+    room = np.zeros((len(racks), len(gang.names)), np.int64)
+    np.add.at(room, inverse, gang.free[rows])
+    return racks, room
+
+
+def _racks_needed(gang: Gang, room: Ints) -> int:
+    """A lower bound on racks: each as one large host."""
+    if not room.size or not gang.demand.size:
+        return 1
+    kinds = len(gang.kinds)
+    groups = np.zeros(len(room), np.int64)
+    racks = classes_of(room, gang.demand, gang.counts, groups, np.ones((1, kinds), np.bool_))
+    return max(1, volume(racks)[0])
+
+
+BY_STRATEGY: dict[Strategy, Callable[[Gang, Policy, Stop], Answer]] = {
+    Strategy.FEWEST_HOSTS: by_fewest,
+    Strategy.LEAST_LOST_VALUE: by_lost_value,
+    Strategy.SPREAD: by_spread,
+    Strategy.CLOSE: by_closeness,
+}

@@ -1,0 +1,312 @@
+"""The sections of the configuration file and what each key may hold; `config` makes domain types of them."""
+
+from __future__ import annotations
+
+import ipaddress
+from fractions import Fraction
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from service.config.values import (
+    Address,
+    Amounts,
+    Line,
+    Milliseconds,
+    Name,
+    OptionalAddress,
+    OptionalName,
+    OptionalUuid,
+    Options,
+    Port,
+    Ratio,
+    Size,
+    Texts,
+    Uuid,
+    host_text,
+    socket_path,
+)
+from service.listening import ListenAddress
+
+
+class Section(BaseModel):
+    """A table of the file: no unknown keys, no conversions but the stated ones."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+
+
+class TlsSection(Section):
+    """[server.tls]: PEM files, read again when they change. With `client_ca` clients may show certificates."""
+
+    certificate: Line
+    key: Line
+    client_ca: Line = ""
+
+
+class IdentitySection(Section):
+    """[identity]: `anonymous`: callers that show nothing are administrators; only for loopback and unix sockets."""
+
+    anonymous: bool = True
+
+
+class TokenSection(Section):
+    """[[tokens]]: a bearer token, by the SHA-256 of its text."""
+
+    name: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    role: Literal["viewer", "operator", "admin"]
+    project: Name = "default"
+
+
+class CertificateSection(Section):
+    """[[certificates]]: a client certificate, by a URI among its subject alternative names."""
+
+    name: Name
+    uri: Line
+    role: Literal["viewer", "operator", "admin"]
+    project: Name = "default"
+
+
+class ServerSection(Section):
+    """[server]"""
+
+    tls: TlsSection | None = None
+
+    grpc: Address = ListenAddress("127.0.0.1", 50051)
+    http: Address = ListenAddress("127.0.0.1", 8080)
+    admin: OptionalAddress = None
+    insecure: bool = False
+    max_message_bytes: Annotated[Size, Field(ge=64 << 10, le=256 << 20)] = 4 << 20
+    max_nodes: Annotated[int, Field(ge=1, le=1024)] = 1024
+    max_grpc_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    max_http_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    drain_grace_ms: Milliseconds = 10_000
+
+
+class StoreSection(Section):
+    """[store]"""
+
+    url: str = "sqlite:///var/corral.db"
+
+
+class ClusterSection(Section):
+    """[cluster]"""
+
+    id: Name = "corral"
+    name: Line = ""
+
+
+class LogSection(Section):
+    """[log]"""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class OvercommitSection(Section):
+    """[overcommit] of a zone or host: only what is named differs from the level above."""
+
+    cpu: Ratio | None = None
+    memory: Ratio | None = None
+    reserved_cpu: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
+    reserved_memory: Size | None = None
+
+
+class FleetOvercommitSection(OvercommitSection):
+    """[overcommit] of the whole fleet: ZStack's ratios and reserve."""
+
+    cpu: Ratio | None = Fraction(10)
+    memory: Ratio | None = Fraction(1)
+    reserved_cpu: Annotated[int, Field(ge=0, le=1 << 20)] | None = 0
+    reserved_memory: Size | None = 1 << 30
+
+
+class NetworkSection(Section):
+    """[zones.network]"""
+
+    kind: Literal["bridge", "network", "user", "none"] = "none"
+    source: Line = ""
+    subnet: str = ""
+    gateway: str = ""
+    pool: str = ""
+
+    def pool_bounds(self) -> tuple[str, str]:
+        """First and last address that instances may get; without a pool all of the subnet's but the gateway."""
+        if not self.subnet:
+            return "", ""
+        if self.pool:
+            first, _, last = self.pool.partition("-")
+            return first.strip(), last.strip()
+        network = ipaddress.ip_network(self.subnet)
+        start = 2 if self.gateway == str(network[1]) else 1
+        return str(network[start]), str(network[-2] if network.version == 4 else network[-1])
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.kind in ("bridge", "network") and not self.source:
+            raise ValueError(f"source: kind {self.kind!r} needs the name of a {self.kind}")
+        if self.kind in ("user", "none") and (self.source or self.subnet):
+            raise ValueError(f"kind {self.kind!r} takes no source and no subnet")
+        if not self.subnet:
+            if self.gateway or self.pool:
+                raise ValueError("gateway and pool need a subnet")
+            return self
+        network = ipaddress.ip_network(self.subnet)
+        if network.num_addresses < 4:
+            raise ValueError(f"subnet: {self.subnet} has no room for instances")
+        if self.gateway and ipaddress.ip_address(self.gateway) not in network:
+            raise ValueError(f"gateway: {self.gateway} is not in {self.subnet}")
+        first, last = (ipaddress.ip_address(text) for text in self.pool_bounds())
+        if first not in network or last not in network or int(first) > int(last):
+            raise ValueError(f'pool: "first-last" inside {self.subnet}, got {self.pool!r}')
+        if self.gateway and int(first) <= int(ipaddress.ip_address(self.gateway)) <= int(last):
+            raise ValueError(f"pool: holds the gateway {self.gateway}")
+        return self
+
+
+class ZoneSection(Section):
+    """[[zones]]"""
+
+    uuid: Uuid
+    name: Name
+    description: Line = ""
+    network: NetworkSection = NetworkSection()
+    overcommit: OvercommitSection = OvercommitSection()
+
+
+class HostSection(Section):
+    """[[hosts]]: fields, never a connection URI, because some of a URI's parameters run programs."""
+
+    name: Name
+    uuid: OptionalUuid = ""
+    zone: str
+    driver: Literal["libvirt", "simulated"]
+    transport: Literal["unix", "tcp", "tls", "ssh", "test"] = "unix"
+    address: Annotated[str, AfterValidator(host_text)] = ""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    socket: Annotated[str, AfterValidator(socket_path)] = ""
+    username: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$|^$")] = ""
+    options: Options
+    capacity: Amounts
+    overcommit: OvercommitSection = OvercommitSection()
+    bridge: Line = ""
+    labels: Texts
+    rack: Line = ""
+    state: Literal["Enabled", "Disabled", "Maintenance"] = "Enabled"
+
+
+class ImageSection(Section):
+    """[[images]]: `manifest` of deploy/guest, or the paths themselves."""
+
+    name: Name
+    manifest: str = ""
+    kernel: str = ""
+    initrd: str = ""
+    kernel_arguments: Line = ""
+    disk: str = ""
+    disk_format: Literal["raw", "qcow2"] = "raw"
+    sha256: Annotated[
+        dict[Literal["kernel", "initrd", "disk"], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]],
+        Field(default_factory=dict),
+    ]
+    delivery: Literal["fw_cfg", "nocloud"] = "fw_cfg"
+    progress_channel: Line = "org.corral.progress"
+
+
+class ModelServiceSection(Section):
+    """[[model_services]]: a catalogue entry. The names and defaults are those of `fleet.ModelService`."""
+
+    uuid: Uuid
+    name: Name
+    image: str
+    description: Line = ""
+    framework: Line = "custom"
+    model_uuid: OptionalUuid = ""
+    model_service_type: Line = "VirtualMachine"
+    ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {"service": 8080}
+    health_path: Annotated[str, Field(pattern=r"^/[!-~]{0,1023}$")] = "/health"
+    default_cpu: Annotated[int, Field(ge=1, le=4096)] = 1
+    default_memory: Size = 1 << 30
+    root_disk_size: Size = 0
+    initial_command: Line = ""
+    worker_command: Line = ""
+    environment: Texts
+    workers_first: bool = False
+    boot_timeout_ms: Milliseconds = 300_000
+    stop_grace_ms: Milliseconds = 5_000
+    supported_metrics: list[Line] = []
+
+
+def _webhook_target(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError as problem:
+        raise ValueError('a network in CIDR notation, such as "10.0.0.0/8" or "127.0.0.1/32"') from problem
+
+
+class CatalogSection(Section):
+    """[catalog]: `image_directory` is the image store, the only place that RegisterImage takes files from."""
+
+    image_directory: str = "images"
+
+
+class AccountSection(Section):
+    """[[accounts]]: who may log in to the ZStack face. A name is written once."""
+
+    name: Name
+    password_sha512: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+    role: Literal["viewer", "operator", "admin"]
+    project: Name = "default"
+
+
+class CredentialSection(Section):
+    """[[credentials]]: what `AddHost` names to log in to a hypervisor by ssh: a private key file of this machine."""
+
+    name: Name
+    ssh_key: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/+@:-]{1,200}$")]
+
+
+class QuotaSection(Section):
+    """[[quotas]]: the most that a project's members may claim together; what is not named has no limit."""
+
+    project: Name
+    cpu: Annotated[int, Field(ge=0, lt=1 << 62)] | None = None
+    memory: Size | None = None
+    gpus: Amounts
+
+
+class RateLimitSection(Section):
+    """[[rate_limits]]: how often a project's callers may call; without `project` those of every project not named."""
+
+    project: OptionalName = ""
+    calls_per_second: Annotated[float, Field(gt=0, le=1_000_000)]
+    burst: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class WebhooksSection(Section):
+    """[webhooks]: the networks to whose addresses a finished job may be told. None: webhooks are refused."""
+
+    allow: list[Annotated[str, AfterValidator(_webhook_target)]] = []
+
+
+class Configuration(Section):
+    """The whole file."""
+
+    server: ServerSection = ServerSection()
+    store: StoreSection = StoreSection()
+    cluster: ClusterSection = ClusterSection()
+    log: LogSection = LogSection()
+    overcommit: FleetOvercommitSection = FleetOvercommitSection()
+    zones: Annotated[list[ZoneSection], Field(min_length=1)]
+    hosts: list[HostSection] = []
+    images: list[ImageSection] = []
+    model_services: list[ModelServiceSection] = []
+    catalog: CatalogSection = CatalogSection()
+    identity: IdentitySection = IdentitySection()
+    accounts: list[AccountSection] = []
+    tokens: list[TokenSection] = []
+    credentials: list[CredentialSection] = []
+    quotas: list[QuotaSection] = []
+    rate_limits: list[RateLimitSection] = []
+    certificates: list[CertificateSection] = []
+    webhooks: WebhooksSection = WebhooksSection()

@@ -1,0 +1,43 @@
+"""Who makes a call, under which id, and for how long: what each face knows of a call before it is read."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from service.domain.tenants import Caller
+
+REQUEST_ID_KEY = "x-request-id"
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+_caller: ContextVar[Caller] = ContextVar("corral_caller")
+
+
+def current_caller() -> Caller:
+    """Who makes the present RPC. Raises LookupError outside of one."""
+    return _caller.get()
+
+
+def set_caller(caller: Caller) -> None:
+    """Remember the caller for the rest of the present RPC; every RPC runs in a context of its own."""
+    _caller.set(caller)
+
+
+def seconds_left(context: Any) -> float | None:
+    """What is left of the caller's deadline; None for calls that came as JSON, very much where it set none."""
+    left: float | None = None if context is None else context.time_remaining()
+    return left
+
+
+def request_id_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The caller's `x-request-id` where it is fit for logs, else a new one."""
+    for key, value in metadata or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex

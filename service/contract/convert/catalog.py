@@ -1,0 +1,140 @@
+"""Model services and images as messages, and the requests that change them as domain types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from corral.v1 import catalog_pb2
+
+from service.app.catalog import ModelServiceChange, NewImage, NewModelService
+from service.app.row_changes import etag
+from service.contract.convert.inventory import timestamp
+from service.domain.catalog import Image, ModelService, RegisteredImage
+
+_DEFAULTS = ModelService("", "", Image(""))
+
+
+def model_service(value: ModelService) -> catalog_pb2.ModelService:
+    """The inventory of a catalogue entry."""
+    return catalog_pb2.ModelService(
+        uuid=value.uuid,
+        name=value.name,
+        description=value.description,
+        image_uuid=value.image_uuid,
+        root_disk_size=value.root_disk_size,
+        framework=value.framework,
+        model_uuid=value.model_uuid,
+        initial_command=value.initial_command,
+        worker_command=value.worker_command,
+        ports=value.ports,
+        readiness_check=catalog_pb2.ReadinessCheck(
+            path=value.health_path,
+            port=value.readiness_port,
+            interval=value.readiness_interval_ms,
+            timeout=value.readiness_timeout_ms,
+        ),
+        default_cpu_num=value.default_cpu,
+        default_memory_size=value.default_memory,
+        environment_variables=value.environment,
+        workers_first=value.workers_first,
+        boot_timeout=value.boot_timeout_ms,
+        stop_grace=value.stop_grace_ms,
+        support_metrics=value.supported_metrics,
+        model_service_type=value.model_service_type,
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        etag=etag(value.uuid, value.version),
+    )
+
+
+def image(value: RegisteredImage) -> catalog_pb2.Image:
+    """The inventory of an image. Where its files lie is the operator's own business."""
+    digests = value.image.sha256
+    return catalog_pb2.Image(
+        uuid=value.uuid,
+        name=value.image.name,
+        format=value.format,
+        sha256=digests.get("kernel" if value.format == "kernel" else "disk", ""),
+        initrd_sha256=digests.get("initrd", ""),
+        size=value.size,
+        create_date=timestamp(value.created_at),
+        etag=etag(value.uuid, value.version),
+    )
+
+
+# One row for each field that a caller may set: the message's name, the domain's names, and how to read it.
+_Reader = Callable[[Any], Mapping[str, object]]
+
+
+def _plain(name: str, field: str) -> _Reader:
+    return lambda message: {field: getattr(message, name) or getattr(_DEFAULTS, field)}
+
+
+def _readiness(message: Any) -> Mapping[str, object]:
+    check = message.readiness_check
+    return {
+        "health_path": check.path or _DEFAULTS.health_path,
+        "readiness_port": check.port,
+        "readiness_interval_ms": check.interval,
+        "readiness_timeout_ms": check.timeout,
+    }
+
+
+def _mapping(name: str, field: str) -> _Reader:
+    return lambda message: {field: dict(sorted(getattr(message, name).items())) or getattr(_DEFAULTS, field)}
+
+
+FIELDS: Mapping[str, _Reader] = {
+    "name": _plain("name", "name"),
+    "description": _plain("description", "description"),
+    "image_uuid": _plain("image_uuid", "image_uuid"),
+    "root_disk_size": _plain("root_disk_size", "root_disk_size"),
+    "framework": _plain("framework", "framework"),
+    "model_uuid": _plain("model_uuid", "model_uuid"),
+    "initial_command": _plain("initial_command", "initial_command"),
+    "worker_command": _plain("worker_command", "worker_command"),
+    "ports": _mapping("ports", "ports"),
+    "readiness_check": _readiness,
+    "default_cpu_num": _plain("default_cpu_num", "default_cpu"),
+    "default_memory_size": _plain("default_memory_size", "default_memory"),
+    "environment_variables": _mapping("environment_variables", "environment"),
+    "workers_first": _plain("workers_first", "workers_first"),
+    "boot_timeout": _plain("boot_timeout", "boot_timeout_ms"),
+    "stop_grace": _plain("stop_grace", "stop_grace_ms"),
+    "support_metrics": lambda message: {"supported_metrics": tuple(message.support_metrics)},
+}
+
+
+def new_model_service(message: catalog_pb2.CreateModelServiceRequest) -> NewModelService:
+    """An entry to make; a field that is empty has the domain's default."""
+    values: dict[str, Any] = {}
+    for read in FIELDS.values():
+        values |= read(message)
+    return NewModelService(ModelService(uuid=message.resource_uuid, image=Image(""), **values), message.request_id)
+
+
+def model_service_change(message: catalog_pb2.UpdateModelServiceRequest) -> ModelServiceChange:
+    """What to change: the fields that the mask names, or without a mask those that are not empty.
+
+    A field that the mask names and that is empty goes back to its default.
+    """
+    named = tuple(message.update_mask.paths) or tuple(f.name for f, _ in message.ListFields() if f.name in FIELDS)
+    values: dict[str, object] = {}
+    for name in named:
+        values |= FIELDS[name](message)
+    return ModelServiceChange(values)
+
+
+def new_image(message: catalog_pb2.RegisterImageRequest) -> NewImage:
+    """An image to make known."""
+    return NewImage(
+        name=message.name,
+        format=message.format,
+        file_name=message.file_name,
+        initrd_file_name=message.initrd_file_name,
+        sha256=message.sha256,
+        initrd_sha256=message.initrd_sha256,
+        resource_uuid=message.resource_uuid,
+        request_id=message.request_id,
+    )

@@ -1,0 +1,73 @@
+"""What happened to a group, as the message that every stream sends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from corral.v1 import group_pb2
+
+from service.app.feed import Bookmark
+from service.contract.convert import inventory
+from service.contract.convert.inventory import Reachable
+from service.domain.groups import Event, EventKind, Group, PlacementRecord
+
+
+def event(value: Event, reachable: Reachable) -> group_pb2.InstanceGroupEvent:
+    """One event. Raises ValueError for an event without the body that its kind promises."""
+    message = group_pb2.InstanceGroupEvent(
+        revision=value.revision,
+        sequence=value.sequence,
+        time=inventory.timestamp(value.time),
+        group_uuid=value.group_uuid,
+    )
+    match value:
+        case Event(kind=EventKind.ACCEPTED, group=Group() as group):
+            message.accepted.CopyFrom(inventory.group(replace(group, revision=value.revision), reachable))
+        case Event(kind=EventKind.GROUP, group=Group() as group):
+            message.group.CopyFrom(inventory.group(replace(group, revision=value.revision), reachable))
+        case Event(kind=EventKind.FINAL, group=Group() as group):
+            message.final.CopyFrom(inventory.group(replace(group, revision=value.revision), reachable))
+        case Event(kind=EventKind.PLANNED, placement=record) if record is not None:
+            message.planned.CopyFrom(inventory.placement(record))
+        case Event(kind=EventKind.CLAIMED, placement=record) if record is not None:
+            message.claimed.CopyFrom(inventory.claim(record))
+        case Event(kind=EventKind.INSTANCE, instance=member) if member is not None:
+            message.instance.CopyFrom(inventory.instance(member, reachable))
+        case _:
+            raise ValueError(f"event {value.revision} of kind {value.kind} has no body")
+    return message
+
+
+def standing(value: Group, reachable: Reachable) -> group_pb2.InstanceGroupEvent:
+    """A group as it stands when a watch begins, told as a change of the group."""
+    return group_pb2.InstanceGroupEvent(
+        revision=value.revision,
+        sequence=value.sequence,
+        time=inventory.timestamp(value.updated_at),
+        group_uuid=value.uuid,
+        group=inventory.group(value, reachable),
+    )
+
+
+def planned(record: PlacementRecord) -> group_pb2.InstanceGroupEvent:
+    """The only event of a deploy that was to be checked and planned, and not stored."""
+    return group_pb2.InstanceGroupEvent(planned=inventory.placement(record, planned_only=True))
+
+
+def bookmark(value: Bookmark) -> group_pb2.InstanceGroupEvent:
+    """How far a watch has read."""
+    return group_pb2.InstanceGroupEvent(
+        revision=value.revision,
+        bookmark=group_pb2.Bookmark(initial_state_complete=value.initial_state_complete),
+    )
+
+
+def change(value: Group | Event | Bookmark, reachable: Reachable) -> group_pb2.InstanceGroupEvent:
+    """Whatever a watch tells."""
+    match value:
+        case Group():
+            return standing(value, reachable)
+        case Bookmark():
+            return bookmark(value)
+        case Event():
+            return event(value, reachable)

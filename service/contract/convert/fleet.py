@@ -1,0 +1,223 @@
+"""Zones, hosts and capacity as messages, and the requests that change them as domain types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+
+from corral.v1 import fleet_pb2, group_pb2
+from pydantic import ValidationError
+
+from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
+from service.app.evacuation import Progress
+from service.app.feed import Bookmark
+from service.app.fleet import HostChange, NewHost, NewZone, ZoneView
+from service.app.fleet_feed import FleetUpdate
+from service.app.row_changes import etag
+from service.config.schema import NetworkSection
+from service.contract.convert.inventory import Reachable, instance, timestamp
+from service.domain.fleet import Host, HostAddress, HostState, Overcommit
+from service.domain.network import Network
+from service.errors import InvalidArgument
+from service.planning.decisions import Kept
+
+# What a transport of the contract is called by drivers.
+_TRANSPORTS = {"none": "test"}
+
+_CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
+
+
+def decision(kept: Kept) -> fleet_pb2.Decision:
+    """A decision in short."""
+    made = kept.decision
+    return fleet_pb2.Decision(
+        uuid=kept.uuid,
+        group_uuid=kept.group_uuid,
+        create_date=timestamp(kept.created_at),
+        status=made.status.value,
+        strategy=made.strategy.value,
+        proof=made.proof.value,
+        stage=made.stage,
+        nodes=kept.request.size,
+        hosts=len(kept.snapshot.hosts),
+        duration_ms=kept.duration_ms,
+        stopped=made.stopped,
+    )
+
+
+def zone(view: ZoneView) -> fleet_pb2.Zone:
+    """The inventory of a zone."""
+    value = view.zone
+    return fleet_pb2.Zone(
+        uuid=value.uuid,
+        name=value.name,
+        description=value.description,
+        host_count=view.hosts,
+        network=fleet_pb2.ZoneNetwork(
+            kind=value.network.kind,
+            source=value.network.source,
+            subnet=value.network.subnet,
+            gateway=value.network.gateway,
+            pool=f"{value.network.first_address}-{value.network.last_address}" if value.network.subnet else "",
+        ),
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        etag=etag(value.uuid, value.version),
+    )
+
+
+def host(view: HostView) -> fleet_pb2.Host:
+    """The inventory of a host."""
+    value = view.host
+    return fleet_pb2.Host(
+        uuid=value.uuid,
+        name=value.name,
+        description=value.description,
+        zone_uuid=value.zone_uuid,
+        cluster_uuid=value.cluster_uuid,
+        rack=value.rack,
+        driver=value.address.driver,
+        state=value.state.value,
+        status=value.status.value,
+        capacities=[resource(one) for one in amounts(view)],
+        labels=value.labels,
+        instance_count=view.load.members,
+        reason=value.status_reason,
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        etag=etag(value.uuid, value.version),
+    )
+
+
+def resource(value: ResourceAmounts) -> fleet_pb2.ResourceCapacity:
+    """One resource's amounts."""
+    return fleet_pb2.ResourceCapacity(
+        resource=value.resource,
+        total=value.total,
+        reserved=value.reserved,
+        overcommit_ratio=float(value.ratio),
+        allocatable=value.allocatable,
+        claimed=value.claimed,
+        foreign=value.foreign,
+        available=value.available,
+    )
+
+
+def capacity(value: FleetCapacity) -> fleet_pb2.GetCapacityResponse:
+    """The sums over many hosts."""
+    return fleet_pb2.GetCapacityResponse(
+        capacities=[resource(one) for one in value.amounts],
+        hosts=value.hosts,
+        unavailable_hosts=value.unavailable_hosts,
+    )
+
+
+def update(value: FleetUpdate | Bookmark) -> fleet_pb2.WatchFleetResponse:
+    """Whatever a watch of the fleet tells."""
+    message = fleet_pb2.WatchFleetResponse(revision=value.revision)
+    if isinstance(value, Bookmark):
+        message.bookmark.CopyFrom(group_pb2.Bookmark(initial_state_complete=value.initial_state_complete))
+        return message
+    at = timestamp(value.time)
+    if at is not None:
+        message.time.CopyFrom(at)
+    if value.host is not None:
+        message.host.CopyFrom(host(value.host))
+    elif value.zone is not None:
+        message.zone.CopyFrom(zone(value.zone))
+    elif value.removed_host:
+        message.removed_host_uuid = value.removed_host
+    else:
+        message.removed_zone_uuid = value.removed_zone
+    return message
+
+
+def progress(value: Progress, reachable: Reachable) -> fleet_pb2.DrainHostResponse:
+    """One step of a drain."""
+    message = fleet_pb2.DrainHostResponse()
+    at = timestamp(value.time)
+    if at is not None:
+        message.time.CopyFrom(at)
+    if value.move is not None:
+        message.move.CopyFrom(
+            fleet_pb2.Move(
+                instance_uuid=value.move.instance_uuid,
+                source_host_uuid=value.move.source_host_uuid,
+                target_host_uuid=value.move.target_host_uuid,
+                live=value.move.live,
+            )
+        )
+    elif value.instance is not None:
+        message.instance.CopyFrom(instance(value.instance, reachable))
+    elif value.final is not None:
+        message.final.CopyFrom(host(value.final))
+    return message
+
+
+def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
+    """A zone to make."""
+    attached = network(message.network) if message.HasField("network") else Network()
+    return NewZone(message.name, message.description, message.resource_uuid, message.request_id, attached)
+
+
+def network(message: fleet_pb2.ZoneNetwork) -> Network:
+    """Where machines are attached, by the same rules as in the configuration file. Raises InvalidArgument."""
+    fields = ("kind", "source", "subnet", "gateway", "pool")
+    try:
+        section = NetworkSection.model_validate({name: getattr(message, name) for name in fields})
+        first, last = section.pool_bounds()
+    except ValidationError as problem:
+        raise InvalidArgument.of("network", problem.errors()[0]["msg"].removeprefix("Value error, ")) from problem
+    return Network(section.kind, section.source, section.subnet, section.gateway, first, last)
+
+
+def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:
+    """A host to take into the fleet."""
+    connection = message.connection
+    return NewHost(
+        Host(
+            uuid=message.resource_uuid,
+            name=message.name,
+            zone_uuid=message.zone_uuid,
+            address=HostAddress(
+                driver=message.driver,
+                transport=_TRANSPORTS.get(connection.transport, connection.transport),
+                address=connection.address,
+                port=connection.port,
+                socket=connection.socket,
+                username=connection.username,
+                options=dict(sorted(connection.options.items())),
+            ),
+            rack=message.rack,
+            labels=dict(sorted(message.labels.items())),
+            overcommit=overcommit(message.resource_policies),
+            description=message.description,
+            cluster_uuid=message.cluster_uuid,
+            bridge=message.bridge,
+            capacity_override=dict(sorted(message.capacity.items())),
+            state=HostState(message.state) if message.state else HostState.ENABLED,
+        ),
+        credential=connection.credential,
+        request_id=message.request_id,
+    )
+
+
+def host_change(message: fleet_pb2.UpdateHostRequest) -> HostChange:
+    """What to change: the fields that the mask names, or without a mask those that are not empty."""
+    named = tuple(message.update_mask.paths) or tuple(name for name in _CHANGEABLE if getattr(message, name))
+    return HostChange(
+        name=message.name if "name" in named else None,
+        description=message.description if "description" in named else None,
+        rack=message.rack if "rack" in named else None,
+        overcommit=overcommit(message.resource_policies) if "resource_policies" in named else None,
+        labels=dict(sorted(message.labels.items())) if "labels" in named else None,
+    )
+
+
+def overcommit(policies: Iterable[fleet_pb2.ResourcePolicy]) -> Overcommit:
+    """Policies by resource. A ratio is taken as it is written in decimal, not as the binary number next to it."""
+    given = sorted(policies, key=lambda policy: policy.resource)
+    return Overcommit(
+        {p.resource: Fraction(str(p.overcommit_ratio)) for p in given if p.HasField("overcommit_ratio")},
+        {p.resource: p.reserved for p in given if p.HasField("reserved")},
+    )

@@ -1,0 +1,151 @@
+"""Groups, members, placements and claims as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from corral.v1 import group_pb2, placement_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from service.app.access import etag_of
+from service.contract.convert import specification
+from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, SeatAssignment
+
+Reachable = Callable[[str], bool]
+"""Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
+
+_STRATEGIES: Mapping[PlacementStrategy, placement_pb2.PlacementStrategy.ValueType] = {
+    PlacementStrategy.LEAST_LOST_VALUE: placement_pb2.PLACEMENT_STRATEGY_LEAST_LOST_VALUE,
+    PlacementStrategy.FEWEST_HOSTS: placement_pb2.PLACEMENT_STRATEGY_PACK,
+    PlacementStrategy.SPREAD: placement_pb2.PLACEMENT_STRATEGY_SPREAD,
+    PlacementStrategy.CLOSE: placement_pb2.PLACEMENT_STRATEGY_CLOSE,
+}
+
+_PROOFS: Mapping[str, placement_pb2.PlacementProof.ValueType] = {
+    "optimal": placement_pb2.PLACEMENT_PROOF_OPTIMAL,
+    "gap": placement_pb2.PLACEMENT_PROOF_GAP,
+    "infeasible": placement_pb2.PLACEMENT_PROOF_INFEASIBLE,
+}
+
+# What a caller sees instead of the stored status while the member's host does not answer.
+UNKNOWN = "Unknown"
+
+
+def timestamp(milliseconds: int) -> Timestamp | None:
+    """A point in time from milliseconds since the Unix epoch; None for 0, which means never."""
+    if not milliseconds:
+        return None
+    seconds, rest = divmod(milliseconds, 1000)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
+    """The inventory of a group, with the members that `value` has."""
+    spec = value.spec
+    first = spec.nodes[0]
+    return group_pb2.InstanceGroup(
+        uuid=value.uuid,
+        model_service_uuid=first.model_service_uuid,
+        model_uuid=spec.model_uuid,
+        instances=[instance(member, reachable) for member in value.instances],
+        status=value.status.value,
+        model_service_type=spec.model_service_type,
+        type=first.type.value,
+        name=spec.name,
+        description=spec.description,
+        yaml=specification.as_yaml(spec) if value.instances else "",
+        support_metrics=spec.support_metrics,
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        service_creation_strategy=spec.creation_strategy.value,
+        reason=value.reason,
+        system_tags=spec.system_tags,
+        user_tags=spec.user_tags,
+        tag_uuids=spec.tag_uuids,
+        revision=value.revision,
+        etag=etag_of(value),
+    )
+
+
+def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
+    """The inventory of one member."""
+    url = _service_url(value)
+    zone_uuid = value.zone_uuid or value.spec.zone_uuid
+    return group_pb2.Instance(
+        uuid=value.uuid,
+        name=value.spec.name,
+        model_service_group_uuid=value.group_uuid,
+        status=UNKNOWN if value.unknown_since else value.status.value,
+        url=url if url and reachable(zone_uuid) else "",
+        internal_url=url,
+        vm_instance_uuid=value.machine_uuid.replace("-", ""),
+        host_uuid=value.host_uuid,
+        zone_uuid=zone_uuid,
+        node_rank=value.rank,
+        is_initial_node=value.spec.is_initial_node,
+        cpu_num=value.spec.cpu_num,
+        memory_size=value.spec.memory_size,
+        addresses=[value.address] if value.address else [],
+        reason=value.reason,
+        attempt=value.attempt,
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        host_name=value.host_name,
+        model_service_uuid=value.spec.model_service_uuid,
+    )
+
+
+def _service_url(value: Instance) -> str:
+    """Where the member's service answers in its network; empty until its address is known."""
+    if not value.address or not value.service_port:
+        return ""
+    host = f"[{value.address}]" if ":" in value.address else value.address
+    return f"http://{host}:{value.service_port}"
+
+
+def placement(record: PlacementRecord, *, planned_only: bool = False) -> placement_pb2.Placement:
+    """A placement with its bounds. `planned_only`: nothing was stored, so members have no uuids yet."""
+    gap = (record.upper_bound - record.lower_bound) / max(1.0, abs(record.upper_bound))
+    duration = Duration()
+    duration.FromMicroseconds(round(record.duration_ms * 1000))
+    return placement_pb2.Placement(
+        assignments=[_assignment(seat, planned_only) for seat in _by_rank(record)],
+        objective=record.objective,
+        lower_bound=record.lower_bound,
+        upper_bound=record.upper_bound,
+        gap=max(0.0, gap),
+        proof=_PROOFS.get(record.proof, placement_pb2.PLACEMENT_PROOF_UNSPECIFIED),
+        stage=record.stage,
+        duration=duration,
+        strategy=_STRATEGIES[record.strategy],
+    )
+
+
+def _by_rank(record: PlacementRecord) -> list[SeatAssignment]:
+    return sorted(record.assignments, key=lambda seat: seat.rank)
+
+
+def _assignment(seat: SeatAssignment, planned_only: bool) -> placement_pb2.Assignment:
+    return placement_pb2.Assignment(
+        instance_uuid="" if planned_only else seat.instance_uuid,
+        node_rank=seat.rank,
+        name=seat.name,
+        host_uuid=seat.host_uuid,
+        host_name=seat.host_name,
+        zone_uuid=seat.zone_uuid,
+        resources=seat.resources,
+    )
+
+
+def claim(record: PlacementRecord) -> placement_pb2.Claim:
+    """What was reserved for each member, in the order of their ranks."""
+    return placement_pb2.Claim(
+        instances=[
+            placement_pb2.InstanceClaim(
+                instance_uuid=seat.instance_uuid, host_uuid=seat.host_uuid, resources=seat.resources
+            )
+            for seat in _by_rank(record)
+        ],
+        attempts=record.claim_tries,
+    )

@@ -1,0 +1,140 @@
+"""Requests into domain types. The messages have passed `validation.check`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from corral.v1 import deploy_pb2, group_pb2, placement_pb2
+
+from service.app.groups import Ask, Metadata
+from service.domain.groups import (
+    CreationStrategy,
+    DeployRequest,
+    FailurePolicy,
+    GpuRequest,
+    GroupSpec,
+    MachineType,
+    NodeSpec,
+    PlacementPolicy,
+    PlacementStrategy,
+)
+
+STRATEGIES: Mapping[int, PlacementStrategy] = {
+    placement_pb2.PLACEMENT_STRATEGY_UNSPECIFIED: PlacementStrategy.LEAST_LOST_VALUE,
+    placement_pb2.PLACEMENT_STRATEGY_LEAST_LOST_VALUE: PlacementStrategy.LEAST_LOST_VALUE,
+    placement_pb2.PLACEMENT_STRATEGY_PACK: PlacementStrategy.FEWEST_HOSTS,
+    placement_pb2.PLACEMENT_STRATEGY_SPREAD: PlacementStrategy.SPREAD,
+    placement_pb2.PLACEMENT_STRATEGY_CLOSE: PlacementStrategy.CLOSE,
+}
+
+FAILURE_POLICIES: Mapping[int, FailurePolicy] = {
+    group_pb2.FAILURE_ACTION_UNSPECIFIED: FailurePolicy.REPLACE_MEMBER,
+    group_pb2.FAILURE_ACTION_FAIL_GROUP: FailurePolicy.FAIL_GROUP,
+    group_pb2.FAILURE_ACTION_RESTART_MEMBER: FailurePolicy.RESTART_MEMBER,
+    group_pb2.FAILURE_ACTION_REPLACE_MEMBER: FailurePolicy.REPLACE_MEMBER,
+}
+
+_NODE_PATH = re.compile(r"^model_services\[(\d+)\]")
+
+_UPDATABLE = ("name", "description", "user_tags", "system_tags")
+
+ChangeMessage = (
+    deploy_pb2.DeleteInstanceGroupRequest
+    | deploy_pb2.StartInstanceGroupRequest
+    | deploy_pb2.StopInstanceGroupRequest
+    | deploy_pb2.RestartInstanceGroupRequest
+    | deploy_pb2.ScaleInstanceGroupRequest
+    | deploy_pb2.UpdateInstanceGroupRequest
+)
+DeployMessage = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
+
+
+def positions_by_rank(nodes: Sequence[group_pb2.NodeSpec]) -> dict[int, int]:
+    """Rank -> position in the caller's list: explicit ranks, else the list's order with the initial node first."""
+    if any(node.HasField("node_rank") for node in nodes):
+        return {node.node_rank: position for position, node in enumerate(nodes)}
+    ranked = sorted(range(len(nodes)), key=lambda position: not nodes[position].is_initial_node)
+    return dict(enumerate(ranked))
+
+
+def path_as_written(path: str, positions: Mapping[int, int]) -> str:
+    """A field path that counts nodes by rank, as the caller counted them: `model_services[rank]` by its position."""
+    found = _NODE_PATH.match(path)
+    if found is None or int(found[1]) not in positions:
+        return path
+    return f"model_services[{positions[int(found[1])]}]{path[found.end() :]}"
+
+
+def deploy_request(message: DeployMessage) -> DeployRequest:
+    """The whole request, nodes as the caller listed them. What is absent is 0, "" or rank -1 for `app` to fill in."""
+    policy = message.failure_policy
+    spec = GroupSpec(
+        name=message.name,
+        nodes=nodes(message.model_services),
+        creation_strategy=CreationStrategy(message.service_creation_strategy),
+        description=message.description,
+        system_tags=tuple(message.system_tags),
+        user_tags=tuple(message.user_tags),
+        tag_uuids=tuple(message.tag_uuids),
+        failure_policy=FAILURE_POLICIES[policy.action],
+        placement=_placement_policy(message.placement_policy),
+    )
+    if policy.HasField("budget"):
+        spec = replace(spec, failure_budget=policy.budget)
+    return DeployRequest(spec=spec, resource_uuid=message.resource_uuid, request_id=message.request_id)
+
+
+def nodes(messages: Iterable[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:
+    """Node specifications as the caller listed them."""
+    return tuple(_node(message) for message in messages)
+
+
+def ask(message: ChangeMessage) -> Ask:
+    """What every change of a group has."""
+    return Ask(message.etag, message.request_id, message.validate_only)
+
+
+def metadata(message: deploy_pb2.UpdateInstanceGroupRequest) -> Metadata:
+    """The new values of the fields that the mask names; without a mask those that are not empty."""
+    named = set(message.update_mask.paths) or {name for name in _UPDATABLE if getattr(message, name)}
+    return Metadata(
+        name=message.name if "name" in named else None,
+        description=message.description if "description" in named else None,
+        user_tags=tuple(message.user_tags) if "user_tags" in named else None,
+        system_tags=tuple(message.system_tags) if "system_tags" in named else None,
+    )
+
+
+def _node(message: group_pb2.NodeSpec) -> NodeSpec:
+    return NodeSpec(
+        name=message.name,
+        model_service_uuid=message.uuid,
+        zone_uuid=message.zone_uuid,
+        cpu_num=message.cpu_num,
+        memory_size=message.memory_size,
+        type=MachineType(message.type) if message.type else MachineType.VIRTUAL_MACHINE,
+        is_initial_node=message.is_initial_node,
+        node_rank=message.node_rank if message.HasField("node_rank") else -1,
+        timeout_ms=message.timeout,
+        tensor_parallel_size=message.tensor_parallel_size,
+        cluster_uuid=message.cluster_uuid,
+        description=message.description,
+        environment_variables=dict(message.environment_variables),
+        startup_parameters=message.startup_parameters,
+        root_disk_size=message.root_disk_size,
+        gpus=tuple(GpuRequest(gpu.model, gpu.count) for gpu in message.gpus),
+        labels=dict(message.labels),
+    )
+
+
+def _placement_policy(message: group_pb2.PlacementPolicy) -> PlacementPolicy:
+    return PlacementPolicy(
+        strategy=STRATEGIES[message.strategy],
+        max_per_host=message.max_per_host,
+        max_per_rack=message.max_per_rack,
+        exclusive_hosts=message.exclusive_hosts,
+        affinity_groups=tuple(message.affinity_group_uuids),
+        anti_affinity_groups=tuple(message.anti_affinity_group_uuids),
+    )

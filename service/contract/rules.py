@@ -1,0 +1,268 @@
+"""What ties several fields of a request together: one literal table from message to its rules. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
+from google.protobuf.message import Message
+
+from service.config.values import socket_path
+from service.errors import FieldViolation
+
+Rule = Callable[[Any], Iterator[FieldViolation]]
+
+
+def violations(request: Message) -> list[FieldViolation]:
+    """What is wrong across the fields of a request whose fields are right one by one."""
+    found = _RULES.get(request.DESCRIPTOR.full_name, ())
+    return [violation for rule in found for violation in rule(request)]
+
+
+def _one_initial_node(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+    marked = [index for index, node in enumerate(request.model_services) if node.is_initial_node]
+    for index in marked[1:]:
+        yield FieldViolation(
+            f"model_services[{index}].is_initial_node",
+            f"at most one node may be the initial node; model_services[{marked[0]}] is already",
+        )
+
+
+def _ranks_complete(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+    nodes = request.model_services
+    ranked = [index for index, node in enumerate(nodes) if node.HasField("node_rank")]
+    if not ranked:
+        return
+    seen: dict[int, int] = {}
+    for index, node in enumerate(nodes):
+        path = f"model_services[{index}].node_rank"
+        if not node.HasField("node_rank"):
+            yield FieldViolation(path, "is required where another node has one")
+        elif node.node_rank >= len(nodes):
+            yield FieldViolation(path, f"must be from 0 to {len(nodes) - 1}, not {node.node_rank}")
+        elif node.node_rank in seen:
+            yield FieldViolation(path, f"is the rank of model_services[{seen[node.node_rank]}] already")
+        else:
+            seen[node.node_rank] = index
+
+
+def _initial_node_is_rank_zero(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+    for index, node in enumerate(request.model_services):
+        if node.is_initial_node and node.HasField("node_rank") and node.node_rank != 0:
+            yield FieldViolation(f"model_services[{index}].node_rank", "must be 0 for the initial node")
+
+
+def _no_group_both_near_and_away(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+    near = set(request.placement_policy.affinity_group_uuids)
+    for index, uuid in enumerate(request.placement_policy.anti_affinity_group_uuids):
+        if uuid in near:
+            path = f"placement_policy.anti_affinity_group_uuids[{index}]"
+            yield FieldViolation(path, "is among the groups to be near to")
+
+
+def _gpus_are_told_once(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+    for index, node in enumerate(request.model_services):
+        yield from _repeated_models(node, f"model_services[{index}].gpus")
+
+
+def _repeated_models(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolation]:
+    seen: set[str] = set()
+    for index, gpu in enumerate(node.gpus):
+        if gpu.model in seen:
+            yield FieldViolation(f"{path}[{index}].model", "is in the list already")
+        seen.add(gpu.model)
+
+
+def _adds_or_removes(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
+    if request.model_services and request.remove_instance_uuids:
+        yield FieldViolation("remove_instance_uuids", "must be empty where model_services is not")
+    if not request.model_services and not request.remove_instance_uuids:
+        yield FieldViolation("model_services", "is required where remove_instance_uuids is empty")
+
+
+def _adds_no_initial_node(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
+    for index, node in enumerate(request.model_services):
+        if node.is_initial_node:
+            yield FieldViolation(
+                f"model_services[{index}].is_initial_node", "may not be set for a worker that is added"
+            )
+
+
+def _mask_names(*allowed: str) -> Rule:
+    """The update mask names fields that can be changed."""
+
+    def rule(request: Any) -> Iterator[FieldViolation]:
+        for path in request.update_mask.paths:
+            if path not in allowed:
+                yield FieldViolation("update_mask", f"may only name {', '.join(allowed)}")
+                return
+
+    return rule
+
+
+def _named_fields_are_not_empty(*required: str) -> Rule:
+    """A field that a resource can not do without is not emptied by an update."""
+
+    def rule(request: Any) -> Iterator[FieldViolation]:
+        for name in required:
+            if name in request.update_mask.paths and not getattr(request, name):
+                yield FieldViolation(name, "may not be empty")
+
+    return rule
+
+
+def _ratios_in_range(request: Any) -> Iterator[FieldViolation]:
+    for index, policy in enumerate(request.resource_policies):
+        if policy.HasField("overcommit_ratio") and not 0 < policy.overcommit_ratio <= 100:
+            yield FieldViolation(f"resource_policies[{index}].overcommit_ratio", "must be more than 0 and at most 100")
+
+
+def _address_fits_transport(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    remote = request.connection.transport not in ("unix", "none")
+    if remote and not request.connection.address:
+        yield FieldViolation("connection.address", f"is required for {request.connection.transport}")
+    if not remote and request.connection.address:
+        yield FieldViolation("connection.address", f"must be empty for {request.connection.transport}")
+
+
+_TRANSPORTS: Mapping[str, Sequence[str]] = {
+    "libvirt": ("unix", "tcp", "tls", "ssh"),
+    "redfish": ("https",),
+    "simulated": ("none",),
+}
+
+
+def _transport_fits_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    allowed = _TRANSPORTS[request.driver]
+    if request.connection.transport not in allowed:
+        yield FieldViolation("connection.transport", f"must be one of {', '.join(allowed)} for {request.driver}")
+
+
+OPTIONS: Mapping[str, frozenset[str]] = {
+    "libvirt": frozenset(
+        {
+            *("pool", "pool_path", "virt_type", "machine", "translation_cache_mib"),
+            *("migration_address", "migration_transport"),
+        }
+    ),
+    "redfish": frozenset(),
+    "simulated": frozenset(
+        {
+            *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
+            *("migrate_ms", "live_migration"),
+        }
+    ),
+}
+"""Options of drivers that a caller may set. The rest name files of the service's machine (a key, a host's state)."""
+
+_SIMULATED_GPU = re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}")
+
+
+def _options_fit_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    allowed = OPTIONS[request.driver]
+    for name in sorted(request.connection.options):
+        gpu = request.driver == "simulated" and _SIMULATED_GPU.fullmatch(name)
+        if name not in allowed and not gpu:
+            known = f"may only name {', '.join(sorted(allowed))}" if allowed else "must be empty"
+            yield FieldViolation("connection.options", f"{known} for {request.driver}")
+            return
+
+
+def _socket_fits_transport(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    socket = request.connection.socket
+    if not socket:
+        return
+    if request.connection.transport != "unix":
+        yield FieldViolation("connection.socket", f"must be empty for {request.connection.transport}")
+        return
+    try:
+        socket_path(socket)
+    except ValueError as problem:
+        yield FieldViolation("connection.socket", f"must be {problem}")
+
+
+def _policies_name_each_resource_once(request: Any) -> Iterator[FieldViolation]:
+    seen: set[str] = set()
+    for index, policy in enumerate(request.resource_policies):
+        path = f"resource_policies[{index}].resource"
+        if policy.resource not in ("vcpu", "memory"):
+            yield FieldViolation(path, "must be one of vcpu, memory")
+        elif policy.resource in seen:
+            yield FieldViolation(path, "is in the list already")
+        seen.add(policy.resource)
+
+
+def _variables_are_lines(request: Any) -> Iterator[FieldViolation]:
+    """They travel into the guest as lines of `NAME=value`."""
+    for name, value in sorted(request.environment_variables.items()):
+        if any(separator in value for separator in "\n\r\x85\u2028\u2029"):
+            yield FieldViolation(f"environment_variables[{name}]", "must be one line")
+
+
+def _path_begins_with_slash(request: Any) -> Iterator[FieldViolation]:
+    if request.readiness_check.path and not request.readiness_check.path.startswith("/"):
+        yield FieldViolation("readiness_check.path", "must begin with a slash")
+
+
+def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:
+    for name in ("initrd_file_name", "initrd_sha256"):
+        if getattr(request, name) and request.format != "kernel":
+            yield FieldViolation(name, "must be empty for a disk")
+    if request.initrd_sha256 and not request.initrd_file_name:
+        yield FieldViolation("initrd_file_name", "is required where initrd_sha256 is not empty")
+
+
+def _size_is_whole(request: fleet_pb2.GetCapacityRequest) -> Iterator[FieldViolation]:
+    for name, other in (("cpu_num", "memory_size"), ("memory_size", "cpu_num")):
+        if getattr(request, other) and not getattr(request, name):
+            yield FieldViolation(name, f"is required where {other} is given")
+
+
+_MODEL_SERVICE_FIELDS = tuple(
+    field.name
+    for field in catalog_pb2.UpdateModelServiceRequest.DESCRIPTOR.fields
+    if field.name not in ("uuid", "update_mask", "etag", "validate_only")
+)
+
+_DEPLOY: Sequence[Rule] = (
+    _one_initial_node,
+    _ranks_complete,
+    _initial_node_is_rank_zero,
+    _no_group_both_near_and_away,
+    _gpus_are_told_once,
+)
+
+_RULES: Mapping[str, Sequence[Rule]] = {
+    "corral.v1.DeployDistributedModelServiceRequest": _DEPLOY,
+    "corral.v1.PlanDistributedModelServiceRequest": _DEPLOY,
+    "corral.v1.ScaleInstanceGroupRequest": (_adds_or_removes, _adds_no_initial_node, _gpus_are_told_once),
+    "corral.v1.UpdateInstanceGroupRequest": (
+        _mask_names("name", "description", "user_tags", "system_tags"),
+        _named_fields_are_not_empty("name"),
+    ),
+    "corral.v1.GetCapacityRequest": (_size_is_whole,),
+    "corral.v1.AddHostRequest": (
+        _ratios_in_range,
+        _policies_name_each_resource_once,
+        _transport_fits_driver,
+        _address_fits_transport,
+        _socket_fits_transport,
+        _options_fit_driver,
+    ),
+    "corral.v1.UpdateHostRequest": (
+        _mask_names("name", "description", "rack", "resource_policies", "labels"),
+        _named_fields_are_not_empty("name"),
+        _ratios_in_range,
+        _policies_name_each_resource_once,
+    ),
+    "corral.v1.CreateModelServiceRequest": (_variables_are_lines, _path_begins_with_slash),
+    "corral.v1.UpdateModelServiceRequest": (
+        _mask_names(*_MODEL_SERVICE_FIELDS),
+        _named_fields_are_not_empty("name", "image_uuid"),
+        _variables_are_lines,
+        _path_begins_with_slash,
+    ),
+    "corral.v1.RegisterImageRequest": (_only_kernels_have_an_initrd,),
+}

@@ -1,0 +1,1 @@
+"""What the service speaks of: groups, fleet, catalogue, networks, tenants. Frozen data: no I/O, no behaviour."""

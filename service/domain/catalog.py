@@ -1,0 +1,92 @@
+"""The catalogue: boot images, and the model services that node specs name. Pure data."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredImage:
+    """An image that the catalogue knows. `format`: raw | qcow2 | kernel; `size`: bytes of all its files."""
+
+    uuid: str
+    image: Image
+    format: str
+    size: int = 0
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+
+def configured_image_uuid(name: str) -> str:
+    """The uuid of an image of the configuration file, where images have names alone."""
+    return uuids.uuid5(_IMAGE_NAMESPACE, name).hex
+
+
+_IMAGE_NAMESPACE = uuids.UUID("2f1d6f0a-8f0d-5f0e-b0f3-6b8f0c9c5b03")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelService:
+    """A catalogue entry: the template that a node spec's `uuid` names. Sizes in bytes, times in ms.
+
+    `image_uuid`: where `image` was copied from. `readiness_*`: 0 leaves it to the guest.
+    `version` rises with every change; members name the one that they were admitted with.
+
+    `ports` maps a role of SERVING's contract (`service`, `rendezvous`, `rpc`) to a TCP port.
+    `workers_first`: the engine's gate wants the workers up before the initial node when the strategy is sequential.
+    """
+
+    uuid: str
+    name: str
+    image: Image
+    description: str = ""
+    framework: str = "custom"
+    model_uuid: str = ""
+    model_service_type: str = "VirtualMachine"
+    ports: Mapping[str, int] = field(default_factory=lambda: {"service": 8080})
+    health_path: str = "/health"
+    default_cpu: int = 1
+    default_memory: int = 1 << 30
+    root_disk_size: int = 0
+    initial_command: str = ""
+    worker_command: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    workers_first: bool = False
+    boot_timeout_ms: int = 300_000
+    stop_grace_ms: int = 5_000
+    supported_metrics: tuple[str, ...] = ()
+    image_uuid: str = ""
+    readiness_port: int = 0
+    readiness_interval_ms: int = 0
+    readiness_timeout_ms: int = 0
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A registered boot source. Paths are on the control plane's machine; drivers carry the bytes to the host.
+
+    Either `kernel_path` (+ `initrd_path`, `kernel_arguments`) for a direct boot, or `disk_path` with `disk_format`
+    (`raw` | `qcow2`), or both. `sha256` maps a path's role (`kernel`, `initrd`, `disk`) to its expected hex digest.
+    `delivery`: `fw_cfg` or `nocloud`.
+    """
+
+    name: str
+    kernel_path: str = ""
+    initrd_path: str = ""
+    kernel_arguments: str = ""
+    disk_path: str = ""
+    disk_format: str = "raw"
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    delivery: str = "fw_cfg"
+    progress_channel: str = "org.corral.progress"
+
+
+def version_key(uuid: str, version: int) -> str:
+    """How one version of an entry is named."""
+    return f"{uuid}@{version}"

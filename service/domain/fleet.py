@@ -1,0 +1,130 @@
+"""Domain types of what groups are placed on and made from: zones, hosts, images and the catalogue. Pure data.
+
+Resources are named integer vectors: `vcpu` (count), `memory` (bytes), and any other name the fleet declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+
+from service.domain.network import Network
+
+VCPU = "vcpu"
+MEMORY = "memory"
+
+
+class HostState(StrEnum):
+    """What the operator wants of a host."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"  # keeps what it has, gets nothing new
+    MAINTENANCE = "Maintenance"  # drained, gets nothing new
+
+
+class HostStatus(StrEnum):
+    """What was last seen of a host."""
+
+    CONNECTING = "Connecting"
+    CONNECTED = "Connected"
+    DISCONNECTED = "Disconnected"
+    DEGRADED = "Degraded"  # answers, but holds a machine that it can neither run nor destroy
+
+
+@dataclass(frozen=True, slots=True)
+class Overcommit:
+    """How a host's real amounts become usable ones: floor((total - reserved) * ratio), for each resource.
+
+    A resource that is not named has ratio 1 and nothing reserved.
+    """
+
+    ratios: Mapping[str, Fraction] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
+
+    def usable(self, resource: str, total: int) -> int:
+        """Usable amount of `resource` on a host that really has `total`; never negative."""
+        amount = (total - self.reserved.get(resource, 0)) * self.ratios.get(resource, Fraction(1))
+        return max(0, amount.numerator // amount.denominator)
+
+    def overridden_by(self, other: Overcommit) -> Overcommit:
+        """This, with what `other` names put over it (fleet, then zone, then host)."""
+        return Overcommit({**self.ratios, **other.ratios}, {**self.reserved, **other.reserved})
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A failure and network domain that holds hosts. `version`, `created_at`, `updated_at`: of the stored row."""
+
+    uuid: str
+    name: str
+    description: str = ""
+    network: Network = field(default_factory=Network)
+    overcommit: Overcommit = field(default_factory=Overcommit)
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """How a driver reaches a host: fields of the operator, never a caller's URI.
+
+    `driver`: libvirt | simulated. `transport`: unix | tcp | tls | ssh | test. `socket`: path for unix.
+    `options`: what a driver documents for itself (storage pool, virt_type, a simulated host's size).
+    """
+
+    driver: str
+    transport: str = "unix"
+    address: str = ""
+    port: int = 0
+    socket: str = ""
+    username: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A hypervisor or bare-metal machine. All amounts are named integer vectors.
+
+    `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours;
+    `used`: the sum of committed claims. `usable` = floor((total - reserved) * ratio).
+    `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
+    """
+
+    uuid: str
+    name: str
+    zone_uuid: str
+    address: HostAddress
+    machine_type: str = "VirtualMachine"
+    rack: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    overcommit: Overcommit = field(default_factory=Overcommit)
+    capacity_override: Mapping[str, int] = field(default_factory=dict)
+    bridge: str = ""
+    state: HostState = HostState.ENABLED
+    status: HostStatus = HostStatus.CONNECTING
+    status_reason: str = ""
+    boot_id: str = ""
+    total: Mapping[str, int] = field(default_factory=dict)
+    usable: Mapping[str, int] = field(default_factory=dict)
+    foreign: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[str, int] = field(default_factory=dict)
+    virt_type: str = ""
+    description: str = ""
+    cluster_uuid: str = ""
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+    @property
+    def schedulable(self) -> bool:
+        """Whether new claims may be made on it."""
+        return self.state is HostState.ENABLED and self.status is HostStatus.CONNECTED
+
+
+def policy(of_fleet: Overcommit, zones: Mapping[str, Zone], host: Host) -> Overcommit:
+    """What holds for a host: the fleet's policy, the zone's over it, the host's own over both."""
+    zone = zones.get(host.zone_uuid)
+    return (of_fleet.overridden_by(zone.overcommit) if zone else of_fleet).overridden_by(host.overcommit)

@@ -1,0 +1,356 @@
+"""Domain types of instance groups: what a caller asks for, what is stored, what is told. Pure data, no behaviour.
+
+Times are integers: milliseconds since the Unix epoch, UTC. Sizes are bytes. Uuids are 32 hex digits without dashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from placement.model import Explanation
+
+
+class MachineType(StrEnum):
+    """ZStack's node types that Corral launches."""
+
+    VIRTUAL_MACHINE = "VirtualMachine"
+    BARE_METAL = "BareMetal"
+
+
+class CreationStrategy(StrEnum):
+    """Order of the start once all members are created paused."""
+
+    PARALLEL = "parallel"
+    SEQUENTIAL = "sequential"
+
+
+class FailurePolicy(StrEnum):
+    """What happens when a member can not be created, does not come up, or is lost."""
+
+    FAIL_GROUP = "fail_group"
+    RESTART_MEMBER = "restart_member"
+    REPLACE_MEMBER = "replace_member"
+
+
+class PlacementStrategy(StrEnum):
+    """The planner's objective; the values are the planner's own."""
+
+    LEAST_LOST_VALUE = "least_lost_value"
+    FEWEST_HOSTS = "fewest_hosts"
+    SPREAD = "spread"
+    CLOSE = "close"
+
+
+class GroupStatus(StrEnum):
+    """What callers see; the first six are ZStack's own."""
+
+    DEPLOYING = "Deploying"
+    CONFIG_SETTING_UP = "ConfigSettingUp"
+    SERVICE_BOOTING_UP = "ServiceBootingUp"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    UNKNOWN = "Unknown"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    DEGRADED = "Degraded"
+    DELETING = "Deleting"
+    FAILED = "Failed"
+    DELETED = "Deleted"  # only ever seen as the last message of a stream
+
+
+class GroupPhase(StrEnum):
+    """Where the control plane stands with a group. See `lifecycle` for the transitions."""
+
+    PLANNING = "planning"  # some member has no claim
+    CREATING = "creating"  # all claimed; members are being created paused
+    BOOTING = "booting"  # GO is committed; members are resumed and come up
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    CLEANING = "cleaning"  # failed; everything is being removed
+    FAILED = "failed"  # final
+    DELETING = "deleting"
+    DELETED = "deleted"  # final
+
+
+class InstanceStatus(StrEnum):
+    """Where one member stands; shown to callers as it is."""
+
+    PENDING = "Pending"  # no host
+    CLAIMED = "Claimed"  # a host's capacity is committed; nothing was ever sent there
+    CREATING = "Creating"  # a create may have been sent
+    CREATED = "Created"  # seen on the host, paused
+    BOOTING = "Booting"  # let run, not ready yet
+    RUNNING = "Running"  # ready: it answers
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"  # powered off, definition, volumes and claim kept
+    FAILING = "Failing"  # did not work out; being removed, then restarted, replaced or given up
+    EVICTING = "Evicting"  # leaves its host, which is being emptied; is placed again once it was seen gone
+    REMOVING = "Removing"  # being removed for good
+    REMOVED = "Removed"  # seen absent, claim released
+
+
+class MoveStage(StrEnum):
+    """Where a member stands that leaves its host while it keeps running."""
+
+    NONE = ""
+    WANTED = "wanted"  # its host is being emptied; no other host is claimed for it yet
+    GOING = "going"  # claimed on both hosts; the move may have begun
+    ABORTING = "aborting"  # given up; the target must be without it before anything else may be done
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """`count` devices of `model` (a resource `gpu/<model>`)."""
+
+    model: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One requested member. `model_service_uuid` is the seed's `uuid`: a catalogue entry.
+
+    Empty `zone_uuid`: any zone. `cpu_num`, `memory_size`, `root_disk_size`, `timeout_ms` 0: the catalogue's default.
+    `model_service_version`: of the entry at admission; the member is made from it however the entry changes.
+    """
+
+    name: str
+    model_service_uuid: str
+    zone_uuid: str
+    cpu_num: int
+    memory_size: int
+    type: MachineType = MachineType.VIRTUAL_MACHINE
+    is_initial_node: bool = False
+    node_rank: int = -1
+    timeout_ms: int = 0
+    tensor_parallel_size: int = 0
+    cluster_uuid: str = ""
+    description: str = ""
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+    startup_parameters: str = ""
+    root_disk_size: int = 0
+    gpus: tuple[GpuRequest, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    model_service_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementPolicy:
+    """How the gang is placed.
+
+    `anti_affinity_groups` / `affinity_groups`: uuids of groups to keep away from / near to. `max_per_host`,
+    `max_per_rack`: 0 = no limit. `exclusive_hosts`: no other group's members on the chosen hosts.
+    """
+
+    strategy: PlacementStrategy = PlacementStrategy.LEAST_LOST_VALUE
+    max_per_host: int = 0
+    max_per_rack: int = 0
+    exclusive_hosts: bool = False
+    affinity_groups: tuple[str, ...] = ()
+    anti_affinity_groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A whole request. As a face hands it in, unset is 0 or "" (`node_rank` -1); as `app` stores it, all is resolved:
+
+    ranks are 0..n-1 and the nodes stand in their order, rank 0 is the initial node, sizes are the catalogue's where the
+    caller gave none. `workers_first`, `model_uuid`, `model_service_type`, `support_metrics`: of the initial node's
+    catalogue entry, filled in by `app`.
+    """
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+    creation_strategy: CreationStrategy = CreationStrategy.PARALLEL
+    description: str = ""
+    system_tags: tuple[str, ...] = ()
+    user_tags: tuple[str, ...] = ()
+    tag_uuids: tuple[str, ...] = ()
+    failure_policy: FailurePolicy = FailurePolicy.REPLACE_MEMBER
+    failure_budget: int = 3
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    deadline_ms: int = 0
+    workers_first: bool = False
+    model_uuid: str = ""
+    model_service_type: str = ""
+    support_metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; no `request_id`, no idempotency."""
+
+    spec: GroupSpec
+    resource_uuid: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One member as stored. `attempt` rises when the member is placed anew; `restarts` counts starts on the host.
+
+    `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
+    executed guest code. `unknown_since`: its host does not answer since then; 0 = it does. `joining`, `leaving`: of a
+    scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
+    `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
+    `move_deadline_at`: it is given up then; 0 = it has not begun.
+    """
+
+    uuid: str
+    group_uuid: str
+    spec: NodeSpec
+    status: InstanceStatus = InstanceStatus.PENDING
+    reason: str = ""
+    host_uuid: str = ""
+    host_name: str = ""
+    zone_uuid: str = ""
+    machine_uuid: str = ""
+    service_port: int = 0
+    attempt: int = 1
+    restarts: int = 0
+    address: str = ""
+    mac: str = ""
+    unknown_since: int = 0
+    deadline_at: int = 0
+    boot_timeout_ms: int = 300_000
+    stop_grace_ms: int = 5_000
+    was_resumed: bool = False
+    stop_asked: bool = False
+    joining: bool = False
+    leaving: bool = False
+    move: MoveStage = MoveStage.NONE
+    target_host_uuid: str = ""
+    target_host_name: str = ""
+    move_deadline_at: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+    @property
+    def rank(self) -> int:
+        """The member's rank; 0 is the initial node."""
+        return self.spec.node_rank
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """Whose quota of what would be passed, and by what sum. Amounts in the resource's own unit."""
+
+    subject: str
+    resource: str
+    limit: int
+    requested: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's."""
+
+    code: str
+    message: str
+    explanation: Explanation | None = None
+    quota: QuotaViolation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeatAssignment:
+    """One member's host. `resources`: the claimed vector (`vcpu` count, `memory` bytes, …)."""
+
+    instance_uuid: str
+    rank: int
+    name: str
+    host_uuid: str
+    host_name: str
+    zone_uuid: str
+    resources: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRecord:
+    """The Decision that the present claims came from: the members it placed and how good it is proven to be.
+
+    `strategy` defines the objective; `proof`: optimal | gap. `duration_ms`: of the planning.
+    """
+
+    assignments: tuple[SeatAssignment, ...]
+    strategy: PlacementStrategy
+    objective: float
+    lower_bound: float
+    upper_bound: float
+    proof: str
+    stage: str
+    duration_ms: float = 0.0
+    claim_tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One instance group as stored, with its members in rank order.
+
+    `sequence`: number of the newest event (gapless, from 1). `version`: rises with every write, the etag's source.
+    `revision`: of the newest event.
+    `start_epoch`: rises at each GO; `go`: GO is committed for the present start. `served`: was Running since then.
+    `failures` since it last ran for a while; `retry_at`: nothing is placed or sent before; `running_since`: 0 = not.
+    `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
+    """
+
+    uuid: str
+    spec: GroupSpec
+    phase: GroupPhase = GroupPhase.PLANNING
+    status: GroupStatus = GroupStatus.DEPLOYING
+    reason: str = ""
+    failure: Failure | None = None
+    placement: PlacementRecord | None = None
+    project: str = "default"
+    principal: str = "anonymous"
+    instances: tuple[Instance, ...] = ()
+    start_epoch: int = 0
+    go: bool = False
+    served: bool = False
+    failures: int = 0
+    retry_at: int = 0
+    running_since: int = 0
+    restarting: bool = False
+    excluded_hosts: tuple[str, ...] = ()
+    sequence: int = 0
+    version: int = 0
+    revision: int = 0
+    epoch: int = 0
+    deadline_at: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+    def instance(self, uuid: str) -> Instance:
+        """The member with this uuid. Raises KeyError."""
+        for member in self.instances:
+            if member.uuid == uuid:
+                return member
+        raise KeyError(uuid)
+
+
+class EventKind(StrEnum):
+    """What an event tells; its payload has the shape of the named thing."""
+
+    ACCEPTED = "accepted"  # Group
+    PLANNED = "planned"  # PlacementRecord
+    CLAIMED = "claimed"  # PlacementRecord's assignments, committed
+    INSTANCE = "instance"  # Instance
+    GROUP = "group"  # Group without members
+    FINAL = "final"  # Group: the operation has ended (Running, Stopped, Failed, Deleted)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change. `revision` rises over all groups, gapless, in commit order; `sequence` within the group, from 1."""
+
+    revision: int
+    group_uuid: str
+    sequence: int
+    kind: EventKind
+    time: int
+    project: str
+    group: Group | None = None
+    instance: Instance | None = None
+    placement: PlacementRecord | None = None

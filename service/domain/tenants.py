@@ -1,0 +1,57 @@
+"""Who calls and what is theirs: callers, accounts, tokens, certificates, quotas, rates. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The most that a project's members may claim together: a named vector (`vcpu` count, `memory` bytes, …)."""
+
+    project: str
+    limits: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often a project's callers may call: steadily `calls_per_second`, and up to `burst` calls at once after a
+    pause. Above 0 both."""
+
+    calls_per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: never from the body. `project` is the tenant."""
+
+    principal: str = "anonymous"
+    project: str = "default"
+    role: str = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who may log in. `password_sha512`: 128 small hex digits; `caller`: who a session of the account is."""
+
+    name: str
+    password_sha512: str
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A configured bearer token, known by the SHA-256 of its text (64 small hex digits)."""
+
+    sha256: str
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A configured client certificate, known by a URI among its subject alternative names."""
+
+    uri: str
+    caller: Caller

@@ -1,0 +1,201 @@
+"""Effects: what the stored state of a group asks to be done now. Pure: `effects(group, now)`, imperatives as data.
+
+Whoever takes a group over after a crash derives the same effects from the same row and goes on. Doing an effect twice
+is harmless, because every driver call observes and compares before it acts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.domain.groups import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
+
+S = InstanceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Find hosts for these pending members and commit the claims."""
+
+    instance_uuids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Commit that creates are about to be sent for these members."""
+
+    instance_uuids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create the member's machine, paused."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let the member's machine run: GO is committed and it is its turn."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Look at the member's machine, at once when hinted, otherwise every `every_ms`."""
+
+    instance_uuid: str
+    attempt: int
+    every_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Ask the guest to stop by itself."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOff:
+    """Stop the machine at once and keep its definition and volumes."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Destroy, undefine, delete volumes, and prove the absence."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindTarget:
+    """Find a host that takes the member as it runs, and commit the claim there."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """Move the member's machine to its target as it runs, and prove that it is there and nowhere else."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbortMove:
+    """End the move of the member's machine, and prove that the target is without it; or that it has arrived."""
+
+    instance_uuid: str
+    attempt: int
+
+
+MemberEffect = Create | Resume | Observe | Shutdown | PowerOff | Remove | Migrate | AbortMove
+Effect = Plan | Dispatch | FindTarget | MemberEffect
+
+BOOT_POLL_MS = 2_000
+REST_POLL_MS = 10_000
+
+
+def effects(group: Group, now: int) -> tuple[Effect, ...]:
+    """What has to be done now, from the stored group alone. Doing an effect twice is harmless."""
+    if group.phase in FINAL:
+        return ()
+    if group.phase is GroupPhase.PLANNING:
+        pending = tuple(m.uuid for m in group.instances if m.status is S.PENDING)
+        # Members that leave a host together are placed together.
+        more = any(m.status is S.EVICTING and not m.unknown_since for m in group.instances)
+        found: list[Effect] = [Plan(pending)] if pending and not more and now >= group.retry_at else []
+    else:
+        found = []
+    claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
+    if claimed and group.phase is GroupPhase.CREATING and now >= group.retry_at:
+        found.append(Dispatch(claimed))
+    turn = _turn(group)
+    for member in group.instances:
+        effect = _member_effect(group, member, turn, now)
+        if effect is not None:
+            found.append(effect)
+    return tuple(found)
+
+
+def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: int) -> Effect | None:
+    key = (member.uuid, member.attempt)
+    if member.target_host_uuid:
+        # Until the move is settled nobody knows on which of the two hosts anything else would have to be done.
+        goes_on = member.status is S.RUNNING and member.move is MoveStage.GOING
+        return Migrate(*key) if goes_on else AbortMove(*key)
+    if member.status is S.CREATING:
+        return Create(*key)
+    if member.status is S.CREATED:
+        return Resume(*key) if member.uuid in turn else Observe(*key, REST_POLL_MS)
+    if member.status is S.BOOTING:
+        return Observe(*key, BOOT_POLL_MS)
+    if member.status is S.RUNNING:
+        return FindTarget(*key) if member is _next_to_move(group) else Observe(*key, REST_POLL_MS)
+    if member.status is S.FAILING:
+        return Remove(*key)
+    if member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
+        if now < member.deadline_at:
+            return Observe(*key, 500) if member.stop_asked else Shutdown(*key)
+        return PowerOff(*key) if member.status is S.STOPPING else Remove(*key)
+    return None
+
+
+def _turn(group: Group) -> frozenset[str]:
+    """Members that GO lets run now: all of them, or with `sequential` those whose forerunners are ready."""
+    if group.phase is not GroupPhase.BOOTING or not group.go:
+        return frozenset()
+    if group.spec.creation_strategy is CreationStrategy.PARALLEL:
+        return frozenset(m.uuid for m in group.instances)
+    turn = set()
+    for member in start_order(group):
+        turn.add(member.uuid)
+        if member.status is not S.RUNNING:
+            break
+    return frozenset(turn)
+
+
+def _next_to_move(group: Group) -> Instance | None:
+    """A group's members move live one after the other, so that no more than one of them is slowed down."""
+    if group.phase not in LAUNCHING or any(m.target_host_uuid for m in group.instances):
+        return None
+    wishing = (m for m in group.instances if m.move is MoveStage.WANTED and m.status is S.RUNNING)
+    return next((m for m in wishing if not m.unknown_since), None)
+
+
+def start_order(group: Group) -> tuple[Instance, ...]:
+    """Rank order, with the initial node last where the engine wants its workers first."""
+    ordered = sorted(group.instances, key=lambda m: m.rank)
+    return (*ordered[1:], ordered[0]) if group.spec.workers_first and ordered else tuple(ordered)
+
+
+def next_deadline(group: Group) -> int:
+    """The earliest time (ms) at which `Ticked` may change something; 0 = none."""
+    # A boot that can not be seen is not judged: its deadline counts again when the host answers.
+    times = [
+        m.deadline_at for m in group.instances if m.deadline_at and not (m.unknown_since and m.status is S.BOOTING)
+    ]
+    if group.phase in LAUNCHING:
+        times += [
+            m.unknown_since + CREATE_PATIENCE_MS
+            for m in group.instances
+            if m.unknown_since and m.status in (S.CREATING, S.CREATED) and not m.was_resumed
+        ]
+    if group.retry_at and group.phase in LAUNCHING:
+        times.append(group.retry_at)
+    times += [m.move_deadline_at for m in group.instances if m.move_deadline_at]
+    if group.deadline_at and group.phase in LAUNCHING and not group.served:
+        times.append(group.deadline_at)
+    return min(times, default=0)

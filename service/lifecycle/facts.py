@@ -1,0 +1,179 @@
+"""Facts: what the lifecycle is told. Pure data; nouns, never commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.domain.groups import Failure, Instance, PlacementRecord
+
+
+class Observation(StrEnum):
+    """What was learned about one member's machine."""
+
+    DISPATCHED = "dispatched"  # we are about to send the first create
+    NOT_SENT = "not_sent"  # the create certainly never left
+    PAUSED = "paused"
+    EXECUTING = "executing"
+    READY = "ready"  # executing, and the guest says that it answers
+    HALTED = "halted"  # there, not executing: shut off or crashed
+    GONE = "gone"  # two complete listings without it (RELIABILITY I2)
+    REJECTED = "rejected"  # the host can not do it
+    BURNT = "burnt"  # listed, never executed, and the host can neither run nor remove it: the uuid is used up there
+    EXPIRED = "expired"  # the deadline of its status passed
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a member was placed: its host and, where the zone plans addresses, its address and mac."""
+
+    host_uuid: str
+    host_name: str
+    zone_uuid: str
+    machine_uuid: str
+    address: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Claims for every pending member are being committed with this change. `seats`: instance uuid -> seat."""
+
+    placement: PlacementRecord
+    seats: Mapping[str, Seat]
+
+
+@dataclass(frozen=True, slots=True)
+class NotPlaced:
+    """The planner proved, or could not find otherwise, that the pending members do not fit."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers.
+
+    `barred`, of one that is gone: a tombstone stands in its place, so that no create of the attempt makes it again.
+    """
+
+    instance_uuid: str
+    attempt: int
+    observation: Observation
+    reason: str = ""
+    address: str = ""
+    barred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostSilent:
+    """A host does not answer: its members are unknown, neither failed nor gone."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostAnswers:
+    """A host answers again; its members' states are what is observed next."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """The guest was asked to shut down."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRequested:
+    """The caller wants the group gone. Wins over everything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The caller wants the group powered off, seats kept; with `restart` it is started again afterwards."""
+
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """The caller wants a stopped group up again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRequested:
+    """The caller wants members more and fewer, all or nothing. `added`: pending members with free ranks."""
+
+    added: tuple[Instance, ...]
+    removed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """The operator empties a host: its members leave it and are placed elsewhere. That is no failure of theirs.
+
+    `live`: those that run are moved as they run, where that is possible.
+    """
+
+    host_uuid: str
+    live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoveClaimed:
+    """Capacity for a member's live move to this host is being committed with this change."""
+
+    instance_uuid: str
+    attempt: int
+    host_uuid: str
+    host_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveImpossible:
+    """No host takes the member live, or its move was refused or broke off. `reason` is safe for callers."""
+
+    instance_uuid: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAborted:
+    """The target does not have the member and can not get it any more. `absent`: that was seen there."""
+
+    instance_uuid: str
+    attempt: int
+    absent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The member was seen executing on its target, and gone from where it was."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The operator states that a host is powered off: what it carried does not run any more."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed; deadlines are looked at."""
+
+
+Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
+MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
+Fact = (
+    Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | Ticked | Evicted | Fenced | MoveFact | Intent
+)

@@ -1,0 +1,53 @@
+"""Checks that stay on in production, inside the transaction: a change that breaks one is never committed. Pure.
+
+A violation is a bug of ours. It rolls the change back, freezes the group where it is and raises an alarm
+(`corral_invariant_violations_total`); the numbers are those of the reliability design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from service.domain.groups import Group, GroupPhase, Instance
+from service.errors import InvariantViolation
+from service.lifecycle.members import FINAL, PLACED, UP, S
+
+Seats = Mapping[tuple[str, int], frozenset[str]]
+
+
+def check(before: Group, after: Group, seats: Seats) -> None:
+    """`seats`: (instance, attempt) -> hosts of the group's claims as they will be committed.
+
+    Raises InvariantViolation.
+    """
+    for problem in _problems(before, after, seats):
+        raise InvariantViolation(f"group {after.uuid}: {problem}")
+
+
+def _problems(before: Group, after: Group, seats: Seats) -> Iterator[str]:
+    forgotten = before.phase is GroupPhase.FAILED and after.phase is GroupPhase.DELETED
+    if before.phase in FINAL and after.phase is not before.phase and not forgotten:
+        yield f"I11: it left the final phase {before.phase.value} for {after.phase.value}"
+    if after.go and not before.go:
+        early = [m.uuid for m in after.instances if m.status not in UP and not m.leaving]
+        if early:
+            yield f"I4: GO while {early} are not created"
+    known = {m.uuid: m for m in before.instances}
+    for member in after.instances:
+        yield from _member_problems(known.get(member.uuid), member, seats)
+
+
+def _member_problems(old: Instance | None, new: Instance, seats: Seats) -> Iterator[str]:
+    hosts = seats.get((new.uuid, new.attempt), frozenset())
+    if new.status in PLACED and new.host_uuid not in hosts:
+        where = sorted(hosts) or "no host"
+        yield f"I2: {new.uuid} is {new.status.value} on {new.host_uuid} and its claim is on {where}"
+    if new.target_host_uuid and new.target_host_uuid not in hosts:
+        yield f"I2: {new.uuid} is on its way to {new.target_host_uuid} without a claim there"
+    if new.status is S.PENDING and hosts:
+        yield f"I2: {new.uuid} has no seat and holds a claim on {sorted(hosts)}"
+    if old is not None and new.attempt < old.attempt:
+        yield f"I1: the attempt of {new.uuid} fell from {old.attempt} to {new.attempt}"
+    moved = old is not None and old.status in PLACED and new.status in PLACED and old.host_uuid != new.host_uuid
+    if old is not None and moved and new.attempt == old.attempt and new.host_uuid != old.target_host_uuid:
+        yield f"I1: {new.uuid} moved from {old.host_uuid} to {new.host_uuid} within one attempt"

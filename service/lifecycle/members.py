@@ -1,0 +1,163 @@
+"""One member's life: the whole transition table, and what entering, retiring and vacating a seat mean. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from service.domain.groups import FailurePolicy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.lifecycle.facts import Observation
+
+S = InstanceStatus
+Seen = Observation
+
+MEMBER: Mapping[tuple[InstanceStatus, Observation], InstanceStatus] = {
+    (S.CLAIMED, Seen.DISPATCHED): S.CREATING,
+    (S.CREATING, Seen.NOT_SENT): S.CLAIMED,
+    (S.CREATING, Seen.PAUSED): S.CREATED,
+    (S.CREATING, Seen.EXECUTING): S.CREATED,  # somebody else let it run; it waits for GO like the others
+    (S.CREATING, Seen.READY): S.CREATED,
+    (S.CREATING, Seen.HALTED): S.FAILING,
+    (S.CREATING, Seen.REJECTED): S.FAILING,
+    (S.CREATED, Seen.EXECUTING): S.BOOTING,
+    (S.CREATED, Seen.READY): S.RUNNING,
+    (S.CREATED, Seen.HALTED): S.FAILING,
+    (S.CREATED, Seen.GONE): S.FAILING,
+    (S.CREATED, Seen.REJECTED): S.FAILING,
+    (S.CREATING, Seen.BURNT): S.FAILING,
+    (S.CREATED, Seen.BURNT): S.FAILING,
+    (S.CREATING, Seen.EXPIRED): S.FAILING,
+    (S.CREATED, Seen.EXPIRED): S.FAILING,
+    (S.BOOTING, Seen.PAUSED): S.CREATED,
+    (S.BOOTING, Seen.READY): S.RUNNING,
+    (S.BOOTING, Seen.HALTED): S.FAILING,
+    (S.BOOTING, Seen.GONE): S.FAILING,
+    (S.BOOTING, Seen.EXPIRED): S.FAILING,
+    (S.RUNNING, Seen.PAUSED): S.CREATED,
+    (S.RUNNING, Seen.HALTED): S.FAILING,
+    (S.RUNNING, Seen.GONE): S.FAILING,
+    (S.STOPPING, Seen.HALTED): S.STOPPED,
+    (S.STOPPING, Seen.GONE): S.STOPPED,
+    (S.STOPPED, Seen.EXECUTING): S.STOPPING,
+    (S.STOPPED, Seen.READY): S.STOPPING,
+    (S.REMOVING, Seen.GONE): S.REMOVED,
+}
+
+PLACED = frozenset(S) - {S.PENDING, S.REMOVED}
+UP = frozenset({S.CREATED, S.BOOTING, S.RUNNING})
+LAUNCHING = frozenset({GroupPhase.PLANNING, GroupPhase.CREATING, GroupPhase.BOOTING, GroupPhase.RUNNING})
+FINAL = frozenset({GroupPhase.FAILED, GroupPhase.DELETED})
+AT_REST = frozenset({GroupPhase.RUNNING, GroupPhase.STOPPED}) | FINAL
+
+
+def each(group: Group, change: Callable[[Instance], Instance]) -> Group:
+    """The group with every member changed."""
+    return replace(group, instances=tuple(change(m) for m in group.instances))
+
+
+def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> Instance:
+    """The member as it begins a status; the boot's deadline starts here."""
+    boots = status is S.BOOTING
+    return replace(
+        member,
+        status=status,
+        reason=reason,
+        deadline_at=now + member.boot_timeout_ms if boots else 0,
+        was_resumed=member.was_resumed or status in (S.BOOTING, S.RUNNING),
+        stop_asked=False,
+        joining=member.joining and status is not S.RUNNING,
+    )
+
+
+def retire(member: Instance, now: int) -> Instance:
+    """On the way out. A member that nothing was ever sent for is out at once; one that served is asked first."""
+    if member.status in (S.PENDING, S.CLAIMED, S.REMOVED):
+        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
+    if member.status is S.REMOVING:
+        return member
+    return _asked(replace(unwished(member), status=S.REMOVING), member.status is S.RUNNING, now)
+
+
+def power_down(member: Instance, now: int) -> Instance:
+    """On the way to STOPPED; what has no machine yet stays as it is."""
+    if member.status not in (*UP, S.CREATING):
+        return member
+    if member.move is not MoveStage.NONE:
+        return evict(member, now)  # it leaves its host all the same
+    return _asked(replace(member, status=S.STOPPING), member.status is S.RUNNING, now)
+
+
+def evict(member: Instance, now: int, reason: str = "") -> Instance:
+    """On the way to another host: stopped, removed and seen gone before it may be anywhere else."""
+    if member.status is S.CLAIMED:
+        return vacate(member, keep_claim=False)
+    if member.status not in PLACED - {S.REMOVING, S.EVICTING}:
+        return member
+    leaving = replace(member, status=S.EVICTING, reason="its host is being emptied")
+    leaving = replace(unwished(leaving), reason=reason or leaving.reason)
+    return _asked(leaving, member.status is S.RUNNING, now)
+
+
+def unwished(member: Instance) -> Instance:
+    """Without the wish to be moved live; a move that has a target must be settled by what is seen there."""
+    return replace(member, move=MoveStage.NONE) if member.move is MoveStage.WANTED else member
+
+
+def unmoved(member: Instance) -> Instance:
+    """Without any move."""
+    return replace(member, move=MoveStage.NONE, target_host_uuid="", target_host_name="", move_deadline_at=0)
+
+
+def fence(member: Instance) -> Instance:
+    """Its host is off for certain: it is placed anew, or out where it was on its way out.
+
+    The claim of what was sent there stands until the sweep has seen the host without it. A member that was being moved
+    live may have arrived: it has to be seen gone from its target as well.
+    """
+    if member.target_host_uuid:
+        there = replace(
+            unmoved(member), host_uuid=member.target_host_uuid, host_name=member.target_host_name, unknown_since=0
+        )
+        if member.status is S.REMOVING:
+            return there
+        return replace(there, status=S.EVICTING, reason="its host was powered off", stop_asked=True, deadline_at=0)
+    if member.status is S.REMOVING:
+        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
+    if member.status not in PLACED:
+        return member
+    return replace(vacate(member, keep_claim=False), reason="its host was powered off")
+
+
+def _asked(member: Instance, serves: bool, now: int) -> Instance:
+    asks = serves and member.stop_grace_ms > 0
+    return replace(member, stop_asked=not asks, deadline_at=now + member.stop_grace_ms if asks else 0)
+
+
+def gives_up(group: Group, member: Instance) -> bool:
+    """Whether the member's attempt is over once its machine is gone, and the next one is placed anew."""
+    failed = member.status is S.FAILING and group.spec.failure_policy is not FailurePolicy.RESTART_MEMBER
+    return failed or member.status is S.EVICTING
+
+
+def vacate(member: Instance, *, keep_claim: bool) -> Instance:
+    """A member starts over: in its seat, or placed anew with the next attempt.
+
+    The claim of the old attempt is not released here: the store does it where the machine was seen gone, the sweep
+    where the member was left behind on a silent host.
+    """
+    if keep_claim:
+        return replace(member, status=S.CLAIMED, restarts=member.restarts + 1, was_resumed=False, stop_asked=False)
+    return replace(
+        unmoved(member),
+        status=S.PENDING,
+        attempt=member.attempt + 1,
+        host_uuid="",
+        host_name="",
+        machine_uuid="",
+        address="",
+        mac="",
+        was_resumed=False,
+        stop_asked=False,
+        unknown_since=0,
+        deadline_at=0,
+    )

@@ -1,0 +1,82 @@
+"""A live move: a running member goes to another host, claimed on both until it was seen there and here no more.
+
+It stays Running, with its attempt, address and identity. What can not be moved live, or not in time, is stopped and
+placed anew like every member of a host that is being emptied. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from service.domain.groups import Instance, InstanceStatus, MoveStage
+from service.lifecycle.members import S, enter, evict, unmoved
+
+MOVE_BASE_MS = 60_000
+MOVE_MS_PER_MIB = 10
+"""A move has its base and as long as memory takes at 100 MiB/s; one that takes longer is given up."""
+
+
+def wish(member: Instance, now: int) -> Instance:
+    """Its host is being emptied: what runs is to be moved as it runs, everything else leaves at once."""
+    if member.move is not MoveStage.NONE:
+        return member
+    if member.status is not S.RUNNING or member.unknown_since or member.joining or member.leaving:
+        return evict(member, now)
+    return replace(member, move=MoveStage.WANTED, reason="its host is being emptied")
+
+
+def go_over(member: Instance, status: InstanceStatus, reason: str, now: int) -> Instance:
+    """The member as it begins a status. What does not run any more can not be moved as it runs: it leaves at once."""
+    if member.move is MoveStage.WANTED and status in (S.CREATED, S.FAILING):
+        return evict(member, now)
+    return enter(member, status, reason, now)
+
+
+def move_claimed(member: Instance, host_uuid: str, host_name: str, now: int) -> Instance:
+    """The other host is claimed; from this commit on the machine may be on its way there."""
+    if member.move is not MoveStage.WANTED or member.status is not S.RUNNING:
+        return member
+    patience = MOVE_BASE_MS + MOVE_MS_PER_MIB * (member.spec.memory_size >> 20)
+    return replace(
+        member,
+        move=MoveStage.GOING,
+        target_host_uuid=host_uuid,
+        target_host_name=host_name,
+        move_deadline_at=now + patience,
+        reason=f"it is being moved live to {host_name}",
+    )
+
+
+def move_impossible(member: Instance, reason: str, now: int) -> Instance:
+    """It can not be moved live. Without a target it leaves at once; else the target must be without it first."""
+    told = f"it could not be moved live: {reason}"
+    if member.move is MoveStage.WANTED:
+        return evict(member, now, told)
+    if member.move is MoveStage.GOING:
+        return replace(member, move=MoveStage.ABORTING, reason=told, move_deadline_at=0)
+    return member
+
+
+def move_aborted(member: Instance, reason: str, now: int) -> Instance:
+    """It is where it was, for certain. What was to go on running is stopped and placed anew."""
+    if not member.target_host_uuid:
+        return member
+    told = f"it could not be moved live: {reason}" if reason else member.reason
+    return evict(unmoved(member), now, told)
+
+
+def moved(member: Instance) -> Instance:
+    """It is on its target, and nowhere else."""
+    if not member.target_host_uuid:
+        return member
+    arrived = replace(
+        unmoved(member), host_uuid=member.target_host_uuid, host_name=member.target_host_name, unknown_since=0
+    )
+    return replace(arrived, reason="") if member.status is S.RUNNING else arrived
+
+
+def move_expired(member: Instance, now: int) -> Instance:
+    """A move that has had its time is given up."""
+    if member.move_deadline_at and now >= member.move_deadline_at:
+        return move_impossible(member, "it took too long", now)
+    return member

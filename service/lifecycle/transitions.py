@@ -1,0 +1,328 @@
+"""The life of a group as a pure function: `advance(group, fact, now) -> group`.
+
+Facts go in, and what has to be done is read off the result (`effects`); nothing here awaits, reads a clock or knows a
+driver. `members.MEMBER` is the transition table of a member, `settling._SETTLE` that of a group; a pair that is in
+neither changes nothing. GO is the commit in which every member is known to be created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from service.domain.groups import Failure, Group, GroupPhase, Instance
+from service.lifecycle.facts import (
+    DeleteRequested,
+    Evicted,
+    Fact,
+    Fenced,
+    HostAnswers,
+    HostSilent,
+    MoveAborted,
+    MoveClaimed,
+    Moved,
+    MoveImpossible,
+    NotPlaced,
+    Observed,
+    Placed,
+    ScaleRequested,
+    StartRequested,
+    StopAsked,
+    StopRequested,
+    Ticked,
+)
+from service.lifecycle.members import (
+    AT_REST,
+    FINAL,
+    LAUNCHING,
+    MEMBER,
+    PLACED,
+    UP,
+    S,
+    Seen,
+    each,
+    enter,
+    evict,
+    fence,
+    gives_up,
+    power_down,
+    retire,
+    vacate,
+)
+from service.lifecycle.moving import go_over, move_aborted, move_claimed, move_expired, move_impossible, moved, wish
+from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
+
+__all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "UP", "advance", "advance_all", "public_status",
+           "released"]  # fmt: skip
+
+CREATE_PATIENCE_MS = 15_000
+
+
+def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
+    """The group after `fact` at `now` (ms since the epoch). A final group and an irrelevant fact change nothing.
+
+    `more`: further facts of the same commit follow, and GO waits for the last of them: one of them may say that a
+    member that was created is so no longer.
+    """
+    if group.phase in FINAL:
+        return group
+    changed = _APPLY[type(fact)](group, fact, now)
+    return settle(changed, now, may_go=not more)
+
+
+def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
+    """The (instance, attempt, host) whose claims this step ends: seen gone, or never sent anything.
+
+    A member that was left behind on a silent host is not among them: its old claim stands until the sweep sees the
+    machine absent (RELIABILITY I2).
+    """
+    if isinstance(fact, Moved | MoveAborted):
+        return _released_by_move(before, fact, after)
+    now_there = {m.uuid: m for m in after.instances}
+    gone = []
+    for old in before.instances:
+        new = now_there.get(old.uuid)
+        stays = new is not None and old.attempt == new.attempt and new.status is not S.REMOVED
+        if old.status is S.REMOVED or stays:
+            continue
+        seen_gone = isinstance(fact, Observed) and fact.observation is Seen.GONE and fact.instance_uuid == old.uuid
+        if seen_gone or old.status in (S.PENDING, S.CLAIMED):
+            gone.append((old.uuid, old.attempt, old.host_uuid))
+    return tuple(gone)
+
+
+def _released_by_move(before: Group, fact: Moved | MoveAborted, after: Group) -> tuple[tuple[str, int, str], ...]:
+    """The host that a live move has left, or did not get to."""
+    if before == after or (isinstance(fact, MoveAborted) and not fact.absent):
+        return ()
+    old = before.instance(fact.instance_uuid)
+    return ((old.uuid, old.attempt, old.host_uuid if isinstance(fact, Moved) else old.target_host_uuid),)
+
+
+def advance_all(group: Group, facts: Sequence[Fact], now: int) -> Group:
+    """`advance` for each fact in order, as facts of one commit."""
+    for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
+        group = advance(group, fact, now, more=left > 0)
+    return group
+
+
+def _placed(group: Group, fact: Placed, now: int) -> Group:
+    if group.phase is not GroupPhase.PLANNING:
+        return group
+    pending = {m.uuid for m in group.instances if m.status is S.PENDING}
+    if pending != set(fact.seats):
+        return group
+
+    def seat(member: Instance) -> Instance:
+        if member.uuid not in pending:
+            return member
+        place = fact.seats[member.uuid]
+        return replace(
+            member,
+            status=S.CLAIMED,
+            host_uuid=place.host_uuid,
+            host_name=place.host_name,
+            zone_uuid=place.zone_uuid,
+            machine_uuid=place.machine_uuid,
+            address=place.address,
+            mac=place.mac,
+            reason="",
+        )
+
+    return replace(each(group, seat), placement=fact.placement)
+
+
+def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
+    """A deploy fails; a scaling is withdrawn; a group that serves waits, degraded, for room for its lost members."""
+    if group.phase is not GroupPhase.PLANNING:
+        return group
+    failure = _with_first_cause(group, fact.failure)
+    if any(m.joining and m.status is S.PENDING for m in group.instances):
+        return withdraw(group, failure, now)
+    if group.served:
+        return replace(group, reason=f"a lost member finds no host: {failure.message}")
+    return give_up(group, failure, now)
+
+
+def _with_first_cause(group: Group, failure: Failure) -> Failure:
+    """The failure that also says why a member had to be placed anew: the want of room is what came after."""
+    moved = next((m for m in group.instances if m.status is S.PENDING and m.attempt > 1 and m.reason), None)
+    if moved is None:
+        return failure
+    return replace(
+        failure, message=f"{failure.message}; model_services[{moved.rank}] needed another host: {moved.reason}"
+    )
+
+
+def _observed(group: Group, fact: Observed, now: int) -> Group:
+    def observe(member: Instance) -> Instance:
+        if member.uuid != fact.instance_uuid or member.attempt != fact.attempt or member.target_host_uuid:
+            return member  # where a member is that moves live, one host alone does not tell
+        if fact.observation not in (Seen.DISPATCHED, Seen.NOT_SENT, Seen.EXPIRED):
+            member = replace(member, unknown_since=0)
+        if fact.address and not member.address:
+            member = replace(member, address=fact.address)
+        if fact.observation in (Seen.HALTED, Seen.GONE) and member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
+            member = replace(member, deadline_at=0, stop_asked=True)
+        if member.status in (S.FAILING, S.EVICTING) and fact.observation is Seen.GONE:
+            leaves = gives_up(group, member)
+            # Seen gone for another reason, before this one was stored: a create may be under way still.
+            return member if leaves and not fact.barred else vacate(member, keep_claim=not leaves)
+        if fact.observation is Seen.BURNT and not member.was_resumed:
+            left = _left_burnt(member)
+            if left is not None:
+                return left
+        if fact.observation is Seen.DISPATCHED and group.phase not in LAUNCHING:
+            return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
+        target = MEMBER.get((member.status, fact.observation))
+        if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
+            return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
+        return go_over(member, target, fact.reason, now)
+
+    return each(group, observe)
+
+
+def _left_burnt(member: Instance) -> Instance | None:
+    """What is left behind where a host can not remove it: it never executed, so it can do no harm there.
+
+    Its claim stands until the sweep sees the host without it, which may take an operator.
+    """
+    if member.status in (S.FAILING, S.EVICTING):
+        return vacate(member, keep_claim=False)
+    if member.status is S.REMOVING:
+        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
+    return None
+
+
+def _host_silent(group: Group, fact: HostSilent, now: int) -> Group:
+    def silence(member: Instance) -> Instance:
+        if member.host_uuid != fact.host_uuid or member.status not in PLACED:
+            return member
+        if member.status is S.CLAIMED and group.phase in LAUNCHING:
+            member = enter(member, S.FAILING, "its host stopped answering before anything was sent to it", now)
+        return member if member.unknown_since else replace(member, unknown_since=now)
+
+    return each(group, silence)
+
+
+def _host_answers(group: Group, fact: HostAnswers, now: int) -> Group:
+    return each(group, lambda m: replace(m, unknown_since=0) if m.host_uuid == fact.host_uuid else m)
+
+
+def _stop_asked(group: Group, fact: StopAsked, now: int) -> Group:
+    return each(
+        group,
+        lambda m: replace(m, stop_asked=True) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m,
+    )
+
+
+def _delete_requested(group: Group, fact: DeleteRequested, now: int) -> Group:
+    if group.phase is GroupPhase.DELETING:
+        return group
+    return replace(each(group, lambda m: retire(m, now)), phase=GroupPhase.DELETING, reason="")
+
+
+def _stop_requested(group: Group, fact: StopRequested, now: int) -> Group:
+    if group.phase not in LAUNCHING:
+        return group
+    stopping = each(group, lambda m: power_down(m, now))
+    return replace(stopping, phase=GroupPhase.STOPPING, restarting=fact.restart, served=False, failure=None, reason="")
+
+
+def _start_requested(group: Group, fact: StartRequested, now: int) -> Group:
+    return start_over(group, now) if group.phase is GroupPhase.STOPPED else group
+
+
+def _scale_requested(group: Group, fact: ScaleRequested, now: int) -> Group:
+    if group.phase is not GroupPhase.RUNNING:
+        return group
+    marked = each(group, lambda m: replace(m, leaving=True) if m.uuid in fact.removed else m)
+    members = sorted((*marked.instances, *fact.added), key=lambda m: m.rank)
+    nodes = tuple(m.spec for m in members)
+    return replace(
+        marked, instances=tuple(members), spec=replace(group.spec, nodes=nodes), failure=None, failures=0, reason=""
+    )
+
+
+def _evicted(group: Group, fact: Evicted, now: int) -> Group:
+    def leave(member: Instance) -> Instance:
+        if member.target_host_uuid == fact.host_uuid:
+            return move_impossible(member, "the host that it was to be moved to is being emptied", now)
+        if member.host_uuid != fact.host_uuid:
+            return member
+        return wish(member, now) if fact.live else evict(member, now)
+
+    return each(group, leave)
+
+
+def _fenced(group: Group, fact: Fenced, now: int) -> Group:
+    def power_off(member: Instance) -> Instance:
+        if member.target_host_uuid == fact.host_uuid:
+            return move_aborted(member, "the host that it was to be moved to was powered off", now)
+        return fence(member) if member.host_uuid == fact.host_uuid else member
+
+    return each(group, power_off)
+
+
+def _move_claimed(group: Group, fact: MoveClaimed, now: int) -> Group:
+    return _of_member(group, fact, lambda m: move_claimed(m, fact.host_uuid, fact.host_name, now))
+
+
+def _move_impossible(group: Group, fact: MoveImpossible, now: int) -> Group:
+    return _of_member(group, fact, lambda m: move_impossible(m, fact.reason, now))
+
+
+def _move_aborted(group: Group, fact: MoveAborted, now: int) -> Group:
+    return _of_member(group, fact, lambda m: move_aborted(m, "", now))
+
+
+def _moved(group: Group, fact: Moved, now: int) -> Group:
+    return _of_member(group, fact, moved)
+
+
+def _of_member(
+    group: Group, fact: MoveClaimed | MoveImpossible | MoveAborted | Moved, change: Callable[[Instance], Instance]
+) -> Group:
+    return each(group, lambda m: change(m) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m)
+
+
+def _ticked(group: Group, fact: Ticked, now: int) -> Group:
+    if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
+        return give_up(group, Failure("TIMEOUT", "the group was not running at its deadline"), now)
+
+    def expire(member: Instance) -> Instance:
+        member = move_expired(member, now)
+        silent = member.unknown_since and now >= member.unknown_since + CREATE_PATIENCE_MS
+        if member.status in (S.CREATING, S.CREATED) and silent and not member.was_resumed and group.phase in LAUNCHING:
+            return enter(member, S.FAILING, "its host stopped answering before GO", now)
+        if member.status in (S.REMOVING, S.STOPPING) and now >= member.deadline_at:
+            return replace(member, deadline_at=0)
+        if member.status is S.BOOTING and member.deadline_at and now >= member.deadline_at and not member.unknown_since:
+            seconds = member.boot_timeout_ms / 1000
+            return enter(member, S.FAILING, f"not ready within {seconds:g} s of its start", now)
+        return member
+
+    if group.retry_at and now >= group.retry_at:
+        group = replace(group, retry_at=0)
+    return each(group, expire)
+
+
+_APPLY: Mapping[type, Callable[..., Group]] = {
+    Placed: _placed,
+    NotPlaced: _not_placed,
+    Observed: _observed,
+    HostSilent: _host_silent,
+    HostAnswers: _host_answers,
+    StopAsked: _stop_asked,
+    DeleteRequested: _delete_requested,
+    StopRequested: _stop_requested,
+    StartRequested: _start_requested,
+    ScaleRequested: _scale_requested,
+    Evicted: _evicted,
+    Fenced: _fenced,
+    MoveClaimed: _move_claimed,
+    MoveImpossible: _move_impossible,
+    MoveAborted: _move_aborted,
+    Moved: _moved,
+    Ticked: _ticked,
+}

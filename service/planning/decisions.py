@@ -1,0 +1,149 @@
+"""The planner's last decisions with all that they were made from, kept in memory for whoever asks how one came about.
+
+They show every tenant's members on every host, so only an administrator may see them.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid as uuids
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from placement import codec
+from placement.model import Decision, Host, Node, Policy, Request, Snapshot
+from service.errors import NotFound
+from service.planning.planner import Planned, Planner
+from service.planning.translate import GROUP_LABEL
+from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from placement.modes.drain import Room
+
+MOST = 64
+MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A decision and what it was made from. `created_at`: ms since the epoch."""
+
+    uuid: str
+    group_uuid: str
+    created_at: int
+    duration_ms: float
+    snapshot: Snapshot
+    request: Request
+    policy: Policy
+    decision: Decision
+
+    def dump(self) -> str:
+        """The text of the file that `python -m placement replay` takes."""
+        return codec.dumps(codec.write_dump(self.snapshot, self.request, self.policy, self.decision)) + "\n"
+
+
+class DecisionLog:
+    """The last decisions, the oldest forgotten first: at most so many, and about so many bytes of memory.
+
+    Snapshots that follow each other share most of their hosts, so an old one is counted with those hosts alone that the
+    next one has no more.
+    """
+
+    def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._kept: deque[Kept] = deque()
+        self._own: deque[int] = deque()
+        self._fleet = 0
+        """Bytes of all hosts of the newest snapshot; `_own` counts what else each entry holds."""
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory the log holds."""
+        return sum(self._own) + self._fleet
+
+    def add(self, kept: Kept) -> None:
+        """Keep one more; what is larger than the whole log by itself is not kept."""
+        hosts = kept.snapshot.hosts
+        if self._kept:
+            before = self._kept[-1].snapshot.hosts
+            gone = _bytes(_only_in(before, hosts))
+            self._own[-1] += gone
+            self._fleet += _bytes(_only_in(hosts, before)) - gone
+        else:
+            self._fleet = _bytes(hosts)
+        self._kept.append(kept)
+        self._own.append(8 * len(hosts) + 1_000 * (len(kept.request.nodes) + 1))
+        while self._kept and (len(self._kept) > self._most or self.bytes > self._most_bytes):
+            self._kept.popleft()
+            self._own.popleft()
+            if not self._kept:
+                self._fleet = 0
+
+    def list(self, group_uuid: str = "") -> Sequence[Kept]:
+        """What is kept (about one group), the newest first."""
+        return [kept for kept in reversed(self._kept) if group_uuid in ("", kept.group_uuid)]
+
+    def get(self, uuid: str) -> Kept:
+        """One decision. Raises NotFound where it is not kept any more."""
+        for kept in self._kept:
+            if kept.uuid == uuid:
+                return kept
+        raise NotFound("decision", uuid)
+
+
+class RecordingPlanner:
+    """Any planner, with its decisions kept and measured."""
+
+    def __init__(self, planner: Planner, log: DecisionLog, metrics: Metrics, clock: Callable[[], int]) -> None:
+        self._planner = planner
+        self._log = log
+        self._metrics = metrics
+        self._clock = clock
+
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
+        """See `Planner.place`."""
+        planned = await self._planner.place(
+            snapshot, request, policy, budget_seconds=budget_seconds, answer_by=answer_by
+        )
+        decision, metrics = planned.decision, self._metrics
+        metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)
+        if decision.gap is not None:
+            metrics.plan_gap.observe(decision.gap)
+        group = request.nodes[0].labels.get(GROUP_LABEL, "")
+        kept = Kept(uuids.uuid4().hex, group, self._clock(), planned.duration_ms, snapshot, request, policy, decision)
+        self._log.add(kept)
+        return planned
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
+        """See `Planner.room`."""
+        return await self._planner.room(snapshot, node, budget_seconds=budget_seconds, answer_by=answer_by)
+
+    def close(self) -> None:
+        """See `Planner.close`."""
+        self._planner.close()
+
+
+def _only_in(hosts: Sequence[Host], others: Sequence[Host]) -> Sequence[Host]:
+    """Those of the hosts that are not the same objects as any (or, in lists of one length, as the one beside)."""
+    if len(hosts) == len(others):
+        return [one for one, other in zip(hosts, others, strict=True) if one is not other]
+    known = set(map(id, others))
+    return [host for host in hosts if id(host) not in known]
+
+
+def _bytes(hosts: Sequence[Host]) -> int:
+    """About what hosts take in memory."""
+    return sum(
+        800 + 120 * (len(h.capacity) + len(h.used) + len(h.labels)) + 800 * len(h.members) + 600 * len(h.cells)
+        for h in hosts
+    )

@@ -1,0 +1,122 @@
+"""The fleet for the planner, read often: only hosts that changed since the last read are read and translated anew.
+
+What was read before is kept by `fleet.marks`, values that differ whenever a host or its claims do. They come from the
+same transaction as the rest, so a snapshot is of one moment, as if all of it had been read. A snapshot that is too old
+costs a lost claim and no more: the guard of the claim stands in its UPDATE.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from placement import model
+from placement.model import Snapshot
+from service.domain.fleet import Host
+from service.domain.fleet import Host as FleetHost
+from service.planning import translate
+from service.planning.translate import catalogue_sizes, snapshot
+from service.store import claims, fleet, groups
+from service.store.claims import Size
+from service.store.connection import Connection
+
+_MANY = 2_000
+"""From so many changed hosts on, all are read: one statement names no more."""
+
+Seat = tuple[str, str, bool]
+"""(instance, group, whether the group wants its hosts alone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A host as it was read, and as the planner sees it."""
+
+    mark: Hashable
+    host: Host
+    seats: Sequence[Seat]
+    sizes: Sequence[Size]
+    seen: model.Host
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """One read: all hosts in order, which groups were to be apart from which, and what was answered."""
+
+    known: Mapping[str, _Known]
+    apart: Mapping[str, frozenset[str]]
+    sizes: Counter[Size]
+    hosts: Mapping[str, Host]
+    snapshot: model.Snapshot
+
+
+class FleetReader:
+    """Reads of one process share it; it may be used by several threads at once."""
+
+    def __init__(self) -> None:
+        self._memory = _Memory({}, {}, Counter(), {}, model.Snapshot(()))
+
+    def read(self, connection: Connection) -> tuple[Mapping[str, Host], model.Snapshot]:
+        """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only."""
+        before = self._memory
+        marks = fleet.marks(connection)
+        apart = groups.keeping_apart(connection)
+        fresh = _changed(connection, before, marks, apart)
+        if fresh or len(marks) != len(before.known):
+            before = _renewed(before, marks, apart, fresh)
+            self._memory = before
+        sizes = translate.catalogue_sizes(fleet.model_services(connection).values())
+        flavours = translate.flavours(sizes + before.sizes)
+        if flavours != before.snapshot.flavours:
+            before = replace(before, snapshot=before.snapshot.updated(flavours=flavours))
+            self._memory = before
+        return before.hosts, before.snapshot
+
+
+def _renewed(
+    before: _Memory,
+    marks: Mapping[str, Hashable],
+    apart: Mapping[str, frozenset[str]],
+    fresh: Mapping[str, _Known],
+) -> _Memory:
+    known = {uuid: fresh.get(uuid) or before.known[uuid] for uuid in marks}
+    sizes = before.sizes.copy()
+    for uuid, one in before.known.items():
+        if uuid in fresh or uuid not in known:
+            sizes.subtract(one.sizes)
+    for one in fresh.values():
+        sizes.update(one.sizes)
+    snapshot = model.Snapshot(tuple(one.seen for one in known.values()), before.snapshot.flavours)
+    return _Memory(known, apart, +sizes, {uuid: one.host for uuid, one in known.items()}, snapshot)
+
+
+def _changed(
+    connection: Connection, before: _Memory, marks: Mapping[str, Hashable], apart: Mapping[str, frozenset[str]]
+) -> dict[str, _Known]:
+    """The hosts that are not as they were, by uuid."""
+    known = before.known
+    others = [uuid for uuid, mark in marks.items() if uuid not in known or known[uuid].mark != mark]
+    some = others if len(others) < _MANY else None
+    hosts = fleet.hosts(connection, some) if others else {}
+    seated = claims.seated(connection, some) if others else {}
+    sizes = claims.sizes(connection, some) if others else {}
+    found = {
+        uuid: _Known(marks[uuid], hosts[uuid], seats, sizes.get(uuid, ()), translate.seen(hosts[uuid], seats, apart))
+        for uuid in others
+        for seats in (seated.get(uuid, ()),)
+    }
+    if before.apart != apart:
+        regrouped = {uuid for uuid in {*before.apart, *apart} if before.apart.get(uuid) != apart.get(uuid)}
+        for uuid, one in known.items():
+            if uuid in marks and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
+                found[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart))
+    return found
+
+
+def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
+    """All hosts, and the snapshot made of them, read in full; `FleetReader` gives the same and reads what changed."""
+    hosts = fleet.hosts(connection)
+    sizes = catalogue_sizes(fleet.model_services(connection).values())
+    for of_host in claims.sizes(connection).values():
+        sizes.update(of_host)
+    return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection), sizes)

@@ -1,0 +1,113 @@
+"""What the use cases ask of a planner, and the two steps that every planner takes: decide, then check independently."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from placement.model import Decision, Node, Policy, Request, Snapshot
+from service.errors import InvariantViolation
+
+if TYPE_CHECKING:
+    from placement.modes.drain import Room
+
+Stop = Callable[[], bool]
+
+ANSWER_SECONDS = 0.1
+"""What a search may take to hear its stop, and the answer to travel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A verified Decision and how long it took, in ms, as the caller saw it."""
+
+    decision: Decision
+    duration_ms: float
+
+
+class Planner(Protocol):
+    """What the use cases and reconciliation need of a planner.
+
+    The budget is of the search: waiting for a process that is busy or just starts costs none of it. `answer_by`, of
+    `time.monotonic`, is when the caller needs the answer, waiting or not. A caller that is cancelled ends its plan.
+    """
+
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
+        """A verified Decision within the budget. Raises InvariantViolation where the checker refuses it."""
+        ...
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
+        """How many more of a node fit."""
+        ...
+
+    def close(self) -> None:
+        """Let worker processes go."""
+        ...
+
+
+def place_verified(snapshot: Snapshot, request: Request, policy: Policy, stop: Stop) -> Decision:
+    """Place and check in this process. Raises InvariantViolation for a Decision that breaks a rule: a planner's bug."""
+    from placement.check import check
+    from placement.engine import place
+
+    decision = place(snapshot, request, policy, stop)
+    violations = check(snapshot, request, decision)
+    if violations:
+        raise InvariantViolation(f"the planner's decision breaks {len(violations)} rules, the first: {violations[0]}")
+    return decision
+
+
+def count_room(snapshot: Snapshot, node: Node, stop: Stop) -> Room:
+    """How many more of a node fit, counted in this process."""
+    from placement.modes.drain import room_for
+
+    return room_for(snapshot, node, stop=stop)
+
+
+def until(deadline: float) -> Stop:
+    """A stop that comes at a time of `time.monotonic`."""
+    return lambda: time.monotonic() >= deadline
+
+
+def answer_time(seconds: float | None) -> float:
+    """When a caller that waits so long from now needs the answer, by `time.monotonic`; None: it waits for ever.
+
+    A little is kept back for the answer, which has to reach the caller before its deadline.
+    """
+    return math.inf if seconds is None else time.monotonic() + seconds - min(ANSWER_SECONDS, seconds / 10)
+
+
+class InlinePlanner:
+    """Plans on the calling thread: for small fleets, tools and simulations, where a pool would only add noise."""
+
+    async def place(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        policy: Policy,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Planned:
+        """See `Planner.place`."""
+        started = time.monotonic()
+        decision = place_verified(snapshot, request, policy, until(min(started + budget_seconds, answer_by)))
+        return Planned(decision, (time.monotonic() - started) * 1000)
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
+        """See `Planner.room`."""
+        return count_room(snapshot, node, until(min(time.monotonic() + budget_seconds, answer_by)))
+
+    def close(self) -> None:
+        """Nothing to let go."""

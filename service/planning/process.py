@@ -1,0 +1,172 @@
+"""What runs in a planner process: it keeps the fleet's last snapshot with its class index, and takes changes to it.
+
+May import `placement` and `service.planning.planner` only, and the solver when the first work comes, so that a process
+starts fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import pickle
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from placement.model import Decision, Flavour, Host, Node, Policy, Request, Snapshot
+from service.planning.planner import Stop, count_room, place_verified
+
+if TYPE_CHECKING:
+    from placement.modes.drain import Room
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Flag(Protocol):
+    """A number in memory that both processes see."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From the fleet of version `base` to that of `version`; base 0: from no host at all; both alike: no change."""
+
+    base: int
+    version: int
+    changed: tuple[Host, ...]
+    removed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Work: a gang to place."""
+
+    request: Request
+    policy: Policy
+
+    def run(self, snapshot: Snapshot, stop: Stop) -> Decision:
+        """The verified Decision. Raises InvariantViolation."""
+        return place_verified(snapshot, self.request, self.policy, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class CountRoom:
+    """Work: how many more of a node fit."""
+
+    node: Node
+
+    def run(self, snapshot: Snapshot, stop: Stop) -> Room:
+        """The room."""
+        return count_room(snapshot, self.node, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """What an order may take: `budget` seconds from its begin, and until `answer_by` at the latest.
+
+    `answer_by` is of `time.monotonic`, a clock that all processes of a machine share.
+    """
+
+    budget: float
+    answer_by: float = math.inf
+
+    def deadline(self) -> float:
+        """When work that begins now has to end."""
+        return min(time.monotonic() + self.budget, self.answer_by)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One piece of work. `change`: a pickled `Change` that makes the kept fleet the one to work on.
+
+    `ticket`: rises with every order of a process; the work stops early once the shared flag has reached it.
+    """
+
+    ticket: int
+    time: Time
+    change: bytes
+    flavours: tuple[Flavour, ...]
+    revision: str
+    work: Place | CountRoom
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`result`: of the work, None where the change was not made for the fleet that is kept here.
+
+    `stopped`: the work heard that it should end before it was done.
+    """
+
+    result: Decision | Room | None
+    stopped: bool = False
+
+
+class Keeper:
+    """The fleet that this process knows, and the work on it. `flag`: the greatest ticket that shall stop."""
+
+    def __init__(self, flag: Flag) -> None:
+        self._flag = flag
+        self._version = 0
+        self._fleet = Snapshot(())
+
+    def apply(self, change: Change) -> bool:
+        """Take the change in; False where it begins with another version than the one that is kept."""
+        if change.base == 0:
+            self._fleet = Snapshot(change.changed)
+        elif change.base == self._version:
+            if change.version == self._version:
+                return True
+            self._fleet = self._fleet.updated(change.changed, change.removed)
+        else:
+            return False
+        self._version = change.version
+        return True
+
+    def index(self) -> None:
+        """Make the class index of the kept fleet, where that is not made yet."""
+        self._fleet.index()
+
+    def run(self, order: Order) -> Reply:
+        """Do the work of an order. Raises InvariantViolation, InvalidPlacementInput."""
+        if not self.apply(pickle.loads(order.change)):  # our own parent wrote it
+            return Reply(None)
+        self.index()  # before the snapshot that takes the flavours, so that the next order finds it made
+        snapshot = self._fleet.updated(flavours=order.flavours, version=order.revision)
+        heard = False
+        deadline = order.time.deadline()
+
+        def stop() -> bool:
+            nonlocal heard
+            heard = heard or self._flag.value >= order.ticket or time.monotonic() >= deadline
+            return heard
+
+        result = order.work.run(snapshot, stop)
+        return Reply(result, heard)
+
+
+_keeper: Keeper
+
+
+def run(order: Order) -> Reply:
+    """An order in the process that `begin` made."""
+    return _keeper.run(order)
+
+
+def load() -> None:
+    """Load the solver, so that the first plan does not wait for it."""
+
+
+def begin(parent: int, flag: Flag) -> None:
+    """What a process does first: leave Ctrl-C to the service, and end with it, however it ends.
+
+    A worker waits on a pipe that its siblings hold open too, so a service killed with -9 would leave them for ever.
+    """
+    global _keeper
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the request was made
+        os._exit(1)
+    _keeper = Keeper(flag)

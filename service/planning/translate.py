@@ -1,0 +1,211 @@
+"""Between the fleet's rows and the planner: snapshot and request out, Decision in. Pure translation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from placement.constraints import EVERYTHING, Apart, AtMost, Constraint, Near, Scope, Selector
+from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Strategy
+from service.domain.catalog import ModelService
+from service.domain.fleet import MEMORY, VCPU
+from service.domain.fleet import Host as FleetHost
+from service.domain.groups import (
+    Failure,
+    Group,
+    Instance,
+    InstanceStatus,
+    NodeSpec,
+    PlacementRecord,
+    SeatAssignment,
+)
+from service.errors import NoCapacity, Unsatisfiable
+from service.store.claims import Size
+
+TYPE_LABEL = "corral.type"
+GROUP_LABEL = "corral.group"
+MOST_FLAVOURS = 16
+APART_LABEL = "corral.apart."
+"""With a group's uuid behind it: borne by members of groups that are to be apart from that group."""
+
+
+def demand(node: NodeSpec) -> dict[str, int]:
+    """What one member claims: `vcpu` (count), `memory` (bytes) and `gpu.<model>` (count)."""
+    vector = {VCPU: node.cpu_num, MEMORY: node.memory_size}
+    for gpu in node.gpus:
+        name = f"gpu.{gpu.model or 'any'}"
+        vector[name] = vector.get(name, 0) + gpu.count
+    return vector
+
+
+def total(vectors: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of named vectors."""
+    sums: dict[str, int] = {}
+    for vector in vectors:
+        for name, amount in vector.items():
+            sums[name] = sums.get(name, 0) + amount
+    return sums
+
+
+def snapshot(
+    hosts: Mapping[str, FleetHost],
+    seated: Mapping[str, Sequence[tuple[str, str, bool]]],
+    apart: Mapping[str, frozenset[str]] | None = None,
+    sizes: Mapping[Size, int] | None = None,
+) -> Snapshot:
+    """The fleet as the planner sees it. `seated`: host uuid -> (instance, group, exclusive) of everything claimed.
+
+    `apart`: group uuid -> groups that it is to be apart from. `sizes`: see `flavours`.
+    """
+    seen_hosts = tuple(seen(host, seated.get(host.uuid, ()), apart or {}) for host in hosts.values())
+    return Snapshot(seen_hosts, flavours(sizes or {}))
+
+
+def flavours(sizes: Mapping[Size, int]) -> tuple[Flavour, ...]:
+    """What room is measured by: the sizes that this fleet is asked for most. `sizes`: how often each is seen.
+
+    `least_lost_value` puts a gang where the room that is left is worth least, and room is worth the members that still
+    fit in it. Measured by the gang's own sizes alone, a gang without GPUs would not mind to fill hosts that have some,
+    and one of many vCPUs would leave memory that nobody can use. So every size of which members run counts, and what
+    the catalogue gives by default, which is what comes next. The most frequent sixteen keep the value table small.
+    """
+    often = sorted(sizes, key=lambda size: (-sizes[size], size))[:MOST_FLAVOURS]
+    return tuple(Flavour(dict(size)) for size in sorted(often))
+
+
+def catalogue_sizes(entries: Iterable[ModelService]) -> Counter[Size]:
+    """What the catalogue's entries ask for by default; each counts as one member."""
+    return Counter(((MEMORY, entry.default_memory), (VCPU, entry.default_cpu)) for entry in entries)
+
+
+def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping[str, frozenset[str]]) -> Host:
+    """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above."""
+    return Host(
+        id=host.uuid,
+        zone=host.zone_uuid,
+        capacity=host.usable,
+        used={
+            name: host.used.get(name, 0) + host.foreign.get(name, 0)
+            for name in {*host.used, *host.foreign}
+            if name in host.usable
+        },
+        rack=host.rack or None,
+        labels={**host.labels, TYPE_LABEL: host.machine_type},
+        schedulable=host.schedulable,
+        members=tuple(
+            Member(id=instance, labels=_member_labels(group, apart), exclusive=exclusive)
+            for instance, group, exclusive in seats
+        ),
+    )
+
+
+def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    return {GROUP_LABEL: group, **{APART_LABEL + other: "yes" for other in sorted(apart.get(group, ()))}}
+
+
+def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
+    """The group's pending members as one gang; those that are seated stay where they are.
+
+    `fleet_now`: groups in it that are to be apart from this one are kept away from, whichever came first.
+    """
+    policy = group.spec.placement
+    labels = {GROUP_LABEL: group.uuid}
+    staying = {
+        m.uuid: m.target_host_uuid or m.host_uuid
+        for m in group.instances
+        if m.host_uuid and m.status not in (InstanceStatus.PENDING, InstanceStatus.REMOVED)
+    }
+    rules: list[Constraint] = []
+    if policy.max_per_host:
+        rules.append(AtMost(EVERYTHING, policy.max_per_host, Scope.HOST))
+    if policy.max_per_rack:
+        rules.append(AtMost(EVERYTHING, policy.max_per_rack, Scope.RACK))
+    mine = Selector(labels=labels)
+    rules += [Near(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.affinity_groups]
+    rules += [Apart(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.anti_affinity_groups]
+    shunned = APART_LABEL + group.uuid
+    if fleet_now is not None and any(shunned in m.labels for h in fleet_now.hosts for m in h.members):
+        rules.append(Apart(mine, Selector(labels={shunned: "yes"})))
+    return Request(
+        nodes=tuple(
+            Node(
+                id=m.uuid,
+                demand=demand(m.spec),
+                zone=m.spec.zone_uuid or None,
+                labels=labels,
+                host_labels={TYPE_LABEL: (m.spec.type.value,)},
+                exclusive=policy.exclusive_hosts,
+            )
+            for m in group.instances
+            if m.status is InstanceStatus.PENDING
+        ),
+        strategy=Strategy(policy.strategy.value),
+        constraints=tuple(rules),
+        excluded_hosts=frozenset(group.excluded_hosts),
+        staying=staying,
+    )
+
+
+def record(
+    group: Group, decision: Decision, hosts: Mapping[str, FleetHost], duration_ms: float, tries: int
+) -> PlacementRecord:
+    """The Decision as it is stored and told."""
+    places = {a.node: a.host for a in decision.assignments}
+    return PlacementRecord(
+        assignments=tuple(
+            SeatAssignment(
+                instance_uuid=m.uuid,
+                rank=m.rank,
+                name=m.spec.name,
+                host_uuid=places[m.uuid],
+                host_name=hosts[places[m.uuid]].name,
+                zone_uuid=hosts[places[m.uuid]].zone_uuid,
+                resources=demand(m.spec),
+            )
+            for m in group.instances
+            if m.uuid in places
+        ),
+        strategy=group.spec.placement.strategy,
+        objective=float(decision.objective or 0),
+        lower_bound=float(decision.lower_bound or 0),
+        upper_bound=float(decision.upper_bound or 0),
+        proof=decision.proof.value,
+        stage=decision.stage,
+        duration_ms=duration_ms,
+        claim_tries=tries,
+    )
+
+
+def failure(explanation: Explanation | None, group: Group, fleet_now: Snapshot) -> Failure:
+    """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`.
+
+    What the planner calls permanent leaves out hosts that are closed or do not answer, and those come back: only where
+    every host is open can it never fit.
+    """
+    if explanation is not None and explanation.permanent and not all(h.schedulable for h in fleet_now.hosts):
+        explanation = replace(explanation, permanent=None)
+    permanent = explanation is not None and explanation.permanent is True
+    code = Unsatisfiable.reason if permanent else NoCapacity.reason
+    if explanation is None:
+        return Failure(code, "no placement was found in the time allowed")
+    names = {m.uuid: f"model_services[{m.rank}]" for m in group.instances}
+    message = explanation.message
+    for uuid, name in names.items():
+        message = message.replace(uuid, name)
+    nearest = explanation.nearest
+    told = replace(
+        explanation,
+        message=message,
+        funnels=tuple(replace(f, node=names.get(f.node, f.node)) for f in explanation.funnels),
+        nearest=replace(nearest, node=names.get(nearest.node, nearest.node)) if nearest else None,
+    )
+    return Failure(code, message, told)
+
+
+def move_request(group: Group, member: Instance, fleet_now: Snapshot, targets: frozenset[str]) -> Request:
+    """The member alone, on one of `targets` (host uuids); its fellows stay where they are."""
+    leaving = replace(member, status=InstanceStatus.PENDING, host_uuid="")
+    others = tuple(m for m in group.instances if m.uuid != member.uuid and m.status is not InstanceStatus.PENDING)
+    asked = request(replace(group, instances=(*others, leaving)), fleet_now)
+    return replace(asked, excluded_hosts=frozenset(h.id for h in fleet_now.hosts) - targets)

@@ -1,0 +1,170 @@
+"""The methods of `DistributedModelService`: check, translate, call the use case, translate back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+
+from service.app.groups import Ask, GroupFilter, Groups, Started
+from service.contract import validation
+from service.contract.call import current_caller, seconds_left
+from service.contract.convert import events, inventory, requests
+from service.contract.convert.explanation import in_callers_order
+from service.contract.convert.inventory import Reachable
+from service.errors import PlacementError
+
+SERVICE = deploy_pb2.DESCRIPTOR.services_by_name["DistributedModelService"].full_name
+
+
+class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
+    """Translates between the wire and `service.app.groups`."""
+
+    def __init__(self, groups: Groups, reachable: Reachable) -> None:
+        """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
+        self._groups = groups
+        self._reachable = reachable
+
+    async def DeployDistributedModelService(  # noqa: N802
+        self, request: deploy_pb2.DeployDistributedModelServiceRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.DeployDistributedModelServiceResponse]:
+        """Stores the intent, then shows the group's events until the operation ends."""
+        validation.check(request)
+        caller, wanted = current_caller(), requests.deploy_request(request)
+        try:
+            if request.validate_only:
+                record = await self._groups.plan(caller, wanted, seconds=seconds_left(context))
+                yield deploy_pb2.DeployDistributedModelServiceResponse(event=events.planned(record))
+                return
+            started = await self._groups.deploy(caller, wanted)
+            async with aclosing(self._operation(started, Ask())) as messages:
+                async for message in messages:
+                    yield deploy_pb2.DeployDistributedModelServiceResponse(event=message)
+        except PlacementError as error:
+            raise in_callers_order(error, requests.positions_by_rank(request.model_services)) from error
+
+    async def PlanDistributedModelService(  # noqa: N802
+        self, request: deploy_pb2.PlanDistributedModelServiceRequest, context: Any
+    ) -> deploy_pb2.PlanDistributedModelServiceResponse:
+        """Where the group would be placed; nothing is written."""
+        validation.check(request)
+        try:
+            wanted = requests.deploy_request(request)
+            record = await self._groups.plan(current_caller(), wanted, seconds=seconds_left(context))
+        except PlacementError as error:
+            raise in_callers_order(error, requests.positions_by_rank(request.model_services)) from error
+        return deploy_pb2.PlanDistributedModelServiceResponse(placement=inventory.placement(record, planned_only=True))
+
+    async def GetInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.GetInstanceGroupRequest, context: Any
+    ) -> deploy_pb2.GetInstanceGroupResponse:
+        """One group as it stands."""
+        validation.check(request)
+        group = await self._groups.get(current_caller(), request.uuid)
+        return deploy_pb2.GetInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
+
+    async def ListInstanceGroups(  # noqa: N802
+        self, request: deploy_pb2.ListInstanceGroupsRequest, context: Any
+    ) -> deploy_pb2.ListInstanceGroupsResponse:
+        """A page of groups."""
+        validation.check(request)
+        query = GroupFilter(request.name, tuple(request.statuses), request.zone_uuid, request.tag)
+        page = await self._groups.list(current_caller(), query, request.page_size, request.page_token)
+        return deploy_pb2.ListInstanceGroupsResponse(
+            inventories=[inventory.group(group, self._reachable) for group in page.groups],
+            next_page_token=page.next_page_token,
+            revision=page.revision,
+        )
+
+    async def WatchInstanceGroups(  # noqa: N802
+        self, request: deploy_pb2.WatchInstanceGroupsRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.WatchInstanceGroupsResponse]:
+        """Changes from a revision on, until the client leaves or the service drains."""
+        validation.check(request)
+        watch = self._groups.watch(current_caller(), request.start_revision or None, request.uuid or None)
+        async with aclosing(watch) as changes:
+            async for change in changes:
+                message = events.change(change, self._reachable)
+                yield deploy_pb2.WatchInstanceGroupsResponse(event=message)
+
+    async def UpdateInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.UpdateInstanceGroupRequest, context: Any
+    ) -> deploy_pb2.UpdateInstanceGroupResponse:
+        """Changes what a group is called and tagged."""
+        validation.check(request)
+        ask, changes = requests.ask(request), requests.metadata(request)
+        group = await self._groups.update(current_caller(), request.uuid, changes, ask)
+        return deploy_pb2.UpdateInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
+
+    async def ScaleInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.ScaleInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.ScaleInstanceGroupResponse]:
+        """Adds or removes members, then shows the group's events until they have come or gone."""
+        validation.check(request)
+        added, removed = requests.nodes(request.model_services), tuple(request.remove_instance_uuids)
+        ask = requests.ask(request)
+        started = await self._groups.scale(current_caller(), request.uuid, added, removed, ask)
+        # Those that join take the free ranks in the order of the list.
+        joining = sorted(member.rank for member in started.group.instances if member.joining)
+        try:
+            async with aclosing(self._operation(started, ask)) as messages:
+                async for message in messages:
+                    yield deploy_pb2.ScaleInstanceGroupResponse(event=message)
+        except PlacementError as error:
+            positions = {rank: position for position, rank in enumerate(joining)}
+            raise in_callers_order(error, positions) from error
+
+    async def StartInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.StartInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.StartInstanceGroupResponse]:
+        """Starts a stopped group, then shows its events until it runs."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.start(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.StartInstanceGroupResponse(event=message)
+
+    async def StopInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.StopInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.StopInstanceGroupResponse]:
+        """Stops a group, then shows its events until it stands."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.stop(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.StopInstanceGroupResponse(event=message)
+
+    async def RestartInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.RestartInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.RestartInstanceGroupResponse]:
+        """Stops a group and starts it again, and shows its events until it runs."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.restart(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.RestartInstanceGroupResponse(event=message)
+
+    async def DeleteInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.DeleteInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.DeleteInstanceGroupResponse]:
+        """Stores the wish, then shows the group's events until it is gone."""
+        validation.check(request)
+        ask = requests.ask(request)
+        started = await self._groups.delete(current_caller(), request.uuid, ask)
+        async with aclosing(self._operation(started, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.DeleteInstanceGroupResponse(event=message)
+
+    async def _operation(self, started: Started, ask: Ask) -> AsyncGenerator[group_pb2.InstanceGroupEvent, None]:
+        """The events of an operation until it ends; of one that was only validated, the group as it stands."""
+        if ask.validate_only:
+            yield events.standing(started.group, self._reachable)
+            return
+        async with aclosing(self._groups.follow(started.group.uuid, started.after_revision)) as changes:
+            async for change in changes:
+                yield events.event(change, self._reachable)

@@ -1,0 +1,1 @@
+"""What a distributed model needs to run: the rendezvous documents that its members are given."""

@@ -1,0 +1,129 @@
+"""`rendezvous/v1`: the documents by which the members of a group find each other, rendered from the group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from service.domain.catalog import ModelService, version_key
+from service.domain.fleet import Host, Zone
+from service.domain.groups import Group, Instance
+
+CONTRACT = "rendezvous/v1"
+READINESS_INTERVAL_MS = 1_000
+READINESS_TIMEOUT_MS = 2_000
+
+
+def template(member: Instance, catalogue: Mapping[str, ModelService]) -> ModelService:
+    """The entry that the member is made from: the version that it was admitted with, where that is kept.
+
+    Raises KeyError for an entry that is gone.
+    """
+    uuid = member.spec.model_service_uuid
+    return catalogue.get(version_key(uuid, member.spec.model_service_version)) or catalogue[uuid]
+
+
+def rendezvous(
+    group: Group, member: Instance, host: Host, zones: Mapping[str, Zone], catalogue: Mapping[str, ModelService]
+) -> dict[str, Any]:
+    """The group's facts as `member` needs them. The epoch is that of the start that the machine is created for."""
+    entry = template(member, catalogue)
+    leader = group.instances[0]
+    network = zones[host.zone_uuid].network
+    return {
+        "contract": CONTRACT,
+        "group": {
+            "uuid": group.uuid,
+            "name": group.spec.name,
+            "epoch": group.start_epoch if group.go else group.start_epoch + 1,
+            "size": len(group.instances),
+        },
+        "node": {
+            **_peer(member),
+            "instance": member.uuid,
+            "mac": member.mac,
+            "prefix_length": ip_network(network.subnet).prefixlen if network.subnet else 0,
+            "gateway": network.gateway,
+            "host": host.name,
+            "zone": host.zone_uuid,
+            "rack": host.rack,
+            "cpu": member.spec.cpu_num,
+            "memory": member.spec.memory_size,
+            "gpus": [{"model": g.model, "count": g.count} for g in member.spec.gpus],
+        },
+        "leader": {"rank": 0, "address": leader.address, "ports": dict(_ports(leader, catalogue))},
+        "peers": [_peer(m) for m in group.instances],
+        "ports": dict(entry.ports),
+        "readiness": {
+            "path": entry.health_path,
+            "port": entry.readiness_port or entry.ports.get("service", 0),
+            "interval_ms": entry.readiness_interval_ms or READINESS_INTERVAL_MS,
+            "timeout_ms": entry.readiness_timeout_ms or READINESS_TIMEOUT_MS,
+        },
+        "engine": {
+            "preset": entry.framework,
+            "command": entry.initial_command if member.rank == 0 else entry.worker_command,
+            "args": member.spec.startup_parameters,
+            "env": {**entry.environment, **member.spec.environment_variables},
+            "image": entry.image.name,
+            "model": entry.model_uuid,
+            "tensor_parallel_size": member.spec.tensor_parallel_size,
+        },
+        "start": {
+            "order": group.spec.creation_strategy.value,
+            "gate": "workers" if group.spec.workers_first else "leader",
+            "deadline_ms": member.boot_timeout_ms,
+        },
+    }
+
+
+def _peer(member: Instance) -> dict[str, Any]:
+    role = "leader" if member.rank == 0 else "worker"
+    return {"rank": member.rank, "role": role, "name": member.spec.name, "address": member.address}
+
+
+def _ports(member: Instance, catalogue: Mapping[str, ModelService]) -> Mapping[str, int]:
+    return template(member, catalogue).ports
+
+
+def env_file(document: Mapping[str, Any], member: Instance) -> str:
+    """`KEY=value` lines, values taken literally. The second half lets images of known engines work unchanged."""
+    group, node, leader = document["group"], document["node"], document["leader"]
+    address = node["address"]
+    lines = {
+        "CORRAL_GROUP_UUID": group["uuid"],
+        "CORRAL_GROUP_EPOCH": group["epoch"],
+        "CORRAL_GROUP_SIZE": group["size"],
+        "CORRAL_NODE_NAME": node["name"],
+        "CORRAL_NODE_INSTANCE": node["instance"],
+        "CORRAL_NODE_RANK": node["rank"],
+        "CORRAL_NODE_ROLE": node["role"],
+        "CORRAL_NODE_ADDRESS": f"{address}/{node['prefix_length']}" if address else "",
+        "CORRAL_NODE_GATEWAY": node["gateway"],
+        "CORRAL_LEADER_ADDRESS": leader["address"],
+        "CORRAL_LEADER_PORT": leader["ports"].get("service", ""),
+        "CORRAL_SERVICE_PORT": document["ports"].get("service", ""),
+        "CORRAL_START_DEADLINE_SECONDS": member.boot_timeout_ms // 1000,
+        "MASTER_ADDR": leader["address"],
+        "MASTER_PORT": leader["ports"].get("rendezvous", ""),
+        "NODE_RANK": node["rank"],
+        "NNODES": group["size"],
+        "LWS_LEADER_ADDRESS": leader["address"],
+        "LWS_GROUP_SIZE": group["size"],
+        "LWS_WORKER_INDEX": node["rank"],
+        "RAY_ADDRESS": f"{leader['address']}:{leader['ports'].get('rendezvous', 6379)}" if leader["address"] else "",
+        "VLLM_HOST_IP": address,
+    }
+    lines |= document["engine"]["env"]
+    return "".join(f"{name}={value}\n" for name, value in lines.items() if str(value))
+
+
+def hosts_file(document: Mapping[str, Any]) -> str:
+    """Lines for /etc/hosts: each member's planned address and name."""
+    return "".join(f"{p['address']} {_host_name(p['name'])}\n" for p in document["peers"] if p["address"])
+
+
+def _host_name(name: str) -> str:
+    """A name that /etc/hosts can hold: letters, digits and hyphens."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-")[:63] or "node"

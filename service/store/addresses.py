@@ -1,0 +1,42 @@
+"""Addresses that members hold, taken in the transaction of their claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from service.domain.network import Network
+from service.errors import NoCapacity
+from service.store import schema
+from service.store.claims import ClaimLost
+
+
+def take_addresses(
+    connection: Connection, zone_uuid: str, network: Network, wanted: Sequence[tuple[str, int]]
+) -> Mapping[str, str]:
+    """A free address of the zone's pool for each (instance, attempt): instance uuid -> address.
+
+    Raises NoCapacity where too few are left, ClaimLost where another transaction just took one.
+    """
+    taken = set(connection.scalars(select(schema.addresses.c.address).where(schema.addresses.c.zone_uuid == zone_uuid)))
+    first, last = ip_address(network.first_address), ip_address(network.last_address)
+    found: dict[str, str] = {}
+    candidate = first
+    for instance_uuid, attempt in wanted:
+        while str(candidate) in taken:
+            candidate += 1
+        if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
+            raise NoCapacity(f"zone {zone_uuid} has too few free addresses", None)
+        found[instance_uuid] = str(candidate)
+        row = insert(schema.addresses).values(
+            zone_uuid=zone_uuid, address=str(candidate), instance_uuid=instance_uuid, attempt=attempt
+        )
+        try:
+            connection.execute(row)
+        except IntegrityError as error:  # another transaction took it since the SELECT
+            raise ClaimLost(f"address {candidate} was just taken") from error
+        candidate += 1
+    return found

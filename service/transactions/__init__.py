@@ -1,0 +1,1 @@
+"""Changes of groups and claims, committed: where use cases and the reconciler meet, and nowhere else."""

@@ -1,0 +1,141 @@
+"""The one way in which a stored group changes: facts through the lifecycle, rows and events in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from service.domain.fleet import HostState
+from service.domain.groups import EventKind, Group, Instance, InstanceStatus, MoveStage
+from service.failpoints import failpoint
+from service.lifecycle import invariants
+from service.lifecycle.facts import Evicted, Fact, Moved
+from service.lifecycle.transitions import AT_REST, advance, released
+from service.store import claims, events, fleet, groups
+from service.store.connection import Connection
+from service.store.events import Draft
+
+
+class LeaseLost(Exception):
+    """A later epoch has the group: the caller must stop working on it at once (RELIABILITY I8)."""
+
+
+def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *, epoch: int | None = None) -> Group:
+    """Advance the stored group by the facts and commit rows, released claims and events together.
+
+    `epoch`: the writer's lease; None for a caller's intent. Raises NotFound, LeaseLost.
+    """
+    before = groups.load(connection, uuid, lock=True)
+    failpoint("change.loaded")
+    if epoch is not None and before.epoch != epoch:
+        raise LeaseLost(uuid)
+    group = before
+    ended: list[tuple[str, int, str]] = []
+    for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
+        after = advance(group, fact, now, more=left > 0)
+        ended += released(group, fact, after)
+        group = after
+        if isinstance(fact, Moved):
+            group = _moved_on(connection, group, fact, now)
+    failpoint("change.decided")
+    return commit(connection, before, group, ended, now)
+
+
+def _moved_on(connection: Connection, group: Group, fact: Moved, now: int) -> Group:
+    """A member that arrived where a drain began while it was under way: it goes on, or that drain would never end."""
+    for member in group.instances:
+        if (member.uuid, member.attempt) == (fact.instance_uuid, fact.attempt) and member.host_uuid:
+            host = fleet.host(connection, member.host_uuid)
+            return advance(group, Evicted(host.uuid, live=True), now) if host.state is HostState.MAINTENANCE else group
+    return group
+
+
+def commit(
+    connection: Connection, before: Group, after: Group, ended: Iterable[tuple[str, int, str]], now: int
+) -> Group:
+    """Write the difference, release the claims of `ended` (instance, attempt, host), append the events.
+
+    Returns the group as stored.
+
+    Raises InvariantViolation: the change is a bug's, and nothing of it is kept.
+    """
+    if after == before:
+        return before
+    if ended := tuple(ended):
+        claims.leave(connection, ended)
+        failpoint("change.released")
+    invariants.check(before, after, claims.seats_of(connection, after.uuid))
+    known = {m.uuid: m for m in before.instances}
+    stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
+    # Events carry the group as it will be stored; of its revision they need no copy, because it is their own.
+    stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
+    drafts = _drafts(before, stored)
+    revision = events.append(connection, stored, drafts, now) if drafts else before.revision
+    failpoint("change.told")
+    stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
+    groups.save(connection, before, stored)
+    failpoint("change.stored")
+    return stored
+
+
+def outline(group: Group) -> Group:
+    """The group without its members, for events that tell of the group alone."""
+    return replace(group, instances=(), spec=replace(group.spec, nodes=group.spec.nodes[:1]), placement=None)
+
+
+def _drafts(before: Group, after: Group) -> list[Draft]:
+    drafts: list[Draft] = []
+
+    def add(kind: EventKind, body: object) -> None:
+        drafts.append(Draft(kind, before.sequence + len(drafts) + 1, body))  # type: ignore[arg-type]
+
+    if after.placement is not None and after.placement != before.placement:
+        add(EventKind.PLANNED, after.placement)
+        add(EventKind.CLAIMED, after.placement)
+    known = {m.uuid: m for m in before.instances}
+    for member in after.instances:
+        old = known.get(member.uuid)
+        if old is None or _told(old) != _told(member):
+            add(EventKind.INSTANCE, member)
+    present = {m.uuid for m in after.instances}
+    for gone in before.instances:
+        if gone.uuid not in present:
+            add(EventKind.INSTANCE, replace(gone, status=InstanceStatus.REMOVED, unknown_since=0))
+    if after.phase in AT_REST and after.phase is not before.phase:
+        add(EventKind.FINAL, after)
+    elif outline(_told_group(after)) != outline(_told_group(before)):
+        add(EventKind.GROUP, outline(after))
+    return drafts
+
+
+def _told_group(group: Group) -> Group:
+    """The group without its counters and times."""
+    return replace(
+        group, version=0, sequence=0, revision=0, updated_at=0, retry_at=0, running_since=0, failures=0,
+        excluded_hosts=(), epoch=0,
+    )  # fmt: skip
+
+
+def _told(member: Instance) -> Instance:
+    """The member without what is of no use to a caller, so that bookkeeping alone makes no event."""
+    return replace(
+        member,
+        updated_at=0,
+        deadline_at=0,
+        stop_asked=False,
+        was_resumed=False,
+        move_deadline_at=0,
+        move=MoveStage.NONE,
+    )
+
+
+def accepted(connection: Connection, group: Group, now: int) -> Group:
+    """Store a new group with its first event, due at once."""
+    groups.create(connection, group, due_at=0)
+    failpoint("intent.stored")
+    stored = replace(group, sequence=1, version=1)
+    revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, 1, stored)], now)
+    failpoint("intent.told")
+    stored = replace(stored, revision=revision)
+    groups.save(connection, group, stored)
+    return stored

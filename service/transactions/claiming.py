@@ -1,0 +1,148 @@
+"""A plan becomes claims: hosts, addresses, neighbours and the change of the group in one transaction, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.domain.fleet import Host as FleetHost
+from service.domain.fleet import Zone
+from service.domain.groups import (
+    Group,
+    GroupPhase,
+    Instance,
+    InstanceStatus,
+    PlacementRecord,
+)
+from service.domain.network import mac_address
+from service.drivers.base import MachineIdentity
+from service.failpoints import failpoint
+from service.lifecycle.facts import MoveClaimed, Placed, Seat
+from service.lifecycle.transitions import advance
+from service.planning.translate import demand, total
+from service.store import claims, fleet, groups, quotas
+from service.store.addresses import take_addresses
+from service.store.connection import Connection
+from service.transactions.changes import LeaseLost, commit
+
+
+def claim(
+    connection: Connection,
+    cluster: str,
+    planned: Group,
+    placement: PlacementRecord,
+    now: int,
+    *,
+    alone: bool = False,
+) -> Group:
+    """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
+
+    `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
+    Raises QuotaExceeded, ClaimLost where a host or address is no longer free or a neighbour is there that must not be,
+    LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed; so is
+    one of which a member took another host, as a live move does: the rules within the group were planned without it.
+    """
+    before = groups.load(connection, planned.uuid, lock=True)
+    if before.epoch != planned.epoch:
+        raise LeaseLost(planned.uuid)
+    waiting = {m.uuid: m for m in before.instances if m.status is InstanceStatus.PENDING}
+    if before.phase is not GroupPhase.PLANNING or set(waiting) != {s.instance_uuid for s in placement.assignments}:
+        return before
+    if _seated(before) != _seated(planned):
+        return before
+    failpoint("claim.checked")
+    quotas.check(connection, before.project, total(s.resources for s in placement.assignments))
+    claims.take(
+        connection,
+        before.uuid,
+        [
+            claims.ClaimRequest(s.instance_uuid, waiting[s.instance_uuid].attempt, s.host_uuid, s.resources)
+            for s in placement.assignments
+        ],
+        alone=alone,
+    )
+    _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})
+    failpoint("claim.alone")
+    seats = _seats(connection, cluster, before, waiting, placement)
+    failpoint("claim.addressed")
+    after = advance(before, Placed(placement, seats), now)
+    return commit(connection, before, after, (), now)
+
+
+def claim_move(
+    connection: Connection, planned: Group, member: Instance, target: FleetHost, now: int, *, alone: bool = False
+) -> Group:
+    """Commit the claim on the host that the member is to be moved to live, beside the one that it has.
+
+    Raises ClaimLost where that host is no longer free or has a neighbour that must not be, LeaseLost. A member that
+    does not wait for a target any more is left alone, and so is one whose fellows are on other hosts than planned for.
+    """
+    before = groups.load(connection, planned.uuid, lock=True)
+    if before.epoch != planned.epoch:
+        raise LeaseLost(planned.uuid)
+    fact = MoveClaimed(member.uuid, member.attempt, target.uuid, target.name)
+    after = advance(before, fact, now)
+    if after == before or _seated(before) != _seated(planned):
+        return before
+    wanted = claims.ClaimRequest(member.uuid, member.attempt, target.uuid, demand(member.spec))
+    claims.take(connection, before.uuid, [wanted], alone=alone)
+    _check_neighbours(connection, before, {target.uuid})
+    return commit(connection, before, after, (), now)
+
+
+def _seated(group: Group) -> frozenset[tuple[str, int, str, str]]:
+    return frozenset((m.uuid, m.attempt, m.host_uuid, m.target_host_uuid) for m in group.instances)
+
+
+def _check_neighbours(connection: Connection, group: Group, hosts: set[str]) -> None:
+    """The rules between groups, once the hosts' rows are locked: another gang may have come since the plan was made.
+
+    Raises ClaimLost.
+    """
+    policy = group.spec.placement
+    away = set(policy.anti_affinity_groups)
+    away |= {other for other, others in groups.keeping_apart(connection).items() if group.uuid in others}
+    here = claims.seated(connection, hosts)
+    for host_uuid in sorted(hosts):
+        others = {(uuid, exclusive) for _, uuid, exclusive in here.get(host_uuid, ()) if uuid != group.uuid}
+        neighbours = {uuid for uuid, _ in others}
+        if others and (policy.exclusive_hosts or any(exclusive for _, exclusive in others)):
+            raise claims.ClaimLost(f"host {host_uuid} is wanted by one group alone and shared with another")
+        if neighbours & away:
+            raise claims.ClaimLost(f"host {host_uuid} has a group that this one is to be apart from")
+        if not neighbours >= set(policy.affinity_groups):
+            raise claims.ClaimLost(f"host {host_uuid} has no member of a group that this one is to be near to")
+
+
+def _seats(
+    connection: Connection,
+    cluster: str,
+    group: Group,
+    waiting: Mapping[str, Instance],
+    placement: PlacementRecord,
+) -> Mapping[str, Seat]:
+    zones = fleet.zones(connection)
+    by_zone: dict[str, list[tuple[str, int]]] = {}
+    for seat in placement.assignments:
+        by_zone.setdefault(seat.zone_uuid, []).append((seat.instance_uuid, waiting[seat.instance_uuid].attempt))
+    addresses: dict[str, str] = {}
+    for zone_uuid, wanted in sorted(by_zone.items()):
+        if plans_addresses(zones[zone_uuid]):
+            addresses |= take_addresses(connection, zone_uuid, zones[zone_uuid].network, wanted)
+    return {
+        seat.instance_uuid: Seat(
+            host_uuid=seat.host_uuid,
+            host_name=seat.host_name,
+            zone_uuid=seat.zone_uuid,
+            machine_uuid=MachineIdentity(
+                cluster, group.uuid, seat.instance_uuid, waiting[seat.instance_uuid].attempt
+            ).machine_uuid,
+            address=addresses.get(seat.instance_uuid, ""),
+            mac=mac_address(addresses.get(seat.instance_uuid, ""), seat.instance_uuid),
+        )
+        for seat in placement.assignments
+    }
+
+
+def plans_addresses(zone: Zone) -> bool:
+    """Whether members get static addresses of the zone's pool."""
+    return bool(zone.network.subnet and zone.network.first_address)
