@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("place", _place, "print the decision as JSON"),
-        ("explain", _explain, "say in words where it goes or why it can not"),
+        ("explain", _explain, "say in words where it goes or why it cannot"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("snapshot")

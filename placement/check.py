@@ -1,6 +1,6 @@
 """An independent verifier of any Decision, in plain Python. Shares no logic with the planner.
 
-May import ``model`` and ``constraints`` only, so that a planner's mistake can not hide here.
+May import ``model`` and ``constraints`` only, so that a planner's mistake cannot hide here.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def never() -> bool:
 
 
 def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: Stop = never) -> Decision:
-    """Where every node of the request goes, with proven bounds, or why it can not.
+    """Where every node of the request goes, with proven bounds, or why it cannot.
 
     The same snapshot, request and policy give the same decision as long as ``stop`` stays false; ``stop`` is asked
     often (every few milliseconds) and the best answer so far is returned soon after it turns true.

@@ -113,7 +113,7 @@ class Explanation:
     """Why a request does not fit. ``permanent``: not even on the empty fleet (None where that was not settled).
 
     ``placeable``/``placeable_bound``: a placement of so many nodes is known, and no more than so many can be placed.
-    ``conflict``: a minimal set of constraint families that can not hold together.
+    ``conflict``: a minimal set of constraint families that cannot hold together.
     """
 
     message: str
@@ -132,7 +132,7 @@ class Explanation:
 class Decision:
     """What the planner says. ``lower_bound <= optimum <= upper_bound`` for the strategy's objective.
 
-    ``penalty`` is the weight of the missed wishes, of which at least ``penalty_bound`` can not be avoided; the
+    ``penalty`` is the weight of the missed wishes, of which at least ``penalty_bound`` cannot be avoided; the
     bounds of the objective hold among placements with this penalty when the two are equal. With ``max_placed``
     the objective is the number of nodes placed and is maximised; ``unplaced`` names the rest. ``stopped``: the
     caller's stop was heard.

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why one host can not take one node. Tried in this order; the first that holds is counted."""
+    """Why one host cannot take one node. Tried in this order; the first that holds is counted."""
 
     UNSCHEDULABLE = "unschedulable"
     EXCLUDED = "excluded"

@@ -20,7 +20,7 @@ _SWITCH_SECONDS = 0.0002
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 after an orderly end, 2 for a configuration that can not be used, 1 for a start that failed."""
+    """Exit code 0 after an orderly end, 2 for a configuration that cannot be used, 1 for a start that failed."""
     parser = argparse.ArgumentParser(prog="python -m service", description="The Corral control plane.")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C")
@@ -53,12 +53,12 @@ async def _serve(config: Config) -> int:
     try:
         service = Service(config)
     except (StartError, DatabaseLocked, CorralError) as error:
-        print(f"corral can not start: {error}", file=sys.stderr)
+        print(f"corral cannot start: {error}", file=sys.stderr)
         return 1
     try:
         await service.start()
     except (AddressUnavailable, CorralError) as error:
-        print(f"corral can not start: {error}", file=sys.stderr)
+        print(f"corral cannot start: {error}", file=sys.stderr)
         await service.stop()
         return 1
     # A full collection looks at all modules, descriptors and tables of the start, which stay for good: some 100 ms in

@@ -112,7 +112,7 @@ class NoCapacity(PlacementError):
 
 
 class Unsatisfiable(PlacementError):
-    """The gang can not fit on this fleet even when every host is empty."""
+    """The gang cannot fit on this fleet even when every host is empty."""
 
     reason = "UNSATISFIABLE"
 
@@ -153,7 +153,7 @@ class Conflict(CorralError):
 
 
 class Unavailable(CorralError):
-    """A hypervisor, machine or database can not be reached, or the service drains. Retry after `retry_after_ms`."""
+    """A hypervisor, machine or database cannot be reached, or the service drains. Retry after `retry_after_ms`."""
 
     reason = "UNAVAILABLE"
 

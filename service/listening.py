@@ -35,7 +35,7 @@ class ListenAddress:
 
 
 class AddressUnavailable(Exception):
-    """A listener can not be opened: the address is taken, or not this machine's. The message names it."""
+    """A listener cannot be opened: the address is taken, or not this machine's. The message names it."""
 
 
 def remove_stale_socket(address: ListenAddress) -> None:

@@ -72,7 +72,7 @@ TLS_POLL_SECONDS = 5.0
 
 
 class StartError(Exception):
-    """The service can not start; the message says why and what to do."""
+    """The service cannot start; the message says why and what to do."""
 
 
 def wall_clock() -> int:

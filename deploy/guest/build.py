@@ -88,7 +88,7 @@ def find_inputs(root: Path = Path("/")) -> Inputs:
     else:
         raise MissingPackage("kernel")
     if not os.access(kernel, os.R_OK):
-        raise PermissionError(f"{kernel} can not be read by this user: run as root, or make it readable")
+        raise PermissionError(f"{kernel} cannot be read by this user: run as root, or make it readable")
     busybox = next((p for p in (root / "usr/bin/busybox", root / "bin/busybox") if p.is_file()), None)
     if busybox is None:
         raise MissingPackage("busybox")

@@ -185,7 +185,7 @@ def open_libvirt() -> libvirt.virConnect:
     try:
         return libvirt.open("qemu:///system")
     except libvirt.libvirtError as error:
-        raise Problem(f"libvirt's system instance can not be used: {error}") from error
+        raise Problem(f"libvirt's system instance cannot be used: {error}") from error
 
 
 def start_network(made: Made, connection: libvirt.virConnect) -> None:
@@ -202,7 +202,7 @@ def start_network(made: Made, connection: libvirt.virConnect) -> None:
             network.create()
     except libvirt.libvirtError as error:
         raise Problem(
-            f"libvirt network {NETWORK!r} can not be started: {error}; "
+            f"libvirt network {NETWORK!r} cannot be started: {error}; "
             f"where another network uses its addresses, change network.xml and corral.toml in {HERE}"
         ) from error
 

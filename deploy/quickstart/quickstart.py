@@ -157,7 +157,7 @@ def groups(addresses: Addresses) -> list[str]:
     """Uuids of all groups that may hold machines."""
     told = corral(addresses, "list", "--json", quiet=True)
     if told.returncode != 0:
-        raise Problem(f"the groups can not be listed: {told.stderr.strip()}")
+        raise Problem(f"the groups cannot be listed: {told.stderr.strip()}")
     found = [json.loads(line) for line in told.stdout.splitlines()]
     return [group["uuid"] for group in found if group.get("status") not in ("Failed", "Deleted")]
 

@@ -51,7 +51,7 @@ class Inquiry:
         return not self.stop() and self.solve(changed(), self.policy, self.stop).landed is not None
 
     def conflict(self) -> tuple[Family, ...]:
-        """Families that can not hold together, none of which can be spared, as far as the budget tells."""
+        """Families that cannot hold together, none of which can be spared, as far as the budget tells."""
         kept = list(families(self.gang))
         dropped: list[Family] = []
         for family in list(kept):

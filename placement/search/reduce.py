@@ -11,7 +11,7 @@ at most k a rack or zone               the same, which is necessary, and open as
 together on a host                     one bundle
 together, near, apart with members     eligibility of hosts
 exclusive                              a dimension that one exclusive node fills
-all other rules                        open, except where they can not be missed
+all other rules                        open, except where they cannot be missed
 =====================================  ================================================================================
 """
 
@@ -39,7 +39,7 @@ class Reduction:
     """``bundles[b]``: (kind, copies) that share a host; ``open_rules``: numbers of the rules that the packing
     ignores.
 
-    ``pinned``: some kind asks for NUMA cells in a way that the packing can not hold.
+    ``pinned``: some kind asks for NUMA cells in a way that the packing cannot hold.
     """
 
     gang: Gang

@@ -17,7 +17,7 @@ def project_of(caller: Caller) -> str | None:
 
 
 def visible(caller: Caller, group: Group) -> Group:
-    """The group, or NotFound where it is deleted or another tenant's: the two can not be told apart."""
+    """The group, or NotFound where it is deleted or another tenant's: the two cannot be told apart."""
     if group.phase is GroupPhase.DELETED or project_of(caller) not in (None, group.project):
         raise NotFound("instance group", group.uuid)
     return group

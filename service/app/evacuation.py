@@ -129,7 +129,7 @@ class Evacuation:
     async def fence(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> HostView:
         """Take the operator's word that the host is off: its members are placed anew, and it is under maintenance.
 
-        Their claims on it stand until it answers again and was seen without their machines; before that it can not be
+        Their claims on it stand until it answers again and was seen without their machines; before that it cannot be
         enabled. Raises NotFound, Conflict (etag), WrongState where the host answers.
         """
         touched: list[str] = []

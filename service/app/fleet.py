@@ -1,6 +1,6 @@
 """Zones and hosts as operators manage them at run time.
 
-What the configuration file defines can not be removed here. A change that is made here to what the file defines stays
+What the configuration file defines cannot be removed here. A change that is made here to what the file defines stays
 until the file itself says something else; the file then has the last word. A host's state is always the operator's.
 """
 
@@ -374,7 +374,7 @@ class Fleet:
                 raise InvalidArgument.of(
                     "driver" if error.code == "unsupported" else "connection", error.public
                 ) from error
-            raise Unavailable(f"the host can not be used: {error.public}") from error
+            raise Unavailable(f"the host cannot be used: {error.public}") from error
         except DriverError as error:
             logger.info("host %s was not added: %s %s", host.name, error.public, error.detail)
             raise Unavailable(f"the host does not answer: {error.public}") from error

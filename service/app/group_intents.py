@@ -284,4 +284,4 @@ def _check_removed(group: Group, removed: Sequence[str]) -> None:
         if uuid not in ranks:
             raise InvalidArgument.of(field, f"{uuid} is not a member of the group")
         if ranks[uuid] == 0:
-            raise InvalidArgument.of(field, "the initial node can not be removed")
+            raise InvalidArgument.of(field, "the initial node cannot be removed")

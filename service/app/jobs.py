@@ -43,7 +43,7 @@ class Outcome:
 
 
 Perform = Callable[[Job], Awaitable[Outcome]]
-"""Does what a job says. Raises Unavailable where it can not be done now and is to be tried again, and nothing else."""
+"""Does what a job says. Raises Unavailable where it cannot be done now and is to be tried again, and nothing else."""
 
 Deliver = Callable[[Job, int], Awaitable[None]]
 """Tells an ended job's outcome to its webhook in at most so many tries. Raises nothing."""

@@ -36,7 +36,7 @@ def explain(failure: placement_pb2.PlacementFailure) -> list[str]:
     elif failure.HasField("placeable_bound"):
         lines.append(f"  at most {failure.placeable_bound} of the {failure.requested} members can be placed together")
     if failure.conflicts:
-        lines.append(f"  these can not hold together: {', '.join(failure.conflicts)}")
+        lines.append(f"  these cannot hold together: {', '.join(failure.conflicts)}")
     if failure.permanent:
         lines.append("  it does not fit even on the empty fleet: waiting is of no use")
     lines += [f"  it would fit: {_cure(cure, failure.requested)}" for cure in failure.cures]

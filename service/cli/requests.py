@@ -20,7 +20,7 @@ Request = TypeVar(
 
 
 class BadRequestFile(Exception):
-    """The request file can not be read or is no request; the message says what is wrong."""
+    """The request file cannot be read or is no request; the message says what is wrong."""
 
 
 def read_request(source: str, into: Request) -> Request:

@@ -28,7 +28,7 @@ _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
 
 
 class ConfigError(Exception):
-    """The configuration can not be used. `problems`: one line each, the key's path first."""
+    """The configuration cannot be used. `problems`: one line each, the key's path first."""
 
     def __init__(self, source: str, problems: list[str]) -> None:
         self.problems = tuple(problems)
@@ -111,7 +111,7 @@ def load(path: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(str(path), [f"can not be read: {problem}"]) from problem
+        raise ConfigError(str(path), [f"cannot be read: {problem}"]) from problem
     config = parse(text, path.resolve().parent, source=str(path))
     if any(host.address.driver != "simulated" for host in config.hosts):
         _require_boot_files(config, str(path))
@@ -318,7 +318,7 @@ class _Builder:
             arguments = section.kernel_arguments or str(told["command_line"])
         except (OSError, ValueError, KeyError, TypeError) as problem:
             self.problems.append(
-                f"{where}.manifest: {path} can not be used ({type(problem).__name__}: {problem}); "
+                f"{where}.manifest: {path} cannot be used ({type(problem).__name__}: {problem}); "
                 "`make guest` builds the default guest"
             )
             return Image(name=section.name)

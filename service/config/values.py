@@ -77,7 +77,7 @@ def parse_ratio(value: Any) -> Fraction:
 
 
 def plain_uuid(text: str) -> str | None:
-    """The uuid as 32 small hex digits without dashes, or None where it is none."""
+    """The uuid as 32 lower-case hex digits without dashes, or None where it is none."""
     plain = text.replace("-", "").lower()
     return plain if re.fullmatch(r"[0-9a-f]{32}", plain) else None
 

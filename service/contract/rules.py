@@ -103,7 +103,7 @@ def _mask_names(*allowed: str) -> Rule:
 
 
 def _named_fields_are_not_empty(*required: str) -> Rule:
-    """A field that a resource can not do without is not emptied by an update."""
+    """A field that a resource cannot do without is not emptied by an update."""
 
     def rule(request: Any) -> Iterator[FieldViolation]:
         for name in required:

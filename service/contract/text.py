@@ -22,7 +22,7 @@ _DNS_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 
 
 def canonical_uuid(value: str) -> str:
-    """The uuid as 32 small hex digits; what is not a uuid stays as it is, for the check to refuse."""
+    """The uuid as 32 lower-case hex digits; what is not a uuid stays as it is, for the check to refuse."""
     lowered = value.lower()
     dashed = _DASHED_UUID.fullmatch(lowered)
     if dashed:
@@ -31,7 +31,7 @@ def canonical_uuid(value: str) -> str:
 
 
 def is_uuid(value: str) -> bool:
-    """Whether it is 32 small hex digits."""
+    """Whether it is 32 lower-case hex digits."""
     return _UUID.fullmatch(value) is not None
 
 

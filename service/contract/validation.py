@@ -48,7 +48,7 @@ def _fields(message: descriptor.Descriptor) -> tuple[_Field, ...]:
 def check(request: Message) -> None:
     """Canonicalise and check a request in place. Raises InvalidArgument with the path of every wrong field.
 
-    Surrounding white space goes, uuids become 32 small hex digits; at most MAX_VIOLATIONS are told.
+    Surrounding white space goes, uuids become 32 lower-case hex digits; at most MAX_VIOLATIONS are told.
     """
     violations: list[FieldViolation] = []
     for violation in _message_violations(request, ""):

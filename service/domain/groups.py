@@ -27,7 +27,7 @@ class CreationStrategy(StrEnum):
 
 
 class FailurePolicy(StrEnum):
-    """What happens when a member can not be created, does not come up, or is lost."""
+    """What happens when a member cannot be created, does not come up, or is lost."""
 
     FAIL_GROUP = "fail_group"
     RESTART_MEMBER = "restart_member"

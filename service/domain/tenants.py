@@ -34,7 +34,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who may log in. `password_sha512`: 128 small hex digits; `caller`: who a session of the account is."""
+    """Who may log in. `password_sha512`: 128 lower-case hex digits; `caller`: who a session of the account is."""
 
     name: str
     password_sha512: str
@@ -43,7 +43,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A configured bearer token, known by the SHA-256 of its text (64 small hex digits)."""
+    """A configured bearer token, known by the SHA-256 of its text (64 lower-case hex digits)."""
 
     sha256: str
     caller: Caller

@@ -45,7 +45,7 @@ class OutcomeUnknown(DriverError):
 
 
 class HostRejected(DriverError):
-    """The host answered that it can not do it (missing bridge, image, pool, memory). Retrying there is of no use.
+    """The host answered that it cannot do it (missing bridge, image, pool, memory). Retrying there is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
     `denied`, `no_space`, `absent`, `internal`.
@@ -241,7 +241,7 @@ class HostDriver(Protocol):
 
         A machine of the same identity that already runs or is paused is success; a stopped one keeps its volumes, is
         defined anew with these documents, and starts paused. Raises MachineConflict where the uuid
-        is a tombstone or someone else's, HostRejected where the host can not do it (what was made is removed again).
+        is a tombstone or someone else's, HostRejected where the host cannot do it (what was made is removed again).
         """
         ...
 
@@ -260,7 +260,7 @@ class HostDriver(Protocol):
     async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """Destroy, see it gone, undefine, delete volumes and seed, in that order. Absent is success.
 
-        Raises MachineGhost where the host lists it and can not destroy it.
+        Raises MachineGhost where the host lists it and cannot destroy it.
         """
         ...
 

@@ -15,7 +15,7 @@ from service.drivers.base import (
 
 
 class UnusableDriver:
-    """Stands for a host whose own driver can not be made here: it answers everything with the reason."""
+    """Stands for a host whose own driver cannot be made here: it answers everything with the reason."""
 
     def __init__(self, host_id: str, reason: str) -> None:
         self._host_id = host_id

@@ -183,7 +183,7 @@ def start_order(group: Group) -> tuple[Instance, ...]:
 
 def next_deadline(group: Group) -> int:
     """The earliest time (ms) at which `Ticked` may change something; 0 = none."""
-    # A boot that can not be seen is not judged: its deadline counts again when the host answers.
+    # A boot that cannot be seen is not judged: its deadline counts again when the host answers.
     times = [
         m.deadline_at for m in group.instances if m.deadline_at and not (m.unknown_since and m.status is S.BOOTING)
     ]

@@ -19,7 +19,7 @@ class Observation(StrEnum):
     READY = "ready"  # executing, and the guest says that it answers
     HALTED = "halted"  # there, not executing: shut off or crashed
     GONE = "gone"  # two complete listings without it (RELIABILITY I2)
-    REJECTED = "rejected"  # the host can not do it
+    REJECTED = "rejected"  # the host cannot do it
     BURNT = "burnt"  # listed, never executed, and the host can neither run nor remove it: the uuid is used up there
     EXPIRED = "expired"  # the deadline of its status passed
 
@@ -145,7 +145,7 @@ class MoveImpossible:
 
 @dataclass(frozen=True, slots=True)
 class MoveAborted:
-    """The target does not have the member and can not get it any more. `absent`: that was seen there."""
+    """The target does not have the member and cannot get it any more. `absent`: that was seen there."""
 
     instance_uuid: str
     attempt: int

@@ -1,6 +1,6 @@
 """A live move: a running member goes to another host, claimed on both until it was seen there and here no more.
 
-It stays Running, with its attempt, address and identity. What can not be moved live, or not in time, is stopped and
+It stays Running, with its attempt, address and identity. What cannot be moved live, or not in time, is stopped and
 placed anew like every member of a host that is being emptied. Pure.
 """
 
@@ -26,7 +26,7 @@ def wish(member: Instance, now: int) -> Instance:
 
 
 def go_over(member: Instance, status: InstanceStatus, reason: str, now: int) -> Instance:
-    """The member as it begins a status. What does not run any more can not be moved as it runs: it leaves at once."""
+    """The member as it begins a status. What does not run any more cannot be moved as it runs: it leaves at once."""
     if member.move is MoveStage.WANTED and status in (S.CREATED, S.FAILING):
         return evict(member, now)
     return enter(member, status, reason, now)
@@ -48,7 +48,7 @@ def move_claimed(member: Instance, host_uuid: str, host_name: str, now: int) -> 
 
 
 def move_impossible(member: Instance, reason: str, now: int) -> Instance:
-    """It can not be moved live. Without a target it leaves at once; else the target must be without it first."""
+    """It cannot be moved live. Without a target it leaves at once; else the target must be without it first."""
     told = f"it could not be moved live: {reason}"
     if member.move is MoveStage.WANTED:
         return evict(member, now, told)

@@ -183,7 +183,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
 
 
 def _left_burnt(member: Instance) -> Instance | None:
-    """What is left behind where a host can not remove it: it never executed, so it can do no harm there.
+    """What is left behind where a host cannot remove it: it never executed, so it can do no harm there.
 
     Its claim stands until the sweep sees the host without it, which may take an operator.
     """

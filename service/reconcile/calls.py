@@ -215,7 +215,7 @@ class MemberCalls:
         """The fact that the machine is gone, once that is certain.
 
         Where the attempt is given up a tombstone comes first: a create of it that is still under way, however late it
-        comes, finds the uuid taken, and can not put a machine beside the one of the next attempt. Whether it is given
+        comes, finds the uuid taken, and cannot put a machine beside the one of the next attempt. Whether it is given
         up may change while this looks, so that the fact says what was done.
         """
         given_up = gives_up(group, member)
@@ -236,7 +236,7 @@ class MemberCalls:
         try:
             return machine_spec(self._cluster, group, member, host=monitor.host, zones=zones, catalogue=catalogue)
         except KeyError as missing:
-            logger.warning("member %s can not be made: %s is gone", member.uuid, missing)
+            logger.warning("member %s cannot be made: %s is gone", member.uuid, missing)
             return None
 
     async def _look(
@@ -289,9 +289,7 @@ def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         return (Observed(member.uuid, member.attempt, Observation.BURNT, "its host can neither run nor remove it"),)
     observation = _OBSERVATION.get(machine.state)
     if observation is None:
-        return (
-            Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine can not be used on this host"),
-        )
+        return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)
     reason, address = "", ""
     if machine.report is not None and observation is Observation.EXECUTING:
         if machine.report.stage == READY:

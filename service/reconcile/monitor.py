@@ -153,7 +153,7 @@ class HostMonitor:
     async def confirm_absent(self, machine_uuid: str) -> bool:
         """Whether two complete listings after now, with the same boot id, are without the machine (RELIABILITY I2).
 
-        A tombstone in its place says that it can not come any more.
+        A tombstone in its place says that it cannot come any more.
         """
         first = await self.look()
         if _there(first.listing, machine_uuid):

@@ -109,7 +109,7 @@ class Move:
         return (MoveAborted(self.member.uuid, self.member.attempt, absent=True),)
 
     async def _abort_unseen(self) -> Sequence[Fact]:
-        """The target does not answer. Where every request was answered and the machine executes here, it can not be
+        """The target does not answer. Where every request was answered and the machine executes here, it cannot be
         there, now or later; the claim there stands until that was seen."""
         if not self.trail.answered(self.key):
             return _AGAIN
@@ -122,7 +122,7 @@ class Move:
         try:
             return await target.observe(self.identity)
         except MachineConflict:
-            return None  # somebody else's: ours can not be there; the tombstone will say the same
+            return None  # somebody else's: ours cannot be there; the tombstone will say the same
 
     async def _settled(self, there: ObservedMachine | None) -> Sequence[Fact]:
         """The fact that it has arrived, once its source is certain to be without it."""

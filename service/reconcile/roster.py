@@ -90,7 +90,7 @@ class Roster:
         try:
             driver = self._make_driver(host)
         except DriverError as error:
-            logger.warning("host %s can not be used: %s %s", host.name, error.public, error.detail)
+            logger.warning("host %s cannot be used: %s %s", host.name, error.public, error.detail)
             self.unusable[host.uuid] = error.public
             return UnusableDriver(host.uuid, error.public)
         self.unusable.pop(host.uuid, None)

@@ -148,7 +148,7 @@ class Sweep:
         self._metrics.orphans_removed.labels("machine").inc()
 
     async def _release(self, monitor: HostMonitor, identity: MachineIdentity) -> None:
-        """A claim of an attempt that is over ends once its machine is absent and can not appear any more."""
+        """A claim of an attempt that is over ends once its machine is absent and cannot appear any more."""
         try:
             await monitor.driver.entomb(identity, budget_seconds=REMOVE_SECONDS)
         except (MachineConflict, MachineGhost):

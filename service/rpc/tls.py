@@ -16,7 +16,7 @@ class Reloading:
     """The files' present content. A half-written or missing file leaves the last good one in use, and is told."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
-        """Raises OSError where a file can not be read, ValueError where they do not make a server's identity."""
+        """Raises OSError where a file cannot be read, ValueError where they do not make a server's identity."""
         self._paths = (certificate, key, client_ca)
         self._stamp = self._stamps()
         self.pem = self._read()
@@ -29,7 +29,7 @@ class Reloading:
                 return False
             pem = self._read()
         except (OSError, ValueError) as error:
-            _log.error("the TLS files can not be used; the last good ones stay in use", reason=str(error))
+            _log.error("the TLS files cannot be used; the last good ones stay in use", reason=str(error))
             return False
         self._stamp, self.pem = stamp, pem
         _log.info("TLS files were read again")

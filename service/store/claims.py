@@ -89,7 +89,7 @@ _WRONG = (
 def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest], *, alone: bool = False) -> None:
     """Claim for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
 
-    Hosts and resources are touched in id order, so that concurrent gangs can not deadlock. `alone`: the caller is
+    Hosts and resources are touched in id order, so that concurrent gangs cannot deadlock. `alone`: the caller is
     inside `Store.claiming(alone=True)`; everybody else waits here until that is over.
     """
     if not alone and connection.dialect.name == "postgresql":

@@ -91,7 +91,7 @@ class Store:
 
         `inline`: run transactions on the caller's thread, for simulations, whose order of events must be repeatable.
 
-        Raises DatabaseLocked where another process has the SQLite file open, Unavailable where it can not be opened.
+        Raises DatabaseLocked where another process has the SQLite file open, Unavailable where it cannot be opened.
         """
         self.url = make_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
@@ -115,7 +115,7 @@ class Store:
         """Run `work` in a read-write transaction; commit on return, roll back on any exception.
 
         `work` may run more than once (serialization failures), so it must touch nothing but its connection.
-        Raises what `work` raises, or Unavailable where the database can not be reached.
+        Raises what `work` raises, or Unavailable where the database cannot be reached.
         """
         result = await self._run(self._writes, self.engine, work)
         for hook in self._committed:
@@ -218,7 +218,7 @@ def _transaction(engine: Engine, work: Work[T], call: Call | None = None) -> T:
                 raise
             logger.warning("database call failed: %s", error.orig)
             busy = getattr(error.orig, "sqlstate", None) in _BUSY_SQLSTATES
-            raise Unavailable("the database is busy" if busy else "the database can not be reached") from error
+            raise Unavailable("the database is busy" if busy else "the database cannot be reached") from error
         except exc.TimeoutError as error:
             raise Unavailable("the database is busy") from error
     raise AssertionError("unreachable: the last attempt returns or raises")

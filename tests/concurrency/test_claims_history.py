@@ -51,7 +51,7 @@ def test_every_race_for_the_last_slot_has_one_winner(postgres: Postgres, databas
 
 
 def test_the_observer_sees_what_was_given_out_twice(postgres: Postgres, database: str, fleet: list[str]) -> None:
-    """An observer that can not fail would prove nothing."""
+    """An observer that cannot fail would prove nothing."""
     assert overlaps([Held("a", 3, 0, 2), Held("a", 2, 1, 3)], 4) != []
     assert overlaps([Held("a", 3, 0, 1), Held("a", 2, 1, 3)], 4) == []
     row = f"('{'a' * 32}', 1, 'vcpu', '{fleet[0]}', '{'c' * 32}', 9)"

@@ -80,7 +80,7 @@ class Observer:
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     trouble: set[str] = field(default_factory=set)
-    """Names of hosts that can not be reached at present: nobody can remove an orphan there."""
+    """Names of hosts that cannot be reached at present: nobody can remove an orphan there."""
 
     def __enter__(self) -> Observer:
         self._thread = threading.Thread(target=self._run, name="observer")

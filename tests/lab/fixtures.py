@@ -19,7 +19,7 @@ HYPERVISORS = 2
 
 @pytest.fixture(scope="session")
 def lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
-    """Two hypervisors for the whole session; tests clean up their own domains. Skips where it can not run."""
+    """Two hypervisors for the whole session; tests clean up their own domains. Skips where it cannot run."""
     reason = why_not()
     if reason:
         pytest.skip(reason)

@@ -117,7 +117,7 @@ class Hypervisor:
             program("libvirtd"), "-d", "--listen", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"
         )
         wait_until(self._accepts, 20, f"libvirtd of {self.name}")
-        try:  # the socket is open before the drivers are ready, and libvirtd ends when one of them can not be
+        try:  # the socket is open before the drivers are ready, and libvirtd ends when one of them cannot be
             self.namespace.run(program("virsh"), "-c", "qemu:///system", "uri", timeout=20)
         except RuntimeError as error:
             raise RuntimeError(f"{error}; its log ends with:\n{self.log_tail()}") from error

@@ -42,7 +42,7 @@ def test_hypervisors_are_independent(lab: Lab) -> None:
 
 
 def test_killed_owner_leaves_nothing_behind(lab: Lab) -> None:
-    # `lab` is asked for only to skip where a lab can not run.
+    # `lab` is asked for only to skip where a lab cannot run.
     root = Path(__file__).resolve().parents[2]
     owner = subprocess.Popen([sys.executable, "-c", _OWNER], cwd=root, stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None

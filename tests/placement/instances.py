@@ -21,7 +21,7 @@ GROUPS = ("red", "blue", "old")
 
 
 def tiny(seed: int, rules: bool = True, numa: bool = False) -> tuple[Snapshot, Request]:
-    """At most four hosts and six nodes; about a third of them can not be placed."""
+    """At most four hosts and six nodes; about a third of them cannot be placed."""
     r = random.Random(seed)
     names = ["cpu", "memory", "gpu.a100"][: r.choice([1, 2, 2, 3])]
     unit = {name: r.choice([1, 1, 3, 1024]) for name in names}

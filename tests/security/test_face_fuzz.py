@@ -104,7 +104,7 @@ class Fuzzed:
                     return
                 text = answer.read().decode()
         except (httpx.InvalidURL, UnicodeEncodeError):
-            return  # the client itself can not write it
+            return  # the client itself cannot write it
         assert "Traceback" not in text
         assert "internal error" not in text.lower(), (verb, path, more, text)
         if status >= 400 and kind.startswith("application/json"):

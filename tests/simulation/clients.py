@@ -162,7 +162,7 @@ class Client:
             except (NoCapacity, Unsatisfiable, DeployFailed, QuotaExceeded):
                 pass
             except RevisionUnavailable as error:
-                self.world.observer.violated("I6", f"the stream of {order.uuid} can not go on: {error}")
+                self.world.observer.violated("I6", f"the stream of {order.uuid} cannot go on: {error}")
                 return
             if order.events:
                 cursor = order.events[-1].revision

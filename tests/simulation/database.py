@@ -117,7 +117,7 @@ class SimulatedStore(Store):
         await asyncio.sleep(world.latency())
         fault = world.database_fault(self._process, write=write)
         if fault == "unavailable" or not world.database.available:
-            raise Unavailable("the database can not be reached")
+            raise Unavailable("the database cannot be reached")
         result = self._run_once(work, write=write)
         world.point(f"db.{kind}.reply")
         if fault == "lost_reply":

@@ -100,7 +100,7 @@ class FaultyDriver:
             seen = self._host.create(machine, self._cause("create"))
             if self._world.fault("ghost"):
                 self._host.put(seen.uuid, replace(seen, state=hosts.GHOST), "ghost")
-                raise MachineGhost("the host can not run it")
+                raise MachineGhost("the host cannot run it")
             return self._seen(seen)
 
         return await self._call("create", budget_seconds, create, identity)
@@ -244,7 +244,7 @@ class FaultyDriver:
         fault = world.call_fault(self._process, self._host, name)
         delay = world.latency()
         if fault == "refused":
-            loop.outside(delay, self._answer, reply, HostUnreachable("the host can not be reached"))
+            loop.outside(delay, self._answer, reply, HostUnreachable("the host cannot be reached"))
             return
         if fault in ("lost_request", "lost_reply", "late_request"):
             # The client learns of it by a broken connection, or never.
@@ -349,4 +349,4 @@ def _result(act: Callable[[bool], T], late: bool) -> T | DriverError:
     except hosts.Rejected:
         return HostRejected("bad_request", "there is no such machine to do this with")
     except hosts.Undying:
-        return MachineGhost("the machine can not be destroyed")
+        return MachineGhost("the machine cannot be destroyed")

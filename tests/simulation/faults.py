@@ -24,7 +24,7 @@ AWAITS = (
 )  # fmt: skip
 """Where a coroutine of the service leaves the process: before it asks, and after the answer came.
 
-A resume twice as often as others: what it begins can not be taken back.
+A resume twice as often as others: what it begins cannot be taken back.
 """
 POINTS = (*AWAITS, *sorted(NAMES))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,

@@ -21,11 +21,11 @@ class Conflict(Exception):
 
 
 class Rejected(Exception):
-    """The host can not do it."""
+    """The host cannot do it."""
 
 
 class Undying(Exception):
-    """A ghost: listed, and can not be destroyed."""
+    """A ghost: listed, and cannot be destroyed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Live moves between simulated hosts: what two hypervisors do between themselves, once one of them was asked.
 
 The copy on the target executes nothing until the source's machine is paused; whichever host goes down, the other finds
-out after a while. A source that can not learn whether its target went on leaves its machine paused.
+out after a while. A source that cannot learn whether its target went on leaves its machine paused.
 """
 
 from __future__ import annotations

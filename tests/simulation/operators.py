@@ -65,7 +65,7 @@ class Operator:
         """At peace: every host that was drained or fenced comes back."""
         for uuid in self._closed():
             if not await self.enable(uuid, tries=150):
-                self.world.observer.violated("I5", f"host {uuid} can not be enabled at peace")
+                self.world.observer.violated("I5", f"host {uuid} cannot be enabled at peace")
 
     def _closed(self) -> list[str]:
         rows = self.world.database.rows("SELECT uuid FROM hosts WHERE state != 'Enabled' ORDER BY uuid")

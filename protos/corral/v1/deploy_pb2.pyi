@@ -518,7 +518,7 @@ class ScaleInstanceGroupRequest(_message.Message):
 
     @_builtins.property
     def remove_instance_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The UUIDs of the members to remove. The initial node can not be removed."""
+        """The UUIDs of the members to remove. The initial node cannot be removed."""
 
     def __init__(
         self,

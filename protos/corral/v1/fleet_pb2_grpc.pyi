@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class FleetServiceStub:
     """Zones and hosts, and how much of them is free.
 
-    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    The service's configuration file may define zones and hosts too. What it defines cannot be removed here, because it
     would come back at the next start. What is changed here stays over restarts until the file's own definition of that
     zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
     host is known. What the file does not mention any more can be removed here.
@@ -92,7 +92,7 @@ class FleetServiceStub:
 class FleetServiceAsyncStub(FleetServiceStub):
     """Zones and hosts, and how much of them is free.
 
-    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    The service's configuration file may define zones and hosts too. What it defines cannot be removed here, because it
     would come back at the next start. What is changed here stays over restarts until the file's own definition of that
     zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
     host is known. What the file does not mention any more can be removed here.
@@ -151,7 +151,7 @@ class FleetServiceAsyncStub(FleetServiceStub):
 class FleetServiceServicer:
     """Zones and hosts, and how much of them is free.
 
-    The service's configuration file may define zones and hosts too. What it defines can not be removed here, because it
+    The service's configuration file may define zones and hosts too. What it defines cannot be removed here, because it
     would come back at the next start. What is changed here stays over restarts until the file's own definition of that
     zone or host changes; then the file's holds. Whether a host is enabled is never taken from the file again once the
     host is known. What the file does not mention any more can be removed here.

@@ -280,7 +280,7 @@ Global___PlacementPolicy: _TypeAlias = PlacementPolicy  # noqa: Y015
 
 @_typing.final
 class FailurePolicy(_message.Message):
-    """What happens when a member can not be created, does not come up, or is lost."""
+    """What happens when a member cannot be created, does not come up, or is lost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -344,7 +344,7 @@ class InstanceGroup(_message.Message):
     """The group's state: `Deploying` (being placed and prepared), `ConfigSettingUp` (machines are being
     configured), `ServiceBootingUp` (machines run, their services do not answer yet), `Starting`,
     `Running`, `Degraded` (some members do not answer), `Stopping`, `Stopped`, `Deleting`,
-    `Deleted` (only in the last event of a deletion), `Failed`, or `Unknown` (a host can not be reached).
+    `Deleted` (only in the last event of a deletion), `Failed`, or `Unknown` (a host cannot be reached).
     """
     model_service_type: _builtins.str
     """The model service's type, as the catalogue states it."""
@@ -473,11 +473,11 @@ class Instance(_message.Message):
     `Creating`, `Created` (on its host, paused), `Booting` (runs, its service does not answer yet),
     `Running`, `Stopping`, `Stopped` (powered off, keeps its host), `Failing` (did not work out and is
     being removed), `Evicting` (its host is drained; it is being stopped there and placed anew),
-    `Removing`, `Removed` (seen absent, capacity given back), or `Unknown` (its host can not be reached).
+    `Removing`, `Removed` (seen absent, capacity given back), or `Unknown` (its host cannot be reached).
     """
     url: _builtins.str
     """Where the member's service answers from outside of its host. Empty until it is known, and where the
-    zone's network can not be reached from outside.
+    zone's network cannot be reached from outside.
     """
     internal_url: _builtins.str
     """Where the member's service answers inside the group's network. Empty until it is known."""

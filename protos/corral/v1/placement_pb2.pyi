@@ -294,7 +294,7 @@ Global___InstanceClaim: _TypeAlias = InstanceClaim  # noqa: Y015
 
 @_typing.final
 class PlacementFailure(_message.Message):
-    """Why a group can not be placed. A detail of the errors NO_CAPACITY and UNSATISFIABLE."""
+    """Why a group cannot be placed. A detail of the errors NO_CAPACITY and UNSATISFIABLE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,7 +334,7 @@ class PlacementFailure(_message.Message):
     placeable_bound: _builtins.int
     """Not more than this many of the members can be placed together. Absent where it was not computed."""
     permanent: _builtins.bool
-    """Whether the group can not fit even on an empty fleet, so that waiting is of no use. Absent where
+    """Whether the group cannot fit even on an empty fleet, so that waiting is of no use. Absent where
     that was not settled.
     """
     @_builtins.property
@@ -353,7 +353,7 @@ class PlacementFailure(_message.Message):
 
     @_builtins.property
     def conflicts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The smallest set of families of constraints that can not hold together, for example `zone` and
+        """The smallest set of families of constraints that cannot hold together, for example `zone` and
         `capacity`. Without any one of them the group would fit.
         """
 
@@ -395,7 +395,7 @@ Global___PlacementFailure: _TypeAlias = PlacementFailure  # noqa: Y015
 
 @_typing.final
 class HostFunnel(_message.Message):
-    """How many hosts can not hold one kind of node, by reason. A host is counted once, under the first
+    """How many hosts cannot hold one kind of node, by reason. A host is counted once, under the first
     reason that rules it out.
     """
 
@@ -437,7 +437,7 @@ Global___HostFunnel: _TypeAlias = HostFunnel  # noqa: Y015
 
 @_typing.final
 class RuledOut(_message.Message):
-    """A number of hosts that can not hold a member, with the reason."""
+    """A number of hosts that cannot hold a member, with the reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

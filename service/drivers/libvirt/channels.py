@@ -160,7 +160,7 @@ class Channels:
             return channel is not None and channel.open
 
     def listen(self, connection: Any, domain: Any, machine_uuid: str, name: str, *, take_over: bool) -> bool:
-        """Opens the channel unless it is open. False where it can not be had.
+        """Opens the channel unless it is open. False where it cannot be had.
 
         `take_over`: end another client's hold of it. Only one can read a channel at a time.
         """
@@ -209,7 +209,7 @@ class Channels:
         with self._lock:
             level = logging.DEBUG if machine_uuid in self._refused else logging.WARNING
             self._refused.add(machine_uuid)
-        _log.log(level, "the progress channel of machine %s can not be read: %s", machine_uuid, describe(error))
+        _log.log(level, "the progress channel of machine %s cannot be read: %s", machine_uuid, describe(error))
 
     def _received(self, machine_uuid: str, report: GuestReport) -> None:
         with self._lock:

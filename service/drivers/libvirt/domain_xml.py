@@ -52,7 +52,7 @@ class Platform:
 
 
 def check_text(value: str, what: str) -> str:
-    """The value itself. Raises HostRejected `bad_request` where XML can not hold it."""
+    """The value itself. Raises HostRejected `bad_request` where XML cannot hold it."""
     if _FORBIDDEN.search(value):
         raise HostRejected("bad_request", f"{what} holds a character that XML does not allow")
     return value

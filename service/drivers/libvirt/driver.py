@@ -219,7 +219,7 @@ class LibvirtDriver(HostDriver):
         """See HostDriver. The call to libvirt has a thread of its own for as long as the move takes."""
         check_identity(spec.identity)
         if not self.can_migrate(spec, target) or not isinstance(target, LibvirtDriver):
-            raise HostRejected("unsupported", "the machine can not be moved live between these hosts")
+            raise HostRejected("unsupported", "the machine cannot be moved live between these hosts")
         uuid, whole = spec.identity.machine_uuid, Work(budget_seconds)
         if uuid not in self._moves:
             arrival = await target.prepare_arrival(spec, budget_seconds=whole.remaining)

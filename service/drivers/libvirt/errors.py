@@ -32,7 +32,7 @@ _REJECTIONS: dict[int, tuple[str, str]] = {
     libvirt.VIR_ERR_XML_ERROR: ("bad_request", "the hypervisor refused the machine's definition"),
     libvirt.VIR_ERR_XML_DETAIL: ("bad_request", "the hypervisor refused the machine's definition"),
     libvirt.VIR_ERR_INVALID_ARG: ("bad_request", "the hypervisor refused the machine's definition"),
-    libvirt.VIR_ERR_OS_TYPE: ("unsupported", "the hypervisor can not run this kind of machine"),
+    libvirt.VIR_ERR_OS_TYPE: ("unsupported", "the hypervisor cannot run this kind of machine"),
     libvirt.VIR_ERR_OPERATION_DENIED: ("denied", "the host does not allow the operation"),
     libvirt.VIR_ERR_ACCESS_DENIED: ("denied", "the host does not allow the operation"),
 }

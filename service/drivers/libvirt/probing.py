@@ -100,7 +100,7 @@ def detect(connection: Any, work: Work, wanted: str, cluster: str, storage: Stor
     if architecture != "x86_64":
         return Virtualisation("kvm", architecture, "offered by the host; not proven on this architecture")
     if not _virtualisation_feature(connection, capabilities) and not _basic_model_usable(connection, architecture):
-        return Virtualisation("qemu", architecture, "the host offers KVM, but its processor can not run guests")
+        return Virtualisation("qemu", architecture, "the host offers KVM, but its processor cannot run guests")
     platform = Platform("kvm", architecture)
     if runs_guests(connection, work, platform, cluster, storage):
         return Virtualisation("kvm", architecture, "a probe guest has run")

@@ -259,9 +259,7 @@ class Storage:
             # The registered sum names the volume; the upload proves that the bytes have it.
             digest = image.sha256.get(role, "").lower() or self._digests.get(key) or _sha256(file)
         except OSError as error:
-            raise HostRejected(
-                "missing_image", f"image {image.name}: its {role} can not be read", str(error)
-            ) from error
+            raise HostRejected("missing_image", f"image {image.name}: its {role} cannot be read", str(error)) from error
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise HostRejected("bad_request", f"image {image.name}: the sha256 of its {role} is malformed")
         self._digests[key] = digest

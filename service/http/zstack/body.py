@@ -20,7 +20,7 @@ MAX_VIOLATIONS = 16
 
 
 class _Mismatch(Exception):
-    """The JSON value can not be what the field is; the text says what it must be."""
+    """The JSON value cannot be what the field is; the text says what it must be."""
 
 
 def fill(message: Message, values: Mapping[str, Any]) -> None:
@@ -93,7 +93,7 @@ def _scalar(field: Any, value: Any) -> Any:
         return integer(value)
     if field.enum_type is not None:
         return _enum(field, value)
-    raise _Mismatch("can not be given here")
+    raise _Mismatch("cannot be given here")
 
 
 def _text(value: Any) -> str:

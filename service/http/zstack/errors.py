@@ -15,7 +15,7 @@ from service.http.zstack import words
 _DESCRIPTIONS: Mapping[str, str] = {
     "SYS.1000": "An internal error happened in system",
     "SYS.1001": "A message or a operation timeout",
-    "SYS.1003": "A resource can not be found",
+    "SYS.1003": "A resource cannot be found",
     "SYS.1006": "An operation failed",
     "SYS.1007": "One or more API argument is invalid",
     "SYS.1012": "The management node is unavailable",

@@ -47,7 +47,7 @@ _HOST_STATES: Mapping[str, HostState] = {
     "maintain": HostState.MAINTENANCE,
 }
 _DELETE_MODES = ("Permissive", "Enforcing")
-# What ZStack's update can change and Corral's can not, because it is how the members were made.
+# What ZStack's update can change and Corral's cannot, because it is how the members were made.
 _CHANGEABLE = ("name", "description", "userTags", "systemTags")
 _FIXED = ("environmentVariables", "startupParameters", "serviceLivez", "serviceReadyz", "serviceBootupTime")
 NOBODY = Caller(principal="", project="", role="")
@@ -207,7 +207,7 @@ class Handlers:
     async def _update_group(self, call: Call) -> dict[str, Any]:
         for name in _FIXED:
             if call.arguments.get(name) is not None:
-                raise InvalidArgument.of(name, "can not be changed in a group that exists")
+                raise InvalidArgument.of(name, "cannot be changed in a group that exists")
         message = deploy_pb2.UpdateInstanceGroupRequest()
         body.fill(message, call.arguments)
         message.update_mask.paths.extend(

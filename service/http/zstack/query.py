@@ -35,7 +35,7 @@ class Moment(int):
 
 
 class Malformed(Exception):
-    """The query can not be read; ZStack answers 400 with this text at once."""
+    """The query cannot be read; ZStack answers 400 with this text at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Tells finished jobs to their callers' addresses, and to no address that the configuration does not allow.
 
-A name is resolved here and the connection goes to the address that was checked, so that a name server can not lead it
+A name is resolved here and the connection goes to the address that was checked, so that a name server cannot lead it
 elsewhere afterwards. Redirects are not followed.
 """
 
@@ -50,7 +50,7 @@ class Webhooks:
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def check(self, url: str) -> None:
-        """Raises WebhookRefused for what can not or may not be called."""
+        """Raises WebhookRefused for what cannot or may not be called."""
         await self._target(url)
 
     async def deliver(self, job: Job, tries: int) -> None:

@@ -72,5 +72,5 @@ def peer(request: Request) -> str:
 
 
 def is_uuid(value: str) -> bool:
-    """Whether it is 32 small hex digits."""
+    """Whether it is 32 lower-case hex digits."""
     return _UUID.fullmatch(value) is not None

@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 def upgrade(engine: Engine) -> None:
     """Bring the database to the newest schema; an up-to-date one is left alone. Safe to call at every start.
 
-    Several replicas that start at once wait for each other. Raises Unavailable where the database can not be reached.
+    Several replicas that start at once wait for each other. Raises Unavailable where the database cannot be reached.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its setup lines say nothing to an operator
     config = Config()
@@ -26,7 +26,7 @@ def upgrade(engine: Engine) -> None:
     try:
         connection = engine.connect()
     except exc.DBAPIError as error:
-        raise Unavailable(f"the database can not be reached: {error.orig}") from error
+        raise Unavailable(f"the database cannot be reached: {error.orig}") from error
     with connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})

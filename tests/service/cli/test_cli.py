@@ -403,7 +403,7 @@ def test_the_explanation_tells_the_funnel_the_nearest_miss_and_the_cures() -> No
         "    2 ruled out: too little free now (memory)",
         "  host h1 lacks 1.5 GiB memory for model_services[0]",
         "  at most 2 of the 4 members can be placed together",
-        "  these can not hold together: zone, capacity",
+        "  these cannot hold together: zone, capacity",
         "  it would fit: with 2 instead of 4 members",
         "  it would fit: with 1 more host(s) like the largest",
     ]

@@ -203,7 +203,7 @@ def test_two_hosts_of_one_name_are_refused() -> None:
 
 def test_text_that_is_not_toml_and_files_that_are_not_there_are_config_errors(tmp_path: Path) -> None:
     assert "not TOML" in problems("[[zones")
-    with pytest.raises(ConfigError, match="can not be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "absent.toml")
 
 

@@ -33,7 +33,7 @@ async def test_a_machine_made_anew_in_a_ghosts_place_ends_what_was_held_against_
         machine.state = MachineState.GHOST
         monitor.ghost(machine_uuid)
         await status(plane, uuid, HostStatus.DEGRADED)
-        machine.state = MachineState.PAUSED  # a driver that has just begun can not tell yet
+        machine.state = MachineState.PAUSED  # a driver that has just begun cannot tell yet
         await monitor.look()
         assert machine_uuid in monitor._ghosts
         machine.state = state

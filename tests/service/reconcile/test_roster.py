@@ -1,4 +1,4 @@
-"""The process follows the fleet's rows: hosts that can not be driven, and hosts that are reached in another way."""
+"""The process follows the fleet's rows: hosts that cannot be driven, and hosts that are reached in another way."""
 
 from __future__ import annotations
 

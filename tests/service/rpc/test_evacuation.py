@@ -292,7 +292,7 @@ async def test_a_drain_ends_when_somebody_takes_the_host_out_of_maintenance(tmp_
         group = await lab.up(1)
         name = lab.service.directory.hosts[group.instances[0].host_uuid].name
         host = lab.uuid_of(name)
-        cut_off(lab.driver(name))  # so that the member can not leave meanwhile
+        cut_off(lab.driver(name))  # so that the member cannot leave meanwhile
         try:
             task = asyncio.create_task(drain(lab, name))
 

@@ -162,7 +162,7 @@ async def test_a_start_without_a_server_says_so(own_server: Postgres) -> None:
     own_server.stop()
     store = Store(own_server.url())
     try:
-        with pytest.raises(Unavailable, match="can not be reached"):
+        with pytest.raises(Unavailable, match="cannot be reached"):
             upgrade(store.engine)
     finally:
         store.close()

@@ -35,7 +35,7 @@ from tests.service.builders import ZONE, group
 
 from .database import Database
 
-# What validation lets through: no control characters, and nothing that XML or PostgreSQL can not hold.
+# What validation lets through: no control characters, and nothing that XML or PostgreSQL cannot hold.
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"]), max_size=40)
 hexes = st.text("0123456789abcdef", min_size=32, max_size=32)
 times = st.integers(0, 2**53)

@@ -97,7 +97,7 @@ def test_a_secret_in_an_exception_is_hidden_and_the_traceback_kept() -> None:
     stream = io.StringIO()
     logs.configure("json", "info", stream)
     try:
-        raise RuntimeError("can not open postgresql://me:hunter22@db/x")
+        raise RuntimeError("cannot open postgresql://me:hunter22@db/x")
     except RuntimeError:
         logs.get_logger("corral.test").exception("failed")
     (line,) = written(stream)

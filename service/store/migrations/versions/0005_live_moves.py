@@ -31,7 +31,7 @@ def downgrade() -> None:
 
 
 def _claims_key(columns: list[str]) -> None:
-    """Another primary key for the claims. SQLite can not change one: there the table is made anew and copied."""
+    """Another primary key for the claims. SQLite cannot change one: there the table is made anew and copied."""
     if op.get_bind().dialect.name != "sqlite":
         op.drop_constraint("pk_claims", "claims", type_="primary")
         op.create_primary_key("pk_claims", "claims", columns)

@@ -240,7 +240,7 @@ def test_a_refused_channel_is_told_aloud_once_until_it_opens_or_its_machine_goes
     def told() -> int:
         caplog.clear()
         channels.listen(host, host, "m", "channel", take_over=False)
-        return sum(r.levelname == "WARNING" and "machine m can not be read" in r.message for r in caplog.records)
+        return sum(r.levelname == "WARNING" and "machine m cannot be read" in r.message for r in caplog.records)
 
     assert [told(), told(), told()] == [1, 0, 0]
     host.refuses = False

@@ -20,7 +20,7 @@ async def mandatory(zstack: Lab, name: str) -> None:
     error = await zstack.refused(**{name: None})
     assert (error["code"], error["details"]) == (
         "SYS.1007",
-        f"field[{name}] of message[{MESSAGE}] is mandatory, can not be null",
+        f"field[{name}] of message[{MESSAGE}] is mandatory, cannot be null",
     )
 
 
@@ -50,7 +50,7 @@ async def test_parameter_model_services_is_initial_node_may_be_true_once(zstack:
 async def test_parameter_model_services_uuid_names_a_catalogue_entry(zstack: Lab) -> None:
     assert (await zstack.deployed())["modelServiceUuid"] == ENTRY
     missing = await zstack.refused(modelServices=[node(uuid=None)])
-    assert missing["details"] == f"field[modelServices[0].uuid] of message[{MESSAGE}] is mandatory, can not be null"
+    assert missing["details"] == f"field[modelServices[0].uuid] of message[{MESSAGE}] is mandatory, cannot be null"
     unknown = await zstack.refused(modelServices=[node(), node(uuid="1" * 32)])
     assert (unknown["code"], unknown["details"]) == (
         "SYS.1003",

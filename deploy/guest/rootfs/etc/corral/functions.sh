@@ -30,7 +30,7 @@ unpack_facts() {
 }
 
 # One KEY=value a line, taken literally: nothing in the file is ever evaluated. Only our own names are taken over, so
-# that a service's environment can not change what these scripts do.
+# that a service's environment cannot change what these scripts do.
 read_facts() {
     if [ -r "$FACTS/env" ]; then
         while IFS= read -r line || [ -n "$line" ]; do
