@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Fixtures for every test, each made once in a session.
+pytest_plugins = ["tests.support.postgres", "tests.support.database"]
+
 # A busy machine is no failure of what is tested. Tests that set their own values keep them.
 settings.register_profile("corral", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corral")

@@ -27,9 +27,9 @@ from typing import Any
 import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc
 
-from tests.integration.corral_process import CorralProcess
 from tests.service.client.test_client import CONFIGURATION, free_port
 from tests.service.client.test_client import node as seed_node
+from tests.support.process import CorralProcess
 
 HEALTH = "/grpc.health.v1.Health/Check"
 GET = "/corral.v1.DistributedModelService/GetInstanceGroup"

@@ -23,7 +23,7 @@ from service.drivers.base import HostUnreachable
 from service.drivers.simulated import SimulatedDriver
 from service.telemetry import logs
 from tests.bench.api_bench import quantile
-from tests.service.rpc.whole import Whole, config_text, whole
+from tests.support.whole import Whole, config_text, whole
 
 HUNG = "host-4"
 

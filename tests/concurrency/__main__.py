@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.concurrency.fleet_of_claims import crowd
 from tests.concurrency.observer import over_commits
 from tests.concurrency.test_claims_history import make_fleet
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 _SUMS = """
 SELECT r.host_uuid, r.resource, r.usable - r.foreign_used, r.used, coalesce(sum(c.amount), 0)

@@ -28,11 +28,9 @@ from service.domain.groups import DeployRequest, EventKind, GroupStatus
 from service.errors import AlreadyExists, Conflict, NoCapacity, NotFound, RequestIdReused, Unsatisfiable
 from service.store.engine import Store
 from service.store.migrations import upgrade
-from tests.postgres import Postgres, postgres
-from tests.service.builders import host, node, spec
-from tests.service.control_plane import CALLER, ControlPlane, control_plane
-
-__all__ = ["postgres"]
+from tests.support.builders import host, node, spec
+from tests.support.control_plane import CALLER, ControlPlane, control_plane
+from tests.support.postgres import Postgres
 
 T = TypeVar("T")
 HOSTS, VCPU = 2, 4

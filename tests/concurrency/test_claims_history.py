@@ -9,10 +9,8 @@ import pytest
 
 from tests.concurrency.fleet_of_claims import crowd
 from tests.concurrency.observer import Held, over_commits, overlaps
-from tests.postgres import Postgres, database, postgres
-from tests.service.store.database import Database
-
-__all__ = ["database", "postgres"]
+from tests.support.database import Database
+from tests.support.postgres import Postgres
 
 HOSTS = 4
 VCPU = 8

@@ -32,9 +32,7 @@ from tests.concurrency.observer import (
 )
 from tests.concurrency.replicas import Replica, deploy, replicas, simulated_fleet
 from tests.lab.namespaces import wait_until
-from tests.postgres import Postgres, postgres
-
-__all__ = ["postgres"]
+from tests.support.postgres import Postgres
 
 HOSTS, VCPU = 5, 4
 SLOTS = HOSTS * VCPU

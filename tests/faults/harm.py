@@ -18,7 +18,7 @@ from tests.faults.observer import Observer, machines
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.lab.requirements import program
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 _POINTS = sorted(name for name in NAMES if not name.startswith(("move.", "migrate.", "abortmove.")))
 _POINT_SECONDS = 5.0

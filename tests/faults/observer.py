@@ -15,7 +15,7 @@ from types import TracebackType
 from tests.concurrency.observer import broken_histories, left_behind, over_commits, unsettled
 from tests.lab.fleet import Lab
 from tests.lab.namespaces import process_state
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 _MACHINE = re.compile(r"corral-([0-9a-f]{32})-([0-9]+)")
 _STATE = re.compile(r"<domstatus state='([a-z]+)'")

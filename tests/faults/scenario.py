@@ -16,7 +16,7 @@ from tests.faults.harm import Harm
 from tests.faults.keeper import Keeper
 from tests.faults.observer import Observer, at_rest, machines, volumes
 from tests.lab.fleet import Lab
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 ROOT_MANIFEST = ROOT / ".cache/guest/guest.json"
 

@@ -30,9 +30,9 @@ from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.lab.namespaces import wait_until
 from tests.lab.requirements import why_not
-from tests.postgres import Postgres, database, postgres
+from tests.support.postgres import Postgres
 
-__all__ = ["database", "guest_image", "postgres"]
+__all__ = ["guest_image"]
 
 _STARTING = "reason='starting up' pid='0'"
 GHOST = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)

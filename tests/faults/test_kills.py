@@ -10,7 +10,7 @@ from tests.faults.scenario import run
 from tests.lab.fixtures import GuestImage, capability_cache, guest_image
 from tests.lab.fleet import Lab
 from tests.lab.requirements import why_not
-from tests.postgres import why_not as why_no_postgres
+from tests.support.postgres import why_not as why_no_postgres
 
 __all__ = ["guest_image"]
 

@@ -11,10 +11,10 @@ import libvirt
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, fleet_pb2_grpc, group_pb2
 
-from tests.integration.corral_process import CorralProcess
 from tests.integration.test_service_on_hypervisors import configuration, domains, rows, small, sweep
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
+from tests.support.process import CorralProcess
 
 __all__ = ["guest_image", "lab"]
 

@@ -13,10 +13,10 @@ import libvirt
 import pytest
 from corral.v1 import deploy_pb2, group_pb2
 
-from tests.integration.corral_process import CorralProcess
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.lab.namespaces import wait_until
+from tests.support.process import CorralProcess
 
 __all__ = ["guest_image", "lab"]
 

@@ -27,7 +27,7 @@ SERVICES = [
 RPCS = tuple(f"{service.name}/{method.name}" for service in SERVICES for method in service.methods)
 # The suites that take all methods from the contract itself, so that a new one is in them from its first day.
 ALL_RPCS: Mapping[str, str] = {
-    "service/identity/test_identity.py": "has a row in the table of roles",
+    "service/app/test_identity.py": "has a row in the table of roles",
     "security/test_tenants_and_roles.py": "answers its roles alone, nobody without credentials, no other tenant's ids",
     "service/rpc/test_fuzz.py": "ends on no INTERNAL and no UNKNOWN for built and mutated messages",
     "service/rpc/test_audit.py": "leaves one audit row where it changes something",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.corral_process import CorralProcess
 from tests.security.service import Client, process
+from tests.support.process import CorralProcess
 
 
 @pytest.fixture(scope="session")

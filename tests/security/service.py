@@ -13,8 +13,8 @@ from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf import descriptor, message_factory
 from google.protobuf.message import Message
 
-from tests.integration.corral_process import CorralProcess
 from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
+from tests.support.process import CorralProcess
 
 __all__ = ["ENTRY", "ZONE"]
 

@@ -21,10 +21,10 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 from cryptography import x509
 
 from service.config.file import parse
-from tests.integration.corral_process import CorralProcess
 from tests.security.service import bearer, deploy_request, node, process, secret
+from tests.service.app.test_identity import Authority
 from tests.service.drivers.libvirt.machines import specification
-from tests.service.identity.test_identity import Authority
+from tests.support.process import CorralProcess
 
 PASSWORD = hashlib.sha512(b"canary password 7b1d").hexdigest()
 ENVIRONMENT = "canary-environment-2f90"

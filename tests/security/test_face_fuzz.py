@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from service.http.bindings import rules
 from service.http.zstack.apis import APIS
-from tests.integration.corral_process import CorralProcess
 from tests.security.service import ENTRY, METHODS, ZONE, json_client, log_in
+from tests.support.process import CorralProcess
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
 SERVICES = {method.containing_service.full_name: method.containing_service for method in METHODS.values()}

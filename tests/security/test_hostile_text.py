@@ -20,9 +20,9 @@ from corral.v1 import limits_pb2
 from service.domain.catalog import Image
 from service.drivers.base import HostRejected
 from service.drivers.libvirt.domain_xml import Boot, Platform, check_spec, machine_xml
-from tests.integration.corral_process import CorralProcess
 from tests.security.service import METHODS, ZONE, Client, deploy_request, json_client, log_in, node, request_of
 from tests.service.drivers.libvirt.machines import specification
+from tests.support.process import CorralProcess
 
 REFUSED = grpc.StatusCode.INVALID_ARGUMENT
 MODEL = "corral.v1.DistributedModelService/"

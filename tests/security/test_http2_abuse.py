@@ -20,10 +20,10 @@ import pytest
 from corral.v1 import deploy_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.integration.corral_process import CorralProcess
 from tests.security import http2
 from tests.security.http2 import END_HEADERS, HEADERS, Connection, frame, header
 from tests.security.service import bearer, deployed, process, secret
+from tests.support.process import CorralProcess
 
 HEALTH_CALLS = 30
 PAUSE_SECONDS = 0.01

@@ -15,7 +15,6 @@ from google.protobuf.message import Message
 from service.app.identity import RANK
 from service.contract.roles import ROLES
 from service.http.zstack.apis import APIS
-from tests.integration.corral_process import CorralProcess
 from tests.security.service import (
     METHODS,
     Client,
@@ -27,6 +26,7 @@ from tests.security.service import (
     node,
     request_of,
 )
+from tests.support.process import CorralProcess
 
 DENIED, MISSING = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND
 CALLERS = {"viewer": "vic", "operator": "bob", "admin": "root"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.app.capacity import HostView, amounts, summed
 from service.domain.fleet import Overcommit
 from service.store.fleet import Load
-from tests.service.builders import host
+from tests.support.builders import host
 
 # A loaded machine draws slowly; that says nothing about the law.
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from placement.model import Snapshot
 from service.app import evacuation
 from service.domain.groups import Group, GroupPhase, InstanceStatus
-from tests.service.builders import group, host
+from tests.support.builders import group, host
 
 S = InstanceStatus
 HERE, THERE = host(1).uuid, host(2).uuid

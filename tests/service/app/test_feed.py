@@ -18,7 +18,7 @@ from service.store import events, groups
 from service.store.engine import Store
 from service.store.events import Draft
 from service.store.migrations import upgrade
-from tests.service.builders import group
+from tests.support.builders import group
 
 pytestmark = pytest.mark.asyncio
 

@@ -25,8 +25,8 @@ from service.errors import (
     WrongState,
 )
 from service.store import claims, clock, events, fleet, quotas, schema
-from tests.service.builders import ENTRY, host, node, spec
-from tests.service.control_plane import CALLER, control_plane
+from tests.support.builders import ENTRY, host, node, spec
+from tests.support.control_plane import CALLER, control_plane
 
 pytestmark = pytest.mark.asyncio
 

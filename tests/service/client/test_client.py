@@ -12,7 +12,7 @@ import pytest
 from corral.v1 import deploy_pb2, group_pb2
 
 from service.client import ActionError, CallFailed, CorralClient, DeployDistributedModelServiceAction
-from tests.integration.corral_process import CorralProcess
+from tests.support.process import CorralProcess
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"

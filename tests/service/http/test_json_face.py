@@ -11,8 +11,8 @@ import pytest
 from service.contract.status import _TABLE
 from service.http import openapi
 from service.http.json_face import HTTP_STATUS
-from tests.integration.corral_process import CorralProcess
 from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
+from tests.support.process import CorralProcess
 
 SEED = {
     "modelServices": [

@@ -14,7 +14,7 @@ from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.events import Draft
 from service.store.migrations import upgrade
-from tests.service.builders import group
+from tests.support.builders import group
 
 
 def test_what_is_old_is_forgotten_in_steps_and_what_is_young_stays(monkeypatch: pytest.MonkeyPatch) -> None:

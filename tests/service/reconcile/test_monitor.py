@@ -10,8 +10,8 @@ from service.domain.fleet import HostStatus
 from service.domain.groups import DeployRequest
 from service.drivers.base import MachineState
 from service.store import fleet
-from tests.service.builders import spec
-from tests.service.control_plane import ControlPlane, control_plane
+from tests.support.builders import spec
+from tests.support.control_plane import ControlPlane, control_plane
 
 pytestmark = pytest.mark.asyncio
 

@@ -14,7 +14,7 @@ from service.store import groups
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from tests.lab.namespaces import wait_until
-from tests.service.builders import group
+from tests.support.builders import group
 
 _SAY_NAME = """
 import sys

@@ -14,7 +14,7 @@ from service.domain.fleet import Host, HostAddress, HostStatus
 from service.planning.planner import InlinePlanner
 from service.store import fleet
 from service.wiring import Service, StartError
-from tests.service.rpc.whole import ZONE, config_text, whole
+from tests.support.whole import ZONE, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 

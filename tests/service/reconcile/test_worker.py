@@ -16,8 +16,8 @@ from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
 from service.store import clock, groups
 from service.store.connection import Connection
 from service.transactions.changes import apply
-from tests.service.builders import spec
-from tests.service.control_plane import ControlPlane, control_plane
+from tests.support.builders import spec
+from tests.support.control_plane import ControlPlane, control_plane
 
 pytestmark = pytest.mark.asyncio
 

@@ -22,8 +22,8 @@ from service.domain.fleet import MEMORY, VCPU, Overcommit
 from service.listening import ListenAddress
 from service.rpc.interceptors import Identify, Limits
 from service.rpc.server import RpcServer, anonymous
-from tests.service.builders import ENTRY, ZONE, entry, host
-from tests.service.control_plane import ControlPlane, control_plane
+from tests.support.builders import ENTRY, ZONE, entry, host
+from tests.support.control_plane import ControlPlane, control_plane
 
 __all__ = ["ENTRY", "ZONE"]
 

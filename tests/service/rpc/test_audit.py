@@ -27,7 +27,7 @@ from service.store import audit, schema
 from tests.service.http.zstack.lab import lab as zstack_lab
 from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.service.rpc.test_fleet import soon
-from tests.service.rpc.whole import ENTRY, GIB, ZONE, Whole, whole
+from tests.support.whole import ENTRY, GIB, ZONE, Whole, whole
 
 pytestmark = pytest.mark.asyncio
 

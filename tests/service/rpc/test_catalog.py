@@ -18,7 +18,7 @@ from service.domain.catalog import configured_image_uuid
 from service.serving.rendezvous import template
 from service.store import groups
 from tests.service.rpc.lab import detail, reason_of, status_of
-from tests.service.rpc.whole import ENTRY, GIB, Whole, config_text, whole
+from tests.support.whole import ENTRY, GIB, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 

@@ -16,9 +16,9 @@ from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from service.drivers.base import HostUnreachable
 from service.drivers.simulated import SimulatedDriver
-from tests.service.rpc import whole as lab_of_hosts
 from tests.service.rpc.lab import reason_of
-from tests.service.rpc.whole import Whole
+from tests.support import whole as lab_of_hosts
+from tests.support.whole import Whole
 
 pytestmark = pytest.mark.asyncio
 

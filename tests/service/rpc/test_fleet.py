@@ -18,7 +18,7 @@ from service.domain.fleet import Host
 from service.drivers.base import HostFacts, HostUnreachable
 from service.store import events, fleet_events
 from tests.service.rpc.lab import detail, reason_of, status_of
-from tests.service.rpc.whole import ENTRY, GIB, ZONE, config_text, whole
+from tests.support.whole import ENTRY, GIB, ZONE, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 

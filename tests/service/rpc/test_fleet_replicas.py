@@ -10,10 +10,8 @@ import pytest
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2
 
 from service.domain.catalog import configured_image_uuid
-from tests.postgres import Postgres, database, postgres
-from tests.service.rpc.whole import GIB, config_text, whole
-
-__all__ = ["database", "postgres"]
+from tests.support.postgres import Postgres
+from tests.support.whole import GIB, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 

@@ -21,13 +21,11 @@ from service.config.file import Config
 from service.domain.fleet import Host
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
 from service.store import schema
-from tests.postgres import Postgres, database, postgres
 from tests.service.rpc.lab import reason_of
 from tests.service.rpc.test_audit import rows_of
 from tests.service.rpc.test_evacuation import LIVE, cut_off, is_silent, soon
-from tests.service.rpc.whole import Whole, config_text, whole
-
-__all__ = ["database", "postgres"]
+from tests.support.postgres import Postgres
+from tests.support.whole import Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 

@@ -16,7 +16,7 @@ from service.domain.fleet import HostState
 from service.drivers.libvirt.addressing import Options, connection_uri, options_of
 from service.drivers.simulated import SimulationOptions
 from service.store import fleet
-from tests.service.rpc.whole import GIB, ZONE, whole
+from tests.support.whole import GIB, ZONE, whole
 
 # Keys of [[hosts]] -> fields of AddHostRequest.
 COUNTERPARTS = {

@@ -18,7 +18,7 @@ from service.reconcile import moves
 from service.store import claims, groups
 from tests.service.rpc.lab import reason_of
 from tests.service.rpc.test_evacuation import answer_again, cut_off, drain, is_silent, kinds, never_twice, soon
-from tests.service.rpc.whole import Whole, config_text, whole
+from tests.support.whole import Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 

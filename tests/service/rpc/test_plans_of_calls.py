@@ -18,7 +18,7 @@ from google.protobuf import json_format
 
 from placement.model import Node, Policy, Request, Snapshot
 from service.planning.planner import InlinePlanner, Planned, answer_time
-from tests.service.rpc.whole import ENTRY, GIB, ZONE, Whole, whole
+from tests.support.whole import ENTRY, GIB, ZONE, Whole, whole
 
 pytestmark = pytest.mark.asyncio
 

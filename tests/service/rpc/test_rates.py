@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.config.file import ConfigError, parse
 from service.domain.tenants import Rate
 from tests.service.rpc.lab import detail, reason_of, status_of
-from tests.service.rpc.whole import config_text, whole
+from tests.support.whole import config_text, whole
 
 PASSWORD = hashlib.sha512(b"secret").hexdigest()
 TOKEN = hashlib.sha256(b"secret of bob").hexdigest()

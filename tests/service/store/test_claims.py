@@ -15,9 +15,8 @@ from service.domain.network import Network
 from service.errors import InvariantViolation, NoCapacity
 from service.store import addresses, claims, fleet
 from service.store.claims import ClaimLost
-from tests.service.builders import ZONE, zone
-
-from .database import Database, close_host, member, set_size, together
+from tests.support.builders import ZONE, zone
+from tests.support.database import Database, close_host, member, set_size, together
 
 GROUP = "c" * 32
 

@@ -16,9 +16,8 @@ from service.store import engine, events
 from service.store.claims import take
 from service.store.engine import DatabaseLocked, Store
 from service.store.migrations import upgrade
-from tests.postgres import Postgres, why_not
-
-from .database import Database, member
+from tests.support.database import Database, member
+from tests.support.postgres import Postgres, why_not
 
 _CONFIGURATION = """
 [server]

@@ -11,9 +11,8 @@ from sqlalchemy import Connection
 from service.domain.groups import EventKind, Group
 from service.store import events, groups
 from service.store.events import Draft
-from tests.service.builders import group
-
-from .database import Database, together
+from tests.support.builders import group
+from tests.support.database import Database, together
 
 
 def _stored(db: Database, number: int) -> Group:

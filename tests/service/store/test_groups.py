@@ -31,9 +31,8 @@ from service.domain.groups import (
 )
 from service.errors import NotFound
 from service.store import groups, schema
-from tests.service.builders import ZONE, group
-
-from .database import Database
+from tests.support.builders import ZONE, group
+from tests.support.database import Database
 
 # What validation lets through: no control characters, and nothing that XML or PostgreSQL cannot hold.
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"]), max_size=40)

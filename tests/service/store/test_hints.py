@@ -14,8 +14,8 @@ from service.store.engine import Store
 from service.store.events import Draft
 from service.store.hints import Listener
 from service.store.migrations import upgrade
-from tests.postgres import Postgres
-from tests.service.builders import group
+from tests.support.builders import group
+from tests.support.postgres import Postgres
 
 
 async def _wait(condition: Callable[[], bool]) -> None:

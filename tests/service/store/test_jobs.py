@@ -9,8 +9,7 @@ from service.errors import AlreadyExists
 from service.store import jobs, sessions
 from service.store.jobs import Job, JobState
 from service.store.sessions import StoredSession
-
-from .database import Database
+from tests.support.database import Database
 
 CALLER = Caller("alice", "red", "operator")
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from service.store import groups
-from tests.service.builders import group
-
-from .database import Database, together
+from tests.support.builders import group
+from tests.support.database import Database, together
 
 LEASE = 45_000
 

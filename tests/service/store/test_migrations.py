@@ -11,8 +11,7 @@ from sqlalchemy import Connection, text
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.store.schema import metadata
-
-from .database import Database, together
+from tests.support.database import Database, together
 
 
 def test_migrations_make_exactly_the_schema(db: Database) -> None:

@@ -9,8 +9,7 @@ from sqlalchemy import Connection
 
 from service.errors import RequestIdReused
 from service.store import requests
-
-from .database import Database, together
+from tests.support.database import Database, together
 
 GROUP = "a" * 32
 

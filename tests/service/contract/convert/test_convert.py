@@ -27,9 +27,9 @@ from service.domain.groups import (
     PlacementStrategy,
     SeatAssignment,
 )
-from tests.service import builders
+from tests.support import builders
 
-REFERENCE = (Path(__file__).resolve().parents[3] / "protos" / "REFERENCE.md").read_text()
+REFERENCE = (Path(__file__).resolve().parents[4] / "protos" / "REFERENCE.md").read_text()
 UUIDS = {letter: letter * 32 for letter in "abcdef"}
 
 NODE = NodeSpec(

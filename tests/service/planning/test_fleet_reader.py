@@ -20,7 +20,7 @@ from service.store.claims import ClaimLost, ClaimRequest
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.migrations import upgrade
-from tests.service import builders
+from tests.support import builders
 
 HOSTS = 5
 LAW = settings(

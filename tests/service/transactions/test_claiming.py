@@ -13,9 +13,8 @@ from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage, 
 from service.planning import fleet_reader, translate
 from service.store import claims, fleet, groups
 from service.transactions import claiming
-from tests.service.builders import ENTRY, ZONE, group, host
-
-from .database import Database
+from tests.support.builders import ENTRY, ZONE, group, host
+from tests.support.database import Database
 
 S = InstanceStatus
 SOURCE, OTHER, THIRD = (host(number).uuid for number in (1, 2, 3))

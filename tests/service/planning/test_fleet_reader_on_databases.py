@@ -7,9 +7,8 @@ import pytest
 from service.planning import fleet_reader
 from service.planning.fleet_reader import FleetReader
 from service.store import fleet
-from tests.service.app.test_fleet_reader import World
-
-from .database import Database
+from tests.service.planning.test_fleet_reader import World
+from tests.support.database import Database
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -21,7 +21,7 @@ from service.errors import NotFound
 from service.planning.decisions import DecisionLog, Kept, RecordingPlanner
 from service.planning.planner import InlinePlanner, place_verified
 from service.telemetry.metrics import Metrics
-from tests.service.rpc.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
+from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
 ROOT = Path(__file__).resolve().parents[3]
 NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "type": "VirtualMachine"}

@@ -29,8 +29,7 @@ from service.store import fleet
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.telemetry.metrics import Metrics
-
-from .builders import entry, host, zone
+from tests.support.builders import entry, host, zone
 
 CLUSTER = "test"
 CALLER = Caller()

@@ -21,8 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.app.identity import RANK
 from service.config.file import ConfigError, parse
 from service.contract.roles import OPEN, ROLES
-from tests.integration.corral_process import CorralProcess
 from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
+from tests.support.process import CorralProcess
 
 TOKENS = """
 [identity]

@@ -24,8 +24,8 @@ from service.reconcile.tools import Tools
 from service.store import groups
 from service.transactions import changes
 from service.transactions.changes import LeaseLost
-from tests.service.builders import entry, host, spec, zone
-from tests.service.control_plane import CALLER, CLUSTER, ControlPlane, control_plane
+from tests.support.builders import entry, host, spec, zone
+from tests.support.control_plane import CALLER, CLUSTER, ControlPlane, control_plane
 
 pytestmark = pytest.mark.asyncio
 

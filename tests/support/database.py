@@ -1,14 +1,17 @@
-"""A store driven from ordinary threads, with small fleets to put into it."""
+"""A store driven from ordinary threads, with small fleets to put into it; the fixtures run a test on each database."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import pytest
 from sqlalchemy import Connection
 
 from service.domain.fleet import MEMORY, VCPU, HostState, Overcommit
@@ -16,7 +19,8 @@ from service.store import fleet
 from service.store.claims import ClaimRequest
 from service.store.engine import Store
 from service.store.migrations import upgrade
-from tests.service.builders import entry, host, zone
+from tests.support.builders import entry, host, zone
+from tests.support.postgres import Postgres
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -118,3 +122,40 @@ def together(work: Sequence[Callable[[], R]]) -> list[R | Exception]:
 
     with ThreadPoolExecutor(len(work)) as pool:
         return list(pool.map(run, work))
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "corral.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres) -> str:
+    """The name of a migrated database, to be copied."""
+    name = postgres.create_database()
+    _migrate(postgres.url(name))
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database with the newest schema, of one kind and then of the other."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "corral.db")
+        with Database(f"sqlite:///{tmp_path}/corral.db") as opened:
+            yield opened
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    name = server.create_database(template=request.getfixturevalue("postgres_template"))
+    with Database(server.url(name)) as opened:
+        yield opened
+    server.drop_database(name)
+
+
+def _migrate(url: str) -> None:
+    store = Store(url)
+    upgrade(store.engine)
+    store.close()

@@ -9,7 +9,7 @@ import pytest
 from service.domain.groups import Group, GroupPhase, InstanceStatus
 from service.errors import InvariantViolation
 from service.lifecycle.invariants import check
-from tests.service.builders import group
+from tests.support.builders import group
 
 HOST, OTHER = "1" * 32, "2" * 32
 

@@ -22,7 +22,7 @@ from service.lifecycle.facts import (
 )
 from service.lifecycle.moving import MOVE_BASE_MS
 from service.lifecycle.transitions import advance, released
-from tests.service.test_lifecycle import running, tell
+from tests.service.lifecycle.test_transitions import running, tell
 
 S = InstanceStatus
 SOURCE, TARGET = "h0", "t"

@@ -16,7 +16,7 @@ from service.store.claims import ClaimRequest
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.migrations import upgrade
-from tests.service import builders
+from tests.support import builders
 
 GIB = 1 << 30
 GPU = "gpu.a100"

@@ -63,8 +63,7 @@ from service.lifecycle.transitions import (
     public_status,
     released,
 )
-
-from .builders import ZONE, group, node
+from tests.support.builders import ZONE, group, node
 
 S = InstanceStatus
 Seen = Observation
