@@ -1,4 +1,8 @@
-"""The catalogue: boot images, and the model services that node specs name. Pure data."""
+"""The catalogue: boot images, and the model services that node specs name. Pure data.
+
+Stored as JSON under these very field names: a field is renamed or removed only with a migration (ARCHITECTURE, "Stored
+JSON"); classes may move.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class ModelService:
     `image_uuid`: where `image` was copied from. `readiness_*`: 0 leaves it to the guest.
     `version` rises with every change; members name the one that they were admitted with.
 
-    `ports` maps a role of SERVING's contract (`service`, `rendezvous`, `rpc`) to a TCP port.
+    `ports` maps a role of ARCHITECTURE's rendezvous contract (`service`, `rendezvous`, `rpc`) to a TCP port.
     `workers_first`: the engine's gate wants the workers up before the initial node when the strategy is sequential.
     """
 

@@ -1,6 +1,9 @@
 """Domain types of what groups are placed on and made from: zones, hosts, images and the catalogue. Pure data.
 
 Resources are named integer vectors: `vcpu` (count), `memory` (bytes), and any other name the fleet declares.
+
+Stored as JSON under these very field names: a field is renamed or removed only with a migration (ARCHITECTURE, "Stored
+JSON"); classes may move.
 """
 
 from __future__ import annotations

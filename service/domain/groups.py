@@ -1,6 +1,9 @@
 """Domain types of instance groups: what a caller asks for, what is stored, what is told. Pure data, no behaviour.
 
 Times are integers: milliseconds since the Unix epoch, UTC. Sizes are bytes. Uuids are 32 hex digits without dashes.
+
+Stored as JSON under these very field names: a field is renamed or removed only with a migration (ARCHITECTURE, "Stored
+JSON"); classes may move.
 """
 
 from __future__ import annotations

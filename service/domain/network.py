@@ -1,4 +1,8 @@
-"""Networks of zones, and the mac address that belongs to an IP address. Pure data."""
+"""Networks of zones, and the mac address that belongs to an IP address. Pure data.
+
+Stored as JSON under these very field names: a field is renamed or removed only with a migration (ARCHITECTURE, "Stored
+JSON"); classes may move.
+"""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ class ObservedMachine:
 class Listing:
     """A complete list of this cluster's machines on one host, on a live connection.
 
-    Absence is evidence only when two listings with the same `boot_id` agree (RELIABILITY I2).
+    Absence is evidence only when two listings with the same `boot_id` agree (ARCHITECTURE I2).
     """
 
     boot_id: str

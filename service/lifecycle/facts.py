@@ -18,7 +18,7 @@ class Observation(StrEnum):
     EXECUTING = "executing"
     READY = "ready"  # executing, and the guest says that it answers
     HALTED = "halted"  # there, not executing: shut off or crashed
-    GONE = "gone"  # two complete listings without it (RELIABILITY I2)
+    GONE = "gone"  # two complete listings without it (ARCHITECTURE I2)
     REJECTED = "rejected"  # the host cannot do it
     BURNT = "burnt"  # listed, never executed, and the host can neither run nor remove it: the uuid is used up there
     EXPIRED = "expired"  # the deadline of its status passed

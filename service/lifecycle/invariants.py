@@ -1,7 +1,7 @@
 """Checks that stay on in production, inside the transaction: a change that breaks one is never committed. Pure.
 
 A violation is a bug of ours. It rolls the change back, freezes the group where it is and raises an alarm
-(`corral_invariant_violations_total`); the numbers are those of the reliability design.
+(`corral_invariant_violations_total`); the numbers are those of ARCHITECTURE's section 5.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, s
     """The (instance, attempt, host) whose claims this step ends: seen gone, or never sent anything.
 
     A member that was left behind on a silent host is not among them: its old claim stands until the sweep sees the
-    machine absent (RELIABILITY I2).
+    machine absent (ARCHITECTURE I2).
     """
     if isinstance(fact, Moved | MoveAborted):
         return _released_by_move(before, fact, after)

@@ -122,7 +122,7 @@ class MemberCalls:
             return Outcome(retry=True)  # the worker has told the group that this host is silent
         budget = BUDGET_SECONDS[type(effect)]
         if lease_left_ms < budget * 1000:
-            return Outcome(retry=True)  # another owner may start before this call could end (RELIABILITY mechanism 3)
+            return Outcome(retry=True)  # another owner may start before this call could end (ARCHITECTURE mechanism 3)
         name = type(effect).__name__.lower()
         started = time.perf_counter()
         verdict = "ok"

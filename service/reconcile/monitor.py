@@ -1,5 +1,5 @@
 """One host as this process sees it: probes it, lists its machines, says whether it is silent. One task a host, so that
-a sick host delays nobody else (RELIABILITY I12)."""
+a sick host delays nobody else (ARCHITECTURE I12)."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class HostMonitor:
         return machine
 
     async def confirm_absent(self, machine_uuid: str) -> bool:
-        """Whether two complete listings after now, with the same boot id, are without the machine (RELIABILITY I2).
+        """Whether two complete listings after now, with the same boot id, are without the machine (ARCHITECTURE I2).
 
         A tombstone in its place says that it cannot come any more.
         """

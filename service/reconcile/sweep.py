@@ -76,7 +76,7 @@ class Sweep:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Sweep until cancelled. Each host has passes of its own: a slow one delays nobody else's (RELIABILITY I12)."""
+        """Sweep until cancelled. Each host has its own passes: a slow one delays nobody else's (ARCHITECTURE I12)."""
         try:
             while True:
                 await asyncio.sleep(EVERY_SECONDS)

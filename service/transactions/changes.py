@@ -17,7 +17,7 @@ from service.store.events import Draft
 
 
 class LeaseLost(Exception):
-    """A later epoch has the group: the caller must stop working on it at once (RELIABILITY I8)."""
+    """A later epoch has the group: the caller must stop working on it at once (ARCHITECTURE I8)."""
 
 
 def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *, epoch: int | None = None) -> Group:
