@@ -103,13 +103,13 @@ class MachineIdentity:
         return f"corral-{self.instance}-{self.attempt}"
 
 
-_VOLUME_NAME = re.compile(r"corral\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.[a-z]+")
+_VOLUME_NAME = re.compile(r"corral\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.[a-z-]+")
 
 
 def volume_owner(name: str) -> tuple[str, int] | None:
     """(instance, attempt) that a machine's volume belongs to, by its name; None for a name of another make.
 
-    Every driver names volumes `corral.<cluster>.<instance>.<attempt>.<role>`.
+    Every driver names volumes `corral.<cluster>.<instance>.<attempt>.<role>`; a role is lower-case letters and hyphens.
     """
     match = _VOLUME_NAME.fullmatch(name)
     return (match[1], int(match[2])) if match else None
@@ -135,7 +135,9 @@ class MachineSpec:
     """All that a host needs to create a machine. Sizes in bytes.
 
     `documents` go to the guest by the image's delivery: name -> text (`rendezvous` JSON, `env` file, `hosts` file).
-    They carry no secrets. `spec_hash` stands in the machine's metadata, so that a changed spec is noticed.
+    They may hold secrets: they reach the guest by volumes that only the hypervisor reads (mode 0600), and stand in no
+    command line, definition, log or representation of this object.
+    `spec_hash` stands in the machine's metadata, so that a changed spec is noticed.
     `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices.
     """
 
@@ -146,7 +148,7 @@ class MachineSpec:
     root_disk_bytes: int
     image: Image
     interfaces: tuple[NetworkInterface, ...]
-    documents: Mapping[str, str]
+    documents: Mapping[str, str] = field(repr=False)
     spec_hash: str
     resources: Mapping[str, int] = field(default_factory=dict)
 

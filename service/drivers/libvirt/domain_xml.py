@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, SubElement
 
 from service.drivers.base import HostRejected, MachineIdentity, MachineSpec, NetworkInterface
@@ -14,9 +13,7 @@ from service.drivers.libvirt.tags import Kind, Tag, tag_element
 
 # XML 1.0, production Char: everything else makes the document ill-formed, escaped or not.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_DOCUMENT_NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
-# A document becomes, in base64, one argument of QEMU's command line, and Linux limits an argument to 128 KiB.
-DOCUMENT_LIMIT = 90_000
+_DOCUMENT_NAME = re.compile(r"[a-z]{1,32}")
 MEMORY_LIMIT = 1 << 50
 VCPU_LIMIT = 4096
 FW_CFG_PREFIX = "opt/org.corral/"
@@ -33,12 +30,16 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What the machine starts from, as paths on the host. Without a kernel it boots from its first disk."""
+    """What the machine starts from, as paths on the host. Without a kernel it boots from its first disk.
+
+    `documents`: name -> path of the volume with its content, for the firmware to hand over.
+    """
 
     kernel: str = ""
     initrd: str = ""
     arguments: str = ""
     disks: tuple[Disk, ...] = ()
+    documents: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,10 @@ def check_spec(spec: MachineSpec) -> None:
     for name, text in spec.documents.items():
         if not _DOCUMENT_NAME.fullmatch(name):
             raise HostRejected("bad_request", "a document's name is malformed")
-        check_text(text, f"document {name}")
-        if len(text.encode()) > DOCUMENT_LIMIT:
-            raise HostRejected("bad_request", f"document {name} is longer than {DOCUMENT_LIMIT} bytes")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise HostRejected("bad_request", f"document {name} is no UTF-8 text") from error
 
 
 def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
@@ -85,9 +87,7 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
     domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
     _amounts(domain, spec.memory_bytes, spec.vcpus)
     _operating_system(domain, platform, boot)
-    by_fw_cfg = spec.image.delivery == "fw_cfg" and platform.virt_type != "test"
-    if by_fw_cfg and spec.documents:
-        _firmware_documents(domain, spec.documents)
+    _firmware_documents(domain, boot.documents)
     _features(domain, platform)
     SubElement(domain, "clock", offset="utc")
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
@@ -103,12 +103,23 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
 
 
 def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...]) -> str:
-    """A running domain's own XML with what has another name on the host that it goes to: boot files and bridges."""
+    """A running domain's own XML with what has another name on the host that it goes to: files, documents, bridges.
+
+    Raises HostRejected where it was started with documents that are none of the target's: QEMU opens each at its start.
+    """
     domain = ElementTree.fromstring(xml)
     for name, path in (("kernel", boot.kernel), ("initrd", boot.initrd)):
         element = domain.find(f"os/{name}")
         if element is not None:
             element.text = path
+    there = {_firmware_entry(name): path for name, path in boot.documents.items()}
+    for entry in domain.findall("sysinfo[@type='fwcfg']/entry"):
+        path = there.get(entry.get("name", ""), "")
+        if path:
+            entry.text = None  # machines of earlier versions had the text itself here, in the target's arguments too
+            entry.set("file", path)
+        elif entry.get("file") is not None:
+            raise HostRejected("unsupported", "the machine was started with documents that its specification lacks")
     wired = [i for i in interfaces if i.kind != "none"]
     for element, interface in zip(domain.findall("devices/interface"), wired, strict=True):
         source = element.find("source")
@@ -183,13 +194,18 @@ def _operating_system(domain: Element, platform: Platform, boot: Boot) -> None:
 
 
 def _firmware_documents(domain: Element, documents: Mapping[str, str]) -> None:
+    """`documents`: name -> path. By path alone: an entry's text would stand in QEMU's arguments, which everybody on the
+    host can read, in the domain's XML and in libvirt's log."""
+    if not documents:
+        return
     information = SubElement(domain, "sysinfo", type="fwcfg")
     for name in sorted(documents):
-        if documents[name]:  # QEMU takes no empty entry
-            # libvirt 9 hands the text to QEMU's option parser as it is: a comma would begin an option of its own
-            # (`,file=/etc/shadow`), and quotes would arrive as XML entities. Base64 has neither.
-            entry = SubElement(information, "entry", name=f"{FW_CFG_PREFIX}{name}.base64")
-            entry.text = base64.b64encode(documents[name].encode()).decode()
+        path = check_text(documents[name], "a volume's path")
+        SubElement(information, "entry", name=_firmware_entry(name), file=path)
+
+
+def _firmware_entry(name: str) -> str:
+    return f"{FW_CFG_PREFIX}{name}.base64"
 
 
 def _features(domain: Element, platform: Platform) -> None:

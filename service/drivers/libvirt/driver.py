@@ -239,6 +239,9 @@ class LibvirtDriver(HostDriver):
 
         def move(work: Work, connection: Any) -> None:
             migration.migrate(work, connection, self._inventory, self._cluster, identity, arrival, given_up)
+            # Its documents are made for each host; where nobody gets here the sweep deletes these.
+            if self._inventory.find(connection, identity) is None:
+                self._storage.delete_machine_volumes(connection, work, identity)
 
         await self._moving.call(move, budget_seconds=migration.MOVE_SECONDS, has_effect=True, what="migrate")
 

@@ -125,7 +125,7 @@ class Machines:
         return made
 
     def _define_and_start(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> None:
-        boot = self._storage.prepare(connection, work, spec)
+        boot = self._storage.prepare(connection, work, spec, has_firmware=platform.virt_type != "test")
         xml = machine_xml(spec, platform, boot)
         work.check()
         try:

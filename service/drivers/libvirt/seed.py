@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import pycdlib
@@ -13,6 +14,7 @@ from service.drivers.base import MachineSpec, NetworkInterface
 # cloud-init finds the seed by this label, on any block device.
 LABEL = "cidata"
 DOCUMENT_DIRECTORY = "/etc/corral"
+_BEYOND_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 
 def nocloud_image(spec: MachineSpec) -> bytes:
@@ -50,7 +52,7 @@ def host_name(name: str) -> str:
 def _user_data(spec: MachineSpec) -> dict[str, Any]:
     return {
         "write_files": [
-            {"path": f"{DOCUMENT_DIRECTORY}/{name}", "content": text, "permissions": "0644"}
+            {"path": f"{DOCUMENT_DIRECTORY}/{name}", "content": text, "permissions": "0600"}
             for name, text in sorted(spec.documents.items())
         ]
     }
@@ -72,5 +74,15 @@ def _network(interfaces: tuple[NetworkInterface, ...]) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    # JSON is YAML, and has no surprises in quoting.
-    return json.dumps(value, indent=1) + "\n"
+    """A value as YAML that every parser takes: JSON in ASCII, characters beyond it as YAML's own escapes.
+
+    JSON writes those above U+FFFF as two surrogates, which YAML takes for two characters that no file can hold; parsers
+    before PyYAML 5.1 refuse them as they are, all refuse control characters and fold unusual line breaks. One such
+    character makes cloud-init drop every file.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return _BEYOND_ASCII.sub(lambda found: _yaml_escape(ord(found[0])), text) + "\n"
+
+
+def _yaml_escape(point: int) -> str:
+    return f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"

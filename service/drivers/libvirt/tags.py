@@ -15,7 +15,7 @@ ElementTree.register_namespace("corral", NAMESPACE)
 
 _ELEMENT = f"{{{NAMESPACE}}}machine"
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_VOLUME = re.compile(r"corral\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.([a-z]+)")
+_VOLUME = re.compile(r"corral\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.([a-z-]+)")
 
 
 class Kind(StrEnum):
@@ -139,8 +139,13 @@ def volume_prefix(identity: MachineIdentity) -> str:
 
 
 def volume_name(identity: MachineIdentity, role: str) -> str:
-    """The name of one of a machine's volumes. `role`: lower-case letters, such as `root` or `seed`."""
+    """The name of one of a machine's volumes. `role`: lower-case letters and hyphens, such as `root` or `seed`."""
     return volume_prefix(identity) + role
+
+
+def document_role(name: str) -> str:
+    """The role of the volume that holds a document, unlike those of disks."""
+    return f"document-{name}"
 
 
 def is_machine_volume(name: str, cluster: str) -> bool:

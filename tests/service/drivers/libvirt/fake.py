@@ -55,6 +55,7 @@ class FakeHost:
     domains: dict[str, Domain] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
+    lost_files: set[str] = field(default_factory=set)
     networks: dict[str, str] = field(default_factory=dict)
     pool: bool = False
     pool_active: bool = True
@@ -108,7 +109,7 @@ class FakeHost:
     def effects(self) -> list[str]:
         """The calls that changed something, in order."""
         reading = {"open", "lookup", "state", "XMLDesc", "stats", "networkLookup", "poolLookup"}
-        return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume"}]
+        return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume", "volumeInfo"}]
 
     def add_foreign(self, name: str, *, vcpus: int, memory_kib: int, running: bool, autostart: bool = False) -> Domain:
         """A domain that somebody else made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,11 @@ from tests.service.drivers.libvirt.fake_errors import error
 
 if TYPE_CHECKING:
     from tests.service.drivers.libvirt.fake import FakeConnection, FakeHost
+
+
+def absent_file() -> libvirt.libvirtError:
+    """What libvirt says of a volume that it lists and whose file somebody deleted."""
+    return error(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_STORAGE, "cannot stat file", errno.ENOENT)
 
 
 class FakePool:
@@ -69,8 +75,22 @@ class FakeVolume:
     def path(self) -> str:
         return f"/pool/{self.name}"
 
+    def info(self) -> list[int]:
+        """Type, capacity and allocation, read from the file, which may have gone behind libvirt's back."""
+
+        def read() -> list[int]:
+            xml = self.host.volumes.get(self.name)
+            if xml is None:
+                raise error(libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_FROM_STORAGE)
+            if self.name in self.host.lost_files:
+                raise absent_file()
+            return [0, int(ElementTree.fromstring(xml).findtext("capacity", "0")), 0]
+
+        return self.host.step("volumeInfo", read)  # type: ignore[no-any-return]
+
     def delete(self, _flags: int) -> int:
         def remove() -> int:
+            self.host.lost_files.discard(self.name)
             if self.host.volumes.pop(self.name, None) is None:
                 raise error(libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_FROM_STORAGE)
             return 0
@@ -82,11 +102,20 @@ class FakeVolume:
         return 0
 
     def download(self, _stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
-        return self.host.step("downloadVolume", lambda: 0)  # type: ignore[no-any-return]
+        def read() -> int:
+            if self.name in self.host.lost_files:
+                raise absent_file()
+            return 0
+
+        return self.host.step("downloadVolume", read)  # type: ignore[no-any-return]
 
     def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
+        volume = ElementTree.fromstring(self.host.volumes[self.name])
+        target = volume.find("target")
+        assert target is not None
         # As old as the epoch: to a driver that looks for stale uploads it is one.
-        return "<volume><target><timestamps><mtime>1.0</mtime></timestamps></target></volume>"
+        ElementTree.SubElement(ElementTree.SubElement(target, "timestamps"), "mtime").text = "1.0"
+        return ElementTree.tostring(volume, encoding="unicode")
 
 
 class FakeStream:

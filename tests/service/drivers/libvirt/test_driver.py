@@ -72,7 +72,7 @@ async def test_the_order_of_ending() -> None:
     await driver.create_paused(spec, budget_seconds=BUDGET)
     host.calls.clear()
     await driver.remove(spec.identity, budget_seconds=BUDGET)
-    assert host.effects() == ["destroy", "undefine", "deleteVolume"]
+    assert host.effects() == ["destroy", "undefine", "deleteVolume", "deleteVolume"]
 
 
 @pytest.mark.parametrize("graceful", [False, True])
@@ -123,8 +123,10 @@ async def test_a_stopped_machine_starts_with_new_documents_on_its_old_disk() -> 
     disks = dict(host.volumes)
     again = replace(spec, documents={"env": "CORRAL_GROUP_EPOCH=2\n"})
     assert (await driver.create_paused(again, budget_seconds=BUDGET)).state is MachineState.PAUSED
-    assert base64.b64encode(b"CORRAL_GROUP_EPOCH=2\n").decode() in host.domains[spec.identity.machine_uuid].xml
-    assert host.volumes == disks
+    (document,) = [name for name in host.volumes if name.endswith(".document-env")]
+    assert base64.b64decode(host.contents[document]) == b"CORRAL_GROUP_EPOCH=2\n"
+    (root,) = [name for name in host.volumes if name.endswith(".root")]
+    assert host.volumes[root] is disks[root]
 
 
 async def test_a_stopped_machine_whose_start_is_refused_keeps_its_disk() -> None:
@@ -135,7 +137,7 @@ async def test_a_stopped_machine_whose_start_is_refused_keeps_its_disk() -> None
     host.plant("create", lambda: error(libvirt.VIR_ERR_NO_MEMORY))
     with pytest.raises(HostRejected):
         await driver.create_paused(spec, budget_seconds=BUDGET)
-    assert len(host.volumes) == 1
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
     assert await states(host) == [MachineState.STOPPED]
 
 
@@ -148,7 +150,7 @@ async def test_a_create_whose_reply_was_lost_is_found_done_or_finished_by_the_ne
         await driver.create_paused(spec, budget_seconds=BUDGET)
     assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     assert len(host.domains) == 1
-    assert len(host.volumes) == 1
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
 
 
 @pytest.mark.parametrize("method", ["destroy", "undefine", "deleteVolume"])

@@ -80,6 +80,32 @@ async def test_a_move_is_peer_to_peer_and_takes_the_definition_along(pair: Pair)
     source = arrived.find("devices/interface/source")
     assert source is not None
     assert source.get("bridge") == "br-of-hv2"
+    entry = arrived.find("sysinfo/entry")
+    assert entry is not None
+    assert entry.get("file", "").removeprefix("/pool/") in pair.there.volumes, "the target's own document"
+    assert not [name for name in pair.here.volumes if ".document-" in name], "nothing of it stays at its source"
+
+
+async def test_a_machine_of_an_earlier_version_takes_its_documents_along_as_volumes(pair: Pair) -> None:
+    domain = pair.here.domains[pair.spec.identity.machine_uuid]
+    root = ElementTree.fromstring(domain.xml)
+    entry = root.find("sysinfo/entry")
+    assert entry is not None
+    del entry.attrib["file"]
+    entry.text = "Y2FuYXJ5"
+    domain.xml = ElementTree.tostring(root, encoding="unicode")
+    pair.here.let_moves_end.set()
+    assert await pair.migrate()
+    ((_, parameters, _),) = pair.here.moves
+    assert "Y2FuYXJ5" not in parameters[libvirt.VIR_MIGRATE_PARAM_DEST_XML]
+    assert ".document-env" in parameters[libvirt.VIR_MIGRATE_PARAM_DEST_XML]
+
+
+async def test_a_machine_whose_documents_the_target_lacks_is_not_sent(pair: Pair) -> None:
+    pair.spec = replace(pair.spec, documents={})
+    with pytest.raises(HostRejected):
+        await pair.migrate()
+    assert pair.here.moves == []
 
 
 async def test_memory_goes_through_the_encrypted_connection_where_that_is_the_way(pair: Pair) -> None:

@@ -31,7 +31,7 @@ async def test_a_refused_create_leaves_the_machine_that_another_control_plane_st
     with pytest.raises(HostRejected):
         await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
     assert await states(host) == [MachineState.PAUSED]
-    assert len(host.volumes) == 1
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
 
 
 async def test_already_started_by_another_is_success() -> None:
@@ -140,7 +140,7 @@ async def test_attempts_share_nothing() -> None:
     await driver.remove(first.identity, budget_seconds=BUDGET)
     listing = await driver.list_machines(budget_seconds=BUDGET)
     assert [machine.identity.attempt for machine in listing.machines] == [2]
-    assert len(host.volumes) == 1
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
 
 
 # --- ghosts and crashes ---

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import hashlib
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
 import pytest
 
 from service.domain.catalog import Image
-from service.drivers.base import HostRejected, MachineState, OutcomeUnknown
+from service.drivers.base import HostRejected, MachineState, OutcomeUnknown, volume_owner
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
 from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, driver_of, specification
 
@@ -23,6 +26,10 @@ def registered(path: Path, content: bytes, digest: str = "") -> Image:
     return Image("guest", kernel_path=str(path), sha256={"kernel": digest or hashlib.sha256(content).hexdigest()})
 
 
+def bases(host: FakeHost) -> set[str]:
+    return {name for name in host.volumes if name.startswith("corral-base.")}
+
+
 async def test_a_disk_that_another_control_plane_is_making_is_waited_for() -> None:
     host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
     host.plant("createVolume", lost, after=True)
@@ -31,7 +38,7 @@ async def test_a_disk_that_another_control_plane_is_making_is_waited_for() -> No
     host.plant("downloadVolume", lambda: error(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_STORAGE), times=3)
     assert (await driver_of(host).create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     assert host.calls.count("downloadVolume") == 4
-    assert len(host.volumes) == 1
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
 
 
 async def test_a_pool_whose_directory_another_control_plane_is_making_is_waited_for() -> None:
@@ -49,10 +56,10 @@ async def test_an_image_is_uploaded_once_for_all_machines(tmp_path: Path) -> Non
     image = registered(tmp_path / "kernel", b"kernel" * 50_000)
     driver = driver_of(host)
     await asyncio.gather(
-        *(driver.create_paused(specification(n, image=image), budget_seconds=BUDGET) for n in range(1, 5))
+        *(driver.create_paused(specification(n, image=image, documents={}), budget_seconds=BUDGET) for n in range(1, 5))
     )
     assert host.effects().count("upload") == 1
-    await driver_of(host).create_paused(specification(9, image=image), budget_seconds=BUDGET)
+    await driver_of(host).create_paused(specification(9, image=image, documents={}), budget_seconds=BUDGET)
     assert host.effects().count("upload") == 1
     assert b"kernel" * 50_000 in host.contents.values()
     assert await driver.list_volumes(budget_seconds=BUDGET) == ()
@@ -75,10 +82,10 @@ async def test_an_upload_that_broke_off_is_never_used_and_goes_at_the_next(tmp_p
     host.plant("upload", lost)
     with pytest.raises(OutcomeUnknown):
         await driver.create_paused(specification(image=image), budget_seconds=BUDGET)
-    (broken,) = host.volumes
+    (broken,) = bases(host)
     await driver.create_paused(specification(image=image), budget_seconds=BUDGET)
     assert broken not in host.volumes
-    assert len(host.volumes) == 2  # the image and the mark that it is whole
+    assert len(bases(host)) == 2  # the image and the mark that it is whole
 
 
 async def test_a_missing_image_file_is_a_rejection(tmp_path: Path) -> None:
@@ -105,8 +112,101 @@ async def test_an_orphaned_volume_can_be_found_and_deleted() -> None:
     driver = driver_of(host)
     await driver.create_paused(spec, budget_seconds=BUDGET)
     host.domains.clear()
-    (name,) = await driver.list_volumes(budget_seconds=BUDGET)
-    assert name == f"corral.{CLUSTER}.{spec.identity.instance}.1.root"
-    for _ in range(2):
+    names = await driver.list_volumes(budget_seconds=BUDGET)
+    assert set(names) == {f"corral.{CLUSTER}.{spec.identity.instance}.1.{role}" for role in ("root", "document-env")}
+    assert {volume_owner(name) for name in names} == {(spec.identity.instance, 1)}
+    for name in (*names, *names):
         await driver.delete_volume(name, budget_seconds=BUDGET)
     assert host.volumes == {}
+
+
+async def test_documents_are_volumes_that_nobody_else_reads_and_go_with_the_machine() -> None:
+    host, spec = (
+        FakeHost(),
+        specification(documents={"env": "TOKEN=canary\n" * 20_000, "hosts": "", "rendezvous": "{}"}),
+    )
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    made = {name.rpartition(".")[2]: name for name in host.volumes}
+    assert set(made) == {"document-env", "document-rendezvous"}, "an empty one is none"
+    assert all("<mode>0600</mode>" in xml for xml in host.volumes.values())
+    assert base64.b64decode(host.contents[made["document-env"]]).decode() == spec.documents["env"]
+    domain = ElementTree.fromstring(host.domains[spec.identity.machine_uuid].xml)
+    entries = {entry.get("name"): (entry.get("file"), entry.text) for entry in domain.findall("sysinfo/entry")}
+    assert entries["opt/org.corral/env.base64"] == (f"/pool/{made['document-env']}", None)
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
+    assert host.volumes == {}
+
+
+async def test_a_document_whose_upload_broke_off_is_written_again_in_its_place() -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    host.plant("upload", lost)
+    with pytest.raises(OutcomeUnknown):
+        await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert "deleteVolume" not in host.calls, "what another control plane may be reading stays in its place"
+    (name,) = host.volumes
+    assert base64.b64decode(host.contents[name]).decode() == spec.documents["env"]
+
+
+async def test_a_document_of_another_length_replaces_the_one_before() -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    longer = replace(spec, documents={"env": "CORRAL_GROUP_EPOCH=22\n"})
+    await driver.create_paused(longer, budget_seconds=BUDGET)
+    (name,) = host.volumes
+    assert base64.b64decode(host.contents[name]).decode() == longer.documents["env"]
+    assert "deleteVolume" in host.calls
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_a_base_image_whose_file_is_gone_is_uploaded_again_under_its_name(
+    tmp_path: Path, remembered: bool
+) -> None:
+    """`remembered`: whether libvirt still lists it; it reads its pool again after each upload."""
+    host = FakeHost()
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"disk" * 1000)
+    image = Image("guest", disk_path=str(disk), disk_format="raw", delivery="nocloud")
+    driver = driver_of(host)
+    spec = specification(1, image=image)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    before = bases(host)
+    if remembered:
+        host.lost_files = set(before)
+    else:
+        host.volumes = {name: xml for name, xml in host.volumes.items() if name not in before}
+        await driver.create_paused(specification(2, image=image), budget_seconds=BUDGET)
+        assert len(bases(host)) == 2
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert bases(host) >= before, "the machine's disk stands on that very name"
+    assert host.lost_files == set()
+    (name,) = [name for name in before if not name.endswith(".ready")]
+    assert host.contents[name] == b"disk" * 1000
+
+
+async def test_a_base_image_that_is_shorter_than_it_was_is_uploaded_again(tmp_path: Path) -> None:
+    host = FakeHost()
+    image = registered(tmp_path / "kernel", b"kernel" * 10)
+    driver = driver_of(host)
+    await driver.create_paused(specification(1, image=image), budget_seconds=BUDGET)
+    (name,) = [name for name in bases(host) if not name.endswith(".ready")]
+    host.volumes[name] = host.volumes[name].replace('<capacity unit="bytes">60<', '<capacity unit="bytes">20<')
+    host.contents[name] = b"kernel"
+    await driver.create_paused(specification(2, image=image), budget_seconds=BUDGET)
+    (again,) = [name for name in bases(host) if not name.endswith(".ready")]
+    assert host.contents[again] == b"kernel" * 10
+
+
+async def test_a_disk_whose_file_is_gone_is_made_anew() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=1 << 20, documents={})
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    host.lost_files = set(host.volumes)
+    assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert host.lost_files == set()

@@ -1,0 +1,176 @@
+"""One volume of a pool: made, written, proven to be there, deleted. Block; they run in a call's thread.
+
+A pool's list is what libvirt remembers of it: a file that was deleted behind its back stays listed until it is looked
+at, and whatever is made in its place is refused as there already.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement
+
+import libvirt
+
+from service.drivers.libvirt.connection import Work
+from service.drivers.libvirt.errors import connection_lost
+
+_log = logging.getLogger(__name__)
+
+ALLOCATION_POLL_SECONDS = 0.02
+
+
+def make(
+    pool: Any,
+    work: Work,
+    name: str,
+    size: int,
+    kind: str,
+    *,
+    backing: tuple[str, str] | None = None,
+    mode: str = "0600",
+) -> Any:
+    """A volume of `size` bytes in format `kind` (raw | qcow2); one of that name that is there is used as it is.
+
+    `backing`: path and format of what it stands on.
+    """
+    wanted = ElementTree.tostring(_volume_xml(name, size, kind, backing, mode), encoding="unicode")
+    for _ in range(2):
+        work.check()
+        try:
+            return pool.createXML(wanted, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_STORAGE_VOL_EXIST:
+                raise
+        there = find(pool, name)
+        if there is None:
+            continue  # deleted in this moment
+        _await_allocated(pool, work, there)
+        if capacity(there) is not None:
+            return there
+        _log.warning("volume %s is listed and its file is gone: it is made anew", name)
+        delete(pool, name)
+    return pool.createXML(wanted, 0)
+
+
+def _volume_xml(name: str, size: int, kind: str, backing: tuple[str, str] | None, mode: str) -> Element:
+    volume = Element("volume", type="file")
+    SubElement(volume, "name").text = name
+    SubElement(volume, "capacity", unit="bytes").text = str(size)
+    SubElement(volume, "allocation", unit="bytes").text = "0"
+    target = SubElement(volume, "target")
+    SubElement(target, "format", type=kind)
+    SubElement(SubElement(target, "permissions"), "mode").text = mode
+    if backing is not None:
+        store = SubElement(volume, "backingStore")
+        SubElement(store, "path").text = backing[0]
+        SubElement(store, "format", type=backing[1])
+    return volume
+
+
+def written(pool: Any, work: Work, name: str, content: bytes, *, size: int = 0) -> Any:
+    """A raw volume of mode 0600 that begins with this content; `size`: its bytes, where they are more than that.
+
+    One of that size is written over in place: another control plane's create, which may read it in this moment, finds
+    the same bytes before, while and after. What a call that broke off had written is written over with it.
+    """
+    size = max(size, len(content))
+    there = find(pool, name)
+    if there is not None and capacity(there) != size:
+        delete(pool, name)
+        there = None
+    volume = there or make(pool, work, name, size, "raw")
+    stream = pool.connect().newStream(0)
+    volume.upload(stream, 0, len(content), 0)
+    position = 0
+
+    def read(_stream: Any, count: int, _opaque: Any) -> bytes:
+        nonlocal position
+        work.check()
+        part = content[position : position + count]
+        position += len(part)
+        return part
+
+    send(stream, read)
+    return volume
+
+
+def find(pool: Any, name: str) -> Any | None:
+    """The volume of that name as the pool remembers it, or None."""
+    try:
+        return pool.storageVolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+            raise
+        return None
+
+
+def capacity(volume: Any) -> int | None:
+    """Its size in bytes, read from its file; None where the file is gone, whatever the pool remembers."""
+    try:
+        return int(volume.info()[1])
+    except libvirt.libvirtError as error:
+        absent = error.get_error_code() == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() == errno.ENOENT
+        if connection_lost(error) or not (absent or error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL):
+            raise
+        return None
+
+
+def backing_path(volume: Any) -> str:
+    """The path of what it stands on, as the pool remembers it; empty for nothing."""
+    try:
+        return ElementTree.fromstring(volume.XMLDesc(0)).findtext("backingStore/path", "")
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+            raise
+        return ""
+
+
+def delete(pool: Any, name: str) -> None:
+    """Deletes it; absent, or listed without a file, is success."""
+    volume = find(pool, name)
+    if volume is not None:
+        unless(libvirt.VIR_ERR_NO_STORAGE_VOL, volume.delete, 0)
+
+
+def send(stream: Any, read: Any) -> None:
+    """Sends what `read` gives, to its end; what a broken upload leaves is the caller's to delete."""
+    try:
+        stream.sendAll(read, None)
+        stream.finish()
+    except BaseException:
+        unless(None, stream.abort)
+        raise
+
+
+def _await_allocated(pool: Any, work: Work, volume: Any) -> None:
+    """Waits while another control plane's call still makes the volume.
+
+    libvirt lists it from the beginning, and tells of what is half made only by refusing to read it.
+    """
+    while True:
+        stream = pool.connect().newStream(0)
+        try:
+            volume.download(stream, 0, 1, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() == errno.ENOENT:
+                return  # made long ago, and its file is gone
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+        else:
+            unless(None, stream.abort)
+            return
+        work.check()
+        time.sleep(ALLOCATION_POLL_SECONDS)
+
+
+def unless(code: int | None, call: Any, *arguments: Any) -> None:
+    """Calls, and lets pass libvirt's error with this code, or every one of its errors for None."""
+    try:
+        call(*arguments)
+    except libvirt.libvirtError as error:
+        if code is not None and error.get_error_code() != code:
+            raise
