@@ -23,7 +23,7 @@ VAR = ROOT / "var"
 MADE = VAR / "quickstart.json"
 LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 NETWORK = "corral"
-# A transient network that does nothing: by its uuid Corral's driver knows one boot of the host from the next.
+# A transient network that does nothing: by its uuid Corral's driver tells one boot of the host from the next.
 BOOT_MARKER = "corral-boot-id"
 KVM = Path("/dev/kvm")
 # The tag that Corral's driver writes into each machine; a domain without it is never touched.
@@ -133,8 +133,8 @@ def start_libvirt(made: Made) -> None:
 def lend_kvm(made: Made) -> None:
     """Give /dev/kvm to the group of QEMU's user, as udev does where it runs.
 
-    libvirtd else sees that QEMU finds KVM and that its user may not use it, holds what it knows of QEMU for outdated,
-    and asks QEMU anew at each step of each create: 10 s instead of 0.5.
+    Otherwise libvirtd sees that QEMU finds KVM and that its user may not use it, takes what it knows of QEMU for
+    outdated, and asks QEMU anew at each step of each create: 10 s instead of 0.5.
     """
     try:
         group, device = grp.getgrnam("kvm").gr_gid, KVM.stat()
@@ -151,9 +151,9 @@ def lend_kvm(made: Made) -> None:
 def start_daemon(made: Made, name: str) -> None:
     """Start one of libvirt's daemons and keep the pid of its keeper. Raises Problem.
 
-    Under keep.sh, which starts it again when it crashes; guests do not notice. That under tini, which takes in the
-    QEMUs that lose their parent and collects their end: libvirt waits for it, and where process 1 is a container's
-    program and no init, nobody else might.
+    It runs under keep.sh, which starts it again when it crashes; guests do not notice. keep.sh runs under tini, which
+    adopts the QEMUs that lose their parent and reaps them: libvirt waits until they are reaped, and where process 1 is
+    a container's program instead of an init, nobody else might do it.
     """
     program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
     if program is None:

@@ -87,7 +87,7 @@ pip_stamped() {
     say "installing Python requirements: $name"
     for file in "$@"; do arguments+=(-r "$file"); done
     # All versions and hashes are pinned, so nothing is left to resolve; bytecode is made on first use.
-    # Doubly quiet: errors alone; Debian's pip 23.0 else warns of how grpcurl's package is built.
+    # Doubly quiet: errors alone; Debian's pip 23.0 would warn of how grpcurl's package is built.
     .venv/bin/pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes "${arguments[@]}" ||
         fail "pip could not install ${*}; libvirt-python is built here and needs libvirt-dev, pkg-config, gcc and python3-dev"
     printf '%s\n' "$hash" >"$stamp"

@@ -10,14 +10,14 @@ from service.domain.fleet import Host, Zone
 
 
 async def _nothing() -> None:
-    """A directory that never changes."""
+    """The refresh of a directory that never changes."""
 
 
 @dataclass(slots=True)
 class Directory:
     """What machine specifications are made from; `roster` replaces the mappings when zones, hosts or catalogue change.
 
-    `catalogue`: by uuid, and by `store.catalog.version_key`. `refresh` reads them again: another replica may have
+    `catalogue`: by uuid, and by `domain.catalog.version_key`. `refresh` reads them again: another replica may have
     admitted a member with an entry, or placed it on a host, that this one has not heard of yet.
     """
 

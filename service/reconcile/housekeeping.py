@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
 KEEP_MS = 7 * 24 * 3600 * 1000
-"""A watch can be taken up, and a request repeated, for so long."""
+"""For this long, in ms, a watch can be taken up again and a request repeated."""
 STEP = 10_000
-"""Events that one transaction forgets: a large one would hold up the writers."""
+"""Events that one transaction forgets at most: a large transaction would hold up the writers."""
 
 
 class Housekeeping:

@@ -1,4 +1,4 @@
-"""A member's live move, step by step: what both hosts say decides, whoever began it and however often that died.
+"""A member's live move, step by step: what both hosts show decides, however often whoever drives it dies.
 
 The machine executes on its source until the hypervisors switch it over, and then on its target; in between on neither.
 So a target where it executes has it for good; a source where it executes has it as long as no move goes on. Every end
@@ -28,7 +28,7 @@ from service.reconcile.monitor import HostMonitor
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 12.0
-"""So long one call waits for a move to end."""
+"""How long one call waits for a move to end."""
 STEP_SECONDS = 8.0
 
 _AGAIN: Sequence[Fact] = ()

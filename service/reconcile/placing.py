@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 CLAIM_TRIES = 8
 CLAIM_RACES = 5
-"""So many tries race with everybody; later ones have the fleet to themselves, so that large gangs do not starve."""
+"""Tries that race with everybody; later ones have the fleet to themselves, so that large gangs do not starve."""
 FLEET_PATIENCE_MS = 10_000
 
 

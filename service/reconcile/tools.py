@@ -1,4 +1,4 @@
-"""What the workers of a process work with."""
+"""What all group workers of one process share: store, planner, calls to hosts, metrics."""
 
 from __future__ import annotations
 

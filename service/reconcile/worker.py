@@ -52,7 +52,7 @@ class Slot:
 class DatabaseTime:
     """The database's time in ms, carried on by the process's monotonic clock.
 
-    `asked_at`: the event loop's time before the transaction that read `read`, so that this is never behind: a lease
+    `asked_at`: the event loop's time before the transaction that read `read`, so that this is never early: a lease
     seems shorter than it is, never longer. A wall clock that jumps changes nothing.
     """
 

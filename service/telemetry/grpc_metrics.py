@@ -29,7 +29,7 @@ class Method:
         return (self.type, self.service, self.name)
 
 
-# A caller chooses the path that it asks for, so that paths which are not served share one series.
+# Callers choose the paths that they ask for: those that are not served share one series.
 UNKNOWN_METHOD = Method("unary", "unknown", "unknown")
 
 

@@ -77,7 +77,7 @@ Load = tuple[float, float, float]
 
 
 def h2load(port: int, path: str, message: bytes, calls: int, clients: int, directory: Path) -> Load:
-    """Unary calls, four at a time on each of `clients` connections. Raises RuntimeError where HTTP answers not all."""
+    """Unary calls, four at a time on each of `clients` connections. RuntimeError where some are not answered."""
     body, log = directory / "body", directory / "h2load.log"
     body.write_bytes(struct.pack(">BI", 0, len(message)) + message)
     log.unlink(missing_ok=True)

@@ -104,7 +104,7 @@ def question(snapshot: Snapshot, request: Request) -> dict[str, object]:
 
 
 def hail(snapshot: Snapshot, request: Request, seconds: float) -> Outcome:
-    """One run of ``hail`` for the whole gang, ended after so many seconds of wall; its own CPU time counts."""
+    """One run of ``hail`` for the whole gang, ended after `seconds` of wall time; its own CPU time counts."""
     name = "Ganeti hail"
     program = shutil.which("hail") or shutil.which(HAIL)
     if program is None:

@@ -47,7 +47,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     def add(self, decision: Decision, cpu: float, wall: float) -> None:
-        """Counts one decision that took so many seconds."""
+        """Counts one decision and the seconds that it took."""
         self.cpu_ms.append(cpu * 1000)
         self.wall_ms.append(wall * 1000)
         self.placed += decision.status is Status.PLACED

@@ -1,4 +1,4 @@
-"""Reads database and simulated hosts from outside and says what must never be: shares no code with the service."""
+"""Reads database and simulated hosts from outside and reports what must never be: shares no code with the service."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ async def serve(clients: Clients, history: Path) -> None:
 
 
 def main() -> None:
-    """URL NUMBER CLIENTS SEED HISTORY"""
+    """Arguments: URL NUMBER CLIENTS SEED HISTORY; the last is the file that tells what was held when."""
     url, number, count, seed, history = sys.argv[1:]
     store = Store(url)
     try:

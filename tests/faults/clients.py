@@ -70,7 +70,7 @@ class Clients:
             time.sleep(rng.random() * 2)
             if group in self.acknowledged:
                 kept.append(group)
-            while len(kept) > (1 if outcome.startswith("Running") else 0):  # else the fleet would fill up
+            while len(kept) > (1 if outcome.startswith("Running") else 0):  # otherwise the fleet would fill up
                 self.delete(stubs, kept.pop(0), rng)
 
     def _deploy(self, stubs: list[Any], request: Any, rng: random.Random, *, leave_early: bool) -> str:

@@ -72,7 +72,7 @@ class Cutter(threading.Thread):
         os.kill(self._pids[hypervisor.name], signal.SIGKILL)
         hypervisor.restart_daemon()
         self._pids[hypervisor.name] = hypervisor.daemon_pid()
-        if state_of(hypervisor, name) == GHOST:  # else the QEMU process was there already, and the kill came too late
+        if state_of(hypervisor, name) == GHOST:  # otherwise QEMU had started, and the kill came too late
             self.victim, self.name_of_domain = hypervisor, name
 
 

@@ -25,7 +25,7 @@ def program(name: str) -> str:
 
 
 def why_not() -> str:
-    """Empty when a lab can run, else the reason in one line."""
+    """Empty when a lab can run, otherwise the reason in one line."""
     if os.geteuid() != 0:
         return "the hypervisor lab needs root (namespaces, bridges)"
     missing = sorted({package for name, package in PROGRAMS.items() if shutil.which(name, path=SEARCH_PATH) is None})

@@ -169,7 +169,7 @@ def test_thousands_of_sizes_in_awkward_units_stay_bounded() -> None:
 
 
 def _after(times: int):  # type: ignore[no-untyped-def]
-    """A stop that turns true after it was asked so often: a deadline without a clock."""
+    """A stop that turns true once it was asked `times` times: a deadline without a clock."""
     asked = 0
 
     def stop() -> bool:

@@ -101,7 +101,7 @@ class Connection:
         return not self.closed
 
     def frames(self, seconds: float = 5.0) -> Iterator[tuple[int, int, int, bytes]]:
-        """(kind, flags, stream, payload) of what the server sends, until it closes or is silent for so long."""
+        """(kind, flags, stream, payload) of what the server sends, until it closes or is silent for `seconds`."""
         self.socket.settimeout(seconds)
         data = b""
         while True:

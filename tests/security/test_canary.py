@@ -149,7 +149,7 @@ def _talk_http(service: CorralProcess, authority: Authority, told: Told) -> None
 
 
 def test_the_service_was_given_every_secret_and_told_at_length(told: Told) -> None:
-    """What was never planted cannot be missed: the canary sings where it may."""
+    """A secret that was never planted could not leak: each is found where it is allowed to be."""
     assert ENVIRONMENT in told.texts["database"], "by contract, environment variables are stored as they are"
     assert len(told.secrets) == 7
     assert '"level": "debug"' in told.texts["log"]

@@ -135,7 +135,7 @@ def test_near_to_another_tenants_group_is_refused_as_near_to_none(client: Client
 def test_apart_from_another_tenants_group_keeps_it_off_no_host(
     corral: CorralProcess, client: Client, reds: Owned
 ) -> None:
-    """There is one host: would the rule hold, one of the two groups could not be there."""
+    """There is one host: if the rule held, one of the two groups could not be there."""
     apart = deployed(corral, "bob", placement_policy={"anti_affinity_group_uuids": [reds.group]})
     path = "corral.v1.DistributedModelService/ScaleInstanceGroup"
     code, text, _ = client.call(path, {"uuid": reds.group, "model_services": [node()]}, "ann", most=1000, timeout=60)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tests.simulation.scenario import Result
 
 ENOUGH = {"running": 0.8, "deploys acknowledged": 1.5, "streams ended": 0.5, "faults": 10.0, "points": 0.5}
-"""What a run must have done for each seed, on average over many, to count at all."""
+"""What must have happened in each seed, on average over many, for a run to count at all."""
 MANY = 50
-"""So many seeds are judged by ENOUGH; fewer may by chance have done little."""
+"""From this many seeds on a run is judged by ENOUGH; fewer may by chance have done little."""
 ALL_POINTS = 1000
-"""So many seeds must pass every named point; some are for what happens in one seed of hundreds."""
+"""From this many seeds on every named point must have been passed; some stand for what one seed of hundreds does."""
 LEAST = 100
-"""So many seeds are run, however slow the machine is."""
+"""This many seeds are run at least, however slow the machine is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

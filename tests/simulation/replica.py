@@ -102,7 +102,7 @@ class Fleet:
 
 
 class Replica:
-    """A seat for one process after the other."""
+    """The place of one process after the other: what is killed is started again under the same name."""
 
     def __init__(self, world: World, name: str, configured: Fleet) -> None:
         self.world = world
@@ -114,7 +114,7 @@ class Replica:
         self.clock_offset_ms = int(world.random.choice((0.0, world.random.uniform(-600.0, 600.0))) * 1000)
         self.machine = world.random.choice(("here", name))
         self.serving = False
-        self._calls: dict[asyncio.Future[Any], None] = {}  # in the order of asking: a set's order is of addresses
+        self._calls: dict[asyncio.Future[Any], None] = {}  # as asked: a set's order is that of addresses
         self.groups: Groups
         self.evacuation: Evacuation
         self.fleet_cases: FleetCases
@@ -125,7 +125,7 @@ class Replica:
         return EPOCH_MS + int(self.world.loop.time() * 1000) + self.clock_offset_ms
 
     def start(self) -> None:
-        """Start a new process, unless one runs: a seat that was killed before its first start has two to come."""
+        """Start a new process, unless one runs: a replica killed before its first start has two starts to come."""
         world = self.world
         if self.incarnation and self.process.alive:
             return

@@ -218,7 +218,7 @@ class PlanDistributedModelServiceResponse(_message.Message):
     PLACEMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def placement(self) -> _placement_pb2.Placement:
-        """The placement. Nothing was reserved: the live call may find another one."""
+        """The placement. Nothing was reserved: a deploy may be placed otherwise."""
 
     def __init__(
         self,
@@ -494,7 +494,7 @@ Global___UpdateInstanceGroupResponse: _TypeAlias = UpdateInstanceGroupResponse  
 
 @_typing.final
 class ScaleInstanceGroupRequest(_message.Message):
-    """Which workers to add or to remove. Either is asked for in one call, not both."""
+    """Which workers to add or to remove. One call does either, not both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -36,7 +36,7 @@ class _StringFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StringFo
     STRING_FORMAT_LINE: _StringFormat.ValueType  # 2
     """One line of text: no control character at all, no line break of any kind."""
     STRING_FORMAT_UUID: _StringFormat.ValueType  # 3
-    """A UUID of 32 hexadecimal digits. Dashes are accepted and dropped, letters become small."""
+    """A UUID of 32 hexadecimal digits. Dashes are accepted and dropped; capitals become lower case."""
     STRING_FORMAT_TOKEN: _StringFormat.ValueType  # 4
     """Printable ASCII characters without spaces, as in a request id, a page token or an etag."""
     STRING_FORMAT_ENVIRONMENT_NAME: _StringFormat.ValueType  # 5
@@ -58,7 +58,7 @@ STRING_FORMAT_TEXT: StringFormat.ValueType  # 1
 STRING_FORMAT_LINE: StringFormat.ValueType  # 2
 """One line of text: no control character at all, no line break of any kind."""
 STRING_FORMAT_UUID: StringFormat.ValueType  # 3
-"""A UUID of 32 hexadecimal digits. Dashes are accepted and dropped, letters become small."""
+"""A UUID of 32 hexadecimal digits. Dashes are accepted and dropped; capitals become lower case."""
 STRING_FORMAT_TOKEN: StringFormat.ValueType  # 4
 """Printable ASCII characters without spaces, as in a request id, a page token or an etag."""
 STRING_FORMAT_ENVIRONMENT_NAME: StringFormat.ValueType  # 5

@@ -119,7 +119,7 @@ async def test_a_group_comes_up_over_two_hosts_and_stops_in_order(
 
 
 async def joined_health(lab: Lab, address: str, joined: int) -> Any:
-    """The leader's health once it counts so many workers."""
+    """The leader's health once it counts `joined` workers."""
     async with asyncio.timeout(BOOT_SECONDS):
         while True:
             health = await asyncio.to_thread(lab.get_json, address)

@@ -14,7 +14,7 @@ HERE, THERE = host(1).uuid, host(2).uuid
 
 
 def seated(*places: tuple[str, S]) -> Group:
-    """A serving group whose members stand so."""
+    """A serving group whose members are on these hosts, in these statuses."""
     made = group(len(places))
     members = tuple(
         replace(m, host_uuid=place, status=status) for m, (place, status) in zip(made.instances, places, strict=True)

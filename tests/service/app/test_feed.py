@@ -47,7 +47,7 @@ async def running() -> AsyncIterator[tuple[Store, Feed]]:
 
 
 async def tell(store: Store, uuid: str, count: int) -> int:
-    """Append so many events of the group; returns the newest revision."""
+    """Append `count` events of the group; returns the newest revision."""
 
     def append(connection: Connection) -> int:
         before: Group = groups.load(connection, uuid, lock=True)

@@ -24,7 +24,7 @@ class Clock:
 
 
 def admitted(limits: RateLimits, caller: Caller, calls: int) -> int:
-    """How many of so many calls are let in."""
+    """How many of `calls` calls are let in."""
     count = 0
     for _ in range(calls):
         try:
