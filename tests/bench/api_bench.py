@@ -27,9 +27,8 @@ from typing import Any
 import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc
 
-from tests.service.client.test_client import CONFIGURATION, free_port
 from tests.service.client.test_client import node as seed_node
-from tests.support.process import CorralProcess
+from tests.support.process import CONFIGURATION, CorralProcess
 
 HEALTH = "/grpc.health.v1.Health/Check"
 GET = "/corral.v1.DistributedModelService/GetInstanceGroup"
@@ -189,13 +188,12 @@ async def watchers(port: int, pid: int, count: int, rounds: int) -> tuple[float,
 def measure(directory: Path, calls: int, clients: int, watching: int) -> Report:
     """Start a service, load it, stop it."""
     report = Report(os.getloadavg()[0], os.cpu_count() or 1)
-    service = CorralProcess(directory, CONFIGURATION.replace('boot_ms = "700"', 'boot_ms = "10"'), free_port())
+    service = CorralProcess(directory, CONFIGURATION.replace('boot_ms = "700"', 'boot_ms = "10"'))
     begun = time.perf_counter()
     service.start()
     report.start_seconds = time.perf_counter() - begun
     try:
-        assert service._process is not None
-        pid = service._process.pid
+        pid = service.pid
         report.start_memory_mib = memory(pid) / MIB
         made = [service.follow(service.deploy(f"group {n}", [seed_node()])) for n in range(GROUPS)]  # type: ignore[arg-type]
         report.source = "h2load" if shutil.which("h2load") else "grpc.aio"

@@ -29,8 +29,9 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, placement_pb2
 
 from tests.bench import raw_launch
 from tests.lab.fleet import Lab
+from tests.support import ROOT
+from tests.support.process import ENVIRONMENT
 
-ROOT = Path(__file__).resolve().parents[2]
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 MODEL_SERVICE = "f1e135835fee363c9f57ed8232023886"
 GUEST_MEMORY = 128 << 20
@@ -57,7 +58,7 @@ def corral(lab: Lab, directory: Path) -> Iterator[tuple[deploy_pb2_grpc.Distribu
         service = subprocess.Popen(
             [sys.executable, "-m", "service", "serve", "--config", str(config)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"},
+            env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

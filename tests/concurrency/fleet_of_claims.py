@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.concurrency.observer import Held, overlaps
-from tests.concurrency.replicas import ROOT
+from tests.support import ROOT
 
 
 @dataclass

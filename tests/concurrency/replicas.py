@@ -17,7 +17,8 @@ from typing import Any
 import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"
 GIB = 1 << 30

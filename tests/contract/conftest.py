@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.service.http.zstack.lab import configuration
-
-from .process import Serving, serving
+from tests.support.process import ServiceProcess
 
 LINES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     directory = tmp_path_factory.mktemp("contract")
     file = directory / "corral.toml"
     file.write_text(configuration(directory, database="corral.db"))
-    with serving(file) as made:
+    with ServiceProcess(file) as made:
         yield made
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from tests.service.http.zstack.lab import ACTION, MESSAGE, PASSWORD, PASSWORD_SHA512
 from tests.service.http.zstack.test_wire import SEED_ADDRESS, SEED_LINE, SEED_SESSION
-
-from .process import ROOT, Serving
+from tests.support import ROOT
+from tests.support.process import ServiceProcess
 
 SEED_DIGEST = "744882201e6e218d95c2fd10f77677b7bdc9a67f8d9d2c6078bdeb45f55d44b1"
 SERVICE = "corral.v1.DistributedModelService"
@@ -63,7 +63,7 @@ def objects(text: str) -> list[Any]:
     return found
 
 
-def test_grpcurl(service: Serving, passed: Passed) -> None:
+def test_grpcurl(service: ServiceProcess, passed: Passed) -> None:
     grpcurl = find("grpcurl", SCRIPTS)
     listed = run(grpcurl, "-plaintext", service.grpc, "list").split()
     assert SERVICE in listed
@@ -87,7 +87,7 @@ def common_protos() -> Path:
     return Path(next(iter(google.api.__path__))).parents[1]
 
 
-def test_buf_curl(service: Serving, passed: Passed, tmp_path: Path) -> None:
+def test_buf_curl(service: ServiceProcess, passed: Passed, tmp_path: Path) -> None:
     buf = find("buf", SCRIPTS)
     common = (buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge")
     url = f"http://{service.grpc}/{SERVICE}"
@@ -104,7 +104,7 @@ def test_buf_curl(service: Serving, passed: Passed, tmp_path: Path) -> None:
     passed("buf curl: the seed's deploy and delete, by reflection and by the protos")
 
 
-def test_grpc_js(service: Serving, passed: Passed) -> None:
+def test_grpc_js(service: ServiceProcess, passed: Passed) -> None:
     modules = TOOLS / "grpc-js" / "node_modules"
     node = shutil.which("node")
     if node is None or not modules.is_dir():
@@ -122,24 +122,24 @@ def test_grpc_js(service: Serving, passed: Passed) -> None:
     passed(f"grpc-js: deploy in {len(told['events'])} events, read, delete, NOT_FOUND with details")
 
 
-def curl(service: Serving, method: str, path: str, body: Any = None, session: str = "") -> tuple[int, Any]:
+def curl(service: ServiceProcess, method: str, path: str, body: Any = None, session: str = "") -> tuple[int, Any]:
     """One call by the real curl: status and JSON."""
     data = ("-d", json.dumps(body)) if body is not None else ()
     who = ("-H", f"Authorization: OAuth {session}") if session else ()
-    url = path if path.startswith("http://") else f"http://{service.http}/zstack/v1{path}"
+    url = path if path.startswith("http://") else f"{service.http}/zstack/v1{path}"
     told = run(find("curl"), "-sS", "-X", method, *data, *who, "-w", "\n%{http_code}", url)
     text, _, status = told.rpartition("\n")
     return int(status), json.loads(text)
 
 
-def log_in(service: Serving) -> str:
+def log_in(service: ServiceProcess) -> str:
     body = {"logInByAccount": {"accountName": "admin", "password": PASSWORD_SHA512}}
     status, answer = curl(service, "PUT", "/accounts/login", body)
     assert status == 200
     return str(answer["inventory"]["uuid"])
 
 
-def poll(service: Serving, location: str) -> tuple[int, Any]:
+def poll(service: ServiceProcess, location: str) -> tuple[int, Any]:
     patience = time.monotonic() + 60
     while (answer := curl(service, "GET", location))[0] == 202:
         assert time.monotonic() < patience
@@ -147,9 +147,9 @@ def poll(service: Serving, location: str) -> tuple[int, Any]:
     return answer
 
 
-def test_curl_with_the_seeds_line(service: Serving, passed: Passed) -> None:
+def test_curl_with_the_seeds_line(service: ServiceProcess, passed: Passed) -> None:
     session = log_in(service)
-    line = SEED_LINE.replace(SEED_SESSION, session).replace(SEED_ADDRESS, service.http)
+    line = SEED_LINE.replace(SEED_SESSION, session).replace(SEED_ADDRESS, service.http.removeprefix("http://"))
     accepted = json.loads(run("sh", "-c", f"{line} -sS"))
     status, done = poll(service, accepted["location"])
     assert (status, done["inventory"]["status"]) == (200, "Running")
@@ -160,7 +160,7 @@ def test_curl_with_the_seeds_line(service: Serving, passed: Passed) -> None:
     passed("curl: the seed's line word for word, 202, polled to Running, deleted")
 
 
-def test_the_vendors_zstack_client(service: Serving, passed: Passed) -> None:
+def test_the_vendors_zstack_client(service: ServiceProcess, passed: Passed) -> None:
     if not (TOOLS / "clients" / "zstack_mcp").is_dir():
         pytest.fail("the ZStack client is not installed: make dev")
     # In an interpreter of its own, so that nothing of this project is near it.
@@ -169,7 +169,7 @@ import asyncio, json, sys
 from zstack_mcp.zstack_client import ZStackClient
 
 async def main():
-    client = ZStackClient("http://{service.http}", "admin", {PASSWORD!r})
+    client = ZStackClient("{service.http}", "admin", {PASSWORD!r})
     client.JOB_POLL_INTERVAL = 0.05
     event = await client.execute("DeployDistributedModelService", {MESSAGE!r}, json.load(sys.stdin), is_async=True)
     uuid = event["inventory"]["uuid"]
@@ -189,8 +189,8 @@ asyncio.run(main())
     passed("zstack-mcp-server's ZStackClient: login, deploy, query, delete, logout, unmodified")
 
 
-def test_prometheus(service: Serving, passed: Passed) -> None:
-    text = run(find("curl"), "-sS", f"http://{service.http}/metrics")
+def test_prometheus(service: ServiceProcess, passed: Passed) -> None:
+    text = run(find("curl"), "-sS", f"{service.http}/metrics")
     run(find("promtool", TOOLS), "check", "metrics", stdin=text)
     hosts = re.findall(r"^corral_hosts\{.*\} (\d+)", text, re.MULTILINE)
     assert sum(map(int, hosts)) == 2

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.concurrency.observer import unsettled
-from tests.concurrency.replicas import ENTRY, ROOT, ZONE, Replica, replicas
+from tests.concurrency.replicas import ENTRY, ZONE, Replica, replicas
 from tests.faults.clients import Clients
 from tests.faults.harm import Harm
 from tests.faults.keeper import Keeper
 from tests.faults.observer import Observer, at_rest, machines, volumes
 from tests.lab.fleet import Lab
+from tests.support import ROOT
 from tests.support.postgres import Postgres
 
 ROOT_MANIFEST = ROOT / ".cache/guest/guest.json"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import libvirt
 import pytest
-from corral.v1 import deploy_pb2, fleet_pb2, fleet_pb2_grpc, group_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from tests.integration.test_service_on_hypervisors import configuration, domains, rows, small, sweep
 from tests.lab.fixtures import GuestImage, guest_image, lab
@@ -42,11 +41,6 @@ def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[Corral
         process.kill()
         for hypervisor in lab:
             sweep(hypervisor.uri)
-
-
-def fleet_of(corral: CorralProcess) -> Any:
-    assert corral._channel is not None
-    return fleet_pb2_grpc.FleetServiceStub(corral._channel)  # type: ignore[no-untyped-call]
 
 
 def executing(lab: Lab, name: str) -> list[str]:
@@ -85,7 +79,7 @@ def corral_group(corral: CorralProcess, uuid: str) -> group_pb2.InstanceGroup:
 
 
 def test_a_drained_members_guest_runs_on_at_the_other_hypervisor(corral: CorralProcess, lab: Lab) -> None:
-    fleet = fleet_of(corral)
+    fleet = corral.fleet
     group = corral.follow(corral.deploy("movers", small(2)))  # type: ignore[arg-type]
     leader = group.instances[0]
     assert joined_soon(lab, group, 1) == 1

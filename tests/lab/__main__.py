@@ -16,9 +16,9 @@ from pathlib import Path
 from tests.lab.fleet import Lab
 from tests.lab.namespaces import wait_until
 from tests.lab.requirements import why_not
+from tests.support import ROOT
 
 STATE = Path(tempfile.gettempdir()) / f"corral-lab-of-{os.getuid()}.json"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def keep(count: int) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.lab.fleet import Lab
 from tests.lab.requirements import why_not
+from tests.support import ROOT
 
-GUEST_BUILD = Path(__file__).resolve().parents[2] / "deploy/guest/build.py"
+GUEST_BUILD = ROOT / "deploy/guest/build.py"
 HYPERVISORS = 2
 
 

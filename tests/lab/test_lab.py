@@ -14,6 +14,7 @@ import pytest
 from tests.lab.fixtures import lab as lab
 from tests.lab.fleet import Lab
 from tests.lab.namespaces import process_state, wait_until
+from tests.support import ROOT
 
 pytestmark = pytest.mark.qemu
 
@@ -43,8 +44,7 @@ def test_hypervisors_are_independent(lab: Lab) -> None:
 
 def test_killed_owner_leaves_nothing_behind(lab: Lab) -> None:
     # `lab` is asked for only to skip where a lab cannot run.
-    root = Path(__file__).resolve().parents[2]
-    owner = subprocess.Popen([sys.executable, "-c", _OWNER], cwd=root, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     directory, *pids = owner.stdout.readline().split()
     assert all(process_state(int(pid)) for pid in pids)

@@ -15,8 +15,8 @@ from placement.engine import place
 from placement.model import Policy, Snapshot
 from placement.resources import InvalidPlacementInput
 from tests.placement.instances import tiny
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HOST = {"id": "a", "zone": "z", "rack": None, "capacity": {"cpu": 8}, "used": {}, "labels": {}}
 FLEET = {"version": 1, "hosts": [HOST]}
 ASK = {"version": 1, "nodes": [{"id": "n", "demand": {"cpu": 2}, "zone": None, "count": 2}], "strategy": "fewest_hosts"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,8 @@ from placement.engine import place
 from placement.model import Cell, Flavour, Host, Member, Node, Policy, Request, Snapshot, Status, Strategy
 from placement.resources import MAX_AMOUNT, InvalidPlacementInput
 from tests.placement.hostile import CASES, fleet
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TOO_MUCH = 2**63 - 1
 HANGS = 600.0
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 
 from tests.lab.namespaces import Namespace
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # Directories that a package made are kept, empty; files of /etc/libvirt too, but for what someone defined since: the
 # machine that runs the tests may have guests, networks and pools of its own, a quickstart's among them.
 _SETUP = """

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.lab.namespaces import wait_until
-from tests.readme.private_machine import ROOT
+from tests.support import ROOT
 
 KEEP = str(ROOT / "deploy/quickstart/keep.sh")
 CRASH = "echo begun >> log; kill -KILL $$"

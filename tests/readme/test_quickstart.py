@@ -16,7 +16,8 @@ import pytest
 
 from tests.lab.namespaces import wait_until
 from tests.lab.requirements import why_not
-from tests.readme.private_machine import ROOT, PrivateMachine
+from tests.readme.private_machine import PrivateMachine
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1200)]
 LEFT_BY_LIBVIRT = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme.commands import ROOT, readme
+from tests.readme.commands import readme
+from tests.support import ROOT
+from tests.support.process import ENVIRONMENT, ServiceProcess
 
 CONFIG = """
 [server]
@@ -44,30 +45,8 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s
     directory = tmp_path_factory.mktemp("readme")
     config = directory / "corral.toml"
     config.write_text(CONFIG)
-    service = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--config", str(config)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield _addresses(service)
-    finally:
-        service.terminate()
-        _, log = service.communicate(timeout=30)
-    assert service.returncode == 0, log
-
-
-def _addresses(service: subprocess.Popen[str]) -> tuple[str, str]:
-    assert service.stderr is not None
-    told = []
-    for line in service.stderr:
-        told.append(line)
-        if line.startswith("{") and json.loads(line)["event"] == "serving":
-            return str(json.loads(line)["grpc"]), str(json.loads(line)["http"])
-    raise AssertionError("the service did not start:\n" + "".join(told))
+    with ServiceProcess(config) as service:
+        yield service.grpc, service.http.removeprefix("http://")
 
 
 def test_every_command_of_the_readme_is_run_by_a_test() -> None:
@@ -97,7 +76,7 @@ def test_every_file_that_is_linked_exists() -> None:
 def test_the_calls_of_the_readme_do_what_it_says(addresses: tuple[str, str]) -> None:
     answers = {}
     address, http = addresses
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "CORRAL_SERVER": address}
+    environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": address}
     for command in readme():
         if not command.startswith(("grpcurl ", "curl ", "corral ")):
             continue

@@ -13,8 +13,8 @@ from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf import descriptor, message_factory
 from google.protobuf.message import Message
 
-from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
-from tests.support.process import CorralProcess
+from tests.support.builders import ENTRY, ZONE
+from tests.support.process import CONFIGURATION, CorralProcess
 
 __all__ = ["ENTRY", "ZONE"]
 
@@ -61,9 +61,7 @@ IDENTITIES = "[identity]\nanonymous = false\n" + "".join(
 
 def process(directory: Path, more: str = "") -> CorralProcess:
     """A service that has not started yet; its log tells everything, `more` follows in its configuration."""
-    return CorralProcess(
-        directory, 'level = "debug"\n' + CONFIGURATION.replace(SLOW, QUICK) + IDENTITIES + more, free_port()
-    )
+    return CorralProcess(directory, 'level = "debug"\n' + CONFIGURATION.replace(SLOW, QUICK) + IDENTITIES + more)
 
 
 def bearer(name: str) -> tuple[tuple[str, str], ...]:

@@ -42,8 +42,7 @@ class Target:
     def __init__(self, corral: CorralProcess) -> None:
         self.corral = corral
         self.port = corral.port
-        assert corral._process is not None
-        self.pid = corral._process.pid
+        self.pid = corral.pid
 
     def files(self) -> int:
         """Open file descriptors."""

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from service.failpoints import NAMES
+from tests.support import ROOT
+from tests.support.process import ENVIRONMENT
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 SLICE_SECONDS = 60
 """Each of the two slices starts seeds for so long; a machine of its own manages about 300 in each."""
 
 
 def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
     """The simulation's own command, because the order of sets follows from a process's hash seed."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "PYTHONHASHSEED": hash_seed}
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-m", "tests.simulation", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -44,7 +44,7 @@ def test_a_seed_replays_exactly_in_another_process(seed: int) -> None:
 def test_a_seed_does_not_depend_on_the_seeds_before_it() -> None:
     alone = simulate("--seed", "14")
     program = "from tests.simulation.scenario import run; run(12); run(13); print(run(14).digest)"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}", "PYTHONHASHSEED": "0"}
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONHASHSEED": "0"}
     after = subprocess.run(
         [sys.executable, "-c", "import logging; logging.disable(30); " + program],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
@@ -53,7 +53,7 @@ def test_a_seed_does_not_depend_on_the_seeds_before_it() -> None:
 
 
 def test_the_observer_shares_no_code_with_the_service() -> None:
-    imported = _imports(HERE / "observer.py") | _imports(HERE / "hosts.py")
+    imported = _imports(ROOT / "tests/simulation/observer.py") | _imports(ROOT / "tests/simulation/hosts.py")
     assert not {name for name in imported if name.split(".")[0] in ("service", "placement", "corral")}
 
 

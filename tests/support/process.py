@@ -2,106 +2,205 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import grpc
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2
 
-ROOT = Path(__file__).resolve().parents[2]
-_SERVING = re.compile(r'"grpc": "127\.0\.0\.1:(\d+)"')
+from tests.support import ROOT
+from tests.support.builders import ENTRY, ZONE
+
+# The project as a checkout has it, importable from any directory.
+ENVIRONMENT: Mapping[str, str] = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+# One simulated host, slow enough to be caught at work, and one account.
+CONFIGURATION = f"""
+[[zones]]
+uuid = "{ZONE}"
+name = "zone-1"
+[[hosts]]
+name = "one"
+zone = "zone-1"
+driver = "simulated"
+options = {{ cpu = "8", memory = "32GiB", boot_ms = "700" }}
+[[images]]
+name = "guest"
+kernel = "/boot/none"
+[[model_services]]
+uuid = "{ENTRY}"
+name = "default"
+image = "guest"
+[[accounts]]
+name = "alice"
+password_sha512 = "{hashlib.sha512(b"secret").hexdigest()}"
+role = "admin"
+"""
 
 
-class CorralProcess:
-    """One `python -m service serve`; start, kill and start again on the same database."""
+class ServiceProcess:
+    """One `python -m service serve` on a configuration file that asks for JSON logs: start it, end it, start it again.
 
-    def __init__(self, directory: Path, configuration: str, port: int = 0) -> None:
-        self.directory = directory
-        self.port = port
-        self.configuration = directory / "corral.toml"
-        self.configuration.write_text(
-            f'[server]\ngrpc = "127.0.0.1:{port}"\nhttp = "127.0.0.1:0"\n[store]\nurl = "sqlite:///corral.db"\n'
-            f'[log]\nformat = "json"\n{configuration}'
-        )
-        self.database = directory / "corral.db"
-        self.log = directory / "corral.log"
+    As a context manager it is started, and ended in order. The file's directory is its working directory.
+    """
+
+    def __init__(self, configuration: Path) -> None:
+        self.configuration = configuration
+        self.directory = configuration.parent
+        self.log = self.directory / "corral.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: grpc.Channel | None = None
+        self._serving: Mapping[str, str] = {}
 
     def start(self) -> None:
-        """Returns once the service says that it serves."""
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
+        """Returns once the service says that it serves. Raises AssertionError with its log where it does not."""
         with self.log.open("ab") as log:
             offset = log.tell()
+            # Ends with whoever started it. Not by an option of Popen, which would make it fork with gRPC's handlers.
+            serve = [sys.executable, "-m", "service", "serve", "--config", str(self.configuration)]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve", "--config", str(self.configuration)],
+                ["setpriv", "--pdeathsig=KILL", "--", *serve],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env={**os.environ, **ENVIRONMENT},
                 cwd=self.directory,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            found = _SERVING.search(self.log.read_text()[offset:])
-            if found:
-                self._channel = grpc.insecure_channel(f"127.0.0.1:{found[1]}")
-                return
-            if self._process.poll() is not None:
+            ended = self._process.poll() is not None
+            for line in self.log.read_bytes()[offset:].splitlines(keepends=True):
+                if b'"event": "serving"' in line and line.endswith(b"\n"):
+                    self._serving = json.loads(line)
+                    return
+            if ended:
                 break
             time.sleep(0.05)
-        raise AssertionError(f"the service did not start:\n{self.log.read_text()[offset:]}")
+        self._end(signal.SIGKILL)
+        raise AssertionError(f"the service did not start:\n{self.log.read_text()}")
+
+    @property
+    def pid(self) -> int:
+        """The running process's."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def grpc(self) -> str:
+        """`address:port` of the running process's gRPC listener."""
+        return self._serving["grpc"]
 
     @property
     def http(self) -> str:
-        """The base address of the running process's HTTP listener."""
-        return "http://" + re.findall(r'"http": "(127\.0\.0\.1:\d+)"', self.log.read_text())[-1]
-
-    @property
-    def groups(self) -> deploy_pb2_grpc.DistributedModelServiceStub:
-        """The stub of the running process."""
-        assert self._channel is not None
-        return deploy_pb2_grpc.DistributedModelServiceStub(self._channel)
+        """The base address of the running process's HTTP listener, as if it were without TLS."""
+        return f"http://{self._serving['http']}"
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9, and wait for its end. Does nothing where it has ended."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, and its orderly end."""
-        self._end(signal.SIGTERM)
+        """SIGTERM, and its end, which must be orderly. Does nothing where it has ended."""
+        code = self._end(signal.SIGTERM)
+        assert code in (None, 0), f"ended with {code}:\n{self.log.read_text()}"
 
-    def _end(self, number: signal.Signals) -> None:
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _end(self, number: signal.Signals) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.send_signal(number)
+        try:
+            return process.wait(STOP_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Tells(Protocol):
+    """An answer of a stream that follows a group."""
+
+    @property
+    def event(self) -> group_pb2.InstanceGroupEvent: ...
+
+
+class CorralProcess(ServiceProcess):
+    """A service in a directory of its own, on SQLite, and a gRPC client of it.
+
+    `configuration`: the tables of the file below its own head. `server`: more lines of the head's table [server].
+    """
+
+    def __init__(self, directory: Path, configuration: str, *, server: str = "") -> None:
+        super().__init__(directory / "corral.toml")
+        self.database = directory / "corral.db"
+        self.port = 0  # any free one; a process that is started again serves where clients look for it
+        self._text = (
+            f'[server]\nhttp = "127.0.0.1:0"\ngrpc = "127.0.0.1:{{port}}"\n{server}\n'
+            f'[store]\nurl = "sqlite:///corral.db"\n[log]\nformat = "json"\n{configuration}'
+        )
+        self._channel: grpc.Channel | None = None
+
+    def start(self) -> None:
+        """See ServiceProcess.start."""
+        self.configuration.write_text(self._text.replace("{port}", str(self.port), 1))
+        super().start()
+        self.port = int(self.grpc.rpartition(":")[2])
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """A connection to the running process, which its end closes."""
+        assert self._channel is not None
+        return self._channel
+
+    @property
+    def groups(self) -> deploy_pb2_grpc.DistributedModelServiceStub:
+        """A stub of the running process."""
+        return deploy_pb2_grpc.DistributedModelServiceStub(self.channel)
+
+    @property
+    def fleet(self) -> fleet_pb2_grpc.FleetServiceStub:
+        """A stub of the running process."""
+        return fleet_pb2_grpc.FleetServiceStub(self.channel)
+
+    def _end(self, number: signal.Signals) -> int | None:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(30)
-            self._process = None
+        return super()._end(number)
 
-    def follow(self, events: Iterator[object]) -> group_pb2.InstanceGroup:
+    def follow(self, events: Iterable[Tells]) -> group_pb2.InstanceGroup:
         """Read a stream to its end; the final inventory."""
         last = None
         for message in events:
-            last = message.event  # type: ignore[attr-defined]
+            last = message.event
         assert last is not None
         assert last.WhichOneof("change") == "final", last
         return last.final
 
-    def deploy(self, name: str, nodes: list[group_pb2.NodeSpec], strategy: str = "parallel", **more: object) -> object:
-        """The deploy's stream."""
+    def deploy(
+        self, name: str, nodes: Sequence[group_pb2.NodeSpec], strategy: str = "parallel", **more: Any
+    ) -> Iterator[deploy_pb2.DeployDistributedModelServiceResponse]:
+        """The deploy's stream. `more`: further fields of the request."""
         request = deploy_pb2.DeployDistributedModelServiceRequest(
-            name=name,
-            model_services=nodes,
-            service_creation_strategy=strategy,
-            **more,  # type: ignore[arg-type]
+            name=name, model_services=nodes, service_creation_strategy=strategy, **more
         )
         return self.groups.DeployDistributedModelService(request, timeout=240)
 

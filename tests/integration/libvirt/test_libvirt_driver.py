@@ -34,11 +34,11 @@ from tests.integration.libvirt.support import driver_for
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.service.drivers.libvirt.machines import CLUSTER, bridged, identity, specification
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.qemu, pytest.mark.asyncio]
 
 BUDGET = 60.0
-ROOT = Path(__file__).resolve().parents[3]
 
 
 async def states(driver: LibvirtDriver) -> dict[int, MachineState]:

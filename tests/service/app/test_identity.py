@@ -21,8 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.app.identity import RANK
 from service.config.file import ConfigError, parse
 from service.contract.roles import OPEN, ROLES
-from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
-from tests.support.process import CorralProcess
+from tests.support.builders import ENTRY, ZONE
+from tests.support.process import CONFIGURATION, CorralProcess
 
 TOKENS = """
 [identity]
@@ -96,7 +96,7 @@ def test_every_method_of_every_service_has_its_role() -> None:
 def corral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CorralProcess]:
     tokens = token("root", "admin") + token("ann", "operator", "a") + token("bob", "operator", "b")
     tokens += token("eve", "viewer", "a")
-    process = CorralProcess(tmp_path_factory.mktemp("corral"), CONFIGURATION + TOKENS + tokens, free_port())
+    process = CorralProcess(tmp_path_factory.mktemp("corral"), CONFIGURATION + TOKENS + tokens)
     process.start()
     yield process
     process.stop()
@@ -187,7 +187,7 @@ name = "billing"
 uri = "spiffe://test/billing"
 role = "viewer"
 """
-    corral = CorralProcess(tmp_path, CONFIGURATION + TOKENS + identity, free_port())
+    corral = CorralProcess(tmp_path, CONFIGURATION + TOKENS + identity)
     corral.start()
     try:
         known = authority.issue("billing", x509.UniformResourceIdentifier("spiffe://test/billing"))

@@ -12,34 +12,12 @@ import pytest
 from corral.v1 import deploy_pb2, group_pb2
 
 from service.client import ActionError, CallFailed, CorralClient, DeployDistributedModelServiceAction
-from tests.support.process import CorralProcess
-
-ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
-ENTRY = "f1e135835fee363c9f57ed8232023886"
-CONFIGURATION = f"""
-[[zones]]
-uuid = "{ZONE}"
-name = "zone-1"
-[[hosts]]
-name = "one"
-zone = "zone-1"
-driver = "simulated"
-options = {{ cpu = "8", memory = "32GiB", boot_ms = "700" }}
-[[images]]
-name = "guest"
-kernel = "/boot/none"
-[[model_services]]
-uuid = "{ENTRY}"
-name = "default"
-image = "guest"
-[[accounts]]
-name = "alice"
-password_sha512 = "{hashlib.sha512(b"secret").hexdigest()}"
-role = "admin"
-"""
+from tests.support.builders import ENTRY, ZONE
+from tests.support.process import CONFIGURATION, CorralProcess
 
 
 def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -47,7 +25,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def corral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CorralProcess]:
-    process = CorralProcess(tmp_path_factory.mktemp("corral"), CONFIGURATION, free_port())
+    process = CorralProcess(tmp_path_factory.mktemp("corral"), CONFIGURATION)
     process.start()
     yield process
     process.stop()

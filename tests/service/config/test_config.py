@@ -16,8 +16,8 @@ from service.config.file import Config, ConfigError, load, parse
 from service.config.values import affordable, parse_listen_address, parse_size
 from service.domain.fleet import MEMORY, VCPU
 from service.listening import ListenAddress
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 SMALL = f"""
 [[zones]]

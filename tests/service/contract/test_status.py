@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 from corral.v1 import placement_pb2
@@ -20,6 +19,7 @@ from service.contract import status as table
 from service.contract.status import MAX_STATUS_BYTES, is_expected, status_of
 from service.errors import FieldViolation
 from tests.service.rpc.lab import detail
+from tests.support import ROOT
 
 UUID = "a" * 32
 EXPLANATION = Explanation(
@@ -110,7 +110,7 @@ CASES: list[tuple[errors.CorralError, code_pb2.Code, str, list[type[Message]]]] 
 
 
 # Rows of the table of errors in the contract's description: reason, code, details, metadata, when.
-README = Path(__file__).resolve().parents[3] / "protos/README.md"
+README = ROOT / "protos/README.md"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|([^|]*)\|([^|]*)\| ([^|]+) \|$", re.MULTILINE)
 
 

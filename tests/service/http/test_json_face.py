@@ -11,8 +11,8 @@ import pytest
 from service.contract.status import _TABLE
 from service.http import openapi
 from service.http.json_face import HTTP_STATUS
-from tests.service.client.test_client import CONFIGURATION, ENTRY, ZONE, free_port
-from tests.support.process import CorralProcess
+from tests.support.builders import ENTRY, ZONE
+from tests.support.process import CONFIGURATION, CorralProcess
 
 SEED = {
     "modelServices": [
@@ -34,7 +34,7 @@ SEED = {
 
 @pytest.fixture(scope="module")
 def corral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CorralProcess]:
-    process = CorralProcess(tmp_path_factory.mktemp("corral"), CONFIGURATION, free_port())
+    process = CorralProcess(tmp_path_factory.mktemp("corral"), CONFIGURATION)
     process.start()
     yield process
     process.stop()

@@ -21,9 +21,9 @@ from service.errors import NotFound
 from service.planning.decisions import DecisionLog, Kept, RecordingPlanner
 from service.planning.planner import InlinePlanner, place_verified
 from service.telemetry.metrics import Metrics
+from tests.support.process import ENVIRONMENT
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
-ROOT = Path(__file__).resolve().parents[3]
 NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "type": "VirtualMachine"}
 PLAN = deploy_pb2.PlanDistributedModelServiceRequest(
     model_services=[NODE, NODE], service_creation_strategy="parallel", name="group"
@@ -124,7 +124,7 @@ async def command(lab: Whole, *arguments: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service.cli", "--server", str(lab.service.rpc.address), *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"},
+        env={**os.environ, **ENVIRONMENT},
     )  # fmt: skip
     out, _ = await process.communicate()
     assert process.returncode is not None

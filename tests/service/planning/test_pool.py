@@ -23,8 +23,8 @@ from service.errors import Unavailable
 from service.planning.planner import InlinePlanner, Planned, Planner
 from service.planning.pool import PoolPlanner
 from service.telemetry.metrics import Metrics
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 SNAPSHOT = Snapshot(tuple(Host(f"h{i}", "z", {"vcpu": 8}) for i in range(3)))
 REQUEST = Request((Node("n", {"vcpu": 3}, count=5),))
 

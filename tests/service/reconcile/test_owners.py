@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from service.store import groups
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from tests.lab.namespaces import wait_until
+from tests.support import ROOT
 from tests.support.builders import group
 
 _SAY_NAME = """
@@ -25,9 +25,8 @@ sys.stdin.read()
 
 
 def _other_process() -> tuple[subprocess.Popen[str], str]:
-    root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
-        [sys.executable, "-c", _SAY_NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+        [sys.executable, "-c", _SAY_NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdout is not None
     return process, process.stdout.readline().strip()

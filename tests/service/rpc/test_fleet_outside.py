@@ -7,25 +7,23 @@ from typing import Any
 
 import pytest
 
-from tests.service.rpc.process import Process, documents, served
-
-ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
-ENTRY = "f1e135835fee363c9f57ed8232023886"
+from tests.support.builders import ENTRY, ZONE
+from tests.support.outside import Outside, documents, outside
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with served(tmp_path_factory.mktemp("fleet")) as process:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    with outside(tmp_path_factory.mktemp("fleet")) as process:
         yield process
 
 
-def call(service: Process, method: str, **body: Any) -> list[Any]:
+def call(service: Outside, method: str, **body: Any) -> list[Any]:
     result = service.grpcurl(f"corral.v1.{method}", body=body)
     assert result.returncode == 0, result.stderr
     return documents(result.stdout)
 
 
-def test_grpcurl_takes_a_host_in_uses_it_drains_it_and_takes_it_out(service: Process) -> None:
+def test_grpcurl_takes_a_host_in_uses_it_drains_it_and_takes_it_out(service: Outside) -> None:
     (zone,) = [z["inventory"] for z in call(service, "FleetService/CreateZone", name="north")]
     (added,) = call(
         service,
@@ -77,7 +75,7 @@ def test_grpcurl_takes_a_host_in_uses_it_drains_it_and_takes_it_out(service: Pro
     call(service, "FleetService/DeleteZone", uuid=zone["uuid"])
 
 
-def test_grpcurl_sees_the_catalogue_and_what_fits(service: Process) -> None:
+def test_grpcurl_sees_the_catalogue_and_what_fits(service: Outside) -> None:
     (images,) = call(service, "CatalogService/ListImages")
     (image,) = images["inventories"]
     made = call(service, "CatalogService/CreateModelService", name="mine", imageUuid=image["uuid"])[0]["inventory"]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.service.rpc.lab import ENTRY, ZONE, deploy, node
-from tests.service.rpc.process import Process, served
+from tests.support.outside import Outside, outside
 
 EXAMPLES = 250
 METHODS = [
@@ -124,7 +124,7 @@ def broken(draw: st.DrawFn, data: bytes) -> bytes:
 class Fuzzed:
     """A client of bytes against a running service, which checks the answer to every call."""
 
-    def __init__(self, process: Process, channel: grpc.Channel) -> None:
+    def __init__(self, process: Outside, channel: grpc.Channel) -> None:
         self.process = process
         self.channel = channel
         self.codes: dict[str, int] = {}
@@ -172,7 +172,7 @@ class Fuzzed:
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
-    with served(tmp_path_factory.mktemp("fuzz")) as process, grpc.insecure_channel(process.grpc) as channel:
+    with outside(tmp_path_factory.mktemp("fuzz")) as process, grpc.insecure_channel(process.grpc) as channel:
         client = Fuzzed(process, channel)
         yield client
         assert client.still_serves()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.rpc.process import SCRIPTS, SERVICE, Process, documents, served
+from tests.support.outside import SCRIPTS, SERVICE, Outside, documents, outside
 
 SEED = json.loads("""{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
 "zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
@@ -18,12 +18,12 @@ SEED = json.loads("""{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835f
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with served(tmp_path_factory.mktemp("outside")) as process:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    with outside(tmp_path_factory.mktemp("outside")) as process:
         yield process
 
 
-def test_grpcurl_lists_the_services_and_describes_a_method_and_a_message(service: Process) -> None:
+def test_grpcurl_lists_the_services_and_describes_a_method_and_a_message(service: Outside) -> None:
     listed = service.grpcurl("list").stdout.split()
     assert {SERVICE, "corral.v1.FleetService", "corral.v1.CatalogService", "grpc.health.v1.Health"} <= set(listed)
     for name in (*listed, f"{SERVICE}.DeployDistributedModelService", "corral.v1.NodeSpec", "corral.v1.limits"):
@@ -33,7 +33,7 @@ def test_grpcurl_lists_the_services_and_describes_a_method_and_a_message(service
     assert "returns ( stream .corral.v1.DeployDistributedModelServiceResponse )" in described
 
 
-def test_grpcurl_deploys_the_seeds_request_word_for_word_and_deletes_it(service: Process) -> None:
+def test_grpcurl_deploys_the_seeds_request_word_for_word_and_deletes_it(service: Outside) -> None:
     answers = [answer["event"] for answer in service.call("DeployDistributedModelService", SEED)]
     assert [next(kind for kind in ("accepted", "final") if kind in answers[i]) for i in (0, -1)] == [
         "accepted",
@@ -52,7 +52,7 @@ def test_grpcurl_deploys_the_seeds_request_word_for_word_and_deletes_it(service:
     assert deleted[-1]["event"]["final"]["status"] == "Deleted"
 
 
-def test_grpcurl_plans_and_is_told_why_something_does_not_fit(service: Process) -> None:
+def test_grpcurl_plans_and_is_told_why_something_does_not_fit(service: Outside) -> None:
     (plan,) = service.call("PlanDistributedModelService", SEED)
     assert plan["placement"]["assignments"][0]["hostName"] in ("one", "two")
     giant = {**SEED, "modelServices": [{**SEED["modelServices"][0], "memorySize": 1 << 40}]}
@@ -63,7 +63,7 @@ def test_grpcurl_plans_and_is_told_why_something_does_not_fit(service: Process) 
         assert word in result.stderr
 
 
-def test_grpcurl_follows_a_sequential_group_of_three(service: Process) -> None:
+def test_grpcurl_follows_a_sequential_group_of_three(service: Outside) -> None:
     node = {"uuid": SEED["modelServices"][0]["uuid"], "cpuNum": 2, "memorySize": 1 << 30}
     nodes = [{**node, "name": "w1"}, {**node, "name": "leader", "isInitialNode": True}, {**node, "name": "w2"}]
     request = {"name": "three", "serviceCreationStrategy": "sequential", "modelServices": nodes, "requestId": "three-1"}
@@ -94,7 +94,7 @@ def test_grpcurl_follows_a_sequential_group_of_three(service: Process) -> None:
     ],
     ids=lambda value: "" if isinstance(value, dict) else str(value),
 )
-def test_grpcurl_is_told_which_field_is_wrong(service: Process, change: Any, code: str, says: str) -> None:
+def test_grpcurl_is_told_which_field_is_wrong(service: Outside, change: Any, code: str, says: str) -> None:
     result = service.grpcurl(f"{SERVICE}/DeployDistributedModelService", body={**SEED, **change})
     assert result.returncode != 0
     assert f"Code: {code}" in result.stderr
@@ -102,7 +102,7 @@ def test_grpcurl_is_told_which_field_is_wrong(service: Process, change: Any, cod
     assert "google.rpc.ErrorInfo" in result.stderr
 
 
-def test_grpcurl_sees_the_hosts_and_what_is_free_of_them(service: Process) -> None:
+def test_grpcurl_sees_the_hosts_and_what_is_free_of_them(service: Outside) -> None:
     (hosts,) = documents(service.grpcurl("corral.v1.FleetService/ListHosts", body={}).stdout)
     assert [(host["name"], host["driver"], host["state"]) for host in hosts["inventories"]] == [
         ("one", "simulated", "Enabled"),
@@ -113,12 +113,12 @@ def test_grpcurl_sees_the_hosts_and_what_is_free_of_them(service: Process) -> No
     assert (capacity["hosts"], amounts["vcpu"]["total"], amounts["vcpu"]["allocatable"]) == (2, "32", "320")
 
 
-def test_health_answers_to_grpcurl(service: Process) -> None:
+def test_health_answers_to_grpcurl(service: Outside) -> None:
     result = service.grpcurl("grpc.health.v1.Health/Check", body={"service": SERVICE})
     assert json.loads(result.stdout) == {"status": "SERVING"}
 
 
-def test_buf_curl_deploys_and_reads_by_reflection(service: Process) -> None:
+def test_buf_curl_deploys_and_reads_by_reflection(service: Outside) -> None:
     def curl(method: str, body: Any) -> subprocess.CompletedProcess[str]:
         url = f"http://{service.grpc}/{SERVICE}/{method}"
         command = [str(SCRIPTS / "buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", "@-", url]
@@ -140,7 +140,7 @@ def test_buf_curl_deploys_and_reads_by_reflection(service: Process) -> None:
     assert curl("DeleteInstanceGroup", {"uuid": final["uuid"]}).returncode == 0
 
 
-def test_the_calls_show_up_in_the_metrics(service: Process) -> None:
+def test_the_calls_show_up_in_the_metrics(service: Outside) -> None:
     service.call("ListInstanceGroups", {})
     handled = 'grpc_server_handled_total{grpc_code="OK",grpc_method="ListInstanceGroups",'
     assert any(line.startswith(handled) and not line.endswith(" 0.0") for line in service.metrics().splitlines())

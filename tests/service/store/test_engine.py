@@ -16,6 +16,7 @@ from service.store import engine, events
 from service.store.claims import take
 from service.store.engine import DatabaseLocked, Store
 from service.store.migrations import upgrade
+from tests.support import ROOT
 from tests.support.database import Database, member
 from tests.support.postgres import Postgres, why_not
 
@@ -47,9 +48,8 @@ def test_a_second_process_on_the_same_file_is_refused_and_told_why(tmp_path: Pat
         with pytest.raises(DatabaseLocked, match="in use by another corral process"):
             Store(f"sqlite:///{tmp_path}/corral.db")
         command = [sys.executable, "-m", "service", "serve", "--config", str(tmp_path / "corral.toml")]
-        root = Path(__file__).resolve().parents[3]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, cwd=root, env={"PYTHONPATH": ".:protos"}
+            command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env={"PYTHONPATH": ".:protos"}
         )
         assert done.returncode == 1
         assert "corral.db is in use by another corral process" in done.stderr
@@ -67,9 +67,7 @@ store = Store("sqlite:///{tmp_path}/corral.db")
 print("open", flush=True)
 sys.stdin.read()
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout is not None
     assert process.stdout.readline() == b"open\n"
     with pytest.raises(DatabaseLocked):

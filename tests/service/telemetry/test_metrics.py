@@ -6,14 +6,14 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 
 from service.telemetry.metrics import Metrics, replace
+from tests.support import ROOT
 
-_BUNDLED = Path(__file__).resolve().parents[3] / ".cache/tools/promtool"
+_BUNDLED = ROOT / ".cache/tools/promtool"
 
 
 def _filled() -> Metrics:
@@ -69,7 +69,7 @@ def test_a_replaced_gauge_tells_only_what_is_there_now() -> None:
 
 
 def test_every_metric_is_moved_by_some_part_of_the_service() -> None:
-    source = Path(__file__).resolve().parents[3] / "service"
+    source = ROOT / "service"
     own = source / "telemetry/metrics.py"
     named = re.findall(r"^        self\.([a-z_]+) = (?:Gauge|Counter|Histogram)\(", own.read_text(), re.MULTILINE)
     assert len(named) > 15

@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from service.telemetry.metrics import Metrics
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 RULES = ROOT / "deploy/prometheus"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 from corral.v1 import deploy_pb2, group_pb2, limits_pb2, placement_pb2
@@ -27,9 +26,9 @@ from service.domain.groups import (
     PlacementStrategy,
     SeatAssignment,
 )
-from tests.support import builders
+from tests.support import ROOT, builders
 
-REFERENCE = (Path(__file__).resolve().parents[4] / "protos" / "REFERENCE.md").read_text()
+REFERENCE = (ROOT / "protos" / "REFERENCE.md").read_text()
 UUIDS = {letter: letter * 32 for letter in "abcdef"}
 
 NODE = NodeSpec(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support import ROOT
 
 from .lab import ACTION, ENTRY, MESSAGE, PASSWORD, Lab, action, details, node
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CLIENTS = Path(__file__).resolve().parents[4] / ".cache" / "tools" / "clients"
+CLIENTS = ROOT / ".cache" / "tools" / "clients"
 _AI = "org.zstack.ai.message"
 _IDENTITY = "org.zstack.header.identity"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.contract.process import serving
+from tests.support.process import ServiceProcess
 
 from .lab import PASSWORD_SHA512, action, configuration, lab, node
 
@@ -50,7 +50,7 @@ def polled(http: httpx.Client, job: str) -> httpx.Response:
 def test_after_a_kill_every_accepted_job_ends_and_no_group_is_made_twice(tmp_path: Path) -> None:
     config = tmp_path / "corral.toml"
     config.write_text(configuration(tmp_path, database="corral.db", boot_ms=1500))
-    with serving(config) as first, httpx.Client(base_url=f"http://{first.http}", trust_env=False, timeout=60) as http:
+    with ServiceProcess(config) as first, httpx.Client(base_url=first.http, trust_env=False, timeout=60) as http:
         login = {"logInByAccount": {"accountName": "admin", "password": PASSWORD_SHA512}}
         session = http.put("/zstack/v1/accounts/login", json=login).json()["inventory"]["uuid"]
         who = {"Authorization": f"OAuth {session}"}
@@ -64,7 +64,7 @@ def test_after_a_kill_every_accepted_job_ends_and_no_group_is_made_twice(tmp_pat
         jobs = [deploy(f"g{number}") for number in range(6)]
         refused = deploy("refused", "x")
         first.kill()
-    with serving(config) as second, httpx.Client(base_url=f"http://{second.http}", trust_env=False, timeout=60) as http:
+    with ServiceProcess(config) as second, httpx.Client(base_url=second.http, trust_env=False, timeout=60) as http:
         for job in jobs:
             assert polled(http, job).json()["inventory"]["status"] == "Running"
         answer = polled(http, refused)
