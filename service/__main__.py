@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _serve(config: Config) -> int:
     from service.listening import AddressUnavailable
+    from service.process import Process
     from service.wiring import Service, StartError
 
     stop = asyncio.Event()
@@ -51,22 +52,22 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        service = Service(config)
+        process = Process(Service(config))
     except (StartError, DatabaseLocked, CorralError) as error:
         print(f"corral cannot start: {error}", file=sys.stderr)
         return 1
     try:
-        await service.start()
-    except (AddressUnavailable, CorralError) as error:
+        await process.start()
+    except (StartError, AddressUnavailable, CorralError) as error:
         print(f"corral cannot start: {error}", file=sys.stderr)
-        await service.stop()
+        await process.stop()
         return 1
     # A full collection looks at all modules, descriptors and tables of the start, which stay for good: some 100 ms in
     # which nothing is answered.
     gc.collect()
     gc.freeze()
     await stop.wait()
-    await service.stop()
+    await process.stop()
     return 0
 
 

@@ -18,6 +18,7 @@ from service.app.paging import Page
 from service.domain.catalog import Image, ModelService, RegisteredImage
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, NotFound, WrongState
+from service.signals import Signals
 from service.store import catalog, schema
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -53,7 +54,7 @@ class NewImage:
 
 
 class Catalog:
-    """The use cases of the catalogue. `changed` is called after every commit."""
+    """The use cases of the catalogue. `signals.fleet_changed` is told of every commit."""
 
     def __init__(
         self,
@@ -62,13 +63,14 @@ class Catalog:
         image_directory: Path,
         *,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
+        signals: Signals | None = None,
     ) -> None:
         """`image_directory`: the image store, the only place that images are registered from."""
         self._store = store
         self._clock = clock
         self._image_directory = image_directory
         self._new_uuid = new_uuid
-        self.changed: Callable[[], None] = lambda: None
+        self._signals = signals or Signals()
 
     # --- model services --------------------------------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ class Catalog:
     async def _commit(self, work: Callable[[Connection], row_changes.T], validate_only: bool) -> row_changes.T:
         result = await row_changes.commit(self._store, work, validate_only=validate_only)
         if not validate_only:
-            self.changed()
+            self._signals.fleet_changed()
         return result
 
 

@@ -28,6 +28,7 @@ from service.lifecycle.transitions import FINAL, LAUNCHING, advance
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
+from service.signals import Signals
 from service.store import clock as database_clock
 from service.store import events, fleet, groups
 from service.store.connection import Connection
@@ -85,21 +86,29 @@ class _Situation:
 
 
 class Evacuation:
-    """The use cases of drain and fence. `poke` is called with every group that has to move at once.
+    """The use cases of drain and fence. `signals.group_due` is told of every group that has to move.
 
     `live_targets` is asked for the preview alone; whether a member is moved live is decided when its turn comes.
     """
 
     def __init__(
-        self, store: Store, feed: Feed, planner: Planner, clock: Callable[[], int], fleet_cases: Fleet
+        self,
+        store: Store,
+        feed: Feed,
+        planner: Planner,
+        clock: Callable[[], int],
+        fleet_cases: Fleet,
+        *,
+        signals: Signals | None = None,
+        live_targets: LiveTargets = lambda _group, _member: frozenset(),
     ) -> None:
         self._store = store
         self._feed = feed
         self._planner = planner
         self._clock = clock
         self._fleet = fleet_cases
-        self.poke: Callable[[str], None] = lambda _uuid: None
-        self.live_targets: LiveTargets = lambda _group, _member: frozenset()
+        self._signals = signals or Signals()
+        self._live_targets = live_targets
 
     async def drain(
         self, caller: Caller, uuid: str, etag: str = "", request_id: str = "", *, validate_only: bool = False
@@ -120,8 +129,8 @@ class Evacuation:
             return
         intent = await self._store.write(lambda c: self._intend(c, caller, uuid, "" if known else etag, request_id))
         for group_uuid in sorted(set(intent.leaving.values())):
-            self.poke(group_uuid)
-        self._fleet.changed()
+            self._signals.group_due(group_uuid)
+        self._signals.fleet_changed()
         async with aclosing(self._follow(uuid, intent)) as steps:
             async for step in steps:
                 yield step
@@ -146,8 +155,8 @@ class Evacuation:
         view = await row_changes.commit(self._store, work, validate_only=validate_only)
         if not validate_only:
             for group_uuid in touched:
-                self.poke(group_uuid)
-            self._fleet.changed()
+                self._signals.group_due(group_uuid)
+            self._signals.fleet_changed()
         return view
 
     # --- planning --------------------------------------------------------------------------------------------------
@@ -176,7 +185,7 @@ class Evacuation:
         """Which hosts take each of the leaving members as it runs; none where it does not run."""
         now = self._clock()
         return {
-            m.uuid: self.live_targets(group, m) if wish(m, now).move is MoveStage.WANTED else frozenset()
+            m.uuid: self._live_targets(group, m) if wish(m, now).move is MoveStage.WANTED else frozenset()
             for m in group.instances
             if m.uuid in leaving
         }

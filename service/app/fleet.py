@@ -26,6 +26,7 @@ from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
+from service.signals import Signals
 from service.store import claims, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -101,8 +102,8 @@ class HostFilter:
 
 
 class Fleet:
-    """The use cases of zones and hosts. `changed` is called after every commit, so that the process takes notice at
-    once; other replicas find it by themselves within a second."""
+    """The use cases of zones and hosts. `signals.fleet_changed` is told of every commit, so that this process takes
+    notice at once; other replicas find it by themselves within a second."""
 
     def __init__(
         self,
@@ -115,6 +116,7 @@ class Fleet:
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         reader: FleetReader | None = None,
         ssh_keys: Mapping[str, str] | None = None,
+        signals: Signals | None = None,
     ) -> None:
         """`overcommit`: the fleet's own, which zones and hosts override. `reader`: the process's own. `ssh_keys`:
         credential's name -> private key file."""
@@ -126,7 +128,7 @@ class Fleet:
         self._overcommit = overcommit or Overcommit()
         self._new_uuid = new_uuid
         self._ssh_keys = ssh_keys or {}
-        self.changed: Callable[[], None] = lambda: None
+        self._signals = signals or Signals()
 
     # --- zones -----------------------------------------------------------------------------------------------------
 
@@ -382,7 +384,7 @@ class Fleet:
     async def _commit(self, work: Callable[[Connection], row_changes.T], validate_only: bool) -> row_changes.T:
         result = await row_changes.commit(self._store, work, validate_only=validate_only)
         if not validate_only:
-            self.changed()
+            self._signals.fleet_changed()
         return result
 
 

@@ -14,6 +14,7 @@ from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Ins
 from service.domain.tenants import Caller
 from service.errors import InvalidArgument, RequestIdReused, Unavailable, WrongState
 from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
+from service.signals import Signals
 from service.store import clock, events, fleet, groups, requests
 from service.store.codec import encode
 from service.store.connection import Connection
@@ -62,17 +63,17 @@ Decide = Callable[[Connection, Group], Sequence[Fact]]
 
 
 class GroupIntents:
-    """The changing use cases. `poke` is called with a group's uuid after an intent was committed.
+    """The changing use cases. `signals.group_due` is told a group's uuid after an intent was committed.
 
     Whatever an intent starts is measured by the database's clock, as leases are: a replica whose own clock is wrong
     shortens no grace.
     """
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits, signals: Signals) -> None:
         self._store = store
         self._limits = limits
+        self._signals = signals
         self._draining = False
-        self.poke: Callable[[str], None] = lambda _uuid: None
 
     def drain(self) -> None:
         """Refuse new intents from now on; reads and streams go on until the feed is closed."""
@@ -182,7 +183,7 @@ class GroupIntents:
             return Started(group, before)
 
         started = await self._store.write(intent)
-        self.poke(uuid)
+        self._signals.group_due(uuid)
         return started
 
     def _joining(

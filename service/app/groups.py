@@ -23,6 +23,7 @@ from service.failpoints import failpoint
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
+from service.signals import Signals
 from service.store import clock, events, fleet, groups, quotas, requests
 from service.store.codec import encode
 from service.store.connection import Connection
@@ -37,7 +38,7 @@ _DEPLOY = "DeployDistributedModelService"
 class Groups(GroupIntents):
     """The use cases. Every method raises the errors of `service.errors` and nothing else for a caller's mistakes.
 
-    `poke` is called with a group's uuid after an intent was committed: reconciliation may look at it at once.
+    `signals.group_due` is told a group's uuid after an intent was committed: reconciliation may look at it at once.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class Groups(GroupIntents):
         limits: Limits | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         fleet_reader: FleetReader | None = None,
+        signals: Signals | None = None,
     ) -> None:
-        super().__init__(store, limits or Limits())
+        super().__init__(store, limits or Limits(), signals or Signals())
         self._feed = feed
         self._planner = planner
         self._fleet_reader = fleet_reader or FleetReader()
@@ -84,7 +86,7 @@ class Groups(GroupIntents):
 
         started = await self._store.write(intent)
         failpoint("intent.committed")
-        self.poke(started.group.uuid)
+        self._signals.group_due(started.group.uuid)
         return started
 
     async def plan(self, caller: Caller, request: DeployRequest, *, seconds: float | None = None) -> PlacementRecord:

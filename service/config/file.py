@@ -22,6 +22,8 @@ from service.domain.catalog import Image, ModelService
 from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone
 from service.domain.network import Network
 from service.domain.tenants import Account, Caller, Certificate, Quota, Rate, Token
+from service.drivers import kinds
+from service.errors import FieldViolation
 from service.listening import ListenAddress
 
 _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
@@ -113,7 +115,7 @@ def load(path: Path) -> Config:
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(str(path), [f"cannot be read: {problem}"]) from problem
     config = parse(text, path.resolve().parent, source=str(path))
-    if any(host.address.driver != "simulated" for host in config.hosts):
+    if any(kinds.KINDS[host.address.driver].boots_files for host in config.hosts):
         _require_boot_files(config, str(path))
     return config
 
@@ -256,23 +258,21 @@ class _Builder:
             self.problems.append(
                 f"{where}.zone: no zone {section.zone!r}; {_known(zone.name for zone in self.checked.zones)}"
             )
-        if section.transport in ("tcp", "tls", "ssh") and not section.address:
-            self.problems.append(f"{where}.address: needed with transport {section.transport!r}")
-        if section.socket and section.transport not in ("unix", "test"):
-            self.problems.append(f"{where}.socket: only with transport 'unix' or 'test', not {section.transport!r}")
+        address = HostAddress(
+            driver=section.driver,
+            transport=section.transport,
+            address=section.address,
+            port=section.port,
+            socket=section.socket,
+            username=section.username,
+            options=section.options,
+        )
+        self._tell(where, kinds.violations(address, in_file=True))
         return Host(
             uuid=section.uuid or uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id}/{section.name}").hex,
             name=section.name,
             zone_uuid=zones.get(key, ""),
-            address=HostAddress(
-                driver=section.driver,
-                transport=section.transport,
-                address=section.address,
-                port=section.port,
-                socket=section.socket,
-                username=section.username,
-                options=section.options,
-            ),
+            address=address,
             rack=section.rack,
             labels=section.labels,
             overcommit=_overcommit(section.overcommit),
@@ -348,6 +348,9 @@ class _Builder:
             if value in first:
                 self.problems.append(f"{section}[{index}].{key}: {value} is taken by {section}[{first[value]}]")
             first.setdefault(value, index)
+
+    def _tell(self, where: str, found: Iterable[FieldViolation]) -> None:
+        self.problems += [f"{where}.{wrong.field}: {wrong.description}" for wrong in found]
 
     def _path(self, text: str) -> Path:
         return (self.directory / Path(text).expanduser()).resolve()

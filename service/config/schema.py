@@ -24,7 +24,6 @@ from service.config.values import (
     Texts,
     Uuid,
     host_text,
-    socket_path,
 )
 from service.listening import ListenAddress
 
@@ -180,12 +179,12 @@ class HostSection(Section):
     name: Name
     uuid: OptionalUuid = ""
     zone: str
-    driver: Literal["libvirt", "simulated"]
-    transport: Literal["unix", "tcp", "tls", "ssh", "test"] = "unix"
+    driver: Line
+    transport: Line = "unix"
     address: Annotated[str, AfterValidator(host_text)] = ""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    socket: Annotated[str, AfterValidator(socket_path)] = ""
-    username: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$|^$")] = ""
+    socket: Line = ""
+    username: Line = ""
     options: Options
     capacity: Amounts
     overcommit: OvercommitSection = OvercommitSection()

@@ -109,13 +109,6 @@ def host_text(text: str) -> str:
     return text
 
 
-def socket_path(text: str) -> str:
-    """The path of a unix socket, or empty text. Raises ValueError."""
-    if text and not re.fullmatch(r"/[A-Za-z0-9._/+@-]{1,106}", text):
-        raise ValueError("an absolute path of letters, digits and ._/+@-, at most 107 long")
-    return text
-
-
 def _option_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"

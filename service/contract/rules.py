@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf.message import Message
 
-from service.config.values import socket_path
+from service.domain.fleet import HostAddress
+from service.drivers import kinds
 from service.errors import FieldViolation
 
 Rule = Callable[[Any], Iterator[FieldViolation]]
@@ -119,68 +120,23 @@ def _ratios_in_range(request: Any) -> Iterator[FieldViolation]:
             yield FieldViolation(f"resource_policies[{index}].overcommit_ratio", "must be more than 0 and at most 100")
 
 
-def _address_fits_transport(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
-    remote = request.connection.transport not in ("unix", "none")
-    if remote and not request.connection.address:
-        yield FieldViolation("connection.address", f"is required for {request.connection.transport}")
-    if not remote and request.connection.address:
-        yield FieldViolation("connection.address", f"must be empty for {request.connection.transport}")
+def _host_can_be_reached(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    for wrong in kinds.violations(host_address(request)):
+        yield replace(wrong, field=wrong.field if wrong.field == "driver" else f"connection.{wrong.field}")
 
 
-_TRANSPORTS: Mapping[str, Sequence[str]] = {
-    "libvirt": ("unix", "tcp", "tls", "ssh"),
-    "redfish": ("https",),
-    "simulated": ("none",),
-}
-
-
-def _transport_fits_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
-    allowed = _TRANSPORTS[request.driver]
-    if request.connection.transport not in allowed:
-        yield FieldViolation("connection.transport", f"must be one of {', '.join(allowed)} for {request.driver}")
-
-
-OPTIONS: Mapping[str, frozenset[str]] = {
-    "libvirt": frozenset(
-        {
-            *("pool", "pool_path", "virt_type", "machine", "translation_cache_mib"),
-            *("migration_address", "migration_transport"),
-        }
-    ),
-    "redfish": frozenset(),
-    "simulated": frozenset(
-        {
-            *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
-            *("migrate_ms", "live_migration"),
-        }
-    ),
-}
-"""Options of drivers that a caller may set. The rest name files of the service's machine (a key, a host's state)."""
-
-_SIMULATED_GPU = re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}")
-
-
-def _options_fit_driver(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
-    allowed = OPTIONS[request.driver]
-    for name in sorted(request.connection.options):
-        gpu = request.driver == "simulated" and _SIMULATED_GPU.fullmatch(name)
-        if name not in allowed and not gpu:
-            known = f"may only name {', '.join(sorted(allowed))}" if allowed else "must be empty"
-            yield FieldViolation("connection.options", f"{known} for {request.driver}")
-            return
-
-
-def _socket_fits_transport(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
-    socket = request.connection.socket
-    if not socket:
-        return
-    if request.connection.transport != "unix":
-        yield FieldViolation("connection.socket", f"must be empty for {request.connection.transport}")
-        return
-    try:
-        socket_path(socket)
-    except ValueError as problem:
-        yield FieldViolation("connection.socket", f"must be {problem}")
+def host_address(request: fleet_pb2.AddHostRequest) -> HostAddress:
+    """How the host of a request is reached."""
+    connection = request.connection
+    return HostAddress(
+        driver=request.driver,
+        transport=connection.transport,
+        address=connection.address,
+        port=connection.port,
+        socket=connection.socket,
+        username=connection.username,
+        options=dict(sorted(connection.options.items())),
+    )
 
 
 def _policies_name_each_resource_once(request: Any) -> Iterator[FieldViolation]:
@@ -246,10 +202,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
     "corral.v1.AddHostRequest": (
         _ratios_in_range,
         _policies_name_each_resource_once,
-        _transport_fits_driver,
-        _address_fits_transport,
-        _socket_fits_transport,
-        _options_fit_driver,
+        _host_can_be_reached,
     ),
     "corral.v1.UpdateHostRequest": (
         _mask_names("name", "description", "rack", "resource_policies", "labels"),

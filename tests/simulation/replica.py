@@ -27,6 +27,7 @@ from service.reconcile.owners import Heirs
 from service.reconcile.sweep import Sweep
 from service.reconcile.tools import Tools
 from service.reconcile.worker import GroupWorker
+from service.signals import Signals
 from service.store import configured, quotas
 from service.telemetry.metrics import Metrics
 from tests.simulation.database import SimulatedStore
@@ -136,7 +137,8 @@ class Replica:
         store = SimulatedStore(world, self.process)
         feed = Feed(store)
         planner = FirstFitPlanner(world)
-        self.groups = Groups(store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid)
+        signals = Signals()
+        self.groups = Groups(store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals)
         monitors: dict[str, HostMonitor] = {}
         calls = MemberCalls(
             CLUSTER, monitors, Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue), metrics()
@@ -151,11 +153,11 @@ class Replica:
             monitors[uuid] = HostMonitor(
                 host, self.drivers[uuid], store, self.fleet.overcommit[uuid], self.reconciler.host_changed
             )
-        self.groups.poke = self.reconciler.poke
+        signals.group_due.listen(self.reconciler.poke)
         self.fleet_cases = FleetCases(store, self.clock, _no_first_contact, planner)
-        self.evacuation = Evacuation(store, feed, planner, self.clock, self.fleet_cases)
-        self.evacuation.poke = self.reconciler.poke
-        self.evacuation.live_targets = calls.live_targets
+        self.evacuation = Evacuation(
+            store, feed, planner, self.clock, self.fleet_cases, signals=signals, live_targets=calls.live_targets
+        )
         self._heirs = Heirs(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")
 

@@ -25,6 +25,7 @@ from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
 from service.reconcile.tools import Tools
+from service.signals import Signals
 from service.store import fleet
 from service.store.engine import Store
 from service.store.migrations import upgrade
@@ -116,8 +117,9 @@ async def control_plane(
         cluster=CLUSTER,
     )
     reconciler = Reconciler(tools)
-    groups = Groups(store, feed, planner, cluster=CLUSTER)
-    groups.poke = reconciler.poke
+    signals = Signals()
+    signals.group_due.listen(reconciler.poke)
+    groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals)
     plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, CLUSTER, metrics), metrics)
     for h in hosts:
         driver = SimulatedDriver(h.uuid, SimulatedHost(h.name, options, time.monotonic))

@@ -14,6 +14,7 @@ from corral.v1 import catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, 
 from service.config.file import parse
 from service.drivers.simulated import SimulatedDriver
 from service.planning.planner import InlinePlanner, Planner
+from service.process import Process
 from service.wiring import Service
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
@@ -77,9 +78,10 @@ def config_text(
 
 @dataclass
 class Whole:
-    """A running service and its stubs."""
+    """A running service, its HTTP address (`host:port`) and its stubs."""
 
     service: Service
+    http_address: str
     deploy: Any
     fleet: Any
     catalog: Any
@@ -163,12 +165,13 @@ class Whole:
 async def whole(directory: Path, text: str | None = None, *, planner: Planner | None = None) -> AsyncIterator[Whole]:
     """Start the service with a configuration text that lies in `directory`, and end it."""
     service = Service(parse(text or config_text(), directory), planner=planner or InlinePlanner())
-    await service.start()
+    process = Process(service)
+    await process.start()
     try:
         async with grpc.aio.insecure_channel(str(service.rpc.address)) as channel:
             stub: Callable[..., Any] = deploy_pb2_grpc.DistributedModelServiceStub
             fleet: Callable[..., Any] = fleet_pb2_grpc.FleetServiceStub
             catalog: Callable[..., Any] = catalog_pb2_grpc.CatalogServiceStub
-            yield Whole(service, stub(channel), fleet(channel), catalog(channel))
+            yield Whole(service, process.http_address, stub(channel), fleet(channel), catalog(channel))
     finally:
-        await service.stop()
+        await process.stop()

@@ -16,13 +16,11 @@ from service.app.fleet_feed import FleetUpdate
 from service.app.row_changes import etag
 from service.config.schema import NetworkSection
 from service.contract.convert.inventory import Reachable, instance, timestamp
-from service.domain.fleet import Host, HostAddress, HostState, Overcommit
+from service.contract.rules import host_address
+from service.domain.fleet import Host, HostState, Overcommit
 from service.domain.network import Network
 from service.errors import InvalidArgument
 from service.planning.decisions import Kept
-
-# What a transport of the contract is called by drivers.
-_TRANSPORTS = {"none": "test"}
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
 
@@ -173,21 +171,12 @@ def network(message: fleet_pb2.ZoneNetwork) -> Network:
 
 def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:
     """A host to take into the fleet."""
-    connection = message.connection
     return NewHost(
         Host(
             uuid=message.resource_uuid,
             name=message.name,
             zone_uuid=message.zone_uuid,
-            address=HostAddress(
-                driver=message.driver,
-                transport=_TRANSPORTS.get(connection.transport, connection.transport),
-                address=connection.address,
-                port=connection.port,
-                socket=connection.socket,
-                username=connection.username,
-                options=dict(sorted(connection.options.items())),
-            ),
+            address=host_address(message),
             rack=message.rack,
             labels=dict(sorted(message.labels.items())),
             overcommit=overcommit(message.resource_policies),
@@ -197,7 +186,7 @@ def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:
             capacity_override=dict(sorted(message.capacity.items())),
             state=HostState(message.state) if message.state else HostState.ENABLED,
         ),
-        credential=connection.credential,
+        credential=message.connection.credential,
         request_id=message.request_id,
     )
 

@@ -129,10 +129,13 @@ def test_a_wrong_value_is_named_by_its_key_with_what_is_allowed(extra: str, key:
     assert says in told
 
 
+SIMULATED = 'driver = "simulated"\ntransport = "test"'
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key", "says"),
     [
-        ('driver = "simulated"', 'driver = "vmware"', "hosts[0].driver:", "'libvirt' or 'simulated'"),
+        ('driver = "simulated"', 'driver = "vmware"', "hosts[0].driver:", "must be one of libvirt, simulated"),
         ('driver = "simulated"', 'driver = "simulated"\nuri = "qemu:///system"', "hosts[0].uri:", "unknown key"),
         (
             'transport = "test"',
@@ -140,13 +143,20 @@ def test_a_wrong_value_is_named_by_its_key_with_what_is_allowed(extra: str, key:
             "hosts[0].address:",
             "no URI",
         ),
-        ('transport = "test"', 'transport = "tcp"', "hosts[0].address:", "needed"),
-        ('transport = "test"', 'socket = "/run/x?command=sh"', "hosts[0].socket:", "absolute path"),
+        (SIMULATED, 'driver = "libvirt"\ntransport = "tcp"', "hosts[0].address:", "is required for tcp"),
         (
-            'transport = "test"',
-            'transport = "tcp"\naddress = "h"\nsocket = "/run/x"',
+            SIMULATED,
+            SIMULATED + '\noptions = { cpus = "4" }',
+            "hosts[0].options:",
+            "may only name boot_ms, call_ms, cpu,",
+        ),
+        (SIMULATED, SIMULATED + '\noptions = { cpu = "many" }', "hosts[0].options:", "'cpu' is not an amount"),
+        (SIMULATED, 'driver = "libvirt"\nsocket = "/run/x?command=sh"', "hosts[0].socket:", "absolute path"),
+        (
+            SIMULATED,
+            'driver = "libvirt"\ntransport = "tcp"\naddress = "h"\nsocket = "/run/x"',
             "hosts[0].socket:",
-            "only with transport",
+            "must be empty for tcp",
         ),
         ('zone = "zone-1"', 'zone = "zone-9"', "hosts[0].zone:", "known: zone-1"),
         ("vcpu = 8", "vcpu = -8", "hosts[0].capacity.vcpu:", "0 or more"),

@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from service.config.file import parse
 from service.domain.fleet import Host, HostAddress, HostStatus
+from service.drivers import kinds
+from service.drivers.base import HostRejected
 from service.planning.planner import InlinePlanner
+from service.process import Process
 from service.store import fleet
 from service.wiring import Service, StartError
 from tests.support.whole import ZONE, config_text, whole
@@ -60,12 +64,17 @@ async def test_a_host_without_a_driver_says_so_delays_nobody_and_answers_once_it
         assert lab.service.roster.unusable == {}
 
 
-async def test_a_host_of_the_file_that_can_not_be_driven_stops_the_start(tmp_path: Path) -> None:
-    text = config_text(hosts=1).replace('cpu = "1"', 'cpus = "1"')
-    service = Service(parse(text, tmp_path), planner=InlinePlanner())
+async def test_a_host_of_the_file_that_cannot_be_driven_here_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(host: Host, cluster_id: str) -> NoReturn:
+        raise HostRejected("unsupported", "its library is not installed here")
+
+    monkeypatch.setattr(kinds, "KINDS", {"simulated": replace(kinds.KINDS["simulated"], make=make)})
+    service = Service(parse(config_text(hosts=1), tmp_path), planner=InlinePlanner())
     try:
-        with pytest.raises(StartError, match="cpus"):
-            await service.start()
+        with pytest.raises(StartError, match="host host-1: its library is not installed here"):
+            await Process(service).start()
     finally:
         await service.reconciler.stop(1)
         service.store.close()

@@ -226,9 +226,7 @@ async def test_a_change_whose_row_can_not_be_written_does_not_happen(
 async def test_changes_that_come_as_json_leave_the_same_rows(tmp_path: Path) -> None:
     async with (
         running(tmp_path) as lab,
-        httpx.AsyncClient(
-            base_url=f"http://{lab.service.http_address}/corral/v1", trust_env=False, timeout=120
-        ) as http,
+        httpx.AsyncClient(base_url=f"http://{lab.http_address}/corral/v1", trust_env=False, timeout=120) as http,
     ):
         host = lab.uuid_of("host-2")
         answers: Sequence[httpx.Response] = [

@@ -17,7 +17,6 @@ from corral.v1 import fleet_pb2
 from sqlalchemy import Connection, func, select
 
 from service import wiring
-from service.config.file import Config
 from service.domain.fleet import Host
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
 from service.store import schema
@@ -37,7 +36,7 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedHost]:
     """The machines by name. One that is taken out of the fleet and added again is the same one, with what it holds."""
     machines: dict[str, SimulatedHost] = {}
 
-    def make(config: Config, host: Host) -> SimulatedDriver:
+    def make(host: Host, cluster_id: str) -> SimulatedDriver:
         options = SimulationOptions.read({"cpu": "1", "memory": "64GiB", "boot_ms": "1", "call_ms": "0"})
         there = machines.setdefault(host.name, SimulatedHost(host.name, options, time.monotonic))
         return SimulatedDriver(host.uuid, there)
@@ -168,7 +167,7 @@ async def test_a_host_that_never_returns_goes_with_its_claims_and_leaves_nothing
         sweep = lab.service.reconciler._sweep
         assert sweep is not None
         sweep._tombstones[host, "0" * 32] = 0.0  # as a sweep before the silence may have noted it
-        async with httpx.AsyncClient(base_url=f"http://{lab.service.http_address}", timeout=60) as http:
+        async with httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=60) as http:
             refused = await http.delete(f"/corral/v1/hosts/{host}", params={"force": "false"})
             assert (refused.status_code, refused.json()["error"]["status"]) == (400, "FAILED_PRECONDITION")
             removed = await http.delete(f"/corral/v1/hosts/{host}", params={"force": "true"})

@@ -11,8 +11,8 @@ from google.protobuf.descriptor import Descriptor
 
 from service.config.schema import HostSection
 from service.contract.convert.fleet import new_host
-from service.contract.rules import OPTIONS
 from service.domain.fleet import HostState
+from service.drivers.kinds import KINDS
 from service.drivers.libvirt.addressing import Options, connection_uri, options_of
 from service.drivers.simulated import SimulationOptions
 from service.store import fleet
@@ -50,8 +50,8 @@ def test_every_key_of_a_configured_host_has_its_field() -> None:
 
 
 def test_every_option_of_a_driver_can_be_set_unless_it_names_a_file_here() -> None:
-    assert OPTIONS["libvirt"] == {field.name for field in dataclasses.fields(Options)} - {"ssh_key"}
-    given = dict.fromkeys(OPTIONS["simulated"], "1") | {"gpu.a100": "2", "live_migration": "no"}
+    assert KINDS["libvirt"].options == {field.name for field in dataclasses.fields(Options)} - {"ssh_key"}
+    given = dict.fromkeys(KINDS["simulated"].options, "1") | {"gpu.a100": "2", "live_migration": "no"}
     read = SimulationOptions.read(given)
     assert read.total == {"vcpu": 1, "memory": 1, "gpu.a100": 2}
     assert {field.name for field in dataclasses.fields(SimulationOptions)} == {

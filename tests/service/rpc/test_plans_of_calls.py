@@ -111,7 +111,7 @@ async def test_a_json_call_that_is_given_up_ends_its_plan(tmp_path: Path, path: 
     async with watched(tmp_path) as (service, planner):
         planner.endless = True
         async with httpx.AsyncClient(
-            base_url=f"http://{service.service.http_address}/corral/v1", trust_env=False, timeout=120
+            base_url=f"http://{service.http_address}/corral/v1", trust_env=False, timeout=120
         ) as client:
             asking = asyncio.ensure_future(client.post(path, json=json_format.MessageToDict(message)))
             async with asyncio.timeout(120):

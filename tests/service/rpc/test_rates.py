@@ -44,7 +44,7 @@ LIST = deploy_pb2.ListInstanceGroupsRequest()
 async def test_a_tenant_above_its_rate_is_told_when_to_come_back_on_every_face(tmp_path: Path) -> None:
     async with (
         whole(tmp_path, config_text(extra=LIMITED)) as lab,
-        httpx.AsyncClient(base_url=f"http://{lab.service.http_address}", trust_env=False, timeout=120) as http,
+        httpx.AsyncClient(base_url=f"http://{lab.http_address}", trust_env=False, timeout=120) as http,
     ):
         body = {"logInByAccount": {"accountName": "root", "password": PASSWORD}}
         session = (await http.put("/zstack/v1/accounts/login", json=body)).json()["inventory"]["uuid"]

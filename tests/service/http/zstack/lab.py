@@ -15,6 +15,7 @@ import httpx
 
 from service.config.file import parse
 from service.planning.planner import InlinePlanner
+from service.process import Process
 from service.wiring import Service
 
 PASSWORD = "correct horse"
@@ -52,6 +53,7 @@ class Lab:
     """The parts, by name, and calls in few words."""
 
     service: Service
+    http_address: str
     http: httpx.AsyncClient
     session: str = ""
 
@@ -178,14 +180,15 @@ async def lab(directory: Path = Path("/nonexistent"), *, database: str = "", boo
     service = Service(
         parse(configuration(directory, database=database, boot_ms=boot_ms), directory), planner=InlinePlanner()
     )
-    await service.start()
+    process = Process(service)
+    await process.start()
     try:
-        async with httpx.AsyncClient(base_url=f"http://{service.http_address}", trust_env=False, timeout=120) as http:
-            made = Lab(service, http)
+        async with httpx.AsyncClient(base_url=f"http://{process.http_address}", trust_env=False, timeout=120) as http:
+            made = Lab(service, process.http_address, http)
             made.session = await made.log_in("admin")
             yield made
     finally:
-        await service.stop()
+        await process.stop()
 
 
 def details(text: str) -> Any:

@@ -35,7 +35,7 @@ def vendor() -> Iterator[Any]:
 
 @pytest.fixture
 def client(zstack: Lab, vendor: Any) -> Any:
-    made = vendor.ZStackClient(f"http://{zstack.service.http_address}", "admin", PASSWORD)
+    made = vendor.ZStackClient(f"http://{zstack.http_address}", "admin", PASSWORD)
     made.JOB_POLL_INTERVAL = 0.02
     return made
 
@@ -80,7 +80,7 @@ async def test_the_vendors_client_logs_in_again_by_itself_after_its_session_ende
 
 
 async def test_the_vendors_client_gets_a_wrong_password_told(zstack: Lab, vendor: Any) -> None:
-    made = vendor.ZStackClient(f"http://{zstack.service.http_address}", "bob", "wrong")
+    made = vendor.ZStackClient(f"http://{zstack.http_address}", "bob", "wrong")
     with pytest.raises(vendor.ZStackApiError) as failed:
         await made.login()
     assert failed.value.code == "ID.1000"

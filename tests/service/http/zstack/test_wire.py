@@ -35,7 +35,7 @@ class Answer:
 
 async def exchange(zstack: Lab, request: str) -> Answer:
     """Send exactly these bytes (lines end with CRLF) and read one answer."""
-    host, _, port = zstack.service.http_address.rpartition(":")
+    host, _, port = zstack.http_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         head, _, body = request.partition("\n\n")
@@ -72,7 +72,7 @@ JAVA_BODY = (
 
 async def poll(zstack: Lab, location: str, session: str) -> Answer:
     """Poll as the Java SDK does, until the answer is not 202."""
-    address = zstack.service.http_address
+    address = zstack.http_address
     path = location.removeprefix(f"http://{address}")
     assert path.startswith("/zstack/v1/api-jobs/")
     request = (
@@ -86,7 +86,7 @@ async def poll(zstack: Lab, location: str, session: str) -> Answer:
 
 
 async def test_the_java_sdks_deploy_is_accepted_polled_and_answered(zstack: Lab) -> None:
-    address, job = zstack.service.http_address, uuids.uuid4().hex
+    address, job = zstack.http_address, uuids.uuid4().hex
     accepted = await exchange(zstack, java_put(address, zstack.session, job, JAVA_BODY))
     assert accepted.status == 202
     told = json.loads(accepted.body)
@@ -100,7 +100,7 @@ async def test_the_java_sdks_deploy_is_accepted_polled_and_answered(zstack: Lab)
 
 
 async def test_the_java_sdk_gets_every_failure_by_polling(zstack: Lab) -> None:
-    address = zstack.service.http_address
+    address = zstack.http_address
     for session, body, code in (
         (SEED_SESSION, JAVA_BODY, "ID.1001"),
         (zstack.session, JAVA_BODY.replace('"parallel"', '"random"'), "SYS.1007"),
@@ -119,7 +119,7 @@ async def test_the_java_sdks_query_finds_the_group(zstack: Lab) -> None:
     request = (
         f"GET /zstack/v1/ai/model-services/instances/groups?q=uuid%3D{uuid}&replyWithCount=true HTTP/1.1\n"
         f"X-Job-UUID: {uuids.uuid4().hex}\nX-JSON-Schema: true\nAuthorization: OAuth {zstack.session}\n"
-        f"Host: {zstack.service.http_address}\nConnection: Keep-Alive\nAccept-Encoding: gzip\n"
+        f"Host: {zstack.http_address}\nConnection: Keep-Alive\nAccept-Encoding: gzip\n"
         "User-Agent: okhttp/3.9.1\n\n"
     )
     answer = await exchange(zstack, request)
@@ -129,7 +129,7 @@ async def test_the_java_sdks_query_finds_the_group(zstack: Lab) -> None:
 
 
 async def test_the_java_sdk_logs_in_and_out_without_an_authorization_header(zstack: Lab) -> None:
-    address, session = zstack.service.http_address, await zstack.log_in("bob")
+    address, session = zstack.http_address, await zstack.log_in("bob")
     request = (
         f"DELETE /zstack/v1/accounts/sessions/{session} HTTP/1.1\nX-Job-UUID: {uuids.uuid4().hex}\n"
         f"X-JSON-Schema: true\nHost: {address}\nConnection: Keep-Alive\nAccept-Encoding: gzip\n"
@@ -150,7 +150,7 @@ async def test_the_go_sdks_envelope_params_is_accepted(zstack: Lab) -> None:
 async def test_the_seeds_curl_line_word_for_word(zstack: Lab) -> None:
     if shutil.which("curl") is None:
         pytest.fail("curl is not installed")
-    line = SEED_LINE.replace(SEED_SESSION, zstack.session).replace(SEED_ADDRESS, zstack.service.http_address)
+    line = SEED_LINE.replace(SEED_SESSION, zstack.session).replace(SEED_ADDRESS, zstack.http_address)
     ran = await asyncio.to_thread(
         subprocess.run, ["sh", "-c", line + " -sS -w '\\n%{http_code}'"], capture_output=True, text=True, timeout=30
     )

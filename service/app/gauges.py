@@ -1,0 +1,55 @@
+"""The gauges that mirror the store, brought up to date before each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from service.app.feed import Feed
+from service.domain.fleet import Host
+from service.store import events, fleet, groups
+from service.store.connection import Connection
+from service.store.engine import Store
+from service.telemetry.metrics import Metrics, replace
+
+
+class Gauges:
+    """What the metrics tell of the store and of this process's followers and workers."""
+
+    def __init__(self, store: Store, metrics: Metrics, feed: Feed, working: Callable[[], int]) -> None:
+        """`working`: how many groups are being worked on by this process."""
+        self._store = store
+        self._metrics = metrics
+        self._feed = feed
+        self._working = working
+
+    async def refresh(self) -> None:
+        """Read everything anew in one transaction. Raises Unavailable."""
+
+        def read(connection: Connection) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, Host], int]:
+            by_group, by_instance = groups.counts(connection)
+            return by_group, by_instance, fleet.hosts(connection), events.head(connection)[1]
+
+        by_group, by_instance, hosts, revision = await self._store.read(read)
+        metrics = self._metrics
+        replace(metrics.groups, {(status,): count for status, count in by_group.items()})
+        replace(metrics.instances, {(status,): count for status, count in by_instance.items()})
+        self._tell_hosts(hosts.values())
+        metrics.events_revision.set(revision)
+        metrics.watch_streams.set(self._feed.followers)
+        metrics.reconcile_workers.set(self._working())
+
+    def _tell_hosts(self, hosts: Iterable[Host]) -> None:
+        hosts = tuple(hosts)
+        by_state: dict[tuple[str, ...], float] = {}
+        for host in hosts:
+            key = (host.state.value, host.status.value)
+            by_state[key] = by_state.get(key, 0) + 1
+        metrics = self._metrics
+        replace(metrics.hosts, by_state)
+        replace(metrics.host_capacity, _amounts((h, h.usable) for h in hosts))
+        replace(metrics.host_used, _amounts((h, h.used) for h in hosts))
+        replace(metrics.host_foreign, _amounts((h, h.foreign) for h in hosts))
+
+
+def _amounts(vectors: Iterable[tuple[Host, Mapping[str, int]]]) -> dict[tuple[str, ...], float]:
+    return {(host.name, host.zone_uuid, name): n for host, vector in vectors for name, n in vector.items()}

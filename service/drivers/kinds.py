@@ -1,0 +1,208 @@
+"""The kinds of hosts: one row each, and one folder with the driver. Everything else asks the row.
+
+A row says how such a host is reached, what its operator may choose, and what the service must know before there is a
+driver. The driver itself is imported when the first host needs it. The only module that names a concrete driver.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.domain.fleet import Host, HostAddress
+from service.drivers.base import HostDriver, HostRejected
+from service.errors import FieldViolation
+
+_NO_NAMES: frozenset[str] = frozenset()
+_USERNAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}")
+_UNIX_SOCKET = re.compile(r"/[A-Za-z0-9._/+@-]{1,106}")
+_LOCAL = frozenset({"unix", "none", "test"})
+"""Transports that lead to no other machine: they need no address, and take none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the service knows of one kind of host.
+
+    `make(host, cluster_id)`: the driver. `check(address)`: looks at the values of options. Both raise HostRejected
+    where the host's fields are not right for it.
+    `transports`: how it is reached. `options`: what its operator may choose; `option_pattern`: further names of these.
+    `file_transports`, `file_options`: those that lead to files or sockets of the service's machine, or are for trials:
+    the configuration file alone may name them.
+    `same_machine(address)`: what two entries have in common that lead to one and the same machine; empty: nothing that
+    can be told from the entries alone.
+    `boots_files`: whether the files of images must be on the service's machine.
+    `in_memory(address)`: whether every process of the service would see a machine of its own.
+    `attaches_devices`: whether a machine gets the devices that it claims.
+    """
+
+    name: str
+    make: Callable[[Host, str], HostDriver]
+    check: Callable[[HostAddress], None]
+    transports: tuple[str, ...]
+    file_transports: tuple[str, ...] = ()
+    options: frozenset[str] = _NO_NAMES
+    option_pattern: re.Pattern[str] | None = None
+    file_options: frozenset[str] = _NO_NAMES
+    same_machine: Callable[[HostAddress], str] = lambda _address: ""
+    boots_files: bool = True
+    in_memory: Callable[[HostAddress], bool] = lambda _address: False
+    attaches_devices: bool = False
+
+    def takes_option(self, name: str, *, in_file: bool) -> bool:
+        """Whether the option may be set there."""
+        if name in self.options or (in_file and name in self.file_options):
+            return True
+        return self.option_pattern is not None and self.option_pattern.fullmatch(name) is not None
+
+
+def make_driver(host: Host, cluster_id: str) -> HostDriver:
+    """The driver that the host's fields name. Raises HostRejected."""
+    kind = KINDS.get(host.address.driver)
+    if kind is None:
+        raise HostRejected("unsupported", f"there is no driver {host.address.driver!r}")
+    return kind.make(host, cluster_id)
+
+
+def violations(address: HostAddress, *, in_file: bool = False) -> Iterator[FieldViolation]:
+    """What is wrong with how a host is reached, field by field; the same rules whoever says it.
+
+    `in_file`: whether the configuration file says it, which may name files of this machine.
+    """
+    kind = KINDS.get(address.driver)
+    if kind is None:
+        yield FieldViolation("driver", f"must be one of {', '.join(KINDS)}")
+        return
+    transport = address.transport
+    allowed = (*kind.transports, *(kind.file_transports if in_file else ()))
+    if transport not in allowed:
+        yield FieldViolation("transport", f"must be one of {', '.join(allowed)} for {kind.name}")
+        return
+    local = transport in _LOCAL
+    if not local and not address.address:
+        yield FieldViolation("address", f"is required for {transport}")
+    if local and address.address:
+        yield FieldViolation("address", f"must be empty for {transport}")
+    if local and address.port:
+        yield FieldViolation("port", f"must be 0 for {transport}")
+    if address.username and transport != "ssh":
+        yield FieldViolation("username", f"must be empty for {transport}")
+    elif address.username and not _USERNAME.fullmatch(address.username):
+        yield FieldViolation("username", "must be letters, digits and ._-, a letter or _ first, at most 32 long")
+    yield from _socket_violations(address)
+    yield from _option_violations(kind, address, in_file)
+
+
+def _socket_violations(address: HostAddress) -> Iterator[FieldViolation]:
+    if not address.socket:
+        return
+    if address.transport not in ("unix", "test"):
+        yield FieldViolation("socket", f"must be empty for {address.transport}")
+    elif not _UNIX_SOCKET.fullmatch(address.socket):
+        yield FieldViolation("socket", "must be an absolute path of letters, digits and ._/+@-, at most 107 long")
+
+
+def _option_violations(kind: Kind, address: HostAddress, in_file: bool) -> Iterator[FieldViolation]:
+    for name in sorted(address.options):
+        if not kind.takes_option(name, in_file=in_file):
+            names = sorted(kind.options | (kind.file_options if in_file else _NO_NAMES))
+            yield FieldViolation("options", f"may only name {', '.join(names)} for {kind.name}, not {name}")
+            return
+    try:
+        kind.check(address)
+    except HostRejected as problem:
+        yield FieldViolation("options", f"must be right for {kind.name}: {problem.public}")
+
+
+# --- libvirt ---------------------------------------------------------------------------------------------------------
+
+_LIBVIRT_SOCKET = "/var/run/libvirt/libvirt-sock"
+_LIBVIRT_PORTS = {"tcp": 16509, "tls": 16514, "ssh": 22}
+
+
+def _libvirt(host: Host, cluster_id: str) -> HostDriver:
+    try:
+        from service.drivers.libvirt.driver import LibvirtDriver
+    except ImportError as error:
+        raise HostRejected("unsupported", "libvirt's Python module is not installed here", str(error)) from error
+
+    return LibvirtDriver(host.uuid, cluster_id, host.address)
+
+
+def _check_libvirt(address: HostAddress) -> None:
+    from service.drivers.libvirt.addressing import options_of
+
+    options_of(address)
+
+
+def _same_libvirt(address: HostAddress) -> str:
+    if address.transport == "unix":
+        return f"unix:{(address.socket or _LIBVIRT_SOCKET).replace('/var/run/', '/run/', 1)}"
+    if address.transport == "test":
+        return ""  # each connection to libvirt's test driver is a host of its own
+    name = address.address.lower().rstrip(".")
+    # Behind one address there may be several machines, each at a port of its own; the usual ports are one machine's.
+    return name if address.port in (0, _LIBVIRT_PORTS[address.transport]) else f"{name}:{address.port}"
+
+
+# --- simulated -------------------------------------------------------------------------------------------------------
+
+
+def _simulated(host: Host, cluster_id: str) -> HostDriver:
+    from service.drivers.simulated import SharedHost, SimulatedDriver, SimulatedHost, SimulationOptions
+
+    options = SimulationOptions.read(host.address.options)
+    if options.state_file:
+        shared = SharedHost(host.name, options, time.monotonic, Path(options.state_file))
+        return SimulatedDriver(host.uuid, shared)
+    return SimulatedDriver(host.uuid, SimulatedHost(host.name, options, time.monotonic))
+
+
+def _check_simulated(address: HostAddress) -> None:
+    from service.drivers.simulated import SimulationOptions
+
+    SimulationOptions.read(address.options)
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "libvirt",
+            _libvirt,
+            _check_libvirt,
+            transports=("unix", "tcp", "tls", "ssh"),
+            file_transports=("test",),
+            options=frozenset(
+                {
+                    *("pool", "pool_path", "virt_type", "machine", "translation_cache_mib"),
+                    *("migration_address", "migration_transport"),
+                }
+            ),
+            file_options=frozenset({"ssh_key"}),
+            same_machine=_same_libvirt,
+        ),
+        Kind(
+            "simulated",
+            _simulated,
+            _check_simulated,
+            transports=("none",),
+            file_transports=("unix", "test"),
+            options=frozenset(
+                {
+                    *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
+                    *("migrate_ms", "live_migration"),
+                }
+            ),
+            option_pattern=re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}"),
+            file_options=frozenset({"state_file"}),
+            same_machine=lambda address: address.options.get("state_file", ""),
+            boots_files=False,
+            in_memory=lambda address: not address.options.get("state_file"),
+            attaches_devices=True,  # it runs no guest that could miss them
+        ),
+    )
+}

@@ -1,0 +1,182 @@
+"""One Corral process: the order in which the parts start and end, and whether all of them work."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import ssl
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+
+from service.domain.catalog import Image, RegisteredImage, configured_image_uuid
+from service.errors import CorralError
+from service.http.app import bind, serve_http
+from service.planning.pool import PoolPlanner
+from service.reconcile.housekeeping import Housekeeping
+from service.reconcile.owners import Heirs
+from service.rpc import tls
+from service.store import configured, events, quotas
+from service.store.connection import Connection
+from service.store.hints import Listener
+from service.telemetry.logs import get_logger
+from service.wiring import Service, StartError, pem, wall_clock
+
+log = get_logger("corral.process")
+
+# A rotated certificate is in use this long after its file was replaced, at the latest.
+TLS_POLL_SECONDS = 5.0
+
+_WARM = "warm the planner"
+"""The one background task that ends by itself."""
+
+
+class Process:
+    """`start`, then `stop`. A start that failed needs `stop` too."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.http_address = ""
+        self._http_socket: socket.socket | None = None
+        self._http_stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the listeners once the fleet's rows are written and the first hosts were asked.
+
+        Raises StartError, AddressUnavailable, Unavailable.
+        """
+        service = self.service
+        self._http_socket = bind(service.config.server.http)
+        try:
+            await self._follow_fleet()
+        except BaseException:
+            self._http_socket.close()  # a start that fails leaves no listener behind
+            raise
+        await service.feed.start()
+        self._spawn(service.feed.run(), "feed")
+        if not service.store.sqlite:
+            self._spawn(Listener(service.store.url, service.feed.poke, service.signals.group_due).run(), "hints")
+        heirs = Heirs(service.store, lambda: service.signals.group_due(""))
+        await heirs.once()  # what the process before this one held is this one's now
+        self._spawn(heirs.run(), "heirs")
+        self._spawn(Housekeeping(service.store).run(), "housekeeping")
+        await service.reconciler.start()
+        await service.rpc.start()
+        self._serve_http(self._http_socket)
+        self._spawn(service.jobs.run(), "jobs")
+        service.rpc.set_serving(True)
+        if isinstance(service.pool, PoolPlanner):
+            self._spawn(service.pool.warm(), _WARM)
+        log.info("serving", grpc=str(service.rpc.address), http=self.http_address, hosts=len(service.directory.hosts))
+
+    async def stop(self) -> None:
+        """Drain: not serving, streams end with Unavailable, calls end, leases go back, then everything is closed."""
+        service = self.service
+        grace = service.config.server.drain_grace_ms / 1000
+        log.info("draining", grace_seconds=grace)
+        service.rpc.drain()
+        # Before the feed ends: a job that is cut off goes on in the next process, and must not be seen to fail.
+        await service.jobs.stop()
+        service.groups.drain()
+        service.feed.close()
+        service.fleet_feed.close()
+        await service.rpc.stop(grace)
+        await service.reconciler.stop(grace)
+        self._http_stop.set()
+        for task in self._tasks:
+            if task.get_name() != "http":
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        service.planner.close()
+        service.store.close()
+        log.info("stopped")
+
+    async def readiness(self) -> Mapping[str, str]:
+        """What does not work, by part; empty when all does."""
+        problems = {}
+        try:
+            await self.service.store.read(events.head)
+        except CorralError as error:
+            problems["store"] = error.message
+        for task in self._tasks:
+            if task.done() and task.get_name() != _WARM:
+                problems[task.get_name()] = "has stopped"
+        return problems
+
+    async def _follow_fleet(self) -> None:
+        """Write what the configuration says and follow the rows. Raises StartError, Unavailable."""
+        service = self.service
+        await service.store.write(self._write_fleet)
+        await service.roster.sync()
+        for host in service.config.hosts:
+            if host.uuid in service.roster.unusable:
+                raise StartError(f"host {host.name}: {service.roster.unusable[host.uuid]}")
+        await service.fleet_feed.start()
+        self._spawn(service.fleet_feed.run(), "fleet")
+
+    def _write_fleet(self, connection: Connection) -> None:
+        config = self.service.config
+        configured.write(
+            connection,
+            zones=config.zones,
+            hosts=config.hosts,
+            images=[_registered(image) for image in config.images],
+            model_services=[
+                dataclasses.replace(entry, image_uuid=configured_image_uuid(entry.image.name))
+                for entry in config.model_services
+            ],
+            now=wall_clock(),
+        )
+        quotas.put(connection, config.quotas)
+
+    def _serve_http(self, listener: socket.socket) -> None:
+        config = self.service.config
+        self.http_address = _shown(listener)
+        context = None
+        if config.server.tls is not None:
+            files = pem(config)
+            context = tls.context(files)
+            self._spawn(_keep_fresh(context, files), "TLS files")
+        serving = serve_http(
+            self.service.http_app(self.readiness),
+            listener,
+            self._http_stop,
+            tls=context,
+            max_connections=config.server.max_http_connections,
+            refused=self.service.metrics.http_refused.inc,
+        )
+        self._spawn(serving, "http")
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_report)
+        self._tasks.append(task)
+
+
+def _registered(image: Image) -> RegisteredImage:
+    """An image of the configuration file as the catalogue tells it."""
+    paths = [Path(path) for path in (image.kernel_path, image.initrd_path, image.disk_path) if path]
+    return RegisteredImage(
+        configured_image_uuid(image.name),
+        image,
+        "kernel" if image.kernel_path else image.disk_format,
+        sum(path.stat().st_size for path in paths if path.is_file()),
+    )
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("background task broke", task=task.get_name(), exc_info=error)
+
+
+async def _keep_fresh(context: ssl.SSLContext, files: tls.Reloading) -> None:
+    """New handshakes of the HTTP listener get what the files hold; gRPC looks at its own."""
+    while True:
+        await asyncio.sleep(TLS_POLL_SECONDS)
+        await asyncio.to_thread(tls.refresh, context, files)
+
+
+def _shown(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return f"unix:{name}" if isinstance(name, str) else f"{name[0]}:{name[1]}"
