@@ -1,7 +1,7 @@
-"""Offline planner: ``python -m placement place|explain|check|replay``. Reads files, prints JSON or text.
+"""Offline planner: ``python -m placement COMMAND``. Reads files, prints JSON or text; nothing else here touches files.
 
-May import this package and the standard library; the only module of it that touches files. Exit status: 0 placed,
-right or the same; 1 not placed, wrong or different; 2 bad input; 3 unknown.
+Commands: place, explain, check, replay, drain, rebalance, room. Exit status: 0 placed, right or the same; 1 not placed,
+wrong or different; 2 bad input; 3 unknown.
 """
 
 from __future__ import annotations
@@ -9,15 +9,23 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from placement import codec
 from placement.check import check
-from placement.engine import never, place
-from placement.model import Cure, CureKind, Decision, Explanation, Policy, Request, Snapshot, Status
+from placement.engine import place
+from placement.model import Cure, CureKind, Decision, Explanation, Request, Snapshot, Status
+from placement.modes.answered import answered
+from placement.modes.capacity import room_for
+from placement.modes.drain import drain, leaving
+from placement.modes.moves import Move
+from placement.modes.rebalance import rebalance
 from placement.resources import InvalidPlacementInput
+from placement.stop import Stop, never
+from placement.strategy import objective
 
 CODES = {Status.PLACED: 0, Status.INFEASIBLE: 1, Status.UNKNOWN: 3}
 
@@ -58,6 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("replay", help="decide a dump again and compare")
     command.add_argument("dump")
     command.set_defaults(run=_replay)
+    command = commands.add_parser("drain", help="where the movable members of some hosts go, as JSON")
+    command.add_argument("snapshot")
+    command.add_argument("host", nargs="+")
+    command.set_defaults(run=_drain)
+    command = commands.add_parser("rebalance", help="moves after which the free room is worth more, as JSON")
+    command.add_argument("snapshot")
+    command.add_argument("--most-moves", type=int, default=10, help="no more moves than this (default 10)")
+    command.set_defaults(run=_rebalance)
+    command = commands.add_parser("room", help="how many more nodes like the request's first one fit, as JSON")
+    command.add_argument("snapshot")
+    command.add_argument("request")
+    command.set_defaults(run=_room)
+    for name in ("drain", "rebalance", "room"):
+        commands.choices[name].add_argument("--deadline-ms", type=int, help="end with what is known by then")
     return parser
 
 
@@ -74,29 +96,30 @@ def _decide(options: argparse.Namespace) -> tuple[Snapshot, Request, Decision]:
     if options.deadline_ms is not None:
         deadline = options.deadline_ms
     policy = replace(policy, max_placed=options.max_placed)
-    decision = _with_deadline(snapshot, request, policy, deadline)
+    with _deadline(deadline) as stop:
+        decision = place(snapshot, request, policy, stop)
     if options.dump:
         with open(options.dump, "w", encoding="utf-8") as file:
             file.write(codec.dumps(codec.write_dump(snapshot, request, policy, decision)) + "\n")
     return snapshot, request, decision
 
 
-def _with_deadline(snapshot: Snapshot, request: Request, policy: Policy, deadline_ms: int | None) -> Decision:
-    stop: Callable[[], bool] = never
-    timer = None
-    if deadline_ms is not None:
-        if deadline_ms < 1:
-            raise InvalidPlacementInput("deadline_ms", "must be positive")
-        over = threading.Event()
-        timer = threading.Timer(deadline_ms / 1000, over.set)
-        timer.daemon = True
-        timer.start()
-        stop = over.is_set
+@contextmanager
+def _deadline(milliseconds: int | None) -> Iterator[Stop]:
+    """A stop that comes after so long; None: never."""
+    if milliseconds is None:
+        yield never
+        return
+    if milliseconds < 1:
+        raise InvalidPlacementInput("deadline_ms", "must be positive")
+    over = threading.Event()
+    timer = threading.Timer(milliseconds / 1000, over.set)
+    timer.daemon = True
+    timer.start()
     try:
-        return place(snapshot, request, policy, stop)
+        yield over.is_set
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
 
 def _place(options: argparse.Namespace) -> int:
@@ -133,13 +156,44 @@ def _replay(options: argparse.Namespace) -> int:
     return 1
 
 
+def _drain(options: argparse.Namespace) -> int:
+    snapshot = codec.read_snapshot(_read(options.snapshot))
+    gang, fixed = leaving(snapshot, frozenset(options.host))
+    with _deadline(options.deadline_ms) as stop:
+        found = answered(drain(snapshot, [gang] if gang else []), stop=stop)
+    decision = codec.write_decision(found.decision) if found.decision is not None else None
+    print(codec.dumps({"moves": _moves(found.moves), "fixed": fixed, "decision": decision}))
+    return CODES[found.decision.status] if found.decision is not None else int(bool(fixed))
+
+
+def _rebalance(options: argparse.Namespace) -> int:
+    with _deadline(options.deadline_ms) as stop:
+        found = rebalance(codec.read_snapshot(_read(options.snapshot)), options.most_moves, stop=stop)
+    print(codec.dumps({"moves": _moves(found.moves), "gain": found.gain}))
+    return 0
+
+
+def _moves(moves: Sequence[Move]) -> list[dict[str, Any]]:
+    return [{"member": m.member, "from": m.source, "to": m.target, "cells": list(m.cells)} for m in moves]
+
+
+def _room(options: argparse.Namespace) -> int:
+    request, _, deadline = codec.read_request(_read(options.request))
+    with _deadline(options.deadline_ms or deadline) as stop:
+        snapshot = codec.read_snapshot(_read(options.snapshot))
+        room = room_for(snapshot, request.nodes[0], request.constraints, stop=stop)
+    print(codec.dumps({"count": room.count, "bound": room.bound, "by_zone": room.by_zone}))
+    return 0
+
+
 def in_words(decision: Decision) -> list[str]:
     """The decision for people, a line each."""
     head = f"{decision.status.value} ({decision.proof.value}, stage {decision.stage})"
     lines = [head]
     if decision.objective is not None:
+        unit = objective(decision.strategy, decision.max_placed).unit
         lines.append(
-            f"{decision.strategy.value}: {decision.objective}, proven between {decision.lower_bound} and "
+            f"{decision.strategy.value}: {decision.objective} ({unit}), proven between {decision.lower_bound} and "
             f"{decision.upper_bound}; penalty {decision.penalty}"
         )
     by_host: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""An independent verifier of any Decision, in plain Python. Shares no logic with the planner.
+"""An independent verifier of any Decision, in plain Python.
 
-May import ``model`` and ``constraints`` only, so that a planner's mistake cannot hide here.
+Shares nothing with the planner but the data and what each strategy means, so that a planner's mistake cannot hide here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from placement.model import (
     Request,
     Snapshot,
     Status,
-    Strategy,
 )
+from placement.strategy import Term, objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,22 +215,21 @@ def _objective(
     decision: Decision,
     landed: dict[str, list[tuple[Node, Assignment]]],
 ) -> int | None:
-    if decision.max_placed:
-        return len(decision.assignments)
-    if request.strategy is Strategy.FEWEST_HOSTS:
-        return len(landed)
-    if request.strategy is Strategy.SPREAD:
-        return sum(len(arrivals) ** 2 for arrivals in landed.values())
-    if request.strategy is Strategy.CLOSE:
-        racks = {hosts[host_id].rack_key for host_id in landed}
-        return len(racks) * (request.size + 1) + len(landed)
-    return None
+    """The objective as the table defines it, measured here; None where a term is not measured here."""
+    measured = {
+        Term.HOSTS: len(landed),
+        Term.RACKS: len({hosts[host_id].rack_key for host_id in landed}),
+        Term.SQUARES: sum(len(arrivals) ** 2 for arrivals in landed.values()),
+        Term.NODES: len(decision.assignments),
+    }
+    wanted = objective(request.strategy, decision.max_placed)
+    return wanted.total(request.size, measured) if wanted.terms.keys() <= measured.keys() else None
 
 
-def _bounds(decision: Decision, objective: int | None) -> Iterator[Violation]:
+def _bounds(decision: Decision, found: int | None) -> Iterator[Violation]:
     stated = decision.objective
-    if objective is not None and stated != objective:
-        yield Violation("objective", f"is {objective}, stated {stated}")
+    if found is not None and stated != found:
+        yield Violation("objective", f"is {found}, stated {stated}")
     lower, upper = decision.lower_bound, decision.upper_bound
     if stated is None or lower is None or upper is None or not lower <= stated <= upper:
         yield Violation("bounds", f"{lower} <= {stated} <= {upper} does not hold")

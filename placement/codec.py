@@ -1,7 +1,6 @@
 """Snapshot, request, decision and dump as JSON, version 1.
 
-May import ``model``, ``constraints``, ``reasons``, ``resources`` and the standard library. Amounts are integers in
-any unit. Fields marked ? may be left out; an unknown field is an error that names it.
+Amounts are integers in any unit. Fields marked ? may be left out; an unknown field is an error that names it.
 
 snapshot  {"version": 1, "hosts": [{"id", "zone", "rack"?, "capacity": {name: int}, "used"?: {name: int}, "labels"?:
           {}, "schedulable"?: true, "members"?: [{"id", "demand"?, "labels"?, "movable"?, "exclusive"?, "cells"?:

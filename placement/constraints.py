@@ -1,7 +1,7 @@
 """Rules that tie several nodes together: affinity, anti-affinity, spread, spare hosts.
 
-May import ``resources`` alone. A rule with ``weight=None`` is hard; with a weight it is a wish, and each unit by
-which it is missed costs that weight. Wishes come before the strategy: a decision first misses as little as possible.
+A rule with ``weight=None`` is hard; with a weight it is a wish, and each unit by which it is missed costs that weight.
+Wishes come before the strategy: a decision first misses as little as possible.
 """
 
 from __future__ import annotations

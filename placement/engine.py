@@ -1,31 +1,24 @@
 """The planner: ``place(snapshot, request, policy, stop) -> Decision``.
 
-May import everything in this package; imports OR-Tools only through ``exact*``, and only when the cheap stages left
-a gap.
+OR-Tools is loaded only when the cheap stages have left a gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from placement.explain.explanation import explain
 from placement.model import Assignment, Decision, Policy, Proof, Request, Snapshot, Status
 from placement.problem.gang import Gang, collapse
-from placement.search.answer import Answer
-from placement.search.most import place_most
+from placement.search.constrained import by_model, solve_constrained
+from placement.search.incumbent import Incumbent
+from placement.search.max_placed import place_max
 from placement.search.reduce import needs_rules
-from placement.search.ruled import by_model, solve_ruled
 from placement.search.strategies import BY_STRATEGY
+from placement.stop import Stop, never
 
-Stop = Callable[[], bool]
 DEFAULT = Policy()
 SMALL = 200
-
-
-def never() -> bool:
-    """A stop that never comes."""
-    return False
 
 
 def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: Stop = never) -> Decision:
@@ -36,51 +29,51 @@ def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: 
     """
     gang = collapse(snapshot, request)
     if policy.max_placed:
-        return place_most(gang, policy, stop)
-    answer = solve(gang, policy, stop)
-    if answer.landed is None:
-        return failed(gang, answer, policy, stop)
-    return placed(gang, answer, stop())
+        return place_max(gang, policy, stop)
+    incumbent = solve(gang, policy, stop)
+    if incumbent.landed is None:
+        return failed(gang, incumbent, policy, stop)
+    return placed(gang, incumbent, stop())
 
 
-def solve(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+def solve(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """The answer for a gang, by the packing where it holds all the rules."""
     strategy = gang.request.strategy
     if needs_rules(gang):
-        return solve_ruled(gang, strategy, policy, stop)
-    answer = BY_STRATEGY[strategy](gang, policy, stop)
-    if not answer.closed and policy.branches and len(gang.kinds) * len(gang.index.hosts) <= SMALL and not stop():
-        by_model(gang, strategy, replace(policy, branches=min(policy.branches, 2500)), stop, answer)
-    return answer
+        return solve_constrained(gang, strategy, policy, stop)
+    incumbent = BY_STRATEGY[strategy](gang, policy, stop)
+    if not incumbent.closed and policy.branches and len(gang.kinds) * len(gang.index.hosts) <= SMALL and not stop():
+        by_model(gang, strategy, replace(policy, branches=min(policy.branches, 2500)), stop, incumbent)
+    return incumbent
 
 
-def placed(gang: Gang, answer: Answer, stopped: bool) -> Decision:
+def placed(gang: Gang, incumbent: Incumbent, stopped: bool) -> Decision:
     """The decision of a full placement."""
-    assert answer.landed is not None
-    assert answer.objective is not None
-    lower = min(answer.lower, answer.objective)
-    closed = lower == answer.objective and answer.penalty == answer.penalty_bound
+    assert incumbent.landed is not None
+    assert incumbent.objective is not None
+    lower = min(incumbent.lower, incumbent.objective)
+    closed = lower == incumbent.objective and incumbent.penalty == incumbent.penalty_bound
     return Decision(
         Status.PLACED,
-        name_nodes(gang, answer),
-        answer.objective,
+        name_nodes(gang, incumbent),
+        incumbent.objective,
         lower,
-        answer.objective,
+        incumbent.objective,
         Proof.OPTIMAL if closed else Proof.GAP,
-        answer.stage,
+        incumbent.stage,
         gang.request.strategy,
-        penalty=answer.penalty,
-        penalty_bound=answer.penalty_bound,
+        penalty=incumbent.penalty,
+        penalty_bound=incumbent.penalty_bound,
         stopped=stopped,
     )
 
 
-def name_nodes(gang: Gang, answer: Answer) -> tuple[Assignment, ...]:
+def name_nodes(gang: Gang, incumbent: Incumbent) -> tuple[Assignment, ...]:
     """Gives each landed node of a kind one of the kind's ids; ordered as the request is."""
     waiting = [kind.ids() for kind in gang.kinds]
     hosts = gang.index.hosts
     by_node: dict[str, list[Assignment]] = {}
-    for kind, host, cells in answer.landed or ():
+    for kind, host, cells in incumbent.landed or ():
         node = next(waiting[kind])
         found = Assignment(node, hosts[host].id, cells)
         if node in by_node:
@@ -90,12 +83,12 @@ def name_nodes(gang: Gang, answer: Answer) -> tuple[Assignment, ...]:
     return tuple(found for node in gang.request.nodes for found in by_node.get(node.id, ()))
 
 
-def failed(gang: Gang, answer: Answer, policy: Policy, stop: Stop) -> Decision:
+def failed(gang: Gang, incumbent: Incumbent, policy: Policy, stop: Stop) -> Decision:
     """The decision when nothing was placed, explained."""
     return Decision(
-        Status.INFEASIBLE if answer.infeasible else Status.UNKNOWN,
-        proof=Proof.INFEASIBLE if answer.infeasible else Proof.NONE,
-        stage=answer.stage,
+        Status.INFEASIBLE if incumbent.infeasible else Status.UNKNOWN,
+        proof=Proof.INFEASIBLE if incumbent.infeasible else Proof.NONE,
+        stage=incumbent.stage,
         strategy=gang.request.strategy,
         stopped=stop(),
         explanation=explain(gang, solve, policy, stop),

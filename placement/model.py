@@ -1,15 +1,13 @@
 """The planner's whole vocabulary: fleet, request, policy, decision. Frozen data, checked on construction.
 
-May import ``resources``, ``outcome`` and ``constraints`` only; importing it loads neither numpy nor OR-Tools.
-Every wrong value raises ``InvalidPlacementInput(field, message)``. Mappings are copied on construction and must be
-treated as read-only.
+Importing it loads neither numpy nor OR-Tools. Every wrong value raises ``InvalidPlacementInput(field, message)``.
+Mappings are copied on construction and must be treated as read-only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from placement.constraints import Constraint, SpareHosts
 from placement.outcome import (
@@ -23,7 +21,6 @@ from placement.outcome import (
     Proof,
     Shortage,
     Status,
-    Strategy,
 )
 from placement.resources import (
     MAX_AMOUNT,
@@ -37,9 +34,7 @@ from placement.resources import (
     checked_name,
     checked_names,
 )
-
-if TYPE_CHECKING:
-    from placement.problem.index import FleetIndex
+from placement.strategy import Strategy
 
 __all__ = [
     "Assignment",
@@ -158,6 +153,26 @@ class Flavour:
         object.__setattr__(self, "demand", checked_amounts("flavour.demand", self.demand))
 
 
+@dataclass(slots=True, eq=False)
+class Derived:
+    """What is worked out from a snapshot's hosts and kept with them, by whoever works it out (``problem/index.py``).
+
+    ``value``: None until then; meanwhile ``base`` is that of an earlier snapshot which differs in ``changed`` alone,
+    so that the new one costs as much as what has changed.
+    """
+
+    value: object | None = None
+    base: object | None = None
+    changed: dict[str, Host] = field(default_factory=dict)
+
+    def after(self, changed: Sequence[Host]) -> Derived:
+        """That of the same hosts with some of them replaced."""
+        new = {host.id: host for host in changed}
+        if self.value is not None:
+            return Derived(None, self.value, new)
+        return Derived(None, self.base, {**self.changed, **new}) if self.base is not None else Derived()
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The fleet at one moment. ``flavours`` define what room is worth; without them the request's own nodes do."""
@@ -165,7 +180,7 @@ class Snapshot:
     hosts: tuple[Host, ...]
     flavours: tuple[Flavour, ...] = ()
     version: str = ""
-    _index: list[FleetIndex] = field(default_factory=list, init=False, repr=False, compare=False)
+    derived: Derived = field(default_factory=Derived, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         hosts = tuple(self.hosts)
@@ -182,14 +197,6 @@ class Snapshot:
         """Travels between processes without its arrays, which cost less to build than to send."""
         return Snapshot, (self.hosts, self.flavours, self.version)
 
-    def index(self) -> FleetIndex:
-        """The fleet as arrays, built once. Raises when the fleet's total of a resource passes 2**62."""
-        if not self._index:
-            from placement.problem.index import FleetIndex
-
-            self._index.append(FleetIndex.build(self.hosts))
-        return self._index[0]
-
     def updated(
         self,
         changed: Sequence[Host] = (),
@@ -198,7 +205,7 @@ class Snapshot:
         flavours: Sequence[Flavour] | None = None,
         version: str | None = None,
     ) -> Snapshot:
-        """A snapshot with some hosts changed, added or removed; reuses the arrays where the set of hosts stays.
+        """A snapshot with some hosts changed, added or removed; keeps what is derived where the set of hosts stays.
 
         ``flavours``, ``version``: the new ones, None to keep them.
         """
@@ -211,10 +218,10 @@ class Snapshot:
             self.flavours if flavours is None else tuple(flavours),
             self.version if version is None else version,
         )
-        if self._index and hosts is self.hosts:
-            after._index.append(self._index[0])
-        elif self._index and not removed and len(hosts) == len(self.hosts):
-            after._index.append(self._index[0].updated(changed))
+        if hosts is self.hosts:
+            object.__setattr__(after, "derived", self.derived)
+        elif not removed and len(hosts) == len(self.hosts):
+            object.__setattr__(after, "derived", self.derived.after(changed))
         return after
 
     def difference(self, before: Snapshot) -> tuple[tuple[Host, ...], frozenset[str]]:

@@ -1,6 +1,6 @@
 """What the planner answers: decisions, proofs and explanations, as frozen data.
 
-May import ``reasons`` only. ``model`` offers all of it again, beside the questions.
+``model`` offers all of it again, beside the questions.
 """
 
 from __future__ import annotations
@@ -10,20 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from placement.reasons import Family, Reason
-
-
-class Strategy(StrEnum):
-    """What is best among the feasible placements; each defines the decision's integer objective, which is minimised.
-
-    ``least_lost_value``: the sum over hosts of the value that their free room loses, where room is worth the best
-    mix of flavours that still fits (``scoring.py``). ``fewest_hosts``: hosts that get at least one node.
-    ``spread``: the sum over hosts of (nodes it gets) squared. ``close``: racks used x (nodes + 1) + hosts used.
-    """
-
-    LEAST_LOST_VALUE = "least_lost_value"
-    FEWEST_HOSTS = "fewest_hosts"
-    SPREAD = "spread"
-    CLOSE = "close"
+from placement.strategy import Strategy
 
 
 class Status(StrEnum):
@@ -130,7 +117,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the planner says. ``lower_bound <= optimum <= upper_bound`` for the strategy's objective.
+    """What the planner says. ``lower_bound <= optimum <= upper_bound`` for the strategy's objective (``strategy.py``).
 
     ``penalty`` is the weight of the missed wishes, of which at least ``penalty_bound`` cannot be avoided; the
     bounds of the objective hold among placements with this penalty when the two are equal. With ``max_placed``

@@ -1,7 +1,4 @@
-"""Why a host or a whole request is ruled out: closed enums, counted and returned, never only logged.
-
-May not import anything of this package.
-"""
+"""Why a host or a whole request is ruled out: closed enums, counted and returned, never only logged."""
 
 from __future__ import annotations
 

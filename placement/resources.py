@@ -1,7 +1,7 @@
 """Named integer amounts: what a host has and what a node asks for, in any units.
 
-May not import anything of this package. An amount is a non-negative integer in a unit that the caller chooses (vCPUs,
-bytes, GPUs of one model, ...); the planner divides by common factors itself, so awkward units cost nothing.
+An amount is a non-negative integer in a unit that the caller chooses (vCPUs, bytes, GPUs of one model, ...); the
+planner divides by common factors itself, so awkward units cost nothing.
 """
 
 from __future__ import annotations

@@ -1,21 +1,20 @@
-"""The linear and integer programs over columns: GLOP prices, SCIP rounds. One of the few modules that import
-OR-Tools.
+"""The linear and integer programs over columns: GLOP prices them, SCIP rounds.
 
-May import ``packing``, ``index``, numpy and, when first used, OR-Tools' light ``pywraplp`` (59 ms, no pandas).
-A column is a pattern on a class; rows are "every kind is covered" (>=, since a part of a pattern is a pattern) and "a
-class has so many hosts".
+Loads OR-Tools' light ``pywraplp`` when first used (59 ms, no pandas). A column is a pattern on a class; rows are "every
+kind is covered" (>=, since a part of a pattern is a pattern) and "a class has so many hosts".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from placement.exact.stop import run_until
+from placement.exact.interrupt import run_until
 from placement.problem.index import Ints
+from placement.stop import Stop
 
 WATCHED = 1500
 """With more columns than this a linear program may take long enough that the stop must be heard meanwhile."""
@@ -49,7 +48,7 @@ class Master:
         counts: Sequence[int],
         hosts: Sequence[int],
         missing: Sequence[int],
-        stop: Callable[[], bool],
+        stop: Stop,
     ) -> None:
         self.stop = stop
         library = _library()
@@ -123,7 +122,7 @@ def choose_columns(
     counts: Sequence[int],
     hosts: Sequence[int],
     branches: int,
-    stop: Callable[[], bool],
+    stop: Stop,
     below: int | None = None,
 ) -> list[int] | None:
     """How often to use each column so that the gang is covered at least cost, by SCIP; None when it found nothing.

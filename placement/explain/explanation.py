@@ -1,7 +1,7 @@
 """Why a request does not fit and what would make it fit, as data.
 
-May import everything of this package below ``engine``; the solver comes in as an argument. (Minimal conflicts by
-deletion: Chinneck and Dravnieks 1991. CP-SAT's assumptions answer too late to be of use here.)
+The solver comes in as an argument. (Minimal conflicts by deletion: Chinneck and Dravnieks 1991. CP-SAT's assumptions
+answer too late to be of use here.)
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from placement.model import (
 from placement.problem.feasibility import impossible_rules
 from placement.problem.gang import Gang
 from placement.reasons import Family
-from placement.search.answer import Answer
-from placement.search.most import place_most
+from placement.search.incumbent import Incumbent
+from placement.search.max_placed import place_max
+from placement.stop import Stop
 
-Stop = Callable[[], bool]
-Solve = Callable[[Gang, Policy, Stop], Answer]
+Solve = Callable[[Gang, Policy, Stop], Incumbent]
 MOST_HOSTS_ADDED = 1024
 FUNNELS = 200
 
@@ -65,10 +65,10 @@ class Inquiry:
         """True when proven impossible on the empty fleet, False when it fits there, None when that is open."""
         if self.stop():
             return None
-        answer = self.solve(on_empty_fleet(self.gang), self.policy, self.stop)
-        if answer.landed is not None:
+        incumbent = self.solve(on_empty_fleet(self.gang), self.policy, self.stop)
+        if incumbent.landed is not None:
             return False
-        return True if answer.infeasible else None
+        return True if incumbent.infeasible else None
 
     def relaxations(self) -> list[Cure]:
         """The single families without which it fits."""
@@ -140,7 +140,7 @@ def explain(gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> Explanation
     if not policy.explain or stop():
         return simple
     inquiry = Inquiry(gang, solve, policy, stop)
-    most = place_most(gang, inquiry.policy, stop)
+    most = place_max(gang, inquiry.policy, stop)
     return replace(
         simple,
         placeable=most.lower_bound,

@@ -1,7 +1,4 @@
-"""The cheap half of an explanation: hosts ruled out by each reason, the nearest miss, missing volume.
-
-May import ``gang``, ``index``, ``topology``, ``model``, ``reasons``, ``constraints`` and numpy.
-"""
+"""The cheap half of an explanation: hosts ruled out by each reason, the nearest miss, missing volume."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The same question with something changed: a family of constraints dropped, hosts added, room freed, the fleet
-emptied.
-
-May import ``gang``, ``index``, ``constraints``, ``model``, ``reasons`` and numpy.
-"""
+"""The same question with something changed: constraints dropped, hosts added, room freed, the fleet emptied."""
 
 from __future__ import annotations
 

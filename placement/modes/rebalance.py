@@ -1,27 +1,25 @@
 """Moves that make the free room of a fleet worth more, no more of them than allowed.
 
-May import ``drain``, ``engine``, ``gang``, ``scoring``, ``model``, ``constraints`` and numpy. Steepest ascent on
-the value of room (``scoring.py``): each step moves the member whose move gains most, and each move fits when it is
-its turn.
+Steepest ascent on the value of room (``scoring.py``): each step moves the member whose move gains most, and each move
+fits when it is its turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from placement.constraints import Constraint
-from placement.engine import DEFAULT, never, place
+from placement.engine import DEFAULT, place
 from placement.model import Host, Member, Policy, Request, Snapshot
-from placement.modes.drain import Move, node_of
+from placement.modes.moves import Move, joined, left, node_of
 from placement.problem.gang import collapse
 from placement.problem.index import Ints
 from placement.problem.scoring import RoomValue, free_for, room_value
 from placement.resources import MAX_NODES, checked_integer
+from placement.stop import Stop, never
 
-Stop = Callable[[], bool]
 TRIED = 16
 
 
@@ -64,17 +62,18 @@ def _best_step(
     for promise, member, host in ranked[:TRIED]:
         if stop() or promise <= 0:
             return None
-        left = _left(host, member)
-        without = snapshot.updated((left,))
+        source = left(host, member)
+        without = snapshot.updated((source,))
         request = Request((node_of(member, host),), constraints=constraints, excluded_hosts=frozenset({host.id}))
         decision = place(without, request, replace(policy, explain=False, max_placed=False), stop)
         if not decision.assignments or decision.penalty:
             continue
         target = next(h for h in without.hosts if h.id == decision.assignments[0].host)
-        joined = _joined(target, member, decision.assignments[0].cells)
-        won = _worth(value, left) - _worth(value, host) + _worth(value, joined) - _worth(value, target)
+        cells = decision.assignments[0].cells
+        arrived = joined(target, replace(member, cells=cells))
+        won = _worth(value, source) - _worth(value, host) + _worth(value, arrived) - _worth(value, target)
         if won > 0:
-            return without.updated((joined,)), Move(member.id, host.id, target.id), won
+            return without.updated((arrived,)), Move(member.id, host.id, target.id, cells), won
     return None
 
 
@@ -108,16 +107,3 @@ _NOTHING: Ints = np.zeros(0, np.int64)
 
 def _worth(value: RoomValue, host: Host) -> int:
     return int(value.of(np.array([host.free(name) for name in value.names], np.int64)))
-
-
-def _left(host: Host, member: Member) -> Host:
-    used = {name: amount - member.demand.get(name, 0) for name, amount in host.used.items()}
-    members = tuple(other for other in host.members if other is not member)
-    return replace(host, used={name: max(0, amount) for name, amount in used.items()}, members=members)
-
-
-def _joined(host: Host, member: Member, cells: tuple[int, ...]) -> Host:
-    used = dict(host.used)
-    for name, amount in member.demand.items():
-        used[name] = used.get(name, 0) + amount
-    return replace(host, used=used, members=(*host.members, replace(member, cells=cells)))

@@ -1,18 +1,13 @@
-"""Lower bounds that need no search: volume, over weighted mixes of the resources.
-
-May import ``packing``, ``index`` and numpy.
-"""
+"""Lower bounds that need no search: volume, over weighted mixes of the resources."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.packing.instance import Packing
-from placement.problem.index import Ints
+from placement.problem.index import Floats, Ints
 
 SCALE = 1 << 20
-Floats = npt.NDArray[np.float64]
 
 
 def fewest_for(values: Ints, worth: Ints, packing: Packing) -> int:

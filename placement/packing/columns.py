@@ -1,8 +1,7 @@
 """Column generation with a bound that holds at every round, a rounding dive, and the restricted master.
 
-May import ``packing``, ``knapsack``, ``bounds``, ``fill``, ``exact_master``, ``index`` and numpy. (Gilmore and
-Gomory 1961 for the columns; Farley 1990 and Vance 1994 for the bound.) Prices are brought to whole numbers before
-anything is proved with them, so that no bound rests on floating point.
+(Gilmore and Gomory 1961 for the columns; Farley 1990 and Vance 1994 for the bound.) Prices are brought to whole numbers
+before anything is proved with them, so that no bound rests on floating point.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from placement.packing.bounds import fewest_for
 from placement.packing.instance import Load, Packing
 from placement.packing.knapsack import Pricer
 from placement.problem.index import Ints
+from placement.stop import Stop
 
 PRICE_SCALE = 1 << 24
 
@@ -69,7 +69,7 @@ class Generator:
         goal: Goal,
         pricer: Pricer,
         search: Search,
-        stop: Callable[[], bool],
+        stop: Stop,
         scale: int | None = None,
     ) -> None:
         self.packing, self.goal, self.pricer, self.search, self.stop = packing, goal, pricer, search, stop

@@ -1,12 +1,9 @@
-"""From the linear program to whole hosts: fix what is whole, round the rest one pattern at a time, price again.
-
-May import ``columns``, ``exact_master``, ``fill``, ``packing``, ``index`` and numpy.
-"""
+"""From the linear program to whole hosts: fix what is whole, round the rest one pattern at a time, price again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +13,7 @@ from placement.packing.columns import Generator
 from placement.packing.fill import best_fill
 from placement.packing.instance import Load, Packing
 from placement.problem.index import Ints
+from placement.stop import Stop
 
 WHOLE = 1e-6
 NEARLY = 0.8
@@ -66,7 +64,7 @@ def cost_of(generator: Generator, loads: Sequence[Load]) -> int:
     return sum(generator.column(load.cls, load.pattern).cost * load.times for load in loads)
 
 
-def finish(generator: Generator, residue: Residue, weights: Ints, stop: Callable[[], bool]) -> None:
+def finish(generator: Generator, residue: Residue, weights: Ints, stop: Stop) -> None:
     """Completes the fixed loads by filling hosts greedily, and offers the result."""
     fixed = cost_of(generator, residue.loads)
     search = generator.search
@@ -80,7 +78,7 @@ def finish(generator: Generator, residue: Residue, weights: Ints, stop: Callable
 def dive(
     generator: Generator,
     weights: Ints,
-    stop: Callable[[], bool],
+    stop: Stop,
     spread: float = 0.0,
     retreats: int = 0,
     pricing: bool = True,
@@ -151,7 +149,7 @@ def price_again(generator: Generator, target: int, rounds: int = 4) -> None:
             return
 
 
-def round_by_search(generator: Generator, branches: int, stop: Callable[[], bool]) -> None:
+def round_by_search(generator: Generator, branches: int, stop: Stop) -> None:
     """The restricted master as an integer program over all columns found, by SCIP."""
     search, columns = generator.search, generator.master.columns
     chosen = choose_columns(columns, generator.counts, generator.hosts, branches, stop, search.cost)

@@ -1,7 +1,4 @@
-"""Dropping hosts that a good answer never needs: with most fleets a handful of classes is left of thousands.
-
-May import ``packing``, ``index`` and numpy.
-"""
+"""Dropping hosts that a good answer never needs: with most fleets a handful of classes is left of thousands."""
 
 from __future__ import annotations
 

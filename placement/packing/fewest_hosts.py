@@ -1,12 +1,11 @@
 """One independent packing, from the cheapest stage to the dearest, until the bounds meet or a budget or stop ends it.
 
-May import ``packing``, ``bounds``, ``dominance``, ``fill``, ``knapsack``, ``labels``, ``columns``, ``dive``,
-``model``, ``index`` and numpy. OR-Tools is loaded only when filling greedily has left a gap.
+OR-Tools is loaded only when filling greedily has left a gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from placement.model import Policy
 from placement.packing.bounds import volume
@@ -17,11 +16,11 @@ from placement.packing.fill import best_fill, quick_fill, used_hosts
 from placement.packing.instance import Load, Packing
 from placement.packing.knapsack import DenseTable, Pricer
 from placement.packing.labels import LabelPricer
+from placement.packing.min_slack import balanced, min_slack_fill
 from placement.packing.numa import CellPricer
-from placement.packing.snug import balanced, snug_fill
 from placement.problem.index import Ints
+from placement.stop import Stop
 
-Stop = Callable[[], bool]
 QUICK = 0.7
 THOROUGH = (0.5, 0.3)
 QUICK_CLASSES, QUICK_CELLS = 8, 4_000_000
@@ -74,18 +73,18 @@ def _search(packing: Packing, search: Search, known: list[Load], policy: Policy,
         if search.loads is None and used_hosts(best) == search.cost:
             search.loads = best
     if not search.closed and packing.cells is None:
-        tried.extend(_fill_snugly(packing, search, QUICK, stop))
+        tried.extend(_fill_with_min_slack(packing, search, QUICK, stop))
     if not search.closed and not stop() and policy.rounds:
         _by_columns(packing, search, tried, weights, policy, stop)
     return search
 
 
-def _fill_snugly(packing: Packing, search: Search, coarse: float, stop: Stop) -> list[Load]:
+def _fill_with_min_slack(packing: Packing, search: Search, coarse: float, stop: Stop) -> list[Load]:
     """Tries an exact filling and returns it even where it is no better; all resources weigh in."""
     most = search.cost - 1 if search.cost is not None else int(packing.hosts.sum())
-    loads, whole = snug_fill(packing, balanced(packing), most, coarse, stop)
+    loads, whole = min_slack_fill(packing, balanced(packing), most, coarse, stop)
     if whole:
-        search.offer(loads, used_hosts(loads), "snug")
+        search.offer(loads, used_hosts(loads), "min-slack")
     return loads
 
 
@@ -123,10 +122,10 @@ def _by_columns(packing: Packing, search: Search, tried: list[Load], weights: In
     _from_pool(generator, inside(tried, classes), weights, stop)
     for coarse in THOROUGH[:1] if quick else THOROUGH:
         if reduced.cells is None and not inner.closed and not stop():
-            _from_pool(generator, _fill_snugly(reduced, inner, coarse, stop), weights, stop)
+            _from_pool(generator, _fill_with_min_slack(reduced, inner, coarse, stop), weights, stop)
     _generate(generator, weights, policy, stop)
     if quick and reduced.cells is None and not inner.closed and not stop():
-        _fill_snugly(reduced, inner, THOROUGH[-1], stop)
+        _fill_with_min_slack(reduced, inner, THOROUGH[-1], stop)
     if not inner.closed and not stop() and policy.branches:
         round_by_search(generator, policy.branches, stop)
     search.lower = inner.lower

@@ -1,17 +1,18 @@
 """Filling one host at a time, the most useful hosts first: fast, and often already optimal for the fewest hosts.
 
-May import ``packing``, ``index`` and numpy. Each try is a first-fit-decreasing over counts: a pattern is built for
-one host and used on as many alike hosts as the remaining counts allow.
+Each try is a first-fit-decreasing over counts: a pattern is built for one host and used on as many alike hosts as the
+remaining counts allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from placement.packing.instance import Load, Packing
 from placement.problem.index import Ints
+from placement.stop import Stop
 
 
 def class_order(packing: Packing, weights: Ints) -> list[int]:
@@ -49,7 +50,7 @@ def fill(
     packing: Packing,
     order: Sequence[int],
     classes: Sequence[int],
-    stop: Callable[[], bool],
+    stop: Stop,
     most: int | None = None,
 ) -> tuple[list[Load], list[int]]:
     """Loads in the given order of classes, and what is left of each kind.
@@ -135,14 +136,14 @@ def used_hosts(loads: Sequence[Load]) -> int:
     return sum(load.times for load in loads)
 
 
-def quick_fill(packing: Packing, weights: Ints, stop: Callable[[], bool]) -> list[Load] | None:
+def quick_fill(packing: Packing, weights: Ints, stop: Stop) -> list[Load] | None:
     """The first filling that comes to mind, or None where it leaves something out."""
     loads, left = fill(packing, next(kind_orders(packing, weights)), class_order(packing, weights), stop)
     return None if any(left) else loads
 
 
 def best_fill(
-    packing: Packing, weights: Ints, lower: int, stop: Callable[[], bool], tried: list[Load] | None = None
+    packing: Packing, weights: Ints, lower: int, stop: Stop, tried: list[Load] | None = None
 ) -> tuple[list[Load] | None, list[Load], list[int]]:
     """(the best complete filling or None, the filling with the fewest left over, what that leaves).
 

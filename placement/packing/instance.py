@@ -1,8 +1,7 @@
 """The packing problem behind a gang: counts of kinds into classes of identical hosts, in the smallest integers.
 
-May import ``gang``, ``index``, ``topology``, ``constraints`` and numpy. Every step here is exact: no feasible
-placement is lost and none is invented. A kind of the packing is a bundle of the gang's nodes that must share a host
-(mostly one node).
+Every step here is exact: no feasible placement is lost and none is invented. A kind of the packing is a bundle of the
+gang's nodes that must share a host (mostly one node).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Pricing: the most valuable way to fill a host, for every class of hosts at once.
 
-May import ``packing``, ``index`` and numpy. The dense table is the bounded multi-dimensional knapsack over all
-capacities up to the largest (Bellman's recursion with counts split in powers of two); every class reads its answer
-from it.
+The dense table is the bounded multi-dimensional knapsack over all capacities up to the largest (Bellman's recursion
+with counts split in powers of two); every class reads its answer from it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from placement.packing.instance import Packing
 from placement.problem.index import Ints
 
 Table = npt.NDArray[np.int32] | npt.NDArray[np.int64]
-Move = tuple[int, tuple[slice, ...], tuple[slice, ...], tuple[int, ...]]
+Shift = tuple[int, tuple[slice, ...], tuple[slice, ...], tuple[int, ...]]
 
 MANY = 40
 
@@ -69,23 +68,23 @@ class DenseTable:
         return limits
 
     @cached_property
-    def moves(self) -> list[list[Move]]:
+    def shifts(self) -> list[list[Shift]]:
         """How each kind is added to a table, worked out when the first table is filled."""
-        return [self._moves(kind) for kind in range(len(self.demand))]
+        return [self._shifts(kind) for kind in range(len(self.demand))]
 
-    def _moves(self, kind: int) -> list[Move]:
+    def _shifts(self, kind: int) -> list[Shift]:
         """(copies, ahead, behind, extent) a power of two, so that any number of copies up to the limit is composed."""
-        moves = []
+        shifts = []
         left, chunk = self.limits[kind], 1
         while left > 0:
             take = min(chunk, left)
             reach = [size * take for size in self.demand[kind]]
             extent = tuple(whole - part for whole, part in zip(self.shape, reach, strict=True))
             ahead = tuple(slice(part, None) for part in reach)
-            moves.append((take, ahead, tuple(slice(None, part) for part in extent), extent))
+            shifts.append((take, ahead, tuple(slice(None, part) for part in extent), extent))
             left -= take
             chunk *= 2
-        return moves
+        return shifts
 
     def price(self, values: Ints) -> Ints:
         """See ``Pricer``."""
@@ -124,7 +123,7 @@ class DenseTable:
         for kind in used:
             table = table.copy()
             value = int(self.values[kind])
-            for copies, ahead, behind, extent in self.moves[kind]:
+            for copies, ahead, behind, extent in self.shifts[kind]:
                 shifted = self.spare[: math.prod(extent)].reshape(extent)
                 np.add(table[behind], kind_of_number(value * copies), out=shifted)
                 np.maximum(table[ahead], shifted, out=table[ahead])

@@ -1,8 +1,8 @@
 """Pricing without a table: patterns grown kind by kind as labels, cut by a bound. For many or awkward dimensions.
 
-May import ``packing``, ``index`` and numpy. A label is a partial pattern. Kinds come in order of value per
-surrogate size (the sum over dimensions of the share of the host), and a label lives while its value plus the
-fractional knapsack of the kinds to come passes the best pattern known (Martello and Toth 1990, surrogate bound).
+A label is a partial pattern. Kinds come in order of value per surrogate size (the sum over dimensions of the share of
+the host), and a label lives while its value plus the fractional knapsack of the kinds to come passes the best pattern
+known (Martello and Toth 1990, surrogate bound).
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.packing.instance import Packing
-from placement.problem.index import Ints
-
-Floats = npt.NDArray[np.float64]
+from placement.problem.index import Floats, Ints
+from placement.stop import Stop
 
 
 class LabelPricer:
@@ -27,7 +25,7 @@ class LabelPricer:
     def __init__(
         self,
         packing: Packing,
-        stop: Callable[[], bool],
+        stop: Stop,
         most: int = 60_000,
         base: Callable[[int, Ints], Ints] | None = None,
     ) -> None:

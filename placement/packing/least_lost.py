@@ -1,14 +1,13 @@
 """The least lost value: a greedy over classes of room, then columns whose cost is the value that a host's room loses.
 
-May import ``packing``, ``scoring``, ``columns``, ``knapsack``, ``dive``, ``model``, ``index`` and numpy. The pricing
-problem, max prices . pattern + value(room left), is the same knapsack table started from the value table.
+The pricing problem, max prices . pattern + value(room left), is the same knapsack table started from the value table.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from placement.packing.instance import Load, Packing
 from placement.packing.knapsack import DenseTable
 from placement.problem.index import Ints
 from placement.problem.scoring import RoomValue
+from placement.stop import Stop
 
-Stop = Callable[[], bool]
 SMALL = 200
 
 

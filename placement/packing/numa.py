@@ -1,8 +1,7 @@
 """NUMA-exact packing on hosts with two cells: pricing, and which cells each node of a host gets.
 
-May import ``gang``, ``packing``, ``knapsack``, ``index`` and numpy. A kind on one cell is priced by one table over
-a cell's room; a kind split over both takes the same share of each, so a host's best pattern is the best u of
-both(u) + one(first cell - u) + one(second cell - u).
+A kind on one cell is priced by one table over a cell's room; a kind split over both takes the same share of each, so a
+host's best pattern is the best u of both(u) + one(first cell - u) + one(second cell - u).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import numpy as np
 
 from placement.packing.instance import NO_ROWS, Cells, Packing
 from placement.packing.knapsack import DenseTable, Table
-from placement.problem.gang import Gang, cell_demand
+from placement.problem.gang import Gang, Landed, cell_demand
 from placement.problem.index import Ints
 
 CELL_TABLE = 1 << 18
@@ -99,11 +98,11 @@ def _downward(table: Table, start: Ints, extent: tuple[int, ...]) -> Ints:
     return flipped
 
 
-def in_cells(gang: Gang, host: int, held: list[tuple[int, int]]) -> list[tuple[int, int, tuple[int, ...]]]:
+def in_cells(gang: Gang, host: int, held: list[tuple[int, int]]) -> Landed:
     """(kind, host, cells) of a host's nodes: those on both cells first, then the rest divided so that all fit."""
     _, cells = gang.index.cells()
     rooms = [cells[host, number].tolist() for number in range(cells.shape[1]) if (cells[host, number] >= 0).any()]
-    landed: list[tuple[int, int, tuple[int, ...]]] = []
+    landed: Landed = []
     single: list[tuple[int, int, list[int]]] = []
     for kind, copies in held:
         share = cell_demand(gang, kind).tolist()

@@ -1,7 +1,4 @@
-"""Counting arguments: which rule no placement can keep, in a fraction of a millisecond.
-
-May import ``gang``, ``topology``, ``constraints``, ``index`` and numpy.
-"""
+"""Counting arguments: which rule no placement can keep, in a fraction of a millisecond."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A request collapsed to kinds of alike nodes with counts, and where each kind may go at all.
 
-May import ``model``, ``constraints``, ``index`` and numpy. Nodes are alike when they ask for the same and every rule
-treats them the same; a gang of a thousand is then a handful of kinds.
+Nodes are alike when they ask for the same and every rule treats them the same; a gang of a thousand is then a handful
+of kinds.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import numpy as np
 
 from placement.constraints import Apart, AtMost, Constraint, Near, Selector, SpareHosts, SpreadOver, Together
 from placement.model import Flavour, InvalidPlacementInput, Node, Request, Snapshot
-from placement.problem.index import Bools, FleetIndex, Ints
+from placement.problem.index import Bools, FleetIndex, Ints, index_of
 
 FIRST, SECOND = 1, 2
+Landed = list[tuple[int, int, tuple[int, ...]]]
+"""A placement: (kind, host's row, NUMA cells) of each node."""
 MAX_WORK = 100_000_000
 """Patterns tell each kind on each host: with more kinds times nodes (or rules) than this they would fill the memory."""
 
@@ -111,7 +113,7 @@ def _parts_of(request: Request) -> Callable[[Node], tuple[int, ...]]:
 
 def collapse(snapshot: Snapshot, request: Request) -> Gang:
     """The gang of a request. Kinds come in a canonical order, so that the request's own order does not matter."""
-    return collapse_on(snapshot.index(), snapshot.flavours, request)
+    return collapse_on(index_of(snapshot), snapshot.flavours, request)
 
 
 def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Request) -> Gang:

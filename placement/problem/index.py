@@ -1,7 +1,4 @@
-"""The fleet as arrays, built once a snapshot and updated row by row: what makes a decision cost milliseconds.
-
-May import ``model`` and ``resources`` and numpy.
-"""
+"""The fleet as arrays, built once a snapshot and updated row by row: what makes a decision cost milliseconds."""
 
 from __future__ import annotations
 
@@ -12,12 +9,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from placement.model import Host
+from placement.model import Host, Snapshot
 from placement.resources import MAX_AMOUNT, MAX_RESOURCES, InvalidPlacementInput
 
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,6 +160,22 @@ class FleetIndex:
                 del self.cache[next(iter(self.cache))]
             self.cache[key] = build()
         return self.cache[key]  # type: ignore[return-value]
+
+
+def index_of(snapshot: Snapshot) -> FleetIndex:
+    """The fleet's arrays, built once and kept with the snapshot; ``Snapshot.updated`` leaves the changed rows to build.
+
+    Raises ``InvalidPlacementInput`` when the fleet's total of a resource passes 2**62.
+    """
+    kept = snapshot.derived
+    if not isinstance(kept.value, FleetIndex):
+        if isinstance(kept.base, FleetIndex):
+            index = kept.base.updated(tuple(kept.changed.values()))
+        else:
+            index = FleetIndex.build(snapshot.hosts)
+        kept.value, kept.base, kept.changed = index, None, {}
+        return index
+    return kept.value
 
 
 def _alike(old: Host, new: Host) -> bool:

@@ -1,9 +1,8 @@
-"""What free room is worth, and what each strategy prefers.
+"""What free room is worth.
 
-May import ``gang``, ``index``, ``model``, ``board`` and numpy. The value of a host's free room is the value of the
-best multiset of flavours that fits in it (an unbounded multi-dimensional knapsack, Gilmore and Gomory 1966), so
-that room which no flavour can use is worth nothing and is filled first. A flavour is worth the sum over resources
-of its share of an average host's capacity, in thousandths.
+The value of a host's free room is the value of the best multiset of flavours that fits in it (an unbounded
+multi-dimensional knapsack, Gilmore and Gomory 1966), so that room which no flavour can use is worth nothing and is
+filled first. A flavour is worth the sum over resources of its share of an average host's capacity, in thousandths.
 """
 
 from __future__ import annotations

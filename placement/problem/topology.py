@@ -1,7 +1,6 @@
 """Domains (host, rack, zone) and the running count of every rule over them.
 
-May import ``gang``, ``constraints``, ``index`` and numpy. A ``Tally`` answers, for every host at once, what
-placing one more node of a kind there would cost a rule.
+A ``Tally`` answers, for every host at once, what placing one more node of a kind there would cost a rule.
 """
 
 from __future__ import annotations

@@ -1,21 +1,18 @@
-"""Node by node: every rule kept, most demanding kinds first. The first answer, and the floor that all others must
-beat.
-
-May import ``board``, ``gang``, ``scoring``, ``topology``, ``model`` and numpy.
-"""
+"""Node by node, the most demanding kinds first, every rule kept: the first answer, and the one to beat."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from placement.constraints import Near, Together
 from placement.model import Strategy
-from placement.problem.board import Board
 from placement.problem.gang import FIRST, SECOND, Gang
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import free_for, room_value
+from placement.problem.state import PlacementState
+from placement.stop import Stop
 
 FAR = np.int64(1) << 40
 
@@ -23,8 +20,8 @@ FAR = np.int64(1) << 40
 class Preference:
     """A strategy's order of hosts for one more node, as int64[H], lowest first."""
 
-    def __init__(self, gang: Gang, board: Board, strategy: Strategy) -> None:
-        self.gang, self.board, self.strategy = gang, board, strategy
+    def __init__(self, gang: Gang, state: PlacementState, strategy: Strategy) -> None:
+        self.gang, self.state, self.strategy = gang, state, strategy
         self.largest = np.maximum(1, gang.capacity.max(axis=0, initial=1))
         if strategy is Strategy.LEAST_LOST_VALUE:
             self.value = room_value(gang)
@@ -34,20 +31,20 @@ class Preference:
 
     def of(self, number: int) -> Ints:
         """The score of every host for one node of a kind."""
-        board = self.board
-        left: Ints = ((board.free - self.gang.demand[number]) * 1000 // self.largest).sum(axis=1)
+        state = self.state
+        left: Ints = ((state.free - self.gang.demand[number]) * 1000 // self.largest).sum(axis=1)
         if self.strategy is Strategy.SPREAD:
-            score: Ints = board.landed * FAR - left
+            score: Ints = state.landed * FAR - left
             return score
         if self.strategy is Strategy.LEAST_LOST_VALUE:
             lost = self.value.of(self.room) - self.value.of(self.room - self.sizes[number])
             result: Ints = lost * (1 << 20) + left
             return result
-        fresh = board.landed == 0
+        fresh = state.landed == 0
         score = np.where(fresh, FAR - left, left).astype(np.int64)
         if self.strategy is Strategy.CLOSE:
             used = np.zeros(len(self.gang.index.racks), np.bool_)
-            used[self.gang.index.rack[board.landed > 0]] = True
+            used[self.gang.index.rack[state.landed > 0]] = True
             score = score + np.where(used[self.gang.index.rack], 0, 4 * FAR)
         return score
 
@@ -82,33 +79,33 @@ def scarcity_order(gang: Gang) -> list[int]:
 def greedy(
     gang: Gang,
     strategy: Strategy,
-    stop: Callable[[], bool],
+    stop: Stop,
     only: Bools | None = None,
     order: Sequence[int] = (),
     partial: bool = False,
-) -> Board | None:
-    """A board with the whole gang on it, or None; with ``partial`` whatever could be placed.
+) -> PlacementState | None:
+    """A state with the whole gang on it, or None; with ``partial`` whatever could be placed.
 
     ``only``: bool[H] hosts that may be used at all. ``stop`` is asked once a node.
     """
-    board = Board(gang)
+    state = PlacementState(gang)
     if only is not None:
-        board.closed |= ~only
-    preference = Preference(gang, board, strategy)
+        state.closed |= ~only
+    preference = Preference(gang, state, strategy)
     for number in order or scarcity_order(gang):
         for _ in range(gang.kinds[number].count):
             if stop():
-                return board if partial else None
-            mask, penalty = board.places(number)
+                return state if partial else None
+            mask, penalty = state.places(number)
             rows = np.flatnonzero(mask)
             if not len(rows):
                 if partial:
                     break
                 return None
-            if board.tallies:
+            if state.tallies:
                 cheapest = penalty[rows]
                 rows = rows[cheapest == cheapest.min()]
             host = int(rows[np.argmin(preference.of(number)[rows])])
-            board.land(number, host)
+            state.land(number, host)
             preference.landed(number, host)
-    return board
+    return state

@@ -1,29 +1,29 @@
 """Lays a packing's loads out on hosts so that the open rules hold, then fills in what found no host.
 
-May import ``reduce``, ``board``, ``greedy``, ``gang``, ``constraints``, ``packing``, ``model``, ``index`` and
-numpy. When all loads find a host, the placement is as good as the packing's, whose bound therefore proves it.
+When all loads find a host, the placement is as good as the packing's, whose bound therefore proves it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from placement.constraints import SpreadOver
 from placement.model import Strategy
 from placement.packing.instance import Load
-from placement.problem.board import Board
 from placement.problem.gang import FIRST, SECOND
 from placement.problem.index import Bools, Ints
+from placement.problem.state import PlacementState
 from placement.search.greedy import Preference, scarcity_order
 from placement.search.reduce import Reduction
+from placement.stop import Stop
 
 
-def lay_out(reduction: Reduction, loads: Sequence[Load], strategy: Strategy, stop: Callable[[], bool]) -> Board | None:
-    """A board with the whole gang on it and every hard rule kept, or None."""
+def lay_out(reduction: Reduction, loads: Sequence[Load], strategy: Strategy, stop: Stop) -> PlacementState | None:
+    """A state with the whole gang on it and every hard rule kept, or None."""
     gang = reduction.gang
-    board = Board(gang)
+    state = PlacementState(gang)
     homeless = [0] * len(gang.kinds)
     biggest_first = sorted(loads, key=lambda load: (-sum(load.pattern), load.cls, load.pattern))
     taken = np.zeros(len(gang.index.hosts), np.bool_)
@@ -36,26 +36,26 @@ def lay_out(reduction: Reduction, loads: Sequence[Load], strategy: Strategy, sto
         for _ in range(load.times):
             if stop():
                 return None
-            host = _host_for(board, held, rows[~taken[rows]], taken)
+            host = _host_for(state, held, rows[~taken[rows]], taken)
             if host is None:
                 homeless = [lost + more for lost, more in zip(homeless, held, strict=True)]
                 continue
             taken[host] = True
             for kind, copies in enumerate(held):
                 for _ in range(copies):
-                    if board.pinned and not board.room(kind)[host]:
+                    if state.pinned and not state.room(kind)[host]:
                         homeless[kind] += 1
                     else:
-                        board.land(kind, host)
-    return board if _fill_in(board, homeless, strategy, stop) and board.keeps_hard_rules() else None
+                        state.land(kind, host)
+    return state if _fill_in(state, homeless, strategy, stop) and state.keeps_hard_rules() else None
 
 
-def _host_for(board: Board, held: Sequence[int], rows: Ints, taken: Bools) -> int | None:
+def _host_for(state: PlacementState, held: Sequence[int], rows: Ints, taken: Bools) -> int | None:
     """A host of the class for a whole load, else any unused host with room for it; new domains first for spread."""
-    gang = board.gang
+    gang = state.gang
     mask = ~taken
     prefer = np.zeros(len(taken), np.int64)
-    for number, tally in enumerate(board.tallies):
+    for number, tally in enumerate(state.tallies):
         first = sum(n for n, kind in zip(held, gang.kinds, strict=True) if kind.parts[number] == FIRST)
         second = sum(n for n, kind in zip(held, gang.kinds, strict=True) if kind.parts[number] == SECOND)
         if tally.rule.weight is None:
@@ -67,26 +67,26 @@ def _host_for(board: Board, held: Sequence[int], rows: Ints, taken: Bools) -> in
     fitting = rows[mask[rows]]
     if not len(fitting):
         need = np.array(held, np.int64) @ gang.demand
-        mask = mask & (board.free >= need).all(axis=1)
+        mask = mask & (state.free >= need).all(axis=1)
         for kind, copies in enumerate(held):
             if copies:
-                mask = mask & board.room(kind)
+                mask = mask & state.room(kind)
         fitting = np.flatnonzero(mask)
         if not len(fitting) or any(kind.sample.cells for kind in gang.kinds):
             return None
     return int(fitting[np.argmin(prefer[fitting])])
 
 
-def _fill_in(board: Board, homeless: Sequence[int], strategy: Strategy, stop: Callable[[], bool]) -> bool:
-    preference = Preference(board.gang, board, strategy)
-    for kind in scarcity_order(board.gang):
+def _fill_in(state: PlacementState, homeless: Sequence[int], strategy: Strategy, stop: Stop) -> bool:
+    preference = Preference(state.gang, state, strategy)
+    for kind in scarcity_order(state.gang):
         for _ in range(homeless[kind]):
-            mask, penalty = board.places(kind)
+            mask, penalty = state.places(kind)
             rows = np.flatnonzero(mask)
             if not len(rows) or stop():
                 return False
             rows = rows[penalty[rows] == penalty[rows].min()]
             host = int(rows[np.argmin(preference.of(kind)[rows])])
-            board.land(kind, host)
+            state.land(kind, host)
             preference.landed(kind, host)
     return True

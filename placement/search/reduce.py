@@ -1,7 +1,6 @@
 """From a gang with rules to a packing: which rules become capacity, bundles or eligibility, and which stay open.
 
-May import ``gang``, ``topology``, ``constraints``, ``packing``, ``scoring``, ``index`` and numpy. What is absorbed
-is absorbed exactly; the packing of what is left open is a relaxation, so its bounds hold for the gang.
+What is absorbed is absorbed exactly; the packing of what is left open is a relaxation, so its bounds hold for the gang.
 
 =====================================  ================================================================================
 rule                                   becomes
@@ -26,7 +25,7 @@ from placement.constraints import Apart, AtMost, Near, Scope, SpareHosts, Spread
 from placement.model import Strategy
 from placement.packing.instance import Load, Packing, classes_of
 from placement.packing.numa import in_cells, pair_cells
-from placement.problem.gang import FIRST, SECOND, Gang, allowed_hosts
+from placement.problem.gang import FIRST, SECOND, Gang, Landed, allowed_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import RoomValue, free_for
 from placement.problem.topology import Tally
@@ -53,14 +52,14 @@ class Reduction:
         """Whether the packing is the whole problem."""
         return not self.open_rules and not self.pinned
 
-    def spread_out(self, loads: list[Load], order: Ints | None = None) -> list[tuple[int, int, tuple[int, ...]]]:
+    def spread_out(self, loads: list[Load], order: Ints | None = None) -> Landed:
         """(kind, host, NUMA cells) of every node, with the hosts of each class taken in the given order of rows."""
         rank = None
         if order is not None:
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order))
         waiting = {}
-        landed: list[tuple[int, int, tuple[int, ...]]] = []
+        landed: Landed = []
         for load in loads:
             if load.cls not in waiting:
                 rows = self.packing.rows[load.cls]

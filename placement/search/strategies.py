@@ -1,7 +1,4 @@
-"""Each strategy on a gang whose rules a packing holds exactly.
-
-May import everything of this package below ``engine``.
-"""
+"""Each strategy on a gang whose rules a packing holds exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from placement.model import Policy, Strategy
+from placement.model import Policy
 from placement.packing.bounds import volume
 from placement.packing.columns import Search
 from placement.packing.fewest_hosts import fewest_hosts
@@ -18,11 +15,12 @@ from placement.packing.least_lost import least_lost
 from placement.problem.gang import Gang, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value
-from placement.search.answer import Answer
 from placement.search.greedy import greedy
+from placement.search.incumbent import Incumbent
 from placement.search.reduce import Reduction, reduce
+from placement.stop import Stop
+from placement.strategy import OBJECTIVES, Strategy, Term
 
-Stop = Callable[[], bool]
 RACKS_TRIED = 24
 
 
@@ -51,7 +49,7 @@ def fewest(reduction: Reduction, policy: Policy, stop: Stop) -> Search:
     return total
 
 
-STAGES = ("empty", "volume", "funnel", "feasible", "greedy", "snug", "columns", "dive", "restricted-master")
+STAGES = ("empty", "volume", "funnel", "feasible", "greedy", "min-slack", "columns", "dive", "restricted-master")
 
 
 def widened(load: Load, kinds: Ints, classes: Ints, size: int) -> Load:
@@ -62,25 +60,25 @@ def widened(load: Load, kinds: Ints, classes: Ints, size: int) -> Load:
     return Load(int(classes[load.cls]), tuple(pattern), load.times)
 
 
-def by_fewest(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+def by_fewest(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """Fewest hosts."""
     reduction = reduce(gang)
     search = fewest(reduction, policy, stop)
-    answer = Answer(lower=search.lower, stage=search.stage)
+    incumbent = Incumbent(lower=search.lower, stage=search.stage)
     if search.loads is not None:
-        answer.landed = reduction.spread_out(search.loads, host_order(gang, policy.seed))
-        answer.objective = search.cost
+        incumbent.landed = reduction.spread_out(search.loads, host_order(gang, policy.seed))
+        incumbent.objective = search.cost
     elif search.lower > int(reduction.packing.hosts.sum()):
-        answer.infeasible = True
-    return answer
+        incumbent.infeasible = True
+    return incumbent
 
 
-def by_lost_value(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+def by_lost_value(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """Least lost value, each independent part by itself."""
     value = room_value(gang)
     reduction = reduce(gang, value)
     packing = reduction.packing
-    answer = Answer(landed=[], objective=0, stage="empty")
+    incumbent = Incumbent(landed=[], objective=0, stage="empty")
     loads: list[Load] = []
     for kinds, classes in components(packing):
         part = packing.part(kinds, classes)
@@ -88,31 +86,31 @@ def by_lost_value(gang: Gang, policy: Policy, stop: Stop) -> Answer:
         if search.loads is None:
             feasible = fewest_hosts(part, policy, stop)
             if feasible.lower > int(part.hosts.sum()):
-                return Answer(infeasible=True, stage=feasible.stage)
+                return Incumbent(infeasible=True, stage=feasible.stage)
             if feasible.loads is None:
-                return Answer(stage=feasible.stage)
+                return Incumbent(stage=feasible.stage)
             search = least_lost(part, value, feasible.loads, policy, stop)
         assert search.loads is not None
         assert search.cost is not None
-        assert answer.objective is not None
+        assert incumbent.objective is not None
         loads.extend(widened(load, kinds, classes, len(packing.counts)) for load in search.loads)
-        answer.objective += search.cost
-        answer.lower += min(search.lower, search.cost)
-        answer.stage = max(answer.stage, search.stage, key=STAGES.index)
-    answer.landed = reduction.spread_out(loads, host_order(gang, policy.seed))
-    return answer
+        incumbent.objective += search.cost
+        incumbent.lower += min(search.lower, search.cost)
+        incumbent.stage = max(incumbent.stage, search.stage, key=STAGES.index)
+    incumbent.landed = reduction.spread_out(loads, host_order(gang, policy.seed))
+    return incumbent
 
 
-def by_spread(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+def by_spread(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """Spread: node by node to the emptiest host; the bound fills all hosts evenly like water."""
-    answer = Answer(lower=spread_bound(gang), stage="greedy")
-    answer.offer_board(gang, Strategy.SPREAD, greedy(gang, Strategy.SPREAD, stop), "greedy")
-    if answer.landed is None:
+    incumbent = Incumbent(lower=spread_bound(gang), stage="greedy")
+    incumbent.offer_state(gang, Strategy.SPREAD, greedy(gang, Strategy.SPREAD, stop), "greedy")
+    if incumbent.landed is None:
         feasible = by_fewest(gang, policy, stop)
         if feasible.landed is None:
             return feasible
-        answer.offer(gang, Strategy.SPREAD, feasible.landed, 0, feasible.stage)
-    return answer
+        incumbent.offer(gang, Strategy.SPREAD, feasible.landed, 0, feasible.stage)
+    return incumbent
 
 
 def spread_bound(gang: Gang) -> int:
@@ -134,40 +132,42 @@ def spread_bound(gang: Gang) -> int:
     return total
 
 
-def by_closeness(gang: Gang, policy: Policy, stop: Stop) -> Answer:
+def by_closeness(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """Close: as few racks as the volume allows, then as few hosts in them as can be."""
     whole = reduce(gang)
     overall = fewest(whole, policy, stop)
     if overall.loads is None:
         infeasible = overall.lower > int(whole.packing.hosts.sum())
-        return Answer(stage=overall.stage, infeasible=infeasible)
+        return Incumbent(stage=overall.stage, infeasible=infeasible)
     racks, room = _rack_room(gang)
     needed = _racks_needed(gang, room)
-    step = gang.size + 1
-    answer = Answer(lower=needed * step + overall.lower, stage="greedy")
+    close = OBJECTIVES[Strategy.CLOSE]
+    lower = close.total(gang.size, {Term.RACKS: needed, Term.HOSTS: overall.lower})
+    incumbent = Incumbent(lower=lower, stage="greedy")
     order = host_order(gang, policy.seed)
-    answer.offer(gang, Strategy.CLOSE, whole.spread_out(overall.loads, order), 0, overall.stage)
+    incumbent.offer(gang, Strategy.CLOSE, whole.spread_out(overall.loads, order), 0, overall.stage)
     total = np.maximum(1, (gang.counts.astype(np.float64) @ gang.demand))
     share = (np.minimum(room, total) / total).min(axis=1, initial=1.0)
     by_room = racks[np.lexsort([racks, room.sum(axis=1) if room.size else racks, -share])]
     for size in range(needed, len(racks) + 1):
         found = False
         for first in range(min(RACKS_TRIED, len(racks) - size + 1)):
-            if stop() or answer.closed:
-                return answer
+            if stop() or incumbent.closed:
+                return incumbent
             chosen = np.isin(gang.index.rack, by_room[first : first + size])
-            found |= _within(gang, chosen, policy, stop, answer, order)
-        if found or (answer.objective is not None and size * step >= answer.objective):
+            found |= _within(gang, chosen, policy, stop, incumbent, order)
+        least = close.total(gang.size, {Term.RACKS: size, Term.HOSTS: 0})
+        if found or (incumbent.objective is not None and least >= incumbent.objective):
             break
-    return answer
+    return incumbent
 
 
-def _within(gang: Gang, chosen: Bools, policy: Policy, stop: Stop, answer: Answer, order: Ints | None) -> bool:
+def _within(gang: Gang, chosen: Bools, policy: Policy, stop: Stop, incumbent: Incumbent, order: Ints | None) -> bool:
     inside = reduce(gang, only=chosen)
     search = fewest(inside, policy, stop)
     if search.loads is None:
         return False
-    answer.offer(gang, Strategy.CLOSE, inside.spread_out(search.loads, order), 0, search.stage)
+    incumbent.offer(gang, Strategy.CLOSE, inside.spread_out(search.loads, order), 0, search.stage)
     return True
 
 
@@ -193,7 +193,7 @@ def _racks_needed(gang: Gang, room: Ints) -> int:
     return max(1, volume(racks)[0])
 
 
-BY_STRATEGY: dict[Strategy, Callable[[Gang, Policy, Stop], Answer]] = {
+BY_STRATEGY: dict[Strategy, Callable[[Gang, Policy, Stop], Incumbent]] = {
     Strategy.FEWEST_HOSTS: by_fewest,
     Strategy.LEAST_LOST_VALUE: by_lost_value,
     Strategy.SPREAD: by_spread,

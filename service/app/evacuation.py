@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from placement.model import Policy, Snapshot, Status
+from placement.model import Policy, Snapshot
 from placement.model import Request as PlacementRequest
+from placement.modes.drain import Drain, Leaving, Steps, drain
 from service.app import row_changes
 from service.app.access import audited
 from service.app.capacity import HostView
@@ -168,18 +169,38 @@ class Evacuation:
             raise WrongState(
                 f"host {situation.host.name}", situation.host.status.value, "a host that answers; fence it if it is off"
             )
-        snapshot = situation.snapshot
-        moves: list[Move] = []
+        seeking: list[Group] = []
+        gangs: list[Leaving] = []
+        live: dict[str, frozenset[str]] = {}
         for group in situation.seated:
-            request = _request(group, uuid, self._clock(), snapshot)
+            request = _request(group, uuid, self._clock(), situation.snapshot)
             if request is None:
                 continue
-            live = self._live(group, {node.id for node in request.nodes})
-            found = await self._place(snapshot, request, group, live)
-            snapshot = _after(snapshot, request, found)
-            moves += [Move(node, uuid, target, target in live[node]) for node, target in sorted(found.items())]
-        for move in moves:
-            yield Progress(self._clock(), move=move)
+            takers = self._live(group, {node.id for node in request.nodes})
+            live.update(takers)
+            seeking.append(group)
+            gangs.append(Leaving(request, frozenset.intersection(*takers.values())))  # if possible, all of them live
+        plan = await self._decided(drain(situation.snapshot, gangs))
+        if plan.stuck is not None:
+            group = seeking[plan.stuck]
+            why = plan.decision.explanation if plan.decision is not None else None
+            raise _no_room(translate.failure(why, group, plan.after), group)
+        for move in plan.moves:
+            told = Move(move.member, uuid, move.target, move.target in live[move.member])
+            yield Progress(self._clock(), move=told)
+
+    async def _decided(self, steps: Steps) -> Drain:
+        """What a drain ends with, its questions decided by the planner."""
+        try:
+            asked = next(steps)
+            while True:
+                planned = await self._planner.place(
+                    asked.snapshot, asked.request, Policy(), budget_seconds=PLAN_SECONDS
+                )
+                asked = steps.send(planned.decision)
+        except StopIteration as done:
+            plan: Drain = done.value
+            return plan
 
     def _live(self, group: Group, leaving: set[str]) -> Mapping[str, frozenset[str]]:
         """Which hosts take each of the leaving members as it runs; none where it does not run."""
@@ -189,22 +210,6 @@ class Evacuation:
             for m in group.instances
             if m.uuid in leaving
         }
-
-    async def _place(
-        self, snapshot: Snapshot, request: PlacementRequest, group: Group, live: Mapping[str, frozenset[str]]
-    ) -> Mapping[str, str]:
-        """Where the request's nodes would go: if possible all of them live. Raises where they find no room."""
-        everywhere = frozenset.intersection(*(live[node.id] for node in request.nodes))
-        if everywhere:
-            away = frozenset(h.id for h in snapshot.hosts) - everywhere
-            narrow = replace(request, excluded_hosts=request.excluded_hosts | away)
-            planned = await self._planner.place(snapshot, narrow, Policy(), budget_seconds=PLAN_SECONDS)
-            if planned.decision.status is Status.PLACED:
-                return {a.node: a.host for a in planned.decision.assignments}
-        planned = await self._planner.place(snapshot, request, Policy(), budget_seconds=PLAN_SECONDS)
-        if planned.decision.status is not Status.PLACED:
-            raise _no_room(translate.failure(planned.decision.explanation, group, snapshot), group)
-        return {a.node: a.host for a in planned.decision.assignments}
 
     # --- the intent ------------------------------------------------------------------------------------------------
 
@@ -327,21 +332,6 @@ def _homeless(group: Group, host_uuid: str, now: int) -> Group:
             replace(m, status=S.PENDING, host_uuid="") if m.uuid in waiting else m for m in evicted.instances
         ),
     )
-
-
-def _after(snapshot: Snapshot, request: PlacementRequest, found: Mapping[str, str]) -> Snapshot:
-    """The fleet with the request's nodes where they were placed."""
-    demands = {node.id: node for node in request.nodes}
-    changed = []
-    for host in snapshot.hosts:
-        nodes = [demands[node] for node, target in found.items() if target == host.id]
-        if nodes:
-            used = dict(host.used)
-            for node in nodes:
-                for name, amount in node.demand.items():
-                    used[name] = used.get(name, 0) + amount
-            changed.append(replace(host, used=used))
-    return snapshot.updated(tuple(changed))
 
 
 def _no_room(failure: Failure, group: Group) -> PlacementError:

@@ -33,7 +33,7 @@ from service.store.engine import Store
 from service.store.fleet import Load
 
 if TYPE_CHECKING:
-    from placement.modes.drain import Room
+    from placement.modes.capacity import Room
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from service.planning.translate import GROUP_LABEL
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from placement.modes.drain import Room
+    from placement.modes.capacity import Room
 
 MOST = 64
 MOST_BYTES = 64 << 20

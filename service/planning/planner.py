@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
+from placement.stop import Stop
 from service.errors import InvariantViolation
 
 if TYPE_CHECKING:
-    from placement.modes.drain import Room
+    from placement.modes.capacity import Room
 
-Stop = Callable[[], bool]
 
 ANSWER_SECONDS = 0.1
 """What a search may take to hear its stop, and the answer to travel."""
@@ -70,7 +69,7 @@ def place_verified(snapshot: Snapshot, request: Request, policy: Policy, stop: S
 
 def count_room(snapshot: Snapshot, node: Node, stop: Stop) -> Room:
     """How many more of a node fit, counted in this process."""
-    from placement.modes.drain import room_for
+    from placement.modes.capacity import room_for
 
     return room_for(snapshot, node, stop=stop)
 

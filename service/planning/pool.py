@@ -26,7 +26,7 @@ from service.telemetry.logs import get_logger
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from placement.modes.drain import Room
+    from placement.modes.capacity import Room
 
 log = get_logger("corral.planner")
 

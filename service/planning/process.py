@@ -1,7 +1,6 @@
 """What runs in a planner process: it keeps the fleet's last snapshot with its class index, and takes changes to it.
 
-May import `placement` and `service.planning.planner` only, and the solver when the first work comes, so that a process
-starts fast.
+The solver is loaded when the first work comes, so that a process starts fast.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Flavour, Host, Node, Policy, Request, Snapshot
-from service.planning.planner import Stop, count_room, place_verified
+from placement.stop import Stop
+from service.planning.planner import count_room, place_verified
 
 if TYPE_CHECKING:
-    from placement.modes.drain import Room
+    from placement.modes.capacity import Room
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -127,13 +127,15 @@ class Keeper:
 
     def index(self) -> None:
         """Make the class index of the kept fleet, where that is not made yet."""
-        self._fleet.index()
+        from placement.problem.index import index_of
+
+        index_of(self._fleet)
 
     def run(self, order: Order) -> Reply:
         """Do the work of an order. Raises InvariantViolation, InvalidPlacementInput."""
         if not self.apply(pickle.loads(order.change)):  # our own parent wrote it
             return Reply(None)
-        self.index()  # before the snapshot that takes the flavours, so that the next order finds it made
+        self.index()  # before the clock runs: the budget is of the search
         snapshot = self._fleet.updated(flavours=order.flavours, version=order.revision)
         heard = False
         deadline = order.time.deadline()

@@ -18,6 +18,7 @@ import numpy as np
 from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Policy, Proof, Request, Snapshot, Status
+from placement.problem.index import index_of
 from tests.bench import placement_cases as cases
 
 QUIET = Policy(explain=False)
@@ -86,9 +87,9 @@ def decide(case: Case, seconds: float | None = None, policy: Policy = QUIET) -> 
     The index is built before, as the service keeps it.
     """
     snapshot, request = case
-    snapshot.index()
+    index = index_of(snapshot)
     if any(host.cells for host in snapshot.hosts):
-        snapshot.index().cells()
+        index.cells()
     gc.collect()
     gc.disable()
     cpu, wall = time.process_time(), time.monotonic()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection, insert
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
+from placement.problem.index import index_of
 from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, Zone
 from service.planning import fleet_reader, translate
 from service.planning.fleet_reader import FleetReader
@@ -115,7 +116,7 @@ class Anew:
         data = pickle.dumps(snapshot, 5)
         cost("write down what the process is told", len(data))
         told: Snapshot = pickle.loads(data)
-        told.index()
+        index_of(told)
         cost("take it in and index it", 0)
         decision = place_verified(told, wanted, Policy(), lambda: False)
         cost("search and check", 0)

@@ -128,6 +128,24 @@ def test_as_many_as_possible_is_an_option(files: dict[str, str], capsys: pytest.
     assert (written["objective"], written["upper_bound"], written["unplaced"]) == (1, 1, ["n", "n"])
 
 
+def test_moves_and_room_can_be_asked_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [{"id": "m", "demand": {"cpu": 4}}, {"id": "pin", "demand": {}, "movable": False}]
+    hosts = [{"id": f"h{n}", "zone": "z", "capacity": {"cpu": 8}, "used": {"cpu": 4}} for n in range(2)]
+    hosts[0]["members"] = members
+    fleet, ask = tmp_path / "fleet", tmp_path / "ask"
+    fleet.write_text(json.dumps({"hosts": hosts, "flavours": [{"demand": {"cpu": 8}}]}))
+    ask.write_text(json.dumps({"nodes": [{"id": "n", "demand": {"cpu": 2}}]}))
+    move = {"member": "m", "from": "h0", "to": "h1", "cells": []}
+    assert main(["drain", str(fleet), "h0", "--deadline-ms", "5000"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"moves": [move], "fixed": ["pin"], "decision": None}
+    assert main(["drain", str(fleet), "h1"]) == 0
+    assert json.loads(capsys.readouterr().out)["moves"] == []
+    assert main(["rebalance", str(fleet), "--most-moves", "3"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"moves": [move], "gain": 1000}
+    assert main(["room", str(fleet), str(ask)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"count": 4, "bound": 4, "by_zone": {"z": 4}}
+
+
 def test_bad_files_are_status_two_and_one_line(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     Path(files["fleet"]).write_text("{}")
     assert main(["place", files["fleet"], files["fits"]]) == 2

@@ -14,8 +14,8 @@ from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Flavour, Host, Node, Policy, Proof, Request, Snapshot, Status, Strategy
 from placement.problem.gang import collapse
-from placement.search.answer import objective_of
 from placement.search.greedy import greedy
+from placement.search.incumbent import objective_of
 from tests.placement.brute import assert_right
 from tests.placement.instances import tiny
 
@@ -61,11 +61,11 @@ def test_a_decision_is_feasible_and_its_bounds_are_ordered(seed: int, strategy: 
 def test_a_decision_is_never_worse_than_greedy(seed: int, strategy: Strategy) -> None:
     snapshot, request = medium(seed, strategy)
     gang = collapse(snapshot, request)
-    board = greedy(gang, strategy, lambda: False)
+    state = greedy(gang, strategy, lambda: False)
     decision = place(snapshot, request, POLICY)
     assert decision.objective is not None
-    if board is not None:
-        assert decision.objective <= objective_of(gang, strategy, board.assignments)
+    if state is not None:
+        assert decision.objective <= objective_of(gang, strategy, state.assignments)
 
 
 @LAW

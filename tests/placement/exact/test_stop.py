@@ -13,10 +13,10 @@ import pytest
 from placement.check import check
 from placement.constraints import Apart, AtMost, Scope, Selector, SpreadOver
 from placement.engine import place
-from placement.exact import master, rules
-from placement.exact.stop import run_until
+from placement.exact import constraint_model, master
+from placement.exact.interrupt import run_until
 from placement.model import Host, Node, Policy, Request, Snapshot, Status, Strategy
-from placement.search import ruled
+from placement.search import constrained
 
 ENDLESS = Policy(branches=100_000_000, explain=False)
 
@@ -55,7 +55,7 @@ def with_rules(strategy: Strategy) -> tuple[Snapshot, Request]:
     return Snapshot(hosts), Request(nodes, strategy, rules)
 
 
-@pytest.mark.parametrize("module", [rules, master])
+@pytest.mark.parametrize("module", [constraint_model, master])
 @pytest.mark.parametrize("strategy", [Strategy.CLOSE, Strategy.LEAST_LOST_VALUE, Strategy.FEWEST_HOSTS])
 def test_a_stop_ends_the_native_solvers(
     module: ModuleType, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
@@ -86,8 +86,8 @@ def test_a_stop_in_the_relaxation_leaves_what_the_greedy_placed(
         relaxing = True
         return relaxation(*arguments)
 
-    relaxation = ruled.reduce
-    monkeypatch.setattr(ruled, "reduce", relax)
+    relaxation = constrained.reduce
+    monkeypatch.setattr(constrained, "reduce", relax)
     decision = place(snapshot, request, ENDLESS, lambda: relaxing)
     assert relaxing
     assert decision.status is Status.PLACED

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from placement.check import check
-from placement.constraints import AtMost, Scope, Selector, Together
+from placement.constraints import Apart, AtMost, Constraint, Scope, Selector, Together
 from placement.engine import place
-from placement.model import Flavour, Host, InvalidPlacementInput, Member, Node, Policy, Request, Snapshot, Status
-from placement.modes.drain import Plan, drain, replan, room_for
+from placement.model import Cell, Flavour, Host, InvalidPlacementInput, Member, Node, Policy, Request, Snapshot, Status
+from placement.modes.answered import answered
+from placement.modes.capacity import room_for
+from placement.modes.drain import Drain, Leaving, drain, leaving
+from placement.modes.moves import Move, joined, left
 from placement.modes.rebalance import rebalance
 
 
@@ -31,10 +35,16 @@ def fleet(seed: int, hosts: int = 8, each: int = 3) -> Snapshot:
     return Snapshot(tuple(made), (Flavour({"cpu": 4, "memory": 8}), Flavour({"cpu": 8, "memory": 8})))
 
 
-def applied(snapshot: Snapshot, plan: Plan) -> Snapshot:
+def drained(snapshot: Snapshot, hosts: frozenset[str], constraints: tuple[Constraint, ...] = ()) -> Drain:
+    """The drain of all movable members of some hosts as one gang."""
+    gang, _ = leaving(snapshot, hosts, constraints)
+    return answered(drain(snapshot, [gang] if gang else []))
+
+
+def applied(snapshot: Snapshot, moves: Sequence[Move]) -> Snapshot:
     """The fleet after the moves, one after the other; each must fit when it is its turn."""
     hosts = {host.id: host for host in snapshot.hosts}
-    for move in plan.moves:
+    for move in moves:
         source = hosts[move.source]
         member = next(m for m in source.members if m.id == move.member)
         left = tuple(m for m in source.members if m is not member)
@@ -53,38 +63,90 @@ def applied(snapshot: Snapshot, plan: Plan) -> Snapshot:
 @pytest.mark.parametrize("seed", range(20))
 def test_a_drained_host_is_empty_and_nobody_is_lost(seed: int) -> None:
     snapshot = fleet(seed)
-    plan = drain(snapshot, frozenset({"h0", "h3"}))
-    after = {host.id: host for host in applied(snapshot, plan).hosts}
-    assert plan.homeless == ()
+    plan = drained(snapshot, frozenset({"h0", "h3"}))
+    after = {host.id: host for host in applied(snapshot, plan.moves).hosts}
+    assert plan.stuck is None
+    assert {host.id: (dict(host.used), host.members) for host in plan.after.hosts} == {
+        host.id: (dict(host.used), host.members) for host in after.values()
+    }
     assert after["h0"].members == ()
     assert after["h3"].members == ()
     before = sorted(m.id for host in snapshot.hosts for m in host.members)
     assert sorted(m.id for host in after.values() for m in host.members) == before
 
 
-def test_a_drain_that_can_not_move_all_says_who_stays() -> None:
+def test_a_drain_that_cannot_move_all_says_which_gang_is_stuck_and_why() -> None:
     full = Host("full", "z", {"cpu": 4}, {"cpu": 4}, members=tuple(Member(f"m{n}", {"cpu": 2}) for n in range(2)))
     fixed = replace(full, id="fixed", members=(Member("pin", {"cpu": 4}, movable=False),))
-    small = Host("small", "z", {"cpu": 2})
-    plan = drain(Snapshot((full, fixed, small)), frozenset({"full", "fixed"}))
-    assert [move.target for move in plan.moves] == ["small"]
-    assert len(plan.homeless) == 1
-    assert plan.fixed == ("pin",)
+    snapshot = Snapshot((full, fixed, Host("small", "z", {"cpu": 2})))
+    away = frozenset({"full", "fixed"})
+    assert leaving(snapshot, away)[1] == ("pin",)
+    gangs = [Leaving(Request((Node(f"m{n}", {"cpu": 2}),), excluded_hosts=away)) for n in range(2)]
+    plan = answered(drain(snapshot, gangs))
+    assert [(move.member, move.target) for move in plan.moves] == [("m0", "small")]
+    assert plan.stuck == 1
+    assert plan.decision is not None
+    assert plan.decision.status is Status.INFEASIBLE
+    assert plan.decision.explanation is not None
+
+
+def test_a_gang_goes_to_the_hosts_it_prefers_and_elsewhere_only_where_these_do_not_take_all_of_it() -> None:
+    old = Host("old", "z", {"cpu": 4}, {"cpu": 4}, members=tuple(Member(f"m{n}", {"cpu": 2}) for n in range(2)))
+    snapshot = Snapshot(
+        (old, Host("small", "z", {"cpu": 2}), Host("twin", "z", {"cpu": 4}), Host("wide", "z", {"cpu": 9}))
+    )
+    request = Request(tuple(Node(m.id, m.demand) for m in old.members), excluded_hosts=frozenset({"old"}))
+
+    def targets(*preferred: str) -> set[str]:
+        return {move.target for move in answered(drain(snapshot, [Leaving(request, frozenset(preferred))])).moves}
+
+    assert targets("wide") == {"wide"}
+    assert targets("small") == targets() == {"small", "twin"}
+
+
+def test_who_has_moved_counts_for_the_rules_of_those_that_follow() -> None:
+    old = Host("old", "z", {"cpu": 4}, {"cpu": 2}, members=tuple(Member(c, {"cpu": 1}, {"app": c}) for c in "ab"))
+    snapshot = Snapshot((old, Host("h1", "z", {"cpu": 4}), Host("h2", "z", {"cpu": 4})))
+    apart = Apart(Selector(labels={"app": "a"}), Selector(labels={"app": "b"}))
+    gangs = [
+        Leaving(
+            Request((Node(c, {"cpu": 1}, labels={"app": c}),), constraints=(apart,), excluded_hosts=frozenset({"old"}))
+        )
+        for c in "ab"
+    ]
+    assert sorted(move.target for move in answered(drain(snapshot, gangs)).moves) == ["h1", "h2"]
+
+
+def test_a_move_takes_its_share_of_numa_cells_along() -> None:
+    cells = (Cell({"cpu": 4}, {"cpu": 3}), Cell({"cpu": 4}))
+    pinned = Member("m", {"cpu": 3}, cells=(0,))
+    old = Host("old", "z", {"cpu": 8}, {"cpu": 3}, members=(pinned,), cells=cells)
+    new = Host("new", "z", {"cpu": 8}, {"cpu": 2}, cells=(Cell({"cpu": 4}, {"cpu": 2}), Cell({"cpu": 4})))
+    plan = drained(Snapshot((old, new)), frozenset({"old"}))
+    assert plan.moves == (Move("m", "old", "new", (1,)),)
+    after = {host.id: host for host in plan.after.hosts}
+    assert [dict(cell.used) for cell in after["old"].cells] == [{"cpu": 0}, {}]
+    assert [dict(cell.used) for cell in after["new"].cells] == [{"cpu": 2}, {"cpu": 3}]
+    assert after["new"].members == (replace(pinned, cells=(1,)),)
+    assert left(joined(old, replace(pinned, id="twin", cells=(1,))), replace(pinned, id="twin", cells=(1,))).cells == (
+        cells[0],
+        Cell({"cpu": 4}, {"cpu": 0}),
+    )
 
 
 def test_a_drain_keeps_anti_affinity() -> None:
     snapshot = fleet(5)
     rule = AtMost(Selector(labels={"app": "g0"}), 1)
-    plan = drain(snapshot, frozenset({"h1"}), (rule,))
-    for host in applied(snapshot, plan).hosts:
+    plan = drained(snapshot, frozenset({"h1"}), (rule,))
+    for host in applied(snapshot, plan.moves).hosts:
         assert host.id == "h1" or sum(m.labels["app"] == "g0" for m in host.members) <= 1
 
 
 def test_draining_an_unknown_host_is_an_error_and_an_empty_one_needs_no_move() -> None:
     snapshot = fleet(1)
     with pytest.raises(InvalidPlacementInput, match="unknown host"):
-        drain(snapshot, frozenset({"nope"}))
-    assert drain(Snapshot((Host("e", "z", {"cpu": 1}),)), frozenset({"e"})).moves == ()
+        leaving(snapshot, frozenset({"nope"}))
+    assert drained(Snapshot((Host("e", "z", {"cpu": 1}),)), frozenset({"e"})).moves == ()
 
 
 def test_scaling_keeps_members_in_place_and_counts_them_for_rules() -> None:
@@ -121,23 +183,13 @@ def test_scaling_with_affinity_joins_the_members() -> None:
     assert sorted(a.host for a in decision.assignments) == ["h4", "h5"]
 
 
-def test_replanning_avoids_the_failed_hosts_and_moves_nobody_else() -> None:
-    snapshot = fleet(2)
-    request = Request((Node("lost", {"cpu": 2, "memory": 2}),), staying={"m0-0": "h0"})
-    decision = replan(snapshot, request, frozenset({"h1", "h2"}))
-    assert decision.status is Status.PLACED
-    assert {a.host for a in decision.assignments}.isdisjoint({"h1", "h2"})
-    with pytest.raises(InvalidPlacementInput, match="failed host"):
-        replan(snapshot, request, frozenset({"h0"}))
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_rebalancing_gains_value_within_its_moves(seed: int) -> None:
     snapshot = fleet(seed, hosts=6, each=4)
     result = rebalance(snapshot, 3)
     assert len(result.moves) <= 3
     assert result.gain > 0 or not result.moves
-    applied(snapshot, Plan(result.moves, (), (), None))
+    applied(snapshot, result.moves)
     assert rebalance(snapshot, 0).moves == ()
     with pytest.raises(InvalidPlacementInput):
         rebalance(snapshot, -1)

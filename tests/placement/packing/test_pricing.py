@@ -15,7 +15,7 @@ from placement.packing.fewest_hosts import fewest_hosts
 from placement.packing.instance import Packing, classes_of, components
 from placement.packing.knapsack import DenseTable
 from placement.packing.labels import LabelPricer
-from placement.packing.snug import balanced, snug_fill
+from placement.packing.min_slack import balanced, min_slack_fill
 from placement.problem.index import Ints
 
 
@@ -106,7 +106,7 @@ def test_every_bound_is_below_the_fewest_hosts(seed: int) -> None:
     assert fewest_for(values, DenseTable(packing).price(values), packing) <= truth
     assert search.lower <= truth
     assert search.cost == truth
-    snug, whole = snug_fill(packing, balanced(packing), int(packing.hosts.sum()), 0.5, lambda: False)
+    snug, whole = min_slack_fill(packing, balanced(packing), int(packing.hosts.sum()), 0.5, lambda: False)
     assert not whole or sum(load.times for load in snug) >= truth
 
 

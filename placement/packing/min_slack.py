@@ -1,13 +1,12 @@
 """Filling hosts one at a time without waste: large nodes first, then the best-fitting rest by an exact small table.
 
-May import ``packing``, ``knapsack``, ``fill``, ``index`` and numpy. (The minimum-bin-slack idea of Gupta and Ho
-1999, with the subset found by dynamic programming over what is left of the host.)
+(The minimum-bin-slack idea of Gupta and Ho 1999, with the subset found by dynamic programming over what is left of the
+host.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from placement.packing.fill import class_order
 from placement.packing.instance import NO_ROWS, Load, Packing
 from placement.packing.knapsack import DenseTable
 from placement.problem.index import Bools, Ints
+from placement.stop import Stop
 
 ROOM = 1 << 16
 CHOICE = 36
@@ -26,12 +26,12 @@ def balanced(packing: Packing) -> Ints:
     return np.array([max(1, (1 << 30) // amount) if amount else 0 for amount in need], np.int64)
 
 
-def snug_fill(
+def min_slack_fill(
     packing: Packing,
     weights: Ints,
     most: int,
     coarse: float,
-    stop: Callable[[], bool],
+    stop: Stop,
 ) -> tuple[list[Load], bool]:
     """(loads on at most ``most`` hosts, whether they hold everything).
 

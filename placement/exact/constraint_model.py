@@ -1,8 +1,7 @@
 """The whole problem with every rule as one CP-SAT model, over at most a hundred or so candidate hosts.
 
-May import ``gang``, ``topology``, ``scoring``, ``constraints``, ``model``, ``exact_stop``, numpy and, when first
-used, the native part of CP-SAT (not its Python front end, which loads pandas). Variables are counts of a kind on a
-host.
+Loads the native part of CP-SAT when first used, not its Python front end, which loads pandas. Variables are counts of a
+kind on a host.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from placement.constraints import AtMost, Near, SpareHosts, SpreadOver, Together
-from placement.exact.stop import run_until
-from placement.model import Strategy
-from placement.problem.gang import FIRST, Gang, allowed_hosts, cell_demand
+from placement.exact.interrupt import run_until
+from placement.problem.gang import FIRST, Gang, Landed, allowed_hosts, cell_demand
 from placement.problem.scoring import free_for, room_value
 from placement.problem.topology import Tally
+from placement.stop import Stop
+from placement.strategy import OBJECTIVES, Strategy, Term
 
-Landed = list[tuple[int, int, tuple[int, ...]]]
 Terms = list[tuple[int, int]]
 
 
@@ -73,7 +72,7 @@ class Model:
         self.proto.solution_hint.vars.extend(list(values))
         self.proto.solution_hint.values.extend(list(values.values()))
 
-    def solve(self, work: float, seed: int, stop: Callable[[], bool]) -> Any:
+    def solve(self, work: float, seed: int, stop: Stop) -> Any:
         """CP-SAT's response within a deterministic amount of work (about seconds)."""
         parameters = self.library.SatParameters()
         parameters.max_deterministic_time = work
@@ -88,7 +87,7 @@ class Model:
 BIG = 1 << 40
 
 
-class RuledModel:
+class ConstraintModel:
     """Variables and rows of a gang on candidate hosts (``rows``: their numbers in the index)."""
 
     def __init__(self, gang: Gang, rows: Sequence[int], strategy: Strategy, partial: bool = False) -> None:
@@ -250,17 +249,22 @@ class RuledModel:
         return [(v, -1) for v in self.count.values()]
 
     def _objective(self, strategy: Strategy) -> Terms:
-        hosts = [(flag, 1) for flag in self.used.values()]
-        if strategy is Strategy.FEWEST_HOSTS:
-            return hosts
-        if strategy is Strategy.CLOSE:
-            racks: dict[int, list[int]] = {}
-            for row, flag in self.used.items():
-                racks.setdefault(int(self.gang.index.rack[row]), []).append(flag)
-            return hosts + [(self._any(flags), self.gang.size + 1) for flags in racks.values()]
-        if strategy is Strategy.SPREAD:
-            return [(self._square(row), 1) for row in self.used]
-        return self._lost_value()
+        """The strategy's terms, each by its weight."""
+        write: dict[Term, Callable[[], Terms]] = {
+            Term.VALUE_LOST: self._lost_value,
+            Term.HOSTS: lambda: [(flag, 1) for flag in self.used.values()],
+            Term.RACKS: self._racks,
+            Term.SQUARES: lambda: [(self._square(row), 1) for row in self.used],
+            Term.NODES: lambda: [(v, 1) for v in self.count.values()],
+        }
+        weights = OBJECTIVES[strategy].terms.items()
+        return [(v, c * weight.of(self.gang.size)) for term, weight in weights for v, c in write[term]()]
+
+    def _racks(self) -> Terms:
+        racks: dict[int, list[int]] = {}
+        for row, flag in self.used.items():
+            racks.setdefault(int(self.gang.index.rack[row]), []).append(flag)
+        return [(self._any(flags), 1) for flags in racks.values()]
 
     def _square(self, row: int) -> int:
         """At least the square of how many nodes the host gets, by its tangents, which are exact at whole numbers."""
@@ -313,13 +317,13 @@ class RuledModel:
         return landed
 
 
-def solve_rules(
+def solve_model(
     gang: Gang,
     rows: Sequence[int],
     strategy: Strategy,
     work: float,
     seed: int,
-    stop: Callable[[], bool],
+    stop: Stop,
     known: Landed | None = None,
     partial: bool = False,
 ) -> Verdict:
@@ -327,7 +331,7 @@ def solve_rules(
 
     ``work``: deterministic effort, about seconds. ``Verdict.lower`` is in the objective's own terms.
     """
-    ruled = RuledModel(gang, rows, strategy, partial)
+    ruled = ConstraintModel(gang, rows, strategy, partial)
     model = ruled.model
     statuses = model.library
     if known is not None:

@@ -1,6 +1,6 @@
 """Runs a native search so that the caller's stop is heard within milliseconds.
 
-May import the standard library only. The native solvers release the interpreter while they search.
+The native solvers release the interpreter while they search.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from placement.stop import Stop
+
 T = TypeVar("T")
 POLL_SECONDS = 0.005
 
 
-def run_until(search: Callable[[], T], interrupt: Callable[[], object], stop: Callable[[], bool]) -> T:
+def run_until(search: Callable[[], T], interrupt: Callable[[], object], stop: Stop) -> T:
     """The result of ``search``, run beside a poll of ``stop`` that calls ``interrupt`` while it is true."""
     done = threading.Event()
     box: list[T] = []

@@ -1,20 +1,17 @@
-"""The working state of a node-by-node placement: free room, NUMA cells, rules.
-
-May import ``gang``, ``topology``, ``model`` and numpy.
-"""
+"""The working state of a node-by-node placement: free room, NUMA cells, rules."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from placement.problem.gang import Gang, allowed_hosts, cell_demand
+from placement.problem.gang import Gang, Landed, allowed_hosts, cell_demand
 from placement.problem.index import Bools, Ints
 from placement.problem.topology import Tally
 
 SOFT_MISS = 1 << 20
 
 
-class Board:
+class PlacementState:
     """Room and rules while nodes land one after another; every answer is an array over all hosts.
 
     Invariant: what was landed fits the hosts; hard rules are kept as far as ``places`` was obeyed.
@@ -28,7 +25,7 @@ class Board:
         self.tallies = [Tally.start(gang, number) for number in range(len(gang.request.constraints))]
         self.pinned = any(kind.sample.cells for kind in gang.kinds)
         self.cells: Ints = gang.index.cells()[1].copy() if self.pinned else np.zeros((0, 0, 0), np.int64)
-        self.assignments: list[tuple[int, int, tuple[int, ...]]] = []
+        self.assignments: Landed = []
         self.allowed: dict[int, Bools] = {}
 
     def room(self, number: int) -> Bools:

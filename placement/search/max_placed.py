@@ -1,12 +1,10 @@
 """As many nodes as possible instead of all or nothing.
 
-May import everything of this package below ``engine``. The same columns, where a host costs nothing and a node left
-out costs one; the bound says how many can be placed at most.
+The same columns, where a host costs nothing and a node left out costs one; the bound says how many can be placed at
+most.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from placement.model import Assignment, Decision, Policy, Proof, Status
 from placement.packing.bounds import volume
@@ -16,15 +14,14 @@ from placement.packing.fewest_hosts import no_loss, pricer_for
 from placement.packing.fill import best_fill
 from placement.packing.instance import Load, Packing, components
 from placement.problem.feasibility import surplus
-from placement.problem.gang import Gang
+from placement.problem.gang import Gang, Landed
 from placement.search.greedy import greedy
 from placement.search.reduce import Reduction, reduce
 from placement.search.strategies import host_order, widened
+from placement.stop import Stop
 
-Stop = Callable[[], bool]
 
-
-def most_of(packing: Packing, policy: Policy, stop: Stop) -> tuple[list[Load], int]:
+def max_of(packing: Packing, policy: Policy, stop: Stop) -> tuple[list[Load], int]:
     """(loads that place many bundles, an upper bound on how many can be placed)."""
     total = int(packing.counts.sum())
     if not len(packing.caps):
@@ -64,13 +61,13 @@ def _rounded(generator: Generator, packing: Packing, stop: Stop) -> Residue:
     return residue
 
 
-def place_most(gang: Gang, policy: Policy, stop: Stop) -> Decision:
+def place_max(gang: Gang, policy: Policy, stop: Stop) -> Decision:
     """Places as many nodes as it can; the objective is their number, between proven bounds."""
     reduction = reduce(gang)
     landed, upper = _by_packing(reduction, policy, stop)
     if not reduction.exact or any(len(b) > 1 or b[0][1] > 1 for b in reduction.bundles):
-        board = greedy(gang, gang.request.strategy, stop, partial=True)
-        landed = list(board.assignments) if board is not None and board.keeps_hard_rules() else []
+        state = greedy(gang, gang.request.strategy, stop, partial=True)
+        landed = list(state.assignments) if state is not None and state.keeps_hard_rules() else []
         upper = max(upper, len(landed)) if reduction.exact else upper
     upper = min(upper, gang.size - surplus(gang))
     waiting = [kind.ids() for kind in gang.kinds]
@@ -92,14 +89,14 @@ def place_most(gang: Gang, policy: Policy, stop: Stop) -> Decision:
     )
 
 
-def _by_packing(reduction: Reduction, policy: Policy, stop: Stop) -> tuple[list[tuple[int, int, tuple[int, ...]]], int]:
+def _by_packing(reduction: Reduction, policy: Policy, stop: Stop) -> tuple[Landed, int]:
     packing = reduction.packing
     weight = [sum(copies for _, copies in bundle) for bundle in reduction.bundles]
     loads: list[Load] = []
     upper = 0
     for kinds, classes in components(packing):
         part = packing.part(kinds, classes)
-        found, bound = most_of(part, policy, stop)
+        found, bound = max_of(part, policy, stop)
         loads.extend(widened(load, kinds, classes, len(packing.counts)) for load in found)
         upper += bound * max(weight[kind] for kind in kinds)
     size = sum(w * int(n) for w, n in zip(weight, packing.counts, strict=True))

@@ -1,26 +1,21 @@
-"""An answer while it is being improved: placement, bounds, stage; and the objective of any placement.
-
-May import ``gang``, ``scoring``, ``board``, ``model``, ``index`` and numpy.
-"""
+"""The best placement of a gang found so far, with its bounds; and the objective of any placement."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from placement.model import Strategy
-from placement.problem.board import Board
-from placement.problem.gang import Gang
+from placement.problem.gang import Gang, Landed
 from placement.problem.index import Ints
 from placement.problem.scoring import lost_value, room_value
-
-Landed = list[tuple[int, int, tuple[int, ...]]]
+from placement.problem.state import PlacementState
+from placement.strategy import OBJECTIVES, Strategy, Term
 
 
 @dataclass(slots=True)
-class Answer:
+class Incumbent:
     """What is known of a gang: ``landed`` is (kind, host, cells) a node, None while nothing is found.
 
     ``infeasible`` is a proof. ``lower`` bounds the objective; with wishes it holds at the penalty ``penalty_bound``.
@@ -47,25 +42,33 @@ class Answer:
         if self.objective is None or (penalty, objective) < (self.penalty, self.objective):
             self.landed, self.objective, self.penalty, self.stage = landed, objective, penalty, stage
 
-    def offer_board(self, gang: Gang, strategy: Strategy, board: Board | None, stage: str) -> None:
-        """Keeps a full board that is better than the best."""
-        if board is not None and len(board.assignments) == gang.size and board.keeps_hard_rules():
-            self.offer(gang, strategy, list(board.assignments), board.penalty(), stage)
+    def offer_state(self, gang: Gang, strategy: Strategy, state: PlacementState | None, stage: str) -> None:
+        """Keeps a full state that is better than the best."""
+        if state is not None and len(state.assignments) == gang.size and state.keeps_hard_rules():
+            self.offer(gang, strategy, list(state.assignments), state.penalty(), stage)
 
 
-def objective_of(gang: Gang, strategy: Strategy, landed: Iterable[tuple[int, int, tuple[int, ...]]]) -> int:
+def objective_of(gang: Gang, strategy: Strategy, landed: Landed) -> int:
     """The strategy's objective of a placement."""
     hosts: dict[int, list[int]] = {}
     for kind, host, _ in landed:
         hosts.setdefault(host, []).append(kind)
-    if strategy is Strategy.FEWEST_HOSTS:
-        return len(hosts)
-    if strategy is Strategy.SPREAD:
-        return sum(len(kinds) ** 2 for kinds in hosts.values())
-    if strategy is Strategy.CLOSE:
-        racks = {int(gang.index.rack[host]) for host in hosts}
-        return len(racks) * (gang.size + 1) + len(hosts)
+    objective = OBJECTIVES[strategy]
+    return objective.total(gang.size, {term: MEASURES[term](gang, hosts) for term in objective.terms})
+
+
+def _value_lost(gang: Gang, hosts: Mapping[int, Sequence[int]]) -> int:
     counts: dict[int, Ints] = {
         host: np.bincount(kinds, minlength=len(gang.kinds)).astype(np.int64) for host, kinds in hosts.items()
     }
     return lost_value(gang, room_value(gang), counts)
+
+
+MEASURES: dict[Term, Callable[[Gang, Mapping[int, Sequence[int]]], int]] = {
+    Term.VALUE_LOST: _value_lost,
+    Term.HOSTS: lambda gang, hosts: len(hosts),
+    Term.RACKS: lambda gang, hosts: len({int(gang.index.rack[host]) for host in hosts}),
+    Term.SQUARES: lambda gang, hosts: sum(len(kinds) ** 2 for kinds in hosts.values()),
+    Term.NODES: lambda gang, hosts: sum(map(len, hosts.values())),
+}
+"""How each term is measured on the kinds that each host gets."""

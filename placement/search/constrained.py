@@ -1,7 +1,7 @@
 """Gangs whose rules no packing holds: a relaxation bounds them, three searches place them.
 
-May import everything of this package below ``engine``. Bounds come from the packing without the open rules;
-placements from laying its loads out, from the node-by-node greedy, and from CP-SAT on the most promising hosts.
+Bounds come from the packing without the open rules; placements from laying its loads out, from the node-by-node greedy,
+and from CP-SAT on the most promising hosts.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from functools import cache, partial
 import numpy as np
 
 from placement.constraints import Scope, Together
-from placement.model import Policy, Strategy
+from placement.model import Policy
 from placement.packing.instance import Load
-from placement.problem.board import Board
 from placement.problem.feasibility import domains_with_room, impossible_rules
 from placement.problem.gang import FIRST, Gang, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value
+from placement.problem.state import PlacementState
 from placement.problem.topology import Tally
-from placement.search.answer import Answer
 from placement.search.greedy import greedy
+from placement.search.incumbent import Incumbent
 from placement.search.layout import lay_out
 from placement.search.reduce import Reduction, needs_rules, reduce
 from placement.search.strategies import BY_STRATEGY, fewest
+from placement.stop import Stop
+from placement.strategy import OBJECTIVES, Strategy, Term
 
-Stop = Callable[[], bool]
-Greedily = Callable[[], Board | None]
+Greedily = Callable[[], PlacementState | None]
 """What the greedy makes of the gang, the first time that it is asked."""
 CANDIDATES = 100
 DOMAINS = 32
@@ -37,46 +38,46 @@ QUICK_SIZE = 1_000_000
 """Nodes times hosts up to which the greedy takes some ten milliseconds."""
 
 
-def solve_ruled(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Answer:
+def solve_constrained(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Incumbent:
     """The best answer that can be found for a gang with open rules or NUMA cells, and a bound for it."""
     if impossible_rules(gang):
-        return Answer(infeasible=True, stage="counts")
+        return Incumbent(infeasible=True, stage="counts")
     # Kept for a deadline that comes before anything better is found; on large fleets it would take too much of it.
     quick = gang.size * len(gang.index.hosts) <= QUICK_SIZE
     greedily = cache(partial(greedy, gang, strategy, stop))
     if quick:
         greedily()
-    answer = _search(gang, strategy, policy, stop, greedily)
-    if quick and answer.landed is None and not answer.infeasible:
-        answer.offer_board(gang, strategy, greedily(), "greedy")
-    return answer
+    incumbent = _search(gang, strategy, policy, stop, greedily)
+    if quick and incumbent.landed is None and not incumbent.infeasible:
+        incumbent.offer_state(gang, strategy, greedily(), "greedy")
+    return incumbent
 
 
-def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily: Greedily) -> Answer:
+def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily: Greedily) -> Incumbent:
     """Wishes as rules first; then the relaxation, and what each search makes of it."""
     hard = all(rule.weight is None for rule in gang.request.constraints)
-    answer = Answer(stage="greedy")
+    incumbent = Incumbent(stage="greedy")
     if not hard:
         strict = _strictly(gang)
         inner = _solve(strict, strategy, policy, stop)
         if inner.landed is not None:
             return inner
-    relaxed = _relaxation(gang, strategy, policy, stop, answer)
-    if answer.infeasible:
-        return answer
+    relaxed = _relaxation(gang, strategy, policy, stop, incumbent)
+    if incumbent.infeasible:
+        return incumbent
     together = _open_affinity(gang)
     if hard and together is not None:
-        return _domain_by_domain(gang, together, strategy, policy, stop, answer)
+        return _domain_by_domain(gang, together, strategy, policy, stop, incumbent)
     if relaxed is not None and hard:
         reduction, loads = relaxed
         if reduction.exact:
-            answer.offer(gang, strategy, reduction.spread_out(loads), 0, "dive")
-        answer.offer_board(gang, strategy, lay_out(reduction, loads, strategy, stop), "layout")
-    if not answer.closed and not stop():
-        answer.offer_board(gang, strategy, greedily(), "greedy")
-    if not answer.closed and not stop() and policy.branches:
-        by_model(gang, strategy, policy, stop, answer)
-    return answer
+            incumbent.offer(gang, strategy, reduction.spread_out(loads), 0, "dive")
+        incumbent.offer_state(gang, strategy, lay_out(reduction, loads, strategy, stop), "layout")
+    if not incumbent.closed and not stop():
+        incumbent.offer_state(gang, strategy, greedily(), "greedy")
+    if not incumbent.closed and not stop() and policy.branches:
+        by_model(gang, strategy, policy, stop, incumbent)
+    return incumbent
 
 
 def _open_affinity(gang: Gang) -> int | None:
@@ -91,12 +92,12 @@ def _open_affinity(gang: Gang) -> int | None:
 
 
 def _domain_by_domain(
-    gang: Gang, number: int, strategy: Strategy, policy: Policy, stop: Stop, answer: Answer
-) -> Answer:
+    gang: Gang, number: int, strategy: Strategy, policy: Policy, stop: Stop, incumbent: Incumbent
+) -> Incumbent:
     """Confines the nodes of an affinity rule to each domain with room for them in turn, the roomiest first.
 
-    ``answer`` holds the bounds without the rule. When every domain was tried, the lowest of their bounds holds too, and
-    if none can take the gang, nothing can.
+    ``incumbent`` holds the bounds without the rule. When every domain was tried, the lowest of their bounds holds too,
+    and if none can take the gang, nothing can.
     """
     tally = Tally.start(gang, number)
     mine = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
@@ -105,28 +106,28 @@ def _domain_by_domain(
     quick = replace(policy, dives=min(policy.dives, 1), branches=0)
     best: tuple[int, Gang] | None = None
     for code in codes[:DOMAINS]:
-        if stop() or answer.closed:
+        if stop() or incumbent.closed:
             break
         confined = _confined(gang, number, mine, tally.domain == code)
         inner = _solve(confined, strategy, quick, stop)
         if inner.landed is not None:
-            answer.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
+            incumbent.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
             assert inner.objective is not None
             if best is None or inner.objective < best[0]:
                 best = inner.objective, confined
         if not inner.infeasible:
             bounds.append(inner.lower)
-        elif answer.stage in ("none", "greedy"):
-            answer.stage = inner.stage
+        elif incumbent.stage in ("none", "greedy"):
+            incumbent.stage = inner.stage
     else:
         if len(codes) <= DOMAINS:
-            answer.infeasible = not bounds
-            answer.lower = max(answer.lower, min(bounds, default=0))
-    if best is not None and not answer.closed and not stop():
+            incumbent.infeasible = not bounds
+            incumbent.lower = max(incumbent.lower, min(bounds, default=0))
+    if best is not None and not incumbent.closed and not stop():
         inner = _solve(best[1], strategy, policy, stop)
         if inner.landed is not None:
-            answer.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
-    return answer
+            incumbent.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
+    return incumbent
 
 
 def _confined(gang: Gang, number: int, mine: list[int], inside: Bools) -> Gang:
@@ -138,10 +139,10 @@ def _confined(gang: Gang, number: int, mine: list[int], inside: Bools) -> Gang:
     return replace(gang, kinds=kinds, settled=gang.settled | {number})
 
 
-def _solve(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Answer:
+def _solve(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Incumbent:
     """The answer for a gang, by the packing where it holds all the rules."""
     if needs_rules(gang):
-        return solve_ruled(gang, strategy, policy, stop)
+        return solve_constrained(gang, strategy, policy, stop)
     return BY_STRATEGY[strategy](gang, policy, stop)
 
 
@@ -152,26 +153,22 @@ def _strictly(gang: Gang) -> Gang:
 
 
 def _relaxation(
-    gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, answer: Answer
+    gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, incumbent: Incumbent
 ) -> tuple[Reduction, list[Load]] | None:
     """Bounds without the open rules; its loads are where a layout starts."""
     reduction = reduce(gang)
     search = fewest(reduction, policy, stop)
     if search.lower > int(reduction.packing.hosts.sum()):
-        answer.infeasible, answer.stage = True, search.stage
+        incumbent.infeasible, incumbent.stage = True, search.stage
         return None
-    if strategy is Strategy.FEWEST_HOSTS:
-        answer.lower = search.lower
-    elif strategy is Strategy.CLOSE:
-        answer.lower = gang.size + 1 + search.lower
-    elif strategy is Strategy.SPREAD:
-        answer.lower = gang.size
+    least = {Term.VALUE_LOST: 0, Term.HOSTS: search.lower, Term.RACKS: 1, Term.SQUARES: gang.size}
+    incumbent.lower = OBJECTIVES[strategy].total(gang.size, least)
     return (reduction, search.loads) if search.loads is not None else None
 
 
-def by_model(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, answer: Answer) -> None:
+def by_model(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, incumbent: Incumbent) -> None:
     """CP-SAT over all useful hosts where they are few, else over the best hundred."""
-    from placement.exact.rules import solve_rules
+    from placement.exact.constraint_model import solve_model
 
     useful = np.zeros(len(gang.index.hosts), np.bool_)
     for number in range(len(gang.kinds)):
@@ -179,27 +176,27 @@ def by_model(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, answer:
     rows = np.flatnonzero(useful)
     whole = len(rows) <= CANDIDATES
     if not whole:
-        rows = _candidates(gang, rows, answer)
+        rows = _candidates(gang, rows, incumbent)
     if len(rows) * len(gang.kinds) > MODEL_SIZE:
         return
     if strategy is Strategy.LEAST_LOST_VALUE and len(rows) * len(room_value(gang).flavours) > MODEL_SIZE:
         return
     work = min(10.0, policy.branches / 5000)
-    verdict = solve_rules(gang, rows.tolist(), strategy, work, policy.seed, stop, answer.landed)
+    verdict = solve_model(gang, rows.tolist(), strategy, work, policy.seed, stop, incumbent.landed)
     if verdict.infeasible and whole:
-        answer.infeasible, answer.landed, answer.stage = True, None, "model"
+        incumbent.infeasible, incumbent.landed, incumbent.stage = True, None, "model"
         return
     if verdict.landed is not None:
-        answer.offer(gang, strategy, verdict.landed, verdict.penalty, "model")
+        incumbent.offer(gang, strategy, verdict.landed, verdict.penalty, "model")
     if whole and verdict.landed is not None:
-        answer.penalty_bound = max(answer.penalty_bound, verdict.penalty_bound)
+        incumbent.penalty_bound = max(incumbent.penalty_bound, verdict.penalty_bound)
         if verdict.lower is not None and verdict.penalty == verdict.penalty_bound:
-            answer.lower = max(answer.lower, verdict.lower)
+            incumbent.lower = max(incumbent.lower, verdict.lower)
 
 
-def _candidates(gang: Gang, rows: Ints, answer: Answer) -> Ints:
+def _candidates(gang: Gang, rows: Ints, incumbent: Incumbent) -> Ints:
     """The hosts of the best answer and the roomiest others, at most five a rack."""
-    mine = sorted({host for _, host, _ in answer.landed or ()})[:CANDIDATES]
+    mine = sorted({host for _, host, _ in incumbent.landed or ()})[:CANDIDATES]
     largest = np.maximum(1, gang.free.max(axis=0, initial=1))
     room = (gang.free[rows] * 1000 // largest).sum(axis=1)
     chosen = list(mine)
