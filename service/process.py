@@ -9,14 +9,15 @@ import ssl
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 
+from service.app.health import shown
 from service.domain.catalog import Image, RegisteredImage, configured_image_uuid
-from service.errors import CorralError
+from service.domain.fleet import Overcommit
 from service.http.app import bind, serve_http
 from service.planning.pool import PoolPlanner
 from service.reconcile.housekeeping import Housekeeping
 from service.reconcile.owners import Heirs
 from service.rpc import tls
-from service.store import configured, events, quotas
+from service.store import configured, quotas
 from service.store.connection import Connection
 from service.store.hints import Listener
 from service.telemetry.logs import get_logger
@@ -94,11 +95,7 @@ class Process:
 
     async def readiness(self) -> Mapping[str, str]:
         """What does not work, by part; empty when all does."""
-        problems = {}
-        try:
-            await self.service.store.read(events.head)
-        except CorralError as error:
-            problems["store"] = error.message
+        problems = dict(await self.service.health.failing())
         for task in self._tasks:
             if task.done() and task.get_name() != _WARM:
                 problems[task.get_name()] = "has stopped"
@@ -107,7 +104,9 @@ class Process:
     async def _follow_fleet(self) -> None:
         """Write what the configuration says and follow the rows. Raises StartError, Unavailable."""
         service = self.service
-        await service.store.write(self._write_fleet)
+        before, now = await service.store.write(self._write_fleet), service.config.overcommit
+        if before != now:
+            log.info("overcommit is now as this file says", before=shown(before), now=shown(now))
         await service.roster.sync()
         for host in service.config.hosts:
             if host.uuid in service.roster.unusable:
@@ -115,9 +114,10 @@ class Process:
         await service.fleet_feed.start()
         self._spawn(service.fleet_feed.run(), "fleet")
 
-    def _write_fleet(self, connection: Connection) -> None:
+    def _write_fleet(self, connection: Connection) -> Overcommit:
+        """Returns the overcommit that the fleet had before."""
         config = self.service.config
-        configured.write(
+        before = configured.write(
             connection,
             zones=config.zones,
             hosts=config.hosts,
@@ -126,9 +126,11 @@ class Process:
                 dataclasses.replace(entry, image_uuid=configured_image_uuid(entry.image.name))
                 for entry in config.model_services
             ],
+            overcommit=config.overcommit,
             now=wall_clock(),
         )
         quotas.put(connection, config.quotas)
+        return before
 
     def _serve_http(self, listener: socket.socket) -> None:
         config = self.service.config

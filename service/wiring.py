@@ -23,6 +23,7 @@ from service.app.fleet_feed import FleetFeed
 from service.app.gauges import Gauges
 from service.app.groups import Groups
 from service.app.groups import Limits as AppLimits
+from service.app.health import Health
 from service.app.identity import Identities
 from service.app.jobs import Jobs
 from service.app.rates import RateLimits
@@ -89,6 +90,7 @@ class Service:
         self.directory = Directory({}, {}, {})
         self._make_reconciliation()
         self._make_use_cases()
+        self.health = Health(self.store, config.overcommit)
         self.gauges = Gauges(self.store, self.metrics, self.feed, lambda: self.reconciler.working)
         self.rpc = self._make_rpc()
         self._connect()
@@ -99,6 +101,7 @@ class Service:
             registry=self.metrics.registry,
             readiness=readiness,
             refresh=self.gauges.refresh,
+            notes=lambda: self.health.notes,
             endpoints={
                 "gRPC": str(self.rpc.address),
                 "JSON": "/corral/v1/instance-groups",
@@ -135,7 +138,7 @@ class Service:
             fleet_reader=self._fleet_reader,
         )
         self.reconciler = Reconciler(tools, Sweep(self.store, monitors, config.cluster_id, self.metrics))
-        self.roster = Roster(self.store, self.reconciler, self.directory, self._driver, config.overcommit)
+        self.roster = Roster(self.store, self.reconciler, self.directory, self._driver)
 
     def _make_use_cases(self) -> None:
         config = self.config
@@ -155,7 +158,6 @@ class Service:
             wall_clock,
             self._first_contact,
             self.planner,
-            overcommit=config.overcommit,
             reader=self._fleet_reader,
             ssh_keys=config.ssh_keys,
             signals=self.signals,
@@ -177,6 +179,7 @@ class Service:
         self.signals.group_due.listen(self.reconciler.poke)
         self.signals.fleet_changed.listen(self.fleet_feed.poke)
         self.fleet_feed.listen(self.roster.refresh)
+        self.fleet_feed.listen(self.health.compare)
 
     def _driver(self, host: Host) -> HostDriver:
         return make_driver(host, self.config.cluster_id)

@@ -27,7 +27,7 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import claims, fleet, schema
+from service.store import claims, fleet, schema, settings
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import Load
@@ -112,20 +112,17 @@ class Fleet:
         probe: Probe,
         planner: Planner,
         *,
-        overcommit: Overcommit | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         reader: FleetReader | None = None,
         ssh_keys: Mapping[str, str] | None = None,
         signals: Signals | None = None,
     ) -> None:
-        """`overcommit`: the fleet's own, which zones and hosts override. `reader`: the process's own. `ssh_keys`:
-        credential's name -> private key file."""
+        """`reader`: the process's own. `ssh_keys`: credential's name -> private key file."""
         self._store = store
         self._clock = clock
         self._probe = probe
         self._planner = planner
         self.reader = reader or FleetReader()
-        self._overcommit = overcommit or Overcommit()
         self._new_uuid = new_uuid
         self._ssh_keys = ssh_keys or {}
         self._signals = signals or Signals()
@@ -214,7 +211,6 @@ class Fleet:
                 virt_type=facts.virt_type,
                 total=facts.total,
                 foreign=facts.foreign,
-                overcommit=self._overcommit,
                 now=now,
             )
             row_changes.made(connection, caller, "AddHost", request.request_id, request, host.uuid, now)
@@ -254,7 +250,8 @@ class Fleet:
             row_changes.require_etag("host", uuid, host.version, etag)
             wanted = _changed(host, change)
             if wanted != host:
-                fleet.set_usable(connection, wanted, self._policy(connection, wanted))
+                in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
+                fleet.set_usable(connection, wanted, in_force)
                 fleet.put_host(connection, wanted, now=now)
                 audited(connection, caller, "UpdateHost", uuid, "", now)
             return self._host_view(connection, uuid)
@@ -341,14 +338,11 @@ class Fleet:
     def views(self, connection: Connection, hosts: tuple[Host, ...]) -> tuple[HostView, ...]:
         """The hosts with what they carry and the policies that hold for them."""
         loads = fleet.loads(connection, [h.uuid for h in hosts])
-        zones = fleet.zones(connection)
-        return tuple(HostView(h, loads[h.uuid], policy(self._overcommit, zones, h)) for h in hosts)
+        zones, of_fleet = fleet.zones(connection), settings.overcommit(connection)
+        return tuple(HostView(h, loads[h.uuid], policy(of_fleet, zones, h)) for h in hosts)
 
     def _host_view(self, connection: Connection, uuid: str) -> HostView:
         return self.views(connection, (fleet.host(connection, uuid),))[0]
-
-    def _policy(self, connection: Connection, host: Host) -> Overcommit:
-        return policy(self._overcommit, fleet.zones(connection), host)
 
     def _check_new(self, connection: Connection, request: NewHost, host: Host) -> None:
         if host.zone_uuid not in fleet.zones(connection):

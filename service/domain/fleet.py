@@ -18,6 +18,9 @@ from service.domain.network import Network
 VCPU = "vcpu"
 MEMORY = "memory"
 
+Size = tuple[tuple[str, int], ...]
+"""A named integer vector as sorted pairs, without zeros."""
+
 
 class HostState(StrEnum):
     """What the operator wants of a host."""

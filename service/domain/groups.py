@@ -258,8 +258,12 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class SeatAssignment:
-    """One member's host. `resources`: the claimed vector (`vcpu` count, `memory` bytes, …)."""
+class Seat:
+    """One member's place on a host, from the plan to the claim. `resources`: the vector that it claims there (`vcpu`
+    count, `memory` bytes, …); `attempt`: of the member, 0 in records of a version that did not keep it.
+
+    `machine_uuid`, and `address` and `mac` where the zone plans addresses, are set by the claim.
+    """
 
     instance_uuid: str
     rank: int
@@ -268,6 +272,10 @@ class SeatAssignment:
     host_name: str
     zone_uuid: str
     resources: Mapping[str, int]
+    attempt: int = 0
+    machine_uuid: str = ""
+    address: str = ""
+    mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +285,7 @@ class PlacementRecord:
     `strategy` defines the objective; `proof`: optimal | gap. `duration_ms`: of the planning.
     """
 
-    assignments: tuple[SeatAssignment, ...]
+    assignments: tuple[Seat, ...]
     strategy: PlacementStrategy
     objective: float
     lower_bound: float

@@ -48,8 +48,12 @@ def create_app(
     refresh: Refresh,
     endpoints: Mapping[str, str],
     routes: Sequence[BaseRoute] = (),
+    notes: Callable[[], Mapping[str, str]] = dict,
 ) -> Starlette:
-    """The application. `endpoints`: what the first page shows, name -> address or path; `routes`: further faces."""
+    """The application. `endpoints`: what the first page shows, name -> address or path; `routes`: further faces.
+
+    `notes`: what an operator should know though the service is ready, told with its health.
+    """
 
     async def metrics(request: Request) -> Response:
         try:
@@ -68,7 +72,9 @@ def create_app(
         except Exception as problem:
             _log.error("the readiness check failed", error=repr(problem))
             failing = {"service": "internal error"}
-        body = {"status": "NOT_SERVING" if failing else "SERVING", "failing": failing}
+        body: dict[str, object] = {"status": "NOT_SERVING" if failing else "SERVING", "failing": failing}
+        if told := dict(notes()):
+            body["notes"] = told
         return JSONResponse(body, status_code=503 if failing else 200, headers={"Cache-Control": "no-store"})
 
     async def index(request: Request) -> Response:

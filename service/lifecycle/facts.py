@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,23 +24,10 @@ class Observation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """Where a member was placed: its host and, where the zone plans addresses, its address and mac."""
-
-    host_uuid: str
-    host_name: str
-    zone_uuid: str
-    machine_uuid: str
-    address: str = ""
-    mac: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Placed:
-    """Claims for every pending member are being committed with this change. `seats`: instance uuid -> seat."""
+    """Claims of these seats, one for every pending member, are being committed with this change."""
 
     placement: PlacementRecord
-    seats: Mapping[str, Seat]
 
 
 @dataclass(frozen=True, slots=True)

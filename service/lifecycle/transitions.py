@@ -110,13 +110,14 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
     if group.phase is not GroupPhase.PLANNING:
         return group
     pending = {m.uuid for m in group.instances if m.status is S.PENDING}
-    if pending != set(fact.seats):
+    seats = {seat.instance_uuid: seat for seat in fact.placement.assignments}
+    if pending != set(seats):
         return group
 
     def seat(member: Instance) -> Instance:
         if member.uuid not in pending:
             return member
-        place = fact.seats[member.uuid]
+        place = seats[member.uuid]
         return replace(
             member,
             status=S.CLAIMED,

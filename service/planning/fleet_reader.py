@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 
 from placement import model
 from placement.model import Snapshot
-from service.domain.fleet import Host
+from service.domain.fleet import Host, Size
 from service.domain.fleet import Host as FleetHost
 from service.planning import translate
 from service.planning.translate import catalogue_sizes, snapshot
 from service.store import claims, fleet, groups
-from service.store.claims import Size
 from service.store.connection import Connection
 
 _MANY = 2_000
 """From so many changed hosts on, all are read: one statement names no more."""
 
-Seat = tuple[str, str, bool]
+Seated = tuple[str, str, bool]
 """(instance, group, whether the group wants its hosts alone)."""
 
 
@@ -34,7 +33,7 @@ class _Known:
 
     mark: Hashable
     host: Host
-    seats: Sequence[Seat]
+    seats: Sequence[Seated]
     sizes: Sequence[Size]
     seen: model.Host
 

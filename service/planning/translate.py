@@ -9,7 +9,7 @@ from dataclasses import replace
 from placement.constraints import EVERYTHING, Apart, AtMost, Constraint, Near, Scope, Selector
 from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Strategy
 from service.domain.catalog import ModelService
-from service.domain.fleet import MEMORY, VCPU
+from service.domain.fleet import MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import (
     Failure,
@@ -18,16 +18,15 @@ from service.domain.groups import (
     InstanceStatus,
     NodeSpec,
     PlacementRecord,
-    SeatAssignment,
+    Seat,
 )
 from service.errors import NoCapacity, Unsatisfiable
-from service.store.claims import Size
 
 TYPE_LABEL = "corral.type"
 GROUP_LABEL = "corral.group"
 MOST_FLAVOURS = 16
 APART_LABEL = "corral.apart."
-"""With a group's uuid behind it: borne by members of groups that are to be apart from that group."""
+"""With a group's uuid after it: borne by members of groups that are to be apart from that group."""
 
 
 def demand(node: NodeSpec) -> dict[str, int]:
@@ -147,25 +146,27 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
     )
 
 
+def seat(member: Instance, host: FleetHost) -> Seat:
+    """The member's seat on the host, before anything is claimed."""
+    return Seat(
+        instance_uuid=member.uuid,
+        rank=member.rank,
+        name=member.spec.name,
+        host_uuid=host.uuid,
+        host_name=host.name,
+        zone_uuid=host.zone_uuid,
+        resources=demand(member.spec),
+        attempt=member.attempt,
+    )
+
+
 def record(
     group: Group, decision: Decision, hosts: Mapping[str, FleetHost], duration_ms: float, tries: int
 ) -> PlacementRecord:
     """The Decision as it is stored and told."""
     places = {a.node: a.host for a in decision.assignments}
     return PlacementRecord(
-        assignments=tuple(
-            SeatAssignment(
-                instance_uuid=m.uuid,
-                rank=m.rank,
-                name=m.spec.name,
-                host_uuid=places[m.uuid],
-                host_name=hosts[places[m.uuid]].name,
-                zone_uuid=hosts[places[m.uuid]].zone_uuid,
-                resources=demand(m.spec),
-            )
-            for m in group.instances
-            if m.uuid in places
-        ),
+        assignments=tuple(seat(m, hosts[places[m.uuid]]) for m in group.instances if m.uuid in places),
         strategy=group.spec.placement.strategy,
         objective=float(decision.objective or 0),
         lower_bound=float(decision.lower_bound or 0),

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.domain.fleet import Host, HostStatus, Overcommit
+from service.domain.fleet import Host, HostStatus
 from service.drivers.base import (
     DriverError,
     HostDriver,
@@ -52,17 +52,12 @@ class HostMonitor:
         host: Host,
         driver: HostDriver,
         store: Store,
-        overcommit: Overcommit,
         changed: Callable[[str], None],
     ) -> None:
-        """`overcommit`: the fleet's own, which zone and host override.
-
-        `changed(host_uuid)`: called when the host falls silent or answers again.
-        """
+        """`changed(host_uuid)`: called when the host falls silent or answers again."""
         self.host = host
         self.driver = driver
         self._store = store
-        self._overcommit = overcommit
         self._changed = changed
         self._failures = 0
         self._silent = True
@@ -194,7 +189,6 @@ class HostMonitor:
                     virt_type=facts.virt_type,
                     total=facts.total,
                     foreign=facts.foreign,
-                    overcommit=self._overcommit,
                 )
             )
             failpoint("monitor.recorded")

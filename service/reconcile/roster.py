@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from service.domain.catalog import ModelService
-from service.domain.fleet import Host, HostStatus, Overcommit, Zone
+from service.domain.fleet import Host, HostStatus, Zone
 from service.drivers.base import (
     DriverError,
     HostDriver,
@@ -40,14 +40,12 @@ class Roster:
         reconciler: Reconciler,
         directory: Directory,
         make_driver: MakeDriver,
-        overcommit: Overcommit,
     ) -> None:
-        """`overcommit`: the fleet's own, which zones and hosts override."""
+        """`make_driver`: makes the driver of a host."""
         self._store = store
         self._reconciler = reconciler
         self._directory = directory
         self._make_driver = make_driver
-        self._overcommit = overcommit
         self._one_at_a_time = asyncio.Lock()
         self.unusable: dict[str, str] = {}
         """Host uuid -> why no driver could be made for it."""
@@ -82,7 +80,7 @@ class Roster:
             # The row's status is of the past; the monitor finds out for itself.
             unseen = replace(host, status=HostStatus.CONNECTING)
             changed = self._reconciler.host_changed
-            self._reconciler.add_host(HostMonitor(unseen, driver, self._store, self._overcommit, changed))
+            self._reconciler.add_host(HostMonitor(unseen, driver, self._store, changed))
         else:
             monitor.update(host)
 

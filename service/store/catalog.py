@@ -70,10 +70,12 @@ def every_version(connection: Connection) -> Mapping[str, ModelService]:
 
 def users(connection: Connection, uuid: str) -> int:
     """How many groups that are not over use the entry."""
-    table = schema.groups
+    groups, members = schema.groups, schema.instances
     over = (GroupPhase.DELETED.value, GroupPhase.FAILED.value)
-    query = select(func.count()).where(
-        table.c.phase.not_in(over), table.c.spec.contains(f'"model_service_uuid":"{uuid}"', autoescape=True)
+    query = (
+        select(func.count(members.c.group_uuid.distinct()))
+        .join(groups, groups.c.uuid == members.c.group_uuid)
+        .where(members.c.model_service_uuid == uuid, groups.c.phase.not_in(over))
     )
     return int(connection.scalar(query) or 0)
 

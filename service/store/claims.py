@@ -1,35 +1,22 @@
-"""Claims of capacity and addresses. The guard stands inside the UPDATE, never behind a SELECT of a sum."""
+"""Claims of capacity and addresses. The guard stands inside the UPDATE, never after a SELECT of a sum."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, text, tuple_, update
 
-from service.domain.fleet import HostState, HostStatus
+from service.domain.fleet import HostState, HostStatus, Size
+from service.domain.groups import Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
 from service.store import schema
 from service.store.engine import FLEET_LOCK
 
-Size = tuple[tuple[str, int], ...]
-"""A named integer vector as sorted pairs, without zeros."""
-
 
 class ClaimLost(Exception):
     """A host filled up, closed or lost an address since the plan was made; plan again with fresh rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """What one member needs where. `demand`: named integer vector, zero amounts left out by the writer."""
-
-    instance_uuid: str
-    attempt: int
-    host_uuid: str
-    demand: Mapping[str, int]
 
 
 # Statements of every turn are made once.
@@ -86,8 +73,8 @@ _WRONG = (
 )
 
 
-def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest], *, alone: bool = False) -> None:
-    """Claim for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
+def take(connection: Connection, group_uuid: str, seats: Sequence[Seat], *, alone: bool = False) -> None:
+    """Claim these seats, for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
 
     Hosts and resources are touched in id order, so that concurrent gangs cannot deadlock. `alone`: the caller is
     inside `Store.claiming(alone=True)`; everybody else waits here until that is over.
@@ -95,10 +82,10 @@ def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]
     if not alone and connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": FLEET_LOCK})
     sums: dict[tuple[str, str], int] = defaultdict(int)
-    for claim in wanted:
-        for resource, amount in claim.demand.items():
-            sums[claim.host_uuid, resource] += amount
-    for host_uuid in sorted({claim.host_uuid for claim in wanted}):
+    for seat in seats:
+        for resource, amount in seat.resources.items():
+            sums[seat.host_uuid, resource] += amount
+    for host_uuid in sorted({seat.host_uuid for seat in seats}):
         _open_host(connection, host_uuid)
     failpoint("claim.hosts_open")
     for (host_uuid, resource), amount in sorted(sums.items()):
@@ -107,21 +94,21 @@ def take(connection: Connection, group_uuid: str, wanted: Sequence[ClaimRequest]
     failpoint("claim.used")
     rows = [
         {
-            "instance_uuid": claim.instance_uuid,
-            "attempt": claim.attempt,
+            "instance_uuid": seat.instance_uuid,
+            "attempt": seat.attempt,
             "resource": resource,
-            "host_uuid": claim.host_uuid,
+            "host_uuid": seat.host_uuid,
             "group_uuid": group_uuid,
             "amount": amount,
         }
-        for claim in wanted
-        for resource, amount in sorted(claim.demand.items())
+        for seat in seats
+        for resource, amount in sorted(seat.resources.items())
         if amount
     ]
     if rows:
         connection.execute(insert(schema.claims), rows)
     failpoint("claim.taken")
-    _verify(connection, {claim.host_uuid for claim in wanted})
+    _verify(connection, {seat.host_uuid for seat in seats})
 
 
 def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, update
 
 from service.domain.catalog import ModelService, RegisteredImage
-from service.domain.fleet import Host, HostStatus, Zone
-from service.store import catalog, fleet, rows, schema
+from service.domain.fleet import Host, HostStatus, Overcommit, Zone
+from service.store import catalog, fleet, rows, schema, settings
 from service.store.codec import encode
 
 
@@ -19,9 +19,13 @@ def write(
     hosts: Sequence[Host],
     images: Sequence[RegisteredImage],
     model_services: Sequence[ModelService],
+    overcommit: Overcommit,
     now: int,
-) -> None:
-    """Bring the rows up to the file, in one transaction. No host was heard of yet in this process's life."""
+) -> Overcommit:
+    """Bring the rows up to the file, in one transaction; returns the overcommit that the fleet had before.
+
+    No host was heard of yet in this process's life.
+    """
     definitions = {z.uuid: encode(z) for z in zones}
     wanted = rows.new_in_file(connection, schema.zones, definitions)
     for zone in zones:
@@ -35,7 +39,11 @@ def write(
         if host.uuid in wanted:
             fleet.put_host(connection, host, now=now)
     rows.remember_file(connection, schema.hosts, definitions)
+    # Locks every host: a probe that is being recorded comes before, and the next one reads the overcommit written here.
     connection.execute(update(schema.hosts).values(status=HostStatus.CONNECTING.value))
+    before = settings.overcommit(connection)
+    if before != overcommit:
+        fleet.set_overcommit(connection, overcommit, now)
 
     definitions = {i.uuid: encode(i) for i in images}
     wanted = rows.new_in_file(connection, schema.images, definitions)
@@ -50,3 +58,4 @@ def write(
         if entry.uuid in wanted:
             catalog.put_model_service(connection, entry, now=now)
     rows.remember_file(connection, schema.model_services, definitions)
+    return before

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, or_, se
 from service.domain.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.domain.groups import InstanceStatus
 from service.errors import NotFound
-from service.store import fleet_events, rows, schema
+from service.store import fleet_events, rows, schema, settings
 from service.store.catalog import model_services, put_model_service
 from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
@@ -32,6 +32,7 @@ __all__ = [
     "put_model_service",
     "put_zone",
     "set_facts",
+    "set_overcommit",
     "set_state",
     "set_status",
     "set_usable",
@@ -272,13 +273,12 @@ def set_facts(
     virt_type: str,
     total: Mapping[str, int],
     foreign: Mapping[str, int],
-    overcommit: Overcommit,
     now: int | None = None,
 ) -> None:
     """Record a probe: the host is connected, its totals, what others hold, and what is usable.
 
-    `overcommit`: the fleet's own; the zone's, the host's and the operator's amounts are those that stand now, so that
-    a slow probe does not bring back a policy that was changed meanwhile. Nothing where the host is gone.
+    Policies and the operator's amounts are those that stand now, so that a slow probe does not bring back what was
+    changed meanwhile. Nothing where the host is gone.
     """
     row = connection.execute(_HOST_LOCKED, {"of": uuid}).one_or_none()
     if row is None:
@@ -286,7 +286,7 @@ def set_facts(
     connection.execute(_SET_CONNECTED, {"of": uuid, "boot": boot_id, "virt": virt_type})
     known = _vectors(connection, [uuid]).get(uuid, {})
     operators = decode_known(Host, row.document)
-    overcommit = policy(overcommit, zones(connection), operators)
+    overcommit = policy(settings.overcommit(connection), zones(connection), operators)
     total = {**total, **operators.capacity_override}
     wanted = {
         resource: {
@@ -301,11 +301,20 @@ def set_facts(
         fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
 
-def set_usable(connection: Connection, host: Host, overcommit: Overcommit) -> None:
-    """Count again what the host gives out, after its policy changed."""
+def set_usable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:
+    """Count again what the host gives out, after its policy changed; whether anything is another amount now."""
     known = _vectors(connection, [host.uuid]).get(host.uuid, {})
     wanted = {name: {"usable": overcommit.usable(name, int(row.total))} for name, row in known.items()}
-    _set_vectors(connection, host.uuid, known, wanted)
+    return _set_vectors(connection, host.uuid, known, wanted)
+
+
+def set_overcommit(connection: Connection, overcommit: Overcommit, now: int) -> None:
+    """Make this the fleet's own overcommit, and count again what every host gives out."""
+    settings.set_overcommit(connection, overcommit)
+    of_zones = zones(connection)
+    for one in hosts(connection).values():
+        if set_usable(connection, one, policy(overcommit, of_zones, one)):
+            fleet_events.append(connection, FleetChange.HOST, one.uuid, one.zone_uuid, now)
 
 
 def _set_vectors(

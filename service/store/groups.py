@@ -86,9 +86,11 @@ _ARRIVING = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.atte
     _INSTANCES.c.target_host_uuid == bindparam("host")
 )
 _OWNERS = select(_GROUPS.c.owner).where(_GROUPS.c.lease_until > bindparam("now")).distinct()
-_KEEPING_APART = select(_GROUPS.c.uuid, _GROUPS.c.spec).where(
-    _GROUPS.c.phase != GroupPhase.DELETED.value,
-    _GROUPS.c.spec.contains('"anti_affinity_groups":["', autoescape=True),
+_APART = schema.group_apart
+_KEEPING_APART = (
+    select(_APART.c.group_uuid, _APART.c.other_uuid)
+    .join(_GROUPS, _GROUPS.c.uuid == _APART.c.group_uuid)
+    .where(_GROUPS.c.phase != GroupPhase.DELETED.value)
 )
 _ON_HOST = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
     _INSTANCES.c.host_uuid == bindparam("host"), _INSTANCES.c.status != InstanceStatus.REMOVED.value
@@ -127,6 +129,9 @@ def create(connection: Connection, group: Group, *, due_at: int) -> None:
             **_group_values(group),
         )
     )
+    others = sorted(set(group.spec.placement.anti_affinity_groups))
+    if others:
+        connection.execute(insert(_APART), [{"group_uuid": group.uuid, "other_uuid": other} for other in others])
     _insert_members(connection, group.instances)
 
 
@@ -249,8 +254,10 @@ def _behind(created_at: int, uuid: str) -> ColumnElement[bool]:
 
 def keeping_apart(connection: Connection) -> Mapping[str, frozenset[str]]:
     """Group uuid -> the groups that it is to be apart from, of every group that has such a rule and is not deleted."""
-    rows = connection.execute(_KEEPING_APART)
-    return {row.uuid: frozenset(decode_known(GroupSpec, row.spec).placement.anti_affinity_groups) for row in rows}
+    found: dict[str, set[str]] = {}
+    for row in connection.execute(_KEEPING_APART):
+        found.setdefault(row.group_uuid, set()).add(row.other_uuid)
+    return {uuid: frozenset(others) for uuid, others in found.items()}
 
 
 def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int, str], ...]:
@@ -288,7 +295,15 @@ def _insert_members(connection: Connection, members: Sequence[Instance]) -> None
     if members:
         connection.execute(
             insert(schema.instances),
-            [{"rank": m.rank, "spec": encode(m.spec), **_instance_values(m)} for m in members],
+            [
+                {
+                    "rank": m.rank,
+                    "spec": encode(m.spec),
+                    "model_service_uuid": m.spec.model_service_uuid,
+                    **_instance_values(m),
+                }
+                for m in members
+            ],
         )
 
 

@@ -1,6 +1,6 @@
 """The tables. Times are ms since the epoch, sizes bytes, uuids 32 hex digits, documents JSON text written by `codec`.
 
-`deploy`ed databases are changed by Alembic alone (`service/store/migrations`); a test compares both.
+Databases in use are changed by Alembic alone (`service/store/migrations`); a test compares both.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ counters = Table(
     metadata,
     Column("name", WORD, primary_key=True),
     Column("value", BigInteger, nullable=False),
+)
+
+# What holds for the whole fleet; the newest start of any replica wrote what its configuration file says.
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", WORD, primary_key=True),
+    Column("document", Text, nullable=False),
 )
 
 # `configured`: the document as the configuration file had it at the last start; empty where it was made at run time.
@@ -169,6 +177,14 @@ groups = Table(
     Index(None, "project", "created_at", "uuid"),
 )
 
+# Which groups a group is to be apart from, as its specification says. Such a rule never changes.
+group_apart = Table(
+    "group_apart",
+    metadata,
+    Column("group_uuid", UUID, ForeignKey("groups.uuid"), primary_key=True),
+    Column("other_uuid", UUID, primary_key=True),
+)
+
 instances = Table(
     "instances",
     metadata,
@@ -176,6 +192,7 @@ instances = Table(
     Column("group_uuid", UUID, ForeignKey("groups.uuid"), nullable=False),
     Column("rank", Integer, nullable=False),
     Column("spec", Text, nullable=False),
+    Column("model_service_uuid", UUID, nullable=False, default=""),
     Column("status", WORD, nullable=False),
     Column("reason", Text, nullable=False, default=""),
     Column("host_uuid", UUID, nullable=False, default=""),
@@ -204,6 +221,7 @@ instances = Table(
     Index(None, "group_uuid"),
     Index(None, "host_uuid"),
     Index(None, "target_host_uuid"),
+    Index(None, "model_service_uuid"),
 )
 
 # One row a resource of a placed attempt. A claim outlives its instance's attempt until the machine was seen absent;

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 
 from service.domain.fleet import Host as FleetHost
 from service.domain.fleet import Zone
@@ -12,13 +13,14 @@ from service.domain.groups import (
     Instance,
     InstanceStatus,
     PlacementRecord,
+    Seat,
 )
 from service.domain.network import mac_address
 from service.drivers.base import MachineIdentity
 from service.failpoints import failpoint
-from service.lifecycle.facts import MoveClaimed, Placed, Seat
+from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
-from service.planning.translate import demand, total
+from service.planning.translate import seat, total
 from service.store import claims, fleet, groups, quotas
 from service.store.addresses import take_addresses
 from service.store.connection import Connection
@@ -44,27 +46,20 @@ def claim(
     before = groups.load(connection, planned.uuid, lock=True)
     if before.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
-    waiting = {m.uuid: m for m in before.instances if m.status is InstanceStatus.PENDING}
-    if before.phase is not GroupPhase.PLANNING or set(waiting) != {s.instance_uuid for s in placement.assignments}:
+    waiting = {(m.uuid, m.attempt) for m in before.instances if m.status is InstanceStatus.PENDING}
+    planned_for = {(s.instance_uuid, s.attempt) for s in placement.assignments}
+    if before.phase is not GroupPhase.PLANNING or waiting != planned_for:
         return before
     if _seated(before) != _seated(planned):
         return before
     failpoint("claim.checked")
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments))
-    claims.take(
-        connection,
-        before.uuid,
-        [
-            claims.ClaimRequest(s.instance_uuid, waiting[s.instance_uuid].attempt, s.host_uuid, s.resources)
-            for s in placement.assignments
-        ],
-        alone=alone,
-    )
+    claims.take(connection, before.uuid, placement.assignments, alone=alone)
     _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})
     failpoint("claim.alone")
-    seats = _seats(connection, cluster, before, waiting, placement)
+    seats = _addressed(connection, cluster, before.uuid, placement.assignments)
     failpoint("claim.addressed")
-    after = advance(before, Placed(placement, seats), now)
+    after = advance(before, Placed(replace(placement, assignments=seats)), now)
     return commit(connection, before, after, (), now)
 
 
@@ -83,8 +78,7 @@ def claim_move(
     after = advance(before, fact, now)
     if after == before or _seated(before) != _seated(planned):
         return before
-    wanted = claims.ClaimRequest(member.uuid, member.attempt, target.uuid, demand(member.spec))
-    claims.take(connection, before.uuid, [wanted], alone=alone)
+    claims.take(connection, before.uuid, [seat(member, target)], alone=alone)
     _check_neighbours(connection, before, {target.uuid})
     return commit(connection, before, after, (), now)
 
@@ -113,34 +107,25 @@ def _check_neighbours(connection: Connection, group: Group, hosts: set[str]) -> 
             raise claims.ClaimLost(f"host {host_uuid} has no member of a group that this one is to be near to")
 
 
-def _seats(
-    connection: Connection,
-    cluster: str,
-    group: Group,
-    waiting: Mapping[str, Instance],
-    placement: PlacementRecord,
-) -> Mapping[str, Seat]:
+def _addressed(connection: Connection, cluster: str, group_uuid: str, seats: Sequence[Seat]) -> tuple[Seat, ...]:
+    """The seats with the machines' uuids, and with addresses and macs where their zones plan addresses."""
     zones = fleet.zones(connection)
     by_zone: dict[str, list[tuple[str, int]]] = {}
-    for seat in placement.assignments:
-        by_zone.setdefault(seat.zone_uuid, []).append((seat.instance_uuid, waiting[seat.instance_uuid].attempt))
+    for one in seats:
+        by_zone.setdefault(one.zone_uuid, []).append((one.instance_uuid, one.attempt))
     addresses: dict[str, str] = {}
     for zone_uuid, wanted in sorted(by_zone.items()):
         if plans_addresses(zones[zone_uuid]):
             addresses |= take_addresses(connection, zone_uuid, zones[zone_uuid].network, wanted)
-    return {
-        seat.instance_uuid: Seat(
-            host_uuid=seat.host_uuid,
-            host_name=seat.host_name,
-            zone_uuid=seat.zone_uuid,
-            machine_uuid=MachineIdentity(
-                cluster, group.uuid, seat.instance_uuid, waiting[seat.instance_uuid].attempt
-            ).machine_uuid,
-            address=addresses.get(seat.instance_uuid, ""),
-            mac=mac_address(addresses.get(seat.instance_uuid, ""), seat.instance_uuid),
+    return tuple(
+        replace(
+            one,
+            machine_uuid=MachineIdentity(cluster, group_uuid, one.instance_uuid, one.attempt).machine_uuid,
+            address=addresses.get(one.instance_uuid, ""),
+            mac=mac_address(addresses.get(one.instance_uuid, ""), one.instance_uuid),
         )
-        for seat in placement.assignments
-    }
+        for one in seats
+    )
 
 
 def plans_addresses(zone: Zone) -> bool:

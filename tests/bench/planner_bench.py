@@ -28,6 +28,7 @@ from service.store import claims, fleet, schema
 from service.store.codec import encode
 from service.store.engine import Store
 from service.store.migrations import upgrade
+from tests.support.builders import seat
 
 GIB = 1 << 30
 GROUPS, MEMBERS = 500, 20
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         best: dict[tuple[str, str], tuple[float, int]] = {}
         for _ in range(options.rounds + 1):
             (group,) = r.sample([row[0] for row in connection.execute(schema.groups.select())], 1)
-            wanted = [claims.ClaimRequest(uuid(r), 1, host, {VCPU: 1}) for host in r.sample(uuids, options.changed)]
+            wanted = [seat(uuid(r), host, {VCPU: 1}) for host in r.sample(uuids, options.changed)]
             claims.take(connection, group, wanted)
             one, other = (_measured(way, best) for way in ways)
             assert one == other

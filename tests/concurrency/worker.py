@@ -14,11 +14,13 @@ import time
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
+from service.domain.groups import Seat
 from service.errors import Unavailable
 from service.store import claims
-from service.store.claims import ClaimLost, ClaimRequest
+from service.store.claims import ClaimLost
 from service.store.engine import Store
 from tests.concurrency.observer import Held
+from tests.support.builders import seat
 
 GROUP = "c" * 32
 
@@ -36,17 +38,17 @@ class Clients:
     lost: int = 0
     _made: int = 0
 
-    def gang(self, hosts: list[str]) -> list[ClaimRequest]:
+    def gang(self, hosts: list[str]) -> list[Seat]:
         """1 to 4 members on random hosts, each of 1 to 3 vCPUs."""
         found = []
         for _ in range(self.random.randint(1, 4)):
             self._made += 1
             amount = self.random.randint(1, 3)
             host = self.random.choice(hosts)
-            found.append(ClaimRequest(f"{self.number:08x}{self._made:024x}", 1, host, {"vcpu": amount}))
+            found.append(seat(f"{self.number:08x}{self._made:024x}", host, {"vcpu": amount}))
         return found
 
-    async def claim(self, gang: list[ClaimRequest]) -> bool:
+    async def claim(self, gang: list[Seat]) -> bool:
         """Whether the gang has its claims now."""
         try:
             await self.store.write(lambda c: claims.take(c, GROUP, gang))
@@ -54,7 +56,7 @@ class Clients:
             return False
         return True
 
-    async def release(self, gang: list[ClaimRequest]) -> None:
+    async def release(self, gang: list[Seat]) -> None:
         """Give the gang's claims back."""
         await self.store.write(lambda c: claims.release(c, [(m.instance_uuid, m.attempt) for m in gang]))
 
@@ -85,10 +87,10 @@ class Clients:
             file.writelines(json.dumps(astuple(held)) + "\n" for held in self.history)
         self.history.clear()
 
-    async def race(self, host: str) -> list[ClaimRequest]:
+    async def race(self, host: str) -> list[Seat]:
         """All clients want the last slot at once; returns the winners' claims."""
         wanted = [self.gang([host])[:1] for _ in range(self.count)]
-        wanted = [[ClaimRequest(g[0].instance_uuid, 1, host, {"vcpu": 1})] for g in wanted]
+        wanted = [[seat(g[0].instance_uuid, host, {"vcpu": 1})] for g in wanted]
         won = await asyncio.gather(*(self.claim(gang) for gang in wanted))
         return [gang[0] for gang, winner in zip(wanted, won, strict=True) if winner]
 
@@ -96,7 +98,7 @@ class Clients:
 async def serve(clients: Clients, history: Path) -> None:
     """Obey the parent until it closes the pipe."""
     loop = asyncio.get_running_loop()
-    held: list[ClaimRequest] = []
+    held: list[Seat] = []
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)
         answer: object = None

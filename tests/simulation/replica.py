@@ -93,12 +93,19 @@ class Fleet:
         self.hosts = hosts
         self.catalogue = catalogue
         self.quota = quota
-        self.overcommit = {uuid: zones[h.zone_uuid].overcommit.overridden_by(h.overcommit) for uuid, h in hosts.items()}
 
     def write(self, connection: Connection) -> None:
         """As the service does at its start."""
         zones, hosts, entries = (list(t.values()) for t in (self.zones, self.hosts, self.catalogue))
-        configured.write(connection, zones=zones, hosts=hosts, images=(), model_services=entries, now=EPOCH_MS)
+        configured.write(
+            connection,
+            zones=zones,
+            hosts=hosts,
+            images=(),
+            model_services=entries,
+            overcommit=Overcommit(),
+            now=EPOCH_MS,
+        )
         quotas.put(connection, [Quota("default", self.quota)] if self.quota else [])
 
 
@@ -150,9 +157,7 @@ class Replica:
         self.reconciler = Reconciler(tools, Sweep(store, monitors, CLUSTER, metrics()))
         self.drivers = {u: FaultyDriver(world, self.process, world.hosts[u]) for u in self.fleet.hosts}
         for uuid, host in self.fleet.hosts.items():
-            monitors[uuid] = HostMonitor(
-                host, self.drivers[uuid], store, self.fleet.overcommit[uuid], self.reconciler.host_changed
-            )
+            monitors[uuid] = HostMonitor(host, self.drivers[uuid], store, self.reconciler.host_changed)
         signals.group_due.listen(self.reconciler.poke)
         self.fleet_cases = FleetCases(store, self.clock, _no_first_contact, planner)
         self.evacuation = Evacuation(

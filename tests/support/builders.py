@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from service.domain.catalog import Image, ModelService
 from service.domain.fleet import Host, HostAddress, Zone
-from service.domain.groups import Group, GroupSpec, Instance, NodeSpec
+from service.domain.groups import Group, GroupSpec, Instance, NodeSpec, Seat
 from service.domain.network import Network
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
@@ -44,6 +46,11 @@ def group(size: int = 2, uuid: str = "a" * 32, **changes: object) -> Group:
         instances=members,
         **changes,  # type: ignore[arg-type]
     )
+
+
+def seat(instance_uuid: str, host_uuid: str, resources: Mapping[str, int], *, attempt: int = 1) -> Seat:
+    """A seat as the plan makes one."""
+    return Seat(instance_uuid, 0, "node", host_uuid, "host", ZONE, resources, attempt)
 
 
 def zone(**changes: object) -> Zone:

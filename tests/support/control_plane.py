@@ -27,6 +27,7 @@ from service.reconcile.sweep import Sweep
 from service.reconcile.tools import Tools
 from service.signals import Signals
 from service.store import fleet
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.telemetry.metrics import Metrics
@@ -92,13 +93,14 @@ async def control_plane(
     hosts, zones, catalogue = hosts or (host(1), host(2)), zones or (zone(),), catalogue or (entry(),)
     options = SimulationOptions.read({"boot_ms": "10", "call_ms": "0", **(size or {})})
 
-    def rows(connection: object) -> None:
+    def rows(connection: Connection) -> None:
+        fleet.set_overcommit(connection, overcommit or Overcommit(), 0)
         for z in zones:
-            fleet.put_zone(connection, z)  # type: ignore[arg-type]
+            fleet.put_zone(connection, z)
         for h in hosts:
-            fleet.put_host(connection, h)  # type: ignore[arg-type]
+            fleet.put_host(connection, h)
         for e in catalogue:
-            fleet.put_model_service(connection, e)  # type: ignore[arg-type]
+            fleet.put_model_service(connection, e)
 
     await store.write(rows)
     feed = Feed(store)
@@ -124,7 +126,7 @@ async def control_plane(
     for h in hosts:
         driver = SimulatedDriver(h.uuid, SimulatedHost(h.name, options, time.monotonic))
         plane.drivers[h.uuid] = driver
-        monitors[h.uuid] = HostMonitor(h, driver, store, overcommit or Overcommit(), reconciler.host_changed)
+        monitors[h.uuid] = HostMonitor(h, driver, store, reconciler.host_changed)
     reading = asyncio.create_task(feed.run())
     await reconciler.start()
     try:

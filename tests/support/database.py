@@ -14,12 +14,12 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import Connection
 
-from service.domain.fleet import MEMORY, VCPU, HostState, Overcommit
+from service.domain.fleet import MEMORY, VCPU, HostState
+from service.domain.groups import Seat
 from service.store import fleet
-from service.store.claims import ClaimRequest
 from service.store.engine import Store
 from service.store.migrations import upgrade
-from tests.support.builders import entry, host, zone
+from tests.support.builders import entry, host, seat, zone
 from tests.support.postgres import Postgres
 
 T = TypeVar("T")
@@ -95,7 +95,6 @@ def set_size(
         virt_type="simulated",
         total={VCPU: vcpu, MEMORY: memory},
         foreign=foreign or {},
-        overcommit=Overcommit(),
     )
 
 
@@ -104,9 +103,9 @@ def close_host(connection: Connection, uuid: str) -> None:
     fleet.set_state(connection, fleet.host(connection, uuid), HostState.DISABLED, 1)
 
 
-def member(number: int, host_uuid: str, *, vcpu: int = 1, attempt: int = 1) -> ClaimRequest:
+def member(number: int, host_uuid: str, *, vcpu: int = 1, attempt: int = 1) -> Seat:
     """A claim of some vCPUs and 1 GiB."""
-    return ClaimRequest(f"{number:032x}", attempt, host_uuid, {VCPU: vcpu, MEMORY: GIB})
+    return seat(f"{number:032x}", host_uuid, {VCPU: vcpu, MEMORY: GIB}, attempt=attempt)
 
 
 def together(work: Sequence[Callable[[], R]]) -> list[R | Exception]:

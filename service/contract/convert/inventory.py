@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.app.access import etag_of
 from service.contract.convert import specification
-from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, SeatAssignment
+from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, Seat
 
 Reachable = Callable[[str], bool]
 """Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
@@ -122,11 +122,11 @@ def placement(record: PlacementRecord, *, planned_only: bool = False) -> placeme
     )
 
 
-def _by_rank(record: PlacementRecord) -> list[SeatAssignment]:
+def _by_rank(record: PlacementRecord) -> list[Seat]:
     return sorted(record.assignments, key=lambda seat: seat.rank)
 
 
-def _assignment(seat: SeatAssignment, planned_only: bool) -> placement_pb2.Assignment:
+def _assignment(seat: Seat, planned_only: bool) -> placement_pb2.Assignment:
     return placement_pb2.Assignment(
         instance_uuid="" if planned_only else seat.instance_uuid,
         node_rank=seat.rank,

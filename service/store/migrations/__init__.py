@@ -15,8 +15,10 @@ _ONE_AT_A_TIME = 0x_C0_44_A1_02
 _HERE = Path(__file__).parent
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the database to the newest schema; an up-to-date one is left alone. Safe to call at every start.
+def upgrade(engine: Engine, to: str = "head") -> None:
+    """Bring the database to the newest schema (or revision `to`); an up-to-date one is left alone.
+
+    Safe to call at every start.
 
     Several replicas that start at once wait for each other. Raises Unavailable where the database cannot be reached.
     """
@@ -31,4 +33,4 @@ def upgrade(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)

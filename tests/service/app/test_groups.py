@@ -25,7 +25,7 @@ from service.errors import (
     WrongState,
 )
 from service.store import claims, clock, events, fleet, quotas, schema
-from tests.support.builders import ENTRY, host, node, spec
+from tests.support.builders import ENTRY, host, node, seat, spec
 from tests.support.control_plane import CALLER, control_plane
 
 pytestmark = pytest.mark.asyncio
@@ -265,7 +265,7 @@ async def test_a_claim_whose_attempt_is_over_ends_when_its_machine_is_absent() -
         group = told[-1].group
         assert group is not None
         host_uuid = group.instances[0].host_uuid
-        stale = claims.ClaimRequest(group.instances[0].uuid, 9, host_uuid, {"vcpu": 5})
+        stale = seat(group.instances[0].uuid, host_uuid, {"vcpu": 5}, attempt=9)
         await plane.store.write(lambda c: claims.take(c, group.uuid, [stale]))
         assert max((await plane.used()).values()) == 7
         await plane.sweep.once()

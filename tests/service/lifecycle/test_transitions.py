@@ -45,7 +45,6 @@ from service.lifecycle.facts import (
     Observed,
     Placed,
     ScaleRequested,
-    Seat,
     StartRequested,
     StopAsked,
     StopRequested,
@@ -63,7 +62,7 @@ from service.lifecycle.transitions import (
     public_status,
     released,
 )
-from tests.support.builders import ZONE, group, node
+from tests.support.builders import group, node, seat
 
 S = InstanceStatus
 Seen = Observation
@@ -73,9 +72,14 @@ RECORD = PlacementRecord((), PlacementStrategy.FEWEST_HOSTS, 1, 1, 1, "optimal",
 def placed(subject: Group, host: str = "h") -> Placed:
     """Seats for every pending member, two hosts in turn."""
     pending = [m for m in subject.instances if m.status is S.PENDING]
-    return Placed(
-        RECORD, {m.uuid: Seat(f"{host}{m.rank % 2}", "host", ZONE, f"machine-{m.uuid}-{m.attempt}") for m in pending}
+    seats = tuple(
+        replace(
+            seat(m.uuid, f"{host}{m.rank % 2}", {"vcpu": 1}, attempt=m.attempt),
+            machine_uuid=f"machine-{m.uuid}-{m.attempt}",
+        )
+        for m in pending
     )
+    return Placed(replace(RECORD, assignments=seats))
 
 
 def tell(

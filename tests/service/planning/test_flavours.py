@@ -12,11 +12,11 @@ from service.domain.fleet import MEMORY, VCPU, Host, HostStatus
 from service.planning import fleet_reader, translate
 from service.planning.fleet_reader import FleetReader
 from service.store import claims, fleet, groups
-from service.store.claims import ClaimRequest
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from tests.support import builders
+from tests.support.builders import seat
 
 GIB = 1 << 30
 GPU = "gpu.a100"
@@ -71,7 +71,7 @@ def _check_claims(connection: Connection) -> None:
     fleet.put_host(connection, known)
     fleet.set_facts(
         connection, known.uuid, boot_id="b", virt_type="kvm",
-        total={VCPU: 64, MEMORY: 256 * GIB, GPU: 4}, foreign={}, overcommit=known.overcommit,
+        total={VCPU: 64, MEMORY: 256 * GIB, GPU: 4}, foreign={},
     )  # fmt: skip
     fleet.put_model_service(connection, builders.entry(default_cpu=2, default_memory=4 * GIB))
     group = builders.group()
@@ -80,7 +80,7 @@ def _check_claims(connection: Connection) -> None:
     catalogue = Flavour({VCPU: 2, MEMORY: 4 * GIB})
     assert reader.read(connection)[1].flavours == (catalogue,)
     demand = {VCPU: 8, MEMORY: 32 * GIB, GPU: 1}
-    claims.take(connection, group.uuid, [ClaimRequest(m.uuid, 1, known.uuid, demand) for m in group.instances])
+    claims.take(connection, group.uuid, [seat(m.uuid, known.uuid, demand) for m in group.instances])
     for read in (reader.read, fleet_reader.read_fleet):
         assert set(map(_vector, read(connection)[1].flavours)) == {_vector(catalogue), tuple(sorted(demand.items()))}
     claims.release(connection, [(m.uuid, 1) for m in group.instances])

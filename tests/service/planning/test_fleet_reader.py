@@ -16,7 +16,7 @@ from service.domain.groups import Group, GroupPhase, PlacementPolicy
 from service.planning import fleet_reader
 from service.planning.fleet_reader import FleetReader
 from service.store import claims, configured, fleet, groups
-from service.store.claims import ClaimLost, ClaimRequest
+from service.store.claims import ClaimLost
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.migrations import upgrade
@@ -84,7 +84,7 @@ class World:
             fleet.set_facts(
                 self.connection, uuid, boot_id=r.choice("ab"), virt_type="kvm",
                 total={VCPU: r.choice([8, 16]), MEMORY: 1 << 34},
-                foreign={VCPU: r.randrange(3)}, overcommit=Overcommit(), now=self.now,
+                foreign={VCPU: r.randrange(3)}, now=self.now,
             )  # fmt: skip
 
     def _usable(self) -> None:
@@ -111,7 +111,7 @@ class World:
         uuid = self._any()
         if uuid is None or not self.groups:
             return
-        asked = ClaimRequest(f"{self.random.getrandbits(128):032x}", 1, uuid, {VCPU: self.random.randint(1, 3)})
+        asked = builders.seat(f"{self.random.getrandbits(128):032x}", uuid, {VCPU: self.random.randint(1, 3)})
         with self.connection.begin_nested() as attempt:
             try:
                 claims.take(self.connection, self.random.choice(self.groups).uuid, [asked])
@@ -126,7 +126,10 @@ class World:
             claims.release(self.connection, ended)
 
     def _restart(self) -> None:
-        configured.write(self.connection, zones=[], hosts=[], images=[], model_services=[], now=self.now)
+        overcommit = Overcommit(reserved={VCPU: self.random.randrange(2)})
+        configured.write(
+            self.connection, zones=[], hosts=[], images=[], model_services=[], overcommit=overcommit, now=self.now
+        )
 
 
 def whole(connection: Connection) -> tuple[object, Snapshot]:

@@ -165,8 +165,7 @@ def restarted(plane: ControlPlane) -> Reconciler:
     reconciler = Reconciler(tools)
     for uuid, old in plane.drivers.items():
         driver = SimulatedDriver(uuid, old.host)
-        overcommit = next(iter(plane.reconciler.monitors.values()))._overcommit
-        monitors[uuid] = HostMonitor(hosts[uuid], driver, plane.store, overcommit, reconciler.host_changed)
+        monitors[uuid] = HostMonitor(hosts[uuid], driver, plane.store, reconciler.host_changed)
     return reconciler
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2
 
 from service.domain.catalog import configured_image_uuid
 from tests.support.postgres import Postgres
-from tests.support.whole import GIB, config_text, whole
+from tests.support.whole import GIB, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 
@@ -48,6 +50,38 @@ async def test_a_host_and_an_entry_that_one_replica_takes_in_serve_at_once_throu
         assert [e async for e in one.deploy.DeleteInstanceGroup(delete)]
         await one.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid))
         await soon(lambda: host.uuid not in other.service.reconciler.monitors)
+
+
+async def test_a_replica_whose_file_says_another_overcommit_goes_by_the_newest_and_says_so(
+    tmp_path: Path, postgres: Postgres, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def file(cpu: int) -> str:
+        return config_text(hosts=1, cpu=4, url=postgres.url(database), extra=f"[overcommit]\ncpu = {cpu}\n")
+
+    async def given_out(replica: Whole) -> int:
+        (host,) = (await replica.fleet.ListHosts(fleet_pb2.ListHostsRequest())).inventories
+        return next(int(r.allocatable) for r in host.capacities if r.resource == "vcpu")
+
+    async with whole(tmp_path, file(2)) as one:
+        await soon(lambda: one.service.directory.hosts[one.uuid_of("host-1")].usable.get("vcpu") == 8)
+        assert await health(one) == {"status": "SERVING", "failing": {}}
+        async with whole(tmp_path, file(3)) as other:
+            assert await given_out(other) == await given_out(one) == 12
+            await soon(lambda: bool(one.service.health.notes))
+            told = (await health(one))["notes"]["overcommit"]
+            own, in_force = told.split(", but ")
+            assert "vcpu x 2" in own
+            assert "vcpu x 3" in in_force
+            assert [r.getMessage() for r in caplog.records if "[overcommit]" in r.getMessage()]
+            assert "notes" not in await health(other)
+        async with whole(tmp_path, file(2)):
+            await soon(lambda: not one.service.health.notes)
+            assert await given_out(one) == 8
+
+
+async def health(replica: Whole) -> Any:
+    async with httpx.AsyncClient() as http:
+        return (await http.get(f"http://{replica.http_address}/healthz")).json()
 
 
 async def test_a_request_id_is_known_to_every_replica(tmp_path: Path, postgres: Postgres, database: str) -> None:

@@ -64,7 +64,7 @@ def test_a_closed_or_silent_host_takes_no_claim(db: Database) -> None:
 def test_an_unknown_resource_is_never_claimed(db: Database) -> None:
     (a,) = db.fill(1)
     with pytest.raises(ClaimLost):
-        db.write(lambda c: claims.take(c, GROUP, [replace(member(1, a), demand={"gpu.h200": 1})]))
+        db.write(lambda c: claims.take(c, GROUP, [replace(member(1, a), resources={"gpu.h200": 1})]))
 
 
 def test_releasing_gives_back_what_was_claimed_and_only_once(db: Database) -> None:

@@ -27,7 +27,7 @@ from service.domain.groups import (
     PlacementPolicy,
     PlacementRecord,
     PlacementStrategy,
-    SeatAssignment,
+    Seat,
 )
 from service.errors import NotFound
 from service.store import groups, schema
@@ -79,7 +79,7 @@ records = st.none() | st.builds(
     PlacementRecord,
     assignments=st.lists(
         st.builds(
-            SeatAssignment,
+            Seat,
             instance_uuid=hexes,
             rank=st.integers(0, 9),
             name=words,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from service.domain.groups import Group, GroupPhase, PlacementPolicy
+from service.store import catalog, groups
+from service.store.codec import encode
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.store.schema import metadata
+from tests.support.builders import ENTRY, group
 from tests.support.database import Database, together
 
 
@@ -27,6 +32,48 @@ def test_an_up_to_date_database_is_left_alone(db: Database) -> None:
     db.write(lambda c: c.execute(text("UPDATE counters SET value = 7 WHERE name = 'revision'")))
     upgrade(db.store.engine)
     assert db.read(lambda c: c.scalar(text("SELECT value FROM counters WHERE name = 'revision'"))) == 7
+
+
+def test_what_groups_are_found_by_is_copied_from_their_specifications(url: str) -> None:
+    """Groups of an older version keep away from others, and keep their catalogue entries, as new ones do."""
+    other, third = "b" * 32, "c" * 32
+    policy = PlacementPolicy(anti_affinity_groups=(third, other, other))
+    groups_then = [group(uuid=other), group(uuid="a" * 32, placement=policy), group(uuid="d" * 32, placement=policy)]
+    groups_then[2] = replace(groups_then[2], phase=GroupPhase.DELETED)
+    with Database(url) as database:
+        upgrade(database.store.engine, "0005")
+        database.write(partial(_as_version_0005_did, groups_then))
+        upgrade(database.store.engine)
+        assert database.read(groups.keeping_apart) == {"a" * 32: {other, third}}
+        assert database.read(lambda c: catalog.users(c, ENTRY)) == 2
+        assert database.read(lambda c: catalog.users(c, third)) == 0
+
+
+def _as_version_0005_did(made: list[Group], connection: Connection) -> None:
+    for number, one in enumerate(made):
+        row = {"uuid": one.uuid, "spec": encode(one.spec), "phase": one.phase.value}
+        connection.execute(
+            text(
+                "INSERT INTO groups (uuid, project, principal, name, spec, exclusive_hosts, phase, status, reason,"
+                " start_epoch, go, served, failures, retry_at, running_since, restarting, excluded_hosts, sequence,"
+                " version, revision, deadline_at, created_at, updated_at, owner, epoch, lease_until)"
+                " VALUES (:uuid, 'p', 'p', 'n', :spec, false, :phase, 'Running', '', 0, false, false, 0, 0, 0, false,"
+                " '[]', 0, 0, 0, 0, 0, 0, '', 0, 0)"
+            ),
+            row,
+        )
+        for member in one.instances:
+            connection.execute(
+                text(
+                    "INSERT INTO instances (uuid, group_uuid, rank, spec, status, reason, host_uuid, host_name,"
+                    " zone_uuid, machine_uuid, service_port, attempt, restarts, address, mac, unknown_since,"
+                    " deadline_at, boot_timeout_ms, stop_grace_ms, was_resumed, stop_asked, joining, leaving,"
+                    " created_at, updated_at) VALUES (:uuid, :group, :rank, :spec, 'Running', '', '', '', '', '', 0, 1,"
+                    " 0, '', '', 0, 0, 0, 0, false, false, false, false, 0, 0)"
+                ),
+                {"uuid": f"{number:08x}{member.rank:024x}", "group": one.uuid, "rank": member.rank,
+                 "spec": encode(member.spec)},
+            )  # fmt: skip
 
 
 def test_replicas_that_start_at_once_on_an_empty_database_wait_for_each_other(url: str) -> None:

@@ -13,7 +13,7 @@ from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage, 
 from service.planning import fleet_reader, translate
 from service.store import claims, fleet, groups
 from service.transactions import claiming
-from tests.support.builders import ENTRY, ZONE, group, host
+from tests.support.builders import ENTRY, ZONE, group, host, seat
 from tests.support.database import Database
 
 S = InstanceStatus
@@ -31,9 +31,7 @@ def replanned(db: Database) -> Group:
 
     def put(connection: Connection) -> None:
         groups.create(connection, made, due_at=0)
-        claims.take(
-            connection, made.uuid, [claims.ClaimRequest(leaving.uuid, 1, SOURCE, translate.demand(leaving.spec))]
-        )
+        claims.take(connection, made.uuid, [seat(leaving.uuid, SOURCE, translate.demand(leaving.spec))])
 
     db.write(put)
     return db.read(lambda c: groups.load(c, made.uuid))

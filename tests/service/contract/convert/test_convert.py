@@ -24,7 +24,7 @@ from service.domain.groups import (
     PlacementPolicy,
     PlacementRecord,
     PlacementStrategy,
-    SeatAssignment,
+    Seat,
 )
 from tests.support import ROOT, builders
 
@@ -210,8 +210,8 @@ def test_an_unreachable_hosts_member_is_unknown_and_keeps_the_rest() -> None:
 
 RECORD = PlacementRecord(
     assignments=(
-        SeatAssignment("1" * 32, 1, "b", UUIDS["a"], "host-a", UUIDS["b"], {"vcpu": 1}),
-        SeatAssignment("0" * 32, 0, "a", UUIDS["a"], "host-a", UUIDS["b"], {"vcpu": 2}),
+        Seat("1" * 32, 1, "b", UUIDS["a"], "host-a", UUIDS["b"], {"vcpu": 1}),
+        Seat("0" * 32, 0, "a", UUIDS["a"], "host-a", UUIDS["b"], {"vcpu": 2}),
     ),
     strategy=PlacementStrategy.SPREAD,
     objective=4,
