@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from service.domain import ranks
 from service.domain.catalog import ModelService
 from service.domain.fleet import Zone
 from service.domain.groups import GroupSpec, NodeSpec
-from service.errors import FieldViolation, InvalidArgument, NotFound
+from service.errors import InvalidArgument, NotFound
 
 MAX_CPU = 4096
 MAX_MEMORY = 64 << 40
@@ -47,39 +48,18 @@ def admit(
     )
 
 
+def wish_of(node: NodeSpec) -> ranks.Wish:
+    """What a node says of its place."""
+    return ranks.Wish(node.is_initial_node, node.node_rank if node.node_rank >= 0 else None)
+
+
 def _ranked(nodes: Sequence[NodeSpec]) -> tuple[NodeSpec, ...]:
-    """Nodes in rank order. Ranks are given for all nodes or for none; without them the initial node comes first."""
-    initial = [i for i, n in enumerate(nodes) if n.is_initial_node]
-    if len(initial) > 1:
-        raise InvalidArgument(
-            [
-                FieldViolation(f"model_services[{i}].is_initial_node", "at most one node may be the initial node")
-                for i in initial[1:]
-            ]
-        )
-    given = [n.node_rank for n in nodes if n.node_rank >= 0]
-    if not given:
-        order = sorted(range(len(nodes)), key=lambda i: (not nodes[i].is_initial_node, i))
-        return tuple(replace(nodes[i], node_rank=rank, is_initial_node=rank == 0) for rank, i in enumerate(order))
-    if sorted(given) != list(range(len(nodes))):
-        wrong = _first_wrong_rank(nodes)
-        raise InvalidArgument.of(
-            f"model_services[{wrong}].node_rank", f"give every node a rank of 0 to {len(nodes) - 1}, each once, or none"
-        )
-    if initial and nodes[initial[0]].node_rank != 0:
-        raise InvalidArgument.of(f"model_services[{initial[0]}].node_rank", "the initial node has rank 0")
-    by_rank = sorted(nodes, key=lambda n: n.node_rank)
-    return tuple(replace(n, is_initial_node=n.node_rank == 0) for n in by_rank)
-
-
-def _first_wrong_rank(nodes: Sequence[NodeSpec]) -> int:
-    """The position of the first rank that is missing, out of range or there twice."""
-    seen: set[int] = set()
-    for position, node in enumerate(nodes):
-        if node.node_rank in seen or not 0 <= node.node_rank < len(nodes):
-            return position
-        seen.add(node.node_rank)
-    raise AssertionError("called with ranks that are right")
+    """Nodes in rank order, the first of them the initial one. Raises InvalidArgument."""
+    wishes = [wish_of(node) for node in nodes]
+    if wrong := list(ranks.violations(wishes)):
+        raise InvalidArgument(wrong)
+    order = ranks.order(wishes)
+    return tuple(replace(nodes[i], node_rank=rank, is_initial_node=rank == 0) for rank, i in enumerate(order))
 
 
 def _resolved(spec: GroupSpec, node: NodeSpec, entry: ModelService) -> NodeSpec:

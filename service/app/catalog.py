@@ -11,9 +11,11 @@ import uuid as uuids
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
-from service.app import image_files, paging, row_changes
-from service.app.access import audited
+from service.app import image_files, operator_changes, paging
+from service.app.auditing import audited
+from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.catalog import Image, ModelService, RegisteredImage
 from service.domain.tenants import Caller
@@ -22,6 +24,8 @@ from service.signals import Signals
 from service.store import catalog, schema
 from service.store.connection import Connection
 from service.store.engine import Store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Catalog:
 
         def work(connection: Connection) -> ModelService:
             method = "CreateModelService"
-            known = row_changes.made_before(connection, caller, method, request.request_id, request)
+            known = operator_changes.made_before(connection, caller, method, request.request_id, request)
             if known is not None:
                 return catalog.model_service(connection, known)
             uuid = request.entry.uuid or self._new_uuid()
@@ -93,7 +97,7 @@ class Catalog:
                 raise AlreadyExists("model service", uuid)
             entry = _with_image(connection, replace(request.entry, uuid=uuid))
             catalog.put_model_service(connection, entry, now=now)
-            row_changes.made(connection, caller, method, request.request_id, request, uuid, now)
+            operator_changes.made(connection, caller, method, request.request_id, request, uuid, now)
             return catalog.model_service(connection, uuid)
 
         return await self._commit(work, validate_only)
@@ -120,7 +124,7 @@ class Catalog:
 
         def work(connection: Connection) -> ModelService:
             entry = catalog.model_service(connection, uuid, lock=True)
-            row_changes.require_etag("model service", uuid, entry.version, etag)
+            require_etag("model service", entry, etag)
             wanted: ModelService = replace(entry, **change.values)  # type: ignore[arg-type]  # the face names fields
             if wanted.image_uuid != entry.image_uuid:
                 wanted = _with_image(connection, wanted)
@@ -139,9 +143,9 @@ class Catalog:
 
         def work(connection: Connection) -> None:
             entry = catalog.model_service(connection, uuid, lock=True)
-            row_changes.require_etag("model service", uuid, entry.version, etag)
+            require_etag("model service", entry, etag)
             subject = f"model service {entry.name}"
-            row_changes.require_run_time(connection, schema.model_services, subject, uuid)
+            operator_changes.require_run_time(connection, schema.model_services, subject, uuid)
             if users := catalog.users(connection, uuid):
                 raise WrongState(subject, f"in use by {users} instance groups", "one that no group uses")
             catalog.delete_model_service(connection, uuid, now)
@@ -162,7 +166,7 @@ class Catalog:
         method, uuid = "RegisterImage", request.resource_uuid or self._new_uuid()
 
         def known(connection: Connection) -> RegisteredImage | None:
-            there = row_changes.made_before(connection, caller, method, request.request_id, request)
+            there = operator_changes.made_before(connection, caller, method, request.request_id, request)
             if there is not None:
                 return catalog.image(connection, there)
             if catalog.image_exists(connection, uuid):
@@ -180,7 +184,7 @@ class Catalog:
             if there is not None:
                 return there
             catalog.put_image(connection, image, now=now)
-            row_changes.made(connection, caller, method, request.request_id, request, uuid, now)
+            operator_changes.made(connection, caller, method, request.request_id, request, uuid, now)
             return catalog.image(connection, uuid)
 
         return await self._commit(work, validate_only)
@@ -206,9 +210,9 @@ class Catalog:
 
         def work(connection: Connection) -> None:
             image = catalog.image(connection, uuid, lock=True)
-            row_changes.require_etag("image", uuid, image.version, etag)
+            require_etag("image", image, etag)
             subject = f"image {image.image.name}"
-            row_changes.require_run_time(connection, schema.images, subject, uuid)
+            operator_changes.require_run_time(connection, schema.images, subject, uuid)
             if users := catalog.image_users(connection, uuid):
                 raise WrongState(subject, f"in use by {users} model services", "one that no model service uses")
             catalog.delete_image(connection, uuid, now)
@@ -247,8 +251,10 @@ class Catalog:
             )
         return RegisteredImage(uuid, image, request.format, size)
 
-    async def _commit(self, work: Callable[[Connection], row_changes.T], validate_only: bool) -> row_changes.T:
-        result = await row_changes.commit(self._store, work, validate_only=validate_only)
+    async def _commit(
+        self, work: Callable[[Connection], operator_changes.T], validate_only: bool
+    ) -> operator_changes.T:
+        result = await operator_changes.commit(self._store, work, validate_only=validate_only)
         if not validate_only:
             self._signals.fleet_changed()
         return result

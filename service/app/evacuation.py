@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from placement.model import Policy, Snapshot
 from placement.model import Request as PlacementRequest
 from placement.modes.drain import Drain, Leaving, Steps, drain
-from service.app import row_changes
-from service.app.access import audited
+from service.app import operator_changes
+from service.app.auditing import audited
 from service.app.capacity import HostView
+from service.app.etags import require_etag
 from service.app.feed import Feed
 from service.app.fleet import Fleet
 from service.domain.fleet import Host, HostState, HostStatus
@@ -146,14 +147,14 @@ class Evacuation:
 
         def work(connection: Connection) -> HostView:
             host = fleet.host(connection, uuid, lock=True)
-            row_changes.require_etag("host", uuid, host.version, etag)
+            require_etag("host", host, etag)
             if host.status is not HostStatus.DISCONNECTED:
                 raise WrongState(f"host {host.name}", host.status.value, "a host that does not answer")
             touched[:] = self._empty(connection, host, Fenced(uuid))
             audited(connection, caller, "FenceHost", uuid, "", self._clock())
             return self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
 
-        view = await row_changes.commit(self._store, work, validate_only=validate_only)
+        view = await operator_changes.commit(self._store, work, validate_only=validate_only)
         if not validate_only:
             for group_uuid in touched:
                 self._signals.group_due(group_uuid)
@@ -215,19 +216,19 @@ class Evacuation:
 
     def _known(self, connection: Connection, caller: Caller, uuid: str, request_id: str) -> bool:
         asked = ("DrainHost", uuid)
-        return row_changes.made_before(connection, caller, "DrainHost", request_id, asked) is not None
+        return operator_changes.made_before(connection, caller, "DrainHost", request_id, asked) is not None
 
     def _intend(self, connection: Connection, caller: Caller, uuid: str, etag: str, request_id: str) -> _Intent:
         now = database_clock.now(connection)
         host = fleet.host(connection, uuid, lock=True)
-        row_changes.require_etag("host", uuid, host.version, etag)
+        require_etag("host", host, etag)
         _, head = events.head(connection)
         here = [(instance, group) for instance, group, _, _ in groups.on_host(connection, uuid)]
         arriving = [(instance, group) for instance, group, _ in groups.arriving(connection, uuid)]
         if not self._known(connection, caller, uuid, request_id):
             self._empty(connection, host, Evicted(uuid, live=True))
             asked = ("DrainHost", uuid)
-            row_changes.made(connection, caller, "DrainHost", request_id, asked, uuid, now)
+            operator_changes.made(connection, caller, "DrainHost", request_id, asked, uuid, now)
         return _Intent(dict([*here, *arriving]), head)
 
     def _empty(self, connection: Connection, host: Host, fact: Fact) -> list[str]:
@@ -295,7 +296,7 @@ class Evacuation:
 
 def _situation(connection: Connection, reader: FleetReader, uuid: str, etag: str) -> _Situation:
     host = fleet.host(connection, uuid)
-    row_changes.require_etag("host", uuid, host.version, etag)
+    require_etag("host", host, etag)
     hosts, snapshot = reader.read(connection)
     uuids = sorted({group for _, group, _, _ in groups.on_host(connection, uuid)})
     seated = [g for g in groups.load_many(connection, uuids) if g.phase in LAUNCHING]

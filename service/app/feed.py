@@ -7,12 +7,12 @@ slow reader costs no memory and nobody loses an event.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from service.app.news import News, told
 from service.domain.groups import Event, Group
 from service.errors import NotFound, RevisionUnavailable, Unavailable
 from service.failpoints import failpoint
@@ -41,11 +41,9 @@ class Feed:
         self._store = store
         self._tail: deque[Event] = deque(maxlen=TAIL)
         self._head = 0
-        self._news = asyncio.Event()
-        self._wake = asyncio.Event()
-        self._closed = False
+        self._news = News()
         self.followers = 0
-        store.on_commit(self._wake.set)
+        store.on_commit(self._news.poke)
 
     @property
     def head(self) -> int:
@@ -54,7 +52,7 @@ class Feed:
 
     def poke(self) -> None:
         """A hint from outside (a notification) that there may be new events."""
-        self._wake.set()
+        self._news.poke()
 
     async def start(self) -> None:
         """Find the head of the log. Raises Unavailable."""
@@ -63,10 +61,7 @@ class Feed:
     async def run(self) -> None:
         """Read new events as they come, woken by commits of this process and every POLL_SECONDS for the others'."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._wake.wait()
-            self._wake.clear()
+            await self._news.poked(POLL_SECONDS)
             try:
                 await self._catch_up()
             except Unavailable:
@@ -74,8 +69,7 @@ class Feed:
 
     def close(self) -> None:
         """End every follower with Unavailable: the process drains."""
-        self._closed = True
-        self._publish()
+        self._news.close()
 
     async def follow(
         self,
@@ -99,7 +93,7 @@ class Feed:
         try:
             cursor = after
             while True:
-                closed = self._closed
+                closed = self._news.closed
                 batch, cursor = await self._batch(cursor, _filter(group_uuid, project), group_uuid, project)
                 for event in batch:
                     yield event
@@ -175,23 +169,13 @@ class Feed:
             failpoint("feed.read")
             self._tail.extend(found)
             self._head = found[-1].revision
-            self._publish()
+            self._news.publish()
 
     async def _wait_beyond(self, cursor: int, seconds: float) -> bool:
         """Wait until the head passes `cursor`; False when nothing came in time."""
-        if self._head > cursor or self._closed:
+        if self._head > cursor or self._news.closed:
             return True
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def _publish(self) -> None:
-        """Wake all followers: the present event is set once and replaced, so that nobody can miss it."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        return await told(self._news.next, seconds)
 
 
 def _filter(group_uuid: str | None, project: str | None) -> Callable[[Event], bool]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from placement.model import Node
-from service.app import paging, row_changes
-from service.app.access import audited
+from service.app import operator_changes, paging
+from service.app.auditing import audited
 from service.app.capacity import FleetCapacity, HostView, summed
+from service.app.etags import require_etag
 from service.app.paging import Page
-from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Overcommit, Zone, policy
+from service.app.zones import Zones
+from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Overcommit, policy
 from service.domain.groups import MachineType
-from service.domain.network import Network
 from service.domain.tenants import Caller
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
@@ -54,25 +55,6 @@ _STATE_METHODS = {
 
 
 @dataclass(frozen=True, slots=True)
-class ZoneView:
-    """A zone and how many hosts it has."""
-
-    zone: Zone
-    hosts: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewZone:
-    """A zone to make. Without `resource_uuid` one is made."""
-
-    name: str
-    description: str = ""
-    resource_uuid: str = ""
-    request_id: str = ""
-    network: Network = field(default_factory=Network)
-
-
-@dataclass(frozen=True, slots=True)
 class NewHost:
     """A host to take into the fleet. `host.uuid` is empty for a new one; `credential`: a configured name."""
 
@@ -101,9 +83,8 @@ class HostFilter:
     statuses: tuple[str, ...] = ()
 
 
-class Fleet:
-    """The use cases of zones and hosts. `signals.fleet_changed` is told of every commit, so that this process takes
-    notice at once; other replicas find it by themselves within a second."""
+class Fleet(Zones):
+    """The use cases of hosts, and of the zones that they are in."""
 
     def __init__(
         self,
@@ -118,64 +99,11 @@ class Fleet:
         signals: Signals | None = None,
     ) -> None:
         """`reader`: the process's own. `ssh_keys`: credential's name -> private key file."""
-        self._store = store
-        self._clock = clock
+        super().__init__(store, clock, new_uuid, signals or Signals())
         self._probe = probe
         self._planner = planner
         self.reader = reader or FleetReader()
-        self._new_uuid = new_uuid
         self._ssh_keys = ssh_keys or {}
-        self._signals = signals or Signals()
-
-    # --- zones -----------------------------------------------------------------------------------------------------
-
-    async def create_zone(self, caller: Caller, request: NewZone, *, validate_only: bool = False) -> ZoneView:
-        """Make a zone; the same request id answers with the zone that it made. Raises AlreadyExists,
-        RequestIdReused."""
-        now = self._clock()
-
-        def work(connection: Connection) -> ZoneView:
-            known = row_changes.made_before(connection, caller, "CreateZone", request.request_id, request)
-            if known is not None:
-                return _zone_view(connection, known)
-            uuid = request.resource_uuid or self._new_uuid()
-            if uuid in fleet.zones(connection):
-                raise AlreadyExists("zone", uuid)
-            zone = Zone(uuid, request.name, request.description, request.network)
-            fleet.put_zone(connection, zone, now=now)
-            row_changes.made(connection, caller, "CreateZone", request.request_id, request, uuid, now)
-            return _zone_view(connection, uuid)
-
-        return await self._commit(work, validate_only)
-
-    async def list_zones(self, page_size: int, page_token: str) -> Page[ZoneView]:
-        """Zones by name. Raises InvalidArgument for a token that is not one."""
-        cursor = paging.cursor("zones", page_size, page_token)
-
-        def read(connection: Connection) -> Page[ZoneView]:
-            found = fleet.page_of_zones(connection, cursor.after, cursor.limit)
-            counts = fleet.hosts_of(connection)
-            views = [ZoneView(z, counts.get(z.uuid, 0)) for z in found]
-            return cursor.page(views, [(z.name, z.uuid) for z in found])
-
-        return await self._store.read(read)
-
-    async def delete_zone(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
-        """Remove a zone. Raises NotFound, Conflict (etag), WrongState: it has hosts, or the file defines it."""
-        now = self._clock()
-
-        def work(connection: Connection) -> None:
-            zone = fleet.zone(connection, uuid, lock=True)
-            row_changes.require_etag("zone", uuid, zone.version, etag)
-            row_changes.require_run_time(connection, schema.zones, f"zone {zone.name}", uuid)
-            if hosts := fleet.hosts_of(connection).get(uuid, 0):
-                raise WrongState(f"zone {zone.name}", f"not empty: it has {hosts} hosts", "a zone without hosts")
-            fleet.delete_zone(connection, uuid, now)
-            audited(connection, caller, "DeleteZone", uuid, "", now)
-
-        await self._commit(work, validate_only)
-
-    # --- hosts -----------------------------------------------------------------------------------------------------
 
     async def add_host(self, caller: Caller, request: NewHost, *, validate_only: bool = False) -> HostView:
         """Take a host into the fleet once it has answered; the same request id answers with the host that it made.
@@ -186,7 +114,7 @@ class Fleet:
         host = self._with_key(replace(request.host, uuid=request.host.uuid or self._new_uuid()), request.credential)
 
         def known(connection: Connection) -> HostView | None:
-            uuid = row_changes.made_before(connection, caller, "AddHost", request.request_id, request)
+            uuid = operator_changes.made_before(connection, caller, "AddHost", request.request_id, request)
             if uuid is not None:
                 return self._host_view(connection, uuid)
             self._check_new(connection, request, host)
@@ -213,7 +141,7 @@ class Fleet:
                 foreign=facts.foreign,
                 now=now,
             )
-            row_changes.made(connection, caller, "AddHost", request.request_id, request, host.uuid, now)
+            operator_changes.made(connection, caller, "AddHost", request.request_id, request, host.uuid, now)
             return self._host_view(connection, host.uuid)
 
         return await self._commit(work, validate_only)
@@ -247,7 +175,7 @@ class Fleet:
 
         def work(connection: Connection) -> HostView:
             host = fleet.host(connection, uuid, lock=True)
-            row_changes.require_etag("host", uuid, host.version, etag)
+            require_etag("host", host, etag)
             wanted = _changed(host, change)
             if wanted != host:
                 in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
@@ -271,8 +199,8 @@ class Fleet:
 
         def work(connection: Connection) -> None:
             host = fleet.host(connection, uuid, lock=True)
-            row_changes.require_etag("host", uuid, host.version, etag)
-            row_changes.require_run_time(connection, schema.hosts, f"host {host.name}", uuid)
+            require_etag("host", host, etag)
+            operator_changes.require_run_time(connection, schema.hosts, f"host {host.name}", uuid)
             if force:
                 _give_up(connection, host)
             load = fleet.loads(connection, [uuid])[uuid]
@@ -295,7 +223,7 @@ class Fleet:
 
         def work(connection: Connection) -> HostView:
             host = fleet.host(connection, uuid, lock=True)
-            row_changes.require_etag("host", uuid, host.version, etag)
+            require_etag("host", host, etag)
             load = fleet.loads(connection, [uuid])[uuid]
             if state is HostState.MAINTENANCE and load.members and host.state is not state:
                 raise WrongState(f"host {host.name}", carries(load), "a host without members: drain it")
@@ -375,12 +303,6 @@ class Fleet:
             logger.info("host %s was not added: %s %s", host.name, error.public, error.detail)
             raise Unavailable(f"the host does not answer: {error.public}") from error
 
-    async def _commit(self, work: Callable[[Connection], row_changes.T], validate_only: bool) -> row_changes.T:
-        result = await row_changes.commit(self._store, work, validate_only=validate_only)
-        if not validate_only:
-            self._signals.fleet_changed()
-        return result
-
 
 def carries(load: Load) -> str:
     """What a host carries, in words."""
@@ -403,10 +325,6 @@ def _give_up(connection: Connection, host: Host) -> None:
     left = {(instance, attempt) for instance, attempt, _ in claims.on_host(connection, host.uuid)}
     claims.release(connection, left)
     logger.warning("host %s is gone for good by its operator's word: %d claims are given up", host.name, len(left))
-
-
-def _zone_view(connection: Connection, uuid: str) -> ZoneView:
-    return ZoneView(fleet.zone(connection, uuid), fleet.hosts_of(connection).get(uuid, 0))
 
 
 def _changed(host: Host, change: HostChange) -> Host:

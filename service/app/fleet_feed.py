@@ -3,15 +3,15 @@ what it is, each from its own revision, and always as it is now."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from service.app.capacity import HostView
 from service.app.feed import Bookmark
-from service.app.fleet import Fleet, ZoneView
+from service.app.fleet import Fleet
+from service.app.news import News, told
+from service.app.zones import ZoneView
 from service.errors import NotFound, RevisionUnavailable, Unavailable
 from service.store import events, fleet, fleet_events
 from service.store.connection import Connection
@@ -44,9 +44,7 @@ class FleetFeed:
         self._store = store
         self._fleet = fleet_cases
         self._head = 0
-        self._news = asyncio.Event()
-        self._wake = asyncio.Event()
-        self._closed = False
+        self._news = News()
         self._listeners: list[Callable[[], Awaitable[None]]] = []
 
     def listen(self, listener: Callable[[], Awaitable[None]]) -> None:
@@ -55,12 +53,11 @@ class FleetFeed:
 
     def poke(self) -> None:
         """This process has just changed something."""
-        self._wake.set()
+        self._news.poke()
 
     def close(self) -> None:
         """End every watch with Unavailable: the process drains."""
-        self._closed = True
-        self._publish()
+        self._news.close()
 
     async def start(self) -> None:
         """Find out how far the log is. Raises Unavailable."""
@@ -69,17 +66,14 @@ class FleetFeed:
     async def run(self) -> None:
         """Look every POLL_SECONDS, or when poked."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._wake.wait()
-            self._wake.clear()
+            await self._news.poked(POLL_SECONDS)
             try:
                 newest = await self._store.read(fleet_events.newest)
                 if newest != self._head:
                     for listener in self._listeners:
                         await listener()
                     self._head = newest
-                    self._publish()
+                    self._news.publish()
             except Unavailable as error:
                 logger.warning("changes of the fleet are not seen for now: %s", error)
 
@@ -99,18 +93,15 @@ class FleetFeed:
             if not oldest <= revision <= current:
                 raise RevisionUnavailable(revision, oldest, current)
             cursor = revision
-        while not self._closed:
-            news = self._news
+        while not self._news.closed:
+            news = self._news.next
             updates, last = await self._store.read(lambda c, after=cursor: self._after(c, after, zone_uuid))  # type: ignore[misc]
             for update in updates:
                 yield update
             if last > cursor:
                 cursor = last
                 continue
-            try:
-                async with asyncio.timeout(BOOKMARK_SECONDS):
-                    await news.wait()
-            except TimeoutError:
+            if not await told(news, BOOKMARK_SECONDS):
                 yield Bookmark(cursor)
         raise Unavailable("the service is shutting down")
 
@@ -152,8 +143,3 @@ class FleetFeed:
             return None
         count = fleet.hosts_of(connection).get(zone.uuid, 0)
         return FleetUpdate(event.revision, event.time, zone=ZoneView(zone, count))
-
-    def _publish(self) -> None:
-        """Wake all followers: the present event is set once and replaced, so that nobody can miss it."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()

@@ -7,8 +7,11 @@ import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.app.access import audited, project_of, require_etag, visible
-from service.app.admission import admit
+from service.app.admission import admit, wish_of
+from service.app.auditing import audited
+from service.app.etags import require_etag
+from service.app.visibility import project_of, visible
+from service.domain import ranks
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
 from service.domain.tenants import Caller
@@ -147,7 +150,7 @@ class GroupIntents:
             if known is not None:
                 return visible(caller, known.group)
             group = visible(caller, groups.load(connection, uuid, lock=True))
-            require_etag(group, ask.etag)
+            require_etag("instance group", group, ask.etag)
             if ask.validate_only:
                 return group
             audited(connection, caller, "UpdateInstanceGroup", uuid, ask.request_id, now)
@@ -167,7 +170,7 @@ class GroupIntents:
             if known is not None:
                 return known
             group = visible(caller, groups.load(connection, uuid, lock=True))
-            require_etag(group, ask.etag)
+            require_etag("instance group", group, ask.etag)
             before = group.revision
             facts = decide(connection, group)
             if ask.validate_only:
@@ -192,10 +195,8 @@ class GroupIntents:
         """The new members, pending, with the lowest free ranks."""
         if not added:
             return ()
-        for position, node in enumerate(added):
-            if node.is_initial_node or node.node_rank == 0:
-                field = f"model_services[{position}].is_initial_node"
-                raise InvalidArgument.of(field, "a group has its initial node already")
+        if wrong := list(ranks.joining_violations([wish_of(node) for node in added])):
+            raise InvalidArgument(wrong)
         catalogue = fleet.model_services(connection)
         plain = replace(group.spec, nodes=tuple(replace(n, node_rank=-1) for n in added))
         spec = admit(plain, fleet.zones(connection), catalogue, max_nodes=self._limits.max_nodes)

@@ -6,14 +6,16 @@ import hashlib
 import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 
 from placement.model import Policy, Snapshot, Status
-from service.app.access import audited, error_of, etag_of, permitted, project_of, visible
+from service.app import paging
 from service.app.admission import admit
+from service.app.auditing import audited
+from service.app.failures import error_of
 from service.app.feed import Bookmark, Feed
 from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
-from service.app.pages import GroupFilter, GroupPage, page_size, read_token, write_token
+from service.app.visibility import permitted, project_of, visible
 from service.domain.catalog import ModelService
 from service.domain.fleet import Host
 from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
@@ -30,9 +32,28 @@ from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import accepted
 
-__all__ = ["Ask", "GroupFilter", "GroupPage", "Groups", "Limits", "Metadata", "Started", "error_of", "etag_of"]
+__all__ = ["Ask", "GroupFilter", "GroupPage", "Groups", "Limits", "Metadata", "Started", "error_of"]
 
 _DEPLOY = "DeployDistributedModelService"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFilter:
+    """Which groups a listing shows; empty fields do not filter."""
+
+    name: str = ""
+    statuses: tuple[str, ...] = ()
+    zone_uuid: str = ""
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPage:
+    """One page, the token of the next ("" at the end), and the revision after which a watch misses nothing of it."""
+
+    groups: tuple[Group, ...]
+    next_page_token: str
+    revision: int
 
 
 class Groups(GroupIntents):
@@ -122,16 +143,18 @@ class Groups(GroupIntents):
         return visible(caller, group)
 
     async def list(self, caller: Caller, query: GroupFilter, asked: int, page_token: str) -> GroupPage:
-        """Groups by creation, a page at a time. `asked`: its size, 0 for the default."""
-        size = page_size(asked)
-        after = read_token(page_token, query)
+        """Groups by creation, a page at a time. `asked`: its size, 0 for the default.
+
+        Raises InvalidArgument for a token of another listing.
+        """
+        cursor = paging.cursor("instance groups", asked, page_token, *astuple(query))
 
         def read(connection: Connection) -> tuple[int, tuple[Group, ...]]:
             found = groups.page(
                 connection,
                 project=project_of(caller),
-                after=after,
-                limit=size + 1,
+                after=cursor.after_time(),
+                limit=cursor.limit,
                 name=query.name,
                 statuses=query.statuses,
                 zone_uuid=query.zone_uuid,
@@ -140,9 +163,8 @@ class Groups(GroupIntents):
             return events.head(connection)[1], tuple(found)
 
         revision, found = await self._store.read(read)
-        page = found[:size]
-        more = len(found) > size
-        return GroupPage(page, write_token(page[-1], query) if more else "", revision)
+        page = cursor.page(found, [(str(group.created_at), group.uuid) for group in found])
+        return GroupPage(page.items, page.next_page_token, revision)
 
     async def follow(self, group_uuid: str, after: int) -> AsyncGenerator[Event, None]:
         """The group's events above a revision until its present operation ends; the last one is FINAL.

@@ -1,4 +1,4 @@
-"""Page tokens of listings by name. A token belongs to one kind of listing and its filters."""
+"""Page tokens of listings, by name or by time of creation. A token belongs to one kind of listing and its filters."""
 
 from __future__ import annotations
 
@@ -40,8 +40,17 @@ class Cursor:
         """How many rows to read: one more than the page has, to know whether there is another page."""
         return self.size + 1
 
+    def after_time(self) -> tuple[int, str] | None:
+        """Where the page of a listing by time of creation (ms) begins. Raises InvalidArgument for a token of none."""
+        if self.after is None:
+            return None
+        created, uuid = self.after
+        if not created.isdecimal() or len(created) > 18:
+            raise _foreign()
+        return int(created), uuid
+
     def page(self, found: Sequence[T], keys: Sequence[tuple[str, str]]) -> Page[T]:
-        """The page of what was read. `keys`: name and uuid of each."""
+        """The page of what was read. `keys`: name (or time of creation) and uuid of each."""
         items = tuple(found[: self.size])
         if len(found) <= self.size:
             return Page(items, "")
@@ -69,7 +78,11 @@ def _read(token: str, scope: str) -> tuple[str, str] | None:
         text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
         its_scope, uuid, name = text.split("\n", 2)
     except (ValueError, binascii.Error) as error:
-        raise InvalidArgument.of("page_token", "is not a token that a listing gave out") from error
+        raise _foreign() from error
     if its_scope != scope:
         raise InvalidArgument.of("page_token", "belongs to another listing, or to one with other filters")
     return name, uuid
+
+
+def _foreign() -> InvalidArgument:
+    return InvalidArgument.of("page_token", "is not a token that a listing gave out")

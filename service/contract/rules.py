@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf.message import Message
 
+from service.domain import ranks
 from service.domain.fleet import HostAddress
 from service.drivers import kinds
 from service.errors import FieldViolation
@@ -22,37 +23,13 @@ def violations(request: Message) -> list[FieldViolation]:
     return [violation for rule in found for violation in rule(request)]
 
 
-def _one_initial_node(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
-    marked = [index for index, node in enumerate(request.model_services) if node.is_initial_node]
-    for index in marked[1:]:
-        yield FieldViolation(
-            f"model_services[{index}].is_initial_node",
-            f"at most one node may be the initial node; model_services[{marked[0]}] is already",
-        )
+def places(nodes: Iterable[group_pb2.NodeSpec]) -> list[ranks.Wish]:
+    """What the nodes of a request say of their places."""
+    return [ranks.Wish(node.is_initial_node, node.node_rank if node.HasField("node_rank") else None) for node in nodes]
 
 
-def _ranks_complete(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
-    nodes = request.model_services
-    ranked = [index for index, node in enumerate(nodes) if node.HasField("node_rank")]
-    if not ranked:
-        return
-    seen: dict[int, int] = {}
-    for index, node in enumerate(nodes):
-        path = f"model_services[{index}].node_rank"
-        if not node.HasField("node_rank"):
-            yield FieldViolation(path, "is required where another node has one")
-        elif node.node_rank >= len(nodes):
-            yield FieldViolation(path, f"must be from 0 to {len(nodes) - 1}, not {node.node_rank}")
-        elif node.node_rank in seen:
-            yield FieldViolation(path, f"is the rank of model_services[{seen[node.node_rank]}] already")
-        else:
-            seen[node.node_rank] = index
-
-
-def _initial_node_is_rank_zero(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
-    for index, node in enumerate(request.model_services):
-        if node.is_initial_node and node.HasField("node_rank") and node.node_rank != 0:
-            yield FieldViolation(f"model_services[{index}].node_rank", "must be 0 for the initial node")
+def _ranks_are_right(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+    return ranks.violations(places(request.model_services))
 
 
 def _no_group_both_near_and_away(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
@@ -84,11 +61,7 @@ def _adds_or_removes(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[
 
 
 def _adds_no_initial_node(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
-    for index, node in enumerate(request.model_services):
-        if node.is_initial_node:
-            yield FieldViolation(
-                f"model_services[{index}].is_initial_node", "may not be set for a worker that is added"
-            )
+    return ranks.joining_violations(places(request.model_services))
 
 
 def _mask_names(*allowed: str) -> Rule:
@@ -183,9 +156,7 @@ _MODEL_SERVICE_FIELDS = tuple(
 )
 
 _DEPLOY: Sequence[Rule] = (
-    _one_initial_node,
-    _ranks_complete,
-    _initial_node_is_rank_zero,
+    _ranks_are_right,
     _no_group_both_near_and_away,
     _gpus_are_told_once,
 )

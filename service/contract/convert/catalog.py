@@ -8,7 +8,7 @@ from typing import Any
 from corral.v1 import catalog_pb2
 
 from service.app.catalog import ModelServiceChange, NewImage, NewModelService
-from service.app.row_changes import etag
+from service.app.etags import etag_of
 from service.contract.convert.inventory import timestamp
 from service.domain.catalog import Image, ModelService, RegisteredImage
 
@@ -44,7 +44,7 @@ def model_service(value: ModelService) -> catalog_pb2.ModelService:
         model_service_type=value.model_service_type,
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
-        etag=etag(value.uuid, value.version),
+        etag=etag_of(value),
     )
 
 
@@ -59,7 +59,7 @@ def image(value: RegisteredImage) -> catalog_pb2.Image:
         initrd_sha256=digests.get("initrd", ""),
         size=value.size,
         create_date=timestamp(value.created_at),
-        etag=etag(value.uuid, value.version),
+        etag=etag_of(value),
     )
 
 

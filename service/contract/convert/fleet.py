@@ -9,11 +9,12 @@ from corral.v1 import fleet_pb2, group_pb2
 from pydantic import ValidationError
 
 from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
+from service.app.etags import etag_of
 from service.app.evacuation import Progress
 from service.app.feed import Bookmark
-from service.app.fleet import HostChange, NewHost, NewZone, ZoneView
+from service.app.fleet import HostChange, NewHost
 from service.app.fleet_feed import FleetUpdate
-from service.app.row_changes import etag
+from service.app.zones import NewZone, ZoneView
 from service.config.schema import NetworkSection
 from service.contract.convert.inventory import Reachable, instance, timestamp
 from service.contract.rules import host_address
@@ -60,7 +61,7 @@ def zone(view: ZoneView) -> fleet_pb2.Zone:
         ),
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
-        etag=etag(value.uuid, value.version),
+        etag=etag_of(value),
     )
 
 
@@ -83,7 +84,7 @@ def host(view: HostView) -> fleet_pb2.Host:
         reason=value.status_reason,
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
-        etag=etag(value.uuid, value.version),
+        etag=etag_of(value),
     )
 
 

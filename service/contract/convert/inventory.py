@@ -8,7 +8,7 @@ from corral.v1 import group_pb2, placement_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from service.app.access import etag_of
+from service.app.etags import etag_of
 from service.contract.convert import specification
 from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, Seat
 

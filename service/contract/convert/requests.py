@@ -9,6 +9,8 @@ from dataclasses import replace
 from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
 from service.app.groups import Ask, Metadata
+from service.contract import rules
+from service.domain import ranks
 from service.domain.groups import (
     CreationStrategy,
     DeployRequest,
@@ -53,10 +55,7 @@ DeployMessage = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.Pla
 
 def positions_by_rank(nodes: Sequence[group_pb2.NodeSpec]) -> dict[int, int]:
     """Rank -> position in the caller's list: explicit ranks, else the list's order with the initial node first."""
-    if any(node.HasField("node_rank") for node in nodes):
-        return {node.node_rank: position for position, node in enumerate(nodes)}
-    ranked = sorted(range(len(nodes)), key=lambda position: not nodes[position].is_initial_node)
-    return dict(enumerate(ranked))
+    return dict(enumerate(ranks.order(rules.places(nodes))))
 
 
 def path_as_written(path: str, positions: Mapping[int, int]) -> str:

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from corral.v1 import deploy_pb2, fleet_pb2
 
 from service.app.catalog import Catalog
-from service.app.fleet import Fleet, HostFilter, NewZone
+from service.app.fleet import Fleet, HostFilter
 from service.app.groups import Ask, GroupFilter, Groups, Started
 from service.app.paging import MAX_PAGE, Page
 from service.app.sessions import LIFETIME_MS, Sessions
+from service.app.zones import NewZone
 from service.contract import text, validation
 from service.contract.convert import requests
 from service.contract.convert.explanation import in_callers_order

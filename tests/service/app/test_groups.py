@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
-from service.app.groups import Ask, GroupFilter, Metadata, etag_of
+from service.app.etags import etag_of
+from service.app.groups import Ask, GroupFilter, Metadata
 from service.domain.fleet import HostStatus
 from service.domain.groups import CreationStrategy, DeployRequest, Event, EventKind, GroupStatus, InstanceStatus
 from service.domain.tenants import Caller, Quota

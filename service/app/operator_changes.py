@@ -1,5 +1,5 @@
-"""What all changes of zones, hosts and the catalogue have in common: etags, request ids, audit rows, calls that only
-check."""
+"""What all changes by operators, of zones, hosts and the catalogue, have in common: request ids, audit rows, calls that
+only check."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from service.app.access import audited
+from service.app.auditing import audited
 from service.domain.tenants import Caller
-from service.errors import Conflict, WrongState
+from service.errors import WrongState
 from service.store import requests, rows
 from service.store.codec import encode
 from service.store.connection import Connection, Table
@@ -40,17 +40,6 @@ async def commit(store: Store, work: Callable[[Connection], T], *, validate_only
         result: T = done.result
         return result
     raise AssertionError("unreachable: the check always ends by its exception")
-
-
-def etag(uuid: str, version: int) -> str:
-    """A value that changes whenever the row's version does."""
-    return f"{uuid[:8]}-{version}"
-
-
-def require_etag(what: str, uuid: str, version: int, wanted: str) -> None:
-    """Raises Conflict where the caller's etag is not the row's. An empty one is any."""
-    if wanted and wanted != etag(uuid, version):
-        raise Conflict(f"{what} {uuid} has changed since its etag was read")
 
 
 def require_run_time(connection: Connection, table: Table, subject: str, uuid: str) -> None:

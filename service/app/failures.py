@@ -1,0 +1,19 @@
+"""A group's stored failure as the error that its caller gets."""
+
+from __future__ import annotations
+
+from service.domain.groups import Failure
+from service.errors import CorralError, DeployFailed, NoCapacity, QuotaExceeded, Unsatisfiable
+
+
+def error_of(failure: Failure, group_uuid: str) -> CorralError:
+    """The error that a caller gets for a stored failure."""
+    if failure.code == Unsatisfiable.reason:
+        return Unsatisfiable(failure.message, failure.explanation)
+    if failure.code == NoCapacity.reason:
+        return NoCapacity(failure.message, failure.explanation)
+    if failure.quota is not None:
+        return QuotaExceeded(
+            failure.quota.subject, failure.quota.resource, failure.quota.limit, failure.quota.requested
+        )
+    return DeployFailed(group_uuid, failure.message)

@@ -1,0 +1,110 @@
+"""Zones as operators manage them at run time; see `app.fleet` for what they share with the configuration file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from service.app import operator_changes, paging
+from service.app.auditing import audited
+from service.app.etags import require_etag
+from service.app.paging import Page
+from service.domain.fleet import Zone
+from service.domain.network import Network
+from service.domain.tenants import Caller
+from service.errors import AlreadyExists, WrongState
+from service.signals import Signals
+from service.store import fleet, schema
+from service.store.connection import Connection
+from service.store.engine import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneView:
+    """A zone and how many hosts it has."""
+
+    zone: Zone
+    hosts: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewZone:
+    """A zone to make. Without `resource_uuid` one is made."""
+
+    name: str
+    description: str = ""
+    resource_uuid: str = ""
+    request_id: str = ""
+    network: Network = field(default_factory=Network)
+
+
+class Zones:
+    """The use cases of zones. `signals.fleet_changed` is told of every commit, so that this process takes notice at
+    once; other replicas find it by themselves within a second."""
+
+    def __init__(self, store: Store, clock: Callable[[], int], new_uuid: Callable[[], str], signals: Signals) -> None:
+        self._store = store
+        self._clock = clock
+        self._new_uuid = new_uuid
+        self._signals = signals
+
+    async def create_zone(self, caller: Caller, request: NewZone, *, validate_only: bool = False) -> ZoneView:
+        """Make a zone; the same request id answers with the zone that it made. Raises AlreadyExists,
+        RequestIdReused."""
+        now = self._clock()
+
+        def work(connection: Connection) -> ZoneView:
+            known = operator_changes.made_before(connection, caller, "CreateZone", request.request_id, request)
+            if known is not None:
+                return _zone_view(connection, known)
+            uuid = request.resource_uuid or self._new_uuid()
+            if uuid in fleet.zones(connection):
+                raise AlreadyExists("zone", uuid)
+            zone = Zone(uuid, request.name, request.description, request.network)
+            fleet.put_zone(connection, zone, now=now)
+            operator_changes.made(connection, caller, "CreateZone", request.request_id, request, uuid, now)
+            return _zone_view(connection, uuid)
+
+        return await self._commit(work, validate_only)
+
+    async def list_zones(self, page_size: int, page_token: str) -> Page[ZoneView]:
+        """Zones by name. Raises InvalidArgument for a token that is not one."""
+        cursor = paging.cursor("zones", page_size, page_token)
+
+        def read(connection: Connection) -> Page[ZoneView]:
+            found = fleet.page_of_zones(connection, cursor.after, cursor.limit)
+            counts = fleet.hosts_of(connection)
+            views = [ZoneView(z, counts.get(z.uuid, 0)) for z in found]
+            return cursor.page(views, [(z.name, z.uuid) for z in found])
+
+        return await self._store.read(read)
+
+    async def delete_zone(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
+        """Remove a zone. Raises NotFound, Conflict (etag), WrongState: it has hosts, or the file defines it."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            zone = fleet.zone(connection, uuid, lock=True)
+            require_etag("zone", zone, etag)
+            operator_changes.require_run_time(connection, schema.zones, f"zone {zone.name}", uuid)
+            if hosts := fleet.hosts_of(connection).get(uuid, 0):
+                raise WrongState(f"zone {zone.name}", f"not empty: it has {hosts} hosts", "a zone without hosts")
+            fleet.delete_zone(connection, uuid, now)
+            audited(connection, caller, "DeleteZone", uuid, "", now)
+
+        await self._commit(work, validate_only)
+
+    async def _commit(
+        self, work: Callable[[Connection], operator_changes.T], validate_only: bool
+    ) -> operator_changes.T:
+        result = await operator_changes.commit(self._store, work, validate_only=validate_only)
+        if not validate_only:
+            self._signals.fleet_changed()
+        return result
+
+
+def _zone_view(connection: Connection, uuid: str) -> ZoneView:
+    return ZoneView(fleet.zone(connection, uuid), fleet.hosts_of(connection).get(uuid, 0))
