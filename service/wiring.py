@@ -29,6 +29,7 @@ from service.app.jobs import Jobs
 from service.app.rates import RateLimits
 from service.app.sessions import Sessions
 from service.config.file import Config
+from service.config.secrets import ConfiguredSecrets
 from service.domain.fleet import Host
 from service.drivers.base import HostDriver, HostFacts
 from service.drivers.kinds import make_driver
@@ -88,6 +89,7 @@ class Service:
         self.planner = RecordingPlanner(self.pool, self.decisions, self.metrics, wall_clock)
         self._make_identity()
         self.directory = Directory({}, {}, {})
+        self._secrets = ConfiguredSecrets(config.secrets)
         self._make_reconciliation()
         self._make_use_cases()
         self.health = Health(self.store, config.overcommit)
@@ -126,7 +128,7 @@ class Service:
     def _make_reconciliation(self) -> None:
         config = self.config
         monitors: dict[str, HostMonitor] = {}
-        self._calls = MemberCalls(config.cluster_id, monitors, self.directory, self.metrics)
+        self._calls = MemberCalls(config.cluster_id, monitors, self.directory, self.metrics, self._secrets)
         tools = Tools(
             store=self.store,
             planner=self.planner,
@@ -151,6 +153,7 @@ class Service:
             limits=AppLimits(max_nodes=config.server.max_nodes),
             fleet_reader=self._fleet_reader,
             signals=self.signals,
+            secrets=self._secrets,
         )
         self.jobs = Jobs(self.store, wall_clock, owner=self.owner)
         self.fleet = Fleet(
@@ -162,7 +165,9 @@ class Service:
             ssh_keys=config.ssh_keys,
             signals=self.signals,
         )
-        self.catalog = Catalog(self.store, wall_clock, config.image_directory, signals=self.signals)
+        self.catalog = Catalog(
+            self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._secrets
+        )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.evacuation = Evacuation(
             self.store,

@@ -6,11 +6,13 @@ or several fields at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from service.app import environment
 from service.domain import ranks
 from service.domain.catalog import ModelService
+from service.domain.environment import secret_of
 from service.domain.fleet import Zone
 from service.domain.groups import GroupSpec, NodeSpec
 from service.errors import InvalidArgument, NotFound
@@ -21,9 +23,17 @@ MIN_MEMORY = 16 << 20
 
 
 def admit(
-    spec: GroupSpec, zones: Mapping[str, Zone], catalogue: Mapping[str, ModelService], *, max_nodes: int
+    spec: GroupSpec,
+    zones: Mapping[str, Zone],
+    catalogue: Mapping[str, ModelService],
+    *,
+    max_nodes: int,
+    knows_secret: Callable[[str], bool],
 ) -> GroupSpec:
-    """The specification with everything resolved. Raises InvalidArgument and NotFound, naming the field."""
+    """The specification with everything resolved but secrets. `knows_secret`: whether the caller may use one by name.
+
+    Raises InvalidArgument and NotFound, naming the field.
+    """
     if not spec.nodes:
         raise InvalidArgument.of("model_services", "must name at least one node")
     if len(spec.nodes) > max_nodes:
@@ -34,6 +44,8 @@ def admit(
             raise NotFound("model service", node.model_service_uuid, f"{path}.uuid")
         if node.zone_uuid and node.zone_uuid not in zones:
             raise NotFound("zone", node.zone_uuid, f"{path}.zone_uuid")
+        environment.check(node.environment_variables, f"{path}.environment_variables", knows_secret)
+        _check_secrets(catalogue[node.model_service_uuid], path, knows_secret)
     ranked = _ranked(spec.nodes)
     resolved = tuple(_resolved(spec, node, catalogue[node.model_service_uuid]) for node in ranked)
     _check_sizes(resolved)
@@ -51,6 +63,13 @@ def admit(
 def wish_of(node: NodeSpec) -> ranks.Wish:
     """What a node says of its place."""
     return ranks.Wish(node.is_initial_node, node.node_rank if node.node_rank >= 0 else None)
+
+
+def _check_secrets(entry: ModelService, path: str, knows_secret: Callable[[str], bool]) -> None:
+    for value in entry.environment.values():
+        secret = secret_of(value)
+        if secret is not None and not knows_secret(secret):
+            raise InvalidArgument.of(f"{path}.uuid", f"its model service needs secret {secret}, which there is not")
 
 
 def _ranked(nodes: Sequence[NodeSpec]) -> tuple[NodeSpec, ...]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from service.app import image_files, operator_changes, paging
+from service.app import environment, image_files, operator_changes, paging
 from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.catalog import Image, ModelService, RegisteredImage
+from service.domain.environment import NoSecrets, Secrets
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, NotFound, WrongState
 from service.signals import Signals
@@ -68,8 +69,10 @@ class Catalog:
         *,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         signals: Signals | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         """`image_directory`: the image store, the only place that images are registered from."""
+        self._secrets = secrets or NoSecrets()
         self._store = store
         self._clock = clock
         self._image_directory = image_directory
@@ -83,9 +86,10 @@ class Catalog:
     ) -> ModelService:
         """Put an entry into the catalogue; the same request id answers with the entry that it made.
 
-        Raises NotFound (image), AlreadyExists, RequestIdReused.
+        Raises InvalidArgument (environment variables), NotFound (image), AlreadyExists, RequestIdReused.
         """
         now = self._clock()
+        self._check_environment(request.entry)
 
         def work(connection: Connection) -> ModelService:
             method = "CreateModelService"
@@ -119,13 +123,18 @@ class Catalog:
     async def update_model_service(
         self, caller: Caller, uuid: str, change: ModelServiceChange, etag: str = "", *, validate_only: bool = False
     ) -> ModelService:
-        """Change an entry for groups that are made from now on. Raises NotFound (entry, image), Conflict (etag)."""
+        """Change an entry for groups that are made from now on.
+
+        Raises InvalidArgument (environment variables), NotFound (entry, image), Conflict (etag).
+        """
         now = self._clock()
 
         def work(connection: Connection) -> ModelService:
             entry = catalog.model_service(connection, uuid, lock=True)
             require_etag("model service", entry, etag)
             wanted: ModelService = replace(entry, **change.values)  # type: ignore[arg-type]  # the face names fields
+            if wanted.environment != entry.environment:
+                self._check_environment(wanted)
             if wanted.image_uuid != entry.image_uuid:
                 wanted = _with_image(connection, wanted)
             if wanted != entry:
@@ -152,6 +161,10 @@ class Catalog:
             audited(connection, caller, "DeleteModelService", uuid, "", now)
 
         await self._commit(work, validate_only)
+
+    def _check_environment(self, entry: ModelService) -> None:
+        """Which project may use a secret that an entry names is asked at each deploy."""
+        environment.check(entry.environment, "environment_variables", lambda name: self._secrets.known(name, None))
 
     # --- images ----------------------------------------------------------------------------------------------------
 

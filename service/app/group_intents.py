@@ -13,6 +13,7 @@ from service.app.etags import require_etag
 from service.app.visibility import project_of, visible
 from service.domain import ranks
 from service.domain.catalog import ModelService
+from service.domain.environment import Secrets
 from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
 from service.domain.tenants import Caller
 from service.errors import InvalidArgument, RequestIdReused, Unavailable, WrongState
@@ -72,8 +73,9 @@ class GroupIntents:
     shortens no grace.
     """
 
-    def __init__(self, store: Store, limits: Limits, signals: Signals) -> None:
+    def __init__(self, store: Store, limits: Limits, signals: Signals, secrets: Secrets) -> None:
         self._store = store
+        self._secrets = secrets
         self._limits = limits
         self._signals = signals
         self._draining = False
@@ -199,7 +201,13 @@ class GroupIntents:
             raise InvalidArgument(wrong)
         catalogue = fleet.model_services(connection)
         plain = replace(group.spec, nodes=tuple(replace(n, node_rank=-1) for n in added))
-        spec = admit(plain, fleet.zones(connection), catalogue, max_nodes=self._limits.max_nodes)
+        spec = admit(
+            plain,
+            fleet.zones(connection),
+            catalogue,
+            max_nodes=self._limits.max_nodes,
+            knows_secret=lambda name: self._secrets.known(name, group.project),
+        )
         if len(group.instances) - len(removed) + len(added) > self._limits.max_nodes:
             raise InvalidArgument.of("model_services", f"the group would have more than {self._limits.max_nodes} nodes")
         taken = {m.rank for m in group.instances if m.uuid not in removed}

@@ -17,6 +17,7 @@ from service.app.feed import Bookmark, Feed
 from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
 from service.app.visibility import permitted, project_of, visible
 from service.domain.catalog import ModelService
+from service.domain.environment import NoSecrets, Secrets
 from service.domain.fleet import Host
 from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
 from service.domain.tenants import Caller
@@ -73,8 +74,9 @@ class Groups(GroupIntents):
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         fleet_reader: FleetReader | None = None,
         signals: Signals | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
-        super().__init__(store, limits or Limits(), signals or Signals())
+        super().__init__(store, limits or Limits(), signals or Signals(), secrets or NoSecrets())
         self._feed = feed
         self._planner = planner
         self._fleet_reader = fleet_reader or FleetReader()
@@ -193,7 +195,13 @@ class Groups(GroupIntents):
         """The group as it would be stored. Raises InvalidArgument, NotFound, AlreadyExists."""
         catalogue: Mapping[str, ModelService] = fleet.model_services(connection)
         zones = fleet.zones(connection)
-        spec = admit(request.spec, zones, catalogue, max_nodes=self._limits.max_nodes)
+        spec = admit(
+            request.spec,
+            zones,
+            catalogue,
+            max_nodes=self._limits.max_nodes,
+            knows_secret=lambda name: self._secrets.known(name, caller.project),
+        )
         spec = replace(spec, placement=permitted(connection, caller, spec.placement))
         uuid = request.resource_uuid or self._new_uuid()
         if groups.exists(connection, uuid):

@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from service.config import schema
 from service.config.problems import describe
 from service.config.values import affordable, plain_uuid
+from service.domain import environment
 from service.domain.catalog import Image, ModelService
+from service.domain.environment import Secret
 from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone
 from service.domain.network import Network
 from service.domain.tenants import Account, Caller, Certificate, Quota, Rate, Token
@@ -103,6 +105,7 @@ class Config:
     rates: Mapping[str, Rate] = field(default_factory=dict)
     ssh_keys: Mapping[str, str] = field(default_factory=dict)
     """Credential's name -> path of the private key file."""
+    secrets: tuple[Secret, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -175,11 +178,16 @@ class _Builder:
             ),
             webhook_networks=tuple(self.checked.webhooks.allow),
             ssh_keys={entry.name: entry.ssh_key for entry in self.checked.credentials},
+            secrets=tuple(
+                Secret(entry.name, self._path_text(entry.file), entry.variable, frozenset(entry.projects))
+                for entry in self.checked.secrets
+            ),
             rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in self.checked.rate_limits},
         )
         self._require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
         self._require_unique("zones", "name", [zone.name for zone in config.zones])
         self._require_unique("credentials", "name", [entry.name for entry in self.checked.credentials])
+        self._require_unique("secrets", "name", [entry.name for entry in self.checked.secrets])
         self._require_unique("quotas", "project", [quota.project for quota in config.quotas])
         self._require_unique("rate_limits", "project", [rate.project for rate in self.checked.rate_limits])
         self._require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
@@ -339,6 +347,9 @@ class _Builder:
         if image is None:
             self.problems.append(f"model_services[{index}].image: no image {section.image!r}; {_known(images)}")
             image = Image(name=section.image)
+        secrets = {secret.name for secret in self.checked.secrets}
+        for name, wrong in environment.problems(section.environment, secrets.__contains__):
+            self.problems.append(f"model_services[{index}].environment.{name}: {wrong}")
         values = section.model_dump(exclude={"image", "supported_metrics"})
         return ModelService(image=image, supported_metrics=tuple(section.supported_metrics), **values)
 

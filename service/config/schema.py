@@ -25,6 +25,7 @@ from service.config.values import (
     Uuid,
     host_text,
 )
+from service.domain.environment import SECRET_NAME
 from service.listening import ListenAddress
 
 
@@ -265,6 +266,23 @@ class CredentialSection(Section):
     ssh_key: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/+@:-]{1,200}$")]
 
 
+class SecretSection(Section):
+    """[[secrets]]: what a value `secret://NAME` of an environment variable stands for: one line of text, of a file or
+    of a variable of the service's own environment. `projects`: who may refer to it; none named: everybody.
+    """
+
+    name: Annotated[str, Field(pattern=f"^{SECRET_NAME.pattern}$")]
+    file: Line = ""
+    variable: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,255})?$")] = ""
+    projects: list[Name] = []
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if bool(self.file) == bool(self.variable):
+            raise ValueError("name either a file or a variable")
+        return self
+
+
 class QuotaSection(Section):
     """[[quotas]]: the most that a project's members may claim together; what is not named has no limit."""
 
@@ -305,6 +323,7 @@ class Configuration(Section):
     accounts: list[AccountSection] = []
     tokens: list[TokenSection] = []
     credentials: list[CredentialSection] = []
+    secrets: list[SecretSection] = []
     quotas: list[QuotaSection] = []
     rate_limits: list[RateLimitSection] = []
     certificates: list[CertificateSection] = []

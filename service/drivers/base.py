@@ -48,7 +48,7 @@ class HostRejected(DriverError):
     """The host answered that it cannot do it (missing bridge, image, pool, memory). Retrying there is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
-    `denied`, `no_space`, `absent`, `internal`.
+    `denied`, `no_space`, `absent`, `missing_secret`, `internal`.
     """
 
     def __init__(self, code: str, public: str, detail: str = "") -> None:

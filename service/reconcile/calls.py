@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.domain.catalog import version_key
+from service.domain.environment import NoSecrets, Secrets, SecretUnavailable
 from service.domain.groups import Group, Instance
 from service.drivers.base import (
     DriverError,
@@ -100,8 +101,10 @@ class MemberCalls:
         monitors: Mapping[str, HostMonitor],
         directory: Directory,
         metrics: Metrics,
+        secrets: Secrets | None = None,
     ) -> None:
         self._cluster = cluster
+        self._secrets = secrets or NoSecrets()
         self._monitors = monitors
         self.directory = directory
         self._metrics = metrics
@@ -202,7 +205,15 @@ class MemberCalls:
                 continue
             zones, catalogue = self.directory.zones, self.directory.catalogue
             try:
-                spec = machine_spec(self._cluster, group, member, host=monitor.host, zones=zones, catalogue=catalogue)
+                spec = machine_spec(
+                    self._cluster,
+                    group,
+                    member,
+                    host=monitor.host,
+                    zones=zones,
+                    catalogue=catalogue,
+                    secrets=_Unread(),
+                )
             except KeyError:
                 continue  # its catalogue entry is gone: nothing says what it is made from
             if source.driver.can_migrate(spec, monitor.driver):
@@ -226,7 +237,10 @@ class MemberCalls:
         return _AGAIN
 
     async def _machine_spec(self, monitor: HostMonitor, group: Group, member: Instance) -> MachineSpec | None:
-        """What the host is asked to create; None where the zone or the catalogue entry is gone."""
+        """What the host is asked to create; None where the zone or the catalogue entry is gone.
+
+        Raises HostRejected for a secret that cannot be read.
+        """
         nodes = [m.spec for m in group.instances]
         if any(
             version_key(n.model_service_uuid, n.model_service_version) not in self.directory.catalogue for n in nodes
@@ -234,10 +248,20 @@ class MemberCalls:
             await self.directory.refresh()
         zones, catalogue = self.directory.zones, self.directory.catalogue
         try:
-            return machine_spec(self._cluster, group, member, host=monitor.host, zones=zones, catalogue=catalogue)
+            return machine_spec(
+                self._cluster,
+                group,
+                member,
+                host=monitor.host,
+                zones=zones,
+                catalogue=catalogue,
+                secrets=self._secrets,
+            )
         except KeyError as missing:
             logger.warning("member %s cannot be made: %s is gone", member.uuid, missing)
             return None
+        except SecretUnavailable as error:
+            raise HostRejected("missing_secret", str(error)) from error
 
     async def _look(
         self, monitor: HostMonitor, group: Group, member: Instance, identity: MachineIdentity, *, fresh: bool
@@ -279,6 +303,18 @@ class MemberCalls:
 
 
 _AGAIN: Sequence[Fact] = ()
+
+
+class _Unread:
+    """Secrets where a specification is only looked at: none is read."""
+
+    def known(self, name: str, project: str | None) -> bool:
+        """Whatever was admitted."""
+        return True
+
+    def value(self, name: str, project: str) -> str:
+        """Nothing."""
+        return ""
 
 
 def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:

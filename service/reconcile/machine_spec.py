@@ -1,7 +1,7 @@
 """From a stored member to what its host is asked to create: sizes, network and the rendezvous documents. Pure.
 
 Contract `rendezvous/v1` (one JSON document and the same facts as an env file): every member knows the whole group
-before it boots, so no name service and no discovery are needed. Nothing in here is secret.
+before it boots, so no name service and no discovery are needed. Values of secrets stand in the documents alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 
 from service.domain.catalog import Image, ModelService
+from service.domain.environment import Secrets
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
@@ -32,11 +33,15 @@ def machine_spec(
     host: Host,
     zones: Mapping[str, Zone],
     catalogue: Mapping[str, ModelService],
+    secrets: Secrets,
 ) -> MachineSpec:
-    """What `member`'s host is asked to create. Raises KeyError for a zone or catalogue entry that is gone."""
+    """What `member`'s host is asked to create.
+
+    Raises KeyError for a zone or catalogue entry that is gone, SecretUnavailable.
+    """
     entry = template(member, catalogue)
     interfaces = _interfaces(member, zones[host.zone_uuid], host)
-    document = rendezvous(group, member, host, zones, catalogue)
+    document = rendezvous(group, member, host, zones, catalogue, secrets)
     return MachineSpec(
         identity=identity_of(cluster, member),
         display_name=member.spec.name,

@@ -28,7 +28,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         entry = await self._catalog.create_model_service(
             current_caller(), convert.new_model_service(request), validate_only=request.validate_only
         )
-        return catalog_pb2.CreateModelServiceResponse(inventory=convert.model_service(entry))
+        return catalog_pb2.CreateModelServiceResponse(inventory=convert.model_service(entry, current_caller()))
 
     async def GetModelService(  # noqa: N802
         self, request: catalog_pb2.GetModelServiceRequest, context: Any
@@ -36,7 +36,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         """One model service."""
         validation.check(request)
         entry = await self._catalog.get_model_service(request.uuid)
-        return catalog_pb2.GetModelServiceResponse(inventory=convert.model_service(entry))
+        return catalog_pb2.GetModelServiceResponse(inventory=convert.model_service(entry, current_caller()))
 
     async def ListModelServices(  # noqa: N802
         self, request: catalog_pb2.ListModelServicesRequest, context: Any
@@ -45,7 +45,8 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         validation.check(request)
         page = await self._catalog.list_model_services(request.page_size, request.page_token)
         return catalog_pb2.ListModelServicesResponse(
-            inventories=[convert.model_service(entry) for entry in page.items], next_page_token=page.next_page_token
+            inventories=[convert.model_service(entry, current_caller()) for entry in page.items],
+            next_page_token=page.next_page_token,
         )
 
     async def UpdateModelService(  # noqa: N802
@@ -60,7 +61,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
             request.etag,
             validate_only=request.validate_only,
         )
-        return catalog_pb2.UpdateModelServiceResponse(inventory=convert.model_service(entry))
+        return catalog_pb2.UpdateModelServiceResponse(inventory=convert.model_service(entry, current_caller()))
 
     async def DeleteModelService(  # noqa: N802
         self, request: catalog_pb2.DeleteModelServiceRequest, context: Any

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from service.domain.catalog import ModelService, version_key
+from service.domain.environment import Secrets, is_line, is_planned, resolved
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
 
@@ -25,9 +26,18 @@ def template(member: Instance, catalogue: Mapping[str, ModelService]) -> ModelSe
 
 
 def rendezvous(
-    group: Group, member: Instance, host: Host, zones: Mapping[str, Zone], catalogue: Mapping[str, ModelService]
+    group: Group,
+    member: Instance,
+    host: Host,
+    zones: Mapping[str, Zone],
+    catalogue: Mapping[str, ModelService],
+    secrets: Secrets,
 ) -> dict[str, Any]:
-    """The group's facts as `member` needs them. The epoch is that of the start that the machine is created for."""
+    """The group's facts as `member` needs them. The epoch is that of the start that the machine is created for.
+
+    The only place where secrets stand in anything: what this answers goes to the member's host and nowhere else.
+    Raises SecretUnavailable.
+    """
     entry = template(member, catalogue)
     leader = group.instances[0]
     network = zones[host.zone_uuid].network
@@ -65,7 +75,7 @@ def rendezvous(
             "preset": entry.framework,
             "command": entry.initial_command if member.rank == 0 else entry.worker_command,
             "args": member.spec.startup_parameters,
-            "env": {**entry.environment, **member.spec.environment_variables},
+            "env": resolved({**entry.environment, **member.spec.environment_variables}, secrets, group.project),
             "image": entry.image.name,
             "model": entry.model_uuid,
             "tensor_parallel_size": member.spec.tensor_parallel_size,
@@ -88,7 +98,11 @@ def _ports(member: Instance, catalogue: Mapping[str, ModelService]) -> Mapping[s
 
 
 def env_file(document: Mapping[str, Any], member: Instance) -> str:
-    """`KEY=value` lines, values taken literally. The second half lets images of known engines work unchanged."""
+    """`KEY=value` lines, values taken literally. The second half lets images of known engines work unchanged.
+
+    A value of several lines is left out, since its further lines would be variables of their own; the rendezvous
+    document has it.
+    """
     group, node, leader = document["group"], document["node"], document["leader"]
     address = node["address"]
     lines = {
@@ -115,8 +129,8 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "RAY_ADDRESS": f"{leader['address']}:{leader['ports'].get('rendezvous', 6379)}" if leader["address"] else "",
         "VLLM_HOST_IP": address,
     }
-    lines |= document["engine"]["env"]
-    return "".join(f"{name}={value}\n" for name, value in lines.items() if str(value))
+    given = {name: value for name, value in document["engine"]["env"].items() if not is_planned(name)}
+    return "".join(f"{n}={v}\n" for n, v in {**given, **lines}.items() if str(v) and is_line(str(v)))
 
 
 def hosts_file(document: Mapping[str, Any]) -> str:

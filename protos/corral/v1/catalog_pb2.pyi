@@ -134,7 +134,7 @@ class ModelService(_message.Message):
 
     @_builtins.property
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables of the served process."""
+        """Environment variables of the served process. Viewers are told their names alone."""
 
     @_builtins.property
     def support_metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -380,7 +380,10 @@ class CreateModelServiceRequest(_message.Message):
 
     @_builtins.property
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables of the served process."""
+        """Environment variables of the served process, each one line. Names that Corral sets itself
+        (`CORRAL_*`, `MASTER_ADDR`, `NODE_RANK`, ...) are refused. `secret://NAME` stands for a secret
+        that the operator named in the configuration; its value reaches the guest alone.
+        """
 
     @_builtins.property
     def support_metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -655,7 +658,10 @@ class UpdateModelServiceRequest(_message.Message):
 
     @_builtins.property
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables of the served process."""
+        """Environment variables of the served process, each one line. Names that Corral sets itself
+        (`CORRAL_*`, `MASTER_ADDR`, `NODE_RANK`, ...) are refused. `secret://NAME` stands for a secret
+        that the operator named in the configuration; its value reaches the guest alone.
+        """
 
     @_builtins.property
     def support_metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -9,14 +9,17 @@ from corral.v1 import catalog_pb2
 
 from service.app.catalog import ModelServiceChange, NewImage, NewModelService
 from service.app.etags import etag_of
+from service.app.identity import VIEWER
 from service.contract.convert.inventory import timestamp
 from service.domain.catalog import Image, ModelService, RegisteredImage
+from service.domain.tenants import Caller
 
 _DEFAULTS = ModelService("", "", Image(""))
 
 
-def model_service(value: ModelService) -> catalog_pb2.ModelService:
-    """The inventory of a catalogue entry."""
+def model_service(value: ModelService, caller: Caller) -> catalog_pb2.ModelService:
+    """The inventory of a catalogue entry. To viewers environment variables are told by name: values may be secrets."""
+    values = dict.fromkeys(value.environment, "") if caller.role == VIEWER else value.environment
     return catalog_pb2.ModelService(
         uuid=value.uuid,
         name=value.name,
@@ -36,7 +39,7 @@ def model_service(value: ModelService) -> catalog_pb2.ModelService:
         ),
         default_cpu_num=value.default_cpu,
         default_memory_size=value.default_memory,
-        environment_variables=value.environment,
+        environment_variables=values,
         workers_first=value.workers_first,
         boot_timeout=value.boot_timeout_ms,
         stop_grace=value.stop_grace_ms,

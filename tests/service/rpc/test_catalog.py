@@ -257,3 +257,16 @@ async def test_an_entry_of_run_time_outlives_a_restart_and_follows_its_image_in_
     async with whole(tmp_path, changed) as lab:
         got = await lab.catalog.GetModelService(catalog_pb2.GetModelServiceRequest(uuid=ENTRY))
         assert got.inventory.description == "at run time"
+
+
+async def test_viewers_are_told_names_of_variables_and_no_values(tmp_path: Path) -> None:
+    token = hashlib.sha256(b"of-a-viewer").hexdigest()
+    text = f'{config_text()}\n[[tokens]]\nname = "vic"\nsha256 = "{token}"\nrole = "viewer"\n'
+    async with whole(tmp_path, text) as lab:
+        made = await create(lab, environment_variables={"A": "canary", "B": ""})
+        assert dict(made.environment_variables) == {"A": "canary", "B": ""}, "an administrator's answer"
+        viewer = (("authorization", "Bearer of-a-viewer"),)
+        one = await lab.catalog.GetModelService(catalog_pb2.GetModelServiceRequest(uuid=made.uuid), metadata=viewer)
+        assert dict(one.inventory.environment_variables) == {"A": "", "B": ""}
+        page = await lab.catalog.ListModelServices(catalog_pb2.ListModelServicesRequest(), metadata=viewer)
+        assert "canary" not in str(page)

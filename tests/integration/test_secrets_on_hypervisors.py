@@ -1,0 +1,73 @@
+"""A secret from the service's file to a guest's volume, and nowhere else: the service, libvirtd and QEMU, all real."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from corral.v1 import deploy_pb2, group_pb2
+
+from tests.integration.test_service_on_hypervisors import ENTRY, SMALL, ZONE, configuration, machine_volumes, sweep
+from tests.lab.fixtures import GuestImage, guest_image, lab
+from tests.lab.fleet import Lab
+from tests.security.canary import command_lines, files_under, leaks, random_canary
+from tests.support.process import CorralProcess
+
+__all__ = ["guest_image", "lab"]
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> str:
+    made = random_canary()
+    (tmp_path / "token").write_text(f"{made}\n")
+    return made
+
+
+@pytest.fixture
+def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path, canary: str) -> Iterator[CorralProcess]:
+    text = 'level = "debug"\n' + configuration(lab, guest_image)
+    process = CorralProcess(tmp_path, f'{text}\n[[secrets]]\nname = "token"\nfile = "token"\n')
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        for hypervisor in lab:
+            sweep(hypervisor.uri)
+
+
+def database(corral: CorralProcess) -> bytes:
+    with sqlite3.connect(corral.database) as connection:
+        return "\n".join(connection.iterdump()).encode()
+
+
+def test_a_secret_reaches_the_guests_volume_and_nothing_else(corral: CorralProcess, lab: Lab, canary: str) -> None:
+    member = group_pb2.NodeSpec(
+        uuid=ENTRY,
+        zone_uuid=ZONE,
+        cpu_num=1,
+        memory_size=SMALL,
+        environment_variables={"HF_TOKEN": "secret://token", "PLAIN": canary[::-1]},
+    )
+    request = deploy_pb2.DeployDistributedModelServiceRequest(
+        name="secretive", model_services=[member], service_creation_strategy="parallel"
+    )
+    events = list(corral.groups.DeployDistributedModelService(request, timeout=120))
+    group = events[-1].event.final
+    assert group.status == "Running"
+    places = {"events": str(events).encode(), "yaml": group.yaml.encode(), "log": corral.log.read_bytes()}
+    volumes: dict[str, bytes] = {}
+    for hypervisor in lab:
+        places |= command_lines(set(hypervisor.namespace.processes()))
+        places |= files_under(hypervisor.directory, but=("/var/lib/libvirt/corral/",))
+        volumes |= files_under(hypervisor.directory / "var/lib/libvirt/corral", but=("corral-base.",))
+    assert leaks(canary[::-1], places) == [], "a plain value reaches the guest in the same way"
+    assert leaks(canary, {**places, "database": database(corral)}) == []
+    holding = leaks(canary, volumes)
+    assert {Path(path).name.rpartition(".")[2] for path in holding} == {"document-env", "document-rendezvous"}
+    corral.delete(group.uuid)
+    assert machine_volumes(lab) == []

@@ -1,0 +1,81 @@
+"""The documents of a member: what Corral plans wins over what a caller gives, and secrets stand in them alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from service.domain.environment import PLANNED, NoSecrets, SecretUnavailable, is_planned
+from service.reconcile.machine_spec import machine_spec
+from service.serving.rendezvous import env_file, rendezvous
+from tests.support.builders import entry, group, host, zone
+
+
+class Known:
+    """One secret, of every project."""
+
+    def known(self, name: str, project: str | None) -> bool:
+        return name == "token"
+
+    def value(self, name: str, project: str) -> str:
+        return "the-secret"
+
+
+def lines(given: dict[str, str], secrets: object = None, **changes: object) -> dict[str, str]:
+    """The env file of the first member, as a guest reads it: the last line of a name counts."""
+    made = group(2)
+    member = replace(made.instances[0], address="10.9.0.10", host_uuid=host(1).uuid)
+    member = replace(member, spec=replace(member.spec, environment_variables=given))
+    made = replace(made, instances=(member, *made.instances[1:]))
+    catalogue = {entry().uuid: replace(entry(), **changes)}  # type: ignore[arg-type]
+    zones = {zone().uuid: zone()}
+    document = rendezvous(made, member, host(1), zones, catalogue, secrets or NoSecrets())  # type: ignore[arg-type]
+    text = env_file(document, member)
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def test_what_is_written_beside_a_callers_variables_is_what_counts_as_planned() -> None:
+    plain = lines({})
+    assert {name for name in plain if not is_planned(name)} == set()
+    assert PLANNED - set(plain) <= {"MASTER_PORT"}, "written where the entry has such a port"
+
+
+@pytest.mark.parametrize("value", ["10.6.6.6/24", ""])
+def test_what_is_planned_cannot_be_overridden_even_by_a_group_that_was_admitted_long_ago(value: str) -> None:
+    planned = lines({})
+    given = dict.fromkeys([*planned, "CORRAL_NODE_GATEWAY", "CORRAL_ANY"], value)
+    assert lines(given) == planned
+    assert lines({}, environment=given) == planned
+
+
+def test_a_value_of_several_lines_becomes_no_variable_of_its_own() -> None:
+    found = lines({"A": "x\nCORRAL_NODE_ADDRESS=10.6.6.6/24\nCORRAL_ENGINE_COMMAND=evil", "B": "fine"})
+    assert found["CORRAL_NODE_ADDRESS"].startswith("10.9.0.10/")
+    assert "CORRAL_ENGINE_COMMAND" not in found
+    assert found["B"] == "fine"
+
+
+def test_a_secret_is_resolved_in_the_documents_alone() -> None:
+    assert lines({"HF_TOKEN": "secret://token"}, Known())["HF_TOKEN"] == "the-secret"
+    assert lines({}, Known(), environment={"HF_TOKEN": "secret://token"})["HF_TOKEN"] == "the-secret"
+    with pytest.raises(SecretUnavailable):
+        lines({"HF_TOKEN": "secret://token"})
+
+
+def test_a_machines_specification_is_the_same_whatever_the_secret_is() -> None:
+    made = group(1)
+    member = replace(made.instances[0], host_uuid=host(1).uuid)
+    member = replace(member, spec=replace(member.spec, environment_variables={"HF_TOKEN": "secret://token"}))
+    found = machine_spec(
+        "c",
+        replace(made, instances=(member,)),
+        member,
+        host=host(1),
+        zones={zone().uuid: zone()},
+        catalogue={entry().uuid: entry()},
+        secrets=Known(),
+    )
+    assert json.loads(found.documents["rendezvous"])["engine"]["env"] == {"HF_TOKEN": "the-secret"}
+    assert "the-secret" not in repr(found)
