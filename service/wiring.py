@@ -42,6 +42,7 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
 from service.planning.pool import PoolPlanner
 from service.reconcile.calls import MemberCalls
+from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
@@ -57,6 +58,7 @@ from service.rpc.server import RpcServer, by
 from service.signals import Signals
 from service.store.engine import Store
 from service.store.migrations import upgrade
+from service.store.ownership import AnotherCluster, establish
 from service.telemetry.metrics import Metrics
 
 REACHABLE_KINDS = frozenset({"bridge", "network"})
@@ -82,6 +84,12 @@ class Service:
         self.metrics.build.labels(_version()).set(1)
         self.store = Store(config.store_url)
         upgrade(self.store.engine)
+        try:
+            installation = establish(self.store.engine, config.cluster_id, wall_clock())
+        except AnotherCluster as error:
+            self.store.close()
+            raise StartError(str(error)) from error
+        self.custody = Custody(self.store, installation)
         self.owner = owner_name()
         self._fleet_reader = FleetReader()
         self.decisions = DecisionLog()
@@ -126,9 +134,8 @@ class Service:
         )
 
     def _make_reconciliation(self) -> None:
-        config = self.config
         monitors: dict[str, HostMonitor] = {}
-        self._calls = MemberCalls(config.cluster_id, monitors, self.directory, self.metrics, self._secrets)
+        self._calls = MemberCalls(self.custody, monitors, self.directory, self.metrics, self._secrets)
         tools = Tools(
             store=self.store,
             planner=self.planner,
@@ -136,11 +143,11 @@ class Service:
             monitors=monitors,
             metrics=self.metrics,
             owner=self.owner,
-            cluster=config.cluster_id,
+            custody=self.custody,
             fleet_reader=self._fleet_reader,
         )
-        self.reconciler = Reconciler(tools, Sweep(self.store, monitors, config.cluster_id, self.metrics))
-        self.roster = Roster(self.store, self.reconciler, self.directory, self._driver)
+        self.reconciler = Reconciler(tools, Sweep(self.store, monitors, self.custody, self.metrics))
+        self.roster = Roster(self.store, self.reconciler, self.directory, self._driver, self.custody)
 
     def _make_use_cases(self) -> None:
         config = self.config
@@ -149,7 +156,7 @@ class Service:
             self.store,
             self.feed,
             self.planner,
-            cluster=config.cluster_id,
+            cluster=self.custody.installation.cluster,
             limits=AppLimits(max_nodes=config.server.max_nodes),
             fleet_reader=self._fleet_reader,
             signals=self.signals,
@@ -187,7 +194,7 @@ class Service:
         self.fleet_feed.listen(self.health.compare)
 
     def _driver(self, host: Host) -> HostDriver:
-        return make_driver(host, self.config.cluster_id)
+        return make_driver(host, self.custody.installation.cluster)
 
     async def _first_contact(self, host: Host) -> HostFacts:
         """What a host that is not of the fleet yet is. Raises DriverError."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from service.app.feed import Feed
 from service.domain.fleet import Host
-from service.store import events, fleet, groups
+from service.domain.ownership import Holding
+from service.store import events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics, replace
@@ -25,15 +26,15 @@ class Gauges:
     async def refresh(self) -> None:
         """Read everything anew in one transaction. Raises Unavailable."""
 
-        def read(connection: Connection) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, Host], int]:
-            by_group, by_instance = groups.counts(connection)
-            return by_group, by_instance, fleet.hosts(connection), events.head(connection)[1]
-
-        by_group, by_instance, hosts, revision = await self._store.read(read)
+        by_group, by_instance, hosts, revision, held = await self._store.read(_read)
         metrics = self._metrics
         replace(metrics.groups, {(status,): count for status, count in by_group.items()})
         replace(metrics.instances, {(status,): count for status, count in by_instance.items()})
         self._tell_hosts(hosts.values())
+        replace(
+            metrics.quarantined,
+            {(hosts[uuid].name if uuid in hosts else uuid, kind.value): count for (uuid, kind), count in held.items()},
+        )
         metrics.events_revision.set(revision)
         metrics.watch_streams.set(self._feed.followers)
         metrics.reconcile_workers.set(self._working())
@@ -49,6 +50,16 @@ class Gauges:
         replace(metrics.host_capacity, _amounts((h, h.usable) for h in hosts))
         replace(metrics.host_used, _amounts((h, h.used) for h in hosts))
         replace(metrics.host_foreign, _amounts((h, h.foreign) for h in hosts))
+
+
+_Counts = Mapping[str, int]
+_Held = Mapping[tuple[str, Holding], int]
+
+
+def _read(connection: Connection) -> tuple[_Counts, _Counts, Mapping[str, Host], int, _Held]:
+    by_group, by_instance = groups.counts(connection)
+    revision = events.head(connection)[1]
+    return by_group, by_instance, fleet.hosts(connection), revision, ownership.counts(connection)
 
 
 def _amounts(vectors: Iterable[tuple[Host, Mapping[str, int]]]) -> dict[tuple[str, ...], float]:

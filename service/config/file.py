@@ -23,6 +23,7 @@ from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secret
 from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone
 from service.domain.network import Network
+from service.domain.ownership import LEGACY_CLUSTER
 from service.domain.tenants import Account, Caller, Certificate, Quota, Rate, Token
 from service.drivers import kinds
 from service.errors import FieldViolation
@@ -82,6 +83,7 @@ class Config:
 
     `image_directory`: where RegisterImage finds files.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
+    `cluster_id`: the id that this file names; empty: the database's own.
     `rates`: how often callers may call, by project; that of "" holds for every project that is not named.
     """
 
@@ -153,7 +155,7 @@ class _Builder:
             server=self._server(),
             store_url=self._store_url(),
             cluster_id=self.checked.cluster.id,
-            cluster_name=self.checked.cluster.name or self.checked.cluster.id,
+            cluster_name=self.checked.cluster.name or self.checked.cluster.id or LEGACY_CLUSTER,
             log=LogConfig(self.checked.log.format, self.checked.log.level),
             overcommit=_overcommit(self.checked.overcommit),
             zones=tuple(_zone(zone) for zone in self.checked.zones),
@@ -277,7 +279,8 @@ class _Builder:
         )
         self._tell(where, kinds.violations(address, in_file=True))
         return Host(
-            uuid=section.uuid or uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id}/{section.name}").hex,
+            uuid=section.uuid
+            or uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id or LEGACY_CLUSTER}/{section.name}").hex,
             name=section.name,
             zone_uuid=zones.get(key, ""),
             address=address,

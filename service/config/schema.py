@@ -92,7 +92,7 @@ class StoreSection(Section):
 class ClusterSection(Section):
     """[cluster]"""
 
-    id: Name = "corral"
+    id: OptionalName = ""
     name: Line = ""
 
 

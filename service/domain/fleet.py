@@ -37,6 +37,9 @@ class HostStatus(StrEnum):
     CONNECTED = "Connected"
     DISCONNECTED = "Disconnected"
     DEGRADED = "Degraded"  # answers, but holds a machine that it can neither run nor destroy
+    FOREIGN = "Foreign"  # answers, and bears the mark of another database
+    AHEAD = "Ahead"  # answers, and has seen things that this database does not know: an older copy was restored
+    MISMATCHED = "Mismatched"  # answers, and is another hypervisor than it was, or one that has another name here
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Host:
 
     `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours;
     `used`: the sum of committed claims. `usable` = floor((total - reserved) * ratio).
+    `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
+    that it is this database's, which is carried out when it is next looked at.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
 
@@ -120,6 +125,8 @@ class Host:
     virt_type: str = ""
     description: str = ""
     cluster_uuid: str = ""
+    hypervisor: str = ""
+    claim_ordered: bool = False
     version: int = 0
     created_at: int = 0
     updated_at: int = 0

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from service.domain.catalog import Image
+from service.domain.ownership import OwnerMark
 
 _MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
 
@@ -138,7 +139,8 @@ class MachineSpec:
     They may hold secrets: they reach the guest by volumes that only the hypervisor reads (mode 0600), and stand in no
     command line, definition, log or representation of this object.
     `spec_hash` stands in the machine's metadata, so that a changed spec is noticed.
-    `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices.
+    `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices. `generation`: how far the
+    database had come, for the machine's metadata: a database that is older than its machines is noticed by it.
     """
 
     identity: MachineIdentity
@@ -151,6 +153,7 @@ class MachineSpec:
     documents: Mapping[str, str] = field(repr=False)
     spec_hash: str
     resources: Mapping[str, int] = field(default_factory=dict)
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +173,20 @@ class GuestReport:
 
 @dataclass(frozen=True, slots=True)
 class ObservedMachine:
-    """One machine with this cluster's tag, as the host showed it."""
+    """One machine with this cluster's tag, as the host showed it.
+
+    `generation`: as it was created with. `resources`: the most that it holds (`vcpu` count, `memory` bytes), where the
+    host tells it. `name`: as the host's own tools show it.
+    """
 
     identity: MachineIdentity
     machine_uuid: str
     state: MachineState
     spec_hash: str
     report: GuestReport | None = None
+    generation: int = 0
+    resources: Mapping[str, int] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +210,8 @@ class HostFacts:
 
     `foreign`: what machines without this cluster's tag hold at most (max vCPUs, max memory), stopped ones that
     do not autostart not counted. `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why.
+    `hypervisor`: the machine's own uuid, whatever address it is reached by; empty where its kind has none.
+    `mark`: the owner's mark that it bears, None where it bears none.
     """
 
     host_uuid: str
@@ -212,6 +224,8 @@ class HostFacts:
     virt_note: str
     hypervisor_version: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    hypervisor: str = ""
+    mark: OwnerMark | None = None
 
 
 MachineHint = Callable[[str, MachineIdentity | None], None]
@@ -228,6 +242,13 @@ class HostDriver(Protocol):
 
     async def probe(self, *, budget_seconds: float) -> HostFacts:
         """Connect if needed and read what the host is. Raises HostUnreachable, OutcomeUnknown, HostRejected."""
+        ...
+
+    async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
+        """Leave the owner's mark on the host, over an older one of the same database; answers the mark that stands.
+
+        Another database's stands, and is answered, but with `take_over`. Marks of two owners never stand together.
+        """
         ...
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     HostDriver,
     HostFacts,
@@ -30,6 +31,10 @@ class UnusableDriver:
         return HostRejected("unsupported", self._reason)
 
     async def probe(self, *, budget_seconds: float) -> HostFacts:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
         """See HostDriver."""
         raise self._refuse()
 

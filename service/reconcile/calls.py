@@ -39,6 +39,7 @@ from service.lifecycle.effects import (
 )
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.lifecycle.members import gives_up
+from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
@@ -97,13 +98,13 @@ class MemberCalls:
 
     def __init__(
         self,
-        cluster: str,
+        custody: Custody,
         monitors: Mapping[str, HostMonitor],
         directory: Directory,
         metrics: Metrics,
         secrets: Secrets | None = None,
     ) -> None:
-        self._cluster = cluster
+        self._custody = custody
         self._secrets = secrets or NoSecrets()
         self._monitors = monitors
         self.directory = directory
@@ -121,6 +122,8 @@ class MemberCalls:
         if monitor is None:
             await self.directory.refresh()
             return Outcome(retry=True)
+        if self._custody.held:
+            return Outcome(retry=True)  # the database is older than its hosts: an operator decides first
         if monitor.silent:
             return Outcome(retry=True)  # the worker has told the group that this host is silent
         budget = BUDGET_SECONDS[type(effect)]
@@ -164,12 +167,13 @@ class MemberCalls:
         budget: float,
         hinted: bool,
     ) -> Sequence[Fact]:
-        identity = identity_of(self._cluster, member)
+        identity = identity_of(self._custody.installation.cluster, member)
         driver = monitor.driver
         if isinstance(effect, Create):
             spec = await self._machine_spec(monitor, group, member)
             if spec is None:
                 return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its catalogue entry is gone"),)
+            monitor.acted()
             return _seen(member, await driver.create_paused(spec, budget_seconds=budget))
         if isinstance(effect, Resume):
             return _seen(member, await driver.resume(identity, budget_seconds=budget))
@@ -182,6 +186,7 @@ class MemberCalls:
             await driver.power_off(identity, budget_seconds=budget)
             return await self._look(monitor, group, member, identity, fresh=True)
         assert isinstance(effect, Remove)
+        monitor.acted()
         await driver.remove(identity, budget_seconds=budget)
         return await self._absent(monitor, group, member, identity, member.reason)
 
@@ -189,7 +194,7 @@ class MemberCalls:
         self, source: HostMonitor, group: Group, member: Instance, effect: Migrate | AbortMove, sends: Sends
     ) -> Sequence[Fact]:
         target = self._monitors.get(member.target_host_uuid)
-        move = Move(member, identity_of(self._cluster, member), source, target, sends.moves)
+        move = Move(member, identity_of(self._custody.installation.cluster, member), source, target, sends.moves)
         if isinstance(effect, AbortMove):
             return await move.abort()
         spec = None if target is None else await self._machine_spec(target, group, member)
@@ -206,7 +211,7 @@ class MemberCalls:
             zones, catalogue = self.directory.zones, self.directory.catalogue
             try:
                 spec = machine_spec(
-                    self._cluster,
+                    self._custody.installation,
                     group,
                     member,
                     host=monitor.host,
@@ -249,7 +254,7 @@ class MemberCalls:
         zones, catalogue = self.directory.zones, self.directory.catalogue
         try:
             return machine_spec(
-                self._cluster,
+                self._custody.installation,
                 group,
                 member,
                 host=monitor.host,

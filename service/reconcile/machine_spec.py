@@ -15,6 +15,7 @@ from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secrets
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
+from service.domain.ownership import Installation
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
 from service.planning.translate import demand
 from service.serving.rendezvous import env_file, hosts_file, rendezvous, template
@@ -26,7 +27,7 @@ def identity_of(cluster: str, member: Instance) -> MachineIdentity:
 
 
 def machine_spec(
-    cluster: str,
+    installation: Installation,
     group: Group,
     member: Instance,
     *,
@@ -43,7 +44,7 @@ def machine_spec(
     interfaces = _interfaces(member, zones[host.zone_uuid], host)
     document = rendezvous(group, member, host, zones, catalogue, secrets)
     return MachineSpec(
-        identity=identity_of(cluster, member),
+        identity=identity_of(installation.cluster, member),
         display_name=member.spec.name,
         vcpus=member.spec.cpu_num,
         memory_bytes=member.spec.memory_size,
@@ -57,6 +58,7 @@ def machine_spec(
         },
         spec_hash=_spec_hash(member, entry.image, interfaces),
         resources=demand(member.spec),
+        generation=installation.generation(group.revision),
     )
 
 

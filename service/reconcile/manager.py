@@ -88,6 +88,7 @@ class Reconciler:
     async def remove_host(self, host_uuid: str) -> None:
         """Forget a host and let its connection go; its machines, if any, are left alone."""
         monitor = self._tools.monitors.pop(host_uuid, None)
+        self._tools.custody.forget(host_uuid)
         task = self._monitor_tasks.pop(host_uuid, None)
         if task is not None:
             task.cancel()

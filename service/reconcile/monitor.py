@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from service.domain.fleet import Host, HostStatus
+from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     DriverError,
     HostDriver,
@@ -21,6 +22,7 @@ from service.drivers.base import (
 )
 from service.errors import CorralError
 from service.failpoints import failpoint
+from service.reconcile.custody import Custody, status_of
 from service.store import fleet
 from service.store.engine import Store
 
@@ -30,6 +32,8 @@ PROBE_SECONDS = 15.0  # the first one may prove KVM by booting a probe guest
 LIST_SECONDS = 10.0
 EVERY_SECONDS = 5.0
 COMPARE_SECONDS = 20.0
+MARK_EVERY_SECONDS = 3600.0
+MARK_AFTER_CHANGE_SECONDS = 60.0
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 10.0
 SILENT_AFTER = 2
@@ -53,8 +57,9 @@ class HostMonitor:
         driver: HostDriver,
         store: Store,
         changed: Callable[[str], None],
+        custody: Custody,
     ) -> None:
-        """`changed(host_uuid)`: called when the host falls silent or answers again."""
+        """`changed(host_uuid)`: called when the host falls silent or answers again. `custody`: the process's."""
         self.host = host
         self.driver = driver
         self._store = store
@@ -67,6 +72,12 @@ class HostMonitor:
         self._wake = asyncio.Event()
         self._record_anew = False
         self._compared_at = 0.0
+        self._custody = custody
+        self._admitted: tuple[str, OwnerMark | None] | None = None
+        self._marked_at = -MARK_EVERY_SECONDS
+        self._acted = False
+        self._newest = 0
+        self._held: Mapping[str, int] = {}
         self.facts: HostFacts | None = None
 
     @property
@@ -87,8 +98,23 @@ class HostMonitor:
     def update(self, host: Host) -> None:
         """Take over what the operator says of the host now; what it has in amounts is recorded anew, at once."""
         amounts_changed = host.capacity_override != self.host.capacity_override
+        claim_ordered = host.claim_ordered and not self.host.claim_ordered
         self.host = host
+        if claim_ordered:
+            self._admitted = None
+            self._wake.set()
         if amounts_changed:
+            self._record_anew = True
+            self._wake.set()
+
+    def acted(self) -> None:
+        """A machine was made or ended there: the host's mark is to tell soon how far the database has come."""
+        self._acted = True
+
+    def hold(self, amounts: Mapping[str, int]) -> None:
+        """What machines in quarantine hold there: it counts as used by others, from now on."""
+        if dict(amounts) != self._held:
+            self._held = dict(amounts)
             self._record_anew = True
             self._wake.set()
 
@@ -146,7 +172,8 @@ class HostMonitor:
         return machine
 
     async def confirm_absent(self, machine_uuid: str) -> bool:
-        """Whether two complete listings after now, with the same boot id, are without the machine (ARCHITECTURE I2).
+        """Whether two complete listings after now are without the machine (ARCHITECTURE I2), both of the boot that the
+        host was admitted with.
 
         A tombstone in its place says that it cannot come any more.
         """
@@ -157,7 +184,10 @@ class HostMonitor:
         second = await self.look()
         if _there(second.listing, machine_uuid):
             return False
-        if first.listing.boot_id != second.listing.boot_id:
+        # Of the boot that the host was admitted with: another hypervisor at the same address has another one.
+        known = self.facts.boot_id if self.facts is not None else None
+        if first.listing.boot_id != second.listing.boot_id or first.listing.boot_id != known:
+            self.suspect()
             return False
         self._ghosts.discard(machine_uuid)
         failpoint("monitor.absent_twice")
@@ -169,6 +199,10 @@ class HostMonitor:
         listing = await self.driver.list_machines(budget_seconds=LIST_SECONDS)
         failpoint("monitor.listed")
         self._last = Look(listing, asked, loop.time())
+        self._newest = max((m.generation for m in listing.machines), default=0)
+        if not self._custody.knows(self._newest):
+            self._admitted = None  # it says more than the database was seen to know: the next probe asks the database
+            self._wake.set()
         gone = {uuid for uuid in self._ghosts if _can_go(listing.find(uuid))}
         if gone:
             self._ghosts -= gone
@@ -179,6 +213,9 @@ class HostMonitor:
     async def _probe(self) -> None:
         facts = await self.driver.probe(budget_seconds=PROBE_SECONDS)
         failpoint("monitor.probed")
+        if not await self._is_ours(facts):
+            return
+        facts = replace(facts, mark=None, foreign=_sum(facts.foreign, self._held))
         if facts != self.facts or self._silent or self._record_anew or await self._misrecorded():
             self._record_anew = False
             await self._store.write(
@@ -201,6 +238,31 @@ class HostMonitor:
             self._silent = False
             self._changed(self.host.uuid)
 
+    async def _is_ours(self, facts: HostFacts) -> bool:
+        """Whether anything may be concluded from the host. Asked of the database at each connect, when the host says of
+        itself what it did not say before, and each hour; in between what was found holds.
+
+        A host that is not ours counts as silent: what is there is left alone, and its members are unknown.
+        """
+        now = asyncio.get_running_loop().time()
+        pause = MARK_AFTER_CHANGE_SECONDS if self._acted else MARK_EVERY_SECONDS
+        if self._admitted == (facts.hypervisor, facts.mark) and not self._silent and now < self._marked_at + pause:
+            return True
+        await self.look()  # what its machines say of the database belongs to what is judged
+        verdict = await self._custody.admit(self.host, self.driver, facts, self._newest)
+        failpoint("monitor.judged")
+        if verdict.usable:
+            self._admitted, self._marked_at, self._acted = (facts.hypervisor, verdict.mark), now, False
+            return True
+        logger.error("host %s is left alone: %s", self.host.name, verdict.reason)
+        self._admitted = None
+        self._failures = max(self._failures, 1)  # it is settled
+        await self._record(status_of(verdict), verdict.reason)
+        if not self._silent:
+            self._silent = True
+            self._changed(self.host.uuid)
+        return False
+
     async def _misrecorded(self) -> bool:
         """Whether the store says, since the last look at it, that the host does not answer, or holds a ghost that is
         not there: another replica wrote that, and may have ended before it could take it back."""
@@ -211,7 +273,7 @@ class HostMonitor:
         stored = await self._store.read(lambda c: fleet.status_of(c, self.host.uuid))
         if stored is HostStatus.DEGRADED and self._last is not None and not self._ghosts:
             return all(m.state is not MachineState.GHOST for m in self._last.listing.machines)
-        return stored in (HostStatus.DISCONNECTED, HostStatus.CONNECTING)
+        return stored not in (HostStatus.CONNECTED, HostStatus.DEGRADED, None)
 
     async def _failed(self, error: DriverError) -> None:
         self._failures += 1
@@ -231,6 +293,10 @@ class HostMonitor:
             await self._store.write(lambda c: fleet.set_status(c, self.host.uuid, status, reason))
         except CorralError as error:
             logger.warning("host %s: status %s not recorded: %s", self.host.name, status, error)
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in sorted({*one, *other})}
 
 
 def _can_go(ghost: ObservedMachine | None) -> bool:

@@ -38,6 +38,8 @@ class Placing:
 
     async def gang(self, group: Group) -> Outcome:
         """Seats for all pending members, or why there are none. Raises InvariantViolation, LeaseLost."""
+        if self.tools.custody.held:
+            return Outcome([], retry=True)  # what hosts have seen and the database has not may be these very members
         try:
             return await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
         except QuotaExceeded as error:
@@ -50,6 +52,8 @@ class Placing:
 
     async def target(self, group: Group, member: Instance, sends: Sends) -> Outcome:
         """A host that the member is moved to live, or that there is none. Raises InvariantViolation, LeaseLost."""
+        if self.tools.custody.held:
+            return Outcome([], retry=True)
         try:
             return await self._race(
                 group, lambda attempt, alone: self._target_once(group, member, sends, attempt, alone=alone)
@@ -93,7 +97,7 @@ class Placing:
         now = self.now()
         try:
             await self.tools.store.write(
-                lambda c: claiming.claim(c, self.tools.cluster, group, placement, now, alone=alone)
+                lambda c: claiming.claim(c, self.tools.custody.installation.cluster, group, placement, now, alone=alone)
             )
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", group.uuid, lost)

@@ -16,6 +16,7 @@ from service.drivers.base import (
 )
 from service.drivers.unusable import UnusableDriver
 from service.errors import Unavailable
+from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
@@ -40,12 +41,14 @@ class Roster:
         reconciler: Reconciler,
         directory: Directory,
         make_driver: MakeDriver,
+        custody: Custody,
     ) -> None:
-        """`make_driver`: makes the driver of a host."""
+        """`make_driver`: makes the driver of a host. `custody`: the process's."""
         self._store = store
         self._reconciler = reconciler
         self._directory = directory
         self._make_driver = make_driver
+        self._custody = custody
         self._one_at_a_time = asyncio.Lock()
         self.unusable: dict[str, str] = {}
         """Host uuid -> why no driver could be made for it."""
@@ -80,7 +83,7 @@ class Roster:
             # The row's status is of the past; the monitor finds out for itself.
             unseen = replace(host, status=HostStatus.CONNECTING)
             changed = self._reconciler.host_changed
-            self._reconciler.add_host(HostMonitor(unseen, driver, self._store, changed))
+            self._reconciler.add_host(HostMonitor(unseen, driver, self._store, changed, self._custody))
         else:
             monitor.update(host)
 

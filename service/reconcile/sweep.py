@@ -1,16 +1,18 @@
-"""Finds what nobody wants: machines and volumes of ours that no member wants, claims whose attempt is over, tombstones.
+"""Finds what no member wants: machines and volumes of ours, claims whose attempt is over, tombstones.
 
-Never acts on a first sight: a machine must be unwanted in two sweeps and again right before it is removed. A machine
-without our tag is never even listed.
+What the database has a record of having let go is ended, never on a first sight: it must be unwanted in two sweeps and
+again right before. What it knows nothing of is held in quarantine, as it is, until an operator decides (ARCHITECTURE,
+I15). A machine without our tag is never even listed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from service.domain.ownership import Fate, Holding, Quarantined, Records, fate, held
 from service.drivers.base import (
     DriverError,
     MachineConflict,
@@ -22,8 +24,9 @@ from service.drivers.base import (
 )
 from service.errors import CorralError
 from service.failpoints import failpoint
+from service.reconcile.custody import Custody
 from service.reconcile.monitor import HostMonitor
-from service.store import claims, groups
+from service.store import audit, claims, clock, groups, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
@@ -34,6 +37,12 @@ EVERY_SECONDS = 10.0
 REMOVE_SECONDS = 25.0
 TOMBSTONE_SECONDS = 120.0
 """Longer than libvirtd keeps a silent client (about 30 s) and than any call's budget, together."""
+
+
+GRACE_SECONDS = 15.0
+"""Nothing is removed so soon after the start: what is seen first is the least certain."""
+SHARE = 4
+"""At most one in so many of a host's machines is removed in one pass, and at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,12 @@ def seats(connection: Connection, host_uuid: str) -> Seats:
     return Seats(current, stale)
 
 
+def records(connection: Connection, host_uuid: str, instances: Sequence[str]) -> tuple[Seats, Records]:
+    """The seats of a host, and what is on record of these instances, in one transaction."""
+    here = seats(connection, host_uuid)
+    return here, ownership.records(connection, host_uuid, here.wanted, instances)
+
+
 class Sweep:
     """One pass a host every EVERY_SECONDS; hosts are swept concurrently, and a silent one is left out."""
 
@@ -63,12 +78,14 @@ class Sweep:
         self,
         store: Store,
         monitors: Mapping[str, HostMonitor],
-        cluster: str,
+        custody: Custody,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._monitors = monitors
-        self._cluster = cluster
+        self._custody = custody
+        self._began = -GRACE_SECONDS
+        self._held: dict[str, list[Quarantined]] = {}
         self._metrics = metrics
         self._suspects: dict[str, set[str]] = {}
         self._suspect_volumes: dict[str, set[str]] = {}
@@ -77,6 +94,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweep until cancelled. Each host has its own passes: a slow one delays nobody else's (ARCHITECTURE I12)."""
+        self._began = asyncio.get_running_loop().time()
         try:
             while True:
                 await asyncio.sleep(EVERY_SECONDS)
@@ -97,6 +115,7 @@ class Sweep:
             await asyncio.gather(running, return_exceptions=True)
         self._suspects.pop(host_uuid, None)
         self._suspect_volumes.pop(host_uuid, None)
+        self._held.pop(host_uuid, None)
         for key in [key for key in self._tombstones if key[0] == host_uuid]:
             del self._tombstones[key]
 
@@ -116,36 +135,71 @@ class Sweep:
         host_uuid = monitor.host.uuid
         # The listing comes first: a machine made after it is not in it, and its seat is in the later read.
         look = await monitor.look()
+        machines = [m for m in look.listing.machines if m.state is not MachineState.TOMBSTONE]
         failpoint("sweep.listed")
-        here = await self._store.read(lambda c: seats(c, host_uuid))
-        unwanted = {
-            m.machine_uuid: m
-            for m in look.listing.machines
-            if m.state is not MachineState.TOMBSTONE and _key(m) not in here.wanted
-        }
+        instances = [m.identity.instance for m in machines]
+        here, known = await self._store.read(lambda c: records(c, host_uuid, instances))
+        fates = {m.machine_uuid: fate(known, *_key(m), m.machine_uuid) for m in machines}
         failpoint("sweep.compared")
+        if self._custody.held:
+            return
+        unwanted = {m.machine_uuid: m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE}
+        # What an operator has ordered to end stays held, with the order, until it is gone.
+        unknown = [
+            _quarantined(m, fates[m.machine_uuid][1])
+            for m in machines
+            if fates[m.machine_uuid][0] is Fate.QUARANTINE or m.machine_uuid in known.ordered
+        ]
         before = self._suspects.get(host_uuid, set())
         self._suspects[host_uuid] = set(unwanted) - before
-        for machine_uuid in sorted(set(unwanted) & before):
+        for machine_uuid in self._braked(monitor, sorted(set(unwanted) & before), len(machines)):
             await self._remove(monitor, unwanted[machine_uuid])
         for instance, attempt, group in sorted(here.stale_claims):
-            await self._release(monitor, MachineIdentity(self._cluster, group, instance, attempt))
+            await self._release(monitor, MachineIdentity(self._custody.installation.cluster, group, instance, attempt))
         await self._clear_tombstones(monitor, look.listing.machines)
-        await self._clear_volumes(monitor)
+        unknown += await self._clear_volumes(monitor)
+        await self._hold(monitor, unknown, frozenset(_key(m) for m in machines))
+
+    def _braked(self, monitor: HostMonitor, machine_uuids: list[str], count: int) -> list[str]:
+        """Those that may go in this pass. The rest is looked at again in the next one, and is not forgotten."""
+        early = asyncio.get_running_loop().time() < self._began + GRACE_SECONDS
+        allowed = 0 if early else max(1, count // SHARE)
+        later = machine_uuids[allowed:]
+        self._suspects[monitor.host.uuid] |= set(later)
+        return machine_uuids[:allowed]
 
     async def _remove(self, monitor: HostMonitor, machine: ObservedMachine) -> None:
-        again = await self._store.read(lambda c: seats(c, monitor.host.uuid))
-        if _key(machine) in again.wanted:
+        host_uuid = monitor.host.uuid
+        _, known = await self._store.read(lambda c: records(c, host_uuid, [machine.identity.instance]))
+        what, why = fate(known, *_key(machine), machine.machine_uuid)
+        if what is not Fate.REMOVE:
             return
-        logger.warning("host %s: removing %s, which no member wants", monitor.host.name, machine.machine_uuid)
+        logger.warning("host %s: removing %s, which no member wants: %s", monitor.host.name, machine.machine_uuid, why)
         failpoint("sweep.removing")
+        now = await self._store.write(lambda c: _noted(c, monitor.host.uuid, machine, why))
         try:
             await monitor.driver.remove(machine.identity, budget_seconds=REMOVE_SECONDS)
         except MachineGhost:
             monitor.ghost(machine.machine_uuid)  # it stays until an operator restarts the host; others can be removed
             return
         failpoint("sweep.removed")
+        logger.info("host %s: %s is gone (recorded at %d)", monitor.host.name, machine.machine_uuid, now)
         self._metrics.orphans_removed.labels("machine").inc()
+
+    async def _hold(self, monitor: HostMonitor, unknown: list[Quarantined], there: frozenset[tuple[str, int]]) -> None:
+        """Keep what nobody knows, count it as used, and let an operator see it."""
+        host_uuid = monitor.host.uuid
+        known = self._held.get(host_uuid)
+        if known is None or known != unknown:
+            if await self._store.write(lambda c: ownership.hold(c, host_uuid, unknown, clock.now(c))) and unknown:
+                logger.error(
+                    "host %s: %d machines or volumes are held in quarantine, which this database does not know: %s",
+                    monitor.host.name, len(unknown), "; ".join(f"{q.key}: {q.reason}" for q in unknown),
+                )  # fmt: skip
+            self._held[host_uuid] = unknown
+        monitor.hold(held(unknown))
+        if await self._store.read(lambda c: ownership.has_unseen(c, host_uuid)):
+            await self._store.write(lambda c: ownership.seen_gone(c, host_uuid, there))
 
     async def _release(self, monitor: HostMonitor, identity: MachineIdentity) -> None:
         """A claim of an attempt that is over ends once its machine is absent and cannot appear any more."""
@@ -179,28 +233,71 @@ class Sweep:
         for key in gone:
             del self._tombstones[key]
 
-    async def _clear_volumes(self, monitor: HostMonitor) -> None:
-        """Volumes of an attempt that nobody wants and that has no machine: a create broke off, or came too late.
+    async def _clear_volumes(self, monitor: HostMonitor) -> list[Quarantined]:
+        """Delete volumes of attempts that were let go and have no machine: a create broke off, or came too late.
 
-        Those of a machine that is there go with it.
+        Those of a machine that is there go with it. Returns those of which nothing is on record.
         """
         names = await monitor.driver.list_volumes(budget_seconds=REMOVE_SECONDS)
         before = self._suspect_volumes.get(monitor.host.uuid, set())
-        unwanted = await self._unwanted(monitor, names)
+        unwanted, unknown = await self._unwanted(monitor, names)
         self._suspect_volumes[monitor.host.uuid] = unwanted - before
         for name in sorted(unwanted & before):
             failpoint("sweep.deleting_volume")
             await monitor.driver.delete_volume(name, budget_seconds=REMOVE_SECONDS)
             self._metrics.orphans_removed.labels("volume").inc()
+        return unknown
 
-    async def _unwanted(self, monitor: HostMonitor, names: Iterable[str]) -> set[str]:
+    async def _unwanted(self, monitor: HostMonitor, names: Iterable[str]) -> tuple[set[str], list[Quarantined]]:
         owners = {name: owner for name in names if (owner := volume_owner(name)) is not None}
         if not owners:
-            return set()
+            return set(), []
         look = await monitor.look()
-        here = await self._store.read(lambda c: seats(c, monitor.host.uuid))
-        kept = here.wanted | {_key(m) for m in look.listing.machines if m.state is not MachineState.TOMBSTONE}
-        return {name for name, owner in owners.items() if owner not in kept}
+        host_uuid = monitor.host.uuid
+        instances = [instance for instance, _ in owners.values()]
+        _, known = await self._store.read(lambda c: records(c, host_uuid, instances))
+        kept = {_key(m) for m in look.listing.machines if m.state is not MachineState.TOMBSTONE}
+        unwanted, unknown = set(), []
+        for name, (instance, attempt) in sorted(owners.items()):
+            what, why = fate(known, instance, attempt, name)
+            if what is Fate.KEEP or (instance, attempt) in kept:
+                continue
+            if what is Fate.REMOVE:
+                unwanted.add(name)
+            if what is Fate.QUARANTINE or name in known.ordered:
+                unknown.append(Quarantined(host_uuid, name, Holding.VOLUME, "", instance, attempt, name, reason=why))
+        return unwanted, unknown
+
+
+def _noted(connection: Connection, host_uuid: str, machine: ObservedMachine, why: str) -> int:
+    """Leave an audit row of a removal that nobody asked for at this moment, with the record that allows it."""
+    now = clock.now(connection)
+    audit.record(
+        connection,
+        principal="corral",
+        project="",
+        method="RemoveUnwantedMachine",
+        subject=f"{machine.machine_uuid} on host {host_uuid}: {why}",
+        request_id="",
+        now=now,
+    )
+    return now
+
+
+def _quarantined(machine: ObservedMachine, reason: str) -> Quarantined:
+    identity = machine.identity
+    return Quarantined(
+        host="",
+        key=machine.machine_uuid,
+        holding=Holding.MACHINE,
+        group=identity.group,
+        instance=identity.instance,
+        attempt=identity.attempt,
+        name=machine.name or identity.machine_name,
+        state=machine.state.value,
+        reason=reason,
+        resources=machine.resources,
+    )
 
 
 def _key(machine: ObservedMachine) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
 from service.reconcile.calls import MemberCalls
+from service.reconcile.custody import Custody
 from service.reconcile.monitor import HostMonitor
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
@@ -22,6 +23,6 @@ class Tools:
     monitors: dict[str, HostMonitor]
     metrics: Metrics
     owner: str
-    cluster: str
+    custody: Custody
     plan_seconds: float = 5.0
     fleet_reader: FleetReader = field(default_factory=FleetReader)

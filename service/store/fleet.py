@@ -337,7 +337,7 @@ def _plain(host: Host) -> Host:
     return replace(
         host,
         total={}, usable={}, foreign={}, used={},
-        status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="",
+        status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="", hypervisor="", claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
 
@@ -362,6 +362,8 @@ def _host(row: Row[Any], vectors: Mapping[str, Row[Any]]) -> Host:
         status_reason=row.status_reason,
         boot_id=row.boot_id,
         virt_type=row.virt_type,
+        hypervisor=row.hypervisor or "",
+        claim_ordered=row.claim_ordered,
         total={name: int(v.total) for name, v in vectors.items()},
         usable={name: int(v.usable) for name, v in vectors.items()},
         foreign={name: int(v.foreign_used) for name, v in vectors.items()},

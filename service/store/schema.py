@@ -78,6 +78,9 @@ hosts = Table(
     Column("created_at", BigInteger, nullable=False, default=0),
     Column("updated_at", BigInteger, nullable=False, default=0),
     Column("configured", Text, nullable=False, default=""),
+    # The hypervisor's own uuid, as it said it; NULL until it was seen, or of a kind that has none.
+    Column("hypervisor", WORD, unique=True),
+    Column("claim_ordered", Boolean, nullable=False, default=False),
     Index(None, "zone_uuid"),
 )
 
@@ -238,6 +241,45 @@ claims = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
     Index(None, "host_uuid"),
     Index(None, "group_uuid"),
+)
+
+# One row: what this database is. `cluster` is empty in a database of older versions until its next start.
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("database", UUID, nullable=False),
+    Column("cluster", Text, nullable=False),
+    Column("generation_offset", BigInteger, nullable=False, default=0),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+# Attempts that were let go on a host, in the transaction that let them go: the records by which machines may be ended.
+retired = Table(
+    "retired",
+    metadata,
+    Column("instance_uuid", UUID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("host_uuid", UUID, primary_key=True),
+    Column("group_uuid", UUID, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("seen_gone", Boolean, nullable=False, default=False),
+    Index(None, "host_uuid", "seen_gone"),
+    Index(None, "at"),
+)
+
+# What bears this installation's tag on a host and is in no record; `key`: a machine's uuid, or a volume's name.
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("host_uuid", UUID, primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("holding", WORD, nullable=False),
+    Column("group_uuid", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("removal", Boolean, nullable=False, default=False),
 )
 
 addresses = Table(

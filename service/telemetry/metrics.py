@@ -117,6 +117,12 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+        self.quarantined = Gauge(
+            "corral_quarantined",
+            "Machines and volumes with this installation's tag and without a record: kept until an operator decides.",
+            ["host", "holding"],
+            registry=registry,
+        )
         self.invariant_violations = Counter(
             "corral_invariant_violations_total",
             "Consistency checks that failed; any increase is a bug.",

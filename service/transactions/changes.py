@@ -11,7 +11,7 @@ from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved
 from service.lifecycle.transitions import AT_REST, advance, released
-from service.store import claims, events, fleet, groups
+from service.store import claims, events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.events import Draft
 
@@ -64,6 +64,7 @@ def commit(
     if ended := tuple(ended):
         claims.leave(connection, ended)
         failpoint("change.released")
+    _let_go(connection, before, after, now)
     invariants.check(before, after, claims.seats_of(connection, after.uuid))
     known = {m.uuid: m for m in before.instances}
     stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
@@ -76,6 +77,27 @@ def commit(
     groups.save(connection, before, stored)
     failpoint("change.stored")
     return stored
+
+
+def _let_go(connection: Connection, before: Group, after: Group, now: int) -> None:
+    """Keep a record of every attempt that no member wants on its host any more: only by it may a machine be ended that
+    is found there later (ARCHITECTURE, I15)."""
+    were, are = _wanted(before), _wanted(after)
+    if were == are:
+        return
+    ownership.retire(connection, sorted(were - are), after.uuid, _why(after), now)
+    ownership.take_back(connection, sorted(are - were))
+
+
+def _wanted(group: Group) -> frozenset[tuple[str, int, str]]:
+    """(instance, attempt, host) of every machine that a member wants, or is being moved to."""
+    here = {(m.uuid, m.attempt, m.host_uuid) for m in group.instances if m.status is not InstanceStatus.REMOVED}
+    there = {(m.uuid, m.attempt, m.target_host_uuid) for m in group.instances}
+    return frozenset(seat for seat in here | there if seat[2])
+
+
+def _why(group: Group) -> str:
+    return f"group {group.uuid} let it go ({group.phase.value}{': ' + group.reason if group.reason else ''})"
 
 
 def outline(group: Group) -> Group:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from service.errors import Unavailable
-from service.store import migrations
+from service.store import migrations, ownership
 from service.store.clock import CLOCK
 from service.store.engine import Store, Work, _transaction
 from tests.simulation.loop import Process
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+CLUSTER = "simulation"
+
+
 @cache
 def shared() -> tuple[Engine, sqlite3.Connection, bytes]:
     """The engine that all runs of this operating system process use, its connection, and an image of a new schema."""
     store = Store("sqlite://", inline=True)
     migrations.upgrade(store.engine)
+    ownership.establish(store.engine, CLUSTER, 0)
     pooled = store.engine.raw_connection()
     connection = pooled.driver_connection
     assert isinstance(connection, sqlite3.Connection)
@@ -164,7 +168,8 @@ class SimulatedStore(Store):
         if work.__qualname__ == _CATCH_UP:
             return _CATCH_UP, _cell(work, "self")._head, observer.revision
         if work.__qualname__ == _SEATS:
-            return _SEATS, _cell(work, "host_uuid"), observer.revision, observer.claim_changes
+            asked = tuple(_cell(work, "instances"))
+            return _SEATS, _cell(work, "host_uuid"), asked, observer.revision, observer.claim_changes
         if work.__qualname__ == _LOAD:
             return _LOAD, _cell(work, "self").uuid, observer.commits
         return None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     DriverError,
     GuestReport,
@@ -27,6 +28,7 @@ from service.drivers.base import (
     OutcomeUnknown,
 )
 from tests.simulation import hosts, moves
+from tests.simulation.database import CLUSTER
 from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import Life, Process
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 T = TypeVar("T")
-CLUSTER = "simulation"
 SILENT_CLIENT_SECONDS = 30.0
 """libvirtd drops a client that does not answer its keepalive after about so long (measured)."""
 
@@ -62,6 +63,12 @@ class FaultyDriver:
     async def probe(self, *, budget_seconds: float) -> HostFacts:
         """See HostDriver."""
         return await self._call("probe", budget_seconds, lambda _late: self._facts())
+
+    async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
+        """See HostDriver."""
+        return await self._call(
+            "leave_mark", budget_seconds, lambda _late: self._host.leave_mark(mark, take_over=take_over)
+        )
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
@@ -91,6 +98,7 @@ class FaultyDriver:
                 epoch=int(document["group"]["epoch"]),
                 address=address,
                 amounts=tuple(sorted(spec.resources.items())),
+                generation=spec.generation,
                 late=late,
             )
             if self._world.fault("half_create"):
@@ -304,6 +312,8 @@ class FaultyDriver:
             virt_type="simulated",
             virt_note="",
             hypervisor_version="1",
+            hypervisor=host.hypervisor,
+            mark=host.mark,
         )
 
     def _listing(self) -> Listing:
@@ -324,7 +334,15 @@ class FaultyDriver:
             age = self._world.loop.time() - machine.resumed_at
             stage = "ready" if age >= machine.boot_seconds else "booting"
             report = GuestReport(stage, "", machine.epoch, machine.address, self._world.loop.time())
-        return ObservedMachine(_identity(machine), machine.uuid, MachineState(machine.state), machine.spec_hash, report)
+        return ObservedMachine(
+            _identity(machine),
+            machine.uuid,
+            MachineState(machine.state),
+            machine.spec_hash,
+            report,
+            machine.generation,
+            dict(machine.amounts),
+        )
 
     def _cause(self, name: str, late: bool = False) -> str:
         return f"{self._process.name} {name}{' late' if late else ''}"

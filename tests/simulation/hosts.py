@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from service.domain.ownership import OwnerMark
+
 PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, MIGRATING, TOMBSTONE, GHOST = (
     "paused", "running", "stopping", "stopped", "crashed", "migrating", "tombstone", "ghost",
 )  # fmt: skip
@@ -47,6 +49,7 @@ class Machine:
     tampered: bool = False
     late: bool = False
     arriving: bool = False
+    generation: int = 0
 
 
 Changed = Callable[["SimulatedMachineHost", Machine | None, Machine | None, str], None]
@@ -70,12 +73,28 @@ class SimulatedMachineHost:
     foreign: dict[str, tuple[int, int]] = field(default_factory=dict)
     moves: dict[str, Any] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    mark: OwnerMark | None = None
     history: deque[tuple[float, tuple[Machine, ...]]] = field(default_factory=lambda: deque(maxlen=16))
 
     @property
     def boot_id(self) -> str:
         """Changes with every reboot."""
         return f"{self.name}-boot-{self.boot_number}"
+
+    @property
+    def hypervisor(self) -> str:
+        """Its own uuid, whatever happens to it."""
+        return f"hypervisor-{self.uuid}"
+
+    def leave_mark(self, mark: OwnerMark, *, take_over: bool) -> OwnerMark:
+        """The owner's mark; another database's stands unless it is taken over, and none goes back."""
+        there = self.mark
+        if there is not None and there.database != mark.database and not take_over:
+            return there
+        if there is not None and there.database == mark.database and there.generation > mark.generation:
+            return there
+        self.mark = mark
+        return mark
 
     def put(self, uuid: str, after: Machine | None, cause: str) -> None:
         """Replace one machine by its next state; None removes it."""

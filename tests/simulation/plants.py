@@ -161,7 +161,7 @@ PLANTS: tuple[Plant, ...] = (
         "    if member.status is not S.RUNNING:\n        return member\n    leaving"),
     # --- live moves ---
     one("a live move has no claim on its target", CLAIMING,
-        "    claims.take(connection, before.uuid, [wanted], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
+        "    claims.take(connection, before.uuid, [seat(member, target)], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
     # --- what is seen ---
     one("absence after one listing", MONITOR,
         "        second = await self.look()\n", "        second = first\n",
@@ -207,20 +207,23 @@ PLANTS: tuple[Plant, ...] = (
         "            return  # the machine is still there: the sweep removes it first\n", "            pass\n",
         Edit(SWEEP, "        if not await monitor.confirm_absent(identity.machine_uuid):\n            return\n", "")),
     one("orphans are not removed", SWEEP,
-        "        for machine_uuid in sorted(set(unwanted) & before):\n", "        for machine_uuid in ():\n"),
+        "        for machine_uuid in self._braked(monitor, sorted(set(unwanted) & before), len(machines)):\n",
+        "        for machine_uuid in ():\n"),
     one("claims of attempts that are over are not released", SWEEP,
         "        for instance, attempt, group in sorted(here.stale_claims):\n",
         "        for instance, attempt, group in ():\n"),
     one("volumes of creates that broke off are never deleted", SWEEP,
-        "        await self._clear_volumes(monitor)\n", ""),
+        "        for name in sorted(unwanted & before):\n            failpoint(\"sweep.deleting_volume\")\n",
+        "        for name in ():\n            failpoint(\"sweep.deleting_volume\")\n"),
     one("the sweep removes what it has not understood", SWEEP,
-        "        look = await monitor.look()\n        failpoint(\"sweep.listed\")\n"
-        "        here = await self._store.read(lambda c: seats(c, host_uuid))\n",
-        "        here = await self._store.read(lambda c: seats(c, host_uuid))\n"
-        "        look = await monitor.look()\n        failpoint(\"sweep.listed\")\n",
-        Edit(SWEEP, "        for machine_uuid in sorted(set(unwanted) & before):\n",
+        "        look = await monitor.look()\n        machines =",
+        "        early = await self._store.read(lambda c: seats(c, host_uuid))\n"
+        "        look = await monitor.look()\n        machines =",
+        Edit(SWEEP, "        fates = {m.machine_uuid: fate(known, *_key(m), m.machine_uuid) for m in machines}\n",
+             "        fates = {m.machine_uuid: (Fate.KEEP if _key(m) in early.wanted else Fate.REMOVE, \"\") for m in machines}\n"),
+        Edit(SWEEP, "        for machine_uuid in self._braked(monitor, sorted(set(unwanted) & before), len(machines)):\n",
              "        for machine_uuid in sorted(unwanted):\n"),
-        Edit(SWEEP, "        if _key(machine) in again.wanted:\n            return\n", "")),
+        Edit(SWEEP, "        if what is not Fate.REMOVE:\n            return\n", "")),
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "        if old is None or _told(old) != _told(member):\n",

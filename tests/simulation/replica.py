@@ -16,10 +16,12 @@ from service.app.fleet import Fleet as FleetCases
 from service.app.groups import Groups
 from service.domain.catalog import ModelService
 from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.ownership import Installation
 from service.domain.tenants import Quota
 from service.drivers.base import HostFacts, HostUnreachable
 from service.reconcile import manager, owners
 from service.reconcile.calls import MemberCalls
+from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
@@ -30,13 +32,15 @@ from service.reconcile.worker import GroupWorker
 from service.signals import Signals
 from service.store import configured, quotas
 from service.telemetry.metrics import Metrics
-from tests.simulation.database import SimulatedStore
-from tests.simulation.driver import CLUSTER, LEASE, FaultyDriver
+from tests.simulation.database import CLUSTER, SimulatedStore
+from tests.simulation.driver import LEASE, FaultyDriver
 from tests.simulation.loop import PROCESS, Killed, Process
 from tests.simulation.planner import FirstFitPlanner
 from tests.simulation.world import EPOCH_MS, World
 
 T = TypeVar("T")
+INSTALLATION = Installation(database="", cluster=CLUSTER)
+"""As a replica has it before it has read its own: the first look at a host reads it."""
 
 
 class Broken(Exception):
@@ -145,19 +149,20 @@ class Replica:
         feed = Feed(store)
         planner = FirstFitPlanner(world)
         signals = Signals()
+        custody = Custody(store, INSTALLATION)
         self.groups = Groups(store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals)
         monitors: dict[str, HostMonitor] = {}
         calls = MemberCalls(
-            CLUSTER, monitors, Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue), metrics()
+            custody, monitors, Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue), metrics()
         )
         tools = Tools(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
-            owner=self.process.name, cluster=CLUSTER,
+            owner=self.process.name, custody=custody,
         )  # fmt: skip
-        self.reconciler = Reconciler(tools, Sweep(store, monitors, CLUSTER, metrics()))
+        self.reconciler = Reconciler(tools, Sweep(store, monitors, custody, metrics()))
         self.drivers = {u: FaultyDriver(world, self.process, world.hosts[u]) for u in self.fleet.hosts}
         for uuid, host in self.fleet.hosts.items():
-            monitors[uuid] = HostMonitor(host, self.drivers[uuid], store, self.reconciler.host_changed)
+            monitors[uuid] = HostMonitor(host, self.drivers[uuid], store, self.reconciler.host_changed, custody)
         signals.group_due.listen(self.reconciler.poke)
         self.fleet_cases = FleetCases(store, self.clock, _no_first_contact, planner)
         self.evacuation = Evacuation(

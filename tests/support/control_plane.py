@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from service.drivers.simulated import SimulatedDriver, SimulatedHost, Simulation
 from service.drivers.simulated.host import SimulatedMachine
 from service.planning.planner import InlinePlanner
 from service.reconcile.calls import MemberCalls
+from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
@@ -30,6 +31,7 @@ from service.store import fleet
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.migrations import upgrade
+from service.store.ownership import establish
 from service.telemetry.metrics import Metrics
 from tests.support.builders import entry, host, zone
 
@@ -86,8 +88,9 @@ async def control_plane(
     catalogue: Sequence[ModelService] = (),
     overcommit: Overcommit | None = None,
     url: str = "sqlite://",
+    there: Mapping[str, SimulatedHost] | None = None,
 ) -> AsyncIterator[ControlPlane]:
-    """Start everything, and end it. `size`: the simulated hosts' options."""
+    """Start everything, and end it. `size`: the simulated hosts' options; `there`: hosts that exist, by uuid."""
     store = Store(url)
     upgrade(store.engine)
     hosts, zones, catalogue = hosts or (host(1), host(2)), zones or (zone(),), catalogue or (entry(),)
@@ -105,6 +108,7 @@ async def control_plane(
     await store.write(rows)
     feed = Feed(store)
     await feed.start()
+    custody = Custody(store, establish(store.engine, CLUSTER, 0))
     metrics = Metrics()
     planner = InlinePlanner()
     monitors: dict[str, HostMonitor] = {}
@@ -112,21 +116,22 @@ async def control_plane(
     tools = Tools(
         store=store,
         planner=planner,
-        calls=MemberCalls(CLUSTER, monitors, directory, metrics),
+        calls=MemberCalls(custody, monitors, directory, metrics),
         monitors=monitors,
         metrics=metrics,
         owner="test",
-        cluster=CLUSTER,
+        custody=custody,
     )
     reconciler = Reconciler(tools)
     signals = Signals()
     signals.group_due.listen(reconciler.poke)
     groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals)
-    plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, CLUSTER, metrics), metrics)
+    plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, custody, metrics), metrics)
     for h in hosts:
-        driver = SimulatedDriver(h.uuid, SimulatedHost(h.name, options, time.monotonic))
+        known = (there or {}).get(h.uuid)
+        driver = SimulatedDriver(h.uuid, known or SimulatedHost(h.name, options, time.monotonic))
         plane.drivers[h.uuid] = driver
-        monitors[h.uuid] = HostMonitor(h, driver, store, reconciler.host_changed)
+        monitors[h.uuid] = HostMonitor(h, driver, store, reconciler.host_changed, custody)
     reading = asyncio.create_task(feed.run())
     await reconciler.start()
     try:

@@ -130,6 +130,7 @@ class Lane:
     Each connection serves one call at a time. libvirt 9's client was seen to crash, or to notice a dead daemon after
     38 s instead of 8, when two threads waited in calls on the same connection while its keepalive ran out.
 
+    `check` is called with each new connection and raises DriverError for one that is not to be used.
     `prepare` is called with each new connection in the opening thread and returns what undoes it; `closed` is called on
     the event loop when a connection broke.
     """
@@ -141,12 +142,14 @@ class Lane:
         calls_at_a_time: int = CALLS_AT_A_TIME,
         prepare: Callable[[Any], Callable[[], None]] | None = None,
         closed: Callable[[], None] | None = None,
+        check: Callable[[Any], None] | None = None,
         opener: Opener = libvirt.open,
     ) -> None:
         self._uri = uri
         self._opener = opener
         self._prepare = prepare
         self._closed = closed
+        self._check = check
         self._slots = asyncio.Semaphore(calls_at_a_time)
         self._idle: list[Session] = []
         self._opening: asyncio.Task[None] | None = None
@@ -233,8 +236,13 @@ class Lane:
                 connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
             with contextlib.suppress(libvirt.libvirtError):  # nor one that could break
                 connection.registerCloseCallback(on_close, None)
+            if self._check is not None:
+                self._check(connection)
             if self._prepare is not None:
                 session.release = self._prepare(connection)
+        except DriverError:
+            session.close_now()
+            raise
         except libvirt.libvirtError as error:
             session.close_now()
             raise translate_open(error) from error

@@ -82,7 +82,8 @@ def check_spec(spec: MachineSpec) -> None:
 def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
     """The domain of a machine. Expects a specification that `check_spec` let pass."""
     has_channel = platform.virt_type != "test"
-    tag = Tag(spec.identity, spec.spec_hash, Kind.MACHINE, spec.image.progress_channel if has_channel else "")
+    channel = spec.image.progress_channel if has_channel else ""
+    tag = Tag(spec.identity, spec.spec_hash, Kind.MACHINE, channel, spec.generation)
     domain = _domain(platform.virt_type, spec.identity.machine_name, spec.identity.machine_uuid, tag)
     domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
     _amounts(domain, spec.memory_bytes, spec.vcpus)

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 import libvirt
 
 from service.domain.fleet import HostAddress
+from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     HostDriver,
     HostFacts,
     HostRejected,
+    HostUnreachable,
     Listing,
     MachineHint,
     MachineIdentity,
@@ -22,7 +24,7 @@ from service.drivers.base import (
     ObservedMachine,
     OutcomeUnknown,
 )
-from service.drivers.libvirt import migration, probing
+from service.drivers.libvirt import marks, migration, probing
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Lane, Opener, Work
@@ -55,6 +57,8 @@ class LibvirtDriver(HostDriver):
         self._channels = Channels(self._changed)
         self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
         self._virtualisation: tuple[str, probing.Virtualisation] | None = None
+        self._hypervisor: str | None = None
+        self._admitted = ""
         # The test driver's state belongs to one connection, so there is only one.
         self._control = Lane(
             uri,
@@ -64,9 +68,9 @@ class LibvirtDriver(HostDriver):
             opener=opener,
         )
         self._lonely = address.transport == "test"
-        self._work = self._control if self._lonely else Lane(uri, opener=opener)
+        self._work = self._control if self._lonely else Lane(uri, opener=opener, check=self._check_hypervisor)
         # A move's call lasts as long as the move: it must not take the place of other work.
-        self._moving = self._control if self._lonely else Lane(uri, opener=opener)
+        self._moving = self._control if self._lonely else Lane(uri, opener=opener, check=self._check_hypervisor)
         self._route = migration_route(address)
         self._moves: dict[str, tuple[asyncio.Task[None], threading.Event]] = {}
 
@@ -94,7 +98,30 @@ class LibvirtDriver(HostDriver):
             virt_type=virtualisation.type,
             virt_note=virtualisation.note,
             hypervisor_version=probing.version_text(connection),
+            hypervisor=self._hypervisor_of(connection),
+            mark=marks.read(connection),
         )
+
+    def _hypervisor_of(self, connection: Any) -> str:
+        if self._hypervisor is None:
+            self._hypervisor = marks.hypervisor_uuid(connection)
+        return self._hypervisor
+
+    async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
+        """See HostDriver. From now on calls go to this very hypervisor, or nowhere."""
+        whole = Work(budget_seconds)
+        admitted = await self._read("identify", lambda _work, c: self._hypervisor_of(c), whole.remaining)
+        self._admitted = admitted
+        return await self._act(
+            "mark",
+            lambda work, c: marks.leave(c, work, mark, self._platform(work, c).virt_type, take_over=take_over),
+            whole.remaining,
+        )
+
+    def _check_hypervisor(self, connection: Any) -> None:
+        """Another hypervisor may answer at the same address. Raises HostUnreachable."""
+        if self._admitted and marks.hypervisor_uuid(connection) != self._admitted:
+            raise HostUnreachable("another hypervisor answers at the host's address")
 
     def _detected(self, work: Work, connection: Any, boot_id: str) -> probing.Virtualisation:
         if self._virtualisation is not None and self._virtualisation[0] == boot_id:
@@ -359,6 +386,7 @@ class LibvirtDriver(HostDriver):
     def _control_closed(self) -> None:
         self._channels.connection_lost()
         self._inventory.forget_all()
+        self._hypervisor = None
         self._give_hints(None)
 
     async def close(self) -> None:

@@ -69,6 +69,9 @@ class Machines:
             state=self._inventory.machine_state(seen, tag.kind),
             spec_hash=tag.spec_hash,
             report=self._channels.report(seen.machine_uuid),
+            generation=tag.generation,
+            resources={"vcpu": seen.record.max_vcpus, "memory": seen.record.max_memory},
+            name=seen.record.name,
         )
 
     def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:

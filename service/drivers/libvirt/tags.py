@@ -34,6 +34,7 @@ class Tag:
     spec_hash: str
     kind: Kind
     progress_channel: str = ""
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def tag_element(tag: Tag) -> ElementTree.Element:
             "attempt": str(identity.attempt),
             "spec-hash": tag.spec_hash,
             "progress-channel": tag.progress_channel,
+            "generation": str(tag.generation),
         },
     )
 
@@ -110,6 +112,7 @@ def _read_tag(element: ElementTree.Element | None, domain_uuid: str) -> Tag | No
             element.attrib["spec-hash"],
             Kind(element.attrib["kind"]),
             element.get("progress-channel", ""),
+            int(element.get("generation", "0")),
         )
     except (KeyError, ValueError):
         return None  # somebody wrote it by hand: not ours to touch

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from uuid import UUID, uuid5
 
+from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     DriverError,
     HostDriver,
@@ -19,6 +21,8 @@ from service.drivers.base import (
     OutcomeUnknown,
 )
 from service.drivers.simulated.host import SimulatedHost
+
+_NAMESPACE = UUID("b6a4a3f0-2f49-5d0c-9c39-0c9d1f3f7a55")
 
 
 class SimulatedDriver:
@@ -39,6 +43,7 @@ class SimulatedDriver:
     async def probe(self, *, budget_seconds: float) -> HostFacts:
         """See HostDriver."""
         await self._call(budget_seconds)
+        self.host.look()
         options = self.host.options
         return HostFacts(
             host_uuid=self._host_id,
@@ -50,7 +55,14 @@ class SimulatedDriver:
             virt_type="simulated",
             virt_note="a simulated host: no guest runs",
             hypervisor_version="simulated 1",
+            hypervisor=self.host.hypervisor or str(uuid5(_NAMESPACE, self._host_id)),
+            mark=self.host.mark,
         )
+
+    async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
+        """See HostDriver."""
+        await self._call(budget_seconds)
+        return self.host.leave_mark(mark, take_over=take_over)
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     GuestReport,
     HostRejected,
@@ -86,17 +87,37 @@ class SimulatedMachine:
     epoch: int = 0
     address: str = ""
     resumed_at: float = 0.0
+    generation: int = 0
+    resources: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class SimulatedHost:
-    """The machines of one host. Methods are atomic and instant; the driver adds delays."""
+    """The machines of one host. Methods are atomic and instant; the driver adds delays.
+
+    `hypervisor`: its own uuid; empty: the driver's host id stands for it.
+    """
 
     name: str
     options: SimulationOptions
     clock: Callable[[], float]
     boot_id: str = "simulated-1"
     machines: dict[str, SimulatedMachine] = field(default_factory=dict)
+    hypervisor: str = ""
+    mark: OwnerMark | None = None
+
+    def look(self) -> None:
+        """Take in what others have done to it; in one process's memory there are no others."""
+
+    def leave_mark(self, mark: OwnerMark, *, take_over: bool) -> OwnerMark:
+        """Leave the owner's mark; answers the one that stands. See HostDriver."""
+        there = self.mark
+        if there is not None and not take_over and there.database != mark.database:
+            return there
+        if there is not None and there.database == mark.database and there.host == mark.host:
+            mark = max(there, mark, key=lambda m: m.generation)
+        self.mark = mark
+        return mark
 
     def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
         """Create paused, or find it there. Raises MachineConflict for a tombstone of the same uuid."""
@@ -106,7 +127,15 @@ class SimulatedHost:
             raise MachineConflict("the machine's uuid is retired on this host")
         if there is None or there.state in (MachineState.STOPPED, MachineState.CRASHED):
             address = spec.interfaces[0].address if spec.interfaces else ""
-            self.machines[uuid] = SimulatedMachine(spec.identity, MachineState.PAUSED, spec.spec_hash, epoch, address)
+            self.machines[uuid] = SimulatedMachine(
+                spec.identity,
+                MachineState.PAUSED,
+                spec.spec_hash,
+                epoch,
+                address,
+                generation=spec.generation,
+                resources=dict(spec.resources),
+            )
         return self.seen(self.machines[uuid])
 
     def resume(self, identity: MachineIdentity) -> ObservedMachine:
@@ -187,5 +216,12 @@ class SimulatedHost:
             ready = age * 1000 >= self.options.boot_ms
             report = GuestReport("ready" if ready else "booting", "", machine.epoch, machine.address, self.clock())
         return ObservedMachine(
-            machine.identity, machine.identity.machine_uuid, machine.state, machine.spec_hash, report
+            machine.identity,
+            machine.identity.machine_uuid,
+            machine.state,
+            machine.spec_hash,
+            report,
+            machine.generation,
+            machine.resources,
+            machine.identity.machine_name,
         )

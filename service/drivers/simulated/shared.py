@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from uuid import UUID, uuid5
 
+from service.domain.ownership import OwnerMark
 from service.drivers.base import Listing, MachineIdentity, MachineSpec, MachineState, ObservedMachine
 from service.drivers.simulated.host import SimulatedHost, SimulatedMachine, SimulationOptions
+
+_NAMESPACE = UUID("0a8f9d2e-7b1f-5f65-8d5c-2d0f6a1f9b77")
 
 
 class SharedHost(SimulatedHost):
@@ -23,8 +27,19 @@ class SharedHost(SimulatedHost):
     def __init__(self, name: str, options: SimulationOptions, clock: Callable[[], float], path: Path) -> None:
         super().__init__(name, options, clock)
         self._path = path
+        self.hypervisor = str(uuid5(_NAMESPACE, str(path.resolve())))
         self._text = ""
         path.parent.mkdir(parents=True, exist_ok=True)
+
+    def look(self) -> None:
+        """Read what other processes have written."""
+        with self._held():
+            pass
+
+    def leave_mark(self, mark: OwnerMark, *, take_over: bool) -> OwnerMark:
+        """See SimulatedHost."""
+        with self._held():
+            return super().leave_mark(mark, take_over=take_over)
 
     def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
         """See SimulatedHost."""
@@ -98,6 +113,7 @@ class SharedHost(SimulatedHost):
             return
         document = json.loads(text)
         self._text, self.boot_id = text, document["boot_id"]
+        self.mark = OwnerMark(**document["mark"]) if document.get("mark") else None
         self.machines = {}
         for fields in document["machines"]:
             identity = MachineIdentity(**fields.pop("identity"))
@@ -105,7 +121,11 @@ class SharedHost(SimulatedHost):
             self.machines[identity.machine_uuid] = SimulatedMachine(identity, state, **fields)
 
     def _write(self) -> None:
-        document = {"boot_id": self.boot_id, "machines": [asdict(m) for m in self.machines.values()]}
+        document = {
+            "boot_id": self.boot_id,
+            "mark": asdict(self.mark) if self.mark is not None else None,
+            "machines": [asdict(m) for m in self.machines.values()],
+        }
         text = json.dumps(document)
         if text == self._text:
             return

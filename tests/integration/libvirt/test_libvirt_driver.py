@@ -217,7 +217,7 @@ async def test_the_work_over_tcp_needs_nothing_but_libvirtd(lab: Lab, hosts: lis
     script = """
 import asyncio, sys
 from service.drivers.libvirt.driver import LibvirtDriver
-from service.fleet import HostAddress
+from service.domain.fleet import HostAddress
 from tests.service.drivers.libvirt.machines import CLUSTER, specification
 async def main():
     driver = LibvirtDriver("h", CLUSTER, HostAddress("libvirt", "tcp", sys.argv[1]))

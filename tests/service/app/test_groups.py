@@ -252,7 +252,7 @@ async def test_the_sweep_removes_a_machine_that_no_member_wants_and_never_at_fir
         member = told[-1].group.instances[0]  # type: ignore[union-attr]
         home = plane.drivers[member.host_uuid].host
         (machine,) = home.machines.values()
-        stray = replace(machine.identity, attempt=7)
+        stray = replace(machine.identity, attempt=0)
         home.machines[stray.machine_uuid] = type(machine)(stray, machine.state)
         await plane.sweep.once()
         assert len(home.machines) == 2

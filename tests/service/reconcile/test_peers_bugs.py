@@ -16,12 +16,14 @@ from service.drivers.simulated import SimulatedDriver
 from service.errors import DeployFailed, NoCapacity
 from service.lifecycle.facts import Observation, Observed
 from service.reconcile.calls import MemberCalls
+from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.tools import Tools
 from service.store import groups
+from service.store.ownership import establish
 from service.transactions import changes
 from service.transactions.changes import LeaseLost
 from tests.support.builders import entry, host, spec, zone
@@ -151,21 +153,22 @@ async def test_a_control_plane_that_restarts_with_no_memory_touches_nothing_that
 def restarted(plane: ControlPlane) -> Reconciler:
     """A new process's reconciliation on the same database and hosts."""
     hosts = {uuid: host(int(uuid, 16)) for uuid in plane.drivers}
+    custody = Custody(plane.store, establish(plane.store.engine, CLUSTER, 0))
     monitors: dict[str, HostMonitor] = {}
     directory = Directory(hosts, {zone().uuid: zone()}, {entry().uuid: entry()})
     tools = Tools(
         store=plane.store,
         planner=plane.groups._planner,
-        calls=MemberCalls(CLUSTER, monitors, directory, plane.metrics),
+        calls=MemberCalls(custody, monitors, directory, plane.metrics),
         monitors=monitors,
         metrics=plane.metrics,
         owner="the next process",
-        cluster=CLUSTER,
+        custody=custody,
     )
     reconciler = Reconciler(tools)
     for uuid, old in plane.drivers.items():
         driver = SimulatedDriver(uuid, old.host)
-        monitors[uuid] = HostMonitor(hosts[uuid], driver, plane.store, reconciler.host_changed)
+        monitors[uuid] = HostMonitor(hosts[uuid], driver, plane.store, reconciler.host_changed, custody)
     return reconciler
 
 

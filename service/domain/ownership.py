@@ -1,0 +1,203 @@
+"""Whose machines are whose: the installation that a database is, the marks it leaves on hosts, what may be removed.
+
+Pure data and pure judgements. The rule behind all of it (ARCHITECTURE, I15): no machine is ended without a committed
+record, in this very database, that this database let go of that attempt there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+LEGACY_CLUSTER = "corral"
+"""Every installation's id before ids were made at random; it tells nobody's machines from anybody else's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What this database is. `database`: 32 random hex digits, made with the database and kept by every backup of it.
+
+    `cluster`: stands in the identity of every machine, so it never changes. `generation_offset`: see `generation`.
+    """
+
+    database: str
+    cluster: str
+    generation_offset: int = 0
+
+    def generation(self, revision: int) -> int:
+        """How far the database has come at an event's revision. A backup that was restored has come less far than what
+        its hosts were told later; the offset lifts it over that once an operator has said so."""
+        return revision + self.generation_offset
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerMark:
+    """What an owner leaves on a host: which database, by which host's uuid, and how far it had come at that time."""
+
+    database: str
+    host: str
+    generation: int
+
+
+class Standing(StrEnum):
+    """What a host that answers is to this database."""
+
+    OURS = "ours"
+    NEW = "new"  # bears nobody's mark
+    FOREIGN = "foreign"  # bears another database's mark
+    AHEAD = "ahead"  # has been told things that this database does not know: it is older than its host
+    MISMATCHED = "mismatched"  # another hypervisor than the one that this host was, or one that has another name here
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A host's standing, and why, with the way out, in words for an operator. `mark`: as it stands there now."""
+
+    standing: Standing
+    reason: str = ""
+    mark: OwnerMark | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything may be concluded from the host and done there."""
+        return self.standing in (Standing.OURS, Standing.NEW)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """What the database knows of a host: its uuid, the hypervisor that it was so far (empty: not seen yet), and the
+    name of another host that is this hypervisor (empty: none)."""
+
+    uuid: str
+    hypervisor: str = ""
+    twin: str = ""
+
+
+def judge(
+    installation: Installation,
+    record: HostRecord,
+    *,
+    hypervisor: str,
+    mark: OwnerMark | None,
+    generation: int,
+    newest_machine: int = 0,
+) -> Verdict:
+    """What a host is, by what it says of itself.
+
+    `hypervisor`: its own uuid, empty where its kind has none. `generation`: how far the database has come, read after
+    the host was. `newest_machine`: the highest generation among the machines of this installation there.
+    """
+    if record.hypervisor and hypervisor and hypervisor != record.hypervisor:
+        return Verdict(
+            Standing.MISMATCHED,
+            f"another hypervisor answers ({hypervisor}) than the one that this host was ({record.hypervisor}): "
+            "mend its address, or claim the host if the machine was replaced",
+        )
+    if record.twin:
+        return Verdict(
+            Standing.MISMATCHED,
+            f"it is the same hypervisor as host {record.twin}, and would give out everything twice: remove one of the "
+            "two (a host that gets another name keeps its `uuid`)",
+        )
+    if mark is not None and mark.database != installation.database:
+        return Verdict(
+            Standing.FOREIGN,
+            f"it bears the mark of another database ({mark.database}): another installation owns it, or this database "
+            "is not the one that it was; recover, or claim the host",
+        )
+    if mark is not None and mark.host != record.uuid:
+        return Verdict(
+            Standing.MISMATCHED,
+            f"it was host {mark.host} for this database: give the host that uuid again, or claim it",
+        )
+    newest = max(newest_machine, mark.generation if mark is not None else 0)
+    if newest > generation:
+        return Verdict(
+            Standing.AHEAD,
+            f"it has seen generation {newest} of this database, which stands at {generation}: an older copy was "
+            "restored; recover, or claim the host",
+        )
+    return Verdict(Standing.OURS if mark is not None else Standing.NEW, mark=mark)
+
+
+class Holding(StrEnum):
+    """What is kept in quarantine."""
+
+    MACHINE = "machine"
+    VOLUME = "volume"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A machine or volume that bears this installation's tag and that the database does not know: kept as it is.
+
+    `key`: the machine's uuid, or the volume's name. `resources`: what it holds, as claims do (`vcpu`, `memory` bytes).
+    `removal`: an operator has ordered its end.
+    """
+
+    host: str
+    key: str
+    holding: Holding
+    group: str
+    instance: str
+    attempt: int
+    name: str = ""
+    state: str = ""
+    reason: str = ""
+    resources: Mapping[str, int] = field(default_factory=dict)
+    since: int = 0
+    removal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What the database has on record of attempts on one host; see `fate`.
+
+    `current`: instance -> its attempt now, for every instance that has a row and is not over. `retired`: attempts that
+    were let go on this host. `ordered`: keys whose end an operator has ordered.
+    """
+
+    wanted: frozenset[tuple[str, int]]
+    current: Mapping[str, int]
+    retired: Mapping[tuple[str, int], str]
+    ordered: frozenset[str]
+
+
+class Fate(StrEnum):
+    """What is to be done with a machine or a volume."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+    QUARANTINE = "quarantine"
+
+
+def fate(records: Records, instance: str, attempt: int, key: str) -> tuple[Fate, str]:
+    """(what may be done, by which record or for want of which).
+
+    Removed is only what a record names: the attempt was retired on this host, the instance is at a later attempt, or an
+    operator ordered it. Everything else that nobody wants is held.
+    """
+    if (instance, attempt) in records.wanted:
+        return Fate.KEEP, "a member wants it"
+    if key in records.ordered:
+        return Fate.REMOVE, "an operator ordered it"
+    if (instance, attempt) in records.retired:
+        return Fate.REMOVE, records.retired[(instance, attempt)]
+    now = records.current.get(instance)
+    if now is None:
+        return Fate.QUARANTINE, "this database knows no such instance"
+    if now > attempt:
+        return Fate.REMOVE, f"its instance is at attempt {now}"
+    if now < attempt:
+        return Fate.QUARANTINE, f"its attempt is later than the instance's, which is {now}"
+    return Fate.QUARANTINE, "its instance is on another host, and never was on this one by this database's records"
+
+
+def held(quarantine: Sequence[Quarantined]) -> dict[str, int]:
+    """What the machines in quarantine hold together."""
+    total: dict[str, int] = {}
+    for one in quarantine:
+        for name, amount in one.resources.items():
+            total[name] = total.get(name, 0) + amount
+    return total

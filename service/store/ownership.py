@@ -1,0 +1,283 @@
+"""Rows by which this database knows what is its own: the installation, hypervisors, retired attempts, quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+
+from service.domain.groups import InstanceStatus
+from service.domain.ownership import LEGACY_CLUSTER, Holding, HostRecord, Installation, Quarantined, Records
+from service.errors import AlreadyExists, NotFound
+from service.store import events, fleet_events, schema
+from service.store.codec import decode_known, encode
+from service.store.fleet_events import FleetChange
+
+_INSTALLATION, _RETIRED, _QUARANTINE = schema.installation, schema.retired, schema.quarantine
+_HOSTS, _INSTANCES = schema.hosts, schema.instances
+_THIS = select(_INSTALLATION).where(_INSTALLATION.c.id == 1)
+_RETIRED_HERE = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.why).where(
+    _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.instance_uuid.in_(bindparam("of", expanding=True))
+)
+_ATTEMPTS = select(_INSTANCES.c.uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
+    _INSTANCES.c.uuid.in_(bindparam("of", expanding=True))
+)
+_ORDERED = select(_QUARANTINE.c.key).where(_QUARANTINE.c.host_uuid == bindparam("host"), _QUARANTINE.c.removal)
+_HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
+_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid).where(_HOSTS.c.uuid == bindparam("of"))
+_TWIN = select(_HOSTS.c.name).where(_HOSTS.c.hypervisor == bindparam("hypervisor"), _HOSTS.c.uuid != bindparam("of"))
+_UNSEEN = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt).where(
+    _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.seen_gone.is_(False)
+)
+
+
+class AnotherCluster(Exception):
+    """The configuration names another cluster id than the one that this database's machines bear."""
+
+
+# --- the installation ----------------------------------------------------------------------------------------------
+
+
+def establish(engine: Engine, named: str, now: int) -> Installation:
+    """The installation of this database; made at its first start. `named`: the configuration's cluster id, or empty.
+
+    A database that older versions made keeps the id that its machines bear. Raises AnotherCluster where the
+    configuration names another id than the database has, or for a new one an id that tells nothing.
+    """
+    with engine.begin() as connection:
+        found = installation(connection)
+        if found is None:
+            found = _first(connection, named, now)
+        elif not found.cluster:  # made by the migration of a database that had machines before ids were its own
+            found = replace(found, cluster=named or LEGACY_CLUSTER)
+            connection.execute(update(_INSTALLATION).values(cluster=found.cluster))
+    if named and named != found.cluster:
+        raise AnotherCluster(
+            f"the configuration names the cluster {named!r}, and this database's machines bear {found.cluster!r}: "
+            "a cluster's id never changes; name that one, or leave it out"
+        )
+    return found
+
+
+def _first(connection: Connection, named: str, now: int) -> Installation:
+    if named == LEGACY_CLUSTER:
+        raise AnotherCluster(
+            f"{named!r} was every installation's id and tells nobody's machines apart: name another, or leave it out"
+        )
+    made = Installation(database=uuid4().hex, cluster=named or uuid4().hex)
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                insert(_INSTALLATION).values(
+                    id=1, database=made.database, cluster=made.cluster, generation_offset=0, created_at=now
+                )
+            )
+    except IntegrityError:  # another replica started in this moment
+        there = installation(connection)
+        assert there is not None
+        return there
+    return made
+
+
+def installation(connection: Connection) -> Installation | None:
+    """What this database is; None before its first start."""
+    row = connection.execute(_THIS).one_or_none()
+    return None if row is None else Installation(row.database, row.cluster, row.generation_offset)
+
+
+def generation(connection: Connection) -> int:
+    """How far the database has come; see Installation.generation."""
+    found = installation(connection)
+    revision = events.head(connection)[1]
+    return revision if found is None else found.generation(revision)
+
+
+def lift(connection: Connection, above: int) -> None:
+    """An operator has said that what hosts have seen, up to this generation, is to be taken for known."""
+    missing = above + 1 - generation(connection)
+    if missing > 0:
+        connection.execute(update(_INSTALLATION).values(generation_offset=_INSTALLATION.c.generation_offset + missing))
+
+
+# --- hosts ---------------------------------------------------------------------------------------------------------
+
+
+def host_record(connection: Connection, host_uuid: str, hypervisor: str) -> HostRecord | None:
+    """What is known of a host at which this hypervisor answers (empty: its kind has no uuid). None: it is gone."""
+    row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
+    if row is None:
+        return None
+    twin = connection.scalar(_TWIN, {"hypervisor": hypervisor, "of": host_uuid}) if hypervisor else None
+    return HostRecord(host_uuid, row.hypervisor or "", twin or "")
+
+
+def knows(connection: Connection, host_uuid: str) -> bool:
+    """Whether a host of this uuid is of the fleet."""
+    return connection.execute(_HOST, {"of": host_uuid}).first() is not None
+
+
+def host_of_hypervisor(connection: Connection, hypervisor: str) -> str | None:
+    """The uuid of the host that is this hypervisor."""
+    found: str | None = connection.scalar(select(_HOSTS.c.uuid).where(_HOSTS.c.hypervisor == hypervisor))
+    return found
+
+
+def set_hypervisor(connection: Connection, host_uuid: str, hypervisor: str) -> None:
+    """The host is this hypervisor from now on, and what its operator ordered about that is done.
+
+    Raises AlreadyExists where another host is it.
+    """
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                update(_HOSTS)
+                .where(_HOSTS.c.uuid == host_uuid)
+                .values(hypervisor=hypervisor or None, claim_ordered=False, generation=_HOSTS.c.generation + 1)
+            )
+    except IntegrityError as error:
+        raise AlreadyExists("host", host_of_hypervisor(connection, hypervisor) or "") from error
+
+
+def order_claim(connection: Connection, host_uuid: str, now: int) -> None:
+    """An operator's word that the host is this database's, whatever it bears: carried out when it is next looked at."""
+    row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
+    if row is None:
+        raise NotFound("host", host_uuid)
+    connection.execute(
+        update(_HOSTS).where(_HOSTS.c.uuid == host_uuid).values(claim_ordered=True, generation=_HOSTS.c.generation + 1)
+    )
+    fleet_events.append(connection, FleetChange.HOST, host_uuid, row.zone_uuid, now)
+
+
+# --- retired attempts ----------------------------------------------------------------------------------------------
+
+
+def retire(connection: Connection, seats: Iterable[tuple[str, int, str]], group_uuid: str, why: str, now: int) -> None:
+    """Record that these (instance, attempt, host) were let go: what is found of them there may be ended."""
+    values = [
+        {"instance_uuid": i, "attempt": a, "host_uuid": h, "group_uuid": group_uuid, "why": why, "at": now}
+        for i, a, h in seats
+    ]
+    if values:
+        take_back(connection, [(v["instance_uuid"], v["attempt"], v["host_uuid"]) for v in values])  # type: ignore[misc]
+        connection.execute(insert(_RETIRED), values)
+
+
+def take_back(connection: Connection, seats: Sequence[tuple[str, int, str]]) -> None:
+    """A member is seated there again: what is found of it is its own."""
+    key = tuple_(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.host_uuid)
+    if seats:
+        connection.execute(delete(_RETIRED).where(key.in_(seats)))
+
+
+def records(
+    connection: Connection, host_uuid: str, wanted: frozenset[tuple[str, int]], instances: Sequence[str]
+) -> Records:
+    """What is on record of these instances on a host; `wanted`: attempts that members want there."""
+    of = sorted(set(instances))
+    retired = {
+        (r.instance_uuid, r.attempt): r.why for r in connection.execute(_RETIRED_HERE, {"host": host_uuid, "of": of})
+    }
+    current = {
+        r.uuid: r.attempt for r in connection.execute(_ATTEMPTS, {"of": of}) if r.status != InstanceStatus.REMOVED.value
+    }
+    ordered = frozenset(connection.scalars(_ORDERED, {"host": host_uuid}))
+    return Records(wanted, current, retired, ordered)
+
+
+def seen_gone(connection: Connection, host_uuid: str, there: frozenset[tuple[str, int]]) -> None:
+    """A complete look at the host has shown these attempts: of all others its records have done their work."""
+    gone = [
+        (r.instance_uuid, r.attempt)
+        for r in connection.execute(_UNSEEN, {"host": host_uuid})
+        if (r.instance_uuid, r.attempt) not in there
+    ]
+    if gone:
+        key = tuple_(_RETIRED.c.instance_uuid, _RETIRED.c.attempt)
+        connection.execute(
+            update(_RETIRED).where(_RETIRED.c.host_uuid == host_uuid, key.in_(gone)).values(seen_gone=True)
+        )
+
+
+def has_unseen(connection: Connection, host_uuid: str) -> bool:
+    """Whether some record of the host waits to be seen carried out."""
+    return connection.execute(_UNSEEN.limit(1), {"host": host_uuid}).first() is not None
+
+
+def forget_retired(connection: Connection, before: int) -> None:
+    """Forget records older than `before` (ms) whose attempts were seen gone, or whose host is of the fleet no more."""
+    known = select(_HOSTS.c.uuid)
+    connection.execute(
+        delete(_RETIRED).where(_RETIRED.c.at < before, _RETIRED.c.seen_gone | _RETIRED.c.host_uuid.not_in(known))
+    )
+
+
+# --- the quarantine ------------------------------------------------------------------------------------------------
+
+
+def quarantine(connection: Connection, host_uuid: str) -> tuple[Quarantined, ...]:
+    """What is held on a host, by key."""
+    rows = connection.execute(_HELD, {"host": host_uuid})
+    return tuple(sorted((_held(r.document, r.since, r.removal) for r in rows), key=lambda q: q.key))
+
+
+def all_quarantined(connection: Connection) -> tuple[Quarantined, ...]:
+    """What is held on all hosts, by host and key."""
+    rows = connection.execute(select(_QUARANTINE).order_by(_QUARANTINE.c.host_uuid, _QUARANTINE.c.key))
+    return tuple(_held(r.document, r.since, r.removal) for r in rows)
+
+
+def quarantined(connection: Connection, host_uuid: str, key: str) -> Quarantined:
+    """One that is held. Raises NotFound."""
+    for one in quarantine(connection, host_uuid):
+        if one.key == key:
+            return one
+    raise NotFound("quarantined machine", key)
+
+
+def counts(connection: Connection) -> Mapping[tuple[str, Holding], int]:
+    """(host uuid, kind) -> how many are held."""
+    found = connection.execute(
+        select(_QUARANTINE.c.host_uuid, _QUARANTINE.c.holding, func.count().label("n")).group_by(
+            _QUARANTINE.c.host_uuid, _QUARANTINE.c.holding
+        )
+    )
+    return {(r.host_uuid, Holding(r.holding)): int(r.n) for r in found}
+
+
+def hold(connection: Connection, host_uuid: str, found: Sequence[Quarantined], now: int) -> bool:
+    """Bring the quarantine of a host to what was found there now; returns whether anything is new or gone."""
+    before = {q.key: q for q in quarantine(connection, host_uuid)}
+    after = {q.key: q for q in found}
+    gone = sorted(set(before) - set(after))
+    if gone:
+        connection.execute(delete(_QUARANTINE).where(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key.in_(gone)))
+    for key in sorted(after):
+        one = replace(after[key], host=host_uuid, since=0, removal=False)
+        if key not in before:
+            values = {"host_uuid": host_uuid, "key": key, "holding": one.holding.value, "group_uuid": one.group}
+            connection.execute(insert(_QUARANTINE).values(**values, document=encode(one), since=now, removal=False))
+        elif replace(before[key], since=0, removal=False) != one:
+            which = and_(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)
+            connection.execute(update(_QUARANTINE).where(which).values(document=encode(one)))
+    changed = bool(gone) or not set(after) <= set(before)
+    if changed:
+        row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
+        if row is not None:
+            fleet_events.append(connection, FleetChange.HOST, host_uuid, row.zone_uuid, now)
+    return changed
+
+
+def order_removal(connection: Connection, host_uuid: str, key: str) -> Quarantined:
+    """An operator's word that this is to be ended: the record by which the sweep may. Raises NotFound."""
+    one = quarantined(connection, host_uuid, key)
+    which = and_(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)
+    connection.execute(update(_QUARANTINE).where(which).values(removal=True))
+    return replace(one, removal=True)
+
+
+def _held(document: str, since: int, removal: bool) -> Quarantined:
+    return replace(decode_known(Quarantined, document), since=since, removal=removal)
