@@ -7,7 +7,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, exc, text
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, exc, text
 
 from service.errors import Unavailable
 
@@ -20,7 +22,8 @@ def upgrade(engine: Engine, to: str = "head") -> None:
 
     Safe to call at every start.
 
-    Several replicas that start at once wait for each other. Raises Unavailable where the database cannot be reached.
+    Several replicas that start at once wait for each other. Raises Unavailable where the database cannot be reached,
+    or was brought to a schema that this version does not know.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its setup lines say nothing to an operator
     config = Config()
@@ -32,5 +35,16 @@ def upgrade(engine: Engine, to: str = "head") -> None:
     with connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
+        _refuse_newer(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, to)
+
+
+def _refuse_newer(connection: Connection, config: Config) -> None:
+    present = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if present is not None and present not in known:
+        raise Unavailable(
+            f"the database has the schema {present} of a newer version; this one knows {max(known)} at most: "
+            "run the newer version, or restore a backup from before the upgrade"
+        )

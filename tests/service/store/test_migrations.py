@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from service.domain.groups import Group, GroupPhase, PlacementPolicy
+from service.errors import Unavailable
 from service.store import catalog, groups
 from service.store.codec import encode
 from service.store.engine import Store
@@ -32,6 +34,13 @@ def test_an_up_to_date_database_is_left_alone(db: Database) -> None:
     db.write(lambda c: c.execute(text("UPDATE counters SET value = 7 WHERE name = 'revision'")))
     upgrade(db.store.engine)
     assert db.read(lambda c: c.scalar(text("SELECT value FROM counters WHERE name = 'revision'"))) == 7
+
+
+def test_a_database_of_a_newer_version_is_refused_by_name_and_left_alone(db: Database) -> None:
+    db.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    with pytest.raises(Unavailable, match="schema 9999 of a newer version"):
+        upgrade(db.store.engine)
+    assert db.read(lambda c: c.scalar(text("SELECT version_num FROM alembic_version"))) == "9999"
 
 
 def test_what_groups_are_found_by_is_copied_from_their_specifications(url: str) -> None:

@@ -51,3 +51,10 @@ def test_every_metric_that_a_rule_names_exists() -> None:
     named = set(re.findall(r"\bcorral_[a-z_]+", (RULES / "corral.rules.yml").read_text()))
     assert named
     assert named <= known
+
+
+def test_every_alert_has_its_heading_in_the_operators_guide() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (RULES / "corral.rules.yml").read_text())
+    guide = (ROOT / "deploy/README.md").read_text()
+    assert alerts
+    assert re.findall(r"^### (Corral\w+)$", guide, re.MULTILINE) == alerts
