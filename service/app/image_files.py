@@ -12,12 +12,10 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.domain import boot_files
 from service.errors import InvalidArgument
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
-_QCOW2_MAGIC = b"QFI\xfb"
-_QCOW2_HEADER = 80
-_EXTERNAL_DATA = 1 << 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def examine(directory: Path, name: str, image_format: str, sha256: str, name_fie
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
             raise InvalidArgument.of(name_field, "is no file of the image store that can be read")
         with os.fdopen(handle, "rb", closefd=False) as file:
-            wrong = _wrong_format(file.read(_QCOW2_HEADER), image_format)
+            wrong = boot_files.problem(file, status.st_size, image_format)
             if wrong:
                 raise InvalidArgument.of(name_field, wrong)
             file.seek(0)
@@ -57,18 +55,3 @@ def examine(directory: Path, name: str, image_format: str, sha256: str, name_fie
     if sha256 and sha256 != digest:
         raise InvalidArgument.of(digest_field, "is not the digest of the file in the image store")
     return Examined(path, status.st_size, digest)
-
-
-def _wrong_format(header: bytes, image_format: str) -> str | None:
-    """What is wrong with a file that should be of the format, by its first bytes (QEMU docs/interop/qcow2.txt)."""
-    is_qcow2 = header.startswith(_QCOW2_MAGIC)
-    if image_format != "qcow2":
-        return "is a qcow2 disk" if is_qcow2 else None
-    if not is_qcow2 or len(header) < _QCOW2_HEADER:
-        return "is not a qcow2 disk"
-    version, backing_offset = int.from_bytes(header[4:8], "big"), int.from_bytes(header[8:16], "big")
-    if backing_offset:
-        return "is a qcow2 disk with a backing file"
-    if version >= 3 and int.from_bytes(header[72:80], "big") & _EXTERNAL_DATA:
-        return "is a qcow2 disk with an external data file"
-    return None

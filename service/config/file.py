@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from service.config import schema
 from service.config.problems import describe
 from service.config.values import affordable, plain_uuid
-from service.domain import environment
+from service.domain import boot_files, environment
 from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secret
 from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone
@@ -409,13 +409,27 @@ def _zone(section: schema.ZoneSection) -> Zone:
 
 def _require_boot_files(config: Config, source: str) -> None:
     problems = [
-        f"images[{index}]: no file {path}"
-        for index, image in enumerate(config.images)
-        for path in (image.kernel_path, image.initrd_path, image.disk_path)
-        if path and not Path(path).is_file()
+        f"images[{index}]: {wrong}" for index, image in enumerate(config.images) for wrong in _boot_file_problems(image)
     ]
     if problems:
         raise ConfigError(source, problems)
+
+
+def _boot_file_problems(image: Image) -> Iterator[str]:
+    """What RegisterImage would say of the files."""
+    formats = {image.kernel_path: "kernel", image.initrd_path: "initrd", image.disk_path: image.disk_format}
+    for name, declared in formats.items():
+        path = Path(name)
+        if name and not path.is_file():
+            yield f"no file {path}"
+        elif name:
+            try:
+                with path.open("rb") as file:
+                    wrong = boot_files.problem(file, path.stat().st_size, declared)
+            except OSError as problem:
+                wrong = f"cannot be read ({problem.strerror})"
+            if wrong:
+                yield f"{path} {wrong}"
 
 
 def _known(names: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import libvirt
 
+from service.domain import boot_files
 from service.drivers.base import HostRejected, MachineIdentity, MachineSpec
 from service.drivers.libvirt import seed, volumes
 from service.drivers.libvirt.addressing import Options
@@ -154,14 +155,16 @@ def _document(pool: Any, work: Work, identity: MachineIdentity, name: str, text:
 
 
 def virtual_size(path: Path, disk_format: str) -> int:
-    """Bytes that a guest sees of a disk image: the file's size, or what a qcow2 header says (QEMU docs, qcow2.txt)."""
-    if disk_format != "qcow2":
-        return path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(32)
-    if header[:4] != b"QFI\xfb":
-        raise HostRejected("missing_image", "the disk image is not a qcow2 file", str(path))
-    if int.from_bytes(header[8:16], "big") != 0:
-        # Such a file could name any file of the host as its backing store.
-        raise HostRejected("missing_image", "the disk image has a backing file", str(path))
-    return int.from_bytes(header[24:32], "big")
+    """Bytes that a guest sees of a disk image. Raises HostRejected `missing_image` where it is not what it should be.
+
+    Looked at once more than when it was made known: a file that was exchanged since could name any file of the host's.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            wrong = boot_files.problem(file, size, disk_format)
+            if wrong is None:
+                return boot_files.disk_size(file, size, disk_format)
+    except OSError as error:
+        raise HostRejected("missing_image", "the disk image cannot be read", str(error)) from error
+    raise HostRejected("missing_image", f"the disk image {wrong}", str(path))

@@ -52,6 +52,28 @@ def problems(text: str) -> str:
     return "\n".join(caught.value.problems)
 
 
+@pytest.mark.parametrize(
+    ("content", "declared", "wrong"),
+    [
+        (b"QFI\xfb" + bytes(4096), "raw", "is a qcow2 disk"),
+        (b"plain", "qcow2", "is not a qcow2 disk"),
+        (b"QFI\xfb\0\0\0\3" + bytes(7) + b"\1" + bytes(90), "qcow2", "is a qcow2 disk with a backing file"),
+        (b"KDMV" + bytes(4096), "raw", "is a VMDK disk"),
+        (b"", "raw", "is empty"),
+    ],
+)
+def test_images_of_the_file_are_looked_at_as_those_of_calls_are(
+    tmp_path: Path, content: bytes, declared: str, wrong: str
+) -> None:
+    (tmp_path / "disk").write_bytes(content)
+    text = SMALL.replace('kernel = "vmlinuz"', f'disk = "disk"\ndisk_format = "{declared}"')
+    path = tmp_path / "corral.toml"
+    path.write_text(text.replace('driver = "simulated"\ntransport = "test"', 'driver = "libvirt"'))
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert refused.value.problems == (f"images[0]: {tmp_path / 'disk'} {wrong}",)
+
+
 def test_defaults_are_loopback_listeners_and_zstacks_own_ratios() -> None:
     made = config()
     assert str(made.server.grpc) == "127.0.0.1:50051"

@@ -28,7 +28,8 @@ UNKNOWN = "e" * 32
 
 def qcow2(*, version: int = 3, backing: int = 0, features: int = 0) -> bytes:
     """The beginning of a qcow2 disk (QEMU docs/interop/qcow2.txt), as long as it must be to be taken for one."""
-    header = b"QFI\xfb" + version.to_bytes(4, "big") + backing.to_bytes(8, "big") + bytes(56)
+    header = b"QFI\xfb" + version.to_bytes(4, "big") + backing.to_bytes(8, "big")
+    header += bytes(4) + (16).to_bytes(4, "big") + bytes(48)  # clusters of 64 KiB
     return header + features.to_bytes(8, "big") + bytes(432)
 
 

@@ -63,14 +63,15 @@ def test_a_host_name_is_always_one(name: str) -> None:
 
 
 def qcow2_header(size: int, backing: int = 0) -> bytes:
-    return b"QFI\xfb" + (3).to_bytes(4, "big") + backing.to_bytes(8, "big") + bytes(8) + size.to_bytes(8, "big")
+    start = b"QFI\xfb" + (3).to_bytes(4, "big") + backing.to_bytes(8, "big")
+    return start + bytes(4) + (16).to_bytes(4, "big") + size.to_bytes(8, "big") + bytes(72)
 
 
 def test_the_size_that_a_guest_sees(tmp_path: Path) -> None:
     raw, qcow2 = tmp_path / "raw", tmp_path / "qcow2"
     raw.write_bytes(b"x" * 1000)
     qcow2.write_bytes(qcow2_header(1 << 30))
-    assert virtual_size(raw, "raw") == 1000
+    assert virtual_size(raw, "raw") == 1024  # whole sectors
     assert virtual_size(qcow2, "qcow2") == 1 << 30
 
 
