@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from types import FrameType
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -11,6 +14,24 @@ pytest_plugins = ["tests.support.postgres", "tests.support.database"]
 # A busy machine is no failure of what is tested. Tests that set their own values keep them.
 settings.register_profile("corral", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corral")
+
+
+def _disregard(_number: int, _frame: FrameType | None) -> None:
+    """As if the signal were ignored, in this process alone."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a test starts gets each signal's default, however this run was started.
+
+    `make test &` in a script ignores SIGINT, and nohup ignores SIGHUP; what is ignored is inherited by every process
+    that is started, and what is handled is not. xdist's controller runs no test, and hands on to its workers what it
+    was given, so that they do not end where it does not.
+    """
+    if config.getoption("dist", "no") != "no":
+        return
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _disregard)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the groups

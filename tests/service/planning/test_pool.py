@@ -221,7 +221,7 @@ async def test_plans_in_progress_and_later_ones_are_unavailable_once_the_pool_is
             await place(pool, SNAPSHOT)
 
 
-def test_workers_end_with_a_service_that_is_killed() -> None:
+def test_workers_end_with_a_service_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import asyncio\n"
         "from service.planning.pool import PoolPlanner\n"
@@ -232,8 +232,7 @@ def test_workers_end_with_a_service_that_is_killed() -> None:
         "if __name__ == '__main__':\n"
         "    asyncio.run(main())\n"
     )
-    script = ROOT / ".cache" / "planner_for_test.py"
-    script.parent.mkdir(exist_ok=True)
+    script = tmp_path / "planner_for_test.py"
     script.write_text(program)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     service = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment)
@@ -247,7 +246,6 @@ def test_workers_end_with_a_service_that_is_killed() -> None:
         service.wait()
         assert service.stdout is not None
         service.stdout.close()
-        script.unlink()
     deadline = time.monotonic() + 30
     while alive(theirs) and time.monotonic() < deadline:
         time.sleep(0.05)
