@@ -195,7 +195,7 @@ def measure(directory: Path, calls: int, clients: int, watching: int) -> Report:
     try:
         pid = service.pid
         report.start_memory_mib = memory(pid) / MIB
-        made = [service.follow(service.deploy(f"group {n}", [seed_node()])) for n in range(GROUPS)]  # type: ignore[arg-type]
+        made = [service.follow(service.deploy(f"group {n}", [seed_node()])) for n in range(GROUPS)]
         report.source = "h2load" if shutil.which("h2load") else "grpc.aio"
         requests = {
             HEALTH: b"",

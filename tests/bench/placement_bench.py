@@ -116,15 +116,15 @@ def row_vector(options: argparse.Namespace) -> list[Row]:
     made = cases.vector_instances(data)
     random.Random(1).shuffle(made)
     end = time.monotonic() + options.budget
-    for name, optimum, *case in made:
+    for name, optimum, snapshot, request in made:
         if time.monotonic() > end:
             break
         known += optimum > 0
-        decision, cpu, wall = decide((case[0], case[1]), 1.0)
+        decision, cpu, wall = decide((snapshot, request), 1.0)
         short.add(decision, cpu, wall)
         final = decision
         if decision.proof is not Proof.OPTIMAL and decision.objective != optimum:
-            final, cpu, wall = decide((case[0], case[1]), 10.0)
+            final, cpu, wall = decide((snapshot, request), 10.0)
         long.add(final, cpu, wall)
         assert optimum < 0 or (final.lower_bound or 0) <= optimum <= (final.objective or 10**9), name
         hits[1] += optimum > 0 and decision.objective == optimum

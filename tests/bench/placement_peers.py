@@ -70,7 +70,7 @@ def naive_cp_sat(snapshot: Snapshot, request: Request, seconds: float) -> Outcom
     model = cp_model.CpModel()
     names = sorted({name for node in request.nodes for name in node.demand})
     used = [model.new_bool_var("") for _ in snapshot.hosts]
-    columns: list[list[tuple[object, dict[str, int]]]] = [[] for _ in snapshot.hosts]
+    columns: list[list[tuple[cp_model.IntVar, dict[str, int]]]] = [[] for _ in snapshot.hosts]
     for node in request.nodes:
         row = []
         for number, host in enumerate(snapshot.hosts):

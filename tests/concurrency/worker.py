@@ -71,7 +71,7 @@ class Clients:
             self.claimed += 1
             await asyncio.sleep(self.random.random() * 0.02)
             ends = time.monotonic()
-            self.history += [Held(m.host_uuid, m.demand["vcpu"], since, ends) for m in gang]
+            self.history += [Held(m.host_uuid, m.resources["vcpu"], since, ends) for m in gang]
             await self.release(gang)
 
     async def churn(self, hosts: list[str], until: int) -> dict[str, float]:

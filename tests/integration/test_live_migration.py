@@ -80,7 +80,7 @@ def corral_group(corral: CorralProcess, uuid: str) -> group_pb2.InstanceGroup:
 
 def test_a_drained_members_guest_runs_on_at_the_other_hypervisor(corral: CorralProcess, lab: Lab) -> None:
     fleet = corral.fleet
-    group = corral.follow(corral.deploy("movers", small(2)))  # type: ignore[arg-type]
+    group = corral.follow(corral.deploy("movers", small(2)))
     leader = group.instances[0]
     assert joined_soon(lab, group, 1) == 1
     machine = f"corral-{leader.uuid}-1"

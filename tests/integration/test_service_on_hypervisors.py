@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import libvirt
 import pytest
-from corral.v1 import deploy_pb2, group_pb2
+from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
@@ -139,7 +139,7 @@ def test_a_gang_starts_in_order_over_both_hosts_and_its_workers_join(corral: Cor
     policy = group_pb2.PlacementPolicy(max_per_host=2)
     booted: list[int] = []
     final = None
-    for message in corral.deploy("gang", small(3), "sequential", placement_policy=policy):  # type: ignore[attr-defined]
+    for message in corral.deploy("gang", small(3), "sequential", placement_policy=policy):
         change = message.event
         if change.WhichOneof("change") == "instance" and change.instance.status in ("Booting", "Running"):
             booted.append(change.instance.node_rank)
@@ -167,7 +167,7 @@ def test_a_gang_starts_in_order_over_both_hosts_and_its_workers_join(corral: Cor
 def test_a_service_killed_in_the_middle_goes_on_with_the_same_machines(corral: CorralProcess, lab: Lab) -> None:
     stream = corral.deploy("survivor", small(2))
     uuid, seen = "", ""
-    for message in stream:  # type: ignore[attr-defined]
+    for message in stream:
         uuid = message.event.group_uuid
         if message.event.WhichOneof("change") == "instance":
             seen = message.event.instance.status
@@ -177,8 +177,8 @@ def test_a_service_killed_in_the_middle_goes_on_with_the_same_machines(corral: C
     corral.start()
     watch = corral.groups.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(uuid=uuid), timeout=120)
     status = ""
-    for message in watch:
-        change = message.event
+    for told in watch:
+        change = told.event
         kind = change.WhichOneof("change")
         if kind in ("group", "final", "accepted"):
             status = getattr(change, kind).status
@@ -200,7 +200,7 @@ def planned(corral: CorralProcess, nodes: list[group_pb2.NodeSpec]) -> set[str] 
     try:
         plan = corral.groups.PlanDistributedModelService(request).placement
     except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # type: ignore[attr-defined]
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise
         return None
     return {a.host_name for a in plan.assignments}
@@ -233,8 +233,8 @@ def test_a_host_that_can_not_create_is_shunned_and_the_gang_comes_up_elsewhere(
     corral = CorralProcess(tmp_path, configuration(lab, guest_image, broken_bridge_on=1))
     corral.start()
     try:
-        policy = group_pb2.PlacementPolicy(strategy="PLACEMENT_STRATEGY_SPREAD")
-        group = corral.follow(corral.deploy("elsewhere", small(2), placement_policy=policy))  # type: ignore[arg-type]
+        policy = group_pb2.PlacementPolicy(strategy=placement_pb2.PLACEMENT_STRATEGY_SPREAD)
+        group = corral.follow(corral.deploy("elsewhere", small(2), placement_policy=policy))
         assert group.status == "Running"
         assert {m.host_name for m in group.instances} == {"hv2"}
         assert sorted(m.attempt for m in group.instances) == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from placement.constraints import (
     Apart,
@@ -34,7 +35,7 @@ def tiny(seed: int, rules: bool = True, numa: bool = False) -> tuple[Snapshot, R
         nodes.append(_node(r, len(nodes), count, unit, numa))
     staying = {m.id: h.id for h in hosts for m in h.members if m.labels.get("group") == "red" and r.random() < 0.5}
     constraints = tuple(_rule(r, nodes) for _ in range(r.choice([0, 1, 1, 2, 3]))) if rules else ()
-    flavours = ()
+    flavours: tuple[Flavour, ...] = ()
     if r.random() < 0.3:
         flavours = tuple(Flavour({n: u * r.randint(1, 3) for n, u in unit.items()}) for _ in range(2))
     request = Request(
@@ -105,14 +106,13 @@ def _selector(r: random.Random, nodes: list[Node]) -> Selector:
 def _rule(r: random.Random, nodes: list[Node]) -> Constraint:
     scope = r.choice(list(Scope))
     weight = r.choice([None, None, 1, 5])
-    return r.choice(
-        [
-            lambda: AtMost(_selector(r, nodes), r.randint(1, 3), scope, weight),
-            lambda: AtMost(_selector(r, nodes), 1, Scope.HOST, weight),
-            lambda: Together(_selector(r, nodes), scope, weight),
-            lambda: Apart(_selector(r, nodes), _selector(r, nodes), scope, weight),
-            lambda: Near(_selector(r, nodes), _selector(r, nodes), scope, weight),
-            lambda: SpreadOver(_selector(r, nodes), scope, r.randint(1, 3), weight),
-            lambda: SpareHosts(r.randint(1, 2), weight),
-        ]
-    )()
+    rules: list[Callable[[], Constraint]] = [
+        lambda: AtMost(_selector(r, nodes), r.randint(1, 3), scope, weight),
+        lambda: AtMost(_selector(r, nodes), 1, Scope.HOST, weight),
+        lambda: Together(_selector(r, nodes), scope, weight),
+        lambda: Apart(_selector(r, nodes), _selector(r, nodes), scope, weight),
+        lambda: Near(_selector(r, nodes), _selector(r, nodes), scope, weight),
+        lambda: SpreadOver(_selector(r, nodes), scope, r.randint(1, 3), weight),
+        lambda: SpareHosts(r.randint(1, 2), weight),
+    ]
+    return r.choice(rules)()

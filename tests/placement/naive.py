@@ -61,7 +61,7 @@ class Naive:
         """Solves for the least penalty first, then the least objective."""
         objective, most = self._objective()
         penalty = sum(self.penalty)
-        self.model.minimize(penalty * (most + 1) + objective)
+        self.model.minimize(cp_model.LinearExpr.sum([penalty * (most + 1), objective]))
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 1
@@ -200,7 +200,7 @@ class Naive:
             left, cells = self.model.new_int_var(0, free[name], ""), self.model.new_int_var(0, extent - 1, "")
             self.model.add(left == free[name] - sum(c.on * c.node.demand.get(name, 0) for c in self._on(host)))
             self.model.add_division_equality(cells, left, u)
-            place = place * extent + cells
+            place = cp_model.LinearExpr.sum([place * extent, cells])
         spot = self.model.new_int_var(0, len(table) - 1, "")
         self.model.add(spot == place)
         worth = self.model.new_int_var(0, max(table), "")

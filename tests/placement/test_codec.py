@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,8 +130,10 @@ def test_as_many_as_possible_is_an_option(files: dict[str, str], capsys: pytest.
 
 
 def test_moves_and_room_can_be_asked_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    members = [{"id": "m", "demand": {"cpu": 4}}, {"id": "pin", "demand": {}, "movable": False}]
-    hosts = [{"id": f"h{n}", "zone": "z", "capacity": {"cpu": 8}, "used": {"cpu": 4}} for n in range(2)]
+    members: list[dict[str, Any]] = [{"id": "m", "demand": {"cpu": 4}}, {"id": "pin", "demand": {}, "movable": False}]
+    hosts: list[dict[str, Any]] = [
+        {"id": f"h{n}", "zone": "z", "capacity": {"cpu": 8}, "used": {"cpu": 4}} for n in range(2)
+    ]
     hosts[0]["members"] = members
     fleet, ask = tmp_path / "fleet", tmp_path / "ask"
     fleet.write_text(json.dumps({"hosts": hosts, "flavours": [{"demand": {"cpu": 8}}]}))

@@ -186,6 +186,8 @@ def test_least_lost_value_leaves_more_room_than_fewest_hosts(seed: int) -> None:
     best = place(snapshot, request, POLICY)
     packed = place(snapshot, replace(request, strategy=Strategy.FEWEST_HOSTS), POLICY)
     kind_of = {identity: number for number, kind in enumerate(gang.kinds) for identity in kind.ids()}
-    landed = [(kind_of[a.node], gang.index.position[a.host], ()) for a in packed.assignments]
+    landed: list[tuple[int, int, tuple[int, ...]]] = [
+        (kind_of[a.node], gang.index.position[a.host], ()) for a in packed.assignments
+    ]
     assert best.objective is not None
     assert best.objective <= objective_of(gang, Strategy.LEAST_LOST_VALUE, landed)

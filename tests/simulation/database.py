@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 
@@ -117,7 +117,7 @@ class SimulatedStore(Store):
         known = self._nothing_new(work)
         if known is not None:
             world.stats["shortcuts"] += 1
-            return known
+            return cast(T, known)
         await asyncio.sleep(world.latency())
         fault = world.database_fault(self._process, write=write)
         if fault == "unavailable" or not world.database.available:
@@ -134,7 +134,7 @@ class SimulatedStore(Store):
         world, answers = self._world, self._world.database.answers
         key = None if write else self._key(work)
         if key is not None and key in answers:
-            return answers[key]
+            return cast(T, answers[key])
         before = world.database.connection.total_changes
         try:
             result = _transaction(_kept(), work)

@@ -81,12 +81,17 @@ class Stuck(Exception):
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs callbacks in a fixed order; time moves only when nothing else can."""
 
+    # What the base class keeps: the callbacks that may run, the timers as a heap, and whether `stop` was called.
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _stopping: bool
+
     def __init__(self) -> None:
         super().__init__()
         self._selector = _NoSelector()
         self._present = 1_000.0
         self.processes_tasks: list[asyncio.Task[Any]] = []
-        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
+        self.set_task_factory(self._make_task)
         self.slow_callback_duration = 1e9
 
     def time(self) -> float:

@@ -33,7 +33,7 @@ class Operator:
         dice = self.world.random
         while self.world.faulty:
             await asyncio.sleep(dice.uniform(1.0, 8.0))
-            if not self.world.faulty:
+            if self._calm():
                 return
             closed = self._closed()
             if 2 * len(closed) >= len(self.world.hosts):  # groups need some room
@@ -48,6 +48,10 @@ class Operator:
             if dice.random() < 0.3:
                 await asyncio.sleep(dice.uniform(0.0, 10.0))
                 await self.enable(host.uuid, tries=10)
+
+    def _calm(self) -> bool:
+        """Whether faults have stopped, as they may while this one sleeps."""
+        return not self.world.faulty
 
     async def enable(self, uuid: str, *, tries: int) -> bool:
         """Take the host into the fleet again; what was left behind on it may have to be cleared away first."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from placement.constraints import Apart, AtMost, Near, Scope
 from placement.model import Assignment, Decision, Host, Node, Policy, Proof, Request, Snapshot, Status
+from placement.modes.capacity import Room
 from service.planning.planner import Planned
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ class FirstFitPlanner:
         world.point("planner.reply")
         await asyncio.sleep(world.random.uniform(0.0, 0.05))
         return Planned(decision, 1.0)
+
+    async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
+        """See service.planning.planner.Planner.room: host by host, without rules."""
+        by_zone: Counter[str] = Counter()
+        for host in snapshot.hosts:
+            if host.schedulable and (node.zone is None or host.zone == node.zone):
+                by_zone[host.zone] += min(host.free(name) // amount for name, amount in node.demand.items() if amount)
+        return Room(by_zone.total(), by_zone.total(), dict(by_zone))
 
     def close(self) -> None:
         """Nothing to let go."""

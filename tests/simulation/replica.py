@@ -58,7 +58,7 @@ class LeasedWorker(GroupWorker):
 
 def install() -> None:
     """Let the manager make workers that can be told by their lease."""
-    manager.GroupWorker = LeasedWorker  # type: ignore[misc]
+    setattr(manager, "GroupWorker", LeasedWorker)  # noqa: B010  # a class that the module imports
     owners.has_ended = _has_ended
     feed_module.TAIL, feed_module.BATCH = 6, 3  # followers fall out of a short tail, and read on from the store
     feed_module.POLL_SECONDS = 2.0  # its polls are most of what happens, and commits of this process wake it anyway
@@ -100,13 +100,12 @@ class Fleet:
 
     def write(self, connection: Connection) -> None:
         """As the service does at its start."""
-        zones, hosts, entries = (list(t.values()) for t in (self.zones, self.hosts, self.catalogue))
         configured.write(
             connection,
-            zones=zones,
-            hosts=hosts,
+            zones=list(self.zones.values()),
+            hosts=list(self.hosts.values()),
             images=(),
-            model_services=entries,
+            model_services=list(self.catalogue.values()),
             overcommit=Overcommit(),
             now=EPOCH_MS,
         )

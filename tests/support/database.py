@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import pytest
 from sqlalchemy import Connection
@@ -24,7 +24,7 @@ from tests.support.postgres import Postgres
 
 T = TypeVar("T")
 R = TypeVar("R")
-Work = Callable[[Connection], T]
+P = ParamSpec("P")
 
 GIB = 1 << 30
 
@@ -57,13 +57,15 @@ class Database:
         self._loop.close()
         self.store.close()
 
-    def write(self, work: Work[T]) -> T:
-        """See Store.write."""
-        return asyncio.run_coroutine_threadsafe(self.store.write(work), self._loop).result(60)
+    def write(self, work: Callable[Concatenate[Connection, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+        """See Store.write. The work gets the connection, and then the arguments."""
+        done = self.store.write(lambda connection: work(connection, *arguments, **named))
+        return asyncio.run_coroutine_threadsafe(done, self._loop).result(60)
 
-    def read(self, work: Work[T]) -> T:
-        """See Store.read."""
-        return asyncio.run_coroutine_threadsafe(self.store.read(work), self._loop).result(60)
+    def read(self, work: Callable[Concatenate[Connection, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+        """See Store.read. The work gets the connection, and then the arguments."""
+        done = self.store.read(lambda connection: work(connection, *arguments, **named))
+        return asyncio.run_coroutine_threadsafe(done, self._loop).result(60)
 
     def fill(self, hosts: int = 2, *, vcpu: int = 8, memory: int = 64 * GIB) -> tuple[str, ...]:
         """A zone, a catalogue entry and that many connected hosts of this size; returns the hosts' uuids."""

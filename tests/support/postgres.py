@@ -112,7 +112,7 @@ class Postgres:
         """Start the server, crash recovery included, and wait until it answers."""
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
         command = [*self._command("postgres"), "-D", self._data, "-k", str(self.directory), *settings]
-        self._server = subprocess.Popen(command, **self._popen_options())
+        self._server = self._popen(command)
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -122,7 +122,7 @@ class Postgres:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"PostgreSQL did not start: {error}") from error
             if self._server.poll() is not None:  # memory of a server that was killed may be in use for a moment
-                self._server = subprocess.Popen(command, **self._popen_options())
+                self._server = self._popen(command)
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -176,9 +176,7 @@ class Postgres:
             self._server = None
 
     def _run(self, program: str, *arguments: str) -> None:
-        options = self._popen_options()
-        options["stdout"] = options["stderr"] = subprocess.PIPE
-        done = subprocess.Popen(self._command(program, *arguments), **options)
+        done = self._popen(self._command(program, *arguments), output=subprocess.PIPE)
         _, errors = done.communicate(timeout=120)
         if done.returncode != 0:
             raise RuntimeError(f"{program}: {errors.decode().strip()}")
@@ -190,15 +188,16 @@ class Postgres:
         become = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"] if account else []
         return ["setpriv", "--pdeathsig=QUIT", *become, "--", str(self._bin / program), *arguments]
 
-    def _popen_options(self) -> dict[str, object]:
-        return {
-            "cwd": "/",
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.DEVNULL,
-            "stderr": subprocess.DEVNULL,
-            "start_new_session": True,
-            "env": {"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
-        }
+    def _popen(self, command: list[str], output: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
+        )
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from placement.engine import place
 from placement.exact import constraint_model, master
 from placement.exact.interrupt import run_until
 from placement.model import Host, Node, Policy, Request, Snapshot, Status, Strategy
-from placement.search import constrained
+from placement.search import reduce
 
 ENDLESS = Policy(branches=100_000_000, explain=False)
 
@@ -86,8 +86,8 @@ def test_a_stop_in_the_relaxation_leaves_what_the_greedy_placed(
         relaxing = True
         return relaxation(*arguments)
 
-    relaxation = constrained.reduce
-    monkeypatch.setattr(constrained, "reduce", relax)
+    relaxation = reduce.reduce
+    monkeypatch.setattr("placement.search.constrained.reduce", relax)
     decision = place(snapshot, request, ENDLESS, lambda: relaxing)
     assert relaxing
     assert decision.status is Status.PLACED

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
 import httpx
 import pytest
-from corral.v1 import catalog_pb2, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from corral.v1 import catalog_pb2, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, group_pb2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -103,7 +104,7 @@ def corral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CorralProcess]:
 
 
 def deploy(corral: CorralProcess, who: str) -> str:
-    node = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": 1 << 30}
+    node = group_pb2.NodeSpec(uuid=ENTRY, zone_uuid=ZONE, cpu_num=1, memory_size=1 << 30)
     request = deploy_pb2.DeployDistributedModelServiceRequest(
         name=f"of {who}", model_services=[node], service_creation_strategy="parallel"
     )
@@ -111,10 +112,14 @@ def deploy(corral: CorralProcess, who: str) -> str:
     return corral.follow(stream).uuid
 
 
-def code(call: object) -> grpc.StatusCode:
+def _ended(call: Callable[..., Iterable[object]], request: object) -> None:
+    list(call(request, metadata=bearer("bob")))
+
+
+def code(call: Callable[[], object]) -> grpc.StatusCode:
     with pytest.raises(grpc.RpcError) as refused:
-        call()  # type: ignore[operator]
-    return refused.value.code()  # type: ignore[attr-defined,no-any-return]
+        call()
+    return refused.value.code()
 
 
 def test_without_credentials_nothing_answers_but_health(corral: CorralProcess) -> None:
@@ -161,7 +166,8 @@ def test_a_tenant_sees_and_touches_what_is_its_own(corral: CorralProcess) -> Non
         (groups.ScaleInstanceGroup, scale),
         (groups.WatchInstanceGroups, watch),
     ):
-        assert code(lambda c=call, r=request: list(c(r, metadata=bearer("bob")))) is grpc.StatusCode.NOT_FOUND
+        stream: Callable[..., Iterable[object]] = call
+        assert code(partial(_ended, stream, request)) is grpc.StatusCode.NOT_FOUND
     assert code(lambda: groups.UpdateInstanceGroup(update, metadata=bearer("bob"))) is grpc.StatusCode.NOT_FOUND
     assert corral.groups.GetInstanceGroup(get, metadata=bearer("ann")).inventory.status == "Running"
 

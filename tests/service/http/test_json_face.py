@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from service.http.json_face import HTTP_STATUS
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CONFIGURATION, CorralProcess
 
-SEED = {
+SEED: dict[str, Any] = {
     "modelServices": [
         {
             "isInitialNode": False,
@@ -46,7 +47,7 @@ def client(corral: CorralProcess) -> Iterator[httpx.Client]:
         yield made
 
 
-def events(response: httpx.Response) -> list[tuple[str, dict[str, object]]]:
+def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
     """(event name, data) of a whole stream."""
     found = []
     for block in response.text.strip().split("\n\n"):
@@ -60,7 +61,7 @@ def test_the_seeds_json_deploys_and_streams_to_running(client: httpx.Client) -> 
     assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/event-stream")
     told = events(answer)
     assert told[-1][0] == "end"
-    final = told[-2][1]["event"]["final"]  # type: ignore[index]
+    final = told[-2][1]["event"]["final"]
     assert final["status"] == "Running"
     read = client.get(f"/instance-groups/{final['uuid']}")
     assert read.json()["inventory"] == final
@@ -69,9 +70,9 @@ def test_the_seeds_json_deploys_and_streams_to_running(client: httpx.Client) -> 
     renamed = client.patch(f"/instance-groups/{final['uuid']}", json={"name": "renamed"})
     assert renamed.json()["inventory"]["name"] == "renamed"
     restarted = events(client.post(f"/instance-groups/{final['uuid']}:restart", json={}))
-    assert restarted[-2][1]["event"]["final"]["status"] == "Running"  # type: ignore[index]
+    assert restarted[-2][1]["event"]["final"]["status"] == "Running"
     gone = events(client.delete(f"/instance-groups/{final['uuid']}"))
-    assert gone[-2][1]["event"]["final"]["status"] == "Deleted"  # type: ignore[index]
+    assert gone[-2][1]["event"]["final"]["status"] == "Deleted"
     missing = client.get(f"/instance-groups/{final['uuid']}")
     assert (missing.status_code, missing.json()["error"]["status"]) == (404, "NOT_FOUND")
 
@@ -106,18 +107,18 @@ def test_what_is_not_json_and_what_is_too_big_is_refused(client: httpx.Client) -
 
 
 def test_a_group_that_does_not_fit_ends_its_stream_with_the_explanation(client: httpx.Client) -> None:
-    body = {**SEED, "modelServices": [{**SEED["modelServices"][0], "cpuNum": 4000}]}  # type: ignore[dict-item]
+    body = {**SEED, "modelServices": [{**SEED["modelServices"][0], "cpuNum": 4000}]}
     told = events(client.post("/instance-groups", json=body))
     name, problem = told[-1]
     assert name == "error"
-    assert problem["error"]["status"] in ("FAILED_PRECONDITION", "RESOURCE_EXHAUSTED")  # type: ignore[index]
-    kinds = {detail["@type"].rsplit(".", 1)[-1] for detail in problem["error"]["details"]}  # type: ignore[index]
+    assert problem["error"]["status"] in ("FAILED_PRECONDITION", "RESOURCE_EXHAUSTED")
+    kinds = {detail["@type"].rsplit(".", 1)[-1] for detail in problem["error"]["details"]}
     assert "PlacementFailure" in kinds
 
 
 def test_a_watch_goes_on_after_the_last_event_id(client: httpx.Client) -> None:
     told = events(client.post("/instance-groups", json=SEED))
-    first = int(told[0][1]["event"]["revision"])  # type: ignore[index,call-overload]
+    first = int(told[0][1]["event"]["revision"])
     with client.stream("GET", "/instance-groups:watch", headers={"last-event-id": str(first)}) as stream:
         line = next(line for line in stream.iter_lines() if line.startswith("id: "))
     assert int(line[4:]) == first + 1

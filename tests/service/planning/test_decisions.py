@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from corral.v1 import deploy_pb2, fleet_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from placement import codec
 from placement.__main__ import main as offline
@@ -24,12 +24,16 @@ from service.telemetry.metrics import Metrics
 from tests.support.process import ENVIRONMENT
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
-NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "type": "VirtualMachine"}
+
+def node(cpu: int = 1) -> group_pb2.NodeSpec:
+    return group_pb2.NodeSpec(uuid=ENTRY, zone_uuid=ZONE, cpu_num=cpu, memory_size=GIB, type="VirtualMachine")
+
+
 PLAN = deploy_pb2.PlanDistributedModelServiceRequest(
-    model_services=[NODE, NODE], service_creation_strategy="parallel", name="group"
+    model_services=[node(), node()], service_creation_strategy="parallel", name="group"
 )
 TOO_MUCH = deploy_pb2.PlanDistributedModelServiceRequest(
-    model_services=[{**NODE, "cpu_num": 4000}], service_creation_strategy="parallel", name="group"
+    model_services=[node(4000)], service_creation_strategy="parallel", name="group"
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from placement.engine import place
 from placement.model import Flavour, Node, Request, Snapshot
-from service.domain.fleet import MEMORY, VCPU, Host, HostStatus
+from service.domain.fleet import MEMORY, VCPU, Host, HostStatus, Size
 from service.planning import fleet_reader, translate
 from service.planning.fleet_reader import FleetReader
 from service.store import claims, fleet, groups
@@ -27,7 +27,7 @@ def host(number: int, vcpu: int, gib: int, **more: int) -> Host:
     return replace(builders.host(number), status=HostStatus.CONNECTED, total=usable, usable=usable)
 
 
-def size(vcpu: int, gib: int, **more: int) -> claims.Size:
+def size(vcpu: int, gib: int, **more: int) -> Size:
     return tuple(sorted({VCPU: vcpu, MEMORY: gib * GIB, **more}.items()))
 
 
@@ -89,7 +89,7 @@ def _check_claims(connection: Connection) -> None:
     assert reader.read(connection)[1].flavours == (Flavour({VCPU: 3, MEMORY: 4 * GIB}),)
 
 
-def _vector(flavour: Flavour) -> claims.Size:
+def _vector(flavour: Flavour) -> Size:
     return tuple(sorted(flavour.demand.items()))
 
 

@@ -142,7 +142,9 @@ async def test_each_process_is_told_the_fleet_once_and_then_what_changed() -> No
         one, other = await asyncio.gather(place(pool, later), place(pool, SNAPSHOT))
         assert told(metrics) == (2, 2)
         assert [one, other] == [await place(InlinePlanner(), fleet) for fleet in (later, SNAPSHOT)]
-        assert metrics.registry.get_sample_value("corral_planner_snapshot_bytes_total", {"kind": "changes"}) > 0
+        sent = metrics.registry.get_sample_value("corral_planner_snapshot_bytes_total", {"kind": "changes"})
+        assert sent is not None
+        assert sent > 0
         os.kill(next(iter(workers() - others)), signal.SIGKILL)
         after = await asyncio.gather(*(place(pool, later) for _ in range(2)), return_exceptions=True)
         assert sorted(isinstance(answer, Unavailable) for answer in after) == [False, True]

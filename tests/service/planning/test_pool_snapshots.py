@@ -142,7 +142,7 @@ def test_only_hosts_that_changed_are_told() -> None:
     assert sent.change_to(Snapshot(alike)).version == sent.version
     later = (*alike[:20], replace(alike[20], used={"cpu": 3}), *alike[22:])
     change = sent.change_to(Snapshot(later))
-    assert ([h.id for h in change.changed], change.removed) == (["h20"], {"h21"})
+    assert ([h.id for h in change.changed], change.removed) == (["h20"], frozenset({"h21"}))
     assert (change.base, change.version) == (1, 2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,12 @@ async def test_an_update_concerns_groups_that_are_made_afterwards_alone(tmp_path
         await lab.service.roster.sync()
         modes = []
         for uuid in (first.uuid, second.uuid):
-            group = await lab.service.store.read(lambda c, u=uuid: groups.load(c, u))
+            group = await lab.service.store.read(partial(groups.load, uuid=uuid))
             modes.append(template(group.instances[0], lab.service.directory.catalogue).environment["MODE"])
         assert modes == ["old", "new"]
 
 
-BAD_ENTRIES = [
+BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "name"),
     ({"image_uuid": ""}, "image_uuid"),
     ({"framework": "caffe"}, "framework"),
@@ -218,7 +219,7 @@ async def test_only_plain_files_of_the_store_in_their_own_format_are_registered(
     os.symlink(tmp_path / "secret", tmp_path / "images" / "link")
     os.mkfifo(tmp_path / "images" / "pipe")
     (tmp_path / "images" / "folder").mkdir()
-    bad = [
+    bad: list[tuple[dict[str, Any], str]] = [
         ({"file_name": name}, "file_name")
         for name in ("missing", "empty", "link", "pipe", "folder", "..", ".", "../secret", "/etc/passwd", "a\\b")
     ]

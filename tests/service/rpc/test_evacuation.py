@@ -87,7 +87,7 @@ def cut_off(driver: SimulatedDriver) -> None:
 
 
 def answer_again(driver: SimulatedDriver) -> None:
-    del driver._call  # type: ignore[misc]
+    del driver._call
 
 
 async def test_a_drain_restarts_the_members_elsewhere_and_leaves_the_host_empty(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ async def test_members_of_several_groups_move_together_each_by_its_own_groups_ru
     async with whole(tmp_path, config_text(hosts=4)) as lab:
         first = await lab.up(2, placement_policy={"max_per_host": 1})
         name = lab.service.directory.hosts[first.instances[0].host_uuid].name
-        near = {"affinity_group_uuids": []}
+        near: dict[str, list[str]] = {"affinity_group_uuids": []}
         apart = {"anti_affinity_group_uuids": [first.uuid]}
         for other in [h.name for h in lab.service.directory.hosts.values() if h.name != name]:
             await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of(other)))

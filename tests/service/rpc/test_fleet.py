@@ -58,9 +58,9 @@ async def test_a_zone_is_made_once_however_often_its_request_id_comes(tmp_path: 
 
 
 async def test_a_zone_of_run_time_has_a_network_by_the_rules_of_the_file_and_plans_addresses(tmp_path: Path) -> None:
-    network = {"kind": "bridge", "source": "br0", "subnet": "10.8.0.0/24", "gateway": "10.8.0.1"}
+    network: dict[str, Any] = {"kind": "bridge", "source": "br0", "subnet": "10.8.0.0/24", "gateway": "10.8.0.1"}
     async with whole(tmp_path, config_text(hosts=0)) as lab:
-        request = fleet_pb2.CreateZoneRequest(name="lan", network=network)
+        request = fleet_pb2.CreateZoneRequest(name="lan", network=fleet_pb2.ZoneNetwork(**network))
         zone = (await lab.fleet.CreateZone(request)).inventory
         assert zone.network.pool == "10.8.0.2-10.8.0.254"
         await lab.add_host(zone_uuid=zone.uuid)
@@ -69,7 +69,7 @@ async def test_a_zone_of_run_time_has_a_network_by_the_rules_of_the_file_and_pla
         assert list(group.instances[0].addresses) == ["10.8.0.2"]
         assert group.instances[0].url == "http://10.8.0.2:8080"
         for wrong in ({"subnet": "10.8.0.0"}, {"source": ""}, {"gateway": "10.9.0.1"}, {"pool": "x"}, {"kind": "vlan"}):
-            bad = fleet_pb2.CreateZoneRequest(name="bad", network={**network, **wrong})
+            bad = fleet_pb2.CreateZoneRequest(name="bad", network=fleet_pb2.ZoneNetwork(**{**network, **wrong}))
             await refused(lab.fleet.CreateZone(bad), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
 
@@ -150,7 +150,7 @@ async def test_a_host_is_reached_with_the_key_of_a_named_credential(tmp_path: Pa
 
 
 POLICY = "resource_policies[0]"
-BAD_HOSTS = [
+BAD_HOSTS: list[tuple[dict[str, Any], grpc.StatusCode | None, str]] = [
     ({"zone_uuid": UNKNOWN}, grpc.StatusCode.NOT_FOUND, "zone_uuid"),
     ({"driver": "xen"}, grpc.StatusCode.INVALID_ARGUMENT, "driver"),
     ({"driver": "redfish", "connection": {"transport": "tls", "address": "b.test"}}, None, "driver"),
@@ -220,7 +220,7 @@ async def test_an_update_changes_what_the_mask_names_and_counts_at_once(tmp_path
             uuid=host.uuid,
             name="renamed",
             rack="r9",
-            resource_policies=[{"resource": "vcpu", "overcommit_ratio": 1}],
+            resource_policies=[fleet_pb2.ResourcePolicy(resource="vcpu", overcommit_ratio=1)],
             update_mask=FieldMask(paths=["name", "labels", "resource_policies"]),
             etag=host.etag,
         )
@@ -245,7 +245,8 @@ async def test_the_policy_of_a_host_holds_for_claims_from_the_moment_of_its_chan
     async with whole(tmp_path, config_text(hosts=0)) as lab:
         host = await lab.add_host()
         request = fleet_pb2.UpdateHostRequest(
-            uuid=host.uuid, resource_policies=[{"resource": "vcpu", "overcommit_ratio": 1, "reserved": 61}]
+            uuid=host.uuid,
+            resource_policies=[fleet_pb2.ResourcePolicy(resource="vcpu", overcommit_ratio=1, reserved=61)],
         )
         await lab.fleet.UpdateHost(request)
         with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -337,7 +338,7 @@ async def test_capacity_is_the_sum_of_the_hosts_that_take_members(tmp_path: Path
         empty = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="empty"))).inventory
         nothing = await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(zone_uuid=empty.uuid))
         assert (nothing.hosts, list(nothing.capacities)) == (0, [])
-        asked = {"cpu_num": 3, "memory_size": GIB}
+        asked: dict[str, Any] = {"cpu_num": 3, "memory_size": GIB}
         room = (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(**asked))).room
         assert (room.count, room.bound, dict(room.by_zone)) == (5, 5, {ZONE: 5}), "6 of 10, and 10, in threes"
         assert not (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(zone_uuid=empty.uuid, **asked))).room.count

@@ -90,7 +90,7 @@ async def claims_on(lab: Whole, host: str) -> int:
     return await lab.service.store.read(count)
 
 
-async def remove(lab: Whole, host: str, **fields: bool) -> None:
+async def remove(lab: Whole, host: str, **fields: Any) -> None:
     await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host, **fields))
 
 
@@ -139,7 +139,7 @@ async def test_force_is_refused_unless_the_host_was_fenced_and_does_not_answer(
         with wrong_state():  # without the word that it is gone for good
             await remove(lab, host)
         metal[DOOMED].reboot()
-        del driver._call  # type: ignore[misc]
+        del driver._call
 
         async def answers() -> bool:
             lab.service.reconciler.monitors[host].suspect()

@@ -65,11 +65,11 @@ def test_a_libvirt_host_is_reached_by_the_socket_and_used_by_the_options_that_we
         name="h",
         zone_uuid=ZONE,
         driver="libvirt",
-        connection={
-            "transport": "unix",
-            "socket": "/run/lab/libvirt-sock",
-            "options": {"pool": "fast", "pool_path": "/srv/fast", "virt_type": "qemu"},
-        },
+        connection=fleet_pb2.HostConnection(
+            transport="unix",
+            socket="/run/lab/libvirt-sock",
+            options={"pool": "fast", "pool_path": "/srv/fast", "virt_type": "qemu"},
+        ),
     )
     address = new_host(request).host.address
     assert connection_uri(address) == "qemu+unix:///system?socket=/run/lab/libvirt-sock"

@@ -58,7 +58,7 @@ def test_a_closed_or_silent_host_takes_no_claim(db: Database) -> None:
     db.write(lambda c: fleet.set_status(c, b, HostStatus.DISCONNECTED, "silent"))
     for uuid in (a, b):
         with pytest.raises(ClaimLost):
-            db.write(lambda c, host=uuid: claims.take(c, GROUP, [member(1, host)]))
+            db.write(claims.take, GROUP, [member(1, uuid)])
 
 
 def test_an_unknown_resource_is_never_claimed(db: Database) -> None:
@@ -109,7 +109,7 @@ def test_the_last_slot_has_exactly_one_winner(db: Database) -> None:
         assert len(won) == 1, outcomes
         assert sum(isinstance(outcome, ClaimLost) for outcome in outcomes) == 7, outcomes
         assert db.used() == {a: 1}
-        db.write(lambda c, one=won[0]: claims.release(c, [(one, 1)]))
+        db.write(claims.release, [(won[0], 1)])
 
 
 def test_gangs_that_want_each_others_hosts_never_deadlock(db: Database) -> None:
@@ -120,8 +120,8 @@ def test_gangs_that_want_each_others_hosts_never_deadlock(db: Database) -> None:
             number = worker * 1000 + step * 10
             order = hosts if worker % 2 else hosts[::-1]
             gang = [member(number + n, host) for n, host in enumerate(order)]
-            db.write(lambda c, g=tuple(gang): claims.take(c, GROUP, g))
-            db.write(lambda c, g=tuple(gang): claims.release(c, [(m.instance_uuid, 1) for m in g]))
+            db.write(claims.take, GROUP, gang)
+            db.write(claims.release, [(m.instance_uuid, 1) for m in gang])
         return worker
 
     assert together([partial(turn, worker) for worker in range(6)]) == list(range(6))
@@ -141,13 +141,13 @@ def test_any_sequence_of_claims_and_releases_keeps_the_sums(
     held: dict[int, tuple[str, int]] = {}
     for number, index, vcpu, releases in steps:
         if releases:
-            db.write(lambda c, n=number: claims.release(c, [(f"{n:032x}", 1)]))
+            db.write(claims.release, [(f"{number:032x}", 1)])
             held.pop(number, None)
         elif number not in held:
             uuid = hosts[index]
             fits = vcpu <= 8 - sum(amount for host, amount in held.values() if host == uuid)
             try:
-                db.write(lambda c, n=number, h=uuid, v=vcpu: claims.take(c, GROUP, [member(n, h, vcpu=v)]))
+                db.write(claims.take, GROUP, [member(number, uuid, vcpu=vcpu)])
                 assert fits
                 held[number] = uuid, vcpu
             except ClaimLost:

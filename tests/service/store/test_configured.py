@@ -35,7 +35,7 @@ def usable(connection: Connection) -> list[tuple[int, int]]:
 def test_the_newest_start_sets_the_fleets_overcommit_and_every_host_gives_out_by_it_at_once(db: Database) -> None:
     assert db.write(lambda c: start(c, Overcommit())) == Overcommit()
     for number in (1, 2):
-        db.write(lambda c, n=number: set_size(c, f"{n:032x}", vcpu=8, memory=4 * GIB))
+        db.write(set_size, f"{number:032x}", vcpu=8, memory=4 * GIB)
     assert db.read(usable) == [(8, 4), (24, 4)]
     assert db.write(lambda c: start(c, TWICE)) == Overcommit()
     assert db.read(settings.overcommit) == TWICE

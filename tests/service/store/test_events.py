@@ -36,7 +36,7 @@ def test_revisions_and_sequences_have_no_gaps_under_concurrent_writers(db: Datab
 
     def write(worker: int) -> None:
         for step in range(25):
-            db.write(lambda c, s=step: _tell(c, uuids[(worker + s) % 4], 1 + s % 3))
+            db.write(_tell, uuids[(worker + step) % 4], 1 + step % 3)
 
     assert together([partial(write, worker) for worker in range(6)]) == [None] * 6
     log = db.read(lambda c: events.after(c, 0, 10_000))
@@ -48,7 +48,7 @@ def test_revisions_and_sequences_have_no_gaps_under_concurrent_writers(db: Datab
         assert [e.sequence for e in log if e.group_uuid == uuid] == list(
             range(1, sum(e.group_uuid == uuid for e in log) + 1)
         )
-        assert db.read(lambda c, u=uuid: events.newest(c, u)) == max(e.revision for e in log if e.group_uuid == uuid)
+        assert db.read(events.newest, uuid) == max(e.revision for e in log if e.group_uuid == uuid)
 
 
 def test_a_reader_that_follows_the_head_misses_nothing(db: Database) -> None:

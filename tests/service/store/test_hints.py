@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Connection
 
 from service.domain.groups import EventKind
 from service.store import events, groups, hints
@@ -32,6 +33,11 @@ async def test_commits_of_one_replica_are_heard_by_another(postgres: Postgres, d
     due: list[str] = []
     listener = asyncio.create_task(Listener(store.url, lambda: news.append(1), due.append).run())
     made = group(1)
+
+    def due_and_fail(connection: Connection) -> None:
+        groups.due(connection, made.uuid, 1)
+        raise ZeroDivisionError
+
     try:
         await _wait(lambda: due == [""])
         await store.write(lambda c: groups.create(c, made, due_at=0))
@@ -40,7 +46,7 @@ async def test_commits_of_one_replica_are_heard_by_another(postgres: Postgres, d
         await store.write(lambda c: events.append(c, made, [Draft(EventKind.GROUP, 1, made)], 1))
         await _wait(lambda: len(news) > before)
         with pytest.raises(ZeroDivisionError):
-            await store.write(lambda c: (groups.due(c, made.uuid, 1), 1 / 0))
+            await store.write(due_and_fail)
         await store.write(lambda c: groups.due(c, "f" * 32, 1))
         await _wait(lambda: len(due) == 3)
         assert due[2] == "f" * 32  # what was rolled back was never told

@@ -38,7 +38,7 @@ def test_a_job_ends_once_and_forgets_what_was_asked(db: Database) -> None:
 
 def test_only_unfinished_jobs_without_a_lease_are_taken_over_the_oldest_first(db: Database) -> None:
     for number, until in ((1, 100), (2, 50), (3, 50), (4, 50)):
-        db.write(lambda c, n=number, u=until: jobs.create(c, job(n), "one", u))
+        db.write(jobs.create, job(number), "one", until)
     db.write(lambda c: jobs.end(c, job(4).uuid, JobState.FAILED, "", 40))
     assert [j.uuid for j in db.write(lambda c: jobs.take_over(c, "two", 60, 160, 1))] == [job(2).uuid]
     assert [j.uuid for j in db.write(lambda c: jobs.take_over(c, "two", 60, 160, 9))] == [job(3).uuid]
@@ -64,11 +64,11 @@ def test_an_ended_job_is_worked_on_until_its_webhook_is_told(db: Database) -> No
 
 def test_old_ended_jobs_are_forgotten_and_running_ones_never(db: Database) -> None:
     for number in (1, 2, 3):
-        db.write(lambda c, n=number: jobs.create(c, job(n), "one", 50))
+        db.write(jobs.create, job(number), "one", 50)
     db.write(lambda c: jobs.end(c, job(1).uuid, JobState.SUCCEEDED, "", 100))
     db.write(lambda c: jobs.end(c, job(2).uuid, JobState.SUCCEEDED, "", 101))
     assert db.write(lambda c: jobs.remove_ended(c, 101)) == 1
-    assert [db.read(lambda c, n=n: jobs.find(c, job(n).uuid)) is None for n in (1, 2, 3)] == [True, False, False]
+    assert [db.read(jobs.find, job(n).uuid) is None for n in (1, 2, 3)] == [True, False, False]
 
 
 def test_a_session_is_valid_until_its_end_and_can_be_prolonged_and_ended(db: Database) -> None:

@@ -17,7 +17,7 @@ def _due(db: Database, count: int) -> list[str]:
     for number in range(count):
         made = group(1, uuid=f"{number:032x}")
         made = replace(made, instances=tuple(replace(m, uuid=f"{number:031x}b") for m in made.instances))
-        db.write(lambda c, g=made, n=number: groups.create(c, g, due_at=100 + n))
+        db.write(groups.create, made, due_at=100 + number)
         uuids.append(made.uuid)
     return uuids
 

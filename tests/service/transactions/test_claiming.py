@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from placement.engine import place
 from placement.model import Policy, Status
+from service.domain.fleet import HostState
 from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage, PlacementPolicy, PlacementRecord
 from service.planning import fleet_reader, translate
 from service.store import claims, fleet, groups
@@ -88,5 +89,5 @@ def test_a_member_on_its_way_counts_on_both_hosts(db: Database, replanned: Group
     placement = plan(db, moving)
     assert placement is not None
     assert [s.host_uuid for s in placement.assignments] == [THIRD]
-    db.write(lambda c: fleet.set_state(c, fleet.host(c, THIRD), fleet.HostState.DISABLED, 1))
+    db.write(lambda c: fleet.set_state(c, fleet.host(c, THIRD), HostState.DISABLED, 1))
     assert plan(db, moving) is None

@@ -184,7 +184,7 @@ async def test_a_call_that_comes_as_an_open_ends_does_not_keep_the_event_loop(mo
     first = asyncio.create_task(call(lane))
     await asyncio.sleep(0)  # it has begun to open
     second = asyncio.create_task(call(lane))  # its turn comes right after the open's
-    assert await asyncio.gather(first, second) == ["answer", "answer"]
+    assert [await first, await second] == ["answer", "answer"]
     await lane.close()
 
 

@@ -45,17 +45,17 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     spec = specification(image=Image("direct", kernel_path=str(kernel)), interfaces=(bridged(1),))
     here, there = FakeHost(), FakeHost()
     here.reachable[URI] = there
-    drivers = [
+    source, target = (
         LibvirtDriver(name, CLUSTER, HostAddress("libvirt", "tcp", name), opener=host.open)
         for name, host in (("hv1", here), ("hv2", there))
-    ]
-    for driver in drivers:
+    )
+    for driver in (source, target):
         await driver.probe(budget_seconds=BUDGET)
-    await drivers[0].create_paused(spec, budget_seconds=BUDGET)
-    await drivers[0].resume(spec.identity, budget_seconds=BUDGET)
-    yield Pair(here, there, *drivers, replace(spec, interfaces=(replace(bridged(1), source="br-of-hv2"),)))
+    await source.create_paused(spec, budget_seconds=BUDGET)
+    await source.resume(spec.identity, budget_seconds=BUDGET)
+    yield Pair(here, there, source, target, replace(spec, interfaces=(replace(bridged(1), source="br-of-hv2"),)))
     here.let_moves_end.set()
-    for driver in drivers:
+    for driver in (source, target):
         await driver.close()
 
 

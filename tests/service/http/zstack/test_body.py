@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, group_pb2
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-NODE_NAMES = st.sampled_from([field.json_name for field in Request.DESCRIPTOR.fields[0].message_type.fields])
+NODE_NAMES = st.sampled_from([field.json_name for field in group_pb2.NodeSpec.DESCRIPTOR.fields])
 NAMES = st.sampled_from([field.json_name for field in Request.DESCRIPTOR.fields])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -26,9 +27,7 @@ def vendor() -> Iterator[Any]:
         pytest.fail("the ZStack client is not installed: make dev")
     sys.path.insert(0, str(CLIENTS))
     try:
-        import zstack_mcp.zstack_client as module
-
-        yield module
+        yield import_module("zstack_mcp.zstack_client")
     finally:
         sys.path.remove(str(CLIENTS))
 
