@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from service.domain.environment import PLANNED, NoSecrets, SecretUnavailable, is_planned
+from service.domain.ownership import Installation
 from service.reconcile.machine_spec import machine_spec
 from service.serving.rendezvous import env_file, rendezvous
 from tests.support.builders import entry, group, host, zone
@@ -69,7 +70,7 @@ def test_a_machines_specification_is_the_same_whatever_the_secret_is() -> None:
     member = replace(made.instances[0], host_uuid=host(1).uuid)
     member = replace(member, spec=replace(member.spec, environment_variables={"HF_TOKEN": "secret://token"}))
     found = machine_spec(
-        "c",
+        Installation("d" * 32, "c"),
         replace(made, instances=(member,)),
         member,
         host=host(1),
