@@ -30,6 +30,8 @@ from service.app.rates import RateLimits
 from service.app.sessions import Sessions
 from service.config.file import Config
 from service.config.secrets import ConfiguredSecrets
+from service.contract.frame import CallFrame
+from service.contract.frame import Limits as CallLimits
 from service.domain.fleet import Host
 from service.drivers.base import HostDriver, HostFacts
 from service.drivers.kinds import make_driver
@@ -53,12 +55,12 @@ from service.reconcile.tools import Tools
 from service.rpc import tls
 from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer
-from service.rpc.interceptors import Limits as RpcLimits
 from service.rpc.server import RpcServer, by
 from service.signals import Signals
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.store.ownership import AnotherCluster, establish
+from service.telemetry.call_metrics import CallMetrics
 from service.telemetry.metrics import Metrics
 
 REACHABLE_KINDS = frozenset({"bridge", "network"})
@@ -132,6 +134,10 @@ class Service:
             time.monotonic,
             lambda project: self.metrics.rate_limited.labels(project).inc(),
         )
+        limits = CallLimits(
+            max_message_bytes=config.server.max_message_bytes, max_connections=config.server.max_grpc_connections
+        )
+        self.frame = CallFrame(CallMetrics(self.metrics), limits, self.rates.admit)
 
     def _make_reconciliation(self) -> None:
         monitors: dict[str, HostMonitor] = {}
@@ -210,12 +216,12 @@ class Service:
         async def described(_request: Request) -> Response:
             return JSONResponse(description)
 
-        limit = self.config.server.max_message_bytes
-        routes = json_routes(self.rpc.services, self.identities, max_body_bytes=limit, admit=self.rates.admit)
+        routes = json_routes(self.rpc.services, self.frame, self.identities)
         return [Route("/openapi.json", described), *routes]
 
     def _zstack_routes(self) -> list[Route]:
         return zstack_routes(
+            self.frame,
             self.groups,
             self.fleet,
             self.catalog,
@@ -223,8 +229,6 @@ class Service:
             self.jobs,
             reachable=self._reachable,
             webhook_networks=self.config.webhook_networks,
-            max_body_bytes=self.config.server.max_message_bytes,
-            admit=self.rates.admit,
         )
 
     def _reachable(self, zone_uuid: str) -> bool:
@@ -236,16 +240,12 @@ class Service:
         config = self.config
         return RpcServer(
             self.groups,
-            self.metrics.registry,
+            self.frame,
             config.server.grpc,
             config.server.admin,
             reachable=self._reachable,
-            limits=RpcLimits(
-                max_message_bytes=config.server.max_message_bytes, max_connections=config.server.max_grpc_connections
-            ),
             credentials=tls.credentials(pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),
-            admit=self.rates.admit,
             fleet=FleetServicer(self.fleet, self.fleet_feed, self.evacuation, self.decisions, self._reachable),
             catalog=CatalogServicer(self.catalog),
         )

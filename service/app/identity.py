@@ -10,6 +10,8 @@ from service.app.sessions import Sessions
 from service.domain.tenants import Caller, Certificate, Token
 from service.errors import PermissionDenied, Unauthenticated
 
+OPEN = ""
+"""The role of methods that answer everybody who can reach the listener: a load balancer has no credentials."""
 VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
 RANK: Mapping[str, int] = {VIEWER: 0, OPERATOR: 1, ADMIN: 2}
 """Roles in order: who may do more may do all that who may do less may."""

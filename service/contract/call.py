@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
 from service.domain.tenants import Caller
 
 REQUEST_ID_KEY = "x-request-id"
-
-
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-
 
 _caller: ContextVar[Caller] = ContextVar("corral_caller")
 
 
 def current_caller() -> Caller:
-    """Who makes the present RPC. Raises LookupError outside of one."""
+    """Who makes the present call. Raises LookupError outside of one."""
     return _caller.get()
 
 
 def set_caller(caller: Caller) -> None:
-    """Remember the caller for the rest of the present RPC; every RPC runs in a context of its own."""
+    """Remember the caller for the rest of the present call; every call runs in a context of its own."""
     _caller.set(caller)
 
 
@@ -35,9 +31,6 @@ def seconds_left(context: Any) -> float | None:
     return left
 
 
-def request_id_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    """The caller's `x-request-id` where it is fit for logs, else a new one."""
-    for key, value in metadata or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex
+def request_id_of(shown: object) -> str:
+    """The id that a caller chose (`x-request-id`) where it is fit for logs, else a new one."""
+    return shown if isinstance(shown, str) and _REQUEST_ID.fullmatch(shown) else uuid.uuid4().hex

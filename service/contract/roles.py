@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.app.identity import ADMIN, OPERATOR, VIEWER
-
-OPEN = ""
-"""Answered to everybody who can reach the listener: a load balancer has no credentials."""
+from service.app.identity import ADMIN, OPEN, OPERATOR, VIEWER
 
 _MODEL = "corral.v1.DistributedModelService/"
 _FLEET = "corral.v1.FleetService/"

@@ -170,6 +170,12 @@ def is_expected(error: BaseException) -> bool:
     return _row(error) is not None
 
 
+def code_of(error: BaseException) -> int:
+    """The number of the error's status code; INTERNAL for what is not in the table."""
+    row = _row(error)
+    return int(code_pb2.INTERNAL if row is None else row.code)
+
+
 def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
     """The status of an error, small enough for HTTP/2 headers. Unknown errors tell nothing but the request id."""
     row = _row(error)

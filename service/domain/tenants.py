@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,20 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: never from the body. `project` is the tenant."""
+    """Who calls: never from the body. `project` is the tenant.
+
+    `request_id`: the server's own name of the call, which its log line and its audit rows have; two calls of one
+    principal are equal without it.
+    """
 
     principal: str = "anonymous"
     project: str = "default"
     role: str = "admin"
+    request_id: str = field(default="", compare=False)
+
+
+NOBODY = Caller(principal="", project="", role="")
+"""Makes the calls that are open to everybody, and those whose maker is not known."""
 
 
 @dataclass(frozen=True, slots=True)

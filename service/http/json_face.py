@@ -1,7 +1,8 @@
 """JSON for everyone: every RPC of the contract over HTTP, streams as server-sent events.
 
-Thin: a request becomes the method's protobuf message, and the gRPC face's own servicer answers it, so that validation,
-roles, use cases and errors are the same. Errors are `google.rpc.Status` as JSON, as Google's APIs have them.
+Thin: a request becomes the method's protobuf message, and the gRPC face's own servicer answers it within the same
+frame, so that limits, validation, roles, use cases and errors are the same. Errors are `google.rpc.Status` as JSON, as
+Google's APIs have them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -17,19 +18,20 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.rpc import code_pb2
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from service.app.identity import Identities, require
-from service.app.rates import Admit, unlimited
-from service.contract.call import REQUEST_ID_KEY, request_id_of, set_caller
+from service.app.identity import Identities
+from service.contract.call import REQUEST_ID_KEY, request_id_of
+from service.contract.frame import CallerLeft, CallFrame, FramedCall
 from service.contract.roles import ROLES
-from service.contract.status import is_expected, status_of
+from service.contract.status import MethodUnimplemented, status_of
 from service.errors import FieldViolation, InvalidArgument, Overloaded, Unavailable
 from service.http.bindings import Rule, rules
-from service.telemetry.logs import get_logger
-
-_log = get_logger("corral.http")
+from service.http.peers import peer
+from service.telemetry.call_metrics import JSON
+from service.telemetry.grpc_metrics import UNKNOWN_METHOD, Method
 
 HTTP_STATUS: Mapping[int, int] = {
     code_pb2.OK: 200,
@@ -51,83 +53,104 @@ HTTP_STATUS: Mapping[int, int] = {
 """HTTP's code for gRPC's, as in google/rpc/code.proto."""
 
 
-def json_routes(
-    services: Mapping[str, tuple[Any, Any]],
-    identities: Identities,
-    *,
-    max_body_bytes: int,
-    admit: Admit = unlimited,
-) -> list[Route]:
-    """A route for each annotated method. `services`: full name -> (descriptor, servicer)."""
-    made = []
+_ANY_PATH = "/corral/{rest:path}"
+
+
+def json_routes(services: Mapping[str, tuple[Any, Any]], frame: CallFrame, identities: Identities) -> list[Route]:
+    """A route for each path of annotated methods. `services`: full name -> (descriptor, servicer)."""
+    by_path: dict[str, dict[str, _Endpoint]] = {}
     for rule in rules(descriptor for descriptor, _ in services.values()):
         handler = getattr(services[rule.service][1], rule.method)
-        endpoint = _Endpoint(rule, handler, identities, max_body_bytes, admit)
-        made.append(Route(rule.path, endpoint.answer, methods=[rule.verb], name=rule.method))
-    # A path with a verb behind a colon must be tried before the one whose variable would swallow it.
-    return sorted(made, key=lambda route: (":" not in route.path, route.path))
+        by_path.setdefault(rule.path, {})[rule.verb] = _Endpoint(rule, handler, frame, identities)
+    # A path with a verb after a colon must be tried before the one whose variable would swallow it.
+    paths = sorted(by_path, key=lambda path: (":" not in path, path))
+    return [*(Route(path, _Path(by_path[path], frame)) for path in paths), Route(_ANY_PATH, _Path({}, frame))]
+
+
+class _Path:
+    """All methods of one path, as an ASGI application: the answer of a stream is part of its call."""
+
+    def __init__(self, endpoints: Mapping[str, _Endpoint], frame: CallFrame) -> None:
+        """Without endpoints it is a path that nothing serves."""
+        self._endpoints = endpoints
+        self._frame = frame
+        verbs = set(endpoints) | ({"HEAD"} if "GET" in endpoints else set())
+        self._allow = {"Allow": ", ".join(sorted(verbs))} if verbs else {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        verb = "GET" if request.method == "HEAD" else request.method
+        if verb in self._endpoints:
+            await self._endpoints[verb].answer(request, send)
+            return
+        request_id = request_id_of(request.headers.get(REQUEST_ID_KEY))
+        reply = _Reply(request, send, request_id)
+        try:
+            async with self._frame.call(JSON, UNKNOWN_METHOD, request_id, peer=peer(request)):
+                raise MethodUnimplemented(request.url.path)
+        except MethodUnimplemented as error:
+            await reply.problem(error, status=405 if self._endpoints else 404, headers=self._allow)
+        except Exception as error:
+            await reply.problem(error)
 
 
 class _Endpoint:
     """One method."""
 
     def __init__(
-        self, rule: Rule, handler: Callable[[Any, Any], Any], identities: Identities, max_body_bytes: int, admit: Admit
+        self, rule: Rule, handler: Callable[[Any, Any], Any], frame: CallFrame, identities: Identities
     ) -> None:
         self._rule = rule
         self._handler = handler
+        self._frame = frame
         self._identities = identities
-        self._max_body_bytes = max_body_bytes
-        self._admit = admit
+        self._method = Method("server_stream" if rule.streams else "unary", rule.service, rule.method)
         self._message = message_factory.GetMessageClass(rule.descriptor.input_type)
 
-    async def answer(self, request: Request) -> Response:
-        """The method's answer, or its error."""
-        request_id = request_id_of([(REQUEST_ID_KEY, request.headers.get(REQUEST_ID_KEY, ""))])
-        headers = {"x-request-id": request_id}
+    async def answer(self, request: Request, send: Send) -> None:
+        """Send the method's answer, or its error."""
+        request_id = request_id_of(request.headers.get(REQUEST_ID_KEY))
+        reply = _Reply(request, send, request_id)
+        framed = self._frame.call(JSON, self._method, request_id, peer=peer(request))
         try:
-            path = f"{self._rule.service}/{self._rule.method}"
-            caller = await self._identities.identify(request.headers.get("authorization", ""))
-            self._admit(caller)
-            require(caller, ROLES[path], path)
-            set_caller(caller)
-            message = await self._read(request)
-            answered = self._handler(message, None)
-            if self._rule.streams:
-                # The first response is waited for, so that a refused call has a status of its own.
-                first = await _while_wanted(request, anext(answered, None))
-                return self._stream(first, answered, request_id, headers)
-            return _json(await _while_wanted(request, answered), headers)
-        except ClientDisconnect:
-            return Response(status_code=HTTP_STATUS[code_pb2.CANCELLED], headers=headers)
+            async with framed as call:
+                await self._answered(call, request, reply)
+        except CallerLeft:
+            await reply.nothing()
         except Exception as error:
-            return JSONResponse(*_problem(error, request_id), headers={**headers, **_retry_after(error)})
+            await reply.problem(error)
 
-    def _stream(
-        self, first: Any, responses: AsyncIterator[Any], request_id: str, headers: Mapping[str, str]
-    ) -> StreamingResponse:
-        """Server-sent events: the first response, None where there is none, and what follows."""
+    async def _answered(self, call: FramedCall, request: Request, reply: _Reply) -> None:
+        body = await self._body(request)
+        shown = request.headers.get("authorization", "")
+        await call.permit(lambda: self._identities.identify(shown), ROLES.get(self._method.path))
+        message = self._read(request, body)
+        call.received()
+        # An answer is given up when its client leaves, as gRPC does it.
+        leaving = asyncio.create_task(_left(request))
+        leaving.add_done_callback(lambda gone: None if gone.cancelled() else call.end_with(CallerLeft()))
+        try:
+            if self._rule.streams:
+                await self._stream(call, self._handler(message, None), reply)
+                return
+            answer = await self._handler(message, None)
+            call.count_sent()
+        finally:
+            leaving.cancel()
+        await reply.message(answer)
 
-        async def events() -> AsyncIterator[bytes]:
-            async with aclosing(responses):  # type: ignore[type-var]
-                try:
-                    if first is not None:
-                        yield _event(first)
-                        async for response in responses:
-                            yield _event(response)
-                except Exception as error:
-                    body, _ = _problem(error, request_id)
-                    yield b"event: error\ndata: " + json.dumps(body).encode() + b"\n\n"
-                else:
-                    yield b"event: end\ndata: {}\n\n"
+    async def _stream(self, call: FramedCall, responses: AsyncGenerator[Any, None], reply: _Reply) -> None:
+        """Server-sent events. Nothing is sent before the first, so that a refused call has a status of its own."""
+        async with aclosing(responses):
+            async for response in responses:
+                call.begun()
+                await reply.event(response)
+                call.count_sent()
+        await reply.end()
 
-        shown = {**headers, "cache-control": "no-store"}
-        return StreamingResponse(events(), media_type="text/event-stream", headers=shown)
-
-    async def _read(self, request: Request) -> Any:
-        values: dict[str, Any] = {}
+    def _read(self, request: Request, body: bytes) -> Any:
         if self._rule.has_body:
-            values = await self._body(request)
+            values = _object(body)
         else:
             values = self._query(request.query_params.multi_items())
             last = request.headers.get("last-event-id", "")
@@ -140,22 +163,18 @@ class _Endpoint:
         except json_format.ParseError as error:
             raise InvalidArgument([FieldViolation(_named(str(error)), "is not what the field holds")]) from error
 
-    async def _body(self, request: Request) -> dict[str, Any]:
-        text = b""
+    async def _body(self, request: Request) -> bytes:
+        """All of it, before the call's turn: a slow line delays nobody else."""
+        most = self._frame.limits.max_message_bytes
+        text = bytearray()
         try:
             async for part in request.stream():
                 text += part
-                if len(text) > self._max_body_bytes:
-                    raise Overloaded(f"the body has more than {self._max_body_bytes} bytes")
+                if len(text) > most:
+                    raise Overloaded(f"the body has more than {most} bytes")
         except ClientDisconnect as gone:
-            raise InvalidArgument([FieldViolation("", "the connection ended before the body did")]) from gone
-        try:
-            values = json.loads(text or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise InvalidArgument([FieldViolation("", "the body is not JSON")]) from error
-        if not isinstance(values, dict):
-            raise InvalidArgument([FieldViolation("", "the body is not a JSON object")])
-        return values
+            raise CallerLeft from gone
+        return bytes(text)
 
     def _query(self, items: Iterable[tuple[str, str]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -176,18 +195,70 @@ class _Endpoint:
         return values
 
 
-async def _while_wanted(request: Request, answer: Awaitable[Any]) -> Any:
-    """The answer, which is given up when its client leaves, as gRPC does it. Raises ClientDisconnect then."""
-    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_left(request))
+class _Reply:
+    """What goes back to one caller."""
+
+    def __init__(self, request: Request, send: Send, request_id: str) -> None:
+        self._request = request
+        self._send = send
+        self._request_id = request_id
+        self._headers = {REQUEST_ID_KEY: request_id}
+        self._streaming = False
+
+    async def message(self, message: Any) -> None:
+        """The answer of a unary call."""
+        text = json_format.MessageToJson(message, indent=None, always_print_fields_with_no_presence=False)
+        await self._respond(Response(text, media_type="application/json", headers=self._headers))
+
+    async def event(self, message: Any) -> None:
+        """One response of a stream."""
+        revision = getattr(getattr(message, "event", None), "revision", 0)
+        text = json_format.MessageToJson(message, indent=None)
+        await self._chunk((f"id: {revision}\n" if revision else "") + f"data: {text}\n\n")
+
+    async def end(self) -> None:
+        """The end of a stream that went well."""
+        await self._chunk("event: end\ndata: {}\n\n", more=False)
+
+    async def problem(
+        self, error: Exception, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """An error: with its status, or as the last event of a stream that has begun. `status`: instead of its own."""
+        body = _problem(error, self._request_id, status)
+        if self._streaming:
+            await self._chunk(f"event: error\ndata: {json.dumps(body)}\n\n", more=False)
+            return
+        shown = {**self._headers, **_retry_after(error), **(headers or {})}
+        await self._respond(JSONResponse(body, body["error"]["code"], headers=shown))
+
+    async def nothing(self) -> None:
+        """For a caller that is not there any more; the server wants an end all the same."""
+        if self._streaming:
+            await self._chunk("", more=False)
+            return
+        await self._respond(Response(status_code=HTTP_STATUS[code_pb2.CANCELLED], headers=self._headers))
+
+    async def _respond(self, response: Response) -> None:
+        await response(self._request.scope, self._request.receive, self._send)
+
+    async def _chunk(self, text: str, *, more: bool = True) -> None:
+        if not self._streaming:
+            self._streaming = True
+            headers = {**self._headers, "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store"}
+            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": more})
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object that a body is; an empty one is empty. Raises InvalidArgument."""
     try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            return answering.result()
-        raise ClientDisconnect
-    finally:
-        answering.cancel()
-        leaving.cancel()
-        await asyncio.gather(answering, leaving, return_exceptions=True)
+        values = json.loads(text or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument([FieldViolation("", "the body is not JSON")]) from error
+    if not isinstance(values, dict):
+        raise InvalidArgument([FieldViolation("", "the body is not a JSON object")])
+    return values
 
 
 async def _left(request: Request) -> None:
@@ -216,17 +287,6 @@ def _named(problem: str) -> str:
     return path
 
 
-def _json(message: Any, headers: Mapping[str, str]) -> Response:
-    text = json_format.MessageToJson(message, indent=None, always_print_fields_with_no_presence=False)
-    return Response(text, media_type="application/json", headers=dict(headers))
-
-
-def _event(message: Any) -> bytes:
-    text = json_format.MessageToJson(message, indent=None)
-    revision = getattr(getattr(message, "event", None), "revision", 0)
-    return (f"id: {revision}\n" if revision else "").encode() + f"data: {text}\n\n".encode()
-
-
 def _retry_after(error: Exception) -> dict[str, str]:
     """When to come back, in whole seconds as HTTP has it, where the error says so."""
     if not isinstance(error, Overloaded | Unavailable):
@@ -234,13 +294,10 @@ def _retry_after(error: Exception) -> dict[str, str]:
     return {"retry-after": str(-(-error.retry_after_ms // 1000))}
 
 
-def _problem(error: Exception, request_id: str) -> tuple[dict[str, Any], int]:
-    """Body and HTTP status of an error."""
-    if not is_expected(error):
-        _log.error("a handler failed", request_id=request_id, exc_info=error)
+def _problem(error: Exception, request_id: str, http: int | None) -> dict[str, Any]:
+    """The body of an error. `http`: its HTTP status where it is not the code's own."""
     status = status_of(error, request_id)
-    http = HTTP_STATUS.get(status.code, 500)
     body = json_format.MessageToDict(status)
-    body["code"] = http
+    body["code"] = http or HTTP_STATUS.get(status.code, 500)
     body["status"] = code_pb2.Code.Name(status.code)
-    return {"error": body}, http
+    return {"error": body}

@@ -1,33 +1,28 @@
-"""The one composition around every RPC: request id, identity, limits, errors, metrics and the log line.
+"""Puts the contract's frame around every RPC, and ends it with the status of what was raised.
 
-It is outermost, so nothing that a handler raises can reach a client except through the table in `errors`.
+It is outermost, so nothing that a handler raises can reach a client except through the table in `contract.status`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import structlog
-from google.rpc import code_pb2
 
-from service.app.identity import require
-from service.app.rates import Admit, unlimited
-from service.contract.call import REQUEST_ID_KEY, request_id_of, set_caller
-from service.contract.roles import OPEN, ROLES
-from service.contract.status import MethodUnimplemented, is_expected, status_of
+from service.contract.call import REQUEST_ID_KEY, request_id_of
+from service.contract.frame import HEALTH, CallFrame, FramedCall
+from service.contract.roles import ROLES
+from service.contract.status import MethodUnimplemented, status_of
+from service.contract.turns import Turn
 from service.domain.tenants import Caller
-from service.errors import CorralError, Overloaded, PermissionDenied, Unavailable
+from service.errors import CorralError, Overloaded
 from service.rpc import calls
-from service.rpc.turns import Turn, Turns
-from service.telemetry.grpc_metrics import UNKNOWN_METHOD, GrpcMetrics, Method, code_name
-from service.telemetry.logs import get_logger
+from service.telemetry.call_metrics import GRPC
+from service.telemetry.grpc_metrics import UNKNOWN_METHOD, Method
 
 Handler = Any
 """grpc.RpcMethodHandler; its stubs only know the blocking API."""
@@ -35,74 +30,23 @@ Handler = Any
 Identify = Callable[[Any], Awaitable[Caller]]
 """Who makes the call, from its grpc.aio.ServicerContext. Raises Unauthenticated."""
 
+Answer = Callable[[FramedCall], Awaitable[Any]]
+
 _DETAILS_KEY = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_QUIET_SERVICES = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
-_DEADLINE_TOLERANCE_SECONDS = 0.05
-# Load balancers ask it, and must get an answer exactly when the service is busy.
-_HEALTH = "grpc.health.v1.Health"
-_UNLIMITED = (_HEALTH, "Check")
 
-# The library asks for a method's handler and runs it in one task.
+# The library asks for a method's handler and runs it in one task. The turn is waited for in between, so that requests
+# of calls that cannot begin yet are left on the wire, where their senders keep them.
 _turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
-
-_log = get_logger("corral.rpc")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What is served at a time. `max_message_bytes`: of one request. `max_waiting`: calls that have not begun.
-
-    `max_connections`: of one listener; one more is closed as soon as it comes.
-    """
-
-    max_message_bytes: int = 4 << 20
-    max_unary: int = 1024
-    max_streams: int = 8192
-    max_waiting: int = 8192
-    max_connections: int = 4096
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One RPC in progress."""
-
-    method: Method
-    request_id: str
-    context: Any
-    task: asyncio.Task[Any] | None
-    started: float = field(default_factory=time.perf_counter)
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    ended_by_drain: bool = False
-    sent: int = 0
-
-    @property
-    def streaming(self) -> bool:
-        return self.method.type != "unary"
-
-
-_NOBODY = Caller(principal="", project="", role="")
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all services of one server. Two servers need two, or they would share their handlers."""
 
-    def __init__(self, metrics: GrpcMetrics, *, limits: Limits, identify: Identify, admit: Admit = unlimited) -> None:
-        self._metrics = metrics
-        self._admitted = admit
-        self._limits = limits
+    def __init__(self, frame: CallFrame, identify: Identify) -> None:
+        self._frame = frame
         self._identify = identify
-        self._active: dict[bool, int] = {False: 0, True: 0}
-        self._streams: set[_Call] = set()
         self._wrapped: dict[str, tuple[Method, Handler]] = {}
-        self._turns = Turns(limits.max_waiting)
-
-    def end_streams(self) -> None:
-        """End every open stream with UNAVAILABLE and a hint when to come back. Must run on the server's loop."""
-        for call in tuple(self._streams):
-            if call.task is not None and not call.ended_by_drain:
-                call.ended_by_drain = True
-                call.task.cancel()
 
     async def intercept_service(
         self,
@@ -112,9 +56,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         """The method's handler with everything around it."""
         path = handler_call_details.method
         method, wrapped = self._wrapped.get(path) or self._find(path, await continuation(handler_call_details))
-        if method.service != _HEALTH:
+        if method.service != HEALTH:
             try:
-                _turn.set(await self._turns.take())
+                _turn.set(await self._frame.turn())
             except Overloaded as error:
                 return self._refusing(method, error)
         return wrapped
@@ -128,18 +72,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return self._wrapped[path]
 
     def _refusing(self, method: Method, error: CorralError) -> Handler:
-        """A handler that answers any shape of call with the error, without reading from it."""
+        """A handler that answers any shape of call with the error, whoever calls, without reading from it."""
 
         async def run(_requests: AsyncIterator[bytes], context: Any) -> None:
-            async def refuse(_call: _Call) -> None:
+            async def refuse(_call: FramedCall) -> None:
                 raise error
 
-            await self._around(method, context, refuse, refused=True)
+            await self._around(method, context, refuse)
 
         return grpc.stream_stream_rpc_method_handler(run)
 
     def _wrap(self, handler: Handler, method: Method) -> Handler:
-        deserializer = calls.guarded(handler.request_deserializer, self._limits.max_message_bytes)
+        deserializer = calls.guarded(handler.request_deserializer, self._frame.limits.max_message_bytes)
         serializer = handler.response_serializer
         if handler.request_streaming and handler.response_streaming:
             bidi = self._stream(handler.stream_stream, method, from_stream=True)
@@ -153,9 +97,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def _unary(self, behavior: Callable[[Any, Any], Any], method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
         async def run(request: Any, context: Any) -> Any:
-            async def answer(call: _Call) -> Any:
-                response = await _as_awaitable(behavior(self._received(request, method), context))
-                self._count_sent(call)
+            async def answer(call: FramedCall) -> Any:
+                await self._permit(call, context)
+                response = await behavior(_received(call, request), context)
+                call.count_sent()
                 return response
 
             return await self._around(method, context, answer)
@@ -167,134 +112,73 @@ class CallGuard(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, Any], Awaitable[None]]:
         # A coroutine that writes, not a generator: a client that leaves then interrupts it here, where it is handled.
         async def run(request: Any, context: Any) -> None:
-            async def answer(call: _Call) -> None:
-                source = self._each_received(request, method) if from_stream else self._received(request, method)
+            async def answer(call: FramedCall) -> None:
+                await self._permit(call, context)
+                source = _each_received(call, request) if from_stream else _received(call, request)
                 async with aclosing(behavior(source, context)) as responses:
                     async for response in responses:
-                        _end_turn()  # a reader that does not read delays nobody
+                        call.begun()
                         await context.write(response)
-                        self._count_sent(call)
+                        call.count_sent()
 
             await self._around(method, context, answer)
 
         return run
 
-    async def _each_received(self, requests: AsyncIterator[Any], method: Method) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield self._received(request, method)
+    async def _permit(self, call: FramedCall, context: Any) -> None:
+        await call.permit(lambda: self._identify(context), ROLES.get(call.method.path))
 
-    def _received(self, request: Any, method: Method) -> Any:
-        self._metrics.received(method)
-        if isinstance(request, calls.Refused):
-            raise request.error
-        return request
-
-    def _count_sent(self, call: _Call) -> None:
-        call.sent += 1
-        self._metrics.sent(call.method)
-
-    async def _around(
-        self, method: Method, context: Any, answer: Callable[[_Call], Awaitable[Any]], *, refused: bool = False
-    ) -> Any:
-        """`refused`: whoever calls, so that nobody is asked who that is."""
-        request_id = request_id_of(context.invocation_metadata())
-        call = _Call(method, request_id, context, asyncio.current_task())
+    async def _around(self, method: Method, context: Any, answer: Answer) -> Any:
+        request_id = request_id_of(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY))
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-        self._metrics.started(method)
-        self._active[call.streaming] += 1
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                if not refused:
-                    self._admit(call)
-                    set_caller(await self._permitted(method, context))
-                return await answer(call)
-            except asyncio.CancelledError:
-                await self._cancelled(call)
-                raise
-            except grpc.aio.AbortError:
-                call.code = _CODES.get(_number(context.code()), grpc.StatusCode.UNKNOWN)
-                raise
-            except grpc.aio.InternalError as gone:
-                # A write found the connection gone: the client gave the call up, and nothing failed here.
-                call.code = grpc.StatusCode.CANCELLED
-                raise asyncio.CancelledError from gone
-            except NotImplementedError:
-                await self._abort(call, MethodUnimplemented(f"/{method.service}/{method.name}"))
-            except Exception as error:
-                await self._abort(call, error)
-            finally:
-                _end_turn()
-                self._active[call.streaming] -= 1
-                self._streams.discard(call)
-                self._ended(call)
-
-    async def _permitted(self, method: Method, context: Any) -> Caller:
-        """Who calls. Raises Unauthenticated, RateLimited, PermissionDenied, before the request is looked at."""
-        path = f"{method.service}/{method.name}"
-        role = ROLES.get(path)
-        if role == OPEN:
-            return _NOBODY
-        caller = await self._identify(context)
-        self._admitted(caller)
-        if role is None:
-            raise PermissionDenied(f"nobody may call {path}")
-        require(caller, role, path)
-        return caller
-
-    def _admit(self, call: _Call) -> None:
-        """Raises Overloaded where too much is in progress already."""
-        if call.streaming:
-            self._streams.add(call)
-        if (call.method.service, call.method.name) == _UNLIMITED:
-            return
-        limit = self._limits.max_streams if call.streaming else self._limits.max_unary
-        if self._active[call.streaming] > limit:
-            raise Overloaded(f"{limit} {'streams' if call.streaming else 'calls'} are in progress already")
-
-    async def _cancelled(self, call: _Call) -> None:
-        """The client left, its deadline passed, or the server drains and tells so."""
-        if call.ended_by_drain and call.task is not None:
-            call.task.uncancel()
-            await self._abort(call, Unavailable("the service is shutting down; watch again from the last revision"))
-        remaining = call.context.time_remaining()
-        # A client resets the stream at its own deadline, which can arrive before ours has passed.
-        expired = remaining is not None and remaining <= _DEADLINE_TOLERANCE_SECONDS
-        call.code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-
-    async def _abort(self, call: _Call, error: Exception) -> None:
-        """End the RPC with the error's status. Always raises."""
-        if not is_expected(error):
-            _log.error("a handler failed", method=call.method.name, exc_info=error)
-        status = status_of(error, call.request_id)
-        call.code = _CODES[status.code]
-        details = status.SerializeToString()
-        trailing = ((_DETAILS_KEY, details), (REQUEST_ID_KEY, call.request_id))
-        try:
-            await call.context.abort(call.code, status.message, trailing_metadata=trailing)
-        except grpc.aio.InternalError as gone:
-            # The connection went away under the answer; gRPC would report that as a failure of the handler.
-            raise asyncio.CancelledError from gone
-
-    def _ended(self, call: _Call) -> None:
-        seconds = time.perf_counter() - call.started
-        self._metrics.handled(call.method, code_name(call.code.name), seconds)
-        quiet = call.method.service.startswith(_QUIET_SERVICES) and call.code is not _CODES[code_pb2.INTERNAL]
-        tell = _log.debug if quiet else _log.info
-        tell(
-            "call",
-            method=f"{call.method.service}/{call.method.name}",
-            code=call.code.name,
-            milliseconds=round(seconds * 1000, 1),
-            messages=call.sent,
-            peer=call.context.peer(),
+        framed = self._frame.call(
+            GRPC, method, request_id, peer=context.peer(), turn=_turn.get(), seconds_left=context.time_remaining
         )
+        try:
+            async with framed as call:
+                return await _answered(call, context, answer)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await _abort(context, error, request_id)
 
 
-def _end_turn() -> None:
-    """This call has begun: it has something to tell, or it has ended."""
-    turn = _turn.get()
-    if turn is not None:
-        turn.end()
+async def _answered(call: FramedCall, context: Any, answer: Answer) -> Any:
+    """What `answer` returns. What only gRPC raises is told to the frame in its own terms."""
+    try:
+        return await answer(call)
+    except grpc.aio.AbortError:
+        # A servicer of a library has ended the call by itself.
+        call.code = _number(context.code())
+        raise
+    except grpc.aio.InternalError as gone:
+        # A write found the connection gone: the client gave the call up, and nothing failed here.
+        raise asyncio.CancelledError from gone
+    except NotImplementedError as error:
+        raise MethodUnimplemented(f"/{call.method.path}") from error
+
+
+async def _abort(context: Any, error: Exception, request_id: str) -> None:
+    """End the RPC with the error's status. Always raises."""
+    status = status_of(error, request_id)
+    trailing = ((_DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, request_id))
+    try:
+        await context.abort(_CODES[status.code], status.message, trailing_metadata=trailing)
+    except grpc.aio.InternalError as gone:
+        # The connection went away under the answer; gRPC would report that as a failure of the handler.
+        raise asyncio.CancelledError from gone
+
+
+async def _each_received(call: FramedCall, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _received(call, request)
+
+
+def _received(call: FramedCall, request: Any) -> Any:
+    call.received()
+    if isinstance(request, calls.Refused):
+        raise request.error
+    return request
 
 
 def _method(path: str, handler: Handler) -> Method:
@@ -307,11 +191,6 @@ def _method(path: str, handler: Handler) -> Method:
         (True, True): "bidi_stream",
     }
     return Method(kinds[handler.request_streaming, handler.response_streaming], service, name)
-
-
-async def _as_awaitable(result: Any) -> Any:
-    """Handlers are coroutines; only those that generated code leaves unimplemented raise at once."""
-    return await result
 
 
 def _number(code: Any) -> int:

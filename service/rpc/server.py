@@ -13,19 +13,18 @@ from google.protobuf import descriptor_pool
 from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_channelz.v1.channelz_pb2 import DESCRIPTOR as CHANNELZ
 from grpc_health.v1 import health_pb2_grpc
-from prometheus_client import CollectorRegistry
 
 from service.app.groups import Groups
 from service.app.identity import Identities
-from service.app.rates import Admit, unlimited
 from service.contract.convert.inventory import Reachable
+from service.contract.frame import CallFrame, Limits
 from service.domain.tenants import Caller
 from service.listening import AddressUnavailable, ListenAddress, remove_stale_socket
 from service.rpc import group_servicer, health, library_log, reflection
 from service.rpc.group_servicer import DistributedModelServicer
 from service.rpc.health import HealthServicer
-from service.rpc.interceptors import CallGuard, Identify, Limits
-from service.telemetry.grpc_metrics import GrpcMetrics, Method
+from service.rpc.interceptors import CallGuard, Identify
+from service.telemetry.grpc_metrics import Method
 from service.telemetry.logs import get_logger
 
 FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
@@ -106,15 +105,13 @@ class RpcServer:
     def __init__(
         self,
         groups: Groups,
-        registry: CollectorRegistry,
+        frame: CallFrame,
         address: ListenAddress,
         admin_address: ListenAddress | None = None,
         *,
         reachable: Reachable,
-        limits: Limits | None = None,
         credentials: grpc.ServerCredentials | None = None,
         identify: Identify = anonymous,
-        admit: Admit = unlimited,
         fleet: fleet_pb2_grpc.FleetServiceServicer | None = None,
         catalog: catalog_pb2_grpc.CatalogServiceServicer | None = None,
     ) -> None:
@@ -123,23 +120,16 @@ class RpcServer:
         Without `fleet` or `catalog` that service's methods answer UNIMPLEMENTED.
         """
         library_log.quieten()
-        limits = limits or Limits()
-        metrics = GrpcMetrics(registry)
-        metrics.initialise(_methods([*OWN_SERVICES, health.SERVICE]))
+        frame.metrics.grpc.initialise(_methods([*OWN_SERVICES, health.SERVICE]))
         self.address = address
         self.admin_address = admin_address
         self._credentials = credentials
         self._health = HealthServicer(OWN_SERVICES)
-        self._public_guard = CallGuard(metrics, limits=limits, identify=identify, admit=admit)
-        self._admin_guard = CallGuard(metrics, limits=limits, identify=identify, admit=admit)
-        self._public = grpc.aio.server(interceptors=[self._public_guard], options=options(limits))
-        self._admin = (
-            grpc.aio.server(
-                interceptors=[self._admin_guard], options=options(replace(limits, max_connections=_ADMIN_CONNECTIONS))
-            )
-            if admin_address
-            else None
-        )
+        self._frames = (frame, frame.beside())
+        public, admin = (CallGuard(each, identify) for each in self._frames)
+        self._public = grpc.aio.server(interceptors=[public], options=options(frame.limits))
+        few = options(replace(frame.limits, max_connections=_ADMIN_CONNECTIONS))
+        self._admin = grpc.aio.server(interceptors=[admin], options=few) if admin_address else None
         models = DistributedModelServicer(groups, reachable)
         fleet = fleet or fleet_pb2_grpc.FleetServiceServicer()
         catalog = catalog or catalog_pb2_grpc.CatalogServiceServicer()
@@ -173,10 +163,10 @@ class RpcServer:
         self._health.set_serving(serving)
 
     def drain(self) -> None:
-        """Tell load balancers, and end every stream with UNAVAILABLE and a hint to come back."""
+        """Tell load balancers, and end every stream of every face with Unavailable and a hint to come back."""
         self._health.set_serving(False)
-        self._public_guard.end_streams()
-        self._admin_guard.end_streams()
+        for frame in self._frames:
+            frame.end_streams()
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls, let the present ones end within the grace, then cut them off."""

@@ -17,7 +17,7 @@ _OK = "OK"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC as its labels name it."""
+    """One method of an API as its labels name it. `type`: unary | client_stream | server_stream | bidi_stream."""
 
     type: str
     service: str
@@ -27,6 +27,16 @@ class Method:
     def labels(self) -> tuple[str, str, str]:
         """Values of grpc_type, grpc_service, grpc_method."""
         return (self.type, self.service, self.name)
+
+    @property
+    def path(self) -> str:
+        """`package.Service/Method`, as the table of roles has it; the bare name of what belongs to no gRPC service."""
+        return f"{self.service}/{self.name}" if self.service else self.name
+
+    @property
+    def streams(self) -> bool:
+        """Whether either side sends a stream."""
+        return self.type != "unary"
 
 
 # Callers choose the paths that they ask for: those that are not served share one series.

@@ -21,6 +21,7 @@ from prometheus_client import (
 _PLAN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _GAP_BUCKETS = (0.0, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _DRIVER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _DEPLOY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 
 Samples = Mapping[tuple[str, ...], float]
@@ -73,6 +74,20 @@ class Metrics:
         registry = self.registry
         self.events_revision = Gauge("corral_events_revision", "Revision of the newest event.", registry=registry)
         self.watch_streams = Gauge("corral_watch_streams", "Open streams of changes.", registry=registry)
+        self.calls = Counter(
+            "corral_calls_total",
+            "Calls ended, by the face that they came by (grpc, json, zstack; job: what ZStack's calls asked for), "
+            "method and status code.",
+            ["face", "method", "code"],
+            registry=registry,
+        )
+        self.call_duration = Histogram(
+            "corral_call_duration_seconds",
+            "Duration of calls, of streams from their beginning to their end, by face and method.",
+            ["face", "method"],
+            buckets=_CALL_BUCKETS,
+            registry=registry,
+        )
         self.rate_limited = Counter(
             "corral_rate_limited_calls_total",
             "Calls refused because the callers of their project call too often.",

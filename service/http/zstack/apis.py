@@ -8,24 +8,23 @@ from dataclasses import dataclass
 from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf.descriptor import Descriptor
 
-from service.app.identity import ADMIN, OPERATOR, VIEWER
-
-OPEN = ""
-"""Called without a session: to get one, or by the session itself."""
+from service.app.identity import ADMIN, OPEN, OPERATOR, VIEWER
+from service.telemetry.grpc_metrics import Method
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
     """One API. `package` and `name` make the Java class of its message, by which the older protocol calls it.
 
-    `role`: the least role that may call it, or OPEN. `job`: accepted at once, answered later.
-    `reply`: how the answer's class ends. `query`: takes conditions. `lists`: arguments that are lists in a URL too.
+    `role`: the least role that may call it, or OPEN: to get a session, or by the session itself. `job`: accepted at
+    once, answered later. `reply`: how the answer's class ends. `query`: takes conditions. `lists`: arguments that are
+    lists in a URL too.
     `uuid_argument`: what the `{uuid}` of the path is. `descriptor`: the message whose rules the arguments obey.
     """
 
     name: str
     package: str
-    method: str
+    verb: str
     paths: tuple[str, ...]
     role: str
     job: bool = False
@@ -44,6 +43,11 @@ class Api:
     def answer(self) -> str:
         """The Java class of the answer."""
         return f"{self.package}.API{self.name}{self.reply or ('Event' if self.job else 'Reply')}"
+
+    @property
+    def method(self) -> Method:
+        """As the log, the metrics and refusals name it."""
+        return Method("unary", "", self.name)
 
     @property
     def key(self) -> str:

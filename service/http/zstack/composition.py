@@ -10,9 +10,9 @@ from service.app.catalog import Catalog
 from service.app.fleet import Fleet
 from service.app.groups import Groups
 from service.app.jobs import Jobs
-from service.app.rates import Admit, unlimited
 from service.app.sessions import Sessions
 from service.contract.convert.inventory import Reachable
+from service.contract.frame import CallFrame
 from service.http.zstack import legacy, rest
 from service.http.zstack.face import ZStackFace
 from service.http.zstack.handlers import Handlers
@@ -20,6 +20,7 @@ from service.http.zstack.webhook import Webhooks
 
 
 def zstack_routes(
+    frame: CallFrame,
     groups: Groups,
     fleet: Fleet,
     catalog: Catalog,
@@ -28,14 +29,12 @@ def zstack_routes(
     *,
     reachable: Reachable,
     webhook_networks: Iterable[str] = (),
-    max_body_bytes: int = 4 << 20,
     webhooks: Webhooks | None = None,
-    admit: Admit = unlimited,
 ) -> list[Route]:
     """The routes of both protocols. From here on `jobs` knows how its jobs are done; `jobs.run` may begin.
 
     `reachable`: whether members of a zone have addresses that are reachable from outside; `webhook_networks`: CIDR.
     """
     handlers = Handlers(groups, fleet, catalog, sessions, reachable)
-    face = ZStackFace(handlers, sessions, jobs, webhooks or Webhooks(webhook_networks), admit)
-    return [*rest.routes(face, max_body_bytes), *legacy.routes(face, max_body_bytes)]
+    face = ZStackFace(frame, handlers, sessions, jobs, webhooks or Webhooks(webhook_networks))
+    return [*rest.routes(face), *legacy.routes(face)]

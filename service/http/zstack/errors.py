@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from service import errors
 from service.contract.convert.explanation import placement_failure
+from service.contract.status import MethodUnimplemented
 from service.http.zstack import words
 
 # ZStack's descriptions of its codes, which its clients show.
@@ -37,13 +38,14 @@ _RESOURCES: Mapping[str, str] = {
 Details = Callable[[Any], str]
 
 
-class NotSupported(errors.CorralError):
+class NotSupported(MethodUnimplemented):
     """The API is ZStack's, and this service does not do it."""
 
     reason = "NOT_SUPPORTED"
 
     def __init__(self, api: str) -> None:
-        super().__init__(f"{api} is not supported")
+        super().__init__(api)
+        self.message = f"{api} is not supported"
 
 
 class TimedOut(errors.DeployFailed):

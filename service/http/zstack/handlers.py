@@ -23,7 +23,7 @@ from service.contract.convert.explanation import in_callers_order
 from service.contract.convert.inventory import Reachable
 from service.domain.fleet import Host, HostState
 from service.domain.groups import DeployRequest, EventKind, Group, GroupStatus
-from service.domain.tenants import Caller
+from service.domain.tenants import NOBODY, Caller
 from service.errors import (
     DeployFailed,
     InvalidArgument,
@@ -51,7 +51,6 @@ _DELETE_MODES = ("Permissive", "Enforcing")
 # What ZStack's update can change and Corral's cannot, because it is how the members were made.
 _CHANGEABLE = ("name", "description", "userTags", "systemTags")
 _FIXED = ("environmentVariables", "startupParameters", "serviceLivez", "serviceReadyz", "serviceBootupTime")
-NOBODY = Caller(principal="", project="", role="")
 T = TypeVar("T")
 
 

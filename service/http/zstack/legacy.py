@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid as uuids
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,19 +10,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from service.app.identity import OPEN
 from service.app.jobs import Job, JobState, Outcome
+from service.contract.frame import FramedCall
 from service.http.zstack import query
 from service.http.zstack.apis import APIS, BY_MESSAGE, Api
 from service.http.zstack.face import ZStackFace
 from service.http.zstack.handlers import Call
-from service.http.zstack.rest import EXPIRED, Endpoint, told_at_once
-from service.http.zstack.wire import Immediate, json_text, peer, read_object
+from service.http.zstack.rest import EXPIRED, POLL, Endpoint, framed, nobody
+from service.http.zstack.wire import Immediate, json_text, read_object
 
 
-def routes(face: ZStackFace, max_body_bytes: int) -> list[Route]:
+def routes(face: ZStackFace) -> list[Route]:
     """All routes of the older protocol."""
-    call = told_at_once("/zstack/api", _call_endpoint(face, max_body_bytes))
-    result = told_at_once("/api-jobs (older protocol)", _result_endpoint(face))
+    call = framed(face.frame, _call_endpoint(face))
+    result = framed(face.frame, _result_endpoint(face), POLL)
     return [
         Route("/zstack/api", call, methods=["POST"]),
         Route("/zstack/api/", call, methods=["POST"]),
@@ -31,25 +32,27 @@ def routes(face: ZStackFace, max_body_bytes: int) -> list[Route]:
     ]
 
 
-def _call_endpoint(face: ZStackFace, max_body_bytes: int) -> Endpoint:
-    async def run(request: Request) -> Response:
-        api, message = _message(await read_object(request, max_body_bytes))
+def _call_endpoint(face: ZStackFace) -> Endpoint:
+    async def run(request: Request, framed: FramedCall) -> Response:
+        api, message = _message(await read_object(request, face.frame.limits.max_message_bytes))
+        framed.method = api.method
         session = message.pop("session", None)
         session_uuid = session.get("uuid") if isinstance(session, dict) else None
-        identifier = uuids.uuid4().hex
+        identifier = framed.request_id
         asked = query.from_message(message) if api.query else query.Query()
-        call = Call(api, identifier, message, asked, peer(request))
+        call = Call(api, identifier, message, asked, framed.peer)
         who = session_uuid if isinstance(session_uuid, str) else ""
         if api.job:
-            await face.submit(call, who, job=identifier)
+            await face.submit(framed, call, who)
             return json_text(json.dumps({"uuid": identifier, "state": "Processing"}), 200)
-        return _done(identifier, api, await face.answer(call, who))
+        return _done(identifier, api, await face.answer(framed, call, who))
 
     return run
 
 
 def _result_endpoint(face: ZStackFace) -> Endpoint:
-    async def run(request: Request) -> Response:
+    async def run(request: Request, framed: FramedCall) -> Response:
+        await framed.permit(nobody, OPEN)
         uuid = request.path_params["uuid"]
         job = await face.jobs.get(uuid)
         if job is None:

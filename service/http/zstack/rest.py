@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import time
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from google.rpc import code_pb2
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from service.app.identity import OPEN
 from service.app.jobs import JobState
+from service.contract.call import REQUEST_ID_KEY
+from service.contract.frame import CallFrame, FramedCall
+from service.domain.tenants import NOBODY, Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
+from service.http.peers import peer
 from service.http.zstack import query
 from service.http.zstack.apis import APIS, Api
 from service.http.zstack.face import ZStackFace
 from service.http.zstack.handlers import API_TIMEOUT_MS, Call
 from service.http.zstack.query import Malformed
 from service.http.zstack.webhook import WebhookRefused
-from service.http.zstack.wire import Immediate, is_uuid, json_text, location, peer, read_object
-from service.telemetry.logs import get_logger
+from service.http.zstack.wire import Immediate, is_uuid, json_text, location, read_object
+from service.telemetry.call_metrics import ZSTACK
+from service.telemetry.grpc_metrics import UNKNOWN_METHOD, Method
 
 PREFIXES = ("/zstack/v1", "/v1")
 # Clients cut the location at this text, whatever prefix they called by.
@@ -30,12 +36,13 @@ _OAUTH = "OAuth"
 _PARAMETER_KEYS = ("params", "param")
 _TAGS = ("systemTags", "userTags")
 
-_log = get_logger("corral.zstack")
+# How the log and the metrics name the question for a job's answer.
+POLL = Method("unary", "", "GetJob")
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request, FramedCall], Awaitable[Response]]
 
 
-def routes(face: ZStackFace, max_body_bytes: int) -> list[Route]:
+def routes(face: ZStackFace) -> list[Route]:
     """All routes, under every prefix."""
     by_path: dict[str, list[Api]] = {}
     for api in APIS.values():
@@ -44,88 +51,102 @@ def routes(face: ZStackFace, max_body_bytes: int) -> list[Route]:
     made = []
     for prefix in PREFIXES:
         for path, apis in by_path.items():
-            endpoint = told_at_once(path, _endpoint(face, apis, max_body_bytes))
-            made.append(Route(prefix + path, endpoint, methods=sorted({api.method for api in apis})))
-        made.append(
-            Route(prefix + "/api-jobs/{uuid}", told_at_once("/api-jobs/{uuid}", _job_endpoint(face)), methods=["GET"])
-        )
+            endpoint = framed(face.frame, _endpoint(face, apis))
+            made.append(Route(prefix + path, endpoint, methods=sorted({api.verb for api in apis})))
+        poll = framed(face.frame, _job_endpoint(face), POLL)
+        made.append(Route(prefix + "/api-jobs/{uuid}", poll, methods=["GET"]))
     return made
 
 
-def told_at_once(path: str, endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with the failures that are answered as plain text, and a line in the log.
+def framed(
+    frame: CallFrame, endpoint: Endpoint, method: Method = UNKNOWN_METHOD
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint within the frame of all calls, with the failures that are answered as plain text.
 
-    `path`: as it is in the table of APIs, because a real one may hold a session, which is a credential.
+    `method`: what it is until the endpoint has read which API is called.
     """
 
     async def run(request: Request) -> Response:
-        started = time.perf_counter()
-        response = await answer(request)
-        milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        tell = _log.debug if path.startswith("/api-jobs") else _log.info
-        tell("call", method=request.method, path=path, status=response.status_code, milliseconds=milliseconds)
+        chosen = request.headers.get("x-job-uuid", "").strip().lower()
+        request_id = chosen if is_uuid(chosen) else uuids.uuid4().hex
+        try:
+            async with frame.call(ZSTACK, method, request_id, peer=peer(request)) as call:
+                call.quiet = method is POLL
+                response = await _told_at_once(call, request, endpoint)
+                call.count_sent()
+        except AlreadyExists as error:
+            response = PlainTextResponse(f"Duplicate job uuid[{error.resource_name}]", status_code=400)
+        except Overloaded as error:
+            response = PlainTextResponse(error.message, status_code=429, headers=_retry_after(error.retry_after_ms))
+        except Unavailable as error:
+            response = PlainTextResponse(error.message, status_code=503, headers=_retry_after(error.retry_after_ms))
+        except Exception:
+            response = PlainTextResponse(f"internal error, request id {request_id}", status_code=500)
+        response.headers[REQUEST_ID_KEY] = request_id
         return response
 
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except Immediate as failure:
-            return failure.response
-        except (Malformed, WebhookRefused) as error:
-            return PlainTextResponse(str(error), status_code=400)
-        except AlreadyExists as error:
-            return PlainTextResponse(f"Duplicate job uuid[{error.resource_name}]", status_code=400)
-        except Overloaded as error:
-            return PlainTextResponse(error.message, status_code=429, headers=_retry_after(error.retry_after_ms))
-        except Unavailable as error:
-            return PlainTextResponse(error.message, status_code=503, headers=_retry_after(error.retry_after_ms))
-
     return run
+
+
+async def _told_at_once(call: FramedCall, request: Request, endpoint: Endpoint) -> Response:
+    """The endpoint's answer, or what is wrong with the request itself."""
+    try:
+        return await endpoint(request, call)
+    except Immediate as failure:
+        call.code = failure.code
+        return failure.response
+    except (Malformed, WebhookRefused) as error:
+        call.code = code_pb2.INVALID_ARGUMENT
+        return PlainTextResponse(str(error), status_code=400)
 
 
 def _retry_after(milliseconds: int) -> dict[str, str]:
     return {"Retry-After": str(-(-milliseconds // 1000))}
 
 
-def _endpoint(face: ZStackFace, apis: Sequence[Api], max_body_bytes: int) -> Endpoint:
-    async def run(request: Request) -> Response:
-        candidates = [api for api in apis if api.method == _method(request)]
+def _endpoint(face: ZStackFace, apis: Sequence[Api]) -> Endpoint:
+    async def run(request: Request, framed: FramedCall) -> Response:
+        candidates = [api for api in apis if api.verb == _verb(request)]
         if request.method in ("GET", "HEAD", "DELETE"):
             api, arguments = candidates[0], _url_arguments(candidates[0], request)
         else:
-            body = await read_object(request, max_body_bytes)
+            body = await read_object(request, face.frame.limits.max_message_bytes)
             api, arguments = _action(candidates, body, request)
         if "uuid" in request.path_params:
             arguments[api.uuid_argument] = request.path_params["uuid"]
         session = _session(request) if api.role else ""
-        return await _call(face, api, arguments, session, request)
+        return await _call(face, framed, api, arguments, session, request)
 
     return run
 
 
-def _method(request: Request) -> str:
+def _verb(request: Request) -> str:
     return "GET" if request.method == "HEAD" else request.method
 
 
-async def _call(face: ZStackFace, api: Api, arguments: Mapping[str, Any], session: str, request: Request) -> Response:
-    request_id = _job_uuid(request)
+async def _call(
+    face: ZStackFace, framed: FramedCall, api: Api, arguments: Mapping[str, Any], session: str, request: Request
+) -> Response:
+    framed.method = api.method
+    _check_job_uuid(request)
     asked = query.Query()
     if api.query:
         asked = query.from_url(request.query_params.multi_items(), request.path_params.get("uuid", ""))
-    call = Call(api, request_id or uuids.uuid4().hex, arguments, asked, peer(request))
+    call = Call(api, framed.request_id, arguments, asked, framed.peer)
     if not api.job:
-        outcome = await face.answer(call, session)
+        outcome = await face.answer(framed, call, session)
         return json_text(outcome.document, 200 if outcome.success else 503)
     where = location(request, JOBS_PATH)
     webhook = request.headers.get("x-web-hook", "").strip()
     if webhook:
         await face.webhooks.check(webhook)
-    job = await face.submit(call, session, job=request_id, webhook=webhook)
+    job = await face.submit(framed, call, session, webhook=webhook)
     return json_text(f'{{"location":"{where}/{job}","apiTimeout":{API_TIMEOUT_MS}}}', 202)
 
 
 def _job_endpoint(face: ZStackFace) -> Endpoint:
-    async def run(request: Request) -> Response:
+    async def run(request: Request, framed: FramedCall) -> Response:
+        await framed.permit(nobody, OPEN)
         job = await face.jobs.get(request.path_params["uuid"])
         if job is None:
             return PlainTextResponse(EXPIRED, status_code=404)
@@ -136,11 +157,15 @@ def _job_endpoint(face: ZStackFace) -> Endpoint:
     return run
 
 
-def _job_uuid(request: Request) -> str:
+async def nobody() -> Caller:
+    """Who asks for the answer of a job: whoever knows its uuid."""
+    return NOBODY
+
+
+def _check_job_uuid(request: Request) -> None:
     uuid = request.headers.get("x-job-uuid", "").strip().lower()
     if uuid and not is_uuid(uuid):
         raise Immediate(400, "Invalid header[X-Job-UUID], it must be a UUID with '-' stripped")
-    return uuid
 
 
 def _session(request: Request) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from google.rpc import code_pb2
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -17,10 +18,11 @@ _AUTHORITY = re.compile(r"[A-Za-z0-9.:_\[\]-]{1,255}")
 
 
 class Immediate(Exception):
-    """A failure that is told at once, as plain text."""
+    """A failure that is told at once, as plain text. `code`: the number of the status code that it is counted by."""
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
+        self.code = code_pb2.RESOURCE_EXHAUSTED if status == 413 else code_pb2.INVALID_ARGUMENT
         self.response = PlainTextResponse(text, status_code=status, headers=dict(headers or {}))
 
 
@@ -64,11 +66,6 @@ def location(request: Request, path: str) -> str:
     if not _AUTHORITY.fullmatch(authority):
         raise Immediate(400, "the header Host is not valid")
     return f"{request.url.scheme}://{authority}{path}"
-
-
-def peer(request: Request) -> str:
-    """The address that the request came from."""
-    return request.client.host if request.client else "local"
 
 
 def is_uuid(value: str) -> bool:

@@ -18,10 +18,13 @@ from sqlalchemy import Connection
 
 from service.app.feed import Feed
 from service.app.groups import Groups
+from service.contract.frame import CallFrame, Limits
 from service.domain.fleet import MEMORY, VCPU, Overcommit
 from service.listening import ListenAddress
-from service.rpc.interceptors import Identify, Limits
+from service.rpc.interceptors import Identify
 from service.rpc.server import RpcServer, anonymous
+from service.telemetry.call_metrics import CallMetrics
+from service.telemetry.metrics import Metrics
 from tests.support.builders import ENTRY, ZONE, entry, host
 from tests.support.control_plane import ControlPlane, control_plane
 
@@ -98,14 +101,13 @@ async def running(
     catalogue = (entry(model_uuid="a" * 32),)
     async with control_plane(size=SIZE, catalogue=catalogue, overcommit=OVERCOMMIT) as plane:
         local = ListenAddress("127.0.0.1", 0)
-        registry = CollectorRegistry()
+        metrics = Metrics()
         server = RpcServer(
             plane.groups,
-            registry,
+            CallFrame(CallMetrics(metrics), limits),
             address or local,
             local if admin else None,
             reachable=lambda zone: zone == ZONE,
-            limits=limits,
             identify=identify,
             credentials=credentials,
         )
@@ -113,7 +115,7 @@ async def running(
         server.set_serving(True)
         try:
             async with grpc.aio.insecure_channel(str(server.address)) as channel:
-                lab = Lab(plane, server, registry, channel)
+                lab = Lab(plane, server, metrics.registry, channel)
                 lab.going.set()
                 lab._gate()
                 yield lab

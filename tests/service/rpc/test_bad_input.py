@@ -11,7 +11,7 @@ from corral.v1 import deploy_pb2, group_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from service.rpc.interceptors import Limits
+from service.contract.frame import Limits
 from tests.service.rpc import lab
 from tests.service.rpc.lab import deploy, node
 

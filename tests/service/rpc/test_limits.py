@@ -11,9 +11,9 @@ from corral.v1 import deploy_pb2
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 
+from service.contract import turns
+from service.contract.frame import Limits
 from service.domain.tenants import Caller
-from service.rpc import turns
-from service.rpc.interceptors import Limits
 from tests.service.rpc import lab
 from tests.service.rpc.test_server import SERVING, health_of
 
@@ -55,7 +55,8 @@ async def test_calls_that_arrive_together_wait_their_turn_while_health_answers_a
         calls: list[Any] = []
         async with asyncio.timeout(30):
             while not any(made.done() for made in calls):
-                calls += [call() for _ in range(10 * turns.AT_ONCE)]
+                # Fewer than one connection may hold: a busy machine learns late of the first refusal.
+                calls += [call() for _ in range(10 * turns.AT_ONCE if len(calls) < 2000 else 0)]
                 assert (await health_of(server.channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
         refused = [made.exception() for made in calls if made.done()]
         assert {lab.reason_of(error) for error in refused} == {"OVERLOADED"}

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from service.contract.turns import Turn, Turns
 from service.errors import Overloaded
-from service.rpc.turns import Turn, Turns
 
 pytestmark = pytest.mark.asyncio
 
