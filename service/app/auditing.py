@@ -8,13 +8,14 @@ from service.store.connection import Connection
 
 
 def audited(connection: Connection, caller: Caller, method: str, subject: str, request_id: str, now: int) -> None:
-    """Leave a row about a change in its own transaction. `now`: ms."""
+    """Leave a row about a change in its own transaction. `request_id`: the one in the request, or empty. `now`: ms."""
     audit.record(
         connection,
         principal=caller.principal,
         project=caller.project,
         method=method,
         subject=subject,
-        request_id=request_id,
+        request_id=caller.request_id,
+        client_request_id=request_id,
         now=now,
     )

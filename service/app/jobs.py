@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from service.domain.tenants import Caller
+from service.domain.tenants import NOBODY, Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
 from service.store import jobs
 from service.store.engine import Store
@@ -94,7 +94,7 @@ class Jobs:
         job = Job(
             uuid or uuids.uuid4().hex,
             operation,
-            Caller(principal="", project="", role=""),
+            NOBODY,
             "",
             now,
             state=JobState.FAILED,

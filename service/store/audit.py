@@ -10,9 +10,20 @@ _RECORD = insert(schema.audit)
 
 
 def record(
-    connection: Connection, *, principal: str, project: str, method: str, subject: str, request_id: str, now: int
+    connection: Connection,
+    *,
+    principal: str,
+    project: str,
+    method: str,
+    subject: str,
+    request_id: str,
+    client_request_id: str,
+    now: int,
 ) -> None:
-    """`method`: the API's own name; `subject`: the uuid of what was changed; `now`: ms since the epoch."""
+    """`method`: the API's own name; `subject`: the uuid of what was changed; `now`: ms since the epoch.
+
+    `request_id`: as the call's log line has it; `client_request_id`: the one in the request, or empty.
+    """
     connection.execute(
         _RECORD,
         {
@@ -22,5 +33,6 @@ def record(
             "method": method,
             "subject": subject,
             "request_id": request_id,
+            "client_request_id": client_request_id,
         },
     )

@@ -357,7 +357,8 @@ quotas = Table(
     Column("generation", BigInteger, nullable=False, default=0),
 )
 
-# Who changed what. Never updated; an operator prunes it by time.
+# Who changed what. Never updated; an operator prunes it by time. `request_id`: the server's own, which the call's log
+# line has; `client_request_id`: by which the caller made its call repeatable.
 audit = Table(
     "audit",
     metadata,
@@ -368,6 +369,8 @@ audit = Table(
     Column("method", WORD, nullable=False),
     Column("subject", Text, nullable=False),
     Column("request_id", Text, nullable=False, default=""),
+    Column("client_request_id", Text, nullable=False, default=""),
     Index(None, "time"),
     Index(None, "subject"),
+    Index(None, "request_id"),
 )

@@ -106,6 +106,21 @@ def test_what_is_not_json_and_what_is_too_big_is_refused(client: httpx.Client) -
     assert client.get("/instance-groups", params={"pageSize": "x"}).status_code == 400
 
 
+def test_unknown_paths_and_verbs_are_told_in_json_with_what_is_allowed(client: httpx.Client) -> None:
+    for path in ("/nothing", "/instance-groups/x/y", "/"):
+        missing = client.get(path)
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, 404)
+        assert "allow" not in missing.headers
+    for path, allowed in (
+        ("/instance-groups", "GET, HEAD, POST"),
+        (f"/instance-groups/{'0' * 32}", "DELETE, GET, HEAD, PATCH"),
+        (f"/instance-groups/{'0' * 32}:restart", "POST"),
+    ):
+        refused = client.put(path, json={})
+        assert (refused.status_code, refused.json()["error"]["status"]) == (405, "UNIMPLEMENTED")
+        assert refused.headers["allow"] == allowed
+
+
 def test_a_group_that_does_not_fit_ends_its_stream_with_the_explanation(client: httpx.Client) -> None:
     body = {**SEED, "modelServices": [{**SEED["modelServices"][0], "cpuNum": 4000}]}
     told = events(client.post("/instance-groups", json=body))

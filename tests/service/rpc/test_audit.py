@@ -42,7 +42,7 @@ CHANGING = {rule.method for rule in rules(SERVICES) if rule.verb != "GET"} - {"P
 NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "name": "n", "type": "VirtualMachine"}
 
 Row = tuple[str, str, str, str]
-"""Principal, method, subject, request id."""
+"""Principal, method, subject, the request id that the caller chose."""
 
 
 async def rows_of(store: Any) -> list[Row]:
@@ -50,7 +50,7 @@ async def rows_of(store: Any) -> list[Row]:
 
     def read(connection: Connection) -> list[Row]:
         found = connection.execute(select(schema.audit).order_by(schema.audit.c.id))
-        return [(row.principal, row.method, row.subject, row.request_id) for row in found]
+        return [(row.principal, row.method, row.subject, row.client_request_id) for row in found]
 
     rows: list[Row] = await store.read(read)
     return rows
