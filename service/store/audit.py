@@ -17,8 +17,8 @@ def record(
     method: str,
     subject: str,
     request_id: str,
-    client_request_id: str,
     now: int,
+    client_request_id: str = "",
 ) -> None:
     """`method`: the API's own name; `subject`: the uuid of what was changed; `now`: ms since the epoch.
 
