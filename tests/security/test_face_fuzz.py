@@ -213,22 +213,22 @@ def _arguments(api: Any) -> st.SearchStrategy[dict[str, Any]]:
 def test_any_call_of_any_zstack_api_gets_a_proper_answer(zstack: Fuzzed, data: st.DataObject) -> None:
     api = data.draw(st.sampled_from([api for api in APIS.values() if api.name != "LogOut"]))
     path = "/zstack/v1" + _path(data.draw, data.draw(st.sampled_from(api.paths)), ("uuid",))
-    if api.method in ("PUT", "POST"):
+    if api.verb in ("PUT", "POST"):
         arguments = data.draw(st.one_of(_arguments(api), values))
         body = {data.draw(st.sampled_from([api.key, "params", "param"])): arguments, "systemTags": data.draw(values)}
-        zstack.send(api.method, path, content=_written(body))
+        zstack.send(api.verb, path, content=_written(body))
         return
     names = ("q", "limit", "start", "count", "sort", "fields", "groupBy", "uuids", "deleteMode", "replyWithCount")
     query = data.draw(st.lists(st.tuples(st.sampled_from(names), texts), max_size=4))
-    zstack.send(api.method, path, params=[(k, v.encode(errors="replace").decode()) for k, v in query])
+    zstack.send(api.verb, path, params=[(k, v.encode(errors="replace").decode()) for k, v in query])
 
 
 @unshrunk
 @given(data=st.data())
 def test_any_broken_zstack_body_gets_a_proper_answer(zstack: Fuzzed, data: st.DataObject) -> None:
-    api = data.draw(st.sampled_from([api for api in APIS.values() if api.method in ("PUT", "POST")]))
+    api = data.draw(st.sampled_from([api for api in APIS.values() if api.verb in ("PUT", "POST")]))
     whole = json.dumps({api.key: data.draw(_arguments(api))})
-    zstack.send(api.method, "/zstack/v1" + api.paths[0].replace("{uuid}", GROUP), content=data.draw(broken(whole)))
+    zstack.send(api.verb, "/zstack/v1" + api.paths[0].replace("{uuid}", GROUP), content=data.draw(broken(whole)))
 
 
 @unshrunk

@@ -275,8 +275,8 @@ def test_every_zstack_api_needs_its_role_or_a_session(corral: CorralProcess) -> 
             cases = [("0" * 32, "ID.1001")] + ([(session, "ID.1002")] if api.role == "admin" else [])
             for shown, expected in cases:
                 path = "/zstack/v1" + api.paths[0].replace("{uuid}", "0" * 32)
-                body: dict[str, Any] = {"json": {api.key: {}}} if api.method in ("PUT", "POST") else {}
-                answer = anybody.request(api.method, path, headers={"Authorization": f"OAuth {shown}"}, **body)
+                body: dict[str, Any] = {"json": {api.key: {}}} if api.verb in ("PUT", "POST") else {}
+                answer = anybody.request(api.verb, path, headers={"Authorization": f"OAuth {shown}"}, **body)
                 if answer.status_code == 202:
                     answer = _ended(anybody, answer)
                 assert answer.status_code == 503, (api.name, answer.text)

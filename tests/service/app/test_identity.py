@@ -19,9 +19,9 @@ from cryptography.x509.oid import NameOID
 from grpc_channelz.v1.channelz_pb2 import DESCRIPTOR as CHANNELZ
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.app.identity import RANK
+from service.app.identity import OPEN, RANK
 from service.config.file import ConfigError, parse
-from service.contract.roles import OPEN, ROLES
+from service.contract.roles import ROLES
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CONFIGURATION, CorralProcess
 

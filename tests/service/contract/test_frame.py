@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +85,7 @@ class Lab:
         return rows
 
 
-Call = Callable[[Lab, str], Awaitable[Told]]
+Call = Callable[[Lab, str], Coroutine[Any, Any, Told]]
 """A call with a session's uuid, empty for none that anybody knows."""
 
 
@@ -201,7 +201,7 @@ def log() -> Iterator[io.StringIO]:
 async def serving(directory: Path, log: io.StringIO) -> AsyncIterator[Lab]:
     async with (
         whole(directory, config_text(extra=ACCOUNTS)) as made,
-        httpx.AsyncClient(base_url=f"http://{made.service.http_address}", trust_env=False, timeout=120) as http,
+        httpx.AsyncClient(base_url=f"http://{made.http_address}", trust_env=False, timeout=120) as http,
     ):
         lab = Lab(made, http, log, {"nobody": ""})
         for name in ("admin", "viewer"):

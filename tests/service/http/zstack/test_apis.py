@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from service.app.identity import OPEN
 from service.contract.roles import ROLES
-from service.http.zstack.apis import APIS, BY_MESSAGE, OPEN
+from service.http.zstack.apis import APIS, BY_MESSAGE
 
 _MODEL, _FLEET = "corral.v1.DistributedModelService/", "corral.v1.FleetService/"
 _CATALOG = "corral.v1.CatalogService/"
