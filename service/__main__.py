@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from service.config.file import Config, ConfigError, load
+from service.config.file import Config, ConfigError, load, warnings
 from service.errors import CorralError
 from service.store.engine import DatabaseLocked
 from service.telemetry import logs
@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    for warning in warnings(config):
+        print(f"{options.config}: warning: {warning}", file=sys.stderr)
     if options.command == "check-config":
         print(f"{options.config}: {len(config.zones)} zones, {len(config.hosts)} hosts, "
               f"{len(config.model_services)} model services")  # fmt: skip

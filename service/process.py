@@ -10,14 +10,17 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 
 from service.app.health import shown
+from service.config.settings import Config
 from service.domain.catalog import Image, RegisteredImage, configured_image_uuid
-from service.domain.fleet import Overcommit
+from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.network import clashes
+from service.drivers import kinds
 from service.http.app import bind, serve_http
 from service.planning.pool import PoolPlanner
 from service.reconcile.housekeeping import Housekeeping
 from service.reconcile.owners import Heirs
 from service.rpc import tls
-from service.store import configured, quotas
+from service.store import configured, fleet, quotas
 from service.store.connection import Connection
 from service.store.hints import Listener
 from service.telemetry.logs import get_logger
@@ -117,6 +120,7 @@ class Process:
     def _write_fleet(self, connection: Connection) -> Overcommit:
         """Returns the overcommit that the fleet had before."""
         config = self.service.config
+        _refuse_clashes(config, fleet.zones(connection), fleet.hosts(connection))
         before = configured.write(
             connection,
             zones=config.zones,
@@ -154,6 +158,25 @@ class Process:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(_report)
         self._tasks.append(task)
+
+
+def _refuse_clashes(config: Config, zones: Mapping[str, Zone], hosts: Mapping[str, Host]) -> None:
+    """What the file adds is held to what is there already, as calls at run time are. Raises StartError."""
+    kept = {uuid: zone for uuid, zone in zones.items() if uuid not in {z.uuid for z in config.zones}}
+    for zone in config.zones:
+        for other in kept.values():
+            for wrong in clashes(zone.network, other.network, other.name):
+                words = f"zone {zone.name}: its {wrong.field} {wrong.description}, which is in the database"
+                if zone.uuid not in zones or zones[zone.uuid].network != zone.network:
+                    raise StartError(f"{words}; delete that zone first, or give this one other addresses")
+                log.warning(words)
+    left = [host for uuid, host in hosts.items() if uuid not in {h.uuid for h in config.hosts}]
+    for host in config.hosts:
+        if (twin := kinds.twin_of(host, left)) is not None:
+            words = f"host {host.name} leads to the same machine as host {twin.name}, which is in the database"
+            if host.uuid not in hosts or hosts[host.uuid].address != host.address:
+                raise StartError(f"{words}; take {host.name} out of the file, or drain and remove {twin.name} first")
+            log.warning(words)
 
 
 def _registered(image: Image) -> RegisteredImage:

@@ -22,6 +22,7 @@ from service.app.zones import Zones
 from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Overcommit, policy
 from service.domain.groups import MachineType
 from service.domain.tenants import Caller
+from service.drivers import kinds
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
 from service.planning import translate
@@ -279,8 +280,11 @@ class Fleet(Zones):
             raise NotFound("credential", request.credential, "connection.credential")
         if request.credential and host.address.transport != "ssh":
             raise InvalidArgument.of("connection.credential", "is for transport ssh; others log in by what libvirt has")
-        if host.uuid in fleet.hosts(connection):
+        hosts = fleet.hosts(connection)
+        if host.uuid in hosts:
             raise AlreadyExists("host", host.uuid)
+        if (twin := kinds.twin_of(host, hosts.values())) is not None:
+            raise AlreadyExists("host", twin.uuid)
 
     def _with_key(self, host: Host, credential: str) -> Host:
         """The host with the key file of the named credential; an unknown name is refused by `_check_new`."""

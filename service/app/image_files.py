@@ -42,7 +42,7 @@ def examine(directory: Path, name: str, image_format: str, sha256: str, name_fie
         raise InvalidArgument.of(name_field, "is no file of the image store that can be read") from error
     try:
         status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+        if not stat.S_ISREG(status.st_mode):
             raise InvalidArgument.of(name_field, "is no file of the image store that can be read")
         with os.fdopen(handle, "rb", closefd=False) as file:
             wrong = boot_files.problem(file, status.st_size, image_format)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from service.app import operator_changes, paging
@@ -11,9 +11,9 @@ from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.fleet import Zone
-from service.domain.network import Network
+from service.domain.network import Network, clashes
 from service.domain.tenants import Caller
-from service.errors import AlreadyExists, WrongState
+from service.errors import AlreadyExists, FieldViolation, InvalidArgument, WrongState
 from service.signals import Signals
 from service.store import fleet, schema
 from service.store.connection import Connection
@@ -52,8 +52,10 @@ class Zones:
         self._signals = signals
 
     async def create_zone(self, caller: Caller, request: NewZone, *, validate_only: bool = False) -> ZoneView:
-        """Make a zone; the same request id answers with the zone that it made. Raises AlreadyExists,
-        RequestIdReused."""
+        """Make a zone; the same request id answers with the zone that it made.
+
+        Raises AlreadyExists, RequestIdReused, InvalidArgument where another zone has some of its addresses.
+        """
         now = self._clock()
 
         def work(connection: Connection) -> ZoneView:
@@ -65,6 +67,9 @@ class Zones:
                 raise AlreadyExists("zone", uuid)
             zone = Zone(uuid, request.name, request.description, request.network)
             fleet.put_zone(connection, zone, now=now)
+            # After it was written: of two calls at once the later one waits, and sees the other's zone.
+            if wrong := _clashes(zone, fleet.zones(connection).values()):
+                raise InvalidArgument(wrong)
             operator_changes.made(connection, caller, "CreateZone", request.request_id, request, uuid, now)
             return _zone_view(connection, uuid)
 
@@ -104,6 +109,16 @@ class Zones:
         if not validate_only:
             self._signals.fleet_changed()
         return result
+
+
+def _clashes(zone: Zone, others: Iterable[Zone]) -> list[FieldViolation]:
+    found = (
+        wrong
+        for other in others
+        if other.uuid != zone.uuid
+        for wrong in clashes(zone.network, other.network, other.name)
+    )
+    return [replace(wrong, field=f"network.{wrong.field}") for wrong in found]
 
 
 def _zone_view(connection: Connection, uuid: str) -> ZoneView:

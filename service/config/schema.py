@@ -124,44 +124,11 @@ class FleetOvercommitSection(OvercommitSection):
 class NetworkSection(Section):
     """[zones.network]"""
 
-    kind: Literal["bridge", "network", "user", "none"] = "none"
+    kind: Line = "none"
     source: Line = ""
-    subnet: str = ""
-    gateway: str = ""
-    pool: str = ""
-
-    def pool_bounds(self) -> tuple[str, str]:
-        """First and last address that instances may get; without a pool all of the subnet's but the gateway."""
-        if not self.subnet:
-            return "", ""
-        if self.pool:
-            first, _, last = self.pool.partition("-")
-            return first.strip(), last.strip()
-        network = ipaddress.ip_network(self.subnet)
-        start = 2 if self.gateway == str(network[1]) else 1
-        return str(network[start]), str(network[-2] if network.version == 4 else network[-1])
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.kind in ("bridge", "network") and not self.source:
-            raise ValueError(f"source: kind {self.kind!r} needs the name of a {self.kind}")
-        if self.kind in ("user", "none") and (self.source or self.subnet):
-            raise ValueError(f"kind {self.kind!r} takes no source and no subnet")
-        if not self.subnet:
-            if self.gateway or self.pool:
-                raise ValueError("gateway and pool need a subnet")
-            return self
-        network = ipaddress.ip_network(self.subnet)
-        if network.num_addresses < 4:
-            raise ValueError(f"subnet: {self.subnet} has no room for instances")
-        if self.gateway and ipaddress.ip_address(self.gateway) not in network:
-            raise ValueError(f"gateway: {self.gateway} is not in {self.subnet}")
-        first, last = (ipaddress.ip_address(text) for text in self.pool_bounds())
-        if first not in network or last not in network or int(first) > int(last):
-            raise ValueError(f'pool: "first-last" inside {self.subnet}, got {self.pool!r}')
-        if self.gateway and int(first) <= int(ipaddress.ip_address(self.gateway)) <= int(last):
-            raise ValueError(f"pool: holds the gateway {self.gateway}")
-        return self
+    subnet: Line = ""
+    gateway: Line = ""
+    pool: Line = ""
 
 
 class ZoneSection(Section):
@@ -192,6 +159,7 @@ class HostSection(Section):
     bridge: Line = ""
     labels: Texts
     rack: Line = ""
+    cluster_uuid: OptionalUuid = ""
     state: Literal["Enabled", "Disabled", "Maintenance"] = "Enabled"
 
 
@@ -314,7 +282,7 @@ class Configuration(Section):
     cluster: ClusterSection = ClusterSection()
     log: LogSection = LogSection()
     overcommit: FleetOvercommitSection = FleetOvercommitSection()
-    zones: Annotated[list[ZoneSection], Field(min_length=1)]
+    zones: list[ZoneSection] = []
     hosts: list[HostSection] = []
     images: list[ImageSection] = []
     model_services: list[ModelServiceSection] = []

@@ -10,7 +10,8 @@ from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf.message import Message
 
 from service.domain import ranks
-from service.domain.fleet import HostAddress
+from service.domain.fleet import MAX_RATIO, HostAddress, gpu_model_violation
+from service.domain.network import NetworkWish, network_of
 from service.drivers import kinds
 from service.errors import FieldViolation
 
@@ -40,14 +41,31 @@ def _no_group_both_near_and_away(request: deploy_pb2.DeployDistributedModelServi
             yield FieldViolation(path, "is among the groups to be near to")
 
 
-def _gpus_are_told_once(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+def _capacity_can_be_claimed(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    return kinds.capacity_violations(request.driver, request.capacity)
+
+
+def _network_fits_together(request: fleet_pb2.CreateZoneRequest) -> Iterator[FieldViolation]:
+    _, wrong = network_of(network_wish(request.network))
+    return (replace(one, field=f"network.{one.field}") for one in wrong)
+
+
+def network_wish(message: fleet_pb2.ZoneNetwork) -> NetworkWish:
+    """A network as a request has it."""
+    return NetworkWish(message.kind or "none", message.source, message.subnet, message.gateway, message.pool)
+
+
+def _gpus_are_right(
+    request: deploy_pb2.DeployDistributedModelServiceRequest,
+) -> Iterator[FieldViolation]:
     for index, node in enumerate(request.model_services):
-        yield from _repeated_models(node, f"model_services[{index}].gpus")
+        yield from _gpu_violations(node, f"model_services[{index}].gpus")
 
 
-def _repeated_models(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolation]:
+def _gpu_violations(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolation]:
     seen: set[str] = set()
     for index, gpu in enumerate(node.gpus):
+        yield from gpu_model_violation(gpu.model, f"{path}[{index}].model")
         if gpu.model in seen:
             yield FieldViolation(f"{path}[{index}].model", "is in the list already")
         seen.add(gpu.model)
@@ -89,8 +107,10 @@ def _named_fields_are_not_empty(*required: str) -> Rule:
 
 def _ratios_in_range(request: Any) -> Iterator[FieldViolation]:
     for index, policy in enumerate(request.resource_policies):
-        if policy.HasField("overcommit_ratio") and not 0 < policy.overcommit_ratio <= 100:
-            yield FieldViolation(f"resource_policies[{index}].overcommit_ratio", "must be more than 0 and at most 100")
+        if policy.HasField("overcommit_ratio") and not 0 < policy.overcommit_ratio <= MAX_RATIO:
+            yield FieldViolation(
+                f"resource_policies[{index}].overcommit_ratio", f"must be more than 0 and at most {MAX_RATIO}"
+            )
 
 
 def _host_can_be_reached(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
@@ -158,22 +178,24 @@ _MODEL_SERVICE_FIELDS = tuple(
 _DEPLOY: Sequence[Rule] = (
     _ranks_are_right,
     _no_group_both_near_and_away,
-    _gpus_are_told_once,
+    _gpus_are_right,
 )
 
 _RULES: Mapping[str, Sequence[Rule]] = {
     "corral.v1.DeployDistributedModelServiceRequest": _DEPLOY,
     "corral.v1.PlanDistributedModelServiceRequest": _DEPLOY,
-    "corral.v1.ScaleInstanceGroupRequest": (_adds_or_removes, _adds_no_initial_node, _gpus_are_told_once),
+    "corral.v1.ScaleInstanceGroupRequest": (_adds_or_removes, _adds_no_initial_node, _gpus_are_right),
     "corral.v1.UpdateInstanceGroupRequest": (
         _mask_names("name", "description", "user_tags", "system_tags"),
         _named_fields_are_not_empty("name"),
     ),
     "corral.v1.GetCapacityRequest": (_size_is_whole,),
+    "corral.v1.CreateZoneRequest": (_network_fits_together,),
     "corral.v1.AddHostRequest": (
         _ratios_in_range,
         _policies_name_each_resource_once,
         _host_can_be_reached,
+        _capacity_can_be_claimed,
     ),
     "corral.v1.UpdateHostRequest": (
         _mask_names("name", "description", "rack", "resource_policies", "labels"),

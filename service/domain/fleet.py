@@ -1,6 +1,6 @@
 """Domain types of what groups are placed on and made from: zones, hosts, images and the catalogue. Pure data.
 
-Resources are named integer vectors: `vcpu` (count), `memory` (bytes), and any other name the fleet declares.
+Resources are named integer vectors: `vcpu` (count), `memory` (bytes), `gpu.<model>` (devices).
 
 Stored as JSON under these very field names: a field is renamed or removed only with a migration (ARCHITECTURE, "Stored
 JSON"); classes may move.
@@ -8,18 +8,47 @@ JSON"); classes may move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
 from fractions import Fraction
 
 from service.domain.network import Network
+from service.errors import FieldViolation
 
 VCPU = "vcpu"
 MEMORY = "memory"
+GPU = "gpu."
+"""What the name of a device's resource begins with; its model follows."""
+
+MAX_RATIO = 1000
+"""The highest overcommit ratio that is taken for meant."""
+
+_GPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+_ALMOST = {"cpu": VCPU, "cpus": VCPU, "vcpus": VCPU, "mem": MEMORY, "ram": MEMORY, "gpu": f"{GPU}<model>"}
 
 Size = tuple[tuple[str, int], ...]
 """A named integer vector as sorted pairs, without zeros."""
+
+
+def resource_violations(names: Iterable[str], field: str) -> Iterator[FieldViolation]:
+    """Names that no member can claim: amounts of them would change nothing. `field`: the map that they are keys of."""
+    for name in sorted(names):
+        if name in (VCPU, MEMORY) or (name.startswith(GPU) and _GPU_MODEL.fullmatch(name.removeprefix(GPU))):
+            continue
+        close = _ALMOST.get(name.lower()) or next(iter(get_close_matches(name, (VCPU, MEMORY), 1)), "")
+        hint = f"; did you mean {close}?" if close else ""
+        yield FieldViolation(f"{field}[{name}]", f"must be one of {VCPU}, {MEMORY}, {GPU}<model>{hint}")
+
+
+def gpu_model_violation(model: str, field: str) -> Iterator[FieldViolation]:
+    """What is wrong with the model of a device that is asked for: hosts name theirs, and any is none of them."""
+    if not model:
+        yield FieldViolation(field, "is required: devices are placed by the model that hosts name")
+    elif not _GPU_MODEL.fullmatch(model):
+        yield FieldViolation(field, "must be letters, digits and ._-, a letter or digit first, at most 60 long")
 
 
 class HostState(StrEnum):

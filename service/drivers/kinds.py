@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.domain.fleet import Host, HostAddress
+from service.domain.fleet import GPU, Host, HostAddress, resource_violations
 from service.drivers.base import HostDriver, HostRejected
 from service.errors import FieldViolation
 
@@ -96,6 +96,33 @@ def violations(address: HostAddress, *, in_file: bool = False) -> Iterator[Field
     yield from _option_violations(kind, address, in_file)
 
 
+def capacity_violations(driver: str, capacity: Iterable[str]) -> Iterator[FieldViolation]:
+    """What is wrong with amounts that an operator says a host has: names that nobody can claim, devices that the host's
+    machines would not get."""
+    names = tuple(capacity)
+    yield from resource_violations(names, "capacity")
+    kind = KINDS.get(driver)
+    if kind is None or kind.attaches_devices:
+        return
+    for name in sorted(names):
+        if name.startswith(GPU):
+            yield FieldViolation(f"capacity[{name}]", f"must not be given for {driver}: its machines get no devices")
+
+
+def twin_of(host: Host, others: Iterable[Host]) -> Host | None:
+    """Another host whose entry leads to the same machine: it would be given out twice. Two names of one machine that
+    the entries do not tell are found when it answers."""
+    kind = KINDS.get(host.address.driver)
+    machine = kind.same_machine(host.address) if kind is not None else ""
+    if kind is None or not machine:
+        return None
+    for other in others:
+        same_kind = other.address.driver == kind.name and other.uuid != host.uuid
+        if same_kind and kind.same_machine(other.address) == machine:
+            return other
+    return None
+
+
 def _socket_violations(address: HostAddress) -> Iterator[FieldViolation]:
     if not address.socket:
         return
@@ -145,7 +172,7 @@ def _same_libvirt(address: HostAddress) -> str:
         return ""  # each connection to libvirt's test driver is a host of its own
     name = address.address.lower().rstrip(".")
     # Behind one address there may be several machines, each at a port of its own; the usual ports are one machine's.
-    return name if address.port in (0, _LIBVIRT_PORTS[address.transport]) else f"{name}:{address.port}"
+    return name if address.port in (0, _LIBVIRT_PORTS.get(address.transport)) else f"{name}:{address.port}"
 
 
 # --- simulated -------------------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ class ResourcePolicy(_message.Message):
     resource: _builtins.str
     """The resource's name: `vcpu` or `memory`."""
     overcommit_ratio: _builtins.float
-    """What may be given out for each unit that is not reserved. More than 0, at most 100."""
+    """What may be given out for each unit that is not reserved. More than 0, at most 1000."""
     reserved: _builtins.int
     """What is kept for the host itself: virtual CPUs, or bytes."""
     def __init__(

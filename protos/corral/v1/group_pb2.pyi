@@ -217,7 +217,7 @@ class GpuRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The kind of accelerator as hosts name it, for example `nvidia-a100-80gb`. Empty means any."""
+    """The kind of accelerator as hosts name it, for example `nvidia-a100-80gb`."""
     count: _builtins.int
     """How many, 1 to 64."""
     def __init__(

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from corral.v1 import fleet_pb2, group_pb2
-from pydantic import ValidationError
 
 from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
 from service.app.etags import etag_of
@@ -15,12 +14,10 @@ from service.app.feed import Bookmark
 from service.app.fleet import HostChange, NewHost
 from service.app.fleet_feed import FleetUpdate
 from service.app.zones import NewZone, ZoneView
-from service.config.schema import NetworkSection
 from service.contract.convert.inventory import Reachable, instance, timestamp
-from service.contract.rules import host_address
+from service.contract.rules import host_address, network_wish
 from service.domain.fleet import Host, HostState, Overcommit
-from service.domain.network import Network
-from service.errors import InvalidArgument
+from service.domain.network import network_of
 from service.planning.decisions import Kept
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
@@ -155,19 +152,8 @@ def progress(value: Progress, reachable: Reachable) -> fleet_pb2.DrainHostRespon
 
 def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
     """A zone to make."""
-    attached = network(message.network) if message.HasField("network") else Network()
+    attached, _ = network_of(network_wish(message.network))
     return NewZone(message.name, message.description, message.resource_uuid, message.request_id, attached)
-
-
-def network(message: fleet_pb2.ZoneNetwork) -> Network:
-    """Where machines are attached, by the same rules as in the configuration file. Raises InvalidArgument."""
-    fields = ("kind", "source", "subnet", "gateway", "pool")
-    try:
-        section = NetworkSection.model_validate({name: getattr(message, name) for name in fields})
-        first, last = section.pool_bounds()
-    except ValidationError as problem:
-        raise InvalidArgument.of("network", problem.errors()[0]["msg"].removeprefix("Value error, ")) from problem
-    return Network(section.kind, section.source, section.subnet, section.gateway, first, last)
 
 
 def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:

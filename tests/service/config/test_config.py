@@ -194,22 +194,22 @@ SIMULATED = 'driver = "simulated"\ntransport = "test"'
         (
             'name = "zone-1"\n',
             'name = "zone-1"\nnetwork = { kind = "bridge" }\n',
-            "zones[0].network:",
+            "zones[0].network.source:",
             "name of a bridge",
         ),
         (
             'name = "zone-1"\n',
             'name = "zone-1"\nnetwork = { kind = "bridge", source = "b", subnet = "10.0.0.0/24", '
             'pool = "10.0.1.1-10.0.1.9" }\n',
-            "zones[0].network:",
+            "zones[0].network.pool:",
             "inside 10.0.0.0/24",
         ),
         (
             'name = "zone-1"\n',
             'name = "zone-1"\nnetwork = { kind = "bridge", source = "b", subnet = "10.0.0.0/24", '
             'gateway = "10.0.0.1", pool = "10.0.0.1-10.0.0.9" }\n',
-            "zones[0].network:",
-            "holds the gateway",
+            "zones[0].network.pool:",
+            "hold the gateway",
         ),
         (f'uuid = "{ZONE}"', 'uuid = "7a00"', "zones[0].uuid:", "32 hex digits"),
         (f'uuid = "{ZONE}"\n', "", "zones[0].uuid:", "missing"),

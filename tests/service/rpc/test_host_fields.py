@@ -35,6 +35,7 @@ COUNTERPARTS = {
     "bridge": "bridge",
     "labels": "labels",
     "rack": "rack",
+    "cluster_uuid": "cluster_uuid",
     "state": "state",
 }
 

@@ -1,0 +1,390 @@
+"""From the checked sections of the configuration file to domain types, and what does not fit together between them."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.config import schema
+from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
+from service.config.values import affordable, plain_uuid
+from service.domain import boot_files, environment
+from service.domain.catalog import Image, ModelService
+from service.domain.environment import Secret
+from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone, gpu_model_violation
+from service.domain.network import NetworkWish, clashes, network_of
+from service.domain.ownership import LEGACY_CLUSTER
+from service.domain.tenants import Account, Caller, Certificate, Quota, Rate, Token
+from service.drivers import kinds
+from service.errors import FieldViolation
+from service.listening import ListenAddress
+
+_HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """What of a file was wrong by itself and is not looked at again. `entries`: those of a list of tables, as the file
+    has them, by section and index; `sections`: tables of which keys were taken."""
+
+    entries: dict[str, dict[int, Any]] = field(default_factory=dict)
+    sections: set[str] = field(default_factory=set)
+
+    def without(self, raw: Mapping[str, Any], places: Iterable[Sequence[int | str]]) -> dict[str, Any]:
+        """The file without what lies at the places."""
+        rest = {name: dict(value) if isinstance(value, dict) else value for name, value in raw.items()}
+        for section, *below in places:
+            name = str(section)
+            if below and isinstance(below[0], int):
+                self.entries.setdefault(name, {})[below[0]] = raw[name][below[0]]
+                continue
+            self.sections.add(name)
+            if below and isinstance(rest.get(name), dict):
+                rest[name].pop(below[0], None)
+            else:
+                rest.pop(name, None)
+        for name, entries in self.entries.items():
+            rest[name] = [entry for index, entry in enumerate(raw[name]) if index not in entries]
+        return rest
+
+    def index(self, section: str, position: int) -> int:
+        """Where in the file the entry stands that is now at `position`."""
+        gone = self.entries.get(section, {})
+        return [index for index in range(position + len(gone) + 1) if index not in gone][position]
+
+    def names(self, section: str) -> set[str]:
+        """Names and uuids of entries that were left out: others may speak of them."""
+        told = [entry for entry in self.entries.get(section, {}).values() if isinstance(entry, dict)]
+        return {str(entry[key]) for entry in told for key in ("name", "uuid") if key in entry}
+
+
+class Builder:
+    """Turns the checked sections into domain types and collects what does not fit together."""
+
+    def __init__(self, checked: schema.Configuration, directory: Path, left_out: LeftOut) -> None:
+        self.checked = checked
+        self.directory = directory
+        self.left_out = left_out
+        self.problems: list[str] = []
+        self._images: tuple[Image, ...] = ()
+        self._boots_files = False
+
+    def build(self) -> Config:
+        """The whole configuration; not to be used where there are `problems`."""
+        checked = self.checked
+        images = self._images = tuple(self._image(i, image) for i, image in enumerate(checked.images))
+        by_name = {image.name: image for image in images}
+        if not checked.zones and not self.left_out.names("zones") and "zones" not in self.left_out.sections:
+            self.problems.append("zones: missing; at least one is needed")
+        zones = tuple(self._zone(i, zone) for i, zone in enumerate(checked.zones))
+        hosts = tuple(self._host(i, host) for i, host in enumerate(checked.hosts))
+        config = Config(
+            server=self._server(),
+            store_url=self._store_url(),
+            cluster_id=checked.cluster.id,
+            cluster_name=checked.cluster.name or checked.cluster.id or LEGACY_CLUSTER,
+            log=LogConfig(checked.log.format, checked.log.level),
+            overcommit=_overcommit(checked.overcommit),
+            zones=zones,
+            hosts=hosts,
+            images=images,
+            model_services=tuple(
+                self._model_service(i, entry, by_name) for i, entry in enumerate(checked.model_services)
+            ),
+            image_directory=self._path(checked.catalog.image_directory),
+            anonymous=checked.identity.anonymous,
+            tokens=tuple(Token(entry.sha256, _caller(entry)) for entry in checked.tokens),
+            quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
+            certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),
+            accounts=tuple(Account(entry.name, entry.password_sha512, _caller(entry)) for entry in checked.accounts),
+            webhook_networks=tuple(checked.webhooks.allow),
+            ssh_keys={entry.name: entry.ssh_key for entry in checked.credentials},
+            secrets=tuple(
+                Secret(entry.name, self._path_text(entry.file), entry.variable, frozenset(entry.projects))
+                for entry in checked.secrets
+            ),
+            rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in checked.rate_limits},
+        )
+        self._boots_files = any(_boots_files(host) for host in hosts)
+        self._compare(config)
+        return config
+
+    def boot_file_problems(self) -> list[str]:
+        """What is wrong with the files of images, where a host would need them."""
+        return [
+            f"{self._at('images', index)}: {wrong}"
+            for index, image in enumerate(self._images if self._boots_files else ())
+            for wrong in _file_problems(image)
+        ]
+
+    def _at(self, section: str, position: int) -> str:
+        return f"{section}[{self.left_out.index(section, position)}]"
+
+    def _compare(self, config: Config) -> None:
+        """What entries of one kind may not have in common."""
+        checked = self.checked
+        self._require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
+        self._require_unique("zones", "name", [zone.name for zone in config.zones])
+        self._require_unique("credentials", "name", [entry.name for entry in checked.credentials])
+        self._require_unique("secrets", "name", [entry.name for entry in checked.secrets])
+        self._require_unique("quotas", "project", [quota.project for quota in config.quotas])
+        self._require_unique("rate_limits", "project", [rate.project for rate in checked.rate_limits])
+        self._require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
+        self._require_unique("hosts", "name", [host.name for host in config.hosts])
+        self._require_unique("images", "name", [image.name for image in config.images])
+        self._require_unique("model_services", "uuid", [entry.uuid for entry in config.model_services])
+        self._require_unique("accounts", "name", [account.name for account in config.accounts])
+        for index, zone in enumerate(config.zones):
+            for other in config.zones[:index]:
+                self._tell(f"{self._at('zones', index)}.network", clashes(zone.network, other.network, other.name))
+        for index, host in enumerate(config.hosts):
+            if (twin := kinds.twin_of(host, config.hosts[:index])) is not None:
+                self.problems.append(f"{self._at('hosts', index)}: leads to the same machine as host {twin.name}")
+
+    def _server(self) -> ServerConfig:
+        section = self.checked.server
+        admin = section.admin if isinstance(section.admin, ListenAddress) else None
+        listeners = {"grpc": section.grpc, "http": section.http, "admin": admin}
+        for key, address in listeners.items():
+            if address is None or address.local or section.insecure:
+                continue
+            if section.tls is None or key == "admin":
+                if "server" in self.left_out.sections:
+                    continue  # it may have been said wrongly, which is told
+                self.problems.append(
+                    f"server.{key}: {address} can be reached from other machines and has no TLS; "
+                    "use a loopback address, unix:<path>, [server.tls], or say server.insecure = true"
+                )
+            elif self.checked.identity.anonymous and "identity" not in self.left_out.sections:
+                self.problems.append(
+                    f"server.{key}: {address} can be reached from other machines and asks nobody who they are; "
+                    "say identity.anonymous = false and name tokens, accounts or certificates"
+                )
+        used = [str(address) for address in listeners.values() if address is not None and address.port != 0]
+        if len(set(used)) != len(used) and "server" not in self.left_out.sections:
+            self.problems.append("server: grpc, http and admin need different addresses")
+        return ServerConfig(
+            grpc=section.grpc,
+            http=section.http,
+            admin=admin,
+            insecure=section.insecure,
+            max_message_bytes=section.max_message_bytes,
+            max_nodes=section.max_nodes,
+            drain_grace_ms=section.drain_grace_ms,
+            tls=self._tls(section.tls),
+            max_grpc_connections=affordable(section.max_grpc_connections),
+            max_http_connections=affordable(section.max_http_connections),
+        )
+
+    def _tls(self, section: schema.TlsSection | None) -> TlsFiles | None:
+        if section is None:
+            return None
+        files = TlsFiles(
+            self._path(section.certificate),
+            self._path(section.key),
+            self._path(section.client_ca) if section.client_ca else None,
+        )
+        for key, path in (("certificate", files.certificate), ("key", files.key), ("client_ca", files.client_ca)):
+            if path is not None and not path.is_file():
+                self.problems.append(f"server.tls.{key}: {path} is not a file")
+        return files
+
+    def _store_url(self) -> str:
+        url = self.checked.store.url
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in ("sqlite", "postgresql+psycopg"):
+            self.problems.append("store.url: allowed: sqlite:///<path>, sqlite:// (memory), postgresql+psycopg://…")
+            return ""
+        if scheme == "sqlite" and rest:
+            if not rest.startswith("/") or len(rest) == 1:
+                self.problems.append("store.url: sqlite:///<path>, with three slashes before a relative path")
+                return ""
+            return f"sqlite:///{self._path(rest[1:])}"
+        return url
+
+    def _host(self, index: int, section: schema.HostSection) -> Host:
+        where = self._at("hosts", index)
+        zones = {zone.uuid: zone.uuid for zone in self.checked.zones} | {z.name: z.uuid for z in self.checked.zones}
+        key = plain_uuid(section.zone) or section.zone
+        if key not in zones and not {key, section.zone} & self.left_out.names("zones"):
+            self.problems.append(
+                f"{where}.zone: no zone {section.zone!r}; {_known(zone.name for zone in self.checked.zones)}"
+            )
+        address = HostAddress(
+            driver=section.driver,
+            transport=section.transport,
+            address=section.address,
+            port=section.port,
+            socket=section.socket,
+            username=section.username,
+            options=section.options,
+        )
+        self._tell(where, kinds.violations(address, in_file=True))
+        self._tell(where, kinds.capacity_violations(section.driver, section.capacity))
+        return Host(
+            uuid=section.uuid
+            or uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id or LEGACY_CLUSTER}/{section.name}").hex,
+            name=section.name,
+            zone_uuid=zones.get(key, ""),
+            cluster_uuid=section.cluster_uuid,
+            address=address,
+            rack=section.rack,
+            labels=section.labels,
+            overcommit=_overcommit(section.overcommit),
+            capacity_override=section.capacity,
+            bridge=section.bridge,
+            state=HostState(section.state),
+        )
+
+    def _host_uuid(self, name: str) -> str:
+        return uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id or LEGACY_CLUSTER}/{name}").hex
+
+    def _image(self, index: int, section: schema.ImageSection) -> Image:
+        where = self._at("images", index)
+        if section.manifest:
+            if section.kernel or section.initrd or section.disk:
+                self.problems.append(f"{where}.manifest: stands alone, without kernel, initrd and disk")
+            return self._image_from_manifest(where, section)
+        if not section.kernel and not section.disk:
+            self.problems.append(f"{where}: needs manifest, kernel or disk")
+        if section.initrd and not section.kernel:
+            self.problems.append(f"{where}.initrd: needs a kernel")
+        paths = {"kernel": section.kernel, "initrd": section.initrd, "disk": section.disk}
+        for role in section.sha256:
+            if not paths[role]:
+                self.problems.append(f"{where}.sha256.{role}: the image has no {role}")
+        return Image(
+            name=section.name,
+            kernel_path=self._path_text(section.kernel),
+            initrd_path=self._path_text(section.initrd),
+            kernel_arguments=section.kernel_arguments,
+            disk_path=self._path_text(section.disk),
+            disk_format=section.disk_format,
+            sha256={str(role): digest for role, digest in section.sha256.items()},
+            delivery=section.delivery,
+            progress_channel=section.progress_channel,
+        )
+
+    def _image_from_manifest(self, where: str, section: schema.ImageSection) -> Image:
+        """An image as `deploy/guest/build.py` leaves it: kernel, initramfs, their digests and the command line."""
+        path = self._path(section.manifest)
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            kernel, initramfs = told["kernel"], told["initramfs"]
+            digests = {"kernel": str(kernel["sha256"]), "initrd": str(initramfs["sha256"])}
+            files = (path.parent / str(kernel["file"]), path.parent / str(initramfs["file"]))
+            arguments = section.kernel_arguments or str(told["command_line"])
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            self.problems.append(
+                f"{where}.manifest: {path} cannot be used ({type(problem).__name__}: {problem}); "
+                "`make guest` builds the default guest"
+            )
+            return Image(name=section.name)
+        return Image(
+            name=section.name,
+            kernel_path=str(files[0]),
+            initrd_path=str(files[1]),
+            kernel_arguments=arguments,
+            sha256=digests,
+            delivery=section.delivery,
+            progress_channel=section.progress_channel,
+        )
+
+    def _quota(self, index: int, section: schema.QuotaSection) -> Quota:
+        limits = {VCPU: section.cpu, MEMORY: section.memory}
+        named = {name: limit for name, limit in limits.items() if limit is not None}
+        for model in section.gpus:
+            self._tell(self._at("quotas", index), gpu_model_violation(model, f"gpus[{model}]"))
+        return Quota(section.project, {**named, **{f"{GPU}{model}": count for model, count in section.gpus.items()}})
+
+    def _zone(self, index: int, section: schema.ZoneSection) -> Zone:
+        said = section.network
+        network, wrong = network_of(NetworkWish(said.kind, said.source, said.subnet, said.gateway, said.pool))
+        self._tell(f"{self._at('zones', index)}.network", wrong)
+        return Zone(
+            uuid=section.uuid,
+            name=section.name,
+            description=section.description,
+            network=network,
+            overcommit=_overcommit(section.overcommit),
+        )
+
+    def _model_service(
+        self, index: int, section: schema.ModelServiceSection, images: Mapping[str, Image]
+    ) -> ModelService:
+        image = images.get(section.image)
+        if image is None:
+            if section.image not in self.left_out.names("images"):
+                known = _known(images)
+                where = self._at("model_services", index)
+                self.problems.append(f"{where}.image: no image {section.image!r}; {known}")
+            image = Image(name=section.image)
+        secrets = {secret.name for secret in self.checked.secrets} | self.left_out.names("secrets")
+        for name, wrong in environment.problems(section.environment, secrets.__contains__):
+            self.problems.append(f"{self._at('model_services', index)}.environment.{name}: {wrong}")
+        values = section.model_dump(exclude={"image", "supported_metrics"})
+        return ModelService(image=image, supported_metrics=tuple(section.supported_metrics), **values)
+
+    def _require_unique(self, section: str, key: str, values: list[str]) -> None:
+        first: dict[str, int] = {}
+        for index, value in enumerate(values):
+            if value in first:
+                here, there = self._at(section, index), self._at(section, first[value])
+                self.problems.append(f"{here}.{key}: {value} is taken by {there}")
+            first.setdefault(value, index)
+
+    def _tell(self, where: str, found: Iterable[FieldViolation]) -> None:
+        for wrong in found:
+            key = re.sub(r"\[([^\]]*)\]", r".\1", wrong.field)  # a map's key, as the file writes it
+            self.problems.append(f"{where}.{key}: {wrong.description}")
+
+    def _path(self, text: str) -> Path:
+        return (self.directory / Path(text).expanduser()).resolve()
+
+    def _path_text(self, text: str) -> str:
+        return str(self._path(text)) if text else ""
+
+
+def _overcommit(section: schema.OvercommitSection) -> Overcommit:
+    ratios = {VCPU: section.cpu, MEMORY: section.memory}
+    reserved = {VCPU: section.reserved_cpu, MEMORY: section.reserved_memory}
+    return Overcommit(
+        {name: value for name, value in ratios.items() if value is not None},
+        {name: value for name, value in reserved.items() if value is not None},
+    )
+
+
+def _caller(entry: schema.TokenSection | schema.CertificateSection | schema.AccountSection) -> Caller:
+    return Caller(entry.name, entry.project, entry.role)
+
+
+def _boots_files(host: Host) -> bool:
+    kind = kinds.KINDS.get(host.address.driver)
+    return kind is not None and kind.boots_files
+
+
+def _file_problems(image: Image) -> Iterator[str]:
+    """What RegisterImage would say of the image's files."""
+    files = ((image.kernel_path, "kernel"), (image.initrd_path, "initrd"), (image.disk_path, image.disk_format))
+    for name, declared in files:
+        path = Path(name)
+        if name and not path.is_file():
+            yield f"no file {path}"
+        elif name:
+            try:
+                with path.open("rb") as file:
+                    wrong = boot_files.problem(file, path.stat().st_size, declared)
+            except OSError as problem:
+                wrong = f"cannot be read ({problem.strerror})"
+            if wrong:
+                yield f"{path} {wrong}"
+
+
+def _known(names: Iterable[str]) -> str:
+    listed = ", ".join(sorted(names))
+    return f"known: {listed}" if listed else "none is configured"

@@ -1,0 +1,83 @@
+"""What the service is told at its start, as domain types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.domain.catalog import Image, ModelService
+from service.domain.environment import Secret
+from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.tenants import Account, Certificate, Quota, Rate, Token
+from service.listening import ListenAddress
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of the listeners. `client_ca` None: clients show no certificates."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Listeners and their limits. `admin` None: no admin listener. Sizes in bytes, times in ms.
+
+    `max_grpc_connections`, `max_http_connections`: at a time; each never more than a third of the files that the
+    process may open.
+    """
+
+    grpc: ListenAddress
+    http: ListenAddress
+    admin: ListenAddress | None
+    insecure: bool
+    max_message_bytes: int
+    max_nodes: int
+    drain_grace_ms: int
+    tls: TlsFiles | None = None
+    max_grpc_connections: int = 4096
+    max_http_connections: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """`format`: `auto` (console on a terminal, else JSON) | `json` | `console`; `level`: `debug` … `error`."""
+
+    format: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that the service is told at start. `store_url` is SQLAlchemy's, with an absolute path for SQLite.
+
+    `image_directory`: where RegisterImage finds files.
+    `webhook_networks`: where finished jobs may be told, in CIDR notation.
+    `cluster_id`: the id that this file names; empty: the database's own.
+    `rates`: how often callers may call, by project; that of "" holds for every project that is not named.
+    """
+
+    server: ServerConfig
+    store_url: str
+    cluster_id: str
+    cluster_name: str
+    log: LogConfig
+    overcommit: Overcommit
+    zones: tuple[Zone, ...]
+    hosts: tuple[Host, ...]
+    images: tuple[Image, ...]
+    model_services: tuple[ModelService, ...]
+    image_directory: Path
+    accounts: tuple[Account, ...] = ()
+    webhook_networks: tuple[str, ...] = ()
+    anonymous: bool = True
+    tokens: tuple[Token, ...] = ()
+    quotas: tuple[Quota, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    ssh_keys: Mapping[str, str] = field(default_factory=dict)
+    """Credential's name -> path of the private key file."""
+    secrets: tuple[Secret, ...] = ()
