@@ -208,8 +208,10 @@ class Listing:
 class HostFacts:
     """What a host is. `total` and `foreign` are named integer vectors: `vcpu` (count), `memory` (bytes), …
 
-    `foreign`: what machines without this cluster's tag hold at most (max vCPUs, max memory), stopped ones that
-    do not autostart not counted. `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why.
+    `total` is what machines can be given: without memory that is set aside as huge pages.
+    `foreign`: what machines without this cluster's tag hold (not what they could be given as they run), stopped ones
+    that do not autostart not counted; and what the hypervisor takes for itself beside its guests' memory.
+    `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why.
     `hypervisor`: the machine's own uuid, whatever address it is reached by; empty where its kind has none.
     `mark`: the owner's mark that it bears, None where it bears none.
     """

@@ -129,10 +129,14 @@ def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...])
     return _text(domain)
 
 
+def tombstone_name(identity: MachineIdentity) -> str:
+    """Unlike the machine's, so that neither can be defined over the other."""
+    return f"corral-tombstone-{identity.instance}-{identity.attempt}"
+
+
 def tombstone_xml(identity: MachineIdentity, virt_type: str) -> str:
     """An inert domain that holds the uuid of a past attempt, so that a late definition of it is refused."""
-    name = f"corral-tombstone-{identity.instance}-{identity.attempt}"
-    domain = _domain(virt_type, name, identity.machine_uuid, Tag(identity, "", Kind.TOMBSTONE))
+    domain = _domain(virt_type, tombstone_name(identity), identity.machine_uuid, Tag(identity, "", Kind.TOMBSTONE))
     _amounts(domain, 1 << 20, 1)
     SubElement(SubElement(domain, "os"), "type").text = "hvm"
     return _text(domain)

@@ -31,6 +31,7 @@ from service.drivers.libvirt.connection import Lane, Opener, Work
 from service.drivers.libvirt.domain_xml import Platform, check_spec
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.machines import Machines
+from service.drivers.libvirt.overhead import Overhead
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Tag, check_identity
 
@@ -54,6 +55,7 @@ class LibvirtDriver(HostDriver):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._storage = Storage(self._options)
         self._inventory = Inventory(cluster)
+        self._overhead = Overhead(self._options.translation_cache_mib << 20)
         self._channels = Channels(self._changed)
         self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
         self._virtualisation: tuple[str, probing.Virtualisation] | None = None
@@ -94,13 +96,20 @@ class LibvirtDriver(HostDriver):
             boot_id=boot_id,
             architecture=virtualisation.architecture,
             total=probing.totals(connection),
-            foreign=self._inventory.foreign(self._inventory.read_all(connection)),
+            foreign=self._foreign(connection, virtualisation.type),
             virt_type=virtualisation.type,
             virt_note=virtualisation.note,
             hypervisor_version=probing.version_text(connection),
             hypervisor=self._hypervisor_of(connection),
             mark=marks.read(connection),
         )
+
+    def _foreign(self, connection: Any, virt_type: str) -> dict[str, int]:
+        seen = self._inventory.read_all(connection)
+        held = self._inventory.foreign(seen)
+        if virt_type != "test":
+            held["memory"] += self._overhead.held(connection, seen, emulated=virt_type == "qemu")
+        return held
 
     def _hypervisor_of(self, connection: Any) -> str:
         if self._hypervisor is None:

@@ -198,7 +198,7 @@ class Inventory:
     # --- what others hold --------------------------------------------------------------------------------------------
 
     def foreign(self, seen: Iterable[Seen]) -> dict[str, int]:
-        """The most that domains without this cluster's tag hold: `vcpu` (count), `memory` (bytes).
+        """What domains without this cluster's tag hold: `vcpu` (count), `memory` (bytes, beside huge pages).
 
         A stopped one counts when it starts by itself with the host.
         """
@@ -208,8 +208,8 @@ class Inventory:
             if tag is not None and tag.identity.cluster == self._cluster:
                 continue
             if one.active or _starts_by_itself(one.domain):
-                held["vcpu"] += one.record.max_vcpus
-                held["memory"] += one.record.max_memory
+                held["vcpu"] += one.record.vcpus
+                held["memory"] += 0 if one.record.huge_pages else one.record.memory
         return held
 
 

@@ -22,7 +22,7 @@ from service.drivers.base import (
 )
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Work
-from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_xml
+from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_name, tombstone_xml
 from service.drivers.libvirt.errors import ALREADY, GONE, TAKEN, Abandoned, connection_lost, describe, translate
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.storage import Storage
@@ -70,7 +70,7 @@ class Machines:
             spec_hash=tag.spec_hash,
             report=self._channels.report(seen.machine_uuid),
             generation=tag.generation,
-            resources={"vcpu": seen.record.max_vcpus, "memory": seen.record.max_memory},
+            resources={"vcpu": seen.record.vcpus, "memory": seen.record.memory},
             name=seen.record.name,
         )
 
@@ -134,12 +134,29 @@ class Machines:
         try:
             domain = connection.defineXML(xml)
         except libvirt.libvirtError as error:
-            if error.get_error_code() in TAKEN and not connection_lost(error):
+            if self._is_taken(connection, error, spec.identity, spec.identity.machine_name):
                 raise MachineConflict(_TAKEN_HERE, describe(error)) from error
             raise
-        self._start_paused(work, domain, platform.virt_type)
+        self._start_paused(work, connection, domain, spec, platform.virt_type)
 
-    def _start_paused(self, work: Work, domain: Any, virt_type: str) -> None:
+    def _is_taken(self, connection: Any, error: libvirt.libvirtError, identity: MachineIdentity, name: str) -> bool:
+        """Whether a definition was refused because its uuid or name is something else's: the code says more than that.
+
+        Where it cannot be looked for, the refusal is what is told.
+        """
+        if error.get_error_code() not in TAKEN or connection_lost(error):
+            return False
+        seen = self._inventory.find(connection, identity)
+        if seen is not None and seen.record.name != name:
+            return True
+        try:
+            return bool(connection.lookupByName(name).UUIDString() != identity.machine_uuid)
+        except libvirt.libvirtError as lookup:
+            if lookup.get_error_code() in GONE:
+                return False
+            raise
+
+    def _start_paused(self, work: Work, connection: Any, domain: Any, spec: MachineSpec, virt_type: str) -> None:
         self._channels.forget(domain.UUIDString())
         self._inventory.asked_to_stop(domain.UUIDString(), False)
         work.check()
@@ -150,8 +167,16 @@ class Machines:
             else:
                 domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         except libvirt.libvirtError as error:
-            if error.get_error_code() not in ALREADY:
+            if error.get_error_code() not in ALREADY or connection_lost(error):
                 raise
+            if domain.isActive():
+                return
+            # The same code: something that the machine needs is not active.
+            idle = _inactive_networks(connection, spec)
+            if idle:
+                text = f"the host's network {idle[0]} is defined and not started"
+                raise HostRejected("missing_network", text, describe(error)) from error
+            raise
 
     def _clean_up(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
         try:
@@ -169,11 +194,8 @@ class Machines:
         seen = self._existing(connection, identity)
         if seen.state == libvirt.VIR_DOMAIN_PAUSED:
             work.check()
-            try:
-                seen.domain.resume()
-            except libvirt.libvirtError as error:
-                if error.get_error_code() not in ALREADY:
-                    raise
+            # Whatever the code means, what is seen then is the answer.
+            _ignoring(ALREADY, seen.domain.resume)
         return self._again(connection, identity)
 
     def _existing(self, connection: Any, identity: MachineIdentity) -> Seen:
@@ -199,7 +221,15 @@ class Machines:
             return
         self._inventory.asked_to_stop(seen.machine_uuid, True)
         work.check()
-        _ignoring(GONE | ALREADY, seen.domain.shutdown)
+        try:
+            seen.domain.shutdown()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in GONE | ALREADY or connection_lost(error):
+                raise
+            after = self._real(connection, identity)
+            if after is not None and after.active:
+                self._inventory.asked_to_stop(seen.machine_uuid, False)
+                raise  # it runs, and was not asked
 
     def power_off(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
         """Ends the process. Definition and volumes stay."""
@@ -236,7 +266,7 @@ class Machines:
             seen.domain.destroyFlags(0)
         except libvirt.libvirtError as error:
             code = error.get_error_code()
-            if code in GONE | ALREADY:
+            if code in GONE | ALREADY and not connection_lost(error) and not _is_active(seen.domain):
                 return
             if seen.starting and code in _NOT_KILLED and not connection_lost(error):
                 raise MachineGhost(_GHOST_HERE, describe(error)) from error
@@ -262,7 +292,7 @@ class Machines:
         try:
             connection.defineXML(tombstone_xml(identity, virt_type))
         except libvirt.libvirtError as error:
-            if error.get_error_code() in TAKEN and not connection_lost(error):
+            if self._is_taken(connection, error, identity, tombstone_name(identity)):
                 raise MachineConflict("the machine itself is on the host", describe(error)) from error
             raise
 
@@ -278,6 +308,28 @@ class Machines:
         work.check()
         _undefine(seen.domain)
         self._inventory.forget(identity.machine_uuid)
+
+
+def _is_active(domain: Any) -> bool:
+    try:
+        return bool(domain.isActive())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in GONE:
+            raise
+        return False
+
+
+def _inactive_networks(connection: Any, spec: MachineSpec) -> list[str]:
+    """Names of the machine's libvirt networks that are defined and not started."""
+    found = []
+    for name in sorted({i.source for i in spec.interfaces if i.kind == "network"}):
+        try:
+            if not connection.networkLookupByName(name).isActive():
+                found.append(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
+                raise
+    return found
 
 
 def _undefine(domain: Any) -> None:

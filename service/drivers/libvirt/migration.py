@@ -107,7 +107,7 @@ def abort(connection: Any, inventory: Inventory, cluster: str, identity: Machine
         seen.domain.abortJob()
     except libvirt.libvirtError as error:
         if error.get_error_code() not in ALREADY | GONE:
-            raise
+            raise  # either way `ended` looks whether it has
 
 
 def ended(connection: Any, inventory: Inventory, cluster: str, identity: MachineIdentity) -> bool:

@@ -23,6 +23,7 @@ from service.drivers.libvirt.addressing import Options
 from service.drivers.libvirt.base_images import BaseImages
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Boot, Disk
+from service.drivers.libvirt.errors import ALREADY, TAKEN, connection_lost
 from service.drivers.libvirt.tags import document_role, is_machine_volume, volume_name, volume_prefix
 
 POOL_PATIENCE_SECONDS = 2.0
@@ -37,12 +38,7 @@ class Storage:
 
     def pool(self, connection: Any, work: Work) -> Any:
         """The pool, active; made where it does not exist."""
-        try:
-            pool = connection.storagePoolLookupByName(self._options.pool)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
-                raise
-            pool = self._define_pool(connection, work)
+        pool = self._defined(connection) or self._define_pool(connection, work)
         if not pool.isActive():
             self._activate(pool, work)
         return pool
@@ -53,8 +49,12 @@ class Storage:
         while True:
             work.check()
             try:
+                # The code is that of a pool which another call has started meanwhile, and of others.
                 volumes.unless(libvirt.VIR_ERR_OPERATION_INVALID, pool.create, 0)
-                return
+                if pool.isActive():
+                    return
+                if time.monotonic() > patience:
+                    raise HostRejected("missing_image", "the host's storage pool cannot be started")
             except libvirt.libvirtError as error:
                 if error.get_int1() != errno.ENOENT or time.monotonic() > patience:
                     raise
@@ -69,10 +69,21 @@ class Storage:
             made = connection.storagePoolDefineXML(ElementTree.tostring(pool, encoding="unicode"), 0)
             made.build(0)
             made.setAutostart(1)
-        except libvirt.libvirtError:
-            # Another call may have made it at the same moment: then it is there now.
-            return connection.storagePoolLookupByName(self._options.pool)
+        except libvirt.libvirtError as error:
+            # Another call may have made it at the same moment: then it is there now, and started or to be started.
+            there = self._defined(connection)
+            if there is None or error.get_error_code() not in TAKEN | ALREADY or connection_lost(error):
+                raise
+            return there
         return made
+
+    def _defined(self, connection: Any) -> Any | None:
+        try:
+            return connection.storagePoolLookupByName(self._options.pool)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
+                raise
+            return None
 
     # --- a machine's volumes -----------------------------------------------------------------------------------------
 
@@ -135,13 +146,8 @@ class Storage:
             volumes.delete(self.pool(connection, work), name)
 
     def _names(self, connection: Any) -> list[str]:
-        try:
-            pool = connection.storagePoolLookupByName(self._options.pool)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_POOL:
-                return []
-            raise
-        return list(pool.listVolumes()) if pool.isActive() else []
+        pool = self._defined(connection)
+        return list(pool.listVolumes()) if pool is not None and pool.isActive() else []
 
     def scratch(self, connection: Any, work: Work, name: str, content: bytes, size: int) -> Any:
         """A raw volume of `size` bytes that begins with this content, written over if it exists."""

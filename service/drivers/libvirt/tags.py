@@ -39,15 +39,18 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class DomainRecord:
-    """What is read of a domain's XML once: whose it is, and the most that it may hold (bytes, vCPUs).
+    """What is read of a domain's XML once: whose it is, and what it holds (bytes, vCPUs).
 
+    What it could be given as it runs (slots for memory, processors that are off) does not count: that is a change of
+    its definition, which is read again. `huge_pages`: its memory is of what the host has set aside.
     `tag` is None for a domain without ours of any cluster, and for one whose tag does not make sense.
     """
 
     name: str
     tag: Tag | None
-    max_memory: int
-    max_vcpus: int
+    memory: int
+    vcpus: int
+    huge_pages: bool = False
 
     def machine_of(self, cluster: str) -> Tag | None:
         """The tag if it is this cluster's machine or tombstone."""
@@ -86,14 +89,13 @@ def tag_element(tag: Tag) -> ElementTree.Element:
 def read_domain(xml: str) -> DomainRecord:
     """Reads a domain's XML as libvirt gives it, foreign ones included."""
     root = ElementTree.fromstring(xml)
-    memory = root.find("maxMemory")
-    if memory is None:
-        memory = root.find("memory")
+    memory, vcpus = root.find("memory"), root.find("vcpu")
     return DomainRecord(
         name=root.findtext("name", ""),
         tag=_read_tag(root.find(f"metadata/{_ELEMENT}"), root.findtext("uuid", "")),
-        max_memory=0 if memory is None else _bytes(memory),
-        max_vcpus=int(root.findtext("vcpu", "0")),
+        memory=0 if memory is None else _bytes(memory),
+        vcpus=0 if vcpus is None else int(vcpus.get("current") or vcpus.text or 0),
+        huge_pages=root.find("memoryBacking/hugepages") is not None,
     )
 
 

@@ -43,7 +43,10 @@ def make(
         try:
             return pool.createXML(wanted, 0)
         except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_STORAGE_VOL_EXIST:
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and not connection_lost(error):
+                # Its file is there, and the pool does not know of it; or the pool is not active any more.
+                pool.refresh(0)
+            elif error.get_error_code() != libvirt.VIR_ERR_STORAGE_VOL_EXIST:
                 raise
         there = find(pool, name)
         if there is None:

@@ -8,8 +8,9 @@ import libvirt
 import pytest
 
 from service.domain.catalog import Image
-from service.drivers.base import MachineState
+from service.drivers.base import HostRejected, MachineState, NetworkInterface
 from service.drivers.libvirt.driver import LibvirtDriver
+from tests.integration.libvirt.test_guests import at_stage, member, until
 from tests.lab.hypervisor import Hypervisor
 from tests.service.drivers.libvirt.machines import identity, specification
 
@@ -61,4 +62,85 @@ async def test_a_stopped_machine_starts_again_on_its_disk_when_what_that_stands_
     connection.storagePoolLookupByName("corral").refresh(0)  # as libvirt does itself after each upload
     connection.close()
     assert (await drivers[0].create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+LAN = "<network><name>lan</name><forward mode='bridge'/><bridge name='br0'/></network>"
+
+
+async def test_a_network_that_is_defined_and_not_started_is_named(
+    hosts: list[Hypervisor], drivers: list[LibvirtDriver]
+) -> None:
+    connection = libvirt.open(hosts[0].uri)
+    network = connection.networkDefineXML(LAN)
+    spec = specification(1, interfaces=(NetworkInterface("network", "lan", "52:54:00:00:00:01"),))
+    try:
+        with pytest.raises(HostRejected, match="network lan is defined and not started") as refusal:
+            await drivers[0].create_paused(spec, budget_seconds=BUDGET)
+        assert refusal.value.code == "missing_network"
+        assert hosts[0].guests() == {}
+        assert volumes(hosts[0]) == []
+        network.create()
+        assert (await drivers[0].create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+        await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
+    finally:
+        if network.isActive():
+            network.destroy()
+        network.undefine()
+        connection.close()
+
+
+HOTPLUG = """<domain type='qemu'><name>others-with-hotplug</name>
+<maxMemory slots='16' unit='KiB'>268435456</maxMemory><memory unit='KiB'>131072</memory><vcpu current='1'>8</vcpu>
+<cpu><numa><cell id='0' cpus='0-7' memory='131072' unit='KiB'/></numa></cpu>
+<os><type arch='x86_64' machine='pc'>hvm</type></os>
+<devices><controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"""
+
+
+async def test_others_count_with_what_they_have(hosts: list[Hypervisor], drivers: list[LibvirtDriver]) -> None:
+    before = (await drivers[0].probe(budget_seconds=BUDGET)).foreign
+    connection = libvirt.open(hosts[0].uri)
+    stranger = connection.createXML(HOTPLUG, libvirt.VIR_DOMAIN_START_PAUSED)
+    try:
+        held = (await drivers[0].probe(budget_seconds=BUDGET)).foreign
+        assert held["vcpu"] - before["vcpu"] == 1
+        assert 128 << 20 <= held["memory"] - before["memory"] < 512 << 20, "256 GiB is what it could be given"
+    finally:
+        stranger.destroy()
+        connection.close()
+
+
+async def test_a_file_that_stands_where_a_volume_is_to_be_is_found(
+    hosts: list[Hypervisor], drivers: list[LibvirtDriver]
+) -> None:
+    """libvirt has the code of "already active" for it (55) and does not list it, as in a pool that was restored."""
+    spec = specification(1)
+    await drivers[0].create_paused(spec, budget_seconds=BUDGET)
+    (path,) = volumes(hosts[0])
+    await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
+    path.write_bytes(b"left behind")
+    assert (await drivers[0].create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert b"left behind" not in path.read_bytes()
+    await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
+    assert volumes(hosts[0]) == []
+
+
+async def test_what_a_guest_takes_beside_its_memory_is_seen(
+    hosts: list[Hypervisor], drivers: list[LibvirtDriver], guest: Image
+) -> None:
+    """The figure that is assumed stands above what the process table says of a guest that has used its memory."""
+    spec = member(guest, 1, "10.77.2.1", rank=0)
+    before = (await drivers[0].probe(budget_seconds=BUDGET)).foreign["memory"]
+    await drivers[0].create_paused(spec, budget_seconds=BUDGET)
+    await drivers[0].resume(spec.identity, budget_seconds=BUDGET)
+    await until(drivers[0], spec, at_stage("ready"), "ready")
+    pid = hosts[0].guests()[spec.identity.machine_name]
+    resident = resident_bytes(pid)
+    held = (await drivers[0].probe(budget_seconds=BUDGET)).foreign["memory"] - before
+    assert held + spec.memory_bytes >= resident
+    assert held < 2 * spec.memory_bytes
     await drivers[0].remove(spec.identity, budget_seconds=BUDGET)

@@ -55,6 +55,8 @@ class FakeHost:
     domains: dict[str, Domain] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
+    resident_kib: dict[str, int] = field(default_factory=dict)
+    inactive_networks: set[str] = field(default_factory=set)
     lost_files: set[str] = field(default_factory=set)
     networks: dict[str, str] = field(default_factory=dict)
     pool: bool = False
@@ -199,7 +201,7 @@ class FakeConnection:
         def look() -> Any:
             if name not in self.host.networks:
                 raise error(libvirt.VIR_ERR_NO_NETWORK)
-            return FakeNetwork(self.host.networks[name])
+            return FakeNetwork(self.host.networks[name], name not in self.host.inactive_networks)
 
         return self.host.step("networkLookup", look)
 
@@ -256,6 +258,15 @@ class FakeConnection:
 
         return self.host.step("stats", read)  # type: ignore[no-any-return]
 
+    def domainListGetStats(self, domains: list[FakeDomain], _stats: int, _flags: int) -> list[Any]:  # noqa: N802
+        resident = self.host.resident_kib
+        return self.host.step(  # type: ignore[no-any-return]
+            "stats",
+            lambda: [
+                (d, {"balloon.rss": resident[d.UUIDString()]} if d.UUIDString() in resident else {}) for d in domains
+            ],
+        )
+
     # --- storage ---
 
     def storagePoolLookupByName(self, _name: str) -> FakePool:  # noqa: N802
@@ -279,9 +290,13 @@ class FakeNetwork:
     """A virNetwork."""
 
     identity: str
+    active: bool = True
 
     def UUIDString(self) -> str:  # noqa: N802
         return self.identity
+
+    def isActive(self) -> int:  # noqa: N802
+        return int(self.active)
 
 
 class FakeDomain:
@@ -305,6 +320,9 @@ class FakeDomain:
 
     def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
         return self.host.step("XMLDesc", lambda: self._there().xml)  # type: ignore[no-any-return]
+
+    def isActive(self) -> int:  # noqa: N802
+        return int(self._there().active)
 
     def autostart(self) -> int:
         return int(self._there().autostart)

@@ -131,8 +131,8 @@ def test_a_machine_says_whose_it_is() -> None:
     assert record.tag is not None
     assert (record.tag.identity, record.tag.spec_hash, record.tag.kind) == (spec.identity, "hash", Kind.MACHINE)
     assert record.tag.progress_channel == "org.corral.progress"
-    assert record.max_memory == (64 << 20) + 1024  # rounded up to what libvirt counts in
-    assert record.max_vcpus == 3
+    assert record.memory == (64 << 20) + 1024  # rounded up to what libvirt counts in
+    assert record.vcpus == 3
 
 
 def test_a_tombstone_has_the_uuid_and_another_name() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
+
 import libvirt
 import pytest
 
@@ -9,6 +12,7 @@ from service.drivers.base import (
     HostRejected,
     MachineConflict,
     MachineState,
+    NetworkInterface,
 )
 from service.drivers.libvirt.domain_xml import tombstone_xml
 from tests.service.drivers.libvirt.fake import Domain, FakeHost, error
@@ -43,6 +47,57 @@ async def test_already_started_by_another_is_success() -> None:
 
     host.plant("create", started_by_another)
     assert (await driver_of(host).create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+
+
+async def test_the_code_of_already_started_is_no_success_of_a_machine_that_is_not() -> None:
+    code = libvirt.VIR_ERR_OPERATION_INVALID
+    host, spec = FakeHost(networks={"lan": str(uuid.uuid4())}, inactive_networks={"lan"}), specification()
+    spec = replace(spec, interfaces=(NetworkInterface("network", "lan", "52:54:00:00:00:01"),))
+    host.plant("create", lambda: error(code, libvirt.VIR_FROM_NETWORK, "network 'lan' is not active"))
+    with pytest.raises(HostRejected, match="network lan is defined and not started") as refusal:
+        await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    assert refusal.value.code == "missing_network"
+    assert (host.domains, host.volumes) == ({}, {})
+
+
+async def test_the_code_of_already_stopped_is_no_success_of_a_machine_that_runs() -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.resume(spec.identity, budget_seconds=BUDGET)
+    for step in ("shutdown", "destroy"):
+        host.plant(step, lambda: error(libvirt.VIR_ERR_OPERATION_INVALID))
+        call = driver.shutdown if step == "shutdown" else driver.power_off
+        with pytest.raises(HostRejected):
+            await call(spec.identity, budget_seconds=BUDGET)
+    listing = await driver.list_machines(budget_seconds=BUDGET)
+    assert [machine.state for machine in listing.machines] == [MachineState.RUNNING]
+
+
+async def test_the_code_of_a_taken_name_is_no_conflict_where_nothing_has_it() -> None:
+    host, spec = FakeHost(), specification()
+    host.plant("define", lambda: error(libvirt.VIR_ERR_OPERATION_FAILED), times=2)
+    with pytest.raises(HostRejected):
+        await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    with pytest.raises(HostRejected):
+        await driver_of(host).entomb(spec.identity, budget_seconds=BUDGET)
+    assert host.domains == {}
+
+
+async def test_what_qemu_takes_for_itself_is_measured_and_counts_for_every_guest() -> None:
+    host = FakeHost()
+    host.add_foreign("runs", vcpus=1, memory_kib=1024, running=True)
+    host.add_foreign("stopped", vcpus=1, memory_kib=1024, running=False)
+    driver = driver_of(host)
+    for number in (1, 2):
+        await driver.create_paused(specification(number, documents={}), budget_seconds=BUDGET)
+    least = 96 << 20  # 64 MiB, and 32 MiB of translated code
+    held = (await driver.probe(budget_seconds=BUDGET)).foreign["memory"]
+    assert held == (1 << 20) + 3 * least
+    # One of them has used all of its 64 MiB, and QEMU takes 130 MiB beside: 144 in whole steps.
+    host.resident_kib = {identity(1).machine_uuid: 194 << 10, identity(2).machine_uuid: 10 << 10}
+    grown = (await driver.probe(budget_seconds=BUDGET)).foreign["memory"]
+    assert grown == (1 << 20) + 3 * (144 << 20)
 
 
 # --- tombstones, conflicts, strangers ---
@@ -102,7 +157,8 @@ async def test_strangers_are_counted_and_never_touched() -> None:
     driver = driver_of(host)
     await driver.create_paused(specification(1), budget_seconds=BUDGET)
     facts = await driver.probe(budget_seconds=BUDGET)
-    assert facts.foreign == {"vcpu": 4, "memory": (1024 + 2048 << 10) + (64 << 20)}
+    taken = 3 * (96 << 20)  # by three QEMUs for themselves
+    assert facts.foreign == {"vcpu": 4, "memory": (1024 + 2048 << 10) + (64 << 20) + taken}
     assert facts.total == {"vcpu": 8, "memory": 64 << 30}
     listing = await driver.list_machines(budget_seconds=BUDGET)
     assert [machine.identity for machine in listing.machines] == [identity(1)]

@@ -87,12 +87,12 @@ def test_another_programs_metadata_is_not_ours() -> None:
         ("<domain><memory unit='KiB'>1024</memory><vcpu>2</vcpu></domain>", 1 << 20, 2),
         (
             "<domain><maxMemory unit='GiB'>8</maxMemory><memory>1</memory><vcpu current='1'>4</vcpu></domain>",
-            8 << 30,
-            4,
+            1 << 10,
+            1,
         ),
         ("<domain/>", 0, 0),
     ],
 )
-def test_the_most_that_a_domain_may_hold(xml: str, memory: int, vcpus: int) -> None:
+def test_a_domain_holds_what_it_has_and_not_what_it_could_be_given(xml: str, memory: int, vcpus: int) -> None:
     record = read_domain(xml)
-    assert (record.max_memory, record.max_vcpus) == (memory, vcpus)
+    assert (record.memory, record.vcpus) == (memory, vcpus)
