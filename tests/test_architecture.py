@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -99,6 +100,15 @@ def test_every_link_of_a_document_leads_somewhere(document: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_make_target_that_a_document_names_exists(document: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", (ROOT / document).read_text(), re.MULTILINE)) <= {
+        *((target, "") for target in targets),
+        *(("", target) for target in targets),
+    }
+
+
 def _headings(path: Path) -> set[str]:
     """Anchors of a document's headings, as GitHub makes them."""
     found = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
@@ -117,6 +127,15 @@ def _mechanisms() -> list[str]:
 def test_the_map_has_every_invariant_and_mechanism_once_and_in_order() -> None:
     assert _invariants() == [f"I{n}" for n in range(1, 17)]
     assert _mechanisms() == [str(n) for n in range(1, 16)]
+
+
+@pytest.mark.parametrize("room", ["service", "placement"])
+def test_the_floors_are_those_that_are_enforced(room: str) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [c["layers"] for c in contracts if c["type"] == "layers" and c["containers"] == [room]]
+    (drawn,) = re.findall(rf"^{room}: ((?:.|\n(?= ))*)", MAP, re.MULTILINE)
+    floors = [sorted(re.split(r"[|,]", floor)) for floor in re.sub(r"\s", "", drawn).split(">")]
+    assert floors == [sorted(re.split(r" [|:] ", floor.strip("()"))) for floor in layers]
 
 
 def test_what_code_and_tests_cite_exists() -> None:
