@@ -115,7 +115,8 @@ def judge(
     if newest > generation:
         return Verdict(
             Standing.AHEAD,
-            f"it has seen generation {newest} of this database, which stands at {generation}: an older copy was "
+            # Without the database's own generation: a reason that changes is recorded anew, which would raise it.
+            f"it has seen generation {newest} of this database, which has not come so far: an older copy was "
             "restored; recover, or claim the host",
         )
     return Verdict(Standing.OURS if mark is not None else Standing.NEW, mark=mark)

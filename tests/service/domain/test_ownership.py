@@ -48,6 +48,13 @@ def test_what_a_host_is(
     assert bool(verdict.reason) is not verdict.usable  # whoever must decide is told why, and how out of it
 
 
+def test_a_host_that_is_ahead_is_told_in_the_same_words_however_far_the_database_comes() -> None:
+    """Each change of the words is recorded with an event, and events raise the generation: it would catch up."""
+    mark = OwnerMark("d1", "h1", 120)
+    reasons = {judge(MINE, HERE, hypervisor="hv-a", mark=mark, generation=g).reason for g in range(100, 120)}
+    assert len(reasons) == 1
+
+
 def test_an_operators_word_lifts_the_generation_over_what_hosts_have_seen() -> None:
     lifted = Installation("d1", "c1", generation_offset=30)
     mark = OwnerMark("d1", "h1", 120)
