@@ -141,6 +141,7 @@ class MachineSpec:
     `spec_hash` stands in the machine's metadata, so that a changed spec is noticed.
     `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices. `generation`: how far the
     database had come, for the machine's metadata: a database that is older than its machines is noticed by it.
+    `record`: text of the metadata from which the machine's rows can be written again; each definition has the newest.
     """
 
     identity: MachineIdentity
@@ -154,6 +155,7 @@ class MachineSpec:
     spec_hash: str
     resources: Mapping[str, int] = field(default_factory=dict)
     generation: int = 0
+    record: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,8 @@ class ObservedMachine:
     """One machine with this cluster's tag, as the host showed it.
 
     `generation`: as it was created with. `resources`: the most that it holds (`vcpu` count, `memory` bytes), where the
-    host tells it. `name`: as the host's own tools show it.
+    host tells it. `name`: as the host's own tools show it. `record`: as its newest definition has it; empty where a
+    version made the machine that left none.
     """
 
     identity: MachineIdentity
@@ -187,6 +190,7 @@ class ObservedMachine:
     generation: int = 0
     resources: Mapping[str, int] = field(default_factory=dict)
     name: str = ""
+    record: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,14 @@ class HostDriver(Protocol):
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """All machines with this cluster's tag, tombstones included, each with its newest guest report."""
+        ...
+
+    async def survey(self, *, budget_seconds: float) -> Listing:
+        """All machines that any cluster of Corral made there, tombstones included; nothing is opened or changed."""
+        ...
+
+    async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
+        """The rendezvous document that the machine was made with, where its host keeps it and gives it; else empty."""
         ...
 
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:

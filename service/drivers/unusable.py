@@ -42,6 +42,14 @@ class UnusableDriver:
         """See HostDriver."""
         raise self._refuse()
 
+    async def survey(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
+        """See HostDriver."""
+        raise self._refuse()
+
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
         """See HostDriver."""
         raise self._refuse()

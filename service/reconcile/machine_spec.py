@@ -18,6 +18,7 @@ from service.domain.groups import Group, Instance
 from service.domain.ownership import Installation
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
 from service.planning.translate import demand
+from service.serving.record import machine_record
 from service.serving.rendezvous import env_file, hosts_file, rendezvous, template
 
 
@@ -59,6 +60,7 @@ def machine_spec(
         spec_hash=_spec_hash(member, entry.image, interfaces),
         resources=demand(member.spec),
         generation=installation.generation(group.revision),
+        record=machine_record(group, member, entry, document["group"]["epoch"]),
     )
 
 

@@ -74,6 +74,14 @@ class FaultyDriver:
         """See HostDriver."""
         return await self._call("list", budget_seconds, lambda _late: self._listing())
 
+    async def survey(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver."""
+        return await self._call("survey", budget_seconds, lambda _late: self._listing())
+
+    async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
+        """See HostDriver. These hosts keep no documents."""
+        return await self._call("told", budget_seconds, lambda _late: "")
+
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
         """See HostDriver."""
 
@@ -99,6 +107,7 @@ class FaultyDriver:
                 address=address,
                 amounts=tuple(sorted(spec.resources.items())),
                 generation=spec.generation,
+                record=spec.record,
                 late=late,
             )
             if self._world.fault("half_create"):
@@ -342,6 +351,7 @@ class FaultyDriver:
             report,
             machine.generation,
             dict(machine.amounts),
+            record=machine.record,
         )
 
     def _cause(self, name: str, late: bool = False) -> str:

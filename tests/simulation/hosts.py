@@ -50,6 +50,7 @@ class Machine:
     late: bool = False
     arriving: bool = False
     generation: int = 0
+    record: str = ""
 
 
 Changed = Callable[["SimulatedMachineHost", Machine | None, Machine | None, str], None]

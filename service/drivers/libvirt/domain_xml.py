@@ -83,7 +83,7 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
     """The domain of a machine. Expects a specification that `check_spec` let pass."""
     has_channel = platform.virt_type != "test"
     channel = spec.image.progress_channel if has_channel else ""
-    tag = Tag(spec.identity, spec.spec_hash, Kind.MACHINE, channel, spec.generation)
+    tag = Tag(spec.identity, spec.spec_hash, Kind.MACHINE, channel, spec.generation, spec.record)
     domain = _domain(platform.virt_type, spec.identity.machine_name, spec.identity.machine_uuid, tag)
     domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
     _amounts(domain, spec.memory_bytes, spec.vcpus)

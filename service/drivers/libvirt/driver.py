@@ -33,7 +33,7 @@ from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.machines import Machines
 from service.drivers.libvirt.overhead import Overhead
 from service.drivers.libvirt.storage import Storage
-from service.drivers.libvirt.tags import Tag, check_identity
+from service.drivers.libvirt.tags import Kind, Tag, check_identity
 
 Result = TypeVar("Result")
 
@@ -155,6 +155,23 @@ class LibvirtDriver(HostDriver):
             if seen.active and not seen.starting and tag.progress_channel:
                 self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=False)
         return Listing(boot_id, tuple(self._machines.observed(seen, tag) for seen, tag in ours))
+
+    async def survey(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver."""
+
+        def look(work: Work, connection: Any) -> Listing:
+            tagged = [(seen, seen.record.tag) for seen in self._inventory.read_all(connection)]
+            machines = [self._machines.observed(s, t) for s, t in tagged if t is not None and t.kind is not Kind.PROBE]
+            return Listing(probing.boot_id(connection, work), tuple(machines))
+
+        return await self._read("survey", look, budget_seconds)
+
+    async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
+        """See HostDriver. Empty under `nocloud`, where the document is a file of the seed's file system."""
+        check_identity(identity)
+        return await self._read(
+            "told", lambda work, c: self._storage.document(c, work, identity, "rendezvous"), budget_seconds
+        )
 
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
         """See HostDriver."""

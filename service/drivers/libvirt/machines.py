@@ -72,6 +72,7 @@ class Machines:
             generation=tag.generation,
             resources={"vcpu": seen.record.vcpus, "memory": seen.record.memory},
             name=seen.record.name,
+            record=tag.record,
         )
 
     def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:

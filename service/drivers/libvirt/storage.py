@@ -125,6 +125,16 @@ class Storage:
         size = max(spec.root_disk_bytes, virtual_size(Path(image.disk_path), image.disk_format))
         return volumes.make(pool, work, name, size, "qcow2", backing=(base.path(), image.disk_format))
 
+    def document(self, connection: Any, work: Work, identity: MachineIdentity, name: str) -> str:
+        """The text of one of a machine's documents; empty where there is no volume of it, or none that makes sense."""
+        wanted = volume_name(identity, document_role(name))
+        if wanted not in self._names(connection):
+            return ""
+        try:
+            return base64.b64decode(volumes.read(self.pool(connection, work), work, wanted), validate=True).decode()
+        except ValueError:
+            return ""
+
     def delete_machine_volumes(self, connection: Any, work: Work, identity: MachineIdentity) -> None:
         """Deletes every volume of one attempt."""
         prefix = volume_prefix(identity)

@@ -35,6 +35,7 @@ class Tag:
     kind: Kind
     progress_channel: str = ""
     generation: int = 0
+    record: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def check_identity(identity: MachineIdentity) -> None:
 def tag_element(tag: Tag) -> ElementTree.Element:
     """The element to put under <metadata>."""
     identity = tag.identity
-    return ElementTree.Element(
+    element = ElementTree.Element(
         _ELEMENT,
         {
             "kind": str(tag.kind),
@@ -84,6 +85,8 @@ def tag_element(tag: Tag) -> ElementTree.Element:
             "generation": str(tag.generation),
         },
     )
+    element.text = tag.record or None
+    return element
 
 
 def read_domain(xml: str) -> DomainRecord:
@@ -115,6 +118,7 @@ def _read_tag(element: ElementTree.Element | None, domain_uuid: str) -> Tag | No
             Kind(element.attrib["kind"]),
             element.get("progress-channel", ""),
             int(element.get("generation", "0")),
+            (element.text or "").strip(),
         )
     except (KeyError, ValueError):
         return None  # somebody wrote it by hand: not ours to touch

@@ -69,6 +69,16 @@ class SimulatedDriver:
         await self._call(budget_seconds)
         return self.host.listing()
 
+    async def survey(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver."""
+        await self._call(budget_seconds)
+        return self.host.listing()
+
+    async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
+        """See HostDriver. A simulated host keeps no documents."""
+        await self._call(budget_seconds)
+        return ""
+
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
         """See HostDriver."""
         await self._call(budget_seconds)

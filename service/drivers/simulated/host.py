@@ -89,6 +89,7 @@ class SimulatedMachine:
     resumed_at: float = 0.0
     generation: int = 0
     resources: Mapping[str, int] = field(default_factory=dict)
+    record: str = ""
 
 
 @dataclass(slots=True)
@@ -135,6 +136,7 @@ class SimulatedHost:
                 address,
                 generation=spec.generation,
                 resources=dict(spec.resources),
+                record=spec.record,
             )
         return self.seen(self.machines[uuid])
 
@@ -224,4 +226,5 @@ class SimulatedHost:
             machine.generation,
             machine.resources,
             machine.identity.machine_name,
+            machine.record,
         )

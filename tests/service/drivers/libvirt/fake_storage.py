@@ -101,10 +101,11 @@ class FakeVolume:
         stream.target = self.name
         return 0
 
-    def download(self, _stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
+    def download(self, stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
         def read() -> int:
             if self.name in self.host.lost_files:
                 raise absent_file()
+            stream.target = self.name
             return 0
 
         return self.host.step("downloadVolume", read)  # type: ignore[no-any-return]
@@ -119,7 +120,7 @@ class FakeVolume:
 
 
 class FakeStream:
-    """A virStream: takes an upload."""
+    """A virStream: takes an upload, gives a download."""
 
     def __init__(self, host: FakeHost, nonblocking: bool) -> None:
         self.host = host
@@ -134,6 +135,11 @@ class FakeStream:
             self.host.contents[self.target] = b"".join(parts)
 
         self.host.step("upload", send)
+
+    def recvAll(self, take: Callable[[Any, bytes, Any], int], opaque: Any) -> None:  # noqa: N802
+        content = self.host.contents[self.target]
+        for start in range(0, len(content), 65536):
+            take(self, content[start : start + 65536], opaque)
 
     def finish(self) -> int:
         return 0

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import errno
 import hashlib
+import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,20 @@ async def test_documents_are_volumes_that_nobody_else_reads_and_go_with_the_mach
     assert entries["opt/org.corral/env.base64"] == (f"/pool/{made['document-env']}", None)
     await driver.remove(spec.identity, budget_seconds=BUDGET)
     assert host.volumes == {}
+
+
+async def test_the_document_that_a_machine_was_made_with_is_read_back() -> None:
+    text = json.dumps({"engine": {"env": {"NAME": "é" * 100_000}}})
+    host, spec = FakeHost(), specification(documents={"env": "A=b\n", "rendezvous": text})
+    driver = driver_of(host)
+    assert await driver.told(spec.identity, budget_seconds=BUDGET) == "", "there is none yet"
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert await driver.told(spec.identity, budget_seconds=BUDGET) == text
+    (name,) = [n for n in host.volumes if n.endswith("rendezvous")]
+    host.contents[name] = b"not base64"
+    assert await driver.told(spec.identity, budget_seconds=BUDGET) == ""
+    host.lost_files.add(name)
+    assert await driver.told(spec.identity, budget_seconds=BUDGET) == ""
 
 
 async def test_a_document_whose_upload_broke_off_is_written_again_in_its_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -35,9 +36,12 @@ def domain(tag: ElementTree.Element | None, machine_uuid: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-@given(IDENTITY, st.sampled_from(Kind))
-def test_what_was_written_is_read(identity: MachineIdentity, kind: Kind) -> None:
-    tag = Tag(identity, "hash", kind, "channel")
+RECORD = st.dictionaries(st.text(), st.text()).map(lambda told: json.dumps(told) if told else "")
+
+
+@given(IDENTITY, st.sampled_from(Kind), RECORD)
+def test_what_was_written_is_read(identity: MachineIdentity, kind: Kind, record: str) -> None:
+    tag = Tag(identity, "hash", kind, "channel", 7, record)
     assert read_domain(domain(tag_element(tag), identity.machine_uuid)).tag == tag
 
 
