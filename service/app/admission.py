@@ -29,8 +29,10 @@ def admit(
     *,
     max_nodes: int,
     knows_secret: Callable[[str], bool],
+    has_cluster: Callable[[str], bool],
 ) -> GroupSpec:
-    """The specification with everything resolved but secrets. `knows_secret`: whether the caller may use one by name.
+    """The specification with everything resolved but secrets. `knows_secret`: whether the caller may use one by name;
+    `has_cluster`: whether any host is in a cluster, by uuid.
 
     Raises InvalidArgument and NotFound, naming the field.
     """
@@ -44,6 +46,8 @@ def admit(
             raise NotFound("model service", node.model_service_uuid, f"{path}.uuid")
         if node.zone_uuid and node.zone_uuid not in zones:
             raise NotFound("zone", node.zone_uuid, f"{path}.zone_uuid")
+        if node.cluster_uuid and not has_cluster(node.cluster_uuid):
+            raise NotFound("cluster", node.cluster_uuid, f"{path}.cluster_uuid")
         environment.check(node.environment_variables, f"{path}.environment_variables", knows_secret)
         _check_secrets(catalogue[node.model_service_uuid], path, knows_secret)
     ranked = _ranked(spec.nodes)

@@ -207,6 +207,7 @@ class GroupIntents:
             catalogue,
             max_nodes=self._limits.max_nodes,
             knows_secret=lambda name: self._secrets.known(name, group.project),
+            has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
         )
         if len(group.instances) - len(removed) + len(added) > self._limits.max_nodes:
             raise InvalidArgument.of("model_services", f"the group would have more than {self._limits.max_nodes} nodes")

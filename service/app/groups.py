@@ -6,7 +6,7 @@ import hashlib
 import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 
 from placement.model import Policy, Snapshot, Status
 from service.app import paging
@@ -15,7 +15,7 @@ from service.app.auditing import audited
 from service.app.failures import error_of
 from service.app.feed import Bookmark, Feed
 from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
-from service.app.visibility import permitted, project_of, visible
+from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.environment import NoSecrets, Secrets
 from service.domain.fleet import Host
@@ -202,8 +202,9 @@ class Groups(GroupIntents):
             catalogue,
             max_nodes=self._limits.max_nodes,
             knows_secret=lambda name: self._secrets.known(name, caller.project),
+            has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
         )
-        spec = replace(spec, placement=permitted(connection, caller, spec.placement))
+        require_visible(connection, caller, spec.placement)
         uuid = request.resource_uuid or self._new_uuid()
         if groups.exists(connection, uuid):
             raise AlreadyExists("instance group", uuid)

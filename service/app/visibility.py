@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from service.domain.groups import Group, GroupPhase, PlacementPolicy
 from service.domain.tenants import Caller
 from service.errors import NotFound
@@ -23,20 +21,19 @@ def visible(caller: Caller, group: Group) -> Group:
     return group
 
 
-def permitted(connection: Connection, caller: Caller, policy: PlacementPolicy) -> PlacementPolicy:
-    """The policy as far as it speaks of groups that the caller may see.
+def require_visible(connection: Connection, caller: Caller, policy: PlacementPolicy) -> None:
+    """The policy speaks of groups that the caller may see, and of no others. Raises NotFound, naming the field.
 
-    Near to another tenant's group would tell on which hosts it runs; apart from it would keep it off hosts. The first
-    is NotFound, the second has no effect, both as for a uuid that no group has. Raises NotFound, naming the field.
+    Near to another tenant's group would tell on which hosts it runs; apart from it would keep it off hosts. Both are
+    refused as for a uuid that no group has. To be apart from a group that was deleted is no mistake: it always is.
     """
     for position, uuid in enumerate(policy.affinity_groups):
         try:
             visible(caller, groups.load(connection, uuid))
         except NotFound as error:
-            field = f"placement_policy.affinity_group_uuids[{position}]"
-            raise NotFound("instance group", uuid, field) from error
+            raise NotFound("instance group", uuid, f"placement_policy.affinity_group_uuids[{position}]") from error
     project = project_of(caller)
-    named = groups.load_many(connection, policy.anti_affinity_groups)
-    foreign = {group.uuid for group in named if project not in (None, group.project)}
-    apart = tuple(uuid for uuid in policy.anti_affinity_groups if uuid not in foreign)
-    return replace(policy, anti_affinity_groups=apart)
+    own = {g.uuid for g in groups.load_many(connection, policy.anti_affinity_groups) if project in (None, g.project)}
+    for position, uuid in enumerate(policy.anti_affinity_groups):
+        if uuid not in own:
+            raise NotFound("instance group", uuid, f"placement_policy.anti_affinity_group_uuids[{position}]")

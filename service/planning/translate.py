@@ -23,6 +23,7 @@ from service.domain.groups import (
 from service.errors import NoCapacity, Undecided, Unsatisfiable
 
 TYPE_LABEL = "corral.type"
+CLUSTER_LABEL = "corral.cluster"
 GROUP_LABEL = "corral.group"
 MOST_FLAVOURS = 16
 UNDECIDED = "no placement was found in the time that the search had, and none was ruled out"
@@ -91,13 +92,18 @@ def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping
             if name in host.usable
         },
         rack=host.rack or None,
-        labels={**host.labels, TYPE_LABEL: host.machine_type},
+        labels=_labels(host),
         schedulable=host.schedulable,
         members=tuple(
             Member(id=instance, labels=_member_labels(group, apart), exclusive=exclusive)
             for instance, group, exclusive in seats
         ),
     )
+
+
+def _labels(host: FleetHost) -> dict[str, str]:
+    cluster = {CLUSTER_LABEL: host.cluster_uuid} if host.cluster_uuid else {}
+    return {**host.labels, TYPE_LABEL: host.machine_type, **cluster}
 
 
 def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str, str]:
@@ -134,7 +140,7 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
                 demand=demand(m.spec),
                 zone=m.spec.zone_uuid or None,
                 labels=labels,
-                host_labels={TYPE_LABEL: (m.spec.type.value,)},
+                host_labels=_host_labels(m.spec),
                 exclusive=policy.exclusive_hosts,
             )
             for m in group.instances
@@ -145,6 +151,14 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
         excluded_hosts=frozenset(group.excluded_hosts),
         staying=staying,
     )
+
+
+def _host_labels(node: NodeSpec) -> dict[str, tuple[str, ...]]:
+    """What a host must be for the node to go there."""
+    wanted: dict[str, tuple[str, ...]] = {TYPE_LABEL: (node.type.value,)}
+    if node.cluster_uuid:
+        wanted[CLUSTER_LABEL] = (node.cluster_uuid,)
+    return wanted
 
 
 def seat(member: Instance, host: FleetHost) -> Seat:

@@ -73,7 +73,7 @@ def rendezvous(
         },
         "engine": {
             "preset": entry.framework,
-            "command": entry.initial_command if member.rank == 0 else entry.worker_command,
+            "command": _command(entry, member),
             "args": member.spec.startup_parameters,
             "env": resolved({**entry.environment, **member.spec.environment_variables}, secrets, group.project),
             "image": entry.image.name,
@@ -86,6 +86,11 @@ def rendezvous(
             "deadline_ms": member.boot_timeout_ms,
         },
     }
+
+
+def _command(entry: ModelService, member: Instance) -> str:
+    """The start command; a worker without one of its own gets the initial node's."""
+    return entry.initial_command if member.rank == 0 else entry.worker_command or entry.initial_command
 
 
 def _peer(member: Instance) -> dict[str, Any]:

@@ -87,6 +87,15 @@ class Client:
     async def _deploy(self, request: DeployRequest) -> bool:
         try:
             started = await self._insist(lambda r: r.groups.deploy(ME, request))
+        except NotFound as error:
+            # The group that it was to be apart from has not been accepted, or is long forgotten.
+            policy = request.spec.placement
+            if "anti_affinity" not in error.field:
+                self.world.observer.violated("I5", f"a valid deploy was refused: {error!r}")
+                return False
+            spec = replace(request.spec, placement=replace(policy, anti_affinity_groups=()))
+            self.order.request = replace(request, spec=spec)
+            return await self._deploy(self.order.request)
         except CorralError as error:
             self.world.observer.violated("I5", f"a valid deploy was refused: {error!r}")
             return False

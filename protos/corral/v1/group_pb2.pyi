@@ -141,9 +141,9 @@ class NodeSpec(_message.Message):
     list with the initial node first, or every node has one and they are 0 to n-1.
     """
     tensor_parallel_size: _builtins.int
-    """Over how many accelerators one layer of the model is divided. 0 means the model service's default."""
+    """Over how many accelerators one layer of the model is divided: told to the guest. 0 leaves it to the guest."""
     cluster_uuid: _builtins.str
-    """The UUID of the cluster that the machine must be in. Empty means any cluster."""
+    """The UUID of the cluster whose hosts the machine must be on. Empty means any host."""
     description: _builtins.str
     """What the machine is for, at most 2048 characters."""
     startup_parameters: _builtins.str
@@ -151,7 +151,9 @@ class NodeSpec(_message.Message):
     line, split into words as a POSIX shell would and never run by one.
     """
     root_disk_size: _builtins.int
-    """Size of the root disk in bytes, at most 64 TiB. 0 means the model service's default."""
+    """Size of the root disk in bytes, at most 64 TiB: at least that of the image's disk; for an image without
+    one, an empty disk of this size. 0 means the model service's default.
+    """
     @_builtins.property
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the served process, beside the model service's own. At most 256 of
@@ -166,7 +168,7 @@ class NodeSpec(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels. Affinity rules can name them."""
+        """The caller's own labels: kept and told, nothing goes by them."""
 
     def __init__(
         self,

@@ -51,6 +51,19 @@ def test_what_is_planned_cannot_be_overridden_even_by_a_group_that_was_admitted_
     assert lines({}, environment=given) == planned
 
 
+def test_a_worker_without_a_command_of_its_own_runs_the_initial_nodes() -> None:
+    made = group(2)
+    zones, catalogue = {zone().uuid: zone()}, {entry().uuid: replace(entry(), initial_command="serve")}
+
+    def commands() -> list[str]:
+        documents = [rendezvous(made, m, host(1), zones, catalogue, NoSecrets()) for m in made.instances]
+        return [document["engine"]["command"] for document in documents]
+
+    assert commands() == ["serve", "serve"]
+    catalogue[entry().uuid] = replace(catalogue[entry().uuid], worker_command="join")
+    assert commands() == ["serve", "join"]
+
+
 def test_a_value_of_several_lines_becomes_no_variable_of_its_own() -> None:
     found = lines({"A": "x\nCORRAL_NODE_ADDRESS=10.6.6.6/24\nCORRAL_ENGINE_COMMAND=evil", "B": "fine"})
     assert found["CORRAL_NODE_ADDRESS"].startswith("10.9.0.10/")

@@ -1,0 +1,76 @@
+"""Fields of requests that once were stored, told, and changed nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.service.rpc.lab import reason_of
+from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
+
+pytestmark = pytest.mark.asyncio
+
+CLUSTER, NOWHERE = "c" * 32, "d" * 32
+IN_CLUSTER = f"""
+[[hosts]]
+name = "in-cluster"
+zone = "zone-1"
+driver = "simulated"
+transport = "none"
+cluster_uuid = "{CLUSTER}"
+options = {{ cpu = 64, memory = "64GiB", "gpu.a100" = 2, boot_ms = 1, call_ms = 0 }}
+"""
+
+
+def node(**fields: Any) -> dict[str, Any]:
+    """One node with something more."""
+    return {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, **fields}
+
+
+async def hosts_of(lab: Whole, **changes: Any) -> set[str]:
+    """The names of the hosts on which a group runs."""
+    group = await lab.up(**changes)
+    assert group.status == "Running"
+    return {lab.service.directory.hosts[member.host_uuid].name for member in group.instances}
+
+
+async def refused(lab: Whole, **changes: Any) -> tuple[str, str]:
+    """(reason, details) of a deploy that is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await lab.up(**changes)
+    return reason_of(error.value), error.value.details() or ""
+
+
+async def test_a_node_goes_to_the_cluster_that_it_names_and_an_unknown_one_is_not_found(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(3, extra=IN_CLUSTER)) as lab:
+        nodes = [node(cluster_uuid=CLUSTER) for _ in range(6)]
+        assert await hosts_of(lab, model_services=nodes) == {"in-cluster"}
+        reason, words = await refused(lab, model_services=[node(), node(cluster_uuid=NOWHERE)])
+        assert (reason, words.partition(":")[0]) == ("NOT_FOUND", "model_services[1].cluster_uuid")
+        full = [node(cluster_uuid=CLUSTER, cpu_num=600), node(cluster_uuid=CLUSTER, cpu_num=600)]
+        reason, _ = await refused(lab, model_services=full)
+        assert reason in ("NO_CAPACITY", "UNSATISFIABLE"), "the other hosts' room is of no use"
+
+
+async def test_devices_are_claimed_by_model_and_one_without_a_model_is_refused(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(3, extra=IN_CLUSTER)) as lab:
+        with_gpu = [node(gpus=[{"model": "a100", "count": 2}])]
+        assert await hosts_of(lab, model_services=with_gpu) == {"in-cluster"}
+        assert (await refused(lab, model_services=with_gpu))[0] == "NO_CAPACITY"
+        reason, words = await refused(lab, model_services=[node(gpus=[{"count": 1}])])
+        assert reason == "INVALID_ARGUMENT"
+        assert "model_services[0].gpus[0].model: is required: devices are placed by the model" in words
+
+
+async def test_a_group_to_be_apart_from_is_one_that_there_is_or_was(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        first = await lab.up()
+        host = lab.service.directory.hosts[first.instances[0].host_uuid].name
+        apart = {"anti_affinity_group_uuids": [first.uuid]}
+        assert host not in await hosts_of(lab, placement_policy=apart)
+        reason, words = await refused(lab, placement_policy={"anti_affinity_group_uuids": [first.uuid, NOWHERE]})
+        assert reason == "NOT_FOUND"
+        assert "placement_policy.anti_affinity_group_uuids[1]" in words
