@@ -26,6 +26,7 @@ from service.app.groups import Limits as AppLimits
 from service.app.health import Health
 from service.app.identity import Identities
 from service.app.jobs import Jobs
+from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
 from service.app.sessions import Sessions
 from service.config.file import Config
@@ -182,6 +183,7 @@ class Service:
             self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._secrets
         )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
+        self.quarantine = Quarantine(self.store, wall_clock, self.signals)
         self.evacuation = Evacuation(
             self.store,
             self.feed,
@@ -246,7 +248,9 @@ class Service:
             reachable=self._reachable,
             credentials=tls.credentials(pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),
-            fleet=FleetServicer(self.fleet, self.fleet_feed, self.evacuation, self.decisions, self._reachable),
+            fleet=FleetServicer(
+                self.fleet, self.fleet_feed, self.evacuation, self.quarantine, self.decisions, self._reachable
+            ),
             catalog=CatalogServicer(self.catalog),
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2
 
-from service.cli import decisions, errors
+from service.cli import decisions, errors, hosts
 from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
 from service.cli.requests import BadRequestFile, Request, read_request
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             _tell(f"  is a service running at {options.server}? see --server")
         return errors.exit_code(error)
+    except hosts.UnknownHost as problem:
+        return hosts.tell(problem)
     except (BadRequestFile, CannotConnect) as problem:
         _tell(str(problem))
         return errors.USAGE
@@ -109,6 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     watch.add_argument("--from", dest="start", type=int, default=0, metavar="REVISION", help="after this revision")
     delete = add("delete", delete_groups, "remove groups: machines destroyed, capacity given back")
     delete.add_argument("uuid", nargs="+")
+    fleet = add("hosts", hosts.list_hosts, "list hosts, claim those that are left alone, see the quarantine", FleetStub)
+    hosts.add_parsers(fleet)
     decided = add("decisions", decisions.list_decisions, "list what was planned lately; for administrators", FleetStub)
     decided.add_argument("--group", default="", metavar="UUID", help="only decisions about this group")
     dump = add("dump", decisions.dump, "write what a decision was made from, to be replayed offline", FleetStub)

@@ -35,6 +35,9 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}MaintainHost": ADMIN,
     f"{_FLEET}DrainHost": ADMIN,
     f"{_FLEET}FenceHost": ADMIN,
+    f"{_FLEET}ClaimHost": ADMIN,
+    f"{_FLEET}ListQuarantine": ADMIN,
+    f"{_FLEET}RemoveQuarantined": ADMIN,
     f"{_FLEET}GetCapacity": ADMIN,
     f"{_FLEET}ListDecisions": ADMIN,
     f"{_FLEET}DumpDecision": ADMIN,  # it shows every tenant's members

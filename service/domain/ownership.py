@@ -67,11 +67,12 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class HostRecord:
     """What the database knows of a host: its uuid, the hypervisor that it was so far (empty: not seen yet), and the
-    name of another host that is this hypervisor (empty: none)."""
+    name of another host that is this hypervisor (empty: none). `claim_ordered`: its operator's word that it is ours."""
 
     uuid: str
     hypervisor: str = ""
     twin: str = ""
+    claim_ordered: bool = False
 
 
 def judge(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from service.domain.fleet import Host, HostStatus
-from service.domain.ownership import Installation, OwnerMark, Standing, Verdict, judge
+from service.domain.ownership import HostRecord, Installation, OwnerMark, Standing, Verdict, judge
 from service.drivers.base import HostDriver, HostFacts
 from service.errors import AlreadyExists
 from service.store import ownership
@@ -56,64 +56,62 @@ class Custody:
 
         `newest_machine`: the highest generation among its machines. Raises DriverError, Unavailable.
         """
-        verdict = await self._judge(host, facts, newest_machine)
-        if not verdict.usable and host.claim_ordered and verdict.standing is not Standing.MISMATCHED:
-            verdict = await self._take_over(host, driver, facts, newest_machine)
-        elif not verdict.usable and host.claim_ordered:
-            verdict = await self._replaced(host, driver, facts, newest_machine, verdict)
-        elif verdict.usable:
-            if host.claim_ordered:  # there was nothing to claim
-                await self._store.write(lambda c: ownership.set_hypervisor(c, host.uuid, facts.hypervisor))
-            verdict = await self._mark(host, driver, facts, newest_machine)
+        found = _Found(host, driver, facts, newest_machine)
+        record, verdict = await self._judge(found, facts.mark)
+        if verdict.usable:
+            verdict = await self._mark(found, record)
+        elif record.claim_ordered and not record.twin:  # nobody's word makes two hosts of one machine
+            verdict = await self._take_over(found)
         if verdict.standing is Standing.AHEAD:
             self.behind[host.uuid] = verdict.reason
         else:
             self.behind.pop(host.uuid, None)
         return verdict
 
-    async def _judge(self, host: Host, facts: HostFacts, newest_machine: int, mark: OwnerMark | None = None) -> Verdict:
-        def read(connection: Connection) -> Verdict:
-            found = ownership.installation(connection)
+    async def _judge(self, found: _Found, mark: OwnerMark | None) -> tuple[HostRecord, Verdict]:
+        """What is on record of the host, and what it is by the mark that stands there."""
+        host, facts = found.host, found.facts
+
+        def read(connection: Connection) -> tuple[HostRecord, Verdict]:
+            installation = ownership.installation(connection)
             record = ownership.host_record(connection, host.uuid, facts.hypervisor)
-            if found is None or record is None:
-                return Verdict(Standing.MISMATCHED, "the host is of the fleet no more")
-            self.installation = found
+            if installation is None or record is None:
+                return HostRecord(host.uuid), Verdict(Standing.MISMATCHED, "the host is of the fleet no more")
+            self.installation = installation
             self._reached = max(self._reached, generation := ownership.generation(connection))
-            stands = mark or facts.mark
-            if (
-                stands is not None
-                and stands.database == found.database
-                and not ownership.knows(connection, stands.host)
-            ):
+            stands = mark
+            own = stands is not None and stands.database == installation.database
+            if stands is not None and own and not ownership.knows(connection, stands.host):
                 stands = replace(stands, host=host.uuid)  # of a host that was taken out of the fleet since
-            return judge(
-                found,
+            return record, judge(
+                installation,
                 record,
                 hypervisor=facts.hypervisor,
                 mark=stands,
                 generation=generation,
-                newest_machine=newest_machine,
+                newest_machine=found.newest_machine,
             )
 
         return await self._store.read(read)
 
-    async def _mark(self, host: Host, driver: HostDriver, facts: HostFacts, newest_machine: int) -> Verdict:
+    async def _mark(self, found: _Found, record: HostRecord) -> Verdict:
         """The host is this hypervisor from now on, and bears the mark of how far the database has come."""
-        try:
-            if facts.hypervisor and facts.hypervisor != host.hypervisor:
-                await self._store.write(lambda c: ownership.set_hypervisor(c, host.uuid, facts.hypervisor))
-        except AlreadyExists:  # another entry of the same hypervisor came first
-            return await self._judge(host, facts, newest_machine)
+        host, hypervisor = found.host, found.facts.hypervisor
+        if hypervisor != record.hypervisor or record.claim_ordered:
+            try:
+                await self._store.write(lambda c: ownership.set_hypervisor(c, host.uuid, hypervisor))
+            except AlreadyExists:  # another entry of the same hypervisor came first
+                return (await self._judge(found, found.facts.mark))[1]
         mark = OwnerMark(self.installation.database, host.uuid, self._reached)
-        stands = await driver.leave_mark(mark, budget_seconds=MARK_SECONDS)
-        return await self._judge(host, facts, newest_machine, stands)
+        stands = await found.driver.leave_mark(mark, budget_seconds=MARK_SECONDS)
+        return (await self._judge(found, stands))[1]
 
-    async def _take_over(self, host: Host, driver: HostDriver, facts: HostFacts, newest_machine: int) -> Verdict:
+    async def _take_over(self, found: _Found) -> Verdict:
         """An operator's word: the host is this database's, and what it has seen is to be taken for known."""
+        host, facts = found.host, found.facts
         logger.warning("host %s: claimed for this database by its operator's word", host.name)
-        mark = facts.mark
-        own = mark is not None and mark.database == self.installation.database
-        seen = max(newest_machine, mark.generation if mark is not None and own else 0)
+        own = facts.mark is not None and facts.mark.database == self.installation.database
+        seen = max(found.newest_machine, facts.mark.generation if facts.mark is not None and own else 0)
 
         def accept(connection: Connection) -> int:
             ownership.lift(connection, seen)
@@ -122,21 +120,18 @@ class Custody:
 
         self._reached = max(self._reached, reached := await self._store.write(accept))
         mine = OwnerMark(self.installation.database, host.uuid, reached)
-        stands = await driver.leave_mark(mine, take_over=True, budget_seconds=MARK_SECONDS)
-        return await self._judge(host, facts, newest_machine, stands)
+        stands = await found.driver.leave_mark(mine, take_over=True, budget_seconds=MARK_SECONDS)
+        return (await self._judge(found, stands))[1]
 
-    async def _replaced(
-        self, host: Host, driver: HostDriver, facts: HostFacts, newest_machine: int, verdict: Verdict
-    ) -> Verdict:
-        """An operator's word that another machine stands in the host's place; not where another host is that one."""
 
-        def twin(connection: Connection) -> bool:
-            record = ownership.host_record(connection, host.uuid, facts.hypervisor)
-            return record is not None and bool(record.twin)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A host, and what it says of itself. `newest_machine`: the highest generation among its machines."""
 
-        if await self._store.read(twin):
-            return verdict
-        return await self._take_over(host, driver, facts, newest_machine)
+    host: Host
+    driver: HostDriver
+    facts: HostFacts
+    newest_machine: int
 
 
 def status_of(verdict: Verdict) -> HostStatus:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from service.errors import CorralError
-from service.store import clock, events, requests
+from service.store import clock, events, ownership, requests
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 EVERY_SECONDS = 3600.0
 KEEP_MS = 7 * 24 * 3600 * 1000
 """For this long, in ms, a watch can be taken up again and a request repeated."""
+KEEP_RETIRED_MS = 30 * 24 * 3600 * 1000
+"""Records of attempts that were let go, at least: a request that was on its way may bring a machine back late."""
 STEP = 10_000
 """Events that one transaction forgets at most: a large transaction would hold up the writers."""
 
@@ -36,6 +38,7 @@ class Housekeeping:
 
     async def once(self) -> int:
         """Forget what is older than KEEP_MS; returns how many events went. Raises Unavailable."""
+        await self._store.write(lambda c: ownership.forget_retired(c, clock.now(c) - KEEP_RETIRED_MS))
         gone = 0
         while True:
             went, more = await self._store.write(_step)

@@ -12,6 +12,7 @@ from corral.v1 import fleet_pb2, fleet_pb2_grpc
 from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
+from service.app.quarantine import Quarantine
 from service.contract import validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
@@ -29,12 +30,19 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     """Translates between the wire and `service.app.fleet`."""
 
     def __init__(
-        self, fleet: Fleet, feed: FleetFeed, evacuation: Evacuation, decisions: DecisionLog, reachable: Reachable
+        self,
+        fleet: Fleet,
+        feed: FleetFeed,
+        evacuation: Evacuation,
+        quarantine: Quarantine,
+        decisions: DecisionLog,
+        reachable: Reachable,
     ) -> None:
         """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
         self._fleet = fleet
         self._feed = feed
         self._evacuation = evacuation
+        self._quarantine = quarantine
         self._decisions = decisions
         self._reachable = reachable
 
@@ -157,6 +165,36 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             current_caller(), request.uuid, request.etag, validate_only=request.validate_only
         )
         return fleet_pb2.FenceHostResponse(inventory=convert.host(view))
+
+    async def ClaimHost(  # noqa: N802
+        self, request: fleet_pb2.ClaimHostRequest, context: Any
+    ) -> fleet_pb2.ClaimHostResponse:
+        """Takes the caller's word that a host is this service's."""
+        validation.check(request)
+        await self._quarantine.claim_host(
+            current_caller(), request.uuid, request.etag, validate_only=request.validate_only
+        )
+        return fleet_pb2.ClaimHostResponse(inventory=convert.host(await self._fleet.get_host(request.uuid)))
+
+    async def ListQuarantine(  # noqa: N802
+        self, request: fleet_pb2.ListQuarantineRequest, context: Any
+    ) -> fleet_pb2.ListQuarantineResponse:
+        """A page of what nobody knows."""
+        validation.check(request)
+        page = await self._quarantine.list(request.host_uuid, request.page_size, request.page_token)
+        return fleet_pb2.ListQuarantineResponse(
+            inventories=[convert.quarantined(one) for one in page.items], next_page_token=page.next_page_token
+        )
+
+    async def RemoveQuarantined(  # noqa: N802
+        self, request: fleet_pb2.RemoveQuarantinedRequest, context: Any
+    ) -> fleet_pb2.RemoveQuarantinedResponse:
+        """Orders the end of a machine or volume that nobody knows."""
+        validation.check(request)
+        one = await self._quarantine.remove(
+            current_caller(), request.host_uuid, request.key, validate_only=request.validate_only
+        )
+        return fleet_pb2.RemoveQuarantinedResponse(inventory=convert.quarantined(one))
 
     async def GetCapacity(  # noqa: N802
         self, request: fleet_pb2.GetCapacityRequest, context: Any

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from service.domain.groups import InstanceStatus
@@ -27,7 +27,7 @@ _ATTEMPTS = select(_INSTANCES.c.uuid, _INSTANCES.c.attempt, _INSTANCES.c.status)
 )
 _ORDERED = select(_QUARANTINE.c.key).where(_QUARANTINE.c.host_uuid == bindparam("host"), _QUARANTINE.c.removal)
 _HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
-_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid).where(_HOSTS.c.uuid == bindparam("of"))
+_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered).where(_HOSTS.c.uuid == bindparam("of"))
 _TWIN = select(_HOSTS.c.name).where(_HOSTS.c.hypervisor == bindparam("hypervisor"), _HOSTS.c.uuid != bindparam("of"))
 _UNSEEN = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt).where(
     _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.seen_gone.is_(False)
@@ -111,7 +111,7 @@ def host_record(connection: Connection, host_uuid: str, hypervisor: str) -> Host
     if row is None:
         return None
     twin = connection.scalar(_TWIN, {"hypervisor": hypervisor, "of": host_uuid}) if hypervisor else None
-    return HostRecord(host_uuid, row.hypervisor or "", twin or "")
+    return HostRecord(host_uuid, row.hypervisor or "", twin or "", row.claim_ordered)
 
 
 def knows(connection: Connection, host_uuid: str) -> bool:
@@ -224,10 +224,16 @@ def quarantine(connection: Connection, host_uuid: str) -> tuple[Quarantined, ...
     return tuple(sorted((_held(r.document, r.since, r.removal) for r in rows), key=lambda q: q.key))
 
 
-def all_quarantined(connection: Connection) -> tuple[Quarantined, ...]:
-    """What is held on all hosts, by host and key."""
-    rows = connection.execute(select(_QUARANTINE).order_by(_QUARANTINE.c.host_uuid, _QUARANTINE.c.key))
-    return tuple(_held(r.document, r.since, r.removal) for r in rows)
+def page(connection: Connection, host_uuid: str, after: tuple[str, str] | None, limit: int) -> tuple[Quarantined, ...]:
+    """Up to `limit` of what is held, by host and key, after the given (host, key). `host_uuid` empty: on all hosts."""
+    table = _QUARANTINE
+    query = select(table).order_by(table.c.host_uuid, table.c.key).limit(limit)
+    if host_uuid:
+        query = query.where(table.c.host_uuid == host_uuid)
+    if after is not None:
+        same = and_(table.c.host_uuid == after[0], table.c.key > after[1])
+        query = query.where(or_(table.c.host_uuid > after[0], same))
+    return tuple(_held(r.document, r.since, r.removal) for r in connection.execute(query))
 
 
 def quarantined(connection: Connection, host_uuid: str, key: str) -> Quarantined:

@@ -119,6 +119,7 @@ class Host(_message.Message):
     CREATE_DATE_FIELD_NUMBER: _builtins.int
     LAST_OP_DATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    HYPERVISOR_UUID_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -136,13 +137,18 @@ class Host(_message.Message):
     state: _builtins.str
     """Whether new members may be placed on it: `Enabled`, `Disabled` or `Maintenance`."""
     status: _builtins.str
-    """Whether it answers: `Connecting`, `Connected`, `Degraded` or `Disconnected`."""
+    """Whether it answers: `Connecting`, `Connected`, `Degraded` or `Disconnected`. A host that answers and is left alone is
+    `Foreign` (another installation's mark), `Ahead` (it has seen what this database does not know) or `Mismatched`
+    (another hypervisor than it was, or the same as another host).
+    """
     instance_count: _builtins.int
     """How many members it carries."""
     reason: _builtins.str
     """Why it is in its status, in a sentence. Empty where there is nothing to explain."""
     etag: _builtins.str
     """A value that changes whenever what its operator says of the host does, not with what is seen or claimed."""
+    hypervisor_uuid: _builtins.str
+    """The hypervisor's own UUID, as it was first seen. Empty until then, or where its kind has none."""
     @_builtins.property
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
         """Each resource's capacity and use."""
@@ -178,10 +184,11 @@ class Host(_message.Message):
         create_date: _timestamp_pb2.Timestamp | None = ...,
         last_op_date: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        hypervisor_uuid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -776,7 +783,9 @@ class ListHostsRequest(_message.Message):
 
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only hosts in one of these statuses: `Connecting`, `Connected`, `Degraded`, `Disconnected`."""
+        """Only hosts in one of these statuses: `Connecting`, `Connected`, `Degraded`, `Disconnected`, `Foreign`, `Ahead`,
+        `Mismatched`.
+        """
 
     def __init__(
         self,
@@ -1310,6 +1319,262 @@ class FenceHostResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FenceHostResponse: _TypeAlias = FenceHostResponse  # noqa: Y015
+
+@_typing.final
+class ClaimHostRequest(_message.Message):
+    """Which host is this service's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The host's UUID."""
+    etag: _builtins.str
+    """The etag that the host must still have. Empty means any."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimHostRequest: _TypeAlias = ClaimHostRequest  # noqa: Y015
+
+@_typing.final
+class ClaimHostResponse(_message.Message):
+    """The host whose claim is ordered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Host:
+        """The host as it is now; its status changes when it is next looked at."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Host | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimHostResponse: _TypeAlias = ClaimHostResponse  # noqa: Y015
+
+@_typing.final
+class Quarantined(_message.Message):
+    """A machine or volume of which the database knows nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    HOLDING_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    CREATE_DATE_FIELD_NUMBER: _builtins.int
+    REMOVAL_ORDERED_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    """The UUID of the host that it is on."""
+    key: _builtins.str
+    """What it is called by in calls: a machine's UUID, or a volume's name."""
+    holding: _builtins.str
+    """What it is: `machine` or `volume`."""
+    name: _builtins.str
+    """Its name on the host."""
+    group_uuid: _builtins.str
+    """The instance group that it says it belongs to. Empty for a volume."""
+    instance_uuid: _builtins.str
+    """The instance that it says it is."""
+    attempt: _builtins.int
+    """The attempt at that instance."""
+    state: _builtins.str
+    """A machine's state when it was last seen: `running`, `paused`, `stopped` or another word of the host's."""
+    reason: _builtins.str
+    """What the database has on record instead, in a sentence."""
+    removal_ordered: _builtins.bool
+    """Whether its end has been ordered."""
+    @_builtins.property
+    def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What it holds: `vcpu` in virtual CPUs, `memory` in bytes."""
+
+    @_builtins.property
+    def create_date(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is held."""
+
+    def __init__(
+        self,
+        *,
+        host_uuid: _builtins.str = ...,
+        key: _builtins.str = ...,
+        holding: _builtins.str = ...,
+        name: _builtins.str = ...,
+        group_uuid: _builtins.str = ...,
+        instance_uuid: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        resources: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        create_date: _timestamp_pb2.Timestamp | None = ...,
+        removal_ordered: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_date", b"create_date", "group_uuid", b"group_uuid", "holding", b"holding", "host_uuid", b"host_uuid", "instance_uuid", b"instance_uuid", "key", b"key", "name", b"name", "reason", b"reason", "removal_ordered", b"removal_ordered", "resources", b"resources", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quarantined: _TypeAlias = Quarantined  # noqa: Y015
+
+@_typing.final
+class ListQuarantineRequest(_message.Message):
+    """What to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    """Only what is held on this host. Empty means the whole fleet."""
+    page_size: _builtins.int
+    """How many at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty means the first page. The filter must be the same."""
+    def __init__(
+        self,
+        *,
+        host_uuid: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_uuid", b"host_uuid", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantineRequest: _TypeAlias = ListQuarantineRequest  # noqa: Y015
+
+@_typing.final
+class ListQuarantineResponse(_message.Message):
+    """A page of what is held, by host and key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """What to ask for the next page with. Empty on the last page."""
+    @_builtins.property
+    def inventories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quarantined]:
+        """What is held."""
+
+    def __init__(
+        self,
+        *,
+        inventories: _abc.Iterable[Global___Quarantined] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventories", b"inventories", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantineResponse: _TypeAlias = ListQuarantineResponse  # noqa: Y015
+
+@_typing.final
+class RemoveQuarantinedRequest(_message.Message):
+    """What is to be ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    """The UUID of the host that it is on."""
+    key: _builtins.str
+    """The machine's UUID, or the volume's name."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        host_uuid: _builtins.str = ...,
+        key: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_uuid", b"host_uuid", "key", b"key", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveQuarantinedRequest: _TypeAlias = RemoveQuarantinedRequest  # noqa: Y015
+
+@_typing.final
+class RemoveQuarantinedResponse(_message.Message):
+    """What is about to be ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Quarantined:
+        """It as it is held now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Quarantined | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveQuarantinedResponse: _TypeAlias = RemoveQuarantinedResponse  # noqa: Y015
 
 @_typing.final
 class GetCapacityRequest(_message.Message):

@@ -105,6 +105,21 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.FenceHostRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.FenceHostResponse.FromString,
                 _registered_method=True)
+        self.ClaimHost = channel.unary_unary(
+                '/corral.v1.FleetService/ClaimHost',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.ClaimHostRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.ClaimHostResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantine = channel.unary_unary(
+                '/corral.v1.FleetService/ListQuarantine',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.ListQuarantineRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.ListQuarantineResponse.FromString,
+                _registered_method=True)
+        self.RemoveQuarantined = channel.unary_unary(
+                '/corral.v1.FleetService/RemoveQuarantined',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedResponse.FromString,
+                _registered_method=True)
         self.GetCapacity = channel.unary_unary(
                 '/corral.v1.FleetService/GetCapacity',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
@@ -231,6 +246,30 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClaimHost(self, request, context):
+        """States that a host is this service's, whatever it bears: the mark of another installation, traces of a later time
+        than the database knows, or another hypervisor in the place of the one that it was. It is carried out when the host
+        is next looked at. A wrong statement can take another installation's machines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantine(self, request, context):
+        """Returns machines and volumes that bear this service's tag and of which its database knows nothing. They are kept as
+        they are, and count as used, until an operator decides.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveQuarantined(self, request, context):
+        """Orders the end of a machine or volume in quarantine. It is carried out when its host is next swept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapacity(self, request, context):
         """Returns how much capacity the fleet or one zone has, and how much of it is taken.
         """
@@ -329,6 +368,21 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.FenceHost,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.FenceHostRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.FenceHostResponse.SerializeToString,
+            ),
+            'ClaimHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimHost,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.ClaimHostRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.ClaimHostResponse.SerializeToString,
+            ),
+            'ListQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantine,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.ListQuarantineRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.ListQuarantineResponse.SerializeToString,
+            ),
+            'RemoveQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveQuarantined,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedResponse.SerializeToString,
             ),
             'GetCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapacity,
@@ -708,6 +762,87 @@ class FleetService:
             '/corral.v1.FleetService/FenceHost',
             corral_dot_v1_dot_fleet__pb2.FenceHostRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.FenceHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/ClaimHost',
+            corral_dot_v1_dot_fleet__pb2.ClaimHostRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.ClaimHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/ListQuarantine',
+            corral_dot_v1_dot_fleet__pb2.ListQuarantineRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.ListQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/RemoveQuarantined',
+            corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,17 @@ class FleetServiceStub:
     """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
     wrong statement can make two copies of a machine run.
     """
+    ClaimHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ClaimHostRequest, _fleet_pb2.ClaimHostResponse]
+    """States that a host is this service's, whatever it bears: the mark of another installation, traces of a later time
+    than the database knows, or another hypervisor in the place of the one that it was. It is carried out when the host
+    is next looked at. A wrong statement can take another installation's machines.
+    """
+    ListQuarantine: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListQuarantineRequest, _fleet_pb2.ListQuarantineResponse]
+    """Returns machines and volumes that bear this service's tag and of which its database knows nothing. They are kept as
+    they are, and count as used, until an operator decides.
+    """
+    RemoveQuarantined: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RemoveQuarantinedRequest, _fleet_pb2.RemoveQuarantinedResponse]
+    """Orders the end of a machine or volume in quarantine. It is carried out when its host is next swept."""
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]
@@ -133,6 +144,17 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
     wrong statement can make two copies of a machine run.
     """
+    ClaimHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ClaimHostRequest, _fleet_pb2.ClaimHostResponse]  # type: ignore[assignment]
+    """States that a host is this service's, whatever it bears: the mark of another installation, traces of a later time
+    than the database knows, or another hypervisor in the place of the one that it was. It is carried out when the host
+    is next looked at. A wrong statement can take another installation's machines.
+    """
+    ListQuarantine: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListQuarantineRequest, _fleet_pb2.ListQuarantineResponse]  # type: ignore[assignment]
+    """Returns machines and volumes that bear this service's tag and of which its database knows nothing. They are kept as
+    they are, and count as used, until an operator decides.
+    """
+    RemoveQuarantined: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RemoveQuarantinedRequest, _fleet_pb2.RemoveQuarantinedResponse]  # type: ignore[assignment]
+    """Orders the end of a machine or volume in quarantine. It is carried out when its host is next swept."""
     GetCapacity: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     ListDecisions: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]  # type: ignore[assignment]
@@ -255,6 +277,32 @@ class FleetServiceServicer:
         """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
         wrong statement can make two copies of a machine run.
         """
+
+    def ClaimHost(
+        self,
+        request: _fleet_pb2.ClaimHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ClaimHostResponse, _abc.Awaitable[_fleet_pb2.ClaimHostResponse]]:
+        """States that a host is this service's, whatever it bears: the mark of another installation, traces of a later time
+        than the database knows, or another hypervisor in the place of the one that it was. It is carried out when the host
+        is next looked at. A wrong statement can take another installation's machines.
+        """
+
+    def ListQuarantine(
+        self,
+        request: _fleet_pb2.ListQuarantineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListQuarantineResponse, _abc.Awaitable[_fleet_pb2.ListQuarantineResponse]]:
+        """Returns machines and volumes that bear this service's tag and of which its database knows nothing. They are kept as
+        they are, and count as used, until an operator decides.
+        """
+
+    def RemoveQuarantined(
+        self,
+        request: _fleet_pb2.RemoveQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.RemoveQuarantinedResponse, _abc.Awaitable[_fleet_pb2.RemoveQuarantinedResponse]]:
+        """Orders the end of a machine or volume in quarantine. It is carried out when its host is next swept."""
 
     def GetCapacity(
         self,

@@ -18,6 +18,7 @@ from service.contract.convert.inventory import Reachable, instance, timestamp
 from service.contract.rules import host_address, network_wish
 from service.domain.fleet import Host, HostState, Overcommit
 from service.domain.network import network_of
+from service.domain.ownership import Quarantined
 from service.planning.decisions import Kept
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
@@ -62,6 +63,24 @@ def zone(view: ZoneView) -> fleet_pb2.Zone:
     )
 
 
+def quarantined(one: Quarantined) -> fleet_pb2.Quarantined:
+    """A machine or volume that nobody knows."""
+    return fleet_pb2.Quarantined(
+        host_uuid=one.host,
+        key=one.key,
+        holding=one.holding.value,
+        name=one.name,
+        group_uuid=one.group,
+        instance_uuid=one.instance,
+        attempt=one.attempt,
+        state=one.state,
+        reason=one.reason,
+        resources=one.resources,
+        create_date=timestamp(one.since),
+        removal_ordered=one.removal,
+    )
+
+
 def host(view: HostView) -> fleet_pb2.Host:
     """The inventory of a host."""
     value = view.host
@@ -75,6 +94,7 @@ def host(view: HostView) -> fleet_pb2.Host:
         driver=value.address.driver,
         state=value.state.value,
         status=value.status.value,
+        hypervisor_uuid=value.hypervisor,
         capacities=[resource(one) for one in amounts(view)],
         labels=value.labels,
         instance_count=view.load.members,
