@@ -125,10 +125,10 @@ def test_every_method_of_the_api_is_declared() -> None:
     group = {f"{verb}InstanceGroup" for verb in ("Get", "Update", "Scale", "Start", "Stop", "Restart", "Delete")}
     deploy = group | {"ListInstanceGroups", "WatchInstanceGroups"}
     deploy |= {"DeployDistributedModelService", "PlanDistributedModelService"}
-    host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence")
+    host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence", "Claim")
     hosts = {f"{verb}Host" for verb in host_verbs}
     fleet = hosts | {"CreateZone", "ListZones", "DeleteZone", "ListHosts", "GetCapacity", "WatchFleet"}
-    fleet |= {"ListDecisions", "DumpDecision"}
+    fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
     catalog |= {"RegisterImage", "GetImage", "ListImages", "DeleteImage"}
     assert {s.name: {m.name for m in s.methods} for s in SERVICES} == {
