@@ -51,11 +51,13 @@ role = "admin"
 class ServiceProcess:
     """One `python -m service serve` on a configuration file that asks for JSON logs: start it, end it, start it again.
 
-    As a context manager it is started, and ended in order. The file's directory is its working directory.
+    As a context manager it is started, and ended in order. The file's directory is its working directory. `python`: the
+    interpreter of another installation than this checkout.
     """
 
-    def __init__(self, configuration: Path) -> None:
+    def __init__(self, configuration: Path, *, python: Path | None = None) -> None:
         self.configuration = configuration
+        self._python = python
         self.directory = configuration.parent
         self.log = self.directory / "corral.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,13 +68,13 @@ class ServiceProcess:
         with self.log.open("ab") as log:
             offset = log.tell()
             # Ends with whoever started it. Not by an option of Popen, which would make it fork with gRPC's handlers.
-            serve = [sys.executable, "-m", "service", "serve", "--config", str(self.configuration)]
+            serve = [str(self._python or sys.executable), "-m", "service", "serve", "--config", str(self.configuration)]
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", "--", *serve],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ENVIRONMENT},
+                env={**os.environ, **(ENVIRONMENT if self._python is None else {})},
                 cwd=self.directory,
             )
         deadline = time.monotonic() + START_SECONDS
@@ -147,8 +149,8 @@ class CorralProcess(ServiceProcess):
     `configuration`: the tables of the file below its own head. `server`: more lines of the head's table [server].
     """
 
-    def __init__(self, directory: Path, configuration: str, *, server: str = "") -> None:
-        super().__init__(directory / "corral.toml")
+    def __init__(self, directory: Path, configuration: str, *, server: str = "", python: Path | None = None) -> None:
+        super().__init__(directory / "corral.toml", python=python)
         self.database = directory / "corral.db"
         self.port = 0  # any free one; a process that is started again serves where clients look for it
         self._text = (
