@@ -10,6 +10,7 @@ CorralError
 ├── QuotaExceeded            the tenant's quota would be passed
 ├── WrongState               the resource's state forbids the call
 ├── Conflict                 an etag mismatch, or a claim lost after every retry
+├── Undecided                a search had no answer in its time: neither yes nor no
 ├── Unavailable              a dependency is down, or the service drains
 ├── Overloaded               too much at once
 │   └── RateLimited          the tenant calls too often
@@ -148,6 +149,16 @@ class Conflict(CorralError):
     reason = "CONFLICT"
 
     def __init__(self, message: str, retry_after_ms: int = 100) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class Undecided(CorralError):
+    """A search ended without an answer in the time that it had: neither yes nor no. Retry after `retry_after_ms`."""
+
+    reason = "UNDECIDED"
+
+    def __init__(self, message: str, retry_after_ms: int = 1000) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
 

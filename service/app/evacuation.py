@@ -23,10 +23,10 @@ from service.app.fleet import Fleet
 from service.domain.fleet import Host, HostState, HostStatus
 from service.domain.groups import Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.tenants import Caller
-from service.errors import NoCapacity, PlacementError, Unsatisfiable, WrongState
+from service.errors import CorralError, NoCapacity, Undecided, Unsatisfiable, WrongState
 from service.lifecycle.facts import Evicted, Fact, Fenced
 from service.lifecycle.moving import wish
-from service.lifecycle.transitions import FINAL, LAUNCHING, advance
+from service.lifecycle.transitions import FINAL, LAUNCHING, SEARCH_GOES_ON, advance
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
@@ -119,7 +119,8 @@ class Evacuation:
 
         `validate_only`: only the planned moves and the host as it is. The same request id follows the drain that it
         began. Raises NotFound, Conflict (etag), RequestIdReused, WrongState where the host does not answer, NoCapacity
-        and Unsatisfiable where a member would find no room; then nothing was done. WrongState later: somebody ended the
+        and Unsatisfiable where a member would find no room, Undecided where that was not settled in time; then nothing
+        was done. WrongState later: somebody ended the
         maintenance meanwhile, so the host takes new members; the moves go on.
         """
         known = await self._store.read(lambda c: self._known(c, caller, uuid, request_id))
@@ -184,8 +185,8 @@ class Evacuation:
         plan = await self._decided(drain(situation.snapshot, gangs))
         if plan.stuck is not None:
             group = seeking[plan.stuck]
-            why = plan.decision.explanation if plan.decision is not None else None
-            raise _no_room(translate.failure(why, group, plan.after), group)
+            assert plan.decision is not None
+            raise _no_room(translate.failure(plan.decision, group, plan.after), group)
         for move in plan.moves:
             told = Move(move.member, uuid, move.target, move.target in live[move.member])
             yield Progress(self._clock(), move=told)
@@ -335,8 +336,10 @@ def _homeless(group: Group, host_uuid: str, now: int) -> Group:
     )
 
 
-def _no_room(failure: Failure, group: Group) -> PlacementError:
-    """Why a member of the group would find no room, naming the group."""
+def _no_room(failure: Failure, group: Group) -> CorralError:
+    """Why a member of the group would find no room, naming the group; or that this was not settled."""
+    if failure.code == Undecided.reason:
+        return Undecided(f"instance group {group.uuid}: {failure.message}")
     message = f"instance group {group.uuid} would find no room elsewhere: {failure.message}"
     kind = Unsatisfiable if failure.code == Unsatisfiable.reason else NoCapacity
     return kind(message, failure.explanation)
@@ -347,7 +350,7 @@ def _on_the_way(group: Group, member: Instance) -> bool:
     made and waits for such a fellow, without whom it does not start."""
     if group.phase in FINAL or group.phase is GroupPhase.STOPPED:
         return member.status is S.EVICTING
-    no_room = bool(group.reason) and any(m.status is S.PENDING for m in group.instances)
+    no_room = group.reason not in ("", SEARCH_GOES_ON) and any(m.status is S.PENDING for m in group.instances)
     if no_room and member.status in (S.PENDING, S.CREATED):
         return False
     if member.move is not MoveStage.NONE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.domain.groups import Failure
-from service.errors import CorralError, DeployFailed, NoCapacity, QuotaExceeded, Unsatisfiable
+from service.errors import CorralError, DeployFailed, NoCapacity, QuotaExceeded, Undecided, Unsatisfiable
 
 
 def error_of(failure: Failure, group_uuid: str) -> CorralError:
@@ -12,6 +12,8 @@ def error_of(failure: Failure, group_uuid: str) -> CorralError:
         return Unsatisfiable(failure.message, failure.explanation)
     if failure.code == NoCapacity.reason:
         return NoCapacity(failure.message, failure.explanation)
+    if failure.code == Undecided.reason:
+        return Undecided(failure.message)
     if failure.quota is not None:
         return QuotaExceeded(
             failure.quota.subject, failure.quota.resource, failure.quota.limit, failure.quota.requested

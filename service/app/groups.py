@@ -116,7 +116,8 @@ class Groups(GroupIntents):
         """Where the group would be placed; nothing is written. `seconds`: how long the caller waits, None: for ever.
 
         A caller that is cancelled ends the search.
-        Raises what `deploy` and its stream would: InvalidArgument, NotFound, NoCapacity, Unsatisfiable.
+        Raises what `deploy` and its stream would: InvalidArgument, NotFound, NoCapacity, Unsatisfiable; and Undecided
+        where the time was over before anything was found or ruled out.
         """
         answer_by = answer_time(seconds)
 
@@ -136,7 +137,7 @@ class Groups(GroupIntents):
             answer_by=answer_by,
         )
         if planned.decision.status is not Status.PLACED:
-            raise error_of(translate.failure(planned.decision.explanation, group, snapshot), group.uuid)
+            raise error_of(translate.failure(planned.decision, group, snapshot), group.uuid)
         return translate.record(group, planned.decision, hosts, planned.duration_ms, 0)
 
     async def get(self, caller: Caller, uuid: str) -> Group:

@@ -115,7 +115,9 @@ def _of_wrong_state(error: errors.WrongState) -> Iterator[Message]:
     yield _precondition("STATE", error.subject, f"is {error.state}; needs {error.allowed}")
 
 
-def _of_retryable(error: errors.Conflict | errors.Unavailable | errors.Overloaded) -> Iterator[Message]:
+def _of_retryable(
+    error: errors.Conflict | errors.Undecided | errors.Unavailable | errors.Overloaded,
+) -> Iterator[Message]:
     yield _retry(error.retry_after_ms)
 
 
@@ -145,6 +147,7 @@ _TABLE: Mapping[type[errors.CorralError], _Row] = {
     errors.QuotaExceeded: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_quota, ("subject", "resource", "limit", "requested")),
     errors.WrongState: _Row(code_pb2.FAILED_PRECONDITION, _of_wrong_state, ("subject", "state", "allowed")),
     errors.Conflict: _Row(code_pb2.ABORTED, _of_retryable),
+    errors.Undecided: _Row(code_pb2.ABORTED, _of_retryable),
     errors.Unavailable: _Row(code_pb2.UNAVAILABLE, _of_retryable),
     errors.Overloaded: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_retryable),
     errors.RateLimited: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_retryable, ("project", "calls_per_second", "burst")),

@@ -38,6 +38,11 @@ class NotPlaced:
 
 
 @dataclass(frozen=True, slots=True)
+class NotDecided:
+    """The planner had no answer in its time, neither yes nor no: it is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers.
 
@@ -161,5 +166,16 @@ class Ticked:
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
 MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
 Fact = (
-    Placed | NotPlaced | Observed | HostSilent | HostAnswers | StopAsked | Ticked | Evicted | Fenced | MoveFact | Intent
+    Placed
+    | NotPlaced
+    | NotDecided
+    | Observed
+    | HostSilent
+    | HostAnswers
+    | StopAsked
+    | Ticked
+    | Evicted
+    | Fenced
+    | MoveFact
+    | Intent
 )

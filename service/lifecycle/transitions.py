@@ -22,6 +22,7 @@ from service.lifecycle.facts import (
     MoveClaimed,
     Moved,
     MoveImpossible,
+    NotDecided,
     NotPlaced,
     Observed,
     Placed,
@@ -52,10 +53,12 @@ from service.lifecycle.members import (
 from service.lifecycle.moving import go_over, move_aborted, move_claimed, move_expired, move_impossible, moved, wish
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
-__all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "UP", "advance", "advance_all", "public_status",
-           "released"]  # fmt: skip
+__all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
+           "public_status", "released"]  # fmt: skip
 
 CREATE_PATIENCE_MS = 15_000
+SEARCH_GOES_ON = "no placement was found or ruled out so far; the search goes on"
+"""The reason of a group whose planning is not decided yet."""
 
 
 def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
@@ -130,7 +133,8 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
             reason="",
         )
 
-    return replace(each(group, seat), placement=fact.placement)
+    reason = "" if group.reason == SEARCH_GOES_ON else group.reason
+    return replace(each(group, seat), placement=fact.placement, reason=reason)
 
 
 def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
@@ -143,6 +147,11 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
     if group.served:
         return replace(group, reason=f"a lost member finds no host: {failure.message}")
     return give_up(group, failure, now)
+
+
+def _not_decided(group: Group, fact: NotDecided, now: int) -> Group:
+    """Nobody has said no: the group goes on waiting for its seats, and says so."""
+    return replace(group, reason=SEARCH_GOES_ON) if group.phase is GroupPhase.PLANNING else group
 
 
 def _with_first_cause(group: Group, failure: Failure) -> Failure:
@@ -289,7 +298,8 @@ def _of_member(
 
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
-        return give_up(group, Failure("TIMEOUT", "the group was not running at its deadline"), now)
+        why = f": {SEARCH_GOES_ON.partition(';')[0]}" if group.reason == SEARCH_GOES_ON else ""
+        return give_up(group, Failure("TIMEOUT", f"the group was not running at its deadline{why}"), now)
 
     def expire(member: Instance) -> Instance:
         member = move_expired(member, now)
@@ -311,6 +321,7 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
 _APPLY: Mapping[type, Callable[..., Group]] = {
     Placed: _placed,
     NotPlaced: _not_placed,
+    NotDecided: _not_decided,
     Observed: _observed,
     HostSilent: _host_silent,
     HostAnswers: _host_answers,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from placement.constraints import EVERYTHING, Apart, AtMost, Constraint, Near, Scope, Selector
-from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Strategy
+from placement.model import Decision, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
 from service.domain.catalog import ModelService
 from service.domain.fleet import MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
@@ -20,12 +20,13 @@ from service.domain.groups import (
     PlacementRecord,
     Seat,
 )
-from service.errors import NoCapacity, Unsatisfiable
+from service.errors import NoCapacity, Undecided, Unsatisfiable
 
 TYPE_LABEL = "corral.type"
 CLUSTER_LABEL = "corral.cluster"
 GROUP_LABEL = "corral.group"
 MOST_FLAVOURS = 16
+UNDECIDED = "no placement was found in the time that the search had, and none was ruled out"
 APART_LABEL = "corral.apart."
 """With a group's uuid after it: borne by members of groups that are to be apart from that group."""
 
@@ -192,18 +193,21 @@ def record(
     )
 
 
-def failure(explanation: Explanation | None, group: Group, fleet_now: Snapshot) -> Failure:
+def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
     """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`.
 
-    What the planner calls permanent leaves out hosts that are closed or do not answer, and those come back: only where
-    every host is open can it never fit.
+    A search that ended without an answer has not said no. What the planner calls permanent leaves out hosts that are
+    closed or do not answer, and those come back: only where every host is open can it never fit.
     """
+    if decision.status is Status.UNKNOWN:
+        return Failure(Undecided.reason, UNDECIDED)
+    explanation = decision.explanation
     if explanation is not None and explanation.permanent and not all(h.schedulable for h in fleet_now.hosts):
         explanation = replace(explanation, permanent=None)
     permanent = explanation is not None and explanation.permanent is True
     code = Unsatisfiable.reason if permanent else NoCapacity.reason
     if explanation is None:
-        return Failure(code, "no placement was found in the time allowed")
+        return Failure(code, "no placement exists")
     names = {m.uuid: f"model_services[{m.rank}]" for m in group.instances}
     message = explanation.message
     for uuid, name in names.items():

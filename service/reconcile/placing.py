@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from placement.model import Policy, Request, Snapshot, Status
 from service.domain.fleet import HostStatus
 from service.domain.groups import Failure, Group, Instance, QuotaViolation
 from service.errors import CorralError, InvariantViolation, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
-from service.lifecycle.facts import MoveImpossible, NotPlaced
+from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced
 from service.planning import fleet_reader, translate
 from service.planning.planner import Planned
 from service.reconcile.calls import Outcome, Sends
@@ -28,6 +28,27 @@ CLAIM_RACES = 5
 FLEET_PATIENCE_MS = 10_000
 
 
+UNDECIDED_PATIENCE_MS = 600_000
+"""How long searches without an answer are repeated where no deadline of the group ends them."""
+MOVE_PATIENCE_MS = 60_000
+"""The same for the target of a live move: a member can always be moved by a restart instead."""
+MOST_DOUBLINGS = 3
+
+
+@dataclass(slots=True)
+class Search:
+    """Searches of one worker that had no answer since the last one that had. `since`: ms, when the first one ended."""
+
+    undecided: int = 0
+    since: int = 0
+
+    def goes_on(self, now: int, patience_ms: int | None) -> bool:
+        """Count one more without an answer; False once the patience is over (None: never)."""
+        self.since = self.since or now
+        self.undecided += 1
+        return patience_ms is None or now < self.since + patience_ms
+
+
 @dataclass(slots=True)
 class Placing:
     """Plans and claims for one group under its worker's lease. `now`: the database's time, ms."""
@@ -35,20 +56,28 @@ class Placing:
     tools: Tools
     now: Callable[[], int]
     _waits_for_fleet_until: int = 0
+    _search: Search = field(default_factory=Search)
+    _move_searches: dict[tuple[str, int], Search] = field(default_factory=dict)
 
     async def gang(self, group: Group) -> Outcome:
-        """Seats for all pending members, or why there are none. Raises InvariantViolation, LeaseLost."""
+        """Seats for all pending members, or why there are none. Raises InvariantViolation, LeaseLost.
+
+        What finds no room is tried again after a growing pause, where the group outlives that.
+        """
         if self.tools.custody.held:
             return Outcome([], retry=True)  # what hosts have seen and the database has not may be these very members
         try:
-            return await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
+            outcome = await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
         except QuotaExceeded as error:
             passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested)
-            return Outcome([NotPlaced(Failure(error.reason, error.message, quota=passed))])
+            return Outcome([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
         except (InvariantViolation, LeaseLost):
             raise
         except CorralError as error:
-            return Outcome([NotPlaced(Failure(error.reason, error.message))])
+            return Outcome([NotPlaced(Failure(error.reason, error.message))], retry=True)
+        if not outcome.retry:
+            self._search = Search()
+        return outcome
 
     async def target(self, group: Group, member: Instance, sends: Sends) -> Outcome:
         """A host that the member is moved to live, or that there is none. Raises InvariantViolation, LeaseLost."""
@@ -81,17 +110,19 @@ class Placing:
         # What lost a race reads all of it: whatever was kept of the fleet may be why.
         read = self.tools.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         hosts, snapshot = await self.tools.store.read(read)
-        planned = await self._decide(snapshot, translate.request(group, snapshot), attempt)
+        planned = await self._decide(snapshot, translate.request(group, snapshot), self._search, attempt, alone=alone)
         if planned.decision.status is not Status.PLACED and group.excluded_hosts:
             # Hosts where a member failed are shunned while there are others, not at the price of the group.
             everywhere = replace(translate.request(group, snapshot), excluded_hosts=frozenset())
-            planned = await self._decide(snapshot, everywhere, attempt)
+            planned = await self._decide(snapshot, everywhere, self._search, attempt, alone=alone)
         decision = planned.decision
         if decision.status is not Status.PLACED:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
             if waiting and self._may_wait_for_fleet():
                 return Outcome([], retry=True)
-            return Outcome([NotPlaced(translate.failure(decision.explanation, group, snapshot))])
+            if decision.status is Status.UNKNOWN and self._may_go_on(group):
+                return Outcome([NotDecided()], retry=True)
+            return Outcome([NotPlaced(translate.failure(decision, group, snapshot))], retry=True)
         failpoint("worker.planned")
         placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
@@ -112,7 +143,11 @@ class Placing:
         hosts, snapshot = await self.tools.store.read(fleet_reader.read_fleet)
         targets = self.tools.calls.live_targets(group, member)
         request = translate.move_request(group, member, snapshot, targets)
-        decision = (await self._decide(snapshot, request, attempt)).decision if targets else None
+        search = self._move_searches.setdefault((member.uuid, member.attempt), Search())
+        decision = (await self._decide(snapshot, request, search, attempt, alone=alone)).decision if targets else None
+        undecided = decision is not None and decision.status is Status.UNKNOWN
+        if undecided and search.goes_on(self.now(), MOVE_PATIENCE_MS):
+            return Outcome([], retry=True)
         if decision is None or decision.status is not Status.PLACED:
             return Outcome([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
         failpoint("move.planned")
@@ -129,11 +164,19 @@ class Placing:
             sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
         return Outcome([], reload=True)
 
-    async def _decide(self, snapshot: Snapshot, request: Request, attempt: int) -> Planned:
-        """Ask the planner; each further attempt breaks ties in another way."""
-        return await self.tools.planner.place(
-            snapshot, request, Policy(seed=attempt - 1), budget_seconds=self.tools.plan_seconds
-        )
+    async def _decide(
+        self, snapshot: Snapshot, request: Request, search: Search, attempt: int, *, alone: bool
+    ) -> Planned:
+        """Ask the planner. Each further attempt breaks ties in another way, and has more time where the ones before
+        were not decided; but nobody holds the fleet alone for longer than its turn."""
+        budget = self.tools.plan_seconds * (1 if alone else 2 ** min(search.undecided, MOST_DOUBLINGS))
+        seed = attempt - 1 + CLAIM_TRIES * search.undecided
+        return await self.tools.planner.place(snapshot, request, Policy(seed=seed), budget_seconds=budget)
+
+    def _may_go_on(self, group: Group) -> bool:
+        """Whether a search without an answer is repeated: until the group's deadline, or for a while without one."""
+        timed = bool(group.deadline_at) and not group.served
+        return self._search.goes_on(self.now(), None if timed else UNDECIDED_PATIENCE_MS)
 
     def _may_wait_for_fleet(self) -> bool:
         """Right after a start some hosts were not seen yet: that is no reason to refuse, for a while."""

@@ -74,6 +74,7 @@ _TABLE: Mapping[type[errors.CorralError], tuple[str, Details]] = {
     errors.QuotaExceeded: ("ID.1003", _message),
     errors.WrongState: ("SYS.1006", _message),
     errors.Conflict: ("SYS.1006", _message),
+    errors.Undecided: ("SYS.1001", _message),
     errors.Unavailable: ("SYS.1012", _message),
     errors.Overloaded: ("SYS.1006", _message),
     errors.LoginFailed: ("ID.1000", _message),
@@ -104,7 +105,7 @@ def _opaque(error: errors.CorralError) -> dict[str, Any]:
     if isinstance(error, errors.PlacementError) and error.explanation is not None:
         failure = MessageToDict(placement_failure(error.explanation))
         return {"placementFailure": _renamed(failure)}
-    if isinstance(error, errors.Conflict | errors.Unavailable | errors.Overloaded):
+    if isinstance(error, errors.Conflict | errors.Undecided | errors.Unavailable | errors.Overloaded):
         return {"retryAfterMs": error.retry_after_ms}
     return {}
 
