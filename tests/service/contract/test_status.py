@@ -81,6 +81,7 @@ CASES: list[tuple[errors.CorralError, code_pb2.Code, str, list[type[Message]]]] 
         [error_details_pb2.PreconditionFailure],
     ),
     (errors.Conflict("changed", 250), code_pb2.ABORTED, "CONFLICT", [error_details_pb2.RetryInfo]),
+    (errors.Undecided("no answer in time"), code_pb2.ABORTED, "UNDECIDED", [error_details_pb2.RetryInfo]),
     (errors.Unavailable("down"), code_pb2.UNAVAILABLE, "UNAVAILABLE", [error_details_pb2.RetryInfo]),
     (errors.Overloaded("busy"), code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", [error_details_pb2.RetryInfo]),
     (

@@ -21,6 +21,7 @@ CASES: list[tuple[CorralError, str]] = [
     (errors.QuotaExceeded("red", "vcpu", 4, 8), "ID.1003"),
     (errors.WrongState("group g", "Stopped", "Running"), "SYS.1006"),
     (errors.Conflict("changed"), "SYS.1006"),
+    (errors.Undecided("no answer in time"), "SYS.1001"),
     (errors.Unavailable("away"), "SYS.1012"),
     (errors.Overloaded("busy"), "SYS.1006"),
     (errors.RateLimited("red", 2.5, 10, 400), "SYS.1006"),
