@@ -44,6 +44,7 @@ class Process:
         self._http_socket: socket.socket | None = None
         self._http_stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._draining = False
 
     async def start(self) -> None:
         """Open the listeners once the fleet's rows are written and the first hosts were asked.
@@ -69,7 +70,8 @@ class Process:
         await service.rpc.start()
         self._serve_http(self._http_socket)
         self._spawn(service.jobs.run(), "jobs")
-        service.rpc.set_serving(True)
+        self._serves(await service.health.prove())
+        self._spawn(service.health.run(self._serves), "health")
         if isinstance(service.pool, PoolPlanner):
             self._spawn(service.pool.warm(), _WARM)
         log.info("serving", grpc=str(service.rpc.address), http=self.http_address, hosts=len(service.directory.hosts))
@@ -79,6 +81,7 @@ class Process:
         service = self.service
         grace = service.config.server.drain_grace_ms / 1000
         log.info("draining", grace_seconds=grace)
+        self._draining = True
         service.rpc.drain()
         # Before the feed ends: a job that is cut off goes on in the next process, and must not be seen to fail.
         await service.jobs.stop()
@@ -103,6 +106,11 @@ class Process:
             if task.done() and task.get_name() != _WARM:
                 problems[task.get_name()] = "has stopped"
         return problems
+
+    def _serves(self, writes: bool) -> None:
+        """gRPC's health follows whether the database can be written, until the process drains."""
+        if not self._draining:
+            self.service.rpc.set_serving(writes)
 
     async def _follow_fleet(self) -> None:
         """Write what the configuration says and follow the rows. Raises StartError, Unavailable."""

@@ -25,14 +25,16 @@ from service.domain.tenants import Caller
 from service.drivers import kinds
 from service.drivers.base import DriverError, HostFacts, HostRejected
 from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
+from service.lifecycle.facts import Kept
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import claims, fleet, schema, settings
+from service.store import claims, clock, fleet, groups, schema, settings
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import Load
+from service.transactions.changes import apply
 
 if TYPE_CHECKING:
     from placement.modes.capacity import Room
@@ -217,10 +219,12 @@ class Fleet(Zones):
     ) -> HostView:
         """Enable, disable or maintain a host; being so already is success.
 
+        The end of maintenance takes a drain back: members that have not begun to move stay where they are.
         Raises NotFound, Conflict (etag), WrongState: maintenance of a host that carries members, and the end of
         maintenance while machines of members that were placed elsewhere may still be there.
         """
         now = self._clock()
+        kept: list[str] = []
 
         def work(connection: Connection) -> HostView:
             host = fleet.host(connection, uuid, lock=True)
@@ -234,12 +238,16 @@ class Fleet(Zones):
                     carries(load),
                     "that it answers and is cleared of them, which happens by itself",
                 )
+            kept[:] = _take_drain_back(connection, uuid) if host.state is HostState.MAINTENANCE is not state else ()
             if host.state is not state:
                 fleet.set_state(connection, host, state, now)
                 audited(connection, caller, _STATE_METHODS[state], uuid, "", now)
             return self._host_view(connection, uuid)
 
-        return await self._commit(work, validate_only)
+        view = await self._commit(work, validate_only)
+        for group_uuid in () if validate_only else kept:
+            self._signals.group_due(group_uuid)
+        return view
 
     async def capacity(self, zone_uuid: str = "") -> FleetCapacity:
         """How much the hosts that take new members have, over the fleet or one zone. Raises NotFound (zone)."""
@@ -329,6 +337,18 @@ def _give_up(connection: Connection, host: Host) -> None:
     left = {(instance, attempt) for instance, attempt, _ in claims.on_host(connection, host.uuid)}
     claims.release(connection, left)
     logger.warning("host %s is gone for good by its operator's word: %d claims are given up", host.name, len(left))
+
+
+def _take_drain_back(connection: Connection, host_uuid: str) -> list[str]:
+    """Let the members that wait for their move stay on the host; returns the groups with a member there."""
+    now = clock.now(connection)
+    touched = sorted({group for _, group, _, _ in groups.on_host(connection, host_uuid)})
+    for group_uuid in touched:  # all locks first, so that the event counter's comes last
+        groups.load(connection, group_uuid, lock=True)
+    for group_uuid in touched:
+        apply(connection, group_uuid, [Kept(host_uuid)], now)
+        groups.due(connection, group_uuid, 0)
+    return touched
 
 
 def _changed(host: Host, change: HostChange) -> Host:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from service.domain.fleet import Overcommit
 from service.errors import CorralError
-from service.store import events, settings
+from service.store import clock, events, settings
 from service.store.engine import Store
 
 logger = logging.getLogger(__name__)
 
+PROVE_SECONDS = 5.0
+PROOF_HOLDS_SECONDS = 30.0
+"""A write that takes longer than this, with the time until the next one is tried, hangs."""
+
 
 class Health:
-    """`failing` and `notes` are told to whoever asks after the process's health; `compare` keeps the notes true."""
+    """`failing` and `notes` are told to whoever asks after the process's health; `run` and `compare` keep them true."""
 
     def __init__(self, store: Store, overcommit: Overcommit) -> None:
         """`overcommit`: the fleet's own, as this process's configuration file says."""
         self._store = store
         self._overcommit = overcommit
         self._notes: dict[str, str] = {}
+        self._trouble = ""
+        self._proven_at = 0.0
 
     @property
     def notes(self) -> Mapping[str, str]:
@@ -28,12 +35,36 @@ class Health:
         return self._notes
 
     async def failing(self) -> Mapping[str, str]:
-        """What does not work, by part; empty when all does."""
+        """What does not work, by part; empty when all does. A read is tried now, a write every PROVE_SECONDS."""
         try:
             await self._store.read(events.head)
         except CorralError as error:
             return {"store": error.message}
-        return {}
+        silent = asyncio.get_running_loop().time() - self._proven_at
+        if silent > PROOF_HOLDS_SECONDS and self._proven_at:
+            return {"store": f"no write has ended for {silent:.0f} s"}
+        return {"store": self._trouble} if self._trouble else {}
+
+    async def run(self, told: Callable[[bool], None]) -> None:
+        """Prove every PROVE_SECONDS that the database can be written; `told` hears whether it could."""
+        while True:
+            await asyncio.sleep(PROVE_SECONDS)
+            told(await self.prove())
+
+    async def prove(self) -> bool:
+        """Write once, and remember what came of it; whether it was possible."""
+        before = self._trouble
+        try:
+            await self._store.write(lambda c: settings.prove_write(c, clock.now(c)))
+            self._trouble = ""
+        except CorralError as error:
+            self._trouble = error.message
+        self._proven_at = asyncio.get_running_loop().time()
+        if self._trouble and self._trouble != before:
+            logger.error("not ready: %s", self._trouble)
+        elif before and not self._trouble:
+            logger.info("ready again: the database can be written")
+        return not self._trouble
 
     async def compare(self) -> None:
         """See whether another replica has put another overcommit in force. Raises Unavailable."""

@@ -138,7 +138,7 @@ class MachineSpec:
     `documents` go to the guest by the image's delivery: name -> text (`rendezvous` JSON, `env` file, `hosts` file).
     They may hold secrets: they reach the guest by volumes that only the hypervisor reads (mode 0600), and stand in no
     command line, definition, log or representation of this object.
-    `spec_hash` stands in the machine's metadata, so that a changed spec is noticed.
+    `spec_hash` stands in the machine's metadata, so that a changed spec is noticed. `host_name`: the guest's own.
     `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices. `generation`: how far the
     database had come, for the machine's metadata: a database that is older than its machines is noticed by it.
     `record`: text of the metadata from which the machine's rows can be written again; each definition has the newest.
@@ -156,6 +156,7 @@ class MachineSpec:
     resources: Mapping[str, int] = field(default_factory=dict)
     generation: int = 0
     record: str = ""
+    host_name: str = "guest"
 
 
 @dataclass(frozen=True, slots=True)

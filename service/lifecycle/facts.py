@@ -116,6 +116,13 @@ class Evicted:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The operator does not empty the host any more: members that have not begun to leave it stay."""
+
+    host_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
 class MoveClaimed:
     """Capacity for a member's live move to this host is being committed with this change."""
 
@@ -175,6 +182,7 @@ Fact = (
     | StopAsked
     | Ticked
     | Evicted
+    | Kept
     | Fenced
     | MoveFact
     | Intent

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain.groups import Instance, InstanceStatus, MoveStage
-from service.lifecycle.members import S, enter, evict, unmoved
+from service.lifecycle.members import S, enter, evict, unmoved, unwished
 
 MOVE_BASE_MS = 60_000
 MOVE_MS_PER_MIB = 10
@@ -23,6 +23,11 @@ def wish(member: Instance, now: int) -> Instance:
     if member.status is not S.RUNNING or member.unknown_since or member.joining or member.leaving:
         return evict(member, now)
     return replace(member, move=MoveStage.WANTED, reason="its host is being emptied")
+
+
+def stay(member: Instance) -> Instance:
+    """Its host is not emptied any more: it keeps its seat, unless it has begun to leave."""
+    return replace(unwished(member), reason="") if member.move is MoveStage.WANTED else member
 
 
 def go_over(member: Instance, status: InstanceStatus, reason: str, now: int) -> Instance:

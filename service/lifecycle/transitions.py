@@ -18,6 +18,7 @@ from service.lifecycle.facts import (
     Fenced,
     HostAnswers,
     HostSilent,
+    Kept,
     MoveAborted,
     MoveClaimed,
     Moved,
@@ -50,7 +51,16 @@ from service.lifecycle.members import (
     retire,
     vacate,
 )
-from service.lifecycle.moving import go_over, move_aborted, move_claimed, move_expired, move_impossible, moved, wish
+from service.lifecycle.moving import (
+    go_over,
+    move_aborted,
+    move_claimed,
+    move_expired,
+    move_impossible,
+    moved,
+    stay,
+    wish,
+)
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
@@ -265,6 +275,10 @@ def _evicted(group: Group, fact: Evicted, now: int) -> Group:
     return each(group, leave)
 
 
+def _kept(group: Group, fact: Kept, now: int) -> Group:
+    return each(group, lambda m: stay(m) if m.host_uuid == fact.host_uuid else m)
+
+
 def _fenced(group: Group, fact: Fenced, now: int) -> Group:
     def power_off(member: Instance) -> Instance:
         if member.target_host_uuid == fact.host_uuid:
@@ -331,6 +345,7 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     StartRequested: _start_requested,
     ScaleRequested: _scale_requested,
     Evicted: _evicted,
+    Kept: _kept,
     Fenced: _fenced,
     MoveClaimed: _move_claimed,
     MoveImpossible: _move_impossible,

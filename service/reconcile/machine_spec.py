@@ -47,6 +47,7 @@ def machine_spec(
     return MachineSpec(
         identity=identity_of(installation.cluster, member),
         display_name=member.spec.name,
+        host_name=document["node"]["host_name"],
         vcpus=member.spec.cpu_num,
         memory_bytes=member.spec.memory_size,
         root_disk_bytes=member.spec.root_disk_size,

@@ -10,6 +10,7 @@ from service.domain.catalog import ModelService, version_key
 from service.domain.environment import Secrets, is_line, is_planned, resolved
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
+from service.serving.host_names import host_names
 
 CONTRACT = "rendezvous/v1"
 READINESS_INTERVAL_MS = 1_000
@@ -41,6 +42,8 @@ def rendezvous(
     entry = template(member, catalogue)
     leader = group.instances[0]
     network = zones[host.zone_uuid].network
+    found = host_names([m.spec.name for m in group.instances])
+    names = {m.uuid: name for m, name in zip(group.instances, found, strict=True)}
     return {
         "contract": CONTRACT,
         "group": {
@@ -50,7 +53,7 @@ def rendezvous(
             "size": len(group.instances),
         },
         "node": {
-            **_peer(member),
+            **_peer(member, names[member.uuid]),
             "instance": member.uuid,
             "mac": member.mac,
             "prefix_length": ip_network(network.subnet).prefixlen if network.subnet else 0,
@@ -63,7 +66,7 @@ def rendezvous(
             "gpus": [{"model": g.model, "count": g.count} for g in member.spec.gpus],
         },
         "leader": {"rank": 0, "address": leader.address, "ports": dict(_ports(leader, catalogue))},
-        "peers": [_peer(m) for m in group.instances],
+        "peers": [_peer(m, names[m.uuid]) for m in group.instances],
         "ports": dict(entry.ports),
         "readiness": {
             "path": entry.health_path,
@@ -93,9 +96,14 @@ def _command(entry: ModelService, member: Instance) -> str:
     return entry.initial_command if member.rank == 0 else entry.worker_command or entry.initial_command
 
 
-def _peer(member: Instance) -> dict[str, Any]:
-    role = "leader" if member.rank == 0 else "worker"
-    return {"rank": member.rank, "role": role, "name": member.spec.name, "address": member.address}
+def _peer(member: Instance, host_name: str) -> dict[str, Any]:
+    return {
+        "rank": member.rank,
+        "role": "leader" if member.rank == 0 else "worker",
+        "name": member.spec.name,
+        "host_name": host_name,
+        "address": member.address,
+    }
 
 
 def _ports(member: Instance, catalogue: Mapping[str, ModelService]) -> Mapping[str, int]:
@@ -115,6 +123,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_GROUP_EPOCH": group["epoch"],
         "CORRAL_GROUP_SIZE": group["size"],
         "CORRAL_NODE_NAME": node["name"],
+        "CORRAL_HOST_NAME": node["host_name"],
         "CORRAL_NODE_INSTANCE": node["instance"],
         "CORRAL_NODE_RANK": node["rank"],
         "CORRAL_NODE_ROLE": node["role"],
@@ -139,10 +148,5 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
 
 
 def hosts_file(document: Mapping[str, Any]) -> str:
-    """Lines for /etc/hosts: each member's planned address and name."""
-    return "".join(f"{p['address']} {_host_name(p['name'])}\n" for p in document["peers"] if p["address"])
-
-
-def _host_name(name: str) -> str:
-    """A name that /etc/hosts can hold: letters, digits and hyphens."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-")[:63] or "node"
+    """Lines for /etc/hosts: each member's planned address and host name."""
+    return "".join(f"{p['address']} {p['host_name']}\n" for p in document["peers"] if p["address"])

@@ -15,6 +15,7 @@ import os
 import random
 import socket
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -39,6 +40,7 @@ RETRIES = 5
 _RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "23505"})
 _BUSY_SQLSTATES = frozenset({"55P03", "57014"})  # a lock or a statement took longer than it may
 _SQLITE_BUSY_MS = 5_000
+_PRIVATE = 0o600  # sessions' digests, specifications, who did what: nothing for other users of the machine
 
 CALL_SECONDS = 15.0
 """A transaction on PostgreSQL that takes longer is cut off: the server may hang without closing its connections."""
@@ -98,7 +100,9 @@ class Store:
         self.in_memory = self.sqlite and self.url.database in (None, "", ":memory:")
         self._lock_file: int | None = None
         if self.sqlite and not self.in_memory:
-            self._lock_file = _lock(Path(str(self.url.database)))
+            path = Path(str(self.url.database))
+            self._lock_file = _lock(path)
+            _keep_private(path)
         self.engine = self._make_engine()
         self._reader_engine = self._make_reader()
         self._writes = ThreadPoolExecutor(1 if self.sqlite else writers, thread_name_prefix="store-write")
@@ -217,8 +221,7 @@ def _transaction(engine: Engine, work: Work[T], call: Call | None = None) -> T:
             if isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError):
                 raise
             logger.warning("database call failed: %s", error.orig)
-            busy = getattr(error.orig, "sqlstate", None) in _BUSY_SQLSTATES
-            raise Unavailable("the database is busy" if busy else "the database cannot be reached") from error
+            raise Unavailable(_trouble(error)) from error
         except exc.TimeoutError as error:
             raise Unavailable("the database is busy") from error
     raise AssertionError("unreachable: the last attempt returns or raises")
@@ -248,6 +251,18 @@ def _once(engine: Engine, work: Work[T], call: Call) -> T:
 
 
 _IN_COMMIT = "while committing"
+
+
+def _trouble(error: exc.DBAPIError) -> str:
+    """What is wrong with the database, in words that an operator can act on."""
+    state = getattr(error.orig, "sqlstate", None) or (getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)
+    if state in _BUSY_SQLSTATES or state in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "the database is busy"
+    if state in ("53100", sqlite3.SQLITE_FULL):
+        return "the database has no space left on its file system: nothing can be written until some is freed"
+    if state in ("25006", sqlite3.SQLITE_READONLY):
+        return "the database is read-only: nothing can be written"
+    return "the database cannot be reached"
 
 
 def _retrieve(done: asyncio.Future[Any]) -> None:
@@ -294,13 +309,33 @@ def _shut_down(connection: Any) -> None:
 
 def _lock(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
         raise DatabaseLocked(f"{path} is in use by another corral process") from error
     return handle
+
+
+def _keep_private(path: Path) -> None:
+    """The file is its owner's alone, whatever the umask and whoever made it; SQLite gives its WAL the same mode.
+
+    A file that is another user's stays as it is. Raises Unavailable for one that cannot be written.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE))
+    except OSError as error:
+        raise Unavailable(f"the database cannot be opened: {path}: {error.strerror}") from error
+    for one in (path, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm", ".lock"))):
+        try:
+            if stat.S_IMODE(one.stat().st_mode) & ~_PRIVATE:
+                one.chmod(_PRIVATE)
+                logger.info("%s can be read by its owner alone from now on", one)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            logger.warning("%s is another user's and can be read by others", one)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

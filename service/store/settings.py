@@ -1,4 +1,4 @@
-"""What holds for the whole fleet and for every replica alike: its own overcommit, which zones and hosts override."""
+"""What holds for the whole fleet and for every replica alike: its own overcommit, and the proof of a write."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from service.store import schema
 from service.store.codec import decode_known, encode
 
 _OVERCOMMIT = "overcommit"
+_PROOF = "written_at"
 
 _TABLE = schema.settings
 _FIND = select(_TABLE.c.document).where(_TABLE.c.name == bindparam("of"))
@@ -24,6 +25,14 @@ def overcommit(connection: Connection) -> Overcommit:
 
 def set_overcommit(connection: Connection, wanted: Overcommit) -> None:
     """Overwrite it. The caller counts anew what hosts give out (`fleet.set_usable`)."""
-    text = encode(wanted)
-    if connection.execute(_SET, {"of": _OVERCOMMIT, "text": text}).rowcount == 0:
-        connection.execute(_ADD, {"name": _OVERCOMMIT, "document": text})
+    _put(connection, _OVERCOMMIT, encode(wanted))
+
+
+def prove_write(connection: Connection, now: int) -> None:
+    """Change a row, so that the commit shows whether this database can be written at all. `now`: ms."""
+    _put(connection, _PROOF, str(now))
+
+
+def _put(connection: Connection, name: str, text: str) -> None:
+    if connection.execute(_SET, {"of": name, "text": text}).rowcount == 0:
+        connection.execute(_ADD, {"name": name, "document": text})

@@ -20,7 +20,7 @@ _BEYOND_ASCII = re.compile(r"[^\n\x20-\x7e]")
 def nocloud_image(spec: MachineSpec) -> bytes:
     """An ISO 9660 image with meta-data, user-data, network-config and the machine's documents as files."""
     files = {
-        "meta-data": _json({"instance-id": spec.identity.machine_uuid, "local-hostname": host_name(spec.display_name)}),
+        "meta-data": _json({"instance-id": spec.identity.machine_uuid, "local-hostname": spec.host_name}),
         "user-data": "#cloud-config\n" + _json(_user_data(spec)),
         "network-config": _json(_network(spec.interfaces)),
         **spec.documents,
@@ -41,12 +41,6 @@ def nocloud_image(spec: MachineSpec) -> bytes:
     image.write_fp(written)
     image.close()
     return written.getvalue()
-
-
-def host_name(name: str) -> str:
-    """A name that is allowed as a host's (RFC 1123), as near to the given one as that is possible."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in name)
-    return kept[:63].strip("-").lower() or "guest"
 
 
 def _user_data(spec: MachineSpec) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def guest_documents(
         "CORRAL_GROUP_EPOCH": epoch,
         "CORRAL_GROUP_SIZE": size,
         "CORRAL_NODE_NAME": f"node-{rank}",
+        "CORRAL_HOST_NAME": f"node-{rank}",
         "CORRAL_NODE_RANK": rank,
         "CORRAL_NODE_INSTANCE": identity.instance,
         "CORRAL_NODE_ADDRESS": f"{address}/16",

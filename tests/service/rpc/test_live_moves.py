@@ -111,6 +111,35 @@ async def test_capacity_is_claimed_on_both_hosts_until_the_member_was_seen_on_on
         assert lab.machines(member.uuid) == []
 
 
+@pytest.mark.parametrize("call", ["EnableHost", "DisableHost"])
+async def test_members_that_have_not_begun_to_move_stay_where_a_drain_is_taken_back(tmp_path: Path, call: str) -> None:
+    async with whole(tmp_path, config_text(hosts=2, cpu=4, migrate_ms=1000)) as lab:
+        await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-2")))
+        group = await lab.up(4)
+        await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=lab.uuid_of("host-2")))
+        task = asyncio.create_task(drain(lab, "host-1"))
+        moving = [m.uuid for m in group.instances]
+
+        async def begun() -> bool:
+            return any([await moving_now(lab, uuid) for uuid in moving])
+
+        await soon(begun)
+        request = getattr(fleet_pb2, f"{call}Request")(uuid=lab.uuid_of("host-1"))
+        await getattr(lab.fleet, call)(request)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await asyncio.wait_for(task, 40)
+        assert reason_of(error.value) == "WRONG_STATE"
+
+        async def settled() -> bool:
+            stored = await lab.service.store.read(lambda c: groups.load(c, group.uuid))
+            return all(m.move is MoveStage.NONE and not m.target_host_uuid for m in stored.instances)
+
+        await soon(settled)
+        after = await lab.get(group.uuid)
+        assert sorted(m.host_name for m in after.instances) == ["host-1"] * 3 + ["host-2"]
+        assert {(m.status, m.reason, m.attempt) for m in after.instances} == {("Running", "", 1)}
+
+
 async def restarted(lab: Whole, group: Any, steps: list[Any], why: str) -> None:
     """The drain ended with the member stopped and placed anew, and said why."""
     (member,) = group.instances

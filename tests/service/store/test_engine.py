@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +41,31 @@ def own_server() -> Iterator[Postgres]:
         pytest.skip(why_not())
     with Postgres() as server:
         yield server
+
+
+@pytest.mark.parametrize("before", [None, 0o644])
+def test_the_file_and_what_sqlite_keeps_beside_it_are_its_owners_alone(tmp_path: Path, before: int | None) -> None:
+    path = tmp_path / "corral.db"
+    if before is not None:
+        path.touch(before)
+    old = os.umask(0)
+    try:
+        store = Store(f"sqlite:///{path}")
+        try:
+            upgrade(store.engine)
+            modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()}
+        finally:
+            store.close()
+    finally:
+        os.umask(old)
+    assert set(modes) == {"corral.db", "corral.db-wal", "corral.db-shm", "corral.db.lock"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_file_that_cannot_be_made_is_told_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "corral.db").mkdir()
+    with pytest.raises(Unavailable, match=r"corral\.db"):
+        Store(f"sqlite:///{tmp_path}/corral.db")
 
 
 def test_a_second_process_on_the_same_file_is_refused_and_told_why(tmp_path: Path) -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pycdlib
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.drivers.base import HostRejected
-from service.drivers.libvirt.seed import host_name, nocloud_image
+from service.drivers.libvirt.seed import nocloud_image
 from service.drivers.libvirt.storage import virtual_size
 from tests.service.drivers.libvirt.machines import bridged, specification
 
@@ -37,7 +35,7 @@ def test_cloud_init_finds_its_files_and_the_documents() -> None:
     spec = specification(
         documents={"env": "A=b\n", "rendezvous": "{}"},
         interfaces=(bridged(1, "10.0.0.5"), bridged(2)),
-        display_name="N 1",
+        host_name="n-1",
     )
     files = files_of(nocloud_image(spec))
     assert json.loads(files["meta-data"]) == {"instance-id": spec.identity.machine_uuid, "local-hostname": "n-1"}
@@ -51,15 +49,6 @@ def test_cloud_init_finds_its_files_and_the_documents() -> None:
     assert ethernets["nic0"]["addresses"] == ["10.0.0.5/16"]
     assert ethernets["nic1"]["dhcp4"] is True
     assert files["env"] == "A=b\n"
-
-
-@given(st.text())
-def test_a_host_name_is_always_one(name: str) -> None:
-    made = host_name(name)
-    assert 1 <= len(made) <= 63
-    assert all(c.isascii() and (c.isalnum() or c == "-") for c in made)
-    assert not made.startswith("-")
-    assert not made.endswith("-")
 
 
 def qcow2_header(size: int, backing: int = 0) -> bytes:

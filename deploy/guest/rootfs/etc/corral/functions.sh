@@ -42,6 +42,7 @@ read_facts() {
         log "no facts in fw_cfg: a group of its own"
     fi
     CORRAL_NODE_NAME=${CORRAL_NODE_NAME:-guest}
+    CORRAL_HOST_NAME=${CORRAL_HOST_NAME:-guest}
     CORRAL_NODE_RANK=$(number_or "$CORRAL_NODE_RANK" 0)
     CORRAL_GROUP_EPOCH=$(number_or "$CORRAL_GROUP_EPOCH" 0)
     CORRAL_GROUP_SIZE=$(number_or "$CORRAL_GROUP_SIZE" 1)

@@ -1,0 +1,38 @@
+"""Host names of a group's members: a letter first, then letters, digits and hyphens; no two of a group are alike.
+
+A name such as "0" or "0x10" is an address to the resolver (0.0.0.0, 0.0.0.16), so none of them begins with a digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LONGEST = 63
+"""Of one label (RFC 1123)."""
+
+
+def host_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The members' host names in rank order, from their names in rank order; the same names give the same answer.
+
+    A name that is a host name already is kept, but for capitals, which no resolver tells apart; so every other member
+    gives way to it. One without any letter or digit of ASCII becomes `node-<rank>`.
+    """
+    wanted = [_wanted(name, rank) for rank, name in enumerate(names)]
+    found: dict[int, str] = {}
+    taken: set[str] = set()
+    kept = [rank for rank, name in enumerate(names) if wanted[rank] == name.lower()]
+    for rank in dict.fromkeys((*kept, *range(len(names)))):
+        candidate, turn = wanted[rank], 0
+        while candidate in taken:
+            suffix = f"-{rank}" if turn == 0 else f"-{rank}-{turn}"
+            candidate, turn = wanted[rank][: LONGEST - len(suffix)].rstrip("-") + suffix, turn + 1
+        found[rank] = candidate
+        taken.add(candidate)
+    return tuple(found[rank] for rank in range(len(names)))
+
+
+def _wanted(name: str, rank: int) -> str:
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-").lower()
+    if not plain:
+        return f"node-{rank}"
+    return (plain if plain[0].isalpha() else f"node-{plain}")[:LONGEST].rstrip("-")
