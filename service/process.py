@@ -159,6 +159,7 @@ class Process:
             tls=context,
             max_connections=config.server.max_http_connections,
             refused=self.service.metrics.http_refused.inc,
+            trusted_proxies=config.server.trusted_proxies,
         )
         self._spawn(serving, "http")
 

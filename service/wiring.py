@@ -10,10 +10,10 @@ import os
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from service.app.catalog import Catalog
 from service.app.evacuation import Evacuation
@@ -38,6 +38,7 @@ from service.drivers.base import HostDriver, HostFacts
 from service.drivers.kinds import make_driver
 from service.http import openapi
 from service.http.app import Readiness, create_app
+from service.http.guard import WebGuard
 from service.http.json_face import json_routes
 from service.http.zstack.composition import zstack_routes
 from service.planning.decisions import DecisionLog, RecordingPlanner
@@ -108,9 +109,9 @@ class Service:
         self.rpc = self._make_rpc()
         self._connect()
 
-    def http_app(self, readiness: Readiness) -> Starlette:
+    def http_app(self, readiness: Readiness) -> ASGIApp:
         """What the HTTP listener serves; from here on `jobs` knows how its jobs are done."""
-        return create_app(
+        app = create_app(
             registry=self.metrics.registry,
             readiness=readiness,
             refresh=self.gauges.refresh,
@@ -124,6 +125,7 @@ class Service:
             },
             routes=[*self._json_routes(), *self._zstack_routes()],
         )
+        return WebGuard(app, self.frame, self.config.server.known_host_names)
 
     def _make_identity(self) -> None:
         config = self.config

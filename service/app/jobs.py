@@ -59,14 +59,25 @@ class Jobs:
     deliver: Deliver
 
     def __init__(
-        self, store: Store, clock: Callable[[], int], *, owner: str, max_running: int = 1024, webhook_tries: int = 15
+        self,
+        store: Store,
+        clock: Callable[[], int],
+        *,
+        owner: str,
+        max_running: int = 1024,
+        max_deliveries: int = 1024,
+        webhook_tries: int = 15,
     ) -> None:
+        """`max_deliveries`: ended jobs whose webhooks are being told. Slow ones leave the room of running jobs alone,
+        and refuse only calls that name a webhook too."""
         self._store = store
         self._clock = clock
         self._owner = owner
         self._max_running = max_running
+        self._max_deliveries = max_deliveries
         self._webhook_tries = webhook_tries
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._delivering: set[str] = set()
         self._refused: OrderedDict[str, Job] = OrderedDict()
         self._stopping = False
 
@@ -75,7 +86,7 @@ class Jobs:
 
         Raises AlreadyExists (uuid used before), Overloaded, Unavailable.
         """
-        self._admit(uuid)
+        self._admit(uuid, webhook)
         now = self._clock()
         job = Job(
             uuid or uuids.uuid4().hex, operation, caller, arguments, now, webhook=webhook, webhook_due=bool(webhook)
@@ -85,11 +96,13 @@ class Jobs:
         return job.uuid
 
     def refuse(self, operation: str, document: str, *, uuid: str = "", webhook: str = "") -> str:
-        """A job that has failed already, for a caller that nobody knows: it costs no row and is kept in memory only.
+        """A job that has failed already, for a caller that may not: it costs no row and is kept in memory only.
+
+        `webhook`: told once; never that of a caller that nobody knows, who could have it call whom they like.
 
         Raises AlreadyExists, Overloaded, Unavailable.
         """
-        self._admit(uuid)
+        self._admit(uuid, webhook)
         now = self._clock()
         job = Job(
             uuid or uuids.uuid4().hex,
@@ -106,7 +119,7 @@ class Jobs:
         while len(self._refused) > _MAX_REFUSED:
             self._refused.popitem(last=False)
         if webhook:
-            self._spawn(job.uuid, self.deliver(job, 1))
+            self._spawn(job.uuid, self._deliver(job, 1))
         return job.uuid
 
     async def get(self, uuid: str) -> Job | None:
@@ -137,13 +150,19 @@ class Jobs:
         with contextlib.suppress(Unavailable):  # the leases then end by themselves
             await self._store.write(lambda c: jobs.release(c, self._owner))
 
-    def _admit(self, uuid: str) -> None:
+    def _admit(self, uuid: str, webhook: str) -> None:
         if self._stopping:
             raise Unavailable("the service is shutting down")
         if uuid in self._refused:
             raise AlreadyExists("job", uuid)
-        if len(self._tasks) >= self._max_running:
+        if self._running >= self._max_running:
             raise Overloaded(f"{self._max_running} jobs are running already")
+        if webhook and len(self._delivering) >= self._max_deliveries:
+            raise Overloaded(f"{self._max_deliveries} webhooks are being told already")
+
+    @property
+    def _running(self) -> int:
+        return len(self._tasks) - len(self._delivering)
 
     def _begin(self, job: Job) -> None:
         self._spawn(job.uuid, self._work(job))
@@ -167,8 +186,15 @@ class Jobs:
                 return  # another process was faster, and tells the webhook too
             job = ended
         if job.webhook_due:
-            await self.deliver(job, self._webhook_tries)
+            await self._deliver(job, self._webhook_tries)
             await self._patiently(lambda: self._store.write(lambda c: jobs.delivered(c, job.uuid)))
+
+    async def _deliver(self, job: Job, tries: int) -> None:
+        self._delivering.add(job.uuid)
+        try:
+            await self.deliver(job, tries)
+        finally:
+            self._delivering.discard(job.uuid)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt` returns, as soon as everything that it needs is there."""
@@ -187,7 +213,7 @@ class Jobs:
         now = self._clock()
         until = now + LEASE_MS
         free_before = now if patient else until
-        room = self._max_running - len(self._tasks)
+        room = self._max_running - self._running
         if self._stopping:
             return
         try:

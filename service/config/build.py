@@ -179,6 +179,8 @@ class Builder:
             tls=self._tls(section.tls),
             max_grpc_connections=affordable(section.max_grpc_connections),
             max_http_connections=affordable(section.max_http_connections),
+            host_names=tuple(section.host_names),
+            trusted_proxies=tuple(section.trusted_proxies),
         )
 
     def _tls(self, section: schema.TlsSection | None) -> TlsFiles | None:

@@ -67,6 +67,13 @@ class CertificateSection(Section):
     project: Name = "default"
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError as problem:
+        raise ValueError('a network in CIDR notation, such as "10.0.0.0/8" or "127.0.0.1/32"') from problem
+
+
 class ServerSection(Section):
     """[server]"""
 
@@ -81,6 +88,8 @@ class ServerSection(Section):
     max_grpc_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     max_http_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     drain_grace_ms: Milliseconds = 10_000
+    host_names: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252})$")]] = []
+    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = []
 
 
 class StoreSection(Section):
@@ -205,13 +214,6 @@ class ModelServiceSection(Section):
     supported_metrics: list[Line] = []
 
 
-def _webhook_target(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text.strip()))
-    except ValueError as problem:
-        raise ValueError('a network in CIDR notation, such as "10.0.0.0/8" or "127.0.0.1/32"') from problem
-
-
 class CatalogSection(Section):
     """[catalog]: `image_directory` is the image store, the only place that RegisterImage takes files from."""
 
@@ -271,7 +273,7 @@ class RateLimitSection(Section):
 class WebhooksSection(Section):
     """[webhooks]: the networks to whose addresses a finished job may be told. None: webhooks are refused."""
 
-    allow: list[Annotated[str, AfterValidator(_webhook_target)]] = []
+    allow: list[Annotated[str, AfterValidator(_network)]] = []
 
 
 class Configuration(Section):

@@ -26,6 +26,7 @@ class TlsFiles:
 class ServerConfig:
     """Listeners and their limits. `admin` None: no admin listener. Sizes in bytes, times in ms.
 
+    `host_names`: in requests' `Host`; `trusted_proxies`: in CIDR notation, whose `X-Forwarded-For` is believed.
     `max_grpc_connections`, `max_http_connections`: at a time; each never more than a third of the files that the
     process may open.
     """
@@ -40,6 +41,17 @@ class ServerConfig:
     tls: TlsFiles | None = None
     max_grpc_connections: int = 4096
     max_http_connections: int = 4096
+    host_names: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+
+    @property
+    def known_host_names(self) -> tuple[str, ...] | None:
+        """What the HTTP listener may be called besides addresses and localhost; None: anything.
+
+        A listener that other machines reach has names that nobody has to tell; once some are told, they are all.
+        """
+        checked = self.host_names or (self.http.local and not self.http.path)
+        return self.host_names if checked else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from service.http.connections import Bounds, bounded
 from service.listening import AddressUnavailable, ListenAddress, remove_stale_socket
@@ -143,7 +144,7 @@ def _bind_problem(address: ListenAddress, problem: OSError) -> str:
 
 
 async def serve_http(
-    app: Starlette,
+    app: ASGIApp,
     listener: socket.socket,
     stop: asyncio.Event,
     *,
@@ -152,11 +153,13 @@ async def serve_http(
     max_connections: int = 4096,
     request_seconds: float = REQUEST_SECONDS,
     refused: Callable[[], None] = lambda: None,
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve `app` on `listener` (from `bind`) until `stop` is set, then let running requests end for `grace_seconds`.
 
     Closes the listener; a unix socket's file is removed. `refused` is called for each connection above
-    `max_connections`; a request must have come whole within `request_seconds`.
+    `max_connections`; a request must have come whole within `request_seconds`. `trusted_proxies`: networks whose
+    `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     """
     server = _Server(
         uvicorn.Config(
@@ -167,6 +170,9 @@ async def serve_http(
             access_log=False,
             lifespan="off",
             server_header=False,
+            # uvicorn's default believes every caller of this machine.
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=list(trusted_proxies),
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
             # Longer than a busy moment: a connection closed just when its client uses it again is an error there.
             timeout_keep_alive=60,

@@ -53,6 +53,7 @@ HTTP_STATUS: Mapping[int, int] = {
 """HTTP's code for gRPC's, as in google/rpc/code.proto."""
 
 
+_JSON_TYPE = "application/json"
 _ANY_PATH = "/corral/{rest:path}"
 
 
@@ -150,6 +151,8 @@ class _Endpoint:
 
     def _read(self, request: Request, body: bytes) -> Any:
         if self._rule.has_body:
+            if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON_TYPE:
+                raise NotJson
             values = _object(body)
         else:
             values = self._query(request.query_params.multi_items())
@@ -208,7 +211,7 @@ class _Reply:
     async def message(self, message: Any) -> None:
         """The answer of a unary call."""
         text = json_format.MessageToJson(message, indent=None, always_print_fields_with_no_presence=False)
-        await self._respond(Response(text, media_type="application/json", headers=self._headers))
+        await self._respond(Response(text, media_type=_JSON_TYPE, headers=self._headers))
 
     async def event(self, message: Any) -> None:
         """One response of a stream."""
@@ -294,10 +297,25 @@ def _retry_after(error: Exception) -> dict[str, str]:
     return {"retry-after": str(-(-error.retry_after_ms // 1000))}
 
 
+class NotJson(InvalidArgument):
+    """The body is not told to be JSON. A web page may send any other kind of body without being asked about it."""
+
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+
+    def __init__(self) -> None:
+        super().__init__([FieldViolation("", "the body must be JSON, with the header Content-Type: application/json")])
+
+
+def problem(error: Exception, request_id: str) -> Response:
+    """The answer that an error is."""
+    body = _problem(error, request_id, None)
+    return JSONResponse(body, body["error"]["code"], headers={REQUEST_ID_KEY: request_id, **_retry_after(error)})
+
+
 def _problem(error: Exception, request_id: str, http: int | None) -> dict[str, Any]:
     """The body of an error. `http`: its HTTP status where it is not the code's own."""
     status = status_of(error, request_id)
     body = json_format.MessageToDict(status)
-    body["code"] = http or HTTP_STATUS.get(status.code, 500)
+    body["code"] = http or (415 if isinstance(error, NotJson) else HTTP_STATUS.get(status.code, 500))
     body["status"] = code_pb2.Code.Name(status.code)
     return {"error": body}

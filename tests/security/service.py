@@ -71,7 +71,8 @@ def bearer(name: str) -> tuple[tuple[str, str], ...]:
 
 def json_client(corral: CorralProcess, name: str) -> httpx.Client:
     """A client of the JSON face."""
-    return httpx.Client(base_url=corral.http, headers={"authorization": f"Bearer {secret(name)}"}, timeout=30)
+    headers = {"authorization": f"Bearer {secret(name)}", "content-type": "application/json"}
+    return httpx.Client(base_url=corral.http, headers=headers, timeout=30)
 
 
 def log_in(corral: CorralProcess, account: str) -> str:

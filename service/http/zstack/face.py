@@ -49,14 +49,17 @@ class ZStackFace:
         """Accept a call that is answered later; returns the job's uuid, which is the call's request id.
 
         Whatever is wrong with the call is told by the job. Raises AlreadyExists for a job's uuid that was used,
-        Overloaded, Unavailable.
+        WebhookRefused, Overloaded, Unavailable.
         """
         try:
             caller = await self._permitted(framed, call.api, session)
         except (Unauthenticated, PermissionDenied) as error:
             framed.failed(error)
             document = _text({"error": error_code(error, call.request_id)})
-            return self.jobs.refuse(call.api.name, document, uuid=call.request_id, webhook=webhook)
+            told = webhook if isinstance(error, PermissionDenied) else ""
+            return self.jobs.refuse(call.api.name, document, uuid=call.request_id, webhook=told)
+        if webhook:
+            await self.webhooks.check(webhook)
         arguments = json.dumps(call.arguments, ensure_ascii=False)
         return await self.jobs.submit(caller, call.api.name, arguments, uuid=call.request_id, webhook=webhook)
 

@@ -138,8 +138,6 @@ async def _call(
         return json_text(outcome.document, 200 if outcome.success else 503)
     where = location(request, JOBS_PATH)
     webhook = request.headers.get("x-web-hook", "").strip()
-    if webhook:
-        await face.webhooks.check(webhook)
     job = await face.submit(framed, call, session, webhook=webhook)
     return json_text(f'{{"location":"{where}/{job}","apiTimeout":{API_TIMEOUT_MS}}}', 202)
 

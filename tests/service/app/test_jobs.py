@@ -229,3 +229,23 @@ async def test_too_many_jobs_at_once_are_refused() -> None:
             await jobs.submit(CALLER, "op", "x")
         with pytest.raises(Overloaded):
             await jobs.submit(CALLER, "op", "x")
+
+
+async def test_webhooks_that_are_slow_leave_the_room_of_running_jobs_alone() -> None:
+    async with world() as w, running(w.process("one", max_running=1, max_deliveries=1)) as jobs:
+        w.go.set()
+        told = asyncio.Event()
+
+        async def slow(_job: Job, _tries: int) -> None:
+            w.heard.set()
+            await told.wait()
+
+        jobs.deliver = slow
+        first = await jobs.submit(CALLER, "op", "x", webhook="http://hook/")
+        async with asyncio.timeout(20):
+            await w.heard.wait()
+        assert (await ended(jobs, first)).state is JobState.SUCCEEDED
+        with pytest.raises(Overloaded, match="1 webhooks are being told already"):
+            await jobs.submit(CALLER, "op", "x", webhook="http://hook/")
+        assert (await ended(jobs, await jobs.submit(CALLER, "op", "y"))).state is JobState.SUCCEEDED
+        told.set()

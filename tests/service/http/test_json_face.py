@@ -43,7 +43,8 @@ def corral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CorralProcess]:
 
 @pytest.fixture
 def client(corral: CorralProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{corral.http}/corral/v1", timeout=30) as made:
+    headers = {"content-type": "application/json"}
+    with httpx.Client(base_url=f"{corral.http}/corral/v1", headers=headers, timeout=30) as made:
         yield made
 
 

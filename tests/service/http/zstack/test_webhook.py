@@ -146,7 +146,8 @@ async def test_without_configured_networks_every_webhook_is_refused() -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_deploy_and_a_refusal_are_told_to_their_webhook(zstack: Lab) -> None:
     async with receiver(200) as there:
-        for session, success in ((zstack.session, "true"), ("0" * 32, "false")):
+        viewer = await zstack.log_in("eve")
+        for session, success in ((zstack.session, "true"), (viewer, "false")):
             there.came.clear()
             headers = {"X-Web-Hook": f"http://127.0.0.1:{there.port}/", "X-Job-UUID": uuids.uuid4().hex}
             accepted = await zstack.put(
@@ -158,3 +159,21 @@ async def test_a_deploy_and_a_refusal_are_told_to_their_webhook(zstack: Lab) -> 
             got, body = there.got[-1]
             assert (got["x-job-uuid"], got["x-job-success"]) == (headers["X-Job-UUID"], success)
             assert json.loads(body) == answer.json()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_nothing_is_sent_or_even_looked_up_for_a_caller_that_nobody_knows(zstack: Lab) -> None:
+    async with receiver(200) as there:
+        headers = {"X-Web-Hook": f"http://127.0.0.1:{there.port}/"}
+        body = {"deployDistributedModelService": action()}
+        refused = await zstack.ended(await zstack.put("/ai/model-services", body, "0" * 32, **headers))
+        assert refused.json()["error"]["code"] == "ID.1001"
+        unknown = await zstack.put(
+            "/ai/model-services", body, "0" * 32, **{"X-Web-Hook": "http://no.such.name.invalid/"}
+        )
+        assert unknown.status_code == 202, "its host was not resolved"
+        # The webhook of a caller that is known comes after whatever was sent for the other.
+        known = await zstack.put("/ai/model-services", body, await zstack.log_in("eve"), **headers)
+        async with asyncio.timeout(20):
+            await there.came.wait()
+        assert [got["x-job-uuid"] for got, _ in there.got] == [known.json()["location"].rpartition("/")[2]]
