@@ -64,7 +64,7 @@ class WebGuard:
         if self._names is not None and host and not _is_ours(host, self._names):
             return ForeignHost("the request is for a host that is not served here; server.host_names may name it")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _authority(origin) != host.lower():
             return CrossSite("requests of web pages of other origins are not served")
         site = request.headers.get("sec-fetch-site", "none")
         if site not in _OWN_PAGES and not _follows_a_link(request):
@@ -88,12 +88,23 @@ class WebGuard:
 
 def _is_ours(host: str, names: Collection[str]) -> bool:
     """Whether a Host header names this service: by an address, which no name server gives out, or by a known name."""
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets without an address in them
+        return False
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return name == "localhost" or name in names
     return True
+
+
+def _authority(origin: str) -> str | None:
+    """Host and port of an origin; None where it is none that a page of this service could have."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _follows_a_link(request: Request) -> bool:

@@ -57,6 +57,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
         {"Sec-Fetch-Site": "same-site"},
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example:8080"},
+        {"Host": "[{"},
+        {"Origin": "http://[x"},
     ],
     ids=lambda headers: "-".join(*headers.items()),
 )
