@@ -200,6 +200,7 @@ class Instance:
     scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
     `move_deadline_at`: it is given up then; 0 = it has not begun.
+    `pauses`: how often its hypervisor stopped it in the middle of its work, the last time at `paused_at`; 0 = never.
     """
 
     uuid: str
@@ -228,6 +229,8 @@ class Instance:
     target_host_uuid: str = ""
     target_host_name: str = ""
     move_deadline_at: int = 0
+    pauses: int = 0
+    paused_at: int = 0
     created_at: int = 0
     updated_at: int = 0
 

@@ -181,6 +181,8 @@ class ObservedMachine:
     `generation`: as it was created with. `resources`: the most that it holds (`vcpu` count, `memory` bytes), where the
     host tells it. `name`: as the host's own tools show it. `record`: as its newest definition has it; empty where a
     version made the machine that left none.
+    `why`: the host's reason where it does not execute and nobody asked for that (an I/O error, no space, a panic), in
+    words that a tenant may read; empty where there is none.
     """
 
     identity: MachineIdentity
@@ -192,6 +194,7 @@ class ObservedMachine:
     resources: Mapping[str, int] = field(default_factory=dict)
     name: str = ""
     record: str = field(default="", repr=False)
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.domain.groups import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.lifecycle.members import runs_from
 from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
 
 S = InstanceStatus
@@ -139,7 +140,9 @@ def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: in
     if member.status is S.CREATING:
         return Create(*key)
     if member.status is S.CREATED:
-        return Resume(*key) if member.uuid in turn else Observe(*key, REST_POLL_MS)
+        if member.uuid not in turn:
+            return Observe(*key, REST_POLL_MS)
+        return Resume(*key) if now >= runs_from(member) else Observe(*key, BOOT_POLL_MS)
     if member.status is S.BOOTING:
         return Observe(*key, BOOT_POLL_MS)
     if member.status is S.RUNNING:
@@ -185,7 +188,9 @@ def next_deadline(group: Group) -> int:
     """The earliest time (ms) at which `Ticked` may change something; 0 = none."""
     # A boot that cannot be seen is not judged: its deadline counts again when the host answers.
     times = [
-        m.deadline_at for m in group.instances if m.deadline_at and not (m.unknown_since and m.status is S.BOOTING)
+        m.deadline_at
+        for m in group.instances
+        if m.deadline_at and not (m.unknown_since and m.status in (S.BOOTING, S.CREATED))
     ]
     if group.phase in LAUNCHING:
         times += [

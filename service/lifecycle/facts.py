@@ -14,6 +14,7 @@ class Observation(StrEnum):
     DISPATCHED = "dispatched"  # we are about to send the first create
     NOT_SENT = "not_sent"  # the create certainly never left
     PAUSED = "paused"
+    RELAPSED = "relapsed"  # let run, and paused again before it was looked at
     EXECUTING = "executing"
     READY = "ready"  # executing, and the guest says that it answers
     HALTED = "halted"  # there, not executing: shut off or crashed

@@ -11,6 +11,11 @@ from service.lifecycle.facts import Observation
 S = InstanceStatus
 Seen = Observation
 
+PAUSE_FIRST_MS = 1_000
+PAUSE_MOST_MS = 60_000
+PAUSES_FORGOTTEN_MS = 600_000
+"""A member that has run for so long since it was paused begins to count anew."""
+
 MEMBER: Mapping[tuple[InstanceStatus, Observation], InstanceStatus] = {
     (S.CLAIMED, Seen.DISPATCHED): S.CREATING,
     (S.CREATING, Seen.NOT_SENT): S.CLAIMED,
@@ -29,11 +34,13 @@ MEMBER: Mapping[tuple[InstanceStatus, Observation], InstanceStatus] = {
     (S.CREATING, Seen.EXPIRED): S.FAILING,
     (S.CREATED, Seen.EXPIRED): S.FAILING,
     (S.BOOTING, Seen.PAUSED): S.CREATED,
+    (S.BOOTING, Seen.RELAPSED): S.CREATED,
     (S.BOOTING, Seen.READY): S.RUNNING,
     (S.BOOTING, Seen.HALTED): S.FAILING,
     (S.BOOTING, Seen.GONE): S.FAILING,
     (S.BOOTING, Seen.EXPIRED): S.FAILING,
     (S.RUNNING, Seen.PAUSED): S.CREATED,
+    (S.RUNNING, Seen.RELAPSED): S.CREATED,
     (S.RUNNING, Seen.HALTED): S.FAILING,
     (S.RUNNING, Seen.GONE): S.FAILING,
     (S.STOPPING, Seen.HALTED): S.STOPPED,
@@ -62,11 +69,36 @@ def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> In
         member,
         status=status,
         reason=reason,
-        deadline_at=now + member.boot_timeout_ms if boots else 0,
+        # Of one that was paused in the middle of its boot the time goes on.
+        deadline_at=(member.deadline_at or now + member.boot_timeout_ms) if boots else 0,
         was_resumed=member.was_resumed or status in (S.BOOTING, S.RUNNING),
         stop_asked=False,
         joining=member.joining and status is not S.RUNNING,
     )
+
+
+def interrupted(member: Instance, entered: Instance, reason: str, now: int) -> Instance:
+    """A member whose hypervisor paused it as it executed, `entered` being it as it waits to be let run again.
+
+    It has its boot's time to become ready: what is left of it, or all of it where it was ready before.
+    """
+    again = now < member.paused_at + PAUSES_FORGOTTEN_MS
+    pauses = member.pauses + 1 if again else 1
+    times = f" ({pauses} times)" if pauses > 1 else ""
+    return replace(
+        entered,
+        pauses=pauses,
+        paused_at=now,
+        deadline_at=member.deadline_at or now + member.boot_timeout_ms,
+        reason=f"its hypervisor paused it{times}: {reason or 'it does not say why'}",
+    )
+
+
+def runs_from(member: Instance) -> int:
+    """When (ms) a member that was paused is let run again: at once the first time, then after a growing pause."""
+    if member.pauses < 2:
+        return member.paused_at
+    return member.paused_at + min(PAUSE_FIRST_MS << (min(member.pauses, 32) - 2), PAUSE_MOST_MS)
 
 
 def retire(member: Instance, now: int) -> Instance:
@@ -146,7 +178,15 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
     where the member was left behind on a silent host.
     """
     if keep_claim:
-        return replace(member, status=S.CLAIMED, restarts=member.restarts + 1, was_resumed=False, stop_asked=False)
+        return replace(
+            member,
+            status=S.CLAIMED,
+            restarts=member.restarts + 1,
+            was_resumed=False,
+            stop_asked=False,
+            pauses=0,
+            paused_at=0,
+        )
     return replace(
         unmoved(member),
         status=S.PENDING,
@@ -160,4 +200,6 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
         stop_asked=False,
         unknown_since=0,
         deadline_at=0,
+        pauses=0,
+        paused_at=0,
     )

@@ -72,7 +72,10 @@ def start_over(group: Group, now: int) -> Group:
 
     The group's deadline counts from here.
     """
-    again = each(group, lambda m: replace(m, status=S.CREATING, reason="") if m.status is S.STOPPED else m)
+    again = each(
+        group,
+        lambda m: replace(m, status=S.CREATING, reason="", pauses=0, paused_at=0) if m.status is S.STOPPED else m,
+    )
     return replace(
         again,
         phase=GroupPhase.CREATING,

@@ -47,6 +47,7 @@ from service.lifecycle.members import (
     evict,
     fence,
     gives_up,
+    interrupted,
     power_down,
     retire,
     vacate,
@@ -194,10 +195,16 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
                 return left
         if fact.observation is Seen.DISPATCHED and group.phase not in LAUNCHING:
             return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
-        target = MEMBER.get((member.status, fact.observation))
+        relapsed = (member.status, fact.observation) == (S.CREATED, Seen.RELAPSED)
+        target = S.CREATED if relapsed else MEMBER.get((member.status, fact.observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
-        return go_over(member, target, fact.reason, now)
+        if target is S.CREATED and member.status is not S.CREATING:
+            entered = go_over(member, target, "", now)
+            return interrupted(member, entered, fact.reason, now) if entered.status is target else entered
+        # Why it was paused is told until it is ready again: it may be paused again at any moment.
+        told = member.reason if target is S.BOOTING and member.pauses else ""
+        return go_over(member, target, fact.reason or told, now)
 
     return each(group, observe)
 
@@ -322,9 +329,10 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
             return enter(member, S.FAILING, "its host stopped answering before GO", now)
         if member.status in (S.REMOVING, S.STOPPING) and now >= member.deadline_at:
             return replace(member, deadline_at=0)
-        if member.status is S.BOOTING and member.deadline_at and now >= member.deadline_at and not member.unknown_since:
-            seconds = member.boot_timeout_ms / 1000
-            return enter(member, S.FAILING, f"not ready within {seconds:g} s of its start", now)
+        boots = member.status in (S.BOOTING, S.CREATED) and not member.unknown_since
+        if boots and member.deadline_at and now >= member.deadline_at:
+            told = f"not ready within {member.boot_timeout_ms / 1000:g} s of its start"
+            return enter(member, S.FAILING, f"{told}: {member.reason}" if member.reason else told, now)
         return member
 
     if group.retry_at and now >= group.retry_at:

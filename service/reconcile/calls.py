@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from service.domain.catalog import version_key
 from service.domain.environment import NoSecrets, Secrets, SecretUnavailable
-from service.domain.groups import Group, Instance
+from service.domain.groups import Group, Instance, InstanceStatus
 from service.drivers.base import (
     DriverError,
     HostRejected,
@@ -176,7 +176,7 @@ class MemberCalls:
             monitor.acted()
             return _seen(member, await driver.create_paused(spec, budget_seconds=budget))
         if isinstance(effect, Resume):
-            return _seen(member, await driver.resume(identity, budget_seconds=budget))
+            return _let_run(member, await driver.resume(identity, budget_seconds=budget))
         if isinstance(effect, Observe):
             return await self._look(monitor, group, member, identity, fresh=hinted)
         if isinstance(effect, Shutdown):
@@ -274,7 +274,11 @@ class MemberCalls:
         machine = None
         if not fresh:
             machine = (await monitor.look(max_age=POLL_AGE)).listing.find(identity.machine_uuid)
-        if machine is None:
+        # A listing may be older than the resume: that it was paused then says nothing.
+        paused = (
+            machine is not None and machine.state is MachineState.PAUSED and member.status is not InstanceStatus.CREATED
+        )
+        if machine is None or paused:
             machine = await monitor.observe(identity)
         if machine is not None and machine.state is not MachineState.TOMBSTONE:
             return _seen(member, machine)
@@ -322,6 +326,13 @@ class _Unread:
         return ""
 
 
+def _let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
+    """The facts after a resume: a machine that is paused then was let run, and has stopped at once."""
+    if machine.state is MachineState.PAUSED:
+        return (Observed(member.uuid, member.attempt, Observation.RELAPSED, machine.why),)
+    return _seen(member, machine)
+
+
 def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     """The facts of one observation. A tombstone or ghost in the member's place is not the member."""
     if machine.state is MachineState.MIGRATING:
@@ -336,6 +347,9 @@ def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         if machine.report.stage == READY:
             observation = Observation.READY
         address = machine.report.address
+    if observation is Observation.PAUSED:
+        reason = machine.why
     if observation is Observation.HALTED:
         reason = "its machine crashed" if machine.state is MachineState.CRASHED else "its machine stopped by itself"
+        reason += f": {machine.why}" if machine.why else ""
     return (Observed(member.uuid, member.attempt, observation, reason, address),)

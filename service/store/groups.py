@@ -34,7 +34,7 @@ _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
     "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
     "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving",
-    "target_host_uuid", "target_host_name", "move_deadline_at",
+    "target_host_uuid", "target_host_name", "move_deadline_at", "pauses", "paused_at",
     "created_at", "updated_at",
 )  # fmt: skip
 

@@ -219,6 +219,8 @@ instances = Table(
     Column("target_host_uuid", UUID, nullable=False, default=""),
     Column("target_host_name", Text, nullable=False, default=""),
     Column("move_deadline_at", BigInteger, nullable=False, default=0),
+    Column("pauses", Integer, nullable=False, default=0),
+    Column("paused_at", BigInteger, nullable=False, default=0),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "group_uuid"),

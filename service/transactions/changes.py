@@ -148,6 +148,7 @@ def _told(member: Instance) -> Instance:
         was_resumed=False,
         move_deadline_at=0,
         move=MoveStage.NONE,
+        paused_at=0,
     )
 
 

@@ -45,6 +45,10 @@ _SYSTEM_REJECTIONS: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("no_space", "the host's storage pool is full"),
     errno.EDQUOT: ("no_space", "the host's storage pool is full"),
 }
+_PROGRAMS_WORDS = {
+    "Cannot allocate memory": _SYSTEM_REJECTIONS[errno.ENOMEM],
+    "No space left on device": _SYSTEM_REJECTIONS[errno.ENOSPC],
+}
 _INTERNAL = ("internal", "the hypervisor failed")
 # libvirt's own client side of the wire.
 _WIRE = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
@@ -83,9 +87,11 @@ def translate(error: libvirt.libvirtError, *, has_effect: bool) -> DriverError:
         return OutcomeUnknown("the hypervisor did not finish the operation in time", detail)
     if code == libvirt.VIR_ERR_SYSTEM_ERROR:
         return HostRejected(*_SYSTEM_REJECTIONS.get(error.get_int1() or 0, _INTERNAL), detail)
-    if code == libvirt.VIR_ERR_INTERNAL_ERROR and "Cannot allocate memory" in (error.get_error_message() or ""):
-        # QEMU's own words, the only sign that there is for it.
-        return HostRejected(*_REJECTIONS[libvirt.VIR_ERR_NO_MEMORY], detail)
+    if code == libvirt.VIR_ERR_INTERNAL_ERROR:
+        # The words of QEMU and of qemu-img, the only sign that there is for it.
+        for words, rejection in _PROGRAMS_WORDS.items():
+            if words in (error.get_error_message() or ""):
+                return HostRejected(*rejection, detail)
     return HostRejected(*_REJECTIONS.get(code, _INTERNAL), detail)
 
 

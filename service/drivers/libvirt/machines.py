@@ -20,6 +20,7 @@ from service.drivers.base import (
     ObservedMachine,
     OutcomeUnknown,
 )
+from service.drivers.libvirt import reasons
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_name, tombstone_xml
@@ -73,6 +74,7 @@ class Machines:
             resources={"vcpu": seen.record.vcpus, "memory": seen.record.memory},
             name=seen.record.name,
             record=tag.record,
+            why=reasons.words_for(seen.domain, seen.state, seen.reason),
         )
 
     def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:

@@ -57,6 +57,7 @@ class FakeHost:
     contents: dict[str, bytes] = field(default_factory=dict)
     resident_kib: dict[str, int] = field(default_factory=dict)
     inactive_networks: set[str] = field(default_factory=set)
+    disk_errors: dict[str, int] = field(default_factory=dict)
     lost_files: set[str] = field(default_factory=set)
     networks: dict[str, str] = field(default_factory=dict)
     pool: bool = False
@@ -323,6 +324,9 @@ class FakeDomain:
 
     def isActive(self) -> int:  # noqa: N802
         return int(self._there().active)
+
+    def diskErrors(self, _flags: int) -> dict[str, int]:  # noqa: N802
+        return self.host.disk_errors
 
     def autostart(self) -> int:
         return int(self._there().autostart)

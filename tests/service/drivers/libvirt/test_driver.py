@@ -328,3 +328,28 @@ async def test_nothing_is_sent_for_a_specification_that_makes_no_sense() -> None
         with pytest.raises(DriverError):
             await step(wrong, budget_seconds=BUDGET)
     assert host.calls == []
+
+
+@pytest.mark.parametrize(
+    ("state", "errors", "why"),
+    [
+        ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR), {"vda": 1}, "input or output error"),
+        ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR), {"vda": 2}, "no space is left"),
+        ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_WATCHDOG), {}, "watchdog"),
+        ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED), {}, "panicked"),
+        ((libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_CRASHED_PANICKED), {}, "panicked"),
+        ((libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER), {}, ""),
+        ((libvirt.VIR_DOMAIN_RUNNING, 1), {}, ""),
+    ],
+)
+async def test_why_a_machine_does_not_run_is_told_in_words(
+    state: tuple[int, int], errors: dict[str, int], why: str
+) -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    host.domains[spec.identity.machine_uuid].state = state
+    host.disk_errors = errors
+    _, seen = await driver.observe(spec.identity, budget_seconds=BUDGET)
+    assert seen is not None
+    assert (why in seen.why) if why else seen.why == ""

@@ -42,10 +42,14 @@ def test_an_answer_of_the_host_is_a_rejection(code: int, number: int, expected: 
     assert found.code == expected
 
 
-def test_memory_that_qemu_could_not_get_is_known_by_its_words() -> None:
+def test_memory_and_space_that_programs_could_not_get_are_known_by_their_words() -> None:
     found = translate(error(libvirt.VIR_ERR_INTERNAL_ERROR, text="pc.ram: Cannot allocate memory"), has_effect=True)
     assert isinstance(found, HostRejected)
     assert found.code == "no_memory"
+    text = "Child process (qemu-img create) unexpected exit status 1: Could not write: No space left on device"
+    full = translate(error(libvirt.VIR_ERR_INTERNAL_ERROR, text=text), has_effect=True)
+    assert isinstance(full, HostRejected)
+    assert full.code == "no_space"
 
 
 @pytest.mark.parametrize(
