@@ -28,6 +28,8 @@ BOOT_MARKER = "corral-boot-id"
 KVM = Path("/dev/kvm")
 # The tag that Corral's driver writes into each machine; a domain without it is never touched.
 TAG = "urn:corral:machine:1"
+# The inert domain that says whose this hypervisor is. It goes with everything else, and is no guest.
+OWNER_MARK = "corral-owner"
 
 
 class Problem(Exception):
@@ -208,8 +210,9 @@ def start_network(made: Made, connection: libvirt.virConnect) -> None:
 
 
 def guests(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
-    """All domains with Corral's tag that can run: not the inert markers that forbid a late definition."""
-    return [domain for domain in tagged(connection) if 'kind="tombstone"' not in domain.XMLDesc(0)]
+    """All domains with Corral's tag that can run: not the markers that forbid late definitions or say whose this is."""
+    machines = [domain for domain in tagged(connection) if domain.name() != OWNER_MARK]
+    return [domain for domain in machines if 'kind="tombstone"' not in domain.XMLDesc(0)]
 
 
 def tagged(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
