@@ -7,6 +7,7 @@ import asyncio
 import gc
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from service.config.file import Config, ConfigError, load, warnings
@@ -41,18 +42,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     logs.configure(config.log.format, config.log.level)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    return asyncio.run(_serve(config))
+    return asyncio.run(_serve(config, options.config))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, path: Path) -> int:
     from service.listening import AddressUnavailable
     from service.process import Process
+    from service.reload import reload
     from service.wiring import Service, StartError
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    hangup = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     try:
         process = Process(Service(config))
     except (StartError, DatabaseLocked, CorralError) as error:
@@ -68,9 +72,18 @@ async def _serve(config: Config) -> int:
     # which nothing is answered.
     gc.collect()
     gc.freeze()
+    reloading = asyncio.create_task(_at_each(hangup, lambda: reload(process.service, path)), name="reload")
     await stop.wait()
+    reloading.cancel()
     await process.stop()
     return 0
+
+
+async def _at_each(signalled: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await signalled.wait()
+        signalled.clear()
+        await work()
 
 
 if __name__ == "__main__":

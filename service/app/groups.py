@@ -19,7 +19,7 @@ from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.environment import NoSecrets, Secrets
 from service.domain.fleet import Host
-from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, PlacementRecord
+from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, InstanceStatus, PlacementRecord
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists
 from service.failpoints import failpoint
@@ -27,7 +27,7 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import clock, events, fleet, groups, quotas, requests
+from service.store import claims, clock, events, fleet, groups, quotas, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -87,7 +87,7 @@ class Groups(GroupIntents):
         """Store the intent: group, members, request id and first event in one commit. That commit is the answer.
 
         The same request id with the same body answers with the group as it was accepted then.
-        Raises InvalidArgument, NotFound (naming the field), AlreadyExists, RequestIdReused, Unavailable.
+        Raises InvalidArgument, NotFound (naming the field), AlreadyExists, RequestIdReused, QuotaExceeded, Unavailable.
         """
         self._refuse_when_draining()
         body_hash = hashlib.sha256(encode(request).encode()).hexdigest()
@@ -97,7 +97,9 @@ class Groups(GroupIntents):
             known = repeated(connection, caller, _DEPLOY, request.request_id, body_hash)
             if known is not None:
                 return known
-            group = accepted(connection, self._admitted(connection, caller, request, now), now)
+            admitted = self._admitted(connection, caller, request, now)
+            quotas.check(connection, admitted.project, _promised(connection, admitted))
+            group = accepted(connection, admitted, now)
             before = group.revision - 1
             audited(connection, caller, _DEPLOY, group.uuid, request.request_id, now)
             if request.request_id:
@@ -123,8 +125,7 @@ class Groups(GroupIntents):
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
             group = self._admitted(connection, caller, request, clock.now(connection))
-            wanted = translate.total(translate.demand(m.spec) for m in group.instances)
-            quotas.foresee(connection, group.project, wanted)
+            quotas.foresee(connection, group.project, _promised(connection, group))
             hosts, snapshot = self._fleet_reader.read(connection)
             return group, hosts, snapshot
 
@@ -218,3 +219,16 @@ class Groups(GroupIntents):
             updated_at=now,
             instances=tuple(new_instance(uuid, node, catalogue, now) for node in spec.nodes),
         )
+
+
+def _promised(connection: Connection, group: Group) -> Mapping[str, int]:
+    """What the group wants, and of the same resources what its project's members that still wait for a claim want."""
+    wanted = translate.total(translate.demand(m.spec) for m in group.instances)
+    waiting = translate.total(
+        translate.demand(m.spec)
+        for other in groups.without_seats(connection, group.project)
+        for held in ({instance for instance, _ in claims.seats_of(connection, other.uuid)},)
+        for m in other.instances
+        if m.status is InstanceStatus.PENDING and m.uuid not in held
+    )
+    return {name: amount + waiting.get(name, 0) for name, amount in wanted.items()}

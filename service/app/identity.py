@@ -31,6 +31,10 @@ class Identities:
         anonymous: bool = False,
     ) -> None:
         self._sessions = sessions
+        self.replace(tokens, certificates, anonymous=anonymous)
+
+    def replace(self, tokens: Iterable[Token], certificates: Iterable[Certificate], *, anonymous: bool) -> None:
+        """Know these callers alone from now on."""
         self._tokens = tuple(tokens)
         self._certificates = {certificate.uri: certificate.caller for certificate in certificates}
         self._anonymous = anonymous

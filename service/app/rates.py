@@ -40,11 +40,15 @@ class RateLimits:
     ) -> None:
         """`default`: of projects without a rate of their own, None: no limit. `now`: seconds of a clock that never goes
         back. `refused` is told the project of each call that was refused."""
-        self._default = default
-        self._by_project = dict(by_project)
+        self.replace(default, by_project)
         self._now = now
         self._refused = refused
         self._buckets: dict[str, _Bucket] = {}
+
+    def replace(self, default: Rate | None, by_project: Mapping[str, Rate]) -> None:
+        """Allow so much from now on; what buckets hold is kept, as far as it fits."""
+        self._default = default
+        self._by_project = dict(by_project)
 
     def admit(self, caller: Caller) -> None:
         """Take a token of the caller's project. Raises RateLimited, with the time until there is one."""

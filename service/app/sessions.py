@@ -46,9 +46,13 @@ class Sessions:
 
     def __init__(self, store: Store, accounts: Iterable[Account], clock: Callable[[], int]) -> None:
         self._store = store
-        self._accounts = {account.name: account for account in accounts}
+        self.replace(accounts)
         self._clock = clock
         self._failures: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+
+    def replace(self, accounts: Iterable[Account]) -> None:
+        """Know these accounts alone from now on; sessions of others are nobody's."""
+        self._accounts = {account.name: account for account in accounts}
 
     async def log_in(self, name: str, password_sha512: str, peer: str) -> Session:
         """A new session. `password_sha512`: hex; `peer`: who asks, for the limit on wrong passwords.

@@ -85,6 +85,7 @@ _GIVE_BACK_UNCHANGED = _GIVE_BACK.where(_GROUPS.c.version == bindparam("seen"))
 _ARRIVING = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt).where(
     _INSTANCES.c.target_host_uuid == bindparam("host")
 )
+_OVER = (GroupPhase.CLEANING, GroupPhase.FAILED, GroupPhase.DELETING, GroupPhase.DELETED)
 _OWNERS = select(_GROUPS.c.owner).where(_GROUPS.c.lease_until > bindparam("now")).distinct()
 _APART = schema.group_apart
 _KEEPING_APART = (
@@ -161,6 +162,21 @@ def hasten(connection: Connection, uuids: Sequence[str], now: int) -> None:
     """Something was noticed about these groups: look at them now instead of when they are due."""
     if uuids:
         connection.execute(_HASTEN, {"of": uuids, "now": now})
+
+
+def without_seats(connection: Connection, project: str) -> tuple[Group, ...]:
+    """Groups of the project with members that were accepted and have no claim."""
+    waits = (
+        select(_INSTANCES.c.group_uuid)
+        .join(_GROUPS, _GROUPS.c.uuid == _INSTANCES.c.group_uuid)
+        .where(
+            _INSTANCES.c.status == InstanceStatus.PENDING.value,
+            _GROUPS.c.project == project,
+            _GROUPS.c.phase.not_in([phase.value for phase in _OVER]),
+        )
+        .distinct()
+    )
+    return load_many(connection, sorted(connection.scalars(waits)))
 
 
 def left_behind(connection: Connection, now: int) -> frozenset[str]:

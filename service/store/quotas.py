@@ -17,12 +17,13 @@ _LOCK = (
     .returning(schema.quotas.c.resource, schema.quotas.c.limit)
 )
 _CLAIMS = schema.claims
-# What is moved live is claimed on two hosts and counts once: the move is the operator's, not the tenant's.
+# A member counts once: one that is moved live is claimed on two hosts, one that was placed anew has its old claim until
+# its old host was seen without it, and neither is its tenant's doing.
 _ONCE = (
-    select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.resource, _CLAIMS.c.amount)
+    select(_CLAIMS.c.instance_uuid, _CLAIMS.c.resource, func.max(_CLAIMS.c.amount).label("amount"))
     .join(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid)
     .where(schema.groups.c.project == bindparam("of"))
-    .distinct()
+    .group_by(_CLAIMS.c.instance_uuid, _CLAIMS.c.resource)
     .subquery()
 )
 _USED = select(_ONCE.c.resource, func.sum(_ONCE.c.amount).label("amount")).group_by(_ONCE.c.resource)

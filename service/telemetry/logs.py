@@ -39,6 +39,11 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return cast(structlog.stdlib.BoundLogger, structlog.get_logger(name))
 
 
+def set_level(level: str) -> None:
+    """Log this and what is worse from now on: debug | info | warning | error."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def configure(format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
     """Set up logging for the process. `format`: auto | json | console; `level`: debug | info | warning | error."""
     target = sys.stderr if stream is None else stream

@@ -53,7 +53,8 @@ def claim(
     if _seated(before) != _seated(planned):
         return before
     failpoint("claim.checked")
-    quotas.check(connection, before.project, total(s.resources for s in placement.assignments))
+    # Who lost a seat gets one again, whatever the quota is by now: its tenant has not asked for more.
+    quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
     claims.take(connection, before.uuid, placement.assignments, alone=alone)
     _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})
     failpoint("claim.alone")

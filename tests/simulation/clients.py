@@ -47,6 +47,7 @@ class Order:
     uuid: str = ""
     after_revision: int = 0
     deleted: bool = False
+    refused: bool = False
     events: list[Event] = field(default_factory=list)
     final: bool = False
 
@@ -96,6 +97,10 @@ class Client:
             spec = replace(request.spec, placement=replace(policy, anti_affinity_groups=()))
             self.order.request = replace(request, spec=spec)
             return await self._deploy(self.order.request)
+        except QuotaExceeded:
+            self.world.stats["deploys over quota"] += 1
+            self.order.refused = True
+            return False
         except CorralError as error:
             self.world.observer.violated("I5", f"a valid deploy was refused: {error!r}")
             return False

@@ -206,8 +206,11 @@ class Observer:
             if amount > self.usable.get(key, 0):
                 self.violated("I2", f"claims of {amount} {key[1]} on {key[0]}, usable is {self.usable.get(key, 0)}")
         for resource, limit in self.quota.items():
-            # What is moved live is claimed on two hosts and counts once.
-            once = {(i, a): amount for (i, a, name, _), (_, _, amount) in claims.items() if name == resource}
+            # A member counts once: moved live it is claimed on two hosts, placed anew it has its old claim for a while.
+            once: dict[str, int] = defaultdict(int)
+            for (instance, _, name, _), (_, _, amount) in claims.items():
+                if name == resource:
+                    once[instance] = max(once[instance], amount)
             total = sum(once.values())
             if total > limit:
                 self.violated("I9", f"claims of {total} {resource}, the tenant's quota is {limit}")

@@ -183,6 +183,8 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
     ]
     for client in clients:
         order = client.order
+        if order.refused:
+            continue  # the tenant's quota; nothing may be left of it
         if not order.uuid:
             found.append(f"{order.request.request_id} is not acknowledged")
         elif order.uuid not in phases:

@@ -418,6 +418,37 @@ async def test_a_projects_quota_holds_over_gangs_that_come_at_the_same_time() ->
         assert (await plane.follow(started.group, started.after_revision))[-1].kind is EventKind.FINAL
 
 
+async def test_a_deploy_that_the_quota_refuses_leaves_nothing_and_its_uuid_is_free() -> None:
+    async with control_plane() as plane:
+        await plane.store.write(lambda c: quotas.put(c, [Quota("default", {"vcpu": 3})]))
+        wanted = DeployRequest(spec(2), resource_uuid="c" * 32, request_id="once")
+        with pytest.raises(QuotaExceeded):
+            await plane.groups.deploy(CALLER, wanted)
+        assert (await plane.groups.list(CALLER, GroupFilter(), 10, "")).groups == ()
+        await plane.store.write(lambda c: quotas.put(c, [Quota("default", {"vcpu": 4})]))
+        assert (await plane.deploy(wanted))[-1].kind is EventKind.FINAL
+
+
+async def test_a_quota_below_what_is_used_does_not_stop_the_replacement_of_a_lost_member() -> None:
+    async with control_plane() as plane:
+        group = (await plane.deploy(DeployRequest(spec(2))))[-1].group
+        assert group is not None
+        await plane.store.write(lambda c: quotas.put(c, [Quota("default", {"vcpu": 1, "memory": 1})]))
+        lost = group.instances[1]
+        plane.drivers[lost.host_uuid].host.machines.clear()
+        plane.reconciler._hint(lost.host_uuid, None)
+
+        async def replaced() -> bool:
+            now = await plane.groups.get(CALLER, group.uuid)
+            return now.status is GroupStatus.RUNNING and sum(m.attempt for m in now.instances) > 2
+
+        async with asyncio.timeout(60):
+            while not await replaced():  # noqa: ASYNC110  # its stream has ended
+                await asyncio.sleep(0.05)
+        with pytest.raises(QuotaExceeded):
+            await plane.groups.deploy(CALLER, DeployRequest(spec(1)))
+
+
 async def test_every_change_leaves_a_row_of_who_made_it() -> None:
     async with control_plane() as plane:
         ann = Caller("ann", "a", "operator")

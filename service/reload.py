@@ -1,0 +1,42 @@
+"""What a running process takes over of its configuration file at SIGHUP: who may call, how much, the log's level."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from service.config.file import Config, ConfigError, load
+from service.errors import CorralError
+from service.store import quotas
+from service.telemetry import logs
+from service.telemetry.logs import get_logger
+from service.wiring import Service
+
+log = get_logger("corral.reload")
+
+TAKEN_OVER = frozenset({"tokens", "accounts", "certificates", "anonymous", "quotas", "rates", "log"})
+"""Fields of `Config`; everything else waits for the next start."""
+
+
+async def reload(service: Service, path: Path) -> None:
+    """Read the file again and take over what can be; a file that cannot be used changes nothing, and is told."""
+    try:
+        found = load(path)
+    except ConfigError as error:
+        log.error("the configuration file cannot be used; everything stays as it was", problems=error.problems)
+        return
+    try:
+        await service.store.write(lambda c: quotas.put(c, found.quotas))
+    except CorralError as error:
+        log.error("the configuration file was not taken over", reason=error.message)
+        return
+    service.sessions.replace(found.accounts)
+    service.identities.replace(found.tokens, found.certificates, anonymous=found.anonymous)
+    service.rates.replace(found.rates.get(""), {p: rate for p, rate in found.rates.items() if p})
+    logs.set_level(found.log.level)
+    waits = sorted(
+        f.name
+        for f in dataclasses.fields(Config)
+        if f.name not in TAKEN_OVER and getattr(found, f.name) != getattr(service.config, f.name)
+    )
+    log.info("the configuration file was read again", at_the_next_start=waits)
