@@ -66,7 +66,7 @@ def place(snapshot: Snapshot, request: Request, order: random.Random) -> Decisio
     for node in request.nodes:
         home = next((h for h in hosts if _fits(h, node, request, free, seated)), None)
         if home is None:
-            return Decision(Status.UNKNOWN, stage="first fit", strategy=request.strategy)
+            return Decision(Status.INFEASIBLE, proof=Proof.INFEASIBLE, stage="first fit", strategy=request.strategy)
         for name, amount in node.demand.items():
             free[home.id][name] -= amount
         seated[home.id] += 1
