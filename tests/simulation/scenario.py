@@ -138,6 +138,10 @@ async def _settle(world: World, clients: list[Client], operator: Operator) -> No
     world.stats["running"] += len(world.observer.reached)
     world.stats["groups"] += len(clients)
     if world.random.random() < 0.5 and not world.observer.violations:
+        for client in clients:
+            if client.order.refused:  # one of its requests may have arrived later, when the quota had room for it
+                late = f"SELECT group_uuid FROM requests WHERE request_id = '{client.order.request.request_id}'"
+                client.order.uuid = next((uuid for (uuid,) in world.database.rows(late)), "")
         deletes = [c.delete() for c in clients if c.order.uuid and not c.order.deleted]
         await asyncio.gather(*deletes)
         await _until_calm(world, clients)
@@ -183,15 +187,15 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
     ]
     for client in clients:
         order = client.order
-        if order.refused:
-            continue  # the tenant's quota; nothing may be left of it
+        if order.refused and not order.uuid:
+            continue
         if not order.uuid:
             found.append(f"{order.request.request_id} is not acknowledged")
         elif order.uuid not in phases:
             world.observer.violated("I5", f"the acknowledged group {order.uuid} is forgotten")
         elif order.deleted and phases[order.uuid] != "deleted":
             found.append(f"{order.uuid} is {phases[order.uuid]} and its deletion was acknowledged")
-        elif order.follows and not order.final:
+        elif order.follows and not order.final and not order.refused:
             found.append(f"the stream of {order.uuid} has not ended")
     return found
 
