@@ -1,4 +1,4 @@
-"""`python -m service serve --config FILE`: the one way in."""
+"""`python -m service serve --config FILE`: the one way in; and what is done with a database that nobody serves."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
     check = commands.add_parser("check-config", help="read the configuration file and say what is wrong with it")
     check.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
+    recover = commands.add_parser(
+        "recover",
+        help="write a lost or old database again from what its hosts show; without --write it only shows",
+        epilog="exit codes: 0 nothing is left to write, 1 it cannot be done, 2 wrong usage or configuration, "
+        "3 shown, and --write would write it, 4 not all of it can be recovered",
+    )
+    recover.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
+    recover.add_argument("--write", action="store_true", help="write it; no service may have the database meanwhile")
+    recover.add_argument("--output", choices=("text", "json"), default="text", help="how to show it (default: text)")
+    recover.add_argument("--cluster-id", default="", help="of the lost installation, where hosts show several")
+    recover.add_argument("--database-id", default="", help="of the lost installation, where hosts bear several marks")
+    backup = commands.add_parser("backup", help="copy the SQLite database as of one moment, also while it is served")
+    backup.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
+    backup.add_argument("file", type=Path, help="the copy; must not be there yet, and gets mode 0600")
     options = parser.parse_args(arguments)
     try:
         config = load(options.config)
@@ -41,8 +55,37 @@ def main(arguments: list[str] | None = None) -> int:
               f"{len(config.model_services)} model services")  # fmt: skip
         return 0
     logs.configure(config.log.format, config.log.level)
+    if options.command == "recover":
+        return _recover(config, options)
+    if options.command == "backup":
+        return _backup(config, options.file)
     sys.setswitchinterval(_SWITCH_SECONDS)
     return asyncio.run(_serve(config, options.config))
+
+
+def _recover(config: Config, options: argparse.Namespace) -> int:
+    from service.recovering import CannotRecover, Exit, as_json, as_text, recover
+    from service.wiring import StartError
+
+    try:
+        outcome = recover(config, write=options.write, cluster=options.cluster_id, database=options.database_id)
+    except (CannotRecover, StartError, DatabaseLocked, CorralError) as error:
+        print(f"nothing can be recovered now: {error}", file=sys.stderr)
+        return Exit.CANNOT
+    print(as_json(outcome) if options.output == "json" else as_text(outcome))
+    return outcome.exit_code
+
+
+def _backup(config: Config, target: Path) -> int:
+    from service.store.offline import NoBackup, backup
+
+    try:
+        size = backup(config.store_url, target)
+    except NoBackup as error:
+        print(f"no backup was made: {error}", file=sys.stderr)
+        return 1
+    print(f"{target}: {size} bytes")
+    return 0
 
 
 async def _serve(config: Config, path: Path) -> int:

@@ -115,7 +115,7 @@ class Process:
     async def _follow_fleet(self) -> None:
         """Write what the configuration says and follow the rows. Raises StartError, Unavailable."""
         service = self.service
-        before, now = await service.store.write(self._write_fleet), service.config.overcommit
+        before, now = await service.store.write(lambda c: write_fleet(c, service.config)), service.config.overcommit
         if before != now:
             log.info("overcommit is now as this file says", before=shown(before), now=shown(now))
         await service.roster.sync()
@@ -124,25 +124,6 @@ class Process:
                 raise StartError(f"host {host.name}: {service.roster.unusable[host.uuid]}")
         await service.fleet_feed.start()
         self._spawn(service.fleet_feed.run(), "fleet")
-
-    def _write_fleet(self, connection: Connection) -> Overcommit:
-        """Returns the overcommit that the fleet had before."""
-        config = self.service.config
-        _refuse_clashes(config, fleet.zones(connection), fleet.hosts(connection))
-        before = configured.write(
-            connection,
-            zones=config.zones,
-            hosts=config.hosts,
-            images=[_registered(image) for image in config.images],
-            model_services=[
-                dataclasses.replace(entry, image_uuid=configured_image_uuid(entry.image.name))
-                for entry in config.model_services
-            ],
-            overcommit=config.overcommit,
-            now=wall_clock(),
-        )
-        quotas.put(connection, config.quotas)
-        return before
 
     def _serve_http(self, listener: socket.socket) -> None:
         config = self.service.config
@@ -167,6 +148,28 @@ class Process:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(_report)
         self._tasks.append(task)
+
+
+def write_fleet(connection: Connection, config: Config) -> Overcommit:
+    """Write what the configuration says of the fleet, and who may use how much of it.
+
+    Returns the overcommit that the fleet had before. Raises StartError where the file clashes with what is there.
+    """
+    _refuse_clashes(config, fleet.zones(connection), fleet.hosts(connection))
+    before = configured.write(
+        connection,
+        zones=config.zones,
+        hosts=config.hosts,
+        images=[_registered(image) for image in config.images],
+        model_services=[
+            dataclasses.replace(entry, image_uuid=configured_image_uuid(entry.image.name))
+            for entry in config.model_services
+        ],
+        overcommit=config.overcommit,
+        now=wall_clock(),
+    )
+    quotas.put(connection, config.quotas)
+    return before
 
 
 def _refuse_clashes(config: Config, zones: Mapping[str, Zone], hosts: Mapping[str, Host]) -> None:

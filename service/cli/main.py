@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2
 
-from service.cli import decisions, errors, hosts
+from service.cli import decisions, errors, hosts, server_part
 from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
 from service.cli.requests import BadRequestFile, Request, read_request
@@ -38,7 +38,10 @@ FleetStub = fleet_pb2_grpc.FleetServiceStub
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; answers its exit code (see `errors.EXIT_CODE_HELP`)."""
-    options = build_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["recover"]:
+        return server_part.recover(given[1:])
+    options = build_parser().parse_args(given)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         token = os.environ.get("CORRAL_TOKEN", "")
@@ -119,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     dump.add_argument("uuid", help="of the decision, or with --group of the group: then its last decision")
     dump.add_argument("--group", action="store_true", help="UUID is a group's")
     dump.add_argument("-o", "--output", default="-", metavar="DUMP.json", help="the file (default: to stdout)")
+    commands.add_parser("recover", add_help=False, help=server_part.RECOVER_HELP)
     return parser
 
 

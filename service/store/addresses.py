@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from service.domain.network import Network
@@ -40,3 +40,19 @@ def take_addresses(
             raise ClaimLost(f"address {candidate} was just taken") from error
         candidate += 1
     return found
+
+
+def keep_addresses(connection: Connection, held: Sequence[tuple[str, str, str, int]]) -> None:
+    """Addresses that machines have already: (zone, address, instance, attempt). Raises ClaimLost where one is given."""
+    table = schema.addresses
+    for zone_uuid, address, instance_uuid, attempt in held:
+        # Those of earlier attempts, and one that another attempt of the same member has: a member has one address.
+        connection.execute(delete(table).where(table.c.instance_uuid == instance_uuid))
+        other = connection.scalar(
+            select(table.c.instance_uuid).where(table.c.zone_uuid == zone_uuid, table.c.address == address)
+        )
+        if other is not None:
+            raise ClaimLost(f"address {address} is on record as that of instance {other}")
+        connection.execute(
+            insert(table).values(zone_uuid=zone_uuid, address=address, instance_uuid=instance_uuid, attempt=attempt)
+        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from service.domain.catalog import ModelService, RegisteredImage, version_key
 from service.domain.groups import GroupPhase
@@ -29,6 +29,29 @@ def put_model_service(connection: Connection, entry: ModelService, *, now: int |
         insert(schema.model_service_versions).values(uuid=entry.uuid, version=version, document=document)
     )
     fleet_events.append(connection, FleetChange.CATALOGUE, entry.uuid, "", at)
+
+
+def restore_version(connection: Connection, entry: ModelService, now: int) -> None:
+    """Bring back a version of an entry that was lost, as `entry.version`; the newest one, if there is one, stays it."""
+    table, versions = schema.model_services, schema.model_service_versions
+    document = encode(replace(entry, version=0, created_at=0, updated_at=0))
+    there = connection.execute(
+        select(versions.c.version).where(versions.c.uuid == entry.uuid, versions.c.version == entry.version)
+    ).first()
+    if there is not None:
+        return
+    connection.execute(insert(versions).values(uuid=entry.uuid, version=entry.version, document=document))
+    row = connection.execute(select(table).where(table.c.uuid == entry.uuid).with_for_update()).one_or_none()
+    if row is None:
+        values = {"name": entry.name, "image_uuid": entry.image_uuid, "document": document}
+        stamps = {"version": entry.version, "created_at": now, "updated_at": now}
+        connection.execute(insert(table).values(uuid=entry.uuid, **values, **stamps))
+    elif row.version < entry.version:
+        # The present one is the newest all the same: its number goes above those that members were made from.
+        newest = entry.version + 1
+        connection.execute(update(table).where(table.c.uuid == entry.uuid).values(version=newest))
+        connection.execute(insert(versions).values(uuid=entry.uuid, version=newest, document=row.document))
+    fleet_events.append(connection, FleetChange.CATALOGUE, entry.uuid, "", now)
 
 
 def delete_model_service(connection: Connection, uuid: str, now: int) -> None:

@@ -47,6 +47,11 @@ _OPEN_HOST = (
     )
     .values(generation=schema.hosts.c.generation + 1)
 )
+_ANY_HOST = (
+    update(schema.hosts)
+    .where(schema.hosts.c.uuid == bindparam("host"))
+    .values(generation=schema.hosts.c.generation + 1)
+)
 _USE = (
     update(_RESOURCES)
     .where(
@@ -73,11 +78,14 @@ _WRONG = (
 )
 
 
-def take(connection: Connection, group_uuid: str, seats: Sequence[Seat], *, alone: bool = False) -> None:
+def take(
+    connection: Connection, group_uuid: str, seats: Sequence[Seat], *, alone: bool = False, there: bool = False
+) -> None:
     """Claim these seats, for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
 
     Hosts and resources are touched in id order, so that concurrent gangs cannot deadlock. `alone`: the caller is
-    inside `Store.claiming(alone=True)`; everybody else waits here until that is over.
+    inside `Store.claiming(alone=True)`; everybody else waits here until that is over. `there`: for machines that the
+    hosts have already, whether or not they take new ones.
     """
     if not alone and connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": FLEET_LOCK})
@@ -86,7 +94,7 @@ def take(connection: Connection, group_uuid: str, seats: Sequence[Seat], *, alon
         for resource, amount in seat.resources.items():
             sums[seat.host_uuid, resource] += amount
     for host_uuid in sorted({seat.host_uuid for seat in seats}):
-        _open_host(connection, host_uuid)
+        _open_host(connection, host_uuid, there=there)
     failpoint("claim.hosts_open")
     for (host_uuid, resource), amount in sorted(sums.items()):
         if amount:
@@ -192,9 +200,9 @@ def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | N
     )
 
 
-def _open_host(connection: Connection, host_uuid: str) -> None:
+def _open_host(connection: Connection, host_uuid: str, *, there: bool) -> None:
     """Lock the host's row and see that it takes claims."""
-    if connection.execute(_OPEN_HOST, {"host": host_uuid}).rowcount != 1:
+    if connection.execute(_ANY_HOST if there else _OPEN_HOST, {"host": host_uuid}).rowcount != 1:
         raise ClaimLost(f"host {host_uuid} takes no claims now")
 
 

@@ -118,6 +118,12 @@ def exists(connection: Connection, uuid: str) -> bool:
     return connection.scalar(select(schema.groups.c.uuid).where(schema.groups.c.uuid == uuid)) is not None
 
 
+def unfinished(connection: Connection) -> tuple[str, ...]:
+    """The uuids of all groups that are not over."""
+    over = (GroupPhase.DELETED.value, GroupPhase.FAILED.value)
+    return tuple(connection.scalars(select(_GROUPS.c.uuid).where(_GROUPS.c.phase.not_in(over))))
+
+
 def create(connection: Connection, group: Group, *, due_at: int) -> None:
     """Insert the group and its members."""
     hints.group_is_due(connection, group.uuid)

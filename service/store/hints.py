@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 NEWS = "corral_news"
 DUE = "corral_due"
+SERVING_LOCK = 0x_C0_44_A1_03
+"""Key of the advisory lock that every replica shares while it is connected: a command that needs the database for
+itself takes it alone."""
 RECONNECT_SECONDS = 1.0
 _CONNECT_SECONDS = 5
 
@@ -61,6 +64,7 @@ class Listener:
             address, autocommit=True, connect_timeout=_CONNECT_SECONDS, keepalives_idle=5, keepalives_interval=2
         )
         async with connection:
+            await connection.execute("SELECT pg_try_advisory_lock_shared(%s)", (SERVING_LOCK,))
             for channel in (NEWS, DUE):
                 await connection.execute(f"LISTEN {channel}")
             self._news()

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Engine, and_, bindparam, case, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from service.domain.groups import InstanceStatus
-from service.domain.ownership import LEGACY_CLUSTER, Holding, HostRecord, Installation, Quarantined, Records
+from service.domain.ownership import LEGACY_CLUSTER, Holding, HostRecord, Installation, Quarantined, Records, held
 from service.errors import AlreadyExists, NotFound
 from service.store import events, fleet_events, schema
 from service.store.codec import decode_known, encode
@@ -21,6 +21,9 @@ _HOSTS, _INSTANCES = schema.hosts, schema.instances
 _THIS = select(_INSTALLATION).where(_INSTALLATION.c.id == 1)
 _RETIRED_HERE = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.why).where(
     _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.instance_uuid.in_(bindparam("of", expanding=True))
+)
+_RETIRED_OF = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.host_uuid).where(
+    _RETIRED.c.instance_uuid.in_(bindparam("of", expanding=True))
 )
 _ATTEMPTS = select(_INSTANCES.c.uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
     _INSTANCES.c.uuid.in_(bindparam("of", expanding=True))
@@ -67,7 +70,7 @@ def _first(connection: Connection, named: str, now: int) -> Installation:
         raise AnotherCluster(
             f"{named!r} was every installation's id and tells nobody's machines apart: name another, or leave it out"
         )
-    made = Installation(database=uuid4().hex, cluster=named or uuid4().hex)
+    made = first_installation(named)
     try:
         with connection.begin_nested():
             connection.execute(
@@ -80,6 +83,11 @@ def _first(connection: Connection, named: str, now: int) -> Installation:
         assert there is not None
         return there
     return made
+
+
+def first_installation(named: str = "") -> Installation:
+    """What a new database is: ids made at random, but for a cluster's that the configuration names."""
+    return Installation(database=uuid4().hex, cluster=named or uuid4().hex)
 
 
 def installation(connection: Connection) -> Installation | None:
@@ -100,6 +108,25 @@ def lift(connection: Connection, above: int) -> None:
     missing = above + 1 - generation(connection)
     if missing > 0:
         connection.execute(update(_INSTALLATION).values(generation_offset=_INSTALLATION.c.generation_offset + missing))
+
+
+def in_use(connection: Connection) -> bool:
+    """Whether the database has placed anything: then what it is does not change any more."""
+    return connection.execute(select(schema.claims.c.instance_uuid).limit(1)).first() is not None
+
+
+def become(connection: Connection, wanted: Installation, now: int) -> None:
+    """A database that has placed nothing is this installation from now on; one that is it already stays as it is."""
+    there = installation(connection)
+    values = {"database": wanted.database, "cluster": wanted.cluster}
+    if there is None:
+        connection.execute(
+            insert(_INSTALLATION).values(id=1, **values, generation_offset=wanted.generation_offset, created_at=now)
+        )
+    elif (there.database, there.cluster) != (wanted.database, wanted.cluster):
+        if there.cluster and in_use(connection):
+            raise AnotherCluster("the database has machines of its own: it cannot become another installation")
+        connection.execute(update(_INSTALLATION).values(**values))
 
 
 # --- hosts ---------------------------------------------------------------------------------------------------------
@@ -188,6 +215,12 @@ def records(
     return Records(wanted, current, retired, ordered)
 
 
+def retired_of(connection: Connection, instances: Sequence[str]) -> frozenset[tuple[str, int, str]]:
+    """(instance, attempt, host) of every record of these instances."""
+    found = connection.execute(_RETIRED_OF, {"of": instances})
+    return frozenset((r.instance_uuid, r.attempt, r.host_uuid) for r in found)
+
+
 def seen_gone(connection: Connection, host_uuid: str, there: frozenset[tuple[str, int]]) -> None:
     """A complete look at the host has shown these attempts: of all others its records have done their work."""
     gone = [
@@ -222,6 +255,11 @@ def quarantine(connection: Connection, host_uuid: str) -> tuple[Quarantined, ...
     """What is held on a host, by key."""
     rows = connection.execute(_HELD, {"host": host_uuid})
     return tuple(sorted((_held(r.document, r.since, r.removal) for r in rows), key=lambda q: q.key))
+
+
+def held_on(connection: Connection, host_uuid: str) -> Mapping[str, int]:
+    """What the machines in quarantine on a host hold together."""
+    return held(quarantine(connection, host_uuid))
 
 
 def page(connection: Connection, host_uuid: str, after: tuple[str, str] | None, limit: int) -> tuple[Quarantined, ...]:
@@ -275,6 +313,26 @@ def hold(connection: Connection, host_uuid: str, found: Sequence[Quarantined], n
         if row is not None:
             fleet_events.append(connection, FleetChange.HOST, host_uuid, row.zone_uuid, now)
     return changed
+
+
+def adopt(connection: Connection, machines: Iterable[tuple[str, str]]) -> None:
+    """Take these (host, machine uuid) out of the quarantine: they are members' from this transaction on, which claims
+    what they held as others' so far."""
+    resources = schema.host_resources
+    for host_uuid, key in sorted(machines):
+        which = and_(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)
+        row = connection.execute(select(_QUARANTINE).where(which)).one_or_none()
+        if row is None:
+            continue
+        for name, amount in sorted(_held(row.document, row.since, row.removal).resources.items()):
+            connection.execute(
+                update(resources)
+                .where(resources.c.host_uuid == host_uuid, resources.c.resource == name)
+                .values(
+                    foreign_used=case((resources.c.foreign_used > amount, resources.c.foreign_used - amount), else_=0)
+                )
+            )
+        connection.execute(delete(_QUARANTINE).where(which))
 
 
 def order_removal(connection: Connection, host_uuid: str, key: str) -> Quarantined:

@@ -40,6 +40,18 @@ def upgrade(engine: Engine, to: str = "head") -> None:
         command.upgrade(config, to)
 
 
+def is_newest(engine: Engine) -> bool:
+    """Whether the database has the schema of this version. Raises Unavailable."""
+    try:
+        with engine.connect() as connection:
+            present = MigrationContext.configure(connection).get_current_revision()
+    except exc.DBAPIError as error:
+        raise Unavailable(f"the database cannot be reached: {error.orig}") from error
+    config = Config()
+    config.set_main_option("script_location", str(_HERE))
+    return present == ScriptDirectory.from_config(config).get_current_head()
+
+
 def _refuse_newer(connection: Connection, config: Config) -> None:
     present = MigrationContext.configure(connection).get_current_revision()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}

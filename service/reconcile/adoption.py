@@ -1,0 +1,59 @@
+"""One group taken out of quarantine on a running service: rows written from its machines' own records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from service.domain.groups import Group
+from service.domain.recovery import ToldValues
+from service.drivers.base import DriverError
+from service.reconcile.custody import Custody
+from service.reconcile.monitor import HostMonitor, Look
+from service.store.engine import Store
+from service.transactions import recovery
+from service.transactions.recovery_plan import Survey, values_of, withholds
+
+TOLD_SECONDS = 5.0
+
+
+class Adoption:
+    """One a process. Afterwards the group is due, like one that was accepted at this moment."""
+
+    def __init__(self, store: Store, monitors: Mapping[str, HostMonitor], custody: Custody) -> None:
+        self._store = store
+        self._monitors = monitors
+        self._custody = custody
+
+    async def adopt(self, group_uuid: str) -> Group:
+        """The group as stored, with claims on what its machines hold already.
+
+        Raises WrongState, which says why it cannot be told what to write; Conflict where a host has no room for what it
+        holds, Unavailable.
+        """
+        monitors = list(self._monitors.values())
+        looks = await asyncio.gather(*(self._look(m) for m in monitors))
+        silent = [m.host.name for m, look in zip(monitors, looks, strict=True) if look is None]
+        seen = [(m, look) for m, look in zip(monitors, looks, strict=True) if look is not None]
+        surveys = await asyncio.gather(*(self._survey(m, look, group_uuid) for m, look in seen))
+        installation = self._custody.installation
+        return await self._store.write(lambda c: recovery.adopt(c, installation, surveys, silent, group_uuid))
+
+    async def _look(self, monitor: HostMonitor) -> Look | None:
+        if monitor.silent:
+            return None
+        try:
+            return await monitor.look()
+        except DriverError:
+            return None
+
+    async def _survey(self, monitor: HostMonitor, look: Look, group_uuid: str) -> Survey:
+        told: dict[str, ToldValues] = {}
+        for machine in look.listing.machines:
+            if machine.identity.group == group_uuid and withholds(machine):
+                try:
+                    text = await monitor.driver.told(machine.identity, budget_seconds=TOLD_SECONDS)
+                except DriverError:
+                    continue  # its names are told as missing
+                told[machine.machine_uuid] = values_of(text)
+        return Survey(monitor.host, look.listing.machines, None, told)

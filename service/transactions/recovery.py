@@ -1,0 +1,142 @@
+"""Writes what a plan of recovery says: one transaction a group, with claims, addresses, records and events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from service.domain.fleet import Zone
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, Seat
+from service.domain.ownership import Installation
+from service.errors import Conflict, WrongState
+from service.lifecycle.members import S
+from service.planning.translate import demand
+from service.store import catalog, claims, clock, fleet, groups, ownership
+from service.store.addresses import keep_addresses
+from service.store.connection import Connection
+from service.transactions.changes import accepted, commit
+from service.transactions.claiming import plans_addresses
+from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, Survey, plan
+
+
+def known(connection: Connection, installation: Installation, surveys: Iterable[Survey]) -> Known:
+    """What the database has that a plan needs. `installation`: as which it is to be read."""
+    machines = [m for s in surveys for m in s.machines if m.identity.cluster == installation.cluster]
+    shown = {m.identity.group for m in machines}
+    found = groups.load_many(connection, sorted(shown | set(groups.unfinished(connection))))
+    return Known(
+        installation=installation,
+        generation=ownership.generation(connection),
+        groups={group.uuid: group for group in found},
+        retired=ownership.retired_of(connection, sorted({m.identity.instance for m in machines})),
+        versions=frozenset(catalog.every_version(connection)),
+    )
+
+
+def write(connection: Connection, change: GroupChange, now: int) -> Group:
+    """Carry out one change of a plan that was made from what the database has now. Returns the group as stored.
+
+    Raises ClaimLost where a host has no room for what it holds, or an address is somebody else's; then nothing is kept.
+    """
+    for entry in change.entries:
+        catalog.restore_version(connection, entry, now)
+    after = change.group
+    if change.act is Act.CREATE:
+        before = accepted(connection, _bare(after), now)
+    else:
+        before = groups.load(connection, after.uuid, lock=True)
+    held = claims.seats_of(connection, after.uuid)
+    if change.act is Act.END:
+        ended = [(instance, attempt, host) for (instance, attempt), hosts in held.items() for host in hosts]
+        return commit(connection, before, _carried(before, after), ended, now)
+    zones = fleet.zones(connection)
+    seated = [m for m in after.instances if m.uuid in change.changed and m.host_uuid]
+    new = [m for m in seated if m.host_uuid not in held.get((m.uuid, m.attempt), frozenset())]
+    ownership.adopt(connection, [(m.host_uuid, m.machine_uuid) for m in seated])
+    claims.take(connection, after.uuid, [_seat(m) for m in new], there=True)
+    keep_addresses(connection, [(m.zone_uuid, m.address, m.uuid, m.attempt) for m in new if _planned(zones, m)])
+    stored = commit(connection, _as_if_known(before, after), _carried(before, after), (), now)
+    groups.due(connection, after.uuid, 0)
+    return stored
+
+
+def adopt(
+    connection: Connection, installation: Installation, surveys: Sequence[Survey], silent: Sequence[str], uuid: str
+) -> Group:
+    """Recover one group on a running service, from fresh looks at its hosts: `corral recover` for this group alone.
+
+    `silent`: names of hosts of which there is no fresh look. Raises WrongState, which says why not; Conflict where a
+    host has no room for what it holds, or an address is somebody else's.
+    """
+    now = clock.now(connection)
+    found = plan(
+        known(connection, installation, surveys), surveys, dict.fromkeys(silent, "it does not answer"), now, only=uuid
+    )
+    for problem in found.problems:
+        if problem.group == uuid:
+            raise WrongState(f"group {uuid}", f"not to be adopted ({problem.why})", "machines that tell all of it")
+    if not found.changes:
+        raise WrongState(f"group {uuid}", "not held", "machines of it that this database lacks, on hosts that answer")
+    try:
+        return write(connection, found.changes[0], now)
+    except claims.ClaimLost as reason:
+        raise Conflict(f"group {uuid} cannot be adopted now: {reason}") from reason
+
+
+def settle_identity(connection: Connection, installation: Installation, plan: RecoveryPlan, now: int) -> None:
+    """The database is this installation from now on, and has come further than its hosts have seen."""
+    ownership.become(connection, installation, now)
+    if plan.above:
+        ownership.lift(connection, plan.above)
+
+
+def _bare(group: Group) -> Group:
+    """The group as it was accepted: what it became is told by the events that follow."""
+    waiting = tuple(replace(_seatless(m), status=S.PENDING, was_resumed=False) for m in group.instances)
+    return replace(
+        group, instances=waiting, phase=GroupPhase.PLANNING, status=GroupStatus.DEPLOYING, running_since=0,
+        served=False, reason="", sequence=0, version=0, revision=0, epoch=0,
+    )  # fmt: skip
+
+
+def _seatless(member: Instance) -> Instance:
+    return replace(member, host_uuid="", host_name="", machine_uuid="", address="", mac="")
+
+
+def _carried(before: Group, after: Group) -> Group:
+    """The group as it is to be, with the counters that its row has."""
+    return replace(
+        after, sequence=before.sequence, version=before.version, revision=before.revision, epoch=before.epoch
+    )
+
+
+def _as_if_known(before: Group, after: Group) -> Group:
+    """The row as if it knew of the live moves that were made since: a member changes its host within an attempt by a
+    move alone (ARCHITECTURE I1), and what it left is let go by the same record."""
+    now_there = {m.uuid: m for m in after.instances}
+
+    def moved(member: Instance) -> Instance:
+        new = now_there.get(member.uuid)
+        if new is None or not new.host_uuid or new.host_uuid == member.host_uuid or new.attempt != member.attempt:
+            return member
+        return replace(member, target_host_uuid=new.host_uuid, target_host_name=new.host_name)
+
+    return replace(before, instances=tuple(moved(m) for m in before.instances))
+
+
+def _seat(member: Instance) -> Seat:
+    return Seat(
+        instance_uuid=member.uuid,
+        rank=member.rank,
+        name=member.spec.name,
+        host_uuid=member.host_uuid,
+        host_name=member.host_name,
+        zone_uuid=member.zone_uuid,
+        resources=demand(member.spec),
+        attempt=member.attempt,
+    )
+
+
+def _planned(zones: Mapping[str, Zone], member: Instance) -> bool:
+    zone = zones.get(member.zone_uuid)
+    return bool(member.address) and zone is not None and plans_addresses(zone)
