@@ -12,6 +12,7 @@ import pytest
 
 from service.domain.fleet import HostStatus
 from service.domain.groups import DeployRequest, EventKind, Group, GroupStatus
+from service.domain.ownership import Quarantined
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedHost
 from service.errors import Conflict, WrongState
@@ -52,6 +53,10 @@ def adoption_of(plane: ControlPlane) -> Adoption:
     return Adoption(plane.store, monitors, custody)
 
 
+def quarantined(connection: Connection) -> tuple[Quarantined, ...]:
+    return ownership.page(connection, "", None, 100)
+
+
 @asynccontextmanager
 async def yesterday(tmp_path: Path, size: int = 2) -> AsyncIterator[Held]:
     """Restored, claimed by its operator, and swept: what was deployed since is held."""
@@ -68,7 +73,7 @@ async def yesterday(tmp_path: Path, size: int = 2) -> AsyncIterator[Held]:
             await claim(plane, number)
             await status(plane, number, HostStatus.CONNECTED)
         await swept(plane)
-        held = await plane.store.read(ownership.all_quarantined)
+        held = await plane.store.read(quarantined)
         assert {q.group for q in held} == {group.uuid}
         yield Held(plane, group, there, adoption_of(plane))
 
@@ -79,7 +84,7 @@ async def test_an_adopted_group_runs_as_it_did_and_is_held_no_more(tmp_path: Pat
         used = sum((await plane.used()).values())
         adopted = await held.adoption.adopt(held.group.uuid)
         assert adopted.status is GroupStatus.RUNNING
-        assert await plane.store.read(ownership.all_quarantined) == ()
+        assert await plane.store.read(quarantined) == ()
         assert sum((await plane.used()).values()) == used + 4
         plane.reconciler.poke(adopted.uuid)
         for number in (1, 2):
@@ -115,7 +120,7 @@ async def test_what_is_held_and_cannot_be_told_stays_as_it_is(tmp_path: Path) ->
             await held.adoption.adopt(held.group.uuid)
         with pytest.raises(WrongState, match="not held"):
             await held.adoption.adopt("e" * 32)
-        assert len(await held.plane.store.read(ownership.all_quarantined)) == 2
+        assert len(await held.plane.store.read(quarantined)) == 2
 
 
 async def test_a_host_that_has_less_than_it_holds_takes_no_claim_and_nothing_is_kept(tmp_path: Path) -> None:
@@ -133,7 +138,7 @@ async def test_a_host_that_has_less_than_it_holds_takes_no_claim_and_nothing_is_
         with pytest.raises(Conflict, match="less than"):
             await held.adoption.adopt(held.group.uuid)
         assert await plane.store.read(lambda c: claims.seats_of(c, held.group.uuid)) == {}
-        assert len(await plane.store.read(ownership.all_quarantined)) == 2
+        assert len(await plane.store.read(quarantined)) == 2
 
 
 async def test_a_member_placed_anew_after_the_backup_is_found_on_its_other_host(tmp_path: Path) -> None:
@@ -167,7 +172,7 @@ async def test_a_member_placed_anew_after_the_backup_is_found_on_its_other_host(
             (m.attempt, m.host_uuid, m.address) for m in now.instances
         ]
         assert before.items() <= machines(there).items()
-        assert await plane.store.read(ownership.all_quarantined) == ()
+        assert await plane.store.read(quarantined) == ()
 
         async def released() -> bool:
             """The claim of the attempt that is over goes once its host was seen without it."""
