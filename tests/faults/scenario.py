@@ -49,7 +49,7 @@ driver = "libvirt"
 transport = "tcp"
 address = "{address}"
 [hosts.capacity]
-cpu = 3
+vcpu = 3
 memory = "4GiB"
 """
 

@@ -35,7 +35,7 @@ def configuration(lab: Lab, image: GuestImage, *, broken_bridge_on: int | None =
         f'[[hosts]]\nname = "hv{number}"\nzone = "zone-1"\ndriver = "libvirt"\n'
         f'socket = "{hypervisor.directory}/run/libvirt/libvirt-sock"\n'
         + ('bridge = "nothere"\n' if broken_bridge_on == number else "")
-        + '[hosts.capacity]\ncpu = 4\nmemory = "20GiB"\n'
+        + '[hosts.capacity]\nvcpu = 4\nmemory = "20GiB"\n'
         for number, hypervisor in enumerate(lab, start=1)
     )
     return f"""
@@ -88,8 +88,8 @@ def domains(lab: Lab) -> dict[str, int]:
     for hypervisor in lab:
         connection = libvirt.open(hypervisor.uri)
         for domain in connection.listAllDomains():
-            if domain.name().startswith("corral-tomb"):
-                continue  # the inert mark of an attempt that is over; the sweep takes it away in time
+            if domain.name().startswith("corral-tomb") or domain.name() == "corral-owner":
+                continue  # inert marks: of an attempt that is over, which the sweep takes away, and of the host's owner
             assert domain.name() not in found, "one machine on two hosts"
             found[domain.name()] = domain.state()[0]
         connection.close()
