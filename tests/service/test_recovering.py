@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 from corral.v1 import deploy_pb2, group_pb2
 
+from tests.lab.namespaces import wait_until
 from tests.support.builders import ENTRY, ZONE
+from tests.support.postgres import Postgres, database, postgres
 from tests.support.process import ENVIRONMENT, CorralProcess
+
+__all__ = ["database", "postgres"]
 
 HOSTS = ("one", "two")
 
@@ -215,3 +219,47 @@ def test_the_command_runs_the_server_part(corral: CorralProcess) -> None:
     shown = run(corral, "recover", "--config", str(corral.configuration), module="service.cli")
     assert shown.returncode == 0, shown
     assert "0 groups" in shown.stdout
+
+
+def test_on_postgresql_nobody_may_serve_and_what_is_shown_does_not_stay(
+    tmp_path: Path, postgres: Postgres, database: str
+) -> None:
+    corral = CorralProcess(tmp_path, configuration(tmp_path))
+    corral.use_store(postgres.url(database))
+    lost = postgres.create_database()
+    corral.start()
+    try:
+        group = deploy(corral, "kept", 3)
+        before, there = plain(group), machines(corral)
+
+        def held() -> bool:
+            return bool(postgres.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'"))
+
+        wait_until(held, 30, "the replica to say that it serves")
+        busy = recover(corral, "--write")
+        assert (busy.returncode, "stop all of them first" in busy.stderr) == (1, True), busy
+        assert recover(corral).returncode == 1
+        corral.stop()
+        corral.use_store(postgres.url(lost))
+        corral.configure()
+
+        old = recover(corral)
+        assert (old.returncode, "older schema" in old.stderr) == (1, True), old
+        assert postgres.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", lost) == [["0"]]
+        written = recover(corral, "--write")
+        assert written.returncode == 0, written
+        assert "to be written" not in written.stdout
+        postgres.query("DELETE FROM events", lost)
+        for table in ("claims", "addresses", "instances", "groups", "retired"):
+            postgres.query(f"DELETE FROM {table}", lost)
+        postgres.query("UPDATE host_resources SET used = 0", lost)
+        shown = recover(corral)
+        assert shown.returncode == 3, shown
+        assert postgres.query("SELECT count(*) FROM groups", lost) == [["0"]]
+        assert recover(corral, "--write").returncode == 0
+        corral.start()
+        assert plain(groups(corral)[group.uuid]) == before
+        assert machines(corral) == there
+    finally:
+        corral.kill()
+        postgres.drop_database(lost)

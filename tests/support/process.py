@@ -159,9 +159,18 @@ class CorralProcess(ServiceProcess):
         )
         self._channel: grpc.Channel | None = None
 
+    def use_store(self, url: str) -> None:
+        """Another database from the next start on. `url`: as SQLAlchemy has it."""
+        head, _, rest = self._text.partition('[store]\nurl = "')
+        self._text = f'{head}[store]\nurl = "{url}"{rest.partition(chr(34))[2]}'
+
+    def configure(self) -> None:
+        """Write the configuration file, as the next start does."""
+        self.configuration.write_text(self._text.replace("{port}", str(self.port), 1))
+
     def start(self) -> None:
         """See ServiceProcess.start."""
-        self.configuration.write_text(self._text.replace("{port}", str(self.port), 1))
+        self.configure()
         super().start()
         self.port = int(self.grpc.rpartition(":")[2])
         self._channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
