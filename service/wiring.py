@@ -45,6 +45,7 @@ from service.planning.decisions import DecisionLog, RecordingPlanner
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
 from service.planning.pool import PoolPlanner
+from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
@@ -155,6 +156,7 @@ class Service:
             custody=self.custody,
             fleet_reader=self._fleet_reader,
         )
+        self._adoption = Adoption(self.store, monitors, self.custody)
         self.reconciler = Reconciler(tools, Sweep(self.store, monitors, self.custody, self.metrics))
         self.roster = Roster(self.store, self.reconciler, self.directory, self._driver, self.custody)
 
@@ -185,7 +187,7 @@ class Service:
             self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._secrets
         )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
-        self.quarantine = Quarantine(self.store, wall_clock, self.signals)
+        self.quarantine = Quarantine(self.store, wall_clock, self.signals, self._adoption.prepare)
         self.evacuation = Evacuation(
             self.store,
             self.feed,

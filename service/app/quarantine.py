@@ -5,7 +5,7 @@ The decisions are rows; the reconciler, which looks at the hosts, carries them o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from service.app import operator_changes, paging
@@ -13,6 +13,7 @@ from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.fleet import HostStatus
+from service.domain.groups import Group
 from service.domain.ownership import Quarantined
 from service.domain.tenants import Caller
 from service.errors import WrongState
@@ -23,6 +24,9 @@ from service.store.engine import Store
 
 T = TypeVar("T")
 
+PrepareAdoption = Callable[[str], Awaitable[Callable[[Connection], Group]]]
+"""Looks at the hosts, and answers what writes the group of this uuid as they show it."""
+
 LEFT_ALONE = frozenset({HostStatus.FOREIGN, HostStatus.AHEAD, HostStatus.MISMATCHED})
 """Of these hosts nothing is concluded, and nothing is done there, until an operator claims them."""
 
@@ -30,8 +34,11 @@ LEFT_ALONE = frozenset({HostStatus.FOREIGN, HostStatus.AHEAD, HostStatus.MISMATC
 class Quarantine:
     """The use cases. `signals.fleet_changed` is told of every commit, so that this process takes notice at once."""
 
-    def __init__(self, store: Store, clock: Callable[[], int], signals: Signals) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], int], signals: Signals, prepare_adoption: PrepareAdoption
+    ) -> None:
         self._store = store
+        self._prepare_adoption = prepare_adoption
         self._clock = clock
         self._signals = signals
 
@@ -74,6 +81,24 @@ class Quarantine:
             return one
 
         return await self._commit(work, validate_only)
+
+    async def adopt(self, caller: Caller, group_uuid: str, *, validate_only: bool = False) -> Group:
+        """Make the group whose machines are held one of this service's again; they go on as they are.
+
+        Raises WrongState, which says why that is not plain, Conflict where a host has no room for what it holds.
+        """
+        write = await self._prepare_adoption(group_uuid)
+        now = self._clock()
+
+        def work(connection: Connection) -> Group:
+            group = write(connection)
+            audited(connection, caller, "AdoptQuarantined", group_uuid, "", now)
+            return group
+
+        group = await self._commit(work, validate_only)
+        if not validate_only:
+            self._signals.group_due(group_uuid)
+        return group
 
     async def _commit(self, work: Callable[[Connection], T], validate_only: bool) -> T:
         result = await operator_changes.commit(self._store, work, validate_only=validate_only)

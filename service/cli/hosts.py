@@ -38,6 +38,8 @@ def add_parsers(hosts: argparse.ArgumentParser) -> None:
     remove = add("remove-quarantined", remove_quarantined, "order the end of what is held in quarantine")
     remove.add_argument("host", help="uuid or name of its host")
     remove.add_argument("key", help="the machine's uuid or the volume's name, as `quarantine` lists it")
+    adopt = add("adopt", adopt_group, "make a group of which machines are in quarantine a group again, as it runs")
+    adopt.add_argument("group", help="its uuid, as `quarantine` lists it")
 
 
 def list_hosts(options: argparse.Namespace, stub: Stub) -> int:
@@ -74,6 +76,13 @@ def remove_quarantined(options: argparse.Namespace, stub: Stub) -> int:
     request = fleet_pb2.RemoveQuarantinedRequest(host_uuid=host.uuid, key=options.key)
     one = stub.RemoveQuarantined(request).inventory
     print(json_line(one) if options.json else f"{one.key} on {host.name} is going to be removed")
+    return errors.OK
+
+
+def adopt_group(options: argparse.Namespace, stub: Stub) -> int:
+    """Make quarantined machines a group again."""
+    group = stub.AdoptQuarantined(fleet_pb2.AdoptQuarantinedRequest(group_uuid=options.group)).inventory
+    print(json_line(group) if options.json else f"{group.uuid}  {group.name}  {group.status}")
     return errors.OK
 
 

@@ -38,6 +38,7 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}ClaimHost": ADMIN,
     f"{_FLEET}ListQuarantine": ADMIN,
     f"{_FLEET}RemoveQuarantined": ADMIN,
+    f"{_FLEET}AdoptQuarantined": ADMIN,
     f"{_FLEET}GetCapacity": ADMIN,
     f"{_FLEET}ListDecisions": ADMIN,
     f"{_FLEET}DumpDecision": ADMIN,  # it shows every tenant's members

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from service.domain.groups import Group
 from service.domain.recovery import ToldValues
 from service.drivers.base import DriverError
 from service.reconcile.custody import Custody
 from service.reconcile.monitor import HostMonitor, Look
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions import recovery
 from service.transactions.recovery_plan import Survey, values_of, withholds
@@ -26,10 +27,14 @@ class Adoption:
         self._custody = custody
 
     async def adopt(self, group_uuid: str) -> Group:
-        """The group as stored, with claims on what its machines hold already.
+        """The group as stored, with claims on what its machines hold already. Raises like `prepare`'s, Unavailable."""
+        return await self._store.write(await self.prepare(group_uuid))
 
-        Raises WrongState, which says why it cannot be told what to write; Conflict where a host has no room for what it
-        holds, Unavailable.
+    async def prepare(self, group_uuid: str) -> Callable[[Connection], Group]:
+        """Look at all hosts; the answer is a transaction's work, which returns the group as stored.
+
+        It raises WrongState, which says why it cannot be told what to write; Conflict where a host has no room for what
+        it holds.
         """
         monitors = list(self._monitors.values())
         looks = await asyncio.gather(*(self._look(m) for m in monitors))
@@ -37,7 +42,7 @@ class Adoption:
         seen = [(m, look) for m, look in zip(monitors, looks, strict=True) if look is not None]
         surveys = await asyncio.gather(*(self._survey(m, look, group_uuid) for m, look in seen))
         installation = self._custody.installation
-        return await self._store.write(lambda c: recovery.adopt(c, installation, surveys, silent, group_uuid))
+        return lambda connection: recovery.adopt(connection, installation, surveys, silent, group_uuid)
 
     async def _look(self, monitor: HostMonitor) -> Look | None:
         if monitor.silent:

@@ -16,6 +16,7 @@ from service.app.quarantine import Quarantine
 from service.contract import validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
+from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
 from service.domain.fleet import HostState
 from service.planning.decisions import DecisionLog
@@ -195,6 +196,14 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             current_caller(), request.host_uuid, request.key, validate_only=request.validate_only
         )
         return fleet_pb2.RemoveQuarantinedResponse(inventory=convert.quarantined(one))
+
+    async def AdoptQuarantined(  # noqa: N802
+        self, request: fleet_pb2.AdoptQuarantinedRequest, context: Any
+    ) -> fleet_pb2.AdoptQuarantinedResponse:
+        """Makes quarantined machines a group again."""
+        validation.check(request)
+        group = await self._quarantine.adopt(current_caller(), request.group_uuid, validate_only=request.validate_only)
+        return fleet_pb2.AdoptQuarantinedResponse(inventory=inventory.group(group, self._reachable))
 
     async def GetCapacity(  # noqa: N802
         self, request: fleet_pb2.GetCapacityRequest, context: Any

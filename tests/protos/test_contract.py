@@ -128,7 +128,7 @@ def test_every_method_of_the_api_is_declared() -> None:
     host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence", "Claim")
     hosts = {f"{verb}Host" for verb in host_verbs}
     fleet = hosts | {"CreateZone", "ListZones", "DeleteZone", "ListHosts", "GetCapacity", "WatchFleet"}
-    fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined"}
+    fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
     catalog |= {"RegisterImage", "GetImage", "ListImages", "DeleteImage"}
     assert {s.name: {m.name for m in s.methods} for s in SERVICES} == {

@@ -1577,6 +1577,56 @@ class RemoveQuarantinedResponse(_message.Message):
 Global___RemoveQuarantinedResponse: _TypeAlias = RemoveQuarantinedResponse  # noqa: Y015
 
 @_typing.final
+class AdoptQuarantinedRequest(_message.Message):
+    """What is to be a group again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group_uuid: _builtins.str
+    """The UUID of the group that the machines say they are of."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        group_uuid: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_uuid", b"group_uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptQuarantinedRequest: _TypeAlias = AdoptQuarantinedRequest  # noqa: Y015
+
+@_typing.final
+class AdoptQuarantinedResponse(_message.Message):
+    """What is a group again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> _group_pb2.InstanceGroup:
+        """The group with its members as they were found."""
+
+    def __init__(
+        self,
+        *,
+        inventory: _group_pb2.InstanceGroup | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptQuarantinedResponse: _TypeAlias = AdoptQuarantinedResponse  # noqa: Y015
+
+@_typing.final
 class GetCapacityRequest(_message.Message):
     """What to count."""
 

@@ -120,6 +120,11 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedResponse.FromString,
                 _registered_method=True)
+        self.AdoptQuarantined = channel.unary_unary(
+                '/corral.v1.FleetService/AdoptQuarantined',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedResponse.FromString,
+                _registered_method=True)
         self.GetCapacity = channel.unary_unary(
                 '/corral.v1.FleetService/GetCapacity',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
@@ -270,6 +275,15 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdoptQuarantined(self, request, context):
+        """Makes a group whose machines are in quarantine one of this service's again, from what its machines' own metadata
+        tells. They run on as they are, and what they hold is claimed. It is refused where that does not tell all of the
+        group, or a host that may have a machine of it does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapacity(self, request, context):
         """Returns how much capacity the fleet or one zone has, and how much of it is taken.
         """
@@ -383,6 +397,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.RemoveQuarantined,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedResponse.SerializeToString,
+            ),
+            'AdoptQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptQuarantined,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedResponse.SerializeToString,
             ),
             'GetCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapacity,
@@ -843,6 +862,33 @@ class FleetService:
             '/corral.v1.FleetService/RemoveQuarantined',
             corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.RemoveQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/AdoptQuarantined',
+            corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,11 @@ class FleetServiceStub:
     """
     RemoveQuarantined: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RemoveQuarantinedRequest, _fleet_pb2.RemoveQuarantinedResponse]
     """Orders the end of a machine or volume in quarantine. It is carried out when its host is next swept."""
+    AdoptQuarantined: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.AdoptQuarantinedRequest, _fleet_pb2.AdoptQuarantinedResponse]
+    """Makes a group whose machines are in quarantine one of this service's again, from what its machines' own metadata
+    tells. They run on as they are, and what they hold is claimed. It is refused where that does not tell all of the
+    group, or a host that may have a machine of it does not answer.
+    """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]
@@ -155,6 +160,11 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     RemoveQuarantined: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RemoveQuarantinedRequest, _fleet_pb2.RemoveQuarantinedResponse]  # type: ignore[assignment]
     """Orders the end of a machine or volume in quarantine. It is carried out when its host is next swept."""
+    AdoptQuarantined: _aio.UnaryUnaryMultiCallable[_fleet_pb2.AdoptQuarantinedRequest, _fleet_pb2.AdoptQuarantinedResponse]  # type: ignore[assignment]
+    """Makes a group whose machines are in quarantine one of this service's again, from what its machines' own metadata
+    tells. They run on as they are, and what they hold is claimed. It is refused where that does not tell all of the
+    group, or a host that may have a machine of it does not answer.
+    """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     ListDecisions: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]  # type: ignore[assignment]
@@ -303,6 +313,16 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.RemoveQuarantinedResponse, _abc.Awaitable[_fleet_pb2.RemoveQuarantinedResponse]]:
         """Orders the end of a machine or volume in quarantine. It is carried out when its host is next swept."""
+
+    def AdoptQuarantined(
+        self,
+        request: _fleet_pb2.AdoptQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.AdoptQuarantinedResponse, _abc.Awaitable[_fleet_pb2.AdoptQuarantinedResponse]]:
+        """Makes a group whose machines are in quarantine one of this service's again, from what its machines' own metadata
+        tells. They run on as they are, and what they hold is claimed. It is refused where that does not tell all of the
+        group, or a host that may have a machine of it does not answer.
+        """
 
     def GetCapacity(
         self,

@@ -12,14 +12,18 @@ from pathlib import Path
 import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
+from corral.v1.group_pb2 import NodeSpec
+from sqlalchemy import Connection, delete
 
 from service.domain.ownership import OwnerMark
 from service.drivers.base import MachineIdentity, MachineState
 from service.drivers.simulated import SimulatedDriver
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
+from service.store import claims, groups, schema
 from tests.service.rpc.test_fleet import UNKNOWN, refused, soon
 from tests.support import ROOT
+from tests.support.builders import ENTRY
 from tests.support.whole import Whole, whole
 
 pytestmark = pytest.mark.asyncio
@@ -144,3 +148,45 @@ async def test_a_host_with_anothers_mark_is_left_alone_until_it_is_claimed(
         driver.host.mark = replace(driver.host.mark, database="e" * 32)
         lab.service.reconciler.monitors[driver.host_id].suspect()
         await soon(lambda: has("Foreign"))
+
+
+async def test_a_quarantined_group_is_adopted_as_it_runs(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        one = NodeSpec(uuid=ENTRY, cpu_num=1, memory_size=1 << 30)
+        request = MODEL(name="lost", model_services=[one, one], service_creation_strategy="parallel")
+        async for message in lab.deploy.DeployDistributedModelService(request):
+            last = message.event
+        was = last.final
+        assert was.status == "Running"
+        monitors = lab.service.reconciler.monitors.values()
+        hosts = [driver.host for m in monitors if isinstance(driver := m.driver, SimulatedDriver)]
+        before = {uuid: machine.resumed_at for host in hosts for uuid, machine in host.machines.items()}
+        await lab.service.store.write(lambda c: forget(c, was.uuid))
+
+        async def held() -> bool:
+            found = await lab.fleet.ListQuarantine(fleet_pb2.ListQuarantineRequest())
+            return {q.group_uuid for q in found.inventories} == {was.uuid} and len(found.inventories) == 2
+
+        await soon(held)
+        looked = fleet_pb2.AdoptQuarantinedRequest(group_uuid=was.uuid, validate_only=True)
+        assert (await lab.fleet.AdoptQuarantined(looked)).inventory.status == "Running"
+        assert await held()
+        code, told = await command(lab, "hosts", "adopt", was.uuid)
+        assert (code, "Running" in told) == (0, True)
+        found = await lab.deploy.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=was.uuid))
+        assert [(m.uuid, m.attempt, m.host_name, list(m.addresses), m.status) for m in found.inventory.instances] == [
+            (m.uuid, m.attempt, m.host_name, list(m.addresses), m.status) for m in was.instances
+        ]
+        assert not (await lab.fleet.ListQuarantine(fleet_pb2.ListQuarantineRequest())).inventories
+        assert {u: m.resumed_at for host in hosts for u, m in host.machines.items()} == before
+        again = fleet_pb2.AdoptQuarantinedRequest(group_uuid=was.uuid)
+        await refused(lab.fleet.AdoptQuarantined(again), grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE")
+
+
+def forget(connection: Connection, group_uuid: str) -> None:
+    """As if the group had been accepted after the copy was taken that this database is."""
+    group = groups.load(connection, group_uuid)
+    claims.release(connection, [(m.uuid, m.attempt) for m in group.instances])
+    connection.execute(delete(schema.instances).where(schema.instances.c.group_uuid == group_uuid))
+    connection.execute(delete(schema.events).where(schema.events.c.group_uuid == group_uuid))
+    connection.execute(delete(schema.groups).where(schema.groups.c.uuid == group_uuid))
