@@ -173,7 +173,8 @@ class GroupIntents:
                 return known
             group = visible(caller, groups.load(connection, uuid, lock=True))
             require_etag("instance group", group, ask.etag)
-            before = group.revision
+            # Of a group that has rested for long all events may be forgotten; what follows is above both.
+            before = max(group.revision, events.head(connection)[0])
             facts = decide(connection, group)
             if ask.validate_only:
                 return Started(group, before)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -32,12 +35,29 @@ def upgrade(engine: Engine, to: str = "head") -> None:
         connection = engine.connect()
     except exc.DBAPIError as error:
         raise Unavailable(f"the database cannot be reached: {error.orig}") from error
-    with connection, connection.begin():
+    with connection, _tables_may_be_rebuilt(connection), connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
         _refuse_newer(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, to)
+        if engine.dialect.name == "sqlite" and (wrong := connection.execute(text("PRAGMA foreign_key_check")).all()):
+            raise Unavailable(f"the upgrade would leave rows that refer to nothing, in {wrong[0][0]}: nothing was done")
+
+
+@contextmanager
+def _tables_may_be_rebuilt(connection: Connection) -> Iterator[None]:
+    """SQLite changes a table by making it anew and dropping the old one, which foreign keys to it would forbid as soon
+    as it is referred to. They can be switched off outside of transactions alone."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    raw: Any = connection.connection.driver_connection
+    raw.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON")
 
 
 def is_newest(engine: Engine) -> bool:

@@ -100,3 +100,15 @@ def test_another_programs_metadata_is_not_ours() -> None:
 def test_a_domain_holds_what_it_has_and_not_what_it_could_be_given(xml: str, memory: int, vcpus: int) -> None:
     record = read_domain(xml)
     assert (record.memory, record.vcpus) == (memory, vcpus)
+
+
+def test_a_machine_of_a_version_without_generations_and_records_is_ours() -> None:
+    # As libvirt gave it back, made by the last version before machines had them.
+    identity = MachineIdentity("corral", "a" * 32, "b" * 32, 3)
+    xml = (
+        f"<domain type='qemu'><name>{identity.machine_name}</name><uuid>{identity.machine_uuid}</uuid><metadata>"
+        '<corral:machine xmlns:corral="urn:corral:machine:1" kind="machine" cluster="corral" '
+        f'group="{identity.group}" instance="{identity.instance}" attempt="3" spec-hash="5e1f" '
+        'progress-channel="org.corral.progress"/></metadata></domain>'
+    )
+    assert read_domain(xml).tag == Tag(identity, "5e1f", Kind.MACHINE, "org.corral.progress", 0, "")
