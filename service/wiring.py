@@ -34,6 +34,7 @@ from service.config.secrets import ConfiguredSecrets
 from service.contract.frame import CallFrame
 from service.contract.frame import Limits as CallLimits
 from service.domain.fleet import Host
+from service.domain.tenants import Anonymous
 from service.drivers.base import HostDriver, HostFacts
 from service.drivers.kinds import make_driver
 from service.http import openapi
@@ -181,6 +182,7 @@ class Service:
             self.planner,
             reader=self._fleet_reader,
             ssh_keys=config.ssh_keys,
+            anonymous_loopback=config.anonymous is Anonymous.LOOPBACK and config.server.on_loopback,
             signals=self.signals,
         )
         self.catalog = Catalog(

@@ -57,16 +57,22 @@ READY_SECONDS = 180
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the configuration makes the service listen."""
+    """Where the configuration makes the service listen, and which callers that show nothing it lets in."""
 
     grpc: str
     http: str
+    anonymous: str
 
     @classmethod
     def read(cls) -> Addresses:
         """From the quickstart's configuration, with the service's own defaults."""
-        server = tomllib.loads(CONFIG.read_text()).get("server", {})
-        return cls(server.get("grpc", "127.0.0.1:50051"), server.get("http", "127.0.0.1:8080"))
+        read = tomllib.loads(CONFIG.read_text())
+        server, identity = read.get("server", {}), read.get("identity", {})
+        return cls(
+            server.get("grpc", "127.0.0.1:50051"),
+            server.get("http", "127.0.0.1:8080"),
+            str(identity.get("anonymous", "unix")),
+        )
 
     def require_free(self) -> None:
         """Raises Problem where somebody listens on one of them."""
@@ -219,6 +225,8 @@ def run(once: bool) -> int:
     connection = open_libvirt()
     start_network(made, connection)
     say(f"starting the service (gRPC {addresses.grpc}, HTTP {addresses.http})")
+    if addresses.anonymous == "loopback":
+        say(f"every program of this machine may do everything there: identity.anonymous in {CONFIG.relative_to(ROOT)}")
     service = start_service(made, addresses)
     try:
         say(f"ready after {time.time() - float(os.environ.get('CORRAL_STARTED', time.time())):.1f} s")

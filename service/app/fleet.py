@@ -99,14 +99,17 @@ class Fleet(Zones):
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         reader: FleetReader | None = None,
         ssh_keys: Mapping[str, str] | None = None,
+        anonymous_loopback: bool = False,
         signals: Signals | None = None,
     ) -> None:
-        """`reader`: the process's own. `ssh_keys`: credential's name -> private key file."""
+        """`reader`: the process's own. `ssh_keys`: credential's name -> private key file.
+        `anonymous_loopback`: whoever reaches this machine's loopback is an administrator."""
         super().__init__(store, clock, new_uuid, signals or Signals())
         self._probe = probe
         self._planner = planner
         self.reader = reader or FleetReader()
         self._ssh_keys = ssh_keys or {}
+        self._anonymous_loopback = anonymous_loopback
 
     async def add_host(self, caller: Caller, request: NewHost, *, validate_only: bool = False) -> HostView:
         """Take a host into the fleet once it has answered; the same request id answers with the host that it made.
@@ -282,8 +285,13 @@ class Fleet(Zones):
         return self.views(connection, (fleet.host(connection, uuid),))[0]
 
     def _check_new(self, connection: Connection, request: NewHost, host: Host) -> None:
-        if host.zone_uuid not in fleet.zones(connection):
+        zone = fleet.zones(connection).get(host.zone_uuid)
+        if zone is None:
             raise NotFound("zone", host.zone_uuid, "zone_uuid")
+        if self._anonymous_loopback and zone.network.kind == "user" and kinds.is_this_machine(host.address):
+            raise InvalidArgument.of(
+                "zone_uuid", "its guests would reach this machine's loopback, where every caller is an administrator"
+            )
         if request.credential and request.credential not in self._ssh_keys:
             raise NotFound("credential", request.credential, "connection.credential")
         if request.credential and host.address.transport != "ssh":

@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 
 from service.app.sessions import Sessions
-from service.domain.tenants import Caller, Certificate, Token
+from service.domain.tenants import Anonymous, Caller, Certificate, Token
 from service.errors import PermissionDenied, Unauthenticated
 
 OPEN = ""
@@ -20,7 +20,7 @@ _BEARER = "bearer "
 
 
 class Identities:
-    """Tells callers apart. With `anonymous`, who shows nothing is an administrator: for one's own machine alone."""
+    """Tells callers apart. `anonymous`: which callers that show nothing are administrators."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Identities:
         tokens: Iterable[Token] = (),
         certificates: Iterable[Certificate] = (),
         *,
-        anonymous: bool = False,
+        anonymous: Anonymous = Anonymous.NOBODY,
     ) -> None:
         self._sessions = sessions
         self.replace(tokens, certificates, anonymous=anonymous)
@@ -39,8 +39,11 @@ class Identities:
         self._certificates = {certificate.uri: certificate.caller for certificate in certificates}
         self._anonymous = anonymous
 
-    async def identify(self, authorization: str, certificate_uris: Iterable[str] = ()) -> Caller:
-        """The caller. `authorization`: `Bearer <token or session uuid>`, or empty.
+    async def identify(
+        self, authorization: str, certificate_uris: Iterable[str] = (), *, by_unix_socket: bool = False
+    ) -> Caller:
+        """The caller. `authorization`: `Bearer <token or session uuid>`, or empty. `by_unix_socket`: and not on behalf
+        of somebody else, as proxies call.
 
         What is shown must be right: a wrong token is refused even where nobody has to show one.
         Raises Unauthenticated, Unavailable.
@@ -50,7 +53,7 @@ class Identities:
         for uri in certificate_uris:
             if uri in self._certificates:
                 return self._certificates[uri]
-        if self._anonymous:
+        if self._anonymous is Anonymous.LOOPBACK or (self._anonymous is Anonymous.UNIX and by_unix_socket):
             return Caller()
         raise Unauthenticated("the call needs a bearer token, a session or a known client certificate")
 

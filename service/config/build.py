@@ -19,7 +19,7 @@ from service.domain.environment import Secret
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone, gpu_model_violation
 from service.domain.network import NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
-from service.domain.tenants import Account, Caller, Certificate, Quota, Rate, Token
+from service.domain.tenants import Account, Anonymous, Caller, Certificate, Quota, Rate, Token
 from service.drivers import kinds
 from service.errors import FieldViolation
 from service.listening import ListenAddress
@@ -97,7 +97,7 @@ class Builder:
                 self._model_service(i, entry, by_name) for i, entry in enumerate(checked.model_services)
             ),
             image_directory=self._path(checked.catalog.image_directory),
-            anonymous=checked.identity.anonymous,
+            anonymous=Anonymous(checked.identity.anonymous),
             tokens=tuple(Token(entry.sha256, _caller(entry)) for entry in checked.tokens),
             quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
             certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),
@@ -146,6 +146,16 @@ class Builder:
             if (twin := kinds.twin_of(host, config.hosts[:index])) is not None:
                 self.problems.append(f"{self._at('hosts', index)}: leads to the same machine as host {twin.name}")
 
+        if config.anonymous is Anonymous.LOOPBACK and config.server.on_loopback:
+            self.problems += [
+                f"{self._at('hosts', index)}.zone: guests on a network of kind 'user' reach this machine's loopback, "
+                'where identity.anonymous = "loopback" makes every caller an administrator; say "unix" or "nobody", or '
+                "choose another network"
+                for index, host in enumerate(config.hosts)
+                if any(z.uuid == host.zone_uuid and z.network.kind == "user" for z in config.zones)
+                and kinds.is_this_machine(host.address)
+            ]
+
     def _server(self) -> ServerConfig:
         section = self.checked.server
         admin = section.admin if isinstance(section.admin, ListenAddress) else None
@@ -160,10 +170,10 @@ class Builder:
                     f"server.{key}: {address} can be reached from other machines and has no TLS; "
                     "use a loopback address, unix:<path>, [server.tls], or say server.insecure = true"
                 )
-            elif self.checked.identity.anonymous and "identity" not in self.left_out.sections:
+            elif self.checked.identity.anonymous == "loopback" and "identity" not in self.left_out.sections:
                 self.problems.append(
                     f"server.{key}: {address} can be reached from other machines and asks nobody who they are; "
-                    "say identity.anonymous = false and name tokens, accounts or certificates"
+                    'say identity.anonymous = "nobody" and name tokens, accounts or certificates'
                 )
         used = [str(address) for address in listeners.values() if address is not None and address.port != 0]
         if len(set(used)) != len(used) and "server" not in self.left_out.sections:

@@ -18,6 +18,7 @@ from service.config import schema
 from service.config.build import Builder, LeftOut
 from service.config.problems import describe
 from service.config.settings import Config
+from service.domain.tenants import Anonymous
 from service.drivers import kinds
 
 __all__ = ["Config", "ConfigError", "load", "parse", "warnings"]
@@ -59,11 +60,22 @@ def warnings(config: Config) -> tuple[str, ...]:
             for index, host in enumerate(config.hosts)
             if kinds.KINDS[host.address.driver].in_memory(host.address)
         ]
-    if config.anonymous and (config.tokens or config.accounts or config.certificates):
+    if config.anonymous is Anonymous.LOOPBACK and (config.tokens or config.accounts or config.certificates):
         found.append(
             "identity.anonymous: who shows nothing is an administrator, whatever tokens and accounts there are"
         )
+    keys = {f"credentials.{name}": Path(path) for name, path in config.ssh_keys.items()}
+    if config.server.tls is not None:
+        keys["server.tls.key"] = config.server.tls.key
+    found += [f"{key}: others can read {path}; take their rights away" for key, path in keys.items() if _is_open(path)]
     return tuple(found)
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o044)
+    except OSError:
+        return False  # what is not there is told elsewhere
 
 
 def _read(text: str, directory: Path, source: str, *, boot_files: bool) -> Config:

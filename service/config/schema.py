@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from fractions import Fraction
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.config.values import (
     Address,
@@ -43,10 +43,16 @@ class TlsSection(Section):
     client_ca: Line = ""
 
 
-class IdentitySection(Section):
-    """[identity]: `anonymous`: callers that show nothing are administrators; only for loopback and unix sockets."""
+def _anonymous(value: Any) -> Any:
+    """What was said by true and false, too."""
+    return {True: "loopback", False: "nobody"}[value] if isinstance(value, bool) else value
 
-    anonymous: bool = True
+
+class IdentitySection(Section):
+    """[identity]: `anonymous`: which callers that show nothing are administrators: those of a unix socket, whom the
+    kernel lets in by the socket's mode; all of this machine, whoever they are; nobody."""
+
+    anonymous: Annotated[Literal["unix", "loopback", "nobody"], BeforeValidator(_anonymous)] = "unix"
 
 
 class TokenSection(Section):

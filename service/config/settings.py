@@ -9,7 +9,7 @@ from pathlib import Path
 from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secret
 from service.domain.fleet import Host, Overcommit, Zone
-from service.domain.tenants import Account, Certificate, Quota, Rate, Token
+from service.domain.tenants import Account, Anonymous, Certificate, Quota, Rate, Token
 from service.listening import ListenAddress
 
 
@@ -45,6 +45,11 @@ class ServerConfig:
     trusted_proxies: tuple[str, ...] = ()
 
     @property
+    def on_loopback(self) -> bool:
+        """Whether a listener has an address that guests on a network of kind `user` reach."""
+        return any(address is not None and not address.path for address in (self.grpc, self.http, self.admin))
+
+    @property
     def known_host_names(self) -> tuple[str, ...] | None:
         """What the HTTP listener may be called besides addresses and localhost; None: anything.
 
@@ -69,6 +74,7 @@ class Config:
     `image_directory`: where RegisterImage finds files.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
     `cluster_id`: the id that this file names; empty: the database's own.
+    `anonymous`: which callers that show nothing are administrators.
     `rates`: how often callers may call, by project; that of "" holds for every project that is not named.
     """
 
@@ -85,7 +91,7 @@ class Config:
     image_directory: Path
     accounts: tuple[Account, ...] = ()
     webhook_networks: tuple[str, ...] = ()
-    anonymous: bool = True
+    anonymous: Anonymous = Anonymous.UNIX
     tokens: tuple[Token, ...] = ()
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()

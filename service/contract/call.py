@@ -10,6 +10,8 @@ from typing import Any
 from service.domain.tenants import Caller
 
 REQUEST_ID_KEY = "x-request-id"
+FORWARDED = frozenset({"x-forwarded-for", "forwarded"})
+"""Headers by which a proxy tells whom it calls for: its own rights are not theirs."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 _caller: ContextVar[Caller] = ContextVar("corral_caller")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class Caller:
 
 NOBODY = Caller(principal="", project="", role="")
 """Makes the calls that are open to everybody, and those whose maker is not known."""
+
+
+class Anonymous(StrEnum):
+    """Which callers that show nothing are administrators."""
+
+    UNIX = "unix"
+    """Those of a unix socket: the kernel lets nobody in whom the socket's mode does not."""
+    LOOPBACK = "loopback"
+    """Every program of this machine, whoever runs it."""
+    NOBODY = "nobody"
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,11 @@ def capacity_violations(driver: str, capacity: Iterable[str]) -> Iterator[FieldV
             yield FieldViolation(f"capacity[{name}]", f"must not be given for {driver}: its machines get no devices")
 
 
+def is_this_machine(address: HostAddress) -> bool:
+    """Whether guests of the host run on the very machine that this process runs on, as far as its entry tells."""
+    return address.driver == "libvirt" and address.transport == "unix"
+
+
 def twin_of(host: Host, others: Iterable[Host]) -> Host | None:
     """Another host whose entry leads to the same machine: it would be given out twice. Two names of one machine that
     the entries do not tell are found when it answers."""

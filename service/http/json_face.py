@@ -29,7 +29,7 @@ from service.contract.roles import ROLES
 from service.contract.status import MethodUnimplemented, status_of
 from service.errors import FieldViolation, InvalidArgument, Overloaded, Unavailable
 from service.http.bindings import Rule, rules
-from service.http.peers import peer
+from service.http.peers import by_unix_socket, peer
 from service.telemetry.call_metrics import JSON
 from service.telemetry.grpc_metrics import UNKNOWN_METHOD, Method
 
@@ -124,7 +124,8 @@ class _Endpoint:
     async def _answered(self, call: FramedCall, request: Request, reply: _Reply) -> None:
         body = await self._body(request)
         shown = request.headers.get("authorization", "")
-        await call.permit(lambda: self._identities.identify(shown), ROLES.get(self._method.path))
+        unix = by_unix_socket(request)
+        await call.permit(lambda: self._identities.identify(shown, by_unix_socket=unix), ROLES.get(self._method.path))
         message = self._read(request, body)
         call.received()
         # An answer is given up when its client leaves, as gRPC does it.

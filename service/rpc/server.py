@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from service.app.groups import Groups
 from service.app.identity import Identities
+from service.contract.call import FORWARDED
 from service.contract.convert.inventory import Reachable
 from service.contract.frame import CallFrame, Limits
 from service.domain.tenants import Caller
@@ -60,10 +61,12 @@ def by(identities: Identities) -> Identify:
     """The caller by the `authorization` metadata, or by the URIs of the client's certificate."""
 
     async def identify(context: Any) -> Caller:
-        shown = dict(context.invocation_metadata() or ()).get("authorization", "")
+        metadata = dict(context.invocation_metadata() or ())
+        shown = metadata.get("authorization", "")
+        unix = context.peer().startswith("unix:") and not FORWARDED & metadata.keys()
         names = context.auth_context().get(_SUBJECT_ALTERNATIVE_NAMES, ())
         uris = [name.decode(errors="replace") for name in names]
-        return await identities.identify(str(shown), uris)
+        return await identities.identify(str(shown), uris, by_unix_socket=unix)
 
     return identify
 

@@ -83,6 +83,8 @@ def _configuration(lab: Lab) -> str:
 [server]
 grpc = "127.0.0.1:0"
 http = "127.0.0.1:0"
+[identity]
+anonymous = "loopback"
 [[zones]]
 uuid = "{ZONE}"
 name = "zone-1"

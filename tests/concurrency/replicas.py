@@ -28,6 +28,8 @@ _SERVER = """
 grpc = "unix:{directory}/grpc"
 http = "unix:{directory}/http"
 drain_grace_ms = 5000
+[identity]
+anonymous = "loopback"
 [store]
 url = "{store}"
 [log]

@@ -107,6 +107,7 @@ def test_on_a_small_machine_it_says_so_serves_until_interrupted_and_down_deletes
             break
     positions(
         told,
+        r"every program of this machine may do everything there: identity\.anonymous in deploy/quickstart/corral\.toml",
         r"too little room for one node of 8 vCPUs and 16 GiB",
         r"memory",
         r"final     leader-and-workers: Running",

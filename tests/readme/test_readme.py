@@ -19,6 +19,8 @@ CONFIG = """
 [server]
 grpc = "127.0.0.1:0"
 http = "127.0.0.1:0"
+[identity]
+anonymous = "loopback"
 [[zones]]
 uuid = "7a007a391d483c9f843bf1df4b7e5d8f"
 name = "zone-1"

@@ -73,6 +73,8 @@ def config_text(
     """
     options = {"cpu": cpu, "migrate_ms": migrate_ms, "live": "yes" if live else "no"}
     listed = "".join(HOST.format(name=f"host-{number}", **options) for number in range(1, hosts + 1))
+    if "[identity]" not in extra:
+        extra += '\n[identity]\nanonymous = "loopback"\n'
     return FILE.replace("sqlite://", url) + listed + extra
 
 

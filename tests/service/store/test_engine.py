@@ -26,6 +26,8 @@ _CONFIGURATION = """
 [server]
 grpc = "127.0.0.1:0"
 http = "127.0.0.1:0"
+[identity]
+anonymous = "loopback"
 [store]
 url = "sqlite:///corral.db"
 [[zones]]

@@ -146,6 +146,8 @@ project = "{project}"
 grpc = "127.0.0.1:0"
 http = "127.0.0.1:{http_port}"
 drain_grace_ms = 1000
+[identity]
+anonymous = "loopback"
 [log]
 format = "json"
 [store]
