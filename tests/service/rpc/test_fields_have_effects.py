@@ -74,3 +74,36 @@ async def test_a_group_to_be_apart_from_is_one_that_there_is_or_was(tmp_path: Pa
         reason, words = await refused(lab, placement_policy={"anti_affinity_group_uuids": [first.uuid, NOWHERE]})
         assert reason == "NOT_FOUND"
         assert "placement_policy.anti_affinity_group_uuids[1]" in words
+
+
+RACKS = "".join(
+    f"""
+[[hosts]]
+name = "{rack}-{number}"
+zone = "zone-1"
+rack = "{rack}"
+driver = "simulated"
+transport = "none"
+options = {{ cpu = 64, memory = "64GiB", boot_ms = 1, call_ms = 0 }}
+"""
+    for rack in ("r1", "r2")
+    for number in (1, 2)
+)
+
+
+async def test_rules_of_a_policy_decide_where_members_are(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(0, extra=RACKS)) as lab:
+        two, four = [node() for _ in range(2)], [node() for _ in range(4)]
+        packed = await lab.up(model_services=four, placement_policy={"strategy": "PLACEMENT_STRATEGY_PACK"})
+        (first,) = {lab.service.directory.hosts[m.host_uuid].name for m in packed.instances}
+        spread = {"strategy": "PLACEMENT_STRATEGY_SPREAD"}
+        assert len(await hosts_of(lab, model_services=four, placement_policy=spread)) == 4
+        assert len(await hosts_of(lab, model_services=four, placement_policy={"max_per_host": 1})) == 4
+        racks = await hosts_of(lab, model_services=two, placement_policy={"max_per_rack": 1})
+        assert {name.partition("-")[0] for name in racks} == {"r1", "r2"}
+        near = {"affinity_group_uuids": [packed.uuid]}
+        assert await hosts_of(lab, model_services=two, placement_policy=near) == {first}
+        reason, _ = await refused(lab, placement_policy={"exclusive_hosts": True})
+        assert reason == "NO_CAPACITY", "every host has members of others"
+        reason, _ = await refused(lab, model_services=[node(type="BareMetal")])
+        assert reason == "UNSATISFIABLE", "every host is a hypervisor"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from service.domain.environment import PLANNED, NoSecrets, SecretUnavailable, is_planned
+from service.domain.groups import CreationStrategy, GpuRequest
 from service.domain.ownership import Installation
 from service.reconcile.machine_spec import machine_spec
 from service.serving.rendezvous import env_file, rendezvous
@@ -49,6 +50,32 @@ def test_what_is_planned_cannot_be_overridden_even_by_a_group_that_was_admitted_
     given = dict.fromkeys([*planned, "CORRAL_NODE_GATEWAY", "CORRAL_ANY"], value)
     assert lines(given) == planned
     assert lines({}, environment=given) == planned
+
+
+def test_what_a_node_and_its_entry_say_reaches_the_guest() -> None:
+    made = group(2, creation_strategy=CreationStrategy.SEQUENTIAL, workers_first=True)
+    member = made.instances[1]
+    spec = replace(member.spec, startup_parameters="--fast", tensor_parallel_size=4, gpus=(GpuRequest("a100", 2),))
+    made = replace(made, instances=(made.instances[0], replace(member, spec=spec)))
+    given = entry(
+        framework="vllm",
+        model_uuid="d" * 32,
+        initial_command="serve",
+        ports={"service": 9000, "rpc": 7},
+        health_path="/ready",
+        readiness_port=9001,
+        readiness_interval_ms=70,
+        readiness_timeout_ms=80,
+    )
+    document = rendezvous(made, made.instances[1], host(1), {zone().uuid: zone()}, {given.uuid: given}, NoSecrets())
+    assert document["readiness"] == {"path": "/ready", "port": 9001, "interval_ms": 70, "timeout_ms": 80}
+    assert document["ports"] == {"service": 9000, "rpc": 7}
+    assert document["node"]["gpus"] == [{"model": "a100", "count": 2}]
+    assert document["start"] == {"order": "sequential", "gate": "workers", "deadline_ms": member.boot_timeout_ms}
+    engine = {name: document["engine"][name] for name in ("preset", "command", "args", "model", "tensor_parallel_size")}
+    assert engine == {
+        "preset": "vllm", "command": "serve", "args": "--fast", "model": "d" * 32, "tensor_parallel_size": 4,
+    }  # fmt: skip
 
 
 def test_a_worker_without_a_command_of_its_own_runs_the_initial_nodes() -> None:
