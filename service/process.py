@@ -18,7 +18,7 @@ from service.drivers import kinds
 from service.http.app import bind, serve_http
 from service.planning.pool import PoolPlanner
 from service.reconcile.housekeeping import Housekeeping
-from service.reconcile.owners import Heirs
+from service.reconcile.owners import LeaseReaper
 from service.rpc import tls
 from service.store import configured, fleet, quotas
 from service.store.connection import Connection
@@ -62,9 +62,9 @@ class Process:
         self._spawn(service.feed.run(), "feed")
         if not service.store.sqlite:
             self._spawn(Listener(service.store.url, service.feed.poke, service.signals.group_due).run(), "hints")
-        heirs = Heirs(service.store, lambda: service.signals.group_due(""))
-        await heirs.once()  # what the process before this one held is this one's now
-        self._spawn(heirs.run(), "heirs")
+        reaper = LeaseReaper(service.store, lambda: service.signals.group_due(""))
+        await reaper.once()  # what the process before this one held is this one's now
+        self._spawn(reaper.run(), "leases of ended processes")
         self._spawn(Housekeeping(service.store).run(), "housekeeping")
         await service.reconciler.start()
         await service.rpc.start()

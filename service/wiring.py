@@ -21,8 +21,7 @@ from service.app.feed import Feed
 from service.app.fleet import Fleet
 from service.app.fleet_feed import FleetFeed
 from service.app.gauges import Gauges
-from service.app.groups import Groups
-from service.app.groups import Limits as AppLimits
+from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
 from service.app.jobs import Jobs
@@ -31,8 +30,7 @@ from service.app.rates import RateLimits
 from service.app.sessions import Sessions
 from service.config.file import Config
 from service.config.secrets import ConfiguredSecrets
-from service.contract.frame import CallFrame
-from service.contract.frame import Limits as CallLimits
+from service.contract.frame import CallFrame, CallLimits
 from service.domain.fleet import Host
 from service.domain.tenants import Anonymous
 from service.drivers.base import HostDriver, HostFacts
@@ -48,6 +46,7 @@ from service.planning.planner import Planner
 from service.planning.pool import PoolPlanner
 from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
+from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
@@ -55,7 +54,6 @@ from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import owner_name
 from service.reconcile.roster import Roster
 from service.reconcile.sweep import Sweep
-from service.reconcile.tools import Tools
 from service.rpc import tls
 from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer
@@ -147,7 +145,7 @@ class Service:
     def _make_reconciliation(self) -> None:
         monitors: dict[str, HostMonitor] = {}
         self._calls = MemberCalls(self.custody, monitors, self.directory, self.metrics, self._secrets)
-        tools = Tools(
+        context = WorkerContext(
             store=self.store,
             planner=self.planner,
             calls=self._calls,
@@ -158,7 +156,7 @@ class Service:
             fleet_reader=self._fleet_reader,
         )
         self._adoption = Adoption(self.store, monitors, self.custody)
-        self.reconciler = Reconciler(tools, Sweep(self.store, monitors, self.custody, self.metrics))
+        self.reconciler = Reconciler(context, Sweep(self.store, monitors, self.custody, self.metrics))
         self.roster = Roster(self.store, self.reconciler, self.directory, self._driver, self.custody)
 
     def _make_use_cases(self) -> None:
@@ -169,7 +167,7 @@ class Service:
             self.feed,
             self.planner,
             cluster=self.custody.installation.cluster,
-            limits=AppLimits(max_nodes=config.server.max_nodes),
+            limits=GroupLimits(max_nodes=config.server.max_nodes),
             fleet_reader=self._fleet_reader,
             signals=self.signals,
             secrets=self._secrets,

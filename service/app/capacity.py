@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from service.domain.fleet import Host, Overcommit
-from service.store.fleet import Load
+from service.store.fleet import HostLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class HostView:
     other."""
 
     host: Host
-    load: Load
+    load: HostLoad
     overcommit: Overcommit
 
 
@@ -51,7 +51,7 @@ def amounts(view: HostView) -> tuple[ResourceAmounts, ...]:
     host = view.host
     found = []
     for name in sorted({*host.total, *host.used, *host.foreign}):
-        allocatable = host.usable.get(name, 0)
+        allocatable = host.allocatable.get(name, 0)
         claimed, foreign = host.used.get(name, 0), host.foreign.get(name, 0)
         found.append(
             ResourceAmounts(

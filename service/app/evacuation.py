@@ -50,7 +50,7 @@ LiveTargets = Callable[[Group, Instance], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class PlannedMove:
     """A member's way from one host to another, as it is planned. `live`: it keeps running on the way."""
 
     instance_uuid: str
@@ -64,7 +64,7 @@ class Progress:
     """One step of a drain: exactly one of `move`, `instance`, `final` is there. `time`: ms."""
 
     time: int
-    move: Move | None = None
+    move: PlannedMove | None = None
     instance: Instance | None = None
     final: HostView | None = None
 
@@ -188,7 +188,7 @@ class Evacuation:
             assert plan.decision is not None
             raise _no_room(translate.failure(plan.decision, group, plan.after), group)
         for move in plan.moves:
-            told = Move(move.member, uuid, move.target, move.target in live[move.member])
+            told = PlannedMove(move.member, uuid, move.target, move.target in live[move.member])
             yield Progress(self._clock(), move=told)
 
     async def _decided(self, steps: Steps) -> Drain:

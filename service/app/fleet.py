@@ -33,7 +33,7 @@ from service.signals import Signals
 from service.store import claims, clock, fleet, groups, schema, settings
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.store.fleet import Load
+from service.store.fleet import HostLoad
 from service.transactions.changes import apply
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Fleet(Zones):
             wanted = _changed(host, change)
             if wanted != host:
                 in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
-                fleet.set_usable(connection, wanted, in_force)
+                fleet.set_allocatable(connection, wanted, in_force)
                 fleet.put_host(connection, wanted, now=now)
                 audited(connection, caller, "UpdateHost", uuid, "", now)
             return self._host_view(connection, uuid)
@@ -324,7 +324,7 @@ class Fleet(Zones):
             raise Unavailable(f"the host does not answer: {error.public}") from error
 
 
-def carries(load: Load) -> str:
+def carries(load: HostLoad) -> str:
     """What a host carries, in words."""
     parts = [f"{load.members} members"] if load.members or not load.stale_claims else []
     if load.stale_claims:

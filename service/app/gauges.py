@@ -47,7 +47,7 @@ class Gauges:
             by_state[key] = by_state.get(key, 0) + 1
         metrics = self._metrics
         replace(metrics.hosts, by_state)
-        replace(metrics.host_capacity, _amounts((h, h.usable) for h in hosts))
+        replace(metrics.host_capacity, _amounts((h, h.allocatable) for h in hosts))
         replace(metrics.host_used, _amounts((h, h.used) for h in hosts))
         replace(metrics.host_foreign, _amounts((h, h.foreign) for h in hosts))
 

@@ -29,7 +29,7 @@ SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKN
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class GroupLimits:
     """What one call may ask for. `plan_seconds`: the planner's budget."""
 
     max_nodes: int = 1024
@@ -73,7 +73,7 @@ class GroupIntents:
     shortens no grace.
     """
 
-    def __init__(self, store: Store, limits: Limits, signals: Signals, secrets: Secrets) -> None:
+    def __init__(self, store: Store, limits: GroupLimits, signals: Signals, secrets: Secrets) -> None:
         self._store = store
         self._secrets = secrets
         self._limits = limits

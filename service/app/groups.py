@@ -14,7 +14,7 @@ from service.app.admission import admit
 from service.app.auditing import audited
 from service.app.failures import error_of
 from service.app.feed import Bookmark, Feed
-from service.app.group_intents import Ask, GroupIntents, Limits, Metadata, Started, new_instance, repeated
+from service.app.group_intents import Ask, GroupIntents, GroupLimits, Metadata, Started, new_instance, repeated
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.environment import NoSecrets, Secrets
@@ -33,7 +33,7 @@ from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import accepted
 
-__all__ = ["Ask", "GroupFilter", "GroupPage", "Groups", "Limits", "Metadata", "Started", "error_of"]
+__all__ = ["Ask", "GroupFilter", "GroupLimits", "GroupPage", "Groups", "Metadata", "Started", "error_of"]
 
 _DEPLOY = "DeployDistributedModelService"
 
@@ -70,13 +70,13 @@ class Groups(GroupIntents):
         planner: Planner,
         *,
         cluster: str,
-        limits: Limits | None = None,
+        limits: GroupLimits | None = None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         fleet_reader: FleetReader | None = None,
         signals: Signals | None = None,
         secrets: Secrets | None = None,
     ) -> None:
-        super().__init__(store, limits or Limits(), signals or Signals(), secrets or NoSecrets())
+        super().__init__(store, limits or GroupLimits(), signals or Signals(), secrets or NoSecrets())
         self._feed = feed
         self._planner = planner
         self._fleet_reader = fleet_reader or FleetReader()

@@ -35,14 +35,14 @@ _log = get_logger("corral.jobs")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobResult:
     """How a job ended; `document` is what its caller gets."""
 
     success: bool
     document: str
 
 
-Perform = Callable[[Job], Awaitable[Outcome]]
+Perform = Callable[[Job], Awaitable[JobResult]]
 """Does what a job says. Raises Unavailable where it cannot be done now and is to be tried again, and nothing else."""
 
 Deliver = Callable[[Job, int], Awaitable[None]]
@@ -204,7 +204,7 @@ class Jobs:
             except Unavailable as error:
                 await asyncio.sleep(error.retry_after_ms / 1000)
 
-    async def _end(self, uuid: str, outcome: Outcome) -> Job | None:
+    async def _end(self, uuid: str, outcome: JobResult) -> Job | None:
         state = JobState.SUCCEEDED if outcome.success else JobState.FAILED
         now = self._clock()
         return await self._store.write(lambda c: jobs.end(c, uuid, state, outcome.document, now))

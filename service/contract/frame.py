@@ -47,7 +47,7 @@ class CallerLeft(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CallLimits:
     """What is served at a time. `max_message_bytes`: of one request. `max_waiting`: calls that have not begun.
 
     `max_unary`, `max_streams`: calls in progress, of all faces together. `max_connections`: of the gRPC listener; one
@@ -177,9 +177,9 @@ def _no_deadline() -> float | None:
 class CallFrame:
     """Frames the calls of all faces, which share its limits and turns."""
 
-    def __init__(self, metrics: CallMetrics, limits: Limits | None = None, admit: Admit = unlimited) -> None:
+    def __init__(self, metrics: CallMetrics, limits: CallLimits | None = None, admit: Admit = unlimited) -> None:
         self.metrics = metrics
-        self.limits = limits or Limits()
+        self.limits = limits or CallLimits()
         self.admit = admit
         self._turns = Turns(self.limits.max_waiting)
         self._active = {False: 0, True: 0}

@@ -73,7 +73,7 @@ class HostStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Overcommit:
-    """How a host's real amounts become usable ones: floor((total - reserved) * ratio), for each resource.
+    """How a host's real amounts become allocatable ones: floor((total - reserved) * ratio), for each resource.
 
     A resource that is not named has ratio 1 and nothing reserved.
     """
@@ -81,7 +81,7 @@ class Overcommit:
     ratios: Mapping[str, Fraction] = field(default_factory=dict)
     reserved: Mapping[str, int] = field(default_factory=dict)
 
-    def usable(self, resource: str, total: int) -> int:
+    def allocatable(self, resource: str, total: int) -> int:
         """Usable amount of `resource` on a host that really has `total`; never negative."""
         amount = (total - self.reserved.get(resource, 0)) * self.ratios.get(resource, Fraction(1))
         return max(0, amount.numerator // amount.denominator)
@@ -127,7 +127,7 @@ class Host:
     """A hypervisor or bare-metal machine. All amounts are named integer vectors.
 
     `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours;
-    `used`: the sum of committed claims. `usable` = floor((total - reserved) * ratio).
+    `used`: the sum of committed claims. `allocatable` = floor((total - reserved) * ratio).
     `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
     that it is this database's, which is carried out when it is next looked at.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
@@ -148,7 +148,7 @@ class Host:
     status_reason: str = ""
     boot_id: str = ""
     total: Mapping[str, int] = field(default_factory=dict)
-    usable: Mapping[str, int] = field(default_factory=dict)
+    allocatable: Mapping[str, int] = field(default_factory=dict)
     foreign: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
     virt_type: str = ""

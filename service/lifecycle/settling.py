@@ -1,4 +1,8 @@
-"""What follows for a group from where its members stand. `_SETTLE` is the whole table; pure."""
+"""What follows for a group from where its members stand: `_SETTLE` is the table of its phases. Pure.
+
+Beside the table: members that failed are dealt with by the group's policy, and those that leave by a scaling are taken
+out, before it is looked at.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,12 @@
 """The life of a group as a pure function: `advance(group, fact, now) -> group`.
 
 Facts go in, and what has to be done is read off the result (`effects`); nothing here awaits, reads a clock or knows a
-driver. `members.MEMBER` is the transition table of a member, `settling._SETTLE` that of a group; a pair that is in
-neither changes nothing. GO is the commit in which every member is known to be created.
+driver. GO is the commit in which every member is known to be created.
+
+`_APPLY` has one function for each kind of fact. What a host was seen to do with a member goes by the table
+`members.MEMBER`, in which a pair that is missing changes nothing; after every fact the group goes on by the table
+`settling._SETTLE`. What is in neither table: the planner's answers, what callers and operators ask for, hosts that fall
+silent, deadlines, and live moves (`moving`), each in its function below.
 """
 
 from __future__ import annotations

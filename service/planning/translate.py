@@ -85,11 +85,11 @@ def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping
     return Host(
         id=host.uuid,
         zone=host.zone_uuid,
-        capacity=host.usable,
+        capacity=host.allocatable,
         used={
             name: host.used.get(name, 0) + host.foreign.get(name, 0)
             for name in {*host.used, *host.foreign}
-            if name in host.usable
+            if name in host.allocatable
         },
         rack=host.rack or None,
         labels=_labels(host),

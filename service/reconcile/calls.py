@@ -43,7 +43,7 @@ from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
-from service.reconcile.moves import Move, Trail
+from service.reconcile.moves import LiveMove, Trail
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class MemberCalls:
         self, source: HostMonitor, group: Group, member: Instance, effect: Migrate | AbortMove, sends: Sends
     ) -> Sequence[Fact]:
         target = self._monitors.get(member.target_host_uuid)
-        move = Move(member, identity_of(self._custody.installation.cluster, member), source, target, sends.moves)
+        move = LiveMove(member, identity_of(self._custody.installation.cluster, member), source, target, sends.moves)
         if isinstance(effect, AbortMove):
             return await move.abort()
         spec = None if target is None else await self._machine_spec(target, group, member)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from service.drivers.base import MachineIdentity
 from service.errors import CorralError
+from service.reconcile.context import WorkerContext
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
-from service.reconcile.tools import Tools
 from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
 from service.store import clock, groups
 from service.store.connection import Connection
@@ -25,8 +25,8 @@ FIRST_PROBE_SECONDS = 3.0
 class Reconciler:
     """`start`, then `stop`. Between them every due group of the store finds its worker."""
 
-    def __init__(self, tools: Tools, sweep: Sweep | None = None) -> None:
-        self._tools = tools
+    def __init__(self, context: WorkerContext, sweep: Sweep | None = None) -> None:
+        self._context = context
         self._sweep = sweep
         self._workers: dict[str, GroupWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -40,7 +40,7 @@ class Reconciler:
     @property
     def monitors(self) -> Mapping[str, HostMonitor]:
         """The host monitors by host uuid."""
-        return self._tools.monitors
+        return self._context.monitors
 
     @property
     def working(self) -> int:
@@ -50,11 +50,11 @@ class Reconciler:
     async def start(self) -> None:
         """Start monitors, workers and the sweep. Hosts get FIRST_PROBE_SECONDS before groups are looked at."""
         self._started = True
-        for monitor in self._tools.monitors.values():
+        for monitor in self._context.monitors.values():
             self._watch_host(monitor)
         deadline = asyncio.get_running_loop().time() + FIRST_PROBE_SECONDS
         while asyncio.get_running_loop().time() < deadline:
-            if all(m.settled for m in self._tools.monitors.values()):
+            if all(m.settled for m in self._context.monitors.values()):
                 break
             await asyncio.sleep(0.01)
         self._spawn(self._take_due(), "take due groups")
@@ -75,20 +75,20 @@ class Reconciler:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        await asyncio.gather(*(m.driver.close() for m in self._tools.monitors.values()), return_exceptions=True)
+        await asyncio.gather(*(m.driver.close() for m in self._context.monitors.values()), return_exceptions=True)
 
     def add_host(self, monitor: HostMonitor) -> None:
         """Take a host in, at any time; nothing must be known under its uuid."""
         if self._stopping:
             return
-        self._tools.monitors[monitor.host.uuid] = monitor
+        self._context.monitors[monitor.host.uuid] = monitor
         if self._started:
             self._watch_host(monitor)
 
     async def remove_host(self, host_uuid: str) -> None:
         """Forget a host and let its connection go; its machines, if any, are left alone."""
-        monitor = self._tools.monitors.pop(host_uuid, None)
-        self._tools.custody.forget(host_uuid)
+        monitor = self._context.monitors.pop(host_uuid, None)
+        self._context.custody.forget(host_uuid)
         task = self._monitor_tasks.pop(host_uuid, None)
         if task is not None:
             task.cancel()
@@ -112,7 +112,7 @@ class Reconciler:
 
     def _hint(self, host_uuid: str, identity: MachineIdentity | None) -> None:
         if identity is None:
-            monitor = self._tools.monitors.get(host_uuid)
+            monitor = self._context.monitors.get(host_uuid)
             if monitor is not None:
                 monitor.suspect()
             return
@@ -143,20 +143,20 @@ class Reconciler:
             now = clock.now(connection)
             groups.hasten(connection, hinted, now)
             left = groups.left_behind(connection, now)
-            return now, groups.take_due(connection, self._tools.owner, now, LEASE_MS, limit), left
+            return now, groups.take_due(connection, self._context.owner, now, LEASE_MS, limit), left
 
         try:
-            now, taken, left = await self._tools.store.write(take)
+            now, taken, left = await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             return
         self._hinted.difference_update(hinted)
-        self._tools.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
+        self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
         for uuid, epoch in taken:
             self._work(uuid, epoch, DatabaseTime(now, asked_at), hinted=uuid in hinted)
 
     def _work(self, uuid: str, epoch: int, taken: DatabaseTime, *, hinted: bool) -> None:
-        worker = GroupWorker(self._tools, uuid, epoch, taken.read + LEASE_MS, taken, all_hinted=hinted)
+        worker = GroupWorker(self._context, uuid, epoch, taken.read + LEASE_MS, taken, all_hinted=hinted)
         task = asyncio.create_task(worker.run(), name=f"group {uuid}")
         self._workers[uuid] = worker
         self._tasks[uuid] = task

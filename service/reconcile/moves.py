@@ -49,7 +49,7 @@ class Trail:
 
 
 @dataclass(slots=True)
-class Move:
+class LiveMove:
     """One member between its two hosts. `target` None: this process does not know that host yet."""
 
     member: Instance

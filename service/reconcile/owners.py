@@ -41,7 +41,7 @@ def has_ended(owner: str) -> bool:
     return _started(int(pid)) != started
 
 
-class Heirs:
+class LeaseReaper:
     """Ends the leases of processes that are seen to have ended, so that their groups are taken over at once."""
 
     def __init__(self, store: Store, ended: Callable[[], None]) -> None:

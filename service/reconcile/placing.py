@@ -15,7 +15,7 @@ from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced
 from service.planning import fleet_reader, translate
 from service.planning.planner import Planned
 from service.reconcile.calls import Outcome, Sends
-from service.reconcile.tools import Tools
+from service.reconcile.context import WorkerContext
 from service.store.claims import ClaimLost
 from service.transactions import claiming
 from service.transactions.changes import LeaseLost
@@ -53,7 +53,7 @@ class Search:
 class Placing:
     """Plans and claims for one group under its worker's lease. `now`: the database's time, ms."""
 
-    tools: Tools
+    context: WorkerContext
     now: Callable[[], int]
     _waits_for_fleet_until: int = 0
     _search: Search = field(default_factory=Search)
@@ -64,7 +64,7 @@ class Placing:
 
         What finds no room is tried again after a growing pause, where the group outlives that.
         """
-        if self.tools.custody.held:
+        if self.context.custody.held:
             return Outcome([], retry=True)  # what hosts have seen and the database has not may be these very members
         try:
             outcome = await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
@@ -81,7 +81,7 @@ class Placing:
 
     async def target(self, group: Group, member: Instance, sends: Sends) -> Outcome:
         """A host that the member is moved to live, or that there is none. Raises InvariantViolation, LeaseLost."""
-        if self.tools.custody.held:
+        if self.context.custody.held:
             return Outcome([], retry=True)
         try:
             return await self._race(
@@ -97,19 +97,19 @@ class Placing:
         try:
             for attempt in range(1, CLAIM_TRIES + 1):
                 alone = attempt > CLAIM_RACES
-                async with self.tools.store.claiming(alone=alone):
+                async with self.context.store.claiming(alone=alone):
                     outcome = await once(attempt, alone)
                 if outcome is not None:
                     return outcome
-                self.tools.metrics.claims_lost.inc()
+                self.context.metrics.claims_lost.inc()
         except Unavailable as error:
             logger.warning("group %s: planning waits: %s", group.uuid, error)
         return Outcome([], retry=True)
 
     async def _gang_once(self, group: Group, attempt: int, *, alone: bool) -> Outcome | None:
         # What lost a race reads all of it: whatever was kept of the fleet may be why.
-        read = self.tools.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
-        hosts, snapshot = await self.tools.store.read(read)
+        read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
+        hosts, snapshot = await self.context.store.read(read)
         planned = await self._decide(snapshot, translate.request(group, snapshot), self._search, attempt, alone=alone)
         if planned.decision.status is not Status.PLACED and group.excluded_hosts:
             # Hosts where a member failed are shunned while there are others, not at the price of the group.
@@ -126,22 +126,21 @@ class Placing:
         failpoint("worker.planned")
         placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
+        cluster = self.context.custody.installation.cluster
         try:
-            await self.tools.store.write(
-                lambda c: claiming.claim(c, self.tools.custody.installation.cluster, group, placement, now, alone=alone)
-            )
+            await self.context.store.write(lambda c: claiming.claim(c, cluster, group, placement, now, alone=alone))
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", group.uuid, lost)
             return None
         failpoint("worker.claimed")
-        self.tools.metrics.claims.inc()
+        self.context.metrics.claims.inc()
         return Outcome([], reload=True)
 
     async def _target_once(
         self, group: Group, member: Instance, sends: Sends, attempt: int, *, alone: bool
     ) -> Outcome | None:
-        hosts, snapshot = await self.tools.store.read(fleet_reader.read_fleet)
-        targets = self.tools.calls.live_targets(group, member)
+        hosts, snapshot = await self.context.store.read(fleet_reader.read_fleet)
+        targets = self.context.calls.live_targets(group, member)
         request = translate.move_request(group, member, snapshot, targets)
         search = self._move_searches.setdefault((member.uuid, member.attempt), Search())
         decision = (await self._decide(snapshot, request, search, attempt, alone=alone)).decision if targets else None
@@ -153,7 +152,7 @@ class Placing:
         failpoint("move.planned")
         target, now = hosts[decision.assignments[0].host], self.now()
         try:
-            after = await self.tools.store.write(
+            after = await self.context.store.write(
                 lambda c: claiming.claim_move(c, group, member, target, now, alone=alone)
             )
         except ClaimLost as lost:
@@ -169,9 +168,9 @@ class Placing:
     ) -> Planned:
         """Ask the planner. Each further attempt breaks ties in another way, and has more time where the ones before
         were not decided; but nobody holds the fleet alone for longer than its turn."""
-        budget = self.tools.plan_seconds * (1 if alone else 2 ** min(search.undecided, MOST_DOUBLINGS))
+        budget = self.context.plan_seconds * (1 if alone else 2 ** min(search.undecided, MOST_DOUBLINGS))
         seed = attempt - 1 + CLAIM_TRIES * search.undecided
-        return await self.tools.planner.place(snapshot, request, Policy(seed=seed), budget_seconds=budget)
+        return await self.context.planner.place(snapshot, request, Policy(seed=seed), budget_seconds=budget)
 
     def _may_go_on(self, group: Group) -> bool:
         """Whether a search without an answer is repeated: until the group's deadline, or for a while without one."""

@@ -19,8 +19,8 @@ from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Pla
 from service.lifecycle.facts import Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import Outcome, Sends
+from service.reconcile.context import WorkerContext
 from service.reconcile.placing import Placing
-from service.reconcile.tools import Tools
 from service.store import clock, groups
 from service.store.connection import Connection
 from service.transactions import changes
@@ -71,7 +71,7 @@ class GroupWorker:
     `all_hinted`: something was noticed about the group before it was taken, so older listings will not do.
     """
 
-    tools: Tools
+    context: WorkerContext
     uuid: str
     epoch: int
     lease_until: int
@@ -86,7 +86,7 @@ class GroupWorker:
     _placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
-        self._placing = Placing(self.tools, self._now)
+        self._placing = Placing(self.context, self._now)
 
     def poke(self) -> None:
         """The stored group changed (a caller's intent)."""
@@ -132,10 +132,10 @@ class GroupWorker:
                     continue
                 await self._sleep(group)
         except (LeaseLost, NotFound):
-            self.tools.metrics.lease_losses.inc()
+            self.context.metrics.lease_losses.inc()
             logger.info("group %s: the lease of epoch %d is over", self.uuid, self.epoch)
         except InvariantViolation:
-            self.tools.metrics.invariant_violations.inc()
+            self.context.metrics.invariant_violations.inc()
             # Frozen: the lease is kept until it ends, so that nothing goes on by itself before the alarm was seen.
             logger.exception("group %s: an invariant does not hold; the group is left as it is", self.uuid)
         finally:
@@ -155,7 +155,7 @@ class GroupWorker:
             before, group = group, await self._apply(facts, now)
             self._count_end_of_deploy(before, group, now)
             failpoint("worker.applied")
-            self.tools.metrics.reconcile_steps.labels("changed").inc()
+            self.context.metrics.reconcile_steps.labels("changed").inc()
         elif group is None or changed:
             group = await self._load()
         facts = self._circumstances(group, now)
@@ -171,14 +171,14 @@ class GroupWorker:
         if before is None or not ended or before.phase is after.phase or before.served or after.start_epoch > 1:
             return
         labels = (after.spec.creation_strategy.value, after.status.value)
-        self.tools.metrics.deploy_duration.labels(*labels).observe((now - after.created_at) / 1000)
+        self.context.metrics.deploy_duration.labels(*labels).observe((now - after.created_at) / 1000)
 
     async def _apply(self, facts: Sequence[Fact], now: int) -> Group:
         uuid, epoch = self.uuid, self.epoch
-        return await self.tools.store.write(lambda c: changes.apply(c, uuid, facts, now, epoch=epoch))
+        return await self.context.store.write(lambda c: changes.apply(c, uuid, facts, now, epoch=epoch))
 
     async def _load(self) -> Group:
-        group = await self.tools.store.read(lambda c: groups.load(c, self.uuid))
+        group = await self.context.store.read(lambda c: groups.load(c, self.uuid))
         if group.epoch != self.epoch:
             raise LeaseLost(self.uuid)
         return group
@@ -190,7 +190,7 @@ class GroupWorker:
             present = clock.now(connection)
             return present, groups.renew(connection, self.uuid, self.epoch, present + LEASE_MS)
 
-        present, mine = await self.tools.store.write(renew)
+        present, mine = await self.context.store.write(renew)
         if not mine:
             raise LeaseLost(self.uuid)
         failpoint("worker.renewed")
@@ -225,7 +225,7 @@ class GroupWorker:
         if deadline and now >= deadline:
             facts.append(Ticked())
         for host_uuid in sorted({m.host_uuid for m in group.instances if m.host_uuid and m.status in PLACED}):
-            monitor = self.tools.monitors.get(host_uuid)
+            monitor = self.context.monitors.get(host_uuid)
             if monitor is None or not monitor.settled:
                 continue  # right after a start, or after another replica took the host in, nobody knows yet
             silent = monitor.silent
@@ -273,7 +273,7 @@ class GroupWorker:
             failpoint("worker.dispatched")
             return Outcome([Observed(m.uuid, m.attempt, Observation.DISPATCHED) for m in members])
         left = self.lease_until - self._now()
-        return await self.tools.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
+        return await self.context.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
 
     # --- the end of a turn, and of the work ---------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class GroupWorker:
     async def _give_back(self, due_at: int | None, seen_version: int | None) -> bool:
         """See `groups.give_back`. Raises Unavailable where it is not known whether it was committed."""
         uuid, epoch, self._giving_back = self.uuid, self.epoch, True
-        given = await self.tools.store.write(lambda c: groups.give_back(c, uuid, epoch, due_at, seen_version))
+        given = await self.context.store.write(lambda c: groups.give_back(c, uuid, epoch, due_at, seen_version))
         self._giving_back = False
         return given
 

@@ -18,7 +18,7 @@ from service.app.groups import Groups
 from service.app.identity import Identities
 from service.contract.call import FORWARDED
 from service.contract.convert.inventory import Reachable
-from service.contract.frame import CallFrame, Limits
+from service.contract.frame import CallFrame, CallLimits
 from service.domain.tenants import Caller
 from service.listening import AddressUnavailable, ListenAddress, remove_stale_socket
 from service.rpc import group_servicer, health, library_log, reflection
@@ -71,7 +71,7 @@ def by(identities: Identities) -> Identify:
     return identify
 
 
-def options(limits: Limits) -> list[tuple[str, int]]:
+def options(limits: CallLimits) -> list[tuple[str, int]]:
     """Channel arguments of a listener."""
     return [
         # The default lets a second process share the port without a word.

@@ -27,14 +27,14 @@ def write(
     No host was heard of yet in this process's life.
     """
     definitions = {z.uuid: encode(z) for z in zones}
-    wanted = rows.new_in_file(connection, schema.zones, definitions)
+    wanted = rows.new_in_file(connection, schema.zones, Zone, definitions)
     for zone in zones:
         if zone.uuid in wanted:
             fleet.put_zone(connection, zone, now=now)
     rows.remember_file(connection, schema.zones, definitions)
 
     definitions = {h.uuid: encode(h) for h in hosts}
-    wanted = rows.new_in_file(connection, schema.hosts, definitions)
+    wanted = rows.new_in_file(connection, schema.hosts, Host, definitions)
     for host in hosts:
         if host.uuid in wanted:
             fleet.put_host(connection, host, now=now)
@@ -46,14 +46,14 @@ def write(
         fleet.set_overcommit(connection, overcommit, now)
 
     definitions = {i.uuid: encode(i) for i in images}
-    wanted = rows.new_in_file(connection, schema.images, definitions)
+    wanted = rows.new_in_file(connection, schema.images, RegisteredImage, definitions)
     for image in images:
         if image.uuid in wanted:
             catalog.put_image(connection, image, now=now)
     rows.remember_file(connection, schema.images, definitions)
 
     definitions = {m.uuid: encode(m) for m in model_services}
-    wanted = rows.new_in_file(connection, schema.model_services, definitions)
+    wanted = rows.new_in_file(connection, schema.model_services, ModelService, definitions)
     for entry in model_services:
         if entry.uuid in wanted:
             catalog.put_model_service(connection, entry, now=now)

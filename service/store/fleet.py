@@ -17,7 +17,7 @@ from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
 
 __all__ = [
-    "Load",
+    "HostLoad",
     "delete_host",
     "delete_zone",
     "host",
@@ -31,11 +31,11 @@ __all__ = [
     "put_host",
     "put_model_service",
     "put_zone",
+    "set_allocatable",
     "set_facts",
     "set_overcommit",
     "set_state",
     "set_status",
-    "set_usable",
     "zone",
     "zones",
 ]
@@ -99,7 +99,7 @@ _STALE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class HostLoad:
     """What the store knows a host to carry: seated members, and claims of attempts that are over."""
 
     members: int = 0
@@ -229,7 +229,7 @@ def page_of_hosts(
     return tuple(_host(row, vectors.get(row.uuid, {})) for row in found)
 
 
-def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, Load]:
+def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, HostLoad]:
     """What these hosts carry."""
     counted = {r.host_uuid: int(r.n) for r in connection.execute(_SEATED, {"of": uuids})}
     for row in connection.execute(_ARRIVING, {"of": uuids}):
@@ -237,7 +237,7 @@ def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, Load]:
     over: dict[str, int] = {}
     for row in connection.execute(_STALE, {"of": uuids}):
         over[row.host_uuid] = over.get(row.host_uuid, 0) + 1
-    return {uuid: Load(counted.get(uuid, 0), over.get(uuid, 0)) for uuid in uuids}
+    return {uuid: HostLoad(counted.get(uuid, 0), over.get(uuid, 0)) for uuid in uuids}
 
 
 def set_state(connection: Connection, host: Host, state: HostState, now: int) -> None:
@@ -280,7 +280,7 @@ def set_facts(
     foreign: Mapping[str, int],
     now: int | None = None,
 ) -> None:
-    """Record a probe: the host is connected, its totals, what others hold, and what is usable.
+    """Record a probe: the host is connected, its totals, what others hold, and what is allocatable.
 
     Policies and the operator's amounts are those that stand now, so that a slow probe does not bring back what was
     changed meanwhile. Nothing where the host is gone.
@@ -296,7 +296,7 @@ def set_facts(
     wanted = {
         resource: {
             "total": total.get(resource, 0),
-            "usable": overcommit.usable(resource, total.get(resource, 0)),
+            "usable": overcommit.allocatable(resource, total.get(resource, 0)),
             "foreign_used": foreign.get(resource, 0),
         }
         for resource in sorted({*known, *total})
@@ -306,10 +306,10 @@ def set_facts(
         fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
 
-def set_usable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:
+def set_allocatable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:
     """Count again what the host gives out, after its policy changed; whether anything is another amount now."""
     known = _vectors(connection, [host.uuid]).get(host.uuid, {})
-    wanted = {name: {"usable": overcommit.usable(name, int(row.total))} for name, row in known.items()}
+    wanted = {name: {"usable": overcommit.allocatable(name, int(row.total))} for name, row in known.items()}
     return _set_vectors(connection, host.uuid, known, wanted)
 
 
@@ -318,7 +318,7 @@ def set_overcommit(connection: Connection, overcommit: Overcommit, now: int) -> 
     settings.set_overcommit(connection, overcommit)
     of_zones = zones(connection)
     for one in hosts(connection).values():
-        if set_usable(connection, one, policy(overcommit, of_zones, one)):
+        if set_allocatable(connection, one, policy(overcommit, of_zones, one)):
             fleet_events.append(connection, FleetChange.HOST, one.uuid, one.zone_uuid, now)
 
 
@@ -341,7 +341,7 @@ def _plain(host: Host) -> Host:
     """The host as its operator defines it."""
     return replace(
         host,
-        total={}, usable={}, foreign={}, used={},
+        total={}, allocatable={}, foreign={}, used={},
         status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="", hypervisor="", claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
@@ -370,7 +370,7 @@ def _host(row: Row[Any], vectors: Mapping[str, Row[Any]]) -> Host:
         hypervisor=row.hypervisor or "",
         claim_ordered=row.claim_ordered,
         total={name: int(v.total) for name, v in vectors.items()},
-        usable={name: int(v.usable) for name, v in vectors.items()},
+        allocatable={name: int(v.usable) for name, v in vectors.items()},
         foreign={name: int(v.foreign_used) for name, v in vectors.items()},
         used={name: int(v.used) for name, v in vectors.items()},
         **rows.stamps(row),

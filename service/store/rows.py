@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import (
     Connection,
     Insert,
@@ -25,6 +26,8 @@ from sqlalchemy import (
     select,
     update,
 )
+
+from service.store.codec import decode
 
 PAGE_NAME = 64
 """Characters of a name that a page's order and key go by; names that only differ behind them are ordered by uuid."""
@@ -85,16 +88,30 @@ def is_configured(connection: Connection, table: Table, uuid: str) -> bool:
     return bool(connection.scalar(select(table.c.configured).where(table.c.uuid == uuid)))
 
 
-def new_in_file(connection: Connection, table: Table, definitions: Mapping[str, str]) -> frozenset[str]:
+def new_in_file(
+    connection: Connection, table: Table, kind: type[object], definitions: Mapping[str, str]
+) -> frozenset[str]:
     """Which of the file's definitions (uuid -> document) are to be written; remembers all of them.
 
+    `kind`: the domain type that the documents are of.
     A row that an earlier file defined and this one does not becomes one of run time's, which can be removed.
     Call `remember_file` after the rows are there.
     """
     known = {r.uuid: r.configured for r in connection.execute(select(table.c.uuid, table.c.configured))}
     for uuid in sorted(u for u, document in known.items() if document and u not in definitions):
         connection.execute(update(table).where(table.c.uuid == uuid).values(configured=""))
-    return frozenset(u for u, document in definitions.items() if known.get(u) != document)
+    return frozenset(u for u, document in definitions.items() if not _says_the_same(kind, known.get(u), document))
+
+
+def _says_the_same(kind: type[object], known: str | None, document: str) -> bool:
+    """Whether two definitions mean the same, whichever version of the program wrote them: a field that is new in this
+    one, or has another name, is no word of the file."""
+    if not known or known == document:
+        return known == document
+    try:
+        return decode(kind, known) == decode(kind, document)
+    except ValidationError:
+        return False
 
 
 def remember_file(connection: Connection, table: Table, definitions: Mapping[str, str]) -> None:

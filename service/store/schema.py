@@ -84,7 +84,8 @@ hosts = Table(
     Index(None, "zone_uuid"),
 )
 
-# The claim's guard lives here: one row for each host and resource, `held` = foreign + used <= usable.
+# The claim's guard lives here: one row for each host and resource, `held` = foreign + used <= usable, which
+# the domain calls allocatable.
 host_resources = Table(
     "host_resources",
     metadata,

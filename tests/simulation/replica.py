@@ -21,13 +21,13 @@ from service.domain.tenants import Quota
 from service.drivers.base import HostFacts, HostUnreachable
 from service.reconcile import manager, owners
 from service.reconcile.calls import MemberCalls
+from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
-from service.reconcile.owners import Heirs
+from service.reconcile.owners import LeaseReaper
 from service.reconcile.sweep import Sweep
-from service.reconcile.tools import Tools
 from service.reconcile.worker import GroupWorker
 from service.signals import Signals
 from service.store import configured, quotas
@@ -154,11 +154,11 @@ class Replica:
         calls = MemberCalls(
             custody, monitors, Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue), metrics()
         )
-        tools = Tools(
+        context = WorkerContext(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
             owner=self.process.name, custody=custody,
         )  # fmt: skip
-        self.reconciler = Reconciler(tools, Sweep(store, monitors, custody, metrics()))
+        self.reconciler = Reconciler(context, Sweep(store, monitors, custody, metrics()))
         self.drivers = {u: FaultyDriver(world, self.process, world.hosts[u]) for u in self.fleet.hosts}
         for uuid, host in self.fleet.hosts.items():
             monitors[uuid] = HostMonitor(host, self.drivers[uuid], store, self.reconciler.host_changed, custody)
@@ -167,7 +167,7 @@ class Replica:
         self.evacuation = Evacuation(
             store, feed, planner, self.clock, self.fleet_cases, signals=signals, live_targets=calls.live_targets
         )
-        self._heirs = Heirs(store, lambda: None)
+        self._reaper = LeaseReaper(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")
 
     async def _run(self, store: SimulatedStore, feed: Feed) -> None:
@@ -182,7 +182,7 @@ class Replica:
                 await asyncio.sleep(1.0)  # a supervisor starts it again
         self._feed = asyncio.create_task(feed.run(), name="feed")
         await self.reconciler.start()
-        self._heirs_task = asyncio.create_task(self._heirs.run(), name="heirs")
+        self._reaper_task = asyncio.create_task(self._reaper.run(), name="reaper")
         self.serving = True
 
     def living(self) -> int:

@@ -20,12 +20,12 @@ from service.drivers.simulated import SimulatedDriver, SimulatedHost, Simulation
 from service.drivers.simulated.host import SimulatedMachine
 from service.planning.planner import InlinePlanner
 from service.reconcile.calls import MemberCalls
+from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
-from service.reconcile.tools import Tools
 from service.signals import Signals
 from service.store import fleet
 from service.store.connection import Connection
@@ -113,7 +113,7 @@ async def control_plane(
     planner = InlinePlanner()
     monitors: dict[str, HostMonitor] = {}
     directory = Directory({h.uuid: h for h in hosts}, {z.uuid: z for z in zones}, {e.uuid: e for e in catalogue})
-    tools = Tools(
+    context = WorkerContext(
         store=store,
         planner=planner,
         calls=MemberCalls(custody, monitors, directory, metrics),
@@ -122,7 +122,7 @@ async def control_plane(
         owner="test",
         custody=custody,
     )
-    reconciler = Reconciler(tools)
+    reconciler = Reconciler(context)
     signals = Signals()
     signals.group_due.listen(reconciler.poke)
     groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals)

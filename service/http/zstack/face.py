@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from service.app.jobs import Job, Jobs, Outcome
+from service.app.jobs import Job, JobResult, Jobs
 from service.app.sessions import Sessions
 from service.contract.frame import CallFrame, FramedCall
 from service.domain.tenants import Caller
@@ -35,7 +35,7 @@ class ZStackFace:
         jobs.perform = self.perform
         jobs.deliver = webhooks.deliver
 
-    async def answer(self, framed: FramedCall, call: Call, session: str) -> Outcome:
+    async def answer(self, framed: FramedCall, call: Call, session: str) -> JobResult:
         """Do a call that is answered at once. Raises Overloaded, Malformed."""
         try:
             caller = await self._permitted(framed, call.api, session)
@@ -63,14 +63,14 @@ class ZStackFace:
         arguments = json.dumps(call.arguments, ensure_ascii=False)
         return await self.jobs.submit(caller, call.api.name, arguments, uuid=call.request_id, webhook=webhook)
 
-    async def perform(self, job: Job) -> Outcome:
+    async def perform(self, job: Job) -> JobResult:
         """Do what a job says. Raises Unavailable where it is to be tried again."""
         api = APIS.get(job.operation)
         method = api.method if api is not None else Method("unary", "", job.operation)
         async with self.frame.job(method, job.uuid, job.caller) as framed:
             if api is None:
                 framed.failed(NotSupported(job.operation))
-                return Outcome(False, _text({"error": error_code(NotSupported(job.operation), job.uuid)}))
+                return JobResult(False, _text({"error": error_code(NotSupported(job.operation), job.uuid)}))
             call = Call(api, job.uuid, json.loads(job.arguments), caller=framed.caller)
             return await self._run(framed, call, again=True)
 
@@ -78,21 +78,21 @@ class ZStackFace:
         framed.method = api.method
         return await framed.permit(lambda: self._sessions.caller(session), api.role)
 
-    async def _run(self, framed: FramedCall, call: Call, *, again: bool = False) -> Outcome:
+    async def _run(self, framed: FramedCall, call: Call, *, again: bool = False) -> JobResult:
         try:
             result = await self._handlers.run(call)
         except Exception as error:
             if isinstance(error, Unavailable if again else (Malformed, Overloaded)):
                 raise
             return self._failed(framed, call, error)
-        return Outcome(True, _text(shown(result)))
+        return JobResult(True, _text(shown(result)))
 
-    def _failed(self, framed: FramedCall, call: Call, error: Exception) -> Outcome:
+    def _failed(self, framed: FramedCall, call: Call, error: Exception) -> JobResult:
         framed.failed(error)
         details = ""
         if isinstance(error, InvalidArgument):
             details = words.details(error.violations, call.api.descriptor, call.arguments, call.api.message)
-        return Outcome(False, _text({"error": error_code(error, call.request_id, details)}))
+        return JobResult(False, _text({"error": error_code(error, call.request_id, details)}))
 
 
 def _text(value: Mapping[str, Any]) -> str:

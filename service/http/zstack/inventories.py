@@ -76,9 +76,9 @@ def host(value: Host) -> dict[str, Any]:
             "state": value.state.value,
             "status": value.status.value,
             "cpuNum": value.total.get(VCPU, 0),
-            "totalCpuCapacity": value.usable.get(VCPU, 0),
+            "totalCpuCapacity": value.allocatable.get(VCPU, 0),
             "availableCpuCapacity": _available(value, VCPU),
-            "totalMemoryCapacity": value.usable.get(MEMORY, 0),
+            "totalMemoryCapacity": value.allocatable.get(MEMORY, 0),
             "availableMemoryCapacity": _available(value, MEMORY),
             **_dates(value),
         }
@@ -89,9 +89,9 @@ def capacity(hosts: Sequence[Host]) -> dict[str, Any]:
     """The reply of getCpuMemoryCapacity over hosts that take new machines."""
     counted = [value for value in hosts if value.schedulable]
     return {
-        "totalCpu": sum(value.usable.get(VCPU, 0) for value in counted),
+        "totalCpu": sum(value.allocatable.get(VCPU, 0) for value in counted),
         "availableCpu": sum(_available(value, VCPU) for value in counted),
-        "totalMemory": sum(value.usable.get(MEMORY, 0) for value in counted),
+        "totalMemory": sum(value.allocatable.get(MEMORY, 0) for value in counted),
         "availableMemory": sum(_available(value, MEMORY) for value in counted),
         "managedCpuNum": sum(value.total.get(VCPU, 0) for value in counted),
     }
@@ -133,7 +133,7 @@ def _dates(value: Zone | Host | ModelService) -> dict[str, Moment]:
 
 def _available(value: Host, resource: str) -> int:
     held = value.used.get(resource, 0) + value.foreign.get(resource, 0)
-    return max(0, value.usable.get(resource, 0) - held)
+    return max(0, value.allocatable.get(resource, 0) - held)
 
 
 def _filled(values: dict[str, Any]) -> dict[str, Any]:

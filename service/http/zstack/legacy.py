@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.app.identity import OPEN
-from service.app.jobs import Job, JobState, Outcome
+from service.app.jobs import Job, JobResult, JobState
 from service.contract.frame import FramedCall
 from service.http.zstack import query
 from service.http.zstack.apis import APIS, BY_MESSAGE, Api
@@ -64,8 +64,8 @@ def _result_endpoint(face: ZStackFace) -> Endpoint:
     return run
 
 
-def _outcome(job: Job) -> Outcome:
-    return Outcome(job.state is JobState.SUCCEEDED, job.outcome)
+def _outcome(job: Job) -> JobResult:
+    return JobResult(job.state is JobState.SUCCEEDED, job.outcome)
 
 
 def _message(body: Mapping[str, Any]) -> tuple[Api, dict[str, Any]]:
@@ -79,7 +79,7 @@ def _message(body: Mapping[str, Any]) -> tuple[Api, dict[str, Any]]:
     raise Immediate(400, f"no API is served for the message[{shown}]")
 
 
-def _done(identifier: str, api: Api | None, outcome: Outcome) -> Response:
+def _done(identifier: str, api: Api | None, outcome: JobResult) -> Response:
     result = json.loads(outcome.document)
     event = {"apiId": identifier, "success": outcome.success, **result}
     name = api.answer if api is not None else "org.zstack.header.message.APIEvent"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.app.capacity import HostView, amounts, summed
 from service.domain.fleet import Overcommit
-from service.store.fleet import Load
+from service.store.fleet import HostLoad
 from tests.support.builders import host
 
 # A loaded machine draws slowly; that says nothing about the law.
@@ -27,11 +27,11 @@ def views(draw: st.DrawFn) -> HostView:
     return HostView(
         host(
             total=total,
-            usable={n: policy.usable(n, total[n]) for n in names},
+            allocatable={n: policy.allocatable(n, total[n]) for n in names},
             used={n: draw(AMOUNT) for n in names},
             foreign={n: draw(AMOUNT) for n in names if draw(st.booleans())},
         ),
-        Load(),
+        HostLoad(),
         policy,
     )
 

@@ -460,7 +460,7 @@ async def test_every_change_leaves_a_row_of_who_made_it() -> None:
         with pytest.raises(NotFound):
             await plane.groups.delete(ann, uuid)
         rows = await plane.store.read(lambda c: c.execute(select(schema.audit).order_by(schema.audit.c.id)).all())
-        assert [(r.principal, r.method, r.subject, r.request_id) for r in rows] == [
+        assert [(r.principal, r.method, r.subject, r.client_request_id) for r in rows] == [
             ("ann", "DeployDistributedModelService", uuid, "r"),
             ("ann", "UpdateInstanceGroup", uuid, ""),
             ("ann", "DeleteInstanceGroup", uuid, ""),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.app.jobs import KEPT_MS, LEASE_MS, Job, Jobs, JobState, Outcome
+from service.app.jobs import KEPT_MS, LEASE_MS, Job, JobResult, Jobs, JobState
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
 from service.store.engine import Store
@@ -36,13 +36,13 @@ class World:
         """A process on this database. Its jobs end when `go` is set."""
         jobs = Jobs(self.store, lambda: self.now, owner=owner, **limits)
 
-        async def perform(job: Job) -> Outcome:
+        async def perform(job: Job) -> JobResult:
             self.performed.append(job)
             if self.failures:
                 self.failures -= 1
                 raise Unavailable("not now", retry_after_ms=1)
             await self.go.wait()
-            return Outcome("bad" not in job.arguments, f"did {job.arguments}")
+            return JobResult("bad" not in job.arguments, f"did {job.arguments}")
 
         async def deliver(job: Job, tries: int) -> None:
             self.told.append((job.uuid, job.state, tries))

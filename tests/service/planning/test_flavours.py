@@ -24,7 +24,7 @@ GPU = "gpu.a100"
 
 def host(number: int, vcpu: int, gib: int, **more: int) -> Host:
     usable = {VCPU: vcpu, MEMORY: gib * GIB, **more}
-    return replace(builders.host(number), status=HostStatus.CONNECTED, total=usable, usable=usable)
+    return replace(builders.host(number), status=HostStatus.CONNECTED, total=usable, allocatable=usable)
 
 
 def size(vcpu: int, gib: int, **more: int) -> Size:

@@ -91,7 +91,7 @@ class World:
         uuid = self._any()
         if uuid is not None:
             host = fleet.host(self.connection, uuid)
-            fleet.set_usable(self.connection, host, Overcommit(reserved={VCPU: self.random.randrange(4)}))
+            fleet.set_allocatable(self.connection, host, Overcommit(reserved={VCPU: self.random.randrange(4)}))
 
     def _group(self) -> None:
         uuid = f"{self.random.getrandbits(128):032x}"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from service.reconcile.owners import Heirs, has_ended, owner_name
+from service.reconcile.owners import LeaseReaper, has_ended, owner_name
 from service.store import groups
 from service.store.engine import Store
 from service.store.migrations import upgrade
@@ -87,7 +87,7 @@ def test_groups_of_an_ended_process_are_free_at_once_and_others_are_not() -> Non
             await store.write(lambda c, g=made: groups.create(c, g, due_at=0))  # type: ignore[misc]
             await store.write(lambda c, o=owner: groups.take_due(c, o, 1, 1 << 60, 1))  # type: ignore[misc]
         ended: list[int] = []
-        await Heirs(store, lambda: ended.append(1)).once()
+        await LeaseReaper(store, lambda: ended.append(1)).once()
         assert ended == [1]
         taken = await store.write(lambda c: groups.take_due(c, "heir", 2, 1000, 9))
         store.close()

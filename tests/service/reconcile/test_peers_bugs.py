@@ -16,12 +16,12 @@ from service.drivers.simulated import SimulatedDriver
 from service.errors import DeployFailed, NoCapacity
 from service.lifecycle.facts import Observation, Observed
 from service.reconcile.calls import MemberCalls
+from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
-from service.reconcile.tools import Tools
 from service.store import groups
 from service.store.ownership import establish
 from service.transactions import changes
@@ -156,7 +156,7 @@ def restarted(plane: ControlPlane) -> Reconciler:
     custody = Custody(plane.store, establish(plane.store.engine, CLUSTER, 0))
     monitors: dict[str, HostMonitor] = {}
     directory = Directory(hosts, {zone().uuid: zone()}, {entry().uuid: entry()})
-    tools = Tools(
+    context = WorkerContext(
         store=plane.store,
         planner=plane.groups._planner,
         calls=MemberCalls(custody, monitors, directory, plane.metrics),
@@ -165,7 +165,7 @@ def restarted(plane: ControlPlane) -> Reconciler:
         owner="the next process",
         custody=custody,
     )
-    reconciler = Reconciler(tools)
+    reconciler = Reconciler(context)
     for uuid, old in plane.drivers.items():
         driver = SimulatedDriver(uuid, old.host)
         monitors[uuid] = HostMonitor(hosts[uuid], driver, plane.store, reconciler.host_changed, custody)

@@ -46,7 +46,7 @@ class Hesitant(InlinePlanner):
 def hesitant(plane: ControlPlane, unanswered: int) -> Hesitant:
     """Let the plane's reconciliation and use cases ask a planner like that from now on."""
     planner = Hesitant(unanswered)
-    plane.reconciler._tools.planner = plane.groups._planner = planner
+    plane.reconciler._context.planner = plane.groups._planner = planner
     return planner
 
 
@@ -66,7 +66,7 @@ async def test_a_deploy_is_searched_for_again_with_more_time_and_other_ties_unti
         reasons = [e.group.reason for e in told if e.group is not None]
         assert reasons.count(SEARCH_GOES_ON) == 1, "it is told once"
         assert told[-1].group.reason == ""
-        seconds = plane.reconciler._tools.plan_seconds
+        seconds = plane.reconciler._context.plan_seconds
         assert planner.budgets == [seconds, 2 * seconds, 4 * seconds, 8 * seconds]
         assert len(set(planner.seeds)) == 4
 
@@ -94,7 +94,7 @@ async def test_a_search_that_has_no_time_at_all_is_undecided_with_the_real_plann
 ) -> None:
     monkeypatch.setattr(placing, "UNDECIDED_PATIENCE_MS", 100)
     async with control_plane(hosts=[host(n) for n in (1, 2, 3)], size={"cpu": "8"}) as plane:
-        plane.reconciler._tools.plan_seconds = 0.0
+        plane.reconciler._context.plan_seconds = 0.0
         with pytest.raises(Undecided):
             await plane.deploy(DeployRequest(spec(2)))
 

@@ -36,7 +36,7 @@ async def work(plane: ControlPlane, uuid: str) -> None:
     ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
     taken = DatabaseTime(now, asyncio.get_running_loop().time())
     async with asyncio.timeout(60):
-        await GroupWorker(plane.reconciler._tools, uuid, epoch, now + LEASE_MS, taken).run()
+        await GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken).run()
 
 
 def losing(

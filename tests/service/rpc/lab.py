@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from service.app.feed import Feed
 from service.app.groups import Groups
-from service.contract.frame import CallFrame, Limits
+from service.contract.frame import CallFrame, CallLimits
 from service.domain.fleet import MEMORY, VCPU, Overcommit
 from service.listening import ListenAddress
 from service.rpc.interceptors import Identify
@@ -91,7 +91,7 @@ class Lab:
 @asynccontextmanager
 async def running(
     *,
-    limits: Limits | None = None,
+    limits: CallLimits | None = None,
     identify: Identify = anonymous,
     admin: bool = False,
     address: ListenAddress | None = None,

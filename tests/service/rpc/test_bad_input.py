@@ -11,7 +11,7 @@ from corral.v1 import deploy_pb2, group_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from service.contract.frame import Limits
+from service.contract.frame import CallLimits
 from tests.service.rpc import lab
 from tests.service.rpc.lab import deploy, node
 
@@ -175,7 +175,7 @@ async def refused(server: lab.Lab, request: deploy_pb2.DeployDistributedModelSer
 @pytest.mark.asyncio
 async def test_bad_input_is_refused_by_name_and_leaves_nothing() -> None:
     # One server for the whole table: that it goes on serving is part of what is tested.
-    async with lab.running(limits=Limits(max_message_bytes=8 * MIB)) as server:
+    async with lab.running(limits=CallLimits(max_message_bytes=8 * MIB)) as server:
         for row in TABLE:
             error = await refused(server, row.request)
             assert error.code() is row.code, (row.name, error)
@@ -235,7 +235,7 @@ async def test_many_faults_are_told_together_up_to_a_bound() -> None:
 @pytest.mark.parametrize("factor", [1.5, 3.5])
 async def test_a_request_above_the_message_limit_names_the_field_that_is_too_big(factor: float) -> None:
     limit = 64 << 10
-    async with lab.running(limits=Limits(max_message_bytes=limit)) as server:
+    async with lab.running(limits=CallLimits(max_message_bytes=limit)) as server:
         error = await refused(server, deploy(description="d" * int(limit * factor)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         status = lab.status_of(error)
@@ -248,7 +248,7 @@ async def test_a_request_above_the_message_limit_names_the_field_that_is_too_big
 @pytest.mark.asyncio
 async def test_a_request_far_above_the_message_limit_is_refused_by_the_transport() -> None:
     limit = 64 << 10
-    async with lab.running(limits=Limits(max_message_bytes=limit)) as server:
+    async with lab.running(limits=CallLimits(max_message_bytes=limit)) as server:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in server.stub.DeployDistributedModelService(deploy(description="d" * limit * 5)):
                 pass

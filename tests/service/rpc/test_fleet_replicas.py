@@ -63,7 +63,7 @@ async def test_a_replica_whose_file_says_another_overcommit_goes_by_the_newest_a
         return next(int(r.allocatable) for r in host.capacities if r.resource == "vcpu")
 
     async with whole(tmp_path, file(2)) as one:
-        await soon(lambda: one.service.directory.hosts[one.uuid_of("host-1")].usable.get("vcpu") == 8)
+        await soon(lambda: one.service.directory.hosts[one.uuid_of("host-1")].allocatable.get("vcpu") == 8)
         assert await health(one) == {"status": "SERVING", "failing": {}}
         async with whole(tmp_path, file(3)) as other:
             assert await given_out(other) == await given_out(one) == 12

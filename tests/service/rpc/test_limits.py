@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 
 from service.contract import turns
-from service.contract.frame import Limits
+from service.contract.frame import CallLimits
 from service.domain.tenants import Caller
 from tests.service.rpc import lab
 from tests.service.rpc.test_server import SERVING, health_of
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def test_more_calls_than_the_limit_are_refused_with_a_hint_while_health_answers() -> None:
-    async with lab.running(limits=Limits(max_unary=0, max_streams=2)) as server:
+    async with lab.running(limits=CallLimits(max_unary=0, max_streams=2)) as server:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest())
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -47,7 +47,7 @@ async def test_calls_that_arrive_together_wait_their_turn_while_health_answers_a
         await let_in.wait()
         return Caller()
 
-    async with lab.running(limits=Limits(max_waiting=2), identify=identify) as server:
+    async with lab.running(limits=CallLimits(max_waiting=2), identify=identify) as server:
 
         def call() -> Any:
             return asyncio.ensure_future(server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest()))
@@ -68,7 +68,7 @@ async def test_calls_that_arrive_together_wait_their_turn_while_health_answers_a
 
 
 async def test_connections_above_the_limit_are_closed_and_those_below_it_are_served() -> None:
-    async with lab.running(limits=Limits(max_connections=3)) as server:
+    async with lab.running(limits=CallLimits(max_connections=3)) as server:
         health, address = health_of(server.channel), server.server.address
         assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
         silent = [await asyncio.open_connection(address.host, address.port) for _ in range(6)]

@@ -337,7 +337,7 @@ async def test_a_target_that_is_drained_too_is_not_waited_for(tmp_path: Path) ->
 async def test_a_member_that_arrives_where_a_drain_has_begun_goes_on_to_another_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled = moves.Move._settled
+    settled = moves.LiveMove._settled
     second: list[asyncio.Task[Any]] = []
 
     async with whole(tmp_path, config_text(hosts=3, migrate_ms=20)) as lab:
@@ -345,7 +345,7 @@ async def test_a_member_that_arrives_where_a_drain_has_begun_goes_on_to_another_
         (member,) = group.instances
         name = name_of(lab, member.host_uuid)
 
-        async def overtaken(move: moves.Move, there: Any) -> Any:
+        async def overtaken(move: moves.LiveMove, there: Any) -> Any:
             """The drain of the target is stored after the machine was switched over and before that is."""
             if there is not None and there.state.executing and not second:
                 target = name_of(lab, move.member.target_host_uuid)
@@ -357,7 +357,7 @@ async def test_a_member_that_arrives_where_a_drain_has_begun_goes_on_to_another_
                 await soon(begun)
             return await settled(move, there)
 
-        monkeypatch.setattr(moves.Move, "_settled", overtaken)
+        monkeypatch.setattr(moves.LiveMove, "_settled", overtaken)
         async with never_twice(lab):
             first = await asyncio.wait_for(drain(lab, name), 60)
             steps = await asyncio.wait_for(second[0], 60)

@@ -14,7 +14,7 @@ from service.telemetry.metrics import Metrics
 
 
 @dataclass(slots=True)
-class Tools:
+class WorkerContext:
     """What every worker of a process shares."""
 
     store: Store
