@@ -158,9 +158,9 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _drain(options: argparse.Namespace) -> int:
     snapshot = codec.read_snapshot(_read(options.snapshot))
-    gang, fixed = leaving(snapshot, frozenset(options.host))
+    gangs, fixed = leaving(snapshot, frozenset(options.host))
     with _deadline(options.deadline_ms) as stop:
-        found = answered(drain(snapshot, [gang] if gang else []), stop=stop)
+        found = answered(drain(snapshot, gangs), stop=stop)
     decision = codec.write_decision(found.decision) if found.decision is not None else None
     print(codec.dumps({"moves": _moves(found.moves), "fixed": fixed, "decision": decision}))
     return CODES[found.decision.status] if found.decision is not None else int(bool(fixed))

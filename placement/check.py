@@ -101,12 +101,13 @@ def _host(host: Host, arrivals: list[tuple[Node, Assignment]], request: Request)
         yield Violation("schedulable", host.id)
     if host.id in request.excluded_hosts:
         yield Violation("excluded", host.id)
-    if any(member.exclusive for member in host.members):
+    strangers = [member for member in host.members if member.id not in request.staying]
+    if any(member.exclusive for member in strangers):
         yield Violation("exclusive", f"{host.id} belongs to an exclusive member")
     need: Counter[str] = Counter()
     cell_need: list[Counter[str]] = [Counter() for _ in host.cells]
     for node, assignment in arrivals:
-        yield from _wishes(host, node, len(arrivals) > 1)
+        yield from _wishes(host, node, bool(strangers))
         need.update(node.demand)
         yield from _cells(node, assignment, host, cell_need)
     yield from _room(host.id, need, host.capacity, host.used)
@@ -122,14 +123,14 @@ def _room(
             yield Violation("capacity", f"{where} {name}: {amount} is more than what is free")
 
 
-def _wishes(host: Host, node: Node, shared: bool) -> Iterator[Violation]:
+def _wishes(host: Host, node: Node, strangers: bool) -> Iterator[Violation]:
     if node.zone is not None and node.zone != host.zone:
         yield Violation("zone", f"{node.id} wants {node.zone}, {host.id} is in {host.zone}")
     for key, allowed in node.host_labels.items():
         if host.labels.get(key) not in allowed:
             yield Violation("label", f"{node.id} wants {key}, {host.id} has {host.labels.get(key)}")
-    if node.exclusive and (shared or host.members or any(host.used.values())):
-        yield Violation("exclusive", f"{node.id} is not alone on {host.id}")
+    if node.exclusive and strangers:
+        yield Violation("exclusive", f"{node.id} shares {host.id} with members of other gangs")
 
 
 def _cells(node: Node, assignment: Assignment, host: Host, need: list[Counter[str]]) -> Iterator[Violation]:

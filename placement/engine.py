@@ -5,14 +5,15 @@ OR-Tools is loaded only when the cheap stages have left a gap.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from placement.explain.explanation import explain
 from placement.model import Assignment, Decision, Policy, Proof, Request, Snapshot, Status
-from placement.problem.gang import Gang, collapse
+from placement.problem.gang import Gang, Landed, collapse
 from placement.search.constrained import by_model, solve_constrained
 from placement.search.incumbent import Incumbent
-from placement.search.max_placed import place_max
+from placement.search.max_placed import most_nodes
 from placement.search.reduce import needs_rules
 from placement.search.strategies import BY_STRATEGY
 from placement.stop import Stop, never
@@ -29,7 +30,7 @@ def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: 
     """
     gang = collapse(snapshot, request)
     if policy.max_placed:
-        return place_max(gang, policy, stop)
+        return as_many_as_possible(gang, policy, stop)
     incumbent = solve(gang, policy, stop)
     if incumbent.landed is None:
         return failed(gang, incumbent, policy, stop)
@@ -55,7 +56,7 @@ def placed(gang: Gang, incumbent: Incumbent, stopped: bool) -> Decision:
     closed = lower == incumbent.objective and incumbent.penalty == incumbent.penalty_bound
     return Decision(
         Status.PLACED,
-        name_nodes(gang, incumbent),
+        name_nodes(gang, incumbent.landed),
         incumbent.objective,
         lower,
         incumbent.objective,
@@ -68,12 +69,46 @@ def placed(gang: Gang, incumbent: Incumbent, stopped: bool) -> Decision:
     )
 
 
-def name_nodes(gang: Gang, incumbent: Incumbent) -> tuple[Assignment, ...]:
+def as_many_as_possible(gang: Gang, policy: Policy, stop: Stop) -> Decision:
+    """The decision that leaves out as few nodes as it can."""
+    most = most_nodes(gang, policy, stop)
+    if most.landed is None:
+        nothing = Incumbent(stage=most.stage, infeasible=most.infeasible)
+        return replace(failed(gang, nothing, policy, stop), max_placed=True)
+    found = name_nodes(gang, most.landed)
+    count = len(found)
+    closed = count >= most.upper and most.penalty == most.penalty_bound
+    return Decision(
+        Status.PLACED,
+        found,
+        count,
+        count,
+        max(most.upper, count),
+        Proof.OPTIMAL if closed else Proof.GAP,
+        most.stage,
+        gang.request.strategy,
+        most.penalty,
+        most.penalty_bound,
+        left_out(gang, found),
+        stopped=stop(),
+        max_placed=True,
+    )
+
+
+def left_out(gang: Gang, found: tuple[Assignment, ...]) -> tuple[str, ...]:
+    """The id of each node, copies counted, that has no assignment."""
+    placed = Counter(assignment.node for assignment in found)
+    return tuple(
+        identity for kind in gang.kinds for identity, copies in kind.nodes for _ in range(copies - placed[identity])
+    )
+
+
+def name_nodes(gang: Gang, landed: Landed) -> tuple[Assignment, ...]:
     """Gives each landed node of a kind one of the kind's ids; ordered as the request is."""
     waiting = [kind.ids() for kind in gang.kinds]
     hosts = gang.index.hosts
     by_node: dict[str, list[Assignment]] = {}
-    for kind, host, cells in incumbent.landed or ():
+    for kind, host, cells in landed:
         node = next(waiting[kind])
         found = Assignment(node, hosts[host].id, cells)
         if node in by_node:
@@ -91,5 +126,5 @@ def failed(gang: Gang, incumbent: Incumbent, policy: Policy, stop: Stop) -> Deci
         stage=incumbent.stage,
         strategy=gang.request.strategy,
         stopped=stop(),
-        explanation=explain(gang, solve, policy, stop),
+        explanation=explain(gang, incumbent.infeasible, solve, policy, stop),
     )

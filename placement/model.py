@@ -7,7 +7,7 @@ Mappings are copied on construction and must be treated as read-only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from placement.constraints import Constraint, SpareHosts
 from placement.outcome import (
@@ -57,6 +57,8 @@ __all__ = [
     "Snapshot",
     "Status",
     "Strategy",
+    "joined",
+    "left",
 ]
 
 MAX_CELLS = 8
@@ -78,7 +80,8 @@ class Cell:
 class Member:
     """An instance that already lives on a host. Its demand is part of the host's ``used`` already.
 
-    ``movable`` matters to drain and rebalance alone; ``cells`` are the NUMA cells that it is pinned to.
+    ``movable`` matters to drain and rebalance alone; ``cells`` are the NUMA cells that it is pinned to. ``exclusive``:
+    its host takes nodes of its own gang alone.
     """
 
     id: str
@@ -141,6 +144,45 @@ class Host:
     def rack_key(self) -> str:
         """The rack, or a rack of its own."""
         return f"rack:{self.rack}" if self.rack is not None else f"host:{self.id}"
+
+
+def left(host: Host, member: Member) -> Host:
+    """The host once a member has left it; use never falls below zero."""
+    return replace(
+        host,
+        used=_changed(host.used, member.demand, -1),
+        cells=_cells(host, member, -1),
+        members=tuple(other for other in host.members if other.id != member.id),
+    )
+
+
+def joined(host: Host, member: Member) -> Host:
+    """The host once a member lives on it, in the cells that the member names."""
+    return replace(
+        host,
+        used=_changed(host.used, member.demand, 1),
+        cells=_cells(host, member, 1),
+        members=(*host.members, member),
+    )
+
+
+def _changed(used: Mapping[str, int], amounts: Mapping[str, int], sign: int) -> dict[str, int]:
+    after = dict(used)
+    for name, amount in amounts.items():
+        after[name] = max(0, after.get(name, 0) + sign * amount)
+    return after
+
+
+def _cells(host: Host, member: Member, sign: int) -> tuple[Cell, ...]:
+    """The host's cells with the member's share taken from or added to those it is pinned to."""
+    if not member.cells:
+        return host.cells
+    named = {name for cell in host.cells for name in cell.capacity}
+    share = {name: -(-amount // len(member.cells)) for name, amount in member.demand.items() if name in named}
+    return tuple(
+        replace(cell, used=_changed(cell.used, share, sign)) if number in member.cells else cell
+        for number, cell in enumerate(host.cells)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +284,8 @@ class Snapshot:
 class Node:
     """One spec of the gang, wanted ``count`` times (each copy appears in the assignments under the same id).
 
-    ``host_labels``: key -> values, of which the host must bear one. ``exclusive``: shares its host with nobody.
+    ``host_labels``: key -> values, of which the host must bear one. ``exclusive``: shares its host with
+    members of this gang alone (other nodes of the request and staying members).
     ``cells``: 0 = floats over the host; k = its demand is split equally over k NUMA cells of the host
     (rounded up), in every resource that the cells name.
     """

@@ -85,7 +85,7 @@ class Cure:
     """One change after which the whole request fits, checked by placing it again.
 
     ``relax`` a ``family``; ``add_hosts``: ``count`` hosts like ``host``; ``free``: ``amounts`` on ``host``;
-    ``shrink`` to ``count`` nodes; ``wait``: it fits the fleet once the present guests are gone.
+    ``shrink`` to ``count`` nodes; ``wait``: it fits the hosts in service once their guests are gone.
     """
 
     kind: CureKind
@@ -100,7 +100,8 @@ class Explanation:
     """Why a request does not fit. ``permanent``: not even on the empty fleet (None where that was not settled).
 
     ``placeable``/``placeable_bound``: a placement of so many nodes is known, and no more than so many can be placed.
-    ``conflict``: a minimal set of constraint families that cannot hold together.
+    ``conflict``: constraint families that are proven not to hold together, none of which can be spared as far as the
+    budget tells; empty where nothing is proven. ``permanent`` counts every host as in service.
     """
 
     message: str

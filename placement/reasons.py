@@ -12,6 +12,7 @@ class Reason(StrEnum):
     EXCLUDED = "excluded"
     ZONE = "zone"
     LABEL = "label"
+    HELD = "held"
     NOT_EMPTY = "not_empty"
     AFFINITY = "affinity"
     ANTI_AFFINITY = "anti_affinity"

@@ -100,7 +100,6 @@ class ConstraintModel:
         self._counts()
         self._room()
         self.used = {row: self._any([v for _, v in self.on_host[row]]) for row in self.rows if self.on_host[row]}
-        self._exclusive()
         for number in range(len(gang.request.constraints)):
             self._rule(number)
         self.objective = self._placed() if partial else self._objective(strategy)
@@ -114,8 +113,6 @@ class ConstraintModel:
                 for d in range(len(gang.names)):
                     if gang.demand[k, d]:
                         most = min(most, int(gang.free[row, d] // gang.demand[k, d]))
-                if kind.sample.exclusive:
-                    most = min(most, 1)
                 if most:
                     self.count[k, row] = self.model.variable(0, most)
                     self.on_host[row].append((k, self.count[k, row]))
@@ -161,14 +158,6 @@ class ConstraintModel:
         self.model.row([*((v, 1) for v in variables), (flag, -most)], -BIG, 0)
         self.model.row([*((v, 1) for v in variables), (flag, -1)], 0, BIG)
         return flag
-
-    def _exclusive(self) -> None:
-        size = self.gang.size
-        for row in self.rows:
-            everyone = [(v, 1) for _, v in self.on_host[row]]
-            for k, v in self.on_host[row]:
-                if self.gang.kinds[k].sample.exclusive and len(everyone) > 1:
-                    self.model.row([*((w, c) for w, c in everyone if w != v), (v, size)], 0, size)
 
     def _miss(self, weight: int | None, most: int) -> int | None:
         """A variable for how much a rule is missed, or None for a hard rule."""
@@ -329,13 +318,16 @@ def solve_model(
 ) -> Verdict:
     """The best placement on the candidate hosts: first the least penalty, then the best objective.
 
-    ``work``: deterministic effort, about seconds. ``Verdict.lower`` is in the objective's own terms.
+    ``work``: deterministic effort, about seconds. ``Verdict.lower`` is in the objective's own terms. ``partial``: as
+    many nodes as possible, then the least penalty; ``lower`` is minus the most that can be placed.
     """
     ruled = ConstraintModel(gang, rows, strategy, partial)
     model = ruled.model
     statuses = model.library
     if known is not None:
         ruled.hint(known)
+    if partial:
+        return _most(ruled, work, seed, stop)
     penalty = penalty_bound = 0
     if ruled.soft:
         model.minimise(ruled.soft)
@@ -356,9 +348,33 @@ def solve_model(
     if response.status not in (statuses.OPTIMAL, statuses.FEASIBLE):
         return Verdict(known if ruled.soft else None, False, False, penalty, penalty_bound, None)
     lower = int(np.ceil(response.best_objective_bound - 1e-6))
-    if not partial and strategy is Strategy.LEAST_LOST_VALUE:
+    if strategy is Strategy.LEAST_LOST_VALUE:
         value = room_value(gang)
         if value.names:
             lower += int(value.of(free_for(gang.index, value.names)[list(ruled.used)]).sum())
     optimal = response.status == statuses.OPTIMAL and penalty == penalty_bound
     return Verdict(ruled.read(response.solution), False, optimal, penalty, penalty_bound, lower)
+
+
+def _most(ruled: ConstraintModel, work: float, seed: int, stop: Stop) -> Verdict:
+    """The most nodes that keep the hard rules, and among such placements one that misses few wishes."""
+    model, statuses = ruled.model, ruled.model.library
+    model.minimise(ruled.objective)
+    response = model.solve(work, seed, stop)
+    if response.status == statuses.INFEASIBLE:
+        return Verdict(None, True, False, 0, 0, None)
+    if response.status not in (statuses.OPTIMAL, statuses.FEASIBLE):
+        return Verdict(None, False, False, 0, 0, None)
+    lower = int(np.ceil(response.best_objective_bound - 1e-6))
+    landed, penalty, bound = ruled.read(response.solution), 0, 0
+    if ruled.soft:
+        penalty = sum(weight * int(response.solution[v]) for v, weight in ruled.soft)
+        model.row(ruled.objective, -BIG, -len(landed))
+        ruled.hint(landed)
+        model.minimise(ruled.soft)
+        second = model.solve(work, seed, stop)
+        if second.status in (statuses.OPTIMAL, statuses.FEASIBLE):
+            landed, penalty = ruled.read(second.solution), round(second.objective_value)
+            bound = int(np.ceil(second.best_objective_bound - 1e-6))
+    optimal = lower == -len(landed) and penalty == bound
+    return Verdict(landed, False, optimal, penalty, bound, lower)

@@ -29,12 +29,14 @@ from placement.problem.feasibility import impossible_rules
 from placement.problem.gang import Gang
 from placement.reasons import Family
 from placement.search.incumbent import Incumbent
-from placement.search.max_placed import place_max
+from placement.search.max_placed import most_nodes
 from placement.stop import Stop
 
 Solve = Callable[[Gang, Policy, Stop], Incumbent]
 MOST_HOSTS_ADDED = 1024
 FUNNELS = 200
+SMALL, FEW_BRANCHES = 400, 500
+"""Up to so many kinds x hosts each question is worth so much of an exact search."""
 
 
 class Inquiry:
@@ -44,31 +46,54 @@ class Inquiry:
         if gang.request.strategy is not Strategy.FEWEST_HOSTS:
             gang = replace(gang, request=replace(gang.request, strategy=Strategy.FEWEST_HOSTS))
         self.gang, self.solve, self.stop = gang, solve, stop
-        self.policy = replace(policy, rounds=60, dives=1, branches=0, max_placed=False, explain=False)
+        branches = min(policy.branches, FEW_BRANCHES) if len(gang.kinds) * len(gang.index.hosts) <= SMALL else 0
+        self.policy = replace(policy, rounds=60, dives=1, branches=branches, max_placed=False, explain=False)
 
     def fits(self, changed: Callable[[], Gang]) -> bool:
         """Whether a placement was found; after the stop nothing is built or tried any more."""
         return not self.stop() and self.solve(changed(), self.policy, self.stop).landed is not None
 
     def conflict(self) -> tuple[Family, ...]:
-        """Families that cannot hold together, none of which can be spared, as far as the budget tells."""
+        """Families that are proven not to hold together; none can be spared, as far as the budget tells.
+
+        A family is let go only where the rest is proven impossible without it.
+        """
         kept = list(families(self.gang))
         dropped: list[Family] = []
         for family in list(kept):
-            gone = [*dropped, family]
-            if len(kept) > 1 and not self.fits(partial(without, self.gang, gone)) and not self.stop():
+            if len(kept) > 1 and self.proven_impossible(partial(without, self.gang, [*dropped, family])):
                 kept.remove(family)
                 dropped.append(family)
         return tuple(kept)
 
+    def proven_impossible(self, changed: Callable[[], Gang]) -> bool:
+        """Whether no placement exists; False also where that stays open."""
+        return not self.stop() and self.solve(changed(), self.policy, self.stop).infeasible
+
     def permanent(self) -> bool | None:
-        """True when proven impossible on the empty fleet, False when it fits there, None when that is open."""
-        if self.stop():
+        """True when proven impossible on the empty fleet with all hosts in service, False when it fits there.
+
+        None when that is open. Its own members are tried both as gone and as staying.
+        """
+        proven = True
+        for own_stay in (False, True) if self.gang.request.staying else (False,):
+            if self.stop():
+                return None
+            incumbent = self.solve(on_empty_fleet(self.gang, True, own_stay), self.policy, self.stop)
+            if incumbent.landed is not None:
+                return False
+            proven &= incumbent.infeasible
+        return True if proven else None
+
+    def patience(self) -> Cure | None:
+        """To wait, where it fits the hosts in service once their guests are gone, its own members too or not."""
+        index = self.gang.index
+        if not index.inhabited and bool((index.free == index.capacity).all()):
             return None
-        incumbent = self.solve(on_empty_fleet(self.gang), self.policy, self.stop)
-        if incumbent.landed is not None:
-            return False
-        return True if incumbent.infeasible else None
+        for own_stay in (True, False) if self.gang.request.staying else (False,):
+            if not self.fits(partial(on_empty_fleet, self.gang, False, own_stay)):
+                return None
+        return Cure(CureKind.WAIT)
 
     def relaxations(self) -> list[Cure]:
         """The single families without which it fits."""
@@ -100,8 +125,7 @@ class Inquiry:
             return None
         lacking = miss.shortages
         host = self.gang.index.hosts[self.gang.index.position[miss.host]]
-        used = {short.resource: host.capacity.get(short.resource, 0) - host.free(short.resource) for short in lacking}
-        if any(short.missing > used[short.resource] for short in lacking):
+        if any(short.missing > host.used.get(short.resource, 0) for short in lacking):
             return None
         amounts = {shortage.resource: shortage.missing for shortage in lacking}
         if not self.fits(partial(with_room, self.gang, miss.host, amounts)):
@@ -128,8 +152,11 @@ def template(gang: Gang, stuck: int | None) -> Host | None:
     return index.hosts[int(rows[np.argmax(size)])]
 
 
-def explain(gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> Explanation:
-    """Funnel, nearest miss, shortages; with ``policy.explain`` also counts, conflict, cures and permanence."""
+def explain(gang: Gang, impossible: bool, solve: Solve, policy: Policy, stop: Stop) -> Explanation:
+    """Funnel, nearest miss, shortages; with ``policy.explain`` also counts, conflict, cures and permanence.
+
+    ``impossible``: whether that is proven; without a proof no families are said to be in conflict.
+    """
     numbers = sorted(range(len(gang.kinds)), key=lambda k: -int(gang.counts[k]))[:FUNNELS]
     funnels = tuple(funnel(gang, number) for number in sorted(numbers))
     stuck = next((n for n, row in zip(sorted(numbers), funnels, strict=True) if not row.candidates), None)
@@ -140,28 +167,26 @@ def explain(gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> Explanation
     if not policy.explain or stop():
         return simple
     inquiry = Inquiry(gang, solve, policy, stop)
-    most = place_max(gang, inquiry.policy, stop)
+    most = most_nodes(gang, inquiry.policy, stop)
+    placeable = len(most.landed or ())
     return replace(
         simple,
-        placeable=most.lower_bound,
-        placeable_bound=most.upper_bound,
-        conflict=inquiry.conflict(),
-        permanent=(permanent := inquiry.permanent()),
-        cures=cures(inquiry, stuck, miss, most.lower_bound or 0, permanent),
+        placeable=placeable,
+        placeable_bound=most.upper,
+        conflict=inquiry.conflict() if impossible else (),
+        permanent=inquiry.permanent(),
+        cures=cures(inquiry, stuck, miss, placeable),
     )
 
 
-def cures(
-    inquiry: Inquiry, stuck: int | None, miss: NearestMiss | None, placeable: int, permanent: bool | None
-) -> tuple[Cure, ...]:
+def cures(inquiry: Inquiry, stuck: int | None, miss: NearestMiss | None, placeable: int) -> tuple[Cure, ...]:
     """The changes found to help, each tried: relax one family, free room on one host, add hosts, shrink, wait."""
     found = inquiry.relaxations()
     found.extend(cure for cure in (inquiry.free_room(miss), inquiry.more_hosts(stuck)) if cure is not None)
     if 0 < placeable < inquiry.gang.size:
         found.append(Cure(CureKind.SHRINK, count=placeable))
-    if permanent is False:
-        found.append(Cure(CureKind.WAIT))
-    return tuple(found)
+    patience = inquiry.patience()
+    return (*found, patience) if patience is not None else tuple(found)
 
 
 def message(

@@ -43,7 +43,7 @@ def static_masks(gang: Gang, number: int) -> Masks:
     """(reason, bool[H] hosts that pass) for everything but room, in the order of ``Reason``."""
     index, kind = gang.index, gang.kinds[number]
     node = kind.sample
-    masks: Masks = [(Reason.UNSCHEDULABLE, index.open)]
+    masks: Masks = [(Reason.UNSCHEDULABLE, index.schedulable)]
     if gang.request.excluded_hosts:
         excluded = gang.request.excluded_hosts
         kept = np.fromiter((host.id not in excluded for host in index.hosts), np.bool_, len(index.hosts))
@@ -51,8 +51,9 @@ def static_masks(gang: Gang, number: int) -> Masks:
     if node.zone is not None:
         masks.append((Reason.ZONE, index.zone == index.zones.get(node.zone, -1)))
     masks.extend((Reason.LABEL, index.label_mask(key, values)) for key, values in node.host_labels.items())
+    masks.append((Reason.HELD, gang.unheld))
     if node.exclusive:
-        masks.append((Reason.NOT_EMPTY, index.empty))
+        masks.append((Reason.NOT_EMPTY, gang.unshared))
     return masks + _rule_masks(gang, number)
 
 
@@ -79,7 +80,10 @@ def _rule_masks(gang: Gang, number: int) -> Masks:
 
 
 def nearest_miss(gang: Gang, number: int) -> NearestMiss | None:
-    """The allowed host that lacks the least of one node, by the sum of missing shares of the demand."""
+    """The allowed host that lacks the least of one node, by the sum of missing shares of the demand.
+
+    What is used beyond capacity (a lowered ratio, an unknown guest) is missing too.
+    """
     mask = np.ones(len(gang.index.hosts), np.bool_)
     for _, allowed in static_masks(gang, number):
         mask = mask & allowed
@@ -87,6 +91,10 @@ def nearest_miss(gang: Gang, number: int) -> NearestMiss | None:
     if not len(rows):
         return None
     missing = np.maximum(0, gang.demand[number] - gang.free[rows])
+    for column, name in enumerate(gang.names):
+        for spot in np.flatnonzero((gang.free[rows, column] == 0) & (missing[:, column] > 0)).tolist():
+            host = gang.index.hosts[int(rows[spot])]
+            missing[spot, column] += max(0, host.used.get(name, 0) - host.capacity.get(name, 0))
     shares = (missing / np.maximum(1, gang.demand[number])).sum(axis=1)
     best = int(np.argmin(shares))
     lacking = tuple(
@@ -100,7 +108,7 @@ def shortages(gang: Gang) -> tuple[Shortage, ...]:
     missing = []
     for column, name in enumerate(gang.names):
         need = sum(int(n) * int(a) for n, a in zip(gang.counts, gang.demand[:, column], strict=True))
-        have = int(gang.free[gang.index.open, column].sum())
+        have = int(gang.free[gang.index.schedulable & gang.unheld, column].sum())
         if need > have:
             missing.append(Shortage(name, need - have))
     return tuple(missing)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from placement.constraints import Apart, AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
-from placement.model import Host, Node, Request
+from placement.model import Host, Member, Node, Request, joined
 from placement.problem.gang import Gang, collapse_on
 from placement.problem.index import FleetIndex
 from placement.reasons import Family
@@ -30,7 +30,7 @@ def families(gang: Gang) -> tuple[Family, ...]:
         Family.ZONE: any(node.zone is not None for node in nodes),
         Family.LABELS: any(node.host_labels for node in nodes),
         Family.EXCLUDED: bool(gang.request.excluded_hosts),
-        Family.UNSCHEDULABLE: not bool(gang.index.open.all()),
+        Family.UNSCHEDULABLE: not bool(gang.index.schedulable.all()),
         Family.EXCLUSIVE: any(node.exclusive for node in nodes),
         Family.NUMA: any(node.cells for node in nodes),
     }
@@ -53,7 +53,7 @@ def without(gang: Gang, dropped: Iterable[Family]) -> Gang:
     request = Request(nodes, gang.request.strategy, rules, excluded, gang.request.staying)
     index = gang.index
     if Family.UNSCHEDULABLE in gone:
-        index = replace(index, open=np.ones_like(index.open), cache={})
+        index = replace(index, schedulable=np.ones_like(index.schedulable), cache={})
     return collapse_on(index, gang.flavours, request)
 
 
@@ -79,16 +79,48 @@ def _node_without(node: Node, gone: frozenset[Family]) -> Node:
     )
 
 
-def on_empty_fleet(gang: Gang) -> Gang:
-    """The gang on the same hosts with every guest gone and every host in service."""
+def on_empty_fleet(gang: Gang, reopened: bool, own_stay: bool) -> Gang:
+    """The gang on the same hosts with every guest gone.
+
+    ``reopened``: with every host in service. ``own_stay``: but for this gang's own members, which stay with what they
+    are known to use.
+    """
     index = gang.index
-    everywhere = np.ones_like(index.open)
-    hosts = index.hosts
-    if any(host.cells for host in hosts):
-        hosts = tuple(replace(host, cells=tuple(replace(cell, used={}) for cell in host.cells)) for host in hosts)
-    empty = replace(index, hosts=hosts, free=index.capacity, open=everywhere, empty=everywhere, inhabited=(), cache={})
-    request = replace(gang.request, staying={}) if gang.request.staying else gang.request
-    return collapse_on(empty, gang.flavours, request)
+    staying = gang.request.staying if own_stay else {}
+    homes = set(staying.values())
+    free = index.capacity.copy()
+    hosts = list(index.hosts)
+    inhabited = []
+    for row, host in enumerate(hosts):
+        if host.members or host.cells or host.id in homes:
+            own = tuple(member for member in host.members if member.id in staying)
+            hosts[row] = _emptied(host, own)
+            for member in own:
+                free[row] -= [member.demand.get(name, 0) for name in index.resources]
+            if own:
+                inhabited.append(row)
+    everywhere = np.ones_like(index.schedulable)
+    empty = everywhere.copy()
+    empty[inhabited] = False
+    fleet = replace(
+        index,
+        hosts=tuple(hosts),
+        free=np.maximum(free, 0),
+        schedulable=everywhere if reopened else index.schedulable,
+        shared=np.array([not any(member.exclusive for member in host.members) for host in hosts], np.bool_),
+        empty=empty,
+        inhabited=tuple(inhabited),
+        cache={},
+    )
+    return collapse_on(fleet, gang.flavours, gang.request)
+
+
+def _emptied(host: Host, own: tuple[Member, ...]) -> Host:
+    """The host with these members of it alone."""
+    bare = replace(host, used={}, members=(), cells=tuple(replace(cell, used={}) for cell in host.cells))
+    for member in own:
+        bare = joined(bare, member)
+    return bare
 
 
 def with_hosts(gang: Gang, host: Host, copies: int) -> Gang:
@@ -110,11 +142,12 @@ def with_hosts(gang: Gang, host: Host, copies: int) -> Gang:
 
 
 def with_room(gang: Gang, host: str, amounts: Mapping[str, int]) -> Gang:
-    """The gang with more room on one host."""
+    """The gang with less of some resources used on one host."""
     index = gang.index
     free = index.free.copy()
     row = index.position[host]
+    one = index.hosts[row]
     for name, amount in amounts.items():
         if name in index.resources:
-            free[row, index.resources[name]] += amount
+            free[row, index.resources[name]] = max(0, one.capacity.get(name, 0) - one.used.get(name, 0) + amount)
     return collapse_on(replace(index, free=free, cache={}), gang.flavours, gang.request)

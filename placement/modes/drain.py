@@ -10,8 +10,8 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from placement.constraints import Constraint
-from placement.model import Assignment, Decision, Host, Member, Request, Snapshot, Status, Strategy
-from placement.modes.moves import Move, joined, left, node_of
+from placement.model import Assignment, Decision, Host, Member, Request, Snapshot, Status, Strategy, joined, left
+from placement.modes.moves import Move, node_of
 from placement.resources import InvalidPlacementInput
 
 
@@ -79,11 +79,12 @@ def leaving(
     hosts: frozenset[str],
     constraints: tuple[Constraint, ...] = (),
     strategy: Strategy = Strategy.LEAST_LOST_VALUE,
-) -> tuple[Leaving | None, tuple[str, ...]]:
-    """(the movable members of some hosts as one gang, None where there are none; the ids of those that are fixed).
+) -> tuple[tuple[Leaving, ...], tuple[str, ...]]:
+    """(the movable members of some hosts as gangs, the ids of those that are fixed).
 
-    They stay in their zones. ``constraints`` select members by labels. Raises ``InvalidPlacementInput`` for an unknown
-    host or two members with the same id.
+    Each member that wants its host for its own gang alone is one by itself, since the gang is not known; all others are
+    one together. They stay in their zones. ``constraints`` select members by labels. Raises ``InvalidPlacementInput``
+    for an unknown host or two members with the same id.
     """
     unknown = sorted(hosts - {host.id for host in snapshot.hosts})
     if unknown:
@@ -93,10 +94,10 @@ def leaving(
     fixed = tuple(member.id for member, _ in there if not member.movable)
     if len(movable) + len(fixed) != len(there):
         raise InvalidPlacementInput("hosts", "two members have the same id")
-    if not movable:
-        return None, fixed
-    nodes = tuple(node_of(member, host) for member, host in movable.values())
-    return Leaving(Request(nodes, strategy, constraints, hosts)), fixed
+    nodes = [node_of(member, host) for member, host in movable.values()]
+    together = tuple(node for node in nodes if not node.exclusive)
+    gangs = [*((node,) for node in nodes if node.exclusive), *([together] if together else [])]
+    return tuple(Leaving(Request(gang, strategy, constraints, hosts)) for gang in gangs), fixed
 
 
 Arriving = list[tuple[Member, str]]

@@ -12,8 +12,8 @@ import numpy as np
 
 from placement.constraints import Constraint
 from placement.engine import DEFAULT, place
-from placement.model import Host, Member, Policy, Request, Snapshot
-from placement.modes.moves import Move, joined, left, node_of
+from placement.model import Host, Member, Policy, Request, Snapshot, joined, left
+from placement.modes.moves import Move, node_of
 from placement.problem.gang import collapse
 from placement.problem.index import Ints
 from placement.problem.scoring import RoomValue, free_for, room_value

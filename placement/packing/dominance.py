@@ -53,7 +53,11 @@ def _alike(packing: Packing) -> tuple[Ints, Bools]:
 
 
 def _room(packing: Packing) -> Ints:
-    return packing.caps if packing.cells is None else packing.cells.caps.reshape(len(packing.caps), -1)
+    """int64[C, .]: what a class has, in all that a pattern has to fit."""
+    if packing.cells is None:
+        return packing.caps
+    cells = packing.cells.caps.reshape(len(packing.caps), -1)
+    return np.concatenate([cells, packing.caps], axis=1) if packing.cells.tight.any() else cells
 
 
 def _not_outclassed(packing: Packing, alike: tuple[Ints, Bools], most: int) -> Ints:

@@ -72,7 +72,10 @@ def fill(
             if stop() or (most is not None and used >= most):
                 return loads, left
             mine = [kind for kind in waiting if may[kind]]
-            pattern = first_fit_cells(packing, cls, left, mine) if pinned else _first_fit(caps[cls], demand, left, mine)
+            if pinned:
+                pattern = first_fit_cells(packing, cls, caps[cls], demand, left, mine)
+            else:
+                pattern = _first_fit(caps[cls], demand, left, mine)
             if not pattern:
                 break
             times = min(free_hosts, *(left[kind] // copies for kind, copies in pattern))
@@ -106,28 +109,33 @@ def _first_fit(cap: list[int], demand: list[list[int]], left: list[int], order: 
     return pattern
 
 
-def first_fit_cells(packing: Packing, cls: int, left: Sequence[int], order: Sequence[int]) -> list[tuple[int, int]]:
-    """(kind, copies) that fill one host's two NUMA cells, in the given order."""
+def first_fit_cells(
+    packing: Packing, cls: int, cap: list[int], demand: list[list[int]], left: Sequence[int], order: Sequence[int]
+) -> list[tuple[int, int]]:
+    """(kind, copies) that fill one host and its two NUMA cells, in the given order."""
     assert packing.cells is not None
+    whole = list(cap)
     rooms: list[list[int]] = packing.cells.caps[cls].tolist()
     shares, wanted = packing.cells.share.tolist(), packing.cells.wanted.tolist()
     pattern = []
     for kind in order:
-        share, copies = shares[kind], left[kind]
+        share, size = shares[kind], demand[kind]
+        copies = min([left[kind], *(have // amount for have, amount in zip(whole, size, strict=True) if amount)])
         if wanted[kind] == 2:
-            copies = min([copies, *(room[d] // size for room in rooms for d, size in enumerate(share) if size)])
+            copies = min([copies, *(room[d] // part for room in rooms for d, part in enumerate(share) if part)])
             taken = [copies, copies]
         else:
             taken = []
             for room in rooms:
-                fit = min([copies - sum(taken), *(room[d] // size for d, size in enumerate(share) if size)])
+                fit = min([copies - sum(taken), *(room[d] // part for d, part in enumerate(share) if part)])
                 taken.append(fit)
             copies = sum(taken)
         if copies:
             pattern.append((kind, copies))
+            whole = [have - amount * copies for have, amount in zip(whole, size, strict=True)]
             for room, times in zip(rooms, taken, strict=True):
-                for d, size in enumerate(share):
-                    room[d] -= size * times
+                for d, part in enumerate(share):
+                    room[d] -= part * times
     return pattern
 
 

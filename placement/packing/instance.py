@@ -21,16 +21,19 @@ class Cells:
     """Two NUMA cells a host, smaller first; a host with one cell has a second without room.
 
     ``share``: int64[K, R] what one cell gives to one of the kind; ``wanted``: int64[K] cells it is split over (1 or
-    2); ``caps``: int64[C, 2, R] the cells' room.
+    2); ``caps``: int64[C, 2, R] the cells' room. A host may have less room than its cells together: guests that are not
+    pinned, a reserve and a ratio below one take from the host alone, so a pattern must fit both. ``tight``: bool[C]
+    hosts of which this is so.
     """
 
     share: Ints
     wanted: Ints
     caps: Ints
+    tight: Bools
 
     def part(self, kinds: Ints, classes: Ints) -> Cells:
         """The cells of some kinds and classes."""
-        return Cells(self.share[kinds], self.wanted[kinds], self.caps[classes])
+        return Cells(self.share[kinds], self.wanted[kinds], self.caps[classes], self.tight[classes])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +140,8 @@ def classes_of(
         told.extend(cells.caps[:, cell, d] for cell in (0, 1) for d in range(cells.caps.shape[2]))
     order, first = _grouped(told, len(kept))
     if cells is not None:
-        cells = Cells(cells.share, cells.wanted, cells.caps[order[first]])
+        tight = np.logical_or.reduceat(cells.tight[order], first) if len(first) else cells.tight[:0]
+        cells = Cells(cells.share, cells.wanted, cells.caps[order[first]], tight)
     hosts = np.diff(np.append(first, len(kept)))
     rows = Rows.of_sizes(kept[order], hosts)
     first = order[first]
@@ -156,7 +160,7 @@ def _small_cells(cells: Cells, counts: Ints, kept: Ints) -> Cells:
         swap |= equal & (caps[:, 0, column] > caps[:, 1, column])
         equal &= caps[:, 0, column] == caps[:, 1, column]
     caps[swap] = caps[swap][:, ::-1]
-    return Cells(share, cells.wanted, caps)
+    return Cells(share, cells.wanted, caps, cells.tight[kept])
 
 
 def _in_smallest_units(demand: Ints, counts: Ints, free: Ints, fixed: Ints | None) -> tuple[Ints, Ints, Ints]:

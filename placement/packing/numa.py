@@ -6,14 +6,18 @@ host's best pattern is the best u of both(u) + one(first cell - u) + one(second 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from placement.packing.fill import first_fit_cells
 from placement.packing.instance import NO_ROWS, Cells, Packing
 from placement.packing.knapsack import DenseTable, Table
 from placement.problem.gang import Gang, Landed, cell_demand
-from placement.problem.index import Ints
+from placement.problem.index import Bools, Ints
 
 CELL_TABLE = 1 << 18
+WHOLE_TABLE = 4_000_000
 
 
 def pair_cells(gang: Gang) -> Cells | None:
@@ -33,11 +37,16 @@ def pair_cells(gang: Gang) -> Cells | None:
     unit = np.maximum(1, np.gcd.reduce(share[:, asked], axis=0))
     if float(np.prod(np.maximum(caps, 0).max(axis=(0, 1)) // unit + 1.0)) > CELL_TABLE:
         return None
-    return Cells(share[:, asked], wanted, caps)
+    columns = [gang.names.index(name) for name in np.array(names)[asked].tolist()]
+    tight: Bools = (gang.free[:, columns] < np.maximum(caps, 0).sum(axis=1)).any(axis=1)
+    return Cells(share[:, asked], wanted, caps, tight)
 
 
 class CellPricer:
-    """Prices hosts of two cells; exact but for counts, which it bounds a cell instead of a host."""
+    """Prices hosts of two cells; exact but for counts, which it bounds a cell instead of a host.
+
+    A host that is tighter than its cells is bounded by the cells and by the host, each by itself.
+    """
 
     def __init__(self, packing: Packing) -> None:
         assert packing.cells is not None
@@ -47,6 +56,9 @@ class CellPricer:
         self.one = DenseTable(self._cell_packing(self.single))
         self.both = DenseTable(self._cell_packing(self.double))
         self.split: dict[int, tuple[int, ...]] = {}
+        self.values = np.zeros(len(packing.counts), np.int64)
+        fits = DenseTable.cells(packing) <= WHOLE_TABLE
+        self.whole = DenseTable(packing) if packing.cells.tight.any() and fits else None
 
     def _cell_packing(self, kinds: Ints) -> Packing:
         """Kinds packed into one cell; its single class per group is the largest cell, so the table covers all."""
@@ -66,6 +78,7 @@ class CellPricer:
 
     def price(self, values: Ints) -> Ints:
         """See ``knapsack.Pricer``."""
+        self.values = values
         self.one.price(values[self.single])
         self.both.price(values[self.double])
         worth = np.zeros(len(self.packing.caps), np.int64)
@@ -79,6 +92,9 @@ class CellPricer:
             best = int(np.argmax(shared))
             self.split[cls] = tuple(int(part) for part in np.unravel_index(best, common))
             worth[cls] = shared.reshape(-1)[best]
+        if self.whole is not None:
+            tight = self.cells.tight
+            worth[tight] = np.minimum(worth, self.whole.price(values))[tight]
         return worth
 
     def patterns(self, cls: int) -> list[tuple[int, ...]]:
@@ -88,7 +104,21 @@ class CellPricer:
         pattern[self.double] = self.both.walk(group, used.tolist())
         for cell in self.cells.caps[cls]:
             pattern[self.single] += np.array(self.one.walk(group, (cell - used).tolist()), np.int64)
-        return [tuple(pattern.tolist())]
+        if not self.cells.tight[cls]:
+            return [tuple(pattern.tolist())]
+        found = [pattern.tolist(), *(self.whole.patterns(cls) if self.whole is not None else ())]
+        return list(dict.fromkeys(self._cut(cls, wanted) for wanted in found))
+
+    def _cut(self, cls: int, wanted: Sequence[int]) -> tuple[int, ...]:
+        """The part of a pattern that fits the host and its cells, the most valuable for their size first."""
+        packing = self.packing
+        size = (packing.demand / np.maximum(1, packing.caps[cls])).sum(axis=1)
+        order = np.argsort(-self.values / np.maximum(size, 1e-12), kind="stable").tolist()
+        pattern = [0] * len(wanted)
+        room, demand = packing.caps[cls].tolist(), packing.demand.tolist()
+        for kind, copies in first_fit_cells(packing, cls, room, demand, wanted, order):
+            pattern[kind] = copies
+        return tuple(pattern)
 
 
 def _downward(table: Table, start: Ints, extent: tuple[int, ...]) -> Ints:

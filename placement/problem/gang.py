@@ -46,8 +46,9 @@ class Kind:
 class Gang:
     """K kinds over R' resources (those that somebody asks for).
 
-    ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet; ``settled``:
-    numbers of the rules that the kinds' confinement keeps.
+    ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet. ``unheld``:
+    bool[H] hosts where no stranger (a member that is not one of this gang's) wants the host for its own gang alone;
+    ``unshared``: those where no stranger lives. ``settled``: numbers of the rules that the kinds' confinement keeps.
     """
 
     request: Request
@@ -59,6 +60,8 @@ class Gang:
     counts: Ints
     free: Ints
     capacity: Ints
+    unheld: Bools
+    unshared: Bools
     settled: frozenset[int] = frozenset()
 
     @property
@@ -145,22 +148,36 @@ def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Reque
             capacity[:, column] = index.capacity[:, index.resources[name]]
     counts = np.array([kind.count for kind in kinds], np.int64)
     demand = demand.reshape(len(kinds), len(names))
-    return Gang(request, index, flavours, tuple(kinds), names, demand, counts, free, capacity)
+    who = _without_strangers(index, request)
+    return Gang(request, index, flavours, tuple(kinds), names, demand, counts, free, capacity, *who)
+
+
+def _without_strangers(index: FleetIndex, request: Request) -> tuple[Bools, Bools]:
+    """(hosts that no stranger holds for its own gang, hosts where no stranger lives); see ``Gang``."""
+    unheld, unshared = index.shared.copy(), np.ones(len(index.hosts), np.bool_)
+    unshared[list(index.inhabited)] = False
+    for host in sorted(set(request.staying.values())):
+        row = index.position.get(host)
+        if row is not None:
+            strangers = [member for member in index.hosts[row].members if member.id not in request.staying]
+            unheld[row], unshared[row] = not any(member.exclusive for member in strangers), not strangers
+    return unheld, unshared
 
 
 def allowed_hosts(gang: Gang, kind: Kind) -> Bools:
-    """bool[H]: hosts that the kind may use by zone, labels, exclusion and emptiness, whatever their room."""
+    """bool[H]: hosts that the kind may use by zone, labels, exclusion and who lives there, whatever their room."""
     index, node = gang.index, kind.sample
-    mask = index.open if kind.within is None else index.open & kind.within
+    mask = index.schedulable & gang.unheld
+    if kind.within is not None:
+        mask &= kind.within
     if gang.request.excluded_hosts:
-        mask = mask.copy()
         mask[[index.position[host] for host in gang.request.excluded_hosts if host in index.position]] = False
     if node.zone is not None:
         mask = mask & (index.zone == index.zones.get(node.zone, -1))
     for key, values in node.host_labels.items():
         mask = mask & index.label_mask(key, values)
     if node.exclusive:
-        mask = mask & index.empty
+        mask = mask & gang.unshared
     if node.cells:
         _, cells = index.cells()
         mask = mask & ((cells >= 0).any(axis=2).sum(axis=1) >= node.cells) if cells.size else mask & False

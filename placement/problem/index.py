@@ -23,8 +23,8 @@ class FleetIndex:
     """Arrays over H hosts, sorted by id so that the snapshot's own order does not matter.
 
     ``capacity``, ``free``: int64[H, R] in the hosts' units, R = ``resources``. ``zone``, ``rack``: int64[H] codes
-    into ``zones`` and ``racks``. ``empty``: nothing uses it. ``open``: schedulable and not held by an exclusive
-    member.
+    into ``zones`` and ``racks``. ``empty``: nothing uses it and nobody lives there. ``schedulable``: in service.
+    ``shared``: nobody lives there who wants the host for its own gang alone. ``inhabited``: rows where members live.
     """
 
     hosts: tuple[Host, ...]
@@ -36,7 +36,8 @@ class FleetIndex:
     zone: Ints
     racks: dict[str, int]
     rack: Ints
-    open: Bools
+    schedulable: Bools
+    shared: Bools
     empty: Bools
     inhabited: tuple[int, ...]
     cache: dict[object, object]
@@ -63,7 +64,8 @@ class FleetIndex:
             zone=np.fromiter((zones[host.zone] for host in hosts), np.int64, len(hosts)),
             racks=racks,
             rack=np.fromiter((racks[host.rack_key] for host in hosts), np.int64, len(hosts)),
-            open=np.fromiter((_is_open(host) for host in hosts), np.bool_, len(hosts)),
+            schedulable=np.fromiter((host.schedulable for host in hosts), np.bool_, len(hosts)),
+            shared=np.fromiter(map(_is_shared, hosts), np.bool_, len(hosts)),
             empty=np.fromiter((host.empty for host in hosts), np.bool_, len(hosts)),
             inhabited=tuple(number for number, host in enumerate(hosts) if host.members),
             cache={},
@@ -89,7 +91,8 @@ class FleetIndex:
             free=self.free.copy(),
             zone=self.zone.copy(),
             rack=self.rack.copy(),
-            open=self.open.copy(),
+            schedulable=self.schedulable.copy(),
+            shared=self.shared.copy(),
             empty=self.empty.copy(),
             cache=dict(self.cache) if kept else {},
         )
@@ -100,7 +103,8 @@ class FleetIndex:
                 after.capacity[row, column] = host.capacity.get(name, 0)
                 after.free[row, column] = host.free(name)
             after.zone[row], after.rack[row] = self.zones[host.zone], self.racks[host.rack_key]
-            after.open[row], after.empty[row] = _is_open(host), host.empty
+            after.schedulable[row], after.shared[row] = host.schedulable, _is_shared(host)
+            after.empty[row] = host.empty
             (inhabited.add if host.members else inhabited.discard)(row)
         if not kept:
             _check_totals(after.hosts, self.resources)
@@ -108,7 +112,7 @@ class FleetIndex:
 
     @staticmethod
     def appended(index: FleetIndex, new: tuple[Host, ...]) -> FleetIndex:
-        """The index with hosts added behind the others; rebuilt where they bring new resources or zones."""
+        """The index with hosts added after the others; rebuilt where they bring new resources or zones."""
         names = set(index.resources)
         if not all(set(host.capacity) <= names and host.zone in index.zones for host in new):
             return FleetIndex.build((*index.hosts, *new))
@@ -127,7 +131,10 @@ class FleetIndex:
             zone=np.concatenate([index.zone, np.array([index.zones[host.zone] for host in new], np.int64)]),
             racks=racks,
             rack=np.concatenate([index.rack, np.array([racks[host.rack_key] for host in new], np.int64)]),
-            open=np.concatenate([index.open, np.fromiter(map(_is_open, new), np.bool_, count)]),
+            schedulable=np.concatenate(
+                [index.schedulable, np.fromiter((host.schedulable for host in new), np.bool_, count)]
+            ),
+            shared=np.concatenate([index.shared, np.fromiter(map(_is_shared, new), np.bool_, count)]),
             empty=np.concatenate([index.empty, np.fromiter((host.empty for host in new), np.bool_, count)]),
             cache={},
         )
@@ -196,8 +203,8 @@ def _codes(names: Iterable[str]) -> dict[str, int]:
     return codes
 
 
-def _is_open(host: Host) -> bool:
-    return host.schedulable and not any(member.exclusive for member in host.members)
+def _is_shared(host: Host) -> bool:
+    return not any(member.exclusive for member in host.members)
 
 
 def _matrix(hosts: tuple[Host, ...], resources: dict[str, int], read: Callable[[Host, str], int]) -> Ints:

@@ -37,8 +37,6 @@ class PlacementState:
         for column in range(len(self.gang.names)):
             if self.gang.demand[number, column]:
                 mask &= self.free[:, column] >= self.gang.demand[number, column]
-        if node.exclusive:
-            mask &= self.landed == 0
         if node.cells:
             mask &= self.enough_cells(number)
         return mask
@@ -79,8 +77,6 @@ class PlacementState:
             tightest = sorted(fit, key=lambda cell: (tuple(self.cells[host, cell]), cell))
             chosen = tuple(sorted(int(cell) for cell in tightest[: node.cells]))
             self.cells[host, list(chosen)] -= share
-        if node.exclusive:
-            self.closed[host] = True
         for tally, part in zip(self.tallies, self.gang.kinds[number].parts, strict=True):
             tally.add(part, host)
         self.assignments.append((number, host, chosen))
@@ -92,3 +88,12 @@ class PlacementState:
     def keeps_hard_rules(self) -> bool:
         """Whether every hard rule holds for what is landed."""
         return all(tally.rule.weight is not None or tally.missed() == 0 for tally in self.tallies)
+
+
+def penalty_of(gang: Gang, landed: Landed) -> int:
+    """The weight of the wishes that a placement misses."""
+    tallies = [Tally.start(gang, number) for number in range(len(gang.request.constraints))]
+    for kind, host, _ in landed:
+        for tally, part in zip(tallies, gang.kinds[kind].parts, strict=True):
+            tally.add(part, host)
+    return sum(tally.missed() * tally.rule.weight for tally in tallies if tally.rule.weight is not None)

@@ -60,8 +60,7 @@ class Tally:
         coming = sum(kind.count for kind in gang.kinds if kind.parts[number] == FIRST)
         empty = domain[:0]
         if isinstance(rule, SpareHosts):
-            schedulable = np.array([host.schedulable for host in gang.index.hosts], np.bool_)
-            empty = (gang.index.empty & schedulable).astype(np.int64)
+            empty = (gang.index.empty & gang.index.schedulable).astype(np.int64)
         zeros = np.zeros(size, np.int64)
         return cls(rule, domain, first, second, zeros, zeros.copy(), coming, empty)
 

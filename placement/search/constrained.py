@@ -16,7 +16,7 @@ from placement.constraints import Scope, Together
 from placement.model import Policy
 from placement.packing.instance import Load
 from placement.problem.feasibility import domains_with_room, impossible_rules
-from placement.problem.gang import FIRST, Gang, fitting_hosts
+from placement.problem.gang import FIRST, Gang, Landed, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value
 from placement.problem.state import PlacementState
@@ -170,13 +170,7 @@ def by_model(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, incumbe
     """CP-SAT over all useful hosts where they are few, else over the best hundred."""
     from placement.exact.constraint_model import solve_model
 
-    useful = np.zeros(len(gang.index.hosts), np.bool_)
-    for number in range(len(gang.kinds)):
-        useful |= fitting_hosts(gang, number)
-    rows = np.flatnonzero(useful)
-    whole = len(rows) <= CANDIDATES
-    if not whole:
-        rows = _candidates(gang, rows, incumbent)
+    rows, whole = candidates(gang, incumbent.landed)
     if len(rows) * len(gang.kinds) > MODEL_SIZE:
         return
     if strategy is Strategy.LEAST_LOST_VALUE and len(rows) * len(room_value(gang).flavours) > MODEL_SIZE:
@@ -194,9 +188,18 @@ def by_model(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, incumbe
             incumbent.lower = max(incumbent.lower, verdict.lower)
 
 
-def _candidates(gang: Gang, rows: Ints, incumbent: Incumbent) -> Ints:
-    """The hosts of the best answer and the roomiest others, at most five a rack."""
-    mine = sorted({host for _, host, _ in incumbent.landed or ()})[:CANDIDATES]
+def candidates(gang: Gang, landed: Landed | None) -> tuple[Ints, bool]:
+    """(rows of the hosts for a model, whether these are all that can take anything).
+
+    Where those are too many: the hosts of a known placement and the roomiest others, at most five a rack.
+    """
+    useful = np.zeros(len(gang.index.hosts), np.bool_)
+    for number in range(len(gang.kinds)):
+        useful |= fitting_hosts(gang, number)
+    rows = np.flatnonzero(useful)
+    if len(rows) <= CANDIDATES:
+        return rows, True
+    mine = sorted({host for _, host, _ in landed or ()})[:CANDIDATES]
     largest = np.maximum(1, gang.free.max(axis=0, initial=1))
     room = (gang.free[rows] * 1000 // largest).sum(axis=1)
     chosen = list(mine)
@@ -209,4 +212,4 @@ def _candidates(gang: Gang, rows: Ints, incumbent: Incumbent) -> Ints:
         if row not in seen and a_rack.get(rack, 0) < 5:
             a_rack[rack] = a_rack.get(rack, 0) + 1
             chosen.append(row)
-    return np.array(sorted(chosen), np.int64)
+    return np.array(sorted(chosen), np.int64), False

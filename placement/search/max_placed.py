@@ -6,7 +6,9 @@ most.
 
 from __future__ import annotations
 
-from placement.model import Assignment, Decision, Policy, Proof, Status
+from dataclasses import dataclass
+
+from placement.model import Policy
 from placement.packing.bounds import volume
 from placement.packing.columns import Generator, Goal, Search
 from placement.packing.dive import Residue
@@ -14,7 +16,9 @@ from placement.packing.fewest_hosts import no_loss, pricer_for
 from placement.packing.fill import best_fill
 from placement.packing.instance import Load, Packing, components
 from placement.problem.feasibility import surplus
-from placement.problem.gang import Gang, Landed
+from placement.problem.gang import Gang, Landed, fitting_hosts
+from placement.problem.state import PlacementState, penalty_of
+from placement.search.constrained import MODEL_SIZE, candidates
 from placement.search.greedy import greedy
 from placement.search.reduce import Reduction, reduce
 from placement.search.strategies import host_order, widened
@@ -61,32 +65,64 @@ def _rounded(generator: Generator, packing: Packing, stop: Stop) -> Residue:
     return residue
 
 
-def place_max(gang: Gang, policy: Policy, stop: Stop) -> Decision:
-    """Places as many nodes as it can; the objective is their number, between proven bounds."""
-    reduction = reduce(gang)
+@dataclass(slots=True)
+class Most:
+    """``landed``: as many nodes as were placed, None where no placement is known that keeps the hard rules.
+
+    No placement has more than ``upper`` nodes. ``infeasible``: none keeps the hard rules, not even the empty one.
+    ``penalty``: the weight of the wishes that it misses; with so many nodes at least ``penalty_bound`` is.
+    """
+
+    landed: Landed | None
+    upper: int
+    infeasible: bool = False
+    penalty: int = 0
+    penalty_bound: int = 0
+    stage: str = "most"
+
+
+def most_nodes(gang: Gang, policy: Policy, stop: Stop) -> Most:
+    """Places as many nodes as it can; the bound is proven."""
+    reduction = reduce(gang, partial=True)
     landed, upper = _by_packing(reduction, policy, stop)
-    if not reduction.exact or any(len(b) > 1 or b[0][1] > 1 for b in reduction.bundles):
-        state = greedy(gang, gang.request.strategy, stop, partial=True)
-        landed = list(state.assignments) if state is not None and state.keeps_hard_rules() else []
-        upper = max(upper, len(landed)) if reduction.exact else upper
-    upper = min(upper, gang.size - surplus(gang))
-    waiting = [kind.ids() for kind in gang.kinds]
-    found = tuple(Assignment(next(waiting[k]), gang.index.hosts[host].id, cells) for k, host, cells in landed)
-    left = tuple(identity for ids in waiting for identity in ids)
-    closed = len(found) >= upper
-    return Decision(
-        Status.PLACED,
-        found,
-        len(found),
-        len(found),
-        max(upper, len(found)),
-        Proof.OPTIMAL if closed else Proof.GAP,
-        "most",
-        gang.request.strategy,
-        unplaced=left,
-        stopped=stop(),
-        max_placed=True,
-    )
+    fitting = sum(kind.count for number, kind in enumerate(gang.kinds) if fitting_hosts(gang, number).any())
+    upper = max(0, min(upper, fitting, gang.size - surplus(gang)))
+    if reduction.exact:
+        return Most(landed, upper)
+    most = Most(None, upper)
+    nothing, state = PlacementState(gang), greedy(gang, gang.request.strategy, stop, partial=True)
+    for known in (nothing, state):
+        if known is not None and known.keeps_hard_rules():
+            most.landed, most.penalty = list(known.assignments), known.penalty()
+    settled = most.landed is not None and len(most.landed) == upper and not most.penalty
+    if not settled and policy.branches and not stop():
+        _by_model(gang, policy, stop, most)
+    return most
+
+
+def _by_model(gang: Gang, policy: Policy, stop: Stop, most: Most) -> None:
+    """The constraint model over the hosts that matter: all of them where they are few, which proves the bound too."""
+    from placement.exact.constraint_model import solve_model
+
+    rows, whole = candidates(gang, most.landed)
+    if len(rows) * len(gang.kinds) > MODEL_SIZE:
+        return
+    work = min(10.0, policy.branches / 5000)
+    strategy = gang.request.strategy
+    verdict = solve_model(gang, rows.tolist(), strategy, work, policy.seed, stop, most.landed, partial=True)
+    if whole and verdict.infeasible:
+        most.landed, most.infeasible, most.upper = None, True, 0
+        return
+    if whole and verdict.lower is not None:
+        most.upper = min(most.upper, -verdict.lower)
+    found = verdict.landed
+    if found is None:
+        return
+    penalty = penalty_of(gang, found)
+    if most.landed is None or (-len(found), penalty) < (-len(most.landed), most.penalty):
+        most.landed, most.penalty, most.stage = found, penalty, "model"
+    if whole and len(found) == most.upper:
+        most.penalty_bound = verdict.penalty_bound
 
 
 def _by_packing(reduction: Reduction, policy: Policy, stop: Stop) -> tuple[Landed, int]:

@@ -9,7 +9,7 @@ at most k a host                       a dimension of capacity k minus the membe
 at most k a rack or zone               the same, which is necessary, and open as well
 together on a host                     one bundle
 together, near, apart with members     eligibility of hosts
-exclusive                              a dimension that one exclusive node fills
+exclusive                              eligibility of hosts where no stranger lives
 all other rules                        open, except where they cannot be missed
 =====================================  ================================================================================
 """
@@ -80,11 +80,12 @@ class Reduction:
         return landed
 
 
-def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None) -> Reduction:
+def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None, partial: bool = False) -> Reduction:
     """The packing of a gang: every host with its room, every rule absorbed that can be.
 
     With ``value`` the first dimensions are the value's resources and classes keep all of their room in them, so that
     the value of what stays free is a function of the class. ``only``: bool[H] hosts that may be used at all.
+    ``partial``: some of the gang may be left out, so that nothing is bundled.
     """
     rules = gang.request.constraints
     tallies = [Tally.start(gang, number) for number in range(len(rules))]
@@ -101,7 +102,7 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
                 if part:
                     mask = mask & _may_host(tallies[number], part, SECOND in played[number])
             masks[key] = mask
-    bundles, bundled = _bundles(gang, tallies)
+    bundles, bundled = _bundles(gang, [] if partial else tallies)
     limits = [number for number, tally in enumerate(tallies) if _is_limit(tally) and not _never_missed(tally)]
     settled = bundled | gang.settled | {number for number in limits if _on_hosts(tallies[number])}
     counts = np.array([1 if len(b) > 1 or b[0][1] > 1 else gang.counts[b[0][0]] for b in bundles], np.int64)
@@ -111,7 +112,9 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
         demand, free, unit = _valued(gang, value, demand, free, bundles)
     group, eligible = _groups([_joint(masks, keys, bundle) for bundle in bundles], len(gang.index.hosts))
     open_rules = tuple(
-        number for number, tally in enumerate(tallies) if number not in settled and not _absorbed(tally, played[number])
+        number
+        for number, tally in enumerate(tallies)
+        if number not in settled and not _absorbed(tally, played[number], partial)
     )
     pinned = any(kind.sample.cells for kind in gang.kinds)
     cells = None
@@ -144,13 +147,15 @@ def _on_hosts(tally: Tally) -> bool:
     return isinstance(tally.rule, AtMost) and tally.rule.scope is Scope.HOST
 
 
-def _never_missed(tally: Tally) -> bool:
-    """Whether no placement at all can miss the rule."""
+def _never_missed(tally: Tally, partial: bool = False) -> bool:
+    """Whether no placement at all can miss the rule; ``partial``: nor one of a part of the gang."""
     rule = tally.rule
     if isinstance(rule, AtMost):
         return tally.coming + int(tally.old_first.max(initial=0)) <= rule.limit
     if isinstance(rule, SpreadOver):
-        return int((tally.old_first > 0).sum()) >= rule.minimum or (rule.minimum == 1 and tally.coming > 0)
+        return int((tally.old_first > 0).sum()) >= rule.minimum or (
+            rule.minimum == 1 and tally.coming > 0 and not partial
+        )
     if isinstance(rule, Together):
         return tally.coming <= 1 and not (tally.old_first > 0).any()
     return False
@@ -173,14 +178,14 @@ def _may_host(tally: Tally, part: int, second_comes: bool) -> Bools | bool:
     return mask
 
 
-def _absorbed(tally: Tally, parts: set[int]) -> bool:
+def _absorbed(tally: Tally, parts: set[int], partial: bool) -> bool:
     """Whether eligibility alone keeps the rule, or nothing can miss it."""
     rule = tally.rule
     if isinstance(rule, SpareHosts):
         return False
     if not parts & {FIRST, SECOND}:
-        return not isinstance(rule, SpreadOver) or _never_missed(tally)
-    if _never_missed(tally):
+        return not isinstance(rule, SpreadOver) or _never_missed(tally, partial)
+    if _never_missed(tally, partial):
         return True
     if rule.weight is not None:
         return False
@@ -231,7 +236,7 @@ def _of_bundles(bundles: Bundles, amounts: Ints) -> Ints:
 
 
 def _dimensions(gang: Gang, tallies: list[Tally], limits: list[int], bundles: Bundles) -> tuple[Ints, Ints]:
-    """(int64[B, D] demand, int64[H, D] room): the resources, then one dimension for each limit, then exclusiveness."""
+    """(int64[B, D] demand, int64[H, D] room): the resources, then one dimension for each limit."""
     demand, room = [_of_bundles(bundles, gang.demand)], [gang.free]
     for number in limits:
         tally = tallies[number]
@@ -239,11 +244,6 @@ def _dimensions(gang: Gang, tallies: list[Tally], limits: list[int], bundles: Bu
         parts = np.array([[kind.parts[number] == FIRST] for kind in gang.kinds], np.int64)
         demand.append(_of_bundles(bundles, parts))
         room.append(np.maximum(0, tally.rule.limit - tally.old_first[tally.domain])[:, None])
-    alone = np.array([[kind.sample.exclusive] for kind in gang.kinds], np.bool_)
-    if alone.any():
-        slots = gang.size
-        demand.append(_of_bundles(bundles, np.where(alone, slots, 1).astype(np.int64)))
-        room.append(np.full((len(gang.index.hosts), 1), slots, np.int64))
     if len(demand) == 1 and gang.names:
         return demand[0], room[0]
     if not gang.names:

@@ -44,14 +44,15 @@ class Brute:
     def _fits(self, host: Host, arrivals: list[tuple[Node, tuple[int, ...]]]) -> bool:
         if not host.schedulable or host.id in self.request.excluded_hosts:
             return False
-        if any(member.exclusive for member in host.members):
+        strangers = [member for member in host.members if member.id not in self.request.staying]
+        if any(member.exclusive for member in strangers):
             return False
         node = arrivals[-1][0]
         if node.zone not in (None, host.zone):
             return False
         if any(host.labels.get(key) not in allowed for key, allowed in node.host_labels.items()):
             return False
-        if any(n.exclusive for n, _ in arrivals) and (len(arrivals) > 1 or not host.empty):
+        if node.exclusive and strangers:
             return False
         total: Counter[str] = Counter()
         pinned: dict[int, Counter[str]] = {number: Counter() for number in range(len(host.cells))}

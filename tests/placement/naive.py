@@ -13,7 +13,7 @@ from itertools import combinations, product
 from ortools.sat.python import cp_model
 
 from placement.constraints import Apart, AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
-from placement.model import Host, Node, Request, Snapshot, Strategy
+from placement.model import Host, Member, Node, Request, Snapshot, Strategy
 from placement.problem.scoring import RoomValue
 from tests.placement.brute import part_of, worth_of
 
@@ -75,11 +75,14 @@ class Naive:
         return (
             host.schedulable
             and host.id not in self.request.excluded_hosts
-            and not any(member.exclusive for member in host.members)
+            and not any(member.exclusive for member in self._strangers(host))
             and node.zone in (None, host.zone)
             and all(host.labels.get(key) in allowed for key, allowed in node.host_labels.items())
-            and (host.empty or not node.exclusive)
+            and not (node.exclusive and self._strangers(host))
         )
+
+    def _strangers(self, host: Host) -> list[Member]:
+        return [member for member in host.members if member.id not in self.request.staying]
 
     def _on(self, host: Host) -> list[Choice]:
         return [choice for choice in self.choices if choice.host is host]
@@ -100,9 +103,6 @@ class Naive:
             for name in named:
                 need = [c.on * -(-c.node.demand.get(name, 0) // c.node.cells) for c in mine if number in c.cells]
                 self.model.add(sum(need) <= max(0, cell.capacity.get(name, 0) - cell.used.get(name, 0)))
-        for one, other in product(mine, mine):
-            if one.node.exclusive and one.number != other.number:
-                self.model.add(one.on + other.on <= 1)
 
     def _rule(self, rule: Constraint) -> None:
         """Adds by how much a rule is missed to the penalty, or forbids that it is missed at all."""

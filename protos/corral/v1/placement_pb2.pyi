@@ -446,8 +446,9 @@ class RuledOut(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """The reason: `unschedulable` (disabled, under maintenance or not answering), `excluded`, `zone`,
-    `label`, `not_empty`, `affinity`, `anti_affinity`, `numa`, `resource_total` (the host is too small
-    even when it is empty), `resource_free` (too little is free now).
+    `label`, `held` (an exclusive group's alone), `not_empty` (another group's members are on it, and
+    this group is exclusive), `affinity`, `anti_affinity`, `numa`, `resource_total` (the host is too
+    small even when it is empty), `resource_free` (too little is free now).
     """
     resource: _builtins.str
     """The first resource that was short, for example `vcpu` or `memory`. Empty for other reasons."""

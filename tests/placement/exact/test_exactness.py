@@ -127,7 +127,7 @@ def most_placeable(snapshot: Snapshot, request: Request) -> int:
                 for node, count in zip(request.nodes, kept, strict=True)
                 if count
             )
-            some = Request(nodes, Strategy.FEWEST_HOSTS, (), request.excluded_hosts) if nodes else None
+            some = Request(nodes, Strategy.FEWEST_HOSTS, (), request.excluded_hosts, request.staying) if nodes else None
             if some is not None and next(iter(Brute(snapshot, some).placements()), None) is not None:
                 best = sum(kept)
             return

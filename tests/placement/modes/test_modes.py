@@ -11,11 +11,24 @@ import pytest
 from placement.check import check
 from placement.constraints import Apart, AtMost, Constraint, Scope, Selector, Together
 from placement.engine import place
-from placement.model import Cell, Flavour, Host, InvalidPlacementInput, Member, Node, Policy, Request, Snapshot, Status
+from placement.model import (
+    Cell,
+    Flavour,
+    Host,
+    InvalidPlacementInput,
+    Member,
+    Node,
+    Policy,
+    Request,
+    Snapshot,
+    Status,
+    joined,
+    left,
+)
 from placement.modes.answered import answered
 from placement.modes.capacity import room_for
 from placement.modes.drain import Drain, Leaving, drain, leaving
-from placement.modes.moves import Move, joined, left
+from placement.modes.moves import Move
 from placement.modes.rebalance import rebalance
 
 
@@ -37,8 +50,7 @@ def fleet(seed: int, hosts: int = 8, each: int = 3) -> Snapshot:
 
 def drained(snapshot: Snapshot, hosts: frozenset[str], constraints: tuple[Constraint, ...] = ()) -> Drain:
     """The drain of all movable members of some hosts as one gang."""
-    gang, _ = leaving(snapshot, hosts, constraints)
-    return answered(drain(snapshot, [gang] if gang else []))
+    return answered(drain(snapshot, leaving(snapshot, hosts, constraints)[0]))
 
 
 def applied(snapshot: Snapshot, moves: Sequence[Move]) -> Snapshot:

@@ -1,0 +1,193 @@
+"""Families of small fleets and requests, each of a kind that real fleets are of, and what a cure does to one.
+
+Written from the words of the contract alone; what is true of them is found by ``brute.Brute``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from placement.constraints import Apart, AtMost, Constraint, Near, Selector, SpareHosts, SpreadOver, Together
+from placement.model import Cell, Cure, CureKind, Host, Node, Request, Snapshot, Strategy
+from placement.reasons import Family
+from tests.placement.brute import Brute
+from tests.placement.instances import tiny
+
+Case = tuple[Snapshot, Request]
+
+
+def unpinned(seed: int) -> Case:
+    """NUMA hosts with less room than their cells: guests that are not pinned, a reserve, a ratio below one."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed, rules=r.random() < 0.4, numa=True)
+    hosts = []
+    for host in snapshot.hosts:
+        used, capacity = dict(host.used), dict(host.capacity)
+        for name in {name for cell in host.cells for name in cell.capacity}:
+            used[name] = used.get(name, 0) + r.randint(0, capacity[name] // 2)
+            capacity[name] = capacity[name] * r.choice([2, 3, 4]) // 4
+        hosts.append(replace(host, used=used, capacity=capacity))
+    nodes = tuple(replace(node, cells=node.cells or r.randint(1, 2)) for node in request.nodes)
+    strategy = r.choice([Strategy.FEWEST_HOSTS, request.strategy])
+    return Snapshot(tuple(hosts), snapshot.flavours), replace(request, nodes=nodes, strategy=strategy)
+
+
+def closed(seed: int) -> Case:
+    """Hosts out of service, with guests and without; some that are held by others."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed, rules=r.random() < 0.5)
+    hosts = tuple(replace(host, schedulable=r.random() < 0.5) for host in snapshot.hosts)
+    return Snapshot(hosts, snapshot.flavours), request
+
+
+def neighbours(seed: int) -> Case:
+    """Nodes and members that want their hosts for their gang alone, own ones and others'."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed, rules=r.random() < 0.5)
+    hosts = []
+    for host in snapshot.hosts:
+        members = tuple(replace(member, exclusive=r.random() < 0.4) for member in host.members)
+        hosts.append(replace(host, members=members))
+    all_alone = r.random() < 0.5
+    nodes = tuple(replace(node, exclusive=all_alone or r.random() < 0.4) for node in request.nodes)
+    staying = {m.id: h.id for h in hosts for m in h.members if r.random() < 0.5}
+    return Snapshot(tuple(hosts), snapshot.flavours), replace(request, nodes=nodes, staying=staying)
+
+
+def overcommitted(seed: int) -> Case:
+    """Hosts with more in use than they have."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed, rules=r.random() < 0.3)
+    hosts = tuple(
+        replace(host, used={name: r.randint(0, 3 * amount // 2) for name, amount in host.capacity.items()})
+        for host in snapshot.hosts
+    )
+    return Snapshot(hosts, snapshot.flavours), request
+
+
+def named_members(seed: int) -> Case:
+    """Rules that name members which stay."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed)
+    hosts = [
+        replace(host, members=tuple(replace(m, demand={"cpu": 1}) for m in host.members)) for host in snapshot.hosts
+    ]
+    staying = {m.id: h.id for h in hosts for m in h.members if r.random() < 0.7}
+    named = Selector(frozenset({*staying, *(node.id for node in request.nodes if r.random() < 0.6)}))
+    others = Selector(frozenset({request.nodes[0].id}))
+    rules: tuple[Constraint, ...] = ()
+    if staying:
+        rules = (
+            r.choice([AtMost(named, r.randint(1, 3)), Together(named), Near(others, named), Apart(others, named)]),
+        )
+    return Snapshot(tuple(hosts), snapshot.flavours), replace(request, constraints=rules, staying=staying)
+
+
+def soft(seed: int) -> Case:
+    """Wishes and rules about spread and spare hosts."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed)
+    weights = [None, None, 1, 7]
+    rules = (
+        r.choice([SpreadOver(minimum=r.randint(1, 3), weight=r.choice(weights)), SpareHosts(1, r.choice(weights))]),
+        *request.constraints[:1],
+    )
+    return snapshot, replace(request, constraints=rules)
+
+
+FAMILIES: dict[str, Callable[[int], Case]] = {
+    build.__name__: build for build in (unpinned, closed, neighbours, overcommitted, named_members, soft)
+}
+
+RULES: dict[Family, tuple[type, ...]] = {
+    Family.AFFINITY: (Together, Near),
+    Family.ANTI_AFFINITY: (AtMost, Apart),
+    Family.SPREAD: (SpreadOver,),
+    Family.SPARE_HOSTS: (SpareHosts,),
+}
+
+
+def relaxed(case: Case, families: Iterable[Family]) -> Case:
+    """The case without some families of constraints."""
+    snapshot, request = case
+    gone = set(families)
+    dropped = tuple(kind for family in gone for kind in RULES.get(family, ()))
+
+    def node(one: Node) -> Node:
+        unsized = Family.CAPACITY in gone
+        return replace(
+            one,
+            demand={} if unsized else one.demand,
+            zone=None if Family.ZONE in gone else one.zone,
+            host_labels={} if Family.LABELS in gone else one.host_labels,
+            exclusive=one.exclusive and Family.EXCLUSIVE not in gone,
+            cells=0 if unsized or Family.NUMA in gone else one.cells,
+        )
+
+    rules = tuple(rule for rule in request.constraints if not isinstance(rule, dropped))
+    excluded = frozenset() if Family.EXCLUDED in gone else request.excluded_hosts
+    hosts = snapshot.hosts
+    if Family.UNSCHEDULABLE in gone:
+        hosts = tuple(replace(host, schedulable=True) for host in hosts)
+    after = replace(request, nodes=tuple(map(node, request.nodes)), constraints=rules, excluded_hosts=excluded)
+    return Snapshot(hosts, snapshot.flavours), after
+
+
+def bare(host: Host, **changes: object) -> Host:
+    """The host with nobody on it and nothing in use."""
+    cells = tuple(Cell(cell.capacity) for cell in host.cells)
+    return replace(host, used={}, members=(), cells=cells, **changes)  # type: ignore[arg-type]
+
+
+def cured(case: Case, cure: Cure) -> Case:
+    """The case with a cure applied, but for ``shrink``."""
+    snapshot, request = case
+    if cure.kind is CureKind.RELAX:
+        assert cure.family is not None
+        return relaxed(case, [cure.family])
+    if cure.kind is CureKind.WAIT:
+        # Nobody lives there any more, so that no rule can name who stayed.
+        return Snapshot(tuple(bare(host) for host in snapshot.hosts), snapshot.flavours), request
+    like = next(host for host in snapshot.hosts if host.id == cure.host)
+    if cure.kind is CureKind.ADD_HOSTS:
+        more = tuple(bare(like, id=f"new-{n}", rack=f"new-{n}", schedulable=True) for n in range(cure.count))
+        return Snapshot(snapshot.hosts + more, snapshot.flavours), request
+    assert cure.kind is CureKind.FREE
+    freed = {short.resource: short.missing for short in cure.amounts}
+    assert all(amount <= like.used.get(name, 0) for name, amount in freed.items())
+    used = {name: amount - freed.get(name, 0) for name, amount in like.used.items()}
+    hosts = tuple(replace(host, used=used) if host is like else host for host in snapshot.hosts)
+    return Snapshot(hosts, snapshot.flavours), request
+
+
+def fits(case: Case) -> bool:
+    """Whether some placement of the whole gang keeps every hard rule, by enumeration."""
+    brute = Brute(*case)
+    hard = [rule for rule in case[1].constraints if rule.weight is None]
+    return any(all(not brute.missed(rule, placement) for rule in hard) for placement in brute.placements())
+
+
+def most_that_fit(case: Case) -> int | None:
+    """How many of the nodes fit at most when some are left out, every hard rule kept; None: not even no node."""
+    snapshot, request = case
+    hard = [rule for rule in request.constraints if rule.weight is None]
+    best = 0 if not any(Brute(snapshot, request).missed(rule, ()) for rule in hard) else None
+
+    def grow(kept: tuple[int, ...]) -> None:
+        nonlocal best
+        size = sum(kept) + sum(node.count for node in request.nodes[len(kept) :])
+        if best is not None and size <= best:
+            return
+        if len(kept) < len(request.nodes):
+            for count in range(request.nodes[len(kept)].count, -1, -1):
+                grow((*kept, count))
+        elif size:
+            some = Brute(snapshot, request)
+            some.nodes = [node for node, count in zip(request.nodes, kept, strict=True) for _ in range(count)]
+            if any(all(not some.missed(rule, p) for rule in hard) for p in some.placements()):
+                best = size
+
+    grow(())
+    return best
