@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from placement.explain.explanation import explain
 from placement.model import Assignment, Decision, Policy, Proof, Request, Snapshot, Status
+from placement.problem.feasibility import fits_nowhere
 from placement.problem.gang import Gang, Landed, collapse
 from placement.search.constrained import by_model, solve_constrained
 from placement.search.incumbent import Incumbent
@@ -40,6 +41,8 @@ def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: 
 def solve(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """The answer for a gang, by the packing where it holds all the rules."""
     strategy = gang.request.strategy
+    if fits_nowhere(gang) is not None:
+        return Incumbent(infeasible=True, stage="funnel")
     if needs_rules(gang):
         return solve_constrained(gang, strategy, policy, stop)
     incumbent = BY_STRATEGY[strategy](gang, policy, stop)

@@ -25,7 +25,7 @@ from placement.model import (
     Shortage,
     Strategy,
 )
-from placement.problem.feasibility import impossible_rules
+from placement.problem.feasibility import fits_nowhere, impossible_rules
 from placement.problem.gang import Gang
 from placement.reasons import Family
 from placement.search.incumbent import Incumbent
@@ -157,12 +157,12 @@ def explain(gang: Gang, impossible: bool, solve: Solve, policy: Policy, stop: St
 
     ``impossible``: whether that is proven; without a proof no families are said to be in conflict.
     """
-    numbers = sorted(range(len(gang.kinds)), key=lambda k: -int(gang.counts[k]))[:FUNNELS]
-    funnels = tuple(funnel(gang, number) for number in sorted(numbers))
-    stuck = next((n for n, row in zip(sorted(numbers), funnels, strict=True) if not row.candidates), None)
+    rows = _funnels(gang, stop)
+    funnels = tuple(rows.values())
+    stuck = next((number for number, row in rows.items() if not row.candidates), None)
     miss = nearest_miss(gang, stuck) if stuck is not None else None
     missing = shortages(gang)
-    rules = impossible_rules(gang)
+    rules = impossible_rules(gang) if not stop() else ()
     simple = Explanation(message(gang, funnels, stuck, missing, rules), funnels, miss, missing, total=gang.size)
     if not policy.explain or stop():
         return simple
@@ -177,6 +177,18 @@ def explain(gang: Gang, impossible: bool, solve: Solve, policy: Policy, stop: St
         permanent=inquiry.permanent(),
         cures=cures(inquiry, stuck, miss, placeable),
     )
+
+
+def _funnels(gang: Gang, stop: Stop) -> dict[int, Funnel]:
+    """The funnels of the most frequent kinds, in the kinds' order; after the stop that of one that fits nowhere."""
+    frequent = sorted(range(len(gang.kinds)), key=lambda k: -int(gang.counts[k]))[:FUNNELS]
+    first = fits_nowhere(gang)
+    rows: dict[int, Funnel] = {}
+    for number in [first, *frequent] if first is not None else frequent:
+        if rows and stop():
+            break
+        rows[number] = funnel(gang, number)
+    return dict(sorted(rows.items()))
 
 
 def cures(inquiry: Inquiry, stuck: int | None, miss: NearestMiss | None, placeable: int) -> tuple[Cure, ...]:

@@ -45,8 +45,8 @@ def static_masks(gang: Gang, number: int) -> Masks:
     node = kind.sample
     masks: Masks = [(Reason.UNSCHEDULABLE, index.schedulable)]
     if gang.request.excluded_hosts:
-        excluded = gang.request.excluded_hosts
-        kept = np.fromiter((host.id not in excluded for host in index.hosts), np.bool_, len(index.hosts))
+        kept = np.ones(len(index.hosts), np.bool_)
+        kept[[index.position[host] for host in gang.request.excluded_hosts if host in index.position]] = False
         masks.append((Reason.EXCLUDED, kept))
     if node.zone is not None:
         masks.append((Reason.ZONE, index.zone == index.zones.get(node.zone, -1)))

@@ -145,7 +145,7 @@ def price_again(generator: Generator, target: int, rounds: int = 4) -> None:
     master = generator.master
     for _ in range(rounds):
         _, worth = generator.priced()
-        if not generator.extend(worth) or not master.solve() or master.value <= target + WHOLE:
+        if generator.stop() or not generator.extend(worth) or not master.solve() or master.value <= target + WHOLE:
             return
 
 

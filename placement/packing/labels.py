@@ -39,18 +39,20 @@ class LabelPricer:
         self.threshold = 0
 
     def price(self, values: Ints) -> Ints:
-        """See ``knapsack.Pricer``."""
+        """See ``knapsack.Pricer``; of no meaning once the stop is heard, when classes are left out."""
         self.values = values
         self.found = {}
         self.exact = True
         worth = np.zeros(len(self.packing.caps), np.int64)
         for cls in range(len(self.packing.caps)):
+            if self.stop():
+                break
             worth[cls] = self._price_class(cls)
         return worth
 
     def patterns(self, cls: int) -> list[tuple[int, ...]]:
         """See ``knapsack.Pricer``."""
-        return [pattern for _, pattern in self.found[cls]]
+        return [pattern for _, pattern in self.found.get(cls, ())]
 
     def _price_class(self, cls: int) -> int:
         packing, values = self.packing, self.values

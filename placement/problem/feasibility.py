@@ -5,9 +5,32 @@ from __future__ import annotations
 import numpy as np
 
 from placement.constraints import AtMost, Scope, SpareHosts, SpreadOver, Together
-from placement.problem.gang import FIRST, Gang, fitting_hosts
+from placement.problem.gang import FIRST, Gang, allowed_hosts, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.topology import Tally
+
+ROOMIEST = 16
+
+
+def fits_nowhere(gang: Gang) -> int | None:
+    """The first kind that no host can take even alone, None where each has a host; the roomiest are looked at first."""
+    if not len(gang.index.hosts):
+        return 0
+    largest = np.maximum(1, gang.free.max(axis=0, initial=1))
+    masks: dict[object, tuple[Ints, Ints]] = {}
+    for number, kind in enumerate(gang.kinds):
+        node = kind.sample
+        key = (node.zone, tuple(node.host_labels.items()), node.exclusive, node.cells, id(kind.within))
+        if key not in masks:
+            rows = np.flatnonzero(allowed_hosts(gang, kind))
+            share = (gang.free[rows] / largest).sum(axis=1)
+            masks[key] = rows, rows[np.argpartition(-share, ROOMIEST)[:ROOMIEST]] if len(rows) > ROOMIEST else rows
+        rows, first = masks[key]
+        if not any((gang.free[some] >= gang.demand[number]).all(axis=1).any() for some in (first, rows)):
+            return number
+        if node.cells and not fitting_hosts(gang, number).any():
+            return number
+    return None
 
 
 def impossible_rules(gang: Gang) -> tuple[int, ...]:

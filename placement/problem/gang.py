@@ -7,7 +7,7 @@ of kinds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from placement.problem.index import Bools, FleetIndex, Ints, index_of
 FIRST, SECOND = 1, 2
 Landed = list[tuple[int, int, tuple[int, ...]]]
 """A placement: (kind, host's row, NUMA cells) of each node."""
+MOST_KEPT = 50_000_000
 MAX_WORK = 100_000_000
 """Patterns tell each kind on each host: with more kinds times nodes (or rules) than this they would fill the memory."""
 
@@ -48,7 +49,8 @@ class Gang:
 
     ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet. ``unheld``:
     bool[H] hosts where no stranger (a member that is not one of this gang's) wants the host for its own gang alone;
-    ``unshared``: those where no stranger lives. ``settled``: numbers of the rules that the kinds' confinement keeps.
+    ``unshared``: those where no stranger lives. ``settled``: numbers of the rules that the kinds' confinement keeps;
+    ``members``, ``fits``: what is worked out once (``topology.old_counts`` by rule, ``fitting_hosts`` by kind).
     """
 
     request: Request
@@ -63,6 +65,8 @@ class Gang:
     unheld: Bools
     unshared: Bools
     settled: frozenset[int] = frozenset()
+    members: dict[int, tuple[Ints, Ints]] = field(default_factory=dict)
+    fits: dict[int, Bools] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -185,7 +189,16 @@ def allowed_hosts(gang: Gang, kind: Kind) -> Bools:
 
 
 def fitting_hosts(gang: Gang, number: int) -> Bools:
-    """bool[H]: allowed hosts with room for one node of kind ``number`` now (its NUMA cells included)."""
+    """bool[H]: allowed hosts with room for one node of kind ``number`` now (its NUMA cells included). Read-only."""
+    if number in gang.fits:
+        return gang.fits[number]
+    mask = _fitting_hosts(gang, number)
+    if len(gang.kinds) * len(mask) <= MOST_KEPT:
+        gang.fits[number] = mask
+    return mask
+
+
+def _fitting_hosts(gang: Gang, number: int) -> Bools:
     kind = gang.kinds[number]
     mask = allowed_hosts(gang, kind)
     for column in range(len(gang.names)):

@@ -23,8 +23,17 @@ def domains(index: FleetIndex, scope: Scope) -> tuple[Ints, int]:
     return index.zone, len(index.zones)
 
 
-def old_counts(gang: Gang, rule: Constraint, domain: Ints, size: int) -> tuple[Ints, Ints]:
-    """Members that live in the fleet already, by domain: those of the rule's first and of its second part."""
+def old_counts(gang: Gang, number: int, domain: Ints, size: int) -> tuple[Ints, Ints]:
+    """Members that live in the fleet already, by domain: those of the rule's first and of its second part.
+
+    Counted once a gang, however often a search begins anew; they never change.
+    """
+    if number not in gang.members:
+        gang.members[number] = _count(gang, gang.request.constraints[number], domain, size)
+    return gang.members[number]
+
+
+def _count(gang: Gang, rule: Constraint, domain: Ints, size: int) -> tuple[Ints, Ints]:
     first, second = np.zeros(size, np.int64), np.zeros(size, np.int64)
     staying = gang.request.staying
     for row in gang.index.inhabited:
@@ -56,7 +65,7 @@ class Tally:
         rule = gang.request.constraints[number]
         scope = Scope.HOST if isinstance(rule, SpareHosts) else rule.scope
         domain, size = domains(gang.index, scope)
-        first, second = old_counts(gang, rule, domain, size)
+        first, second = old_counts(gang, number, domain, size)
         coming = sum(kind.count for kind in gang.kinds if kind.parts[number] == FIRST)
         empty = domain[:0]
         if isinstance(rule, SpareHosts):

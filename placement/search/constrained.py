@@ -44,13 +44,21 @@ def solve_constrained(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop
         return Incumbent(infeasible=True, stage="counts")
     # Kept for a deadline that comes before anything better is found; on large fleets it would take too much of it.
     quick = gang.size * len(gang.index.hosts) <= QUICK_SIZE
-    greedily = cache(partial(greedy, gang, strategy, stop))
+    greedily = cache(partial(_greedily, gang, strategy, stop))
     if quick:
         greedily()
     incumbent = _search(gang, strategy, policy, stop, greedily)
     if quick and incumbent.landed is None and not incumbent.infeasible:
         incumbent.offer_state(gang, strategy, greedily(), "greedy")
     return incumbent
+
+
+def _greedily(gang: Gang, strategy: Strategy, stop: Stop) -> PlacementState | None:
+    """What the greedy places by the strategy's preference, or else by spreading, which seldom gets stuck in a rule."""
+    state = greedy(gang, strategy, stop)
+    if state is None and strategy is not Strategy.SPREAD and not stop():
+        state = greedy(gang, Strategy.SPREAD, stop)
+    return state
 
 
 def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily: Greedily) -> Incumbent:
@@ -136,7 +144,7 @@ def _confined(gang: Gang, number: int, mine: list[int], inside: Bools) -> Gang:
         replace(kind, within=inside if kind.within is None else kind.within & inside) if k in mine else kind
         for k, kind in enumerate(gang.kinds)
     )
-    return replace(gang, kinds=kinds, settled=gang.settled | {number})
+    return replace(gang, kinds=kinds, settled=gang.settled | {number}, fits={})
 
 
 def _solve(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Incumbent:
