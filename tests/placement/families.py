@@ -90,11 +90,9 @@ def soft(seed: int) -> Case:
     r = random.Random(seed)
     snapshot, request = tiny(seed)
     weights = [None, None, 1, 7]
-    rules = (
-        r.choice([SpreadOver(minimum=r.randint(1, 3), weight=r.choice(weights)), SpareHosts(1, r.choice(weights))]),
-        *request.constraints[:1],
-    )
-    return snapshot, replace(request, constraints=rules)
+    spread: Constraint = SpreadOver(minimum=r.randint(1, 3), weight=r.choice(weights))
+    rule = r.choice([spread, SpareHosts(1, r.choice(weights))])
+    return snapshot, replace(request, constraints=(rule, *request.constraints[:1]))
 
 
 FAMILIES: dict[str, Callable[[int], Case]] = {
