@@ -52,47 +52,98 @@ class Worth:
         return int(self.of(cap) - self.of(cap - used))
 
 
+class _Hosts:
+    """Sets of alike hosts while bundles land on them: each landing splits a set off, in arrays that grow in place."""
+
+    def __init__(self, packing: Packing, worth: Worth) -> None:
+        size = len(packing.caps) + int(packing.counts.sum())
+        self.used = len(packing.caps)
+        self.caps = np.zeros((size, packing.caps.shape[1]), np.int64)
+        self.hosts, self.cls = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        self.value = np.zeros(size, np.int64)
+        self.origin: list[tuple[int, int]] = []
+        self.caps[: self.used], self.hosts[: self.used] = packing.caps, packing.hosts
+        self.cls[: self.used], self.value[: self.used] = np.arange(self.used), worth.of(packing.caps)
+        self.classes = self.used
+
+    def split(self, row: int, kind: int, times: int, room: Ints, value: int) -> int:
+        """The new set: ``times`` hosts of a set once they hold one more of a kind."""
+        new = self.used
+        self.hosts[row] -= times
+        self.caps[new], self.hosts[new], self.cls[new], self.value[new] = room, times, self.cls[row], value
+        self.origin.append((row, kind))
+        self.used += 1
+        return new
+
+    def loads(self, kinds: int) -> list[Load]:
+        """What is on the hosts."""
+        found = []
+        for row in range(self.classes, self.used):
+            if self.hosts[row]:
+                pattern, at = [0] * kinds, row
+                while at >= self.classes:
+                    at, kind = self.origin[at - self.classes]
+                    pattern[kind] += 1
+                found.append(Load(int(self.cls[row]), tuple(pattern), int(self.hosts[row])))
+        return found
+
+
 def greedy_lost(packing: Packing, worth: Worth, order: Sequence[int], stop: Stop) -> tuple[list[Load] | None, int]:
     """Each bundle in turn where it costs the least value, ties to the tightest room. (loads or None, lost value)."""
-    caps = packing.caps.copy()
-    nothing = (0,) * len(packing.counts)
-    states: list[tuple[int, tuple[int, ...]]] = [(cls, nothing) for cls in range(len(caps))]
-    hosts = packing.hosts.tolist()
-    largest = np.maximum(1, caps.max(axis=0, initial=1))
+    sets = _Hosts(packing, worth)
+    largest = np.maximum(1, packing.caps.max(axis=0, initial=1))
     total = 0
     for kind in order:
+        if stop():
+            return None, 0
         wanted, size = int(packing.counts[kind]), packing.demand[kind]
-        fits = np.flatnonzero((caps >= size).all(axis=1) & (np.array(hosts, np.int64) > 0))
-        group = packing.group[[states[row][0] for row in fits.tolist()]] if len(fits) else fits
-        fits = fits[packing.eligible[group, kind]]
-        after = caps[fits] - size
-        lost = worth.of(caps[fits]) - worth.of(after)
-        tight = ((after * 1000) // largest).sum(axis=1)
-        heap = list(zip(lost.tolist(), tight.tolist(), fits.tolist(), strict=True))
+        heap = _cheapest(packing, worth, sets, kind, largest)
         heapq.heapify(heap)
-        born: list[Ints] = []
         while wanted:
-            if stop() or not heap:
+            if not heap:
                 return None, 0
             loss, _, row = heapq.heappop(heap)
-            times = min(wanted, hosts[row])
+            times = min(wanted, int(sets.hosts[row]))
             wanted -= times
-            hosts[row] -= times
             total += loss * times
-            cls, pattern = states[row]
-            new = len(states)
-            states.append((cls, tuple(n + (k == kind) for k, n in enumerate(pattern))))
-            hosts.append(times)
-            room = (caps[row] if row < len(caps) else born[row - len(caps)]) - size
-            born.append(room)
+            room, value = sets.caps[row] - size, int(sets.value[row]) - loss
+            new = sets.split(row, kind, times, room, value)
             if (room >= size).all():
                 left = room - size
-                pair = worth.of(np.stack([room, left]))
-                heapq.heappush(heap, (int(pair[0] - pair[1]), int(((left * 1000) // largest).sum()), new))
-        if born:
-            caps = np.concatenate([caps, np.stack(born)])
-    loads = [Load(cls, pattern, n) for (cls, pattern), n in zip(states, hosts, strict=True) if n and any(pattern)]
-    return loads, total
+                heapq.heappush(heap, (value - int(worth.of(left)), int((left * 1000 // largest).sum()), new))
+    return sets.loads(len(packing.counts)), total
+
+
+def _cheapest(packing: Packing, worth: Worth, sets: _Hosts, kind: int, largest: Ints) -> list[tuple[int, int, int]]:
+    """(lost value, room left, set) of as many sets as there are bundles of a kind, those first that lose least.
+
+    More cannot be needed: each set that takes a bundle takes at least one.
+    """
+    size, used, most = packing.demand[kind], sets.used, int(packing.counts[kind])
+    fit = sets.hosts[:used] > 0
+    for d, amount in enumerate(size.tolist()):
+        if amount:
+            fit &= sets.caps[:used, d] >= amount
+    if len(packing.eligible) > 1 or not packing.eligible.all():
+        fit &= packing.eligible[packing.group[sets.cls[:used]], kind]
+    rows = np.flatnonzero(fit)
+    lost = sets.value[rows] - worth.of(sets.caps[rows] - size)
+    if len(rows) > most:
+        kept = lost <= np.partition(lost, most - 1)[most - 1]
+        rows, lost = rows[kept], lost[kept]
+    tight = ((sets.caps[rows] - size) * 1000 // largest).sum(axis=1)
+    first = np.lexsort([rows, tight, lost])[:most]
+    return list(zip(lost[first].tolist(), tight[first].tolist(), rows[first].tolist(), strict=True))
+
+
+def least_possible(packing: Packing, worth: Worth) -> int:
+    """What any placement loses at least: each bundle the value of its own size.
+
+    A host's room c is worth at least v(c - x) + v(x), since what fits in two rooms fits in both together; so all that
+    lands on it, x, costs no less than v(x), and that no less than the bundles' own values together.
+    """
+    own = worth.of(packing.demand)
+    return sum(int(n) * int(v) for n, v in zip(packing.counts, own, strict=True))
 
 
 def loads_cost(worth: Worth, loads: Sequence[Load]) -> int:
@@ -106,7 +157,7 @@ def least_lost(packing: Packing, value: RoomValue, known: list[Load] | None, pol
     ``known``: a feasible answer from elsewhere, for when the greedy finds none.
     """
     worth = Worth(packing, value)
-    search = Search(0, None, None, "greedy")
+    search = Search(least_possible(packing, worth), None, None, "greedy")
     if known is not None:
         search.offer(known, loads_cost(worth, known), "feasible")
     for order in greedy_orders(packing):

@@ -79,9 +79,9 @@ def named_members(seed: int) -> Case:
     others = Selector(frozenset({request.nodes[0].id}))
     rules: tuple[Constraint, ...] = ()
     if staying:
-        rules = (
-            r.choice([AtMost(named, r.randint(1, 3)), Together(named), Near(others, named), Apart(others, named)]),
-        )
+        options: list[Constraint] = [AtMost(named, r.randint(1, 3)), Together(named)]
+        options += [Near(others, named), Apart(others, named)]
+        rules = (r.choice(options),)
     return Snapshot(tuple(hosts), snapshot.flavours), replace(request, constraints=rules, staying=staying)
 
 
