@@ -123,15 +123,23 @@ def _deadline(milliseconds: int | None) -> Iterator[Stop]:
 
 
 def _place(options: argparse.Namespace) -> int:
-    _, _, decision = _decide(options)
+    snapshot, request, decision = _decide(options)
     print(codec.dumps(codec.write_decision(decision)))
-    return CODES[decision.status]
+    return _verified(snapshot, request, decision)
 
 
 def _explain(options: argparse.Namespace) -> int:
-    _, _, decision = _decide(options)
+    snapshot, request, decision = _decide(options)
     print("\n".join(in_words(decision)))
-    return CODES[decision.status]
+    return _verified(snapshot, request, decision)
+
+
+def _verified(snapshot: Snapshot, request: Request, decision: Decision) -> int:
+    """The exit status of a decision; that of a wrong one where the independent check finds a planner's mistake."""
+    violations = check(snapshot, request, decision)
+    for violation in violations:
+        print(f"the decision is wrong: {violation.rule}: {violation.message}", file=sys.stderr)
+    return 1 if violations else CODES[decision.status]
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -160,7 +160,7 @@ def _missed(
         return max(0, constraint.count - spare)
 
     def count(selector: Selector, without: Selector | None = None) -> tuple[Counter[str], Counter[str]]:
-        """New nodes and old members a domain, of those that the selector picks."""
+        """New nodes and old members of each domain, of those that the selector picks."""
         new: Counter[str] = Counter()
         old: Counter[str] = Counter()
         for host in snapshot.hosts:

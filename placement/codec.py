@@ -65,7 +65,7 @@ MAX_DEADLINE_MS = 86_400_000
 
 
 def loads(text: str | bytes) -> Any:
-    """Parsed JSON; ``InvalidPlacementInput`` for text that is none, or that names a key twice."""
+    """Parsed JSON. Raises ``InvalidPlacementInput`` for text that is not JSON, or that names a key twice."""
     try:
         return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -87,7 +87,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise InvalidPlacementInput("json", f"{name} is no number here")
+    raise InvalidPlacementInput("json", f"{name} is not a number here")
 
 
 def read_snapshot(value: Any) -> Snapshot:

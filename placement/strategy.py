@@ -66,7 +66,7 @@ MORE_THAN_ALL_HOSTS = Weight(1, 1)
 OBJECTIVES: dict[Strategy, Objective] = {
     Strategy.LEAST_LOST_VALUE: Objective("thousandths of an average host", {Term.VALUE_LOST: ONE}),
     Strategy.FEWEST_HOSTS: Objective("hosts", {Term.HOSTS: ONE}),
-    Strategy.SPREAD: Objective("nodes a host, squared", {Term.SQUARES: ONE}),
+    Strategy.SPREAD: Objective("squared nodes on a host", {Term.SQUARES: ONE}),
     Strategy.CLOSE: Objective("hosts, a rack as all nodes and one", {Term.RACKS: MORE_THAN_ALL_HOSTS, Term.HOSTS: ONE}),
 }
 MOST_NODES = Objective("nodes", {Term.NODES: ONE}, maximised=True)

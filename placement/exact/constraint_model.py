@@ -18,7 +18,7 @@ from placement.exact.interrupt import run_until
 from placement.problem.gang import FIRST, Gang, Landed, allowed_hosts, cell_demand
 from placement.problem.scoring import free_for, room_value
 from placement.problem.topology import Tally
-from placement.stop import Stop
+from placement.stop import Stop, never
 from placement.strategy import OBJECTIVES, Strategy, Term
 
 Terms = list[tuple[int, int]]
@@ -87,10 +87,17 @@ class Model:
 BIG = 1 << 40
 
 
-class ConstraintModel:
-    """Variables and rows of a gang on candidate hosts (``rows``: their numbers in the index)."""
+class Stopped(Exception):
+    """The caller's stop was heard while the model was still being written."""
 
-    def __init__(self, gang: Gang, rows: Sequence[int], strategy: Strategy, partial: bool = False) -> None:
+
+class ConstraintModel:
+    """Variables and rows of a gang on candidate hosts (``rows``: their numbers in the index). Raises ``Stopped``."""
+
+    def __init__(
+        self, gang: Gang, rows: Sequence[int], strategy: Strategy, stop: Stop = never, partial: bool = False
+    ) -> None:
+        self.stop = stop
         self.gang, self.rows, self.model = gang, list(rows), Model()
         self.partial = partial
         self.count: dict[tuple[int, int], int] = {}
@@ -104,9 +111,14 @@ class ConstraintModel:
             self._rule(number)
         self.objective = self._placed() if partial else self._objective(strategy)
 
+    def _hear(self) -> None:
+        if self.stop():
+            raise Stopped
+
     def _counts(self) -> None:
         gang = self.gang
         for k, kind in enumerate(gang.kinds):
+            self._hear()
             allowed = allowed_hosts(gang, kind)
             for row in self.rows:
                 most = int(kind.count) if allowed[row] else 0
@@ -122,6 +134,7 @@ class ConstraintModel:
     def _room(self) -> None:
         gang = self.gang
         for row in self.rows:
+            self._hear()
             for d in range(len(gang.names)):
                 terms = [(v, int(gang.demand[k, d])) for k, v in self.on_host[row] if gang.demand[k, d]]
                 if terms:
@@ -257,6 +270,7 @@ class ConstraintModel:
 
     def _square(self, row: int) -> int:
         """At least the square of how many nodes the host gets, by its tangents, which are exact at whole numbers."""
+        self._hear()
         variables = [v for _, v in self.on_host[row]]
         most = min(self.gang.size, sum(self.model.proto.variables[v].domain[1] for v in variables))
         square = self.model.variable(0, most * most)
@@ -273,6 +287,7 @@ class ConstraintModel:
         free = free_for(self.gang.index, value.names)
         cells = -(-value.flavours // value.unit) * value.unit
         for row in self.used:
+            self._hear()
             kept = []
             for size, worth in zip(cells, value.worth.tolist(), strict=True):
                 most = min(int(free[row, d] // size[d]) for d in range(len(size)) if size[d])
@@ -321,7 +336,10 @@ def solve_model(
     ``work``: deterministic effort, about seconds. ``Verdict.lower`` is in the objective's own terms. ``partial``: as
     many nodes as possible, then the least penalty; ``lower`` is minus the most that can be placed.
     """
-    ruled = ConstraintModel(gang, rows, strategy, partial)
+    try:
+        ruled = ConstraintModel(gang, rows, strategy, stop, partial)
+    except Stopped:
+        return Verdict(None, False, False, 0, 0, None)
     model = ruled.model
     statuses = model.library
     if known is not None:

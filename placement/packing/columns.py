@@ -107,9 +107,9 @@ class Generator:
             if enough and self.master.value <= self.search.lower + 1e-6:
                 return True
             values, worth = self.priced()
-            if self.stop():  # a pricer that heard it has left classes out
-                return False
             self.sharpen(values, worth)
+            if self.stop():
+                return False
             if self.search.closed or not self.extend(worth):
                 return True
         return False

@@ -18,7 +18,7 @@ REACH = 1 << 15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Two NUMA cells a host, smaller first; a host with one cell has a second without room.
+    """The two NUMA cells of each host, the smaller first; a host with one cell has a second without room.
 
     ``share``: int64[K, R] what one cell gives to one of the kind; ``wanted``: int64[K] cells it is split over (1 or
     2); ``caps``: int64[C, 2, R] the cells' room. A host may have less room than its cells together: guests that are not
@@ -49,7 +49,7 @@ class Rows:
 
     @staticmethod
     def of_sizes(hosts: Ints, sizes: Ints) -> Rows:
-        """Classes of the given sizes, one behind the other."""
+        """Classes of the given sizes, one after the other."""
         last = np.cumsum(sizes)
         return Rows(hosts, last - sizes, last)
 
@@ -74,9 +74,9 @@ NO_ROWS = Rows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int6
 class Packing:
     """K kinds, C classes, D dimensions.
 
-    ``counts``: int64[K] bundles wanted; ``demand``: int64[K, D]; ``caps``: int64[C, D]; ``hosts``: int64[C] hosts a
-    class; ``group``: int64[C] which row of ``eligible`` (bool[G, K]) says what a class may take; ``rows``: the
-    hosts a class; ``unit``: int64[D] what one of each dimension is in the units of the input; ``cells``: NUMA, where
+    ``counts``: int64[K] bundles wanted; ``demand``: int64[K, D]; ``caps``: int64[C, D]; ``hosts``: int64[C] how
+    many hosts a class has, ``rows`` which; ``group``: int64[C] which row of ``eligible`` (bool[G, K]) says what a class
+    may take; ``unit``: int64[D] what one of each dimension is in the units of the input; ``cells``: NUMA, where
     somebody asks for it.
     """
 
@@ -179,12 +179,19 @@ def _in_smallest_units(demand: Ints, counts: Ints, free: Ints, fixed: Ints | Non
 def _takes_something(caps: Ints, demand: Ints, group: Ints, eligible: Bools) -> Bools:
     """bool[H]: hosts that can take at least one bundle."""
     fits: Bools = np.zeros(len(caps), np.bool_)
+    some: Bools = np.any(eligible, axis=1)
+    open_rows = np.flatnonzero(some[group])
     for kind in smallest(demand, eligible):
-        roomy = np.ones(len(caps), np.bool_)
+        if not len(open_rows):
+            break
+        roomy = np.ones(len(open_rows), np.bool_)
         for d in range(demand.shape[1]):
             if demand[kind, d]:
-                roomy &= caps[:, d] >= demand[kind, d]
-        fits |= roomy if eligible[:, kind].all() else roomy & eligible[group, kind]
+                roomy &= caps[open_rows, d] >= demand[kind, d]
+        if not eligible[:, kind].all():
+            roomy &= eligible[group[open_rows], kind]
+        fits[open_rows[roomy]] = True
+        open_rows = open_rows[~roomy]
     return fits
 
 

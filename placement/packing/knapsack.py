@@ -73,7 +73,7 @@ class DenseTable:
         return [self._shifts(kind) for kind in range(len(self.demand))]
 
     def _shifts(self, kind: int) -> list[Shift]:
-        """(copies, ahead, behind, extent) a power of two, so that any number of copies up to the limit is composed."""
+        """(copies, ahead, behind, extent) for each power of two: any number of copies up to the limit is composed."""
         shifts = []
         left, chunk = self.limits[kind], 1
         while left > 0:

@@ -39,15 +39,30 @@ class LabelPricer:
         self.threshold = 0
 
     def price(self, values: Ints) -> Ints:
-        """See ``knapsack.Pricer``; of no meaning once the stop is heard, when classes are left out."""
+        """See ``knapsack.Pricer``; classes that are left once the stop is heard get a rough bound and no pattern."""
         self.values = values
         self.found = {}
         self.exact = True
-        worth = np.zeros(len(self.packing.caps), np.int64)
+        worth = self._rough_bounds()
         for cls in range(len(self.packing.caps)):
             if self.stop():
                 break
             worth[cls] = self._price_class(cls)
+        return worth
+
+    def _rough_bounds(self) -> Ints:
+        """int64[C]: bounds that need no search: the gang's whole value, or the best rate in one that all use."""
+        packing, valued = self.packing, np.flatnonzero(self.values > 0)
+        whole = sum(int(n) * int(v) for n, v in zip(packing.counts, self.values, strict=True))
+        worth = np.full(len(packing.caps), min(whole, 1 << 62), np.int64)
+        for d in range(packing.demand.shape[1]):
+            sizes = packing.demand[valued, d]
+            if len(valued) and sizes.all():
+                rate = float((self.values[valued] / sizes).max()) * (1 + 1e-9)
+                most: Ints = np.minimum(packing.caps[:, d] * rate + 1, float(1 << 61)).astype(np.int64)
+                worth = np.minimum(worth, most)
+        if self.base is not None:
+            worth += np.array([int(self.base(cls, cap)) for cls, cap in enumerate(packing.caps)], np.int64)
         return worth
 
     def patterns(self, cls: int) -> list[tuple[int, ...]]:

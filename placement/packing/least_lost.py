@@ -14,13 +14,17 @@ import numpy as np
 from placement.model import Policy
 from placement.packing.columns import Generator, Goal, Search
 from placement.packing.dive import dive, round_by_search
+from placement.packing.fill import quick_fill
 from placement.packing.instance import Load, Packing
 from placement.packing.knapsack import DenseTable
+from placement.packing.min_slack import balanced
 from placement.problem.index import Ints
 from placement.problem.scoring import RoomValue
 from placement.stop import Stop
 
 SMALL = 200
+LARGE = 1_000_000
+"""Kinds times classes from which on the greedy may take longer than a caller waits."""
 
 
 class Worth:
@@ -136,16 +140,6 @@ def _cheapest(packing: Packing, worth: Worth, sets: _Hosts, kind: int, largest: 
     return list(zip(lost[first].tolist(), tight[first].tolist(), rows[first].tolist(), strict=True))
 
 
-def least_possible(packing: Packing, worth: Worth) -> int:
-    """What any placement loses at least: each bundle the value of its own size.
-
-    A host's room c is worth at least v(c - x) + v(x), since what fits in two rooms fits in both together; so all that
-    lands on it, x, costs no less than v(x), and that no less than the bundles' own values together.
-    """
-    own = worth.of(packing.demand)
-    return sum(int(n) * int(v) for n, v in zip(packing.counts, own, strict=True))
-
-
 def loads_cost(worth: Worth, loads: Sequence[Load]) -> int:
     """The lost value of loads."""
     return sum(worth.lost(load.cls, load.pattern) * load.times for load in loads)
@@ -157,9 +151,14 @@ def least_lost(packing: Packing, value: RoomValue, known: list[Load] | None, pol
     ``known``: a feasible answer from elsewhere, for when the greedy finds none.
     """
     worth = Worth(packing, value)
-    search = Search(least_possible(packing, worth), None, None, "greedy")
+    sizes = packing.demand[:, : worth.depth] * worth.unit
+    search = Search(value.least_lost(sizes, packing.counts), None, None, "greedy")
     if known is not None:
         search.offer(known, loads_cost(worth, known), "feasible")
+    elif len(packing.counts) * len(packing.caps) > LARGE:
+        quick = quick_fill(packing, balanced(packing), stop)
+        if quick is not None:
+            search.offer(quick, loads_cost(worth, quick), "feasible")
     for order in greedy_orders(packing):
         loads, cost = greedy_lost(packing, worth, order, stop)
         if loads is not None:

@@ -21,7 +21,7 @@ WHOLE_TABLE = 4_000_000
 
 
 def pair_cells(gang: Gang) -> Cells | None:
-    """The gang's cells (room a host), or None where hosts have more than two, or some demand is not a cell's."""
+    """The cells of each host, or None where some have more than two or the cells lack a resource that is asked for."""
     names, free = gang.index.cells()
     wanted = np.array([kind.sample.cells for kind in gang.kinds], np.int64)
     if not names or free.shape[1] > 2 or not set(gang.names) <= set(names):

@@ -1,4 +1,4 @@
-"""The fleet as arrays, built once a snapshot and updated row by row: what makes a decision cost milliseconds."""
+"""The fleet as arrays, built once and then updated row by row, so that a decision costs milliseconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.ma
 import numpy.typing as npt
 
 from placement.model import Host, Snapshot

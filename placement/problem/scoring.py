@@ -38,6 +38,14 @@ class RoomValue:
         values: Ints = self.table[tuple(np.moveaxis(cells, -1, 0))]
         return values
 
+    def least_lost(self, sizes: Ints, counts: Ints) -> int:
+        """What nodes of these sizes (int64[K, F]) cost at least, wherever they land: each the value of its own size.
+
+        A room c is worth at least v(c - x) + v(x), since what fits in two rooms fits in both together; so all that
+        lands on a host, x, costs no less than v(x), and that no less than the nodes' own values together.
+        """
+        return sum(int(n) * int(v) for n, v in zip(counts, self.of(sizes), strict=True))
+
 
 def room_value(gang: Gang) -> RoomValue:
     """The value table for a gang's fleet; kept with the fleet's index for the next request with the same flavours."""
@@ -92,15 +100,20 @@ def _fill(table: Ints, size: tuple[int, ...], value: int) -> None:
         copies *= 2
 
 
+def sizes_for(gang: Gang, names: tuple[str, ...]) -> Ints:
+    """int64[K, F]: what one node of each kind asks of the given resources."""
+    sizes = np.array([[kind.sample.demand.get(name, 0) for name in names] for kind in gang.kinds], np.int64)
+    return sizes.reshape(len(gang.kinds), len(names))
+
+
 def free_for(index: FleetIndex, names: tuple[str, ...]) -> Ints:
     """int64[H, F]: free room in the given resources."""
     return index.free[:, [index.resources[name] for name in names]]
 
 
 def lost_value(gang: Gang, room: RoomValue, landed: dict[int, Ints]) -> int:
-    """The least_lost_value objective: ``landed`` maps a host's row to int64[K] nodes a kind."""
-    demand = np.array([[k.sample.demand.get(n, 0) for n in room.names] for k in gang.kinds], np.int64)
-    demand = demand.reshape(len(gang.kinds), len(room.names))
+    """The least_lost_value objective: ``landed`` maps a host's row to int64[K] nodes of each kind."""
+    demand = sizes_for(gang, room.names)
     rows = sorted(landed)
     before = free_for(gang.index, room.names)[rows]
     after = before - np.array([landed[row] @ demand for row in rows], np.int64).reshape(before.shape)

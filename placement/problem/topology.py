@@ -26,7 +26,7 @@ def domains(index: FleetIndex, scope: Scope) -> tuple[Ints, int]:
 def old_counts(gang: Gang, number: int, domain: Ints, size: int) -> tuple[Ints, Ints]:
     """Members that live in the fleet already, by domain: those of the rule's first and of its second part.
 
-    Counted once a gang, however often a search begins anew; they never change.
+    Counted once for each gang, however often a search begins anew; they never change.
     """
     if number not in gang.members:
         gang.members[number] = _count(gang, gang.request.constraints[number], domain, size)

@@ -18,7 +18,7 @@ from placement.packing.instance import Load
 from placement.problem.feasibility import domains_with_room, impossible_rules
 from placement.problem.gang import FIRST, Gang, Landed, fitting_hosts
 from placement.problem.index import Bools, Ints
-from placement.problem.scoring import room_value
+from placement.problem.scoring import room_value, sizes_for
 from placement.problem.state import PlacementState
 from placement.problem.topology import Tally
 from placement.search.greedy import greedy
@@ -169,7 +169,10 @@ def _relaxation(
     if search.lower > int(reduction.packing.hosts.sum()):
         incumbent.infeasible, incumbent.stage = True, search.stage
         return None
-    least = {Term.VALUE_LOST: 0, Term.HOSTS: search.lower, Term.RACKS: 1, Term.SQUARES: gang.size}
+    least = {Term.HOSTS: search.lower, Term.RACKS: 1, Term.SQUARES: gang.size}
+    if Term.VALUE_LOST in OBJECTIVES[strategy].terms:
+        value = room_value(gang)
+        least[Term.VALUE_LOST] = value.least_lost(sizes_for(gang, value.names), gang.counts)
     incumbent.lower = OBJECTIVES[strategy].total(gang.size, least)
     return (reduction, search.loads) if search.loads is not None else None
 

@@ -10,7 +10,7 @@ from placement.constraints import Near, Together
 from placement.model import Strategy
 from placement.problem.gang import FIRST, SECOND, Gang
 from placement.problem.index import Bools, Ints
-from placement.problem.scoring import free_for, room_value
+from placement.problem.scoring import free_for, room_value, sizes_for
 from placement.problem.state import PlacementState
 from placement.stop import Stop
 
@@ -25,8 +25,7 @@ class Preference:
         self.largest = np.maximum(1, gang.capacity.max(axis=0, initial=1))
         if strategy is Strategy.LEAST_LOST_VALUE:
             self.value = room_value(gang)
-            sizes = [[kind.sample.demand.get(name, 0) for name in self.value.names] for kind in gang.kinds]
-            self.sizes = np.array(sizes, np.int64).reshape(len(gang.kinds), len(self.value.names))
+            self.sizes = sizes_for(gang, self.value.names)
             self.room = free_for(gang.index, self.value.names).copy()
 
     def of(self, number: int) -> Ints:
@@ -86,7 +85,7 @@ def greedy(
 ) -> PlacementState | None:
     """A state with the whole gang on it, or None; with ``partial`` whatever could be placed.
 
-    ``only``: bool[H] hosts that may be used at all. ``stop`` is asked once a node.
+    ``only``: bool[H] hosts that may be used at all. ``stop`` is asked before each node.
     """
     state = PlacementState(gang)
     if only is not None:

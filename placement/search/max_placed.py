@@ -65,6 +65,10 @@ def _rounded(generator: Generator, packing: Packing, stop: Stop) -> Residue:
     return residue
 
 
+SMALL = 200
+"""Kinds times hosts up to which an exact search costs little."""
+
+
 @dataclass(slots=True)
 class Most:
     """``landed``: as many nodes as were placed, None where no placement is known that keeps the hard rules.
@@ -88,7 +92,11 @@ def most_nodes(gang: Gang, policy: Policy, stop: Stop) -> Most:
     fitting = sum(kind.count for number, kind in enumerate(gang.kinds) if fitting_hosts(gang, number).any())
     upper = max(0, min(upper, fitting, gang.size - surplus(gang)))
     if reduction.exact:
-        return Most(landed, upper)
+        most = Most(landed, upper)
+        small = len(gang.kinds) * len(gang.index.hosts) <= SMALL
+        if len(landed) < upper and small and policy.branches and not stop():
+            _by_model(gang, policy, stop, most)
+        return most
     most = Most(None, upper)
     nothing, state = PlacementState(gang), greedy(gang, gang.request.strategy, stop, partial=True)
     for known in (nothing, state):

@@ -27,7 +27,7 @@ from placement.packing.instance import Load, Packing, classes_of
 from placement.packing.numa import in_cells, pair_cells
 from placement.problem.gang import FIRST, SECOND, Gang, Landed, allowed_hosts
 from placement.problem.index import Bools, Ints
-from placement.problem.scoring import RoomValue, free_for
+from placement.problem.scoring import RoomValue, free_for, sizes_for
 from placement.problem.topology import Tally
 
 Bundles = tuple[tuple[tuple[int, int], ...], ...]
@@ -148,7 +148,7 @@ def _on_hosts(tally: Tally) -> bool:
 
 
 def _never_missed(tally: Tally, partial: bool = False) -> bool:
-    """Whether no placement at all can miss the rule; ``partial``: nor one of a part of the gang."""
+    """Whether no placement can miss the rule; ``partial``: not even one that leaves some of the gang out."""
     rule = tally.rule
     if isinstance(rule, AtMost):
         return tally.coming + int(tally.old_first.max(initial=0)) <= rule.limit
@@ -254,8 +254,7 @@ def _dimensions(gang: Gang, tallies: list[Tally], limits: list[int], bundles: Bu
 
 def _valued(gang: Gang, value: RoomValue, demand: Ints, free: Ints, bundles: Bundles) -> tuple[Ints, Ints, Ints]:
     """Demand, room and unit a dimension, with the value's resources first and in units that the value's divide."""
-    asked = [[kind.sample.demand.get(name, 0) for name in value.names] for kind in gang.kinds]
-    wanted = _of_bundles(bundles, np.array(asked, np.int64).reshape(len(gang.kinds), len(value.names)))
+    wanted = _of_bundles(bundles, sizes_for(gang, value.names))
     unit = np.gcd(np.gcd.reduce(wanted, axis=0), value.unit) if len(value.names) else np.zeros(0, np.int64)
     others = [d for d in range(demand.shape[1]) if d >= len(gang.names) or gang.names[d] not in value.names]
     return (

@@ -10,8 +10,10 @@ from placement.model import Policy
 from placement.packing.bounds import volume
 from placement.packing.columns import Search
 from placement.packing.fewest_hosts import fewest_hosts
-from placement.packing.instance import Load, classes_of, components
+from placement.packing.fill import quick_fill
+from placement.packing.instance import Load, Packing, classes_of, components
 from placement.packing.least_lost import least_lost
+from placement.packing.min_slack import balanced
 from placement.problem.gang import Gang, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value
@@ -22,6 +24,8 @@ from placement.stop import Stop
 from placement.strategy import OBJECTIVES, Strategy, Term
 
 RACKS_TRIED = 24
+LARGE = 200_000
+"""Kinds times hosts from which on a proof may take longer than a caller waits, so that a quick answer comes first."""
 
 
 def host_order(gang: Gang, seed: int) -> Ints | None:
@@ -54,6 +58,8 @@ STAGES = ("empty", "volume", "funnel", "feasible", "greedy", "min-slack", "colum
 
 def widened(load: Load, kinds: Ints, classes: Ints, size: int) -> Load:
     """A part's load in the whole packing's numbers."""
+    if len(kinds) == size:
+        return Load(int(classes[load.cls]), load.pattern, load.times)
     pattern = [0] * size
     for position, copies in enumerate(load.pattern):
         pattern[kinds[position]] = copies
@@ -135,23 +141,23 @@ def spread_bound(gang: Gang) -> int:
 def by_closeness(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """Close: as few racks as the volume allows, then as few hosts in them as can be."""
     whole = reduce(gang)
-    overall = fewest(whole, policy, stop)
-    if overall.loads is None:
-        infeasible = overall.lower > int(whole.packing.hosts.sum())
-        return Incumbent(stage=overall.stage, infeasible=infeasible)
-    racks, room = _rack_room(gang)
-    needed = _racks_needed(gang, room)
-    close = OBJECTIVES[Strategy.CLOSE]
-    lower = close.total(gang.size, {Term.RACKS: needed, Term.HOSTS: overall.lower})
-    incumbent = Incumbent(lower=lower, stage="greedy")
+    by_room, needed = _racks(gang)
     order = host_order(gang, policy.seed)
+    incumbent = Incumbent(stage="greedy")
+    if len(gang.kinds) * len(gang.index.hosts) > LARGE:
+        _close_at_once(gang, by_room, needed, stop, incumbent, order)
+    overall = fewest(whole, policy, stop)
+    close = OBJECTIVES[Strategy.CLOSE]
+    incumbent.lower = close.total(gang.size, {Term.RACKS: needed, Term.HOSTS: overall.lower})
+    if overall.loads is None:
+        incumbent.infeasible = overall.lower > int(whole.packing.hosts.sum())
+        incumbent.stage = overall.stage if incumbent.landed is None else incumbent.stage
+        return incumbent
     incumbent.offer(gang, Strategy.CLOSE, whole.spread_out(overall.loads, order), 0, overall.stage)
-    total = np.maximum(1, (gang.counts.astype(np.float64) @ gang.demand))
-    share = (np.minimum(room, total) / total).min(axis=1, initial=1.0)
-    by_room = racks[np.lexsort([racks, room.sum(axis=1) if room.size else racks, -share])]
-    for size in range(needed, len(racks) + 1):
+    racks = len(by_room)
+    for size in range(needed, racks + 1):
         found = False
-        for first in range(min(RACKS_TRIED, len(racks) - size + 1)):
+        for first in range(min(RACKS_TRIED, racks - size + 1)):
             if stop() or incumbent.closed:
                 return incumbent
             chosen = np.isin(gang.index.rack, by_room[first : first + size])
@@ -160,6 +166,45 @@ def by_closeness(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
         if found or (incumbent.objective is not None and least >= incumbent.objective):
             break
     return incumbent
+
+
+def _close_at_once(
+    gang: Gang, by_room: Ints, needed: int, stop: Stop, incumbent: Incumbent, order: Ints | None
+) -> None:
+    """A first answer before anything is proven: by halving, how few of the roomiest racks one greedy filling needs."""
+    low, enough = needed - 1, len(by_room)
+    while enough - low > 1 and not stop():
+        middle = (low + enough) // 2 if incumbent.landed is not None else enough
+        inside = reduce(gang, only=np.isin(gang.index.rack, by_room[:middle]))
+        loads = _filled(inside.packing, stop)
+        if loads is not None:
+            incumbent.offer(gang, Strategy.CLOSE, inside.spread_out(loads, order), 0, "greedy")
+            enough = middle
+        elif middle == enough:
+            return
+        else:
+            low = middle
+
+
+def _filled(packing: Packing, stop: Stop) -> list[Load] | None:
+    """One greedy filling of each independent part, None where one leaves something out."""
+    loads: list[Load] = []
+    for kinds, classes in components(packing):
+        part = packing.part(kinds, classes)
+        found = quick_fill(part, balanced(part), stop) if len(classes) else None
+        if found is None:
+            return None
+        loads.extend(widened(load, kinds, classes, len(packing.counts)) for load in found)
+    return loads
+
+
+def _racks(gang: Gang) -> tuple[Ints, int]:
+    """(codes of the racks that can take anything, the roomiest first; a lower bound on how many are needed)."""
+    racks, room = _rack_room(gang)
+    total = np.maximum(1, (gang.counts.astype(np.float64) @ gang.demand))
+    share = (np.minimum(room, total) / total).min(axis=1, initial=1.0)
+    order = np.lexsort([racks, room.sum(axis=1) if room.size else racks, -share])
+    return racks[order], _racks_needed(gang, room)
 
 
 def _within(gang: Gang, chosen: Bools, policy: Policy, stop: Stop, incumbent: Incumbent, order: Ints | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,15 @@ def test_moves_and_room_can_be_asked_offline(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == {"moves": [move], "gain": 1000}
     assert main(["room", str(fleet), str(ask)]) == 0
     assert json.loads(capsys.readouterr().out) == {"count": 4, "bound": 4, "by_zone": {"z": 4}}
+
+
+def test_a_wrong_decision_is_told_and_never_passes(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = place(codec.read_snapshot(FLEET), codec.read_request(ASK)[0])
+    monkeypatch.setattr("placement.__main__.place", lambda *_: replace(right, assignments=right.assignments[:1]))
+    assert main(["place", files["fleet"], files["fits"]]) == 1
+    assert "the decision is wrong: count" in capsys.readouterr().err
 
 
 def test_bad_files_are_status_two_and_one_line(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
