@@ -47,7 +47,8 @@ class Inquiry:
             gang = replace(gang, request=replace(gang.request, strategy=Strategy.FEWEST_HOSTS))
         self.gang, self.solve, self.stop = gang, solve, stop
         branches = min(policy.branches, FEW_BRANCHES) if len(gang.kinds) * len(gang.index.hosts) <= SMALL else 0
-        self.policy = replace(policy, rounds=60, dives=1, branches=branches, max_placed=False, explain=False)
+        rounds, dives = min(policy.rounds, 60), min(policy.dives, 1)
+        self.policy = replace(policy, rounds=rounds, dives=dives, branches=branches, max_placed=False, explain=False)
 
     def fits(self, changed: Callable[[], Gang]) -> bool:
         """Whether a placement was found; after the stop nothing is built or tried any more."""

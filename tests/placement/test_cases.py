@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -126,3 +127,20 @@ def test_where_not_even_no_node_keeps_the_rules_nothing_is_placed() -> None:
     fleet = Snapshot((Host("h0", "z", {"cpu": 1}),))
     request = Request((Node("n", {"cpu": 1}),), constraints=(SpareHosts(2),))
     assert decided(fleet, request, Policy(max_placed=True)).status is Status.INFEASIBLE
+
+
+def test_what_might_hold_together_is_not_called_a_conflict() -> None:
+    """Cut to measure, the nodes fill both zones to the last unit, if only somebody finds how; one zone is too small."""
+    r = random.Random(1)
+    hosts, nodes = [], []
+    for n in range(24):
+        size = {"cpu": r.randint(900, 1100), "mem": r.randint(900, 1100)}
+        hosts.append(Host(f"h{n:02d}", "east" if n % 2 else "west", size))
+        cuts = {name: sorted(r.sample(range(1, amount), 5)) for name, amount in size.items()}
+        for part in range(6):
+            piece = {name: ([*at, size[name]][part]) - ([0, *at][part]) for name, at in cuts.items()}
+            nodes.append(Node(f"n{n}-{part}", piece, "east"))
+    decision = decided(Snapshot(tuple(hosts)), Request(tuple(nodes)), Policy(rounds=0))
+    assert decision.status is Status.INFEASIBLE
+    assert decision.explanation is not None
+    assert decision.explanation.conflict == (Family.ZONE, Family.CAPACITY)

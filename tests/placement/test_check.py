@@ -78,10 +78,19 @@ def test_each_fault_is_found(rule: str, request_: Request, decision: Decision) -
     [
         ("zone", lambda node: replace(node, zone="east")),
         ("label", lambda node: replace(node, host_labels={"disk": ("ssd",)})),
-        ("exclusive", lambda node: replace(node, exclusive=True)),
         ("numa", lambda node: replace(node, cells=1)),
     ],
 )
 def test_each_wish_of_a_node_is_checked(rule: str, change: Callable[[Node], Node]) -> None:
     request = replace(REQUEST, nodes=(change(REQUEST.nodes[0]), REQUEST.nodes[1]))
     assert rule in rules(request, on("b", "b", "b"))
+
+
+def test_an_exclusive_node_keeps_off_members_of_other_gangs_alone() -> None:
+    alone = replace(REQUEST, nodes=tuple(replace(node, exclusive=True) for node in REQUEST.nodes))
+    assert rules(alone, on("b", "b", "b")) == set()
+    peopled = Snapshot(
+        tuple(replace(host, members=(Member("y"),)) if host.id == "b" else host for host in SNAPSHOT.hosts)
+    )
+    assert {violation.rule for violation in check(peopled, alone, on("b", "b", "b"))} == {"exclusive"}
+    assert check(peopled, replace(alone, staying={"y": "b"}), on("b", "b", "b")) == ()

@@ -16,6 +16,7 @@ from placement.engine import place
 from placement.exact import constraint_model, master
 from placement.exact.interrupt import run_until
 from placement.model import Host, Node, Policy, Request, Snapshot, Status, Strategy
+from placement.problem.gang import collapse
 from placement.search import reduce
 
 ENDLESS = Policy(branches=100_000_000, explain=False)
@@ -68,6 +69,21 @@ def test_a_stop_ends_the_native_solvers(
     assert decision.status is not Status.INFEASIBLE
     assert check(snapshot, request, decision) == ()
     assert all(thread.name != "placement-search" for thread in threading.enumerate())
+
+
+def test_a_stop_is_heard_while_a_model_is_still_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    gang = collapse(*with_rules(Strategy.LEAST_LOST_VALUE))
+    monkeypatch.setattr(constraint_model, "run_until", lambda *_: pytest.fail("the search began"))
+    asked = 0
+
+    def third_time() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= 3
+
+    verdict = constraint_model.solve_model(gang, range(40), Strategy.LEAST_LOST_VALUE, 1.0, 0, third_time)
+    assert asked == 3
+    assert (verdict.landed, verdict.infeasible) == (None, False)
 
 
 @pytest.mark.parametrize("weight", [None, 10])
