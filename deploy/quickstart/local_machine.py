@@ -8,10 +8,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import time
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -26,10 +29,8 @@ NETWORK = "corral"
 # A transient network that does nothing: by its uuid Corral's driver tells one boot of the host from the next.
 BOOT_MARKER = "corral-boot-id"
 KVM = Path("/dev/kvm")
-# The tag that Corral's driver writes into each machine; a domain without it is never touched.
+# The namespace of what Corral's driver writes into each machine's metadata; a domain without it is never touched.
 TAG = "urn:corral:machine:1"
-# The inert domain that says whose this hypervisor is. It goes with everything else, and is no guest.
-OWNER_MARK = "corral-owner"
 
 
 class Problem(Exception):
@@ -209,27 +210,57 @@ def start_network(made: Made, connection: libvirt.virConnect) -> None:
         ) from error
 
 
-def guests(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
-    """All domains with Corral's tag that can run: not the markers that forbid late definitions or say whose this is."""
-    machines = [domain for domain in tagged(connection) if domain.name() != OWNER_MARK]
-    return [domain for domain in machines if 'kind="tombstone"' not in domain.XMLDesc(0)]
+@dataclass(frozen=True)
+class Own:
+    """Which database is this checkout's, and the cluster that its machines bear: of nothing else may anything go."""
+
+    database: str
+    cluster: str
+
+    @classmethod
+    def read(cls, path: Path) -> Own | None:
+        """From the service's database; None where there is none, or none that was ever started."""
+        if not path.is_file():
+            return None
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+                row = connection.execute("SELECT database, cluster FROM installation").fetchone()
+        except sqlite3.Error:
+            return None
+        return cls(*row) if row and all(row) else None
 
 
-def tagged(connection: libvirt.virConnect) -> list[libvirt.virDomain]:
-    """All domains with Corral's tag."""
+def guests(connection: libvirt.virConnect, own: Own) -> list[libvirt.virDomain]:
+    """The installation's domains that can run: not the inert ones that hold a uuid or say whose the host is."""
+    return [domain for domain, kind in _owned(connection, own) if kind not in ("tombstone", "owner")]
+
+
+def _owned(connection: libvirt.virConnect, own: Own) -> list[tuple[libvirt.virDomain, str]]:
+    """The installation's domains, each with the kind that its tag tells."""
     found = []
     for domain in connection.listAllDomains():
         try:
-            if TAG in domain.XMLDesc(0):
-                found.append(domain)
+            metadata = ElementTree.fromstring(domain.XMLDesc(0)).find("metadata")
         except libvirt.libvirtError:
             continue  # it has gone in the meantime
+        if metadata is None:
+            continue
+        machine, owner = metadata.find(f"{{{TAG}}}machine"), metadata.find(f"{{{TAG}}}owner")
+        if machine is not None and machine.get("cluster") == own.cluster:
+            found.append((domain, machine.get("kind", "")))
+        elif owner is not None and owner.get("database") == own.database:
+            found.append((domain, "owner"))
     return found
 
 
-def sweep(connection: libvirt.virConnect) -> None:
-    """Remove tagged domains and Corral's volumes that are still there, and its storage pools."""
-    for domain in tagged(connection):
+def _others(connection: libvirt.virConnect) -> bool:
+    """Whether other installations have something here: then what all of them share stays."""
+    return any(TAG in domain.XMLDesc(0) for domain in connection.listAllDomains())
+
+
+def sweep(connection: libvirt.virConnect, own: Own) -> None:
+    """Remove the installation's domains and volumes that are still there; storage pools that are nobody else's too."""
+    for domain, _ in _owned(connection, own):
         say(f"removing {domain.name()}")
         try:
             if domain.isActive():
@@ -238,16 +269,23 @@ def sweep(connection: libvirt.virConnect) -> None:
                 domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
         except libvirt.libvirtError as error:
             say(f"{domain.name()}: {error}")
+    shared = _others(connection)
     for pool in connection.listAllStoragePools():
-        if pool.name().startswith("corral"):
-            say(f"removing storage pool {pool.name()}")
-            if not pool.isActive():
-                pool.create()
-            for volume in pool.listAllVolumes():
+        if not pool.name().startswith("corral"):
+            continue
+        if not pool.isActive():
+            pool.create()
+        for volume in pool.listAllVolumes():
+            mine = volume.name().startswith(f"corral.{own.cluster}.")
+            if mine or (not shared and volume.name().startswith("corral-base.")):
                 volume.delete()
-            pool.destroy()
-            pool.delete()
-            pool.undefine()
+        if pool.listAllVolumes():
+            say(f"storage pool {pool.name()} stays: others have volumes in it")
+            continue
+        say(f"removing storage pool {pool.name()}")
+        pool.destroy()
+        pool.delete()
+        pool.undefine()
 
 
 def remove_network(made: Made, connection: libvirt.virConnect) -> None:

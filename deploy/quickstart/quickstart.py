@@ -33,6 +33,7 @@ from local_machine import (
     ROOT,
     VAR,
     Made,
+    Own,
     Problem,
     end_process,
     guests,
@@ -255,8 +256,9 @@ def delete_groups(addresses: Addresses, connection: libvirt.virConnect) -> None:
         say(f"corral delete ({len(uuids)} groups)")
         if corral(addresses, "delete", *uuids).returncode != 0:
             raise Problem("not every group could be deleted")
-    if not wait_for(lambda: not guests(connection), 30):
-        names = ", ".join(domain.name() for domain in guests(connection))
+    own = Own.read(DATABASE)
+    if own is not None and not wait_for(lambda: not guests(connection, own), 30):
+        names = ", ".join(domain.name() for domain in guests(connection, own))
         raise Problem(f"these guests are left: {names}")
 
 
@@ -272,7 +274,9 @@ def down() -> int:
         try:
             if DATABASE.exists():
                 delete_by_service(made, connection)
-            sweep(connection)
+            own = Own.read(DATABASE)
+            if own is not None:
+                sweep(connection, own)
             remove_network(made, connection)
         finally:
             connection.close()

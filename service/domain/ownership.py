@@ -67,12 +67,14 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class HostRecord:
     """What the database knows of a host: its uuid, the hypervisor that it was so far (empty: not seen yet), and the
-    name of another host that is this hypervisor (empty: none). `claim_ordered`: its operator's word that it is ours."""
+    name of another host that is this hypervisor (empty: none). `claim_ordered`: its operator's word that it is ours.
+    `ahead`: it was found to be so, and no word of its operator has come since."""
 
     uuid: str
     hypervisor: str = ""
     twin: str = ""
     claim_ordered: bool = False
+    ahead: bool = False
 
 
 def judge(
@@ -113,7 +115,7 @@ def judge(
             f"it was host {mark.host} for this database: give the host that uuid again, or claim it",
         )
     newest = max(newest_machine, mark.generation if mark is not None else 0)
-    if newest > generation:
+    if record.ahead or newest > generation:
         return Verdict(
             Standing.AHEAD,
             # Without the database's own generation: a reason that changes is recorded anew, which would raise it.

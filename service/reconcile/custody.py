@@ -63,6 +63,8 @@ class Custody:
         elif record.claim_ordered and not record.twin:  # nobody's word makes two hosts of one machine
             verdict = await self._take_over(found)
         if verdict.standing is Standing.AHEAD:
+            if not record.ahead:
+                await self._store.write(lambda c: ownership.set_ahead(c, host.uuid))
             self.behind[host.uuid] = verdict.reason
         else:
             self.behind.pop(host.uuid, None)

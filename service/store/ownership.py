@@ -30,7 +30,9 @@ _ATTEMPTS = select(_INSTANCES.c.uuid, _INSTANCES.c.attempt, _INSTANCES.c.status)
 )
 _ORDERED = select(_QUARANTINE.c.key).where(_QUARANTINE.c.host_uuid == bindparam("host"), _QUARANTINE.c.removal)
 _HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
-_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered).where(_HOSTS.c.uuid == bindparam("of"))
+_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead).where(
+    _HOSTS.c.uuid == bindparam("of")
+)
 _TWIN = select(_HOSTS.c.name).where(_HOSTS.c.hypervisor == bindparam("hypervisor"), _HOSTS.c.uuid != bindparam("of"))
 _UNSEEN = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt).where(
     _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.seen_gone.is_(False)
@@ -138,7 +140,7 @@ def host_record(connection: Connection, host_uuid: str, hypervisor: str) -> Host
     if row is None:
         return None
     twin = connection.scalar(_TWIN, {"hypervisor": hypervisor, "of": host_uuid}) if hypervisor else None
-    return HostRecord(host_uuid, row.hypervisor or "", twin or "", row.claim_ordered)
+    return HostRecord(host_uuid, row.hypervisor or "", twin or "", row.claim_ordered, row.ahead)
 
 
 def knows(connection: Connection, host_uuid: str) -> bool:
@@ -162,10 +164,18 @@ def set_hypervisor(connection: Connection, host_uuid: str, hypervisor: str) -> N
             connection.execute(
                 update(_HOSTS)
                 .where(_HOSTS.c.uuid == host_uuid)
-                .values(hypervisor=hypervisor or None, claim_ordered=False, generation=_HOSTS.c.generation + 1)
+                .values(
+                    hypervisor=hypervisor or None, claim_ordered=False, ahead=False, generation=_HOSTS.c.generation + 1
+                )
             )
     except IntegrityError as error:
         raise AlreadyExists("host", host_of_hypervisor(connection, hypervisor) or "") from error
+
+
+def set_ahead(connection: Connection, host_uuid: str) -> None:
+    """The host has seen a later time than this database. The database goes on, and would reach that number in the end:
+    what it lost does not come back by that."""
+    connection.execute(update(_HOSTS).where(_HOSTS.c.uuid == host_uuid).values(ahead=True))
 
 
 def order_claim(connection: Connection, host_uuid: str, now: int) -> None:

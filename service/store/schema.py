@@ -81,6 +81,8 @@ hosts = Table(
     # The hypervisor's own uuid, as it said it; NULL until it was seen, or of a kind that has none.
     Column("hypervisor", WORD, unique=True),
     Column("claim_ordered", Boolean, nullable=False, default=False),
+    # It was seen to know a later time than this database did; until its operator has said what that means.
+    Column("ahead", Boolean, nullable=False, default=False),
     Index(None, "zone_uuid"),
 )
 

@@ -49,6 +49,7 @@ class ControlPlane:
     reconciler: Reconciler
     sweep: Sweep
     metrics: Metrics
+    custody: Custody
     drivers: dict[str, SimulatedDriver] = field(default_factory=dict)
 
     async def deploy(self, request: DeployRequest) -> list[Event]:
@@ -126,7 +127,7 @@ async def control_plane(
     signals = Signals()
     signals.group_due.listen(reconciler.poke)
     groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals)
-    plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, custody, metrics), metrics)
+    plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, custody, metrics), metrics, custody)
     for h in hosts:
         known = (there or {}).get(h.uuid)
         driver = SimulatedDriver(h.uuid, known or SimulatedHost(h.name, options, time.monotonic))

@@ -36,6 +36,13 @@ HERE = HostRecord("h1", hypervisor="hv-a")
         (HERE, "hv-a", OwnerMark("d1", "h1", 101), 0, Standing.AHEAD),
         (HERE, "hv-a", OwnerMark("d1", "h1", 50), 101, Standing.AHEAD),
         (HERE, "hv-a", None, 101, Standing.AHEAD),
+        (
+            HostRecord("h1", "hv-a", ahead=True),
+            "hv-a",
+            OwnerMark("d1", "h1", 50),
+            0,
+            Standing.AHEAD,
+        ),  # caught up by itself
         (HERE, "", OwnerMark("d1", "h1", 50), 0, Standing.OURS),  # a kind of host without a uuid of its own
     ],
 )

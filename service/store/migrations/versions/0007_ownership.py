@@ -53,6 +53,7 @@ def upgrade() -> None:
     with op.batch_alter_table("hosts", schema=None) as batch_op:
         batch_op.add_column(sa.Column("hypervisor", sa.String(length=64), nullable=True))
         batch_op.add_column(sa.Column("claim_ordered", sa.Boolean(), nullable=False, server_default=sa.false()))
+        batch_op.add_column(sa.Column("ahead", sa.Boolean(), nullable=False, server_default=sa.false()))
         batch_op.create_unique_constraint(batch_op.f("uq_hosts_hypervisor"), ["hypervisor"])
     _what_was_before()
 
@@ -60,6 +61,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     with op.batch_alter_table("hosts", schema=None) as batch_op:
         batch_op.drop_constraint(batch_op.f("uq_hosts_hypervisor"), type_="unique")
+        batch_op.drop_column("ahead")
         batch_op.drop_column("claim_ordered")
         batch_op.drop_column("hypervisor")
     for table in ("quarantine", "retired", "installation"):
