@@ -94,7 +94,12 @@ async def test_yesterdays_backup_ends_no_machine_and_waits_for_an_operator(tmp_p
         await plane.follow(accepted.group, accepted.after_revision)
         await swept(plane)
         assert first is not None
-        assert (await plane.groups.get(CALLER, first.uuid)).status is GroupStatus.RUNNING
+        known = first.uuid
+
+        async def goes_on() -> bool:
+            return (await plane.groups.get(CALLER, known)).status is GroupStatus.RUNNING
+
+        await until(goes_on)
         assert before.items() <= machines(there).items()
         held = await plane.store.read(lambda c: ownership.quarantine(c, f"{1:032x}"))
         assert len(held) == 2  # those that were made after the backup
