@@ -33,7 +33,7 @@ class Identities:
         self._sessions = sessions
         self.replace(tokens, certificates, anonymous=anonymous)
 
-    def replace(self, tokens: Iterable[Token], certificates: Iterable[Certificate], *, anonymous: bool) -> None:
+    def replace(self, tokens: Iterable[Token], certificates: Iterable[Certificate], *, anonymous: Anonymous) -> None:
         """Know these callers alone from now on."""
         self._tokens = tuple(tokens)
         self._certificates = {certificate.uri: certificate.caller for certificate in certificates}

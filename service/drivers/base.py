@@ -46,7 +46,8 @@ class OutcomeUnknown(DriverError):
 
 
 class HostRejected(DriverError):
-    """The host answered that it cannot do it (missing bridge, image, pool, memory). Retrying there is of no use.
+    """The host answered that it cannot do it (missing bridge, image, pool, memory, space), or the service lacks what it
+    would send (a secret). Retrying there at once is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
     `denied`, `no_space`, `absent`, `missing_secret`, `internal`.
@@ -299,7 +300,7 @@ class HostDriver(Protocol):
         ...
 
     async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
-        """Destroy, see it gone, undefine, delete volumes and seed, in that order. Absent is success.
+        """Destroy, see it gone, undefine, delete all its volumes, in that order. Absent is success.
 
         Raises MachineGhost where the host lists it and cannot destroy it.
         """

@@ -143,10 +143,8 @@ class Machines:
         self._start_paused(work, connection, domain, spec, platform.virt_type)
 
     def _is_taken(self, connection: Any, error: libvirt.libvirtError, identity: MachineIdentity, name: str) -> bool:
-        """Whether a definition was refused because its uuid or name is something else's: the code says more than that.
-
-        Where it cannot be looked for, the refusal is what is told.
-        """
+        """Whether a definition was refused because its uuid or name is something else's: the code stands for other
+        failures too, so the host is asked who has them."""
         if error.get_error_code() not in TAKEN or connection_lost(error):
             return False
         seen = self._inventory.find(connection, identity)

@@ -78,8 +78,8 @@ def _volume_xml(name: str, size: int, kind: str, backing: tuple[str, str] | None
 def written(pool: Any, work: Work, name: str, content: bytes, *, size: int = 0) -> Any:
     """A raw volume of mode 0600 that begins with this content; `size`: its bytes, where they are more than that.
 
-    One of that size is written over in place: another control plane's create, which may read it in this moment, finds
-    the same bytes before, while and after. What a call that broke off had written is written over with it.
+    One of that size is written over in place: another control plane's create, which may open it in this moment, finds a
+    file, and most often these very bytes. What a call that broke off had written is written over with it.
     """
     size = max(size, len(content))
     there = find(pool, name)

@@ -132,7 +132,7 @@ async def test_a_host_that_has_less_than_it_holds_takes_no_claim_and_nothing_is_
             plane.reconciler.monitors[small.uuid].update(small)
 
         async def shrunk() -> bool:
-            return all(h.usable["vcpu"] == 2 for h in (await plane.store.read(fleet.hosts)).values())
+            return all(h.allocatable["vcpu"] == 2 for h in (await plane.store.read(fleet.hosts)).values())
 
         await until(shrunk)
         with pytest.raises(Conflict, match="less than"):
