@@ -56,6 +56,12 @@ def offline(url: str, *, rehearse: bool) -> Iterator[Offline]:
 
     Raises DatabaseLocked where a service has it, Unavailable.
     """
+    if rehearse and (lost := _file(url)) is not None and not lost.exists():
+        # Nobody serves what is not there, and it is not to be there afterwards.
+        with closing(Store("sqlite://")) as empty:
+            upgrade(empty.engine)
+            yield Offline(empty, rehearse=True)
+        return
     held = Store(url)
     try:
         if not held.sqlite:
@@ -66,12 +72,9 @@ def offline(url: str, *, rehearse: bool) -> Iterator[Offline]:
                     raise Unavailable("the database has an older schema: its next start, or --write, brings it up")
                 yield Offline(held, rehearse=rehearse)
         elif rehearse:
-            copy = _copy(Path(str(held.url.database)) if not held.in_memory else None)
-            try:
+            with closing(_copy(_file(url))) as copy:
                 upgrade(copy.engine)
                 yield Offline(copy, rehearse=True)
-            finally:
-                copy.close()
         else:
             upgrade(held.engine)
             yield Offline(held, rehearse=False)
@@ -88,10 +91,9 @@ def backup(url: str, target: Path) -> int:
 
     Returns its bytes. Raises NoBackup.
     """
-    address = make_url(url)
-    if address.get_backend_name() != "sqlite":
-        raise NoBackup("the database is PostgreSQL's: pg_dump makes its backup")
-    source = Path(str(address.database or ""))
+    source = _file(url)
+    if source is None:
+        raise NoBackup("the database is no SQLite file: pg_dump makes a backup of PostgreSQL's")
     if not source.is_file():
         raise NoBackup(f"there is no database {source}")
     try:
@@ -114,14 +116,21 @@ def _backed_up(source: Path, target: Path) -> int:
     return target.stat().st_size
 
 
+def _file(url: str) -> Path | None:
+    """The file of a SQLite database; None for one in memory, and for PostgreSQL."""
+    address = make_url(url)
+    named = address.database if address.get_backend_name() == "sqlite" else None
+    return Path(named) if named and named != ":memory:" else None
+
+
 def _readable(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
 
 
 def _copy(path: Path | None) -> Store:
-    """A copy in memory of the file, or an empty database where there is none yet."""
+    """A copy of the file in memory."""
     store = Store("sqlite://")
-    if path is not None and path.is_file():
+    if path is not None:
         with closing(_readable(path)) as source:
             pooled = store.engine.raw_connection()
             try:
