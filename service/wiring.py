@@ -97,7 +97,7 @@ class Service:
         self.owner = owner_name()
         self._fleet_reader = FleetReader()
         self.decisions = DecisionLog()
-        self.pool = planner or PoolPlanner(max(1, (os.cpu_count() or 1) - 1), self.metrics)
+        self.pool = planner or PoolPlanner(max(2, (os.cpu_count() or 1) - 1), self.metrics)
         self.planner = RecordingPlanner(self.pool, self.decisions, self.metrics, wall_clock)
         self._make_identity()
         self.directory = Directory({}, {}, {})

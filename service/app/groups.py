@@ -136,6 +136,7 @@ class Groups(GroupIntents):
             Policy(),
             budget_seconds=self._limits.plan_seconds,
             answer_by=answer_by,
+            project=group.project,
         )
         if planned.decision.status is not Status.PLACED:
             raise error_of(translate.failure(planned.decision, group, snapshot), group.uuid)

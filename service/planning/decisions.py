@@ -110,10 +110,11 @@ class RecordingPlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        project: str = "",
     ) -> Planned:
         """See `Planner.place`."""
         planned = await self._planner.place(
-            snapshot, request, policy, budget_seconds=budget_seconds, answer_by=answer_by
+            snapshot, request, policy, budget_seconds=budget_seconds, answer_by=answer_by, project=project
         )
         decision, metrics = planned.decision, self._metrics
         metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)

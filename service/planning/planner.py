@@ -32,6 +32,7 @@ class Planner(Protocol):
 
     The budget is of the search: waiting for a process that is busy or just starts costs none of it. `answer_by`, of
     `time.monotonic`, is when the caller needs the answer, waiting or not. A caller that is cancelled ends its plan.
+    `project`: whose plan it is, so that one tenant's hard ones do not stand before another's; "": the operator's.
     """
 
     async def place(
@@ -42,6 +43,7 @@ class Planner(Protocol):
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        project: str = "",
     ) -> Planned:
         """A verified Decision within the budget. Raises InvariantViolation where the checker refuses it."""
         ...
@@ -98,6 +100,7 @@ class InlinePlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        project: str = "",
     ) -> Planned:
         """See `Planner.place`."""
         started = time.monotonic()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
 from service.errors import Unavailable
+from service.planning.fair_queue import FairQueue
 from service.planning.planner import Planned
 from service.planning.process import Change, CountRoom, Flag, Order, Place, Reply, Time, begin, load, run
 from service.telemetry.logs import get_logger
@@ -82,7 +83,7 @@ class PoolPlanner:
     def __init__(self, workers: int, metrics: Metrics | None = None) -> None:
         self._metrics = metrics or Metrics()
         self._idle = [_Worker() for _ in range(workers)]
-        self._places = asyncio.Semaphore(workers)
+        self._places = FairQueue(workers)
         self._busy: set[_Worker] = set()
         self._closed = False
 
@@ -94,16 +95,17 @@ class PoolPlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        project: str = "",
     ) -> Planned:
         """See `Planner.place`. Raises Unavailable where a process died."""
         started = time.monotonic()
-        decision = await self._run(snapshot, Place(request, policy), Time(budget_seconds, answer_by))
+        decision = await self._run(snapshot, Place(request, policy), Time(budget_seconds, answer_by), project)
         assert isinstance(decision, Decision)
         return Planned(decision, (time.monotonic() - started) * 1000)
 
     async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`. Raises Unavailable where a process died."""
-        room = await self._run(snapshot, CountRoom(node), Time(budget_seconds, answer_by))
+        room = await self._run(snapshot, CountRoom(node), Time(budget_seconds, answer_by), "")
         assert not isinstance(room, Decision)
         return room
 
@@ -119,16 +121,16 @@ class PoolPlanner:
             worker.give_up()
             worker.executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, snapshot: Snapshot, work: Place | CountRoom, allowed: Time) -> Decision | Room:
+    async def _run(self, snapshot: Snapshot, work: Place | CountRoom, allowed: Time, project: str) -> Decision | Room:
         """Have a process do the work; whoever waits for it may be cancelled, and then the process stops early."""
         if self._closed:
             raise Unavailable("the service is shutting down")
-        await self._places.acquire()
+        await self._places.take(project)
         worker = self._idle.pop()  # the one that worked last: the fewest hosts changed since
         worker.ticket += 1
         self._busy.add(worker)
         turn = asyncio.create_task(self._turn(worker, snapshot, work, allowed))
-        turn.add_done_callback(partial(self._ended, worker))
+        turn.add_done_callback(partial(self._ended, worker, project))
         try:
             return await asyncio.shield(turn)
         except asyncio.CancelledError:
@@ -173,7 +175,7 @@ class PoolPlanner:
         worker.sent.taken(snapshot, change)
         return reply
 
-    def _ended(self, worker: _Worker, turn: asyncio.Task[Decision | Room]) -> None:
+    def _ended(self, worker: _Worker, project: str, turn: asyncio.Task[Decision | Room]) -> None:
         """The process is free, whoever waited for it; a dead one is replaced."""
         self._busy.discard(worker)
         error = None if turn.cancelled() else turn.exception()
@@ -183,4 +185,4 @@ class PoolPlanner:
         if error is not None and worker.given_up():
             log.info("a plan that was given up failed", error=str(error))
         self._idle.append(worker)
-        self._places.release()
+        self._places.give(project)

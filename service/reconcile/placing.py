@@ -110,11 +110,13 @@ class Placing:
         # What lost a race reads all of it: whatever was kept of the fleet may be why.
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         hosts, snapshot = await self.context.store.read(read)
-        planned = await self._decide(snapshot, translate.request(group, snapshot), self._search, attempt, alone=alone)
+        planned = await self._decide(
+            snapshot, translate.request(group, snapshot), group.project, self._search, attempt, alone=alone
+        )
         if planned.decision.status is not Status.PLACED and group.excluded_hosts:
             # Hosts where a member failed are shunned while there are others, not at the price of the group.
             everywhere = replace(translate.request(group, snapshot), excluded_hosts=frozenset())
-            planned = await self._decide(snapshot, everywhere, self._search, attempt, alone=alone)
+            planned = await self._decide(snapshot, everywhere, group.project, self._search, attempt, alone=alone)
         decision = planned.decision
         if decision.status is not Status.PLACED:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
@@ -143,7 +145,11 @@ class Placing:
         targets = self.context.calls.live_targets(group, member)
         request = translate.move_request(group, member, snapshot, targets)
         search = self._move_searches.setdefault((member.uuid, member.attempt), Search())
-        decision = (await self._decide(snapshot, request, search, attempt, alone=alone)).decision if targets else None
+        decision = (
+            (await self._decide(snapshot, request, group.project, search, attempt, alone=alone)).decision
+            if targets
+            else None
+        )
         undecided = decision is not None and decision.status is Status.UNKNOWN
         if undecided and search.goes_on(self.now(), MOVE_PATIENCE_MS):
             return Outcome([], retry=True)
@@ -164,13 +170,15 @@ class Placing:
         return Outcome([], reload=True)
 
     async def _decide(
-        self, snapshot: Snapshot, request: Request, search: Search, attempt: int, *, alone: bool
+        self, snapshot: Snapshot, request: Request, project: str, search: Search, attempt: int, *, alone: bool
     ) -> Planned:
         """Ask the planner. Each further attempt breaks ties in another way, and has more time where the ones before
         were not decided; but nobody holds the fleet alone for longer than its turn."""
         budget = self.context.plan_seconds * (1 if alone else 2 ** min(search.undecided, MOST_DOUBLINGS))
         seed = attempt - 1 + CLAIM_TRIES * search.undecided
-        return await self.context.planner.place(snapshot, request, Policy(seed=seed), budget_seconds=budget)
+        return await self.context.planner.place(
+            snapshot, request, Policy(seed=seed), budget_seconds=budget, project=project
+        )
 
     def _may_go_on(self, group: Group) -> bool:
         """Whether a search without an answer is repeated: until the group's deadline, or for a while without one."""

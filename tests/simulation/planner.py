@@ -35,6 +35,7 @@ class FirstFitPlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        project: str = "",
     ) -> Planned:
         """See service.planning.planner.Planner.place."""
         world = self._world

@@ -51,6 +51,30 @@ def minutes_of_work() -> tuple[Snapshot, Request]:
     return Snapshot(hosts), Request(nodes, Strategy.CLOSE, rules)
 
 
+@pytest.mark.asyncio
+async def test_one_projects_hard_plans_do_not_queue_anothers() -> None:
+    """Each of the hard ones takes its whole budget; in their order the easy one would wait for all of them."""
+    planner = PoolPlanner(2)
+    try:
+        await planner.warm()
+        snapshot, request = minutes_of_work()
+        hard = [
+            asyncio.create_task(planner.place(snapshot, request, ENDLESS, budget_seconds=4, project="a"))
+            for _ in range(4)
+        ]
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        easy = await planner.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=4, project="b")
+        assert easy.decision.status is Status.PLACED
+        assert time.monotonic() - began < 4, "the easy plan waited for a hard one"
+        assert not any(task.done() for task in hard)
+        for task in hard:
+            task.cancel()
+        await asyncio.gather(*hard, return_exceptions=True)
+    finally:
+        planner.close()
+
+
 async def place(planner: Planner, snapshot: Snapshot) -> Decision:
     return (await planner.place(snapshot, REQUEST, Policy(), budget_seconds=60)).decision
 

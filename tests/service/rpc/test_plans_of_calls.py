@@ -39,6 +39,7 @@ class Watched(InlinePlanner):
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        project: str = "",
     ) -> Planned:
         self.left.append(answer_by - time.monotonic())
         if self.endless:
