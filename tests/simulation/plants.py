@@ -189,7 +189,7 @@ PLANTS: tuple[Plant, ...] = (
     one("a machine that is gone is not noticed", MEMBERS, "    (S.RUNNING, Seen.GONE): S.FAILING,\n", "",
         Edit(MEMBERS, "    (S.BOOTING, Seen.GONE): S.FAILING,\n", "")),
     one("a guest that never comes up is waited for", LIFECYCLE,
-        "        if member.status is S.BOOTING and member.deadline_at and", "        if False and"),
+        "        if boots and member.deadline_at and now", "        if False and now"),
     one("stopped without being seen stopped", MEMBERS,
         "    return _asked(replace(member, status=S.STOPPING), member.status is S.RUNNING, now)\n",
         "    return replace(member, status=S.STOPPED, stop_asked=False, deadline_at=0)\n"),
