@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from service.contract.roles import ROLES
 from service.domain.catalog import configured_image_uuid
 from service.errors import Unavailable
 from service.http.bindings import rules
+from service.reconcile import sweep
 from service.store import audit, schema
 from tests.service.http.zstack.lab import lab as zstack_lab
 from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.service.rpc.test_fleet import soon
+from tests.service.rpc.test_quarantine import forget
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, whole
 
 pytestmark = pytest.mark.asyncio
@@ -160,6 +163,45 @@ async def the_catalogue(calls: Recorder) -> None:
     await calls.call("DeleteImage", image, uuid=image)
 
 
+async def the_quarantine(calls: Recorder) -> None:
+    """A host with another's mark is claimed; of two groups that nobody knows one is adopted, one's machine is ended."""
+    lab = calls.lab
+    driver = lab.driver("host-1")
+    host = driver.host_id
+    await soon(lambda: _has_monitor(lab, host))
+    assert driver.host.mark is not None
+    driver.host.mark = replace(driver.host.mark, database="d" * 32)
+    lab.service.reconciler.monitors[host].suspect()
+    await soon(lambda: _is(lab, "host-1", "Foreign"))
+    await calls.call("ClaimHost", host, uuid=host)
+    await soon(lambda: _is(lab, "host-1", "Connected"))
+    uuids: list[str] = []
+    for _ in range(2):
+        request: Any = deploy_pb2.DeployDistributedModelServiceRequest(
+            name="lost", service_creation_strategy="parallel"
+        )
+        request.model_services.add(**NODE)
+        events = [answer.event async for answer in lab.deploy.DeployDistributedModelService(request)]
+        uuids.append(events[-1].final.uuid)
+        await lab.service.store.write(partial(forget, group_uuid=uuids[-1]))
+    await soon(lambda: _are_held(lab, uuids))
+    await calls.call("AdoptQuarantined", uuids[0], group_uuid=uuids[0])
+    (held,) = (await lab.fleet.ListQuarantine(fleet_pb2.ListQuarantineRequest())).inventories
+    # The last call: what it orders leaves a row of its own.
+    await calls.call(
+        "RemoveQuarantined", f"{held.key} on host {held.host_uuid}", host_uuid=held.host_uuid, key=held.key
+    )
+
+
+async def _is(lab: Whole, name: str, status: str) -> bool:
+    return bool((await lab.host(name)).status == status)
+
+
+async def _are_held(lab: Whole, groups: Sequence[str]) -> bool:
+    found = await lab.fleet.ListQuarantine(fleet_pb2.ListQuarantineRequest())
+    return {one.group_uuid for one in found.inventories} == set(groups)
+
+
 @asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[Whole]:
     (directory / "images").mkdir()
@@ -168,11 +210,14 @@ async def running(directory: Path) -> AsyncIterator[Whole]:
         yield lab
 
 
-async def test_every_changing_method_of_the_role_table_leaves_one_row(tmp_path: Path) -> None:
+async def test_every_changing_method_of_the_role_table_leaves_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "EVERY_SECONDS", 0.2)
     assert {path.split("/")[1] for path in ROLES if path.startswith("corral.")} == set(METHODS)
     async with running(tmp_path) as lab:
         calls = Recorder(lab)
-        for life in (groups, the_fleet, the_catalogue):
+        for life in (groups, the_fleet, the_catalogue, the_quarantine):
             await life(calls)
         assert calls.seen == CHANGING
 
