@@ -158,7 +158,7 @@ def explain(gang: Gang, impossible: bool, solve: Solve, policy: Policy, stop: St
 
     ``impossible``: whether that is proven; without a proof no families are said to be in conflict.
     """
-    rows = _funnels(gang, stop)
+    rows = _funnels(gang, policy, stop)
     funnels = tuple(rows.values())
     stuck = next((number for number, row in rows.items() if not row.candidates), None)
     miss = nearest_miss(gang, stuck) if stuck is not None else None
@@ -180,10 +180,15 @@ def explain(gang: Gang, impossible: bool, solve: Solve, policy: Policy, stop: St
     )
 
 
-def _funnels(gang: Gang, stop: Stop) -> dict[int, Funnel]:
-    """The funnels of the most frequent kinds, in the kinds' order; after the stop that of one that fits nowhere."""
-    frequent = sorted(range(len(gang.kinds)), key=lambda k: -int(gang.counts[k]))[:FUNNELS]
+def _funnels(gang: Gang, policy: Policy, stop: Stop) -> dict[int, Funnel]:
+    """The funnels of the most frequent kinds, in the kinds' order.
+
+    After the stop, and without ``policy.explain``, that of one that fits nowhere alone, where there is one.
+    """
     first = fits_nowhere(gang)
+    if first is not None and not policy.explain:
+        return {first: funnel(gang, first)}
+    frequent = sorted(range(len(gang.kinds)), key=lambda k: -int(gang.counts[k]))[:FUNNELS]
     rows: dict[int, Funnel] = {}
     for number in [first, *frequent] if first is not None else frequent:
         if rows and stop():

@@ -10,6 +10,7 @@ import pytest
 
 from placement.engine import place
 from placement.model import Cell, Host, Node, Policy, Request, Snapshot, Strategy
+from placement.packing.dominance import needed_only
 from placement.packing.fill import best_fill
 from placement.packing.instance import Packing
 from placement.packing.min_slack import balanced
@@ -94,3 +95,14 @@ def test_the_fewest_of_many_tight_hosts_are_those_of_the_textbook_model(seed: in
     assert decision.objective is not None
     assert decision.lower_bound is not None
     assert decision.lower_bound <= best[1] <= decision.objective
+
+
+def test_large_cells_on_a_full_host_do_not_stand_in_for_a_roomy_host() -> None:
+    full = [Host(f"full{n}", "z", {"cpu": 16}, {"cpu": 13}, cells=(Cell({"cpu": 8}),) * 2) for n in range(3)]
+    roomy = Host("roomy", "z", {"cpu": 8}, cells=(Cell({"cpu": 4}),) * 2)
+    snapshot = Snapshot((*full, roomy))
+    packing = reduce(collapse(snapshot, Request((Node("n", {"cpu": 3}, count=2, cells=1),)))).packing
+    kept, classes = needed_only(packing, 1)
+    hosts = {snapshot.hosts[row].id for cls in classes for row in packing.rows[int(cls)].tolist()}
+    assert "roomy" in hosts
+    assert int(kept.hosts.sum()) == 2
