@@ -28,7 +28,7 @@ NAMES = frozenset({
     "move.planned", "move.claimed", "move.sending", "move.answered", "move.stopped", "move.barred", "move.clearing",
     "move.entombed", "move.seen",
     # what is seen of a host
-    "monitor.probed", "monitor.recorded", "monitor.listed", "monitor.silent", "monitor.absent_once",
+    "monitor.probed", "monitor.judged", "monitor.recorded", "monitor.listed", "monitor.silent", "monitor.absent_once",
     "monitor.absent_twice",
     # the sweep
     "sweep.listed", "sweep.compared", "sweep.removing", "sweep.removed", "sweep.entombed", "sweep.releasing",

@@ -66,9 +66,11 @@ class FaultyDriver:
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
         """See HostDriver."""
-        return await self._call(
-            "leave_mark", budget_seconds, lambda _late: self._host.leave_mark(mark, take_over=take_over)
+        told = (mark.database, mark.host, mark.generation)
+        stands = await self._call(
+            "leave_mark", budget_seconds, lambda _late: self._host.leave_mark(told, take_over=take_over)
         )
+        return OwnerMark(*stands)
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
@@ -322,7 +324,7 @@ class FaultyDriver:
             virt_note="",
             hypervisor_version="1",
             hypervisor=host.hypervisor,
-            mark=host.mark,
+            mark=OwnerMark(*host.mark) if host.mark is not None else None,
         )
 
     def _listing(self) -> Listing:

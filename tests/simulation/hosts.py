@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from service.domain.ownership import OwnerMark
-
 PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, MIGRATING, TOMBSTONE, GHOST = (
     "paused", "running", "stopping", "stopped", "crashed", "migrating", "tombstone", "ghost",
 )  # fmt: skip
@@ -53,6 +51,9 @@ class Machine:
     record: str = ""
 
 
+Mark = tuple[str, str, int]
+"""Whose a host is: the owner's database, the host's uuid there, and how far that database had come."""
+
 Changed = Callable[["SimulatedMachineHost", Machine | None, Machine | None, str], None]
 
 
@@ -74,7 +75,7 @@ class SimulatedMachineHost:
     foreign: dict[str, tuple[int, int]] = field(default_factory=dict)
     moves: dict[str, Any] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
-    mark: OwnerMark | None = None
+    mark: Mark | None = None
     history: deque[tuple[float, tuple[Machine, ...]]] = field(default_factory=lambda: deque(maxlen=16))
 
     @property
@@ -87,12 +88,12 @@ class SimulatedMachineHost:
         """Its own uuid, whatever happens to it."""
         return f"hypervisor-{self.uuid}"
 
-    def leave_mark(self, mark: OwnerMark, *, take_over: bool) -> OwnerMark:
+    def leave_mark(self, mark: Mark, *, take_over: bool) -> Mark:
         """The owner's mark; another database's stands unless it is taken over, and none goes back."""
         there = self.mark
-        if there is not None and there.database != mark.database and not take_over:
+        if there is not None and there[0] != mark[0] and not take_over:
             return there
-        if there is not None and there.database == mark.database and there.generation > mark.generation:
+        if there is not None and there[0] == mark[0] and there[2] > mark[2]:
             return there
         self.mark = mark
         return mark
