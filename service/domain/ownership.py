@@ -91,7 +91,10 @@ def judge(
     `hypervisor`: its own uuid, empty where its kind has none. `generation`: how far the database has come, read after
     the host was. `newest_machine`: the highest generation among the machines of this installation there.
     """
-    if record.hypervisor and hypervisor and hypervisor != record.hypervisor:
+    # A machine whose firmware has no uuid gets another one from libvirt at each start of its daemon (seen with libvirt
+    # 9.0 in a virtual machine); a mark that this database left there for this host tells that it is the same.
+    same = mark is not None and (mark.database, mark.host) == (installation.database, record.uuid)
+    if record.hypervisor and hypervisor and hypervisor != record.hypervisor and not same:
         return Verdict(
             Standing.MISMATCHED,
             f"another hypervisor answers ({hypervisor}) than the one that this host was ({record.hypervisor}): "

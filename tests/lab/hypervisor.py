@@ -181,7 +181,9 @@ class Hypervisor:
         handle = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(handle, number)
-            if number in (signal.SIGKILL, signal.SIGTERM) and not select.select([handle], [], [], 20)[0]:
+            ended = select.poll()  # select() takes no handle above 1023
+            ended.register(handle, select.POLLIN)
+            if number in (signal.SIGKILL, signal.SIGTERM) and not ended.poll(20_000):
                 raise TimeoutError(f"waited 20 s for process {pid} to end")
         finally:
             os.close(handle)

@@ -153,8 +153,8 @@ class CorralProcess(ServiceProcess):
         super().__init__(directory / "corral.toml", python=python)
         self.database = directory / "corral.db"
         self.port = 0  # any free one; a process that is started again serves where clients look for it
-        if "[identity]" not in configuration:
-            configuration = f'[identity]\nanonymous = "loopback"\n{configuration}'
+        if "[identity]" not in configuration:  # at the end: what is given may begin with keys of the head's last table
+            configuration = f'{configuration}\n[identity]\nanonymous = "loopback"\n'
         self._text = (
             f'[server]\nhttp = "127.0.0.1:0"\ngrpc = "127.0.0.1:{{port}}"\n{server}\n'
             f'[store]\nurl = "sqlite:///corral.db"\n[log]\nformat = "json"\n{configuration}'

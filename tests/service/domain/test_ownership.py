@@ -28,7 +28,9 @@ HERE = HostRecord("h1", hypervisor="hv-a")
         (HostRecord("h1"), "hv-a", None, 0, Standing.NEW),
         (HERE, "hv-a", OwnerMark("d1", "h1", 50), 0, Standing.OURS),
         (HERE, "hv-a", OwnerMark("d1", "h1", 100), 100, Standing.OURS),
-        (HERE, "hv-b", OwnerMark("d1", "h1", 50), 0, Standing.MISMATCHED),
+        (HERE, "hv-b", OwnerMark("d1", "h1", 50), 0, Standing.OURS),  # a uuid that its daemon makes anew at each start
+        (HERE, "hv-b", OwnerMark("d1", "h2", 50), 0, Standing.MISMATCHED),
+        (HERE, "hv-b", OwnerMark("d2", "h1", 50), 0, Standing.MISMATCHED),
         (HERE, "hv-b", None, 0, Standing.MISMATCHED),
         (HostRecord("h1", twin="other"), "hv-a", None, 0, Standing.MISMATCHED),
         (HERE, "hv-a", OwnerMark("d1", "h2", 50), 0, Standing.MISMATCHED),
