@@ -83,8 +83,10 @@ class Custody:
             self._reached = max(self._reached, generation := ownership.generation(connection))
             stands = mark
             own = stands is not None and stands.database == installation.database
-            if stands is not None and own and not ownership.knows(connection, stands.host):
-                stands = replace(stands, host=host.uuid)  # of a host that was taken out of the fleet since
+            # Of a host that was taken out of the fleet since; it says nothing of which machine this host was.
+            known = record.hypervisor in ("", facts.hypervisor)
+            if stands is not None and own and known and not ownership.knows(connection, stands.host):
+                stands = replace(stands, host=host.uuid)
             return record, judge(
                 installation,
                 record,

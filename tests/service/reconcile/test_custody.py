@@ -16,7 +16,7 @@ import pytest
 
 from service.domain.fleet import HostStatus
 from service.domain.groups import DeployRequest, GroupStatus
-from service.domain.ownership import Holding
+from service.domain.ownership import Holding, OwnerMark
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine
@@ -158,7 +158,8 @@ async def test_one_hypervisor_under_two_names_is_one_host() -> None:
         assert list(machines(both).values()) == [MachineState.RUNNING] * 2
 
 
-async def test_another_hypervisor_at_a_hosts_address_proves_nothing_and_gets_nothing() -> None:
+@pytest.mark.parametrize("once_ours", [False, True], ids=["unmarked", "of a host that was removed"])
+async def test_another_hypervisor_at_a_hosts_address_proves_nothing_and_gets_nothing(once_ours: bool) -> None:
     async with control_plane(hosts=ONE) as plane:
         group = (await plane.deploy(DeployRequest(spec(1))))[-1].group
         assert group is not None
@@ -166,6 +167,8 @@ async def test_another_hypervisor_at_a_hosts_address_proves_nothing_and_gets_not
         home = driver.host
         home.hypervisor = "first"
         other = SimulatedHost("other", home.options, home.clock, boot_id="simulated-77", hypervisor="second")
+        if once_ours:
+            other.mark = OwnerMark(plane.custody.installation.database, "f" * 32, 1)
         await plane.store.write(lambda c: ownership.set_hypervisor(c, f"{1:032x}", "first"))
         driver.host = other
         plane.reconciler.monitors[f"{1:032x}"].suspect()
