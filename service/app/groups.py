@@ -15,6 +15,7 @@ from service.app.auditing import audited
 from service.app.failures import error_of
 from service.app.feed import Bookmark, Feed
 from service.app.group_intents import Ask, GroupIntents, GroupLimits, Metadata, Started, new_instance, repeated
+from service.app.paging import Page
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.environment import NoSecrets, Secrets
@@ -170,6 +171,21 @@ class Groups(GroupIntents):
         revision, found = await self._store.read(read)
         page = cursor.page(found, [(str(group.created_at), group.uuid) for group in found])
         return GroupPage(page.items, page.next_page_token, revision)
+
+    async def history(self, caller: Caller, uuid: str, asked: int, page_token: str) -> Page[Event]:
+        """What has happened to the group, the oldest first, a page at a time. `asked`: its size, 0 for the default.
+
+        Raises NotFound as `get` does, and InvalidArgument for a token of another listing.
+        """
+        cursor = paging.cursor("events", asked, page_token, uuid)
+        sequence = cursor.after_number()
+
+        def read(connection: Connection) -> tuple[Event, ...]:
+            visible(caller, groups.load(connection, uuid))
+            return events.of_group(connection, uuid, sequence, cursor.limit)
+
+        found = await self._store.read(read)
+        return cursor.page(found, [(str(event.sequence), event.group_uuid) for event in found])
 
     async def follow(self, group_uuid: str, after: int) -> AsyncGenerator[Event, None]:
         """The group's events above a revision until its present operation ends; the last one is FINAL.

@@ -49,6 +49,11 @@ class Cursor:
             raise _foreign()
         return int(created), uuid
 
+    def after_number(self) -> int:
+        """Where the page of a numbered listing begins: after this number, 0 for the first page."""
+        after = self.after_time()
+        return after[0] if after is not None else 0
+
     def page(self, found: Sequence[T], keys: Sequence[tuple[str, str]]) -> Page[T]:
         """The page of what was read. `keys`: name (or time of creation) and uuid of each."""
         items = tuple(found[: self.size])

@@ -16,6 +16,7 @@ ROLES: Mapping[str, str] = {
     f"{_MODEL}GetInstanceGroup": VIEWER,
     f"{_MODEL}ListInstanceGroups": VIEWER,
     f"{_MODEL}WatchInstanceGroups": VIEWER,
+    f"{_MODEL}ListInstanceGroupEvents": VIEWER,
     f"{_MODEL}UpdateInstanceGroup": OPERATOR,
     f"{_MODEL}ScaleInstanceGroup": OPERATOR,
     f"{_MODEL}StartInstanceGroup": OPERATOR,

@@ -89,6 +89,16 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
                 message = events.change(change, self._reachable)
                 yield deploy_pb2.WatchInstanceGroupsResponse(event=message)
 
+    async def ListInstanceGroupEvents(  # noqa: N802
+        self, request: deploy_pb2.ListInstanceGroupEventsRequest, context: Any
+    ) -> deploy_pb2.ListInstanceGroupEventsResponse:
+        """A page of what has happened to a group."""
+        validation.check(request)
+        page = await self._groups.history(current_caller(), request.uuid, request.page_size, request.page_token)
+        return deploy_pb2.ListInstanceGroupEventsResponse(
+            events=[events.event(one, self._reachable) for one in page.items], next_page_token=page.next_page_token
+        )
+
     async def UpdateInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.UpdateInstanceGroupRequest, context: Any
     ) -> deploy_pb2.UpdateInstanceGroupResponse:

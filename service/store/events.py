@@ -93,6 +93,13 @@ def after(
     return tuple(_event(row) for row in rows)
 
 
+def of_group(connection: Connection, group_uuid: str, sequence: int, limit: int) -> tuple[Event, ...]:
+    """Up to `limit` events of one group with a sequence above the given one, in order."""
+    table = schema.events
+    query = select(table).where(table.c.group_uuid == group_uuid, table.c.sequence > sequence)
+    return tuple(_event(row) for row in connection.execute(query.order_by(table.c.sequence).limit(limit)))
+
+
 def newest(connection: Connection, group_uuid: str) -> int:
     """The revision of the group's newest event."""
     revision = connection.scalar(

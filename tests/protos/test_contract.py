@@ -123,7 +123,7 @@ def test_generating_leaves_grpc_tools_out_of_this_process() -> None:
 
 def test_every_method_of_the_api_is_declared() -> None:
     group = {f"{verb}InstanceGroup" for verb in ("Get", "Update", "Scale", "Start", "Stop", "Restart", "Delete")}
-    deploy = group | {"ListInstanceGroups", "WatchInstanceGroups"}
+    deploy = group | {"ListInstanceGroups", "ListInstanceGroupEvents", "WatchInstanceGroups"}
     deploy |= {"DeployDistributedModelService", "PlanDistributedModelService"}
     host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence", "Claim")
     hosts = {f"{verb}Host" for verb in host_verbs}

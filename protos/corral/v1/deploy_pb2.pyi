@@ -409,6 +409,66 @@ class WatchInstanceGroupsResponse(_message.Message):
 Global___WatchInstanceGroupsResponse: _TypeAlias = WatchInstanceGroupsResponse  # noqa: Y015
 
 @_typing.final
+class ListInstanceGroupEventsRequest(_message.Message):
+    """Whose events to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The group's UUID."""
+    page_size: _builtins.int
+    """How many at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty means the first page."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInstanceGroupEventsRequest: _TypeAlias = ListInstanceGroupEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListInstanceGroupEventsResponse(_message.Message):
+    """A page of a group's events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """What to ask for the next page with. Empty on the last page."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.InstanceGroupEvent]:
+        """The events, the oldest first. Where the first page begins with another `sequence` than 1, older ones are no longer
+        kept.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_group_pb2.InstanceGroupEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInstanceGroupEventsResponse: _TypeAlias = ListInstanceGroupEventsResponse  # noqa: Y015
+
+@_typing.final
 class UpdateInstanceGroupRequest(_message.Message):
     """What to change in a group."""
 

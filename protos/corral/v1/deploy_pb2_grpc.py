@@ -62,6 +62,11 @@ class DistributedModelServiceStub:
                 request_serializer=corral_dot_v1_dot_deploy__pb2.WatchInstanceGroupsRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_deploy__pb2.WatchInstanceGroupsResponse.FromString,
                 _registered_method=True)
+        self.ListInstanceGroupEvents = channel.unary_unary(
+                '/corral.v1.DistributedModelService/ListInstanceGroupEvents',
+                request_serializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsResponse.FromString,
+                _registered_method=True)
         self.UpdateInstanceGroup = channel.unary_unary(
                 '/corral.v1.DistributedModelService/UpdateInstanceGroup',
                 request_serializer=corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupRequest.SerializeToString,
@@ -137,6 +142,13 @@ class DistributedModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListInstanceGroupEvents(self, request, context):
+        """Returns what has happened to a group, page by page, the oldest event first: its timeline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateInstanceGroup(self, request, context):
         """Changes a group's name, description or tags.
         """
@@ -207,6 +219,11 @@ def add_DistributedModelServiceServicer_to_server(servicer, server):
                     servicer.WatchInstanceGroups,
                     request_deserializer=corral_dot_v1_dot_deploy__pb2.WatchInstanceGroupsRequest.FromString,
                     response_serializer=corral_dot_v1_dot_deploy__pb2.WatchInstanceGroupsResponse.SerializeToString,
+            ),
+            'ListInstanceGroupEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstanceGroupEvents,
+                    request_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsResponse.SerializeToString,
             ),
             'UpdateInstanceGroup': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateInstanceGroup,
@@ -377,6 +394,33 @@ class DistributedModelService:
             '/corral.v1.DistributedModelService/WatchInstanceGroups',
             corral_dot_v1_dot_deploy__pb2.WatchInstanceGroupsRequest.SerializeToString,
             corral_dot_v1_dot_deploy__pb2.WatchInstanceGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstanceGroupEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.DistributedModelService/ListInstanceGroupEvents',
+            corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsRequest.SerializeToString,
+            corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class DistributedModelServiceStub:
     """Returns groups page by page, the oldest first."""
     WatchInstanceGroups: _grpc.UnaryStreamMultiCallable[_deploy_pb2.WatchInstanceGroupsRequest, _deploy_pb2.WatchInstanceGroupsResponse]
     """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
+    ListInstanceGroupEvents: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupEventsRequest, _deploy_pb2.ListInstanceGroupEventsResponse]
+    """Returns what has happened to a group, page by page, the oldest event first: its timeline."""
     UpdateInstanceGroup: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.UpdateInstanceGroupRequest, _deploy_pb2.UpdateInstanceGroupResponse]
     """Changes a group's name, description or tags."""
     ScaleInstanceGroup: _grpc.UnaryStreamMultiCallable[_deploy_pb2.ScaleInstanceGroupRequest, _deploy_pb2.ScaleInstanceGroupResponse]
@@ -85,6 +87,8 @@ class DistributedModelServiceAsyncStub(DistributedModelServiceStub):
     """Returns groups page by page, the oldest first."""
     WatchInstanceGroups: _aio.UnaryStreamMultiCallable[_deploy_pb2.WatchInstanceGroupsRequest, _deploy_pb2.WatchInstanceGroupsResponse]  # type: ignore[assignment]
     """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
+    ListInstanceGroupEvents: _aio.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupEventsRequest, _deploy_pb2.ListInstanceGroupEventsResponse]  # type: ignore[assignment]
+    """Returns what has happened to a group, page by page, the oldest event first: its timeline."""
     UpdateInstanceGroup: _aio.UnaryUnaryMultiCallable[_deploy_pb2.UpdateInstanceGroupRequest, _deploy_pb2.UpdateInstanceGroupResponse]  # type: ignore[assignment]
     """Changes a group's name, description or tags."""
     ScaleInstanceGroup: _aio.UnaryStreamMultiCallable[_deploy_pb2.ScaleInstanceGroupRequest, _deploy_pb2.ScaleInstanceGroupResponse]  # type: ignore[assignment]
@@ -143,6 +147,13 @@ class DistributedModelServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_deploy_pb2.WatchInstanceGroupsResponse], _abc.AsyncIterator[_deploy_pb2.WatchInstanceGroupsResponse]]:
         """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
+
+    def ListInstanceGroupEvents(
+        self,
+        request: _deploy_pb2.ListInstanceGroupEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deploy_pb2.ListInstanceGroupEventsResponse, _abc.Awaitable[_deploy_pb2.ListInstanceGroupEventsResponse]]:
+        """Returns what has happened to a group, page by page, the oldest event first: its timeline."""
 
     def UpdateInstanceGroup(
         self,

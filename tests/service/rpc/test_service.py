@@ -197,6 +197,29 @@ async def test_a_watch_from_a_pages_revision_tells_exactly_what_came_after_it() 
         watch.cancel()
 
 
+async def test_a_groups_timeline_is_all_that_its_stream_told_page_by_page() -> None:
+    async with lab.running() as server:
+        told = await events_of(server.stub, deploy())
+        await events_of(server.stub, deploy(name="another"))
+        request = deploy_pb2.ListInstanceGroupEventsRequest(uuid=told[0].group_uuid, page_size=3)
+        pages = [await server.stub.ListInstanceGroupEvents(request)]
+        while pages[-1].next_page_token:
+            request.page_token = pages[-1].next_page_token
+            pages.append(await server.stub.ListInstanceGroupEvents(request))
+        assert [event for page in pages for event in page.events] == told
+        assert {len(page.events) for page in pages[:-1]} == {3}
+        error = await failure(
+            server.stub,
+            "ListInstanceGroupEvents",
+            deploy_pb2.ListInstanceGroupEventsRequest(uuid=told[0].group_uuid, page_token="x"),
+        )
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        error = await failure(
+            server.stub, "ListInstanceGroupEvents", deploy_pb2.ListInstanceGroupEventsRequest(uuid="e" * 32)
+        )
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_client_that_leaves_does_not_stop_the_deploy_and_can_follow_it_by_a_watch() -> None:
     async with lab.running() as server:
         server.hold_hosts()
