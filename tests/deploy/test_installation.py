@@ -22,8 +22,18 @@ from tests.support import ROOT
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CONFIGURATION, CorralProcess
 
-OF_THE_SERVER = ("alembic", "grpc_health", "numpy", "ortools", "pydantic", "sqlalchemy", "starlette", "uvicorn")
-OF_HYPERVISORS = ("libvirt", "pycdlib", "psycopg", "cryptography")
+OF_THE_SERVER = (
+    "alembic",
+    "cryptography",
+    "grpc_health",
+    "numpy",
+    "ortools",
+    "pydantic",
+    "sqlalchemy",
+    "starlette",
+    "uvicorn",
+)
+OF_HYPERVISORS = ("libvirt", "pycdlib", "psycopg")
 
 
 @pytest.fixture(scope="module")
