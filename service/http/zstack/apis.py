@@ -9,6 +9,8 @@ from corral.v1 import deploy_pb2, fleet_pb2
 from google.protobuf.descriptor import Descriptor
 
 from service.app.identity import ADMIN, OPEN, OPERATOR, VIEWER
+from service.http.zstack import schema
+from service.http.zstack.schema import JavaClass
 from service.telemetry.grpc_metrics import Method
 
 
@@ -20,6 +22,7 @@ class Api:
     once, answered later. `reply`: how the answer's class ends. `query`: takes conditions. `lists`: arguments that are
     lists in a URL too.
     `uuid_argument`: what the `{uuid}` of the path is. `descriptor`: the message whose rules the arguments obey.
+    `inventory`: the class of what stands in the answer's `inventory` or `inventories`.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Api:
     lists: tuple[str, ...] = ()
     uuid_argument: str = "uuid"
     descriptor: Descriptor | None = None
+    inventory: JavaClass | None = None
 
     @property
     def message(self) -> str:
@@ -50,6 +54,13 @@ class Api:
         return Method("unary", "", self.name)
 
     @property
+    def holds(self) -> Mapping[str, JavaClass]:
+        """What the outermost fields of the answer hold."""
+        if self.inventory is None:
+            return {}
+        return dict.fromkeys(("inventory", "inventories", "capacityData"), self.inventory)
+
+    @property
     def key(self) -> str:
         """The action key in the body of a PUT."""
         return self.name[0].lower() + self.name[1:]
@@ -63,34 +74,34 @@ _GROUPS = "/ai/model-services/instances/groups"
 
 _TABLE = (
     # Sessions.
-    Api("LogInByAccount", _IDENTITY, "PUT", ("/accounts/login",), OPEN),
+    Api("LogInByAccount", _IDENTITY, "PUT", ("/accounts/login",), OPEN, inventory=schema.SESSION),
     Api("LogOut", _IDENTITY, "DELETE", ("/accounts/sessions/{uuid}",), OPEN, uuid_argument="sessionUuid"),
     Api("ValidateSession", _IDENTITY, "GET", ("/accounts/sessions/{uuid}/valid",), OPEN, uuid_argument="sessionUuid"),
     Api("RenewSession", _IDENTITY, "PUT", ("/accounts/sessions/{uuid}/renew",), OPEN, reply="Event",
-        uuid_argument="sessionUuid"),
+        uuid_argument="sessionUuid", inventory=schema.SESSION),
     # Groups.
     Api("DeployDistributedModelService", _AI, "PUT", ("/ai/model-services",), OPERATOR, job=True,
-        descriptor=deploy_pb2.DeployDistributedModelServiceRequest.DESCRIPTOR),
+        descriptor=deploy_pb2.DeployDistributedModelServiceRequest.DESCRIPTOR, inventory=schema.GROUP),
     Api("QueryModelServiceInstanceGroup", _AI, "GET", (_GROUPS, _GROUPS + "/", _GROUPS + "/{uuid}"), VIEWER,
-        query=True),
+        query=True, inventory=schema.GROUP),
     Api("DeleteModelServiceInstanceGroup", _AI, "DELETE", (_GROUPS + "/{uuid}",), OPERATOR, job=True),
     Api("DeleteModelServiceInstanceGroups", _AI, "DELETE", (_GROUPS,), OPERATOR, job=True, lists=("uuids",)),
     Api("UpdateModelServiceInstanceGroup", _AI, "PUT", ("/model-service-instance-groups/{uuid}",), OPERATOR,
-        job=True, descriptor=deploy_pb2.UpdateInstanceGroupRequest.DESCRIPTOR),
+        job=True, descriptor=deploy_pb2.UpdateInstanceGroupRequest.DESCRIPTOR, inventory=schema.GROUP),
     Api("RestartModelServiceGroups", _AI, "PUT", ("/model-service-instance-groups",), OPERATOR, job=True),
     # The catalogue.
     Api("QueryModelService", _AI, "GET", ("/ai/model-services", "/ai/model-services/", "/ai/model-services/{uuid}"),
-        VIEWER, query=True),
-    Api("AddModelService", _AI, "POST", ("/ai/model-services",), ADMIN, job=True),
+        VIEWER, query=True, inventory=schema.MODEL_SERVICE),
+    Api("AddModelService", _AI, "POST", ("/ai/model-services",), ADMIN, job=True, inventory=schema.MODEL_SERVICE),
     # The fleet. As over gRPC, what hosts there are and what they have left is its operators' business alone.
-    Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/", "/zones/{uuid}"), VIEWER, query=True),
+    Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/", "/zones/{uuid}"), VIEWER, query=True, inventory=schema.ZONE),
     Api("CreateZone", _ZONE, "POST", ("/zones",), ADMIN, job=True,
-        descriptor=fleet_pb2.CreateZoneRequest.DESCRIPTOR),
+        descriptor=fleet_pb2.CreateZoneRequest.DESCRIPTOR, inventory=schema.ZONE),
     Api("DeleteZone", _ZONE, "DELETE", ("/zones/{uuid}",), ADMIN, job=True),
-    Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/", "/hosts/{uuid}"), ADMIN, query=True),
-    Api("ChangeHostState", _HOST, "PUT", ("/hosts/{uuid}/actions",), ADMIN, job=True),
+    Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/", "/hosts/{uuid}"), ADMIN, query=True, inventory=schema.HOST),
+    Api("ChangeHostState", _HOST, "PUT", ("/hosts/{uuid}/actions",), ADMIN, job=True, inventory=schema.HOST),
     Api("GetCpuMemoryCapacity", "org.zstack.header.allocator", "GET", ("/hosts/capacities/cpu-memory",), ADMIN,
-        lists=("zoneUuids", "hostUuids", "clusterUuids")),
+        lists=("zoneUuids", "hostUuids", "clusterUuids"), inventory=schema.CAPACITY),
     # The service itself.
     Api("GetVersion", "org.zstack.header.managementnode", "PUT", ("/management-nodes/actions",), OPEN),
 )  # fmt: skip

@@ -23,6 +23,7 @@ from service.http.zstack.apis import APIS, Api
 from service.http.zstack.face import ZStackFace
 from service.http.zstack.handlers import API_TIMEOUT_MS, Call
 from service.http.zstack.query import Malformed
+from service.http.zstack.schema import with_schema
 from service.http.zstack.webhook import WebhookRefused
 from service.http.zstack.wire import Immediate, is_uuid, json_text, location, read_object
 from service.telemetry.call_metrics import ZSTACK
@@ -135,7 +136,10 @@ async def _call(
     call = Call(api, framed.request_id, arguments, asked, framed.peer)
     if not api.job:
         outcome = await face.answer(framed, call, session)
-        return json_text(outcome.document, 200 if outcome.success else 503)
+        if not outcome.success:
+            return json_text(outcome.document, 503)
+        typed = api.query or _wants_schema(request)
+        return json_text(with_schema(outcome.document, api.holds) if typed else outcome.document, 200)
     where = location(request, JOBS_PATH)
     webhook = request.headers.get("x-web-hook", "").strip()
     job = await face.submit(framed, call, session, webhook=webhook)
@@ -150,9 +154,16 @@ def _job_endpoint(face: ZStackFace) -> Endpoint:
             return PlainTextResponse(EXPIRED, status_code=404)
         if job.state is JobState.RUNNING:
             return json_text("{}", 202)
-        return json_text(job.outcome, 200 if job.state is JobState.SUCCEEDED else 503)
+        if job.state is not JobState.SUCCEEDED:
+            return json_text(job.outcome, 503)
+        api = APIS.get(job.operation) if _wants_schema(request) else None
+        return json_text(with_schema(job.outcome, api.holds) if api is not None else job.outcome, 200)
 
     return run
+
+
+def _wants_schema(request: Request) -> bool:
+    return request.headers.get("x-json-schema", "").strip().lower() == "true"
 
 
 async def nobody() -> Caller:

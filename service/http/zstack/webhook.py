@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 import httpx
 
 from service.app.jobs import Job, JobState
+from service.http.zstack.apis import APIS
+from service.http.zstack.schema import with_schema
 from service.telemetry.logs import get_logger
 
 INTERVAL_SECONDS = 2.0
@@ -84,7 +86,7 @@ class Webhooks:
             client.stream(
                 "POST",
                 url.copy_with(host=address),
-                content=job.outcome.encode(),
+                content=_body(job).encode(),
                 headers=headers,
                 extensions={"sni_hostname": url.host},
             ) as response,
@@ -118,3 +120,9 @@ class Webhooks:
         plain = ipaddress.ip_address(address)
         mapped = plain.ipv4_mapped if isinstance(plain, ipaddress.IPv6Address) else None
         return any((mapped or plain) in network for network in self._networks)
+
+
+def _body(job: Job) -> str:
+    """The outcome with its `schema`: whether the caller's client needs it is not kept, and others ignore it."""
+    api = APIS.get(job.operation)
+    return job.outcome if api is None or job.state is not JobState.SUCCEEDED else with_schema(job.outcome, api.holds)
