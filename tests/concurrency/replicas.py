@@ -129,28 +129,34 @@ class Replica:
     def wait(self, seconds: float = 60) -> None:
         """Until it answers. Raises TimeoutError, or RuntimeError where it has ended."""
         deadline = time.monotonic() + seconds
-        while True:
-            try:
-                self.stub().GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid="0" * 32), timeout=5)
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.NOT_FOUND:
-                    return
-            if self.process is None or self.process.poll() is not None:
-                raise RuntimeError(f"{self.directory.name} has ended: {self.log()[-2000:]}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.directory.name} does not answer: {self.log()[-2000:]}")
-            time.sleep(0.05)
+        with self._connect(100) as channel:  # one for all tries: each would come back for as long as it is open
+            stub: Any = deploy_pb2_grpc.DistributedModelServiceStub(channel)
+            while True:
+                try:
+                    stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid="0" * 32), timeout=5)
+                except grpc.RpcError as error:
+                    if error.code() is grpc.StatusCode.NOT_FOUND:
+                        return
+                if self.process is None or self.process.poll() is not None:
+                    raise RuntimeError(f"{self.directory.name} has ended: {self.log()[-2000:]}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.directory.name} does not answer: {self.log()[-2000:]}")
+                time.sleep(0.05)
 
     def stub(self) -> Any:
         """A stub on a new connection; `close` closes it."""
-        channel = grpc.insecure_channel(
-            self.target,
-            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100),
-                     ("grpc.max_reconnect_backoff_ms", 1000)],
-        )  # fmt: skip
+        channel = self._connect(1000)
         self.channels.append(channel)
         make: Any = deploy_pb2_grpc.DistributedModelServiceStub
         return make(channel)
+
+    def _connect(self, longest_backoff_ms: int) -> grpc.Channel:
+        """A connection that is tried again for as long as the process is away."""
+        return grpc.insecure_channel(
+            self.target,
+            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100),
+                     ("grpc.max_reconnect_backoff_ms", longest_backoff_ms)],
+        )  # fmt: skip
 
     def signal(self, number: signal.Signals) -> None:
         """A signal to the service itself."""
