@@ -30,11 +30,9 @@ from service.transactions.recovery_plan import (
     GroupChange,
     Problem,
     RecoveryPlan,
-    Survey,
     plan,
-    values_of,
-    withholds,
 )
+from service.transactions.surveys import Survey, values_of, withholds
 
 PROBE_SECONDS = 15.0
 SURVEY_SECONDS = 15.0

@@ -13,7 +13,7 @@ from service.reconcile.monitor import HostMonitor, Look
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions import recovery
-from service.transactions.recovery_plan import Survey, values_of, withholds
+from service.transactions.surveys import Survey, values_of, withholds
 
 TOLD_SECONDS = 5.0
 

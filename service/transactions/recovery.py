@@ -16,7 +16,8 @@ from service.store.addresses import keep_addresses
 from service.store.connection import Connection
 from service.transactions.changes import accepted, commit
 from service.transactions.claiming import plans_addresses
-from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, Survey, plan
+from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
+from service.transactions.surveys import Survey
 
 
 def known(connection: Connection, installation: Installation, surveys: Iterable[Survey]) -> Known:

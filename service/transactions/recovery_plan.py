@@ -1,46 +1,32 @@
-"""What has to be written so that a database knows again what runs on its hosts. Pure: from what hosts show and what the
-database has to a typed plan, which may be looked at before anything is written.
+"""What has to be written so that a database knows again what runs on its hosts.
 
-A machine is the truth of where and as which attempt a member is, its record of what it was made from, and the database
-of everything that it still knows. Nothing that executes is ever concluded to be over: what cannot be told is a problem,
-and stays as it is.
+Pure: takes what hosts show and what the database has, and gives a typed plan, which may be looked at before anything is
+written.
+
+Where a member is, and as which attempt, its machine says; what it was made from, the machine's record; all else the
+database, as far as it still knows. Nothing that executes is ever concluded to be over: what is not plain is told as a
+problem, and stays as it is.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from pydantic import ValidationError
-
 from service.domain.catalog import ModelService, version_key
-from service.domain.fleet import Host
-from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus
-from service.domain.ownership import Installation, OwnerMark
-from service.domain.recovery import RECORD_VERSION, MachineRecord, ToldValues, numbers, ranges
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance
+from service.domain.ownership import Installation
+from service.domain.recovery import ToldValues, numbers, ranges
 from service.drivers.base import MachineState, ObservedMachine
 from service.lifecycle.members import FINAL, LAUNCHING, S, unmoved, vacate
-from service.lifecycle.settling import public_status
-from service.store.codec import decode
+from service.transactions.found_state import as_found
+from service.transactions.surveys import HALTED, MemberMachine, Survey, Unclear, chosen, record_of
 
 _MADE = frozenset({S.CREATED, S.BOOTING, S.RUNNING, S.STOPPING, S.STOPPED})
 """Members of which a machine was seen."""
-_HALTED = frozenset({MachineState.STOPPED, MachineState.CRASHED})
 _ENDING = frozenset({GroupPhase.DELETING, GroupPhase.CLEANING})
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What a host that answered showed. `told`: machine uuid -> values that its record leaves out, where they were
-    read."""
-
-    host: Host
-    machines: tuple[ObservedMachine, ...]
-    mark: OwnerMark | None = None
-    told: Mapping[str, ToldValues] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +88,6 @@ class RecoveryPlan:
     whole: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """A member's machine, and the host that shows it."""
-
-    survey: Survey
-    machine: ObservedMachine
-    record: MachineRecord | None
-
-    @property
-    def place(self) -> tuple[int, str]:
-        return self.machine.identity.attempt, self.survey.host.uuid
-
-
-class _Unclear(Exception):
-    """Why a group cannot be recovered."""
-
-
 def plan(
     known: Known, surveys: Sequence[Survey], silent: Mapping[str, str], now: int, *, only: str = ""
 ) -> RecoveryPlan:
@@ -139,7 +108,7 @@ def plan(
     for uuid in sorted(groups):
         try:
             change = planner.group(uuid)
-        except _Unclear as reason:
+        except Unclear as reason:
             problems.append(Problem(uuid, str(reason)))
             continue
         changes += [change] if change is not None else []
@@ -152,7 +121,7 @@ def _machines(known: Known, survey: Survey) -> Iterable[ObservedMachine]:
 
 
 class _Planner:
-    """One plan's makings. `shown`: group uuid -> instance -> its machines."""
+    """What one plan is made from. `shown`: group uuid -> instance -> its machines."""
 
     def __init__(
         self, known: Known, surveys: Sequence[Survey], away: Mapping[str, str], now: int, *, behind: bool
@@ -161,7 +130,7 @@ class _Planner:
         self._away = away
         self._now = now
         self.behind = behind
-        self.shown: dict[str, dict[str, list[_Seat]]] = defaultdict(lambda: defaultdict(list))
+        self.shown: dict[str, dict[str, list[MemberMachine]]] = defaultdict(lambda: defaultdict(list))
         self._latest: dict[str, int] = defaultdict(int)
         for survey in surveys:
             for machine in _machines(known, survey):
@@ -169,44 +138,42 @@ class _Planner:
                 key = (identity.instance, identity.attempt, survey.host.uuid)
                 self._latest[identity.instance] = max(self._latest[identity.instance], identity.attempt)
                 if machine.state is not MachineState.TOMBSTONE and key not in known.retired:
-                    seat = _Seat(survey, machine, record_of(machine))
+                    seat = MemberMachine(survey, machine, record_of(machine))
                     self.shown[identity.group][identity.instance].append(seat)
 
     def group(self, uuid: str) -> GroupChange | None:
-        """What to do with a group; None: nothing. Raises _Unclear."""
-        seats: dict[str, _Seat] = {}
+        """What to do with a group; None: nothing. Raises Unclear."""
+        seats: dict[str, MemberMachine] = {}
         notes: list[str] = []
         for instance, found in sorted(self.shown.get(uuid, {}).items()):
-            seats[instance] = _chosen(found, notes)
+            seats[instance] = chosen(found, notes)
         row = self._known.groups.get(uuid)
         if row is None and seats:
             return self._created(uuid, seats, notes)
         if row is None or row.phase in FINAL:
             if row is not None and seats:
-                raise _Unclear(
-                    f"this database has it as {row.status.value}, and has no record of {len(seats)} machines"
-                )
+                raise Unclear(f"this database has it as {row.status.value}, and has no record of {len(seats)} machines")
             return None
         return self._corrected(row, seats, notes)
 
     # --- a group that the database does not have ---------------------------------------------------------------------
 
-    def _created(self, uuid: str, seats: Mapping[str, _Seat], notes: list[str]) -> GroupChange:
+    def _created(self, uuid: str, seats: Mapping[str, MemberMachine], notes: list[str]) -> GroupChange:
         bare = [s for s in seats.values() if s.record is None]
         if bare:
-            raise _Unclear(f"machine {bare[0].machine.name} has no record that this version reads")
-        ordered = sorted(seats.values(), key=lambda s: _of(s).member.rank)
-        ranks = tuple(_of(s).member.rank for s in ordered)
+            raise Unclear(f"machine {bare[0].machine.name} has no record that this version reads")
+        ordered = sorted(seats.values(), key=lambda s: s.known_record.member.rank)
+        ranks = tuple(s.known_record.member.rank for s in ordered)
         if len(set(ranks)) < len(ranks):
-            raise _Unclear(f"it has two members of rank {next(r for r in ranks if ranks.count(r) > 1)}")
-        newest = _of(max(ordered, key=lambda s: (s.machine.generation, _of(s).epoch)))
+            raise Unclear(f"it has two members of rank {next(r for r in ranks if ranks.count(r) > 1)}")
+        newest = max(ordered, key=lambda s: (s.machine.generation, s.known_record.epoch)).known_record
         lacking = ranges(tuple(sorted(numbers(newest.ranks) - set(ranks))))
-        halted = [s for s in ordered if s.machine.state in _HALTED]
+        halted = [s for s in ordered if s.machine.state in HALTED]
         if self._away and (lacking or halted):
             what = f"ranks {lacking} have no machine" if lacking else "machines of it are stopped"
-            raise _Unclear(f"{what}, and hosts did not answer that may have theirs: {', '.join(sorted(self._away))}")
+            raise Unclear(f"{what}, and hosts did not answer that may have theirs: {', '.join(sorted(self._away))}")
         if 0 not in ranks:
-            raise _Unclear(f"its leader has no machine (ranks that have one: {ranges(ranks)})")
+            raise Unclear(f"its leader has no machine (ranks that have one: {ranges(ranks)})")
         if lacking:
             notes.append(f"ranks {lacking} have no machine on any host: it is recovered without them")
         entries, missing = self._entries(ordered), set[str]()
@@ -218,17 +185,17 @@ class _Planner:
             principal=newest.group.principal,
             created_at=newest.group.created_at or self._now,
             updated_at=self._now,
-            start_epoch=max(_of(s).epoch for s in ordered),
+            start_epoch=max(s.known_record.epoch for s in ordered),
             instances=members,
         )
-        group = self._told(self._as_found(group, {i: s.machine.state for i, s in seats.items()}), missing)
+        group = self._told(as_found(group, {i: s.machine.state for i, s in seats.items()}, self._now), missing)
         return GroupChange(
             Act.CREATE, group, frozenset(seats), tuple(notes), tuple(entries), tuple(sorted(missing))
         )  # fmt: skip
 
-    def _member(self, seat: _Seat, missing: set[str]) -> Instance:
+    def _member(self, seat: MemberMachine, missing: set[str]) -> Instance:
         """The member as its record has it, where its machine is."""
-        record, host, identity = _of(seat), seat.survey.host, seat.machine.identity
+        record, host, identity = seat.known_record, seat.survey.host, seat.machine.identity
         told = seat.survey.told.get(seat.machine.machine_uuid, ToldValues())
         spec = record.member.spec
         values = {n: told.environment[n] for n in record.environment if n in told.environment}
@@ -252,11 +219,11 @@ class _Planner:
             updated_at=self._now,
         )
 
-    def _entries(self, seats: Iterable[_Seat]) -> list[ModelService]:
-        """The catalogue's entries that members were made from and that it does not have."""
+    def _entries(self, seats: Iterable[MemberMachine]) -> list[ModelService]:
+        """Entries that members were made from and that the catalogue does not have."""
         found: dict[str, ModelService] = {}
         for seat in seats:
-            record = _of(seat)
+            record = seat.known_record
             node = record.member.spec
             key = version_key(node.model_service_uuid, node.model_service_version)
             if key in self._known.versions or record.entry is None:
@@ -269,7 +236,7 @@ class _Planner:
 
     # --- a group that the database has -------------------------------------------------------------------------------
 
-    def _corrected(self, row: Group, seats: Mapping[str, _Seat], notes: list[str]) -> GroupChange | None:
+    def _corrected(self, row: Group, seats: Mapping[str, MemberMachine], notes: list[str]) -> GroupChange | None:
         if not seats and self.behind and not self._away and row.phase not in _ENDING:
             return self._ended(row)
         missing, changed = set[str](), set[str]()
@@ -281,10 +248,10 @@ class _Planner:
         group = replace(row, instances=tuple(members), spec=replace(row.spec, nodes=tuple(m.spec for m in members)))
         if not changed and not (self.behind and _otherwise(row, seats)):
             return None
-        epochs = [_of(s).epoch for s in seats.values() if s.record is not None]
+        epochs = [s.known_record.epoch for s in seats.values() if s.record is not None]
         group = replace(group, start_epoch=max([group.start_epoch, *epochs]))
         if row.phase not in _ENDING:
-            group = self._as_found(group, {i: s.machine.state for i, s in seats.items()})
+            group = as_found(group, {i: s.machine.state for i, s in seats.items()}, self._now)
         group = self._told(group, missing)
         if not changed:
             notes.append(f"its machines show it as {group.status.value}, this database as {row.status.value}")
@@ -305,7 +272,7 @@ class _Planner:
         self,
         row: Group,
         member: Instance,
-        seat: _Seat | None,
+        seat: MemberMachine | None,
         missing: set[str],
         changed: set[str],
         notes: list[str],
@@ -335,75 +302,18 @@ class _Planner:
         return replace(place, machine_uuid=identity.machine_uuid, zone_uuid=host.zone_uuid)
 
     def _joined(
-        self, row: Group, seat: _Seat, members: list[Instance], missing: set[str], notes: list[str]
+        self, row: Group, seat: MemberMachine, members: list[Instance], missing: set[str], notes: list[str]
     ) -> Instance:
-        """A member that came by a scaling after this database was saved; one whose rank it has is gone by the same."""
+        """A member that a scaling brought after this database was saved; the same scaling ended the one of its rank."""
         if seat.record is None:
-            raise _Unclear(f"machine {seat.machine.name} of a member that the database lacks has no record")
+            raise Unclear(f"machine {seat.machine.name} of a member that the database lacks has no record")
         member = self._member(seat, missing)
         for other in [m for m in members if m.rank == member.rank]:
             if other.status is not S.PENDING:
-                raise _Unclear(f"it has two members of rank {member.rank}")
+                raise Unclear(f"it has two members of rank {member.rank}")
             members.remove(other)
         notes.append(f"rank {member.rank} is a member that the database does not have, on {member.host_name}")
         return replace(member, status=S.REMOVING if row.phase in _ENDING else S.RUNNING)
-
-    # --- where it stands ---------------------------------------------------------------------------------------------
-
-    def _as_found(self, group: Group, states: Mapping[str, MachineState]) -> Group:
-        """The group in the phase that its machines are in. Nothing that executes is stopped by it, and nothing that was
-        stopped is started."""
-        runs = any(state.executing for state in states.values())
-        paused = MachineState.PAUSED in states.values()
-
-        def status(member: Instance) -> InstanceStatus:
-            state = states.get(member.uuid)
-            if state is None:
-                return member.status
-            if runs:
-                return S.CREATED if state is MachineState.PAUSED else S.RUNNING
-            if paused:
-                return S.CREATED if state is MachineState.PAUSED else S.CREATING
-            return S.STOPPED
-
-        members = tuple(
-            replace(
-                unmoved(m),
-                status=status(m),
-                was_resumed=m.was_resumed or runs,
-                deadline_at=0,
-                stop_asked=False,
-                joining=False,
-                leaving=False,
-            )
-            if m.uuid in states
-            else m
-            for m in group.instances
-        )
-        statuses = {m.status for m in members}
-        if runs:
-            phase = GroupPhase.BOOTING if statuses - {S.RUNNING} else GroupPhase.RUNNING
-        else:
-            phase = GroupPhase.CREATING if paused else GroupPhase.STOPPED
-        if S.PENDING in statuses and phase is not GroupPhase.STOPPED:
-            phase = GroupPhase.PLANNING
-        # A machine that waits for GO was told the epoch that GO is to make.
-        epoch = group.start_epoch if runs or not paused else max(0, group.start_epoch - 1)
-        found = replace(
-            group,
-            instances=members,
-            phase=phase,
-            go=runs or phase is GroupPhase.STOPPED,
-            served=runs,
-            start_epoch=epoch,
-            restarting=False,
-            failure=None,
-            failures=0,
-            retry_at=0,
-            excluded_hosts=(),
-            running_since=self._now if runs else 0,
-        )
-        return replace(found, status=public_status(found))
 
     def _told(self, group: Group, missing: set[str]) -> Group:
         if not missing:
@@ -411,62 +321,10 @@ class _Planner:
         return replace(group, reason=f"recovered without the values of {', '.join(sorted(missing))}")
 
 
-def _chosen(found: Sequence[_Seat], notes: list[str]) -> _Seat:
-    """The machine of a member among those that bear its name: the latest attempt. Raises _Unclear."""
-    latest = max(s.machine.identity.attempt for s in found)
-    there = [s for s in found if s.machine.identity.attempt == latest]
-    name = there[0].machine.identity.machine_name
-    if any(s.machine.state is MachineState.MIGRATING for s in found):
-        raise _Unclear(f"machine {name} is in the middle of a live move: look again once it has ended")
-    if len(there) > 1:
-        raise _Unclear(f"machine {name} is on {' and on '.join(sorted(s.survey.host.name for s in there))}")
-    if there[0].machine.state is MachineState.GHOST:
-        raise _Unclear(f"host {there[0].survey.host.name} can neither run nor remove machine {name}")
-    for older in (s for s in found if s.machine.identity.attempt < latest):
-        where, attempt = older.survey.host.name, older.machine.identity.attempt
-        if older.machine.state not in _HALTED:
-            raise _Unclear(f"attempts {attempt} and {latest} of one member are there at once, on {where} and "
-                           f"{there[0].survey.host.name}")  # fmt: skip
-        notes.append(f"attempt {attempt} of the same member is stopped on {where}: it is over, and will be removed")
-    return there[0]
-
-
-def _otherwise(row: Group, seats: Mapping[str, _Seat]) -> bool:
+def _otherwise(row: Group, seats: Mapping[str, MemberMachine]) -> bool:
     """Whether machines run of a group that the database has stopped, or all are stopped of one that it has running."""
     states = [s.machine.state for s in seats.values()]
     if row.phase in (GroupPhase.STOPPED, GroupPhase.STOPPING):
         return any(state.executing or state is MachineState.PAUSED for state in states)
     made = {m.uuid for m in row.instances if m.status in _MADE}
-    return row.phase in LAUNCHING and bool(made) and made <= set(seats) and all(s in _HALTED for s in states)
-
-
-def record_of(machine: ObservedMachine) -> MachineRecord | None:
-    """Its record, where this version reads it."""
-    if not machine.record:
-        return None
-    try:
-        record = decode(MachineRecord, machine.record)
-    except ValidationError:
-        return None  # of a newer version, or no record at all
-    same = (record.member.uuid, record.group.uuid) == (machine.identity.instance, machine.identity.group)
-    return record if same and record.version <= RECORD_VERSION else None
-
-
-def _of(seat: _Seat) -> MachineRecord:
-    assert seat.record is not None
-    return seat.record
-
-
-def withholds(machine: ObservedMachine) -> bool:
-    """Whether its record leaves values out that its host may keep."""
-    record = record_of(machine)
-    return record is not None and bool(record.environment or record.entry_environment or record.has_parameters)
-
-
-def values_of(document: str) -> ToldValues:
-    """What a machine's rendezvous document tells; nothing where it is none."""
-    try:
-        engine = json.loads(document)["engine"]
-        return ToldValues({str(name): str(value) for name, value in engine["env"].items()}, str(engine["args"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ToldValues()
+    return row.phase in LAUNCHING and bool(made) and made <= set(seats) and all(s in HALTED for s in states)

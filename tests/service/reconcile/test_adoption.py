@@ -23,7 +23,8 @@ from service.store import claims, events, fleet, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions import recovery
-from service.transactions.recovery_plan import Survey, plan
+from service.transactions.recovery_plan import plan
+from service.transactions.surveys import Survey
 from tests.service.reconcile.test_custody import claim, hosts_of, machines, status, swept, until
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane

@@ -13,7 +13,8 @@ from service.domain.ownership import Installation, OwnerMark
 from service.domain.recovery import ToldValues
 from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
 from service.serving.record import machine_record
-from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, Survey, plan
+from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
+from service.transactions.surveys import Survey
 from tests.support.builders import ENTRY, ZONE, entry, group, host
 
 CLUSTER, DATABASE, NOW = "c", "d" * 32, 1_000

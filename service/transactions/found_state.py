@@ -1,0 +1,69 @@
+"""Where a group stands, by what its machines do: for one whose row is lost or older than its hosts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus
+from service.drivers.base import MachineState
+from service.lifecycle.members import S, unmoved
+from service.lifecycle.settling import public_status
+
+
+def as_found(group: Group, states: Mapping[str, MachineState], now: int) -> Group:
+    """The group in the phase that its machines are in. `states`: instance uuid -> its machine's.
+
+    Nothing that executes is stopped by it, and nothing that was stopped is started.
+    """
+    runs = any(state.executing for state in states.values())
+    paused = MachineState.PAUSED in states.values()
+    members = tuple(
+        _member(m, states[m.uuid], runs=runs, paused=paused) if m.uuid in states else m for m in group.instances
+    )
+    phase = _phase({m.status for m in members}, runs=runs, paused=paused)
+    # A machine that waits for GO was told the epoch that GO is to make.
+    epoch = group.start_epoch if runs or not paused else max(0, group.start_epoch - 1)
+    found = replace(
+        group,
+        instances=members,
+        phase=phase,
+        go=runs or phase is GroupPhase.STOPPED,
+        served=runs,
+        start_epoch=epoch,
+        restarting=False,
+        failure=None,
+        failures=0,
+        retry_at=0,
+        excluded_hosts=(),
+        running_since=now if runs else 0,
+    )
+    return replace(found, status=public_status(found))
+
+
+def _phase(statuses: AbstractSet[InstanceStatus], *, runs: bool, paused: bool) -> GroupPhase:
+    if runs:
+        phase = GroupPhase.BOOTING if statuses - {S.RUNNING} else GroupPhase.RUNNING
+    else:
+        phase = GroupPhase.CREATING if paused else GroupPhase.STOPPED
+    return GroupPhase.PLANNING if S.PENDING in statuses and phase is not GroupPhase.STOPPED else phase
+
+
+def _member(member: Instance, state: MachineState, *, runs: bool, paused: bool) -> Instance:
+    """`runs`, `paused`: whether any machine of the group executes, or waits to be let run."""
+    if runs:
+        status = S.CREATED if state is MachineState.PAUSED else S.RUNNING
+    elif paused:
+        status = S.CREATED if state is MachineState.PAUSED else S.CREATING
+    else:
+        status = S.STOPPED
+    return replace(
+        unmoved(member),
+        status=status,
+        was_resumed=member.was_resumed or runs,
+        deadline_at=0,
+        stop_asked=False,
+        joining=False,
+        leaving=False,
+    )
