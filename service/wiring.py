@@ -25,6 +25,7 @@ from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
 from service.app.jobs import Jobs
+from service.app.projects import Projects
 from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
 from service.app.sessions import Sessions
@@ -57,6 +58,7 @@ from service.reconcile.sweep import Sweep
 from service.rpc import tls
 from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer
+from service.rpc.project_servicer import ProjectServicer
 from service.rpc.server import RpcServer, by
 from service.signals import Signals
 from service.store.engine import Store
@@ -256,6 +258,7 @@ class Service:
                 self.fleet, self.fleet_feed, self.evacuation, self.quarantine, self.decisions, self._reachable
             ),
             catalog=CatalogServicer(self.catalog),
+            projects=ProjectServicer(Projects(self.store)),
         )
 
 

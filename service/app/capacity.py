@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from service.domain.fleet import Host, Overcommit
+from service.domain.tenants import ProjectClaims
 from service.store.fleet import HostLoad
 
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """A host, what it carries, and the policy that holds for it: the fleet's, the zone's and its own, one over the
-    other."""
+    """A host, what it carries, the policy that holds for it (the fleet's, the zone's and its own, one over the
+    other), and whose claims it has."""
 
     host: Host
     load: HostLoad
     overcommit: Overcommit
+    projects: tuple[ProjectClaims, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid as uuids
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
 from placement.model import Node
@@ -30,7 +30,7 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import claims, clock, fleet, groups, schema, settings
+from service.store import claims, clock, fleet, groups, schema, settings, usage
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
@@ -84,6 +84,7 @@ class HostFilter:
     zone_uuid: str = ""
     states: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
+    project: str = ""
 
 
 class Fleet(Zones):
@@ -158,7 +159,7 @@ class Fleet(Zones):
 
     async def list_hosts(self, query: HostFilter, page_size: int, page_token: str) -> Page[HostView]:
         """Hosts by name. Raises InvalidArgument for a token that is not one, or of other filters."""
-        cursor = paging.cursor("hosts", page_size, page_token, query.zone_uuid, query.states, query.statuses)
+        cursor = paging.cursor("hosts", page_size, page_token, *astuple(query))
 
         def read(connection: Connection) -> Page[HostView]:
             found = fleet.page_of_hosts(
@@ -168,6 +169,7 @@ class Fleet(Zones):
                 zone_uuid=query.zone_uuid,
                 states=query.states,
                 statuses=query.statuses,
+                project=query.project,
             )
             return cursor.page(self.views(connection, found), [(h.name, h.uuid) for h in found])
 
@@ -259,7 +261,8 @@ class Fleet(Zones):
             if zone_uuid and zone_uuid not in fleet.zones(connection):
                 raise NotFound("zone", zone_uuid, "zone_uuid")
             hosts = [h for h in fleet.hosts(connection).values() if zone_uuid in ("", h.zone_uuid)]
-            views = self.views(connection, tuple(h for h in hosts if h.schedulable))
+            zones, of_fleet = fleet.zones(connection), settings.overcommit(connection)
+            views = [HostView(h, HostLoad(), policy(of_fleet, zones, h)) for h in hosts if h.schedulable]
             return FleetCapacity(summed(views), len(views), len(hosts) - len(views))
 
         return await self._store.read(read)
@@ -279,7 +282,8 @@ class Fleet(Zones):
         """The hosts with what they carry and the policies that hold for them."""
         loads = fleet.loads(connection, [h.uuid for h in hosts])
         zones, of_fleet = fleet.zones(connection), settings.overcommit(connection)
-        return tuple(HostView(h, loads[h.uuid], policy(of_fleet, zones, h)) for h in hosts)
+        whose = usage.on_hosts(connection, [h.uuid for h in hosts])
+        return tuple(HostView(h, loads[h.uuid], policy(of_fleet, zones, h), whose.get(h.uuid, ())) for h in hosts)
 
     def _host_view(self, connection: Connection, uuid: str) -> HostView:
         return self.views(connection, (fleet.host(connection, uuid),))[0]

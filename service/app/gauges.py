@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from service.app.feed import Feed
+from service.app.projects import usages
 from service.domain.fleet import Host
 from service.domain.ownership import Holding
+from service.domain.tenants import Usage
 from service.store import events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -26,11 +28,12 @@ class Gauges:
     async def refresh(self) -> None:
         """Read everything anew in one transaction. Raises Unavailable."""
 
-        by_group, by_instance, hosts, revision, held = await self._store.read(_read)
+        by_group, by_instance, hosts, revision, held, projects = await self._store.read(_read)
         metrics = self._metrics
         replace(metrics.groups, {(status,): count for status, count in by_group.items()})
         replace(metrics.instances, {(status,): count for status, count in by_instance.items()})
         self._tell_hosts(hosts.values())
+        self._tell_projects(projects)
         replace(
             metrics.quarantined,
             {(hosts[uuid].name if uuid in hosts else uuid, kind.value): count for (uuid, kind), count in held.items()},
@@ -51,15 +54,30 @@ class Gauges:
         replace(metrics.host_used, _amounts((h, h.used) for h in hosts))
         replace(metrics.host_foreign, _amounts((h, h.foreign) for h in hosts))
 
+    def _tell_projects(self, projects: Sequence[Usage]) -> None:
+        metrics = self._metrics
+        replace(metrics.project_groups, {(one.project,): one.groups for one in projects})
+        replace(metrics.project_instances, {(one.project,): one.members for one in projects})
+        replace(metrics.project_claimed, _by_resource((one.project, one.claimed) for one in projects))
+        replace(metrics.project_waiting, _by_resource((one.project, one.waiting) for one in projects))
+        replace(metrics.project_quota, _by_resource((one.project, one.limits) for one in projects))
+
 
 _Counts = Mapping[str, int]
 _Held = Mapping[tuple[str, Holding], int]
 
 
-def _read(connection: Connection) -> tuple[_Counts, _Counts, Mapping[str, Host], int, _Held]:
+def _read(
+    connection: Connection,
+) -> tuple[_Counts, _Counts, Mapping[str, Host], int, _Held, tuple[Usage, ...]]:
     by_group, by_instance = groups.counts(connection)
     revision = events.head(connection)[1]
-    return by_group, by_instance, fleet.hosts(connection), revision, ownership.counts(connection)
+    held = ownership.counts(connection)
+    return by_group, by_instance, fleet.hosts(connection), revision, held, usages(connection)
+
+
+def _by_resource(vectors: Iterable[tuple[str, Mapping[str, int]]]) -> dict[tuple[str, ...], float]:
+    return {(project, name): amount for project, vector in vectors for name, amount in vector.items()}
 
 
 def _amounts(vectors: Iterable[tuple[Host, Mapping[str, int]]]) -> dict[tuple[str, ...], float]:

@@ -47,6 +47,7 @@ class GroupFilter:
     statuses: tuple[str, ...] = ()
     zone_uuid: str = ""
     tag: str = ""
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +155,14 @@ class Groups(GroupIntents):
         Raises InvalidArgument for a token of another listing.
         """
         cursor = paging.cursor("instance groups", asked, page_token, *astuple(query))
+        own = project_of(caller)
 
         def read(connection: Connection) -> tuple[int, tuple[Group, ...]]:
+            if own is not None and query.project not in ("", own):
+                return events.head(connection)[1], ()
             found = groups.page(
                 connection,
-                project=project_of(caller),
+                project=own or query.project or None,
                 after=cursor.after_time(),
                 limit=cursor.limit,
                 name=query.name,

@@ -23,6 +23,7 @@ class UnknownHost(Exception):
 
 def add_parsers(hosts: argparse.ArgumentParser) -> None:
     """The sub-commands of `corral hosts`; without one it lists."""
+    hosts.add_argument("--project", default="", help="only hosts on which members of this project have claims")
     verbs = hosts.add_subparsers(title="sub-commands", metavar="VERB")
 
     def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
@@ -44,7 +45,7 @@ def add_parsers(hosts: argparse.ArgumentParser) -> None:
 
 def list_hosts(options: argparse.Namespace, stub: Stub) -> int:
     """A line each, by name."""
-    for host in _hosts(stub):
+    for host in _hosts(stub, options.project):
         print(json_line(host) if options.json else _host_line(host))
     return errors.OK
 
@@ -86,8 +87,10 @@ def adopt_group(options: argparse.Namespace, stub: Stub) -> int:
     return errors.OK
 
 
-def _hosts(stub: Stub) -> Iterator[fleet_pb2.Host]:
-    return _pages(lambda token: stub.ListHosts(fleet_pb2.ListHostsRequest(page_size=500, page_token=token)))
+def _hosts(stub: Stub, project: str = "") -> Iterator[fleet_pb2.Host]:
+    return _pages(
+        lambda token: stub.ListHosts(fleet_pb2.ListHostsRequest(page_size=500, page_token=token, project=project))
+    )
 
 
 def _pages(ask: Callable[[str], Any]) -> Iterator[Any]:
@@ -111,7 +114,9 @@ def _find(stub: Stub, wanted: str) -> fleet_pb2.Host:
 def _host_line(host: fleet_pb2.Host) -> str:
     free = {c.resource: c.available for c in host.capacities}
     reason = f"  {host.reason}" if host.reason else ""
-    return f"{host.uuid}  {host.name}  {host.state}  {host.status}  free: {amounts_text(free) or 'nothing'}{reason}"
+    whose = ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)
+    of = f"  members of: {whose}" if whose else ""
+    return f"{host.uuid}  {host.name}  {host.state}  {host.status}  free: {amounts_text(free) or 'nothing'}{of}{reason}"
 
 
 def _held_line(one: fleet_pb2.Quarantined, host: str) -> str:

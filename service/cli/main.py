@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any
 
 import grpc
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2, project_pb2_grpc
 
-from service.cli import decisions, errors, hosts, server_part
+from service.cli import decisions, errors, hosts, projects, server_part
 from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
 from service.cli.requests import BadRequestFile, Request, read_request
@@ -34,6 +34,7 @@ _LOST = "connection lost; the operation goes on, taking up its events again"
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
 FleetStub = fleet_pb2_grpc.FleetServiceStub
+ProjectStub = project_pb2_grpc.ProjectServiceStub
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     listing = add("list", list_groups, "list groups, the oldest first")
     listing.add_argument("--name", default="", help="only groups of exactly this name")
     listing.add_argument("--status", action="append", default=[], help="only groups in this status (repeatable)")
+    listing.add_argument("--project", default="", help="only groups of this project")
     listing.add_argument("--quiet", "-q", action="store_true", help="print uuids only")
     watch = add("watch", watch_groups, "stream changes of all groups or of one")
     watch.add_argument("uuid", nargs="?", default="")
@@ -116,6 +118,10 @@ def build_parser() -> argparse.ArgumentParser:
     delete.add_argument("uuid", nargs="+")
     fleet = add("hosts", hosts.list_hosts, "list hosts, claim those that are left alone, see the quarantine", FleetStub)
     hosts.add_parsers(fleet)
+    used = add("usage", projects.show_usage, "what a project uses of its quota; for administrators all", ProjectStub)
+    projects.add_usage_options(used)
+    audit = add("audit", projects.list_audit, "who changed what, the newest first; for operators", ProjectStub)
+    projects.add_audit_options(audit)
     decided = add("decisions", decisions.list_decisions, "list what was planned lately; for administrators", FleetStub)
     decided.add_argument("--group", default="", metavar="UUID", help="only decisions about this group")
     dump = add("dump", decisions.dump, "write what a decision was made from, to be replayed offline", FleetStub)
@@ -175,7 +181,11 @@ def list_groups(options: argparse.Namespace, stub: Stub) -> int:
     while True:
         answer = stub.ListInstanceGroups(
             deploy_pb2.ListInstanceGroupsRequest(
-                page_size=500, page_token=token, name=options.name, statuses=options.status
+                page_size=500,
+                page_token=token,
+                name=options.name,
+                statuses=options.status,
+                project=options.project,
             )
         )
         groups.extend(answer.inventories)

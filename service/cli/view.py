@@ -238,13 +238,14 @@ def describe_placement(placement: placement_pb2.Placement) -> str:
 def group_table(groups: Iterable[group_pb2.InstanceGroup]) -> Table:
     """Groups as a table, one row each."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("uuid", "name", "status", "running", "hosts", "accepted", "reason"):
+    for title in ("uuid", "project", "name", "status", "running", "hosts", "accepted", "reason"):
         table.add_column(title, no_wrap=title != "reason")
     for group in groups:
         running = sum(member.status == "Running" for member in group.instances)
         hosts = len({member.host_uuid for member in group.instances if member.host_uuid})
         table.add_row(
             group.uuid,
+            group.project,
             group.name,
             Text(group.status, style=_COLOURS.get(group.status, "cyan")),
             f"{running}/{len(group.instances)}",

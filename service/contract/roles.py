@@ -9,6 +9,7 @@ from service.app.identity import ADMIN, OPEN, OPERATOR, VIEWER
 _MODEL = "corral.v1.DistributedModelService/"
 _FLEET = "corral.v1.FleetService/"
 _CATALOG = "corral.v1.CatalogService/"
+_PROJECT = "corral.v1.ProjectService/"
 
 ROLES: Mapping[str, str] = {
     f"{_MODEL}DeployDistributedModelService": OPERATOR,
@@ -53,6 +54,8 @@ ROLES: Mapping[str, str] = {
     f"{_CATALOG}GetImage": VIEWER,
     f"{_CATALOG}ListImages": VIEWER,
     f"{_CATALOG}DeleteImage": ADMIN,
+    f"{_PROJECT}GetUsage": VIEWER,
+    f"{_PROJECT}ListAuditEvents": OPERATOR,
     "grpc.health.v1.Health/Check": OPEN,
     "grpc.health.v1.Health/Watch": OPEN,
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": VIEWER,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, project_pb2
 from google.protobuf.message import Message
 
 from service.domain import ranks
@@ -169,6 +169,22 @@ def _size_is_whole(request: fleet_pb2.GetCapacityRequest) -> Iterator[FieldViola
             yield FieldViolation(name, f"is required where {other} is given")
 
 
+_LAST_SECOND = 253_402_300_799
+"""Of the year 9999, the last that a Timestamp may name."""
+
+
+def _times_are_of_a_calendar(request: project_pb2.ListAuditEventsRequest) -> Iterator[FieldViolation]:
+    for name in ("start_time", "end_time"):
+        time = getattr(request, name)
+        if not (0 <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+            yield FieldViolation(name, "must be a time of the years 1970 to 9999")
+            return
+    if request.HasField("start_time") and request.HasField("end_time"):
+        start, end = ((t.seconds, t.nanos) for t in (request.start_time, request.end_time))
+        if start >= end:
+            yield FieldViolation("end_time", "must be after start_time")
+
+
 _MODEL_SERVICE_FIELDS = tuple(
     field.name
     for field in catalog_pb2.UpdateModelServiceRequest.DESCRIPTOR.fields
@@ -211,4 +227,5 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _path_begins_with_slash,
     ),
     "corral.v1.RegisterImageRequest": (_only_kernels_have_an_initrd,),
+    "corral.v1.ListAuditEventsRequest": (_times_are_of_a_calendar,),
 }

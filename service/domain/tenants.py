@@ -16,6 +16,59 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectClaims:
+    """What members of a project's groups have claimed on a host: how many members, and a named vector."""
+
+    project: str
+    members: int
+    amounts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a project uses and may use.
+
+    `claimed`: what its quota is compared with; `waiting`: what its accepted members want that have no claim yet;
+    `limits`: its quota. Named vectors all three.
+    """
+
+    project: str
+    groups: int = 0
+    members: int = 0
+    claimed: Mapping[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One change. `time`: ms since the epoch; `project`: of who made it; `request_id`: the server's own name of the
+    call; `client_request_id`: the caller's."""
+
+    id: int
+    time: int
+    principal: str
+    project: str
+    method: str
+    subject: str
+    request_id: str
+    client_request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which changes are meant; empty fields do not filter. `start`, `end`: ms since the epoch, `end` not within."""
+
+    project: str = ""
+    principal: str = ""
+    method: str = ""
+    subject: str = ""
+    request_id: str = ""
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """How often a project's callers may call: steadily `calls_per_second`, and up to `burst` calls at once after a
     pause. Above 0 both."""

@@ -97,7 +97,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.ListHostsResponse:
         """A page of hosts."""
         validation.check(request)
-        query = HostFilter(request.zone_uuid, tuple(request.states), tuple(request.statuses))
+        query = HostFilter(request.zone_uuid, tuple(request.states), tuple(request.statuses), request.project)
         page = await self._fleet.list_hosts(query, request.page_size, request.page_token)
         return fleet_pb2.ListHostsResponse(
             inventories=[convert.host(view) for view in page.items], next_page_token=page.next_page_token

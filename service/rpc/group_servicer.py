@@ -70,7 +70,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
     ) -> deploy_pb2.ListInstanceGroupsResponse:
         """A page of groups."""
         validation.check(request)
-        query = GroupFilter(request.name, tuple(request.statuses), request.zone_uuid, request.tag)
+        query = GroupFilter(request.name, tuple(request.statuses), request.zone_uuid, request.tag, request.project)
         page = await self._groups.list(current_caller(), query, request.page_size, request.page_token)
         return deploy_pb2.ListInstanceGroupsResponse(
             inventories=[inventory.group(group, self._reachable) for group in page.groups],

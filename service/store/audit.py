@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
+from service.domain.tenants import AuditEvent, AuditFilter
 from service.store import schema
 
 _RECORD = insert(schema.audit)
+_EQUALS = ("project", "principal", "method", "subject", "request_id")
 
 
 def record(
@@ -36,3 +38,19 @@ def record(
             "client_request_id": client_request_id,
         },
     )
+
+
+def page(connection: Connection, wanted: AuditFilter, before: int | None, limit: int) -> tuple[AuditEvent, ...]:
+    """Up to `limit` changes, the newest first, with numbers below `before` (None: from the newest on)."""
+    table = schema.audit
+    query = select(table).order_by(table.c.id.desc()).limit(limit)
+    for name in _EQUALS:
+        if value := getattr(wanted, name):
+            query = query.where(table.c[name] == value)
+    if wanted.start:
+        query = query.where(table.c.time >= wanted.start)
+    if wanted.end:
+        query = query.where(table.c.time < wanted.end)
+    if before is not None:
+        query = query.where(table.c.id < before)
+    return tuple(AuditEvent(**row._mapping) for row in connection.execute(query))

@@ -214,8 +214,12 @@ def page_of_hosts(
     zone_uuid: str = "",
     states: Sequence[str] = (),
     statuses: Sequence[str] = (),
+    project: str = "",
 ) -> tuple[Host, ...]:
-    """Up to `limit` hosts by name after the given key (`rows.page_key`); empty filters do not filter."""
+    """Up to `limit` hosts by name after the given key (`rows.page_key`); empty filters do not filter.
+
+    `project`: a member of one of its groups has a claim there.
+    """
     table = schema.hosts
     query = rows.page(table, after, limit)
     if zone_uuid:
@@ -224,6 +228,9 @@ def page_of_hosts(
         query = query.where(table.c.state.in_(states))
     if statuses:
         query = query.where(table.c.status.in_(statuses))
+    if project:
+        of_project = select(schema.groups.c.uuid).where(schema.groups.c.project == project)
+        query = query.where(table.c.uuid.in_(select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.group_uuid.in_(of_project))))
     found = connection.execute(query).all()
     vectors = _vectors(connection, [row.uuid for row in found])
     return tuple(_host(row, vectors.get(row.uuid, {})) for row in found)

@@ -376,6 +376,7 @@ audit = Table(
     Column("request_id", Text, nullable=False, default=""),
     Column("client_request_id", Text, nullable=False, default=""),
     Index(None, "time"),
+    Index(None, "project", "id"),
     Index(None, "subject"),
     Index(None, "request_id"),
 )

@@ -39,6 +39,7 @@ class Metrics:
             PlatformCollector(registry=self.registry)
             GCCollector(registry=self.registry)
         self._define_inventory()
+        self._define_projects()
         self._define_control_plane()
         self._define_planner()
         self._define_drivers()
@@ -68,6 +69,33 @@ class Metrics:
             "Amount of a resource that machines of others hold on a host.",
             labels,
             registry=registry,
+        )
+
+    def _define_projects(self) -> None:
+        """Labelled by project: as many as the configuration names."""
+        registry = self.registry
+        self.project_groups = Gauge(
+            "corral_project_groups", "Groups of a project that are not deleted.", ["project"], registry=registry
+        )
+        self.project_instances = Gauge(
+            "corral_project_instances", "Members of a project's groups.", ["project"], registry=registry
+        )
+        labels = ["project", "resource"]
+        self.project_claimed = Gauge(
+            "corral_project_claimed",
+            "Amount of a resource that members of a project have claimed, as its quota counts it; vcpu in vCPUs, "
+            "memory in bytes.",
+            labels,
+            registry=registry,
+        )
+        self.project_waiting = Gauge(
+            "corral_project_waiting",
+            "Amount of a resource that accepted members of a project want which wait for a host.",
+            labels,
+            registry=registry,
+        )
+        self.project_quota = Gauge(
+            "corral_project_quota", "The most of a resource that a project may claim.", labels, registry=registry
         )
 
     def _define_control_plane(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole service in this process, wired as in production, on simulated hosts, with stubs for its three services."""
+"""The whole service in this process, wired as in production, on simulated hosts, with stubs for its services."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from corral.v1 import catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from corral.v1 import catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, project_pb2_grpc
 
 from service.config.file import parse
 from service.drivers.simulated import SimulatedDriver
@@ -87,6 +87,7 @@ class Whole:
     deploy: Any
     fleet: Any
     catalog: Any
+    projects: Any
 
     def uuid_of(self, name: str) -> str:
         """The uuid of the host with this name."""
@@ -174,6 +175,9 @@ async def whole(directory: Path, text: str | None = None, *, planner: Planner | 
             stub: Callable[..., Any] = deploy_pb2_grpc.DistributedModelServiceStub
             fleet: Callable[..., Any] = fleet_pb2_grpc.FleetServiceStub
             catalog: Callable[..., Any] = catalog_pb2_grpc.CatalogServiceStub
-            yield Whole(service, process.http_address, stub(channel), fleet(channel), catalog(channel))
+            projects: Callable[..., Any] = project_pb2_grpc.ProjectServiceStub
+            yield Whole(
+                service, process.http_address, stub(channel), fleet(channel), catalog(channel), projects(channel)
+            )
     finally:
         await process.stop()

@@ -291,6 +291,7 @@ class ListInstanceGroupsRequest(_message.Message):
     STATUSES_FIELD_NUMBER: _builtins.int
     ZONE_UUID_FIELD_NUMBER: _builtins.int
     TAG_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many groups at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
     page_token: _builtins.str
@@ -301,6 +302,8 @@ class ListInstanceGroupsRequest(_message.Message):
     """Only groups with a member in this zone."""
     tag: _builtins.str
     """Only groups that bear this user tag or system tag."""
+    project: _builtins.str
+    """Only groups of this project. Who is no administrator sees its own project's, whatever it asks for."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only groups in one of these states, as in InstanceGroup's `status`."""
@@ -314,10 +317,11 @@ class ListInstanceGroupsRequest(_message.Message):
         statuses: _abc.Iterable[_builtins.str] | None = ...,
         zone_uuid: _builtins.str = ...,
         tag: _builtins.str = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "tag", b"tag", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "statuses", b"statuses", "tag", b"tag", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,6 +120,7 @@ class Host(_message.Message):
     LAST_OP_DATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     HYPERVISOR_UUID_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -165,6 +166,10 @@ class Host(_message.Message):
     def last_op_date(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def projects(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostProject]:
+        """Whose members have claimed something on it, ordered by project."""
+
     def __init__(
         self,
         *,
@@ -185,14 +190,67 @@ class Host(_message.Message):
         last_op_date: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         hypervisor_uuid: _builtins.str = ...,
+        projects: _abc.Iterable[Global___HostProject] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Host: _TypeAlias = Host  # noqa: Y015
+
+@_typing.final
+class HostProject(_message.Message):
+    """What one project's members have claimed on a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ClaimedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    CLAIMED_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project's name."""
+    instance_count: _builtins.int
+    """How many members of its groups have a claim there."""
+    @_builtins.property
+    def claimed(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What they have claimed there, by the resource's name: `vcpu` in virtual CPUs, `memory` in bytes."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        instance_count: _builtins.int = ...,
+        claimed: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "instance_count", b"instance_count", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostProject: _TypeAlias = HostProject  # noqa: Y015
 
 @_typing.final
 class ResourceCapacity(_message.Message):
@@ -771,12 +829,15 @@ class ListHostsRequest(_message.Message):
     ZONE_UUID_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     STATUSES_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Empty means the first page. The filters must be the same."""
     zone_uuid: _builtins.str
     """Only hosts of this zone."""
+    project: _builtins.str
+    """Only hosts on which a member of this project has claimed something."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only hosts in one of these states: `Enabled`, `Disabled`, `Maintenance`."""
@@ -795,10 +856,11 @@ class ListHostsRequest(_message.Message):
         zone_uuid: _builtins.str = ...,
         states: _abc.Iterable[_builtins.str] | None = ...,
         statuses: _abc.Iterable[_builtins.str] | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "states", b"states", "statuses", b"statuses", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project", b"project", "states", b"states", "statuses", b"statuses", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -338,6 +338,7 @@ class InstanceGroup(_message.Message):
     TAG_UUIDS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -374,6 +375,8 @@ class InstanceGroup(_message.Message):
     """A value that changes whenever the group does. A later call that carries it is refused with
     ABORTED where the group has changed in between.
     """
+    project: _builtins.str
+    """The project, that is the tenant, that the group belongs to and whose quota it counts against."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
         """The members, in the order of their ranks."""
@@ -431,10 +434,11 @@ class InstanceGroup(_message.Message):
         tag_uuids: _abc.Iterable[_builtins.str] | None = ...,
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "reason", b"reason", "revision", b"revision", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,6 +102,10 @@ def host(view: HostView) -> fleet_pb2.Host:
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
         etag=etag_of(value),
+        projects=[
+            fleet_pb2.HostProject(project=one.project, instance_count=one.members, claimed=one.amounts)
+            for one in view.projects
+        ],
     )
 
 

@@ -65,6 +65,7 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         tag_uuids=spec.tag_uuids,
         revision=value.revision,
         etag=etag_of(value),
+        project=value.project,
     )
 
 

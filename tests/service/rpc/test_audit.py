@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from sqlalchemy import Connection, select
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.asyncio
 
 SERVICES = [
     service
-    for module in (deploy_pb2, fleet_pb2, catalog_pb2)
+    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 METHODS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
