@@ -12,8 +12,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 # Labs of hypervisors need root: by sudo where that is there.
 AS_ROOT := deploy/quickstart/as_root.sh
-# Tests that boot guests share one worker, so that they run one after the other beside the rest.
-PARALLEL := -n 2 --dist loadgroup
+# Tests that boot guests share one worker, so that they run one after the other beside the rest; tests/conftest.py orders.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help
 help: ## list the targets

@@ -1,4 +1,4 @@
-"""What holds for every test: those that start guests share one worker, one after the other; the longest come first."""
+"""What holds for every test: which share a worker, in which order they come, what their processes inherit."""
 
 from __future__ import annotations
 
@@ -40,13 +40,40 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, _disregard)
 
 
+# Folders of tests that take long one by one, and when they are begun: what comes last should be short, so that both
+# workers end together.
+_FIRST = ("simulation", "concurrency", "deploy")
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several guests at once under software emulation would only make each of them late.
+    """What shares something costly runs on one worker; groups begin in the order of their first test.
 
-    The simulation's few tests take a minute each: begun last, they would leave the other worker idle.
+    Several guests at once under software emulation would only make each of them late. A service that a module's tests
+    share would be started by each worker that runs one of them.
     """
-    items.sort(key=lambda item: item.path.parent.name != "simulation")
     for item in items:
-        if item.get_closest_marker("qemu") is not None:
-            item.add_marker(pytest.mark.xdist_group("qemu"))
+        group = "qemu" if item.get_closest_marker("qemu") is not None else _shares(item)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _shares(item: pytest.Item) -> str:
+    """The module or folder whose fixture the test uses, where it is made once for all tests there; or an empty text."""
+    found = ""
+    assert isinstance(item, pytest.Function)
+    for *_, definition in item._fixtureinfo.name2fixturedefs.values():
+        if definition.scope == "session" and definition.baseid not in ("", "tests"):
+            return str(definition.baseid)
+        if definition.scope == "module":
+            found = item.nodeid.partition("::")[0]
+    return found
+
+
+def _turn(item: pytest.Item) -> tuple[int, int]:
+    group = item.get_closest_marker("xdist_group")
+    folder = item.path.parent.name
+    if group is not None:
+        return (0 if group.args == ("qemu",) else 2), 0
+    return (1, _FIRST.index(folder)) if folder in _FIRST else (3, 0)
