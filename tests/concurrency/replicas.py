@@ -133,7 +133,7 @@ class Replica:
             stub: Any = deploy_pb2_grpc.DistributedModelServiceStub(channel)
             while True:
                 try:
-                    stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid="0" * 32), timeout=5)
+                    stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid="0" * 32), timeout=30)
                 except grpc.RpcError as error:
                     if error.code() is grpc.StatusCode.NOT_FOUND:
                         return

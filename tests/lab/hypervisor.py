@@ -116,9 +116,9 @@ class Hypervisor:
         self.namespace.run(
             program("libvirtd"), "-d", "--listen", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"
         )
-        wait_until(self._accepts, 20, f"libvirtd of {self.name}")
+        wait_until(self._accepts, 60, f"libvirtd of {self.name}")
         try:  # the socket is open before the drivers are ready, and libvirtd ends when one of them cannot be
-            self.namespace.run(program("virsh"), "-c", "qemu:///system", "uri", timeout=20)
+            self.namespace.run(program("virsh"), "-c", "qemu:///system", "uri", timeout=60)
         except RuntimeError as error:
             raise RuntimeError(f"{error}; its log ends with:\n{self.log_tail()}") from error
 
@@ -183,12 +183,12 @@ class Hypervisor:
             signal.pidfd_send_signal(handle, number)
             ended = select.poll()  # select() takes no handle above 1023
             ended.register(handle, select.POLLIN)
-            if number in (signal.SIGKILL, signal.SIGTERM) and not ended.poll(20_000):
-                raise TimeoutError(f"waited 20 s for process {pid} to end")
+            if number in (signal.SIGKILL, signal.SIGTERM) and not ended.poll(60_000):
+                raise TimeoutError(f"waited 60 s for process {pid} to end")
         finally:
             os.close(handle)
         if number is signal.SIGSTOP:
-            wait_until(lambda: process_state(pid) in ("T", "t", ""), 5, f"process {pid} to stop")
+            wait_until(lambda: process_state(pid) in ("T", "t", ""), 60, f"process {pid} to stop")
 
     def power_off(self) -> None:
         """The machine loses its power: every process and everything volatile is gone at once."""

@@ -54,7 +54,7 @@ def positions(text: str, *patterns: str) -> list[int]:
 def assert_nothing_is_left(machine: PrivateMachine) -> None:
     # What libvirt ended last may still be on its way out.
     with contextlib.suppress(TimeoutError):
-        wait_until(lambda: machine.namespace.processes() == {}, 5, "the last processes to end")
+        wait_until(lambda: machine.namespace.processes() == {}, 60, "the last processes to end")
     assert machine.namespace.processes() == {}
     left = machine.run(
         f"ls -d {' '.join('/' + path for path in sorted(LEFT_BY_LIBVIRT))} 2>/dev/null; ls var", timeout=10

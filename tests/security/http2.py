@@ -94,13 +94,14 @@ class Connection:
         """Send what the server still takes; False once it has closed, or does not read for five seconds."""
         if self.closed:
             return False
+        self.socket.settimeout(5)
         try:
             self.socket.sendall(data)
         except OSError:
             self.closed = True
         return not self.closed
 
-    def frames(self, seconds: float = 5.0) -> Iterator[tuple[int, int, int, bytes]]:
+    def frames(self, seconds: float = 60.0) -> Iterator[tuple[int, int, int, bytes]]:
         """(kind, flags, stream, payload) of what the server sends, until it closes or is silent for `seconds`."""
         self.socket.settimeout(seconds)
         data = b""
@@ -123,7 +124,7 @@ class Connection:
         assert any(kind == SETTINGS and not flags & ACK for kind, flags, _, _ in self.frames())
         self.send(frame(SETTINGS, ACK, 0))
 
-    def ended(self, seconds: float = 5.0) -> bool:
+    def ended(self, seconds: float = 60.0) -> bool:
         """Whether the server ends the connection (GOAWAY or close) or the stream (RST_STREAM, trailers)."""
         ends = any(
             kind in (GOAWAY, RST_STREAM) or (kind == HEADERS and flags & END_STREAM)

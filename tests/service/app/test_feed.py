@@ -61,14 +61,14 @@ async def tell(store: Store, uuid: str, count: int) -> int:
 
 async def caught_up(feed: Feed, revision: int) -> None:
     """Wait until the process has read the log up to the revision."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while feed.head < revision:  # noqa: ASYNC110  # the feed tells its followers, and this is none
             await asyncio.sleep(0.01)
 
 
 async def to_the_end(changes: AsyncGenerator[Event | Bookmark, None], seen: list[int]) -> None:
     """Read on, into `seen`, until the stream raises."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for change in changes:
             seen.append(change.revision)
 
@@ -76,7 +76,7 @@ async def to_the_end(changes: AsyncGenerator[Event | Bookmark, None], seen: list
 async def read(feed: Feed, after: int, until: int, **filters: str) -> list[int]:
     """Revisions from a new follower until it has seen `until`."""
     seen: list[int] = []
-    async with asyncio.timeout(30), aclosing(feed.follow(after, **filters)) as changes:  # type: ignore[arg-type]
+    async with asyncio.timeout(60), aclosing(feed.follow(after, **filters)) as changes:  # type: ignore[arg-type]
         async for event in changes:
             assert isinstance(event, Event)
             seen.append(event.revision)
@@ -127,7 +127,7 @@ async def test_a_slow_reader_costs_no_memory_and_loses_nothing(monkeypatch: pyte
             newest = await tell(store, ONE, 10)  # far more than the process keeps
         await caught_up(feed, newest)
         assert len(feed._tail) <= 16
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while seen[-1].revision < newest:
                 seen.append(await anext(slow))
         await slow.aclose()
@@ -167,7 +167,7 @@ async def test_a_quiet_watch_says_how_far_it_has_read(monkeypatch: pytest.Monkey
     async with running() as (store, feed):
         other = await tell(store, TWO, 3)
         await caught_up(feed, other)
-        async with asyncio.timeout(30), aclosing(feed.follow(0, group_uuid=ONE, bookmarks=True)) as changes:
+        async with asyncio.timeout(60), aclosing(feed.follow(0, group_uuid=ONE, bookmarks=True)) as changes:
             async for change in changes:
                 assert isinstance(change, Bookmark)
                 assert not change.initial_state_complete
@@ -179,7 +179,7 @@ async def test_a_quiet_watch_says_how_far_it_has_read(monkeypatch: pytest.Monkey
 async def test_a_watch_begins_with_what_stands_and_goes_on_from_there() -> None:
     async with running() as (store, feed):
         newest = await tell(store, ONE, 2)
-        async with asyncio.timeout(30), aclosing(feed.watch(None, group_uuid=None, project=None)) as changes:
+        async with asyncio.timeout(60), aclosing(feed.watch(None, group_uuid=None, project=None)) as changes:
             standing = [await anext(changes), await anext(changes)]
             assert [g.uuid for g in standing if isinstance(g, Group)] == [ONE, TWO]
             assert await anext(changes) == Bookmark(newest, initial_state_complete=True)
@@ -206,13 +206,13 @@ async def test_a_stream_ends_with_what_is_stored_when_the_service_drains() -> No
 async def test_a_waiting_stream_ends_at_once_when_the_service_drains() -> None:
     async with running() as (_, feed):
         waiting = asyncio.create_task(read(feed, feed.head, feed.head + 1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while feed.followers == 0:  # noqa: ASYNC110  # the feed tells its followers, and this is none
                 await asyncio.sleep(0.01)
         assert feed.followers == 1
         feed.close()
         with pytest.raises(Unavailable):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await waiting
         assert feed.followers == 0
 

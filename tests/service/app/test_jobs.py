@@ -63,7 +63,7 @@ async def world(url: str = "sqlite://") -> AsyncIterator[World]:
 
 
 async def ended(jobs: Jobs, uuid: str) -> Job:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             job = await jobs.get(uuid)
             assert job is not None
@@ -165,7 +165,7 @@ async def test_two_processes_that_end_the_same_job_tell_its_webhook_once() -> No
     async with world() as w:
         first, second = w.process("one"), w.process("two")
         uuid = await first.submit(CALLER, "op", "x", webhook="http://hook/")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not w.performed:  # noqa: ASYNC110  # the first has begun
                 await asyncio.sleep(0.005)
         w.now += LEASE_MS
@@ -192,7 +192,7 @@ async def test_a_webhook_that_was_not_told_before_a_stop_is_told_after_it() -> N
         await hanging.wait()
         await first.stop()
         async with running(w.process("two")) as second:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await w.heard.wait()
             assert (await ended(second, uuid)).outcome == "did x"
         assert len(w.performed) == 1
@@ -242,7 +242,7 @@ async def test_webhooks_that_are_slow_leave_the_room_of_running_jobs_alone() -> 
 
         jobs.deliver = slow
         first = await jobs.submit(CALLER, "op", "x", webhook="http://hook/")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await w.heard.wait()
         assert (await ended(jobs, first)).state is JobState.SUCCEEDED
         with pytest.raises(Overloaded, match="1 webhooks are being told already"):

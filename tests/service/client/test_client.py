@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -16,11 +15,12 @@ from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CONFIGURATION, CorralProcess
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections: taken, so that nobody else listens there meanwhile, and not listened on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_zstacks_action_deploys_with_a_session_and_tells_errors_in_its_words(cor
     assert refused.error["code"] == "SYS.1007"
 
 
-def test_an_action_without_a_service_raises(tmp_path: Path) -> None:
-    action = DeployDistributedModelServiceAction(endpoint=f"http://127.0.0.1:{free_port()}", name="x")
+def test_an_action_without_a_service_raises(closed_port: int) -> None:
+    action = DeployDistributedModelServiceAction(endpoint=f"http://127.0.0.1:{closed_port}", name="x")
     with pytest.raises(ActionError):
         action.call()

@@ -124,14 +124,14 @@ async def test_a_request_that_does_not_come_whole_ends_its_connection(begun: byt
 
     listening = Listening(Route("/", swallow, methods=["POST"]))
     with listening.connect(begun) as connection:
-        async with listening.serving(most=10, request_seconds=0.2):
+        async with listening.serving(most=10, request_seconds=1):
             await until_closed(connection)
 
 
 async def test_the_second_request_of_a_connection_must_come_whole_as_well() -> None:
     listening = Listening()
     with listening.connect(GET) as connection:
-        async with listening.serving(most=10, request_seconds=0.2):
+        async with listening.serving(most=10, request_seconds=1):
             assert (await answered(connection)).startswith(b"HTTP/1.1 200")
             connection.send(GET[:-4])
             await until_closed(connection)
@@ -139,10 +139,10 @@ async def test_the_second_request_of_a_connection_must_come_whole_as_well() -> N
 
 async def test_an_answer_may_take_longer_than_a_request() -> None:
     async def slow(request: Request) -> Response:
-        await asyncio.sleep(1)
+        await asyncio.sleep(2)
         return PlainTextResponse("at last")
 
     listening = Listening(Route("/slow", slow))
     with listening.connect(GET.replace(b"/ ", b"/slow ", 1)) as connection:
-        async with listening.serving(most=10, request_seconds=0.2):
+        async with listening.serving(most=10, request_seconds=1):
             assert (await answered(connection)).startswith(b"HTTP/1.1 200")

@@ -40,7 +40,7 @@ async def test_a_project_with_much_to_do_leaves_the_last_place_to_others() -> No
     many = [asyncio.create_task(queue.take("a")) for _ in range(8)]
     await turns()
     assert sum(task.done() for task in many) == 2
-    await asyncio.wait_for(queue.take("b"), 1)
+    await asyncio.wait_for(queue.take("b"), 60)
     for task in many:
         task.cancel()
     await asyncio.gather(*many, return_exceptions=True)
@@ -71,4 +71,4 @@ async def test_places_are_never_lost_nor_given_twice_however_callers_are_cancell
     await asyncio.gather(*tasks, return_exceptions=True)
     assert held == 0
     for project in "xyz":
-        await asyncio.wait_for(queue.take(project), 1)
+        await asyncio.wait_for(queue.take(project), 60)

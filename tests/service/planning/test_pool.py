@@ -59,15 +59,13 @@ async def test_one_projects_hard_plans_do_not_queue_anothers() -> None:
         await planner.warm()
         snapshot, request = minutes_of_work()
         hard = [
-            asyncio.create_task(planner.place(snapshot, request, ENDLESS, budget_seconds=4, project="a"))
+            asyncio.create_task(planner.place(snapshot, request, ENDLESS, budget_seconds=600, project="a"))
             for _ in range(4)
         ]
         await asyncio.sleep(0)
-        began = time.monotonic()
-        easy = await planner.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=4, project="b")
+        easy = await planner.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=60, project="b")
         assert easy.decision.status is Status.PLACED
-        assert time.monotonic() - began < 4, "the easy plan waited for a hard one"
-        assert not any(task.done() for task in hard)
+        assert not any(task.done() for task in hard), "the easy plan waited for a hard one"
         for task in hard:
             task.cancel()
         await asyncio.gather(*hard, return_exceptions=True)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def status(plane: ControlPlane, uuid: str, wanted: HostStatus) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await plane.store.read(lambda c: fleet.status_of(c, uuid))) is not wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 

@@ -52,7 +52,7 @@ def hesitant(plane: ControlPlane, unanswered: int) -> Hesitant:
 
 async def eventually(true: Callable[[], bool]) -> None:
     """Wait until something is so; fails where it never comes."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0.01)
 

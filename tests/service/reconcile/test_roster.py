@@ -27,7 +27,7 @@ UUID = "c" * 32
 
 async def soon(true: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something is so; fails where it never comes."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await true():  # noqa: ASYNC110  # the store has no event to wait for
             await asyncio.sleep(0.02)
 

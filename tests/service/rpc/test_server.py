@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import socket
 from pathlib import Path
@@ -245,16 +246,26 @@ async def test_every_method_is_shown_from_the_start_and_counted() -> None:
         await counted(server, 2, "grpc_server_handling_seconds_count", **labels)
 
 
+async def late_after_an_answer(server: lab.Lab) -> None:
+    """A watch that ends by its deadline. A busy server may never see one of a short time: that one was not begun."""
+    for seconds in (0.3, 1, 3, 9, 27):
+        watch = server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(), timeout=seconds)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await watch.read()
+            with pytest.raises(grpc.aio.AioRpcError):
+                await lab.rest_of(watch)
+            assert await watch.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return
+    raise AssertionError("no watch answered in 27 s")
+
+
 async def test_a_call_that_the_client_gives_up_is_counted_as_cancelled_or_late() -> None:
     labels = {"grpc_service": SERVICE, "grpc_method": "WatchInstanceGroups", "grpc_type": "server_stream"}
     async with lab.running() as server:
         watch = server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest())
         await watch.read()
         watch.cancel()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in server.stub.WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(), timeout=0.3):
-                pass
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await late_after_an_answer(server)
         await lab.until_ended(server)
         # The client resets the stream at its deadline, and which of the two the server sees first is open.
         codes = ("Canceled", "DeadlineExceeded")
@@ -262,7 +273,7 @@ async def test_a_call_that_the_client_gives_up_is_counted_as_cancelled_or_late()
         def ended() -> float:
             return sum(sample(server, "grpc_server_handled_total", grpc_code=code, **labels) for code in codes)
 
-        await lab.until(lambda: ended() == 2, "both calls counted")
+        await lab.until(lambda: ended() >= 2, "both calls counted")
 
 
 async def test_draining_ends_every_stream_with_unavailable_and_a_hint() -> None:
@@ -283,7 +294,7 @@ async def test_draining_ends_every_stream_with_unavailable_and_a_hint() -> None:
         assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
         # The deploy itself goes on: only its view has ended.
         server.going.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 page = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest())
                 if page.inventories[0].status == "Running":

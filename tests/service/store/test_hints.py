@@ -20,7 +20,7 @@ from tests.support.postgres import Postgres
 
 
 async def _wait(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # what is waited for is told by callbacks of many kinds
             await asyncio.sleep(0.01)
 

@@ -427,7 +427,7 @@ class FakeDomain:
         return 0
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Polls; whether it came true."""
     end = time.monotonic() + seconds
     while not condition():

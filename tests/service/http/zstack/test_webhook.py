@@ -154,7 +154,7 @@ async def test_a_deploy_and_a_refusal_are_told_to_their_webhook(zstack: Lab) -> 
                 "/ai/model-services", {"deployDistributedModelService": action()}, session, **headers
             )
             answer = await zstack.ended(accepted)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await there.came.wait()
             got, body = there.got[-1]
             assert (got["x-job-uuid"], got["x-job-success"]) == (headers["X-Job-UUID"], success)
@@ -176,6 +176,6 @@ async def test_nothing_is_sent_or_even_looked_up_for_a_caller_that_nobody_knows(
         assert unknown.status_code == 202, "its host was not resolved"
         # The webhook of a caller that is known comes after whatever was sent for the other.
         known = await zstack.put("/ai/model-services", body, await zstack.log_in("eve"), **headers)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await there.came.wait()
         assert [got["x-job-uuid"] for got, _ in there.got] == [known.json()["location"].rpartition("/")[2]]
