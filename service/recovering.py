@@ -1,6 +1,7 @@
-"""`python -m service recover`: a lost or old database written again from what its hosts show; and its backup.
+"""`python -m service recover`: a lost or old database, written again from what its hosts show.
 
-It shows first and writes when told. It has the database for itself meanwhile, and changes nothing on a host.
+It shows what it would write, and writes when told to. Meanwhile the database is its alone, and it changes nothing on a
+host.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ TOLD_SECONDS = 5.0
 
 
 class Exit(IntEnum):
-    """What the command answers to a script."""
+    """The command's exit code, for scripts."""
 
     DONE = 0  # nothing is to be written, or all of it was
     CANNOT = 1
@@ -54,7 +55,7 @@ class CannotRecover(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Recovery:
     """What was found, and what was written of it. `refused`: group uuid -> why the database did not take it."""
 
     installation: Installation
@@ -81,7 +82,7 @@ class _Answer:
     machines: tuple[ObservedMachine, ...]
 
 
-def recover(config: Config, *, write: bool, cluster: str = "", database: str = "") -> Outcome:
+def recover(config: Config, *, write: bool, cluster: str = "", database: str = "") -> Recovery:
     """Show, or with `write` carry out, what brings the database up to its hosts.
 
     `cluster`, `database`: the ids of the installation to be, where hosts show several. Raises CannotRecover,
@@ -91,7 +92,7 @@ def recover(config: Config, *, write: bool, cluster: str = "", database: str = "
         return _recover(config, held, write, cluster or config.cluster_id, database)
 
 
-def _recover(config: Config, held: Offline, write: bool, cluster: str, database: str) -> Outcome:
+def _recover(config: Config, held: Offline, write: bool, cluster: str, database: str) -> Recovery:
     with held.session() as run:
         hosts, present, in_use = run(lambda c: _read(c, config))
     drivers = {h.uuid: make_driver(h, cluster or (present.cluster if present else "") or "none") for h in hosts}
@@ -109,13 +110,13 @@ def _recover(config: Config, held: Offline, write: bool, cluster: str, database:
                 run(lambda c, one=change: recovery.write(c, one, clock.now(c)))  # type: ignore[misc]
             except (ClaimLost, CorralError) as reason:
                 refused[change.group.uuid] = str(reason)
-        # Last: a recovery that broke off is seen to be one, because its hosts are still ahead of the database.
+        # Last: where a recovery broke off its hosts are still ahead of the database, so that the next one sees it.
         run(lambda c: recovery.settle_identity(c, installation, whole, clock.now(c)))
-    return Outcome(installation, present != installation and in_use is False, whole, write, refused)
+    return Recovery(installation, present != installation and in_use is False, whole, write, refused)
 
 
 def _prepare(connection: Connection, config: Config, installation: Installation, found: Sequence[HostFacts]) -> None:
-    """The identity, the fleet as the file has it, and what the hosts have: the guard of claims goes by it."""
+    """Write the identity, the fleet as the file has it, and what the hosts have, by which claims are guarded."""
     write_fleet(connection, config)
     recovery.settle_identity(connection, installation, RecoveryPlan(), clock.now(connection))
     for facts in found:
@@ -173,7 +174,7 @@ async def _ask(host: Host, driver: HostDriver) -> _Answer | str:
 async def _look_closer(
     installation: Installation, answers: Sequence[_Answer], missing: frozenset[str]
 ) -> tuple[tuple[Survey, ...], tuple[HostFacts, ...]]:
-    """The surveys, with what machines of `missing` groups were told, and what is there besides."""
+    """The surveys, with what the machines of `missing` groups were told, and what is on the hosts besides."""
     found = await asyncio.gather(*(_closer(installation, a, missing) for a in answers))
     return tuple(survey for survey, _ in found), tuple(facts for _, facts in found)
 
@@ -241,14 +242,14 @@ def _counted(found: Counter[str]) -> str:
 # --- what people read ------------------------------------------------------------------------------------------------
 
 
-def as_json(outcome: Outcome) -> str:
+def as_json(result: Recovery) -> str:
     """One JSON object with all that `as_text` shows, for programs. It holds no value of a variable."""
-    found = outcome.plan
+    found = result.plan
     document = {
-        "written": outcome.written,
-        "database_id": outcome.installation.database,
-        "cluster_id": outcome.installation.cluster,
-        "identity_taken_over": outcome.taken_over,
+        "written": result.written,
+        "database_id": result.installation.database,
+        "cluster_id": result.installation.cluster,
+        "identity_taken_over": result.taken_over,
         "generation_above": found.above,
         "unchanged_groups": found.whole,
         "silent_hosts": dict(found.silent),
@@ -259,7 +260,7 @@ def as_json(outcome: Outcome) -> str:
                 "project": change.group.project,
                 "action": change.act.value,
                 "status": change.group.status.value,
-                "refused": outcome.refused.get(change.group.uuid, ""),
+                "refused": result.refused.get(change.group.uuid, ""),
                 "notes": list(change.notes),
                 "missing_values": list(change.missing),
                 "restored_entries": [entry.name for entry in change.entries],
@@ -287,22 +288,22 @@ def as_json(outcome: Outcome) -> str:
 _WORDS = {Act.CREATE: "is not in the database", Act.CORRECT: "is otherwise in the database", Act.END: "is gone"}
 
 
-def as_text(outcome: Outcome) -> str:
+def as_text(result: Recovery) -> str:
     """What was found and is, or would be, written, for people."""
-    found, would = outcome.plan, "written" if outcome.written else "to be written"
-    lines = [f"database {outcome.installation.database} of cluster {outcome.installation.cluster}"]
-    if outcome.taken_over:
+    found, would = result.plan, "written" if result.written else "to be written"
+    lines = [f"database {result.installation.database} of cluster {result.installation.cluster}"]
+    if result.taken_over:
         lines.append("  this identity is that of the hosts' marks and machines, and is taken over")
     if found.above:
         lines.append(f"  hosts have seen generation {found.above}: the database is lifted over it")
     for name, why in sorted(found.silent.items()):
         lines.append(f"host {name} could not be looked at: {why}")
     for change in found.changes:
-        lines += _group_text(change, outcome.refused.get(change.group.uuid, ""), would)
+        lines += _group_text(change, result.refused.get(change.group.uuid, ""), would)
     lines += [_problem_text(problem) for problem in found.problems]
-    done = len(found.changes) - len(outcome.refused)
-    lines.append(f"{done} groups {would}, {found.whole} as they are, {len(found.problems) + len(outcome.refused)} not")
-    if outcome.exit_code is Exit.TO_WRITE or (done and not outcome.written):
+    done = len(found.changes) - len(result.refused)
+    lines.append(f"{done} groups {would}, {found.whole} as they are, {len(found.problems) + len(result.refused)} not")
+    if result.exit_code is Exit.TO_WRITE or (done and not result.written):
         lines.append("nothing was written: `--write` does")
     return "\n".join(lines)
 
@@ -332,4 +333,4 @@ def _problem_text(problem: Problem) -> str:
     return f"group {problem.group} cannot be recovered: {problem.why}" if problem.group else problem.why
 
 
-__all__ = ["CannotRecover", "Exit", "Outcome", "as_json", "as_text", "recover"]
+__all__ = ["CannotRecover", "Exit", "Recovery", "as_json", "as_text", "recover"]

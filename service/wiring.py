@@ -102,7 +102,7 @@ class Service:
         self.pool = planner or PoolPlanner(max(2, (os.cpu_count() or 1) - 1), self.metrics)
         self.planner = RecordingPlanner(self.pool, self.decisions, self.metrics, wall_clock)
         self._make_identity()
-        self.directory = Directory({}, {}, {})
+        self.directory = Directory({}, {}, {}, self._read_fleet_again)
         self._secrets = ConfiguredSecrets(config.secrets)
         self._make_reconciliation()
         self._make_use_cases()
@@ -207,11 +207,14 @@ class Service:
         self.fleet_feed.listen(self.roster.refresh)
         self.fleet_feed.listen(self.health.compare)
 
+    async def _read_fleet_again(self) -> None:
+        await self.roster.refresh()
+
     def _driver(self, host: Host) -> HostDriver:
         return make_driver(host, self.custody.installation.cluster)
 
     async def _first_contact(self, host: Host) -> HostFacts:
-        """What a host that is not of the fleet yet is. Raises DriverError."""
+        """What a host is that is not in the fleet yet. Raises DriverError."""
         driver = self._driver(host)
         try:
             return await driver.probe(budget_seconds=PROBE_SECONDS)

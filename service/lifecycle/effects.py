@@ -39,7 +39,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Let the member's machine run: GO is committed and it is its turn."""
+    """Let the member's machine run: GO is committed, and the members that start before it are ready."""
 
     instance_uuid: str
     attempt: int
@@ -123,15 +123,15 @@ def effects(group: Group, now: int) -> tuple[Effect, ...]:
     claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
     if claimed and group.phase is GroupPhase.CREATING and now >= group.retry_at:
         found.append(Dispatch(claimed))
-    turn = _turn(group)
+    startable = _startable(group)
     for member in group.instances:
-        effect = _member_effect(group, member, turn, now)
+        effect = _member_effect(group, member, startable, now)
         if effect is not None:
             found.append(effect)
     return tuple(found)
 
 
-def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: int) -> Effect | None:
+def _member_effect(group: Group, member: Instance, startable: frozenset[str], now: int) -> Effect | None:
     key = (member.uuid, member.attempt)
     if member.target_host_uuid:
         # Until the move is settled nobody knows on which of the two hosts anything else would have to be done.
@@ -140,7 +140,7 @@ def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: in
     if member.status is S.CREATING:
         return Create(*key)
     if member.status is S.CREATED:
-        if member.uuid not in turn:
+        if member.uuid not in startable:
             return Observe(*key, REST_POLL_MS)
         return Resume(*key) if now >= runs_from(member) else Observe(*key, BOOT_POLL_MS)
     if member.status is S.BOOTING:
@@ -156,18 +156,18 @@ def _member_effect(group: Group, member: Instance, turn: frozenset[str], now: in
     return None
 
 
-def _turn(group: Group) -> frozenset[str]:
-    """Members that GO lets run now: all of them, or with `sequential` those whose forerunners are ready."""
+def _startable(group: Group) -> frozenset[str]:
+    """Members that GO lets run now: all of them, or with `sequential` those before whom all are ready."""
     if group.phase is not GroupPhase.BOOTING or not group.go:
         return frozenset()
     if group.spec.creation_strategy is CreationStrategy.PARALLEL:
         return frozenset(m.uuid for m in group.instances)
-    turn = set()
+    startable = set()
     for member in start_order(group):
-        turn.add(member.uuid)
+        startable.add(member.uuid)
         if member.status is not S.RUNNING:
             break
-    return frozenset(turn)
+    return frozenset(startable)
 
 
 def _next_to_move(group: Group) -> Instance | None:

@@ -18,7 +18,7 @@ class Observation(StrEnum):
     EXECUTING = "executing"
     READY = "ready"  # executing, and the guest says that it answers
     HALTED = "halted"  # there, not executing: shut off or crashed
-    GONE = "gone"  # two complete listings without it (ARCHITECTURE I2)
+    GONE = "gone"  # two complete listings without it (ARCHITECTURE mechanism 7)
     REJECTED = "rejected"  # the host cannot do it
     BURNT = "burnt"  # listed, never executed, and the host can neither run nor remove it: the uuid is used up there
     EXPIRED = "expired"  # the deadline of its status passed
@@ -33,7 +33,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class NotPlaced:
-    """The planner proved, or could not find otherwise, that the pending members do not fit."""
+    """The pending members get no seats: the planner has proven that they do not fit, or a quota forbids it."""
 
     failure: Failure
 
@@ -99,7 +99,7 @@ class StartRequested:
 
 @dataclass(frozen=True, slots=True)
 class ScaleRequested:
-    """The caller wants members more and fewer, all or nothing. `added`: pending members with free ranks."""
+    """The caller wants members added and removed, all or nothing. `added`: pending members with free ranks."""
 
     added: tuple[Instance, ...]
     removed: frozenset[str]

@@ -9,45 +9,44 @@ from service.domain.groups import FailurePolicy, Group, GroupPhase, Instance, In
 from service.lifecycle.facts import Observation
 
 S = InstanceStatus
-Seen = Observation
 
 PAUSE_FIRST_MS = 1_000
 PAUSE_MOST_MS = 60_000
 PAUSES_FORGOTTEN_MS = 600_000
-"""A member that has run for so long since it was paused begins to count anew."""
+"""A member that has run for this long since it was paused has its count of pauses back at 0."""
 
 MEMBER: Mapping[tuple[InstanceStatus, Observation], InstanceStatus] = {
-    (S.CLAIMED, Seen.DISPATCHED): S.CREATING,
-    (S.CREATING, Seen.NOT_SENT): S.CLAIMED,
-    (S.CREATING, Seen.PAUSED): S.CREATED,
-    (S.CREATING, Seen.EXECUTING): S.CREATED,  # somebody else let it run; it waits for GO like the others
-    (S.CREATING, Seen.READY): S.CREATED,
-    (S.CREATING, Seen.HALTED): S.FAILING,
-    (S.CREATING, Seen.REJECTED): S.FAILING,
-    (S.CREATED, Seen.EXECUTING): S.BOOTING,
-    (S.CREATED, Seen.READY): S.RUNNING,
-    (S.CREATED, Seen.HALTED): S.FAILING,
-    (S.CREATED, Seen.GONE): S.FAILING,
-    (S.CREATED, Seen.REJECTED): S.FAILING,
-    (S.CREATING, Seen.BURNT): S.FAILING,
-    (S.CREATED, Seen.BURNT): S.FAILING,
-    (S.CREATING, Seen.EXPIRED): S.FAILING,
-    (S.CREATED, Seen.EXPIRED): S.FAILING,
-    (S.BOOTING, Seen.PAUSED): S.CREATED,
-    (S.BOOTING, Seen.RELAPSED): S.CREATED,
-    (S.BOOTING, Seen.READY): S.RUNNING,
-    (S.BOOTING, Seen.HALTED): S.FAILING,
-    (S.BOOTING, Seen.GONE): S.FAILING,
-    (S.BOOTING, Seen.EXPIRED): S.FAILING,
-    (S.RUNNING, Seen.PAUSED): S.CREATED,
-    (S.RUNNING, Seen.RELAPSED): S.CREATED,
-    (S.RUNNING, Seen.HALTED): S.FAILING,
-    (S.RUNNING, Seen.GONE): S.FAILING,
-    (S.STOPPING, Seen.HALTED): S.STOPPED,
-    (S.STOPPING, Seen.GONE): S.STOPPED,
-    (S.STOPPED, Seen.EXECUTING): S.STOPPING,
-    (S.STOPPED, Seen.READY): S.STOPPING,
-    (S.REMOVING, Seen.GONE): S.REMOVED,
+    (S.CLAIMED, Observation.DISPATCHED): S.CREATING,
+    (S.CREATING, Observation.NOT_SENT): S.CLAIMED,
+    (S.CREATING, Observation.PAUSED): S.CREATED,
+    (S.CREATING, Observation.EXECUTING): S.CREATED,  # somebody else let it run; it waits for GO like the others
+    (S.CREATING, Observation.READY): S.CREATED,
+    (S.CREATING, Observation.HALTED): S.FAILING,
+    (S.CREATING, Observation.REJECTED): S.FAILING,
+    (S.CREATED, Observation.EXECUTING): S.BOOTING,
+    (S.CREATED, Observation.READY): S.RUNNING,
+    (S.CREATED, Observation.HALTED): S.FAILING,
+    (S.CREATED, Observation.GONE): S.FAILING,
+    (S.CREATED, Observation.REJECTED): S.FAILING,
+    (S.CREATING, Observation.BURNT): S.FAILING,
+    (S.CREATED, Observation.BURNT): S.FAILING,
+    (S.CREATING, Observation.EXPIRED): S.FAILING,
+    (S.CREATED, Observation.EXPIRED): S.FAILING,
+    (S.BOOTING, Observation.PAUSED): S.CREATED,
+    (S.BOOTING, Observation.RELAPSED): S.CREATED,
+    (S.BOOTING, Observation.READY): S.RUNNING,
+    (S.BOOTING, Observation.HALTED): S.FAILING,
+    (S.BOOTING, Observation.GONE): S.FAILING,
+    (S.BOOTING, Observation.EXPIRED): S.FAILING,
+    (S.RUNNING, Observation.PAUSED): S.CREATED,
+    (S.RUNNING, Observation.RELAPSED): S.CREATED,
+    (S.RUNNING, Observation.HALTED): S.FAILING,
+    (S.RUNNING, Observation.GONE): S.FAILING,
+    (S.STOPPING, Observation.HALTED): S.STOPPED,
+    (S.STOPPING, Observation.GONE): S.STOPPED,
+    (S.STOPPED, Observation.EXECUTING): S.STOPPING,
+    (S.STOPPED, Observation.READY): S.STOPPING,
+    (S.REMOVING, Observation.GONE): S.REMOVED,
 }
 
 PLACED = frozenset(S) - {S.PENDING, S.REMOVED}
@@ -69,7 +68,7 @@ def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> In
         member,
         status=status,
         reason=reason,
-        # Of one that was paused in the middle of its boot the time goes on.
+        # For a member that was paused in the middle of its boot the time goes on.
         deadline_at=(member.deadline_at or now + member.boot_timeout_ms) if boots else 0,
         was_resumed=member.was_resumed or status in (S.BOOTING, S.RUNNING),
         stop_asked=False,
@@ -78,7 +77,7 @@ def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> In
 
 
 def interrupted(member: Instance, entered: Instance, reason: str, now: int) -> Instance:
-    """A member whose hypervisor paused it as it executed, `entered` being it as it waits to be let run again.
+    """A member whose hypervisor paused it as it executed. `entered`: the same member, waiting to be let run again.
 
     It has its boot's time to become ready: what is left of it, or all of it where it was ready before.
     """
@@ -131,12 +130,12 @@ def evict(member: Instance, now: int, reason: str = "") -> Instance:
 
 
 def unwished(member: Instance) -> Instance:
-    """Without the wish to be moved live; a move that has a target must be settled by what is seen there."""
+    """The member without a wish to be moved live. A move that has a target stays: what is seen there must settle it."""
     return replace(member, move=MoveStage.NONE) if member.move is MoveStage.WANTED else member
 
 
 def unmoved(member: Instance) -> Instance:
-    """Without any move."""
+    """The member without any live move."""
     return replace(member, move=MoveStage.NONE, target_host_uuid="", target_host_name="", move_deadline_at=0)
 
 

@@ -1,7 +1,7 @@
 """What follows for a group from where its members stand: `_SETTLE` is the table of its phases. Pure.
 
-Beside the table: members that failed are dealt with by the group's policy, and those that leave by a scaling are taken
-out, before it is looked at.
+Two things come before the table: members that failed are dealt with by the group's policy, and members that leave by a
+scaling are taken out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from service.domain.groups import Failure, FailurePolicy, Group, GroupPhase, Gro
 from service.lifecycle.members import LAUNCHING, PLACED, UP, S, each, retire, vacate
 
 STABLE_MS = 600_000
-"""A group that has run for so long has its failure budget back."""
+"""A group that has run for this long has its failure budget back."""
 RETRY_FIRST_MS = 500
 RETRY_MOST_MS = 30_000
 
@@ -122,7 +122,8 @@ def _settle_leaving(group: Group, now: int) -> Group:
 
 
 def _settle_failing(group: Group, now: int) -> Group:
-    """A member that failed counts against the budget once; past it, or by policy, the whole group is given up."""
+    """A member that failed counts against the budget once. With the budget used up, or by policy, the whole group is
+    given up."""
     if group.phase not in LAUNCHING:
         return group
     fresh = [m for m in group.instances if m.status is S.FAILING and not m.stop_asked]

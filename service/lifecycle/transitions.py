@@ -29,6 +29,7 @@ from service.lifecycle.facts import (
     MoveImpossible,
     NotDecided,
     NotPlaced,
+    Observation,
     Observed,
     Placed,
     ScaleRequested,
@@ -45,7 +46,6 @@ from service.lifecycle.members import (
     PLACED,
     UP,
     S,
-    Seen,
     each,
     enter,
     evict,
@@ -103,7 +103,9 @@ def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, s
         stays = new is not None and old.attempt == new.attempt and new.status is not S.REMOVED
         if old.status is S.REMOVED or stays:
             continue
-        seen_gone = isinstance(fact, Observed) and fact.observation is Seen.GONE and fact.instance_uuid == old.uuid
+        seen_gone = (
+            isinstance(fact, Observed) and fact.observation is Observation.GONE and fact.instance_uuid == old.uuid
+        )
         if seen_gone or old.status in (S.PENDING, S.CLAIMED):
             gone.append((old.uuid, old.attempt, old.host_uuid))
     return tuple(gone)
@@ -165,12 +167,12 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
 
 
 def _not_decided(group: Group, fact: NotDecided, now: int) -> Group:
-    """Nobody has said no: the group goes on waiting for its seats, and says so."""
+    """The planner has not said no: the group goes on waiting for its seats, and says so."""
     return replace(group, reason=SEARCH_GOES_ON) if group.phase is GroupPhase.PLANNING else group
 
 
 def _with_first_cause(group: Group, failure: Failure) -> Failure:
-    """The failure that also says why a member had to be placed anew: the want of room is what came after."""
+    """The failure, with the reason why a member had to be placed anew: that there was no room came after that."""
     moved = next((m for m in group.instances if m.status is S.PENDING and m.attempt > 1 and m.reason), None)
     if moved is None:
         return failure
@@ -182,24 +184,28 @@ def _with_first_cause(group: Group, failure: Failure) -> Failure:
 def _observed(group: Group, fact: Observed, now: int) -> Group:
     def observe(member: Instance) -> Instance:
         if member.uuid != fact.instance_uuid or member.attempt != fact.attempt or member.target_host_uuid:
-            return member  # where a member is that moves live, one host alone does not tell
-        if fact.observation not in (Seen.DISPATCHED, Seen.NOT_SENT, Seen.EXPIRED):
+            return member  # one host alone does not tell where a member is that moves live
+        if fact.observation not in (Observation.DISPATCHED, Observation.NOT_SENT, Observation.EXPIRED):
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
-        if fact.observation in (Seen.HALTED, Seen.GONE) and member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
+        if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
+            S.REMOVING,
+            S.STOPPING,
+            S.EVICTING,
+        ):
             member = replace(member, deadline_at=0, stop_asked=True)
-        if member.status in (S.FAILING, S.EVICTING) and fact.observation is Seen.GONE:
+        if member.status in (S.FAILING, S.EVICTING) and fact.observation is Observation.GONE:
             leaves = gives_up(group, member)
             # Seen gone for another reason, before this one was stored: a create may be under way still.
             return member if leaves and not fact.barred else vacate(member, keep_claim=not leaves)
-        if fact.observation is Seen.BURNT and not member.was_resumed:
+        if fact.observation is Observation.BURNT and not member.was_resumed:
             left = _left_burnt(member)
             if left is not None:
                 return left
-        if fact.observation is Seen.DISPATCHED and group.phase not in LAUNCHING:
+        if fact.observation is Observation.DISPATCHED and group.phase not in LAUNCHING:
             return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
-        relapsed = (member.status, fact.observation) == (S.CREATED, Seen.RELAPSED)
+        relapsed = (member.status, fact.observation) == (S.CREATED, Observation.RELAPSED)
         target = S.CREATED if relapsed else MEMBER.get((member.status, fact.observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others

@@ -1,4 +1,4 @@
-"""Plans in worker processes beside the event loop, because numpy's stages hold the interpreter.
+"""Plans in worker processes beside the event loop, because the planner's computing would hold it up.
 
 Each process keeps the fleet that it saw last; an order brings only the hosts that changed since. The pool remembers
 what it sent to which process, and sends all again to one that is new or that failed.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = get_logger("corral.planner")
 
 _MANY_HOSTS = 500
-"""From so many changed hosts on, they are written down on a thread: it takes longer than the event loop may stand."""
+"""With this many changed hosts or more, they are pickled on a thread: it takes longer than the event loop may stand."""
 
 
 @dataclass(slots=True)
@@ -129,16 +129,16 @@ class PoolPlanner:
         worker = self._idle.pop()  # the one that worked last: the fewest hosts changed since
         worker.ticket += 1
         self._busy.add(worker)
-        turn = asyncio.create_task(self._turn(worker, snapshot, work, allowed))
-        turn.add_done_callback(partial(self._ended, worker, project))
+        answer = asyncio.create_task(self._answer(worker, snapshot, work, allowed))
+        answer.add_done_callback(partial(self._ended, worker, project))
         try:
-            return await asyncio.shield(turn)
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            if not turn.done():
+            if not answer.done():
                 worker.give_up()
             raise
 
-    async def _turn(
+    async def _answer(
         self, worker: _Worker, snapshot: Snapshot, work: Place | CountRoom, allowed: Time
     ) -> Decision | Room:
         try:
@@ -175,10 +175,10 @@ class PoolPlanner:
         worker.sent.taken(snapshot, change)
         return reply
 
-    def _ended(self, worker: _Worker, project: str, turn: asyncio.Task[Decision | Room]) -> None:
-        """The process is free, whoever waited for it; a dead one is replaced."""
+    def _ended(self, worker: _Worker, project: str, answer: asyncio.Task[Decision | Room]) -> None:
+        """The process is free again, whether or not its caller still waits; a dead one is replaced."""
         self._busy.discard(worker)
-        error = None if turn.cancelled() else turn.exception()
+        error = None if answer.cancelled() else answer.exception()
         if error is not None and isinstance(error.__cause__, BrokenProcessPool):
             worker.executor.shutdown(wait=False)
             worker = _Worker()

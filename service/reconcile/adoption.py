@@ -19,7 +19,7 @@ TOLD_SECONDS = 5.0
 
 
 class Adoption:
-    """One a process. Afterwards the group is due, like one that was accepted at this moment."""
+    """One for each process. An adopted group is due at once, like one that has just been accepted."""
 
     def __init__(self, store: Store, monitors: Mapping[str, HostMonitor], custody: Custody) -> None:
         self._store = store
@@ -33,8 +33,8 @@ class Adoption:
     async def prepare(self, group_uuid: str) -> Callable[[Connection], Group]:
         """Look at all hosts; the answer is a transaction's work, which returns the group as stored.
 
-        It raises WrongState, which says why it cannot be told what to write; Conflict where a host has no room for what
-        it holds.
+        That work raises WrongState, which says why it is not plain what to write; Conflict where a host has no room for
+        what it holds.
         """
         monitors = list(self._monitors.values())
         looks = await asyncio.gather(*(self._look(m) for m in monitors))

@@ -1,6 +1,7 @@
-"""One effect on one member: the driver call, its budget, and what its outcome means as facts.
+"""One effect on one member: the driver call, its budget, and what came of it as facts.
 
-An outcome that was not seen is "maybe": no fact, and the effect is done again, which looks before it acts.
+Where it was not seen what came of a call, that is "maybe": no fact, and the effect is done again, which looks before it
+acts.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ _OBSERVATION: Mapping[MachineState, Observation] = {
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What a call brought. `retry`: do it again after a pause; `reload`: the stored group changed."""
+class EffectResult:
+    """What came of an effect. `retry`: do it again after a pause; `reload`: the stored group changed."""
 
     facts: Sequence[Fact] = field(default_factory=tuple)
     retry: bool = False
@@ -112,7 +113,7 @@ class MemberCalls:
 
     async def perform(
         self, group: Group, effect: MemberEffect, sends: Sends, *, lease_left_ms: int, hinted: bool
-    ) -> Outcome:
+    ) -> EffectResult:
         """Run one member effect. A host's trouble never raises: it becomes facts, a retry, or both.
 
         `hinted`: something has just changed there, so an older listing will not do.
@@ -121,21 +122,24 @@ class MemberCalls:
         monitor = self._monitors.get(member.host_uuid)
         if monitor is None:
             await self.directory.refresh()
-            return Outcome(retry=True)
+            return EffectResult(retry=True)
         if self._custody.held:
-            return Outcome(retry=True)  # the database is older than its hosts: an operator decides first
+            return EffectResult(retry=True)  # the database is older than its hosts: an operator decides first
         if monitor.silent:
-            return Outcome(retry=True)  # the worker has told the group that this host is silent
+            return EffectResult(retry=True)  # the worker has told the group that this host is silent
         budget = BUDGET_SECONDS[type(effect)]
         if lease_left_ms < budget * 1000:
-            return Outcome(retry=True)  # another owner may start before this call could end (ARCHITECTURE mechanism 3)
+            # Another owner may start before this call could end (ARCHITECTURE mechanism 3).
+            return EffectResult(retry=True)
         name = type(effect).__name__.lower()
         started = time.perf_counter()
         verdict = "ok"
         running = self._metrics.driver_calls_running.labels(monitor.host.address.driver)
         running.inc()
         try:
-            async with asyncio.timeout(budget + 2.0):  # the driver keeps its own deadline; this one is for its bugs
+            async with asyncio.timeout(
+                budget + 2.0
+            ):  # drivers keep the deadline themselves; this is for one with a bug
                 failpoint(f"{name}.before")
                 if isinstance(effect, Migrate | AbortMove):
                     facts = await self._move(monitor, group, member, effect, sends)
@@ -144,7 +148,7 @@ class MemberCalls:
                 failpoint(f"{name}.after")
             if isinstance(effect, Create):
                 sends.maybe_arrived.add((member.uuid, member.attempt))
-            return Outcome(facts, retry=not facts)
+            return EffectResult(facts, retry=not facts)
         except DriverError as error:
             verdict = type(error).__name__
             return self._trouble(monitor, member, effect, error, sends)
@@ -152,7 +156,7 @@ class MemberCalls:
             verdict = "Timeout"
             sends.maybe_arrived.add((member.uuid, member.attempt))
             monitor.suspect()
-            return Outcome(retry=True)
+            return EffectResult(retry=True)
         finally:
             running.dec()
             seconds = time.perf_counter() - started
@@ -201,8 +205,8 @@ class MemberCalls:
         return await move.go_on(spec)
 
     def live_targets(self, group: Group, member: Instance) -> frozenset[str]:
-        """The hosts that would take the member's machine as it runs, as far as is known without asking; its own zone's,
-        because the guest keeps its address."""
+        """The hosts of its own zone (the guest keeps its address) that would take the member's machine as it runs, as
+        far as is known without asking."""
         source = self._monitors.get(member.host_uuid)
         found = set()
         for uuid, monitor in self._monitors.items():
@@ -286,7 +290,7 @@ class MemberCalls:
 
     def _trouble(
         self, monitor: HostMonitor, member: Instance, effect: MemberEffect, error: DriverError, sends: Sends
-    ) -> Outcome:
+    ) -> EffectResult:
         logger.warning(
             "%s of %s (attempt %d) on %s: %s: %s %s",
             type(effect).__name__, member.uuid, member.attempt, monitor.host.name,
@@ -295,27 +299,27 @@ class MemberCalls:
         key = (member.uuid, member.attempt)
         if isinstance(error, MachineGhost):
             monitor.ghost(member.machine_uuid)
-            return Outcome([Observed(*key, Observation.BURNT, error.public)], retry=True)
+            return EffectResult([Observed(*key, Observation.BURNT, error.public)], retry=True)
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Migrate):
-            return Outcome([MoveImpossible(*key, error.public)])
+            return EffectResult([MoveImpossible(*key, error.public)])
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Create | Resume):
-            return Outcome([Observed(*key, Observation.REJECTED, error.public)])
+            return EffectResult([Observed(*key, Observation.REJECTED, error.public)])
         if isinstance(error, HostUnreachable):
             monitor.suspect()
             if isinstance(effect, Create) and key in sends.dispatched and key not in sends.maybe_arrived:
-                return Outcome([Observed(*key, Observation.NOT_SENT)], retry=True)
-            return Outcome(retry=True)
+                return EffectResult([Observed(*key, Observation.NOT_SENT)], retry=True)
+            return EffectResult(retry=True)
         if isinstance(effect, Create):
             sends.maybe_arrived.add(key)
         monitor.suspect()
-        return Outcome(retry=True)
+        return EffectResult(retry=True)
 
 
 _AGAIN: Sequence[Fact] = ()
 
 
 class _Unread:
-    """Secrets where a specification is only looked at: none is read."""
+    """For a specification that is only looked at: no secret is read."""
 
     def known(self, name: str, project: str | None) -> bool:
         """Whatever was admitted."""

@@ -1,4 +1,4 @@
-"""Whose the hosts are: what each one says of itself held against the database, before anything is concluded or done."""
+"""Whose the hosts are: what each says of itself is compared with the database before anything is concluded or done."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Custody:
         return bool(self.behind)
 
     def forget(self, host_uuid: str) -> None:
-        """A host is no longer this process's."""
+        """The host is no longer in the fleet, or is reached in another way from now on."""
         self.behind.pop(host_uuid, None)
 
     def knows(self, generation: int) -> bool:
-        """Whether the database has been seen at this generation or a later one; False: it must be asked."""
+        """Whether this process has seen the database at this generation or a later one; False: it must be asked."""
         return generation <= self._reached
 
     async def admit(self, host: Host, driver: HostDriver, facts: HostFacts, newest_machine: int) -> Verdict:

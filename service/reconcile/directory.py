@@ -9,7 +9,7 @@ from service.domain.catalog import ModelService
 from service.domain.fleet import Host, Zone
 
 
-async def _nothing() -> None:
+async def unchanging() -> None:
     """The refresh of a directory that never changes."""
 
 
@@ -17,11 +17,11 @@ async def _nothing() -> None:
 class Directory:
     """What machine specifications are made from; `roster` replaces the mappings when zones, hosts or catalogue change.
 
-    `catalogue`: by uuid, and by `domain.catalog.version_key`. `refresh` reads them again: another replica may have
-    admitted a member with an entry, or placed it on a host, that this one has not heard of yet.
+    `catalogue`: by uuid, and by `domain.catalog.version_key`. `refresh`: has the mappings read again, because another
+    replica may have admitted a member with an entry, or placed it on a host, that this one has not heard of yet.
     """
 
     hosts: Mapping[str, Host]
     zones: Mapping[str, Zone]
     catalogue: Mapping[str, ModelService]
-    refresh: Callable[[], Awaitable[None]] = _nothing
+    refresh: Callable[[], Awaitable[None]] = unchanging

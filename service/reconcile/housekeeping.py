@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
 KEEP_MS = 7 * 24 * 3600 * 1000
-"""For this long, in ms, a watch can be taken up again and a request repeated."""
+"""For this long (ms) a watch can be resumed and a request be repeated."""
 KEEP_RETIRED_MS = 30 * 24 * 3600 * 1000
-"""Records of attempts that were let go, at least: a request that was on its way may bring a machine back late."""
+"""The least time (ms) for which records of retired attempts are kept: a late request may bring a machine back."""
 STEP = 10_000
 """Events that one transaction forgets at most: a large transaction would hold up the writers."""
 

@@ -96,7 +96,7 @@ class HostMonitor:
         return self._last
 
     def update(self, host: Host) -> None:
-        """Take over what the operator says of the host now; what it has in amounts is recorded anew, at once."""
+        """Take over what the operator says of the host now; its amounts are recorded anew at once."""
         amounts_changed = host.capacity_override != self.host.capacity_override
         claim_ordered = host.claim_ordered and not self.host.claim_ordered
         self.host = host
@@ -108,7 +108,7 @@ class HostMonitor:
             self._wake.set()
 
     def acted(self) -> None:
-        """A machine was made or ended there: the host's mark is to tell soon how far the database has come."""
+        """A machine was made or ended there: the host's mark must tell soon how far the database has come."""
         self._acted = True
 
     def hold(self, amounts: Mapping[str, int]) -> None:
@@ -119,7 +119,7 @@ class HostMonitor:
             self._wake.set()
 
     def suspect(self) -> None:
-        """A call went wrong: probe now instead of at the next turn."""
+        """A call went wrong: probe now, before the next probe is due."""
         self._wake.set()
 
     def ghost(self, machine_uuid: str) -> None:
@@ -172,10 +172,8 @@ class HostMonitor:
         return machine
 
     async def confirm_absent(self, machine_uuid: str) -> bool:
-        """Whether two complete listings after now are without the machine (ARCHITECTURE I2), both of the boot that the
-        host was admitted with.
-
-        A tombstone in its place says that it cannot come any more.
+        """Whether two complete listings from now on are without the machine, both of the boot that the host was
+        admitted with (ARCHITECTURE mechanism 7). A tombstone in its place says that it cannot come any more.
         """
         first = await self.look()
         if _there(first.listing, machine_uuid):
@@ -201,7 +199,8 @@ class HostMonitor:
         self._last = Look(listing, asked, loop.time())
         self._newest = max((m.generation for m in listing.machines), default=0)
         if not self._custody.knows(self._newest):
-            self._admitted = None  # it says more than the database was seen to know: the next probe asks the database
+            # It has seen a later generation than the database was seen to have: the next probe asks the database.
+            self._admitted = None
             self._wake.set()
         gone = {uuid for uuid in self._ghosts if _can_go(listing.find(uuid))}
         if gone:
@@ -248,7 +247,7 @@ class HostMonitor:
         pause = MARK_AFTER_CHANGE_SECONDS if self._acted else MARK_EVERY_SECONDS
         if self._admitted == (facts.hypervisor, facts.mark) and not self._silent and now < self._marked_at + pause:
             return True
-        await self.look()  # what its machines say of the database belongs to what is judged
+        await self.look()  # the generation that its machines bear belongs to what is judged
         verdict = await self._custody.admit(self.host, self.driver, facts, self._newest)
         failpoint("monitor.judged")
         if verdict.usable:
@@ -264,8 +263,8 @@ class HostMonitor:
         return False
 
     async def _misrecorded(self) -> bool:
-        """Whether the store says, since the last look at it, that the host does not answer, or holds a ghost that is
-        not there: another replica wrote that, and may have ended before it could take it back."""
+        """Whether the store has come to say that the host does not answer, or holds a ghost that is not there: another
+        replica wrote that, and may have ended before it could take it back."""
         now = asyncio.get_running_loop().time()
         if now < self._compared_at + COMPARE_SECONDS:
             return False
@@ -300,9 +299,9 @@ def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _can_go(ghost: ObservedMachine | None) -> bool:
-    """Whether it is a ghost no longer: gone, or in a state that no ghost is ever in, as one made anew in its place is.
+    """Whether it is a ghost no longer: gone, or in a state that no ghost is ever in, because one was made anew.
 
-    Before a hypervisor's driver can tell, it says of a ghost that it is paused.
+    Until a hypervisor's driver can tell, it says of a ghost that it is paused.
     """
     return ghost is None or ghost.state not in (MachineState.GHOST, MachineState.PAUSED)
 

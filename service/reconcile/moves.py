@@ -1,4 +1,4 @@
-"""A member's live move, step by step: what both hosts show decides, however often whoever drives it dies.
+"""A member's live move, step by step: what both hosts show decides, however often the process that drives it dies.
 
 The machine executes on its source until the hypervisors switch it over, and then on its target; in between on neither.
 So a target where it executes has it for good; a source where it executes has it as long as no move goes on. Every end

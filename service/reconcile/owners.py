@@ -1,8 +1,8 @@
 """Who holds a lease, and whether that process has certainly ended.
 
-A lease runs out by itself 45 s after its owner's last sign. But that a process of this very machine has ended stands in
-its process table, and nobody needs to wait then: a restart, or another replica beside it, goes on at once.
-Of processes of other machines, or of other pid namespaces, nothing is ever concluded.
+A lease runs out by itself 45 s after its owner last renewed it. The process table says whether a process of this very
+machine has ended; then nobody needs to wait: a restart, or another replica beside it, goes on at once. About processes
+of other machines, or of other pid namespaces, nothing is ever concluded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def owner_name() -> str:
 
 
 def has_ended(owner: str) -> bool:
-    """Whether the owner was a process of this machine and pid namespace that is no more. False: it may be alive."""
+    """Whether the owner was a process of this machine and pid namespace that has ended. False: it may be alive."""
     place, _, rest = owner.partition("/")
     pid, _, rest = rest.partition("/")
     started, _, _ = rest.partition("/")
@@ -83,7 +83,7 @@ def _place() -> str:
 
 
 def _started(pid: int) -> str:
-    """When the process started, in ticks since boot; empty where there is none or it only waits to be reaped."""
+    """When the process started, in clock ticks since boot; empty where there is none, or it has ended (a zombie)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -14,7 +14,7 @@ from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced
 from service.planning import fleet_reader, translate
 from service.planning.planner import Planned
-from service.reconcile.calls import Outcome, Sends
+from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
 from service.store.claims import ClaimLost
 from service.transactions import claiming
@@ -37,7 +37,7 @@ MOST_DOUBLINGS = 3
 
 @dataclass(slots=True)
 class Search:
-    """Searches of one worker that had no answer since the last one that had. `since`: ms, when the first one ended."""
+    """The searches of one worker since the last one that had an answer. `since`: ms, when the first of them ended."""
 
     undecided: int = 0
     since: int = 0
@@ -59,30 +59,31 @@ class Placing:
     _search: Search = field(default_factory=Search)
     _move_searches: dict[tuple[str, int], Search] = field(default_factory=dict)
 
-    async def gang(self, group: Group) -> Outcome:
+    async def gang(self, group: Group) -> EffectResult:
         """Seats for all pending members, or why there are none. Raises InvariantViolation, LeaseLost.
 
         What finds no room is tried again after a growing pause, where the group outlives that.
         """
         if self.context.custody.held:
-            return Outcome([], retry=True)  # what hosts have seen and the database has not may be these very members
+            # What hosts have seen and this database has not may be these very members.
+            return EffectResult([], retry=True)
         try:
             outcome = await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
         except QuotaExceeded as error:
             passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested)
-            return Outcome([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
+            return EffectResult([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
         except (InvariantViolation, LeaseLost):
             raise
         except CorralError as error:
-            return Outcome([NotPlaced(Failure(error.reason, error.message))], retry=True)
+            return EffectResult([NotPlaced(Failure(error.reason, error.message))], retry=True)
         if not outcome.retry:
             self._search = Search()
         return outcome
 
-    async def target(self, group: Group, member: Instance, sends: Sends) -> Outcome:
+    async def target(self, group: Group, member: Instance, sends: Sends) -> EffectResult:
         """A host that the member is moved to live, or that there is none. Raises InvariantViolation, LeaseLost."""
         if self.context.custody.held:
-            return Outcome([], retry=True)
+            return EffectResult([], retry=True)
         try:
             return await self._race(
                 group, lambda attempt, alone: self._target_once(group, member, sends, attempt, alone=alone)
@@ -90,9 +91,9 @@ class Placing:
         except (InvariantViolation, LeaseLost):
             raise
         except CorralError as error:
-            return Outcome([MoveImpossible(member.uuid, member.attempt, error.message)])
+            return EffectResult([MoveImpossible(member.uuid, member.attempt, error.message)])
 
-    async def _race(self, group: Group, once: Callable[[int, bool], Awaitable[Outcome | None]]) -> Outcome:
+    async def _race(self, group: Group, once: Callable[[int, bool], Awaitable[EffectResult | None]]) -> EffectResult:
         """A claim that was lost is planned anew with fresh rows, in the end with the fleet to itself."""
         try:
             for attempt in range(1, CLAIM_TRIES + 1):
@@ -104,10 +105,10 @@ class Placing:
                 self.context.metrics.claims_lost.inc()
         except Unavailable as error:
             logger.warning("group %s: planning waits: %s", group.uuid, error)
-        return Outcome([], retry=True)
+        return EffectResult([], retry=True)
 
-    async def _gang_once(self, group: Group, attempt: int, *, alone: bool) -> Outcome | None:
-        # What lost a race reads all of it: whatever was kept of the fleet may be why.
+    async def _gang_once(self, group: Group, attempt: int, *, alone: bool) -> EffectResult | None:
+        # After a lost race all of it is read: what was kept of the fleet may be why.
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         hosts, snapshot = await self.context.store.read(read)
         planned = await self._decide(
@@ -121,10 +122,10 @@ class Placing:
         if decision.status is not Status.PLACED:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
             if waiting and self._may_wait_for_fleet():
-                return Outcome([], retry=True)
+                return EffectResult([], retry=True)
             if decision.status is Status.UNKNOWN and self._may_go_on(group):
-                return Outcome([NotDecided()], retry=True)
-            return Outcome([NotPlaced(translate.failure(decision, group, snapshot))], retry=True)
+                return EffectResult([NotDecided()], retry=True)
+            return EffectResult([NotPlaced(translate.failure(decision, group, snapshot))], retry=True)
         failpoint("worker.planned")
         placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
@@ -136,11 +137,11 @@ class Placing:
             return None
         failpoint("worker.claimed")
         self.context.metrics.claims.inc()
-        return Outcome([], reload=True)
+        return EffectResult([], reload=True)
 
     async def _target_once(
         self, group: Group, member: Instance, sends: Sends, attempt: int, *, alone: bool
-    ) -> Outcome | None:
+    ) -> EffectResult | None:
         hosts, snapshot = await self.context.store.read(fleet_reader.read_fleet)
         targets = self.context.calls.live_targets(group, member)
         request = translate.move_request(group, member, snapshot, targets)
@@ -152,9 +153,9 @@ class Placing:
         )
         undecided = decision is not None and decision.status is Status.UNKNOWN
         if undecided and search.goes_on(self.now(), MOVE_PATIENCE_MS):
-            return Outcome([], retry=True)
+            return EffectResult([], retry=True)
         if decision is None or decision.status is not Status.PLACED:
-            return Outcome([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
+            return EffectResult([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
         failpoint("move.planned")
         target, now = hosts[decision.assignments[0].host], self.now()
         try:
@@ -167,13 +168,13 @@ class Placing:
         failpoint("move.claimed")
         if after.instance(member.uuid).target_host_uuid == target.uuid:
             sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
-        return Outcome([], reload=True)
+        return EffectResult([], reload=True)
 
     async def _decide(
         self, snapshot: Snapshot, request: Request, project: str, search: Search, attempt: int, *, alone: bool
     ) -> Planned:
         """Ask the planner. Each further attempt breaks ties in another way, and has more time where the ones before
-        were not decided; but nobody holds the fleet alone for longer than its turn."""
+        were not decided; but whoever has the fleet to itself has the plain budget (`store.engine.ALONE_MS`)."""
         budget = self.context.plan_seconds * (1 if alone else 2 ** min(search.undecided, MOST_DOUBLINGS))
         seed = attempt - 1 + CLAIM_TRIES * search.undecided
         return await self.context.planner.place(

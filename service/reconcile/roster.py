@@ -1,5 +1,7 @@
-"""Keeps this process's picture of fleet and catalogue true to the store, whichever replica changed it: a monitor and a
-driver for every host, and what machine specifications are made from."""
+"""Keeps what this process knows of fleet and catalogue as the store has it, whichever replica changed it.
+
+That is a monitor and a driver for every host, and what machine specifications are made from.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,6 @@ class Roster:
         self._one_at_a_time = asyncio.Lock()
         self.unusable: dict[str, str] = {}
         """Host uuid -> why no driver could be made for it."""
-        directory.refresh = self.refresh
 
     async def sync(self) -> None:
         """Read the rows and follow them. Raises Unavailable."""
@@ -66,7 +67,7 @@ class Roster:
                 await self._follow(uuid, host)
 
     async def refresh(self) -> None:
-        """`sync`, for callers that will come back anyway where the store does not answer."""
+        """`sync`, for callers that come back anyway: a store that does not answer is logged."""
         try:
             await self.sync()
         except Unavailable as error:

@@ -1,8 +1,8 @@
 """Finds what no member wants: machines and volumes of ours, claims whose attempt is over, tombstones.
 
-What the database has a record of having let go is ended, never on a first sight: it must be unwanted in two sweeps and
-again right before. What it knows nothing of is held in quarantine, as it is, until an operator decides (ARCHITECTURE,
-I15). A machine without our tag is never even listed.
+What is on record as let go is ended, and never at first sight: it must be unwanted in two passes, and once more right
+before it is ended. What the database knows nothing of is held in quarantine, as it is, until an operator decides
+(ARCHITECTURE I15). A machine without our tag is never even listed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 EVERY_SECONDS = 10.0
 REMOVE_SECONDS = 25.0
 TOMBSTONE_SECONDS = 120.0
-"""Longer than libvirtd keeps a silent client (about 30 s) and than any call's budget, together."""
+"""Longer than the 30 s for which libvirtd serves a client that fell silent and the longest call's budget together."""
 
 
 GRACE_SECONDS = 15.0
-"""Nothing is removed so soon after the start: what is seen first is the least certain."""
+"""Nothing is removed within this time after the start: what is seen first is the least certain."""
 SHARE = 4
-"""At most one in so many of a host's machines is removed in one pass, and at least one."""
+"""In one pass at most one in this many of a host's machines is removed (but always one, where there is one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Sweep:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def forget(self, host_uuid: str) -> None:
-        """A host is no longer this process's: end the pass over it, and what was noted of its machines."""
+        """The host is no longer in the fleet: end the pass over it, and forget what was noted of its machines."""
         running = self._running.pop(host_uuid, None)
         if running is not None:
             running.cancel()
@@ -144,7 +144,7 @@ class Sweep:
         if self._custody.held:
             return
         unwanted = {m.machine_uuid: m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE}
-        # What an operator has ordered to end stays held, with the order, until it is gone.
+        # What an operator has ordered to be ended stays held, with the order, until it is gone.
         unknown = [
             _quarantined(m, fates[m.machine_uuid][1])
             for m in machines
@@ -161,7 +161,7 @@ class Sweep:
         await self._hold(monitor, unknown, frozenset(_key(m) for m in machines))
 
     def _braked(self, monitor: HostMonitor, machine_uuids: list[str], count: int) -> list[str]:
-        """Those that may go in this pass. The rest is looked at again in the next one, and is not forgotten."""
+        """Those that may be removed in this pass. The rest is kept in mind for the next one."""
         early = asyncio.get_running_loop().time() < self._began + GRACE_SECONDS
         allowed = 0 if early else max(1, count // SHARE)
         later = machine_uuids[allowed:]

@@ -1,8 +1,8 @@
 """Works on one group under a lease until it is at rest.
 
-The loop has one writer, itself: driver calls run concurrently, their outcomes come back as facts, and every fact goes
-through `changes.apply` with the lease's epoch. A lease that was lost stops everything at once; what is still in flight
-is idempotent and bound to an attempt, so the next owner finds a state that it can go on from.
+Only this loop writes to the group: driver calls run concurrently, what came of them comes back as facts, and every fact
+goes through `changes.apply` with the lease's epoch. A lease that was lost stops everything at once; calls that still
+run are idempotent and bound to an attempt, so the next owner finds a state that it can go on from.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.failpoints import failpoint
 from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
 from service.lifecycle.facts import Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
-from service.reconcile.calls import Outcome, Sends
+from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
 from service.reconcile.placing import Placing
 from service.store import clock, groups
@@ -41,7 +41,7 @@ GANG = "gang"
 class Slot:
     """What is going on for one member (or for the gang): at most one call at a time, and when to try again."""
 
-    task: asyncio.Task[Outcome] | None = None
+    task: asyncio.Task[EffectResult] | None = None
     not_before: int = 0
     pause: int = BACKOFF_FIRST_MS
     observed_at: int = 0
@@ -52,8 +52,8 @@ class Slot:
 class DatabaseTime:
     """The database's time in ms, carried on by the process's monotonic clock.
 
-    `asked_at`: the event loop's time before the transaction that read `read`, so that this is never early: a lease
-    seems shorter than it is, never longer. A wall clock that jumps changes nothing.
+    `asked_at`: the event loop's time (s) before the transaction that read `read`, so that this is never behind the
+    database's time: a lease seems shorter than it is, never longer. A wall clock that jumps changes nothing.
     """
 
     read: int
@@ -141,7 +141,7 @@ class GroupWorker:
         finally:
             await self._abandon()
 
-    # --- one turn ---------------------------------------------------------------------------------------------------
+    # --- one step ---------------------------------------------------------------------------------------------------
 
     async def _step(self, group: Group | None) -> Group:
         now = self._now()
@@ -262,7 +262,7 @@ class GroupWorker:
         slot.observed_at = now
         return True
 
-    async def _perform(self, group: Group, effect: Effect, hinted: bool) -> Outcome:
+    async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         if isinstance(effect, Plan):
             return await self._placing.gang(group)
         if isinstance(effect, FindTarget):
@@ -271,11 +271,11 @@ class GroupWorker:
             members = [group.instance(uuid) for uuid in effect.instance_uuids]
             self._sends.dispatched.update((m.uuid, m.attempt) for m in members)
             failpoint("worker.dispatched")
-            return Outcome([Observed(m.uuid, m.attempt, Observation.DISPATCHED) for m in members])
+            return EffectResult([Observed(m.uuid, m.attempt, Observation.DISPATCHED) for m in members])
         left = self.lease_until - self._now()
         return await self.context.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
 
-    # --- the end of a turn, and of the work ---------------------------------------------------------------------------
+    # --- between steps, and the end of the work -----------------------------------------------------------------------
 
     async def _sleep(self, group: Group) -> None:
         now = self._now()

@@ -14,18 +14,18 @@ LONGEST = 63
 def host_names(names: Sequence[str]) -> tuple[str, ...]:
     """The members' host names in rank order, from their names in rank order; the same names give the same answer.
 
-    A name that is a host name already is kept, but for capitals, which no resolver tells apart; so every other member
-    gives way to it. One without any letter or digit of ASCII becomes `node-<rank>`.
+    A name that is a host name already is kept, in small letters, since no resolver tells capitals apart; another
+    member's name that would be the same gets a suffix. One without any ASCII letter or digit becomes `node-<rank>`.
     """
     wanted = [_wanted(name, rank) for rank, name in enumerate(names)]
     found: dict[int, str] = {}
     taken: set[str] = set()
     kept = [rank for rank, name in enumerate(names) if wanted[rank] == name.lower()]
     for rank in dict.fromkeys((*kept, *range(len(names)))):
-        candidate, turn = wanted[rank], 0
+        candidate, count = wanted[rank], 0
         while candidate in taken:
-            suffix = f"-{rank}" if turn == 0 else f"-{rank}-{turn}"
-            candidate, turn = wanted[rank][: LONGEST - len(suffix)].rstrip("-") + suffix, turn + 1
+            suffix = f"-{rank}" if count == 0 else f"-{rank}-{count}"
+            candidate, count = wanted[rank][: LONGEST - len(suffix)].rstrip("-") + suffix, count + 1
         found[rank] = candidate
         taken.add(candidate)
     return tuple(found[rank] for rank in range(len(names)))

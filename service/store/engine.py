@@ -36,14 +36,14 @@ Work = Callable[[Connection], T]
 logger = logging.getLogger(__name__)
 
 RETRIES = 5
-# Serialization failure, deadlock, and a key that another transaction took since this one looked: a second look decides.
+# Serialization failure, deadlock, and a key that another transaction took since this one looked: trying again helps.
 _RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "23505"})
 _BUSY_SQLSTATES = frozenset({"55P03", "57014"})  # a lock or a statement took longer than it may
 _SQLITE_BUSY_MS = 5_000
 _PRIVATE = 0o600  # sessions' digests, specifications, who did what: nothing for other users of the machine
 
 CALL_SECONDS = 15.0
-"""A transaction on PostgreSQL that takes longer is cut off: the server may hang without closing its connections."""
+"""A transaction on PostgreSQL that takes longer is cut off: a server may hang without closing its connections."""
 _CONNECT_SECONDS = 5
 _SERVER_SETTINGS = {
     "statement_timeout": 10_000,
@@ -54,8 +54,8 @@ _TCP = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "
 
 FLEET_LOCK = 0x_C0_44_A1_01
 """Key of the advisory lock: shared by every claim, held alone by a gang that lost too many races."""
-TURN_MS = 10_000
-"""The longest turn that a gang gets alone; it covers a plan and its claim."""
+ALONE_MS = 10_000
+"""How long one gang may have the fleet to itself; a plan and its claim take less."""
 
 
 class DatabaseLocked(Exception):
@@ -133,13 +133,13 @@ class Store:
     @asynccontextmanager
     async def claiming(self, *, alone: bool = False) -> AsyncIterator[None]:
         """Around planning and claiming. `alone`: nobody else claims meanwhile, so that a large gang that lost too
-        many races comes to its turn. Raises Unavailable where the turn does not come in time.
+        many races is placed in the end. Raises Unavailable where others keep the fleet for too long.
 
-        The database ends a turn after some seconds by itself, so a replica that freezes inside holds nobody up.
+        After ALONE_MS the database itself lets others claim, so a replica that freezes in here holds nobody up.
         """
         if not alone and (self.sqlite or self._inline):
             async with self._alone:
-                pass  # one process: it is enough to let whoever has its turn finish
+                pass  # one process: it is enough to wait until whoever has the fleet alone is done
             yield
         elif not alone:
             yield  # `claims.take` shares the advisory lock inside its transaction
@@ -148,11 +148,11 @@ class Store:
                 yield
         else:
             async with self._alone:
-                held = await self._off_loop(_take_turn, self.engine)
+                held = await self._off_loop(_take_fleet, self.engine)
                 try:
                     yield
                 finally:
-                    await self._off_loop(_end_turn, held)
+                    await self._off_loop(_give_fleet_back, held)
 
     def close(self) -> None:
         """Wait for running transactions, then let everything go."""
@@ -181,7 +181,7 @@ class Store:
             raise Unavailable("the database does not answer") from error
 
     async def _off_loop(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run on a thread of its own: a turn must not wait behind the transactions that wait for it."""
+        """Run on a thread of its own: it must not queue after the transactions that wait for it."""
         return await asyncio.shield(asyncio.to_thread(work, *arguments))
 
     def _make_reader(self) -> Engine:
@@ -266,7 +266,7 @@ def _trouble(error: exc.DBAPIError) -> str:
 
 
 def _retrieve(done: asyncio.Future[Any]) -> None:
-    """Nobody may be left who waits for it: its error is not news then."""
+    """Take note of the error: where nobody waits for the transaction any more, asyncio would complain about it."""
     if not done.cancelled():
         done.exception()
 
@@ -278,13 +278,13 @@ def _may_repeat(error: exc.DBAPIError) -> bool:
     return error.connection_invalidated and _IN_COMMIT not in error.detail
 
 
-def _take_turn(engine: Engine) -> Connection:
+def _take_fleet(engine: Engine) -> Connection:
     connection = engine.connect()
     try:
         connection.begin()
-        connection.execute(text(f"SET LOCAL lock_timeout = {2 * TURN_MS}"))
-        connection.execute(text(f"SET LOCAL statement_timeout = {2 * TURN_MS}"))
-        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {TURN_MS}"))
+        connection.execute(text(f"SET LOCAL lock_timeout = {2 * ALONE_MS}"))
+        connection.execute(text(f"SET LOCAL statement_timeout = {2 * ALONE_MS}"))
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {ALONE_MS}"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": FLEET_LOCK})
     except exc.DBAPIError as error:
         connection.close()
@@ -292,18 +292,18 @@ def _take_turn(engine: Engine) -> Connection:
     return connection
 
 
-def _end_turn(connection: Connection) -> None:
+def _give_fleet_back(connection: Connection) -> None:
     try:
         connection.close()
-    except exc.DBAPIError as error:  # the database ended the turn already
-        logger.info("a turn with the fleet ended early: %s", error.orig)
+    except exc.DBAPIError as error:  # the database took it back already
+        logger.info("a gang had the fleet to itself for too long: %s", error.orig)
 
 
 def _shut_down(connection: Any) -> None:
     try:
         with socket.socket(fileno=os.dup(connection.fileno())) as handle:
             handle.shutdown(socket.SHUT_RDWR)
-    except Exception as error:  # the driver's own errors, which only the URL names: it was closed in the meantime
+    except Exception as error:  # of the database's library, which differs by URL: it was closed in the meantime
         logger.info("a connection that hung was closed already: %s", error)
 
 

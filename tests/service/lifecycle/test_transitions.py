@@ -66,7 +66,6 @@ from service.lifecycle.transitions import (
 from tests.support.builders import group, node, seat
 
 S = InstanceStatus
-Seen = Observation
 RECORD = PlacementRecord((), PlacementStrategy.FEWEST_HOSTS, 1, 1, 1, "optimal", "greedy")
 
 
@@ -88,7 +87,7 @@ def tell(
 ) -> Group:
     """What is seen gone is barred where its attempt is given up, as the calls do it."""
     member = subject.instances[rank]
-    barred = seen is Seen.GONE and gives_up(subject, member) if barred is None else barred
+    barred = seen is Observation.GONE and gives_up(subject, member) if barred is None else barred
     return advance(subject, Observed(member.uuid, member.attempt, seen, reason, barred=barred), now)
 
 
@@ -102,11 +101,11 @@ def created(**changes: object) -> Group:
     """A group whose members are all created, so that GO is committed."""
     start = group(**changes)  # type: ignore[arg-type]
     start = advance(start, placed(start), 1)
-    return tell_all(tell_all(start, Seen.DISPATCHED), Seen.PAUSED)
+    return tell_all(tell_all(start, Observation.DISPATCHED), Observation.PAUSED)
 
 
 def running(**changes: object) -> Group:
-    return tell_all(tell_all(created(**changes), Seen.EXECUTING), Seen.READY)
+    return tell_all(tell_all(created(**changes), Observation.EXECUTING), Observation.READY)
 
 
 @st.composite
@@ -241,14 +240,14 @@ def perfectly(subject: Group, effect: object, now: int) -> Group:
     if isinstance(effect, Plan):
         return advance(subject, placed(subject), now)
     if isinstance(effect, Dispatch):
-        facts = [Observed(u, subject.instance(u).attempt, Seen.DISPATCHED) for u in effect.instance_uuids]
+        facts = [Observed(u, subject.instance(u).attempt, Observation.DISPATCHED) for u in effect.instance_uuids]
         return advance_all(subject, facts, now)
     outcome = {
-        Create: Seen.PAUSED,
-        Resume: Seen.EXECUTING,
-        Observe: Seen.READY,
-        Remove: Seen.GONE,
-        PowerOff: Seen.HALTED,
+        Create: Observation.PAUSED,
+        Resume: Observation.EXECUTING,
+        Observe: Observation.READY,
+        Remove: Observation.GONE,
+        PowerOff: Observation.HALTED,
     }.get(type(effect))
     uuid, attempt = effect.instance_uuid, effect.attempt  # type: ignore[attr-defined]
     if outcome is None:
@@ -263,22 +262,22 @@ def test_who_was_seen_gone_before_the_attempt_was_given_up_is_looked_for_again_b
 ) -> None:
     """An observation may be on its way while a drain is stored, and a create of the attempt still under way."""
     before = advance(running(failure_policy=policy), Evicted("h0"), 10)
-    subject = tell(before, 0, Seen.GONE, 11, barred=False)
+    subject = tell(before, 0, Observation.GONE, 11, barred=False)
     member = subject.instances[0]
     assert (member.status, member.attempt, member.host_uuid) == (S.EVICTING, 1, "h0")
-    gone = Observed(member.uuid, 1, Seen.GONE)
+    gone = Observed(member.uuid, 1, Observation.GONE)
     assert released(before, gone, subject) == ()
     assert isinstance(effects(subject, 11)[0], Remove)
-    after = tell(subject, 0, Seen.GONE, 12, barred=True)
+    after = tell(subject, 0, Observation.GONE, 12, barred=True)
     assert (after.instances[0].status, after.instances[0].attempt) == (S.PENDING, 2)
     assert released(subject, gone, after) == ((member.uuid, 1, "h0"),)
 
 
 def test_who_failed_and_is_seen_gone_without_a_tombstone_is_not_placed_anew() -> None:
-    subject = tell(running(failure_policy=FailurePolicy.REPLACE_MEMBER, failure_budget=1), 0, Seen.GONE, 10)
+    subject = tell(running(failure_policy=FailurePolicy.REPLACE_MEMBER, failure_budget=1), 0, Observation.GONE, 10)
     assert subject.instances[0].status is S.FAILING
-    assert tell(subject, 0, Seen.GONE, 11, barred=False) == subject
-    assert tell(subject, 0, Seen.GONE, 12, barred=True).instances[0].attempt == 2
+    assert tell(subject, 0, Observation.GONE, 11, barred=False) == subject
+    assert tell(subject, 0, Observation.GONE, 12, barred=True).instances[0].attempt == 2
 
 
 def test_a_deploy_goes_through_zstacks_statuses_to_running() -> None:
@@ -287,9 +286,9 @@ def test_a_deploy_goes_through_zstacks_statuses_to_running() -> None:
     for fact in (placed(subject),):
         subject = advance(subject, fact, 1)
     statuses.append(subject.status)
-    subject = tell_all(tell_all(subject, Seen.DISPATCHED), Seen.PAUSED)
+    subject = tell_all(tell_all(subject, Observation.DISPATCHED), Observation.PAUSED)
     statuses.append(subject.status)
-    subject = tell_all(tell_all(subject, Seen.EXECUTING), Seen.READY)
+    subject = tell_all(tell_all(subject, Observation.EXECUTING), Observation.READY)
     statuses.append(subject.status)
     assert statuses == [
         GroupStatus.DEPLOYING,
@@ -302,20 +301,20 @@ def test_a_deploy_goes_through_zstacks_statuses_to_running() -> None:
 
 def test_no_member_is_resumed_before_all_are_created() -> None:
     subject = group()
-    subject = tell_all(advance(subject, placed(subject), 1), Seen.DISPATCHED)
-    subject = tell(subject, 0, Seen.PAUSED)
+    subject = tell_all(advance(subject, placed(subject), 1), Observation.DISPATCHED)
+    subject = tell(subject, 0, Observation.PAUSED)
     assert not any(isinstance(e, Resume) for e in effects(subject, 1))
-    subject = tell(subject, 1, Seen.PAUSED)
+    subject = tell(subject, 1, Observation.PAUSED)
     assert [type(e) for e in effects(subject, 1)] == [Resume, Resume]
 
 
 def test_go_waits_for_all_facts_of_a_commit() -> None:
     """The last creates of a gang and the loss of a machine that stood already may be told together, in any order."""
     subject = group(size=3)
-    subject = tell_all(advance(subject, placed(subject), 1), Seen.DISPATCHED)
-    subject = tell(subject, 0, Seen.PAUSED)
-    told = [Observed(subject.instances[rank].uuid, 1, Seen.PAUSED) for rank in (1, 2)]
-    lost = Observed(subject.instances[0].uuid, 1, Seen.HALTED, "its machine is off")
+    subject = tell_all(advance(subject, placed(subject), 1), Observation.DISPATCHED)
+    subject = tell(subject, 0, Observation.PAUSED)
+    told = [Observed(subject.instances[rank].uuid, 1, Observation.PAUSED) for rank in (1, 2)]
+    lost = Observed(subject.instances[0].uuid, 1, Observation.HALTED, "its machine is off")
     for facts in permutations([*told, lost]):
         after = advance_all(subject, facts, 2)
         assert not after.go
@@ -323,7 +322,15 @@ def test_go_waits_for_all_facts_of_a_commit() -> None:
     assert advance_all(subject, told, 2).go
 
 
-_OF_A_CREATE = (Seen.PAUSED, Seen.PAUSED, Seen.PAUSED, Seen.EXECUTING, Seen.HALTED, Seen.GONE, Seen.REJECTED)
+_OF_A_CREATE = (
+    Observation.PAUSED,
+    Observation.PAUSED,
+    Observation.PAUSED,
+    Observation.EXECUTING,
+    Observation.HALTED,
+    Observation.GONE,
+    Observation.REJECTED,
+)
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from(_OF_A_CREATE)), min_size=2, max_size=6))
@@ -331,7 +338,7 @@ _OF_A_CREATE = (Seen.PAUSED, Seen.PAUSED, Seen.PAUSED, Seen.EXECUTING, Seen.HALT
 def test_go_is_committed_only_with_every_member_up(told: list[tuple[int, Observation]]) -> None:
     """Whatever is told together in one commit."""
     subject = group()
-    subject = tell_all(advance(subject, placed(subject), 1), Seen.DISPATCHED)
+    subject = tell_all(advance(subject, placed(subject), 1), Observation.DISPATCHED)
     facts = [Observed(subject.instances[rank].uuid, 1, seen) for rank, seen in told]
     after = advance_all(subject, facts, 50)
     assert not after.go or all(m.status in UP for m in after.instances)
@@ -344,7 +351,7 @@ def test_sequential_starts_each_member_when_its_forerunner_is_ready() -> None:
         (resume,) = [e for e in effects(subject, 1) if isinstance(e, Resume)]
         rank = subject.instance(resume.instance_uuid).rank
         order.append(rank)
-        subject = tell(tell(subject, rank, Seen.EXECUTING), rank, Seen.READY)
+        subject = tell(tell(subject, rank, Observation.EXECUTING), rank, Observation.READY)
     assert order == [0, 1, 2]
 
 
@@ -357,11 +364,11 @@ def test_sequential_with_workers_first_starts_the_initial_node_last() -> None:
 def test_delete_during_a_deploy_removes_what_may_exist_and_releases_what_was_never_sent() -> None:
     before = group()
     before = advance(before, placed(before), 1)
-    half = tell(before, 0, Seen.DISPATCHED)
+    half = tell(before, 0, Observation.DISPATCHED)
     after = advance(half, DeleteRequested(), 2)
     assert [m.status for m in after.instances] == [S.REMOVING, S.REMOVED]
     assert released(half, DeleteRequested(), after) == ((after.instances[1].uuid, 1, "h1"),)
-    gone = Observed(after.instances[0].uuid, 1, Seen.GONE)
+    gone = Observed(after.instances[0].uuid, 1, Observation.GONE)
     final = advance(after, gone, 3)
     assert final.phase is GroupPhase.DELETED
     assert released(after, gone, final) == ((after.instances[0].uuid, 1, "h0"),)
@@ -373,22 +380,24 @@ def test_a_member_that_served_is_asked_to_stop_before_it_is_destroyed() -> None:
     member = subject.instances[0]
     subject = advance(subject, StopAsked(member.uuid, 1), 11)
     assert isinstance(effects(subject, 12)[0], Observe)
-    subject = tell(subject, 0, Seen.HALTED, 13)
+    subject = tell(subject, 0, Observation.HALTED, 13)
     assert isinstance(effects(subject, 14)[0], Remove)
     assert isinstance(effects(subject, 10 + member.stop_grace_ms)[1], Remove)
 
 
 def test_fail_group_takes_everything_down_and_keeps_the_first_reason() -> None:
-    subject = tell(running(failure_policy=FailurePolicy.FAIL_GROUP), 1, Seen.HALTED, reason="its machine crashed")
+    subject = tell(
+        running(failure_policy=FailurePolicy.FAIL_GROUP), 1, Observation.HALTED, reason="its machine crashed"
+    )
     assert subject.phase is GroupPhase.CLEANING
     assert subject.failure is not None
     assert "its machine crashed" in subject.failure.message
-    assert tell_all(subject, Seen.GONE).phase is GroupPhase.FAILED
+    assert tell_all(subject, Observation.GONE).phase is GroupPhase.FAILED
 
 
 def test_replace_member_plans_the_failed_member_alone_and_shuns_its_host() -> None:
-    subject = tell(created(size=3), 2, Seen.HALTED)
-    subject = tell(subject, 2, Seen.GONE)
+    subject = tell(created(size=3), 2, Observation.HALTED)
+    subject = tell(subject, 2, Observation.GONE)
     assert [m.status for m in subject.instances] == [S.CREATED, S.CREATED, S.PENDING]
     assert subject.instances[2].attempt == 2
     assert subject.excluded_hosts == ("h0",)
@@ -397,16 +406,16 @@ def test_replace_member_plans_the_failed_member_alone_and_shuns_its_host() -> No
 
 
 def test_restart_member_keeps_its_seat_and_attempt() -> None:
-    subject = tell(running(failure_policy=FailurePolicy.RESTART_MEMBER), 1, Seen.HALTED)
+    subject = tell(running(failure_policy=FailurePolicy.RESTART_MEMBER), 1, Observation.HALTED)
     assert subject.status is GroupStatus.DEGRADED
-    subject = tell(subject, 1, Seen.GONE)
+    subject = tell(subject, 1, Observation.GONE)
     member = subject.instances[1]
     assert (member.status, member.attempt, member.restarts, member.host_uuid) == (S.CLAIMED, 1, 1, "h1")
 
 
 def test_past_the_failure_budget_the_group_fails() -> None:
     subject = created(failure_budget=0)
-    assert tell(subject, 0, Seen.HALTED).phase is GroupPhase.CLEANING
+    assert tell(subject, 0, Observation.HALTED).phase is GroupPhase.CLEANING
 
 
 def test_a_silent_host_makes_its_members_unknown_and_nothing_else() -> None:
@@ -419,7 +428,7 @@ def test_a_silent_host_makes_its_members_unknown_and_nothing_else() -> None:
 
 
 def test_a_member_on_a_silent_host_that_never_executed_is_placed_anew_and_keeps_its_old_claim() -> None:
-    before = advance(tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED), HostSilent("h1"), 5)
+    before = advance(tell_all(advance(g := group(), placed(g), 1), Observation.DISPATCHED), HostSilent("h1"), 5)
     assert before.instances[1].status is S.CREATING
     after = advance(before, Ticked(), next_deadline(before))
     assert (after.instances[1].status, after.instances[1].attempt) == (S.PENDING, 2)
@@ -427,20 +436,20 @@ def test_a_member_on_a_silent_host_that_never_executed_is_placed_anew_and_keeps_
 
 
 def test_a_member_that_its_host_can_neither_run_nor_remove_is_placed_anew_and_keeps_its_old_claim() -> None:
-    before = tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED)
-    failing = tell(before, 1, Seen.BURNT)
+    before = tell_all(advance(g := group(), placed(g), 1), Observation.DISPATCHED)
+    failing = tell(before, 1, Observation.BURNT)
     assert failing.instances[1].status is S.FAILING
-    after = tell(failing, 1, Seen.BURNT)
+    after = tell(failing, 1, Observation.BURNT)
     assert (after.instances[1].status, after.instances[1].attempt) == (S.PENDING, 2)
     assert after.excluded_hosts == ("h1",)
-    fact = Observed(before.instances[1].uuid, 1, Seen.BURNT)
+    fact = Observed(before.instances[1].uuid, 1, Observation.BURNT)
     assert released(failing, fact, after) == ()
 
 
 def test_a_dispatch_that_a_stop_overtook_sends_nothing_and_a_start_sends_it_anew() -> None:
     claimed = advance(g := group(), placed(g), 1)
     stopped = advance(claimed, StopRequested(restart=False), 2)
-    late = tell_all(stopped, Seen.DISPATCHED, 3)
+    late = tell_all(stopped, Observation.DISPATCHED, 3)
     assert {m.status for m in late.instances} == {S.CLAIMED}
     assert late.phase is GroupPhase.STOPPED
     assert effects(late, 4) == ()
@@ -449,8 +458,8 @@ def test_a_dispatch_that_a_stop_overtook_sends_nothing_and_a_start_sends_it_anew
 
 
 def test_a_group_that_finds_no_other_host_says_what_the_first_one_failed_of() -> None:
-    before = tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED)
-    moved = tell(tell(before, 1, Seen.REJECTED, reason="no such image"), 1, Seen.GONE)
+    before = tell_all(advance(g := group(), placed(g), 1), Observation.DISPATCHED)
+    moved = tell(tell(before, 1, Observation.REJECTED, reason="no such image"), 1, Observation.GONE)
     assert moved.instances[1].status is S.PENDING
     after = advance(moved, NotPlaced(Failure("NO_CAPACITY", "all hosts are full")), 2)
     assert after.failure is not None
@@ -460,28 +469,28 @@ def test_a_group_that_finds_no_other_host_says_what_the_first_one_failed_of() ->
 
 
 def test_a_deletion_does_not_wait_for_what_its_host_can_not_remove_and_keeps_that_claim() -> None:
-    before = advance(tell_all(advance(g := group(), placed(g), 1), Seen.DISPATCHED), DeleteRequested(), 2)
-    after = tell(tell(before, 1, Seen.BURNT), 0, Seen.GONE)
+    before = advance(tell_all(advance(g := group(), placed(g), 1), Observation.DISPATCHED), DeleteRequested(), 2)
+    after = tell(tell(before, 1, Observation.BURNT), 0, Observation.GONE)
     assert after.phase is GroupPhase.DELETED
-    fact = Observed(before.instances[1].uuid, 1, Seen.BURNT)
-    assert released(before, fact, tell(before, 1, Seen.BURNT)) == ()
+    fact = Observed(before.instances[1].uuid, 1, Observation.BURNT)
+    assert released(before, fact, tell(before, 1, Observation.BURNT)) == ()
 
 
 def test_a_member_that_executed_is_never_left_behind_as_burnt() -> None:
-    subject = tell(tell(running(), 1, Seen.HALTED), 1, Seen.BURNT)
+    subject = tell(tell(running(), 1, Observation.HALTED), 1, Observation.BURNT)
     assert subject.instances[1].status is S.FAILING
     assert subject.instances[1].attempt == 1
 
 
 def test_a_member_on_a_silent_host_that_executed_is_never_placed_anew() -> None:
-    subject = advance(tell(running(), 1, Seen.EXECUTING), HostSilent("h1"), 5)
+    subject = advance(tell(running(), 1, Observation.EXECUTING), HostSilent("h1"), 5)
     subject = advance(subject, Ticked(), 10_000_000)
     assert subject.instances[1].attempt == 1
     assert not any(isinstance(e, Plan) for e in effects(subject, 10_000_000))
 
 
 def test_a_boot_that_takes_too_long_fails_the_member() -> None:
-    subject = tell_all(created(), Seen.EXECUTING, now=100)
+    subject = tell_all(created(), Observation.EXECUTING, now=100)
     deadline = next_deadline(subject)
     assert deadline == 100 + 60_000
     assert advance(subject, Ticked(), deadline - 1) == subject
@@ -497,8 +506,8 @@ def test_the_groups_deadline_ends_a_deploy_that_is_not_running() -> None:
 
 
 def test_facts_about_an_older_attempt_are_ignored() -> None:
-    subject = tell(tell(created(), 1, Seen.HALTED), 1, Seen.GONE)
-    assert advance(subject, Observed(subject.instances[1].uuid, 1, Seen.READY), 9) == subject
+    subject = tell(tell(created(), 1, Observation.HALTED), 1, Observation.GONE)
+    assert advance(subject, Observed(subject.instances[1].uuid, 1, Observation.READY), 9) == subject
 
 
 @pytest.mark.parametrize(("status", "seen"), sorted(MEMBER))

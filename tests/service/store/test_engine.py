@@ -251,7 +251,7 @@ def test_a_turn_that_is_never_ended_is_taken_away(db: Database, monkeypatch: pyt
     if db.store.sqlite:
         pytest.skip("one process: nobody else waits")
     (host,) = db.fill(1)
-    monkeypatch.setattr(engine, "TURN_MS", 300)
+    monkeypatch.setattr(engine, "ALONE_MS", 300)
     frozen = Store(db.url)
 
     async def scenario() -> None:
