@@ -15,8 +15,8 @@ from service.errors import CorralError
 from service.store.engine import DatabaseLocked
 from service.telemetry import logs
 
-# Python's default of 5 ms is what the event loop may wait for each time that the store's threads compute, and a call
-# takes several turns of the loop and of gRPC's own thread.
+# How long a thread that computes keeps the interpreter while others wait. With Python's default of 5 ms the event loop
+# waits that long for the store's threads, several times a call.
 _SWITCH_SECONDS = 0.0002
 
 
@@ -111,8 +111,8 @@ async def _serve(config: Config, path: Path) -> int:
         print(f"corral cannot start: {error}", file=sys.stderr)
         await process.stop()
         return 1
-    # A full collection looks at all modules, descriptors and tables of the start, which stay for good: some 100 ms in
-    # which nothing is answered.
+    # A full collection would look each time at all modules, descriptors and tables of the start, which stay for good:
+    # some 100 ms in which nothing is answered.
     gc.collect()
     gc.freeze()
     reloading = asyncio.create_task(_at_each(hangup, lambda: reload(process.service, path)), name="reload")

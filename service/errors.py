@@ -1,4 +1,4 @@
-"""Every error a use case may raise, in domain terms; faces translate it in one table each.
+"""Every error that a use case may raise, in domain terms; each protocol has one table that translates them.
 
 CorralError
 ├── InvalidArgument          one or more fields are missing or wrong
@@ -7,7 +7,7 @@ CorralError
 ├── AlreadyExists            the uuid belongs to another resource
 ├── NoCapacity               the gang does not fit now, but would on an empty fleet
 ├── Unsatisfiable            the gang can never fit on this fleet
-├── QuotaExceeded            the tenant's quota would be passed
+├── QuotaExceeded            the tenant's quota would be exceeded
 ├── WrongState               the resource's state forbids the call
 ├── Conflict                 an etag mismatch, or a claim lost after every retry
 ├── Undecided                a search had no answer in its time: neither yes nor no
@@ -119,7 +119,7 @@ class Unsatisfiable(PlacementError):
 
 
 class QuotaExceeded(CorralError):
-    """A tenant's quota would be passed. Amounts are in the resource's unit (vCPUs, bytes, count)."""
+    """A tenant's quota would be exceeded. Amounts are in the resource's unit (vCPUs, bytes, count)."""
 
     reason = "QUOTA_EXCEEDED"
 

@@ -20,7 +20,7 @@ NAMES = frozenset({
     "worker.started", "worker.renewed", "worker.outcomes", "worker.applied", "worker.starting", "worker.dispatched",
     "worker.planned", "worker.claimed", "worker.resting", "worker.given_back",
     "lease.found", "lease.taken",
-    # a call, by the effect that it is for
+    # a call to a host, by the effect that it carries out
     "create.before", "create.after", "resume.before", "resume.after", "observe.before", "observe.after",
     "shutdown.before", "shutdown.after", "poweroff.before", "poweroff.after", "remove.before", "remove.after",
     "migrate.before", "migrate.after", "abortmove.before", "abortmove.after",

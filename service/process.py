@@ -28,8 +28,8 @@ from service.wiring import Service, StartError, pem, wall_clock
 
 log = get_logger("corral.process")
 
-# A rotated certificate is in use this long after its file was replaced, at the latest.
 TLS_POLL_SECONDS = 5.0
+"""A rotated certificate is in use this long after its file was replaced, at the latest."""
 
 _WARM = "warm the planner"
 """The one background task that ends by itself."""
@@ -47,7 +47,7 @@ class Process:
         self._draining = False
 
     async def start(self) -> None:
-        """Open the listeners once the fleet's rows are written and the first hosts were asked.
+        """Open the listeners once the fleet's rows are written and hosts were asked for the first time.
 
         Raises StartError, AddressUnavailable, Unavailable.
         """
@@ -173,7 +173,7 @@ def write_fleet(connection: Connection, config: Config) -> Overcommit:
 
 
 def _refuse_clashes(config: Config, zones: Mapping[str, Zone], hosts: Mapping[str, Host]) -> None:
-    """What the file adds is held to what is there already, as calls at run time are. Raises StartError."""
+    """What the file adds must not clash with what is there already, as with calls at run time. Raises StartError."""
     kept = {uuid: zone for uuid, zone in zones.items() if uuid not in {z.uuid for z in config.zones}}
     for zone in config.zones:
         for other in kept.values():
@@ -208,7 +208,7 @@ def _report(task: asyncio.Task[None]) -> None:
 
 
 async def _keep_fresh(context: ssl.SSLContext, files: tls.Reloading) -> None:
-    """New handshakes of the HTTP listener get what the files hold; gRPC looks at its own."""
+    """New handshakes of the HTTP listener get what the files hold; gRPC reads the files by itself."""
     while True:
         await asyncio.sleep(TLS_POLL_SECONDS)
         await asyncio.to_thread(tls.refresh, context, files)

@@ -1,4 +1,4 @@
-"""What a running process takes over of its configuration file at SIGHUP: who may call, how much, the log's level."""
+"""What a running process takes over from its configuration file at SIGHUP: who may call, how much, the log's level."""
 
 from __future__ import annotations
 

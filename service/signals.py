@@ -1,4 +1,4 @@
-"""What one part of a process tells the others at once: made first, handed to who speaks and who listens.
+"""What one part of a process tells the others at once: made first, then handed to those who speak and who listen.
 
 A signal only shortens the time until somebody looks: what is true stands in the store, and other replicas hear nothing.
 """

@@ -1,7 +1,7 @@
 """What a boot file really is: one set of checks for every way in. Reads the file that it is given and nothing else.
 
-The headers are read here and not by qemu-img: that opens whatever other file a header names, so that asking it about a
-stranger's file needs limits and an answer to what it may open, and a control plane needs no QEMU on its machine.
+The headers are read here and not by qemu-img, which opens every other file that a header names: a stranger's file could
+make it read any file of this machine. And the control plane's machine needs no QEMU.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def problem(file: BinaryIO, size: int, declared: str) -> str | None:
 
 
 def disk_size(file: BinaryIO, size: int, declared: str) -> int:
-    """Bytes that a guest sees of a disk file in which there is no `problem`."""
+    """How many bytes a guest sees of a disk file that has no `problem`."""
     if declared != "qcow2":
         return -(-size // SECTOR) * SECTOR
     header = _qcow2_header(file)

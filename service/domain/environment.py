@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 PLANNED_PREFIX = "CORRAL_"
-# What `serving.rendezvous` writes beside: a caller's value would tell a member something else than its peers know.
+# What `serving.rendezvous` writes itself: a caller's value would tell a member something else than its peers know.
 PLANNED = frozenset(
     {
         *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "NNODES"),
@@ -22,8 +22,8 @@ PLANNED = frozenset(
 )
 SECRET_SCHEME = "secret://"
 SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-# A secret is a value like others: it may be as long as one.
 SECRET_LIMIT = 32_768
+"""Characters of a secret at most: as many as of any other value."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _LINE_BREAK = re.compile("[\n\r\x85\u2028\u2029]")
@@ -107,7 +107,7 @@ def resolved(values: Mapping[str, str], secrets: Secrets, project: str) -> dict[
     """The values with what they stand for, without those that Corral sets itself. Raises SecretUnavailable."""
     found = {}
     for name, value in values.items():
-        if not is_planned(name):  # of groups that were admitted before that was refused
+        if not is_planned(name):  # groups that were admitted before such names were refused may still have them
             secret = secret_of(value)
             found[name] = value if secret is None else secrets.value(secret, project)
     return found

@@ -24,7 +24,7 @@ GPU = "gpu."
 """What the name of a device's resource begins with; its model follows."""
 
 MAX_RATIO = 1000
-"""The highest overcommit ratio that is taken for meant."""
+"""The highest overcommit ratio that is accepted; a higher one is taken for a mistake."""
 
 _GPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 _ALMOST = {"cpu": VCPU, "cpus": VCPU, "vcpus": VCPU, "mem": MEMORY, "ram": MEMORY, "gpu": f"{GPU}<model>"}
@@ -34,7 +34,10 @@ Size = tuple[tuple[str, int], ...]
 
 
 def resource_violations(names: Iterable[str], field: str) -> Iterator[FieldViolation]:
-    """Names that no member can claim: amounts of them would change nothing. `field`: the map that they are keys of."""
+    """Names of resources that no member can claim, so that their amounts would change nothing.
+
+    `field`: path of the map that has the names as its keys.
+    """
     for name in sorted(names):
         if name in (VCPU, MEMORY) or (name.startswith(GPU) and _GPU_MODEL.fullmatch(name.removeprefix(GPU))):
             continue
@@ -44,7 +47,7 @@ def resource_violations(names: Iterable[str], field: str) -> Iterator[FieldViola
 
 
 def gpu_model_violation(model: str, field: str) -> Iterator[FieldViolation]:
-    """What is wrong with the model of a device that is asked for: hosts name theirs, and any is none of them."""
+    """What is wrong with the model of a device that is asked for. It must be one that hosts name: there is no "any"."""
     if not model:
         yield FieldViolation(field, "is required: devices are placed by the model that hosts name")
     elif not _GPU_MODEL.fullmatch(model):

@@ -106,7 +106,7 @@ class MoveStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """`count` devices of `model` (a resource `gpu/<model>`)."""
+    """`count` devices of `model`: the resource `gpu.<model>`."""
 
     model: str
     count: int
@@ -158,11 +158,11 @@ class PlacementPolicy:
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """A whole request. As a face hands it in, unset is 0 or "" (`node_rank` -1); as `app` stores it, all is resolved:
+    """A whole request. As a face hands it in, what the caller left out is 0 or "" (`node_rank`: -1).
 
-    ranks are 0..n-1 and the nodes stand in their order, rank 0 is the initial node, sizes are the catalogue's where the
-    caller gave none. `workers_first`, `model_uuid`, `model_service_type`, `support_metrics`: of the initial node's
-    catalogue entry, filled in by `app`.
+    As `app` stores it, all is filled in: ranks are 0..n-1, the nodes stand in that order, rank 0 is the initial node,
+    and sizes are the catalogue's where the caller gave none. `workers_first`, `model_uuid`, `model_service_type`,
+    `support_metrics`: copied from the initial node's catalogue entry by `app`.
     """
 
     name: str
@@ -184,7 +184,8 @@ class GroupSpec:
 
 @dataclass(frozen=True, slots=True)
 class DeployRequest:
-    """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; no `request_id`, no idempotency."""
+    """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; without `request_id` a repeat is
+    another deploy."""
 
     spec: GroupSpec
     resource_uuid: str = ""
@@ -196,7 +197,7 @@ class Instance:
     """One member as stored. `attempt` rises when the member is placed anew; `restarts` counts starts on the host.
 
     `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
-    executed guest code. `unknown_since`: its host does not answer since then; 0 = it does. `joining`, `leaving`: of a
+    executed guest code. `unknown_since`: since when its host does not answer; 0 = it does. `joining`, `leaving`: of a
     scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
     `move_deadline_at`: it is given up then; 0 = it has not begun.
@@ -242,7 +243,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class QuotaViolation:
-    """Whose quota of what would be passed, and by what sum. Amounts in the resource's own unit."""
+    """Whose quota of which resource would be exceeded, and by what sum. Amounts in the resource's own unit."""
 
     subject: str
     resource: str
@@ -303,10 +304,12 @@ class PlacementRecord:
 class Group:
     """One instance group as stored, with its members in rank order.
 
-    `sequence`: number of the newest event (gapless, from 1). `version`: rises with every write, the etag's source.
+    `sequence`: number of the newest event (from 1, without gaps). `version`: rises with every write; etags are made
+    from it.
     `revision`: of the newest event.
     `start_epoch`: rises at each GO; `go`: GO is committed for the present start. `served`: was Running since then.
-    `failures` since it last ran for a while; `retry_at`: nothing is placed or sent before; `running_since`: 0 = not.
+    `failures`: since it last ran for a while; `retry_at`: nothing is placed or sent before; `running_since`: 0 = it
+    does not run.
     `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
     """
 
@@ -357,7 +360,8 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `revision` rises over all groups, gapless, in commit order; `sequence` within the group, from 1."""
+    """One change. `revision` rises over all groups in commit order, `sequence` within the group from 1; both without
+    gaps."""
 
     revision: int
     group_uuid: str

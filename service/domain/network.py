@@ -130,8 +130,11 @@ def _in(address: str, network: Network) -> bool:
 
 
 def mac_address(address: str, instance_uuid: str) -> str:
-    """Locally administered; made of the address where there is one, because a reused address with a new mac costs
-    neighbours 25 to 35 s of stale ARP (measured)."""
+    """A locally administered mac address: the same for the same address, or where there is none for the same instance.
+
+    An address that is used again with another mac is unreachable for its neighbours for 25 to 35 s (measured: their ARP
+    entries are stale).
+    """
     low = int(ip_address(address)) & 0xFFFFFFFF if address else int(instance_uuid[:8], 16)
     first = 0x52 if address else 0x56
     octets = (first, 0x54, *low.to_bytes(4, "big"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 LEGACY_CLUSTER = "corral"
-"""Every installation's id before ids were made at random; it tells nobody's machines from anybody else's."""
+"""The id that every installation had before ids were made at random, so that it tells no two of them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Installation:
     generation_offset: int = 0
 
     def generation(self, revision: int) -> int:
-        """How far the database has come at an event's revision. A backup that was restored has come less far than what
-        its hosts were told later; the offset lifts it over that once an operator has said so."""
+        """How far the database has come at an event's revision. A restored backup has not come as far as its hosts have
+        seen; the offset lifts it above that once an operator has said so."""
         return revision + self.generation_offset
 
 
@@ -121,7 +121,7 @@ def judge(
     if record.ahead or newest > generation:
         return Verdict(
             Standing.AHEAD,
-            # Without the database's own generation: a reason that changes is recorded anew, which would raise it.
+            # The text leaves out the database's own generation: a text that changes is recorded, which would raise it.
             f"it has seen generation {newest} of this database, which has not come so far: an older copy was "
             "restored; recover, or claim the host",
         )
@@ -182,7 +182,7 @@ class Fate(StrEnum):
 def fate(records: Records, instance: str, attempt: int, key: str) -> tuple[Fate, str]:
     """(what may be done, by which record or for want of which).
 
-    Removed is only what a record names: the attempt was retired on this host, the instance is at a later attempt, or an
+    Only what a record names is removed: the attempt was retired on this host, the instance is at a later attempt, or an
     operator ordered it. Everything else that nobody wants is held.
     """
     if (instance, attempt) in records.wanted:

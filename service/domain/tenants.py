@@ -71,7 +71,7 @@ class AuditFilter:
 @dataclass(frozen=True, slots=True)
 class Rate:
     """How often a project's callers may call: steadily `calls_per_second`, and up to `burst` calls at once after a
-    pause. Above 0 both."""
+    pause. Both are above 0."""
 
     calls_per_second: float
     burst: int
@@ -92,11 +92,11 @@ class Caller:
 
 
 NOBODY = Caller(principal="", project="", role="")
-"""Makes the calls that are open to everybody, and those whose maker is not known."""
+"""The caller of what is open to everybody, and of calls whose caller is not known."""
 
 
 class Anonymous(StrEnum):
-    """Which callers that show nothing are administrators."""
+    """Which callers without credentials are administrators."""
 
     UNIX = "unix"
     """Those of a unix socket: the kernel lets nobody in whom the socket's mode does not."""

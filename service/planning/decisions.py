@@ -45,10 +45,9 @@ class Kept:
 
 
 class DecisionLog:
-    """The last decisions, the oldest forgotten first: at most so many, and about so many bytes of memory.
+    """The last decisions: at most `most` of them, in about `most_bytes` of memory; the oldest are forgotten first.
 
-    Snapshots that follow each other share most of their hosts, so an old one is counted with those hosts alone that the
-    next one has no more.
+    A snapshot shares most of its hosts with the next one, so an older one counts with the hosts that only it has.
     """
 
     def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
@@ -135,7 +134,7 @@ class RecordingPlanner:
 
 
 def _only_in(hosts: Sequence[Host], others: Sequence[Host]) -> Sequence[Host]:
-    """Those of the hosts that are not the same objects as any (or, in lists of one length, as the one beside)."""
+    """The hosts that are no objects of `others`; in lists of one length each is compared with the one at its place."""
     if len(hosts) == len(others):
         return [one for one, other in zip(hosts, others, strict=True) if one is not other]
     known = set(map(id, others))

@@ -1,4 +1,4 @@
-"""Turns at the planner processes: so many at a time, and one project's work does not stand before another's."""
+"""Places at the planner processes: a fixed number, given out so that one project's work does not hold up another's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import Counter, deque
 
 
 class FairQueue:
-    """Hands out places. Whoever waits is served by project in turn, within a project in order.
+    """Hands out places: to the waiting projects one after the other, within a project in the order of arrival.
 
     A project that holds a place already is not given the last one that is free: however hard its work is, the next
-    project's begins at once. Where there is one place alone, it begins after the work that is under way. The operator's
-    own work, of project "", may hold all of them.
+    project's begins at once. With a single place, it begins after the work that is under way. The operator's own work,
+    of project "", may hold all of them.
     """
 
     def __init__(self, places: int) -> None:
@@ -44,13 +44,13 @@ class FairQueue:
             place = self._waiting[project].popleft()
             rest = self._waiting.pop(project)
             if rest:
-                self._waiting[project] = rest  # behind the other projects
+                self._waiting[project] = rest  # after the other projects
             self._free -= 1
             self._held[project] += 1
             place.set_result(None)
 
     def _next(self) -> str | None:
-        """Whose turn it is, if there is a place for anybody."""
+        """The project that is served next, if there is a place for anybody."""
         if not self._free:
             return None
         return next((p for p in self._waiting if self._free > 1 or p == "" or not self._held[p]), None)

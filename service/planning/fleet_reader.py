@@ -1,8 +1,8 @@
 """The fleet for the planner, read often: only hosts that changed since the last read are read and translated anew.
 
-What was read before is kept by `fleet.marks`, values that differ whenever a host or its claims do. They come from the
-same transaction as the rest, so a snapshot is of one moment, as if all of it had been read. A snapshot that is too old
-costs a lost claim and no more: the guard of the claim stands in its UPDATE.
+What was read before is kept for as long as the host's value of `fleet.marks` is the same; it differs whenever the host
+or its claims do. The marks come from the same transaction as the rest, so a snapshot is of one moment, as if all of it
+had been read. A snapshot that is too old costs a lost claim and no more: the claim's guard stands in its UPDATE.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from service.store import claims, fleet, groups
 from service.store.connection import Connection
 
 _MANY = 2_000
-"""From so many changed hosts on, all are read: one statement names no more."""
+"""With this many changed hosts or more, all are read: one statement cannot name more."""
 
 Seated = tuple[str, str, bool]
 """(instance, group, whether the group wants its hosts alone)."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 ANSWER_SECONDS = 0.1
-"""What a search may take to hear its stop, and the answer to travel."""
+"""What it may take until a search hears its stop and its answer has reached the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Planned:
 class Planner(Protocol):
     """What the use cases and reconciliation need of a planner.
 
-    The budget is of the search: waiting for a process that is busy or just starts costs none of it. `answer_by`, of
-    `time.monotonic`, is when the caller needs the answer, waiting or not. A caller that is cancelled ends its plan.
-    `project`: whose plan it is, so that one tenant's hard ones do not stand before another's; "": the operator's.
+    `budget_seconds` is the search's: waiting for a process that is busy or just starts costs none of it. `answer_by`, a
+    time of `time.monotonic`, is when the caller needs the answer, waiting included. A caller that is cancelled ends its
+    plan. `project`: whose plan it is, so that one tenant's hard ones do not hold up another's; "": the operator's.
     """
 
     async def place(
@@ -77,14 +77,14 @@ def count_room(snapshot: Snapshot, node: Node, stop: Stop) -> Room:
 
 
 def until(deadline: float) -> Stop:
-    """A stop that comes at a time of `time.monotonic`."""
+    """A stop that comes at `deadline`, a time of `time.monotonic`."""
     return lambda: time.monotonic() >= deadline
 
 
 def answer_time(seconds: float | None) -> float:
-    """When a caller that waits so long from now needs the answer, by `time.monotonic`; None: it waits for ever.
+    """When, by `time.monotonic`, a caller that waits `seconds` from now needs the answer; None: it waits for ever.
 
-    A little is kept back for the answer, which has to reach the caller before its deadline.
+    A little is kept back, because the answer has to reach the caller before its deadline.
     """
     return math.inf if seconds is None else time.monotonic() + seconds - min(ANSWER_SECONDS, seconds / 10)
 

@@ -32,7 +32,7 @@ class Flag(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From the fleet of version `base` to that of `version`; base 0: from no host at all; both alike: no change."""
+    """From the fleet of version `base` to that of `version`; base 0: from no host at all; both equal: no change."""
 
     base: int
     version: int

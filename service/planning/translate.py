@@ -66,10 +66,11 @@ def snapshot(
 def flavours(sizes: Mapping[Size, int]) -> tuple[Flavour, ...]:
     """What room is measured by: the sizes that this fleet is asked for most. `sizes`: how often each is seen.
 
-    `least_lost_value` puts a gang where the room that is left is worth least, and room is worth the members that still
-    fit in it. Measured by the gang's own sizes alone, a gang without GPUs would not mind to fill hosts that have some,
-    and one of many vCPUs would leave memory that nobody can use. So every size of which members run counts, and what
-    the catalogue gives by default, which is what comes next. The most frequent sixteen keep the value table small.
+    The strategy `least_lost_value` puts a gang where the room that it takes is worth least, and room is worth the
+    members that would fit in it. Measured by the gang's own sizes alone, a gang without GPUs would fill hosts that have
+    some, and one of many vCPUs would leave memory that nobody can use. So every size that members have counts, and each
+    size that the catalogue gives by default, which is likely to come next. Only the sixteen most frequent are taken,
+    which keeps the table of values small.
     """
     often = sorted(sizes, key=lambda size: (-sizes[size], size))[:MOST_FLAVOURS]
     return tuple(Flavour(dict(size)) for size in sorted(often))

@@ -13,12 +13,12 @@ from service.domain.groups import Group, Instance, NodeSpec
 from service.domain.recovery import MachineRecord, ranges
 
 MOST_BYTES = 64 << 10
-"""A record that is longer leaves out its catalogue entry, and what else is only for people. A domain's XML has 4 MiB
-(libvirt 9.0, VIR_NET_MESSAGE_STRING_MAX)."""
+"""A record that would be longer leaves out its catalogue entry, and all that is only for people. Libvirt takes a
+domain's XML of up to 4 MiB (libvirt 9.0, VIR_NET_MESSAGE_STRING_MAX)."""
 
 
 def machine_record(group: Group, member: Instance, entry: ModelService, epoch: int) -> str:
-    """The record as JSON text of ASCII characters, without what stands as it would by default.
+    """The record as JSON text of ASCII characters, without fields that have their default value.
 
     Its size does not depend on how many members the group has.
     """

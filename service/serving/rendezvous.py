@@ -36,7 +36,7 @@ def rendezvous(
 ) -> dict[str, Any]:
     """The group's facts as `member` needs them. The epoch is that of the start that the machine is created for.
 
-    The only place where secrets stand in anything: what this answers goes to the member's host and nowhere else.
+    The one thing in which values of secrets stand: it goes to the member's host and nowhere else.
     Raises SecretUnavailable.
     """
     entry = template(member, catalogue)
@@ -111,7 +111,7 @@ def _ports(member: Instance, catalogue: Mapping[str, ModelService]) -> Mapping[s
 
 
 def env_file(document: Mapping[str, Any], member: Instance) -> str:
-    """`KEY=value` lines, values taken literally. The second half lets images of known engines work unchanged.
+    """`KEY=value` lines, values taken literally. Those beside `CORRAL_*` let images of known engines work unchanged.
 
     A value of several lines is left out, since its further lines would be variables of their own; the rendezvous
     document has it.

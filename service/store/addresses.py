@@ -43,7 +43,8 @@ def take_addresses(
 
 
 def keep_addresses(connection: Connection, held: Sequence[tuple[str, str, str, int]]) -> None:
-    """Addresses that machines have already: (zone, address, instance, attempt). Raises ClaimLost where one is given."""
+    """Record addresses that machines have already: (zone, address, instance, attempt). Raises ClaimLost for one that
+    another instance has."""
     table = schema.addresses
     for zone_uuid, address, instance_uuid, attempt in held:
         # Those of earlier attempts, and one that another attempt of the same member has: a member has one address.

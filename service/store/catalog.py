@@ -32,7 +32,7 @@ def put_model_service(connection: Connection, entry: ModelService, *, now: int |
 
 
 def restore_version(connection: Connection, entry: ModelService, now: int) -> None:
-    """Bring back a version of an entry that was lost, as `entry.version`; the newest one, if there is one, stays it."""
+    """Bring back a lost version of an entry, as `entry.version`; the newest version, if there is one, stays newest."""
     table, versions = schema.model_services, schema.model_service_versions
     document = encode(replace(entry, version=0, created_at=0, updated_at=0))
     there = connection.execute(
@@ -47,7 +47,7 @@ def restore_version(connection: Connection, entry: ModelService, now: int) -> No
         stamps = {"version": entry.version, "created_at": now, "updated_at": now}
         connection.execute(insert(table).values(uuid=entry.uuid, **values, **stamps))
     elif row.version < entry.version:
-        # The present one is the newest all the same: its number goes above those that members were made from.
+        # The present entry stays the newest: its number rises above those that members were made from.
         newest = entry.version + 1
         connection.execute(update(table).where(table.c.uuid == entry.uuid).values(version=newest))
         connection.execute(insert(versions).values(uuid=entry.uuid, version=newest, document=row.document))

@@ -1,4 +1,4 @@
-"""Claims of capacity and addresses. The guard stands inside the UPDATE, never after a SELECT of a sum."""
+"""Claims of capacity, and their end. The guard stands inside the UPDATE, never after a SELECT of a sum."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from service.store.engine import FLEET_LOCK
 
 
 class ClaimLost(Exception):
-    """A host filled up, closed or lost an address since the plan was made; plan again with fresh rows."""
+    """Since the plan was made a host has filled up or takes no claims any more, or an address was taken: plan again."""
 
 
-# Statements of every turn are made once.
+# Statements that run with every claim are made once.
 _CLAIMS, _RESOURCES = schema.claims, schema.host_resources
 _ON_HOST = (
     select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.group_uuid)
@@ -120,7 +120,7 @@ def take(
 
 
 def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None:
-    """Give back capacity and address of these (instance, attempt), on every host; nothing claimed is fine."""
+    """Give back capacity and address of these (instance, attempt), on every host; those that have none are ignored."""
     ended = sorted(set(attempts))
     if ended:
         _release(connection, _of(schema.claims, ended), ended)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 T = TypeVar("T")
 KNOWN = 512
-KNOWN_CHARACTERS = 8192  # longer texts are rare, and would make the memory that is kept a large one
+KNOWN_CHARACTERS = 8192  # longer texts are rare, and keeping them would take much memory
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}  # building one costs milliseconds, using it microseconds
 
@@ -32,7 +32,8 @@ def decode(kind: type[T], text: str) -> T:
 
 
 def decode_known(kind: type[T], text: str) -> T:
-    """As `decode`, for frozen types whose texts are read again and again (specs, placements): equal texts share one."""
+    """As `decode`, for frozen types whose texts are read again and again (specifications, placements): equal texts give
+    the same object."""
     return decode(kind, text) if len(text) > KNOWN_CHARACTERS else cast(T, _decoded(cast(Any, kind), text))
 
 

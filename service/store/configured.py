@@ -1,4 +1,4 @@
-"""Writes what the configuration file defines, and takes from the store's rows what an earlier file defined."""
+"""Writes what the configuration file defines. What only an earlier file defined can be removed by calls afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(
 ) -> Overcommit:
     """Bring the rows up to the file, in one transaction; returns the overcommit that the fleet had before.
 
-    No host was heard of yet in this process's life.
+    Called at the start, before this process has heard of any host.
     """
     definitions = {z.uuid: encode(z) for z in zones}
     wanted = rows.new_in_file(connection, schema.zones, Zone, definitions)

@@ -1,4 +1,4 @@
-"""The types of what a transaction's work is handed, for those who may not know the library behind them."""
+"""The types of what a transaction's work is handed, for rooms that may not import SQLAlchemy."""
 
 from sqlalchemy import Connection, Table
 

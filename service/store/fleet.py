@@ -1,4 +1,4 @@
-"""Rows of zones and hosts. Whatever callers can see of them changes together with its event."""
+"""Rows of zones and hosts. What callers can see of them is changed in one transaction with its event."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-# Statements of every probe and plan are made once.
+# Statements that run with every probe and plan are made once.
 _ZONES = select(schema.zones)
 _HOSTS = select(schema.hosts).order_by(schema.hosts.c.uuid)
 _HOST_LOCKED = select(schema.hosts).where(schema.hosts.c.uuid == bindparam("of")).with_for_update()
@@ -160,7 +160,7 @@ def has_cluster(connection: Connection, uuid: str) -> bool:
 def put_host(connection: Connection, host: Host, *, now: int | None = None) -> None:
     """Insert the host, or overwrite what its operator says of it; what was observed and claimed stays.
 
-    Its operator's state is kept too on overwriting: a host disabled at run time is not enabled by a restart.
+    The state that its operator gave it stays too: a host disabled at run time is not enabled by a restart.
     """
     at = wall_clock() if now is None else now
     changed = {"name": host.name, "zone_uuid": host.zone_uuid, "document": encode(_plain(host))}
@@ -262,7 +262,7 @@ def status_of(connection: Connection, uuid: str) -> HostStatus | None:
 def set_status(
     connection: Connection, uuid: str, status: HostStatus, reason: str = "", *, now: int | None = None
 ) -> None:
-    """Record what was seen of the host's connection; nothing where it is known already, or the host is gone."""
+    """Record what was seen of the host's connection; does nothing where the row says it already, or is gone."""
     table = schema.hosts
     row = connection.execute(
         select(table.c.status, table.c.status_reason, table.c.zone_uuid).where(table.c.uuid == uuid).with_for_update()
@@ -289,8 +289,8 @@ def set_facts(
 ) -> None:
     """Record a probe: the host is connected, its totals, what others hold, and what is allocatable.
 
-    Policies and the operator's amounts are those that stand now, so that a slow probe does not bring back what was
-    changed meanwhile. Nothing where the host is gone.
+    Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
+    meanwhile. Does nothing where the host is gone.
     """
     row = connection.execute(_HOST_LOCKED, {"of": uuid}).one_or_none()
     if row is None:
@@ -314,14 +314,14 @@ def set_facts(
 
 
 def set_allocatable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:
-    """Count again what the host gives out, after its policy changed; whether anything is another amount now."""
+    """Count the host's allocatable amounts again, after its policy changed; returns whether any of them is another."""
     known = _vectors(connection, [host.uuid]).get(host.uuid, {})
     wanted = {name: {"usable": overcommit.allocatable(name, int(row.total))} for name, row in known.items()}
     return _set_vectors(connection, host.uuid, known, wanted)
 
 
 def set_overcommit(connection: Connection, overcommit: Overcommit, now: int) -> None:
-    """Make this the fleet's own overcommit, and count again what every host gives out."""
+    """Make this the fleet's own overcommit, and count every host's allocatable amounts again."""
     settings.set_overcommit(connection, overcommit)
     of_zones = zones(connection)
     for one in hosts(connection).values():

@@ -39,7 +39,7 @@ _INSTANCE_PLAIN = (
 )  # fmt: skip
 
 
-# Statements of every turn are made once: making them anew takes longer than SQLite needs to carry them out.
+# Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
 _GROUPS, _INSTANCES = schema.groups, schema.instances
 _GROUP = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _GROUP_LOCKED = _GROUP.with_for_update()
@@ -255,7 +255,7 @@ def page(
     if zone_uuid:
         seated = select(schema.instances.c.group_uuid).where(schema.instances.c.zone_uuid == zone_uuid)
         query = query.where(table.c.uuid.in_(seated))
-    if tag:  # the text says which groups to read; whether it is a tag there, the document itself says
+    if tag:  # the text of the document says which groups to read; whether it is a tag there is seen in the document
         query = query.where(table.c.spec.contains(json.dumps(tag, ensure_ascii=False), autoescape=True))
     query = query.order_by(table.c.created_at, table.c.uuid).limit(limit)
     found: list[Group] = []

@@ -1,4 +1,4 @@
-"""Hints between replicas: LISTEN and NOTIFY of PostgreSQL. They may be lost, repeated or late, and save a poll's wait.
+"""Hints between replicas by PostgreSQL's LISTEN and NOTIFY: faster than polling; may be lost, repeated or late.
 
 One process owns a SQLite file, so there is nobody to tell.
 """
@@ -46,7 +46,7 @@ class Listener:
         self._due = due
 
     async def run(self) -> None:
-        """Listen; where the connection is lost, connect again. Polling goes on meanwhile, so nothing waits for it."""
+        """Listen; connect again where the connection is lost. Replicas poll as well, so nothing depends on it."""
         import psycopg
 
         while True:

@@ -26,7 +26,8 @@ class JobState(StrEnum):
 class Job:
     """One accepted API call. `arguments` and `outcome` are texts of the face that made it.
 
-    `webhook`: where the outcome is to be told, "" for nowhere; `webhook_due`: it was not told yet. `ended_at` 0: runs.
+    `webhook`: where the outcome is to be told, "" for nowhere; `webhook_due`: it was not told yet. `ended_at`: 0 while
+    it runs.
     """
 
     uuid: str
@@ -70,7 +71,7 @@ def find(connection: Connection, uuid: str) -> Job | None:
 
 
 def end(connection: Connection, uuid: str, state: JobState, outcome: str, now: int) -> Job | None:
-    """Record how a running job ended; None where somebody else did so before. What it was asked is forgotten."""
+    """Record how a running job ended, and forget its arguments; None where somebody else recorded its end before."""
     row = connection.execute(
         update(schema.jobs)
         .where(schema.jobs.c.uuid == uuid, schema.jobs.c.state == JobState.RUNNING.value)
@@ -93,7 +94,7 @@ def renew(connection: Connection, owner: str, lease_until: int) -> None:
 
 
 def release(connection: Connection, owner: str) -> None:
-    """Let everybody have the unfinished jobs of `owner` at once."""
+    """End the leases of the unfinished jobs of `owner`: any process may take them over at once."""
     connection.execute(update(schema.jobs).where(_unfinished(), schema.jobs.c.owner == owner).values(lease_until=0))
 
 

@@ -1,4 +1,4 @@
-"""The whole database for one command, while no service has it; and a rehearsal, of which nothing stays."""
+"""The database for one command alone, while no service has it: in earnest, or as a rehearsal of which nothing stays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Offline:
 
     @contextmanager
     def session(self) -> Iterator[Callable[[Work[T]], T]]:
-        """Runs transactions, each of which sees those before it; a rehearsal's end undoes them on PostgreSQL."""
+        """Runs transactions, each of which sees those before it; on PostgreSQL a rehearsal undoes them at its end."""
         engine = self._store.engine
         if not self._rehearse or self._store.sqlite:
 
@@ -57,7 +57,7 @@ def offline(url: str, *, rehearse: bool) -> Iterator[Offline]:
     Raises DatabaseLocked where a service has it, Unavailable.
     """
     if rehearse and (lost := _file(url)) is not None and not lost.exists():
-        # Nobody serves what is not there, and it is not to be there afterwards.
+        # A file that is not there is served by nobody, and a rehearsal must not make it.
         with closing(Store("sqlite://")) as empty:
             upgrade(empty.engine)
             yield Offline(empty, rehearse=True)

@@ -49,14 +49,14 @@ class AnotherCluster(Exception):
 def establish(engine: Engine, named: str, now: int) -> Installation:
     """The installation of this database; made at its first start. `named`: the configuration's cluster id, or empty.
 
-    A database that older versions made keeps the id that its machines bear. Raises AnotherCluster where the
-    configuration names another id than the database has, or for a new one an id that tells nothing.
+    A database that an older version made keeps the id that its machines bear. Raises AnotherCluster where the
+    configuration names another id than the database has, or gives a new database the id that all old ones have.
     """
     with engine.begin() as connection:
         found = installation(connection)
         if found is None:
             found = _first(connection, named, now)
-        elif not found.cluster:  # made by the migration of a database that had machines before ids were its own
+        elif not found.cluster:  # migrated from a version in which databases had no ids of their own
             found = replace(found, cluster=named or LEGACY_CLUSTER)
             connection.execute(update(_INSTALLATION).values(cluster=found.cluster))
     if named and named != found.cluster:
@@ -88,7 +88,7 @@ def _first(connection: Connection, named: str, now: int) -> Installation:
 
 
 def first_installation(named: str = "") -> Installation:
-    """What a new database is: ids made at random, but for a cluster's that the configuration names."""
+    """What a new database is: its ids are made at random, unless the configuration names the cluster's."""
     return Installation(database=uuid4().hex, cluster=named or uuid4().hex)
 
 
@@ -106,7 +106,7 @@ def generation(connection: Connection) -> int:
 
 
 def lift(connection: Connection, above: int) -> None:
-    """An operator has said that what hosts have seen, up to this generation, is to be taken for known."""
+    """Lift the generation above this one: an operator has said that what hosts have seen up to it counts as known."""
     missing = above + 1 - generation(connection)
     if missing > 0:
         connection.execute(update(_INSTALLATION).values(generation_offset=_INSTALLATION.c.generation_offset + missing))
@@ -135,7 +135,8 @@ def become(connection: Connection, wanted: Installation, now: int) -> None:
 
 
 def host_record(connection: Connection, host_uuid: str, hypervisor: str) -> HostRecord | None:
-    """What is known of a host at which this hypervisor answers (empty: its kind has no uuid). None: it is gone."""
+    """What is known of a host at whose address this hypervisor answers (empty: its kind has no uuid). None: the host is
+    gone."""
     row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
     if row is None:
         return None
@@ -173,8 +174,8 @@ def set_hypervisor(connection: Connection, host_uuid: str, hypervisor: str) -> N
 
 
 def set_ahead(connection: Connection, host_uuid: str) -> None:
-    """The host has seen a later time than this database. The database goes on, and would reach that number in the end:
-    what it lost does not come back by that."""
+    """Record that the host has seen a later generation than this database. The mark stays when the database reaches
+    that number by going on: what it lost does not come back by that."""
     connection.execute(update(_HOSTS).where(_HOSTS.c.uuid == host_uuid).values(ahead=True))
 
 
@@ -232,7 +233,7 @@ def retired_of(connection: Connection, instances: Sequence[str]) -> frozenset[tu
 
 
 def seen_gone(connection: Connection, host_uuid: str, there: frozenset[tuple[str, int]]) -> None:
-    """A complete look at the host has shown these attempts: of all others its records have done their work."""
+    """A complete listing has shown these attempts on the host: the records of all others there have done their work."""
     gone = [
         (r.instance_uuid, r.attempt)
         for r in connection.execute(_UNSEEN, {"host": host_uuid})
@@ -326,8 +327,8 @@ def hold(connection: Connection, host_uuid: str, found: Sequence[Quarantined], n
 
 
 def adopt(connection: Connection, machines: Iterable[tuple[str, str]]) -> None:
-    """Take these (host, machine uuid) out of the quarantine: they are members' from this transaction on, which claims
-    what they held as others' so far."""
+    """Take these (host, machine uuid) out of the quarantine: this transaction makes them members', and claims what
+    counted as used by others so far."""
     resources = schema.host_resources
     for host_uuid, key in sorted(machines):
         which = and_(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)

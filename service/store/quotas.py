@@ -17,8 +17,8 @@ _LOCK = (
     .returning(schema.quotas.c.resource, schema.quotas.c.limit)
 )
 _CLAIMS = schema.claims
-# A member counts once: one that is moved live is claimed on two hosts, one that was placed anew has its old claim until
-# its old host was seen without it, and neither is its tenant's doing.
+# A member counts once. One that is moved live has claims on two hosts, and one that was placed anew keeps its old claim
+# until its old host was seen without it; neither is its tenant's doing.
 _ONCE = (
     select(_CLAIMS.c.instance_uuid, _CLAIMS.c.resource, func.max(_CLAIMS.c.amount).label("amount"))
     .join(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid)
@@ -30,7 +30,7 @@ _USED = select(_ONCE.c.resource, func.sum(_ONCE.c.amount).label("amount")).group
 
 
 def put(connection: Connection, quotas: Iterable[Quota]) -> None:
-    """Make these the only quotas. A limit below what is used refuses new claims and touches nothing else."""
+    """Make these the only quotas. A limit below what is used already refuses new claims and ends none."""
     connection.execute(delete(schema.quotas))
     rows = [
         {"project": quota.project, "resource": resource, "limit": limit, "generation": 0}

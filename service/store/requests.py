@@ -1,4 +1,4 @@
-"""Request ids: the same id and body answer with the same group, another body is refused."""
+"""Request ids: the same id with the same body gets the same group as its answer, with another body it is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REMEMBER = insert(schema.requests)
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The group that a request was about, and the revision after which its events begin."""
+    """The group that a request was about, and the revision after which the events of its operation begin."""
 
     group_uuid: str
     after_revision: int

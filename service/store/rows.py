@@ -1,4 +1,4 @@
-"""What rows of zones, hosts, images and catalogue entries have in common: stamps, pages by name, and the file's word.
+"""What rows of zones, hosts, images and catalogue entries share: stamps, pages by name, the file's definitions.
 
 A definition of the configuration file is written when it is new or differs from what the file said at the last start.
 So a change that was made at run time stays until the file itself says something else.
@@ -30,7 +30,7 @@ from sqlalchemy import (
 from service.store.codec import decode
 
 PAGE_NAME = 64
-"""Characters of a name that a page's order and key go by; names that only differ behind them are ordered by uuid."""
+"""Pages are ordered by this many characters of the name; names that differ only after them are ordered by uuid."""
 
 
 def put(
@@ -94,7 +94,7 @@ def new_in_file(
     """Which of the file's definitions (uuid -> document) are to be written; remembers all of them.
 
     `kind`: the domain type that the documents are of.
-    A row that an earlier file defined and this one does not becomes one of run time's, which can be removed.
+    A row that an earlier file defined, and this one does not, counts as made at run time and can be removed.
     Call `remember_file` after the rows are there.
     """
     known = {r.uuid: r.configured for r in connection.execute(select(table.c.uuid, table.c.configured))}
@@ -104,8 +104,8 @@ def new_in_file(
 
 
 def _says_the_same(kind: type[object], known: str | None, document: str) -> bool:
-    """Whether two definitions mean the same, whichever version of the program wrote them: a field that is new in this
-    one, or has another name, is no word of the file."""
+    """Whether two definitions mean the same, whichever version of the program wrote them: a field that this version
+    added or renamed is no change of the file."""
     if not known or known == document:
         return known == document
     try:

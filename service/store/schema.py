@@ -78,16 +78,16 @@ hosts = Table(
     Column("created_at", BigInteger, nullable=False, default=0),
     Column("updated_at", BigInteger, nullable=False, default=0),
     Column("configured", Text, nullable=False, default=""),
-    # The hypervisor's own uuid, as it said it; NULL until it was seen, or of a kind that has none.
+    # The hypervisor's own uuid, as it tells it; NULL until it was seen, and for kinds of host that have none.
     Column("hypervisor", WORD, unique=True),
     Column("claim_ordered", Boolean, nullable=False, default=False),
-    # It was seen to know a later time than this database did; until its operator has said what that means.
+    # It has seen a later generation than this database had then; false again once its operator has decided.
     Column("ahead", Boolean, nullable=False, default=False),
     Index(None, "zone_uuid"),
 )
 
-# The claim's guard lives here: one row for each host and resource, `held` = foreign + used <= usable, which
-# the domain calls allocatable.
+# The claim's guard is on these rows, one for each host and resource: foreign_used + used <= usable. `usable` is what
+# everywhere else is called allocatable.
 host_resources = Table(
     "host_resources",
     metadata,

@@ -24,7 +24,7 @@ def overcommit(connection: Connection) -> Overcommit:
 
 
 def set_overcommit(connection: Connection, wanted: Overcommit) -> None:
-    """Overwrite it. The caller counts anew what hosts give out (`fleet.set_usable`)."""
+    """Overwrite it. The caller then has every host's allocatable amounts counted anew (`fleet.set_overcommit`)."""
     _put(connection, _OVERCOMMIT, encode(wanted))
 
 

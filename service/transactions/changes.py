@@ -68,7 +68,7 @@ def commit(
     invariants.check(before, after, claims.seats_of(connection, after.uuid))
     known = {m.uuid: m for m in before.instances}
     stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
-    # Events carry the group as it will be stored; of its revision they need no copy, because it is their own.
+    # Events carry the group as it will be stored, but for its revision, which is the event's own.
     stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
     drafts = _drafts(before, stored)
     revision = events.append(connection, stored, drafts, now) if drafts else before.revision
@@ -80,8 +80,8 @@ def commit(
 
 
 def _let_go(connection: Connection, before: Group, after: Group, now: int) -> None:
-    """Keep a record of every attempt that no member wants on its host any more: only by it may a machine be ended that
-    is found there later (ARCHITECTURE, I15)."""
+    """Keep a record of every attempt that no member wants on its host any more. A machine of it that is found there
+    later may be ended by that record alone (ARCHITECTURE I15)."""
     were, are = _wanted(before), _wanted(after)
     if were == are:
         return

@@ -39,9 +39,10 @@ def claim(
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
     `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
-    Raises QuotaExceeded, ClaimLost where a host or address is no longer free or a neighbour is there that must not be,
+    Raises QuotaExceeded; ClaimLost where a host or address is no longer free, or a neighbour is there that must not be;
     LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed; so is
-    one of which a member took another host, as a live move does: the rules within the group were planned without it.
+    one with a member that has another host since, as by a live move: the rules within the group were planned without
+    that.
     """
     before = groups.load(connection, planned.uuid, lock=True)
     if before.epoch != planned.epoch:
@@ -53,7 +54,7 @@ def claim(
     if _seated(before) != _seated(planned):
         return before
     failpoint("claim.checked")
-    # Who lost a seat gets one again, whatever the quota is by now: its tenant has not asked for more.
+    # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
     claims.take(connection, before.uuid, placement.assignments, alone=alone)
     _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})

@@ -21,7 +21,7 @@ from service.transactions.surveys import Survey
 
 
 def known(connection: Connection, installation: Installation, surveys: Iterable[Survey]) -> Known:
-    """What the database has that a plan needs. `installation`: as which it is to be read."""
+    """What the database has that a plan needs. `installation`: what the database is, or is to become."""
     machines = [m for s in surveys for m in s.machines if m.identity.cluster == installation.cluster]
     shown = {m.identity.group for m in machines}
     found = groups.load_many(connection, sorted(shown | set(groups.unfinished(connection))))
@@ -92,7 +92,7 @@ def settle_identity(connection: Connection, installation: Installation, plan: Re
 
 
 def _bare(group: Group) -> Group:
-    """The group as it was accepted: what it became is told by the events that follow."""
+    """The group as it was accepted: the events that follow tell what became of it."""
     waiting = tuple(replace(_seatless(m), status=S.PENDING, was_resumed=False) for m in group.instances)
     return replace(
         group, instances=waiting, phase=GroupPhase.PLANNING, status=GroupStatus.DEPLOYING, running_since=0,
@@ -105,7 +105,7 @@ def _seatless(member: Instance) -> Instance:
 
 
 def _carried(before: Group, after: Group) -> Group:
-    """The group as it is to be, with the counters that its row has."""
+    """The group as it is to be, with the counters of its present row."""
     return replace(
         after, sequence=before.sequence, version=before.version, revision=before.revision, epoch=before.epoch
     )

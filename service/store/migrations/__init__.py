@@ -47,8 +47,8 @@ def upgrade(engine: Engine, to: str = "head") -> None:
 
 @contextmanager
 def _tables_may_be_rebuilt(connection: Connection) -> Iterator[None]:
-    """SQLite changes a table by making it anew and dropping the old one, which foreign keys to it would forbid as soon
-    as it is referred to. They can be switched off outside of transactions alone."""
+    """On SQLite a table is changed by making a new one and dropping the old one, which foreign keys that refer to it
+    would forbid. They are off meanwhile; SQLite switches them outside of transactions alone."""
     if connection.dialect.name != "sqlite":
         yield
         return
