@@ -30,10 +30,10 @@ from service.signals import Signals
 from service.store import fleet
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.store.migrations import upgrade
 from service.store.ownership import establish
 from service.telemetry.metrics import Metrics
 from tests.support.builders import entry, host, zone
+from tests.support.schema import migrated
 
 CLUSTER = "test"
 CALLER = Caller()
@@ -93,7 +93,7 @@ async def control_plane(
 ) -> AsyncIterator[ControlPlane]:
     """Start everything, and end it. `size`: the simulated hosts' options; `there`: hosts that exist, by uuid."""
     store = Store(url)
-    upgrade(store.engine)
+    migrated(store.engine)
     hosts, zones, catalogue = hosts or (host(1), host(2)), zones or (zone(),), catalogue or (entry(),)
     options = SimulationOptions.read({"boot_ms": "10", "call_ms": "0", **(size or {})})
 

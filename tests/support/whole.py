@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 from corral.v1 import catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, project_pb2_grpc
@@ -16,6 +17,7 @@ from service.drivers.simulated import SimulatedDriver
 from service.planning.planner import InlinePlanner, Planner
 from service.process import Process
 from service.wiring import Service
+from tests.support.schema import migrated
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"
@@ -167,7 +169,8 @@ class Whole:
 @asynccontextmanager
 async def whole(directory: Path, text: str | None = None, *, planner: Planner | None = None) -> AsyncIterator[Whole]:
     """Start the service with a configuration text that lies in `directory`, and end it."""
-    service = Service(parse(text or config_text(), directory), planner=planner or InlinePlanner())
+    with patch("service.wiring.upgrade", migrated):
+        service = Service(parse(text or config_text(), directory), planner=planner or InlinePlanner())
     process = Process(service)
     await process.start()
     try:

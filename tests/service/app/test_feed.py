@@ -17,8 +17,8 @@ from service.errors import RevisionUnavailable, Unavailable
 from service.store import events, groups
 from service.store.engine import Store
 from service.store.events import Draft
-from service.store.migrations import upgrade
 from tests.support.builders import group
+from tests.support.schema import migrated
 
 pytestmark = pytest.mark.asyncio
 
@@ -29,7 +29,7 @@ ONE, TWO = "1" * 32, "2" * 32
 async def running() -> AsyncIterator[tuple[Store, Feed]]:
     """A feed over an empty in-memory store that holds two groups."""
     store = Store("sqlite://")
-    upgrade(store.engine)
+    migrated(store.engine)
     for number, uuid in enumerate((ONE, TWO)):
         made = group(1, uuid=uuid, project=f"project-{number}")
         made = replace(made, instances=tuple(replace(m, uuid=f"{number:032x}") for m in made.instances))

@@ -14,7 +14,7 @@ from service.app.jobs import KEPT_MS, LEASE_MS, Job, JobResult, Jobs, JobState
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
 from service.store.engine import Store
-from service.store.migrations import upgrade
+from tests.support.schema import migrated
 
 CALLER = Caller("alice", "red", "operator")
 pytestmark = pytest.mark.asyncio
@@ -55,7 +55,7 @@ class World:
 @asynccontextmanager
 async def world(url: str = "sqlite://") -> AsyncIterator[World]:
     store = Store(url)
-    upgrade(store.engine)
+    migrated(store.engine)
     try:
         yield World(store)
     finally:

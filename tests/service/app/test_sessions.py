@@ -13,7 +13,7 @@ from service.app.sessions import LIFETIME_MS, MAX_LIFETIME_MS, Sessions
 from service.domain.tenants import Account, Caller
 from service.errors import LoginFailed, Overloaded, Unauthenticated
 from service.store.engine import Store
-from service.store.migrations import upgrade
+from tests.support.schema import migrated
 
 RIGHT = hashlib.sha512(b"right").hexdigest()
 WRONG = hashlib.sha512(b"wrong").hexdigest()
@@ -33,7 +33,7 @@ class World:
 @asynccontextmanager
 async def world() -> AsyncIterator[World]:
     store = Store("sqlite://")
-    upgrade(store.engine)
+    migrated(store.engine)
     try:
         yield World(store)
     finally:

@@ -14,9 +14,9 @@ from service.planning.fleet_reader import FleetReader
 from service.store import claims, fleet, groups
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.store.migrations import upgrade
 from tests.support import builders
 from tests.support.builders import seat
+from tests.support.schema import migrated
 
 GIB = 1 << 30
 GPU = "gpu.a100"
@@ -57,7 +57,7 @@ def test_the_most_frequent_sizes_count_and_the_catalogues_among_them() -> None:
 
 def test_sizes_are_those_of_the_claims_that_stand() -> None:
     store = Store("sqlite://")
-    upgrade(store.engine)
+    migrated(store.engine)
     try:
         with store.engine.connect() as connection, connection.begin():
             _check_claims(connection)

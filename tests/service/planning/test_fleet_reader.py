@@ -19,8 +19,8 @@ from service.store import claims, configured, fleet, groups
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.store.migrations import upgrade
 from tests.support import builders
+from tests.support.schema import migrated
 
 HOSTS = 5
 LAW = settings(
@@ -141,7 +141,7 @@ def whole(connection: Connection) -> tuple[object, Snapshot]:
 @given(st.integers(0, 10**6))
 def test_a_reader_gives_what_reading_everything_gives(seed: int) -> None:
     store = Store("sqlite://")
-    upgrade(store.engine)
+    migrated(store.engine)
     try:
         with store.engine.connect() as connection, connection.begin():
             world = World(connection, seed)
@@ -158,7 +158,7 @@ def test_a_reader_gives_what_reading_everything_gives(seed: int) -> None:
 @pytest.mark.parametrize("change", ["_probe", "_claim"])
 def test_hosts_that_did_not_change_are_not_made_anew(change: str) -> None:
     store = Store("sqlite://")
-    upgrade(store.engine)
+    migrated(store.engine)
     try:
         with store.engine.connect() as connection, connection.begin():
             world = World(connection, 1)

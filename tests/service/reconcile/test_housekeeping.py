@@ -13,8 +13,8 @@ from service.store import clock, events, groups, requests
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.events import Draft
-from service.store.migrations import upgrade
 from tests.support.builders import group
+from tests.support.schema import migrated
 
 
 def test_what_is_old_is_forgotten_in_steps_and_what_is_young_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,7 @@ def test_what_is_old_is_forgotten_in_steps_and_what_is_young_stays(monkeypatch: 
 
     async def scenario() -> None:
         store = Store("sqlite://", inline=True)
-        upgrade(store.engine)
+        migrated(store.engine)
         last_old, newest = await store.write(fill)
         assert await Housekeeping(store).once() == 10
         assert await store.read(events.head) == (last_old, newest)

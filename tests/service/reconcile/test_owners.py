@@ -11,10 +11,10 @@ import pytest
 from service.reconcile.owners import LeaseReaper, has_ended, owner_name
 from service.store import groups
 from service.store.engine import Store
-from service.store.migrations import upgrade
 from tests.lab.namespaces import wait_until
 from tests.support import ROOT
 from tests.support.builders import group
+from tests.support.schema import migrated
 
 _SAY_NAME = """
 import sys
@@ -81,7 +81,7 @@ def test_groups_of_an_ended_process_are_free_at_once_and_others_are_not() -> Non
 
     async def scenario() -> list[tuple[str, int]]:
         store = Store("sqlite://", inline=True)
-        upgrade(store.engine)
+        migrated(store.engine)
         for number, owner in enumerate((gone, owner_name(), "some-other-machine")):
             made = group(0, uuid=f"{number:032x}")
             await store.write(lambda c, g=made: groups.create(c, g, due_at=0))  # type: ignore[misc]

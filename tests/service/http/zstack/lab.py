@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
@@ -17,6 +18,7 @@ from service.config.file import parse
 from service.planning.planner import InlinePlanner
 from service.process import Process
 from service.wiring import Service
+from tests.support.schema import migrated
 
 PASSWORD = "correct horse"
 PASSWORD_SHA512 = hashlib.sha512(PASSWORD.encode()).hexdigest()
@@ -179,9 +181,9 @@ supported_metrics = ["tokens_per_second"]
 @asynccontextmanager
 async def lab(directory: Path = Path("/nonexistent"), *, database: str = "", boot_ms: int = 10) -> AsyncIterator[Lab]:
     """A running service, logged in as admin. See `configuration`."""
-    service = Service(
-        parse(configuration(directory, database=database, boot_ms=boot_ms), directory), planner=InlinePlanner()
-    )
+    config = parse(configuration(directory, database=database, boot_ms=boot_ms), directory)
+    with patch("service.wiring.upgrade", migrated):
+        service = Service(config, planner=InlinePlanner())
     process = Process(service)
     await process.start()
     try:
