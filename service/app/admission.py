@@ -1,7 +1,7 @@
 """From a caller's request to a complete specification: catalogue and zones looked up, defaults and ranks filled in.
 
-Pure functions over the fleet's rows. What a single field may hold was checked by the face; here is what needs the fleet
-or several fields at once.
+Pure functions over the fleet's rows. What a single field may hold was checked by the face; checked here is what needs
+the fleet or several fields at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def admit(
     knows_secret: Callable[[str], bool],
     has_cluster: Callable[[str], bool],
 ) -> GroupSpec:
-    """The specification with everything resolved but secrets. `knows_secret`: whether the caller may use one by name;
-    `has_cluster`: whether any host is in a cluster, by uuid.
+    """The specification with everything filled in but the values of secrets. `knows_secret`: whether the caller may use
+    the secret of a name; `has_cluster`: whether any host is in the cluster of a uuid.
 
     Raises InvalidArgument and NotFound, naming the field.
     """
@@ -98,7 +98,7 @@ def _resolved(spec: GroupSpec, node: NodeSpec, entry: ModelService) -> NodeSpec:
 
 
 def _check_sizes(resolved: Sequence[NodeSpec]) -> None:
-    """The last guard before the store, whatever face the request came by. Paths are by rank order."""
+    """The last guard before the store, by whatever face the request came. Paths count the nodes by rank."""
     for position, node in enumerate(resolved):
         path = f"model_services[{position}]"
         if not 1 <= node.cpu_num <= MAX_CPU:

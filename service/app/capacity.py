@@ -1,4 +1,4 @@
-"""What hosts have, give out and have given out: pure counting."""
+"""What hosts have, what of it may be claimed, and what is claimed. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from service.store.fleet import HostLoad
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """A host, what it carries, the policy that holds for it (the fleet's, the zone's and its own, one over the
-    other), and whose claims it has."""
+    """A host, what it carries, the policy that holds for it (the fleet's, with the zone's over it, and its own over
+    both), and whose claims it has."""
 
     host: Host
     load: HostLoad
@@ -24,7 +24,7 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class ResourceAmounts:
-    """One resource of a host or of many. `ratio`: what may be given out for each unit that is not reserved.
+    """One resource of a host or of many. `ratio`: how much may be claimed for each unit that is not reserved.
 
     `allocatable` = floor((total - reserved) * ratio); `available` = allocatable - claimed - foreign, at least 0.
     """

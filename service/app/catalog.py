@@ -46,7 +46,7 @@ class ModelServiceChange:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image to make known. File names are of the image store; an empty digest is computed."""
+    """An image to make known. Files are named as in the image store; a digest that is empty is computed."""
 
     name: str
     format: str
@@ -163,7 +163,7 @@ class Catalog:
         await self._commit(work, validate_only)
 
     def _check_environment(self, entry: ModelService) -> None:
-        """Which project may use a secret that an entry names is asked at each deploy."""
+        """Raises InvalidArgument. Whether a project may use the secrets that the entry names, each deploy checks."""
         environment.check(entry.environment, "environment_variables", lambda name: self._secrets.known(name, None))
 
     # --- images ----------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class Catalog:
         if role == "kernel":
             image = Image(request.name, kernel_path=str(main.path), initrd_path=initrd_path, sha256=digests)
         else:
-            # A disk of any origin knows cloud-init's seed, not Corral's own channel.
+            # A disk from anywhere can read a seed by cloud-init; Corral's own channel it may not know.
             image = Image(
                 request.name,
                 disk_path=str(main.path),

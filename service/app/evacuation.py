@@ -40,7 +40,7 @@ from service.transactions.changes import apply
 S = InstanceStatus
 
 PLAN_SECONDS = 5.0
-LOOK_SECONDS = 1.0  # a change of the host itself is no event of a group: it is looked for this often
+LOOK_SECONDS = 1.0  # a change of the host itself is no event of a group, so the host is looked at this often
 ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
 ON_THE_WAY = frozenset({S.EVICTING, S.FAILING, S.CLAIMED, S.CREATING, S.CREATED, S.BOOTING})
 
@@ -61,7 +61,7 @@ class PlannedMove:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a drain: exactly one of `move`, `instance`, `final` is there. `time`: ms."""
+    """One step of a drain: exactly one of `move`, `instance`, `final` is there. `time`: ms since the epoch."""
 
     time: int
     move: PlannedMove | None = None
@@ -90,7 +90,7 @@ class _Situation:
 class Evacuation:
     """The use cases of drain and fence. `signals.group_due` is told of every group that has to move.
 
-    `live_targets` is asked for the preview alone; whether a member is moved live is decided when its turn comes.
+    `live_targets` is asked for the preview alone; whether a member is moved live is decided when it is about to leave.
     """
 
     def __init__(
@@ -118,10 +118,12 @@ class Evacuation:
         """Put the host under maintenance and move its members away; ends when it carries nothing and they are up again.
 
         `validate_only`: only the planned moves and the host as it is. The same request id follows the drain that it
-        began. Raises NotFound, Conflict (etag), RequestIdReused, WrongState where the host does not answer, NoCapacity
-        and Unsatisfiable where a member would find no room, Undecided where that was not settled in time; then nothing
-        was done. WrongState later: somebody ended the
-        maintenance meanwhile, so the host takes new members; the moves go on.
+        began.
+
+        Raises NotFound, Conflict (etag), RequestIdReused, WrongState where the host does not answer, NoCapacity and
+        Unsatisfiable where a member would find no room, Undecided where that was not settled in time; then nothing was
+        done. Raises WrongState later where somebody ended the maintenance meanwhile, so that the host takes new
+        members; the moves go on.
         """
         known = await self._store.read(lambda c: self._known(c, caller, uuid, request_id))
         if not known:
@@ -165,7 +167,7 @@ class Evacuation:
     # --- planning --------------------------------------------------------------------------------------------------
 
     async def _planned(self, uuid: str, etag: str) -> AsyncGenerator[Progress, None]:
-        """The moves, group by group, each on what the ones before leave. Raises where one finds no room."""
+        """The moves, group by group, each in the room that the ones before leave. Raises where one finds no room."""
         situation = await self._store.read(lambda c: _situation(c, self._fleet.reader, uuid, etag))
         if situation.seated and situation.host.status not in ANSWERING:
             raise WrongState(
@@ -307,8 +309,8 @@ def _situation(connection: Connection, reader: FleetReader, uuid: str, etag: str
 
 
 def _request(group: Group, host_uuid: str, now: int, snapshot: Snapshot) -> PlacementRequest | None:
-    """The group's members on the host as a gang that seeks room elsewhere; None where all of them only have to go, or
-    have their room already and are on their way there."""
+    """The group's members on the host as a gang that needs room elsewhere; None where all of them only have to go, or
+    have room elsewhere already and are on their way there."""
     homeless = _homeless(group, host_uuid, now)
     here = {m.uuid for m in group.instances if m.host_uuid == host_uuid}
     seeking = {
@@ -346,8 +348,8 @@ def _no_room(failure: Failure, group: Group) -> CorralError:
 
 
 def _on_the_way(group: Group, member: Instance) -> bool:
-    """Whether the member is still moving. One that waits for room, in a group that said so, is not; nor is one that is
-    made and waits for such a fellow, without whom it does not start."""
+    """Whether the member is still moving. A member that waits for room is not, where its group has said that there is
+    none; nor is one that is created and waits for such a fellow member, without which it does not start."""
     if group.phase in FINAL or group.phase is GroupPhase.STOPPED:
         return member.status is S.EVICTING
     no_room = group.reason not in ("", SEARCH_GOES_ON) and any(m.status is S.PENDING for m in group.instances)

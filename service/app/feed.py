@@ -1,6 +1,6 @@
 """Views of the event log: one reader for the process, any number of followers with a cursor each.
 
-A follower holds no queue: it reads from the shared tail while it keeps up and from the store when it is behind, so a
+A follower holds no queue: it reads from the shared tail while it keeps up and from the store when it is too slow, so a
 slow reader costs no memory and nobody loses an event.
 """
 
@@ -28,7 +28,7 @@ BOOKMARK_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """Everything up to `revision` was told. `initial_state_complete`: so was all that stood when the watch began."""
+    """Everything up to `revision` was told. `initial_state_complete`: and all that was there when the watch began."""
 
     revision: int
     initial_state_complete: bool = False
@@ -82,9 +82,9 @@ class Feed:
     ) -> AsyncGenerator[Event | Bookmark, None]:
         """Every event above revision `after`, without end. Raises RevisionUnavailable, Unavailable (draining).
 
-        `bookmarks`: every `idle_seconds` (BOOKMARK_SECONDS) without an event, how far the log was read. A follower that
-        reads so slowly that the log was compacted before it gets RevisionUnavailable too. Draining, what is stored is
-        told first.
+        `bookmarks`: after every `idle_seconds` (BOOKMARK_SECONDS) without an event, tell how far the log was read. A
+        follower so slow that events were compacted before it had read them gets RevisionUnavailable too. When the
+        process drains, what is stored is told first.
         """
         oldest, current = await self._store.read(events.head)
         if not oldest <= after <= max(current, self._head):
@@ -146,7 +146,7 @@ class Feed:
     async def _batch(
         self, cursor: int, wanted: Callable[[Event], bool], group_uuid: str | None, project: str | None
     ) -> tuple[list[Event], int]:
-        """The next events after `cursor`, and the cursor behind them."""
+        """The next events after `cursor`, and the cursor after them."""
         if self._tail and self._tail[0].revision <= cursor + 1:
             head = self._head
             return [e for e in self._tail if cursor < e.revision <= head and wanted(e)], max(head, cursor)

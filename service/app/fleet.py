@@ -46,10 +46,10 @@ ROOM_SECONDS = 5.0
 Probe = Callable[[Host], Awaitable[HostFacts]]
 """Connect to a host that is not of the fleet yet and read what it is. Raises DriverError."""
 
-# Hypervisors that are all alike, so that two of them are no sign of one that was added twice.
+# Boot ids of these are all alike, so that two alike are no sign of one hypervisor that was added twice.
 _ANONYMOUS = frozenset({"simulated", "test"})
 
-# As the audit names a change of state, whichever face it came by.
+# What the audit calls a change of state, by whichever face it came.
 _STATE_METHODS = {
     HostState.ENABLED: "EnableHost",
     HostState.DISABLED: "DisableHost",
@@ -255,7 +255,7 @@ class Fleet(Zones):
         return view
 
     async def capacity(self, zone_uuid: str = "") -> FleetCapacity:
-        """How much the hosts that take new members have, over the fleet or one zone. Raises NotFound (zone)."""
+        """How much the hosts that take new members have, in the fleet or in one zone. Raises NotFound (zone)."""
 
         def read(connection: Connection) -> FleetCapacity:
             if zone_uuid and zone_uuid not in fleet.zones(connection):
@@ -369,7 +369,8 @@ def _changed(host: Host, change: HostChange) -> Host:
 
 
 def _refuse_twin(connection: Connection, host: Host, facts: HostFacts) -> None:
-    """One hypervisor under two uuids would give out everything twice. Its boot id is its own."""
+    """Raises AlreadyExists for a hypervisor that has a host already, known by its boot id: under two uuids its capacity
+    would be given out twice."""
     if facts.virt_type in _ANONYMOUS or not facts.boot_id:
         return
     for other in fleet.hosts(connection).values():

@@ -1,5 +1,8 @@
-"""Changes of zones and hosts as a stream. One reader for the process asks whether anything changed; followers then read
-what it is, each from its own revision, and always as it is now."""
+"""Changes of zones and hosts as a stream.
+
+One reader for the process asks whether anything changed; followers then read what it is, each from its own revision on,
+and always as it is now.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ BOOKMARK_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class FleetUpdate:
-    """One change: exactly one of `host`, `zone`, `removed_host`, `removed_zone` (uuids) is there. `time`: ms."""
+    """One change: exactly one of `host`, `zone`, `removed_host`, `removed_zone` (uuids) is there. `time`: ms since the
+    epoch."""
 
     revision: int
     time: int
@@ -60,7 +64,7 @@ class FleetFeed:
         self._news.close()
 
     async def start(self) -> None:
-        """Find out how far the log is. Raises Unavailable."""
+        """Find the newest revision of the log. Raises Unavailable."""
         self._head = await self._store.read(fleet_events.newest)
 
     async def run(self) -> None:
@@ -78,9 +82,9 @@ class FleetFeed:
                 logger.warning("changes of the fleet are not seen for now: %s", error)
 
     async def watch(self, revision: int | None, zone_uuid: str = "") -> AsyncGenerator[FleetUpdate | Bookmark, None]:
-        """From `revision` on; with None first all that stands now, then a bookmark, then every change, without end.
+        """From `revision` on; with None first all that is there now, then a bookmark, then every change, without end.
 
-        Changes of the same thing that were not told yet are told once, as it is now. What members claim is no change.
+        Changes of the same thing that were not told yet are told once, as it is now. Claims of members are no change.
         Raises NotFound (zone), RevisionUnavailable, Unavailable (draining).
         """
         if revision is None:

@@ -26,7 +26,7 @@ class Gauges:
         self._working = working
 
     async def refresh(self) -> None:
-        """Read everything anew in one transaction. Raises Unavailable."""
+        """Read all of it again in one transaction. Raises Unavailable."""
 
         by_group, by_instance, hosts, revision, held, projects = await self._store.read(_read)
         metrics = self._metrics

@@ -30,7 +30,7 @@ SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKN
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """What one call may ask for. `plan_seconds`: the planner's budget."""
+    """What one call may ask for. `plan_seconds`: the planner's budget for it."""
 
     max_nodes: int = 1024
     plan_seconds: float = 5.0
@@ -46,7 +46,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What every change of a group has: `etag` it must still have, `request_id` for repeats, `validate_only`."""
+    """What every change of a group has. `etag`: the one that the group must still have; `request_id`: makes a repeat
+    harmless; `validate_only`: check and write nothing."""
 
     etag: str = ""
     request_id: str = ""
@@ -69,8 +70,8 @@ Decide = Callable[[Connection, Group], Sequence[Fact]]
 class GroupIntents:
     """The changing use cases. `signals.group_due` is told a group's uuid after an intent was committed.
 
-    Whatever an intent starts is measured by the database's clock, as leases are: a replica whose own clock is wrong
-    shortens no grace.
+    Times that an intent sets are the database's, as those of leases are: a replica whose own clock is wrong shortens no
+    grace.
     """
 
     def __init__(self, store: Store, limits: GroupLimits, signals: Signals, secrets: Secrets) -> None:
@@ -85,7 +86,7 @@ class GroupIntents:
         self._draining = True
 
     async def delete(self, caller: Caller, uuid: str, ask: Ask | None = None) -> Started:
-        """The group shall go; it wins over everything in progress. Raises NotFound, Conflict, Unavailable."""
+        """End the group for good; this wins over everything in progress. Raises NotFound, Conflict, Unavailable."""
         return await self._intend(caller, "Delete", uuid, ask or Ask(), "", lambda _c, _g: [DeleteRequested()])
 
     async def stop(self, caller: Caller, uuid: str, ask: Ask | None = None) -> Started:
@@ -173,7 +174,7 @@ class GroupIntents:
                 return known
             group = visible(caller, groups.load(connection, uuid, lock=True))
             require_etag("instance group", group, ask.etag)
-            # Of a group that has rested for long all events may be forgotten; what follows is above both.
+            # All events of a group that has rested for long may be forgotten; what follows is above both revisions.
             before = max(group.revision, events.head(connection)[0])
             facts = decide(connection, group)
             if ask.validate_only:
@@ -247,7 +248,8 @@ def _changed(spec: GroupSpec, changes: Metadata) -> GroupSpec:
 def new_instance(
     group_uuid: str, node: NodeSpec, catalogue: Mapping[str, ModelService], now: int, version: int = 0
 ) -> Instance:
-    """A pending member. `version`: of the group that it joins later, so that a reused rank is another member."""
+    """A pending member. `version`: of the group, where it joins one that exists: a rank that is used again then gets
+    another uuid."""
     entry = catalogue[node.model_service_uuid]
     seed = str(node.node_rank) if not version else f"{node.node_rank}-{version}"
     return Instance(
@@ -279,7 +281,7 @@ def repeated(connection: Connection, caller: Caller, method: str, request_id: st
         return None
     group = groups.load(connection, found.group_uuid)
     if project_of(caller) not in (None, group.project):
-        # A token and an account may bear one name in two projects.
+        # A token and an account may have the same name in two projects.
         raise RequestIdReused(request_id)
     return Started(group, max(found.after_revision, events.head(connection)[0]))
 

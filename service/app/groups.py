@@ -1,4 +1,4 @@
-"""The life of instance groups as callers see it: deploy, plan, look, follow; `group_intents` has the changes."""
+"""Instance groups as callers use them: deploy, plan, get, list, follow, watch; `group_intents` has the changes."""
 
 from __future__ import annotations
 
@@ -243,7 +243,8 @@ class Groups(GroupIntents):
 
 
 def _promised(connection: Connection, group: Group) -> Mapping[str, int]:
-    """What the group wants, and of the same resources what its project's members that still wait for a claim want."""
+    """What the group asks for, and with it what members of its project ask for that still wait for their claims; of the
+    group's resources alone."""
     wanted = translate.total(translate.demand(m.spec) for m in group.instances)
     waiting = translate.total(
         translate.demand(m.spec)

@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 PROVE_SECONDS = 5.0
 PROOF_HOLDS_SECONDS = 30.0
-"""A write that takes longer than this, with the time until the next one is tried, hangs."""
+"""How long a successful write counts. A write that hangs is noticed when the last one is older than this."""
 
 
 class Health:
-    """`failing` and `notes` are told to whoever asks after the process's health; `run` and `compare` keep them true."""
+    """`failing` and `notes` answer whoever asks for the process's health; `run` and `compare` keep them true."""
 
     def __init__(self, store: Store, overcommit: Overcommit) -> None:
         """`overcommit`: the fleet's own, as this process's configuration file says."""

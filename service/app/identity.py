@@ -14,13 +14,13 @@ OPEN = ""
 """The role of methods that answer everybody who can reach the listener: a load balancer has no credentials."""
 VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
 RANK: Mapping[str, int] = {VIEWER: 0, OPERATOR: 1, ADMIN: 2}
-"""Roles in order: who may do more may do all that who may do less may."""
+"""Roles in order: a role may do all that a lower one may."""
 
 _BEARER = "bearer "
 
 
 class Identities:
-    """Tells callers apart. `anonymous`: which callers that show nothing are administrators."""
+    """Tells callers apart. `anonymous`: which callers without credentials are administrators."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class Identities:
     async def identify(
         self, authorization: str, certificate_uris: Iterable[str] = (), *, by_unix_socket: bool = False
     ) -> Caller:
-        """The caller. `authorization`: `Bearer <token or session uuid>`, or empty. `by_unix_socket`: and not on behalf
-        of somebody else, as proxies call.
+        """The caller. `authorization`: `Bearer <token or session uuid>`, or empty. `by_unix_socket`: called so, and not
+        for somebody else, as a proxy does.
 
-        What is shown must be right: a wrong token is refused even where nobody has to show one.
+        Credentials must be right: a wrong token is refused even where none is needed.
         Raises Unauthenticated, Unavailable.
         """
         if authorization:
@@ -62,7 +62,7 @@ class Identities:
             raise Unauthenticated("the authorization must be 'Bearer <token>'")
         secret = authorization[len(_BEARER) :].strip()
         digest = hashlib.sha256(secret.encode()).hexdigest()
-        # All are compared, so that time does not tell how far a guess came.
+        # All are compared, so that the time it takes does not tell how near a guess is.
         found = [t.caller for t in self._tokens if hmac.compare_digest(t.sha256, digest)]
         return found[0] if found else await self._sessions.caller(secret)
 

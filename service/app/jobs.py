@@ -1,8 +1,7 @@
-"""Jobs: API calls that are accepted at once and answered later. The row is the promise: it is committed before the
-acknowledgement, and whichever process lives keeps it.
+"""Jobs: API calls that are accepted at once and answered later.
 
-What a job means is the face's: `perform` does it and must bear being done again after a crash; `deliver` tells its
-outcome to a webhook.
+A job's row is committed before the call is acknowledged, and whichever process lives then performs it. What a job means
+the face knows: `perform` does it, and is called again after a crash; `deliver` tells how it ended to a webhook.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ Deliver = Callable[[Job, int], Awaitable[None]]
 
 
 class Jobs:
-    """The jobs of this process, and those that other processes left behind.
+    """The jobs of this process, and those that other processes left unfinished.
 
     `perform` and `deliver` are set before `run`. `run` until cancelled, then `stop`.
     """
@@ -68,8 +67,8 @@ class Jobs:
         max_deliveries: int = 1024,
         webhook_tries: int = 15,
     ) -> None:
-        """`max_deliveries`: ended jobs whose webhooks are being told. Slow ones leave the room of running jobs alone,
-        and refuse only calls that name a webhook too."""
+        """`max_deliveries`: how many webhooks are told at a time. Slow ones take no room from running jobs: above the
+        number only calls that name a webhook are refused."""
         self._store = store
         self._clock = clock
         self._owner = owner
@@ -96,7 +95,7 @@ class Jobs:
         return job.uuid
 
     def refuse(self, operation: str, document: str, *, uuid: str = "", webhook: str = "") -> str:
-        """A job that has failed already, for a caller that may not: it costs no row and is kept in memory only.
+        """A job that has failed already, for a caller that may not have it done: kept in memory, without a row.
 
         `webhook`: told once; never that of a caller that nobody knows, who could have it call whom they like.
 
@@ -142,7 +141,7 @@ class Jobs:
                 await self._sweep()
 
     async def stop(self) -> None:
-        """End this process's work on jobs and give them free; the next process goes on with them."""
+        """End this process's work on jobs and give up their leases; another process goes on with them."""
         self._stopping = True
         for task in self._tasks.values():
             task.cancel()
@@ -197,7 +196,7 @@ class Jobs:
             self._delivering.discard(job.uuid)
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt` returns, as soon as everything that it needs is there."""
+        """What `attempt` returns, tried again while it raises Unavailable."""
         while True:
             try:
                 return await attempt()
@@ -222,7 +221,7 @@ class Jobs:
                 lambda c: jobs.take_over(c, self._owner, free_before, until, room) if room > 0 else ()
             )
         except Unavailable:
-            return  # the next beat comes soon; a job is never done by halves for it
+            return  # the next beat comes soon, and leases are long enough for it
         for job in found:
             if job.uuid not in self._tasks:
                 self._begin(job)

@@ -1,4 +1,4 @@
-"""One reader that looks for news, any number of followers that wait for them: what the feeds have in common."""
+"""What the feeds have in common: one reader that looks for news, and any number of followers that wait for them."""
 
 from __future__ import annotations
 

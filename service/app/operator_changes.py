@@ -1,5 +1,4 @@
-"""What all changes by operators, of zones, hosts and the catalogue, have in common: request ids, audit rows, calls that
-only check."""
+"""What changes of zones, hosts and the catalogue have in common: request ids, audit rows, calls that only check."""
 
 from __future__ import annotations
 

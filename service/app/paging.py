@@ -41,7 +41,8 @@ class Cursor:
         return self.size + 1
 
     def after_time(self) -> tuple[int, str] | None:
-        """Where the page of a listing by time of creation (ms) begins. Raises InvalidArgument for a token of none."""
+        """Where a page by time of creation begins: (ms since the epoch, uuid). Raises InvalidArgument for the token of
+        another kind of listing."""
         if self.after is None:
             return None
         created, uuid = self.after

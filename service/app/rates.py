@@ -1,6 +1,6 @@
 """How often the callers of one tenant may call: a bucket of tokens for each, filled at a steady rate.
 
-Buckets are of one process, as the limits of calls at once are: several replicas allow together what each allows.
+Each process has buckets of its own, as it has limits on calls at once: several replicas together allow the sum.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Bucket:
 
 
 class RateLimits:
-    """The buckets of all projects. There are no more of them than callers' projects, which the configuration names."""
+    """The buckets of all projects. There are not more of them than projects, which the configuration names."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from service.store.sessions import StoredSession
 
 LIFETIME_MS = 2 * 3600 * 1000
 MAX_LIFETIME_MS = 7 * 24 * 3600 * 1000
-# A session in use is written down again at most this often.
+# How often at most the end of a session in use is written again.
 _SLIDE_STEP_MS = 60 * 1000
 _MAX_FAILURES = 10
 _FAILURE_WINDOW_MS = 60 * 1000
@@ -87,7 +87,7 @@ class Sessions:
         return account.caller
 
     async def is_valid(self, uuid: str) -> bool:
-        """Whether calls by this session would be known; its life is not prolonged."""
+        """Whether the session is valid; its life is not prolonged."""
         try:
             await self._find(uuid, self._clock())
         except Unauthenticated:

@@ -22,10 +22,10 @@ def visible(caller: Caller, group: Group) -> Group:
 
 
 def require_visible(connection: Connection, caller: Caller, policy: PlacementPolicy) -> None:
-    """The policy speaks of groups that the caller may see, and of no others. Raises NotFound, naming the field.
+    """The policy may name groups that the caller sees, and no others. Raises NotFound, naming the field.
 
-    Near to another tenant's group would tell on which hosts it runs; apart from it would keep it off hosts. Both are
-    refused as for a uuid that no group has. To be apart from a group that was deleted is no mistake: it always is.
+    To be near to another tenant's group would tell on which hosts that runs; to be apart from it would keep it off
+    hosts. Both are refused as for a uuid that no group has. A deleted group may be named: everybody is apart from it.
     """
     for position, uuid in enumerate(policy.affinity_groups):
         try:

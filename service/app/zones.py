@@ -67,7 +67,7 @@ class Zones:
                 raise AlreadyExists("zone", uuid)
             zone = Zone(uuid, request.name, request.description, request.network)
             fleet.put_zone(connection, zone, now=now)
-            # After it was written: of two calls at once the later one waits, and sees the other's zone.
+            # Checked after writing: of two calls at once the later one waits for the other, and sees its zone.
             if wrong := _clashes(zone, fleet.zones(connection).values()):
                 raise InvalidArgument(wrong)
             operator_changes.made(connection, caller, "CreateZone", request.request_id, request, uuid, now)

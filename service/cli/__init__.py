@@ -1,1 +1,1 @@
-"""The `corral` command: a gRPC client for people. It talks to a running service and imports nothing else of it."""
+"""The `corral` command: a gRPC client for people. It stands on the public contract and on `service.client`."""

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return errors.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left; what is still buffered has no one to go to.
+        # Whoever read our output has left: what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.OK
     finally:
@@ -198,7 +198,7 @@ def list_groups(options: argparse.Namespace, stub: Stub) -> int:
     else:
         console = plain_console(sys.stdout)
         if not console.is_terminal:
-            # Not a screen: rows must not be cut at its width.
+            # The output is not a screen: rows must not be cut at a screen's width.
             console.width = 400
         console.print(group_table(groups))
     return errors.OK
@@ -207,7 +207,7 @@ def list_groups(options: argparse.Namespace, stub: Stub) -> int:
 def watch_groups(options: argparse.Namespace, stub: Stub) -> int:
     """Stream changes until interrupted or the stream ends."""
     request = deploy_pb2.WatchInstanceGroupsRequest(uuid=options.uuid, start_revision=options.start)
-    # Several groups have no common table.
+    # A table shows one group; a watch tells of several.
     view_of_all = JsonView(sys.stdout) if options.json else LineView(sys.stdout)
     with choose_view(options.json) if options.uuid else view_of_all as view:
         for response in stub.WatchInstanceGroups(request):

@@ -1,4 +1,4 @@
-"""Sub-commands that work on the service's own database, and not over gRPC: they run the server part, where it is."""
+"""Sub-commands that work on the service's own database, and not over gRPC: they need the server part installed."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from service.cli.explanation import size_text
 
-# How far a member has come; what is not named is at its beginning or has failed.
+# How far a member has come; a status that is not named here is at the beginning, or has failed.
 _STEPS = {"Claimed": 1, "Creating": 2, "Created": 3, "Booting": 4}
 _DONE = 5
 _COLOURS = {

@@ -24,7 +24,7 @@ _FIELDS = ("modelServices", "serviceCreationStrategy", "name", "description", "r
 
 
 class ActionError(Exception):
-    """The service could not be reached, or answered what no ZStack API answers. `status`: HTTP's, 0 without one."""
+    """The service could not be reached, or gave an answer that no ZStack API gives. `status`: HTTP's, 0 without one."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""An operation's events to its end, also over a connection that breaks: a watch takes them up where they were."""
+"""An operation's events to its end, over lost connections too: a watch goes on after the last revision seen."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def follow(
     """Every event of the operation that `begin` calls for, the final one included.
 
     When the connection is lost after the group is known, the operation goes on in the service, so a watch from the last
-    revision seen takes over. Before that it is begun again only if it is `repeatable`, which takes a request id.
-    `on_lost` is told of every loss after events came. Raises RpcError where the operation failed or the service stays
-    away for RETRIES tries.
+    revision seen takes over. Before that the call is made again only if it is `repeatable`, which needs a request id.
+    `on_lost` is called at every loss after events came. Raises RpcError where the operation failed, or the service
+    could not be reached for RETRIES tries.
     """
     responses, group, revision, lost = begin(), "", 0, 0
     while True:

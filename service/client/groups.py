@@ -129,7 +129,7 @@ class CorralClient:
     def watch(self, uuid: str = "", start_revision: int = 0) -> Iterator[group_pb2.InstanceGroupEvent]:
         """Changes of all groups or of one, without end, over lost connections too. Raises CallFailed.
 
-        Where the service has forgotten the revision to take up again (OUT_OF_RANGE), watch anew from 0.
+        Where the service has forgotten the revision to go on from (OUT_OF_RANGE), begin a new watch from 0.
         """
         revision, lost = start_revision, 0
         while True:

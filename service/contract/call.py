@@ -11,7 +11,7 @@ from service.domain.tenants import Caller
 
 REQUEST_ID_KEY = "x-request-id"
 FORWARDED = frozenset({"x-forwarded-for", "forwarded"})
-"""Headers by which a proxy tells whom it calls for: its own rights are not theirs."""
+"""Headers by which a proxy tells for whom it calls; such a caller does not have the proxy's own rights."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 _caller: ContextVar[Caller] = ContextVar("corral_caller")
@@ -28,7 +28,8 @@ def set_caller(caller: Caller) -> None:
 
 
 def seconds_left(context: Any) -> float | None:
-    """What is left of the caller's deadline; None for calls that came as JSON, very much where it set none."""
+    """Seconds until the caller's deadline. None for calls that came as JSON; a very large number where gRPC's caller
+    set no deadline."""
     left: float | None = None if context is None else context.time_remaining()
     return left
 

@@ -1,9 +1,9 @@
-"""The one frame around every call, whichever face it comes by: gRPC, JSON, ZStack's protocols.
+"""The one frame around every call, by whichever face it comes: gRPC, JSON, ZStack's protocols.
 
-Limits, the turn, identity, rate and role before the call; its request id in every log line meanwhile; its end in one
-log line and in the metrics. A face tells what it knows of a call, answers it inside of `CallFrame.call`, and renders
-the error that comes out of it. The request id is the server's own name of the call: the caller's `x-request-id` where
-it has one. It stands in the answer, in the log line and, as part of the `Caller`, in the audit rows of what it changed.
+Before the call: limits, its turn, identity, rate and role. During it: its request id in every log line. At its end: one
+log line and the metrics. A face tells what it knows of a call, answers it inside `CallFrame.call`, and renders the
+error that comes out of it. The request id is the server's name of the call: the caller's `x-request-id` where it has
+sent one. It is in the answer, in the log line and, as part of the `Caller`, in the audit rows of what the call changed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _log = get_logger("corral.calls")
 
 
 class CallerLeft(Exception):
-    """The caller closed its connection before it had its answer: the call is given up, and nobody is told."""
+    """The caller closed its connection before it had its answer: the call is given up, and there is nobody to tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What is served at a time. `max_message_bytes`: of one request. `max_waiting`: calls that have not begun.
+    """How much is served at a time. `max_message_bytes`: of one request. `max_waiting`: calls that have not begun.
 
     `max_unary`, `max_streams`: calls in progress, of all faces together. `max_connections`: of the gRPC listener; one
     more is closed as soon as it comes.
@@ -93,7 +93,7 @@ class FramedCall:
         if role == OPEN:
             return self._known(NOBODY)
         caller = await identify()
-        self.caller = caller  # a refusal tells in the log whom it met
+        self.caller = caller  # so that the log line of a refusal names the caller
         self._frame.admit(caller)
         if role is None:
             raise PermissionDenied(f"nobody may call {self.method.path}")
@@ -110,7 +110,7 @@ class FramedCall:
         self._frame.metrics.received(self.face, self.method)
 
     def begun(self) -> None:
-        """The call has something to tell, and the next one may begin: a reader that does not read delays nobody."""
+        """The call has its first answer, and the next call may begin: a caller that does not read delays nobody."""
         if self.turn is not None:
             self.turn.end()
 
@@ -120,7 +120,7 @@ class FramedCall:
         self._frame.metrics.sent(self.face, self.method)
 
     def failed(self, error: BaseException) -> None:
-        """The call ends with the error. One that no use case promises to raise is a bug and told with its traceback."""
+        """The call ends with the error. One that no use case promises to raise is a bug, logged with its traceback."""
         if self.code != code_pb2.OK:
             return
         if isinstance(error, CallerLeft):
@@ -235,9 +235,9 @@ class CallFrame:
 
     @asynccontextmanager
     async def job(self, method: Method, request_id: str, caller: Caller) -> AsyncIterator[FramedCall]:
-        """What a call asked for that was permitted and answered before. `request_id`: that call's.
+        """The work of a call that was permitted and acknowledged before. `request_id`: that call's.
 
-        An end that is not one, because it is to be tried again, leaves no trace.
+        Where the work is to be tried again, this end is neither logged nor counted.
         """
         call = FramedCall(self, JOB, method, request_id, "", None, _no_deadline)
         call._known(caller)

@@ -1,4 +1,4 @@
-"""What ties several fields of a request together: one literal table from message to its rules. Pure."""
+"""Rules that tie several fields of a request together: one literal table from message to rules. Pure."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _policies_name_each_resource_once(request: Any) -> Iterator[FieldViolation]:
 
 
 def _variables_are_lines(request: Any) -> Iterator[FieldViolation]:
-    """They travel into the guest as lines of `NAME=value`."""
+    """Variables travel into the guest as lines of `NAME=value`."""
     for name, value in sorted(request.environment_variables.items()):
         if any(separator in value for separator in "\n\r\x85\u2028\u2029"):
             yield FieldViolation(f"environment_variables[{name}]", "must be one line")

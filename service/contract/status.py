@@ -23,7 +23,7 @@ DOMAIN = "corral"
 INTERNAL_REASON = "INTERNAL"
 INTERNAL_MESSAGE = "internal error"
 
-# gRPC clients refuse or drop headers above 8 KiB; base64 in HTTP/2 proxies and the message itself need room beside.
+# gRPC clients refuse or drop headers above 8 KiB, and base64 and the message itself need their part of that.
 MAX_STATUS_BYTES = 4096
 _MAX_MESSAGE_CHARACTERS = 512
 _MAX_METADATA_CHARACTERS = 256

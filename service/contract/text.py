@@ -1,4 +1,4 @@
-"""What a string of a caller may consist of, by format. Pure functions; each answers what is wrong, or None."""
+"""What a caller's string may consist of, by format. Pure functions; each returns what is wrong, or None."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Calls begin in the order in which they arrive, and only so many are in their beginning at once.
+"""Calls begin in the order in which they arrive, and only AT_ONCE of them are in their beginning at a time.
 
-A thousand calls that arrive together would else take each of their steps together, and one that comes later, health
-among them, would wait for all the others at every step of its own.
+Otherwise a thousand calls that arrive together would take each of their steps together, and a later one, such as a
+health check, would wait for all the others at each of its own steps.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import asyncio
 from service.errors import Overloaded
 
 AT_ONCE = 16
-"""Enough to keep the store's threads busy, little enough for the event loop to get round in milliseconds."""
+"""Enough to keep the store's threads busy, few enough that the event loop gets to each within milliseconds."""
 LONGEST_SECONDS = 0.1
-"""A beginning that takes longer is a plan or a commit: the event loop is free meanwhile, and the next may begin."""
+"""A beginning that takes longer waits for a plan or a commit: the event loop is free, and the next call may begin."""
 
 
 class Turn:
@@ -34,7 +34,7 @@ class Turn:
 
 
 class Turns:
-    """Who may begin. `most_waiting`: calls that have not begun; `longest_seconds`: of one turn."""
+    """Gives calls their turns. `most_waiting`: calls that have not begun; `longest_seconds`: of one turn."""
 
     def __init__(self, most_waiting: int, at_once: int = AT_ONCE, longest_seconds: float = LONGEST_SECONDS) -> None:
         self._most_waiting = most_waiting

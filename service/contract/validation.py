@@ -1,7 +1,7 @@
 """Checks a request against its own descriptor and brings its strings into their canonical form.
 
 Field by field it follows `google.api.field_behavior` and `(corral.v1.limits)`; what ties several fields together stands
-in `rules`. Needs no server, no clock and no database: what exists is asked elsewhere.
+in `rules`. Needs no server, no clock and no database: whether a thing exists is checked by the use cases.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _map_violations(message: Message, field: _Field, path: str) -> Iterator[Fiel
         value = entries[key]
         wrong = "has an empty key" if not key else text.problem(key, field.limits.key)
         if wrong:
-            # The key itself may be what is hostile about it, so it is not repeated.
+            # The key itself may be hostile text, so it is not repeated.
             yield FieldViolation(path, f"key: {wrong}")
             continue
         wrong = None if value == "" else _value_problem(value, field, field.limits)

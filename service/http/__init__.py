@@ -1,1 +1,1 @@
-"""The HTTP listener: metrics, health and, later, JSON. A thin face; it holds no logic and knows no store or driver."""
+"""The HTTP listener: health, metrics, JSON for every RPC, ZStack's API. Holds no logic; knows no store or driver."""

@@ -36,7 +36,7 @@ Refresh = Callable[[], Awaitable[None]]
 # A health question must be answered even when the thing that it asks hangs.
 _HEALTH_DEADLINE_SECONDS = 2.0
 _REFRESH_DEADLINE_SECONDS = 2.0
-# Enough for the largest body over a slow line, and not for a client that holds a connection without a word.
+# Long enough for the largest body over a slow line, and too short for a client that only keeps a connection busy.
 REQUEST_SECONDS = 60.0
 
 _log = get_logger("corral.http")
@@ -60,7 +60,7 @@ def create_app(
         try:
             await asyncio.wait_for(refresh(), _REFRESH_DEADLINE_SECONDS)
         except Exception as problem:
-            # Counters and durations are right all the same, and the scrape is how an operator learns of the trouble.
+            # Counters and durations are still right, and an operator learns of the trouble by this scrape.
             _log.warning("gauges could not be refreshed before a scrape", error=repr(problem))
         encoder, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(registry), headers={"Content-Type": content_type})
@@ -111,7 +111,7 @@ def bind(address: ListenAddress) -> socket.socket:
     except socket.gaierror as problem:
         raise AddressUnavailable(f"{address}: {problem.strerror}") from problem
     listener = socket.socket(family, kind, protocol)
-    # Lets a restart take over from connections in TIME_WAIT; a second listener is still refused.
+    # Connections of the process before in TIME_WAIT do not stop a restart; a second listener is still refused.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(target)
@@ -170,11 +170,11 @@ async def serve_http(
             access_log=False,
             lifespan="off",
             server_header=False,
-            # uvicorn's default believes every caller of this machine.
+            # By default uvicorn believes these headers of every caller on this machine.
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=list(trusted_proxies),
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
-            # Longer than a busy moment: a connection closed just when its client uses it again is an error there.
+            # Long, because a connection that is closed just when its client uses it again is an error to the client.
             timeout_keep_alive=60,
             h11_max_incomplete_event_size=64 << 10,
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,

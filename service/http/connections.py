@@ -21,10 +21,10 @@ _REFUSAL = (
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`most`: connections at a time; one more is told 503 and closed, and `refused` called.
+    """`most`: connections at a time; one more is answered 503 and closed, and `refused` is called.
 
-    `request_seconds`: within it a whole request must have come, from the connection's first moment or the request's
-    first byte on. Answers, and streams of them, take as long as they take.
+    `request_seconds`: the time for a whole request to arrive, from the start of the connection or from the request's
+    first byte. Answers, and streams of them, are not limited.
     """
 
     most: int
@@ -64,7 +64,7 @@ class _BoundedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        begun, _ = self.conn.trailing_data  # of a request that came behind the one that was answered
+        begun, _ = self.conn.trailing_data  # of a request that came after the one that was answered
         if begun and self._deadline is None and self._incomplete() and not self.transport.is_closing():
             self._expect_request()
 

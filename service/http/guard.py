@@ -1,8 +1,8 @@
 """Keeps web pages out: what a browser sends for a page of another origin reaches no face of the HTTP listener.
 
-A page that is open in an operator's browser may send requests to any address of the operator's machine, and a name of
-its own that leads there lets it read the answers. What tells it is what browsers put into every request by themselves:
-`Origin`, `Sec-Fetch-Site` and `Host`. Programs send none but `Host`, and are not concerned.
+A page that is open in an operator's browser may send requests to any address of the operator's machine, and where a
+name of the page's own leads to that address it may read the answers. Such requests are known by the headers that
+browsers always send: `Origin`, `Sec-Fetch-Site` and `Host`. Programs send `Host` alone, and nothing changes for them.
 """
 
 from __future__ import annotations

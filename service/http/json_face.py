@@ -63,7 +63,7 @@ def json_routes(services: Mapping[str, tuple[Any, Any]], frame: CallFrame, ident
     for rule in rules(descriptor for descriptor, _ in services.values()):
         handler = getattr(services[rule.service][1], rule.method)
         by_path.setdefault(rule.path, {})[rule.verb] = _Endpoint(rule, handler, frame, identities)
-    # A path with a verb after a colon must be tried before the one whose variable would swallow it.
+    # A path with a verb after a colon must be tried before the one whose variable would match the verb too.
     paths = sorted(by_path, key=lambda path: (":" not in path, path))
     return [*(Route(path, _Path(by_path[path], frame)) for path in paths), Route(_ANY_PATH, _Path({}, frame))]
 
@@ -159,7 +159,7 @@ class _Endpoint:
             values = self._query(request.query_params.multi_items())
             last = request.headers.get("last-event-id", "")
             if self._rule.streams and last and "startRevision" not in values:
-                values["startRevision"] = last  # what a browser sends when it comes back
+                values["startRevision"] = last  # a browser that connects again says what it has seen last
         for variable in self._rule.variables:
             values[_field(self._rule, variable).json_name] = request.path_params[variable]
         try:
@@ -168,7 +168,7 @@ class _Endpoint:
             raise InvalidArgument([FieldViolation(_named(str(error)), "is not what the field holds")]) from error
 
     async def _body(self, request: Request) -> bytes:
-        """All of it, before the call's turn: a slow line delays nobody else."""
+        """The whole body, read before the call's turn: a slow line delays nobody else."""
         most = self._frame.limits.max_message_bytes
         text = bytearray()
         try:
@@ -236,7 +236,7 @@ class _Reply:
         await self._respond(JSONResponse(body, body["error"]["code"], headers=shown))
 
     async def nothing(self) -> None:
-        """For a caller that is not there any more; the server wants an end all the same."""
+        """End the response for a caller that has left: the server needs an end all the same."""
         if self._streaming:
             await self._chunk("", more=False)
             return
@@ -281,7 +281,7 @@ _WITHIN = re.compile(r"Failed to parse (\w+) field: ")
 
 
 def _named(problem: str) -> str:
-    """The path of the field that json_format's error speaks of, as exactly as it says."""
+    """The path of the field that the error of `json_format` names, as exactly as it does."""
     unknown = _UNKNOWN.search(problem)
     where = _WHERE.search(problem)
     path = where[1].lstrip(".") if where is not None and where[1] else ".".join(_WITHIN.findall(problem))
@@ -299,7 +299,7 @@ def _retry_after(error: Exception) -> dict[str, str]:
 
 
 class NotJson(InvalidArgument):
-    """The body is not told to be JSON. A web page may send any other kind of body without being asked about it."""
+    """The request does not say that its body is JSON. Browsers let any web page send bodies of other types."""
 
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
@@ -308,7 +308,7 @@ class NotJson(InvalidArgument):
 
 
 def problem(error: Exception, request_id: str) -> Response:
-    """The answer that an error is."""
+    """An error as an HTTP response."""
     body = _problem(error, request_id, None)
     return JSONResponse(body, body["error"]["code"], headers={REQUEST_ID_KEY: request_id, **_retry_after(error)})
 

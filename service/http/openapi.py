@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 of the JSON face, made from the contract's descriptors: what is not there is not described."""
+"""The OpenAPI 3.1 description of the JSON face, made from the contract's descriptors and from nothing else."""
 
 from __future__ import annotations
 

@@ -13,6 +13,6 @@ def peer(request: Request) -> str:
 
 
 def by_unix_socket(request: Request) -> bool:
-    """Whether a program of this machine called by a unix socket, and for itself."""
+    """Whether a program of this machine called by a unix socket, and not for somebody else as a proxy does."""
     server = request.scope.get("server")
     return server is not None and server[1] is None and not FORWARDED & set(request.headers)

@@ -1,5 +1,4 @@
-"""The gRPC face: authenticate, validate, translate, call `service.app`, translate back. Holds no logic of its own.
+"""The gRPC listener and its servicers: check, translate, call the use case, translate back. Holds no logic of its own.
 
-`validation`, `convert` and `errors` know protobuf and the domain but no gRPC server, so that another face can use them.
-May not import the store, a driver, reconcile or placement's algorithms.
+What it has in common with other faces is `service.contract`. May not import the store, a driver or reconcile.
 """

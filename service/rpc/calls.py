@@ -1,4 +1,4 @@
-"""What belongs to one RPC: who calls, its request id, its messages as they came off the wire."""
+"""Reading an RPC's request off the wire: bytes that are too many or no message get an error of ours."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from service.planning.decisions import DecisionLog
 SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 
 _PART = 256 << 10
-"""Characters of a dump in one message; none takes more than four bytes."""
+"""Characters of a dump in one message; each takes at most four bytes."""
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):

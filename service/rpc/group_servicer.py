@@ -140,7 +140,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
     async def StopInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.StopInstanceGroupRequest, context: Any
     ) -> AsyncIterator[deploy_pb2.StopInstanceGroupResponse]:
-        """Stops a group, then shows its events until it stands."""
+        """Stops a group, then shows its events until it has stopped."""
         validation.check(request)
         ask = requests.ask(request)
         started = await self._groups.stop(current_caller(), request.uuid, ask)
@@ -162,7 +162,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
     async def DeleteInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.DeleteInstanceGroupRequest, context: Any
     ) -> AsyncIterator[deploy_pb2.DeleteInstanceGroupResponse]:
-        """Stores the wish, then shows the group's events until it is gone."""
+        """Stores the intent, then shows the group's events until it is gone."""
         validation.check(request)
         ask = requests.ask(request)
         started = await self._groups.delete(current_caller(), request.uuid, ask)

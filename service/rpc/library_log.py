@@ -1,4 +1,4 @@
-"""What gRPC's own log tells of clients that broke off under an answer: a line for those who debug, not a failure."""
+"""gRPC's own log about clients that left before their answer was sent: a line for debugging, not a failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LIBRARY = "grpc._cython.cygrpc"
 def _told_quietly(record: logging.LogRecord) -> bool:
     """Takes level and traceback from a record of an answer that found its connection gone.
 
-    A client can bring that about as often as it likes, and nothing of ours has failed.
+    A client can cause that as often as it likes, and nothing of ours has failed.
     """
     problem = record.exc_info[1] if record.exc_info else None
     if not isinstance(problem, grpc.aio.InternalError):
@@ -24,10 +24,10 @@ def _told_quietly(record: logging.LogRecord) -> bool:
 
 
 def quieten() -> None:
-    """Have the library's log follow that rule; more than once is as good as once.
+    """Make the library's log follow that rule; calling it again changes nothing.
 
-    Its own debug lines, one for each call and one more for each that is cancelled, tell less than our line of the call,
-    and a thousand cancelled calls would hold up the event loop.
+    The library's own debug lines are left out: one for each call and one more for each that is cancelled. They tell
+    less than our line of the call, and a thousand cancelled calls would hold up the event loop.
     """
     logging.getLogger(_LIBRARY).setLevel(logging.INFO)
     # The function itself is the filter, so that adding it again changes nothing.

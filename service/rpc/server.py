@@ -47,11 +47,11 @@ OWN_SERVICES = (group_servicer.SERVICE, FLEET_SERVICE, CATALOG_SERVICE, PROJECT_
 # one is refused by the transport, which gives no details.
 _HARD_LIMIT_FACTOR = 4
 _MAX_SEND_BYTES = 64 << 20
-# Calls that have arrived and not begun, cancelled ones among them. From the first figure on gRPC refuses some, above
-# the second all, of every client, with a bare CANCELLED: its default of 1,000 one client reaches within milliseconds.
+# Calls that have arrived and not begun, cancelled ones included. With more, gRPC refuses calls of every client with a
+# bare CANCELLED. One client reaches its default of 1,000 within milliseconds.
 _MAX_PENDING_CALLS = 8192
 _MOST_PENDING_CALLS = 16384
-# Calls above it wait inside the client, unseen, so it lies above what one client has reason to hold.
+# Further calls wait inside the client, where nobody sees them, so this is above what one client has reason to hold.
 _MAX_STREAMS_PER_CONNECTION = 4096
 _ADMIN_CONNECTIONS = 64
 _UNIX_MODE = 0o660
@@ -84,7 +84,7 @@ def by(identities: Identities) -> Identify:
 def options(limits: CallLimits) -> list[tuple[str, int]]:
     """Channel arguments of a listener."""
     return [
-        # The default lets a second process share the port without a word.
+        # By default a second process could share the port, and nobody would notice.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", limits.max_message_bytes * _HARD_LIMIT_FACTOR),
         ("grpc.max_send_message_length", _MAX_SEND_BYTES),
@@ -94,14 +94,14 @@ def options(limits: CallLimits) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING_CALLS),
         ("grpc.max_metadata_size", 16 << 10),
         ("grpc.absolute_max_metadata_size", 32 << 10),
-        # Finds clients that vanished without a word within 80 s.
+        # Finds within 80 s clients that vanished without closing their connection.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # A connection that never speaks HTTP/2 holds a file descriptor; the default lets it for two minutes.
+        # A connection that never speaks HTTP/2 holds a file descriptor, by default for two minutes.
         ("grpc.server_handshake_timeout_ms", 20_000),
-        # Clients with keepalive of their own would else be sent away with too_many_pings.
+        # Otherwise clients with a keepalive of their own would be disconnected with too_many_pings.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 5),
@@ -129,7 +129,7 @@ class RpcServer:
         catalog: catalog_pb2_grpc.CatalogServiceServicer | None = None,
         projects: project_pb2_grpc.ProjectServiceServicer | None = None,
     ) -> None:
-        """`credentials`: TLS of the public listener; None for addresses of this machine, or by the operator's word.
+        """`credentials`: TLS of the public listener; None: without, as the configuration allows it.
 
         Without `fleet`, `catalog` or `projects` that service's methods answer UNIMPLEMENTED.
         """
@@ -180,7 +180,7 @@ class RpcServer:
         self._health.set_serving(serving)
 
     def drain(self) -> None:
-        """Tell load balancers, and end every stream of every face with Unavailable and a hint to come back."""
+        """Health says NOT_SERVING; every stream of every face ends with Unavailable and a hint when to come back."""
         self._health.set_serving(False)
         for frame in self._frames:
             frame.end_streams()

@@ -13,7 +13,7 @@ _log = get_logger("corral.tls")
 
 
 class Reloading:
-    """The files' present content. A half-written or missing file leaves the last good one in use, and is told."""
+    """The files' present content. Where one is missing or half written, the last good content stays; that is logged."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         """Raises OSError where a file cannot be read, ValueError where they do not make a server's identity."""
@@ -57,8 +57,8 @@ class Reloading:
 
 
 def credentials(files: Reloading) -> grpc.ServerCredentials:
-    """Credentials that follow the files. With a client CA, certificates are asked for and must be good; callers may
-    show a token instead only where their certificate is good too."""
+    """Credentials that follow the files. With a client CA every client must have a good certificate; one with a token
+    needs it too."""
 
     def configuration() -> grpc.ServerCertificateConfiguration:
         certificate, key, client_ca = files.pem

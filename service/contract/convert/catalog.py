@@ -18,7 +18,7 @@ _DEFAULTS = ModelService("", "", Image(""))
 
 
 def model_service(value: ModelService, caller: Caller) -> catalog_pb2.ModelService:
-    """The inventory of a catalogue entry. To viewers environment variables are told by name: values may be secrets."""
+    """The inventory of a catalogue entry. Viewers see environment variables by name alone: values may be secrets."""
     values = dict.fromkeys(value.environment, "") if caller.role == VIEWER else value.environment
     return catalog_pb2.ModelService(
         uuid=value.uuid,

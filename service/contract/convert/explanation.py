@@ -12,7 +12,7 @@ from placement.reasons import Reason
 from service.contract.convert.requests import path_as_written
 from service.errors import PlacementError
 
-# The detail travels in HTTP/2 headers, and a person reads a few kinds of nodes at most.
+# The detail travels in HTTP/2 headers, whose size is limited, and a person reads a few kinds of nodes at most.
 MAX_FUNNELS = 8
 MAX_CURES = 8
 
@@ -39,7 +39,7 @@ def in_callers_order(error: PlacementError, positions: Mapping[int, int]) -> Pla
 
 
 def placement_failure(explanation: Explanation) -> placement_pb2.PlacementFailure:
-    """All that the planner said; of very many kinds of nodes and cures only the first."""
+    """All that the planner said, but for more than MAX_FUNNELS kinds of nodes and cures: then the first ones."""
     message = placement_pb2.PlacementFailure(
         funnels=[_funnel(funnel) for funnel in explanation.funnels[:MAX_FUNNELS]],
         missing=_amounts(explanation.shortages),

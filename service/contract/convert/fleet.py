@@ -215,7 +215,7 @@ def host_change(message: fleet_pb2.UpdateHostRequest) -> HostChange:
 
 
 def overcommit(policies: Iterable[fleet_pb2.ResourcePolicy]) -> Overcommit:
-    """Policies by resource. A ratio is taken as it is written in decimal, not as the binary number next to it."""
+    """Policies by resource. A ratio counts as its decimal digits say, not as the binary number nearest to them."""
     given = sorted(policies, key=lambda policy: policy.resource)
     return Overcommit(
         {p.resource: Fraction(str(p.overcommit_ratio)) for p in given if p.HasField("overcommit_ratio")},

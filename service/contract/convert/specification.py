@@ -8,7 +8,7 @@ from typing import Any
 
 from service.domain.groups import GroupSpec, NodeSpec
 
-# Every answer about a group has its YAML in it: one encoder for all, and the concrete types of what is built below.
+# Every answer about a group has its YAML in it, so this is made for speed: one encoder for all.
 _scalar = json.JSONEncoder(ensure_ascii=False).encode
 
 
