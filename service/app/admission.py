@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from service.app import environment
+from service.app import engines, environment
 from service.domain import ranks
 from service.domain.catalog import ModelService
 from service.domain.environment import secret_of
 from service.domain.fleet import Zone
 from service.domain.groups import GroupSpec, NodeSpec
+from service.domain.presets import Gate, preset_of
 from service.errors import InvalidArgument, NotFound
 
 MAX_CPU = 4096
@@ -30,9 +31,11 @@ def admit(
     max_nodes: int,
     knows_secret: Callable[[str], bool],
     has_cluster: Callable[[str], bool],
+    framework: str = "",
 ) -> GroupSpec:
     """The specification with everything filled in but the values of secrets. `knows_secret`: whether the caller may use
-    the secret of a name; `has_cluster`: whether any host is in the cluster of a uuid.
+    the secret of a name; `has_cluster`: whether any host is in the cluster of a uuid. `framework`: of the group that
+    the nodes are to join; empty for that of the initial node.
 
     Raises InvalidArgument and NotFound, naming the field.
     """
@@ -51,13 +54,16 @@ def admit(
         environment.check(node.environment_variables, f"{path}.environment_variables", knows_secret)
         _check_secrets(catalogue[node.model_service_uuid], path, knows_secret)
     ranked = _ranked(spec.nodes)
+    framework = framework or catalogue[ranked[0].model_service_uuid].framework
+    engines.check(spec.nodes, catalogue, zones, framework)
+    engines.check_count(len(spec.nodes), framework, "model_services")
     resolved = tuple(_resolved(spec, node, catalogue[node.model_service_uuid]) for node in ranked)
     _check_sizes(resolved)
     entry = catalogue[resolved[0].model_service_uuid]
     return replace(
         spec,
         nodes=resolved,
-        workers_first=entry.workers_first,
+        workers_first=entry.workers_first or preset_of(entry.framework).gate is Gate.WORKERS,
         model_uuid=entry.model_uuid,
         model_service_type=entry.model_service_type,
         support_metrics=entry.supported_metrics,

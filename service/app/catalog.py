@@ -19,8 +19,9 @@ from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.catalog import Image, ModelService, RegisteredImage
 from service.domain.environment import NoSecrets, Secrets
+from service.domain.presets import port_problems, ports_of
 from service.domain.tenants import Caller
-from service.errors import AlreadyExists, NotFound, WrongState
+from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from service.signals import Signals
 from service.store import catalog, schema
 from service.store.connection import Connection
@@ -86,7 +87,7 @@ class Catalog:
     ) -> ModelService:
         """Put an entry into the catalogue; the same request id answers with the entry that it made.
 
-        Raises InvalidArgument (environment variables), NotFound (image), AlreadyExists, RequestIdReused.
+        Raises InvalidArgument (environment variables, ports), NotFound (image), AlreadyExists, RequestIdReused.
         """
         now = self._clock()
         self._check_environment(request.entry)
@@ -99,7 +100,7 @@ class Catalog:
             uuid = request.entry.uuid or self._new_uuid()
             if uuid in catalog.model_services(connection):
                 raise AlreadyExists("model service", uuid)
-            entry = _with_image(connection, replace(request.entry, uuid=uuid))
+            entry = _with_ports(_with_image(connection, replace(request.entry, uuid=uuid)))
             catalog.put_model_service(connection, entry, now=now)
             operator_changes.made(connection, caller, method, request.request_id, request, uuid, now)
             return catalog.model_service(connection, uuid)
@@ -125,7 +126,7 @@ class Catalog:
     ) -> ModelService:
         """Change an entry for groups that are made from now on.
 
-        Raises InvalidArgument (environment variables), NotFound (entry, image), Conflict (etag).
+        Raises InvalidArgument (environment variables, ports), NotFound (entry, image), Conflict (etag).
         """
         now = self._clock()
 
@@ -137,6 +138,8 @@ class Catalog:
                 self._check_environment(wanted)
             if wanted.image_uuid != entry.image_uuid:
                 wanted = _with_image(connection, wanted)
+            if (wanted.ports, wanted.framework) != (entry.ports, entry.framework):
+                wanted = _with_ports(wanted)
             if wanted != entry:
                 catalog.put_model_service(connection, wanted, now=now)
                 audited(connection, caller, "UpdateModelService", uuid, "", now)
@@ -271,6 +274,14 @@ class Catalog:
         if not validate_only:
             self._signals.fleet_changed()
         return result
+
+
+def _with_ports(entry: ModelService) -> ModelService:
+    """With the ports that its framework needs beside those that it names. Raises InvalidArgument."""
+    ports = ports_of(entry.framework, entry.ports)
+    if wrong := list(port_problems(entry.framework, ports)):
+        raise InvalidArgument(wrong)
+    return replace(entry, ports=ports)
 
 
 def _with_image(connection: Connection, entry: ModelService) -> ModelService:

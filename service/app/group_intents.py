@@ -7,6 +7,7 @@ import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from service.app import engines
 from service.app.admission import admit, wish_of
 from service.app.auditing import audited
 from service.app.etags import require_etag
@@ -15,11 +16,13 @@ from service.domain import ranks
 from service.domain.catalog import ModelService
 from service.domain.environment import Secrets
 from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
+from service.domain.presets import Serves, ports_of, preset_of
 from service.domain.tenants import Caller
 from service.errors import InvalidArgument, RequestIdReused, Unavailable, WrongState
 from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
+from service.serving.rendezvous import template
 from service.signals import Signals
-from service.store import clock, events, fleet, groups, requests
+from service.store import catalog, clock, events, fleet, groups, requests
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -131,6 +134,10 @@ class GroupIntents:
             _require(group, {GroupStatus.RUNNING}, "it to be Running")
             _check_removed(group, removed)
             members = self._joining(connection, group, added, removed)
+            kept = [m.rank for m in (*group.instances, *members) if m.uuid not in removed]
+            framework = _framework(connection, group)
+            engines.check_count(len(kept), framework, "model_services")
+            engines.check_ranks(kept, framework, "remove_instance_uuids")
             return [ScaleRequested(members, frozenset(removed))]
 
         body = encode(replace(_NO_SPEC, nodes=tuple(added))) + ",".join(sorted(removed))
@@ -210,6 +217,7 @@ class GroupIntents:
             max_nodes=self._limits.max_nodes,
             knows_secret=lambda name: self._secrets.known(name, group.project),
             has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
+            framework=_framework(connection, group),
         )
         if len(group.instances) - len(removed) + len(added) > self._limits.max_nodes:
             raise InvalidArgument.of("model_services", f"the group would have more than {self._limits.max_nodes} nodes")
@@ -245,6 +253,11 @@ def _changed(spec: GroupSpec, changes: Metadata) -> GroupSpec:
     )
 
 
+def _framework(connection: Connection, group: Group) -> str:
+    """Of the entry that the initial node was made from."""
+    return template(group.instances[0], catalog.every_version(connection)).framework
+
+
 def new_instance(
     group_uuid: str, node: NodeSpec, catalogue: Mapping[str, ModelService], now: int, version: int = 0
 ) -> Instance:
@@ -257,13 +270,19 @@ def new_instance(
         group_uuid=group_uuid,
         spec=node,
         zone_uuid=node.zone_uuid,
-        service_port=entry.ports.get("service", 0),
+        service_port=_service_port(entry, node.node_rank),
         boot_timeout_ms=node.timeout_ms,
         stop_grace_ms=entry.stop_grace_ms,
         joining=version > 0,
         created_at=now,
         updated_at=now,
     )
+
+
+def _service_port(entry: ModelService, rank: int) -> int:
+    """Where the member answers the service's callers; 0 where the leader alone does."""
+    serves = rank == 0 or preset_of(entry.framework).serves is Serves.ALL
+    return ports_of(entry.framework, entry.ports).get("service", 0) if serves else 0
 
 
 def forget(connection: Connection, group: Group, now: int) -> Group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid as uuids
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import astuple, dataclass
 
@@ -22,20 +22,25 @@ from service.domain.environment import NoSecrets, Secrets
 from service.domain.fleet import Host
 from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, InstanceStatus, PlacementRecord
 from service.domain.tenants import Caller
-from service.errors import AlreadyExists
+from service.errors import AlreadyExists, InvalidArgument
 from service.failpoints import failpoint
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
+from service.serving import preview
 from service.signals import Signals
 from service.store import claims, clock, events, fleet, groups, quotas, requests
+from service.store.addresses import free_addresses
 from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import accepted
 
-__all__ = ["Ask", "GroupFilter", "GroupLimits", "GroupPage", "Groups", "Metadata", "Started", "error_of"]
+__all__ = ["Ask", "GroupFilter", "GroupLimits", "GroupPage", "Groups", "MemberDocuments", "Metadata", "Started",
+           "error_of"]  # fmt: skip
 
+MOST_DOCUMENT_BYTES = 2 << 20
+"""Of all documents that one plan answers with: a message of gRPC has 4 MiB by default."""
 _DEPLOY = "DeployDistributedModelService"
 
 
@@ -57,6 +62,15 @@ class GroupPage:
     groups: tuple[Group, ...]
     next_page_token: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDocuments:
+    """What one member would be told: texts by name."""
+
+    rank: int
+    name: str
+    documents: Mapping[str, str]
 
 
 class Groups(GroupIntents):
@@ -123,6 +137,48 @@ class Groups(GroupIntents):
         Raises what `deploy` and its stream would: InvalidArgument, NotFound, NoCapacity, Unsatisfiable; and Undecided
         where the time was over before anything was found or ruled out.
         """
+        _, record = await self._planned(caller, request, seconds)
+        return record
+
+    async def plan_documents(
+        self, caller: Caller, request: DeployRequest, ranks: Sequence[int], *, seconds: float | None = None
+    ) -> tuple[PlacementRecord, tuple[MemberDocuments, ...]]:
+        """`plan`, and what the members of these ranks would be told, in the order of their ranks.
+
+        Raises as `plan`, and InvalidArgument where a rank is none of the group's or the texts are too long together.
+        """
+        group, record = await self._planned(caller, request, seconds)
+        size = len(group.instances)
+        for position, rank in enumerate(ranks):
+            if rank >= size:
+                raise InvalidArgument.of(f"document_ranks[{position}]", f"is {rank}; the group has ranks below {size}")
+
+        def read(connection: Connection) -> tuple[MemberDocuments, ...]:
+            zones = fleet.zones(connection)
+            addresses: dict[int, str] = {}
+            for zone_uuid in {seat.zone_uuid for seat in record.assignments}:
+                seats = [seat.rank for seat in record.assignments if seat.zone_uuid == zone_uuid]
+                if zones[zone_uuid].network.plans_addresses:
+                    free = free_addresses(connection, zone_uuid, zones[zone_uuid].network, len(seats))
+                    addresses |= dict(zip(seats, free, strict=True))
+            seated, catalogue = preview.seated(group, record, addresses), fleet.model_services(connection)
+            told = preview.without_values(catalogue)
+            hosts = fleet.hosts(connection, sorted({seat.host_uuid for seat in record.assignments}))
+            found, left = [], MOST_DOCUMENT_BYTES
+            for member in seated.instances:
+                if member.rank in ranks:
+                    texts = preview.preview(seated, member.rank, hosts, zones, told)
+                    left -= sum(len(text.encode()) for text in texts.values())
+                    if left < 0:
+                        raise InvalidArgument.of("document_ranks", "asks for more than 2 MiB; ask for fewer ranks")
+                    found.append(MemberDocuments(member.rank, member.spec.name, texts))
+            return tuple(found)
+
+        return record, await self._store.read(read)
+
+    async def _planned(
+        self, caller: Caller, request: DeployRequest, seconds: float | None
+    ) -> tuple[Group, PlacementRecord]:
         answer_by = answer_time(seconds)
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
@@ -142,7 +198,7 @@ class Groups(GroupIntents):
         )
         if planned.decision.status is not Status.PLACED:
             raise error_of(translate.failure(planned.decision, group, snapshot), group.uuid)
-        return translate.record(group, planned.decision, hosts, planned.duration_ms, 0)
+        return group, translate.record(group, planned.decision, hosts, planned.duration_ms, 0)
 
     async def get(self, caller: Caller, uuid: str) -> Group:
         """The group as it stands. A deleted one, and one of another tenant, is NotFound."""

@@ -104,6 +104,14 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-f", "--file", required=True, metavar="REQUEST.json", help="the request; - for stdin")
         command.add_argument("--name", help="a name instead of the request's")
         command.add_argument("--request-id", help="an id that makes a repeated call the same group")
+        if name == "plan":
+            command.add_argument(
+                "--documents",
+                type=int,
+                nargs="*",
+                metavar="RANK",
+                help="show what members of these ranks would be told: commands, ports, peers (default: all ranks)",
+            )
     get = add("get", get_group, "show one group")
     get.add_argument("uuid")
     listing = add("list", list_groups, "list groups, the oldest first")
@@ -146,16 +154,22 @@ def deploy(options: argparse.Namespace, stub: Stub) -> int:
 
 
 def plan(options: argparse.Namespace, stub: Stub) -> int:
-    """Show where each member would go."""
+    """Show where each member would go, and what it would be told."""
     request = _request(options, deploy_pb2.PlanDistributedModelServiceRequest())
-    placement = stub.PlanDistributedModelService(request).placement
+    if options.documents is not None:
+        request.document_ranks[:] = options.documents or range(len(request.model_services))
+    answer = stub.PlanDistributedModelService(request)
+    placement = answer.placement
     if options.json:
-        print(json_line(placement))
+        print(json_line(placement if options.documents is None else answer))
         return errors.OK
     print(describe_placement(placement))
     for assignment in placement.assignments:
         takes = amounts_text(assignment.resources)
         print(f"  {assignment.node_rank} {assignment.name} -> {assignment.host_name or assignment.host_uuid} ({takes})")
+    for member in answer.documents:
+        for name in sorted(member.documents):
+            print(f"\n--- {member.node_rank} {member.name}: {name}\n{member.documents[name].rstrip()}")
     return errors.OK
 
 

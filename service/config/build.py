@@ -19,6 +19,7 @@ from service.domain.environment import Secret
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone, gpu_model_violation
 from service.domain.network import NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
+from service.domain.presets import port_problems, ports_of
 from service.domain.tenants import Account, Anonymous, Caller, Certificate, Quota, Rate, Token
 from service.drivers import kinds
 from service.errors import FieldViolation
@@ -339,8 +340,10 @@ class Builder:
         secrets = {secret.name for secret in self.checked.secrets} | self.left_out.names("secrets")
         for name, wrong in environment.problems(section.environment, secrets.__contains__):
             self.problems.append(f"{self._at('model_services', index)}.environment.{name}: {wrong}")
-        values = section.model_dump(exclude={"image", "supported_metrics"})
-        return ModelService(image=image, supported_metrics=tuple(section.supported_metrics), **values)
+        ports = ports_of(section.framework, {str(role): port for role, port in section.ports.items()})
+        self._tell(self._at("model_services", index), port_problems(section.framework, ports))
+        values = section.model_dump(exclude={"image", "supported_metrics", "ports"})
+        return ModelService(image=image, supported_metrics=tuple(section.supported_metrics), ports=ports, **values)
 
     def _require_unique(self, section: str, key: str, values: list[str]) -> None:
         first: dict[str, int] = {}

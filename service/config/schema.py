@@ -203,10 +203,10 @@ class ModelServiceSection(Section):
     name: Name
     image: str
     description: Line = ""
-    framework: Line = "custom"
+    framework: Literal["vllm-ray", "vllm", "sglang", "torchrun", "llamacpp-rpc", "mpi", "custom"] = "custom"
     model_uuid: OptionalUuid = ""
     model_service_type: Line = "VirtualMachine"
-    ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {"service": 8080}
+    ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {}
     health_path: Annotated[str, Field(pattern=r"^/[!-~]{0,1023}$")] = "/health"
     default_cpu: Annotated[int, Field(ge=1, le=4096)] = 1
     default_memory: Size = 1 << 30

@@ -18,6 +18,9 @@ PLANNED = frozenset(
         *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "NNODES"),
         *("LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX"),
         *("RAY_ADDRESS", "VLLM_HOST_IP"),
+        *("PET_MASTER_ADDR", "PET_MASTER_PORT", "PET_NODE_RANK", "PET_NNODES", "PET_NPROC_PER_NODE"),
+        # The guest's own name of the interface that has the planned address, which only the guest can tell.
+        *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME"),
     }
 )
 SECRET_SCHEME = "secret://"

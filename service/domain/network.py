@@ -32,6 +32,11 @@ class Network:
     first_address: str = ""
     last_address: str = ""
 
+    @property
+    def plans_addresses(self) -> bool:
+        """Whether members get static addresses of the pool, known before they boot."""
+        return bool(self.subnet and self.first_address)
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkWish:

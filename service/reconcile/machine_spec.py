@@ -7,7 +7,6 @@ before it boots, so no name service and no discovery are needed. Values of secre
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from ipaddress import ip_network
 
@@ -19,7 +18,7 @@ from service.domain.ownership import Installation
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
 from service.planning.translate import demand
 from service.serving.record import machine_record
-from service.serving.rendezvous import env_file, hosts_file, rendezvous, template
+from service.serving.rendezvous import rendezvous, template, texts
 
 
 def identity_of(cluster: str, member: Instance) -> MachineIdentity:
@@ -53,11 +52,7 @@ def machine_spec(
         root_disk_bytes=member.spec.root_disk_size,
         image=entry.image,
         interfaces=interfaces,
-        documents={
-            "rendezvous": json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False),
-            "env": env_file(document, member),
-            "hosts": hosts_file(document),
-        },
+        documents=texts(document, group, member),
         spec_hash=_spec_hash(member, entry.image, interfaces),
         resources=demand(member.spec),
         generation=installation.generation(group.revision),

@@ -48,14 +48,21 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
     async def PlanDistributedModelService(  # noqa: N802
         self, request: deploy_pb2.PlanDistributedModelServiceRequest, context: Any
     ) -> deploy_pb2.PlanDistributedModelServiceResponse:
-        """Where the group would be placed; nothing is written."""
+        """Where the group would be placed, and what its members would be told; nothing is written."""
         validation.check(request)
         try:
-            wanted = requests.deploy_request(request)
-            record = await self._groups.plan(current_caller(), wanted, seconds=seconds_left(context))
+            wanted, ranks = requests.deploy_request(request), tuple(request.document_ranks)
+            left = seconds_left(context)
+            record, documents = await self._groups.plan_documents(current_caller(), wanted, ranks, seconds=left)
         except PlacementError as error:
             raise in_callers_order(error, requests.positions_by_rank(request.model_services)) from error
-        return deploy_pb2.PlanDistributedModelServiceResponse(placement=inventory.placement(record, planned_only=True))
+        return deploy_pb2.PlanDistributedModelServiceResponse(
+            placement=inventory.placement(record, planned_only=True),
+            documents=[
+                deploy_pb2.MemberDocuments(node_rank=one.rank, name=one.name, documents=one.documents)
+                for one in documents
+            ],
+        )
 
     async def GetInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.GetInstanceGroupRequest, context: Any

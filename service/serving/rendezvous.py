@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
@@ -10,11 +11,16 @@ from service.domain.catalog import ModelService, version_key
 from service.domain.environment import Secrets, is_line, is_planned, resolved
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
+from service.domain.presets import CUSTOM, RANGES, Ready, ports_of, preset_of, ranges_of
+from service.serving import engine
 from service.serving.host_names import host_names
 
 CONTRACT = "rendezvous/v1"
 READINESS_INTERVAL_MS = 1_000
 READINESS_TIMEOUT_MS = 2_000
+MASTER_PORT = 29_500
+"""torch's own default; RAY_PORT is Ray's."""
+RAY_PORT = 6_379
 
 
 def template(member: Instance, catalogue: Mapping[str, ModelService]) -> ModelService:
@@ -39,8 +45,13 @@ def rendezvous(
     The one thing in which values of secrets stand: it goes to the member's host and nowhere else.
     Raises SecretUnavailable.
     """
-    entry = template(member, catalogue)
+    entries = {m.uuid: template(m, catalogue) for m in group.instances}
+    entry = entries[member.uuid]
+    ports = ports_of(entry.framework, entry.ports)
+    gate, gate_port = engine.gate(member, entry)
+    ready, ready_port = engine.readiness(member, entry)
     leader = group.instances[0]
+    leads = entries[leader.uuid]
     network = zones[host.zone_uuid].network
     found = host_names([m.spec.name for m in group.instances])
     names = {m.uuid: name for m, name in zip(group.instances, found, strict=True)}
@@ -65,35 +76,43 @@ def rendezvous(
             "memory": member.spec.memory_size,
             "gpus": [{"model": g.model, "count": g.count} for g in member.spec.gpus],
         },
-        "leader": {"rank": 0, "address": leader.address, "ports": dict(_ports(leader, catalogue))},
+        "leader": {
+            "rank": 0,
+            "address": leader.address,
+            "ports": dict(ports_of(leads.framework, leads.ports)),
+        },
         "peers": [_peer(m, names[m.uuid]) for m in group.instances],
-        "ports": dict(entry.ports),
+        "ports": {
+            **ports,
+            RANGES: {role: list(span) for role, span in ranges_of(entry.framework, ports).items()},
+        },
         "readiness": {
-            "path": entry.health_path,
-            "port": entry.readiness_port or entry.ports.get("service", 0),
+            "kind": ready.value,
+            "path": entry.health_path if ready is Ready.HTTP else "",
+            "port": ready_port,
             "interval_ms": entry.readiness_interval_ms or READINESS_INTERVAL_MS,
             "timeout_ms": entry.readiness_timeout_ms or READINESS_TIMEOUT_MS,
         },
         "engine": {
             "preset": entry.framework,
-            "command": _command(entry, member),
+            "command": engine.command(group, member, entries),
             "args": member.spec.startup_parameters,
             "env": resolved({**entry.environment, **member.spec.environment_variables}, secrets, group.project),
             "image": entry.image.name,
+            "image_digest": dict(sorted(entry.image.sha256.items())),
             "model": entry.model_uuid,
             "tensor_parallel_size": member.spec.tensor_parallel_size,
+            "processes": engine.processes(member.spec),
+            "serves": preset_of(entry.framework).serves.value,
+            "scope": preset_of(entry.framework).scope.value,
         },
         "start": {
             "order": group.spec.creation_strategy.value,
-            "gate": "workers" if group.spec.workers_first else "leader",
+            "gate": gate.value,
+            "gate_port": gate_port,
             "deadline_ms": member.boot_timeout_ms,
         },
     }
-
-
-def _command(entry: ModelService, member: Instance) -> str:
-    """The start command; a worker without one of its own gets the initial node's."""
-    return entry.initial_command if member.rank == 0 else entry.worker_command or entry.initial_command
 
 
 def _peer(member: Instance, host_name: str) -> dict[str, Any]:
@@ -106,8 +125,14 @@ def _peer(member: Instance, host_name: str) -> dict[str, Any]:
     }
 
 
-def _ports(member: Instance, catalogue: Mapping[str, ModelService]) -> Mapping[str, int]:
-    return template(member, catalogue).ports
+def texts(document: Mapping[str, Any], group: Group, member: Instance) -> dict[str, str]:
+    """All that the member is told, as texts by name: `rendezvous`, `env`, `hosts`, `hostfile`."""
+    return {
+        "rendezvous": json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False),
+        "env": env_file(document, member),
+        "hosts": hosts_file(document),
+        "hostfile": engine.hostfile(group),
+    }
 
 
 def env_file(document: Mapping[str, Any], member: Instance) -> str:
@@ -117,7 +142,8 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
     document has it.
     """
     group, node, leader = document["group"], document["node"], document["leader"]
-    address = node["address"]
+    ports, start, address = document["ports"], document["start"], node["address"]
+    master_port = leader["ports"].get("rendezvous", MASTER_PORT)
     lines = {
         "CORRAL_GROUP_UUID": group["uuid"],
         "CORRAL_GROUP_EPOCH": group["epoch"],
@@ -131,20 +157,43 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_NODE_GATEWAY": node["gateway"],
         "CORRAL_LEADER_ADDRESS": leader["address"],
         "CORRAL_LEADER_PORT": leader["ports"].get("service", ""),
-        "CORRAL_SERVICE_PORT": document["ports"].get("service", ""),
+        "CORRAL_SERVICE_PORT": ports.get("service", ""),
+        "CORRAL_RENDEZVOUS_PORT": ports.get("rendezvous", ""),
+        "CORRAL_RPC_PORT": ports.get("rpc", ""),
+        "CORRAL_PEERS": " ".join(p["address"] for p in document["peers"]),
+        "CORRAL_PRESET": document["engine"]["preset"],
+        "CORRAL_ENGINE_COMMAND": document["engine"]["command"],
+        "CORRAL_GATE": start["gate"],
+        "CORRAL_GATE_PORT": start["gate_port"] or "",
+        "CORRAL_READINESS": document["readiness"]["kind"],
+        "CORRAL_READINESS_PATH": document["readiness"]["path"],
+        "CORRAL_READINESS_PORT": document["readiness"]["port"] or "",
         "CORRAL_START_DEADLINE_SECONDS": member.boot_timeout_ms // 1000,
         "MASTER_ADDR": leader["address"],
-        "MASTER_PORT": leader["ports"].get("rendezvous", ""),
+        "MASTER_PORT": master_port,
         "NODE_RANK": node["rank"],
         "NNODES": group["size"],
+        "PET_MASTER_ADDR": leader["address"],
+        "PET_MASTER_PORT": master_port,
+        "PET_NODE_RANK": node["rank"],
+        "PET_NNODES": group["size"],
+        "PET_NPROC_PER_NODE": sum(gpu["count"] for gpu in node["gpus"]) or 1,
         "LWS_LEADER_ADDRESS": leader["address"],
         "LWS_GROUP_SIZE": group["size"],
         "LWS_WORKER_INDEX": node["rank"],
-        "RAY_ADDRESS": f"{leader['address']}:{leader['ports'].get('rendezvous', 6379)}" if leader["address"] else "",
+        "RAY_ADDRESS": _ray_address(document),
         "VLLM_HOST_IP": address,
     }
     given = {name: value for name, value in document["engine"]["env"].items() if not is_planned(name)}
     return "".join(f"{n}={v}\n" for n, v in {**given, **lines}.items() if str(v) and is_line(str(v)))
+
+
+def _ray_address(document: Mapping[str, Any]) -> str:
+    """Ray looks for a cluster there as soon as it is set, so that only who may run Ray is told."""
+    leader = document["leader"]
+    if not leader["address"] or document["engine"]["preset"] not in (CUSTOM, "vllm-ray"):
+        return ""
+    return f"{leader['address']}:{leader['ports'].get('rendezvous', RAY_PORT)}"
 
 
 def hosts_file(document: Mapping[str, Any]) -> str:

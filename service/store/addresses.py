@@ -21,23 +21,31 @@ def take_addresses(
 
     Raises NoCapacity where too few are left, ClaimLost where another transaction just took one.
     """
-    taken = set(connection.scalars(select(schema.addresses.c.address).where(schema.addresses.c.zone_uuid == zone_uuid)))
-    first, last = ip_address(network.first_address), ip_address(network.last_address)
     found: dict[str, str] = {}
-    candidate = first
-    for instance_uuid, attempt in wanted:
-        while str(candidate) in taken:
-            candidate += 1
-        if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
-            raise NoCapacity(f"zone {zone_uuid} has too few free addresses", None)
-        found[instance_uuid] = str(candidate)
+    for (instance_uuid, attempt), address in zip(
+        wanted, free_addresses(connection, zone_uuid, network, len(wanted)), strict=True
+    ):
+        found[instance_uuid] = address
         row = insert(schema.addresses).values(
-            zone_uuid=zone_uuid, address=str(candidate), instance_uuid=instance_uuid, attempt=attempt
+            zone_uuid=zone_uuid, address=address, instance_uuid=instance_uuid, attempt=attempt
         )
         try:
             connection.execute(row)
         except IntegrityError as error:  # another transaction took it since the SELECT
-            raise ClaimLost(f"address {candidate} was just taken") from error
+            raise ClaimLost(f"address {address} was just taken") from error
+    return found
+
+
+def free_addresses(connection: Connection, zone_uuid: str, network: Network, count: int) -> Sequence[str]:
+    """The lowest addresses of the pool that nobody holds now; none of them is taken. Raises NoCapacity."""
+    taken = set(connection.scalars(select(schema.addresses.c.address).where(schema.addresses.c.zone_uuid == zone_uuid)))
+    candidate, last = ip_address(network.first_address), ip_address(network.last_address)
+    found: list[str] = []
+    while len(found) < count:
+        if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
+            raise NoCapacity(f"zone {zone_uuid} has too few free addresses", None)
+        if str(candidate) not in taken:
+            found.append(str(candidate))
         candidate += 1
     return found
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from service.domain.fleet import Host as FleetHost
-from service.domain.fleet import Zone
 from service.domain.groups import (
     Group,
     GroupPhase,
@@ -117,7 +116,7 @@ def _addressed(connection: Connection, cluster: str, group_uuid: str, seats: Seq
         by_zone.setdefault(one.zone_uuid, []).append((one.instance_uuid, one.attempt))
     addresses: dict[str, str] = {}
     for zone_uuid, wanted in sorted(by_zone.items()):
-        if plans_addresses(zones[zone_uuid]):
+        if zones[zone_uuid].network.plans_addresses:
             addresses |= take_addresses(connection, zone_uuid, zones[zone_uuid].network, wanted)
     return tuple(
         replace(
@@ -128,8 +127,3 @@ def _addressed(connection: Connection, cluster: str, group_uuid: str, seats: Seq
         )
         for one in seats
     )
-
-
-def plans_addresses(zone: Zone) -> bool:
-    """Whether members get static addresses of the zone's pool."""
-    return bool(zone.network.subnet and zone.network.first_address)

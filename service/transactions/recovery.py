@@ -15,7 +15,6 @@ from service.store import catalog, claims, clock, fleet, groups, ownership
 from service.store.addresses import keep_addresses
 from service.store.connection import Connection
 from service.transactions.changes import accepted, commit
-from service.transactions.claiming import plans_addresses
 from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
 from service.transactions.surveys import Survey
 
@@ -140,4 +139,4 @@ def _seat(member: Instance) -> Seat:
 
 def _planned(zones: Mapping[str, Zone], member: Instance) -> bool:
     zone = zones.get(member.zone_uuid)
-    return bool(member.address) and zone is not None and plans_addresses(zone)
+    return bool(member.address) and zone is not None and zone.network.plans_addresses

@@ -205,13 +205,14 @@ def test_every_string_list_and_map_that_a_caller_sends_is_bounded() -> None:
     assert [name for name in unbounded if "Entry." not in name] == []
 
 
-def test_a_plan_takes_exactly_the_fields_of_a_deploy() -> None:
+def test_a_plan_takes_the_fields_of_a_deploy_and_which_documents_to_tell() -> None:
     def shape(message: descriptor.Descriptor) -> list[tuple[str, int, int, bytes]]:
         return [(f.name, f.number, f.type, f.GetOptions().SerializeToString()) for f in message.fields]
 
     deploy = deploy_pb2.DeployDistributedModelServiceRequest.DESCRIPTOR
     plan = deploy_pb2.PlanDistributedModelServiceRequest.DESCRIPTOR
-    assert shape(plan) == shape(deploy)
+    *same, documents = shape(plan)
+    assert (same, documents[0]) == (shape(deploy), "document_ranks")
 
 
 def test_the_seeds_request_is_taken_word_for_word() -> None:

@@ -99,13 +99,15 @@ class ModelService(_message.Message):
     root_disk_size: _builtins.int
     """Size of the root disk in bytes, at most 64 TiB. 0 means the image's own size."""
     framework: _builtins.str
-    """What serves the model: `vllm-ray`, `vllm`, `sglang`, `torchrun`, `llamacpp-rpc` or `custom`. Empty
-    means `custom`.
+    """What serves the model: `vllm-ray`, `vllm`, `sglang`, `torchrun`, `llamacpp-rpc`, `mpi` or `custom`.
+    It fills in commands and ports that are left out. Empty means `custom`.
     """
     model_uuid: _builtins.str
     """The UUID of the model that is served. Empty where it is not known."""
     initial_command: _builtins.str
-    """The start command of the initial node. Empty where the image starts by itself."""
+    """The start command of the initial node, a line for a POSIX shell. Empty means that of the framework;
+    with `custom` the image starts by itself.
+    """
     worker_command: _builtins.str
     """The start command of workers. Empty means that of the initial node."""
     default_cpu_num: _builtins.int
@@ -126,7 +128,9 @@ class ModelService(_message.Message):
     """A value that changes whenever the model service does."""
     @_builtins.property
     def ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """TCP ports by what they are for: `service`, `rendezvous`, `rpc`."""
+        """TCP ports by what they are for: `service`, `rendezvous`, `rpc`. What is left out is the framework's;
+        ranges that a framework needs begin at the port and may not overlap.
+        """
 
     @_builtins.property
     def readiness_check(self) -> Global___ReadinessCheck:
@@ -345,13 +349,15 @@ class CreateModelServiceRequest(_message.Message):
     root_disk_size: _builtins.int
     """Size of the root disk in bytes, at most 64 TiB. 0 means the image's own size."""
     framework: _builtins.str
-    """What serves the model: `vllm-ray`, `vllm`, `sglang`, `torchrun`, `llamacpp-rpc` or `custom`. Empty
-    means `custom`.
+    """What serves the model: `vllm-ray`, `vllm`, `sglang`, `torchrun`, `llamacpp-rpc`, `mpi` or `custom`.
+    It fills in commands and ports that are left out. Empty means `custom`.
     """
     model_uuid: _builtins.str
     """The UUID of the model that is served. Empty where it is not known."""
     initial_command: _builtins.str
-    """The start command of the initial node. Empty where the image starts by itself."""
+    """The start command of the initial node, a line for a POSIX shell. Empty means that of the framework;
+    with `custom` the image starts by itself.
+    """
     worker_command: _builtins.str
     """The start command of workers. Empty means that of the initial node."""
     default_cpu_num: _builtins.int
@@ -372,7 +378,9 @@ class CreateModelServiceRequest(_message.Message):
     """Whether only to check the request and to write nothing."""
     @_builtins.property
     def ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """TCP ports by what they are for: `service`, `rendezvous`, `rpc`."""
+        """TCP ports by what they are for: `service`, `rendezvous`, `rpc`. What is left out is the framework's;
+        ranges that a framework needs begin at the port and may not overlap.
+        """
 
     @_builtins.property
     def readiness_check(self) -> Global___ReadinessCheck:
@@ -623,13 +631,15 @@ class UpdateModelServiceRequest(_message.Message):
     root_disk_size: _builtins.int
     """Size of the root disk in bytes, at most 64 TiB. 0 means the image's own size."""
     framework: _builtins.str
-    """What serves the model: `vllm-ray`, `vllm`, `sglang`, `torchrun`, `llamacpp-rpc` or `custom`. Empty
-    means `custom`.
+    """What serves the model: `vllm-ray`, `vllm`, `sglang`, `torchrun`, `llamacpp-rpc`, `mpi` or `custom`.
+    It fills in commands and ports that are left out. Empty means `custom`.
     """
     model_uuid: _builtins.str
     """The UUID of the model that is served. Empty where it is not known."""
     initial_command: _builtins.str
-    """The start command of the initial node. Empty where the image starts by itself."""
+    """The start command of the initial node, a line for a POSIX shell. Empty means that of the framework;
+    with `custom` the image starts by itself.
+    """
     worker_command: _builtins.str
     """The start command of workers. Empty means that of the initial node."""
     default_cpu_num: _builtins.int
@@ -650,7 +660,9 @@ class UpdateModelServiceRequest(_message.Message):
     """Whether only to check the request and to write nothing."""
     @_builtins.property
     def ports(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """TCP ports by what they are for: `service`, `rendezvous`, `rpc`."""
+        """TCP ports by what they are for: `service`, `rendezvous`, `rpc`. What is left out is the framework's;
+        ranges that a framework needs begin at the port and may not overlap.
+        """
 
     @_builtins.property
     def readiness_check(self) -> Global___ReadinessCheck:

@@ -149,6 +149,7 @@ class PlanDistributedModelServiceRequest(_message.Message):
     PLACEMENT_POLICY_FIELD_NUMBER: _builtins.int
     FAILURE_POLICY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    DOCUMENT_RANKS_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` or `sequential`."""
     name: _builtins.str
@@ -185,6 +186,10 @@ class PlanDistributedModelServiceRequest(_message.Message):
     def failure_policy(self) -> _group_pb2.FailurePolicy:
         """What happens when a member fails."""
 
+    @_builtins.property
+    def document_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ranks whose members' documents are to be told as well. Together they may be 2 MiB long."""
+
     def __init__(
         self,
         *,
@@ -200,10 +205,11 @@ class PlanDistributedModelServiceRequest(_message.Message):
         placement_policy: _group_pb2.PlacementPolicy | None = ...,
         failure_policy: _group_pb2.FailurePolicy | None = ...,
         validate_only: _builtins.bool = ...,
+        document_ranks: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure_policy", b"failure_policy", "placement_policy", b"placement_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "failure_policy", b"failure_policy", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "failure_policy", b"failure_policy", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,22 +222,83 @@ class PlanDistributedModelServiceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def placement(self) -> _placement_pb2.Placement:
         """The placement. Nothing was reserved: a deploy may be placed otherwise."""
+
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberDocuments]:
+        """What the members of `document_ranks` would be told, in the order of their ranks."""
 
     def __init__(
         self,
         *,
         placement: _placement_pb2.Placement | None = ...,
+        documents: _abc.Iterable[Global___MemberDocuments] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "placement", b"placement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanDistributedModelServiceResponse: _TypeAlias = PlanDistributedModelServiceResponse  # noqa: Y015
+
+@_typing.final
+class MemberDocuments(_message.Message):
+    """What one member of a group would be told at its first start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DocumentsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NODE_RANK_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    node_rank: _builtins.int
+    """The member's rank."""
+    name: _builtins.str
+    """The member's name."""
+    @_builtins.property
+    def documents(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts by name: `rendezvous` (JSON), `env` (`NAME=value` lines), `hosts` (lines for /etc/hosts) and
+        `hostfile` (lines for mpirun). In place of the values of environment variables stands `(withheld)`.
+        Addresses are those that are free now.
+        """
+
+    def __init__(
+        self,
+        *,
+        node_rank: _builtins.int = ...,
+        name: _builtins.str = ...,
+        documents: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "name", b"name", "node_rank", b"node_rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberDocuments: _TypeAlias = MemberDocuments  # noqa: Y015
 
 @_typing.final
 class GetInstanceGroupRequest(_message.Message):

@@ -12,6 +12,7 @@ from service.app.etags import etag_of
 from service.app.identity import VIEWER
 from service.contract.convert.inventory import timestamp
 from service.domain.catalog import Image, ModelService, RegisteredImage
+from service.domain.presets import ports_of
 from service.domain.tenants import Caller
 
 _DEFAULTS = ModelService("", "", Image(""))
@@ -30,7 +31,7 @@ def model_service(value: ModelService, caller: Caller) -> catalog_pb2.ModelServi
         model_uuid=value.model_uuid,
         initial_command=value.initial_command,
         worker_command=value.worker_command,
-        ports=value.ports,
+        ports=ports_of(value.framework, value.ports),
         readiness_check=catalog_pb2.ReadinessCheck(
             path=value.health_path,
             port=value.readiness_port,
@@ -97,7 +98,7 @@ FIELDS: Mapping[str, _Reader] = {
     "model_uuid": _plain("model_uuid", "model_uuid"),
     "initial_command": _plain("initial_command", "initial_command"),
     "worker_command": _plain("worker_command", "worker_command"),
-    "ports": _mapping("ports", "ports"),
+    "ports": lambda message: {"ports": dict(sorted(message.ports.items()))},
     "readiness_check": _readiness,
     "default_cpu_num": _plain("default_cpu_num", "default_cpu"),
     "default_memory_size": _plain("default_memory_size", "default_memory"),
@@ -110,7 +111,7 @@ FIELDS: Mapping[str, _Reader] = {
 
 
 def new_model_service(message: catalog_pb2.CreateModelServiceRequest) -> NewModelService:
-    """An entry to make; a field that is empty has the domain's default."""
+    """An entry to make; a field that is empty has the domain's default, ports that are missing the framework's."""
     values: dict[str, Any] = {}
     for read in FIELDS.values():
         values |= read(message)

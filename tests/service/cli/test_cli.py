@@ -118,7 +118,11 @@ class Service(deploy_pb2_grpc.DistributedModelServiceServicer):
 
     def PlanDistributedModelService(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.requests.append(request)
-        return deploy_pb2.PlanDistributedModelServiceResponse(placement=EVENTS[1].planned)
+        documents = [
+            deploy_pb2.MemberDocuments(node_rank=rank, name=f"node-{rank}", documents={"env": f"NODE_RANK={rank}\n"})
+            for rank in request.document_ranks
+        ]
+        return deploy_pb2.PlanDistributedModelServiceResponse(placement=EVENTS[1].planned, documents=documents)
 
     def GetInstanceGroup(self, request: Any, context: Any) -> Any:  # noqa: N802
         if request.uuid != GROUP:
@@ -338,6 +342,17 @@ def test_a_file_that_is_no_request_exits_2_before_any_call(
 def test_a_plan_tells_each_members_host(address: str, request_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--server", address, "plan", "-f", request_file]) == errors.OK
     assert "0 node-0 -> hv1 (8 vcpu, 16 GiB memory)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ranks", [[], ["0"]])
+def test_a_plan_shows_the_documents_of_the_ranks_that_are_asked_for(
+    address: str, service: Service, request_file: str, capsys: pytest.CaptureFixture[str], ranks: list[str]
+) -> None:
+    assert main(["--server", address, "plan", "-f", request_file, "--documents", *ranks]) == errors.OK
+    asked = service.requests[-1]
+    assert isinstance(asked, deploy_pb2.PlanDistributedModelServiceRequest)
+    assert list(asked.document_ranks) == [0]
+    assert "--- 0 node-0: env\nNODE_RANK=0\n" in capsys.readouterr().out
 
 
 def test_a_list_reads_all_pages(address: str, capsys: pytest.CaptureFixture[str]) -> None:

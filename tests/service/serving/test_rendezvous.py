@@ -41,7 +41,8 @@ def lines(given: dict[str, str], secrets: object = None, **changes: object) -> d
 def test_what_is_written_beside_a_callers_variables_is_what_counts_as_planned() -> None:
     plain = lines({})
     assert {name for name in plain if not is_planned(name)} == set()
-    assert PLANNED - set(plain) <= {"MASTER_PORT"}, "written where the entry has such a port"
+    of_guest = {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME"}
+    assert PLANNED - set(plain) == of_guest, "its interface's name is the guest's to tell"
 
 
 @pytest.mark.parametrize("value", ["10.6.6.6/24", ""])
@@ -58,23 +59,33 @@ def test_what_a_node_and_its_entry_say_reaches_the_guest() -> None:
     spec = replace(member.spec, startup_parameters="--fast", tensor_parallel_size=4, gpus=(GpuRequest("a100", 2),))
     made = replace(made, instances=(made.instances[0], replace(member, spec=spec)))
     given = entry(
-        framework="vllm",
+        framework="sglang",
         model_uuid="d" * 32,
         initial_command="serve",
         ports={"service": 9000, "rpc": 7},
+        workers_first=True,
         health_path="/ready",
         readiness_port=9001,
         readiness_interval_ms=70,
         readiness_timeout_ms=80,
     )
-    document = rendezvous(made, made.instances[1], host(1), {zone().uuid: zone()}, {given.uuid: given}, NoSecrets())
-    assert document["readiness"] == {"path": "/ready", "port": 9001, "interval_ms": 70, "timeout_ms": 80}
-    assert document["ports"] == {"service": 9000, "rpc": 7}
+    leader, document = (
+        rendezvous(made, m, host(1), {zone().uuid: zone()}, {given.uuid: given}, NoSecrets()) for m in made.instances
+    )
+    times = {"interval_ms": 70, "timeout_ms": 80}
+    assert leader["readiness"] == {"kind": "http", "path": "/ready", "port": 9001, **times}
+    assert document["readiness"] == {"kind": "process", "path": "", "port": 0, **times}
+    assert document["ports"] == {
+        "service": 9000, "rpc": 7, "rendezvous": 20000, "ranges": {"rendezvous": [20000, 20006]},
+    }  # fmt: skip
     assert document["node"]["gpus"] == [{"model": "a100", "count": 2}]
-    assert document["start"] == {"order": "sequential", "gate": "workers", "deadline_ms": member.boot_timeout_ms}
+    assert document["start"] == {
+        "order": "sequential", "gate": "none", "gate_port": 0, "deadline_ms": member.boot_timeout_ms,
+    }  # fmt: skip
+    assert (leader["start"]["gate"], leader["start"]["gate_port"]) == ("workers", 9000)
     engine = {name: document["engine"][name] for name in ("preset", "command", "args", "model", "tensor_parallel_size")}
     assert engine == {
-        "preset": "vllm", "command": "serve", "args": "--fast", "model": "d" * 32, "tensor_parallel_size": 4,
+        "preset": "sglang", "command": "serve --fast", "args": "--fast", "model": "d" * 32, "tensor_parallel_size": 4,
     }  # fmt: skip
 
 

@@ -1,0 +1,115 @@
+"""What a member of a group runs: its start command, rendered from the preset and the plan, and what it waits for. Pure.
+
+A command is one line for a POSIX shell. Words that a caller gave are quoted into it, so that no shell ever runs them;
+what the catalogue says is the operator's own and is taken as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from service.domain.catalog import ModelService
+from service.domain.groups import Group, Instance, NodeSpec
+from service.domain.presets import Gate, Ready, Serves, ports_of, preset_of, ranges_of
+
+ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
+_PLACE = re.compile(r"\{([a-z_]+)\}")
+
+
+def command(group: Group, member: Instance, entries: Mapping[str, ModelService]) -> str:
+    """The line that starts the member's engine; empty where the image starts by itself.
+
+    A worker without a command of its own runs the initial node's; where the catalogue has neither, the preset's is run.
+    `entries`: of all members by their uuid. Raises ValueError for start parameters that are no words.
+    """
+    entry = entries[member.uuid]
+    preset = preset_of(entry.framework)
+    own = entry.initial_command if member.rank == 0 else entry.worker_command or entry.initial_command
+    if not own:
+        fragments = preset.leader_command if member.rank == 0 else preset.worker_command
+        own = _joined(fragments, _values(group, member, entries))
+    arguments = shlex.join(words(member.spec.startup_parameters))
+    return f"{own} {arguments}" if own and arguments else own
+
+
+def words(parameters: str) -> Sequence[str]:
+    """The words of start parameters, split as a POSIX shell would. Raises ValueError where a quotation does not end."""
+    return shlex.split(parameters)
+
+
+def gate(member: Instance, entry: ModelService) -> tuple[Gate, int]:
+    """Whose engines must listen before this member's is started, and on which port; (NONE, 0) for no one's."""
+    preset = preset_of(entry.framework)
+    ports = _ports(entry)
+    kind = Gate.WORKERS if entry.workers_first else preset.gate
+    waits = kind is Gate.WORKERS if member.rank == 0 else kind is Gate.LEADER
+    if not waits:
+        return Gate.NONE, 0
+    return kind, ports.get(preset.gate_port, ports.get("service", 0))
+
+
+def readiness(member: Instance, entry: ModelService) -> tuple[Ready, int]:
+    """How the member's guest tells that its engine is ready, and on which port it looks; 0 where there is none."""
+    preset, ports = preset_of(entry.framework), _ports(entry)
+    if member.rank == 0 or preset.serves is Serves.ALL:
+        return preset.leader_ready, entry.readiness_port or ports.get("service", 0)
+    return preset.worker_ready, ports.get(preset.gate_port, 0) if preset.worker_ready is Ready.LISTENING else 0
+
+
+def hostfile(group: Group) -> str:
+    """The members for `mpirun --hostfile`: an address and the number of processes a line."""
+    return "".join(f"{m.address} slots={processes(m.spec)}\n" for m in group.instances if m.address)
+
+
+def processes(node: NodeSpec) -> int:
+    """How many processes compute on a member: one an accelerator, without any one a virtual CPU."""
+    return devices(node) or node.cpu_num
+
+
+def devices(node: NodeSpec) -> int:
+    """How many accelerators a member has."""
+    return sum(gpu.count for gpu in node.gpus)
+
+
+def _values(group: Group, member: Instance, entries: Mapping[str, ModelService]) -> Mapping[str, object]:
+    """What a preset's commands may name. 0 and "" are not known."""
+    leader, entry = group.instances[0], entries[member.uuid]
+    ports = _ports(entry)
+    ranges = ranges_of(entry.framework, ports)
+    every = sum(devices(m.spec) for m in group.instances)
+    tensor = leader.spec.tensor_parallel_size or devices(leader.spec)
+    workers = [
+        f"{_bracketed(m.address)}:{_ports(entries[m.uuid]).get('rpc', 0)}" for m in group.instances[1:] if m.address
+    ]
+    return {
+        **ports,
+        **{f"{role}_second": first + 1 for role, (first, _) in ranges.items()},
+        **{f"{role}_last": last for role, (_, last) in ranges.items()},
+        "size": len(group.instances),
+        "rank": str(member.rank),
+        "own": member.address,
+        "any": ANY_ADDRESS[6 if ":" in member.address else 4],
+        "leader": _bracketed(leader.address),
+        "rendezvous": _ports(entries[leader.uuid]).get("rendezvous", 0),
+        "workers": ",".join(workers) if len(workers) == len(group.instances) - 1 else "",
+        "tensor": tensor,
+        "pipeline": every // tensor if tensor and every > tensor and every % tensor == 0 else 0,
+        "all_devices": leader.spec.tensor_parallel_size or every,
+        "processes": devices(member.spec) or 1,
+        "all_processes": sum(processes(m.spec) for m in group.instances),
+    }
+
+
+def _ports(entry: ModelService) -> Mapping[str, int]:
+    return ports_of(entry.framework, entry.ports)
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _joined(fragments: Sequence[str], values: Mapping[str, object]) -> str:
+    known = (f for f in fragments if all(values.get(name) for name in _PLACE.findall(f)))
+    return " ".join(_PLACE.sub(lambda found: str(values[found[1]]), f) for f in known)
