@@ -7,9 +7,10 @@ Mappings are copied on construction and must be treated as read-only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from placement.constraints import Constraint, SpareHosts
+from placement.fleet import MAX_CELLS, Cell, Flavour, Host, Member, Snapshot, joined, left
 from placement.outcome import (
     Assignment,
     Cure,
@@ -25,7 +26,6 @@ from placement.outcome import (
 from placement.resources import (
     MAX_AMOUNT,
     MAX_CONSTRAINTS,
-    MAX_HOSTS,
     MAX_NODES,
     InvalidPlacementInput,
     checked_amounts,
@@ -60,224 +60,6 @@ __all__ = [
     "joined",
     "left",
 ]
-
-MAX_CELLS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One NUMA cell of a host: what it has and what is used of it, in the host's own units."""
-
-    capacity: Mapping[str, int]
-    used: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "capacity", checked_amounts("cell.capacity", self.capacity))
-        object.__setattr__(self, "used", checked_amounts("cell.used", self.used))
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An instance that already lives on a host. Its demand is part of the host's ``used`` already.
-
-    ``movable`` matters to drain and rebalance alone; ``cells`` are the NUMA cells that it is pinned to. ``exclusive``:
-    its host takes nodes of its own gang alone.
-    """
-
-    id: str
-    demand: Mapping[str, int] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    movable: bool = True
-    exclusive: bool = False
-    cells: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        checked_name("member.id", self.id)
-        object.__setattr__(self, "demand", checked_amounts("member.demand", self.demand))
-        object.__setattr__(self, "labels", checked_labels("member.labels", self.labels))
-        object.__setattr__(self, "cells", tuple(self.cells))
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """One machine. ``capacity`` is usable capacity, floor((total - reserved) * ratio); ``used`` = claims + foreign
-    use.
-
-    Use above capacity (a lowered ratio, an unknown guest) counts as no room, not as an error. GPUs are resources
-    named by model, such as ``gpu.a100``.
-    """
-
-    id: str
-    zone: str
-    capacity: Mapping[str, int]
-    used: Mapping[str, int] = field(default_factory=dict)
-    rack: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    schedulable: bool = True
-    members: tuple[Member, ...] = ()
-    cells: tuple[Cell, ...] = ()
-
-    def __post_init__(self) -> None:
-        checked_name("host.id", self.id)
-        checked_name("host.zone", self.zone)
-        if self.rack is not None:
-            checked_name("host.rack", self.rack)
-        object.__setattr__(self, "capacity", checked_amounts("host.capacity", self.capacity))
-        object.__setattr__(self, "used", checked_amounts("host.used", self.used))
-        if self.labels:
-            object.__setattr__(self, "labels", checked_labels("host.labels", self.labels))
-        object.__setattr__(self, "members", tuple(self.members))
-        object.__setattr__(self, "cells", tuple(self.cells))
-        if len(self.cells) > MAX_CELLS:
-            raise InvalidPlacementInput("host.cells", f"more than {MAX_CELLS} NUMA cells")
-
-    def free(self, resource: str) -> int:
-        """What is left of a resource, never below zero."""
-        return max(0, self.capacity.get(resource, 0) - self.used.get(resource, 0))
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing uses it and nobody lives on it."""
-        return not self.members and not any(self.used.values())
-
-    @property
-    def rack_key(self) -> str:
-        """The rack, or a rack of its own."""
-        return f"rack:{self.rack}" if self.rack is not None else f"host:{self.id}"
-
-
-def left(host: Host, member: Member) -> Host:
-    """The host once a member has left it; use never falls below zero."""
-    return replace(
-        host,
-        used=_changed(host.used, member.demand, -1),
-        cells=_cells(host, member, -1),
-        members=tuple(other for other in host.members if other.id != member.id),
-    )
-
-
-def joined(host: Host, member: Member) -> Host:
-    """The host once a member lives on it, in the cells that the member names."""
-    return replace(
-        host,
-        used=_changed(host.used, member.demand, 1),
-        cells=_cells(host, member, 1),
-        members=(*host.members, member),
-    )
-
-
-def _changed(used: Mapping[str, int], amounts: Mapping[str, int], sign: int) -> dict[str, int]:
-    after = dict(used)
-    for name, amount in amounts.items():
-        after[name] = max(0, after.get(name, 0) + sign * amount)
-    return after
-
-
-def _cells(host: Host, member: Member, sign: int) -> tuple[Cell, ...]:
-    """The host's cells with the member's share taken from or added to those it is pinned to."""
-    if not member.cells:
-        return host.cells
-    named = {name for cell in host.cells for name in cell.capacity}
-    share = {name: -(-amount // len(member.cells)) for name, amount in member.demand.items() if name in named}
-    return tuple(
-        replace(cell, used=_changed(cell.used, share, sign)) if number in member.cells else cell
-        for number, cell in enumerate(host.cells)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Flavour:
-    """A size that the fleet expects to be asked for."""
-
-    demand: Mapping[str, int]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "demand", checked_amounts("flavour.demand", self.demand))
-
-
-@dataclass(slots=True, eq=False)
-class Derived:
-    """What is worked out from a snapshot's hosts and kept with them, by whoever works it out (``problem/index.py``).
-
-    ``value``: None until then; meanwhile ``base`` is that of an earlier snapshot which differs in ``changed`` alone,
-    so that the new one costs as much as what has changed.
-    """
-
-    value: object | None = None
-    base: object | None = None
-    changed: dict[str, Host] = field(default_factory=dict)
-
-    def after(self, changed: Sequence[Host]) -> Derived:
-        """That of the same hosts with some of them replaced."""
-        new = {host.id: host for host in changed}
-        if self.value is not None:
-            return Derived(None, self.value, new)
-        return Derived(None, self.base, {**self.changed, **new}) if self.base is not None else Derived()
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The fleet at one moment. ``flavours`` define what room is worth; without them the request's own nodes do."""
-
-    hosts: tuple[Host, ...]
-    flavours: tuple[Flavour, ...] = ()
-    version: str = ""
-    derived: Derived = field(default_factory=Derived, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        hosts = tuple(self.hosts)
-        object.__setattr__(self, "hosts", hosts)
-        object.__setattr__(self, "flavours", tuple(self.flavours))
-        if len(hosts) > MAX_HOSTS:
-            raise InvalidPlacementInput("snapshot.hosts", f"more than {MAX_HOSTS} hosts")
-        if len({host.id for host in hosts}) != len(hosts):
-            raise InvalidPlacementInput("snapshot.hosts", "two hosts have the same id")
-        if len(self.flavours) > MAX_CONSTRAINTS:
-            raise InvalidPlacementInput("snapshot.flavours", f"more than {MAX_CONSTRAINTS} flavours")
-
-    def __reduce__(self) -> tuple[type[Snapshot], tuple[tuple[Host, ...], tuple[Flavour, ...], str]]:
-        """Travels between processes without its arrays, which cost less to build than to send."""
-        return Snapshot, (self.hosts, self.flavours, self.version)
-
-    def updated(
-        self,
-        changed: Sequence[Host] = (),
-        removed: frozenset[str] = frozenset(),
-        *,
-        flavours: Sequence[Flavour] | None = None,
-        version: str | None = None,
-    ) -> Snapshot:
-        """A snapshot with some hosts changed, added or removed; keeps what is derived where the set of hosts stays.
-
-        ``flavours``, ``version``: the new ones, None to keep them.
-        """
-        new = {host.id: host for host in changed}
-        hosts = self.hosts
-        if new or removed:
-            hosts = tuple(new.pop(host.id, host) for host in hosts if host.id not in removed) + tuple(new.values())
-        after = Snapshot(
-            hosts,
-            self.flavours if flavours is None else tuple(flavours),
-            self.version if version is None else version,
-        )
-        if hosts is self.hosts:
-            object.__setattr__(after, "derived", self.derived)
-        elif not removed and len(hosts) == len(self.hosts):
-            object.__setattr__(after, "derived", self.derived.after(changed))
-        return after
-
-    def difference(self, before: Snapshot) -> tuple[tuple[Host, ...], frozenset[str]]:
-        """(hosts that are new or other than before, ids of those that are gone): what ``before.updated`` needs.
-
-        Hosts that are the same object cost nothing, so snapshots that share theirs are compared fast.
-        """
-        if len(self.hosts) == len(before.hosts):
-            pairs = [(old, new) for old, new in zip(before.hosts, self.hosts, strict=True) if old is not new]
-            if all(old.id == new.id for old, new in pairs):
-                return tuple(new for old, new in pairs if old != new), frozenset()
-        known = {host.id: host for host in before.hosts}
-        changed = tuple(host for host in self.hosts if known.pop(host.id, None) != host)
-        return changed, frozenset(known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,10 +173,9 @@ class Request:
 class Policy:
     """How hard to try. All budgets are counts, so the same policy always gives the same answer.
 
-    ``rounds``: column-generation rounds. ``dives``: rounding dives. ``cells``: the largest knapsack table, in
-    entries.
-    ``branches``: nodes of a branch-and-bound. ``gap_millionths``: good enough relative gap. ``max_placed``: place as
-    many as possible instead of all or nothing. ``explain``: whether a failure is explained in full.
+    ``rounds``: of column generation. ``dives``: of rounding. ``cells``: entries of the largest knapsack table.
+    ``branches``: nodes of a branch-and-bound. ``gap_millionths``: the relative gap, in millionths, that is good enough.
+    ``max_placed``: place as many as possible instead of all or nothing. ``explain``: explain a failure in full.
     """
 
     seed: int = 0

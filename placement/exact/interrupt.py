@@ -1,4 +1,4 @@
-"""Runs a native search so that the caller's stop is heard within milliseconds.
+"""Runs a native search on a thread, so that the caller's stop is heard within milliseconds.
 
 The native solvers release the interpreter while they search.
 """

@@ -1,7 +1,7 @@
 """The linear and integer programs over columns: GLOP prices them, SCIP rounds.
 
 Loads OR-Tools' light ``pywraplp`` when first used (59 ms, no pandas). A column is a pattern on a class; rows are "every
-kind is covered" (>=, since a part of a pattern is a pattern) and "a class has so many hosts".
+kind is covered" (>=, since a part of a pattern is a pattern) and "a class has no more hosts than this".
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ Solve = Callable[[Gang, Policy, Stop], Incumbent]
 MOST_HOSTS_ADDED = 1024
 FUNNELS = 200
 SMALL, FEW_BRANCHES = 400, 500
-"""Up to so many kinds x hosts each question is worth so much of an exact search."""
+"""Up to SMALL kinds times hosts, each question gets an exact search of FEW_BRANCHES nodes."""
 
 
 class Inquiry:
-    """One request that does not fit, asked about from all sides with a small deterministic budget."""
+    """One request that does not fit, and what would change that: each question has a small deterministic budget."""
 
     def __init__(self, gang: Gang, solve: Solve, policy: Policy, stop: Stop) -> None:
         if gang.request.strategy is not Strategy.FEWEST_HOSTS:
@@ -55,9 +55,9 @@ class Inquiry:
         return not self.stop() and self.solve(changed(), self.policy, self.stop).landed is not None
 
     def conflict(self) -> tuple[Family, ...]:
-        """Families that are proven not to hold together; none can be spared, as far as the budget tells.
+        """Families of constraints proven to be impossible together; each is needed, as far as the budget tells.
 
-        A family is let go only where the rest is proven impossible without it.
+        A family is left out only where the rest is proven impossible without it.
         """
         kept = list(families(self.gang))
         dropped: list[Family] = []
@@ -68,7 +68,7 @@ class Inquiry:
         return tuple(kept)
 
     def proven_impossible(self, changed: Callable[[], Gang]) -> bool:
-        """Whether no placement exists; False also where that stays open."""
+        """Whether it is proven that no placement exists; False also where that was not decided."""
         return not self.stop() and self.solve(changed(), self.policy, self.stop).infeasible
 
     def permanent(self) -> bool | None:
@@ -87,7 +87,8 @@ class Inquiry:
         return True if proven else None
 
     def patience(self) -> Cure | None:
-        """To wait, where it fits the hosts in service once their guests are gone, its own members too or not."""
+        """The cure to wait: where the request fits the hosts in service once their guests are gone, with or without its
+        own members there."""
         index = self.gang.index
         if not index.inhabited and bool((index.free == index.capacity).all()):
             return None
@@ -97,7 +98,7 @@ class Inquiry:
         return Cure(CureKind.WAIT)
 
     def relaxations(self) -> list[Cure]:
-        """The single families without which it fits."""
+        """Each family of constraints without which, alone, it fits."""
         present = [family for family in families(self.gang) if family is not Family.CAPACITY]
         return [Cure(CureKind.RELAX, family) for family in present if self.fits(partial(without, self.gang, [family]))]
 

@@ -42,7 +42,7 @@ def room_for(
 
 
 def _by_division(snapshot: Snapshot, node: Node) -> int:
-    """The sum over hosts of how often the demand goes into the room, at most what one request may ask."""
+    """The sum over hosts of how many times the demand fits into the room, at most what one request may ask for."""
     wanted = [(name, amount) for name, amount in node.demand.items() if amount]
     if not wanted:
         return MAX_NODES if snapshot.hosts else 0

@@ -9,7 +9,7 @@ from placement.model import Host, Member, Node
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One member from one host to another; ``cells`` are the NUMA cells that it is pinned to there."""
+    """One member's way from one host to another; ``cells`` are the NUMA cells that it is pinned to on the other."""
 
     member: str
     source: str

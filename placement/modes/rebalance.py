@@ -1,7 +1,7 @@
-"""Moves that make the free room of a fleet worth more, no more of them than allowed.
+"""A bounded number of moves that make the free room of a fleet worth more.
 
-Steepest ascent on the value of room (``scoring.py``): each step moves the member whose move gains most, and each move
-fits when it is its turn.
+Steepest ascent on the value of room (``scoring.py``): each step moves the member whose move gains most, and the moves
+fit in the order in which they are given.
 """
 
 from __future__ import annotations

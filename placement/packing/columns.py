@@ -23,8 +23,8 @@ PRICE_SCALE = 1 << 24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Goal:
-    """What a column costs: ``fixed`` a used host plus the base value that its room loses, ``missing`` a bundle left
-    out.
+    """What a column costs: ``fixed`` for each used host, plus the base value that its room loses; ``missing`` for each
+    bundle that is left out.
 
     ``base``: int64[C] value of each class's free room, and ``base_table`` the same over all capacities; None is zero.
     ``lost``: cost of a pattern on a class, as an integer.

@@ -89,7 +89,7 @@ def _fill_with_min_slack(packing: Packing, search: Search, coarse: float, stop: 
 
 
 def _from_pool(generator: Generator, loads: Sequence[Load], weights: Ints, stop: Stop) -> None:
-    """Recombines loads of several fillings: mostly their linear program reaches the bound without any pricing."""
+    """Combines loads of several fillings anew: mostly their linear program reaches the bound without any pricing."""
     if len(loads) > POOL_LOADS or len(generator.counts) > POOL_KINDS or generator.packing.cells is not None:
         return
     search, master = generator.search, generator.master

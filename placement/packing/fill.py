@@ -145,7 +145,7 @@ def used_hosts(loads: Sequence[Load]) -> int:
 
 
 def quick_fill(packing: Packing, weights: Ints, stop: Stop) -> list[Load] | None:
-    """The first filling that comes to mind, or None where it leaves something out."""
+    """One filling in a fixed order, or None where it leaves something out."""
     loads, left = fill(packing, next(kind_orders(packing, weights)), class_order(packing, weights), stop)
     return None if any(left) else loads
 

@@ -73,7 +73,8 @@ class DenseTable:
         return [self._shifts(kind) for kind in range(len(self.demand))]
 
     def _shifts(self, kind: int) -> list[Shift]:
-        """(copies, ahead, behind, extent) for each power of two: any number of copies up to the limit is composed."""
+        """(copies, slice of the target, slice of the source, extent) for each power of two: together they make any
+        number of copies up to the limit."""
         shifts = []
         left, chunk = self.limits[kind], 1
         while left > 0:

@@ -20,7 +20,7 @@ Landed = list[tuple[int, int, tuple[int, ...]]]
 """A placement: (kind, host's row, NUMA cells) of each node."""
 MOST_KEPT = 50_000_000
 MAX_WORK = 100_000_000
-"""Patterns tell each kind on each host: with more kinds times nodes (or rules) than this they would fill the memory."""
+"""With more kinds times nodes (or rules) than this, the arrays over them would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,7 +30,7 @@ from placement.stop import Stop
 from placement.strategy import OBJECTIVES, Strategy, Term
 
 Greedily = Callable[[], PlacementState | None]
-"""What the greedy makes of the gang, the first time that it is asked."""
+"""The greedy's placement of the gang, worked out at the first call."""
 CANDIDATES = 100
 DOMAINS = 32
 MODEL_SIZE = 20_000

@@ -74,7 +74,8 @@ class Most:
     """``landed``: as many nodes as were placed, None where no placement is known that keeps the hard rules.
 
     No placement has more than ``upper`` nodes. ``infeasible``: none keeps the hard rules, not even the empty one.
-    ``penalty``: the weight of the wishes that it misses; with so many nodes at least ``penalty_bound`` is.
+    ``penalty``: the weight of the wishes that it misses; with this many nodes no placement misses less than
+    ``penalty_bound``.
     """
 
     landed: Landed | None
