@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from service.config import schema
+from service.config.left_out import LeftOut
 from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
 from service.config.values import affordable, plain_uuid
 from service.domain import boot_files, environment
@@ -26,42 +25,6 @@ from service.errors import FieldViolation
 from service.listening import ListenAddress
 
 _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
-
-
-@dataclass(slots=True)
-class LeftOut:
-    """What of a file was wrong by itself and is not looked at again. `entries`: those of a list of tables, as the file
-    has them, by section and index; `sections`: tables of which keys were taken."""
-
-    entries: dict[str, dict[int, Any]] = field(default_factory=dict)
-    sections: set[str] = field(default_factory=set)
-
-    def without(self, raw: Mapping[str, Any], places: Iterable[Sequence[int | str]]) -> dict[str, Any]:
-        """The file without what lies at the places."""
-        rest = {name: dict(value) if isinstance(value, dict) else value for name, value in raw.items()}
-        for section, *below in places:
-            name = str(section)
-            if below and isinstance(below[0], int):
-                self.entries.setdefault(name, {})[below[0]] = raw[name][below[0]]
-                continue
-            self.sections.add(name)
-            if below and isinstance(rest.get(name), dict):
-                rest[name].pop(below[0], None)
-            else:
-                rest.pop(name, None)
-        for name, entries in self.entries.items():
-            rest[name] = [entry for index, entry in enumerate(raw[name]) if index not in entries]
-        return rest
-
-    def index(self, section: str, position: int) -> int:
-        """Where in the file the entry stands that is now at `position`."""
-        gone = self.entries.get(section, {})
-        return [index for index in range(position + len(gone) + 1) if index not in gone][position]
-
-    def names(self, section: str) -> set[str]:
-        """Names and uuids of entries that were left out: others may speak of them."""
-        told = [entry for entry in self.entries.get(section, {}).values() if isinstance(entry, dict)]
-        return {str(entry[key]) for entry in told for key in ("name", "uuid") if key in entry}
 
 
 class Builder:

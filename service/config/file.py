@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.config import schema
-from service.config.build import Builder, LeftOut
+from service.config.build import Builder
+from service.config.left_out import LeftOut
 from service.config.problems import describe
 from service.config.settings import Config
 from service.domain.tenants import Anonymous
