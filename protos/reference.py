@@ -9,9 +9,8 @@ from google.api import annotations_pb2, field_behavior_pb2, http_pb2
 from google.protobuf import descriptor, descriptor_pb2, descriptor_pool, message, message_factory
 
 _PACKAGE = ".corral.v1."
-_ORDER = tuple(
-    f"corral/v1/{name}.proto" for name in ("deploy", "group", "placement", "fleet", "catalog", "project", "limits")
-)
+_FILES = ("deploy", "group", "placement", "fleet", "catalog", "project", "secret", "limits")
+_ORDER = tuple(f"corral/v1/{name}.proto" for name in _FILES)
 _VERBS = ("get", "put", "post", "delete", "patch")
 _SERVICES, _MESSAGES, _ENUMS = 6, 4, 5  # field numbers in FileDescriptorProto
 _METHODS, _FIELDS, _VALUES = 2, 2, 2  # in ServiceDescriptorProto, DescriptorProto and EnumDescriptorProto

@@ -66,6 +66,13 @@ class Process:
         await reaper.once()  # what the process before this one held is this one's now
         self._spawn(reaper.run(), "leases of ended processes")
         self._spawn(Housekeeping(service.store).run(), "housekeeping")
+        for key, count in (await service.secrets.rewrap()).items():
+            log.error(
+                "stored secrets cannot be decrypted: machines that need them are not made, and they stay as they are",
+                key=key,
+                secrets=count,
+                wanted="that key, as it was, in [[secret_keys]]",
+            )
         await service.reconciler.start()
         await service.rpc.start()
         self._serve_http(self._http_socket)

@@ -28,8 +28,10 @@ from service.app.jobs import Jobs
 from service.app.projects import Projects
 from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
+from service.app.secrets import StoredSecrets
 from service.app.sessions import Sessions
 from service.config.file import Config
+from service.config.keys import KeyUnusable, read_keys
 from service.config.secrets import ConfiguredSecrets
 from service.contract.frame import CallFrame, CallLimits
 from service.domain.fleet import Host
@@ -59,13 +61,16 @@ from service.rpc import tls
 from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer
 from service.rpc.project_servicer import ProjectServicer
+from service.rpc.secret_servicer import SecretServicer
 from service.rpc.server import RpcServer, by
 from service.signals import Signals
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.store.ownership import AnotherCluster, establish
+from service.store.sealing import Keyring
 from service.telemetry.call_metrics import CallMetrics
 from service.telemetry.metrics import Metrics
+from service.transactions.secrets import KnownSecrets
 
 REACHABLE_KINDS = frozenset({"bridge", "network"})
 
@@ -85,6 +90,7 @@ class Service:
     def __init__(self, config: Config, *, planner: Planner | None = None) -> None:
         """Opens the database and brings it up to date. Raises StartError, store.engine.DatabaseLocked, Unavailable."""
         self.config = config
+        self._known_secrets = KnownSecrets(ConfiguredSecrets(config.secrets), keyring(config))
         self.signals = Signals()
         self.metrics = Metrics(process=True)
         self.metrics.build.labels(_version()).set(1)
@@ -103,11 +109,10 @@ class Service:
         self.planner = RecordingPlanner(self.pool, self.decisions, self.metrics, wall_clock)
         self._make_identity()
         self.directory = Directory({}, {}, {}, self._read_fleet_again)
-        self._secrets = ConfiguredSecrets(config.secrets)
         self._make_reconciliation()
         self._make_use_cases()
         self.health = Health(self.store, config.overcommit)
-        self.gauges = Gauges(self.store, self.metrics, self.feed, lambda: self.reconciler.working)
+        self.gauges = Gauges(self.store, self.metrics, self.feed, lambda: self.reconciler.working, self.secrets.counted)
         self.rpc = self._make_rpc()
         self._connect()
 
@@ -146,7 +151,7 @@ class Service:
 
     def _make_reconciliation(self) -> None:
         monitors: dict[str, HostMonitor] = {}
-        self._calls = MemberCalls(self.custody, monitors, self.directory, self.metrics, self._secrets)
+        self._calls = MemberCalls(self.custody, monitors, self.directory, self.metrics, self._known_secrets)
         context = WorkerContext(
             store=self.store,
             planner=self.planner,
@@ -172,8 +177,9 @@ class Service:
             limits=GroupLimits(max_nodes=config.server.max_nodes),
             fleet_reader=self._fleet_reader,
             signals=self.signals,
-            secrets=self._secrets,
+            secrets=self._known_secrets,
         )
+        self.secrets = StoredSecrets(self.store, wall_clock, self._known_secrets)
         self.jobs = Jobs(self.store, wall_clock, owner=self.owner)
         self.fleet = Fleet(
             self.store,
@@ -186,7 +192,7 @@ class Service:
             signals=self.signals,
         )
         self.catalog = Catalog(
-            self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._secrets
+            self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._known_secrets
         )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.quarantine = Quarantine(self.store, wall_clock, self.signals, self._adoption.prepare)
@@ -262,7 +268,16 @@ class Service:
             ),
             catalog=CatalogServicer(self.catalog),
             projects=ProjectServicer(Projects(self.store)),
+            secrets=SecretServicer(self.secrets),
         )
+
+
+def keyring(config: Config) -> Keyring:
+    """The keys that stored secrets are encrypted with. Raises StartError."""
+    try:
+        return Keyring(read_keys(config.secret_keys))
+    except KeyUnusable as error:
+        raise StartError(f"[[secret_keys]]: {error}") from error
 
 
 def pem(config: Config) -> tls.Reloading:

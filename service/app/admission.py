@@ -12,7 +12,7 @@ from dataclasses import replace
 from service.app import engines, environment
 from service.domain import ranks
 from service.domain.catalog import ModelService
-from service.domain.environment import secret_of
+from service.domain.environment import unknown_secrets
 from service.domain.fleet import Zone
 from service.domain.groups import GroupSpec, NodeSpec
 from service.domain.presets import Gate, preset_of
@@ -37,7 +37,7 @@ def admit(
     the secret of a name; `has_cluster`: whether any host is in the cluster of a uuid. `framework`: of the group that
     the nodes are to join; empty for that of the initial node.
 
-    Raises InvalidArgument and NotFound, naming the field.
+    Raises InvalidArgument and NotFound, naming the field, and what `knows_secret` raises.
     """
     if not spec.nodes:
         raise InvalidArgument.of("model_services", "must name at least one node")
@@ -76,10 +76,9 @@ def wish_of(node: NodeSpec) -> ranks.Wish:
 
 
 def _check_secrets(entry: ModelService, path: str, knows_secret: Callable[[str], bool]) -> None:
-    for value in entry.environment.values():
-        secret = secret_of(value)
-        if secret is not None and not knows_secret(secret):
-            raise InvalidArgument.of(f"{path}.uuid", f"its model service needs secret {secret}, which there is not")
+    """The secrets that the model service itself refers to. Raises NotFound by the field that names it."""
+    for _, secret in unknown_secrets(entry.environment, knows_secret):
+        raise NotFound("secret", secret, f"{path}.uuid")
 
 
 def _ranked(nodes: Sequence[NodeSpec]) -> tuple[NodeSpec, ...]:

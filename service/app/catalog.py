@@ -18,7 +18,6 @@ from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.catalog import Image, ModelService, RegisteredImage
-from service.domain.environment import NoSecrets, Secrets
 from service.domain.presets import port_problems, ports_of
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
@@ -26,6 +25,7 @@ from service.signals import Signals
 from service.store import catalog, schema
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.transactions.secrets import KnownSecrets
 
 T = TypeVar("T")
 
@@ -70,10 +70,10 @@ class Catalog:
         *,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         signals: Signals | None = None,
-        secrets: Secrets | None = None,
+        secrets: KnownSecrets | None = None,
     ) -> None:
         """`image_directory`: the image store, the only place that images are registered from."""
-        self._secrets = secrets or NoSecrets()
+        self._secrets = secrets or KnownSecrets()
         self._store = store
         self._clock = clock
         self._image_directory = image_directory
@@ -87,12 +87,12 @@ class Catalog:
     ) -> ModelService:
         """Put an entry into the catalogue; the same request id answers with the entry that it made.
 
-        Raises InvalidArgument (environment variables, ports), NotFound (image), AlreadyExists, RequestIdReused.
+        Raises InvalidArgument (environment variables, ports), NotFound (image, secret), AlreadyExists, RequestIdReused.
         """
         now = self._clock()
-        self._check_environment(request.entry)
 
         def work(connection: Connection) -> ModelService:
+            self._check_environment(connection, request.entry)
             method = "CreateModelService"
             known = operator_changes.made_before(connection, caller, method, request.request_id, request)
             if known is not None:
@@ -126,7 +126,7 @@ class Catalog:
     ) -> ModelService:
         """Change an entry for groups that are made from now on.
 
-        Raises InvalidArgument (environment variables, ports), NotFound (entry, image), Conflict (etag).
+        Raises InvalidArgument (environment variables, ports), NotFound (entry, image, secret), Conflict (etag).
         """
         now = self._clock()
 
@@ -135,7 +135,7 @@ class Catalog:
             require_etag("model service", entry, etag)
             wanted: ModelService = replace(entry, **change.values)  # type: ignore[arg-type]  # the face names fields
             if wanted.environment != entry.environment:
-                self._check_environment(wanted)
+                self._check_environment(connection, wanted)
             if wanted.image_uuid != entry.image_uuid:
                 wanted = _with_image(connection, wanted)
             if (wanted.ports, wanted.framework) != (entry.ports, entry.framework):
@@ -165,9 +165,10 @@ class Catalog:
 
         await self._commit(work, validate_only)
 
-    def _check_environment(self, entry: ModelService) -> None:
-        """Raises InvalidArgument. Whether a project may use the secrets that the entry names, each deploy checks."""
-        environment.check(entry.environment, "environment_variables", lambda name: self._secrets.known(name, None))
+    def _check_environment(self, connection: Connection, entry: ModelService) -> None:
+        """Which project may use a secret that an entry names is asked at each deploy."""
+        known = self._secrets.known_to_any(connection)
+        environment.check(entry.environment, "environment_variables", known)
 
     # --- images ----------------------------------------------------------------------------------------------------
 

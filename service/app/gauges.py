@@ -14,21 +14,28 @@ from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics, replace
 
+CountSecrets = Callable[[Connection], Mapping[tuple[str, bool], int]]
+"""How many secrets are stored, by the key's name and by whether this process can decrypt them."""
+
 
 class Gauges:
     """What the metrics tell of the store and of this process's followers and workers."""
 
-    def __init__(self, store: Store, metrics: Metrics, feed: Feed, working: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, metrics: Metrics, feed: Feed, working: Callable[[], int], secrets: CountSecrets
+    ) -> None:
         """`working`: how many groups are being worked on by this process."""
+        self._secrets = secrets
         self._store = store
         self._metrics = metrics
         self._feed = feed
         self._working = working
 
     async def refresh(self) -> None:
-        """Read all of it again in one transaction. Raises Unavailable."""
+        """Read all of it again. Raises Unavailable."""
 
         by_group, by_instance, hosts, revision, held, projects = await self._store.read(_read)
+        stored = await self._store.read(self._secrets)
         metrics = self._metrics
         replace(metrics.groups, {(status,): count for status, count in by_group.items()})
         replace(metrics.instances, {(status,): count for status, count in by_instance.items()})
@@ -38,6 +45,7 @@ class Gauges:
             metrics.quarantined,
             {(hosts[uuid].name if uuid in hosts else uuid, kind.value): count for (uuid, kind), count in held.items()},
         )
+        replace(metrics.secrets, {(key, str(readable).lower()): n for (key, readable), n in stored.items()})
         metrics.events_revision.set(revision)
         metrics.watch_streams.set(self._feed.followers)
         metrics.reconcile_workers.set(self._working())

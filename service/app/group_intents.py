@@ -14,7 +14,6 @@ from service.app.etags import require_etag
 from service.app.visibility import project_of, visible
 from service.domain import ranks
 from service.domain.catalog import ModelService
-from service.domain.environment import Secrets
 from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
 from service.domain.presets import Serves, ports_of, preset_of
 from service.domain.tenants import Caller
@@ -27,6 +26,7 @@ from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import apply, commit
+from service.transactions.secrets import KnownSecrets
 
 SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKNOWN})
 
@@ -77,7 +77,7 @@ class GroupIntents:
     grace.
     """
 
-    def __init__(self, store: Store, limits: GroupLimits, signals: Signals, secrets: Secrets) -> None:
+    def __init__(self, store: Store, limits: GroupLimits, signals: Signals, secrets: KnownSecrets) -> None:
         self._store = store
         self._secrets = secrets
         self._limits = limits
@@ -215,7 +215,7 @@ class GroupIntents:
             fleet.zones(connection),
             catalogue,
             max_nodes=self._limits.max_nodes,
-            knows_secret=lambda name: self._secrets.known(name, group.project),
+            knows_secret=self._secrets.usable(connection, group.project, keep=True),
             has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
             framework=_framework(connection, group),
         )

@@ -18,7 +18,6 @@ from service.app.group_intents import Ask, GroupIntents, GroupLimits, Metadata, 
 from service.app.paging import Page
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
-from service.domain.environment import NoSecrets, Secrets
 from service.domain.fleet import Host
 from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, InstanceStatus, PlacementRecord
 from service.domain.tenants import Caller
@@ -35,6 +34,7 @@ from service.store.codec import encode
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import accepted
+from service.transactions.secrets import KnownSecrets
 
 __all__ = ["Ask", "GroupFilter", "GroupLimits", "GroupPage", "Groups", "MemberDocuments", "Metadata", "Started",
            "error_of"]  # fmt: skip
@@ -90,9 +90,9 @@ class Groups(GroupIntents):
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         fleet_reader: FleetReader | None = None,
         signals: Signals | None = None,
-        secrets: Secrets | None = None,
+        secrets: KnownSecrets | None = None,
     ) -> None:
-        super().__init__(store, limits or GroupLimits(), signals or Signals(), secrets or NoSecrets())
+        super().__init__(store, limits or GroupLimits(), signals or Signals(), secrets or KnownSecrets())
         self._feed = feed
         self._planner = planner
         self._fleet_reader = fleet_reader or FleetReader()
@@ -113,7 +113,7 @@ class Groups(GroupIntents):
             known = repeated(connection, caller, _DEPLOY, request.request_id, body_hash)
             if known is not None:
                 return known
-            admitted = self._admitted(connection, caller, request, now)
+            admitted = self._admitted(connection, caller, request, now, keep=True)
             quotas.check(connection, admitted.project, _promised(connection, admitted))
             group = accepted(connection, admitted, now)
             before = group.revision - 1
@@ -182,7 +182,7 @@ class Groups(GroupIntents):
         answer_by = answer_time(seconds)
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
-            group = self._admitted(connection, caller, request, clock.now(connection))
+            group = self._admitted(connection, caller, request, clock.now(connection), keep=False)
             quotas.foresee(connection, group.project, _promised(connection, group))
             hosts, snapshot = self._fleet_reader.read(connection)
             return group, hosts, snapshot
@@ -270,8 +270,13 @@ class Groups(GroupIntents):
         """All groups that the caller may see, or one. See `Feed.watch`."""
         return self._feed.watch(revision, group_uuid=group_uuid, project=project_of(caller))
 
-    def _admitted(self, connection: Connection, caller: Caller, request: DeployRequest, now: int) -> Group:
-        """The group as it would be stored. Raises InvalidArgument, NotFound, AlreadyExists."""
+    def _admitted(
+        self, connection: Connection, caller: Caller, request: DeployRequest, now: int, *, keep: bool
+    ) -> Group:
+        """The group as it would be stored. `keep`: in a transaction that writes.
+
+        Raises InvalidArgument, NotFound, AlreadyExists, WrongState (a secret that cannot be decrypted).
+        """
         catalogue: Mapping[str, ModelService] = fleet.model_services(connection)
         zones = fleet.zones(connection)
         spec = admit(
@@ -279,7 +284,7 @@ class Groups(GroupIntents):
             zones,
             catalogue,
             max_nodes=self._limits.max_nodes,
-            knows_secret=lambda name: self._secrets.known(name, caller.project),
+            knows_secret=self._secrets.usable(connection, caller.project, keep=keep),
             has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
         )
         require_visible(connection, caller, spec.placement)

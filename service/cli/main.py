@@ -11,9 +11,16 @@ from types import FrameType
 from typing import Any
 
 import grpc
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2, project_pb2_grpc
+from corral.v1 import (
+    deploy_pb2,
+    deploy_pb2_grpc,
+    fleet_pb2_grpc,
+    group_pb2,
+    project_pb2_grpc,
+    secret_pb2_grpc,
+)
 
-from service.cli import decisions, errors, hosts, projects, server_part
+from service.cli import decisions, errors, hosts, projects, secrets, server_part
 from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
 from service.cli.requests import BadRequestFile, Request, read_request
@@ -35,6 +42,7 @@ _LOST = "connection lost; the operation goes on, taking up its events again"
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
 FleetStub = fleet_pb2_grpc.FleetServiceStub
 ProjectStub = project_pb2_grpc.ProjectServiceStub
+SecretStub = secret_pb2_grpc.SecretServiceStub
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return errors.exit_code(error)
     except hosts.UnknownHost as problem:
         return hosts.tell(problem)
+    except secrets.NoSuchSecret as problem:
+        return secrets.tell(problem)
     except (BadRequestFile, CannotConnect) as problem:
         _tell(str(problem))
         return errors.USAGE
@@ -130,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     projects.add_usage_options(used)
     audit = add("audit", projects.list_audit, "who changed what, the newest first; for operators", ProjectStub)
     projects.add_audit_options(audit)
+    secrets.add_parsers(add("secret", secrets.list_secrets, "keep, list and forget secrets", SecretStub))
     decided = add("decisions", decisions.list_decisions, "list what was planned lately; for administrators", FleetStub)
     decided.add_argument("--group", default="", metavar="UUID", help="only decisions about this group")
     dump = add("dump", decisions.dump, "write what a decision was made from, to be replayed offline", FleetStub)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from service.config import schema
+from service.config.keys import key_problem
 from service.config.left_out import LeftOut
 from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
 from service.config.values import affordable, plain_uuid
@@ -19,6 +20,7 @@ from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostAddress, HostState
 from service.domain.network import NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
 from service.domain.presets import port_problems, ports_of
+from service.domain.secrets import SecretKey
 from service.domain.tenants import Account, Anonymous, Caller, Certificate, Quota, Rate, Token
 from service.drivers import kinds
 from service.errors import FieldViolation
@@ -72,6 +74,9 @@ class Builder:
                 Secret(entry.name, self._path_text(entry.file), entry.variable, frozenset(entry.projects))
                 for entry in checked.secrets
             ),
+            secret_keys=tuple(
+                SecretKey(entry.name, self._path_text(entry.file), entry.variable) for entry in checked.secret_keys
+            ),
             rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in checked.rate_limits},
         )
         self._boots_files = any(_boots_files(host) for host in hosts)
@@ -86,6 +91,14 @@ class Builder:
             for wrong in _file_problems(image)
         ]
 
+    def key_problems(self, keys: Iterable[SecretKey]) -> list[str]:
+        """What is wrong with the files of the keys that secrets are encrypted with."""
+        return [
+            f"{self._at('secret_keys', index)}.file: {wrong}"
+            for index, key in enumerate(keys)
+            if key.file and (wrong := key_problem(key))
+        ]
+
     def _at(self, section: str, position: int) -> str:
         return f"{section}[{self.left_out.index(section, position)}]"
 
@@ -96,6 +109,7 @@ class Builder:
         self._require_unique("zones", "name", [zone.name for zone in config.zones])
         self._require_unique("credentials", "name", [entry.name for entry in checked.credentials])
         self._require_unique("secrets", "name", [entry.name for entry in checked.secrets])
+        self._require_unique("secret_keys", "name", [entry.name for entry in checked.secret_keys])
         self._require_unique("quotas", "project", [quota.project for quota in config.quotas])
         self._require_unique("rate_limits", "project", [rate.project for rate in checked.rate_limits])
         self._require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
@@ -300,13 +314,20 @@ class Builder:
                 where = self._at("model_services", index)
                 self.problems.append(f"{where}.image: no image {section.image!r}; {known}")
             image = Image(name=section.image)
-        secrets = {secret.name for secret in self.checked.secrets} | self.left_out.names("secrets")
-        for name, wrong in environment.problems(section.environment, secrets.__contains__):
-            self.problems.append(f"{self._at('model_services', index)}.environment.{name}: {wrong}")
+        self._check_environment(self._at("model_services", index), section.environment)
         ports = ports_of(section.framework, {str(role): port for role, port in section.ports.items()})
         self._tell(self._at("model_services", index), port_problems(section.framework, ports))
         values = section.model_dump(exclude={"image", "supported_metrics", "ports"})
         return ModelService(image=image, supported_metrics=tuple(section.supported_metrics), ports=ports, **values)
+
+    def _check_environment(self, where: str, values: Mapping[str, str]) -> None:
+        for name, wrong in environment.problems(values):
+            self.problems.append(f"{where}.environment.{name}: {wrong}")
+        if self.checked.secret_keys or "secret_keys" in self.left_out.entries:
+            return  # it may be one that a project stores; each deploy asks
+        named = {secret.name for secret in self.checked.secrets} | self.left_out.names("secrets")
+        for name, secret in environment.unknown_secrets(values, named.__contains__):
+            self.problems.append(f"{where}.environment.{name}: there is no secret {secret} in [[secrets]]")
 
     def _require_unique(self, section: str, key: str, values: list[str]) -> None:
         first: dict[str, int] = {}

@@ -19,6 +19,7 @@ from service.config.build import Builder
 from service.config.left_out import LeftOut
 from service.config.problems import describe
 from service.config.settings import Config
+from service.domain.environment import unknown_secrets
 from service.domain.tenants import Anonymous
 from service.drivers import kinds
 
@@ -65,6 +66,13 @@ def warnings(config: Config) -> tuple[str, ...]:
         found.append(
             "identity.anonymous: who shows nothing is an administrator, whatever tokens and accounts there are"
         )
+    named = {secret.name for secret in config.secrets}
+    found += [
+        f"model_services.{entry.name}.environment.{variable}: there is no secret {secret} in [[secrets]]; each project "
+        "that deploys it must have stored one of that name"
+        for entry in config.model_services
+        for variable, secret in unknown_secrets(entry.environment, named.__contains__)
+    ]
     keys = {f"credentials.{name}": Path(path) for name, path in config.ssh_keys.items()}
     if config.server.tls is not None:
         keys["server.tls.key"] = config.server.tls.key
@@ -94,6 +102,7 @@ def _read(text: str, directory: Path, source: str, *, boot_files: bool) -> Confi
     problems += builder.problems
     if boot_files:
         problems += builder.boot_file_problems()
+        problems += builder.key_problems(config.secret_keys) if config is not None else []
     if problems or config is None:
         raise ConfigError(source, problems)
     return config

@@ -259,6 +259,21 @@ class SecretSection(Section):
         return self
 
 
+class SecretKeySection(Section):
+    """[[secret_keys]]: what stored secrets are encrypted with: 32 bytes in base64, of a file that only the service may
+    read, or of a variable of its own environment. The first one encrypts, all of them decrypt."""
+
+    name: Annotated[str, Field(pattern=f"^{SECRET_NAME.pattern}$")]
+    file: Line = ""
+    variable: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,255})?$")] = ""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if bool(self.file) == bool(self.variable):
+            raise ValueError("name either a file or a variable")
+        return self
+
+
 class QuotaSection(Section):
     """[[quotas]]: the most that a project's members may claim together; what is not named has no limit."""
 
@@ -300,6 +315,7 @@ class Configuration(Section):
     tokens: list[TokenSection] = []
     credentials: list[CredentialSection] = []
     secrets: list[SecretSection] = []
+    secret_keys: list[SecretKeySection] = []
     quotas: list[QuotaSection] = []
     rate_limits: list[RateLimitSection] = []
     certificates: list[CertificateSection] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secret
 from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.secrets import SecretKey
 from service.domain.tenants import Account, Anonymous, Certificate, Quota, Rate, Token
 from service.listening import ListenAddress
 
@@ -99,3 +100,4 @@ class Config:
     ssh_keys: Mapping[str, str] = field(default_factory=dict)
     """Credential's name -> path of the private key file."""
     secrets: tuple[Secret, ...] = ()
+    secret_keys: tuple[SecretKey, ...] = ()

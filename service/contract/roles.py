@@ -10,6 +10,7 @@ _MODEL = "corral.v1.DistributedModelService/"
 _FLEET = "corral.v1.FleetService/"
 _CATALOG = "corral.v1.CatalogService/"
 _PROJECT = "corral.v1.ProjectService/"
+_SECRET = "corral.v1.SecretService/"
 
 ROLES: Mapping[str, str] = {
     f"{_MODEL}DeployDistributedModelService": OPERATOR,
@@ -56,6 +57,11 @@ ROLES: Mapping[str, str] = {
     f"{_CATALOG}DeleteImage": ADMIN,
     f"{_PROJECT}GetUsage": VIEWER,
     f"{_PROJECT}ListAuditEvents": OPERATOR,
+    f"{_SECRET}CreateSecret": OPERATOR,
+    f"{_SECRET}GetSecret": VIEWER,
+    f"{_SECRET}ListSecrets": VIEWER,
+    f"{_SECRET}RotateSecret": OPERATOR,
+    f"{_SECRET}DeleteSecret": OPERATOR,
     "grpc.health.v1.Health/Check": OPEN,
     "grpc.health.v1.Health/Watch": OPEN,
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": VIEWER,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 from corral.v1 import limits_pb2
 
+from service.domain.environment import is_line
+
 # Everything that XML 1.0 forbids (production Char), and the non-characters that writers let through and parsers refuse.
 _FORBIDDEN_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # C1 controls, and the separators that some programs take for a line break.
@@ -47,6 +49,10 @@ def _line(value: str) -> str | None:
     return _text(value)
 
 
+def _secret(value: str) -> str | None:
+    return None if is_line(value) and _text(value) is None else "must be one line without control characters"
+
+
 def _uuid(value: str) -> str | None:
     return None if is_uuid(value) else "must be a uuid of 32 hexadecimal digits, with or without dashes"
 
@@ -84,6 +90,7 @@ _CHECKS: Mapping[int, Callable[[str], str | None]] = {
     limits_pb2.STRING_FORMAT_ENVIRONMENT_NAME: _environment_name,
     limits_pb2.STRING_FORMAT_HOST_ADDRESS: _host_address,
     limits_pb2.STRING_FORMAT_SHA256: _sha256,
+    limits_pb2.STRING_FORMAT_SECRET: _secret,
 }
 
 

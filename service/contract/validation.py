@@ -153,8 +153,8 @@ def _map_violations(message: Message, field: _Field, path: str) -> Iterator[Fiel
 
 
 def _canonical(value: str, limits: limits_pb2.FieldLimits) -> str:
-    """Without surrounding white space; a uuid or digest in its one form."""
-    if not value:
+    """Without surrounding white space, but for a secret; a uuid or digest in its one form."""
+    if not value or limits.format == limits_pb2.STRING_FORMAT_SECRET:
         return value
     # Line breaks inside stay, and those around it go with the other white space, as ZStack does.
     trimmed = value.strip(" \t\r\n")

@@ -89,8 +89,8 @@ def is_line(value: str) -> bool:
     return _LINE_BREAK.search(value) is None
 
 
-def problems(values: Mapping[str, str], known: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-    """(name, what is wrong) of each variable that cannot be taken. `known`: whether there is a secret of that name."""
+def problems(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(name, what is wrong) of each variable that cannot be taken, whatever secrets there are."""
     for name, value in sorted(values.items()):
         if not _VARIABLE.fullmatch(name):
             yield name, "must be an environment variable's name: letters, digits and underscores, not a digit first"
@@ -98,12 +98,21 @@ def problems(values: Mapping[str, str], known: Callable[[str], bool]) -> Iterato
             yield name, "is set by Corral itself and cannot be given"
         elif not is_line(value):
             yield name, "must be one line"
-        elif value.startswith(SECRET_SCHEME):
-            secret = secret_of(value)
-            if secret is None:
-                yield name, "must name a secret as secret://NAME: letters, digits and ._-, a letter or digit first"
-            elif not known(secret):
-                yield name, f"there is no secret {secret} that may be used here"
+        elif value.startswith(SECRET_SCHEME) and secret_of(value) is None:
+            yield name, "must name a secret as secret://NAME: letters, digits and ._-, a letter or digit first"
+
+
+def unknown_secrets(values: Mapping[str, str], known: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+    """(variable, secret) of each reference to a secret that there is not. `known`: whether one may be used by name."""
+    for name, value in sorted(values.items()):
+        secret = secret_of(value)
+        if secret is not None and not known(secret):
+            yield name, secret
+
+
+def referred(values: Mapping[str, str]) -> frozenset[str]:
+    """The names of all secrets that the values refer to."""
+    return frozenset(secret for value in values.values() if (secret := secret_of(value)) is not None)
 
 
 def resolved(values: Mapping[str, str], secrets: Secrets, project: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.domain.catalog import version_key
-from service.domain.environment import NoSecrets, Secrets, SecretUnavailable
+from service.domain.environment import SecretUnavailable, referred
 from service.domain.groups import Group, Instance, InstanceStatus
 from service.drivers.base import (
     DriverError,
@@ -45,7 +45,9 @@ from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.moves import LiveMove, Trail
+from service.serving.rendezvous import template
 from service.telemetry.metrics import Metrics
+from service.transactions.secrets import KnownSecrets
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +105,10 @@ class MemberCalls:
         monitors: Mapping[str, HostMonitor],
         directory: Directory,
         metrics: Metrics,
-        secrets: Secrets | None = None,
+        secrets: KnownSecrets | None = None,
     ) -> None:
         self._custody = custody
-        self._secrets = secrets or NoSecrets()
+        self._secrets = secrets or KnownSecrets()
         self._monitors = monitors
         self.directory = directory
         self._metrics = metrics
@@ -257,6 +259,7 @@ class MemberCalls:
             await self.directory.refresh()
         zones, catalogue = self.directory.zones, self.directory.catalogue
         try:
+            values = {**template(member, catalogue).environment, **member.spec.environment_variables}
             return machine_spec(
                 self._custody.installation,
                 group,
@@ -264,7 +267,7 @@ class MemberCalls:
                 host=monitor.host,
                 zones=zones,
                 catalogue=catalogue,
-                secrets=self._secrets,
+                secrets=await self._secrets.values(self._custody.store, referred(values), group.project),
             )
         except KeyError as missing:
             logger.warning("member %s cannot be made: %s is gone", member.uuid, missing)

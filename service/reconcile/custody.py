@@ -33,7 +33,7 @@ class Custody:
     """
 
     def __init__(self, store: Store, installation: Installation) -> None:
-        self._store = store
+        self.store = store
         self.installation = installation
         self.behind: dict[str, str] = {}
         self._reached = 0
@@ -64,7 +64,7 @@ class Custody:
             verdict = await self._take_over(found)
         if verdict.standing is Standing.AHEAD:
             if not record.ahead:
-                await self._store.write(lambda c: ownership.set_ahead(c, host.uuid))
+                await self.store.write(lambda c: ownership.set_ahead(c, host.uuid))
             self.behind[host.uuid] = verdict.reason
         else:
             self.behind.pop(host.uuid, None)
@@ -96,14 +96,14 @@ class Custody:
                 newest_machine=found.newest_machine,
             )
 
-        return await self._store.read(read)
+        return await self.store.read(read)
 
     async def _mark(self, found: _Found, record: HostRecord) -> Verdict:
         """The host is this hypervisor from now on, and bears the mark of how far the database has come."""
         host, hypervisor = found.host, found.facts.hypervisor
         if hypervisor != record.hypervisor or record.claim_ordered:
             try:
-                await self._store.write(lambda c: ownership.set_hypervisor(c, host.uuid, hypervisor))
+                await self.store.write(lambda c: ownership.set_hypervisor(c, host.uuid, hypervisor))
             except AlreadyExists:  # another entry of the same hypervisor came first
                 return (await self._judge(found, found.facts.mark))[1]
         mark = OwnerMark(self.installation.database, host.uuid, self._reached)
@@ -122,7 +122,7 @@ class Custody:
             ownership.set_hypervisor(connection, host.uuid, facts.hypervisor)
             return ownership.generation(connection)
 
-        self._reached = max(self._reached, reached := await self._store.write(accept))
+        self._reached = max(self._reached, reached := await self.store.write(accept))
         mine = OwnerMark(self.installation.database, host.uuid, reached)
         stands = await found.driver.leave_mark(mine, take_over=True, budget_seconds=MARK_SECONDS)
         return (await self._judge(found, stands))[1]

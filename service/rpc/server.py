@@ -17,6 +17,8 @@ from corral.v1 import (
     fleet_pb2_grpc,
     project_pb2,
     project_pb2_grpc,
+    secret_pb2,
+    secret_pb2_grpc,
 )
 from google.protobuf import descriptor_pool
 from grpc_channelz.v1 import channelz, channelz_pb2_grpc
@@ -40,8 +42,9 @@ from service.telemetry.logs import get_logger
 FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 CATALOG_SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 CHANNELZ_SERVICE = CHANNELZ.services_by_name["Channelz"].full_name
+SECRET_SERVICE = secret_pb2.DESCRIPTOR.services_by_name["SecretService"].full_name
 PROJECT_SERVICE = project_pb2.DESCRIPTOR.services_by_name["ProjectService"].full_name
-OWN_SERVICES = (group_servicer.SERVICE, FLEET_SERVICE, CATALOG_SERVICE, PROJECT_SERVICE)
+OWN_SERVICES = (group_servicer.SERVICE, FLEET_SERVICE, CATALOG_SERVICE, PROJECT_SERVICE, SECRET_SERVICE)
 
 # A request between the limit and this many times of it is read and refused with the field that is too big; a larger
 # one is refused by the transport, which gives no details.
@@ -128,10 +131,11 @@ class RpcServer:
         fleet: fleet_pb2_grpc.FleetServiceServicer | None = None,
         catalog: catalog_pb2_grpc.CatalogServiceServicer | None = None,
         projects: project_pb2_grpc.ProjectServiceServicer | None = None,
+        secrets: secret_pb2_grpc.SecretServiceServicer | None = None,
     ) -> None:
         """`credentials`: TLS of the public listener; None: without, as the configuration allows it.
 
-        Without `fleet`, `catalog` or `projects` that service's methods answer UNIMPLEMENTED.
+        Without `fleet`, `catalog`, `projects` or `secrets` that service's methods answer UNIMPLEMENTED.
         """
         library_log.quieten()
         frame.metrics.grpc.initialise(_methods([*OWN_SERVICES, health.SERVICE]))
@@ -148,15 +152,18 @@ class RpcServer:
         fleet = fleet or fleet_pb2_grpc.FleetServiceServicer()
         catalog = catalog or catalog_pb2_grpc.CatalogServiceServicer()
         projects = projects or project_pb2_grpc.ProjectServiceServicer()
+        secrets = secrets or secret_pb2_grpc.SecretServiceServicer()
         deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(models, self._public)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet, self._public)
         catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, self._public)
         project_pb2_grpc.add_ProjectServiceServicer_to_server(projects, self._public)
+        secret_pb2_grpc.add_SecretServiceServicer_to_server(secrets, self._public)
         self.services = {
             group_servicer.SERVICE: (deploy_pb2.DESCRIPTOR.services_by_name["DistributedModelService"], models),
             FLEET_SERVICE: (fleet_pb2.DESCRIPTOR.services_by_name["FleetService"], fleet),
             CATALOG_SERVICE: (catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"], catalog),
             PROJECT_SERVICE: (project_pb2.DESCRIPTOR.services_by_name["ProjectService"], projects),
+            SECRET_SERVICE: (secret_pb2.DESCRIPTOR.services_by_name["SecretService"], secrets),
         }
         """Full name -> (descriptor, servicer), for faces that speak the same contract another way."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._public)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -351,6 +352,22 @@ jobs = Table(
     Column("ended_at", BigInteger, nullable=False, default=0),
     Index(None, "state", "lease_until"),
     Index(None, "ended_at"),
+)
+
+# Encrypted values (`store.sealing`): `sealed` with a key of its own, which the service's key `key_name` has `wrapped`.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("project", String(256), nullable=False),
+    Column("name", WORD, nullable=False),
+    Column("key_name", WORD, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    UniqueConstraint("project", "name"),
 )
 
 quotas = Table(

@@ -166,6 +166,12 @@ class Metrics:
             ["host", "holding"],
             registry=registry,
         )
+        self.secrets = Gauge(
+            "corral_secrets",
+            "Stored secrets by the key that they are encrypted with, and whether this process can decrypt them.",
+            ["key", "readable"],
+            registry=registry,
+        )
         self.invariant_violations = Counter(
             "corral_invariant_violations_total",
             "Consistency checks that failed; any increase is a bug.",

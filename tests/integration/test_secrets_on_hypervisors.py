@@ -1,4 +1,4 @@
-"""A secret from the service's file to a guest's volume, and nowhere else: the service, libvirtd and QEMU, all real."""
+"""Secrets, of a file and stored, reach a guest's volume and nothing else: the service, libvirtd and QEMU, all real."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from corral.v1 import deploy_pb2, group_pb2
+from corral.v1 import deploy_pb2, group_pb2, secret_pb2, secret_pb2_grpc
 
 from tests.integration.test_service_on_hypervisors import ENTRY, SMALL, ZONE, configuration, machine_volumes, sweep
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.security.canary import command_lines, files_under, leaks, random_canary
 from tests.support.process import CorralProcess
+from tests.support.secrets import a_key
 
 __all__ = ["guest_image", "lab"]
 
@@ -30,7 +31,8 @@ def canary(tmp_path: Path) -> str:
 @pytest.fixture
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path, canary: str) -> Iterator[CorralProcess]:
     text = 'level = "debug"\n' + configuration(lab, guest_image)
-    process = CorralProcess(tmp_path, f'{text}\n[[secrets]]\nname = "token"\nfile = "token"\n')
+    secrets = f'\n[[secrets]]\nname = "token"\nfile = "token"\n{a_key(tmp_path)}'
+    process = CorralProcess(tmp_path, text + secrets)
     process.start()
     try:
         yield process
@@ -46,12 +48,15 @@ def database(corral: CorralProcess) -> bytes:
 
 
 def test_a_secret_reaches_the_guests_volume_and_nothing_else(corral: CorralProcess, lab: Lab, canary: str) -> None:
+    stored = random_canary()
+    stub = secret_pb2_grpc.SecretServiceStub(corral.channel)
+    stub.CreateSecret(secret_pb2.CreateSecretRequest(name="stored", value=stored))
     member = group_pb2.NodeSpec(
         uuid=ENTRY,
         zone_uuid=ZONE,
         cpu_num=1,
         memory_size=SMALL,
-        environment_variables={"HF_TOKEN": "secret://token", "PLAIN": canary[::-1]},
+        environment_variables={"HF_TOKEN": "secret://token", "STORED": "secret://stored", "PLAIN": canary[::-1]},
     )
     request = deploy_pb2.DeployDistributedModelServiceRequest(
         name="secretive", model_services=[member], service_creation_strategy="parallel"
@@ -66,8 +71,9 @@ def test_a_secret_reaches_the_guests_volume_and_nothing_else(corral: CorralProce
         places |= files_under(hypervisor.directory, but=("/var/lib/libvirt/corral/",))
         volumes |= files_under(hypervisor.directory / "var/lib/libvirt/corral", but=("corral-base.",))
     assert leaks(canary[::-1], places) == [], "a plain value reaches the guest in the same way"
-    assert leaks(canary, {**places, "database": database(corral)}) == []
-    holding = leaks(canary, volumes)
-    assert {Path(path).name.rpartition(".")[2] for path in holding} == {"document-env", "document-rendezvous"}
+    for secret in (canary, stored):
+        assert leaks(secret, {**places, "database": database(corral)}) == []
+        holding = leaks(secret, volumes)
+        assert {Path(path).name.rpartition(".")[2] for path in holding} == {"document-env", "document-rendezvous"}
     corral.delete(group.uuid)
     assert machine_volumes(lab) == []

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2, secret_pb2
 
 from service.contract.roles import ROLES
 from service.http.bindings import rules
@@ -21,7 +21,7 @@ TABLE = TESTS.parent / "protos/COVERAGE.md"
 SEED = Path("service/http/zstack/test_seed.py")
 SERVICES = [
     service
-    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2)
+    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 RPCS = tuple(f"{service.name}/{method.name}" for service in SERVICES for method in service.methods)

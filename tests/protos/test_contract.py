@@ -10,11 +10,11 @@ from pathlib import Path
 
 import generate
 import pytest
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, limits_pb2, placement_pb2, project_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, limits_pb2, placement_pb2, project_pb2, secret_pb2
 from google.api import annotations_pb2, field_behavior_pb2
 from google.protobuf import descriptor, json_format
 
-FILES = (deploy_pb2, group_pb2, placement_pb2, fleet_pb2, catalog_pb2, project_pb2, limits_pb2)
+FILES = (deploy_pb2, group_pb2, placement_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2, limits_pb2)
 SERVICES = [service for module in FILES for service in module.DESCRIPTOR.services_by_name.values()]
 METHODS = [method for service in SERVICES for method in service.methods]
 
@@ -136,6 +136,7 @@ def test_every_method_of_the_api_is_declared() -> None:
         "FleetService": fleet,
         "CatalogService": catalog,
         "ProjectService": {"GetUsage", "ListAuditEvents"},
+        "SecretService": {"CreateSecret", "GetSecret", "ListSecrets", "RotateSecret", "DeleteSecret"},
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2, secret_pb2
 from google.protobuf.descriptor import Descriptor
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ def fields() -> Iterator[tuple[str, str]]:
             if inner is not None and not inner.GetOptions().map_entry and inner.full_name.startswith("corral."):
                 yield from walk(inner)
 
-    for module in (catalog_pb2, deploy_pb2, fleet_pb2, project_pb2):
+    for module in (catalog_pb2, deploy_pb2, fleet_pb2, project_pb2, secret_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 yield from walk(method.input_type)

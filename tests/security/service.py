@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import httpx
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, project_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, project_pb2, secret_pb2
 from google.protobuf import descriptor, message_factory
 from google.protobuf.message import Message
 
@@ -21,7 +21,7 @@ __all__ = ["ENTRY", "ZONE"]
 ROLES = ("viewer", "operator", "admin")
 METHODS = {
     f"{service.full_name}/{method.name}": method
-    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2)
+    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

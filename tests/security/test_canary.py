@@ -3,7 +3,7 @@ events, errors, inventories, and the documents and XML of machines.
 
 Environment variables of a member are no secrets by contract: they are stored, and handed to the guest. They are planted
 all the same and must not be in the log or the metrics, which others than the tenant read. What a variable `secret://NAME`
-stands for is a secret, and not in the database either.
+stands for is a secret, and not in the database either: what a project has stored is there as ciphertext.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from corral.v1 import deploy_pb2, deploy_pb2_grpc
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, secret_pb2, secret_pb2_grpc
 from cryptography import x509
 
 from service.config.file import parse
@@ -26,6 +26,7 @@ from tests.security.service import bearer, deploy_request, node, process, secret
 from tests.service.app.test_identity import Authority
 from tests.service.drivers.libvirt.machines import specification
 from tests.support.process import CorralProcess
+from tests.support.secrets import a_key
 
 PASSWORD = hashlib.sha512(b"canary password 7b1d").hexdigest()
 ENVIRONMENT = "canary-environment-2f90"
@@ -50,10 +51,12 @@ class Told:
 
     secrets: dict[str, str]
     texts: dict[str, str] = field(default_factory=dict)
+    raw: dict[str, bytes] = field(default_factory=dict)
+    """The database's own files."""
 
     def leaks(self, *but: str) -> list[str]:
         """`secret in place`, of all secrets but these: as they are, and in base64."""
-        places = {place: text.encode() for place, text in self.texts.items()}
+        places = {place: text.encode() for place, text in self.texts.items()} | self.raw
         return [
             f"{name} in {place}"
             for name, value in self.secrets.items()
@@ -89,22 +92,66 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     (directory / "cert.pem").write_bytes(certificate)
     (directory / "key.pem").write_bytes(key)
     referred = {"file secret": canaries.random_canary(), "variable secret": canaries.random_canary()}
+    stored = {"stored secret": canaries.random_canary(), "stored before": canaries.random_canary()}
     (directory / "hf-token").write_text(f"{referred['file secret']}\n")
-    service = process(directory, ACCOUNT + TLS + SECRETS)
+    service = process(directory, ACCOUNT + TLS + SECRETS + a_key(directory))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY_OF_THE_SERVICE", referred["variable secret"])
         service.start()
     result = Told({"token": secret("ann"), "key": _key_lines(directory / "key.pem"), "password": PASSWORD})
-    result.secrets |= referred
+    result.secrets |= referred | stored
+    result.secrets["key of secrets"] = (directory / "first.key").read_text().strip()
     result.secrets |= {"environment": ENVIRONMENT, "wrong token": WRONG_TOKEN, "wrong password": WRONG_PASSWORD}
     try:
+        _store_secrets(service, authority, result)
         _talk_grpc(service, authority, result)
         _talk_http(service, authority, result)
     finally:
         service.stop()
     result.texts["log"] = service.log.read_text()
     result.texts["database"] = _database(service.database)
+    result.raw = {path.name: path.read_bytes() for path in directory.glob("corral.db*")}
     return result
+
+
+def _store_secrets(service: CorralProcess, authority: Authority, told: Told) -> None:
+    """One secret, given by gRPC and then another value by JSON, and wrong calls with them."""
+    before, after = told.secrets["stored before"], told.secrets["stored secret"]
+    options = (("grpc.ssl_target_name_override", "localhost"),)
+    with grpc.secure_channel(f"127.0.0.1:{service.port}", grpc.ssl_channel_credentials(authority.pem), options) as c:
+        stub = secret_pb2_grpc.SecretServiceStub(c)
+        request = secret_pb2.CreateSecretRequest(name="stored", value=before, request_id="canary-2")
+        made = stub.CreateSecret(request, metadata=bearer("ann")).inventory
+        wrong = [
+            secret_pb2.CreateSecretRequest(name="stored", value=before),
+            secret_pb2.CreateSecretRequest(name="stored", value=after, request_id="canary-2"),
+            secret_pb2.CreateSecretRequest(name="-", value=before),
+            secret_pb2.CreateSecretRequest(name="lines", value=f"{before}\n{after}"),
+            secret_pb2.CreateSecretRequest(name="long", value=before * 2000),
+        ]
+        errors = [_error(lambda r=request: stub.CreateSecret(r, metadata=bearer("ann"))) for request in wrong]
+        errors.append(_error(lambda: stub.CreateSecret(wrong[0], metadata=bearer("vic"))))
+        listed = str(stub.ListSecrets(secret_pb2.ListSecretsRequest(), metadata=bearer("ann")))
+    told.texts["errors of secrets"] = "\n".join([listed, *errors])
+    base = service.http.replace("http://127.0.0.1", "https://localhost")
+    context = ssl.create_default_context(cafile=str(authority.path))
+    who = {"Authorization": f"Bearer {secret('ann')}"}
+    with httpx.Client(base_url=f"{base}/corral/v1", verify=context, timeout=30, headers=who) as http:
+        rotate = f"/secrets/{made.uuid}:rotate"
+        answers = [
+            http.post(rotate, json={"value": after, "etag": made.etag}),
+            http.post(rotate, json={"value": before, "etag": made.etag}),
+            http.post(rotate, json={"value": {after: before}}),
+            http.post("/secrets", json={"name": "other", "value": [before]}),
+            http.post("/secrets", json={"name": "other", "valu": after}),
+            http.post(
+                "/secrets", content=f'{{"value": "{before}"'.encode(), headers={"Content-Type": "application/json"}
+            ),
+            http.get("/secrets", params={"value": before}),
+        ]
+    assert answers[0].status_code == 200
+    assert all(answer.status_code >= 400 for answer in answers[1:])
+    told.texts["JSON of secrets"] = "\n".join(f"{a.status_code} {dict(a.headers)} {a.text}" for a in answers)
 
 
 def _talk_grpc(service: CorralProcess, authority: Authority, told: Told) -> None:
@@ -113,6 +160,7 @@ def _talk_grpc(service: CorralProcess, authority: Authority, told: Told) -> None
     with grpc.secure_channel(f"127.0.0.1:{service.port}", credentials, options) as channel:
         stub = deploy_pb2_grpc.DistributedModelServiceStub(channel)
         variables = {"HF_TOKEN": ENVIRONMENT, "A": "secret://hf-token", "B": "secret://of-the-service"}
+        variables["C"] = "secret://stored"
         member = node(environment_variables=variables)
         request = deploy_request(model_services=[member], request_id="canary-1")
         events = list(stub.DeployDistributedModelService(request, metadata=bearer("ann"), timeout=60))
@@ -168,7 +216,9 @@ def _talk_http(service: CorralProcess, authority: Authority, told: Told) -> None
 def test_the_service_was_given_every_secret_and_told_at_length(told: Told) -> None:
     """A secret that was never planted could not leak: each is found where it is allowed to be."""
     assert ENVIRONMENT in told.texts["database"], "by contract, environment variables are stored as they are"
-    assert len(told.secrets) == 9
+    assert len(told.secrets) == 12
+    assert "secret://stored" in told.texts["database"]
+    assert "corral.db" in told.raw
     assert "secret://of-the-service" in told.texts["database"]
     assert "secret://" not in told.texts["log"]
     assert '"level": "debug"' in told.texts["log"]

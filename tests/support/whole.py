@@ -10,7 +10,15 @@ from typing import Any
 from unittest.mock import patch
 
 import grpc
-from corral.v1 import catalog_pb2_grpc, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, project_pb2_grpc
+from corral.v1 import (
+    catalog_pb2_grpc,
+    deploy_pb2,
+    deploy_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    project_pb2_grpc,
+    secret_pb2_grpc,
+)
 
 from service.config.file import parse
 from service.drivers.simulated import SimulatedDriver
@@ -90,6 +98,7 @@ class Whole:
     fleet: Any
     catalog: Any
     projects: Any
+    secrets: Any
 
     def uuid_of(self, name: str) -> str:
         """The uuid of the host with this name."""
@@ -179,8 +188,15 @@ async def whole(directory: Path, text: str | None = None, *, planner: Planner | 
             fleet: Callable[..., Any] = fleet_pb2_grpc.FleetServiceStub
             catalog: Callable[..., Any] = catalog_pb2_grpc.CatalogServiceStub
             projects: Callable[..., Any] = project_pb2_grpc.ProjectServiceStub
+            secrets: Callable[..., Any] = secret_pb2_grpc.SecretServiceStub
             yield Whole(
-                service, process.http_address, stub(channel), fleet(channel), catalog(channel), projects(channel)
+                service,
+                process.http_address,
+                stub(channel),
+                fleet(channel),
+                catalog(channel),
+                projects(channel),
+                secrets(channel),
             )
     finally:
         await process.stop()

@@ -390,7 +390,7 @@ class CreateModelServiceRequest(_message.Message):
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the served process, each one line. Names that Corral sets itself
         (`CORRAL_*`, `MASTER_ADDR`, `NODE_RANK`, ...) are refused. `secret://NAME` stands for a secret
-        that the operator named in the configuration; its value reaches the guest alone.
+        of the configuration or of the project; its value reaches the guest alone.
         """
 
     @_builtins.property
@@ -672,7 +672,7 @@ class UpdateModelServiceRequest(_message.Message):
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the served process, each one line. Names that Corral sets itself
         (`CORRAL_*`, `MASTER_ADDR`, `NODE_RANK`, ...) are refused. `secret://NAME` stands for a secret
-        that the operator named in the configuration; its value reaches the guest alone.
+        of the configuration or of the project; its value reaches the guest alone.
         """
 
     @_builtins.property

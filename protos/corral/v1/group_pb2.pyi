@@ -158,8 +158,8 @@ class NodeSpec(_message.Message):
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the served process, beside the model service's own. At most 256 of
         at most 32768 characters each, one line each. Names that Corral sets itself (`CORRAL_*`,
-        `MASTER_ADDR`, `NODE_RANK`, ...) are refused. `secret://NAME` stands for a secret that the
-        operator named in the configuration; its value reaches the guest alone.
+        `MASTER_ADDR`, `NODE_RANK`, ...) are refused. `secret://NAME` stands for a secret of
+        the configuration or of the project; its value reaches the guest alone.
         """
 
     @_builtins.property

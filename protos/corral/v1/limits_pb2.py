@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63orral/v1/limits.proto\x12\tcorral.v1\x1a google/protobuf/descriptor.proto\"\xe7\x01\n\x0b\x46ieldLimits\x12\x14\n\x07minimum\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x12\n\nmax_length\x18\x03 \x01(\x05\x12\x11\n\tmax_items\x18\x04 \x01(\x05\x12\'\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x17.corral.v1.StringFormat\x12\x0f\n\x07\x61llowed\x18\x06 \x03(\t\x12#\n\x03key\x18\x07 \x01(\x0b\x32\x16.corral.v1.FieldLimits\x12\x0e\n\x06unique\x18\x08 \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum*\xec\x01\n\x0cStringFormat\x12\x1d\n\x19STRING_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12STRING_FORMAT_TEXT\x10\x01\x12\x16\n\x12STRING_FORMAT_LINE\x10\x02\x12\x16\n\x12STRING_FORMAT_UUID\x10\x03\x12\x17\n\x13STRING_FORMAT_TOKEN\x10\x04\x12\"\n\x1eSTRING_FORMAT_ENVIRONMENT_NAME\x10\x05\x12\x1e\n\x1aSTRING_FORMAT_HOST_ADDRESS\x10\x06\x12\x18\n\x14STRING_FORMAT_SHA256\x10\x07:G\n\x06limits\x12\x1d.google.protobuf.FieldOptions\x18\x99\x88\x03 \x01(\x0b\x32\x16.corral.v1.FieldLimitsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63orral/v1/limits.proto\x12\tcorral.v1\x1a google/protobuf/descriptor.proto\"\xe7\x01\n\x0b\x46ieldLimits\x12\x14\n\x07minimum\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x12\n\nmax_length\x18\x03 \x01(\x05\x12\x11\n\tmax_items\x18\x04 \x01(\x05\x12\'\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x17.corral.v1.StringFormat\x12\x0f\n\x07\x61llowed\x18\x06 \x03(\t\x12#\n\x03key\x18\x07 \x01(\x0b\x32\x16.corral.v1.FieldLimits\x12\x0e\n\x06unique\x18\x08 \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum*\x86\x02\n\x0cStringFormat\x12\x1d\n\x19STRING_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12STRING_FORMAT_TEXT\x10\x01\x12\x16\n\x12STRING_FORMAT_LINE\x10\x02\x12\x16\n\x12STRING_FORMAT_UUID\x10\x03\x12\x17\n\x13STRING_FORMAT_TOKEN\x10\x04\x12\"\n\x1eSTRING_FORMAT_ENVIRONMENT_NAME\x10\x05\x12\x1e\n\x1aSTRING_FORMAT_HOST_ADDRESS\x10\x06\x12\x18\n\x14STRING_FORMAT_SHA256\x10\x07\x12\x18\n\x14STRING_FORMAT_SECRET\x10\x08:G\n\x06limits\x12\x1d.google.protobuf.FieldOptions\x18\x99\x88\x03 \x01(\x0b\x32\x16.corral.v1.FieldLimitsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'corral.v1.limits_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STRINGFORMAT']._serialized_start=306
-  _globals['_STRINGFORMAT']._serialized_end=542
+  _globals['_STRINGFORMAT']._serialized_end=568
   _globals['_FIELDLIMITS']._serialized_start=72
   _globals['_FIELDLIMITS']._serialized_end=303
 # @@protoc_insertion_point(module_scope)

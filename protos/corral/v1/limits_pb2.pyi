@@ -45,6 +45,10 @@ class _StringFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StringFo
     """A DNS name or an IP address."""
     STRING_FORMAT_SHA256: _StringFormat.ValueType  # 7
     """A SHA-256 digest of 64 hexadecimal digits."""
+    STRING_FORMAT_SECRET: _StringFormat.ValueType  # 8
+    """One line of text that is kept exactly as it is: surrounding white space belongs to it, and tabs are
+    allowed.
+    """
 
 class StringFormat(_StringFormat, metaclass=_StringFormatEnumTypeWrapper):
     """What a string may consist of. Every format refuses the characters that XML 1.0 forbids, because
@@ -67,6 +71,10 @@ STRING_FORMAT_HOST_ADDRESS: StringFormat.ValueType  # 6
 """A DNS name or an IP address."""
 STRING_FORMAT_SHA256: StringFormat.ValueType  # 7
 """A SHA-256 digest of 64 hexadecimal digits."""
+STRING_FORMAT_SECRET: StringFormat.ValueType  # 8
+"""One line of text that is kept exactly as it is: surrounding white space belongs to it, and tabs are
+allowed.
+"""
 Global___StringFormat: _TypeAlias = StringFormat  # noqa: Y015
 
 @_typing.final

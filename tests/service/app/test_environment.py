@@ -14,8 +14,9 @@ from service.domain.catalog import Image, ModelService, RegisteredImage
 from service.domain.environment import Secret
 from service.domain.groups import DeployRequest
 from service.domain.tenants import Caller
-from service.errors import InvalidArgument
+from service.errors import InvalidArgument, NotFound
 from service.store import catalog as rows
+from service.transactions.secrets import KnownSecrets
 from tests.support.builders import node, spec
 from tests.support.control_plane import CALLER, CLUSTER, ControlPlane, control_plane
 
@@ -26,17 +27,17 @@ WRONG = {
     "MASTER_ADDR": ("10.6.6.6", "set by Corral itself"),
     "A": ("x\nCORRAL_RANK=7", "one line"),
     "B C": ("x", "variable's name"),
-    "HF_TOKEN": ("secret://unheard-of", "no secret unheard-of"),
-    "OTHERS": ("secret://of-blue", "no secret of-blue"),
     "ODD": ("secret://../../etc/shadow", "must name a secret"),
 }
 GIVEN = {name: value for name, (value, _) in WRONG.items()}
-SECRETS = ConfiguredSecrets(
-    [
-        Secret("token", variable="CORRAL_TEST_TOKEN"),
-        Secret("of-blue", variable="CORRAL_TEST_TOKEN", projects=frozenset({"blue"})),
-    ],
-    {"CORRAL_TEST_TOKEN": "the-secret"},
+SECRETS = KnownSecrets(
+    ConfiguredSecrets(
+        [
+            Secret("token", variable="CORRAL_TEST_TOKEN"),
+            Secret("of-blue", variable="CORRAL_TEST_TOKEN", projects=frozenset({"blue"})),
+        ],
+        {"CORRAL_TEST_TOKEN": "the-secret"},
+    )
 )
 
 
@@ -68,6 +69,16 @@ async def test_a_node_s_variables_are_refused_by_name(way: str) -> None:
         told(refused.value, "model_services[1].environment_variables")
 
 
+@pytest.mark.parametrize("secret", ["unheard-of", "of-blue"])
+async def test_a_secret_that_the_project_does_not_have_is_not_found_by_the_variable_that_names_it(secret: str) -> None:
+    async with control_plane() as plane:
+        wrong = node(environment_variables={"HF_TOKEN": f"secret://{secret}"})
+        for call in (cases(plane).deploy, cases(plane).plan):
+            with pytest.raises(NotFound, match=f"no secret {secret}") as refused:
+                await call(CALLER, DeployRequest(spec(2, nodes=(node(), wrong))))
+            assert refused.value.field == "model_services[1].environment_variables[HF_TOKEN]"
+
+
 async def test_a_reference_is_what_is_stored_and_its_own_project_may_make_it() -> None:
     async with control_plane() as plane:
         groups = cases(plane)
@@ -84,13 +95,13 @@ async def test_an_entry_s_variables_are_refused_by_name(tmp_path: Path) -> None:
         entry = ModelService("", "e", Image(""), image_uuid=image.uuid, environment=GIVEN)
         with pytest.raises(InvalidArgument) as refused:
             await cases.create_model_service(CALLER, NewModelService(entry))
-        told(refused.value, "environment_variables", "OTHERS")  # which project uses it is known at a deploy
+        told(refused.value, "environment_variables")
         made = await cases.create_model_service(
             CALLER, NewModelService(ModelService("", "e", Image(""), image_uuid=image.uuid))
         )
         with pytest.raises(InvalidArgument) as refused:
             await cases.update_model_service(CALLER, made.uuid, ModelServiceChange({"environment": GIVEN}))
-        told(refused.value, "environment_variables", "OTHERS")
+        told(refused.value, "environment_variables")
 
 
 async def test_a_secret_of_an_entry_is_asked_for_at_each_deploy(tmp_path: Path) -> None:
@@ -101,7 +112,7 @@ async def test_a_secret_of_an_entry_is_asked_for_at_each_deploy(tmp_path: Path) 
         entry = ModelService("", "e", Image(""), image_uuid=image.uuid, environment={"T": "secret://of-blue"})
         made = await entries.create_model_service(CALLER, NewModelService(entry))
         request = DeployRequest(spec(1, nodes=(node(model_service_uuid=made.uuid),)))
-        with pytest.raises(InvalidArgument, match="of-blue") as refused:
+        with pytest.raises(NotFound, match="of-blue") as refused:
             await cases(plane).deploy(Caller("ann", "red", "operator"), request)
-        assert refused.value.violations[0].field == "model_services[0].uuid"
+        assert refused.value.field == "model_services[0].uuid"
         await cases(plane).deploy(Caller("bob", "blue", "operator"), request)

@@ -11,7 +11,16 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from corral.v1 import catalog_pb2, deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, group_pb2, project_pb2
+from corral.v1 import (
+    catalog_pb2,
+    deploy_pb2,
+    deploy_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    group_pb2,
+    project_pb2,
+    secret_pb2,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -85,8 +94,8 @@ class Authority:
 
 
 def test_every_method_of_every_service_has_its_role() -> None:
-    own = (deploy_pb2.DESCRIPTOR, fleet_pb2.DESCRIPTOR, catalog_pb2.DESCRIPTOR, project_pb2.DESCRIPTOR)
-    files = (*own, health_pb2.DESCRIPTOR, CHANNELZ)
+    modules = (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2)
+    files = (*(module.DESCRIPTOR for module in modules), health_pb2.DESCRIPTOR, CHANNELZ)
     methods = {f"{s.full_name}/{m.name}" for f in files for s in f.services_by_name.values() for m in s.methods}
     reflection = {f"grpc.reflection.{v}.ServerReflection/ServerReflectionInfo" for v in ("v1", "v1alpha")}
     assert methods | reflection == set(ROLES)

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2, secret_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from sqlalchemy import Connection, select
@@ -30,19 +30,27 @@ from tests.service.http.zstack.lab import lab as zstack_lab
 from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.service.rpc.test_fleet import soon
 from tests.service.rpc.test_quarantine import forget
-from tests.support.whole import ENTRY, GIB, ZONE, Whole, whole
+from tests.support.secrets import a_key
+from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 
 SERVICES = [
     service
-    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2)
+    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 METHODS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 # A GET changes nothing; a plan is a POST because its request is large.
 CHANGING = {rule.method for rule in rules(SERVICES) if rule.verb != "GET"} - {"PlanDistributedModelService"}
 NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "name": "n", "type": "VirtualMachine"}
+
+STUBS = {
+    "DistributedModelService": "deploy",
+    "FleetService": "fleet",
+    "CatalogService": "catalog",
+    "SecretService": "secrets",
+}
 
 Row = tuple[str, str, str, str]
 """Principal, method, subject, the request id that the caller chose."""
@@ -89,7 +97,7 @@ class Recorder:
 
     async def _answer(self, name: str, request: Any) -> Any:
         service = METHODS[name].containing_service.name
-        stub = {"DistributedModelService": "deploy", "FleetService": "fleet", "CatalogService": "catalog"}[service]
+        stub = STUBS[service]
         call = getattr(getattr(self.lab, stub), name)(request)
         if not METHODS[name].server_streaming:
             return await call
@@ -163,6 +171,13 @@ async def the_catalogue(calls: Recorder) -> None:
     await calls.call("DeleteImage", image, uuid=image)
 
 
+async def the_secrets(calls: Recorder) -> None:
+    """The life of a secret."""
+    secret = _made(await calls.call("CreateSecret", name="token", value="one", request_id="secret-1"))
+    await calls.call("RotateSecret", secret, uuid=secret, value="two")
+    await calls.call("DeleteSecret", secret, uuid=secret)
+
+
 async def the_quarantine(calls: Recorder) -> None:
     """A host with another's mark is claimed; of two groups that nobody knows one is adopted, one's machine is ended."""
     lab = calls.lab
@@ -206,7 +221,7 @@ async def _are_held(lab: Whole, groups: Sequence[str]) -> bool:
 async def running(directory: Path) -> AsyncIterator[Whole]:
     (directory / "images").mkdir()
     (directory / "images" / "disk").write_bytes(bytes(512))
-    async with whole(directory) as lab:
+    async with whole(directory, config_text(extra=a_key(directory))) as lab:
         yield lab
 
 
@@ -217,7 +232,7 @@ async def test_every_changing_method_of_the_role_table_leaves_one_row(
     assert {path.split("/")[1] for path in ROLES if path.startswith("corral.")} == set(METHODS)
     async with running(tmp_path) as lab:
         calls = Recorder(lab)
-        for life in (groups, the_fleet, the_catalogue, the_quarantine):
+        for life in (groups, the_fleet, the_catalogue, the_secrets, the_quarantine):
             await life(calls)
         assert calls.seen == CHANGING
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2, secret_pb2
 from google.protobuf import descriptor, message_factory
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
@@ -20,7 +20,7 @@ from tests.support.outside import Outside, outside
 EXAMPLES = 250
 METHODS = [
     method
-    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2)
+    for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
