@@ -96,7 +96,7 @@ async def test_the_java_sdks_deploy_is_accepted_polled_and_answered(zstack: Lab)
     assert done.status == 200
     inventory = json.loads(done.body)["inventory"]
     assert (inventory["status"], inventory["systemTags"], inventory["userTags"]) == ("Running", ["s"], ["u"])
-    assert "schema" not in json.loads(done.body)
+    assert json.loads(done.body)["schema"]["inventory"] == "org.zstack.ai.entity.ModelServiceInstanceGroupInventory"
 
 
 async def test_the_java_sdk_gets_every_failure_by_polling(zstack: Lab) -> None:
