@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -31,6 +30,7 @@ from service.drivers.libvirt.connection import Lane, Opener, Work
 from service.drivers.libvirt.domain_xml import Platform, check_spec
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.machines import Machines
+from service.drivers.libvirt.news import News
 from service.drivers.libvirt.overhead import Overhead
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Kind, Tag, check_identity
@@ -51,12 +51,11 @@ class LibvirtDriver(HostDriver):
         self._host_id = host_id
         self._cluster = cluster
         self._options = options_of(address)
-        self._hints: list[MachineHint] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._storage = Storage(self._options)
         self._inventory = Inventory(cluster)
+        self._news = News(host_id, self._inventory)
         self._overhead = Overhead(self._options.translation_cache_mib << 20)
-        self._channels = Channels(self._changed)
+        self._channels = Channels(self._news.changed)
         self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
         self._virtualisation: tuple[str, probing.Virtualisation] | None = None
         self._hypervisor: str | None = None
@@ -65,7 +64,7 @@ class LibvirtDriver(HostDriver):
         self._control = Lane(
             uri,
             calls_at_a_time=1,
-            prepare=self._subscribe_events,
+            prepare=self._news.listen,
             closed=self._control_closed,
             opener=opener,
         )
@@ -288,7 +287,7 @@ class LibvirtDriver(HostDriver):
         return True
 
     async def _migrate(self, identity: MachineIdentity, arrival: migration.Arrival, given_up: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._news.begin()
 
         def move(work: Work, connection: Any) -> None:
             migration.migrate(work, connection, self._inventory, self._cluster, identity, arrival, given_up)
@@ -355,69 +354,28 @@ class LibvirtDriver(HostDriver):
         )
 
     async def _read(self, what: str, function: Callable[[Work, Any], Result], budget_seconds: float) -> Result:
-        self._loop = asyncio.get_running_loop()
+        self._news.begin()
         return await self._control.call(function, budget_seconds=budget_seconds, has_effect=False, what=what)
 
     async def _act(self, what: str, function: Callable[[Work, Any], Result], budget_seconds: float) -> Result:
-        self._loop = asyncio.get_running_loop()
+        self._news.begin()
         return await self._work.call(function, budget_seconds=budget_seconds, has_effect=True, what=what)
 
     # --- news --------------------------------------------------------------------------------------------------------
 
     def subscribe(self, hint: MachineHint) -> None:
         """See HostDriver. Events come once a first call has connected."""
-        self._hints.append(hint)
-
-    def _subscribe_events(self, connection: Any) -> Callable[[], None]:
-        """For each new control connection, in its opening thread."""
-        self._inventory.forget_all()
-        try:
-            callback = connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event, None
-            )
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-                raise
-            return lambda: None
-
-        def release() -> None:
-            with contextlib.suppress(libvirt.libvirtError):
-                connection.domainEventDeregisterAny(callback)
-
-        self._changed(None)
-        return release
-
-    def _lifecycle_event(self, _connection: Any, domain: Any, event: int, _detail: int, _opaque: Any) -> None:
-        machine_uuid = domain.UUIDString()
-        if event in (libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED):
-            identity = self._inventory.identity_of(machine_uuid)
-            self._inventory.forget(machine_uuid)
-            self._tell(identity)
-        else:
-            self._changed(machine_uuid)
-
-    def _changed(self, machine_uuid: str | None) -> None:
-        self._tell(None if machine_uuid is None else self._inventory.identity_of(machine_uuid))
-
-    def _tell(self, identity: MachineIdentity | None) -> None:
-        """From any thread to the hints, on the event loop."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended; nobody listens
-                self._loop.call_soon_threadsafe(self._give_hints, identity)
-
-    def _give_hints(self, identity: MachineIdentity | None) -> None:
-        for hint in self._hints:
-            hint(self._host_id, identity)
+        self._news.subscribe(hint)
 
     def _control_closed(self) -> None:
         self._channels.connection_lost()
         self._inventory.forget_all()
         self._hypervisor = None
-        self._give_hints(None)
+        self._news.all_changed()
 
     async def close(self) -> None:
         """See HostDriver."""
-        self._hints.clear()
+        self._news.unsubscribe_all()
         # Streams hold their connection open: they are let go of first. Closing it ends them on the host.
         self._channels.connection_lost()
         await self._control.close()
