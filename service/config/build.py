@@ -143,7 +143,7 @@ class Builder:
                 continue
             if section.tls is None or key == "admin":
                 if "server" in self.left_out.sections:
-                    continue  # it may have been said wrongly, which is told
+                    continue  # the key was left out because it was wrong, which is told already
                 self.problems.append(
                     f"server.{key}: {address} can be reached from other machines and has no TLS; "
                     "use a loopback address, unix:<path>, [server.tls], or say server.insecure = true"

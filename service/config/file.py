@@ -1,8 +1,8 @@
 """The configuration file: TOML in, checked domain types out. It reads files and nothing else.
 
 `load` reads a file, `parse` a text. Every error names the key by its path (`hosts[2].zone`) and says what is allowed.
-All errors of a file are told at once: what a single key holds wrongly is left out, and the rest is looked at all the
-same. Relative paths are taken from the directory of the file.
+All errors of a file are told at once: a key with a wrong value is left out, and the rest is checked all the same.
+Relative paths start at the directory of the file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse(text: str, directory: Path, *, source: str = "configuration") -> Confi
 
 
 def warnings(config: Config) -> tuple[str, ...]:
-    """What is allowed and will not work as its author may think, one line each."""
+    """What is allowed but may not work as its author thinks, one line each."""
     found = []
     if config.store_url.startswith("postgresql"):
         found += [
@@ -109,7 +109,7 @@ def _read(text: str, directory: Path, source: str, *, boot_files: bool) -> Confi
 
 
 def _checked(raw: dict[str, Any], problems: list[str], left_out: LeftOut) -> schema.Configuration | None:
-    """The sections of the file. What is wrong by itself is told and left out; None where no rest can be looked at."""
+    """The sections of the file. What is wrong by itself is told and left out; None where the rest cannot be checked."""
     try:
         return schema.Configuration.model_validate(raw)
     except ValidationError as problem:

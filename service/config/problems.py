@@ -20,7 +20,7 @@ def describe(error: dict[str, Any]) -> str:
         return f"{path}: missing"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     shown = repr(error["input"])
-    # Where a digest is expected somebody may have written the secret itself.
+    # Where a digest is expected, somebody may have written the secret itself: the value is not shown.
     secret = path.endswith(("password_sha512", ".sha256"))
     got = "" if secret else f" (got {shown if len(shown) <= 80 else shown[:77] + '…'})"
     return f"{path or 'file'}: {message[:1].lower()}{message[1:]}{got}"

@@ -1,4 +1,4 @@
-"""The sections of the configuration file and what each key may hold; `config` makes domain types of them."""
+"""The sections of the configuration file and what each key may hold; `build` makes domain types of them."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class TlsSection(Section):
 
 
 def _anonymous(value: Any) -> Any:
-    """What was said by true and false, too."""
+    """The value; true and false, as older files have them, too."""
     return {True: "loopback", False: "nobody"}[value] if isinstance(value, bool) else value
 
 
 class IdentitySection(Section):
-    """[identity]: `anonymous`: which callers that show nothing are administrators: those of a unix socket, whom the
-    kernel lets in by the socket's mode; all of this machine, whoever they are; nobody."""
+    """[identity]. `anonymous`: which callers without credentials are administrators: those of a unix socket, whom the
+    kernel lets in by the socket's mode; every program of this machine, whoever runs it; nobody."""
 
     anonymous: Annotated[Literal["unix", "loopback", "nobody"], BeforeValidator(_anonymous)] = "unix"
 
@@ -197,7 +197,7 @@ class ImageSection(Section):
 
 
 class ModelServiceSection(Section):
-    """[[model_services]]: a catalogue entry. The names and defaults are those of `fleet.ModelService`."""
+    """[[model_services]]: a catalogue entry. The names and defaults are those of `domain.catalog.ModelService`."""
 
     uuid: Uuid
     name: Name
@@ -284,7 +284,7 @@ class QuotaSection(Section):
 
 
 class RateLimitSection(Section):
-    """[[rate_limits]]: how often a project's callers may call; without `project` those of every project not named."""
+    """[[rate_limits]]: how often a project's callers may call; without `project`, for all that are not named."""
 
     project: OptionalName = ""
     calls_per_second: Annotated[float, Field(gt=0, le=1_000_000)]
@@ -292,7 +292,7 @@ class RateLimitSection(Section):
 
 
 class WebhooksSection(Section):
-    """[webhooks]: the networks to whose addresses a finished job may be told. None: webhooks are refused."""
+    """[webhooks]: the networks that webhooks may lead to. Without any, webhooks are refused."""
 
     allow: list[Annotated[str, AfterValidator(_network)]] = []
 

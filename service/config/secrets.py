@@ -1,4 +1,4 @@
-"""Secrets that the configuration names, read where they are when they are wanted: a changed file needs no restart."""
+"""Secrets that the configuration names, read from their source each time: a changed file needs no restart."""
 
 from __future__ import annotations
 

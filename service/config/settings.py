@@ -54,7 +54,7 @@ class ServerConfig:
     def known_host_names(self) -> tuple[str, ...] | None:
         """What the HTTP listener may be called besides addresses and localhost; None: anything.
 
-        A listener that other machines reach has names that nobody has to tell; once some are told, they are all.
+        A listener that other machines reach may have any name, unless names are configured: then it has only these.
         """
         checked = self.host_names or (self.http.local and not self.http.path)
         return self.host_names if checked else None

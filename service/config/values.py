@@ -1,4 +1,4 @@
-"""What values of the configuration file may be: addresses, sizes, ratios, names; how they are written and refused."""
+"""Values of the configuration file: addresses, sizes, ratios, names; how each is written, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def affordable(wanted: int) -> int:
-    """`wanted` connections of one listener, or a third of the files that this process may open: there are two such
-    listeners, and the rest is for everything else."""
+    """`wanted` connections of one listener, or a third of the files that this process may open where that is less:
+    there are two such listeners, and everything else needs the rest."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 3))
 

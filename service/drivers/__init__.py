@@ -1,1 +1,1 @@
-"""One package a kind of machine, all behind `base`; a driver never imports the store, the use cases or another one."""
+"""One package for each kind of host, all with the interface of `base`; none imports the store, use cases or another."""

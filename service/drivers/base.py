@@ -47,7 +47,7 @@ class OutcomeUnknown(DriverError):
 
 class HostRejected(DriverError):
     """The host answered that it cannot do it (missing bridge, image, pool, memory, space), or the service lacks what it
-    would send (a secret). Retrying there at once is of no use.
+    would have to send (a secret). Trying again there at once is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
     `denied`, `no_space`, `absent`, `missing_secret`, `internal`.
@@ -67,7 +67,7 @@ class MachineGhost(DriverError):
 
 
 class MachineState(StrEnum):
-    """What the hypervisor says of a machine. ABSENT is never listed; it stands for nothing there."""
+    """What the hypervisor says of a machine. ABSENT is never listed: it means that there is none."""
 
     PAUSED = "paused"  # created, never let run by us
     RUNNING = "running"
@@ -109,7 +109,7 @@ _VOLUME_NAME = re.compile(r"corral\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.([0-9]{1,9
 
 
 def volume_owner(name: str) -> tuple[str, int] | None:
-    """(instance, attempt) that a machine's volume belongs to, by its name; None for a name of another make.
+    """(instance, attempt) that a machine's volume belongs to, by its name; None for a name of another form.
 
     Every driver names volumes `corral.<cluster>.<instance>.<attempt>.<role>`; a role is lower-case letters and hyphens.
     """
@@ -202,7 +202,7 @@ class ObservedMachine:
 class Listing:
     """A complete list of this cluster's machines on one host, on a live connection.
 
-    Absence is evidence only when two listings with the same `boot_id` agree (ARCHITECTURE I2).
+    Absence is proven only when two listings with the same `boot_id` agree (ARCHITECTURE mechanism 7).
     """
 
     boot_id: str
@@ -218,8 +218,8 @@ class HostFacts:
     """What a host is. `total` and `foreign` are named integer vectors: `vcpu` (count), `memory` (bytes), …
 
     `total` is what machines can be given: without memory that is set aside as huge pages.
-    `foreign`: what machines without this cluster's tag hold (not what they could be given as they run), stopped ones
-    that do not autostart not counted; and what the hypervisor takes for itself beside its guests' memory.
+    `foreign`: what machines without this cluster's tag hold (not what they could be given as they run), without stopped
+    ones that do not autostart; and what the hypervisor takes for itself beside its guests' memory.
     `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why.
     `hypervisor`: the machine's own uuid, whatever address it is reached by; empty where its kind has none.
     `mark`: the owner's mark that it bears, None where it bears none.
@@ -256,9 +256,10 @@ class HostDriver(Protocol):
         ...
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
-        """Leave the owner's mark on the host, over an older one of the same database; answers the mark that stands.
+        """Leave the owner's mark on the host, in place of an older one of the same database; returns the mark that the
+        host bears now.
 
-        Another database's stands, and is answered, but with `take_over`. Marks of two owners never stand together.
+        Another database's mark stays, and is returned, unless `take_over`. A host never bears marks of two owners.
         """
         ...
 

@@ -68,7 +68,7 @@ def make_driver(host: Host, cluster_id: str) -> HostDriver:
 
 
 def violations(address: HostAddress, *, in_file: bool = False) -> Iterator[FieldViolation]:
-    """What is wrong with how a host is reached, field by field; the same rules whoever says it.
+    """What is wrong with how a host is reached, field by field: the same rules for the file and for calls.
 
     `in_file`: whether the configuration file says it, which may name files of this machine.
     """
@@ -115,8 +115,8 @@ def is_this_machine(address: HostAddress) -> bool:
 
 
 def twin_of(host: Host, others: Iterable[Host]) -> Host | None:
-    """Another host whose entry leads to the same machine: it would be given out twice. Two names of one machine that
-    the entries do not tell are found when it answers."""
+    """Another host whose entry leads to the same machine, whose capacity would be given out twice. Two names of one
+    machine that the entries do not show are found when it answers."""
     kind = KINDS.get(host.address.driver)
     machine = kind.same_machine(host.address) if kind is not None else ""
     if kind is None or not machine:
@@ -176,7 +176,7 @@ def _same_libvirt(address: HostAddress) -> str:
     if address.transport == "test":
         return ""  # each connection to libvirt's test driver is a host of its own
     name = address.address.lower().rstrip(".")
-    # Behind one address there may be several machines, each at a port of its own; the usual ports are one machine's.
+    # One address may stand for several machines, each at a port of its own; the usual ports are one machine's.
     return name if address.port in (0, _LIBVIRT_PORTS.get(address.transport)) else f"{name}:{address.port}"
 
 

@@ -1,1 +1,1 @@
-"""Metric names and logs: a leaf that every part of the service may import and that imports none of them."""
+"""Metric names and logs: a leaf, which every part of the service may import and which imports none of them."""

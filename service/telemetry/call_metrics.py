@@ -1,4 +1,4 @@
-"""What is counted of each call: `corral_calls_*` whichever face it came by, and gRPC's own family for gRPC."""
+"""What is counted for each call: `corral_calls_*` for every face, and gRPC's own family of metrics for gRPC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from service.telemetry.grpc_metrics import GrpcMetrics, Method, code_name
 from service.telemetry.metrics import Metrics
 
 GRPC, JSON, ZSTACK, JOB = "grpc", "json", "zstack", "job"
-"""Values of the label `face`. A job is what a call of ZStack's protocols asked for, done after its answer."""
+"""Values of the label `face`. A job is what a call by ZStack's protocols asked for, done after its acknowledgement."""
 
 
 class CallMetrics:

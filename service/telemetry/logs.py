@@ -84,9 +84,9 @@ def configure(format: str = "auto", level: str = "info", stream: TextIO | None =
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Its start and stop are told by our own line; its access log would double the request log.
+    # Our own lines tell of its start and stop, and its access log would repeat our line of each request.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    # It tells of each plugin that it loads.
+    # It would log each plugin that it loads.
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -112,7 +112,7 @@ def _clean(key: str, value: Any) -> Any:
     text = _HEADER.sub(
         lambda found: f"{found['kind']} {HIDDEN}", _URL_PASSWORD.sub(rf"\g<scheme>:{HIDDEN}@", str(value))
     )
-    # Tracebacks are ours and stay whole; everything else may come from a caller.
+    # Tracebacks are our own text and stay whole; everything else may come from a caller.
     return (
         text
         if key == "exception" or len(text) <= _LONGEST_VALUE

@@ -118,7 +118,7 @@ def _remote_uri(address: HostAddress) -> str:
     user, query = "", ""
     if address.transport == "ssh":
         user = f"{_matching(_USERNAME, address.username, 'username')}@" if address.username else ""
-        # Nobody is there to answer a question about a password or an unknown host key.
+        # There is nobody to answer a question about a password or an unknown host key.
         query = "?no_tty=1"
         key = options_of(address).ssh_key
         if key:

@@ -39,7 +39,7 @@ class _Source:
 
 
 class BaseImages:
-    """The images of one host's pool. Remembers no volumes: what is there is asked each time, others can delete it."""
+    """The images of one host's pool. Remembers no volumes: it asks each time, because others can delete them."""
 
     def __init__(self) -> None:
         self._uploading = threading.Lock()

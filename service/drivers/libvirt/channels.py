@@ -118,13 +118,13 @@ class Channel:
             _log.debug("progress channel: %s", describe(error))
 
     def drop(self) -> None:
-        """Stops listening. Asks nobody: for any thread, and for streams whose connection is gone."""
+        """Stops listening. Makes no call: for any thread, and for streams whose connection is gone."""
         with self._lock:
             if self.open:
                 self._let_go()
 
     def abort(self) -> None:
-        """Ends the stream, after `drop`. Asks the host: only in a call to it, which may wait."""
+        """Ends the stream, after `drop`. Calls the host: only in a call's thread, which may wait."""
         try:
             self._stream.abort()
         except libvirt.libvirtError as error:
@@ -194,8 +194,8 @@ class Channels:
     def hang_up(self, machine_uuid: str) -> None:
         """Ends the channel of a machine whose process is about to be ended, and opens none before its next run.
 
-        libvirtd 9.0 frees a domain's streams without a look whether its event thread is closing one at that moment, as
-        it does when the process dies under an open stream: now and then it crashes, for all that are on the host.
+        libvirtd 9.0 frees a domain's streams without checking whether its event thread is closing one at that moment,
+        as it does when the process dies under an open stream: now and then it crashes, for everybody on the host.
         """
         with self._lock:
             self._ending.add(machine_uuid)
@@ -205,7 +205,7 @@ class Channels:
             channel.abort()
 
     def _tell_refusal(self, machine_uuid: str, error: libvirt.libvirtError) -> None:
-        """Aloud once a machine: it is tried again at every listing, and without it a member is not seen to be ready."""
+        """Warn once for each machine: it is tried again at every listing, and without it a member is not seen ready."""
         with self._lock:
             level = logging.DEBUG if machine_uuid in self._refused else logging.WARNING
             self._refused.add(machine_uuid)

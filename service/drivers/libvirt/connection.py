@@ -28,7 +28,7 @@ Opener = Callable[[str], Any]
 
 # More would not make a host faster: starting a machine is QEMU's and the kernel's time.
 CALLS_AT_A_TIME = 4
-# Threads that wait in calls nobody waits for any more. Beyond this many the host gets no further calls until some end.
+# Threads in calls for which nobody waits any more. With this many the host gets no further calls until some end.
 GIVEN_UP_LIMIT = 12
 # A daemon that takes connections and does not answer is as good as down, however long a caller would wait.
 OPEN_SECONDS = 10.0
@@ -199,7 +199,7 @@ class Lane:
                 if session.usable:
                     return session
                 self._broken(session)  # noticed before libvirt told
-            # One open at a time: a daemon that hangs would otherwise collect a thread a call.
+            # One open at a time: a daemon that hangs would otherwise hold a thread for each call.
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
                 self._opening.add_done_callback(_note_failed_open)
@@ -210,8 +210,8 @@ class Lane:
                 raise HostUnreachable("the host's hypervisor does not answer", "open did not return in time") from None
 
     async def _open(self) -> None:
-        """Open one more session. What follows from it is done before this task is: a waiter that finds a task that has
-        ended, and nothing else changed, would turn for ever and keep the event loop to itself."""
+        """Open one more session, and give it out before this task ends: a waiter that finds the task ended and no
+        session would loop for ever and keep the event loop to itself."""
         loop = asyncio.get_running_loop()
         try:
             session = await in_thread(lambda: self._open_blocking(loop), "libvirt-open")
@@ -308,7 +308,7 @@ class Lane:
                     self._given_up += 1
             if given_up:
                 running.add_done_callback(_note_late_end)
-                self._broken(session)  # as good as: nobody may use it while that call goes on
+                self._broken(session)  # or as good as broken: nobody may use it while that call goes on
             else:
                 self._give_back(session)
         raise self._too_late(has_effect, what)
@@ -320,7 +320,7 @@ class Lane:
 
 
 def _note_failed_open(task: asyncio.Task[None]) -> None:
-    """Everybody who waited has been told; when nobody waits any more, it is no error that nobody saw."""
+    """Take note of the error: whoever waited has been told, and asyncio would complain where nobody did."""
     if not task.cancelled() and task.exception() is not None:
         _log.debug("a connection could not be opened: %r", task.exception())
 

@@ -104,9 +104,9 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
 
 
 def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...]) -> str:
-    """A running domain's own XML with what has another name on the host that it goes to: files, documents, bridges.
+    """A running domain's own XML, with the names that files, documents and bridges have on the host that it goes to.
 
-    Raises HostRejected where it was started with documents that are none of the target's: QEMU opens each at its start.
+    Raises HostRejected where it was started with documents that the target has not: QEMU opens each at its start.
     """
     domain = ElementTree.fromstring(xml)
     for name, path in (("kernel", boot.kernel), ("initrd", boot.initrd)):

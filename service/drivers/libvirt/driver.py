@@ -335,7 +335,7 @@ class LibvirtDriver(HostDriver):
                 raise OutcomeUnknown("the live move does not end")
         if task is not None:
             self._moves.pop(identity.machine_uuid, None)
-            await asyncio.gather(task, return_exceptions=True)  # how it ended is told by where the machine is
+            await asyncio.gather(task, return_exceptions=True)  # where the machine is then tells how it ended
 
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
         """See HostDriver."""

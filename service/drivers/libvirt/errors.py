@@ -15,10 +15,10 @@ class Abandoned(Exception):
 
 # The machine or object is not there: the caller decides what that means, most often success.
 GONE = frozenset({libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_STORAGE_VOL})
-# The object is already as it was asked to be (started, stopped), or something else is not active that the call needs:
-# whoever passes over it looks which.
+# The object is already as it was asked to be (started, stopped), or something else that the call needs is not active:
+# whoever ignores it must look which.
 ALREADY = frozenset({libvirt.VIR_ERR_OPERATION_INVALID})
-# Name or uuid is taken, or an operation failed in another way: looked at as well.
+# Name or uuid is taken, or an operation failed in another way: which of them must be looked at too.
 TAKEN = frozenset({libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_DOM_EXIST, libvirt.VIR_ERR_STORAGE_VOL_EXIST})
 
 # libvirt code -> (our code, what a tenant may read)

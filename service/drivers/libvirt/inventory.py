@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 # Events tell of changed definitions; this catches those that were missed.
 REREAD_SECONDS = 60.0
-# A create takes well under a second. A domain that starts for this long, with nobody creating it, never will run.
+# A create takes well under a second. A domain that has been starting for this long, and nobody creates it, never runs.
 GHOST_SECONDS = 20.0
 
 _STATES = {
@@ -53,7 +53,7 @@ class Seen:
 
     @property
     def active(self) -> bool:
-        """Whether a QEMU process stands behind it, as far as libvirt knows."""
+        """Whether it has a QEMU process, as far as libvirt knows."""
         return self.state not in _INACTIVE
 
     @property
@@ -94,7 +94,7 @@ class Inventory:
     def _states(self, connection: Any) -> dict[str, tuple[Any, int, int]]:
         if not self._no_bulk_states:
             try:
-                # NOWAIT: a QEMU that hangs must not hold up the news of all the others.
+                # NOWAIT: a QEMU that hangs must not hold up the answer about all the others.
                 found = connection.getAllDomainStats(
                     libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
                 )

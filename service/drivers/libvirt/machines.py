@@ -1,7 +1,7 @@
 """The steps on one machine: look, compare, act. They block; `driver` gives them their threads.
 
-Before each step that has an effect a call asks whether anybody still waits for it, so that a caller that has lost its
-lease and its patience does not find the effect later.
+Before each step that has an effect a call checks whether its caller still waits, so that a step does not happen long
+after its caller has given up or lost its lease.
 """
 
 from __future__ import annotations

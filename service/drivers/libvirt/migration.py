@@ -1,4 +1,4 @@
-"""Live moves between two libvirtd's, peer to peer: the source's carries it to the end whatever becomes of its client.
+"""Live moves between two libvirtds, peer to peer: the source's brings the move to its end whatever its client does.
 
 Facts seen with libvirt 9.0 and QEMU 7.2: the arriving domain is paused (reason starting up, then migration) until the
 source's is paused; a client that goes away changes nothing; a domain of that uuid and another name on the target is
@@ -21,7 +21,7 @@ from service.drivers.libvirt.errors import ALREADY, GONE, describe
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.tags import Kind
 
-# So long a move may take in libvirt's own hands; the caller gives it up earlier.
+# How long libvirt may take for a move; the caller gives it up earlier.
 MOVE_SECONDS = 6 * 3600.0
 POLL_SECONDS = 0.2
 

@@ -43,8 +43,8 @@ class Overhead:
     def held(self, connection: Any, seen: Iterable[Seen], *, emulated: bool) -> int:
         """Bytes over all guests that run or are paused, whoever made them.
 
-        Of a guest that has not used all of its memory less is measured than it takes: it counts with the most that was
-        measured of any.
+        For a guest that has not used all of its memory yet less is measured than QEMU will take: it counts with the
+        most that was measured for any guest.
         """
         active = [one for one in seen if one.active and not one.starting]
         measured = self._measured(connection, [one for one in active if one.record.tag is not None])
@@ -57,8 +57,8 @@ class Overhead:
     def _measured(self, connection: Any, ours: list[Seen]) -> dict[str, int]:
         """By uuid, bytes resident beyond the guest's memory, at least 0.
 
-        Asked of our own alone: they have no balloon, so that libvirt reads the process and does not ask a QEMU that may
-        hang; and nothing of theirs is shared or swapped by somebody's choice.
+        Only our own guests are measured: they have no balloon, so that libvirt reads the process and does not ask a
+        QEMU that may hang; and none of their memory is shared or swapped on purpose.
         """
         if not ours:
             return {}

@@ -71,7 +71,7 @@ def totals(connection: Any) -> dict[str, int]:
     information = connection.getInfo()
     memory = int(information[1]) << 20
     try:
-        # getInfo's memory was seen to be a fraction of the truth; this one is what the kernel says.
+        # The memory that getInfo tells was seen to be a fraction of the truth; this is what the kernel says.
         memory = int(connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) << 10
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
@@ -143,7 +143,7 @@ def runs_guests(connection: Any, work: Work, platform: Platform, cluster: str, s
         work.check()
         xml = probe_xml(f"corral-probe-{identity.instance}", identity, platform, volume.path())
         try:
-            # Ends with this connection, so that a probe is never left behind.
+            # The guest ends with this connection, so that none is left running.
             domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
         except libvirt.libvirtError as error:
             _log.info("the probe guest could not be created: %s", describe(error))

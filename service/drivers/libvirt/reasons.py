@@ -33,7 +33,7 @@ if hasattr(libvirt, "VIR_DOMAIN_PAUSED_API_ERROR"):  # since 9.2
 
 
 def words_for(domain: Any, state: int, reason: int) -> str:
-    """What happened, or nothing. Asks QEMU of an I/O error alone: it answers, since it has just stopped by itself."""
+    """What happened, or nothing. QEMU is asked after an I/O error alone: it answers, since it has stopped by itself."""
     words = _WORDS.get((state, reason), "")
     if words is not IO_ERROR:
         return words

@@ -30,7 +30,7 @@ POOL_PATIENCE_SECONDS = 2.0
 
 
 class Storage:
-    """The pool of one host. Remembers no paths: what is there is asked each time, because others can delete it."""
+    """The pool of one host. Remembers no paths: it asks each time, because others can delete what is there."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -173,7 +173,7 @@ def _document(pool: Any, work: Work, identity: MachineIdentity, name: str, text:
 def virtual_size(path: Path, disk_format: str) -> int:
     """Bytes that a guest sees of a disk image. Raises HostRejected `missing_image` where it is not what it should be.
 
-    Looked at once more than when it was made known: a file that was exchanged since could name any file of the host's.
+    Checked again here, after its registration: a file that was exchanged since could name any file of the host.
     """
     try:
         with path.open("rb") as file:

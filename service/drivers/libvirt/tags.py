@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
     MACHINE = "machine"
     TOMBSTONE = "tombstone"
-    PROBE = "probe"  # the guest that shows whether KVM works; nobody's machine
+    PROBE = "probe"  # the guest that shows whether KVM works; no member's machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One volume of a pool: made, written, proven to be there, deleted. Block; they run in a call's thread.
 
-A pool's list is what libvirt remembers of it: a file that was deleted behind its back stays listed until it is looked
-at, and whatever is made in its place is refused as there already.
+A pool's list is what libvirt remembers of it: a file that somebody else deleted stays listed until the pool is
+refreshed, and until then libvirt refuses to make a volume of that name.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _NAMESPACE = UUID("b6a4a3f0-2f49-5d0c-9c39-0c9d1f3f7a55")
 
 
 class SimulatedDriver:
-    """One simulated host behind the driver interface."""
+    """One simulated host with the interface of a driver."""
 
     def __init__(self, host_id: str, host: SimulatedHost) -> None:
         self._host_id = host_id
@@ -133,7 +133,7 @@ class SimulatedDriver:
         return self.host.options.live_migration and target.host.options.live_migration
 
     async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
-        """See HostDriver. Ends with the process, as everything simulated; what stands in a file goes on from there."""
+        """See HostDriver. A move ends with the process; machines in a file stay as the file has them."""
         if not self.can_migrate(spec, target) or not isinstance(target, SimulatedDriver):
             raise HostRejected("unsupported", "the hosts do not move machines live")
         await self._call(budget_seconds)

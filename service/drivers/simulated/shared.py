@@ -1,4 +1,4 @@
-"""A simulated host whose machines stand in a file, so that several control planes on one machine see the same host."""
+"""A simulated host whose machines are kept in a file, so that several control planes of one machine see it."""
 
 from __future__ import annotations
 
