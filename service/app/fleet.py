@@ -30,7 +30,7 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import claims, clock, fleet, groups, schema, settings, usage
+from service.store import addresses, claims, clock, fleet, groups, schema, settings, usage
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
@@ -348,6 +348,7 @@ def _give_up(connection: Connection, host: Host) -> None:
         raise WrongState(f"host {host.name}", state, "a host that was fenced and does not answer")
     left = {(instance, attempt) for instance, attempt, _ in claims.on_host(connection, host.uuid)}
     claims.release(connection, left)
+    addresses.let_go(connection, [instance for instance, _ in left])
     logger.warning("host %s is gone for good by its operator's word: %d claims are given up", host.name, len(left))
 
 

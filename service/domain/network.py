@@ -144,3 +144,8 @@ def mac_address(address: str, instance_uuid: str) -> str:
     first = 0x52 if address else 0x56
     octets = (first, 0x54, *low.to_bytes(4, "big"))
     return ":".join(f"{octet:02x}" for octet in octets)
+
+
+def is_planned(address: str, mac: str, instance_uuid: str) -> bool:
+    """Whether the address was planned and is the member's own; otherwise its guest got it from somebody and told it."""
+    return bool(address) and mac == mac_address(address, instance_uuid)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from service.domain.groups import FailurePolicy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.domain.network import is_planned
 from service.lifecycle.facts import Observation
 
 S = InstanceStatus
@@ -174,7 +175,7 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
     """A member starts over: in its seat, or placed anew with the next attempt.
 
     The claim of the old attempt is not released here: the store does it where the machine was seen gone, the sweep
-    where the member was left behind on a silent host.
+    where the member was left behind on a silent host. A planned address is the member's, whatever happens to attempts.
     """
     if keep_claim:
         return replace(
@@ -186,6 +187,7 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
             pauses=0,
             paused_at=0,
         )
+    keeps = is_planned(member.address, member.mac, member.uuid)
     return replace(
         unmoved(member),
         status=S.PENDING,
@@ -193,8 +195,8 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
         host_uuid="",
         host_name="",
         machine_uuid="",
-        address="",
-        mac="",
+        address=member.address if keeps else "",
+        mac=member.mac if keeps else "",
         was_resumed=False,
         stop_asked=False,
         unknown_since=0,

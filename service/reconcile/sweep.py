@@ -26,7 +26,7 @@ from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile.custody import Custody
 from service.reconcile.monitor import HostMonitor
-from service.store import audit, claims, clock, groups, ownership
+from service.store import addresses, audit, claims, clock, groups, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
@@ -214,6 +214,7 @@ class Sweep:
         def release(connection: Connection) -> None:
             if (identity.instance, identity.attempt) not in seats(connection, monitor.host.uuid).wanted:
                 claims.leave(connection, [(identity.instance, identity.attempt, monitor.host.uuid)])
+                addresses.let_go(connection, [identity.instance])
 
         failpoint("sweep.releasing")
         await self._store.write(release)

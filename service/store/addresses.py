@@ -1,13 +1,14 @@
-"""Addresses that members hold, taken in the transaction of their claim."""
+"""Addresses that members hold: taken in the transaction of their claim, and theirs as long as they are members."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from service.domain.groups import InstanceStatus
 from service.domain.network import Network
 from service.errors import NoCapacity
 from service.store import schema
@@ -17,23 +18,45 @@ from service.store.claims import ClaimLost
 def take_addresses(
     connection: Connection, zone_uuid: str, network: Network, wanted: Sequence[tuple[str, int]]
 ) -> Mapping[str, str]:
-    """A free address of the zone's pool for each (instance, attempt): instance uuid -> address.
+    """An address of the zone's pool for each (instance, attempt): instance uuid -> address.
 
+    A member that has one there already keeps it, whichever attempt it took it with; others get the lowest free ones.
     Raises NoCapacity where too few are left, ClaimLost where another transaction just took one.
     """
-    found: dict[str, str] = {}
-    for (instance_uuid, attempt), address in zip(
-        wanted, free_addresses(connection, zone_uuid, network, len(wanted)), strict=True
-    ):
+    table = schema.addresses
+    members = dict(wanted)
+    here = select(table.c.instance_uuid, table.c.address).where(
+        table.c.zone_uuid == zone_uuid, table.c.instance_uuid.in_(members)
+    )
+    found: dict[str, str] = {row.instance_uuid: row.address for row in connection.execute(here)}
+    for instance_uuid, address in sorted(found.items()):
+        mine = table.c.zone_uuid == zone_uuid, table.c.address == address
+        connection.execute(update(table).where(*mine).values(attempt=members[instance_uuid]))
+    new = [instance_uuid for instance_uuid, _ in wanted if instance_uuid not in found]
+    for instance_uuid, address in zip(new, free_addresses(connection, zone_uuid, network, len(new)), strict=True):
         found[instance_uuid] = address
-        row = insert(schema.addresses).values(
-            zone_uuid=zone_uuid, address=address, instance_uuid=instance_uuid, attempt=attempt
+        row = insert(table).values(
+            zone_uuid=zone_uuid, address=address, instance_uuid=instance_uuid, attempt=members[instance_uuid]
         )
         try:
             connection.execute(row)
         except IntegrityError as error:  # another transaction took it since the SELECT
             raise ClaimLost(f"address {address} was just taken") from error
     return found
+
+
+def let_go(connection: Connection, instances: Iterable[str]) -> None:
+    """Give back the addresses that these members have no use for any more: those of an attempt without a claim, where
+    the member is over or has a later attempt in another zone."""
+    table, claims, members = schema.addresses, schema.claims, schema.instances
+    asked = sorted(set(instances))
+    if not asked:
+        return
+    claimed = exists().where(claims.c.instance_uuid == table.c.instance_uuid, claims.c.attempt == table.c.attempt)
+    lives = exists().where(members.c.uuid == table.c.instance_uuid, members.c.status != InstanceStatus.REMOVED.value)
+    newer = table.alias()
+    elsewhere = exists().where(newer.c.instance_uuid == table.c.instance_uuid, newer.c.attempt > table.c.attempt)
+    connection.execute(delete(table).where(table.c.instance_uuid.in_(asked), ~claimed, or_(~lives, elsewhere)))
 
 
 def free_addresses(connection: Connection, zone_uuid: str, network: Network, count: int) -> Sequence[str]:

@@ -120,22 +120,22 @@ def take(
 
 
 def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None:
-    """Give back capacity and address of these (instance, attempt), on every host; those that have none are ignored."""
+    """Give back the capacity of these (instance, attempt), on every host; those that have none are ignored."""
     ended = sorted(set(attempts))
     if ended:
-        _release(connection, _of(schema.claims, ended), ended)
+        _release(connection, _of(schema.claims, ended))
 
 
 def leave(connection: Connection, seats: Iterable[tuple[str, int, str]]) -> None:
-    """Give back what these (instance, attempt, host) hold there; an address goes with its attempt's last claim."""
+    """Give back what these (instance, attempt, host) hold there. Addresses are another matter: `addresses.let_go`."""
     table = schema.claims
     ended = sorted(set(seats))
     if ended:
         there = tuple_(table.c.instance_uuid, table.c.attempt, table.c.host_uuid).in_(ended)
-        _release(connection, there, sorted({(instance, attempt) for instance, attempt, _ in ended}))
+        _release(connection, there)
 
 
-def _release(connection: Connection, which: ColumnElement[bool], ended: Sequence[tuple[str, int]]) -> None:
+def _release(connection: Connection, which: ColumnElement[bool]) -> None:
     sums: dict[tuple[str, str], int] = defaultdict(int)
     for row in connection.execute(
         delete(schema.claims)
@@ -147,10 +147,6 @@ def _release(connection: Connection, which: ColumnElement[bool], ended: Sequence
     for (host_uuid, resource), amount in sorted(sums.items()):  # the order in which `take` locks them
         connection.execute(_GIVE_BACK, {"host": host_uuid, "what": resource, "less": amount})
     failpoint("release.given_back")
-    held = select(schema.claims.c.instance_uuid, schema.claims.c.attempt).where(_of(schema.claims, ended)).distinct()
-    kept = {(row.instance_uuid, row.attempt) for row in connection.execute(held)}
-    if ended := [attempt for attempt in ended if attempt not in kept]:
-        connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))
     _verify(connection, {host_uuid for host_uuid, _ in sums})
 
 

@@ -11,9 +11,11 @@ from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved
 from service.lifecycle.transitions import AT_REST, advance, released
-from service.store import claims, events, fleet, groups, ownership
+from service.store import addresses, claims, events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.events import Draft
+
+_REMOVED = InstanceStatus.REMOVED
 
 
 class LeaseLost(Exception):
@@ -75,6 +77,8 @@ def commit(
     failpoint("change.told")
     stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
     groups.save(connection, before, stored)
+    over = {m.uuid for m in before.instances} - {m.uuid for m in stored.instances if m.status is not _REMOVED}
+    addresses.let_go(connection, {instance for instance, *_ in ended} | over)
     failpoint("change.stored")
     return stored
 

@@ -45,6 +45,7 @@ class Observer:
         self._told_members: dict[str, tuple[str, int, str, str, str, int]] = {}
         self._claims: dict[tuple[str, int, str, str], tuple[str, str, int]] = {}
         self._addresses: dict[tuple[str, str], tuple[str, int]] = {}
+        self._own: dict[tuple[str, str], str] = {}
         self._rules: dict[str, Mapping[str, Any]] = {}
         self.reached: set[str] = set()
         self._owners: dict[tuple[str, int], str] = {}
@@ -182,14 +183,18 @@ class Observer:
             self.claim_changes += 1
             self._check_sums(claims)
             self._check_rules(claims, {uuid: row[2] for uuid, row in members.items() if row[1] != "Removed"})
+        present = {uuid for uuid, row in members.items() if row[1] != "Removed"}
         if addresses != self._addresses:
             for key, holder in self._addresses.items():
-                if addresses.get(key) != holder:
+                if key not in addresses or addresses[key][0] != holder[0]:
                     self._released(f"address {key[1]}", *holder, None)
             self._addresses = addresses
-            for key, holder in addresses.items():
-                if holder not in held:
-                    self.violated("I10", f"address {key[1]} is held by {holder}, which has no claim")
+            for (zone, address), holder in addresses.items():
+                if holder not in held and holder[0] not in present:
+                    self.violated("I10", f"address {address} is held by {holder}, which has no claim")
+                own = self._own.setdefault((holder[0], zone), address)
+                if own != address:
+                    self.violated("I17", f"{holder[0]} had address {own} in zone {zone}, and has {address} now")
 
     def _released(self, what: str, instance: str, attempt: int, host: str | None) -> None:
         for where, machine in self._machines():
@@ -378,7 +383,7 @@ class Observer:
         for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):
             if (instance, attempt, host) not in wanted:
                 yield f"claim of {instance} attempt {attempt} on {host} has no owner"
-        attempts = {(uuid, attempt) for uuid, attempt, _ in wanted}
+        present = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE status != 'Removed'")}
         for address, instance, attempt in self._rows("SELECT address, instance_uuid, attempt FROM addresses"):
-            if (instance, attempt) not in attempts:
+            if instance not in present:
                 yield f"address {address} of {instance} attempt {attempt} has no owner"

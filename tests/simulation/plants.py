@@ -45,6 +45,7 @@ def one(name: str, module: str, old: str, new: str, *more: Edit) -> Plant:
 
 
 CLAIMS, GROUPS, EVENTS = "service.store.claims", "service.store.groups", "service.store.events"
+ADDRESSES = "service.store.addresses"
 CHANGES, CLAIMING, APP = "service.transactions.changes", "service.transactions.claiming", "service.app.groups"
 TRANSLATE = "service.planning.translate"
 INTENTS, FEED, REQUESTS = "service.app.group_intents", "service.app.feed", "service.store.requests"
@@ -75,11 +76,12 @@ PLANTS: tuple[Plant, ...] = (
     one("a release takes every attempt's claim", CLAIMS,
         "    return tuple_(table.c.instance_uuid, table.c.attempt).in_(attempts)\n",
         "    return table.c.instance_uuid.in_([instance for instance, _ in attempts])\n"),
-    one("addresses are released with the claims of any attempt", CLAIMS,
-        "delete(schema.addresses).where(_of(schema.addresses, ended))",
-        "delete(schema.addresses).where(schema.addresses.c.instance_uuid.in_([i for i, _ in ended]))"),
-    one("addresses are never released", CLAIMS,
-        "    connection.execute(delete(schema.addresses).where(_of(schema.addresses, ended)))\n", ""),
+    one("addresses are released with the claims of any attempt", ADDRESSES,
+        "~claimed, or_(~lives, elsewhere)))", "~claimed))"),
+    one("addresses are released while a claim stands", ADDRESSES,
+        "~claimed, or_(~lives, elsewhere)))", "or_(~lives, elsewhere)))"),
+    one("addresses are never released", ADDRESSES,
+        "    if not asked:\n        return\n", "    if asked or not asked:\n        return\n"),
     one("a released claim stays counted as used", CLAIMS,
         ".values(used=_RESOURCES.c.used - bindparam(\"less\"))", ".values(used=_RESOURCES.c.used - bindparam(\"less\") * 0)",
         Edit(CLAIMS, "    if wrong is not None:\n", "    if False:\n")),

@@ -165,17 +165,38 @@ def test_addresses_are_different_and_come_back(db: Database) -> None:
     with pytest.raises(NoCapacity):
         db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("f" * 32, 1)]))
     db.write(lambda c: claims.take(c, GROUP, [member(1, a)]))
+    db.write(lambda c: addresses.let_go(c, [f"{1:032x}"]))
+    with pytest.raises(NoCapacity):
+        db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("f" * 32, 1)]))
     db.write(lambda c: claims.release(c, [(f"{1:032x}", 1)]))
+    db.write(lambda c: addresses.let_go(c, [f"{1:032x}"]))
     again = db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("f" * 32, 1)]))
-    assert again == {"f" * 32: given_out[f"{1:032x}"]}
+    assert again == {"f" * 32: given_out[f"{1:032x}"]}, "who is no member and has no claim has no address either"
 
 
-def test_an_address_is_kept_by_an_attempt_that_was_not_released(db: Database) -> None:
-    """An address that is given out again after a failed destroy makes two machines answer under it."""
+def test_an_address_is_the_members_whichever_attempt_it_is_at(db: Database) -> None:
     network = zone().network
-    first = db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("a" * 32, 1)]))
-    second = db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("a" * 32, 2)]))
-    assert first["a" * 32] != second["a" * 32]
+    held = [(f"{n:032x}", 1) for n in range(3)]
+    first = db.write(lambda c: addresses.take_addresses(c, ZONE, network, held))
+    again = db.write(lambda c: addresses.take_addresses(c, ZONE, network, [("f" * 32, 1), (f"{1:032x}", 2)]))
+    assert again[f"{1:032x}"] == first[f"{1:032x}"]
+    assert again["f" * 32] not in first.values()
+
+
+def test_an_address_of_another_zone_stays_until_the_attempt_that_has_it_is_seen_gone(db: Database) -> None:
+    """An address that is given out again after a failed destroy makes two machines answer under it."""
+    (a,) = db.fill(1)
+    instance, other = f"{1:032x}", "e" * 32
+    db.write(lambda c: claims.take(c, GROUP, [member(1, a)]))
+    first = db.write(lambda c: addresses.take_addresses(c, ZONE, zone().network, [(instance, 1)]))
+    db.write(lambda c: addresses.take_addresses(c, other, zone().network, [(instance, 2)]))
+    db.write(lambda c: addresses.let_go(c, [instance]))
+    taken = db.write(lambda c: addresses.take_addresses(c, ZONE, zone().network, [("f" * 32, 1)]))
+    assert taken["f" * 32] != first[instance]
+    db.write(lambda c: claims.release(c, [(instance, 1)]))
+    db.write(lambda c: addresses.let_go(c, [instance]))
+    taken = db.write(lambda c: addresses.take_addresses(c, ZONE, zone().network, [("d" * 32, 1)]))
+    assert taken["d" * 32] == first[instance]
 
 
 def test_one_free_address_has_one_winner(db: Database) -> None:
