@@ -14,6 +14,7 @@ from placement.constraints import (
     AtMost,
     Constraint,
     Near,
+    Prefer,
     Scope,
     Selector,
     SpareHosts,
@@ -158,6 +159,14 @@ def _missed(
     if isinstance(constraint, SpareHosts):
         spare = sum(1 for host in snapshot.hosts if host.schedulable and host.empty and host.id not in landed)
         return max(0, constraint.count - spare)
+    if isinstance(constraint, Prefer):
+        bearing = {host.id for host in snapshot.hosts if host.labels.get(constraint.key) in constraint.values}
+        return sum(
+            _picks(constraint.select, node.id, node.labels, True)
+            for host_id, arrivals in landed.items()
+            if host_id not in bearing
+            for node, _ in arrivals
+        )
 
     def count(selector: Selector, without: Selector | None = None) -> tuple[Counter[str], Counter[str]]:
         """New nodes and old members of each domain, of those that the selector picks."""

@@ -9,9 +9,10 @@ request   {"version": 1, "nodes": [{"id", "demand": {name: int}, "zone"?: str, "
           "host_labels"?: {key: [value]}, "exclusive"?: false, "cells"?: 0}], "strategy"?: "least_lost_value" |
           "fewest_hosts" | "spread" | "close", "constraints"?: [rule], "excluded_hosts"?: [id], "staying"?: {member:
           host}, "seed"?: 0, "deadline_ms"?: int}
-rule      {"kind": "at_most" | "together" | "spread_over" | "spare_hosts" | "apart" | "near", "scope"?: "host" |
-          "rack" | "zone", "weight"?: int (absent: hard), and by kind: "select"?: selector, "limit"?, "minimum"?,
-          "count"?, "first", "second"}; selector {"nodes"?: [id], "labels"?: {}}, absent: the whole request
+rule      {"kind": "at_most" | "together" | "spread_over" | "spare_hosts" | "apart" | "near" | "prefer", "scope"?:
+          "host" | "rack" | "zone", "weight"?: int (absent: hard), and by kind: "select"?: selector, "limit"?,
+          "minimum"?, "count"?, "first", "second", "key", "values": [label's value]}; selector {"nodes"?: [id],
+          "labels"?: {}}, absent: the whole request
 decision  {"version": 1, "status": "placed" | "infeasible" | "unknown", "assignments": [{"node", "host", "cells"?:
           [int]}], "objective", "lower_bound", "upper_bound", "proof": "optimal" | "gap" | "infeasible" | "none",
           "stage", "strategy", "penalty", "penalty_bound", "unplaced": [id], "stopped", "max_placed", "explanation"}
@@ -26,7 +27,18 @@ from dataclasses import asdict, fields
 from enum import Enum
 from typing import Any, TypeVar
 
-from placement.constraints import Apart, AtMost, Constraint, Near, Scope, Selector, SpareHosts, SpreadOver, Together
+from placement.constraints import (
+    Apart,
+    AtMost,
+    Constraint,
+    Near,
+    Prefer,
+    Scope,
+    Selector,
+    SpareHosts,
+    SpreadOver,
+    Together,
+)
 from placement.model import (
     Assignment,
     Cell,
@@ -59,6 +71,7 @@ KINDS: dict[str, type] = {
     "near": Near,
     "spread_over": SpreadOver,
     "spare_hosts": SpareHosts,
+    "prefer": Prefer,
 }
 E_ = TypeVar("E_", bound=Enum)
 MAX_DEADLINE_MS = 86_400_000
@@ -170,13 +183,16 @@ def _rule(path: str, value: Any) -> Constraint:
         raise InvalidPlacementInput(f"{path}.kind", f"must be one of {', '.join(KINDS)}")
     made = KINDS[kind]
     known = {field.name for field in fields(made)}
-    needed = {"first", "second"} & known
+    needed = {"first", "second", "key", "values"} & known
     row = _object(path, row, known, needed)
     for name in ("select", "first", "second"):
         if name in row:
             parts = _object(f"{path}.{name}", row[name] or {}, {"nodes", "labels"}, set())
             nodes = frozenset(_list(f"{path}.{name}.nodes", parts.get("nodes", [])))
             row[name] = Selector(nodes, parts.get("labels", {}))
+    if "values" in row:
+        row["values"] = tuple(_list(f"{path}.values", row["values"]))
+    row.setdefault("weight", None)
     if "scope" in row:
         row["scope"] = _member(f"{path}.scope", Scope, row["scope"])
     rule: Constraint = _build(made, path, **row)
@@ -295,7 +311,9 @@ def _write_rule(rule: Constraint) -> dict[str, Any]:
         if isinstance(value, Selector):
             value = {"nodes": sorted(value.nodes), "labels": dict(value.labels)}
         if value is not None:
-            row[field.name] = value.value if isinstance(value, Enum) else value
+            row[field.name] = (
+                value.value if isinstance(value, Enum) else list(value) if isinstance(value, tuple) else value
+            )
     return row
 
 

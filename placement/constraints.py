@@ -1,4 +1,4 @@
-"""Rules that tie several nodes together: affinity, anti-affinity, spread, spare hosts.
+"""Rules that tie several nodes together: affinity, anti-affinity, spread, spare hosts; and wishes for a kind of host.
 
 A rule with ``weight=None`` is hard; with a weight it is a wish, and each unit by which it is missed costs that weight.
 Wishes come before the strategy: a decision first misses as little as possible.
@@ -14,6 +14,7 @@ from placement.resources import (
     MAX_NODES,
     checked_integer,
     checked_labels,
+    checked_name,
     checked_names,
 )
 
@@ -148,4 +149,28 @@ class SpareHosts:
         _checked_weight(self.weight)
 
 
-Constraint = AtMost | Together | Apart | Near | SpreadOver | SpareHosts
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """The selected are on hosts whose label ``key`` has one of ``values``. Missed by each new one that is on another.
+
+    Without a weight it says of the selected what ``Node.host_labels`` says of one node.
+    """
+
+    key: str
+    values: tuple[str, ...]
+    select: Selector = EVERYTHING
+    weight: int | None = 1
+
+    def __post_init__(self) -> None:
+        checked_name("constraint.key", self.key)
+        checked_labels("constraint.values", dict.fromkeys(self.values, ""))
+        object.__setattr__(self, "values", tuple(sorted(set(self.values))))
+        _checked_weight(self.weight)
+
+    @property
+    def scope(self) -> Scope:
+        """Each host is looked at by itself."""
+        return Scope.HOST
+
+
+Constraint = AtMost | Together | Apart | Near | SpreadOver | SpareHosts | Prefer

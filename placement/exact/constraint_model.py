@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.constraints import AtMost, Near, SpareHosts, SpreadOver, Together
+from placement.constraints import AtMost, Near, Prefer, SpareHosts, SpreadOver, Together
 from placement.exact.interrupt import run_until
 from placement.problem.gang import FIRST, Gang, Landed, allowed_hosts, cell_demand
 from placement.problem.scoring import free_for, room_value
@@ -205,6 +205,10 @@ class ConstraintModel:
             self._together(tally, first)
         elif isinstance(rule, SpreadOver):
             self._spread_over(tally, first)
+        elif isinstance(rule, Prefer):
+            for host in sorted(first):
+                if tally.empty[host]:
+                    self._elsewhere(rule.weight, first[host])
         else:
             self._pair(tally, first, second)
 
@@ -215,6 +219,13 @@ class ConstraintModel:
         free = 0 if old.any() else 1
         terms = [(flag, 1) for flag in strangers] + ([(miss, -1)] if miss is not None else [])
         self.model.row(terms, -BIG, free)
+
+    def _elsewhere(self, weight: int | None, variables: Sequence[int]) -> None:
+        """Counts on a host of another kind than is wished for."""
+        if weight is None:
+            self.model.row([(v, 1) for v in variables], 0, 0)
+        else:
+            self.soft.extend((v, weight) for v in variables)
 
     def _spread_over(self, tally: Tally, first: dict[int, list[int]]) -> None:
         assert isinstance(tally.rule, SpreadOver)

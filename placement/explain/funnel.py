@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Near, Together
+from placement.constraints import Apart, AtMost, Near, Prefer, Together
 from placement.model import Funnel, NearestMiss, Shortage
 from placement.problem.gang import FIRST, Gang, cells_fit
 from placement.problem.index import Bools
@@ -67,6 +67,8 @@ def _rule_masks(gang: Gang, number: int) -> Masks:
         tally = Tally.start(gang, position)
         if isinstance(rule, AtMost):
             masks.append((Reason.ANTI_AFFINITY, (tally.old_first < rule.limit)[tally.domain]))
+        elif isinstance(rule, Prefer):
+            masks.append((Reason.LABEL, tally.empty == 0))
         elif isinstance(rule, Apart):
             others = tally.old_second if part == FIRST else tally.old_first
             masks.append((Reason.ANTI_AFFINITY, (others == 0)[tally.domain]))

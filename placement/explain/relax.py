@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
+from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together
 from placement.model import Host, Member, Node, Request, joined
 from placement.problem.gang import Gang, collapse_on
 from placement.problem.index import FleetIndex
@@ -20,6 +20,7 @@ FAMILY_OF: dict[type, Family] = {
     Apart: Family.ANTI_AFFINITY,
     SpreadOver: Family.SPREAD,
     SpareHosts: Family.SPARE_HOSTS,
+    Prefer: Family.LABELS,
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Constraint, Near, Scope, SpareHosts, SpreadOver, Together
+from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, Scope, SpareHosts, SpreadOver, Together
 from placement.problem.gang import FIRST, SECOND, Gang, part_of
 from placement.problem.index import Bools, FleetIndex, Ints
 
@@ -48,7 +48,10 @@ def _count(gang: Gang, rule: Constraint, domain: Ints, size: int) -> tuple[Ints,
 
 @dataclass(slots=True)
 class Tally:
-    """One rule's counts by domain: old and new members of its first and second part."""
+    """One rule's counts by domain: old and new members of its first and second part.
+
+    ``empty``: of spare hosts, those that are empty; of a wish for a kind of host, those that are of another kind.
+    """
 
     rule: Constraint
     domain: Ints
@@ -70,6 +73,8 @@ class Tally:
         empty = domain[:0]
         if isinstance(rule, SpareHosts):
             empty = (gang.index.empty & gang.index.schedulable).astype(np.int64)
+        elif isinstance(rule, Prefer):
+            empty = _as_ints(~gang.index.label_mask(rule.key, rule.values))
         zeros = np.zeros(size, np.int64)
         return cls(rule, domain, first, second, zeros, zeros.copy(), coming, empty)
 
@@ -89,6 +94,8 @@ class Tally:
         rule = self.rule
         if isinstance(rule, SpareHosts):
             return max(0, rule.count - int((self.empty * (new == 0)).sum()))
+        if isinstance(rule, Prefer):
+            return int((self.empty * new).sum())
         if isinstance(rule, AtMost):
             return int(np.minimum(new, np.maximum(0, new + self.old_first - rule.limit)).sum())
         if isinstance(rule, Together):
@@ -116,6 +123,8 @@ class Tally:
             extra = self._together()
         elif isinstance(rule, SpreadOver):
             extra = self._spread()
+        elif isinstance(rule, Prefer):
+            extra = self.empty
         elif isinstance(rule, SpareHosts):
             touched = self.new_first > 0
             tight = int((self.empty * ~touched).sum()) <= rule.count
@@ -134,7 +143,9 @@ class Tally:
         if isinstance(rule, SpareHosts):
             free: Bools = self.marginal(FIRST) == 0
             return free
-        if isinstance(rule, AtMost) and first:
+        if isinstance(rule, Prefer) and first:
+            everywhere = self.empty == 0
+        elif isinstance(rule, AtMost) and first:
             everywhere = self.new_first + old + first <= rule.limit
         elif isinstance(rule, Together) and first:
             everywhere = old > 0 if (old > 0).any() else held | ~held.any()

@@ -9,6 +9,7 @@ at most k a host                       a dimension of capacity k minus the membe
 at most k a rack or zone               the same, which is necessary, and open as well
 together on a host                     one bundle
 together, near, apart with members     eligibility of hosts
+a kind of host                         the same, where it is no wish
 exclusive                              eligibility of hosts where no stranger lives
 all other rules                        open, except where they cannot be missed
 =====================================  ================================================================================
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Near, Scope, SpareHosts, SpreadOver, Together
+from placement.constraints import Apart, AtMost, Near, Prefer, Scope, SpareHosts, SpreadOver, Together
 from placement.model import Strategy
 from placement.packing.instance import Load, Packing, classes_of
 from placement.packing.numa import in_cells, pair_cells
@@ -158,7 +159,7 @@ def _never_missed(tally: Tally, partial: bool = False) -> bool:
         )
     if isinstance(rule, Together):
         return tally.coming <= 1 and not (tally.old_first > 0).any()
-    return False
+    return isinstance(rule, Prefer) and not tally.empty.any()
 
 
 def _may_host(tally: Tally, part: int, second_comes: bool) -> Bools | bool:
@@ -169,6 +170,8 @@ def _may_host(tally: Tally, part: int, second_comes: bool) -> Bools | bool:
     mask: Bools | bool = True
     if isinstance(rule, AtMost):
         mask = (tally.old_first < rule.limit)[tally.domain]
+    elif isinstance(rule, Prefer):
+        mask = tally.empty == 0
     elif isinstance(rule, Together) and (tally.old_first > 0).any():
         mask = (tally.old_first > 0)[tally.domain]
     elif isinstance(rule, Apart):
@@ -189,6 +192,8 @@ def _absorbed(tally: Tally, parts: set[int], partial: bool) -> bool:
         return True
     if rule.weight is not None:
         return False
+    if isinstance(rule, Prefer):
+        return True
     if isinstance(rule, Together):
         return bool((tally.old_first > 0).any())
     if isinstance(rule, Apart):

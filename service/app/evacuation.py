@@ -318,12 +318,9 @@ def _request(group: Group, host_uuid: str, now: int, snapshot: Snapshot) -> Plac
     }
     if not seeking:
         return None
-    request = translate.request(homeless, snapshot)
-    return replace(
-        request,
-        nodes=tuple(node for node in request.nodes if node.id in seeking),
-        excluded_hosts=request.excluded_hosts | {host_uuid},
-    )
+    others = (m for m in homeless.instances if m.status is not S.PENDING or m.uuid in seeking)
+    request = translate.request(replace(homeless, instances=tuple(others)), snapshot)
+    return replace(request, excluded_hosts=request.excluded_hosts | {host_uuid})
 
 
 def _homeless(group: Group, host_uuid: str, now: int) -> Group:

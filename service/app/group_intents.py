@@ -12,7 +12,7 @@ from service.app.admission import admit, wish_of
 from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.visibility import project_of, visible
-from service.domain import ranks
+from service.domain import placement_rules, ranks
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
 from service.domain.presets import Serves, ports_of, preset_of
@@ -133,6 +133,7 @@ class GroupIntents:
         def decide(connection: Connection, group: Group) -> Sequence[Fact]:
             _require(group, {GroupStatus.RUNNING}, "it to be Running")
             _check_removed(group, removed)
+            _check_left(connection, group, added, removed)
             members = self._joining(connection, group, added, removed)
             kept = [m.rank for m in (*group.instances, *members) if m.uuid not in removed]
             framework = _framework(connection, group)
@@ -218,6 +219,7 @@ class GroupIntents:
             knows_secret=self._secrets.usable(connection, group.project, keep=True),
             has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
             framework=_framework(connection, group),
+            members=(*(m.spec for m in group.instances if m.uuid not in removed), *plain.nodes),
         )
         if len(group.instances) - len(removed) + len(added) > self._limits.max_nodes:
             raise InvalidArgument.of("model_services", f"the group would have more than {self._limits.max_nodes} nodes")
@@ -318,3 +320,30 @@ def _check_removed(group: Group, removed: Sequence[str]) -> None:
             raise InvalidArgument.of(field, f"{uuid} is not a member of the group")
         if ranks[uuid] == 0:
             raise InvalidArgument.of(field, "the initial node cannot be removed")
+
+
+def _check_left(connection: Connection, group: Group, added: Sequence[NodeSpec], removed: Sequence[str]) -> None:
+    """Members leave only where those that stay keep the rules of the policy. Raises InvalidArgument.
+
+    Where others join, the planner sees to how far all of them are spread.
+    """
+    policy = group.spec.placement
+    left = [m for m in group.instances if m.uuid not in removed]
+    if not removed or not (policy.min_hosts or policy.min_racks or policy.min_zones):
+        return
+    wrong = list(placement_rules.violations(policy, [*(m.spec for m in left), *added], group.uuid))
+    if wrong:
+        raise InvalidArgument.of("remove_instance_uuids", f"{wrong[0].field} {wrong[0].description}")
+    if added:
+        return
+    on = fleet.hosts(connection, sorted({m.host_uuid for m in left if m.host_uuid}))
+    for scope, least, domains in (
+        ("hosts", policy.min_hosts, set(on)),
+        ("racks", policy.min_racks, {host.rack or uuid for uuid, host in on.items()}),
+        ("zones", policy.min_zones, {host.zone_uuid for host in on.values()}),
+    ):
+        if len(domains) < least:
+            raise InvalidArgument.of(
+                "remove_instance_uuids",
+                f"would leave members in {len(domains)} {scope}, and placement_policy.min_{scope} is {least}",
+            )

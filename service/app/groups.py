@@ -286,6 +286,7 @@ class Groups(GroupIntents):
             max_nodes=self._limits.max_nodes,
             knows_secret=self._secrets.usable(connection, caller.project, keep=keep),
             has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
+            own_uuid=request.resource_uuid,
         )
         require_visible(connection, caller, spec.placement)
         uuid = request.resource_uuid or self._new_uuid()

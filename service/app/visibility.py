@@ -27,13 +27,24 @@ def require_visible(connection: Connection, caller: Caller, policy: PlacementPol
     To be near to another tenant's group would tell on which hosts that runs; to be apart from it would keep it off
     hosts. Both are refused as for a uuid that no group has. A deleted group may be named: everybody is apart from it.
     """
-    for position, uuid in enumerate(policy.affinity_groups):
+    near = [(f"affinity_group_uuids[{n}]", uuid) for n, uuid in enumerate(policy.affinity_groups)]
+    near += [
+        (f"preferred_affinity_groups[{n}].group_uuid", one.group_uuid)
+        for n, one in enumerate(policy.preferred_affinity)
+    ]
+    for field, uuid in near:
         try:
             visible(caller, groups.load(connection, uuid))
         except NotFound as error:
-            raise NotFound("instance group", uuid, f"placement_policy.affinity_group_uuids[{position}]") from error
+            raise NotFound("instance group", uuid, f"placement_policy.{field}") from error
+    apart = [(f"anti_affinity_group_uuids[{n}]", uuid) for n, uuid in enumerate(policy.anti_affinity_groups)]
+    apart += [
+        (f"preferred_anti_affinity_groups[{n}].group_uuid", one.group_uuid)
+        for n, one in enumerate(policy.preferred_anti_affinity)
+    ]
     project = project_of(caller)
-    own = {g.uuid for g in groups.load_many(connection, policy.anti_affinity_groups) if project in (None, g.project)}
-    for position, uuid in enumerate(policy.anti_affinity_groups):
+    others = [uuid for _, uuid in apart]
+    own = {g.uuid for g in groups.load_many(connection, others) if project in (None, g.project)}
+    for field, uuid in apart:
         if uuid not in own:
-            raise NotFound("instance group", uuid, f"placement_policy.anti_affinity_group_uuids[{position}]")
+            raise NotFound("instance group", uuid, f"placement_policy.{field}")

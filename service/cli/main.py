@@ -20,7 +20,7 @@ from corral.v1 import (
     secret_pb2_grpc,
 )
 
-from service.cli import decisions, errors, hosts, projects, secrets, server_part
+from service.cli import decisions, errors, hosts, policy, projects, secrets, server_part
 from service.cli.channel import CannotConnect, open_channel
 from service.cli.explanation import amounts_text
 from service.cli.requests import BadRequestFile, Request, read_request
@@ -122,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
                 metavar="RANK",
                 help="show what members of these ranks would be told: commands, ports, peers (default: all ranks)",
             )
+        policy.add_options(command)
     get = add("get", get_group, "show one group")
     get.add_argument("uuid")
     listing = add("list", list_groups, "list groups, the oldest first")
@@ -272,6 +273,7 @@ def _request(options: argparse.Namespace, into: Request) -> Request:
         request.name = options.name
     if options.request_id:
         request.request_id = options.request_id
+    policy.apply(options, request)
     return request
 
 

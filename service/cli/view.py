@@ -232,6 +232,8 @@ def describe_placement(placement: placement_pb2.Placement) -> str:
     }.get(placement.proof, "nothing proven")
     took = placement.duration.ToMicroseconds() / 1000
     stage = f" by {placement.stage}" if placement.stage else ""
+    if placement.penalty:
+        proof += f", wishes missed by {placement.penalty} (at least {placement.penalty_bound})"
     return f"{len(placement.assignments)} member(s) on {hosts} host(s), {proof}{stage}, in {took:.1f} ms"
 
 

@@ -33,14 +33,6 @@ def _ranks_are_right(request: deploy_pb2.DeployDistributedModelServiceRequest) -
     return ranks.violations(places(request.model_services))
 
 
-def _no_group_both_near_and_away(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
-    near = set(request.placement_policy.affinity_group_uuids)
-    for index, uuid in enumerate(request.placement_policy.anti_affinity_group_uuids):
-        if uuid in near:
-            path = f"placement_policy.anti_affinity_group_uuids[{index}]"
-            yield FieldViolation(path, "is among the groups to be near to")
-
-
 def _capacity_can_be_claimed(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
     return kinds.capacity_violations(request.driver, request.capacity)
 
@@ -193,7 +185,6 @@ _MODEL_SERVICE_FIELDS = tuple(
 
 _DEPLOY: Sequence[Rule] = (
     _ranks_are_right,
-    _no_group_both_near_and_away,
     _gpus_are_right,
 )
 

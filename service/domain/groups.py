@@ -141,11 +141,31 @@ class NodeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class HostLabel:
+    """A label of hosts: one of these values will do. `weight`: of a wish, what each member elsewhere counts."""
+
+    key: str
+    values: tuple[str, ...]
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PreferredGroup:
+    """Another group that it is wished to be near to or apart from; each host where it is not so counts `weight`."""
+
+    group_uuid: str
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementPolicy:
-    """How the gang is placed.
+    """How the gang is placed, now and whenever a member of it is placed again.
 
     `anti_affinity_groups` / `affinity_groups`: uuids of groups to keep away from / near to. `max_per_host`,
-    `max_per_rack`: 0 = no limit. `exclusive_hosts`: no other group's members on the chosen hosts.
+    `max_per_rack`, `max_per_zone`: 0 = no limit. `exclusive_hosts`: no other group's members on the chosen hosts.
+    `min_hosts`, `min_racks`, `min_zones`: in how many different ones the members are at least; 0 = any number.
+    `spare_hosts`: how many empty hosts a placement leaves at least. What is `preferred_` is a wish: the sum of the
+    missed ones' weights is made small before the strategy's objective is.
     """
 
     strategy: PlacementStrategy = PlacementStrategy.LEAST_LOST_VALUE
@@ -154,6 +174,17 @@ class PlacementPolicy:
     exclusive_hosts: bool = False
     affinity_groups: tuple[str, ...] = ()
     anti_affinity_groups: tuple[str, ...] = ()
+    max_per_zone: int = 0
+    min_hosts: int = 0
+    min_racks: int = 0
+    min_zones: int = 0
+    same_rack: bool = False
+    same_zone: bool = False
+    required_host_labels: tuple[HostLabel, ...] = ()
+    preferred_host_labels: tuple[HostLabel, ...] = ()
+    preferred_affinity: tuple[PreferredGroup, ...] = ()
+    preferred_anti_affinity: tuple[PreferredGroup, ...] = ()
+    spare_hosts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +317,8 @@ class Seat:
 class PlacementRecord:
     """The Decision that the present claims came from: the members it placed and how good it is proven to be.
 
-    `strategy` defines the objective; `proof`: optimal | gap. `duration_ms`: of the planning.
+    `strategy` defines the objective; `proof`: optimal | gap. `duration_ms`: of the planning. `penalty`: the weight of
+    the wishes that it misses, `penalty_bound`: what no placement is below.
     """
 
     assignments: tuple[Seat, ...]
@@ -298,6 +330,8 @@ class PlacementRecord:
     stage: str
     duration_ms: float = 0.0
     claim_tries: int = 1
+    penalty: int = 0
+    penalty_bound: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from placement.constraints import EVERYTHING, Apart, AtMost, Constraint, Near, Scope, Selector
-from placement.model import Decision, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
+from placement.constraints import (
+    EVERYTHING,
+    Apart,
+    AtMost,
+    Constraint,
+    Near,
+    Prefer,
+    Scope,
+    Selector,
+    SpareHosts,
+    SpreadOver,
+    Together,
+)
+from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
+from placement.reasons import Family
+from service.domain import placement_rules
 from service.domain.catalog import ModelService
 from service.domain.fleet import MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
@@ -17,6 +31,7 @@ from service.domain.groups import (
     Instance,
     InstanceStatus,
     NodeSpec,
+    PlacementPolicy,
     PlacementRecord,
     Seat,
 )
@@ -26,6 +41,8 @@ TYPE_LABEL = "corral.type"
 CLUSTER_LABEL = "corral.cluster"
 GROUP_LABEL = "corral.group"
 MOST_FLAVOURS = 16
+SPARE_WEIGHT = 1_000
+"""What each spare host counts that members take which lost theirs: as much as the most that a wish may count."""
 UNDECIDED = "no placement was found in the time that the search had, and none was ruled out"
 APART_LABEL = "corral.apart."
 """With a group's uuid after it: borne by members of groups that are to be apart from that group."""
@@ -118,19 +135,9 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
     """
     policy = group.spec.placement
     labels = {GROUP_LABEL: group.uuid}
-    staying = {
-        m.uuid: m.target_host_uuid or m.host_uuid
-        for m in group.instances
-        if m.host_uuid and m.status not in (InstanceStatus.PENDING, InstanceStatus.REMOVED)
-    }
-    rules: list[Constraint] = []
-    if policy.max_per_host:
-        rules.append(AtMost(EVERYTHING, policy.max_per_host, Scope.HOST))
-    if policy.max_per_rack:
-        rules.append(AtMost(EVERYTHING, policy.max_per_rack, Scope.RACK))
+    staying = {m.uuid: m.target_host_uuid or m.host_uuid for m in group.instances if _stays(m)}
+    rules = [*_within(group), *_between(policy, Selector(labels=labels))]
     mine = Selector(labels=labels)
-    rules += [Near(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.affinity_groups]
-    rules += [Apart(mine, Selector(labels={GROUP_LABEL: other})) for other in policy.anti_affinity_groups]
     shunned = APART_LABEL + group.uuid
     if fleet_now is not None and any(shunned in m.labels for h in fleet_now.hosts for m in h.members):
         rules.append(Apart(mine, Selector(labels={shunned: "yes"})))
@@ -141,7 +148,7 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
                 demand=demand(m.spec),
                 zone=m.spec.zone_uuid or None,
                 labels=labels,
-                host_labels=_host_labels(m.spec),
+                host_labels=_host_labels(m.spec, policy),
                 exclusive=policy.exclusive_hosts,
             )
             for m in group.instances
@@ -154,9 +161,75 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
     )
 
 
-def _host_labels(node: NodeSpec) -> dict[str, tuple[str, ...]]:
+def _within(group: Group) -> Iterator[Constraint]:
+    """The rules of a group about its own members, and about the hosts that it leaves alone."""
+    policy = group.spec.placement
+    for limit, scope in (
+        (policy.max_per_host, Scope.HOST),
+        (policy.max_per_rack, Scope.RACK),
+        (policy.max_per_zone, Scope.ZONE),
+    ):
+        if limit:
+            yield AtMost(EVERYTHING, limit, scope)
+    for least, scope in (
+        (policy.min_hosts, Scope.HOST),
+        (policy.min_racks, Scope.RACK),
+        (policy.min_zones, Scope.ZONE),
+    ):
+        if least:
+            yield SpreadOver(_lasting(group), scope, least)
+    for together, scope in ((policy.same_rack, Scope.RACK), (policy.same_zone, Scope.ZONE)):
+        if together:
+            yield Together(EVERYTHING, scope)
+    for label in policy.preferred_host_labels:
+        yield Prefer(label.key, label.values, EVERYTHING, label.weight)
+    if policy.spare_hosts:
+        yield SpareHosts(policy.spare_hosts, None if spares_are_kept(group) else SPARE_WEIGHT)
+
+
+def spares_are_kept(group: Group) -> bool:
+    """Whether what is to be placed leaves the spare hosts empty at any price: only members that lost their host may use
+    them, which is what they are for."""
+    waiting = [m for m in group.instances if m.status is InstanceStatus.PENDING]
+    return all(m.attempt == 1 and not m.machine_uuid for m in waiting)
+
+
+def _lasting(group: Group) -> Selector:
+    """All members but those that leave: a rack that only they are in does not count."""
+    if not any(m.leaving for m in group.instances):
+        return EVERYTHING
+    return Selector(frozenset(m.uuid for m in group.instances if not m.leaving and _counts(m)))
+
+
+def _counts(member: Instance) -> bool:
+    """Whether the planner knows the member: it is to be placed, or has a host."""
+    return member.status is InstanceStatus.PENDING or _stays(member)
+
+
+def _stays(member: Instance) -> bool:
+    return bool(member.host_uuid) and member.status not in (InstanceStatus.PENDING, InstanceStatus.REMOVED)
+
+
+def _between(policy: PlacementPolicy, mine: Selector) -> Iterator[Constraint]:
+    """The rules of a group about other groups. `mine`: its own members."""
+
+    def of(other: str) -> Selector:
+        return Selector(labels={GROUP_LABEL: other})
+
+    for uuid in policy.affinity_groups:
+        yield Near(mine, of(uuid))
+    for uuid in policy.anti_affinity_groups:
+        yield Apart(mine, of(uuid))
+    for one in policy.preferred_affinity:
+        yield Near(mine, of(one.group_uuid), weight=one.weight)
+    for one in policy.preferred_anti_affinity:
+        yield Apart(mine, of(one.group_uuid), weight=one.weight)
+
+
+def _host_labels(node: NodeSpec, policy: PlacementPolicy) -> dict[str, tuple[str, ...]]:
     """What a host must be for the node to go there."""
-    wanted: dict[str, tuple[str, ...]] = {TYPE_LABEL: (node.type.value,)}
+    wanted: dict[str, tuple[str, ...]] = {label.key: label.values for label in policy.required_host_labels}
+    wanted[TYPE_LABEL] = (node.type.value,)
     if node.cluster_uuid:
         wanted[CLUSTER_LABEL] = (node.cluster_uuid,)
     return wanted
@@ -191,6 +264,8 @@ def record(
         stage=decision.stage,
         duration_ms=duration_ms,
         claim_tries=tries,
+        penalty=decision.penalty,
+        penalty_bound=decision.penalty_bound,
     )
 
 
@@ -209,6 +284,7 @@ def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
     code = Unsatisfiable.reason if permanent else NoCapacity.reason
     if explanation is None:
         return Failure(code, "no placement exists")
+    rules = _rules_named(explanation, group)
     names = {m.uuid: f"model_services[{m.rank}]" for m in group.instances}
     message = explanation.message
     for uuid, name in names.items():
@@ -220,7 +296,15 @@ def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
         funnels=tuple(replace(f, node=names.get(f.node, f.node)) for f in explanation.funnels),
         nearest=replace(nearest, node=names.get(nearest.node, nearest.node)) if nearest else None,
     )
-    return Failure(code, message, told)
+    return Failure(code, message + rules, told)
+
+
+def _rules_named(explanation: Explanation, group: Group) -> str:
+    """The fields of the policy behind the families that are in conflict or could be given up, for the message's end."""
+    told = {*explanation.conflict, *(cure.family for cure in explanation.cures if cure.family is not None)}
+    fields = placement_rules.fields_of(group.spec.placement)
+    named = [f"{family.value}: {', '.join(fields[family])}" for family in Family if family in told and family in fields]
+    return f" ({'; '.join(named)})" if named else ""
 
 
 def move_request(group: Group, member: Instance, fleet_now: Snapshot, targets: frozenset[str]) -> Request:

@@ -12,7 +12,7 @@ from service.domain.groups import Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
 from service.store import schema
-from service.store.engine import FLEET_LOCK
+from service.store.engine import FLEET_LOCK, SPARE_LOCK
 
 
 class ClaimLost(Exception):
@@ -75,6 +75,20 @@ _WRONG = (
     select(_RESOURCES.c.host_uuid, _RESOURCES.c.resource, _RESOURCES.c.used, _CLAIMED.label("claimed"))
     .where(_RESOURCES.c.host_uuid.in_(bindparam("hosts", expanding=True)), _RESOURCES.c.used != _CLAIMED)
     .limit(1)
+)
+
+
+_SPARE = (
+    select(func.count())
+    .select_from(schema.hosts)
+    .where(
+        schema.hosts.c.state == HostState.ENABLED.value,
+        schema.hosts.c.status == HostStatus.CONNECTED.value,
+        ~select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.host_uuid == schema.hosts.c.uuid).exists(),
+        ~select(_RESOURCES.c.host_uuid)
+        .where(_RESOURCES.c.host_uuid == schema.hosts.c.uuid, _RESOURCES.c.foreign_used > 0)
+        .exists(),
+    )
 )
 
 
@@ -177,6 +191,16 @@ def sizes(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping
     return {
         host_uuid: tuple(tuple(sorted(vector)) for vector in vectors.values()) for host_uuid, vectors in found.items()
     }
+
+
+def spare_hosts(connection: Connection) -> int:
+    """How many hosts take claims and hold nothing, with the claims of this transaction counted.
+
+    Whoever asks waits for the others that have asked: two that each leave a spare host must not count the same one.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SPARE_LOCK})
+    return int(connection.scalar(_SPARE) or 0)
 
 
 def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], frozenset[str]]:

@@ -54,6 +54,8 @@ _TCP = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "
 
 FLEET_LOCK = 0x_C0_44_A1_01
 """Key of the advisory lock: shared by every claim, held alone by a gang that lost too many races."""
+SPARE_LOCK = 0x_C0_44_A1_02
+"""Key of the advisory lock of those that leave hosts empty; taken after the rows of the hosts that they claim."""
 ALONE_MS = 10_000
 """How long one gang may have the fleet to itself; a plan and its claim take less."""
 

@@ -19,7 +19,7 @@ from service.drivers.base import MachineIdentity
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
-from service.planning.translate import seat, total
+from service.planning.translate import seat, spares_are_kept, total
 from service.store import claims, fleet, groups, quotas
 from service.store.addresses import take_addresses
 from service.store.connection import Connection
@@ -56,7 +56,10 @@ def claim(
     # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
     claims.take(connection, before.uuid, placement.assignments, alone=alone)
-    _check_neighbours(connection, before, {s.host_uuid for s in placement.assignments})
+    taken = {s.host_uuid for s in placement.assignments}
+    _check_neighbours(connection, before, taken)
+    _check_labels(connection, before, taken)
+    _check_spare_hosts(connection, before)
     failpoint("claim.alone")
     seats = _addressed(connection, cluster, before.uuid, placement.assignments)
     failpoint("claim.addressed")
@@ -81,6 +84,7 @@ def claim_move(
         return before
     claims.take(connection, before.uuid, [seat(member, target)], alone=alone)
     _check_neighbours(connection, before, {target.uuid})
+    _check_labels(connection, before, {target.uuid})
     return commit(connection, before, after, (), now)
 
 
@@ -106,6 +110,22 @@ def _check_neighbours(connection: Connection, group: Group, hosts: set[str]) -> 
             raise claims.ClaimLost(f"host {host_uuid} has a group that this one is to be apart from")
         if not neighbours >= set(policy.affinity_groups):
             raise claims.ClaimLost(f"host {host_uuid} has no member of a group that this one is to be near to")
+
+
+def _check_labels(connection: Connection, group: Group, taken: set[str]) -> None:
+    """A host's labels may have changed since the plan was made. Raises ClaimLost."""
+    wanted = group.spec.placement.required_host_labels
+    for uuid, host in sorted(fleet.hosts(connection, sorted(taken)).items()) if wanted else ():
+        for label in wanted:
+            if host.labels.get(label.key) not in label.values:
+                raise claims.ClaimLost(f"host {uuid} has not the label {label.key} that this group must have")
+
+
+def _check_spare_hosts(connection: Connection, group: Group) -> None:
+    """Another gang may have come to a spare host since the plan was made. Raises ClaimLost."""
+    wanted = group.spec.placement.spare_hosts
+    if wanted and spares_are_kept(group) and (left := claims.spare_hosts(connection)) < wanted:
+        raise claims.ClaimLost(f"{left} hosts would be left empty, and this group leaves {wanted}")
 
 
 def _addressed(connection: Connection, cluster: str, group_uuid: str, seats: Sequence[Seat]) -> tuple[Seat, ...]:

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import combinations
 
 from placement.check import check
-from placement.constraints import AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
+from placement.constraints import AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together
 from placement.model import Assignment, Decision, Host, Node, Proof, Request, Snapshot, Status, Strategy
 from placement.problem.scoring import RoomValue
 
@@ -75,6 +75,9 @@ class Brute:
             landed = {host.id for _, host, _ in placement}
             spare = [h for h in self.snapshot.hosts if h.schedulable and h.empty and h.id not in landed]
             return max(0, rule.count - len(spare))
+        if isinstance(rule, Prefer):
+            elsewhere = [n for n, host, _ in placement if host.labels.get(rule.key) not in rule.values]
+            return sum(part_of(rule, node.id, dict(node.labels), True) for node in elsewhere)
         new: Counter[tuple[str, int]] = Counter()
         old: Counter[tuple[str, int]] = Counter()
         for node, host, _ in placement:

@@ -9,7 +9,18 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from placement.constraints import Apart, AtMost, Constraint, Near, Selector, SpareHosts, SpreadOver, Together
+from placement.constraints import (
+    Apart,
+    AtMost,
+    Constraint,
+    Near,
+    Prefer,
+    Scope,
+    Selector,
+    SpareHosts,
+    SpreadOver,
+    Together,
+)
 from placement.model import Cell, Cure, CureKind, Host, Node, Request, Snapshot, Strategy
 from placement.reasons import Family
 from tests.placement.brute import Brute
@@ -95,8 +106,22 @@ def soft(seed: int) -> Case:
     return snapshot, replace(request, constraints=(rule, *request.constraints[:1]))
 
 
+def preferring(seed: int) -> Case:
+    """Wishes for a kind of host, alone, among any rules and against another wish, with room on it for some or none."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed, kinds=True)
+    if seed % 2:
+        return snapshot, request
+    wishes: list[Constraint] = [Prefer("disk", ("ssd",), weight=r.choice([1, 5]))]
+    if r.random() < 0.5:
+        wishes.append(SpreadOver(scope=Scope.HOST, minimum=r.randint(1, 3), weight=r.choice([None, 1, 3])))
+    if r.random() < 0.3:
+        wishes.append(Prefer("disk", ("hdd",), Selector(frozenset({request.nodes[0].id})), r.choice([None, 2])))
+    return snapshot, replace(request, constraints=tuple(wishes))
+
+
 FAMILIES: dict[str, Callable[[int], Case]] = {
-    build.__name__: build for build in (unpinned, closed, neighbours, overcommitted, named_members, soft)
+    build.__name__: build for build in (unpinned, closed, neighbours, overcommitted, named_members, soft, preferring)
 }
 
 RULES: dict[Family, tuple[type, ...]] = {
@@ -104,6 +129,7 @@ RULES: dict[Family, tuple[type, ...]] = {
     Family.ANTI_AFFINITY: (AtMost, Apart),
     Family.SPREAD: (SpreadOver,),
     Family.SPARE_HOSTS: (SpareHosts,),
+    Family.LABELS: (Prefer,),
 }
 
 

@@ -11,7 +11,19 @@ import time
 from collections.abc import Callable
 
 from placement.check import check
-from placement.constraints import Apart, AtMost, Near, Scope, Selector, Together
+from placement.constraints import (
+    EVERYTHING,
+    Apart,
+    AtMost,
+    Constraint,
+    Near,
+    Prefer,
+    Scope,
+    Selector,
+    SpareHosts,
+    SpreadOver,
+    Together,
+)
 from placement.engine import place
 from placement.model import Cell, Flavour, Host, Node, Request, Snapshot, Status, Strategy
 from placement.resources import MAX_AMOUNT
@@ -108,6 +120,27 @@ def numa(strategy: Strategy) -> tuple[Snapshot, Request]:
     return Snapshot(hosts), Request(tuple(Node(f"n{n}", {"cpu": 1 + n % 16}, cells=1 + n % 2) for n in range(10_000)))
 
 
+def every_rule(strategy: Strategy) -> tuple[Snapshot, Request]:
+    """Two thousand nodes under every rule and every wish at once, on hosts of three kinds in racks of all zones."""
+    hosts = tuple(
+        Host(f"h{n}", f"z{n % 3}", {"cpu": 40 + n % 7}, rack=f"r{n % 50}", labels={"disk": f"d{n % 3}"})
+        for n in range(2000)
+    )
+    wanted = tuple(Node(f"n{n}", {"cpu": 1 + n % 5}, host_labels={"disk": ("d0", "d1")}) for n in range(2000))
+    rules: tuple[Constraint, ...] = (
+        *(AtMost(EVERYTHING, limit, scope) for limit, scope in ((3, Scope.HOST), (60, Scope.RACK), (900, Scope.ZONE))),
+        *(
+            SpreadOver(EVERYTHING, scope, least)
+            for least, scope in ((700, Scope.HOST), (40, Scope.RACK), (3, Scope.ZONE))
+        ),
+        SpareHosts(900),
+        Prefer("disk", ("d0",), EVERYTHING, 7),
+        Apart(EVERYTHING, Selector(labels={"g": "other"}), weight=3),
+        Near(EVERYTHING, Selector(labels={"g": "third"}), weight=2),
+    )
+    return Snapshot(hosts), Request(wanted, strategy, rules)
+
+
 CASES: dict[str, Build] = {
     build.__name__: build
     for build in (
@@ -122,6 +155,7 @@ CASES: dict[str, Build] = {
         clique,
         contradictions,
         numa,
+        every_rule,
     )
 }
 

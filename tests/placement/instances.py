@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from placement.constraints import (
     Apart,
     AtMost,
     Constraint,
     Near,
+    Prefer,
     Scope,
     Selector,
     SpareHosts,
@@ -21,8 +23,9 @@ from placement.model import Cell, Flavour, Host, Member, Node, Request, Snapshot
 GROUPS = ("red", "blue", "old")
 
 
-def tiny(seed: int, rules: bool = True, numa: bool = False) -> tuple[Snapshot, Request]:
-    """At most four hosts and six nodes; about a third of them cannot be placed."""
+def tiny(seed: int, rules: bool = True, numa: bool = False, kinds: bool = False) -> tuple[Snapshot, Request]:
+    """At most four hosts and six nodes; about a third of them cannot be placed. `kinds`: a kind of host is preferred,
+    which is drawn last, so that a seed means what it meant before."""
     r = random.Random(seed)
     names = ["cpu", "memory", "gpu.a100"][: r.choice([1, 2, 2, 3])]
     unit = {name: r.choice([1, 1, 3, 1024]) for name in names}
@@ -45,6 +48,9 @@ def tiny(seed: int, rules: bool = True, numa: bool = False) -> tuple[Snapshot, R
         frozenset({hosts[0].id}) if r.random() < 0.1 else frozenset(),
         staying,
     )
+    if kinds:
+        liked = Prefer("disk", (r.choice(["ssd", "hdd"]),), _selector(r, nodes), r.choice([None, 1, 5]))
+        request = replace(request, constraints=(*request.constraints, liked))
     return Snapshot(hosts, flavours), request
 
 

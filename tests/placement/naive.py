@@ -12,7 +12,7 @@ from itertools import combinations, product
 
 from ortools.sat.python import cp_model
 
-from placement.constraints import Apart, AtMost, Constraint, Near, SpareHosts, SpreadOver, Together
+from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together
 from placement.model import Host, Member, Node, Request, Snapshot, Strategy
 from placement.problem.scoring import RoomValue
 from tests.placement.brute import part_of, worth_of
@@ -106,14 +106,21 @@ class Naive:
 
     def _rule(self, rule: Constraint) -> None:
         """Adds by how much a rule is missed to the penalty, or forbids that it is missed at all."""
-        misses = self._spare(rule) if isinstance(rule, SpareHosts) else self._in_domains(rule)
-        for missed in misses:
+        for missed in self._misses(rule):
             if rule.weight is None:
                 self.model.add(missed <= 0)
             else:
                 amount = self.model.new_int_var(0, 100, "")
                 self.model.add(amount >= missed)
                 self.penalty.append(rule.weight * amount)
+
+    def _misses(self, rule: Constraint) -> list[cp_model.LinearExprT]:
+        if isinstance(rule, SpareHosts):
+            return self._spare(rule)
+        if isinstance(rule, Prefer):
+            mine = [c for c in self.choices if part_of(rule, c.node.id, dict(c.node.labels), True)]
+            return [sum(c.on for c in mine if c.host.labels.get(rule.key) not in rule.values)]
+        return self._in_domains(rule)
 
     def _spare(self, rule: SpareHosts) -> list[cp_model.LinearExprT]:
         empty = [host for host in self.snapshot.hosts if host.schedulable and host.empty]

@@ -238,7 +238,11 @@ Global___GpuRequest: _TypeAlias = GpuRequest  # noqa: Y015
 
 @_typing.final
 class PlacementPolicy(_message.Message):
-    """How the members of a group are to be placed. Every rule is hard: a group that would break one is refused."""
+    """How the members of a group are to be placed. A rule is hard, and a group that would break one is refused; what is
+    preferred is a wish, and as few wishes as possible are missed, by weight, before the strategy is looked at. The
+    policy is kept with the group: members that are added, replaced, drained or brought back are placed by it too. A host
+    without a rack counts as a rack of its own.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -248,6 +252,17 @@ class PlacementPolicy(_message.Message):
     EXCLUSIVE_HOSTS_FIELD_NUMBER: _builtins.int
     AFFINITY_GROUP_UUIDS_FIELD_NUMBER: _builtins.int
     ANTI_AFFINITY_GROUP_UUIDS_FIELD_NUMBER: _builtins.int
+    MAX_PER_ZONE_FIELD_NUMBER: _builtins.int
+    MIN_HOSTS_FIELD_NUMBER: _builtins.int
+    MIN_RACKS_FIELD_NUMBER: _builtins.int
+    MIN_ZONES_FIELD_NUMBER: _builtins.int
+    SAME_RACK_FIELD_NUMBER: _builtins.int
+    SAME_ZONE_FIELD_NUMBER: _builtins.int
+    REQUIRED_HOST_LABELS_FIELD_NUMBER: _builtins.int
+    PREFERRED_HOST_LABELS_FIELD_NUMBER: _builtins.int
+    PREFERRED_AFFINITY_GROUPS_FIELD_NUMBER: _builtins.int
+    PREFERRED_ANTI_AFFINITY_GROUPS_FIELD_NUMBER: _builtins.int
+    SPARE_HOSTS_FIELD_NUMBER: _builtins.int
     strategy: _placement_pb2.PlacementStrategy.ValueType
     """What makes one placement better than another."""
     max_per_host: _builtins.int
@@ -256,6 +271,22 @@ class PlacementPolicy(_message.Message):
     """At most this many members of the group in one rack. 0 means no limit."""
     exclusive_hosts: _builtins.bool
     """Whether the chosen hosts may carry no other group's members."""
+    max_per_zone: _builtins.int
+    """At most this many members of the group in one zone. 0 means no limit."""
+    min_hosts: _builtins.int
+    """The members are on at least this many hosts. 0 means any number."""
+    min_racks: _builtins.int
+    """The members are in at least this many racks. 0 means any number."""
+    min_zones: _builtins.int
+    """The members are in at least this many zones. 0 means any number."""
+    same_rack: _builtins.bool
+    """Whether all members must be in one rack."""
+    same_zone: _builtins.bool
+    """Whether all members must be in one zone."""
+    spare_hosts: _builtins.int
+    """At least this many hosts that take members stay empty when this group is placed: room for the members of a host
+    that fails. Groups without this rule may use them. 0 means none.
+    """
     @_builtins.property
     def affinity_group_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The UUIDs of groups whose hosts the members must be on."""
@@ -263,6 +294,22 @@ class PlacementPolicy(_message.Message):
     @_builtins.property
     def anti_affinity_group_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The UUIDs of groups whose hosts the members must not be on."""
+
+    @_builtins.property
+    def required_host_labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostLabel]:
+        """Labels that every member's host must have."""
+
+    @_builtins.property
+    def preferred_host_labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreferredHostLabel]:
+        """Labels that every member's host should have. Each member on a host without one misses a wish."""
+
+    @_builtins.property
+    def preferred_affinity_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreferredGroup]:
+        """Groups whose hosts the members should be on. Each host with a member and without that group misses a wish."""
+
+    @_builtins.property
+    def preferred_anti_affinity_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreferredGroup]:
+        """Groups whose hosts the members should not be on. Each host with both misses a wish."""
 
     def __init__(
         self,
@@ -273,14 +320,111 @@ class PlacementPolicy(_message.Message):
         exclusive_hosts: _builtins.bool = ...,
         affinity_group_uuids: _abc.Iterable[_builtins.str] | None = ...,
         anti_affinity_group_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        max_per_zone: _builtins.int = ...,
+        min_hosts: _builtins.int = ...,
+        min_racks: _builtins.int = ...,
+        min_zones: _builtins.int = ...,
+        same_rack: _builtins.bool = ...,
+        same_zone: _builtins.bool = ...,
+        required_host_labels: _abc.Iterable[Global___HostLabel] | None = ...,
+        preferred_host_labels: _abc.Iterable[Global___PreferredHostLabel] | None = ...,
+        preferred_affinity_groups: _abc.Iterable[Global___PreferredGroup] | None = ...,
+        preferred_anti_affinity_groups: _abc.Iterable[Global___PreferredGroup] | None = ...,
+        spare_hosts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "max_per_zone", b"max_per_zone", "min_hosts", b"min_hosts", "min_racks", b"min_racks", "min_zones", b"min_zones", "preferred_affinity_groups", b"preferred_affinity_groups", "preferred_anti_affinity_groups", b"preferred_anti_affinity_groups", "preferred_host_labels", b"preferred_host_labels", "required_host_labels", b"required_host_labels", "same_rack", b"same_rack", "same_zone", b"same_zone", "spare_hosts", b"spare_hosts", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlacementPolicy: _TypeAlias = PlacementPolicy  # noqa: Y015
+
+@_typing.final
+class HostLabel(_message.Message):
+    """A label of hosts, as `labels` of a host has it, with the values that will do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The label's key."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values of which the host has one."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostLabel: _TypeAlias = HostLabel  # noqa: Y015
+
+@_typing.final
+class PreferredHostLabel(_message.Message):
+    """A label that is wished for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The label's key."""
+    weight: _builtins.int
+    """What each miss counts, 1 to 1000, beside those of other wishes. 0 means 1."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values of which the host should have one."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "values", b"values", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreferredHostLabel: _TypeAlias = PreferredHostLabel  # noqa: Y015
+
+@_typing.final
+class PreferredGroup(_message.Message):
+    """A group that it is wished to be near to, or apart from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    group_uuid: _builtins.str
+    """The UUID of the other group."""
+    weight: _builtins.int
+    """What each miss counts, 1 to 1000, beside those of other wishes. 0 means 1."""
+    def __init__(
+        self,
+        *,
+        group_uuid: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_uuid", b"group_uuid", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreferredGroup: _TypeAlias = PreferredGroup  # noqa: Y015
 
 @_typing.final
 class FailurePolicy(_message.Message):

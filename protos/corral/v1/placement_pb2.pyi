@@ -95,6 +95,8 @@ class Placement(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    PENALTY_FIELD_NUMBER: _builtins.int
+    PENALTY_BOUND_FIELD_NUMBER: _builtins.int
     objective: _builtins.float
     """The value of this placement under the strategy that was used. Lower is better. What it counts
     is the strategy's own: hosts used, capacity lost, or the distance between members.
@@ -111,6 +113,10 @@ class Placement(_message.Message):
     """The name of the planner's stage that found this placement."""
     strategy: Global___PlacementStrategy.ValueType
     """The strategy that was followed."""
+    penalty: _builtins.int
+    """By how much the policy's wishes are missed, each miss by its weight. 0 where every wish is kept."""
+    penalty_bound: _builtins.int
+    """No placement of this request on this fleet misses its wishes by less than this."""
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]:
         """One entry for every member of the group, in the order of their ranks."""
@@ -131,10 +137,12 @@ class Placement(_message.Message):
         stage: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
         strategy: Global___PlacementStrategy.ValueType = ...,
+        penalty: _builtins.int = ...,
+        penalty_bound: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "duration", b"duration", "gap", b"gap", "lower_bound", b"lower_bound", "objective", b"objective", "proof", b"proof", "stage", b"stage", "strategy", b"strategy", "upper_bound", b"upper_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "duration", b"duration", "gap", b"gap", "lower_bound", b"lower_bound", "objective", b"objective", "penalty", b"penalty", "penalty_bound", b"penalty_bound", "proof", b"proof", "stage", b"stage", "strategy", b"strategy", "upper_bound", b"upper_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,6 +120,8 @@ def placement(record: PlacementRecord, *, planned_only: bool = False) -> placeme
         stage=record.stage,
         duration=duration,
         strategy=_STRATEGIES[record.strategy],
+        penalty=record.penalty,
+        penalty_bound=record.penalty_bound,
     )
 
 

@@ -17,10 +17,12 @@ from service.domain.groups import (
     FailurePolicy,
     GpuRequest,
     GroupSpec,
+    HostLabel,
     MachineType,
     NodeSpec,
     PlacementPolicy,
     PlacementStrategy,
+    PreferredGroup,
 )
 
 STRATEGIES: Mapping[int, PlacementStrategy] = {
@@ -136,4 +138,21 @@ def _placement_policy(message: group_pb2.PlacementPolicy) -> PlacementPolicy:
         exclusive_hosts=message.exclusive_hosts,
         affinity_groups=tuple(message.affinity_group_uuids),
         anti_affinity_groups=tuple(message.anti_affinity_group_uuids),
+        max_per_zone=message.max_per_zone,
+        min_hosts=message.min_hosts,
+        min_racks=message.min_racks,
+        min_zones=message.min_zones,
+        same_rack=message.same_rack,
+        same_zone=message.same_zone,
+        required_host_labels=tuple(HostLabel(one.key, tuple(one.values)) for one in message.required_host_labels),
+        preferred_host_labels=tuple(
+            HostLabel(one.key, tuple(one.values), one.weight or 1) for one in message.preferred_host_labels
+        ),
+        preferred_affinity=_preferred(message.preferred_affinity_groups),
+        preferred_anti_affinity=_preferred(message.preferred_anti_affinity_groups),
+        spare_hosts=message.spare_hosts,
     )
+
+
+def _preferred(messages: Iterable[group_pb2.PreferredGroup]) -> tuple[PreferredGroup, ...]:
+    return tuple(PreferredGroup(one.group_uuid, one.weight or 1) for one in messages)

@@ -18,9 +18,9 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from service.cli import errors, view
+from service.cli import errors, policy, view
 from service.cli.explanation import explain, size_text
-from service.cli.main import main
+from service.cli.main import build_parser, main
 from service.client import follow
 
 GROUP = "ab" * 16
@@ -426,3 +426,27 @@ def test_the_explanation_tells_the_funnel_the_nearest_miss_and_the_cures() -> No
 
 def test_sizes_are_told_in_the_largest_unit_that_holds_them() -> None:
     assert [size_text(n) for n in (17179869184, 3 << 29, 512 << 20, 1000)] == ["16 GiB", "1.5 GiB", "512 MiB", "1000 B"]
+
+
+def test_options_of_placement_stand_over_what_the_file_says() -> None:
+    request = deploy_pb2.DeployDistributedModelServiceRequest(
+        placement_policy=group_pb2.PlacementPolicy(max_per_host=2, same_rack=True, affinity_group_uuids=[GROUP])
+    )
+    told = "--max-per-host 1 --min-racks 2 --strategy close --host-label disk=ssd,nvme --prefer-host-label net=rdma:7"
+    told += " --near n --prefer-apart a:3 --apart b --same-zone"
+    policy.apply(build_parser().parse_args(["plan", "-f", "x", *told.split()]), request)
+    assert request.placement_policy == group_pb2.PlacementPolicy(
+        strategy=placement_pb2.PLACEMENT_STRATEGY_CLOSE,
+        max_per_host=1,
+        min_racks=2,
+        same_rack=True,
+        same_zone=True,
+        affinity_group_uuids=[GROUP, "n"],
+        anti_affinity_group_uuids=["b"],
+        required_host_labels=[group_pb2.HostLabel(key="disk", values=["ssd", "nvme"])],
+        preferred_host_labels=[group_pb2.PreferredHostLabel(key="net", values=["rdma"], weight=7)],
+        preferred_anti_affinity_groups=[group_pb2.PreferredGroup(group_uuid="a", weight=3)],
+    )
+    bare = deploy_pb2.DeployDistributedModelServiceRequest()
+    policy.apply(build_parser().parse_args(["plan", "-f", "x"]), bare)
+    assert not bare.HasField("placement_policy")

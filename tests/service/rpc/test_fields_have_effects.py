@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from corral.v1 import deploy_pb2
 
 from tests.service.rpc.lab import reason_of
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
@@ -107,3 +108,84 @@ async def test_rules_of_a_policy_decide_where_members_are(tmp_path: Path) -> Non
         assert reason == "NO_CAPACITY", "every host has members of others"
         reason, _ = await refused(lab, model_services=[node(type="BareMetal")])
         assert reason == "UNSATISFIABLE", "every host is a hypervisor"
+
+
+SITES = """
+[[zones]]
+uuid = "22222222222222222222222222222222"
+name = "zone-2"
+""" + "".join(
+    f"""
+[[hosts]]
+name = "{rack}-{number}"
+zone = "zone-{zone}"
+rack = "{rack}"
+driver = "simulated"
+transport = "none"
+labels = {{ disk = "{"ssd" if number == 1 else "hdd"}" }}
+options = {{ cpu = 64, memory = "64GiB", boot_ms = 1, call_ms = 0 }}
+"""
+    for zone, rack in ((1, "r1"), (1, "r2"), (2, "r3"))
+    for number in (1, 2)
+)
+
+
+async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
+    """Racks r1 and r2 are in one zone, r3 is in another; the first host of each has an ssd."""
+    async with whole(tmp_path, config_text(0, extra=SITES)) as lab:
+
+        async def racks(size: int, **policy: Any) -> list[str]:
+            nodes = [node(zone_uuid="") for _ in range(size)]
+            group = await lab.up(model_services=nodes, placement_policy=policy)
+            there = [lab.service.directory.hosts[m.host_uuid].name for m in group.instances]
+            await delete(lab, group.uuid)
+            return sorted(there)
+
+        pack = {"strategy": "PLACEMENT_STRATEGY_PACK"}
+        assert [name[:2] for name in await racks(3, max_per_zone=2, **pack)].count("r3") in (1, 2)
+        assert len(set(await racks(3, min_hosts=3, **pack))) == 3
+        assert {name[:2] for name in await racks(3, min_racks=3, **pack)} == {"r1", "r2", "r3"}
+        assert "r3" in {name[:2] for name in await racks(2, min_zones=2, **pack)}
+        spread = {"strategy": "PLACEMENT_STRATEGY_SPREAD"}
+        assert len({name[:2] for name in await racks(2, same_rack=True, **spread)}) == 1
+        assert len({name[:2] == "r3" for name in await racks(2, same_zone=True, **spread)}) == 1
+        ssd = {"key": "disk", "values": ["ssd", "nvme"]}
+        assert {name[3] for name in await racks(3, required_host_labels=[ssd], **spread)} == {"1"}
+        assert {name[3] for name in await racks(3, preferred_host_labels=[{**ssd, "weight": 2}], **spread)} == {"1"}
+        assert len(set(await racks(4, spare_hosts=5, **spread))) == 1
+        other = await lab.up(model_services=[node(zone_uuid="")])
+        host = lab.service.directory.hosts[other.instances[0].host_uuid].name
+        wish = [{"group_uuid": other.uuid, "weight": 3}]
+        assert await racks(1, preferred_affinity_groups=wish, **spread) == [host]
+        assert await racks(1, preferred_anti_affinity_groups=wish, **pack) != [host]
+        for policy, reason, word in (
+            ({"required_host_labels": [{"key": "disk", "values": ["tape"]}]}, "UNSATISFIABLE", "required_host_labels"),
+            ({"min_racks": 2, "same_rack": True}, "INVALID_ARGUMENT", "placement_policy.min_racks"),
+            ({"preferred_affinity_groups": [{"group_uuid": NOWHERE}]}, "NOT_FOUND", "preferred_affinity_groups[0]"),
+            ({"spare_hosts": 6}, "UNSATISFIABLE", "placement_policy.spare_hosts"),
+        ):
+            nodes = [node(zone_uuid=""), node(zone_uuid="")]
+            found, words = await refused(lab, model_services=nodes, placement_policy=policy)
+            assert found == reason, words
+            assert word in words
+
+
+async def test_a_scale_that_would_break_a_rule_is_refused(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(0, extra=SITES)) as lab:
+        nodes = [node(zone_uuid="") for _ in range(3)]
+        policy = {"min_racks": 2, "max_per_rack": 2, "strategy": "PLACEMENT_STRATEGY_PACK"}
+        group = await lab.up(model_services=nodes, placement_policy=policy)
+        rack = {m.uuid: lab.service.directory.hosts[m.host_uuid].name[:2] for m in group.instances}
+        alone = [uuid for uuid, where in rack.items() if list(rack.values()).count(where) == 1]
+        leader = group.instances[0].uuid
+        gone = alone if alone != [leader] else [uuid for uuid in rack if uuid != leader]
+        request = deploy_pb2.ScaleInstanceGroupRequest(uuid=group.uuid, remove_instance_uuids=gone)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            [answer async for answer in lab.deploy.ScaleInstanceGroup(request)]
+        assert reason_of(error.value) == "INVALID_ARGUMENT"
+        assert "placement_policy.min_racks" in (error.value.details() or "")
+
+
+async def delete(lab: Whole, uuid: str) -> None:
+    request = deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid)
+    assert [answer.event async for answer in lab.deploy.DeleteInstanceGroup(request)][-1].final.status == "Deleted"

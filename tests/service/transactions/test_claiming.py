@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,15 @@ from sqlalchemy import Connection
 from placement.engine import place
 from placement.model import Policy, Status
 from service.domain.fleet import HostState
-from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage, PlacementPolicy, PlacementRecord
+from service.domain.groups import (
+    Group,
+    GroupPhase,
+    HostLabel,
+    InstanceStatus,
+    MoveStage,
+    PlacementPolicy,
+    PlacementRecord,
+)
 from service.planning import fleet_reader, translate
 from service.store import claims, fleet, groups
 from service.transactions import claiming
@@ -91,3 +100,44 @@ def test_a_member_on_its_way_counts_on_both_hosts(db: Database, replanned: Group
     assert [s.host_uuid for s in placement.assignments] == [THIRD]
     db.write(lambda c: fleet.set_state(c, fleet.host(c, THIRD), HostState.DISABLED, 1))
     assert plan(db, moving) is None
+
+
+def label(connection: Connection, disk: str) -> None:
+    for one in fleet.hosts(connection).values():
+        fleet.put_host(connection, replace(one, labels={"disk": disk}))
+
+
+@pytest.mark.parametrize(
+    ("policy", "undo"),
+    [
+        (
+            PlacementPolicy(required_host_labels=(HostLabel("disk", ("ssd",)),)),
+            lambda c: label(c, "hdd"),
+        ),
+        (
+            PlacementPolicy(spare_hosts=2),
+            lambda c: claims.take(
+                c, "b" * 32, [seat("b" * 32, OTHER, {"vcpu": 1}), seat("c" * 32, THIRD, {"vcpu": 1})]
+            ),
+        ),
+    ],
+)
+def test_what_a_rule_says_of_hosts_is_looked_at_once_more_where_they_are_claimed(
+    db: Database, policy: PlacementPolicy, undo: Callable[[Connection], object]
+) -> None:
+    db.fill(3)
+    made = group(1, phase=GroupPhase.PLANNING, placement=policy)
+
+    def put(connection: Connection) -> None:
+        label(connection, "ssd")
+        groups.create(connection, made, due_at=0)
+
+    db.write(put)
+    planned = db.read(lambda c: groups.load(c, made.uuid))
+    placement = plan(db, planned)
+    assert placement is not None
+    placement = replace(placement, assignments=(replace(placement.assignments[0], host_uuid=SOURCE),))
+    db.write(undo)
+    with pytest.raises(claims.ClaimLost):
+        claim(db, planned, placement)
+    assert not db.read(lambda c: claims.seats_of(c, made.uuid))
