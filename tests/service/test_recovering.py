@@ -17,10 +17,8 @@ from corral.v1 import deploy_pb2, group_pb2
 
 from tests.lab.namespaces import wait_until
 from tests.support.builders import ENTRY, ZONE
-from tests.support.postgres import Postgres, database, postgres
+from tests.support.postgres import Postgres
 from tests.support.process import ENVIRONMENT, CorralProcess
-
-__all__ = ["database", "postgres"]
 
 HOSTS = ("one", "two")
 
