@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
 
 import grpc
+import pytest
 from corral.v1 import deploy_pb2, deploy_pb2_grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -206,3 +207,17 @@ async def until(holds: Callable[[], bool], what: str) -> None:
 async def until_ended(server: Lab, followers: int = 0) -> None:
     """Wait until at most so many streams are followed."""
     await until(lambda: server.feed.followers <= followers, "streams ended")
+
+
+async def refused(call: Awaitable[Any], code: grpc.StatusCode, reason: str) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert (error.value.code(), reason_of(error.value)) == (code, reason), error.value.details()
+    return error.value
+
+
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+    """Wait until something is so; fails where it never comes."""
+    async with asyncio.timeout(seconds):
+        while not await true():  # noqa: ASYNC110  # the store has no event to wait for
+            await asyncio.sleep(0.02)

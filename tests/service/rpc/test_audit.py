@@ -27,8 +27,8 @@ from service.http.bindings import rules
 from service.reconcile import sweep
 from service.store import audit, schema
 from tests.service.http.zstack.lab import lab as zstack_lab
+from tests.service.rpc.lab import soon
 from tests.service.rpc.test_evacuation import cut_off, is_silent
-from tests.service.rpc.test_fleet import soon
 from tests.service.rpc.test_quarantine import forget
 from tests.support.secrets import a_key
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole

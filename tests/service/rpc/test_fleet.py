@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,13 @@ from google.rpc import error_details_pb2
 
 from service.domain.fleet import Host
 from service.drivers.base import HostFacts, HostUnreachable
-from service.store import events, fleet_events
-from tests.service.rpc.lab import detail, reason_of, status_of
+from service.store import fleet_events
+from tests.service.rpc.lab import detail, reason_of, refused, soon, status_of
 from tests.support.whole import ENTRY, GIB, ZONE, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 
 UNKNOWN = "e" * 32
-
-
-async def refused(call: Awaitable[Any], code: grpc.StatusCode, reason: str) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    assert (error.value.code(), reason_of(error.value)) == (code, reason), error.value.details()
-    return error.value
-
-
-async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-    """Wait until something is so; fails where it never comes."""
-    async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110  # the store has no event to wait for
-            await asyncio.sleep(0.02)
 
 
 # --- zones ---------------------------------------------------------------------------------------------------------
@@ -374,64 +358,3 @@ async def test_what_was_changed_at_run_time_outlives_a_restart_until_the_file_sa
         assert (told.rack, told.state) == ("r8", "Disabled"), "the file has the last word, but not about the state"
     async with whole(tmp_path, config_text(hosts=0, url=url)) as lab:
         await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=uuid))
-
-
-# --- watches -------------------------------------------------------------------------------------------------------
-
-
-async def test_a_watch_tells_what_stands_and_then_every_change_in_order(tmp_path: Path) -> None:
-    async with whole(tmp_path) as lab:
-        watch = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest())
-        standing = [await watch.read() for _ in range(4)]
-        assert [m.WhichOneof("change") for m in standing] == ["zone", "host", "host", "bookmark"]
-        assert [m.host.name for m in standing[1:3]] == ["host-1", "host-2"]
-        assert standing[3].bookmark.initial_state_complete
-        zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
-        told = [await watch.read()]
-        host = await lab.add_host(zone_uuid=zone.uuid)
-        while told[-1].WhichOneof("change") != "host":
-            told.append(await watch.read())
-        assert told[0].zone.name == "north"
-        assert (told[-1].host.uuid, told[-1].host.status) == (host.uuid, "Connected")
-        await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid))
-        await lab.fleet.DeleteZone(fleet_pb2.DeleteZoneRequest(uuid=zone.uuid))
-        while told[-1].removed_zone_uuid != zone.uuid:
-            told.append(await watch.read())
-        assert host.uuid in [m.removed_host_uuid for m in told]
-        revisions = [m.revision for m in told]
-        assert revisions == sorted(set(revisions))
-        watch.cancel()
-
-        resumed = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=standing[3].revision))
-        first = await resumed.read()
-        assert first.revision > standing[3].revision
-        resumed.cancel()
-        future = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=10**9))
-        await refused(future.read(), grpc.StatusCode.OUT_OF_RANGE, "REVISION_UNAVAILABLE")
-
-
-async def test_a_watch_from_a_revision_that_is_no_longer_kept_is_refused_and_later_ones_go_on(tmp_path: Path) -> None:
-    async with whole(tmp_path) as lab:
-        before = await lab.service.store.read(fleet_events.newest)
-        await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))
-        kept = await lab.service.store.read(fleet_events.newest)
-        await lab.service.store.write(lambda c: events.compact(c, kept))
-        gone = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=before))
-        await refused(gone.read(), grpc.StatusCode.OUT_OF_RANGE, "REVISION_UNAVAILABLE")
-        watch = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(start_revision=kept))
-        await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="south"))
-        assert (await watch.read()).zone.name == "south"
-        watch.cancel()
-
-
-async def test_a_watch_of_one_zone_hears_of_no_other(tmp_path: Path) -> None:
-    async with whole(tmp_path) as lab:
-        zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
-        watch = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(zone_uuid=zone.uuid))
-        assert [(await watch.read()).WhichOneof("change") for _ in range(2)] == ["zone", "bookmark"]
-        await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-1")))
-        host = await lab.add_host(zone_uuid=zone.uuid)
-        assert (await watch.read()).host.uuid == host.uuid
-        watch.cancel()
-        unknown = lab.fleet.WatchFleet(fleet_pb2.WatchFleetRequest(zone_uuid=UNKNOWN))
-        await refused(unknown.read(), grpc.StatusCode.NOT_FOUND, "NOT_FOUND")

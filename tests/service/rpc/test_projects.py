@@ -18,7 +18,7 @@ from corral.v1 import deploy_pb2, fleet_pb2, project_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.cli.main import build_parser
-from tests.service.rpc.test_fleet import refused
+from tests.service.rpc.lab import refused
 from tests.support.whole import ENTRY, GIB, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio

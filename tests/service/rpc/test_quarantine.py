@@ -21,7 +21,8 @@ from service.drivers.simulated import SimulatedDriver
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
 from service.store import claims, groups, schema
-from tests.service.rpc.test_fleet import UNKNOWN, refused, soon
+from tests.service.rpc.lab import refused, soon
+from tests.service.rpc.test_fleet import UNKNOWN
 from tests.support import ROOT
 from tests.support.builders import ENTRY
 from tests.support.whole import Whole, whole
