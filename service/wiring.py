@@ -42,6 +42,7 @@ from service.http import openapi
 from service.http.app import Readiness, create_app
 from service.http.guard import WebGuard
 from service.http.json_face import json_routes
+from service.http.scraping import ScrapeGuard
 from service.http.zstack.composition import zstack_routes
 from service.planning.decisions import DecisionLog, RecordingPlanner
 from service.planning.fleet_reader import FleetReader
@@ -132,7 +133,8 @@ class Service:
             },
             routes=[*self._json_routes(), *self._zstack_routes()],
         )
-        return WebGuard(app, self.frame, self.config.server.known_host_names)
+        guarded = ScrapeGuard(app, self.identities, open_here=self.config.open_scrape and self.config.server.http.local)
+        return WebGuard(guarded, self.frame, self.config.server.known_host_names)
 
     def _make_identity(self) -> None:
         config = self.config

@@ -13,6 +13,8 @@ from service.errors import PermissionDenied, Unauthenticated
 OPEN = ""
 """The role of methods that answer everybody who can reach the listener: a load balancer has no credentials."""
 VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
+SCRAPER = "scraper"
+"""Of tokens that read `/metrics` and may nothing else: it has no rank among the roles of methods."""
 RANK: Mapping[str, int] = {VIEWER: 0, OPERATOR: 1, ADMIN: 2}
 """Roles in order: a role may do all that a lower one may."""
 

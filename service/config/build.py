@@ -64,6 +64,7 @@ class Builder:
             ),
             image_directory=self._path(checked.catalog.image_directory),
             anonymous=Anonymous(checked.identity.anonymous),
+            open_scrape=checked.identity.scrape == "local",
             tokens=tuple(Token(entry.sha256, _caller(entry)) for entry in checked.tokens),
             quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
             certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),

@@ -50,9 +50,14 @@ def _anonymous(value: Any) -> Any:
 
 class IdentitySection(Section):
     """[identity]. `anonymous`: which callers without credentials are administrators: those of a unix socket, whom the
-    kernel lets in by the socket's mode; every program of this machine, whoever runs it; nobody."""
+    kernel lets in by the socket's mode; every program of this machine, whoever runs it; nobody.
+
+    `scrape`: whether this machine's programs read `/metrics` and `/openapi.json` without a role, by a listener that no
+    other machine reaches.
+    """
 
     anonymous: Annotated[Literal["unix", "loopback", "nobody"], BeforeValidator(_anonymous)] = "unix"
+    scrape: Literal["local", "role"] = "local"
 
 
 class TokenSection(Section):
@@ -60,7 +65,7 @@ class TokenSection(Section):
 
     name: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    role: Literal["viewer", "operator", "admin"]
+    role: Literal["scraper", "viewer", "operator", "admin"]
     project: Name = "default"
 
 

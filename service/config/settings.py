@@ -93,6 +93,8 @@ class Config:
     accounts: tuple[Account, ...] = ()
     webhook_networks: tuple[str, ...] = ()
     anonymous: Anonymous = Anonymous.UNIX
+    open_scrape: bool = True
+    """Whether programs of this machine read the metrics without a role."""
     tokens: tuple[Token, ...] = ()
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()

@@ -21,6 +21,7 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, secret_pb2, secret_pb2_grpc
 from cryptography import x509
 
 from service.config.file import parse
+from service.store.offline import backup
 from tests.security import canary as canaries
 from tests.security.service import bearer, deploy_request, node, process, secret
 from tests.service.app.test_identity import Authority
@@ -110,6 +111,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         service.stop()
     result.texts["log"] = service.log.read_text()
     result.texts["database"] = _database(service.database)
+    backup(f"sqlite:///{service.database}", directory / "corral.db.backup")
     result.raw = {path.name: path.read_bytes() for path in directory.glob("corral.db*")}
     return result
 
@@ -218,7 +220,7 @@ def test_the_service_was_given_every_secret_and_told_at_length(told: Told) -> No
     assert ENVIRONMENT in told.texts["database"], "by contract, environment variables are stored as they are"
     assert len(told.secrets) == 12
     assert "secret://stored" in told.texts["database"]
-    assert "corral.db" in told.raw
+    assert {"corral.db", "corral.db.backup"} <= set(told.raw)
     assert "secret://of-the-service" in told.texts["database"]
     assert "secret://" not in told.texts["log"]
     assert '"level": "debug"' in told.texts["log"]
