@@ -111,7 +111,8 @@ def _recover(config: Config, held: Offline, write: bool, cluster: str, database:
             except (ClaimLost, CorralError) as reason:
                 refused[change.group.uuid] = str(reason)
         # Last: where a recovery broke off its hosts are still ahead of the database, so that the next one sees it.
-        run(lambda c: recovery.settle_identity(c, installation, whole, clock.now(c)))
+        looked_at = [s.host.uuid for s in surveys if s.mark is None or s.mark.database == installation.database]
+        run(lambda c: recovery.settle_identity(c, installation, whole, clock.now(c), looked_at))
     return Recovery(installation, present != installation and in_use is False, whole, write, refused)
 
 

@@ -32,7 +32,7 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
 from service.signals import Signals
 from service.store import clock as database_clock
-from service.store import events, fleet, groups
+from service.store import events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import apply
@@ -154,6 +154,7 @@ class Evacuation:
             if host.status is not HostStatus.DISCONNECTED:
                 raise WrongState(f"host {host.name}", host.status.value, "a host that does not answer")
             touched[:] = self._empty(connection, host, Fenced(uuid))
+            ownership.off(connection, uuid)
             audited(connection, caller, "FenceHost", uuid, "", self._clock())
             return self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
 
@@ -229,6 +230,13 @@ class Evacuation:
         here = [(instance, group) for instance, group, _, _ in groups.on_host(connection, uuid)]
         arriving = [(instance, group) for instance, group, _ in groups.arriving(connection, uuid)]
         if not self._known(connection, caller, uuid, request_id):
+            if ahead := ownership.ahead(connection):
+                raise WrongState(
+                    f"host {host.name}",
+                    f"of a fleet in which nobody is placed, since {', '.join(ahead[:3])} may have seen what this "
+                    "database does not know",
+                    "that the database is recovered, or these hosts are claimed",
+                )
             self._empty(connection, host, Evicted(uuid, live=True))
             asked = ("DrainHost", uuid)
             operator_changes.made(connection, caller, "DrainHost", request_id, asked, uuid, now)

@@ -29,6 +29,7 @@ PrepareAdoption = Callable[[str], Awaitable[Callable[[Connection], Group]]]
 
 LEFT_ALONE = frozenset({HostStatus.FOREIGN, HostStatus.AHEAD, HostStatus.MISMATCHED})
 """Of these hosts nothing is concluded, and nothing is done there, until an operator claims them."""
+SILENT = frozenset({HostStatus.CONNECTING, HostStatus.DISCONNECTED})
 
 
 class Quarantine:
@@ -43,8 +44,12 @@ class Quarantine:
         self._signals = signals
 
     async def claim_host(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
-        """Order that the host be this database's, whatever it bears. Raises NotFound, Conflict (etag), WrongState:
-        nothing keeps the host from being ours."""
+        """Order that the host be this database's, whatever it bears.
+
+        Where it is ahead, nobody is placed until hosts that do not answer now have done so and were claimed, or were
+        fenced or removed: a member may run there. Raises NotFound, Conflict (etag), WrongState: nothing keeps the host
+        from being ours.
+        """
         now = self._clock()
 
         def work(connection: Connection) -> None:
@@ -54,6 +59,9 @@ class Quarantine:
                 allowed = "a host that is " + ", ".join(sorted(LEFT_ALONE))
                 raise WrongState(f"host {host.name}", host.status.value, allowed)
             ownership.order_claim(connection, uuid, now)
+            if host.status is HostStatus.AHEAD:  # what hosts that do not answer have seen, nobody can tell
+                silent = [h.uuid for h in fleet.hosts(connection).values() if h.status in SILENT]
+                ownership.all_known(connection, (), silent)
             audited(connection, caller, "ClaimHost", uuid, "", now)
 
         await self._commit(work, validate_only)

@@ -68,7 +68,8 @@ class Verdict:
 class HostRecord:
     """What the database knows of a host: its uuid, the hypervisor that it was so far (empty: not seen yet), and the
     name of another host that is this hypervisor (empty: none). `claim_ordered`: its operator's word that it is ours.
-    `ahead`: it was found to be so, and no word of its operator has come since."""
+    `ahead`: it was found to be so, or did not answer when the database was taken on as an older copy, and no word of
+    its operator has come since."""
 
     uuid: str
     hypervisor: str = ""
@@ -118,7 +119,13 @@ def judge(
             f"it was host {mark.host} for this database: give the host that uuid again, or claim it",
         )
     newest = max(newest_machine, mark.generation if mark is not None else 0)
-    if record.ahead or newest > generation:
+    if record.ahead and newest <= generation:
+        return Verdict(
+            Standing.AHEAD,
+            "an older copy of this database was restored, and what this host has seen was not looked at then: "
+            "recover, or claim the host",
+        )
+    if newest > generation:
         return Verdict(
             Standing.AHEAD,
             # The text leaves out the database's own generation: a text that changes is recorded, which would raise it.
@@ -162,13 +169,14 @@ class Records:
     """What the database has on record of attempts on one host; see `fate`.
 
     `current`: instance -> its attempt now, for every instance that has a row and is not over. `retired`: attempts that
-    were let go on this host. `ordered`: keys whose end an operator has ordered.
+    were let go on this host. `ordered`: keys whose end an operator has ordered. `held`: keys that are in quarantine.
     """
 
     wanted: frozenset[tuple[str, int]]
     current: Mapping[str, int]
     retired: Mapping[tuple[str, int], str]
     ordered: frozenset[str]
+    held: frozenset[str] = frozenset()
 
 
 class Fate(StrEnum):
@@ -183,12 +191,15 @@ def fate(records: Records, instance: str, attempt: int, key: str) -> tuple[Fate,
     """(what may be done, by which record or for want of which).
 
     Only what a record names is removed: the attempt was retired on this host, the instance is at a later attempt, or an
-    operator ordered it. Everything else that nobody wants is held.
+    operator ordered it. Everything else that nobody wants is held, and what is held stays so whatever comes on record
+    afterwards: of a machine that this database did not know, its later records say nothing.
     """
     if (instance, attempt) in records.wanted:
         return Fate.KEEP, "a member wants it"
     if key in records.ordered:
         return Fate.REMOVE, "an operator ordered it"
+    if key in records.held:
+        return Fate.QUARANTINE, "it is held until an operator decides"
     if (instance, attempt) in records.retired:
         return Fate.REMOVE, records.retired[(instance, attempt)]
     now = records.current.get(instance)

@@ -40,7 +40,12 @@ class NotPlaced:
 
 @dataclass(frozen=True, slots=True)
 class NotDecided:
-    """The planner had no answer in its time, neither yes nor no: it is asked again."""
+    """The planner had no answer in its time, neither yes nor no, or may not be asked yet: that is done again.
+
+    `reason`: why not, safe for callers; empty where it was asked.
+    """
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

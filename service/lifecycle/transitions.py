@@ -168,7 +168,7 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
 
 def _not_decided(group: Group, fact: NotDecided, now: int) -> Group:
     """The planner has not said no: the group goes on waiting for its seats, and says so."""
-    return replace(group, reason=SEARCH_GOES_ON) if group.phase is GroupPhase.PLANNING else group
+    return replace(group, reason=fact.reason or SEARCH_GOES_ON) if group.phase is GroupPhase.PLANNING else group
 
 
 def _with_first_cause(group: Group, failure: Failure) -> Failure:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from service.domain.fleet import Host, HostStatus
 from service.domain.ownership import HostRecord, Installation, OwnerMark, Standing, Verdict, judge
-from service.drivers.base import HostDriver, HostFacts
-from service.errors import AlreadyExists
+from service.drivers.base import HostDriver, HostFacts, ObservedMachine
+from service.errors import AlreadyExists, Unavailable
+from service.reconcile.holding import hold_unknown
 from service.store import ownership
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -36,27 +38,48 @@ class Custody:
         self.store = store
         self.installation = installation
         self.behind: dict[str, str] = {}
+        self._told: frozenset[str] = frozenset()
         self._reached = 0
 
     @property
     def held(self) -> bool:
         """Whether everything waits for an operator's word."""
-        return bool(self.behind)
+        return bool(self.behind or self._told)
+
+    def tell(self, ahead: Mapping[str, str]) -> None:
+        """Host uuid -> why, of the hosts that any replica has found to be ahead: each may be reached by another one."""
+        if ahead and not self.held:
+            logger.error("everything waits: another replica has found hosts ahead: %s", "; ".join(ahead.values()))
+        self._told = frozenset(ahead)
 
     def forget(self, host_uuid: str) -> None:
         """The host is no longer in the fleet, or is reached in another way from now on."""
         self.behind.pop(host_uuid, None)
 
+    async def mark_now(self, host: Host, driver: HostDriver) -> bool:
+        """Let the host know how far the database has come before something is done there that tells of no generation
+        itself. False: the database does not answer, or the host is not its own any more. Raises DriverError."""
+        try:
+            come = await self._store.read(ownership.generation)
+        except Unavailable as error:
+            logger.info("host %s is not marked: %s", host.name, error)
+            return False
+        mark = OwnerMark(self.installation.database, host.uuid, come)
+        stands = await driver.leave_mark(mark, budget_seconds=MARK_SECONDS)
+        return replace(stands, generation=0) == replace(mark, generation=0)
+
     def knows(self, generation: int) -> bool:
         """Whether this process has seen the database at this generation or a later one; False: it must be asked."""
         return generation <= self._reached
 
-    async def admit(self, host: Host, driver: HostDriver, facts: HostFacts, newest_machine: int) -> Verdict:
+    async def admit(
+        self, host: Host, driver: HostDriver, facts: HostFacts, machines: Sequence[ObservedMachine]
+    ) -> Verdict:
         """What the host is to this database; one that is its own bears its mark when this returns.
 
-        `newest_machine`: the highest generation among its machines. Raises DriverError, Unavailable.
+        `machines`: all that bear this installation's tag there. Raises DriverError, Unavailable.
         """
-        found = _Found(host, driver, facts, newest_machine)
+        found = _Found(host, driver, facts, tuple(machines))
         record, verdict = await self._judge(found, facts.mark)
         if verdict.usable:
             verdict = await self._mark(found, record)
@@ -118,6 +141,8 @@ class Custody:
         seen = max(found.newest_machine, facts.mark.generation if facts.mark is not None and own else 0)
 
         def accept(connection: Connection) -> int:
+            # First, so that no member is taken for lost whose machine is here.
+            hold_unknown(connection, host.uuid, found.machines)
             ownership.lift(connection, seen)
             ownership.set_hypervisor(connection, host.uuid, facts.hypervisor)
             return ownership.generation(connection)
@@ -130,12 +155,17 @@ class Custody:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A host, and what it says of itself. `newest_machine`: the highest generation among its machines."""
+    """A host, and what it says of itself."""
 
     host: Host
     driver: HostDriver
     facts: HostFacts
-    newest_machine: int
+    machines: tuple[ObservedMachine, ...]
+
+    @property
+    def newest_machine(self) -> int:
+        """The highest generation among its machines."""
+        return max((m.generation for m in self.machines), default=0)
 
 
 def status_of(verdict: Verdict) -> HostStatus:

@@ -12,7 +12,7 @@ from service.reconcile.context import WorkerContext
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
-from service.store import clock, groups
+from service.store import clock, groups, ownership
 from service.store.connection import Connection
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 MOST_WORKERS = 256
 POLL_SECONDS = 1.0
 FIRST_PROBE_SECONDS = 3.0
+
+_Taken = tuple[int, tuple[tuple[str, int], ...], frozenset[str], Mapping[str, str]]
+"""The database's time, (uuid, epoch) of the groups, uuids of groups left behind, hosts that are ahead -> why."""
 
 
 class Reconciler:
@@ -139,17 +142,18 @@ class Reconciler:
         asked_at = asyncio.get_running_loop().time()
         hinted = sorted(self._hinted)
 
-        def take(connection: Connection) -> tuple[int, tuple[tuple[str, int], ...], frozenset[str]]:
+        def take(connection: Connection) -> _Taken:
             now = clock.now(connection)
             groups.hasten(connection, hinted, now)
-            left = groups.left_behind(connection, now)
-            return now, groups.take_due(connection, self._context.owner, now, LEASE_MS, limit), left
+            left, ahead = groups.left_behind(connection, now), ownership.said_ahead(connection)
+            return now, groups.take_due(connection, self._context.owner, now, LEASE_MS, limit), left, ahead
 
         try:
-            now, taken, left = await self._context.store.write(take)
+            now, taken, left, ahead = await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             return
+        self._context.custody.tell(ahead)
         self._hinted.difference_update(hinted)
         self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
         for uuid, epoch in taken:

@@ -76,7 +76,6 @@ class HostMonitor:
         self._admitted: tuple[str, OwnerMark | None] | None = None
         self._marked_at = -MARK_EVERY_SECONDS
         self._acted = False
-        self._newest = 0
         self._held: Mapping[str, int] = {}
         self.facts: HostFacts | None = None
 
@@ -110,6 +109,10 @@ class HostMonitor:
     def acted(self) -> None:
         """A machine was made or ended there: the host's mark must tell soon how far the database has come."""
         self._acted = True
+
+    async def mark_now(self) -> bool:
+        """See Custody.mark_now. Raises DriverError."""
+        return await self._custody.mark_now(self.host, self.driver)
 
     def hold(self, amounts: Mapping[str, int]) -> None:
         """What machines in quarantine hold there: it counts as used by others, from now on."""
@@ -197,8 +200,7 @@ class HostMonitor:
         listing = await self.driver.list_machines(budget_seconds=LIST_SECONDS)
         failpoint("monitor.listed")
         self._last = Look(listing, asked, loop.time())
-        self._newest = max((m.generation for m in listing.machines), default=0)
-        if not self._custody.knows(self._newest):
+        if not self._custody.knows(max((m.generation for m in listing.machines), default=0)):
             # It has seen a later generation than the database was seen to have: the next probe asks the database.
             self._admitted = None
             self._wake.set()
@@ -247,8 +249,8 @@ class HostMonitor:
         pause = MARK_AFTER_CHANGE_SECONDS if self._acted else MARK_EVERY_SECONDS
         if self._admitted == (facts.hypervisor, facts.mark) and not self._silent and now < self._marked_at + pause:
             return True
-        await self.look()  # the generation that its machines bear belongs to what is judged
-        verdict = await self._custody.admit(self.host, self.driver, facts, self._newest)
+        look = await self.look()  # the generation that its machines bear belongs to what is judged
+        verdict = await self._custody.admit(self.host, self.driver, facts, look.listing.machines)
         failpoint("monitor.judged")
         if verdict.usable:
             self._admitted, self._marked_at, self._acted = (facts.hypervisor, verdict.mark), now, False

@@ -80,6 +80,10 @@ class LiveMove:
         return await self._settled(there)
 
     async def _send(self, spec: MachineSpec, target: HostMonitor) -> None:
+        # The machine tells of the generation that it was made in, not of this one: an older copy of the database would
+        # find it missing where it was, and its new host none the wiser.
+        if not await target.mark_now():
+            return
         failpoint("move.sending")
         self.trail.unanswered.add(self.key)
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from placement.model import Policy, Request, Snapshot, Status
+from service.domain.fleet import Host as FleetHost
 from service.domain.fleet import HostStatus
-from service.domain.groups import Failure, Group, Instance, QuotaViolation
+from service.domain.groups import Failure, Group, Instance, InstanceStatus, QuotaViolation
 from service.errors import CorralError, InvariantViolation, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced
@@ -17,6 +18,7 @@ from service.planning.planner import Planned
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
 from service.store.claims import ClaimLost
+from service.store.connection import Connection
 from service.transactions import claiming
 from service.transactions.changes import LeaseLost
 
@@ -72,6 +74,8 @@ class Placing:
         except QuotaExceeded as error:
             passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested)
             return EffectResult([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
+        except claiming.HeldBack as reason:
+            return EffectResult([NotDecided(str(reason))], retry=True)
         except (InvariantViolation, LeaseLost):
             raise
         except CorralError as error:
@@ -88,6 +92,8 @@ class Placing:
             return await self._race(
                 group, lambda attempt, alone: self._target_once(group, member, sends, attempt, alone=alone)
             )
+        except claiming.HeldBack:
+            return EffectResult([], retry=True)
         except (InvariantViolation, LeaseLost):
             raise
         except CorralError as error:
@@ -110,7 +116,13 @@ class Placing:
     async def _gang_once(self, group: Group, attempt: int, *, alone: bool) -> EffectResult | None:
         # After a lost race all of it is read: what was kept of the fleet may be why.
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
-        hosts, snapshot = await self.context.store.read(read)
+        pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
+
+        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
+            claiming.held_back(connection, group, pending)  # before anybody takes the trouble to plan
+            return read(connection)
+
+        hosts, snapshot = await self.context.store.read(look)
         planned = await self._decide(
             snapshot, translate.request(group, snapshot), group.project, self._search, attempt, alone=alone
         )

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
-from service.domain.ownership import Fate, Holding, Quarantined, Records, fate, held
+from service.domain.ownership import Fate, Holding, Quarantined, fate, held
 from service.drivers.base import (
     DriverError,
     MachineConflict,
@@ -25,6 +24,7 @@ from service.drivers.base import (
 from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile.custody import Custody
+from service.reconcile.holding import quarantined, records, seat_of, seats
 from service.reconcile.monitor import HostMonitor
 from service.store import addresses, audit, claims, clock, groups, ownership
 from service.store.connection import Connection
@@ -43,32 +43,6 @@ GRACE_SECONDS = 15.0
 """Nothing is removed within this time after the start: what is seen first is the least certain."""
 SHARE = 4
 """In one pass at most one in this many of a host's machines is removed (but always one, where there is one)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seats:
-    """What the store says of one host: attempts that want a machine there, and claims whose attempt is over."""
-
-    wanted: frozenset[tuple[str, int]]
-    stale_claims: frozenset[tuple[str, int, str]]
-
-
-def seats(connection: Connection, host_uuid: str) -> Seats:
-    """Read both in one transaction."""
-    seated = groups.on_host(connection, host_uuid)
-    arriving = groups.arriving(connection, host_uuid)
-    current = frozenset(
-        {(instance, attempt) for instance, _, attempt, _ in seated}
-        | {(instance, attempt) for instance, _, attempt in arriving}
-    )
-    stale = frozenset(c for c in claims.on_host(connection, host_uuid) if (c[0], c[1]) not in current)
-    return Seats(current, stale)
-
-
-def records(connection: Connection, host_uuid: str, instances: Sequence[str]) -> tuple[Seats, Records]:
-    """The seats of a host, and what is on record of these instances, in one transaction."""
-    here = seats(connection, host_uuid)
-    return here, ownership.records(connection, host_uuid, here.wanted, instances)
 
 
 class Sweep:
@@ -139,14 +113,14 @@ class Sweep:
         failpoint("sweep.listed")
         instances = [m.identity.instance for m in machines]
         here, known = await self._store.read(lambda c: records(c, host_uuid, instances))
-        fates = {m.machine_uuid: fate(known, *_key(m), m.machine_uuid) for m in machines}
+        fates = {m.machine_uuid: fate(known, *seat_of(m), m.machine_uuid) for m in machines}
         failpoint("sweep.compared")
         if self._custody.held:
             return
         unwanted = {m.machine_uuid: m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE}
         # What an operator has ordered to be ended stays held, with the order, until it is gone.
         unknown = [
-            _quarantined(m, fates[m.machine_uuid][1])
+            quarantined(m, fates[m.machine_uuid][1])
             for m in machines
             if fates[m.machine_uuid][0] is Fate.QUARANTINE or m.machine_uuid in known.ordered
         ]
@@ -158,7 +132,7 @@ class Sweep:
             await self._release(monitor, MachineIdentity(self._custody.installation.cluster, group, instance, attempt))
         await self._clear_tombstones(monitor, look.listing.machines)
         unknown += await self._clear_volumes(monitor)
-        await self._hold(monitor, unknown, frozenset(_key(m) for m in machines))
+        await self._hold(monitor, unknown, frozenset(seat_of(m) for m in machines))
 
     def _braked(self, monitor: HostMonitor, machine_uuids: list[str], count: int) -> list[str]:
         """Those that may be removed in this pass. The rest is kept in mind for the next one."""
@@ -171,7 +145,7 @@ class Sweep:
     async def _remove(self, monitor: HostMonitor, machine: ObservedMachine) -> None:
         host_uuid = monitor.host.uuid
         _, known = await self._store.read(lambda c: records(c, host_uuid, [machine.identity.instance]))
-        what, why = fate(known, *_key(machine), machine.machine_uuid)
+        what, why = fate(known, *seat_of(machine), machine.machine_uuid)
         if what is not Fate.REMOVE:
             return
         logger.warning("host %s: removing %s, which no member wants: %s", monitor.host.name, machine.machine_uuid, why)
@@ -257,7 +231,7 @@ class Sweep:
         host_uuid = monitor.host.uuid
         instances = [instance for instance, _ in owners.values()]
         _, known = await self._store.read(lambda c: records(c, host_uuid, instances))
-        kept = {_key(m) for m in look.listing.machines if m.state is not MachineState.TOMBSTONE}
+        kept = {seat_of(m) for m in look.listing.machines if m.state is not MachineState.TOMBSTONE}
         unwanted, unknown = set(), []
         for name, (instance, attempt) in sorted(owners.items()):
             what, why = fate(known, instance, attempt, name)
@@ -283,23 +257,3 @@ def _noted(connection: Connection, host_uuid: str, machine: ObservedMachine, why
         now=now,
     )
     return now
-
-
-def _quarantined(machine: ObservedMachine, reason: str) -> Quarantined:
-    identity = machine.identity
-    return Quarantined(
-        host="",
-        key=machine.machine_uuid,
-        holding=Holding.MACHINE,
-        group=identity.group,
-        instance=identity.instance,
-        attempt=identity.attempt,
-        name=machine.name or identity.machine_name,
-        state=machine.state.value,
-        reason=reason,
-        resources=machine.resources,
-    )
-
-
-def _key(machine: ObservedMachine) -> tuple[str, int]:
-    return machine.identity.instance, machine.identity.attempt

@@ -9,6 +9,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine, and_, bindparam, case, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
+from service.domain.fleet import HostStatus
 from service.domain.groups import InstanceStatus
 from service.domain.ownership import LEGACY_CLUSTER, Holding, HostRecord, Installation, Quarantined, Records, held
 from service.errors import AlreadyExists, NotFound
@@ -28,7 +29,12 @@ _RETIRED_OF = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.ho
 _ATTEMPTS = select(_INSTANCES.c.uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
     _INSTANCES.c.uuid.in_(bindparam("of", expanding=True))
 )
-_ORDERED = select(_QUARANTINE.c.key).where(_QUARANTINE.c.host_uuid == bindparam("host"), _QUARANTINE.c.removal)
+_KEYS = select(_QUARANTINE.c.key, _QUARANTINE.c.removal).where(_QUARANTINE.c.host_uuid == bindparam("host"))
+_HELD_OF = select(_QUARANTINE).where(
+    _QUARANTINE.c.group_uuid == bindparam("group"), _QUARANTINE.c.holding == Holding.MACHINE.value
+)
+_AHEAD = select(_HOSTS.c.name).where(_HOSTS.c.ahead).order_by(_HOSTS.c.name)
+_SAID_AHEAD = select(_HOSTS.c.uuid, _HOSTS.c.status_reason).where(_HOSTS.c.status == HostStatus.AHEAD.value)
 _HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
 _HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead).where(
     _HOSTS.c.uuid == bindparam("of")
@@ -179,6 +185,29 @@ def set_ahead(connection: Connection, host_uuid: str) -> None:
     connection.execute(update(_HOSTS).where(_HOSTS.c.uuid == host_uuid).values(ahead=True))
 
 
+def ahead(connection: Connection) -> tuple[str, ...]:
+    """Names of the hosts that have seen what this database does not know, or may have: nobody is placed meanwhile."""
+    return tuple(connection.scalars(_AHEAD))
+
+
+def said_ahead(connection: Connection) -> Mapping[str, str]:
+    """Host uuid -> why, of those that some replica has found to be ahead of this database."""
+    return {r.uuid: r.status_reason for r in connection.execute(_SAID_AHEAD)}
+
+
+def all_known(connection: Connection, seen: Iterable[str], unseen: Iterable[str]) -> None:
+    """What these hosts (uuids) have seen is in the database now. What those that were not looked at have is not known:
+    nobody is placed until they were, or until their operator has said that they are off or are to be taken as they are.
+    """
+    for uuids, value in ((seen, False), (unseen, True)):
+        connection.execute(update(_HOSTS).where(_HOSTS.c.uuid.in_(sorted(uuids))).values(ahead=value))
+
+
+def off(connection: Connection, host_uuid: str) -> None:
+    """An operator's word that the host is off: what ran there runs no more."""
+    connection.execute(update(_HOSTS).where(_HOSTS.c.uuid == host_uuid).values(ahead=False))
+
+
 def order_claim(connection: Connection, host_uuid: str, now: int) -> None:
     """An operator's word that the host is this database's, whatever it bears: carried out when it is next looked at."""
     row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
@@ -222,8 +251,9 @@ def records(
     current = {
         r.uuid: r.attempt for r in connection.execute(_ATTEMPTS, {"of": of}) if r.status != InstanceStatus.REMOVED.value
     }
-    ordered = frozenset(connection.scalars(_ORDERED, {"host": host_uuid}))
-    return Records(wanted, current, retired, ordered)
+    keys = {r.key: r.removal for r in connection.execute(_KEYS, {"host": host_uuid})}
+    ordered = frozenset(key for key, removal in keys.items() if removal)
+    return Records(wanted, current, retired, ordered, frozenset(keys))
 
 
 def retired_of(connection: Connection, instances: Sequence[str]) -> frozenset[tuple[str, int, str]]:
@@ -291,6 +321,12 @@ def quarantined(connection: Connection, host_uuid: str, key: str) -> Quarantined
         if one.key == key:
             return one
     raise NotFound("quarantined machine", key)
+
+
+def held_of(connection: Connection, group_uuid: str) -> Mapping[str, str]:
+    """Instance -> host uuid, of the group's machines that are in quarantine."""
+    found = (_held(r.document, r.since, r.removal) for r in connection.execute(_HELD_OF, {"group": group_uuid}))
+    return {one.instance: one.host for one in found}
 
 
 def counts(connection: Connection) -> Mapping[tuple[str, Holding], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from service.domain.fleet import Host as FleetHost
@@ -20,10 +20,35 @@ from service.failpoints import failpoint
 from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
 from service.planning.translate import seat, spares_are_kept, total
-from service.store import claims, fleet, groups, quotas
+from service.store import claims, fleet, groups, ownership, quotas
 from service.store.addresses import take_addresses
 from service.store.connection import Connection
 from service.transactions.changes import LeaseLost, commit
+
+
+class HeldBack(Exception):
+    """These members may run somewhere already, unknown to this database: an operator decides first. The message says
+    what about, in words safe for callers."""
+
+
+def held_back(connection: Connection, group: Group, instances: Iterable[str]) -> None:
+    """Raises HeldBack where a second machine of one of these members might come of placing it (ARCHITECTURE, I1, I16).
+
+    That is while some host has seen what this database does not know, or may have, and while a machine of the member is
+    in quarantine.
+    """
+    if ahead := ownership.ahead(connection):
+        raise HeldBack(
+            f"nobody is placed while the database is older than what hosts have seen ({', '.join(ahead[:3])}): "
+            "an operator recovers it, or claims them"
+        )
+    held = ownership.held_of(connection, group.uuid)
+    for instance in sorted(set(instances) & set(held)):
+        rank = next(m.rank for m in group.instances if m.uuid == instance)
+        raise HeldBack(
+            f"model_services[{rank}] has a machine in quarantine, beside which no other is made: "
+            "an operator adopts or removes it"
+        )
 
 
 def claim(
@@ -38,15 +63,16 @@ def claim(
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
     `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
-    Raises QuotaExceeded; ClaimLost where a host or address is no longer free, or a neighbour is there that must not be;
-    LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed; so is
-    one with a member that has another host since, as by a live move: the rules within the group were planned without
-    that.
+    Raises HeldBack; QuotaExceeded; ClaimLost where a host or address is no longer free, or a neighbour is there that must
+    not be; LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed;
+    so is one with a member that has another host since, as by a live move: the rules within the group were planned
+    without that.
     """
     before = groups.load(connection, planned.uuid, lock=True)
     if before.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
     waiting = {(m.uuid, m.attempt) for m in before.instances if m.status is InstanceStatus.PENDING}
+    held_back(connection, before, {instance for instance, _ in waiting})
     planned_for = {(s.instance_uuid, s.attempt) for s in placement.assignments}
     if before.phase is not GroupPhase.PLANNING or waiting != planned_for:
         return before
@@ -72,12 +98,14 @@ def claim_move(
 ) -> Group:
     """Commit the claim on the host that the member is to be moved to live, beside the one that it has.
 
-    Raises ClaimLost where that host is no longer free or has a neighbour that must not be, LeaseLost. A member that
-    does not wait for a target any more is left alone, and so is one whose fellows are on other hosts than planned for.
+    Raises HeldBack, ClaimLost where that host is no longer free or has a neighbour that must not be, LeaseLost. A
+    member that does not wait for a target any more is left alone, and so is one whose fellows are on other hosts than
+    planned for.
     """
     before = groups.load(connection, planned.uuid, lock=True)
     if before.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
+    held_back(connection, before, {member.uuid})
     fact = MoveClaimed(member.uuid, member.attempt, target.uuid, target.name)
     after = advance(before, fact, now)
     if after == before or _seated(before) != _seated(planned):

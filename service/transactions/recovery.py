@@ -83,11 +83,25 @@ def adopt(
         raise Conflict(f"group {uuid} cannot be adopted now: {reason}") from reason
 
 
-def settle_identity(connection: Connection, installation: Installation, plan: RecoveryPlan, now: int) -> None:
-    """The database is this installation from now on, and has come further than its hosts have seen."""
+def settle_identity(
+    connection: Connection,
+    installation: Installation,
+    plan: RecoveryPlan,
+    now: int,
+    looked_at: Iterable[str] | None = None,
+) -> None:
+    """The database is this installation from now on, and has come further than its hosts have seen.
+
+    `looked_at`: uuids of the hosts whose machines the plan was made from; None before there is a plan. Where that
+    database was an older copy, nobody is placed until the hosts that did not answer were looked at too, or are off.
+    """
     ownership.become(connection, installation, now)
     if plan.above:
         ownership.lift(connection, plan.above)
+    if looked_at is not None:
+        seen = frozenset(looked_at)
+        unseen = set(fleet.hosts(connection)) - seen if plan.above else ()
+        ownership.all_known(connection, seen, unseen)
 
 
 def _bare(group: Group) -> Group:

@@ -289,6 +289,11 @@ class _Planner:
             return member
         if attempt == member.attempt and host_uuid == member.target_host_uuid:
             return member  # its live move is on record
+        if attempt == member.attempt and member.host_name in self._away:
+            raise _Unclear(
+                f"rank {member.rank} is on {seat.survey.host.name}, and by this database on {member.host_name}, which "
+                "cannot be looked at: one of the two may be a copy"
+            )
         changed.add(member.uuid)
         was = f"attempt {member.attempt} on {member.host_name or 'no host'}"
         notes.append(f"rank {member.rank} is attempt {attempt} on {seat.survey.host.name}, not {was}")

@@ -40,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.seed is not None:
         from tests.simulation.scenario import run
 
-        result = run(chosen.seed)
+        result = run(chosen.seed, chosen.theme)
         print(story(result))
         print(result.digest)
         return 1 if result.violations else 0
     seeds = range(chosen.first, chosen.first + chosen.seeds)
     if chosen.plant:
-        return hunt(seeds)
-    return many(seeds, keep_going=chosen.keep_going, within=chosen.within)
+        return hunt(seeds, chosen.theme or plants.find(chosen.plant).theme)
+    return many(seeds, chosen.theme, keep_going=chosen.keep_going, within=chosen.within)
 
 
 def _options() -> argparse.ArgumentParser:
@@ -58,13 +58,14 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     options.add_argument("--within", type=float, default=0.0, help="start no seed after so many seconds; 0: all")
     options.add_argument("--plant", help="with this bug in the program; how many seeds it takes to find it")
+    options.add_argument("--theme", default="", help="all seeds of this kind: restore, strangers")
     options.add_argument("--plants", action="store_true", help="all planted bugs, a table")
     options.add_argument("--only", nargs="*", default=[], help="with --plants: these")
     options.add_argument("--jobs", type=int, default=1, help="with --plants: processes at a time")
     return options
 
 
-def many(seeds: range, *, keep_going: bool, within: float) -> int:
+def many(seeds: range, theme: str, *, keep_going: bool, within: float) -> int:
     """Run all, or as many as the time allows; print a summary."""
     from tests.simulation.scenario import run
 
@@ -77,7 +78,7 @@ def many(seeds: range, *, keep_going: bool, within: float) -> int:
     for seed in seeds:
         if within and time.perf_counter() - started > within and done >= LEAST:
             break
-        result = run(seed)
+        result = run(seed, theme)
         done += 1
         stats += result.stats
         passed += result.passed
@@ -113,12 +114,12 @@ def _too_little(stats: Counter[str], passed: Counter[str], seeds: int) -> bool:
     return bool(short or missed)
 
 
-def hunt(seeds: range) -> int:
+def hunt(seeds: range, theme: str) -> int:
     """Until a planted bug is found: prints how many seeds that took and what was violated."""
     from tests.simulation.scenario import run
 
     for number, seed in enumerate(seeds, 1):
-        found = [v for v in run(seed).violations if v.split()[1].startswith("I")]
+        found = [v for v in run(seed, theme).violations if v.split()[1].startswith("I")]
         if found:
             print(f"{number}\t{found[0]}")
             return 0

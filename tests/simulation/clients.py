@@ -36,7 +36,7 @@ CALL_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Order:
-    """One group that a client wants, and what it was told about it."""
+    """One group that a client wants, and what it was told about it. `lost`: an older database was put in its place."""
 
     request: DeployRequest
     at: float
@@ -48,6 +48,7 @@ class Order:
     after_revision: int = 0
     deleted: bool = False
     refused: bool = False
+    lost: bool = False
     events: list[Event] = field(default_factory=list)
     final: bool = False
 
@@ -113,12 +114,13 @@ class Client:
         order, request = self.order, self.order.request
         await asyncio.sleep(self.world.random.uniform(0.0, 10.0))
         again = await self._insist(lambda r: r.groups.deploy(ME, request))
-        if again.group.uuid != order.uuid:
+        if again.group.uuid != order.uuid and not order.lost:
             self.world.observer.violated("I7", f"{request.request_id} made {order.uuid} and {again.group.uuid}")
         other = replace(request, spec=replace(request.spec, description="another"))
         try:
             made = await self._insist(lambda r: r.groups.deploy(ME, other))
-            self.world.observer.violated("I7", f"{request.request_id} with another body made {made.group.uuid}")
+            if not order.lost:
+                self.world.observer.violated("I7", f"{request.request_id} with another body made {made.group.uuid}")
         except RequestIdReused:
             self.world.stats["repeats judged"] += 1
 
@@ -161,7 +163,7 @@ class Client:
         """Read the deploy's events to their end, going on elsewhere where a stream breaks."""
         order = self.order
         cursor = order.after_revision
-        while not order.final:
+        while not order.final and not order.lost:
             replica = self.world.random.choice(self.world.replicas)
 
             async def read(replica: Replica = replica, after: int = cursor) -> None:
@@ -175,15 +177,19 @@ class Client:
                 await asyncio.sleep(0.5)
             except (NoCapacity, Unsatisfiable, DeployFailed, QuotaExceeded):
                 pass
+            except NotFound:
+                if not order.lost:
+                    raise
             except RevisionUnavailable as error:
-                self.world.observer.violated("I6", f"the stream of {order.uuid} cannot go on: {error}")
+                if not self.order.lost:
+                    self.world.observer.violated("I6", f"the stream of {order.uuid} cannot go on: {error}")
                 return
             if order.events:
                 cursor = order.events[-1].revision
 
     def _told(self, event: Event) -> None:
         order = self.order
-        if order.final:
+        if order.final or order.lost:
             return
         if order.events and event.revision <= order.events[-1].revision:
             return  # a stream that was given up told it too

@@ -14,15 +14,13 @@ from service.errors import Unavailable
 from service.store import migrations, ownership
 from service.store.clock import CLOCK
 from service.store.engine import Store, Work, _transaction
+from tests.simulation.hosts import CLUSTER
 from tests.simulation.loop import Process
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 T = TypeVar("T")
-
-
-CLUSTER = "simulation"
 
 
 @cache
@@ -72,6 +70,20 @@ class Database:
         pooled.close()
         self.available = True
         self.answers: dict[object, Any] = {}
+
+    def image(self) -> bytes:
+        """All of it as it is now: a backup."""
+        return self.connection.serialize()
+
+    def restore(self, image: bytes) -> None:
+        """From now on it is what it was when the image was taken. Nobody may have it open."""
+        self.connection.deserialize(image)
+        self.answers.clear()
+
+    def transact(self, work: Work[T]) -> T:
+        """One transaction of somebody who has the database to himself."""
+        self.answers.clear()
+        return _transaction(_kept(), work)
 
     def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         """Plain SQL, outside of any replica."""
@@ -155,9 +167,12 @@ class SimulatedStore(Store):
         world = self._world
         if work.__qualname__ == _TAKE and not _cell(work, "hinted"):
             now = world.now_ms()
-            free = "SELECT 1 FROM groups WHERE due_at <= ?1 AND lease_until <= ?1 LIMIT 1"
+            free = (
+                "SELECT 1 FROM groups WHERE due_at <= ?1 AND lease_until <= ?1"
+                " UNION ALL SELECT 1 FROM hosts WHERE status = 'Ahead' LIMIT 1"
+            )
             last = world.database.answers.get(_TAKE)
-            return None if last is None or world.database.rows(free, now) else (now, *last[1:])
+            return None if last is None or last[3] or world.database.rows(free, now) else (now, *last[1:])
         if work.__qualname__ == _CATCH_UP and _cell(work, "self")._head == world.observer.revision:
             return ()
         return world.database.answers.get(self._key(work)) if work.__qualname__ == _SEATS else None
@@ -169,7 +184,8 @@ class SimulatedStore(Store):
             return _CATCH_UP, _cell(work, "self")._head, observer.revision
         if work.__qualname__ == _SEATS:
             asked = tuple(_cell(work, "instances"))
-            return _SEATS, _cell(work, "host_uuid"), asked, observer.revision, observer.claim_changes
+            (held,) = self._world.database.rows("SELECT count(*), sum(removal) FROM quarantine")
+            return _SEATS, _cell(work, "host_uuid"), asked, held, observer.revision, observer.claim_changes
         if work.__qualname__ == _LOAD:
             return _LOAD, _cell(work, "self").uuid, observer.commits
         return None

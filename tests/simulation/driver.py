@@ -28,8 +28,7 @@ from service.drivers.base import (
     OutcomeUnknown,
 )
 from tests.simulation import hosts, moves
-from tests.simulation.database import CLUSTER
-from tests.simulation.hosts import Machine, SimulatedMachineHost
+from tests.simulation.hosts import CLUSTER, Machine, SimulatedMachineHost
 from tests.simulation.loop import Life, Process
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class FaultyDriver:
 
     async def probe(self, *, budget_seconds: float) -> HostFacts:
         """See HostDriver."""
-        return await self._call("probe", budget_seconds, lambda _late: self._facts())
+        return await self._call("probe", budget_seconds, lambda _late: self.facts())
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
         """See HostDriver."""
@@ -74,11 +73,11 @@ class FaultyDriver:
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
-        return await self._call("list", budget_seconds, lambda _late: self._listing())
+        return await self._call("list", budget_seconds, lambda _late: self.listing())
 
     async def survey(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
-        return await self._call("survey", budget_seconds, lambda _late: self._listing())
+        return await self._call("survey", budget_seconds, lambda _late: self.listing())
 
     async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
         """See HostDriver. These hosts keep no documents."""
@@ -210,7 +209,12 @@ class FaultyDriver:
 
     async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
         """See HostDriver."""
-        await self._call("delete_volume", budget_seconds, lambda _late: self._host.volumes.pop(name, None))
+
+        def delete(late: bool) -> None:
+            if self._host.volumes.pop(name, None) is not None and not late:
+                self._world.custodian.volume_deleted(self._host.uuid, name, self._process.name)
+
+        await self._call("delete_volume", budget_seconds, delete)
 
     def subscribe(self, hint: MachineHint) -> None:
         """See HostDriver."""
@@ -283,8 +287,8 @@ class FaultyDriver:
                 return
             # An heir ends the lease of a process that has died, not what it had sent: such a request is a stray one.
             stray = late or not self._process.alive
-            if lease is not None and not stray:
-                world.observer.effect(name, lease)
+            if not stray:
+                self._judged(name, lease)
             world.note("call", self._process.name, self._host.name, name, identity and identity.machine_name, fault)
             result = _result(act, stray)
             if fault == "vanish" and name in EFFECTS:
@@ -293,6 +297,12 @@ class FaultyDriver:
                 loop.outside(world.latency(), self._come_back, reply, result)
 
         loop.outside(delay, arrive)
+
+    def _judged(self, name: str, lease: tuple[str, int] | None) -> None:
+        """The observer hears of a call that arrives as it was meant."""
+        if lease is not None:
+            self._world.observer.effect(name, lease)
+        self._world.custodian.touched(name, self._host, self.host_id, self._process.name, self._process.since)
 
     def _come_back(self, reply: asyncio.Future[T], result: T | DriverError) -> None:
         if self._world.reaches(self._process, self._host):
@@ -308,7 +318,8 @@ class FaultyDriver:
 
     # --- what the host says -----------------------------------------------------------------------------------------
 
-    def _facts(self) -> HostFacts:
+    def facts(self) -> HostFacts:
+        """What a probe that arrives is answered."""
         host = self._host
         return HostFacts(
             host_uuid=host.uuid,
@@ -327,13 +338,14 @@ class FaultyDriver:
             mark=OwnerMark(*host.mark) if host.mark is not None else None,
         )
 
-    def _listing(self) -> Listing:
+    def listing(self) -> Listing:
         """At times what stood a moment ago, or one machine short; never twice running, because hosts heal."""
-        machines = tuple(self._host.machines.values())
+        machines = tuple(m for m in self._host.machines.values() if m.ours)
         if self._lied:
             self._lied = False
         elif self._world.fault("stale_list"):
-            machines, self._lied = self._host.as_of(self._world.random.uniform(0.0, 3.0)), True
+            then = self._host.as_of(self._world.random.uniform(0.0, 3.0))
+            machines, self._lied = tuple(m for m in then if m.ours), True
         elif machines and self._world.fault("partial_list"):
             missing = self._world.random.choice(machines)
             machines, self._lied = tuple(m for m in machines if m is not missing), True

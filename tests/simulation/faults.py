@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from service.failpoints import NAMES
-from tests.simulation import hosts
+from tests.simulation import hosts, strangers
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
 from tests.simulation.world import CALL_FAULTS, DATABASE, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
@@ -62,12 +62,17 @@ async def storm(world: World) -> None:
     """Now and then something happens, of the few kinds that this seed has."""
     dice = world.random
     kinds = [k for k in STORMS if dice.random() < 0.35]
+    if world.theme == "strangers":
+        kinds = [k for k in kinds if dice.random() < 0.5] + ["stranger"] * 3
     pause = dice.choice((3.0, 8.0, 20.0))
     while kinds:
         await asyncio.sleep(dice.expovariate(1.0 / pause))
         kind = dice.choice(kinds)
         world.stats[f"fault {kind}"] += 1
-        _strike(world, kind)
+        if kind == "stranger":
+            strangers.appear(world)
+        else:
+            _strike(world, kind)
 
 
 def _strike(world: World, kind: str) -> None:
@@ -117,7 +122,8 @@ def _database_back(world: World) -> None:
 def _tamper(world: World, host: SimulatedMachineHost) -> None:
     """Somebody with an account on the host does something to one of our machines."""
     dice = world.random
-    ours = [m for m in host.machines.values() if m.state not in (hosts.TOMBSTONE, hosts.GHOST) and not m.arriving]
+    alive = [m for m in host.machines.values() if m.state not in (hosts.TOMBSTONE, hosts.GHOST) and not m.arriving]
+    ours = [m for m in alive if m.ours]
     if not ours:
         return
     machine = dice.choice(ours)

@@ -14,6 +14,8 @@ PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, MIGRATING, TOMBSTONE, GHOST = (
     "paused", "running", "stopping", "stopped", "crashed", "migrating", "tombstone", "ghost",
 )  # fmt: skip
 EXECUTING = frozenset({RUNNING, STOPPING})
+CLUSTER = "simulation"
+"""What the machines of the installation under test bear; others' bear something else."""
 
 
 class Conflict(Exception):
@@ -49,6 +51,12 @@ class Machine:
     arriving: bool = False
     generation: int = 0
     record: str = ""
+    cluster: str = CLUSTER
+
+    @property
+    def ours(self) -> bool:
+        """Whether it bears the tag of the installation under test, rightly or not."""
+        return self.cluster == CLUSTER
 
 
 Mark = tuple[str, str, int]
@@ -76,6 +84,7 @@ class SimulatedMachineHost:
     moves: dict[str, Any] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     mark: Mark | None = None
+    marked_at: float = 0.0
     history: deque[tuple[float, tuple[Machine, ...]]] = field(default_factory=lambda: deque(maxlen=16))
 
     @property
@@ -95,8 +104,19 @@ class SimulatedMachineHost:
             return there
         if there is not None and there[0] == mark[0] and there[2] > mark[2]:
             return there
-        self.mark = mark
+        self.bear(mark)
         return mark
+
+    def bear(self, mark: Mark | None) -> None:
+        """Bear this mark from now on, whoever wrote it."""
+        if mark is None or self.mark is None or mark[:2] != self.mark[:2]:
+            self.marked_at = self.now()
+        self.mark = mark
+
+    def newest(self, database: str) -> int:
+        """The latest generation of this database that the host has seen."""
+        own = self.mark[2] if self.mark is not None and self.mark[0] == database else 0
+        return max([own, *(m.generation for m in self.machines.values() if m.ours)])
 
     def put(self, uuid: str, after: Machine | None, cause: str) -> None:
         """Replace one machine by its next state; None removes it."""

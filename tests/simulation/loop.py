@@ -30,6 +30,7 @@ class Process:
         self.name = name
         self.life = Life.RUNNING
         self.frozen_at = 0.0
+        self.since = loop.time()
         self.held: deque[Any] = deque()
         self.table: dict[str, Callable[[], int]] | None = None
         self._loop = loop
@@ -59,7 +60,7 @@ class Process:
     def thaw(self) -> None:
         """As SIGCONT: everything that came meanwhile comes now, in its order."""
         if self.life is Life.FROZEN:
-            self.life = Life.RUNNING
+            self.life, self.since = Life.RUNNING, self._loop.time()
             self._loop.ready(self.held)
             self.held.clear()
 

@@ -5,6 +5,7 @@ May not import anything of the service: what it expects is written down here a s
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ SEATED = frozenset(
 )
 LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "Removed"})
 
+
+_OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_rules",
+                    "_owners", "_go")  # fmt: skip
 
 Claims = Mapping[tuple[str, int, str, str], tuple[str, str, int]]
 """(instance, attempt, resource, host) -> (host, group, amount)."""
@@ -52,6 +56,17 @@ class Observer:
         self._go: set[str] = set()
         self.commits = 0
         self.claim_changes = 0
+
+    def memory(self) -> dict[str, Any]:
+        """What it was told of the database so far, to be remembered with a backup of it."""
+        return {name: copy.copy(getattr(self, name)) for name in _OF_THE_DATABASE}
+
+    def went_back(self, memory: Mapping[str, Any]) -> None:
+        """The database is as it was when this was remembered."""
+        for name in _OF_THE_DATABASE:
+            setattr(self, name, copy.copy(memory[name]))
+        self.commits += 1
+        self.claim_changes += 1
 
     def violated(self, invariant: str, text: str) -> None:
         """Remember a violation."""
@@ -263,7 +278,7 @@ class Observer:
 
     def machine_changed(self, host: str, before: Machine | None, after: Machine | None, cause: str) -> None:
         """Something on a host is not as it was."""
-        if before is None and after is not None and after.state != TOMBSTONE:
+        if before is None and after is not None and after.state != TOMBSTONE and cause != "stranger":
             self._appeared(host, after)
         ran = before is not None and before.state in EXECUTING
         runs = after is not None and after.state in EXECUTING
@@ -302,6 +317,8 @@ class Observer:
         if not cause.endswith((" remove", " power_off", " shutdown")):
             return
         rows = self._rows("SELECT attempt, status FROM instances WHERE uuid = ?", machine.instance)
+        if self._rows("SELECT 1 FROM quarantine WHERE key = ? AND removal", machine.uuid):
+            return  # it was none of the member's
         if rows and rows[0][0] == machine.attempt and rows[0][1] not in LEAVING:
             self.violated("I3", f"{machine.instance} was ended by {cause} while it is {rows[0][1]}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -57,7 +58,7 @@ class Operator:
         """Take the host into the fleet again; what was left behind on it may have to be cleared away first."""
         for _ in range(tries):
             try:
-                await self._insist(lambda r: r.fleet_cases.set_state(ME, uuid, HostState.ENABLED), 10.0)
+                await self.insist(lambda r: r.fleet_cases.set_state(ME, uuid, HostState.ENABLED), 10.0)
             except WrongState:
                 await asyncio.sleep(2.0)
                 continue
@@ -70,6 +71,11 @@ class Operator:
         for uuid in self._closed():
             if not await self.enable(uuid, tries=150):
                 self.world.observer.violated("I5", f"host {uuid} cannot be enabled at peace")
+
+    async def delete(self, uuid: str) -> None:
+        """Delete a group of which no client knows."""
+        with contextlib.suppress(NotFound):
+            await self.insist(lambda r: r.groups.delete(ME, uuid), 10.0)
 
     def _closed(self) -> list[str]:
         rows = self.world.database.rows("SELECT uuid FROM hosts WHERE state != 'Enabled' ORDER BY uuid")
@@ -87,7 +93,7 @@ class Operator:
         self.world.note("drain", host.name)
         try:
             # Who gives up waiting gives up the report only: the host is emptied all the same.
-            await self._insist(drain, self.world.random.uniform(5.0, 40.0), once=True)
+            await self.insist(drain, self.world.random.uniform(5.0, 40.0), once=True)
         except REFUSALS as refused:
             self.world.note("drain refused", host.name, type(refused).__name__)
             return
@@ -104,7 +110,7 @@ class Operator:
             for _ in range(20):
                 await asyncio.sleep(1.0)
                 try:
-                    await self._insist(lambda r: r.evacuation.fence(ME, host.uuid), FENCE_SECONDS)
+                    await self.insist(lambda r: r.evacuation.fence(ME, host.uuid), FENCE_SECONDS)
                 except WrongState:
                     continue  # nobody has noticed yet that it does not answer
                 world.stats["fences"] += 1
@@ -115,10 +121,18 @@ class Operator:
             host.kept_off = False
             host.boot("operator")
 
-    async def _insist(
-        self, call: Callable[[Replica], Coroutine[Any, Any, T]], patience: float, *, once: bool = False
+    async def insist(
+        self,
+        call: Callable[[Replica], Coroutine[Any, Any, T]],
+        patience: float,
+        *,
+        once: bool = False,
+        tries: int = 1_000_000,
     ) -> T | None:
-        """Call one replica after the other until one answers; `once`: an answer that does not come in time is none."""
+        """Call one replica after the other until one answers; `once`: an answer that does not come in time is none.
+
+        `tries`: after so many refusals that may pass, the last one is raised.
+        """
         while True:
             replica = self.world.random.choice(self.world.replicas)
             if not replica.serving or not replica.process.alive:
@@ -129,5 +143,9 @@ class Operator:
             except TimeoutError:
                 if once:
                     return None
-            except (Broken, Unavailable, Conflict):
+            except (Broken, Unavailable, Conflict) as refused:
+                tries -= 1
+                if not tries and not isinstance(refused, Broken):
+                    raise
+                tries = max(1, tries)
                 await asyncio.sleep(self.world.random.uniform(0.1, 1.0))

@@ -33,10 +33,11 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """One bug."""
+    """One bug. `theme`: of which seeds it is looked for in; empty: of all."""
 
     name: str
     edits: tuple[Edit, ...]
+    theme: str = ""
 
 
 def one(name: str, module: str, old: str, new: str, *more: Edit) -> Plant:
@@ -222,8 +223,8 @@ PLANTS: tuple[Plant, ...] = (
         "        look = await monitor.look()\n        machines =",
         "        early = await self._store.read(lambda c: seats(c, host_uuid))\n"
         "        look = await monitor.look()\n        machines =",
-        Edit(SWEEP, "        fates = {m.machine_uuid: fate(known, *_key(m), m.machine_uuid) for m in machines}\n",
-             "        fates = {m.machine_uuid: (Fate.KEEP if _key(m) in early.wanted else Fate.REMOVE, \"\") for m in machines}\n"),
+        Edit(SWEEP, "        fates = {m.machine_uuid: fate(known, *seat_of(m), m.machine_uuid) for m in machines}\n",
+             "        fates = {m.machine_uuid: (Fate.KEEP if seat_of(m) in early.wanted else Fate.REMOVE, \"\") for m in machines}\n"),
         Edit(SWEEP, "        for machine_uuid in self._braked(monitor, sorted(set(unwanted) & before), len(machines)):\n",
              "        for machine_uuid in sorted(unwanted):\n"),
         Edit(SWEEP, "        if what is not Fate.REMOVE:\n            return\n", "")),

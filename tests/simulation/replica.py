@@ -14,12 +14,14 @@ from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet as FleetCases
 from service.app.groups import Groups
+from service.app.quarantine import Quarantine
 from service.domain.catalog import ModelService
 from service.domain.fleet import Host, Overcommit, Zone
 from service.domain.ownership import Installation
 from service.domain.tenants import Quota
-from service.drivers.base import HostFacts, HostUnreachable
+from service.drivers.base import HostFacts
 from service.reconcile import manager, owners
+from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
 from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
@@ -27,18 +29,22 @@ from service.reconcile.directory import Directory
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.owners import LeaseReaper
+from service.reconcile.roster import Roster
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import GroupWorker
 from service.signals import Signals
 from service.store import configured, quotas
 from service.telemetry.metrics import Metrics
-from tests.simulation.database import CLUSTER, SimulatedStore
+from tests.simulation.database import SimulatedStore
 from tests.simulation.driver import LEASE, FaultyDriver
+from tests.simulation.hosts import CLUSTER
 from tests.simulation.loop import PROCESS, Killed, Process
 from tests.simulation.planner import FirstFitPlanner
 from tests.simulation.world import EPOCH_MS, World
 
 T = TypeVar("T")
+FLEET_CHANGES = frozenset({"restore", "strangers", "removal"})
+"""Themes in which operators change the fleet; in the others nobody needs to look for that."""
 INSTALLATION = Installation(database="", cluster=CLUSTER)
 """As a replica has it before it has read its own: the first look at a host reads it."""
 
@@ -71,10 +77,6 @@ def _has_ended(owner: str) -> bool:
     if me is None or me.table is None or name not in me.table:
         return False
     return me.table[name]() != int(incarnation)
-
-
-async def _no_first_contact(_host: Host) -> HostFacts:
-    raise HostUnreachable("no host is taken in at run time here")
 
 
 @cache
@@ -128,6 +130,7 @@ class Replica:
         self._calls: dict[asyncio.Future[Any], None] = {}  # as asked: a set's order is that of addresses
         self.groups: Groups
         self.evacuation: Evacuation
+        self.quarantine: Quarantine
         self.fleet_cases: FleetCases
         self.reconciler: Reconciler
 
@@ -151,19 +154,20 @@ class Replica:
         custody = Custody(store, INSTALLATION)
         self.groups = Groups(store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals)
         monitors: dict[str, HostMonitor] = {}
-        calls = MemberCalls(
-            custody, monitors, Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue), metrics()
-        )
+        directory = Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue)
+        calls = MemberCalls(custody, monitors, directory, metrics())
         context = WorkerContext(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
             owner=self.process.name, custody=custody,
         )  # fmt: skip
         self.reconciler = Reconciler(context, Sweep(store, monitors, custody, metrics()))
-        self.drivers = {u: FaultyDriver(world, self.process, world.hosts[u]) for u in self.fleet.hosts}
+        self.drivers = {}
         for uuid, host in self.fleet.hosts.items():
-            monitors[uuid] = HostMonitor(host, self.drivers[uuid], store, self.reconciler.host_changed, custody)
+            monitors[uuid] = HostMonitor(host, self._driver(host), store, self.reconciler.host_changed, custody)
+        self._roster = Roster(store, self.reconciler, directory, self._driver, custody)
+        self.quarantine = Quarantine(store, self.clock, signals, Adoption(store, monitors, custody).prepare)
         signals.group_due.listen(self.reconciler.poke)
-        self.fleet_cases = FleetCases(store, self.clock, _no_first_contact, planner)
+        self.fleet_cases = FleetCases(store, self.clock, self._first_contact, planner)
         self.evacuation = Evacuation(
             store, feed, planner, self.clock, self.fleet_cases, signals=signals, live_targets=calls.live_targets
         )
@@ -183,7 +187,24 @@ class Replica:
         self._feed = asyncio.create_task(feed.run(), name="feed")
         await self.reconciler.start()
         self._reaper_task = asyncio.create_task(self._reaper.run(), name="reaper")
+        if self.world.theme in FLEET_CHANGES:
+            self._follows = asyncio.create_task(self._follow_fleet(), name="roster")
         self.serving = True
+
+    async def _follow_fleet(self) -> None:
+        """Take over what operators changed in the fleet; in production a commit's event says when to look."""
+        while True:
+            await self._roster.refresh()
+            await asyncio.sleep(2.0)
+
+    def _driver(self, host: Host) -> FaultyDriver:
+        driver = self.drivers[host.uuid] = FaultyDriver(self.world, self.process, self.world.hosts[host.uuid])
+        return driver
+
+    async def _first_contact(self, host: Host) -> HostFacts:
+        """What a host that is not of the fleet yet says of itself."""
+        driver = FaultyDriver(self.world, self.process, self.world.hosts[host.uuid])
+        return await driver.probe(budget_seconds=15.0)
 
     def living(self) -> int:
         """The number of the incarnation that runs, or stands still; 0: none."""

@@ -15,17 +15,20 @@ from service.domain.catalog import Image, ModelService
 from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, Overcommit, Zone
 from service.domain.groups import CreationStrategy, DeployRequest, FailurePolicy, GroupSpec, NodeSpec, PlacementPolicy
 from service.domain.network import Network
-from tests.simulation import faults
+from tests.simulation import faults, restoring
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
 from tests.simulation.loop import Killed, Stuck
 from tests.simulation.operators import Operator
-from tests.simulation.replica import Fleet, Replica, install
+from tests.simulation.replica import FLEET_CHANGES, Fleet, Replica, install
+from tests.simulation.warden import Warden
 from tests.simulation.world import World
 
 GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
+THEMES = {"": 62, "restore": 14, "strangers": 14}
+"""What a seed is about beside the faults that all have, and how often in so many."""
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
 CALM_SECONDS = 2.0
@@ -52,11 +55,13 @@ class Result:
         return hashlib.sha256(repr(self.timeline).encode()).hexdigest()
 
 
-def run(seed: int) -> Result:
-    """Run one seed. Never raises for a violation: the result tells of it."""
+def run(seed: int, theme: str = "") -> Result:
+    """Run one seed. Never raises for a violation: the result tells of it. `theme`: in place of the seed's own."""
     install()
     gc.disable()
     world = World(seed)
+    drawn = world.random.choices(tuple(THEMES), tuple(THEMES.values()))[0]
+    world.theme = theme or drawn
     failpoints.install(world.point)
     alarm = _Alarm(world)
     logging.getLogger("service").addHandler(alarm)
@@ -74,6 +79,10 @@ def run(seed: int) -> Result:
     return Result(seed, world.observer.violations, world.timeline, world.stats, world.passed, elapsed)
 
 
+_TELLS = ("service.reconcile.monitor", "service.reconcile.sweep", "service.reconcile.custody")
+"""What these find on hosts is told as an error, and is none of the service's own."""
+
+
 class _Alarm(logging.Handler):
     """What the service logs as an error is a bug: a task that broke, an invariant of its own that does not hold."""
 
@@ -84,7 +93,7 @@ class _Alarm(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, Killed):
+        if not isinstance(error, Killed) and not (record.name in _TELLS and self._world.theme in FLEET_CHANGES):
             self._world.observer.alarmed(f"{record.getMessage()}: {error!r}")
 
 
@@ -105,6 +114,8 @@ async def _play(world: World) -> None:
     if dice.random() < 0.35:
         faults.draw_stale(world)
         length = 90.0
+    if world.theme in FLEET_CHANGES:
+        length = 90.0
     orders = _orders(world, length)
     clients = [Client(world, order) for order in orders]
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
@@ -112,17 +123,33 @@ async def _play(world: World) -> None:
     storm = asyncio.create_task(faults.storm(world), name="storm")
     operator = Operator(world)
     works = asyncio.create_task(operator.run(), name="operator") if dice.random() < 0.5 else None
+    warden = Warden(world, operator)
+    if world.theme in FLEET_CHANGES:
+        tasks.append(asyncio.create_task(warden.run(until_peace=True), name="warden"))
+    if world.theme == "restore":
+        tasks.append(asyncio.create_task(_goes_back(world, clients, length), name="backup"))
     await asyncio.sleep(length)
     storm.cancel()
     faults.stop(world)
     if works is not None:
         await asyncio.wait([works])
         tasks.append(works)
+    if world.theme in FLEET_CHANGES:
+        tasks.append(asyncio.create_task(warden.run(until_peace=False), name="warden"))
     await _settle(world, clients, operator)
     for task in tasks:
         task.cancel()
         if task.done() and not task.cancelled() and task.exception() is not None:
             world.observer.violated("sim", f"a {task.get_name()} broke: {task.exception()!r}")
+
+
+async def _goes_back(world: World, clients: list[Client], length: float) -> None:
+    """A backup is taken, and put in the database's place a while later."""
+    dice = world.random
+    await asyncio.sleep(dice.uniform(4.0, length / 2))
+    backup = restoring.save(world)
+    await asyncio.sleep(dice.uniform(2.0, length / 2 - 5.0))
+    restoring.put_back(world, backup, clients)
 
 
 async def _settle(world: World, clients: list[Client], operator: Operator) -> None:
@@ -142,17 +169,25 @@ async def _settle(world: World, clients: list[Client], operator: Operator) -> No
             if client.order.refused:  # one of its requests may have arrived later, when the quota had room for it
                 late = f"SELECT group_uuid FROM requests WHERE request_id = '{client.order.request.request_id}'"
                 client.order.uuid = next((uuid for (uuid,) in world.database.rows(late)), "")
-        deletes = [c.delete() for c in clients if c.order.uuid and not c.order.deleted]
-        await asyncio.gather(*deletes)
+        await _delete_all(world, clients, operator)
         await _until_calm(world, clients)
         if world.random.random() < 0.1:
             await asyncio.sleep(FORGET_SECONDS)
             for host in world.hosts.values():
-                if host.machines:
-                    world.observer.violated("I10", f"{len(host.machines)} tombstones are left on {host.name}")
+                if left := [m for m in host.machines.values() if m.ours]:
+                    world.observer.violated("I10", f"{len(left)} tombstones are left on {host.name}")
         for table in ("claims", "addresses"):
             if count := world.database.rows(f"SELECT count(*) FROM {table}")[0][0]:
                 world.observer.violated("I10", f"{count} {table} are left when all groups are deleted")
+
+
+async def _delete_all(world: World, clients: list[Client], operator: Operator) -> None:
+    """What clients know of they delete themselves."""
+    deletes = [c.delete() for c in clients if c.order.uuid and (c.order.lost or not c.order.deleted)]
+    await asyncio.gather(*deletes)
+    if world.restored:  # of some that were made twice, or came back, no client knows
+        for (uuid,) in world.database.rows("SELECT uuid FROM groups WHERE phase != 'deleted' ORDER BY uuid"):
+            await operator.delete(uuid)
 
 
 async def _until_calm(world: World, clients: list[Client]) -> None:
@@ -162,7 +197,7 @@ async def _until_calm(world: World, clients: list[Client]) -> None:
         await asyncio.sleep(1.0)
         if world.observer.found:
             return
-        rest = world.observer.unsettled() or _unserved(world, clients)
+        rest = world.observer.unsettled() or world.custodian.strangers() or _unserved(world, clients)
         calm = 0.0 if rest else calm + 1.0
         if world.loop.time() > end:
             for what in rest[:6] or ["it does not stay calm"]:
@@ -172,7 +207,8 @@ async def _until_calm(world: World, clients: list[Client]) -> None:
 
 def _unserved(world: World, clients: list[Client]) -> list[str]:
     """Acknowledged deploys that the database does not know, streams that have not ended, volumes without a machine."""
-    for name, count in world.database.rows("SELECT name, count(*) FROM groups GROUP BY name HAVING count(*) > 1"):
+    twice = "SELECT name, count(*) FROM groups GROUP BY name HAVING count(*) > 1"
+    for name, count in world.database.rows(twice) if not world.restored else ():
         world.observer.violated("I7", f"the one request for {name} made {count} groups")
     phases = dict(world.database.rows("SELECT uuid, phase FROM groups"))
     # A member may be stopped in the middle of its first create: the volume is what it starts from, or goes with it.
@@ -187,15 +223,17 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
     ]
     for client in clients:
         order = client.order
+        if order.lost and order.uuid not in phases:
+            continue  # it was deployed after the backup, and no machine of it was left to tell of it
         if order.refused and not order.uuid:
             continue
         if not order.uuid:
             found.append(f"{order.request.request_id} is not acknowledged")
         elif order.uuid not in phases:
             world.observer.violated("I5", f"the acknowledged group {order.uuid} is forgotten")
-        elif order.deleted and phases[order.uuid] != "deleted":
+        elif order.deleted and not order.lost and phases[order.uuid] != "deleted":
             found.append(f"{order.uuid} is {phases[order.uuid]} and its deletion was acknowledged")
-        elif order.follows and not order.final and not order.refused:
+        elif order.follows and not order.final and not order.refused and not order.lost:
             found.append(f"the stream of {order.uuid} has not ended")
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.simulation import hosts as machines
+from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
@@ -44,10 +45,13 @@ class PointFault:
 
 @dataclass(slots=True)
 class World:
-    """One run. `faulty` says whether faults may strike now."""
+    """One run. `faulty` says whether faults may strike now; `theme`, of what kind it is; `restored`, whether its
+    database has gone back in time."""
 
     seed: int
     faulty: bool = True
+    theme: str = ""
+    restored: bool = False
     timeline: list[tuple[object, ...]] = field(default_factory=list)
     stats: Counter[str] = field(default_factory=Counter)
     rates: dict[str, float] = field(default_factory=dict)
@@ -60,6 +64,7 @@ class World:
     loop: SimulatedLoop = field(init=False)
     database: Database = field(init=False)
     observer: Observer = field(init=False)
+    custodian: Custodian = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +72,7 @@ class World:
         self.loop = SimulatedLoop()
         self.database = Database(self.now_ms)
         self.observer = Observer(self.database.rows, lambda: self.loop.time(), self.machines)
+        self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
 
     def note(self, *what: object) -> None:
         """Add to the timeline."""
@@ -164,8 +170,8 @@ class World:
     # --- what happens on hosts --------------------------------------------------------------------------------------
 
     def machines(self) -> list[tuple[str, Machine]]:
-        """(host uuid, machine) of all that is really there."""
-        return [(h.uuid, m) for h in self.hosts.values() for m in h.machines.values()]
+        """(host uuid, machine) of all that is really there, with our tag."""
+        return [(h.uuid, m) for h in self.hosts.values() for m in h.machines.values() if m.ours]
 
     def changed(self, host: SimulatedMachineHost, before: Machine | None, after: Machine | None, cause: str) -> None:
         """A machine changed: the observer judges, replicas may get a hint."""
@@ -173,6 +179,9 @@ class World:
         assert machine is not None
         self.note("machine", host.name, f"{machine.instance[:8]}-{machine.attempt}",
                   before.state if before else "absent", after.state if after else "absent", cause)  # fmt: skip
+        self.custodian.changed(host.uuid, before, after, cause)
+        if not machine.ours:
+            return
         self.observer.machine_changed(host.uuid, before, after, cause)
         self.hint(host, machine.uuid, machine)
 
@@ -199,3 +208,4 @@ class World:
 
         process = PROCESS.get()
         self.observer.committed(LEASE.get(), process.name if process else "")
+        self.custodian.committed()

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from service.domain.fleet import HostStatus
-from service.domain.groups import DeployRequest, GroupStatus
+from service.domain.groups import DeployRequest, FailurePolicy, GroupStatus
 from service.domain.ownership import Holding, OwnerMark
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
+from service.reconcile.adoption import Adoption
 from service.store import fleet, ownership
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
@@ -228,3 +229,70 @@ async def test_what_a_database_let_go_is_ended_by_its_record_and_no_more_than_a_
         assert left[0] == 9  # never at first sight
         assert max(before - after for before, after in itertools.pairwise(left)) <= 2
         assert list(home.machines) == [mine.identity.machine_uuid]
+
+
+async def test_a_member_placed_anew_in_the_lost_time_gets_no_second_machine_beside_its_own(tmp_path: Path) -> None:
+    """The backup has it as attempt 1 on host 1; in the time that was lost it became attempt 2 on host 2."""
+    path, old = tmp_path / "corral.db", tmp_path / "yesterday.db"
+    two = (host(1), host(2))
+    async with control_plane(hosts=two, url=f"sqlite:///{path}") as plane:
+        made = (await plane.deploy(DeployRequest(spec(1, failure_policy=FailurePolicy.REPLACE_MEMBER))))[-1].group
+        assert made is not None
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(old)) as target:
+            source.backup(target)
+        (member,) = (await plane.groups.get(CALLER, made.uuid)).instances
+        there = hosts_of(plane)
+        seen = await plane.store.read(ownership.generation)
+    here, other = there.pop(member.host_uuid), next(iter(there.values()))
+    (machine,) = [m for m in here.machines.values() if m.state is MachineState.RUNNING]
+    del here.machines[machine.identity.machine_uuid]
+    later = replace(machine.identity, attempt=2)
+    other.machines[later.machine_uuid] = replace(machine, identity=later, generation=seen + 5)
+    there = {member.host_uuid: here} | there
+    async with control_plane(hosts=two, url=f"sqlite:///{old}", there=there) as plane:
+        away = next(number for number in (1, 2) if f"{number:032x}" != member.host_uuid)
+        await status(plane, away, HostStatus.AHEAD)
+        await claim(plane, away)
+        await status(plane, away, HostStatus.CONNECTED)
+        (held,) = await plane.store.read(lambda c: ownership.quarantine(c, f"{away:032x}"))
+        assert held.key == later.machine_uuid
+
+        async def waits() -> bool:
+            return "in quarantine" in (await plane.groups.get(CALLER, made.uuid)).reason
+
+        await until(waits)
+        await swept(plane)
+        assert [m for m in machines(there) if m != later.machine_uuid] == []
+        adoption = Adoption(plane.store, plane.reconciler.monitors, plane.custody)
+        (back,) = (await adoption.adopt(made.uuid)).instances
+        assert (back.attempt, back.host_uuid) == (2, f"{away:032x}")
+        plane.reconciler.poke(made.uuid)
+
+        async def runs() -> bool:
+            return (await plane.groups.get(CALLER, made.uuid)).status is GroupStatus.RUNNING
+
+        await until(runs)
+        assert set(machines(there)) == {later.machine_uuid}
+
+
+async def test_what_one_replica_finds_ahead_holds_the_others_that_cannot_reach_it() -> None:
+    async with control_plane(hosts=ONE) as plane:
+        assert not plane.custody.held
+        plane.custody.tell({"f" * 32: "it has seen generation 9"})
+        assert plane.custody.held
+        plane.custody.tell({})
+        assert not plane.custody.held
+
+
+async def test_a_host_that_a_machine_is_moved_to_is_told_first_how_far_the_database_has_come() -> None:
+    async with control_plane(hosts=ONE) as plane:
+        monitor = plane.reconciler.monitors[f"{1:032x}"]
+        await status(plane, 1, HostStatus.CONNECTED)
+        await plane.groups.deploy(CALLER, DeployRequest(spec(1)))
+        come = await plane.store.read(ownership.generation)
+        assert await monitor.mark_now()
+        mark = (await monitor.driver.probe(budget_seconds=5)).mark
+        assert mark is not None
+        assert mark.generation >= come
+        await monitor.driver.leave_mark(OwnerMark("f" * 32, "e" * 32, 1), take_over=True, budget_seconds=5)
+        assert not await monitor.mark_now()

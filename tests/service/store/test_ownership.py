@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.domain.fleet import HostStatus
 from service.domain.ownership import Fate, Holding, Quarantined, fate
 from service.errors import AlreadyExists, NotFound
 from service.store import fleet, ownership
@@ -119,3 +120,33 @@ def test_pages_of_the_quarantine_go_by_host_and_key(db: Database) -> None:
         after = seen[-1]
     assert seen == [(h, f"k{n}") for h in (H1, H2) for n in range(3)]
     assert [q.host for q in db.read(lambda c: ownership.page(c, H2, None, 9))] == [H2] * 3
+
+
+def test_what_is_held_stays_so_whatever_is_recorded_afterwards(db: Database) -> None:
+    two_hosts(db)
+    nobody: frozenset[tuple[str, int]] = frozenset()
+    db.write(lambda c: ownership.hold(c, H1, [Quarantined("", "k", Holding.MACHINE, "g", "i", 1)], 7))
+    db.write(lambda c: ownership.retire(c, [("i", 1, H1)], "g", "later", 8))
+
+    def what(key: str) -> Fate:
+        return fate(db.read(lambda c: ownership.records(c, H1, nobody, ["i"])), "i", 1, key)[0]
+
+    assert (what("k"), what("another")) == (Fate.QUARANTINE, Fate.REMOVE)
+    assert db.read(lambda c: ownership.held_of(c, "g")) == {"i": H1}
+    assert db.read(lambda c: ownership.held_of(c, "other")) == {}
+    db.write(lambda c: ownership.order_removal(c, H1, "k"))
+    assert what("k") is Fate.REMOVE
+
+
+def test_hosts_that_may_have_seen_more_are_named_until_they_are_known_or_off(db: Database) -> None:
+    two_hosts(db)
+    assert db.read(ownership.ahead) == ()
+    db.write(lambda c: ownership.all_known(c, (), [H1, H2]))
+    assert db.read(ownership.ahead) == ("host-1", "host-2")
+    db.write(lambda c: ownership.all_known(c, [H1], ()))
+    assert db.read(ownership.ahead) == ("host-2",)
+    db.write(lambda c: ownership.off(c, H2))
+    assert db.read(ownership.ahead) == ()
+    assert db.read(ownership.said_ahead) == {}
+    db.write(lambda c: fleet.set_status(c, H2, HostStatus.AHEAD, "why"))
+    assert db.read(ownership.said_ahead) == {H2: "why"}

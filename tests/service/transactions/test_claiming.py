@@ -20,8 +20,9 @@ from service.domain.groups import (
     PlacementPolicy,
     PlacementRecord,
 )
+from service.domain.ownership import Holding, Quarantined
 from service.planning import fleet_reader, translate
-from service.store import claims, fleet, groups
+from service.store import claims, fleet, groups, ownership
 from service.transactions import claiming
 from tests.support.builders import ENTRY, ZONE, group, host, seat
 from tests.support.database import Database
@@ -141,3 +142,27 @@ def test_what_a_rule_says_of_hosts_is_looked_at_once_more_where_they_are_claimed
     with pytest.raises(claims.ClaimLost):
         claim(db, planned, placement)
     assert not db.read(lambda c: claims.seats_of(c, made.uuid))
+
+
+def test_nobody_is_placed_while_a_host_may_have_seen_more_than_the_database(db: Database, replanned: Group) -> None:
+    placement = plan(db, replanned)
+    assert placement is not None
+    db.write(lambda c: ownership.all_known(c, (), [THIRD]))
+    with pytest.raises(claiming.HeldBack, match="host-3"):
+        claim(db, replanned, placement)
+    with pytest.raises(claiming.HeldBack, match="host-3"):
+        move_to(db, replanned, OTHER)
+    db.write(lambda c: ownership.all_known(c, [THIRD], ()))
+    assert claim(db, replanned, placement).instances[1].status is S.CLAIMED
+
+
+def test_a_member_of_which_a_machine_is_in_quarantine_gets_no_second_one(db: Database, replanned: Group) -> None:
+    placement = plan(db, replanned)
+    assert placement is not None
+    lost = replanned.instances[1]
+    held = Quarantined("", "k", Holding.MACHINE, replanned.uuid, lost.uuid, 2)
+    db.write(lambda c: ownership.hold(c, OTHER, [held], 1))
+    with pytest.raises(claiming.HeldBack, match=r"model_services\[1\] has a machine in quarantine"):
+        claim(db, replanned, placement)
+    db.write(lambda c: ownership.hold(c, OTHER, [], 2))
+    assert claim(db, replanned, placement).instances[1].status is S.CLAIMED

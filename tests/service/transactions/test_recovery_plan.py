@@ -266,6 +266,16 @@ def test_a_member_that_was_moved_live_since_keeps_its_attempt() -> None:
     assert (member.attempt, member.host_uuid, member.address) == (1, f"{3:032x}", was.instances[1].address)
 
 
+def test_a_machine_elsewhere_is_no_move_where_its_recorded_host_cannot_be_looked_at() -> None:
+    was = running(2)
+    found = decide(
+        knowing(was), surveys([shown(was, 0)], [], [shown(was, 1)], generation=9)[::2], {"host-2": "another database's"}
+    )
+    (problem,) = found.problems
+    assert (problem.group, found.changes) == (was.uuid, ())
+    assert "may be a copy" in problem.why
+
+
 def test_a_group_that_was_deleted_since_ends_only_if_every_host_answers() -> None:
     was = running(2)
     change = only(decide(knowing(was), surveys([], [], generation=9)))
