@@ -26,7 +26,7 @@ from service.failpoints import failpoint
 from service.reconcile.custody import Custody
 from service.reconcile.holding import quarantined, records, seat_of, seats
 from service.reconcile.monitor import HostMonitor
-from service.store import addresses, audit, claims, clock, groups, ownership
+from service.store import addresses, audit, claims, clock, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics

@@ -63,10 +63,10 @@ def claim(
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
     `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
-    Raises HeldBack; QuotaExceeded; ClaimLost where a host or address is no longer free, or a neighbour is there that must
-    not be; LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is, unclaimed;
-    so is one with a member that has another host since, as by a live move: the rules within the group were planned
-    without that.
+    Raises HeldBack; QuotaExceeded; ClaimLost where a host or address is no longer free, or a neighbour is there that
+    must not be; LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is,
+    unclaimed; so is one with a member that has another host since, as by a live move: the rules within the group were
+    planned without that.
     """
     before = groups.load(connection, planned.uuid, lock=True)
     if before.epoch != planned.epoch:

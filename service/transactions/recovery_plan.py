@@ -290,7 +290,7 @@ class _Planner:
         if attempt == member.attempt and host_uuid == member.target_host_uuid:
             return member  # its live move is on record
         if attempt == member.attempt and member.host_name in self._away:
-            raise _Unclear(
+            raise Unclear(
                 f"rank {member.rank} is on {seat.survey.host.name}, and by this database on {member.host_name}, which "
                 "cannot be looked at: one of the two may be a copy"
             )

@@ -79,17 +79,19 @@ class Custodian:
         return host == source and machine.state not in EXECUTING and there is not None and there.state in EXECUTING
 
     def _on_record(self, host: str, instance: str, attempt: int, key: str) -> bool:
-        """Whether this database says at this moment that it let go of the attempt there, or that its end is wanted."""
+        """Whether this database says at this moment that it let go of the attempt there, or that its end is wanted.
+
+        What is in quarantine ends by an order alone, whatever else is on record.
+        """
+        for (ordered,) in self._rows("SELECT removal FROM quarantine WHERE host_uuid = ? AND key = ?", host, key):
+            return bool(ordered)
         for now, where, status in self._rows(
             "SELECT attempt, host_uuid, status FROM instances WHERE uuid = ?", instance
         ):
             if now > attempt or (now == attempt and where == host and status in LEAVING):
                 return True
-        records = (
-            "SELECT 1 FROM retired WHERE instance_uuid = ? AND attempt = ? AND host_uuid = ?"
-            " UNION ALL SELECT 1 FROM quarantine WHERE host_uuid = ? AND key = ? AND removal"
-        )
-        return bool(self._rows(records, instance, attempt, host, host, key))
+        retired = "SELECT 1 FROM retired WHERE instance_uuid = ? AND attempt = ? AND host_uuid = ?"
+        return bool(self._rows(retired, instance, attempt, host))
 
     # --- I16 --------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "
 
 
 _OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_rules",
-                    "_owners", "_go")  # fmt: skip
+                    "_owners", "_go", "_seats")  # fmt: skip
 
 Claims = Mapping[tuple[str, int, str, str], tuple[str, str, int]]
 """(instance, attempt, resource, host) -> (host, group, amount)."""
@@ -53,6 +53,7 @@ class Observer:
         self._rules: dict[str, Mapping[str, Any]] = {}
         self.reached: set[str] = set()
         self._owners: dict[tuple[str, int], str] = {}
+        self._seats: dict[str, tuple[int, str, str]] = {}
         self._go: set[str] = set()
         self.commits = 0
         self.claim_changes = 0
@@ -102,9 +103,11 @@ class Observer:
         members = {
             row[0]: row
             for row in self._rows(
-                "SELECT uuid, status, attempt, host_uuid, reason, address, unknown_since, group_uuid FROM instances"
+                "SELECT uuid, status, attempt, host_uuid, reason, address, unknown_since, group_uuid, target_host_uuid"
+                " FROM instances"
             )
         }
+        self._check_attempts(members)
         for uuid, phase, status, reason, sequence, _revision, *_ in groups.values():
             if phase == "running":
                 self.reached.add(uuid)
@@ -114,7 +117,7 @@ class Observer:
                 )
             if self._told_groups.get(uuid) != (phase, status, reason):
                 self.violated("I6", f"group {uuid} is {(phase, status, reason)}, told: {self._told_groups.get(uuid)}")
-        for uuid, status, attempt, host, reason, address, unknown, _group in members.values():
+        for uuid, status, attempt, host, reason, address, unknown, *_ in members.values():
             told = self._told_members.get(uuid)
             if told != (status, attempt, host, reason, address, unknown):
                 self.violated(
@@ -122,6 +125,19 @@ class Observer:
                 )
         self._check_go(groups, members)
         self._check_claims(members)
+
+    def _check_attempts(self, members: Mapping[str, tuple[Any, ...]]) -> None:
+        """I1: an attempt has one host, but for a live move, and for a machine that is found where it really is."""
+        for uuid, _, attempt, host, *_, target in members.values():
+            if not host:
+                continue
+            before, was, bound_for = self._seats.get(uuid, (0, "", ""))
+            if before == attempt and host not in (was, bound_for) and not self._is_there(host, uuid, attempt):
+                self.violated("I1", f"attempt {attempt} of {uuid} was seated on {was} and is seated on {host}")
+            self._seats[uuid] = attempt, host, target
+
+    def _is_there(self, host: str, instance: str, attempt: int) -> bool:
+        return any(where == host and (m.instance, m.attempt) == (instance, attempt) for where, m in self._machines())
 
     def _check_go(self, groups: Mapping[str, tuple[Any, ...]], members: Mapping[str, tuple[Any, ...]]) -> None:
         """I4: in the commit that is GO every member is placed and known to be created."""

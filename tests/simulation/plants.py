@@ -40,9 +40,9 @@ class Plant:
     theme: str = ""
 
 
-def one(name: str, module: str, old: str, new: str, *more: Edit) -> Plant:
+def one(name: str, module: str, old: str, new: str, *more: Edit, theme: str = "") -> Plant:
     """A plant of one edit, or of a few that only together take the guard away."""
-    return Plant(name, (Edit(module, old, new), *more))
+    return Plant(name, (Edit(module, old, new), *more), theme)
 
 
 CLAIMS, GROUPS, EVENTS = "service.store.claims", "service.store.groups", "service.store.events"
@@ -58,6 +58,8 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
+OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
+PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.recovery_plan"
 
 PLANTS: tuple[Plant, ...] = (
     # --- claims ---
@@ -228,6 +230,48 @@ PLANTS: tuple[Plant, ...] = (
         Edit(SWEEP, "        for machine_uuid in self._braked(monitor, sorted(set(unwanted) & before), len(machines)):\n",
              "        for machine_uuid in sorted(unwanted):\n"),
         Edit(SWEEP, "        if what is not Fate.REMOVE:\n            return\n", "")),
+    # --- whose machines are whose ---
+    one("a machine of which nothing is known is removed", OWNERSHIP,
+        "        return Fate.QUARANTINE, \"this database knows no such instance\"\n",
+        "        return Fate.REMOVE, \"this database knows no such instance\"\n", theme="strangers"),
+    one("a copy of a member's machine on another host is removed", OWNERSHIP,
+        "    return Fate.QUARANTINE, \"its instance is on another host", "    return Fate.REMOVE, \"its instance is on another host",
+        theme="strangers"),
+    one("a record of one host is believed of every host", RECORDS,
+        "    _RETIRED.c.host_uuid == bindparam(\"host\"), _RETIRED.c.instance_uuid.in_(",
+        "    func.coalesce(bindparam(\"host\"), \"\") != \"\", _RETIRED.c.instance_uuid.in_(", theme="strangers"),
+    one("what is in quarantine is let go by a later record", OWNERSHIP,
+        "    if key in records.held:\n        return Fate.QUARANTINE, \"it is held until an operator decides\"\n", "",
+        theme="strangers"),
+    one("the quarantine is emptied by the sweep", SWEEP,
+        "        unwanted = {m.machine_uuid: m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE}\n",
+        "        unwanted = {m.machine_uuid: m for m in machines if fates[m.machine_uuid][0] is not Fate.KEEP}\n",
+        Edit(SWEEP, "        if what is not Fate.REMOVE:\n            return\n", ""), theme="strangers"),
+    one("volumes of which nothing is known are deleted", SWEEP,
+        "            if what is Fate.REMOVE:\n                unwanted.add(name)\n", "            unwanted.add(name)\n",
+        theme="strangers"),
+    one("the owner's mark is not looked at", OWNERSHIP,
+        "    if mark is not None and mark.database != installation.database:\n", "    if False:\n",
+        Edit(OWNERSHIP, "    if mark is not None and mark.host != record.uuid:\n", "    if False:\n"), theme="strangers"),
+    one("what a host is found to be changes nothing", MONITOR,
+        "        if not await self._is_ours(facts):\n            return\n",
+        "        await self._is_ours(facts)\n", theme="strangers"),
+    one("an older copy of the database goes on as if it were none", OWNERSHIP,
+        "    if record.ahead and newest <= generation:\n", "    if False:\n",
+        Edit(OWNERSHIP, "    if newest > generation:\n", "    if False:\n"), theme="restore"),
+    one("an older copy goes on once it has come as far as its hosts", OWNERSHIP,
+        "    if record.ahead and newest <= generation:\n", "    if False:\n",
+        Edit(CUSTODY, "                await self._store.write(lambda c: ownership.set_ahead(c, host.uuid))\n",
+             "                pass\n"), theme="restore"),
+    one("members are acted on while a host is ahead", CALLS, "        if self._custody.held:\n", "        if False:\n",
+        theme="restore"),
+    one("a member gets a second machine beside its own in quarantine", CLAIMING,
+        "    for instance in sorted(set(instances) & set(held)):\n", "    for instance in ():\n", theme="restore"),
+    one("a claimed host's machines are held only when the sweep comes by", CUSTODY,
+        "            hold_unknown(connection, host.uuid, found.machines)\n", "", theme="restore"),
+    one("a copy is taken for a live move while its host is silent", RECOVERY_PLAN,
+        "        if attempt == member.attempt and member.host_name in self._away:\n", "        if False:\n",
+        theme="strangers"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "        if old is None or _told(old) != _told(member):\n",

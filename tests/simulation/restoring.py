@@ -12,7 +12,8 @@ from service.store import clock, fleet, ownership
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
 from service.transactions import recovery
-from service.transactions.recovery_plan import RecoveryPlan, Survey, plan
+from service.transactions.recovery_plan import RecoveryPlan, plan
+from service.transactions.surveys import Survey
 from tests.simulation.driver import FaultyDriver
 from tests.simulation.loop import Process
 

@@ -16,6 +16,7 @@ from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from service.drivers.base import HostUnreachable
 from service.drivers.simulated import SimulatedDriver
+from service.store import ownership
 from tests.service.rpc.lab import reason_of
 from tests.support import whole as lab_of_hosts
 from tests.support.whole import Whole
@@ -234,6 +235,16 @@ async def test_a_host_that_answers_is_not_fenced_and_one_that_does_not_is_not_dr
         assert preview.state == "Maintenance"
         assert (await lab.host(name)).state == "Enabled"
         assert (await lab.get(group.uuid)).instances[0].host_uuid == fence.uuid
+
+        # The database was an older copy, and this host was not looked at: nobody is placed, so nobody is driven out.
+        store = lab.service.store
+        await store.write(lambda c: ownership.all_known(c, (), [fence.uuid]))
+        other = next(h.name for h in lab.service.directory.hosts.values() if h.uuid != fence.uuid)
+        with pytest.raises(grpc.aio.AioRpcError, match=name) as error:
+            await drain(lab, other)
+        assert reason_of(error.value) == "WRONG_STATE"
+        await lab.fleet.FenceHost(fence)  # off: what ran there runs no more
+        assert await store.read(ownership.ahead) == ()
 
 
 async def is_silent(lab: Whole, name: str) -> bool:
