@@ -60,7 +60,7 @@ class Custody:
         """Let the host know how far the database has come before something is done there that tells of no generation
         itself. False: the database does not answer, or the host is not its own any more. Raises DriverError."""
         try:
-            come = await self._store.read(ownership.generation)
+            come = await self.store.read(ownership.generation)
         except Unavailable as error:
             logger.info("host %s is not marked: %s", host.name, error)
             return False
