@@ -1,4 +1,4 @@
-"""The packing problem behind a gang: counts of kinds into classes of identical hosts, in the smallest integers.
+"""A gang as a packing problem: counts of kinds into classes of identical hosts, in the smallest integers.
 
 Every step here is exact: no feasible placement is lost and none is invented. A kind of the packing is a bundle of the
 gang's nodes that must share a host (mostly one node).

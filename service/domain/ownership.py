@@ -1,7 +1,7 @@
 """Whose machines are whose: the installation that a database is, the marks it leaves on hosts, what may be removed.
 
-Pure data and pure judgements. The rule behind all of it (ARCHITECTURE, I15): no machine is ended without a committed
-record, in this very database, that this database let go of that attempt there.
+Pure data and pure judgements. The rule that all of it follows (ARCHITECTURE I15): no machine is ended without a record,
+committed in this very database, that this database let go of that attempt there.
 """
 
 from __future__ import annotations

@@ -300,7 +300,7 @@ def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
 
 
 def _rules_named(explanation: Explanation, group: Group) -> str:
-    """The fields of the policy behind the families that are in conflict or could be given up, for the message's end."""
+    """The fields of the policy that stand for the families in conflict, or for those that could be given up."""
     told = {*explanation.conflict, *(cure.family for cure in explanation.cures if cure.family is not None)}
     fields = placement_rules.fields_of(group.spec.placement)
     named = [f"{family.value}: {', '.join(fields[family])}" for family in Family if family in told and family in fields]

@@ -1,4 +1,4 @@
-"""A lab of real libvirtd's, PostgreSQL and replicas; clients at work; faults; then rest, and a look at what is left."""
+"""A lab of real libvirtds, PostgreSQL and replicas; clients at work; faults; then rest, and a look at what is left."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Report:
     longest_orphan: float = 0.0
     settled_after: float = 0.0
     crashes: list[str] = field(default_factory=list)
-    """libvirtd's that ended by themselves, with the ends of their logs."""
+    """libvirtds that ended by themselves, with the ends of their logs."""
     violations: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -87,7 +87,7 @@ class Report:
             f"owner's death to takeover, s: {_percentiles(self.takeovers)}",
             f"longest life of an orphan {self.longest_orphan:.1f} s",
             f"all settled {self.settled_after:.1f} s after the last fault",
-            f"libvirtd's that ended by themselves {len(self.crashes)}",
+            f"libvirtds that ended by themselves {len(self.crashes)}",
             *self.crashes,
             f"violations {len(self.violations)}",
             *self.violations[:20],

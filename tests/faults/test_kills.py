@@ -1,4 +1,4 @@
-"""Real kills: libvirtd's, QEMU guests, PostgreSQL and the service itself, at random, under clients that work on."""
+"""Real kills of libvirtds, QEMU guests, PostgreSQL and the service itself, at random, under clients that work on."""
 
 from __future__ import annotations
 

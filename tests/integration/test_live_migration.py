@@ -1,4 +1,4 @@
-"""A drain between two real libvirtd's moves a member of a group as it runs: the guest is not booted again."""
+"""A drain between two real libvirtds moves a member of a group as it runs: the guest is not booted again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database lost and one of yesterday, on real libvirtd's under real QEMU guests, which go on in their processes."""
+"""A database lost and one of yesterday, on real libvirtds under real QEMU guests, which go on in their processes."""
 
 from __future__ import annotations
 

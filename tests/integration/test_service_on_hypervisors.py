@@ -1,4 +1,4 @@
-"""The main job on real libvirtd's and real QEMU guests: one call, a plan, machines, a stream, nothing left behind."""
+"""The main job on real libvirtds and real QEMU guests: one call, a plan, machines, a stream, nothing left behind."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def migrate(
     except libvirt.libvirtError as error:
         if not connection.isAlive():
             raise
-        # What the two libvirtd's had between them comes with the same codes as trouble on our own connection.
+        # Trouble between the two libvirtds comes with the same codes as trouble on our own connection.
         raise HostRejected("refused", "the hypervisors refused it or broke it off", describe(error)) from error
 
 

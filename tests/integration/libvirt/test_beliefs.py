@@ -1,4 +1,4 @@
-"""What a host is believed to have is looked at before it is used: real libvirtd's, and hands that work behind them."""
+"""What a host is believed to have is looked at before it is used: real libvirtds, and changes that they do not see."""
 
 from __future__ import annotations
 

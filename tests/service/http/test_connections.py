@@ -114,7 +114,7 @@ async def test_one_connection_too_many_is_told_so_and_closed_and_a_free_place_is
         pytest.param(b"", id="nothing"),
         pytest.param(GET[:-4], id="half a head"),
         pytest.param(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345", id="half a body"),
-        pytest.param(GET + GET[:-4], id="half a request behind a whole one"),
+        pytest.param(GET + GET[:-4], id="half a request after a whole one"),
     ],
 )
 async def test_a_request_that_does_not_come_whole_ends_its_connection(begun: bytes) -> None:

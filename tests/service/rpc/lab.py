@@ -42,7 +42,7 @@ M = TypeVar("M", bound=Message)
 
 @dataclass
 class Lab:
-    """One running server and the control plane behind it. Hosts answer while `going` is set, as it is at first."""
+    """One running server and its control plane. Hosts answer while `going` is set, as it is at first."""
 
     plane: ControlPlane
     server: RpcServer

@@ -76,7 +76,7 @@ class FakeVolume:
         return f"/pool/{self.name}"
 
     def info(self) -> list[int]:
-        """Type, capacity and allocation, read from the file, which may have gone behind libvirt's back."""
+        """Type, capacity and allocation, read from the file, which may be gone without libvirt's knowledge."""
 
         def read() -> list[int]:
             xml = self.host.volumes.get(self.name)
