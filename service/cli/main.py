@@ -106,6 +106,14 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         return command
 
+    _add_groups(add)
+    _add_fleet(add)
+    commands.add_parser("recover", add_help=False, help=server_part.RECOVER_HELP)
+    return parser
+
+
+def _add_groups(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """What anybody who may deploy uses."""
     for name, run, text in (
         ("deploy", deploy, "place and launch a group, and follow it until it runs"),
         ("plan", plan, "tell where a group would be placed; writes nothing"),
@@ -135,6 +143,10 @@ def build_parser() -> argparse.ArgumentParser:
     watch.add_argument("--from", dest="start", type=int, default=0, metavar="REVISION", help="after this revision")
     delete = add("delete", delete_groups, "remove groups: machines destroyed, capacity given back")
     delete.add_argument("uuid", nargs="+")
+
+
+def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """What operators and administrators use."""
     fleet = add("hosts", hosts.list_hosts, "list hosts, claim those that are left alone, see the quarantine", FleetStub)
     hosts.add_parsers(fleet)
     used = add("usage", projects.show_usage, "what a project uses of its quota; for administrators all", ProjectStub)
@@ -148,8 +160,6 @@ def build_parser() -> argparse.ArgumentParser:
     dump.add_argument("uuid", help="of the decision, or with --group of the group: then its last decision")
     dump.add_argument("--group", action="store_true", help="UUID is a group's")
     dump.add_argument("-o", "--output", default="-", metavar="DUMP.json", help="the file (default: to stdout)")
-    commands.add_parser("recover", add_help=False, help=server_part.RECOVER_HELP)
-    return parser
 
 
 def deploy(options: argparse.Namespace, stub: Stub) -> int:

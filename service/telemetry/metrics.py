@@ -40,7 +40,9 @@ class Metrics:
             GCCollector(registry=self.registry)
         self._define_inventory()
         self._define_projects()
-        self._define_control_plane()
+        self._define_calls()
+        self._define_reconciliation()
+        self._define_ownership()
         self._define_planner()
         self._define_drivers()
 
@@ -98,7 +100,7 @@ class Metrics:
             "corral_project_quota", "The most of a resource that a project may claim.", labels, registry=registry
         )
 
-    def _define_control_plane(self) -> None:
+    def _define_calls(self) -> None:
         registry = self.registry
         self.events_revision = Gauge("corral_events_revision", "Revision of the newest event.", registry=registry)
         self.watch_streams = Gauge("corral_watch_streams", "Open streams of changes.", registry=registry)
@@ -127,6 +129,9 @@ class Metrics:
             "Connections of the HTTP listener that were one too many.",
             registry=registry,
         )
+
+    def _define_reconciliation(self) -> None:
+        registry = self.registry
         self.deploy_duration = Histogram(
             "corral_deploy_duration_seconds",
             "From the accepted deploy to the group's end state, by strategy and outcome.",
@@ -154,6 +159,9 @@ class Metrics:
         self.lease_losses = Counter(
             "corral_lease_losses_total", "Writes refused because a later epoch had written.", registry=registry
         )
+
+    def _define_ownership(self) -> None:
+        registry = self.registry
         self.orphans_removed = Counter(
             "corral_orphans_removed_total",
             "Machines and volumes without an owner that were removed.",
