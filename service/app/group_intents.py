@@ -261,12 +261,12 @@ def _framework(connection: Connection, group: Group) -> str:
 
 
 def new_instance(
-    group_uuid: str, node: NodeSpec, catalogue: Mapping[str, ModelService], now: int, version: int = 0
+    group_uuid: str, node: NodeSpec, catalogue: Mapping[str, ModelService], now: int, version: int = 0, past: int = 0
 ) -> Instance:
     """A pending member. `version`: of the group, where it joins one that exists: a rank that is used again then gets
-    another uuid."""
+    another uuid. `past`: of the deleted group that had the group's uuid before, whose machines are others too."""
     entry = catalogue[node.model_service_uuid]
-    seed = str(node.node_rank) if not version else f"{node.node_rank}-{version}"
+    seed = str(node.node_rank) if not (version or past) else f"{node.node_rank}-{version or past}"
     return Instance(
         uuid=uuids.uuid5(uuids.UUID(group_uuid), seed).hex,
         group_uuid=group_uuid,

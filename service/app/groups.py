@@ -6,7 +6,7 @@ import hashlib
 import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from placement.model import Policy, Snapshot, Status
 from service.app import paging
@@ -19,7 +19,16 @@ from service.app.paging import Page
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.fleet import Host
-from service.domain.groups import DeployRequest, Event, EventKind, Group, GroupStatus, InstanceStatus, PlacementRecord
+from service.domain.groups import (
+    DeployRequest,
+    Event,
+    EventKind,
+    Group,
+    GroupPhase,
+    GroupStatus,
+    InstanceStatus,
+    PlacementRecord,
+)
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument
 from service.failpoints import failpoint
@@ -290,9 +299,10 @@ class Groups(GroupIntents):
         )
         require_visible(connection, caller, spec.placement)
         uuid = request.resource_uuid or self._new_uuid()
-        if groups.exists(connection, uuid):
+        past = next(iter(groups.load_many(connection, [uuid])), None)
+        if past is not None and past.phase is not GroupPhase.DELETED:
             raise AlreadyExists("instance group", uuid)
-        return Group(
+        group = Group(
             uuid=uuid,
             spec=spec,
             project=caller.project,
@@ -300,8 +310,24 @@ class Groups(GroupIntents):
             deadline_at=now + spec.deadline_ms if spec.deadline_ms else 0,
             created_at=now,
             updated_at=now,
-            instances=tuple(new_instance(uuid, node, catalogue, now) for node in spec.nodes),
+            instances=tuple(
+                new_instance(uuid, node, catalogue, now, past=past.version if past else 0) for node in spec.nodes
+            ),
         )
+        return group if past is None else _next_life(past, group)
+
+
+def _next_life(past: Group, group: Group) -> Group:
+    """A group with the uuid of a deleted one. All that is counted goes on, and whoever still works on that one has
+    lost its lease (ARCHITECTURE I8)."""
+    return replace(
+        group,
+        sequence=past.sequence,
+        version=past.version,
+        revision=past.revision,
+        start_epoch=past.start_epoch,
+        epoch=past.epoch + 1,
+    )
 
 
 def _promised(connection: Connection, group: Group) -> Mapping[str, int]:

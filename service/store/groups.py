@@ -20,7 +20,7 @@ from service.domain.groups import (
     NodeSpec,
     PlacementRecord,
 )
-from service.errors import NotFound
+from service.errors import AlreadyExists, NotFound
 from service.failpoints import failpoint
 from service.store import hints, schema
 from service.store.codec import decode, decode_known, encode
@@ -113,9 +113,16 @@ def load_many(connection: Connection, uuids: Sequence[str]) -> tuple[Group, ...]
     return tuple(_group(rows[u], members.get(u, ())) for u in uuids if u in rows)
 
 
-def exists(connection: Connection, uuid: str) -> bool:
-    """Whether a group of this uuid was ever stored (deleted ones included)."""
-    return connection.scalar(select(schema.groups.c.uuid).where(schema.groups.c.uuid == uuid)) is not None
+def forget_deleted(connection: Connection, uuid: str) -> None:
+    """Remove the rows of a deleted group, whose uuid becomes another's; its events stay.
+
+    Raises AlreadyExists where there is no such group any more: somebody else was faster.
+    """
+    connection.execute(_APART.delete().where(_APART.c.group_uuid == uuid))
+    connection.execute(_INSTANCES.delete().where(_INSTANCES.c.group_uuid == uuid))
+    gone = _GROUPS.delete().where(_GROUPS.c.uuid == uuid, _GROUPS.c.phase == GroupPhase.DELETED.value)
+    if connection.execute(gone).rowcount != 1:
+        raise AlreadyExists("instance group", uuid)
 
 
 def unfinished(connection: Connection) -> tuple[str, ...]:
@@ -133,6 +140,7 @@ def create(connection: Connection, group: Group, *, due_at: int) -> None:
             spec=encode(group.spec),
             exclusive_hosts=group.spec.placement.exclusive_hosts,
             due_at=due_at,
+            epoch=group.epoch,
             **_group_values(group),
         )
     )

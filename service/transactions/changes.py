@@ -157,11 +157,17 @@ def _told(member: Instance) -> Instance:
 
 
 def accepted(connection: Connection, group: Group, now: int) -> Group:
-    """Store a new group with its first event, due at once."""
+    """Store a new group with its first event, due at once.
+
+    One with a sequence takes over the uuid of a deleted group and goes on counting where that one ended. Raises
+    AlreadyExists.
+    """
+    if group.sequence:
+        groups.forget_deleted(connection, group.uuid)
     groups.create(connection, group, due_at=0)
     failpoint("intent.stored")
-    stored = replace(group, sequence=1, version=1)
-    revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, 1, stored)], now)
+    stored = replace(group, sequence=group.sequence + 1, version=group.version + 1)
+    revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, stored.sequence, stored)], now)
     failpoint("intent.told")
     stored = replace(stored, revision=revision)
     groups.save(connection, group, stored)

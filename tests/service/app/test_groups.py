@@ -155,6 +155,23 @@ async def test_a_resource_uuid_becomes_the_groups_and_is_refused_a_second_time()
             await plane.groups.deploy(CALLER, DeployRequest(spec(1), resource_uuid=uuid))
 
 
+async def test_a_deleted_groups_uuid_can_be_used_again_by_other_members_and_its_counters_go_on() -> None:
+    async with control_plane() as plane:
+        uuid = "c" * 32
+        first = (await plane.deploy(DeployRequest(spec(2), resource_uuid=uuid)))[-1].group
+        started = await plane.groups.delete(CALLER, uuid)
+        gone = [event async for event in plane.groups.follow(uuid, started.after_revision)][-1].group
+        again = await plane.deploy(DeployRequest(spec(2), resource_uuid=uuid))
+        second = again[-1].group
+        assert first is not None and gone is not None and second is not None
+        assert second.status is GroupStatus.RUNNING
+        assert not {m.uuid for m in first.instances} & {m.uuid for m in second.instances}
+        assert again[0].sequence == gone.sequence + 1
+        assert (second.version > gone.version, second.epoch > gone.epoch) == (True, True)
+        assert second.start_epoch > first.start_epoch
+        assert [g.uuid for g in (await plane.groups.list(CALLER, GroupFilter(), 0, "")).groups] == [uuid]
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "field"),
     [
