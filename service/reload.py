@@ -14,7 +14,7 @@ from service.wiring import Service
 
 log = get_logger("corral.reload")
 
-TAKEN_OVER = frozenset({"tokens", "accounts", "certificates", "anonymous", "quotas", "rates", "log"})
+TAKEN_OVER = frozenset({"tokens", "accounts", "access_keys", "certificates", "anonymous", "quotas", "rates", "log"})
 """Fields of `Config`; everything else waits for the next start."""
 
 
@@ -31,6 +31,7 @@ async def reload(service: Service, path: Path) -> None:
         log.error("the configuration file was not taken over", reason=error.message)
         return
     service.sessions.replace(found.accounts)
+    service.access_keys.replace(found.access_keys)
     service.identities.replace(found.tokens, found.certificates, anonymous=found.anonymous)
     service.rates.replace(found.rates.get(""), {p: rate for p, rate in found.rates.items() if p})
     logs.set_level(found.log.level)

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
@@ -44,6 +45,7 @@ from service.http.guard import WebGuard
 from service.http.json_face import json_routes
 from service.http.scraping import ScrapeGuard
 from service.http.zstack.composition import zstack_routes
+from service.http.zstack.paths import WithoutEmptySegments
 from service.planning.decisions import DecisionLog, RecordingPlanner
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
@@ -133,12 +135,15 @@ class Service:
             },
             routes=[*self._json_routes(), *self._zstack_routes()],
         )
-        guarded = ScrapeGuard(app, self.identities, open_here=self.config.open_scrape and self.config.server.http.local)
+        whole = WithoutEmptySegments(app)
+        open_here = self.config.open_scrape and self.config.server.http.local
+        guarded = ScrapeGuard(whole, self.identities, open_here=open_here)
         return WebGuard(guarded, self.frame, self.config.server.known_host_names)
 
     def _make_identity(self) -> None:
         config = self.config
         self.sessions = Sessions(self.store, config.accounts, wall_clock)
+        self.access_keys = AccessKeys(config.access_keys, wall_clock)
         self.identities = Identities(self.sessions, config.tokens, config.certificates, anonymous=config.anonymous)
         self.rates = RateLimits(
             config.rates.get(""),
@@ -245,6 +250,7 @@ class Service:
             self.fleet,
             self.catalog,
             self.sessions,
+            self.access_keys,
             self.jobs,
             reachable=self._reachable,
             webhook_networks=self.config.webhook_networks,

@@ -69,7 +69,7 @@ def admit(
         spec,
         nodes=resolved,
         workers_first=entry.workers_first or preset_of(entry.framework).gate is Gate.WORKERS,
-        model_uuid=entry.model_uuid,
+        model_uuid=resolved[0].model_uuid or entry.model_uuid,
         model_service_type=entry.model_service_type,
         support_metrics=entry.supported_metrics,
     )

@@ -16,6 +16,7 @@ from placement.model import Node
 from service.app import operator_changes, paging
 from service.app.auditing import audited
 from service.app.capacity import FleetCapacity, HostView, summed
+from service.app.clusters import Clusters
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.app.zones import Zones
@@ -87,8 +88,8 @@ class HostFilter:
     project: str = ""
 
 
-class Fleet(Zones):
-    """The use cases of hosts, and of the zones that they are in."""
+class Fleet(Zones, Clusters):
+    """The use cases of hosts, and of the zones and clusters that they are in."""
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ from service.domain.groups import (
     Group,
     GroupPhase,
     GroupStatus,
+    Instance,
     InstanceStatus,
     PlacementRecord,
 )
@@ -37,7 +38,7 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.serving import preview
 from service.signals import Signals
-from service.store import claims, clock, events, fleet, groups, quotas, requests
+from service.store import claims, clock, events, fleet, groups, instances, quotas, requests
 from service.store.addresses import free_addresses
 from service.store.codec import encode
 from service.store.connection import Connection
@@ -255,6 +256,28 @@ class Groups(GroupIntents):
 
         found = await self._store.read(read)
         return cursor.page(found, [(str(event.sequence), event.group_uuid) for event in found])
+
+    async def list_instances(
+        self, caller: Caller, asked: int, page_token: str, group_uuid: str = "", host_uuid: str = ""
+    ) -> Page[Instance]:
+        """Members of the groups that the caller sees, by uuid. Empty filters do not filter.
+
+        Raises InvalidArgument for a token of another listing.
+        """
+        cursor = paging.cursor("instances", asked, page_token, group_uuid, host_uuid)
+
+        def read(connection: Connection) -> Page[Instance]:
+            found = instances.page(
+                connection,
+                project=project_of(caller),
+                after=cursor.after[1] if cursor.after is not None else "",
+                limit=cursor.limit,
+                group_uuid=group_uuid,
+                host_uuid=host_uuid,
+            )
+            return cursor.page(found, [("", member.uuid) for member in found])
+
+        return await self._store.read(read)
 
     async def follow(self, group_uuid: str, after: int) -> AsyncGenerator[Event, None]:
         """The group's events above a revision until its present operation ends; the last one is FINAL.

@@ -121,6 +121,10 @@ class Jobs:
             self._spawn(job.uuid, self._deliver(job, 1))
         return job.uuid
 
+    def left_ms(self, job: Job, timeout_ms: int) -> int:
+        """How much is left of the time that a job was given when it was made, ms; at least 1."""
+        return max(1, job.created_at + timeout_ms - self._clock())
+
     async def get(self, uuid: str) -> Job | None:
         """The job, or None where there was none or it is kept no longer."""
         job = self._refused.get(uuid) or await self._store.read(lambda c: jobs.find(c, uuid))

@@ -20,7 +20,7 @@ from service.store.engine import Store
 from service.store.sessions import StoredSession
 
 LIFETIME_MS = 2 * 3600 * 1000
-MAX_LIFETIME_MS = 7 * 24 * 3600 * 1000
+MAX_LIFETIME_MS = 365 * 24 * 3600 * 1000
 # How often at most the end of a session in use is written again.
 _SLIDE_STEP_MS = 60 * 1000
 _MAX_FAILURES = 10

@@ -21,7 +21,7 @@ from service.domain.network import NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
 from service.domain.presets import port_problems, ports_of
 from service.domain.secrets import SecretKey
-from service.domain.tenants import Account, Anonymous, Caller, Certificate, Quota, Rate, Token
+from service.domain.tenants import AccessKey, Account, Anonymous, Caller, Certificate, Quota, Rate, Token
 from service.drivers import kinds
 from service.errors import FieldViolation
 from service.listening import ListenAddress
@@ -69,6 +69,7 @@ class Builder:
             quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
             certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),
             accounts=tuple(Account(entry.name, entry.password_sha512, _caller(entry)) for entry in checked.accounts),
+            access_keys=tuple(AccessKey(entry.id, entry.secret, _caller(entry)) for entry in checked.access_keys),
             webhook_networks=tuple(checked.webhooks.allow),
             ssh_keys={entry.name: entry.ssh_key for entry in checked.credentials},
             secrets=tuple(
@@ -118,6 +119,7 @@ class Builder:
         self._require_unique("images", "name", [image.name for image in config.images])
         self._require_unique("model_services", "uuid", [entry.uuid for entry in config.model_services])
         self._require_unique("accounts", "name", [account.name for account in config.accounts])
+        self._require_unique("access_keys", "id", [key.id for key in config.access_keys])
         for index, zone in enumerate(config.zones):
             for other in config.zones[:index]:
                 self._tell(f"{self._at('zones', index)}.network", clashes(zone.network, other.network, other.name))
@@ -359,7 +361,9 @@ def _overcommit(section: schema.OvercommitSection) -> Overcommit:
     )
 
 
-def _caller(entry: schema.TokenSection | schema.CertificateSection | schema.AccountSection) -> Caller:
+def _caller(
+    entry: schema.TokenSection | schema.CertificateSection | schema.AccountSection | schema.AccessKeySection,
+) -> Caller:
     return Caller(entry.name, entry.project, entry.role)
 
 

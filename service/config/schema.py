@@ -201,6 +201,11 @@ class ImageSection(Section):
     progress_channel: Line = "org.corral.progress"
 
 
+def _service_type(value: Any) -> Any:
+    """What was written before it had ZStack's words."""
+    return "Endpoint" if value in ("VirtualMachine", "BareMetal") else value
+
+
 class ModelServiceSection(Section):
     """[[model_services]]: a catalogue entry. The names and defaults are those of `domain.catalog.ModelService`."""
 
@@ -210,7 +215,9 @@ class ModelServiceSection(Section):
     description: Line = ""
     framework: Literal["vllm-ray", "vllm", "sglang", "torchrun", "llamacpp-rpc", "mpi", "custom"] = "custom"
     model_uuid: OptionalUuid = ""
-    model_service_type: Line = "VirtualMachine"
+    model_service_type: Annotated[
+        Literal["Endpoint", "FineTune", "ModelEval", "App"], BeforeValidator(_service_type)
+    ] = "Endpoint"
     ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {}
     health_path: Annotated[str, Field(pattern=r"^/[!-~]{0,1023}$")] = "/health"
     default_cpu: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -236,6 +243,16 @@ class AccountSection(Section):
 
     name: Name
     password_sha512: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+    role: Literal["viewer", "operator", "admin"]
+    project: Name = "default"
+
+
+class AccessKeySection(Section):
+    """[[access_keys]]: a program that signs its calls of the ZStack face instead of logging in."""
+
+    name: Name
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{8,64}$")]
+    secret: Annotated[str, Field(pattern=r"^[!-~]{16,256}$")]
     role: Literal["viewer", "operator", "admin"]
     project: Name = "default"
 
@@ -317,6 +334,7 @@ class Configuration(Section):
     catalog: CatalogSection = CatalogSection()
     identity: IdentitySection = IdentitySection()
     accounts: list[AccountSection] = []
+    access_keys: list[AccessKeySection] = []
     tokens: list[TokenSection] = []
     credentials: list[CredentialSection] = []
     secrets: list[SecretSection] = []

@@ -10,7 +10,7 @@ from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secret
 from service.domain.fleet import Host, Overcommit, Zone
 from service.domain.secrets import SecretKey
-from service.domain.tenants import Account, Anonymous, Certificate, Quota, Rate, Token
+from service.domain.tenants import AccessKey, Account, Anonymous, Certificate, Quota, Rate, Token
 from service.listening import ListenAddress
 
 
@@ -95,6 +95,7 @@ class Config:
     anonymous: Anonymous = Anonymous.UNIX
     open_scrape: bool = True
     """Whether programs of this machine read the metrics without a role."""
+    access_keys: tuple[AccessKey, ...] = ()
     tokens: tuple[Token, ...] = ()
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()

@@ -39,6 +39,7 @@ class ModelService:
     `image_uuid`: where `image` was copied from. `readiness_*`: 0 leaves it to the guest.
     `version` rises with every change; members name the one that they were admitted with.
 
+    `model_service_type`: what it is for, in ZStack's words: `Endpoint`, `FineTune`, `ModelEval` or `App`.
     `ports` maps a role of ARCHITECTURE's rendezvous contract (`service`, `rendezvous`, `rpc`) to a TCP port.
     `workers_first`: the engine's gate wants the workers up before the initial node when the strategy is sequential.
     """
@@ -49,7 +50,7 @@ class ModelService:
     description: str = ""
     framework: str = "custom"
     model_uuid: str = ""
-    model_service_type: str = "VirtualMachine"
+    model_service_type: str = "Endpoint"
     ports: Mapping[str, int] = field(default_factory=lambda: {"service": 8080})
     health_path: str = "/health"
     default_cpu: int = 1

@@ -118,6 +118,7 @@ class NodeSpec:
 
     Empty `zone_uuid`: any zone. `cpu_num`, `memory_size`, `root_disk_size`, `timeout_ms` 0: the catalogue's default.
     `model_service_version`: of the entry at admission; the member is made from it however the entry changes.
+    `model_uuid`: what it serves; empty: what its entry does.
     """
 
     name: str
@@ -138,6 +139,7 @@ class NodeSpec:
     gpus: tuple[GpuRequest, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     model_service_version: int = 0
+    model_uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

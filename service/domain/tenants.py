@@ -115,6 +115,15 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A key by which a program signs its calls. `secret`: what the signature is made with; `caller`: who that is."""
+
+    id: str
+    secret: str = field(repr=False)
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A configured bearer token, known by the SHA-256 of its text (64 lower-case hex digits)."""
 

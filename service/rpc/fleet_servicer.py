@@ -75,6 +75,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         await self._fleet.delete_zone(current_caller(), request.uuid, request.etag, validate_only=request.validate_only)
         return fleet_pb2.DeleteZoneResponse()
 
+    async def ListClusters(  # noqa: N802
+        self, request: fleet_pb2.ListClustersRequest, context: Any
+    ) -> fleet_pb2.ListClustersResponse:
+        """A page of clusters."""
+        validation.check(request)
+        page = await self._fleet.list_clusters(request.page_size, request.page_token)
+        return fleet_pb2.ListClustersResponse(
+            inventories=[convert.cluster(view) for view in page.items], next_page_token=page.next_page_token
+        )
+
     async def AddHost(  # noqa: N802
         self, request: fleet_pb2.AddHostRequest, context: Any
     ) -> fleet_pb2.AddHostResponse:

@@ -85,6 +85,19 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
             revision=page.revision,
         )
 
+    async def ListInstances(  # noqa: N802
+        self, request: deploy_pb2.ListInstancesRequest, context: Any
+    ) -> deploy_pb2.ListInstancesResponse:
+        """A page of members."""
+        validation.check(request)
+        page = await self._groups.list_instances(
+            current_caller(), request.page_size, request.page_token, request.group_uuid, request.host_uuid
+        )
+        return deploy_pb2.ListInstancesResponse(
+            inventories=[inventory.instance(member, self._reachable) for member in page.items],
+            next_page_token=page.next_page_token,
+        )
+
     async def WatchInstanceGroups(  # noqa: N802
         self, request: deploy_pb2.WatchInstanceGroupsRequest, context: Any
     ) -> AsyncIterator[deploy_pb2.WatchInstanceGroupsResponse]:

@@ -100,7 +100,7 @@ def rendezvous(
             "env": resolved({**entry.environment, **member.spec.environment_variables}, secrets, group.project),
             "image": entry.image.name,
             "image_digest": dict(sorted(entry.image.sha256.items())),
-            "model": entry.model_uuid,
+            "model": member.spec.model_uuid or entry.model_uuid,
             "tensor_parallel_size": member.spec.tensor_parallel_size,
             "processes": engine.processes(member.spec),
             "serves": preset_of(entry.framework).serves.value,

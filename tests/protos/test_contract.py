@@ -123,11 +123,11 @@ def test_generating_leaves_grpc_tools_out_of_this_process() -> None:
 
 def test_every_method_of_the_api_is_declared() -> None:
     group = {f"{verb}InstanceGroup" for verb in ("Get", "Update", "Scale", "Start", "Stop", "Restart", "Delete")}
-    deploy = group | {"ListInstanceGroups", "ListInstanceGroupEvents", "WatchInstanceGroups"}
+    deploy = group | {"ListInstanceGroups", "ListInstanceGroupEvents", "ListInstances", "WatchInstanceGroups"}
     deploy |= {"DeployDistributedModelService", "PlanDistributedModelService"}
     host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence", "Claim")
     hosts = {f"{verb}Host" for verb in host_verbs}
-    fleet = hosts | {"CreateZone", "ListZones", "DeleteZone", "ListHosts", "GetCapacity", "WatchFleet"}
+    fleet = hosts | {"CreateZone", "ListZones", "DeleteZone", "ListClusters", "ListHosts", "GetCapacity", "WatchFleet"}
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
     catalog |= {"RegisterImage", "GetImage", "ListImages", "DeleteImage"}

@@ -123,7 +123,7 @@ class ModelService(_message.Message):
     stop_grace: _builtins.int
     """How long a machine is given to stop by itself, in milliseconds, at most one day. 0 means five seconds."""
     model_service_type: _builtins.str
-    """The kind of machines that it runs on: `VirtualMachine` or `BareMetal`."""
+    """What it is for, in ZStack's words: `Endpoint`, `FineTune`, `ModelEval` or `App`."""
     etag: _builtins.str
     """A value that changes whenever the model service does."""
     @_builtins.property

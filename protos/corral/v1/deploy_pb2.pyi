@@ -48,8 +48,8 @@ class DeployDistributedModelServiceRequest(_message.Message):
     description: _builtins.str
     """What the group is for, at most 2048 characters."""
     resource_uuid: _builtins.str
-    """The UUID that the group shall have. Empty means a new one. Refused with ALREADY_EXISTS where
-    another request has used it.
+    """The UUID that the group shall have. Empty means a new one. Refused with ALREADY_EXISTS where a
+    group has it; that of a deleted group can be used again.
     """
     request_id: _builtins.str
     """The caller's name for this request, at most 128 printable ASCII characters. The same name with the
@@ -425,6 +425,68 @@ class ListInstanceGroupsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListInstanceGroupsResponse: _TypeAlias = ListInstanceGroupsResponse  # noqa: Y015
+
+@_typing.final
+class ListInstancesRequest(_message.Message):
+    """Which members to return. Filters that are set must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many members at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty means the first page. The filters must be the same."""
+    group_uuid: _builtins.str
+    """Only members of this group."""
+    host_uuid: _builtins.str
+    """Only members on this host."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        group_uuid: _builtins.str = ...,
+        host_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_uuid", b"group_uuid", "host_uuid", b"host_uuid", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInstancesRequest: _TypeAlias = ListInstancesRequest  # noqa: Y015
+
+@_typing.final
+class ListInstancesResponse(_message.Message):
+    """A page of members."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """What to ask for the next page with. Empty on the last page."""
+    @_builtins.property
+    def inventories(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.Instance]:
+        """The members, by their UUIDs."""
+
+    def __init__(
+        self,
+        *,
+        inventories: _abc.Iterable[_group_pb2.Instance] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventories", b"inventories", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInstancesResponse: _TypeAlias = ListInstancesResponse  # noqa: Y015
 
 @_typing.final
 class WatchInstanceGroupsRequest(_message.Message):

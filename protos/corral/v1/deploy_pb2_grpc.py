@@ -57,6 +57,11 @@ class DistributedModelServiceStub:
                 request_serializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupsRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupsResponse.FromString,
                 _registered_method=True)
+        self.ListInstances = channel.unary_unary(
+                '/corral.v1.DistributedModelService/ListInstances',
+                request_serializer=corral_dot_v1_dot_deploy__pb2.ListInstancesRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstancesResponse.FromString,
+                _registered_method=True)
         self.WatchInstanceGroups = channel.unary_stream(
                 '/corral.v1.DistributedModelService/WatchInstanceGroups',
                 request_serializer=corral_dot_v1_dot_deploy__pb2.WatchInstanceGroupsRequest.SerializeToString,
@@ -130,6 +135,13 @@ class DistributedModelServiceServicer:
 
     def ListInstanceGroups(self, request, context):
         """Returns groups page by page, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInstances(self, request, context):
+        """Returns members of all groups page by page, by their UUIDs: every machine that there is or shall be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,6 +226,11 @@ def add_DistributedModelServiceServicer_to_server(servicer, server):
                     servicer.ListInstanceGroups,
                     request_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupsRequest.FromString,
                     response_serializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupsResponse.SerializeToString,
+            ),
+            'ListInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstances,
+                    request_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstancesRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_deploy__pb2.ListInstancesResponse.SerializeToString,
             ),
             'WatchInstanceGroups': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchInstanceGroups,
@@ -367,6 +384,33 @@ class DistributedModelService:
             '/corral.v1.DistributedModelService/ListInstanceGroups',
             corral_dot_v1_dot_deploy__pb2.ListInstanceGroupsRequest.SerializeToString,
             corral_dot_v1_dot_deploy__pb2.ListInstanceGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.DistributedModelService/ListInstances',
+            corral_dot_v1_dot_deploy__pb2.ListInstancesRequest.SerializeToString,
+            corral_dot_v1_dot_deploy__pb2.ListInstancesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class DistributedModelServiceStub:
     """Returns one group as it is now."""
     ListInstanceGroups: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupsRequest, _deploy_pb2.ListInstanceGroupsResponse]
     """Returns groups page by page, the oldest first."""
+    ListInstances: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.ListInstancesRequest, _deploy_pb2.ListInstancesResponse]
+    """Returns members of all groups page by page, by their UUIDs: every machine that there is or shall be."""
     WatchInstanceGroups: _grpc.UnaryStreamMultiCallable[_deploy_pb2.WatchInstanceGroupsRequest, _deploy_pb2.WatchInstanceGroupsResponse]
     """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
     ListInstanceGroupEvents: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupEventsRequest, _deploy_pb2.ListInstanceGroupEventsResponse]
@@ -85,6 +87,8 @@ class DistributedModelServiceAsyncStub(DistributedModelServiceStub):
     """Returns one group as it is now."""
     ListInstanceGroups: _aio.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupsRequest, _deploy_pb2.ListInstanceGroupsResponse]  # type: ignore[assignment]
     """Returns groups page by page, the oldest first."""
+    ListInstances: _aio.UnaryUnaryMultiCallable[_deploy_pb2.ListInstancesRequest, _deploy_pb2.ListInstancesResponse]  # type: ignore[assignment]
+    """Returns members of all groups page by page, by their UUIDs: every machine that there is or shall be."""
     WatchInstanceGroups: _aio.UnaryStreamMultiCallable[_deploy_pb2.WatchInstanceGroupsRequest, _deploy_pb2.WatchInstanceGroupsResponse]  # type: ignore[assignment]
     """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
     ListInstanceGroupEvents: _aio.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupEventsRequest, _deploy_pb2.ListInstanceGroupEventsResponse]  # type: ignore[assignment]
@@ -140,6 +144,13 @@ class DistributedModelServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_deploy_pb2.ListInstanceGroupsResponse, _abc.Awaitable[_deploy_pb2.ListInstanceGroupsResponse]]:
         """Returns groups page by page, the oldest first."""
+
+    def ListInstances(
+        self,
+        request: _deploy_pb2.ListInstancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deploy_pb2.ListInstancesResponse, _abc.Awaitable[_deploy_pb2.ListInstancesResponse]]:
+        """Returns members of all groups page by page, by their UUIDs: every machine that there is or shall be."""
 
     def WatchInstanceGroups(
         self,

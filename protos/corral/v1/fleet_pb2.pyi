@@ -78,6 +78,50 @@ class Zone(_message.Message):
 Global___Zone: _TypeAlias = Zone  # noqa: Y015
 
 @_typing.final
+class Cluster(_message.Message):
+    """Hosts that a node specification can ask for together by their `cluster_uuid`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    ZONE_UUIDS_FIELD_NUMBER: _builtins.int
+    HOST_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_DATE_FIELD_NUMBER: _builtins.int
+    LAST_OP_DATE_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The cluster's UUID, 32 hexadecimal digits."""
+    host_count: _builtins.int
+    """How many hosts it has."""
+    @_builtins.property
+    def zone_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The UUIDs of the zones that its hosts are in."""
+
+    @_builtins.property
+    def create_date(self) -> _timestamp_pb2.Timestamp:
+        """When the first of its hosts was taken into the fleet."""
+
+    @_builtins.property
+    def last_op_date(self) -> _timestamp_pb2.Timestamp:
+        """When one of its hosts was last changed."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        zone_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        host_count: _builtins.int = ...,
+        create_date: _timestamp_pb2.Timestamp | None = ...,
+        last_op_date: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "host_count", b"host_count", "last_op_date", b"last_op_date", "uuid", b"uuid", "zone_uuids", b"zone_uuids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cluster: _TypeAlias = Cluster  # noqa: Y015
+
+@_typing.final
 class Host(_message.Message):
     """A machine that others are placed on."""
 
@@ -621,6 +665,60 @@ class DeleteZoneResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteZoneResponse: _TypeAlias = DeleteZoneResponse  # noqa: Y015
+
+@_typing.final
+class ListClustersRequest(_message.Message):
+    """Which clusters to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many clusters at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty means the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClustersRequest: _TypeAlias = ListClustersRequest  # noqa: Y015
+
+@_typing.final
+class ListClustersResponse(_message.Message):
+    """A page of clusters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """What to ask for the next page with. Empty on the last page."""
+    @_builtins.property
+    def inventories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cluster]:
+        """The clusters, by UUID."""
+
+    def __init__(
+        self,
+        *,
+        inventories: _abc.Iterable[Global___Cluster] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventories", b"inventories", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClustersResponse: _TypeAlias = ListClustersResponse  # noqa: Y015
 
 @_typing.final
 class AddHostRequest(_message.Message):

@@ -55,6 +55,11 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneResponse.FromString,
                 _registered_method=True)
+        self.ListClusters = channel.unary_unary(
+                '/corral.v1.FleetService/ListClusters',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.ListClustersRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.ListClustersResponse.FromString,
+                _registered_method=True)
         self.AddHost = channel.unary_unary(
                 '/corral.v1.FleetService/AddHost',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.AddHostRequest.SerializeToString,
@@ -172,6 +177,13 @@ class FleetServiceServicer:
 
     def DeleteZone(self, request, context):
         """Removes a zone that has no hosts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClusters(self, request, context):
+        """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -332,6 +344,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.DeleteZone,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneResponse.SerializeToString,
+            ),
+            'ListClusters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClusters,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.ListClustersRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.ListClustersResponse.SerializeToString,
             ),
             'AddHost': grpc.unary_unary_rpc_method_handler(
                     servicer.AddHost,
@@ -511,6 +528,33 @@ class FleetService:
             '/corral.v1.FleetService/DeleteZone',
             corral_dot_v1_dot_fleet__pb2.DeleteZoneRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.DeleteZoneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/ListClusters',
+            corral_dot_v1_dot_fleet__pb2.ListClustersRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.ListClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class FleetServiceStub:
     """Returns zones page by page, ordered by name."""
     DeleteZone: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DeleteZoneRequest, _fleet_pb2.DeleteZoneResponse]
     """Removes a zone that has no hosts."""
+    ListClusters: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListClustersRequest, _fleet_pb2.ListClustersResponse]
+    """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own."""
     AddHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.AddHostRequest, _fleet_pb2.AddHostResponse]
     """Takes a host into the fleet. It must answer: its capacity is read before the call returns."""
     GetHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetHostRequest, _fleet_pb2.GetHostResponse]
@@ -121,6 +123,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Returns zones page by page, ordered by name."""
     DeleteZone: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DeleteZoneRequest, _fleet_pb2.DeleteZoneResponse]  # type: ignore[assignment]
     """Removes a zone that has no hosts."""
+    ListClusters: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListClustersRequest, _fleet_pb2.ListClustersResponse]  # type: ignore[assignment]
+    """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own."""
     AddHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.AddHostRequest, _fleet_pb2.AddHostResponse]  # type: ignore[assignment]
     """Takes a host into the fleet. It must answer: its capacity is read before the call returns."""
     GetHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetHostRequest, _fleet_pb2.GetHostResponse]  # type: ignore[assignment]
@@ -209,6 +213,13 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.DeleteZoneResponse, _abc.Awaitable[_fleet_pb2.DeleteZoneResponse]]:
         """Removes a zone that has no hosts."""
+
+    def ListClusters(
+        self,
+        request: _fleet_pb2.ListClustersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListClustersResponse, _abc.Awaitable[_fleet_pb2.ListClustersResponse]]:
+        """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own."""
 
     def AddHost(
         self,

@@ -112,6 +112,7 @@ class NodeSpec(_message.Message):
     ROOT_DISK_SIZE_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    MODEL_UUID_FIELD_NUMBER: _builtins.int
     is_initial_node: _builtins.bool
     """Whether this is the initial node: the leader, rank 0, that workers join. At most one node of a
     group is. Where none is marked, the node of rank 0 is the first.
@@ -154,6 +155,10 @@ class NodeSpec(_message.Message):
     """Size of the root disk in bytes, at most 64 TiB: at least that of the image's disk; for an image without
     one, an empty disk of this size. 0 means the model service's default.
     """
+    model_uuid: _builtins.str
+    """The UUID of the model that the machine serves: told to the guest, and that of the initial node is the
+    group's. Empty means the model service's own.
+    """
     @_builtins.property
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the served process, beside the model service's own. At most 256 of
@@ -190,10 +195,11 @@ class NodeSpec(_message.Message):
         root_disk_size: _builtins.int = ...,
         gpus: _abc.Iterable[Global___GpuRequest] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        model_uuid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "cpu_num", b"cpu_num", "memory_size", b"memory_size", "node_rank", b"node_rank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "cluster_uuid", b"cluster_uuid", "cpu_num", b"cpu_num", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "is_initial_node", b"is_initial_node", "labels", b"labels", "memory_size", b"memory_size", "name", b"name", "node_rank", b"node_rank", "root_disk_size", b"root_disk_size", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "cluster_uuid", b"cluster_uuid", "cpu_num", b"cpu_num", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "is_initial_node", b"is_initial_node", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "root_disk_size", b"root_disk_size", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_num: _TypeAlias = _typing.Literal["cpu_num"]  # noqa: Y015
     _WhichOneofArgType__cpu_num: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num"]  # noqa: Y015

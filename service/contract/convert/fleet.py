@@ -8,6 +8,7 @@ from fractions import Fraction
 from corral.v1 import fleet_pb2, group_pb2
 
 from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
+from service.app.clusters import ClusterView
 from service.app.etags import etag_of
 from service.app.evacuation import Progress
 from service.app.feed import Bookmark
@@ -39,6 +40,17 @@ def decision(kept: Kept) -> fleet_pb2.Decision:
         hosts=len(kept.snapshot.hosts),
         duration_ms=kept.duration_ms,
         stopped=made.stopped,
+    )
+
+
+def cluster(view: ClusterView) -> fleet_pb2.Cluster:
+    """The inventory of a cluster."""
+    return fleet_pb2.Cluster(
+        uuid=view.uuid,
+        zone_uuids=view.zone_uuids,
+        host_count=view.hosts,
+        create_date=timestamp(view.created_at),
+        last_op_date=timestamp(view.updated_at),
     )
 
 

@@ -127,6 +127,7 @@ def _node(message: group_pb2.NodeSpec) -> NodeSpec:
         root_disk_size=message.root_disk_size,
         gpus=tuple(GpuRequest(gpu.model, gpu.count) for gpu in message.gpus),
         labels=dict(message.labels),
+        model_uuid=message.model_uuid,
     )
 
 

@@ -34,6 +34,7 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "nodeRank": node.node_rank,
             "isInitialNode": node.is_initial_node,
             "uuid": node.model_service_uuid,
+            "modelUuid": node.model_uuid,
             "zoneUuid": node.zone_uuid,
             "clusterUuid": node.cluster_uuid,
             "name": node.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from corral.v1 import deploy_pb2, fleet_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf.descriptor import Descriptor
 
 from service.app.identity import ADMIN, OPEN, OPERATOR, VIEWER
@@ -82,23 +82,37 @@ _TABLE = (
     # Groups.
     Api("DeployDistributedModelService", _AI, "PUT", ("/ai/model-services",), OPERATOR, job=True,
         descriptor=deploy_pb2.DeployDistributedModelServiceRequest.DESCRIPTOR, inventory=schema.GROUP),
-    Api("QueryModelServiceInstanceGroup", _AI, "GET", (_GROUPS, _GROUPS + "/", _GROUPS + "/{uuid}"), VIEWER,
+    Api("DeployModelService", _AI, "PUT", ("/ai/model-services/{uuid}",), OPERATOR, job=True,
+        descriptor=group_pb2.NodeSpec.DESCRIPTOR, inventory=schema.GROUP),
+    Api("MatchModelServiceTemplateWithModel", _AI, "POST", ("/ai/model-services/templates",), VIEWER, job=True,
+        descriptor=group_pb2.NodeSpec.DESCRIPTOR),
+    Api("QueryModelServiceInstanceGroup", _AI, "GET", (_GROUPS, _GROUPS + "/{uuid}"), VIEWER,
         query=True, inventory=schema.GROUP),
     Api("DeleteModelServiceInstanceGroup", _AI, "DELETE", (_GROUPS + "/{uuid}",), OPERATOR, job=True),
     Api("DeleteModelServiceInstanceGroups", _AI, "DELETE", (_GROUPS,), OPERATOR, job=True, lists=("uuids",)),
     Api("UpdateModelServiceInstanceGroup", _AI, "PUT", ("/model-service-instance-groups/{uuid}",), OPERATOR,
         job=True, descriptor=deploy_pb2.UpdateInstanceGroupRequest.DESCRIPTOR, inventory=schema.GROUP),
     Api("RestartModelServiceGroups", _AI, "PUT", ("/model-service-instance-groups",), OPERATOR, job=True),
+    Api("QueryVmInstance", "org.zstack.header.vm", "GET", ("/vm-instances", "/vm-instances/{uuid}"), VIEWER,
+        query=True, inventory=schema.VM),
     # The catalogue.
-    Api("QueryModelService", _AI, "GET", ("/ai/model-services", "/ai/model-services/", "/ai/model-services/{uuid}"),
+    Api("QueryModelService", _AI, "GET", ("/ai/model-services", "/ai/model-services/{uuid}"),
         VIEWER, query=True, inventory=schema.MODEL_SERVICE),
     Api("AddModelService", _AI, "POST", ("/ai/model-services",), ADMIN, job=True, inventory=schema.MODEL_SERVICE),
+    Api("UpdateModelService", _AI, "PUT", ("/ai/model-services/{uuid}",), ADMIN, job=True,
+        inventory=schema.MODEL_SERVICE),
+    Api("DeleteModelService", _AI, "DELETE", ("/ai/model-services/{uuid}",), ADMIN, job=True),
+    Api("DeleteModelServices", _AI, "DELETE", ("/ai/model-services",), ADMIN, job=True, lists=("uuids",)),
+    Api("QueryImage", "org.zstack.header.image", "GET", ("/images", "/images/{uuid}"), VIEWER, query=True,
+        inventory=schema.IMAGE),
     # The fleet. As over gRPC, what hosts there are and what they have left is its operators' business alone.
-    Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/", "/zones/{uuid}"), VIEWER, query=True, inventory=schema.ZONE),
+    Api("QueryZone", _ZONE, "GET", ("/zones", "/zones/{uuid}"), VIEWER, query=True, inventory=schema.ZONE),
     Api("CreateZone", _ZONE, "POST", ("/zones",), ADMIN, job=True,
         descriptor=fleet_pb2.CreateZoneRequest.DESCRIPTOR, inventory=schema.ZONE),
     Api("DeleteZone", _ZONE, "DELETE", ("/zones/{uuid}",), ADMIN, job=True),
-    Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/", "/hosts/{uuid}"), ADMIN, query=True, inventory=schema.HOST),
+    Api("QueryCluster", "org.zstack.header.cluster", "GET", ("/clusters", "/clusters/{uuid}"), VIEWER, query=True,
+        inventory=schema.CLUSTER),
+    Api("QueryHost", _HOST, "GET", ("/hosts", "/hosts/{uuid}"), ADMIN, query=True, inventory=schema.HOST),
     Api("ChangeHostState", _HOST, "PUT", ("/hosts/{uuid}/actions",), ADMIN, job=True, inventory=schema.HOST),
     Api("GetCpuMemoryCapacity", "org.zstack.header.allocator", "GET", ("/hosts/capacities/cpu-memory",), ADMIN,
         lists=("zoneUuids", "hostUuids", "clusterUuids"), inventory=schema.CAPACITY),

@@ -128,6 +128,16 @@ def integer(value: Any) -> int:
     raise _Mismatch("must be an integer")
 
 
+def integer_of(value: Any, name: str) -> int:
+    """The integer that a mandatory argument is. Raises InvalidArgument."""
+    if value is None:
+        raise InvalidArgument.of(name, "is required")
+    try:
+        return integer(value)
+    except _Mismatch as mismatch:
+        raise InvalidArgument.of(name, str(mismatch)) from mismatch
+
+
 def _enum(field: Any, value: Any) -> int:
     known = field.enum_type.values_by_name
     if isinstance(value, str) and value in known:

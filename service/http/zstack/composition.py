@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from starlette.routing import Route
 
+from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
 from service.app.fleet import Fleet
 from service.app.groups import Groups
@@ -14,7 +15,7 @@ from service.app.sessions import Sessions
 from service.contract.convert.inventory import Reachable
 from service.contract.frame import CallFrame
 from service.http.zstack import legacy, rest
-from service.http.zstack.face import ZStackFace
+from service.http.zstack.face import Callers, ZStackFace
 from service.http.zstack.handlers import Handlers
 from service.http.zstack.webhook import Webhooks
 
@@ -25,6 +26,7 @@ def zstack_routes(
     fleet: Fleet,
     catalog: Catalog,
     sessions: Sessions,
+    access_keys: AccessKeys,
     jobs: Jobs,
     *,
     reachable: Reachable,
@@ -36,5 +38,5 @@ def zstack_routes(
     `reachable`: whether members of a zone have addresses that are reachable from outside; `webhook_networks`: CIDR.
     """
     handlers = Handlers(groups, fleet, catalog, sessions, reachable)
-    face = ZStackFace(frame, handlers, sessions, jobs, webhooks or Webhooks(webhook_networks))
+    face = ZStackFace(frame, handlers, Callers(sessions, access_keys), jobs, webhooks or Webhooks(webhook_networks))
     return [*rest.routes(face), *legacy.routes(face)]

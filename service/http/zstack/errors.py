@@ -16,15 +16,16 @@ from service.http.zstack import words
 _DESCRIPTIONS: Mapping[str, str] = {
     "SYS.1000": "An internal error happened in system",
     "SYS.1001": "A message or a operation timeout",
-    "SYS.1003": "A resource cannot be found",
+    "SYS.1003": "A resource can not be found",
     "SYS.1006": "An operation failed",
     "SYS.1007": "One or more API argument is invalid",
     "SYS.1012": "The management node is unavailable",
+    "SYS.1014": "The operation is not implemented or not supported yet",
     "ID.1000": "Unable to authenticate a user",
     "ID.1001": "The session is invalid, either wrong session id or the session has been expired",
     "ID.1002": "The user doesn't have permission to perform the operation",
     "ID.1003": "The user exceeds a quota of a resource",
-    "HOST_ALLOCATION.1000": "No available host was found for the allocation",
+    "HOST_ALLOCATION.1000": "No available host found",
 }
 
 _RESOURCES: Mapping[str, str] = {
@@ -33,6 +34,8 @@ _RESOURCES: Mapping[str, str] = {
     "model service": "ModelServiceVO",
     "image": "ImageVO",
     "instance group": "ModelServiceInstanceGroupVO",
+    "cluster": "ClusterVO",
+    "model": "ModelVO",
 }
 
 Details = Callable[[Any], str]
@@ -52,6 +55,15 @@ class TimedOut(errors.DeployFailed):
     """The group was not up at its deadline."""
 
     reason = "TIMEOUT"
+
+
+class ApiTimedOut(errors.Undecided):
+    """The call has not ended in the time that its caller gave it. What it began goes on."""
+
+    reason = "API_TIMEOUT"
+
+    def __init__(self, api: str, milliseconds: int) -> None:
+        super().__init__(f"{api} has not ended within {milliseconds} ms; what it began goes on")
 
 
 def _message(error: errors.CorralError) -> str:
@@ -82,7 +94,8 @@ _TABLE: Mapping[type[errors.CorralError], tuple[str, Details]] = {
     errors.PermissionDenied: ("ID.1002", _message),
     errors.DeployFailed: ("SYS.1006", _message),
     TimedOut: ("SYS.1001", _message),
-    NotSupported: ("SYS.1006", _message),
+    NotSupported: ("SYS.1014", _message),
+    ApiTimedOut: ("SYS.1001", _message),
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from service.app.access_keys import AccessKeys, SignedCall
 from service.app.jobs import Job, JobResult, Jobs
 from service.app.sessions import Sessions
 from service.contract.frame import CallFrame, FramedCall
@@ -14,45 +16,61 @@ from service.domain.tenants import Caller
 from service.errors import CorralError, InvalidArgument, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from service.http.zstack import words
 from service.http.zstack.apis import APIS, Api
-from service.http.zstack.errors import NotSupported, error_code
-from service.http.zstack.handlers import Call, Handlers
+from service.http.zstack.calls import API_TIMEOUT_MS, Call
+from service.http.zstack.errors import ApiTimedOut, NotSupported, error_code
+from service.http.zstack.handlers import Handlers
 from service.http.zstack.query import Malformed, shown
 from service.http.zstack.webhook import Webhooks
 from service.telemetry.grpc_metrics import Method
+
+# Among a stored job's arguments: how long it may take, ms. No API of ZStack has an argument of this name.
+_TIMEOUT = "apiTimeoutMilliseconds"
+
+
+class Callers:
+    """Who calls: by the uuid of a session, or by a signature with an access key."""
+
+    def __init__(self, sessions: Sessions, access_keys: AccessKeys) -> None:
+        self._sessions = sessions
+        self._access_keys = access_keys
+
+    async def of(self, shown: str | SignedCall) -> Caller:
+        """Raises Unauthenticated, Unavailable."""
+        if isinstance(shown, SignedCall):
+            return self._access_keys.caller(shown)
+        return await self._sessions.caller(shown)
 
 
 class ZStackFace:
     """Runs the APIs for the two protocols, `rest` and `legacy`. They frame their calls by `frame`."""
 
-    def __init__(
-        self, frame: CallFrame, handlers: Handlers, sessions: Sessions, jobs: Jobs, webhooks: Webhooks
-    ) -> None:
+    def __init__(self, frame: CallFrame, handlers: Handlers, callers: Callers, jobs: Jobs, webhooks: Webhooks) -> None:
         self.frame = frame
         self._handlers = handlers
-        self._sessions = sessions
+        self._callers = callers
         self.jobs = jobs
         self.webhooks = webhooks
         jobs.perform = self.perform
         jobs.deliver = webhooks.deliver
 
-    async def answer(self, framed: FramedCall, call: Call, session: str) -> JobResult:
+    async def answer(self, framed: FramedCall, call: Call, shown: str | SignedCall) -> JobResult:
         """Do a call that is answered at once. Raises Overloaded, Malformed."""
         try:
-            caller = await self._permitted(framed, call.api, session)
+            caller = await self._permitted(framed, call.api, shown)
         except Overloaded:
             raise
         except CorralError as error:
             return self._failed(framed, call, error)
         return await self._run(framed, replace(call, caller=caller))
 
-    async def submit(self, framed: FramedCall, call: Call, session: str, *, webhook: str = "") -> str:
+    async def submit(self, framed: FramedCall, call: Call, shown: str | SignedCall, *, webhook: str = "") -> str:
         """Accept a call that is answered later; returns the job's uuid, which is the call's request id.
 
         Whatever is wrong with the call is told by the job. Raises AlreadyExists for a job's uuid that was used,
         WebhookRefused, Overloaded, Unavailable.
         """
         try:
-            caller = await self._permitted(framed, call.api, session)
+            caller = await self._permitted(framed, call.api, shown)
         except (Unauthenticated, PermissionDenied) as error:
             framed.failed(error)
             document = _text({"error": error_code(error, call.request_id)})
@@ -60,7 +78,7 @@ class ZStackFace:
             return self.jobs.refuse(call.api.name, document, uuid=call.request_id, webhook=told)
         if webhook:
             await self.webhooks.check(webhook)
-        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        arguments = json.dumps({**call.arguments, _TIMEOUT: call.timeout_ms}, ensure_ascii=False)
         return await self.jobs.submit(caller, call.api.name, arguments, uuid=call.request_id, webhook=webhook)
 
     async def perform(self, job: Job) -> JobResult:
@@ -71,21 +89,34 @@ class ZStackFace:
             if api is None:
                 framed.failed(NotSupported(job.operation))
                 return JobResult(False, _text({"error": error_code(NotSupported(job.operation), job.uuid)}))
-            call = Call(api, job.uuid, json.loads(job.arguments), caller=framed.caller)
+            arguments = json.loads(job.arguments)
+            # A job of the version before has none.
+            left = self.jobs.left_ms(job, arguments.pop(_TIMEOUT, API_TIMEOUT_MS))
+            call = Call(api, job.uuid, arguments, caller=framed.caller, timeout_ms=left)
             return await self._run(framed, call, again=True)
 
-    async def _permitted(self, framed: FramedCall, api: Api, session: str) -> Caller:
+    async def _permitted(self, framed: FramedCall, api: Api, shown: str | SignedCall) -> Caller:
         framed.method = api.method
-        return await framed.permit(lambda: self._sessions.caller(session), api.role)
+        return await framed.permit(lambda: self._callers.of(shown), api.role)
 
     async def _run(self, framed: FramedCall, call: Call, *, again: bool = False) -> JobResult:
         try:
-            result = await self._handlers.run(call)
+            result = await self._in_time(call)
         except Exception as error:
             if isinstance(error, Unavailable if again else (Malformed, Overloaded)):
                 raise
             return self._failed(framed, call, error)
         return JobResult(True, _text(shown(result)))
+
+    async def _in_time(self, call: Call) -> dict[str, Any]:
+        """What the API answers. Raises ApiTimedOut where it takes longer than its caller said."""
+        try:
+            async with asyncio.timeout(call.timeout_ms / 1000) as limit:
+                return await self._handlers.run(call)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ApiTimedOut(call.api.name, call.timeout_ms) from error
 
     def _failed(self, framed: FramedCall, call: Call, error: Exception) -> JobResult:
         framed.failed(error)

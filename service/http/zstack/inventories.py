@@ -5,26 +5,79 @@ Groups and members are those of the gRPC face, by the same conversion, so that n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid as uuids
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corral.v1 import group_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from service.app.clusters import ClusterView
 from service.app.sessions import Session
 from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
-from service.domain.catalog import ModelService
+from service.domain.catalog import ModelService, RegisteredImage, version_key
 from service.domain.fleet import MEMORY, VCPU, Host, Zone
-from service.domain.groups import Group, PlacementRecord
+from service.domain.groups import Group, Instance, InstanceStatus, MachineType, PlacementRecord
 from service.http.zstack.query import Moment
 
 
-def group(value: Group, reachable: Reachable) -> dict[str, Any]:
-    """ModelServiceInstanceGroupInventory."""
-    return _of_message(inventory.group(value, reachable))
+def group(value: Group, reachable: Reachable, images: Mapping[str, str]) -> dict[str, Any]:
+    """ModelServiceInstanceGroupInventory. `images`: version of a catalogue entry -> the image that it boots."""
+    told = _of_message(inventory.group(value, reachable))
+    for shown, member in zip(told["instances"], value.instances, strict=True):
+        vm = machine(member, images)
+        if vm is not None:
+            shown["vm"] = vm
+    return told
+
+
+def machine(value: Instance, images: Mapping[str, str]) -> dict[str, Any] | None:
+    """VmInstanceInventory of a member's machine; None while it has none."""
+    if not value.machine_uuid:
+        return None
+    uuid = value.machine_uuid.replace("-", "")
+    dates = {"createDate": Moment(value.created_at), "lastOpDate": Moment(value.updated_at)}
+    spec = value.spec
+    nic = {"uuid": uuids.uuid5(uuids.UUID(uuid), "nic/0").hex, "vmInstanceUuid": uuid, "deviceId": 0}
+    address = {"ip": value.address, "mac": value.mac, "ipVersion": 6 if ":" in value.address else 4}
+    return _filled(
+        {
+            "uuid": uuid,
+            "name": spec.name,
+            "description": spec.description,
+            "zoneUuid": value.zone_uuid,
+            "clusterUuid": spec.cluster_uuid,
+            "imageUuid": images.get(version_key(spec.model_service_uuid, spec.model_service_version), ""),
+            "hostUuid": value.host_uuid,
+            "platform": "Linux",
+            "type": "UserVm" if spec.type is MachineType.VIRTUAL_MACHINE else "baremetal2",
+            "hypervisorType": "KVM" if spec.type is MachineType.VIRTUAL_MACHINE else "baremetal2",
+            "cpuNum": spec.cpu_num,
+            "memorySize": spec.memory_size,
+            "state": "Unknown" if value.unknown_since else _MACHINE_STATES[value.status],
+            "vmNics": [_filled({**nic, **address, **dates})] if value.address else [],
+            **dates,
+        }
+    )
+
+
+# What ZStack says of a machine whose member is in such a state.
+_MACHINE_STATES: Mapping[InstanceStatus, str] = {
+    InstanceStatus.PENDING: "Created",
+    InstanceStatus.CLAIMED: "Created",
+    InstanceStatus.CREATING: "Starting",
+    InstanceStatus.CREATED: "Paused",
+    InstanceStatus.BOOTING: "Running",
+    InstanceStatus.RUNNING: "Running",
+    InstanceStatus.STOPPING: "Stopping",
+    InstanceStatus.STOPPED: "Stopped",
+    InstanceStatus.FAILING: "Destroying",
+    InstanceStatus.EVICTING: "Stopping",
+    InstanceStatus.REMOVING: "Destroying",
+    InstanceStatus.REMOVED: "Destroyed",
+}
 
 
 def planned(value: dict[str, Any], record: PlacementRecord) -> dict[str, Any]:
@@ -63,6 +116,43 @@ def zone(value: Zone) -> dict[str, Any]:
     )
 
 
+def cluster(value: ClusterView) -> dict[str, Any]:
+    """ClusterInventory. A cluster has no name of its own: it is what its hosts name."""
+    return _filled(
+        {
+            "uuid": value.uuid,
+            "name": value.uuid,
+            "state": "Enabled",
+            "hypervisorType": "KVM",
+            "zoneUuid": value.zone_uuids[0] if len(value.zone_uuids) == 1 else None,
+            "type": "zstack",
+            "createDate": Moment(value.created_at),
+            "lastOpDate": Moment(value.updated_at),
+        }
+    )
+
+
+def image(value: RegisteredImage) -> dict[str, Any]:
+    """ImageInventory."""
+    return _filled(
+        {
+            "uuid": value.uuid,
+            "name": value.image.name,
+            "state": "Enabled",
+            "status": "Ready",
+            "size": value.size,
+            "actualSize": value.size,
+            "mediaType": "RootVolumeTemplate" if value.format in ("raw", "qcow2") else "Kernel",
+            "type": "zstack",
+            "platform": "Linux",
+            "format": value.format,
+            "system": False,
+            "virtio": True,
+            **_dates(value),
+        }
+    )
+
+
 def host(value: Host) -> dict[str, Any]:
     """HostInventory. Capacities are ZStack's: vCPUs with overcommit, and bytes that may be given to machines."""
     return _filled(
@@ -85,15 +175,29 @@ def host(value: Host) -> dict[str, Any]:
     )
 
 
-def capacity(hosts: Sequence[Host]) -> dict[str, Any]:
-    """The reply of getCpuMemoryCapacity over hosts that take new machines."""
-    counted = [value for value in hosts if value.schedulable]
+def capacity(hosts: Sequence[Host], kind: str, attribute: str) -> dict[str, Any]:
+    """The reply of getCpuMemoryCapacity over hosts that take new machines, and each resource's part of it.
+
+    `kind`: ZStack's name of these resources; `attribute`: the host's field that says which one it is part of.
+    """
+    parts: dict[str, list[Host]] = {}
+    for value in hosts:
+        if getattr(value, attribute):
+            parts.setdefault(getattr(value, attribute), []).append(value)
     return {
-        "totalCpu": sum(value.allocatable.get(VCPU, 0) for value in counted),
-        "availableCpu": sum(_available(value, VCPU) for value in counted),
-        "totalMemory": sum(value.allocatable.get(MEMORY, 0) for value in counted),
-        "availableMemory": sum(_available(value, MEMORY) for value in counted),
-        "managedCpuNum": sum(value.total.get(VCPU, 0) for value in counted),
+        **_sums(hosts),
+        "capacityData": [{"resourceUuid": uuid, **_sums(part)} for uuid, part in sorted(parts.items())],
+        "resourceType": kind,
+    }
+
+
+def _sums(hosts: Sequence[Host]) -> dict[str, int]:
+    return {
+        "totalCpu": sum(value.allocatable.get(VCPU, 0) for value in hosts),
+        "availableCpu": sum(_available(value, VCPU) for value in hosts),
+        "totalMemory": sum(value.allocatable.get(MEMORY, 0) for value in hosts),
+        "availableMemory": sum(_available(value, MEMORY) for value in hosts),
+        "managedCpuNum": sum(value.total.get(VCPU, 0) for value in hosts),
     }
 
 
@@ -110,6 +214,8 @@ def model_service(value: ModelService) -> dict[str, Any]:
             "requestCpu": value.default_cpu,
             "requestMemory": value.default_memory,
             "startCommand": value.initial_command,
+            "installPath": value.image_uuid,
+            "system": False,
             "supportDistributed": True,
             **_dates(value),
         }
@@ -127,7 +233,7 @@ def session(value: Session) -> dict[str, Any]:
     }
 
 
-def _dates(value: Zone | Host | ModelService) -> dict[str, Moment]:
+def _dates(value: Zone | Host | ModelService | RegisteredImage) -> dict[str, Moment]:
     return {"createDate": Moment(value.created_at), "lastOpDate": Moment(value.updated_at)}
 
 
@@ -157,20 +263,3 @@ def _of_message(message: Message) -> dict[str, Any]:
 
 def _moment(value: Timestamp) -> Moment:
     return Moment(value.seconds * 1000 + value.nanos // 1_000_000)
-
-
-def _names(descriptor: Descriptor) -> tuple[str, ...]:
-    return tuple(field.json_name for field in descriptor.fields)
-
-
-GROUP_FIELDS = _names(group_pb2.InstanceGroup.DESCRIPTOR)
-ZONE_FIELDS = ("uuid", "name", "description", "state", "type", "createDate", "lastOpDate")
-HOST_FIELDS = (
-    "uuid", "name", "zoneUuid", "clusterUuid", "managementIp", "hypervisorType", "state", "status", "cpuNum",
-    "totalCpuCapacity", "availableCpuCapacity", "totalMemoryCapacity", "availableMemoryCapacity", "createDate",
-    "lastOpDate",
-)  # fmt: skip
-MODEL_SERVICE_FIELDS = (
-    "uuid", "name", "description", "framework", "modelUuid", "type", "requestCpu", "requestMemory", "startCommand",
-    "supportDistributed", "createDate", "lastOpDate",
-)  # fmt: skip

@@ -15,8 +15,8 @@ from service.app.jobs import Job, JobResult, JobState
 from service.contract.frame import FramedCall
 from service.http.zstack import query
 from service.http.zstack.apis import APIS, BY_MESSAGE, Api
+from service.http.zstack.calls import Call
 from service.http.zstack.face import ZStackFace
-from service.http.zstack.handlers import Call
 from service.http.zstack.rest import EXPIRED, POLL, Endpoint, framed, nobody
 from service.http.zstack.wire import Immediate, json_text, read_object
 
@@ -27,7 +27,6 @@ def routes(face: ZStackFace) -> list[Route]:
     result = framed(face.frame, _result_endpoint(face), POLL)
     return [
         Route("/zstack/api", call, methods=["POST"]),
-        Route("/zstack/api/", call, methods=["POST"]),
         Route("/zstack/api/result/{uuid}", result, methods=["GET"]),
     ]
 

@@ -1,4 +1,4 @@
-"""AddModelService: a ZStack client's model service into Corral's catalogue.
+"""AddModelService and UpdateModelService: a ZStack client's model service in Corral's catalogue.
 
 ZStack says where a service lies by `installPath`; here that names an image that the catalogue knows, by its uuid or its
 name. One `startCommand` is run by all members. What only ZStack's own stores and UI need (`yaml`, `modelCenterUuid`,
@@ -13,7 +13,7 @@ from typing import Any
 
 from corral.v1 import catalog_pb2
 
-from service.app.catalog import Catalog
+from service.app.catalog import Catalog, ModelServiceChange
 from service.app.paging import MAX_PAGE
 from service.contract import text, validation
 from service.contract.convert import catalog as convert
@@ -39,6 +39,16 @@ _FIELDS = {
 _ARGUMENTS = {field: argument for argument, field in _FIELDS.items()}
 # They decide how ZStack runs the service, and nothing here would follow them.
 _REFUSED = ("containerCommand", "containerArgs", "gpuComputeCapability", "vendorToSpecUuidsMap")
+# Of an entry that exists, besides: what would change nothing is refused by name.
+_NOT_CHANGEABLE = (
+    *_REFUSED, "dockerImage", "vmImageUuid", "yaml", "readme", "source", "pythonVersion", "condaVersion",
+    "architectureImages", "cpuArchitectures", "environmentParameters", "startupParameters", "inferenceParams",
+    "serviceName", "servicePorts", "serviceLivez", "serviceReadyz", "serviceBootupTime", "serviceInstallPath",
+    "serviceStartCommand", "modelCenterUuid",
+)  # fmt: skip
+_CHANGEABLE = ("name", "description", "framework", "requestCpu", "requestMemory", "startCommand", "installPath")
+# ZStack's word for what it does not know either.
+_FRAMEWORKS = {"Other": "custom"}
 
 
 async def add(catalog: Catalog, caller: Caller, arguments: Mapping[str, Any], request_id: str) -> ModelService:
@@ -48,6 +58,7 @@ async def add(catalog: Catalog, caller: Caller, arguments: Mapping[str, Any], re
             raise InvalidArgument.of(name, "is not supported")
     kind = _type(arguments.get("type"))
     values = {name: arguments.get(name) for name in _FIELDS}
+    values["framework"] = _framework(values["framework"])
     values["modelUuids"] = _one_model(arguments.get("modelUuids"))
     values["installPath"] = await _image(catalog, arguments.get("installPath"))
     message = catalog_pb2.CreateModelServiceRequest(request_id=request_id)
@@ -65,6 +76,49 @@ async def add(catalog: Catalog, caller: Caller, arguments: Mapping[str, Any], re
         return await catalog.create_model_service(caller, request)
     except NotFound as error:
         raise NotFound(error.resource_type, error.resource_name, _argument(error.field)) from error
+
+
+async def update(catalog: Catalog, caller: Caller, uuid: str, arguments: Mapping[str, Any]) -> ModelService:
+    """The changed entry; groups that exist keep what they were made from.
+
+    Raises InvalidArgument and NotFound with ZStack's names of arguments, Conflict.
+    """
+    for name in _NOT_CHANGEABLE:
+        if arguments.get(name) not in (None, "", [], {}):
+            raise InvalidArgument.of(name, "is not supported")
+    if arguments.get("supportDistributed") is False:
+        raise InvalidArgument.of("supportDistributed", "every model service can be distributed")
+    kind = _type(arguments.get("type"))
+    given = {name: arguments[name] for name in _CHANGEABLE if arguments.get(name) is not None}
+    if "framework" in given:
+        given["framework"] = _framework(given["framework"])
+    if "installPath" in given:
+        given["installPath"] = await _image(catalog, given["installPath"])
+    message = catalog_pb2.UpdateModelServiceRequest(uuid=uuid)
+    named = [_FIELDS[name] for name in given]
+    json_names = message.DESCRIPTOR.fields_by_name
+    try:
+        body.fill(message, {json_names[_FIELDS[name]].json_name: value for name, value in given.items()})
+        if "initial_command" in named:
+            message.worker_command = message.initial_command
+            named.append("worker_command")
+        message.update_mask.paths.extend(named)
+        validation.check(message)
+    except InvalidArgument as error:
+        raise InvalidArgument([FieldViolation(_argument(v.field), v.description) for v in error.violations]) from error
+    values = dict(convert.model_service_change(message).values) if named else {}
+    if kind:
+        values["model_service_type"] = kind
+    if not values:
+        return await catalog.get_model_service(uuid)
+    try:
+        return await catalog.update_model_service(caller, uuid, ModelServiceChange(values))
+    except NotFound as error:
+        raise NotFound(error.resource_type, error.resource_name, _argument(error.field)) from error
+
+
+def _framework(value: Any) -> Any:
+    return _FRAMEWORKS.get(value, value) if isinstance(value, str) else value
 
 
 def _argument(field: str) -> str:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from service.app.access_keys import SignedCall
 from service.app.identity import OPEN
 from service.app.jobs import JobState
 from service.contract.call import REQUEST_ID_KEY
@@ -20,8 +21,8 @@ from service.errors import AlreadyExists, Overloaded, Unavailable
 from service.http.peers import peer
 from service.http.zstack import query
 from service.http.zstack.apis import APIS, Api
+from service.http.zstack.calls import API_TIMEOUT_MS, MAX_TIMEOUT_MS, Call
 from service.http.zstack.face import ZStackFace
-from service.http.zstack.handlers import API_TIMEOUT_MS, Call
 from service.http.zstack.query import Malformed
 from service.http.zstack.schema import with_schema
 from service.http.zstack.webhook import WebhookRefused
@@ -34,6 +35,7 @@ PREFIXES = ("/zstack/v1", "/v1")
 JOBS_PATH = "/zstack/v1/api-jobs"
 EXPIRED = "the job has been expired"
 _OAUTH = "OAuth"
+_ACCESS_KEY = "ZStack"
 _PARAMETER_KEYS = ("params", "param")
 _TAGS = ("systemTags", "userTags")
 
@@ -115,8 +117,8 @@ def _endpoint(face: ZStackFace, apis: Sequence[Api]) -> Endpoint:
             api, arguments = _action(candidates, body, request)
         if "uuid" in request.path_params:
             arguments[api.uuid_argument] = request.path_params["uuid"]
-        session = _session(request) if api.role else ""
-        return await _call(face, framed, api, arguments, session, request)
+        shown = _shown(request) if api.role else ""
+        return await _call(face, framed, api, arguments, shown, request)
 
     return run
 
@@ -126,24 +128,29 @@ def _verb(request: Request) -> str:
 
 
 async def _call(
-    face: ZStackFace, framed: FramedCall, api: Api, arguments: Mapping[str, Any], session: str, request: Request
+    face: ZStackFace,
+    framed: FramedCall,
+    api: Api,
+    arguments: Mapping[str, Any],
+    shown: str | SignedCall,
+    request: Request,
 ) -> Response:
     framed.method = api.method
     _check_job_uuid(request)
     asked = query.Query()
     if api.query:
         asked = query.from_url(request.query_params.multi_items(), request.path_params.get("uuid", ""))
-    call = Call(api, framed.request_id, arguments, asked, framed.peer)
+    call = Call(api, framed.request_id, arguments, asked, framed.peer, timeout_ms=_timeout_ms(request))
     if not api.job:
-        outcome = await face.answer(framed, call, session)
+        outcome = await face.answer(framed, call, shown)
         if not outcome.success:
             return json_text(outcome.document, 503)
         typed = api.query or _wants_schema(request)
         return json_text(with_schema(outcome.document, api.holds) if typed else outcome.document, 200)
     where = location(request, JOBS_PATH)
     webhook = request.headers.get("x-web-hook", "").strip()
-    job = await face.submit(framed, call, session, webhook=webhook)
-    return json_text(f'{{"location":"{where}/{job}","apiTimeout":{API_TIMEOUT_MS}}}', 202)
+    job = await face.submit(framed, call, shown, webhook=webhook)
+    return json_text(f'{{"location":"{where}/{job}","apiTimeout":{call.timeout_ms}}}', 202)
 
 
 def _job_endpoint(face: ZStackFace) -> Endpoint:
@@ -177,14 +184,45 @@ def _check_job_uuid(request: Request) -> None:
         raise Immediate(400, "Invalid header[X-Job-UUID], it must be a UUID with '-' stripped")
 
 
-def _session(request: Request) -> str:
+def _timeout_ms(request: Request) -> int:
+    """How long the call may take, by ZStack's header, which is in seconds."""
+    seconds = request.headers.get("x-api-timeout", "").strip()
+    if not seconds:
+        return API_TIMEOUT_MS
+    if not (seconds.isascii() and seconds.isdecimal() and 0 < int(seconds[:12]) <= MAX_TIMEOUT_MS // 1000):
+        most = MAX_TIMEOUT_MS // 1000
+        raise Immediate(400, f"Invalid header[X-API-Timeout], it must be a number of seconds from 1 to {most}")
+    return int(seconds) * 1000
+
+
+def _shown(request: Request) -> str | SignedCall:
+    """What the caller shows: the uuid of a session, or a signature with an access key."""
     header = request.headers.get("authorization")
     if header is None:
         raise Immediate(400, "missing header 'Authorization'")
-    kind, _, session = header.strip().partition(" ")
+    kind, _, shown = header.strip().partition(" ")
+    if kind == _ACCESS_KEY:
+        return _signed(request, shown.strip())
     if kind != _OAUTH:
         raise Immediate(400, f"Authorization type must be '{_OAUTH}'")
-    return session.strip()
+    return shown.strip()
+
+
+def _signed(request: Request, shown: str) -> SignedCall:
+    key_id, colon, signature = shown.partition(":")
+    date = request.headers.get("date", "").strip()
+    if not colon or not date:
+        raise Immediate(400, f"Authorization '{_ACCESS_KEY}' must be '<id>:<signature>', with the header 'Date'")
+    verb = request.method
+    return SignedCall(key_id, signature, verb, date, _signed_paths(request))
+
+
+def _signed_paths(request: Request) -> tuple[str, ...]:
+    """The path from `/v1` on in each form in which clients sign it: as it came, without empty segments, and with the
+    slash at its end that their tables of paths have and their URLs have not."""
+    came: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    forms = (came.decode("ascii", "replace"), request.url.path, f"{request.url.path}/")
+    return tuple(dict.fromkeys(form[form.find("/v1") :] for form in forms))
 
 
 def _url_arguments(api: Api, request: Request) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _sentence(
     if violation.description.startswith("is required"):
         if value == []:
             return f"field[{name}] must be a nonempty list"
-        return f"field[{name}] of message[{message}] is mandatory, cannot be null"
+        return f"field[{name}] of message[{message}] is mandatory, can not be null"
     if violation.description.startswith("cannot contain"):
         return f"field[{name}] {violation.description}"
     special = _by_limits(field, value, name, message) if field is not None else None

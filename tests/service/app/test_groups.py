@@ -163,7 +163,9 @@ async def test_a_deleted_groups_uuid_can_be_used_again_by_other_members_and_its_
         gone = [event async for event in plane.groups.follow(uuid, started.after_revision)][-1].group
         again = await plane.deploy(DeployRequest(spec(2), resource_uuid=uuid))
         second = again[-1].group
-        assert first is not None and gone is not None and second is not None
+        assert first is not None
+        assert gone is not None
+        assert second is not None
         assert second.status is GroupStatus.RUNNING
         assert not {m.uuid for m in first.instances} & {m.uuid for m in second.instances}
         assert again[0].sequence == gone.sequence + 1

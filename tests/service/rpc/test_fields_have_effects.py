@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, fleet_pb2
 
 from tests.service.rpc.lab import reason_of
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
@@ -54,6 +54,8 @@ async def test_a_node_goes_to_the_cluster_that_it_names_and_an_unknown_one_is_no
         full = [node(cluster_uuid=CLUSTER, cpu_num=600), node(cluster_uuid=CLUSTER, cpu_num=600)]
         reason, _ = await refused(lab, model_services=full)
         assert reason in ("NO_CAPACITY", "UNSATISFIABLE"), "the other hosts' room is of no use"
+        listed = await lab.fleet.ListClusters(fleet_pb2.ListClustersRequest())
+        assert [(c.uuid, list(c.zone_uuids), c.host_count) for c in listed.inventories] == [(CLUSTER, [ZONE], 1)]
 
 
 async def test_devices_are_claimed_by_model_and_one_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -187,6 +187,37 @@ async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_members_of_all_groups_are_listed_by_pages_by_group_and_by_host() -> None:
+    async with lab.running() as server:
+        small = node(cpu_num=1, memory_size=lab.GIB)
+        made = [
+            (await events_of(server.stub, deploy(name=f"g{n}", model_services=[small, small])))[-1].final
+            for n in range(2)
+        ]
+
+        async def listed(**fields: Any) -> tuple[list[Any], str]:
+            page = await server.stub.ListInstances(deploy_pb2.ListInstancesRequest(**fields))
+            return list(page.inventories), page.next_page_token
+
+        first, token = await listed(page_size=3)
+        rest, end = await listed(page_size=3, page_token=token)
+        everyone = {member.uuid: member for group in made for member in group.instances}
+        assert [member.uuid for member in first + rest] == sorted(everyone)
+        assert end == ""
+        assert all(everyone[member.uuid] == member for member in first + rest)
+        assert {member.uuid for member in (await listed(group_uuid=made[0].uuid))[0]} == {
+            member.uuid for member in made[0].instances
+        }
+        host = made[0].instances[0].host_uuid
+        assert {m.uuid for m in (await listed(host_uuid=host))[0]} == {
+            uuid for uuid, member in everyone.items() if member.host_uuid == host
+        }
+        error = await failure(
+            server.stub, "ListInstances", deploy_pb2.ListInstancesRequest(page_token=token, host_uuid=host)
+        )
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_watch_from_a_pages_revision_tells_exactly_what_came_after_it() -> None:
     async with lab.running() as server:
         await events_of(server.stub, deploy(name="first"))

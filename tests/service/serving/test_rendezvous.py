@@ -87,6 +87,9 @@ def test_what_a_node_and_its_entry_say_reaches_the_guest() -> None:
     assert engine == {
         "preset": "sglang", "command": "serve --fast", "args": "--fast", "model": "d" * 32, "tensor_parallel_size": 4,
     }  # fmt: skip
+    own = replace(made.instances[1], spec=replace(spec, model_uuid="e" * 32))
+    document = rendezvous(made, own, host(1), {zone().uuid: zone()}, {given.uuid: given}, NoSecrets())
+    assert document["engine"]["model"] == "e" * 32
 
 
 def test_a_worker_without_a_command_of_its_own_runs_the_initial_nodes() -> None:

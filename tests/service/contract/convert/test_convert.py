@@ -51,6 +51,7 @@ NODE = NodeSpec(
     root_disk_size=1 << 31,
     gpus=(GpuRequest("a100", 2),),
     labels={"k": "v"},
+    model_uuid=UUIDS["f"],
 )
 SPEC = GroupSpec(
     name="g",
@@ -102,6 +103,7 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
             root_disk_size=1 << 31,
             gpus=[group_pb2.GpuRequest(model="a100", count=2)],
             labels={"k": "v"},
+            model_uuid=UUIDS["f"],
         )
     ],
     service_creation_strategy="sequential",

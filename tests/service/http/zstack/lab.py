@@ -20,6 +20,8 @@ from service.process import Process
 from service.wiring import Service
 from tests.support.schema import migrated
 
+CLUSTER = "c0ffee00c0ffee00c0ffee00c0ffee00"
+KEY_ID, KEY_SECRET = "AdminKey1", "what-programs-sign-with"
 PASSWORD = "correct horse"
 PASSWORD_SHA512 = hashlib.sha512(PASSWORD.encode()).hexdigest()
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
@@ -157,13 +159,20 @@ url = "{url}"
 [[quotas]]
 project = "blue"
 cpu = 16
+[[access_keys]]
+name = "programs"
+id = "{KEY_ID}"
+secret = "{KEY_SECRET}"
+role = "operator"
+project = "red"
 [webhooks]
 allow = ["127.0.0.1/32"]
 [[zones]]
 uuid = "{ZONE}"
 name = "zone-1"
 [[hosts]]
-name = "host-1"{host}
+name = "host-1"
+cluster_uuid = "{CLUSTER}"{host}
 [[hosts]]
 name = "host-2"{host}
 [[images]]

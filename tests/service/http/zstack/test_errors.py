@@ -9,7 +9,7 @@ import pytest
 
 from service import errors
 from service.errors import CorralError
-from service.http.zstack.errors import NotSupported, TimedOut, error_code, is_expected
+from service.http.zstack.errors import ApiTimedOut, NotSupported, TimedOut, error_code, is_expected
 
 CASES: list[tuple[CorralError, str]] = [
     (errors.InvalidArgument.of("name", "is required"), "SYS.1007"),
@@ -30,7 +30,8 @@ CASES: list[tuple[CorralError, str]] = [
     (errors.PermissionDenied("no"), "ID.1002"),
     (errors.DeployFailed("g", "a member failed"), "SYS.1006"),
     (TimedOut("g", "too late"), "SYS.1001"),
-    (NotSupported("DeleteZoneTwice"), "SYS.1006"),
+    (NotSupported("DeleteZoneTwice"), "SYS.1014"),
+    (ApiTimedOut("DeleteZone", 1000), "SYS.1001"),
 ]
 # Told by no call of this face: the first has no watch here, the second is a bug.
 ELSEWHERE = {errors.RevisionUnavailable, errors.InvariantViolation}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from service.http.zstack import dates
+
 from .lab import ACTION, ENTRY, GROUPS, PASSWORD_SHA512, ZONE, Lab, action, node
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,7 +71,7 @@ async def test_a_job_uuid_that_is_none_is_400(zstack: Lab) -> None:
 
 
 async def test_unknown_paths_are_404_and_wrong_methods_405(zstack: Lab) -> None:
-    assert (await zstack.http.get("/zstack/v1/vm-instances")).status_code == 404
+    assert (await zstack.http.get("/zstack/v1/volumes")).status_code == 404
     assert (await zstack.http.patch(PATH)).status_code == 405
 
 
@@ -223,7 +225,11 @@ async def test_several_groups_are_deleted_in_one_call(zstack: Lab) -> None:
     answer = await zstack.http.delete(
         GROUPS, params={"uuids": uuids_made}, headers={"Authorization": f"OAuth {zstack.session}"}
     )
-    assert (await zstack.ended(answer)).status_code == 200
+    ended = await zstack.ended(answer)
+    assert (ended.status_code, ended.json()) == (
+        200,
+        {"results": [{"uuid": uuid, "success": True} for uuid in uuids_made]},
+    )
     found = await zstack.get("/ai/model-services/instances/groups", q=f"uuid?={','.join(uuids_made)}")
     assert found.json() == {"inventories": []}
 
@@ -240,12 +246,13 @@ async def test_an_update_changes_name_and_description(zstack: Lab) -> None:
 
 async def test_a_restart_brings_groups_up_again(zstack: Lab) -> None:
     made = await zstack.deployed()
-    body = {"restartModelServiceGroups": {"uuids": [made["uuid"]]}}
+    body = {"restartModelServiceGroups": {"uuids": ["0" * 32, made["uuid"]]}}
     ended = await zstack.ended(await zstack.put("/model-service-instance-groups", body))
     assert ended.status_code == 200, ended.text
-    again = ended.json()["inventories"][0]
-    assert (again["uuid"], again["status"]) == (made["uuid"], "Running")
-    assert again["revision"] > made["revision"]
+    missing, again = ended.json()["results"]
+    assert (missing["uuid"], missing["success"], missing["error"]["code"]) == ("0" * 32, False, "SYS.1003")
+    assert (again["uuid"], again["success"], again["inventory"]["status"]) == (made["uuid"], True, "Running")
+    assert again["inventory"]["revision"] > made["revision"]
 
 
 async def test_zones_hosts_capacity_and_catalogue_are_the_fleets(zstack: Lab) -> None:
@@ -257,6 +264,14 @@ async def test_zones_hosts_capacity_and_catalogue_are_the_fleets(zstack: Lab) ->
     assert capacity["availableMemory"] == sum(host["availableMemoryCapacity"] for host in hosts)
     one = (await zstack.get("/hosts/capacities/cpu-memory", hostUuids=hosts[0]["uuid"])).json()
     assert one["managedCpuNum"] == hosts[0]["cpuNum"]
+    sums = ("totalCpu", "availableCpu", "totalMemory", "availableMemory", "managedCpuNum")
+    assert (one["resourceType"], one["capacityData"]) == (
+        "HostVO",
+        [{"resourceUuid": hosts[0]["uuid"], **{name: one[name] for name in sums}}],
+    )
+    assert (capacity["resourceType"], [part["resourceUuid"] for part in capacity["capacityData"]]) == ("ZoneVO", [ZONE])
+    every = (await zstack.get("/hosts/capacities/cpu-memory")).json()
+    assert every["capacityData"] == capacity["capacityData"]
     assert [entry["uuid"] for entry in (await zstack.get("/ai/model-services")).json()["inventories"]] == [ENTRY]
 
 
@@ -294,10 +309,11 @@ async def test_a_login_answers_with_a_session_that_is_valid_until_it_is_ended(zs
     assert set(session) == {"uuid", "accountUuid", "userUuid", "expiredDate", "createDate"}
     path = f"/zstack/v1/accounts/sessions/{session['uuid']}"
     assert (await zstack.http.get(f"{path}/valid")).json() == {"valid": True}
-    for duration in ("0", '"60"', "true", "1e400"):
+    for duration in ("0", '"60"', "true", "1e400", "31536001"):
         refused = await zstack.http.put(f"{path}/renew", content=f'{{"renewSession":{{"duration":{duration}}}}}')
         assert refused.json()["error"]["code"] == "SYS.1007"
-    renewed = await zstack.http.put(f"{path}/renew", json={"renewSession": {"duration": 60}})
+    renewed = await zstack.http.put(f"{path}/renew", json={"renewSession": {"duration": 31536000}})
+    assert dates.read(renewed.json()["inventory"]["expiredDate"]) > dates.read(session["expiredDate"]) + 300 * 86400_000
     assert renewed.json()["inventory"]["uuid"] == session["uuid"]
     assert (await zstack.http.delete(path)).json() == {}
     assert (await zstack.http.get(f"{path}/valid")).json() == {"valid": False}

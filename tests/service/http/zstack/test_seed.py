@@ -20,7 +20,7 @@ async def mandatory(zstack: Lab, name: str) -> None:
     error = await zstack.refused(**{name: None})
     assert (error["code"], error["details"]) == (
         "SYS.1007",
-        f"field[{name}] of message[{MESSAGE}] is mandatory, cannot be null",
+        f"field[{name}] of message[{MESSAGE}] is mandatory, can not be null",
     )
 
 
@@ -50,7 +50,7 @@ async def test_parameter_model_services_is_initial_node_may_be_true_once(zstack:
 async def test_parameter_model_services_uuid_names_a_catalogue_entry(zstack: Lab) -> None:
     assert (await zstack.deployed())["modelServiceUuid"] == ENTRY
     missing = await zstack.refused(modelServices=[node(uuid=None)])
-    assert missing["details"] == f"field[modelServices[0].uuid] of message[{MESSAGE}] is mandatory, cannot be null"
+    assert missing["details"] == f"field[modelServices[0].uuid] of message[{MESSAGE}] is mandatory, can not be null"
     unknown = await zstack.refused(modelServices=[node(), node(uuid="1" * 32)])
     assert (unknown["code"], unknown["details"]) == (
         "SYS.1003",
@@ -100,7 +100,8 @@ async def test_parameter_model_services_memory_size_is_in_bytes(zstack: Lab) -> 
 async def test_parameter_model_services_timeout_0_means_the_default_and_negative_is_refused(zstack: Lab) -> None:
     assert "timeout: 300000" in (await zstack.deployed())["yaml"]
     assert "timeout: 5000" in (await zstack.deployed(modelServices=[node(timeout=5000)]))["yaml"]
-    error = await zstack.refused(modelServices=[node(timeout=-1)])
+    assert "timeout: 300000" in (await zstack.deployed(modelServices=[node(timeout=-1)]))["yaml"]  # "not set"
+    error = await zstack.refused(modelServices=[node(timeout=-2)])
     assert error["details"] == "field[modelServices[0].timeout] must be in range of [0, 604800000]"
 
 
@@ -153,6 +154,15 @@ async def test_parameter_resource_uuid_becomes_the_groups_uuid(zstack: Lab) -> N
     assert "resourceUuid" in (await zstack.refused(resourceUuid="x"))["details"]
 
 
+async def test_parameter_resource_uuid_of_a_deleted_group_can_be_used_again(zstack: Lab) -> None:
+    first = await zstack.deployed(resourceUuid="5" * 32)
+    gone = await zstack.http.delete(f"{GROUPS}/{'5' * 32}", headers={"Authorization": f"OAuth {zstack.session}"})
+    assert (await zstack.ended(gone)).json() == {}
+    second = await zstack.deployed(resourceUuid="5" * 32)
+    assert second["uuid"] == first["uuid"]
+    assert second["instances"][0]["vmInstanceUuid"] != first["instances"][0]["vmInstanceUuid"]
+
+
 async def test_parameter_tag_uuids_are_kept(zstack: Lab) -> None:
     assert (await zstack.deployed(tagUuids=["a" * 32, "b" * 32]))["tagUuids"] == ["a" * 32, "b" * 32]
 
@@ -203,6 +213,7 @@ async def test_reply_inventory_model_service_uuid_is_the_initial_nodes_entry(zst
 
 async def test_reply_inventory_model_uuid_is_the_catalogues(zstack: Lab) -> None:
     assert (await zstack.deployed())["modelUuid"] == "d" * 32
+    assert (await zstack.deployed(modelServices=[node(modelUuid="e" * 32)]))["modelUuid"] == "e" * 32
 
 
 async def test_reply_inventory_instances_tell_where_each_member_runs(zstack: Lab) -> None:
@@ -226,7 +237,7 @@ async def test_reply_inventory_status_is_running_at_the_end(zstack: Lab) -> None
 
 async def test_reply_inventory_model_service_type_is_the_catalogues(zstack: Lab) -> None:
     entry = (await zstack.get(f"/ai/model-services/{ENTRY}")).json()["inventories"][0]
-    assert (await zstack.deployed())["modelServiceType"] == entry["type"]
+    assert (await zstack.deployed())["modelServiceType"] == entry["type"] == "Endpoint"
 
 
 async def test_reply_inventory_type_is_the_nodes(zstack: Lab) -> None:
