@@ -185,7 +185,7 @@ class Replica:
         """kill -9, and wait for its end."""
         self.signal(signal.SIGKILL)
         assert self.process is not None
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -204,7 +204,7 @@ class Replica:
             channel.close()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()  # of a namespace, too: its members are killed with unshare
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=120)
 
 
 @contextmanager

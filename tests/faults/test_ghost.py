@@ -37,7 +37,7 @@ __all__ = ["guest_image"]
 _STARTING = "reason='starting up' pid='0'"
 GHOST = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

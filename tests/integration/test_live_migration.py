@@ -17,7 +17,7 @@ from tests.support.process import CorralProcess
 
 __all__ = ["guest_image", "lab"]
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 
 def with_routes(lab: Lab, image: GuestImage) -> str:

@@ -34,7 +34,7 @@ from tests.support.process import ENVIRONMENT, CorralProcess
 
 __all__ = ["guest_image", "lab"]
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.support.secrets import a_key
 
 __all__ = ["guest_image", "lab"]
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.support.process import CorralProcess
 
 __all__ = ["guest_image", "lab"]
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"
@@ -149,7 +149,7 @@ def test_a_gang_starts_in_order_over_both_hosts_and_its_workers_join(corral: Cor
     assert booted == sorted(booted)
     assert len({m.host_name for m in final.instances}) == 2
     leader = final.instances[0].addresses[0]  # it publishes who joined a moment after it has accepted them
-    wait_until(lambda: lab.get_json(leader)["joined"] == 2, 30, "both workers to be counted")
+    wait_until(lambda: lab.get_json(leader)["joined"] == 2, 60, "both workers to be counted")
     stopped = corral.follow(
         corral.groups.StopInstanceGroup(deploy_pb2.StopInstanceGroupRequest(uuid=final.uuid), timeout=60)
     )

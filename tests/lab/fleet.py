@@ -123,4 +123,4 @@ class Lab:
         self.hypervisors = []
         if hasattr(self, "switch"):
             self.switch.close()
-        self._janitor.communicate(timeout=30)
+        self._janitor.communicate(timeout=120)

@@ -116,7 +116,7 @@ class Namespace:
             if pipe is not None:
                 pipe.close()
         self._process.wait()
-        wait_until(lambda: process_state(self.pid) in ("", "Z"), 10, f"process {self.pid} of the namespace to end")
+        wait_until(lambda: process_state(self.pid) in ("", "Z"), 60, f"process {self.pid} of the namespace to end")
 
 
 def process_state(pid: int) -> str:

@@ -50,8 +50,8 @@ def test_killed_owner_leaves_nothing_behind(lab: Lab) -> None:
     assert all(process_state(int(pid)) for pid in pids)
     os.kill(owner.pid, signal.SIGKILL)
     owner.communicate()
-    wait_until(lambda: all(process_state(int(pid)) in ("", "Z") for pid in pids), 20, "the lab's processes to end")
-    wait_until(lambda: not Path(directory).exists(), 20, "the lab's directory to go")
+    wait_until(lambda: all(process_state(int(pid)) in ("", "Z") for pid in pids), 60, "the lab's processes to end")
+    wait_until(lambda: not Path(directory).exists(), 60, "the lab's directory to go")
 
 
 def test_reboot_keeps_disk_and_loses_what_is_volatile(lab: Lab) -> None:

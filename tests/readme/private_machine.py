@@ -52,7 +52,7 @@ class PrivateMachine:
     def __exit__(self, *_: object) -> None:
         self.namespace.close()
         for process in self._started:
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
         if not self._had_var:
             (ROOT / "var").rmdir()
 

@@ -25,7 +25,7 @@ def test_what_ends_by_itself_is_not_run_again(tmp_path: Path) -> None:
 
 def test_what_a_signal_ends_is_run_again_until_the_keeper_is_told_to_end(tmp_path: Path) -> None:
     keeper = subprocess.Popen([KEEP, "sh", "-c", CRASH], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: begun(tmp_path) >= 2, 20, "a second run")
+    wait_until(lambda: begun(tmp_path) >= 2, 60, "a second run")
     keeper.terminate()  # most likely between two runs
     _, told = keeper.communicate(timeout=20)
     assert "ended by signal 9, and is started again" in told
@@ -34,7 +34,7 @@ def test_what_a_signal_ends_is_run_again_until_the_keeper_is_told_to_end(tmp_pat
 def test_who_ends_the_keeper_ends_what_it_keeps(tmp_path: Path) -> None:
     command = "trap 'echo ended >> log; exit 0' TERM; echo begun >> log; while :; do sleep 0.05; done"
     keeper = subprocess.Popen([KEEP, "sh", "-c", command], cwd=tmp_path)
-    wait_until(lambda: begun(tmp_path) == 1, 20, "the first run")
+    wait_until(lambda: begun(tmp_path) == 1, 60, "the first run")
     keeper.terminate()
     assert keeper.wait(20) == 0
     assert (tmp_path / "log").read_text() == "begun\nended\n"

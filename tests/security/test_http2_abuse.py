@@ -231,7 +231,7 @@ def health_meanwhile(port: int, begin: Callable[[], Future[None]]) -> tuple[Futu
         attack = begin()
         while not attack.done() or len(seconds) < HEALTH_CALLS:
             started = time.perf_counter()
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
             seconds.append(time.perf_counter() - started)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             time.sleep(PAUSE_SECONDS)

@@ -233,7 +233,7 @@ def test_on_postgresql_nobody_may_serve_and_what_is_shown_does_not_stay(
         def held() -> bool:
             return bool(postgres.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'"))
 
-        wait_until(held, 30, "the replica to say that it serves")
+        wait_until(held, 60, "the replica to say that it serves")
         busy = recover(corral, "--write")
         assert (busy.returncode, "stop all of them first" in busy.stderr) == (1, True), busy
         assert recover(corral).returncode == 1

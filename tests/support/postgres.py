@@ -136,7 +136,7 @@ class Postgres:
         for pid in everyone:
             _signal(pid, signal.SIGKILL)
         self._end(signal.SIGKILL)
-        wait_until(lambda: all(process_state(pid) in ("", "Z") for pid in everyone), 30, "PostgreSQL to end")
+        wait_until(lambda: all(process_state(pid) in ("", "Z") for pid in everyone), 60, "PostgreSQL to end")
 
     def pause(self) -> None:
         """SIGSTOP of every process of the server."""
@@ -159,7 +159,7 @@ class Postgres:
             if self._server.poll() is None:
                 self.resume()
             self._end(signal.SIGQUIT)
-        self._janitor.communicate(timeout=30)
+        self._janitor.communicate(timeout=120)
 
     def __enter__(self) -> Postgres:
         return self
@@ -172,7 +172,7 @@ class Postgres:
     def _end(self, number: signal.Signals) -> None:
         if self._server is not None:
             self._server.send_signal(number)
-            self._server.wait(timeout=30)
+            self._server.wait(timeout=120)
             self._server = None
 
     def _run(self, program: str, *arguments: str) -> None:

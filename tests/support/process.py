@@ -22,8 +22,8 @@ from tests.support.builders import ENTRY, ZONE
 
 # The project as a checkout has it, importable from any directory.
 ENVIRONMENT: Mapping[str, str] = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+START_SECONDS = 120.0
+STOP_SECONDS = 120.0
 # One simulated host, slow enough to be caught at work, and one account.
 CONFIGURATION = f"""
 [[zones]]

@@ -14,7 +14,7 @@ from tests.integration.libvirt.test_guests import at_stage, member, until
 from tests.lab.hypervisor import Hypervisor
 from tests.service.drivers.libvirt.machines import identity, specification
 
-pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(900)]
 
 BUDGET = 60.0
 

@@ -16,7 +16,7 @@ from service.drivers.libvirt.reasons import NO_SPACE
 from tests.lab.hypervisor import Hypervisor
 from tests.service.drivers.libvirt.machines import CLUSTER, identity, specification
 
-pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(900)]
 
 BUDGET = 60.0
 POOL = "/var/lib/libvirt/small"

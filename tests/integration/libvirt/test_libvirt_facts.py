@@ -60,7 +60,7 @@ def test_a_client_killed_in_mid_create_does_not_stop_the_create(
     domain = connection.defineXML(xml_of("orphaned-create", machine_uuid))
     client = subprocess.run([sys.executable, "-c", _KILLED_CLIENT, hosts[0].uri, "orphaned-create"], check=False)
     assert client.returncode == -9
-    wait_until(lambda: domain.state()[1] == libvirt.VIR_DOMAIN_PAUSED_USER, 20, "the domain that nobody waited for")
+    wait_until(lambda: domain.state()[1] == libvirt.VIR_DOMAIN_PAUSED_USER, 60, "the domain that nobody waited for")
     assert "orphaned-create" in hosts[0].guests()
 
 

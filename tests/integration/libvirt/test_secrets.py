@@ -16,7 +16,7 @@ from tests.lab.hypervisor import Hypervisor
 from tests.security.canary import command_lines, files_under, leaks, random_canary
 from tests.service.drivers.libvirt.machines import bridged, identity, specification
 
-pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(900)]
 
 BUDGET = 60.0
 

@@ -47,7 +47,7 @@ def test_a_killed_process_has_ended_even_before_it_is_reaped() -> None:
         process.kill()
         assert process.stdout is not None
         process.stdout.read()  # its end of the pipe closes when it ends
-        wait_until(lambda: has_ended(name), 10, "the kernel to end the process")
+        wait_until(lambda: has_ended(name), 60, "the kernel to end the process")
     finally:
         process.communicate()
     assert has_ended(name)
