@@ -61,7 +61,7 @@ def _count(text: str) -> int:
 
 
 def show_usage(options: argparse.Namespace, stub: Stub) -> int:
-    """A line a project, and one a resource below it."""
+    """One line for each project, and below it one for each resource."""
     token = ""
     while True:
         request = project_pb2.GetUsageRequest(project=options.project, page_size=_PAGE, page_token=token)
@@ -74,7 +74,7 @@ def show_usage(options: argparse.Namespace, stub: Stub) -> int:
 
 
 def list_audit(options: argparse.Namespace, stub: Stub) -> int:
-    """A line a change, the newest first."""
+    """One line for each change, the newest first."""
     for one in _changes(options, stub):
         print(json_line(one) if options.json else _audit_line(one))
     return errors.OK

@@ -16,7 +16,7 @@ _MOST_BYTES = 1024  # of a file: 44 characters are a key
 
 
 class KeyUnusable(Exception):
-    """A key cannot be used. The text says why, and holds nothing of it."""
+    """A key cannot be used. The text says why, and has no part of the key in it."""
 
 
 def read_keys(keys: Iterable[SecretKey], environment: Mapping[str, str] = os.environ) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """Which rules of a placement policy can never hold together, or never for this group: told by field. Pure.
 
-What depends on the fleet is the planner's to say. Here is what no fleet could keep, or what would never mean anything.
+What depends on the fleet the planner says. Refused here is what no fleet could keep, and what would have no effect.
 """
 
 from __future__ import annotations

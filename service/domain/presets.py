@@ -18,7 +18,7 @@ from service.errors import FieldViolation
 CUSTOM = "custom"
 MOST_MEMBERS = 1024
 RANGES = "ranges"
-"""Stands beside the ports in the rendezvous document, so that no port can be called so."""
+"""A key beside the names of ports in the rendezvous document, so that no port can have this name."""
 
 
 class Gate(StrEnum):
@@ -30,7 +30,7 @@ class Gate(StrEnum):
 
 
 class Scope(StrEnum):
-    """What has to be started again after a fault of one member, so that the engine serves rightly again."""
+    """What has to be started again after a fault of one member, so that the engine serves correctly again."""
 
     MEMBER = "member"
     HEAD = "head"  # the member, and rank 0

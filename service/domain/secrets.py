@@ -40,5 +40,5 @@ class StoredSecret:
 
     @property
     def bound(self) -> bytes:
-        """What its encryption is tied to: of another row, project or name it does not open."""
+        """What its encryption is tied to: copied to another row, project or name, the value cannot be decrypted."""
         return "\n".join(("corral secret", self.uuid, self.project, self.name)).encode()

@@ -59,12 +59,12 @@ def readiness(member: Instance, entry: ModelService) -> tuple[Ready, int]:
 
 
 def hostfile(group: Group) -> str:
-    """The members for `mpirun --hostfile`: an address and the number of processes a line."""
+    """The members for `mpirun --hostfile`: on each line an address and its number of processes."""
     return "".join(f"{m.address} slots={processes(m.spec)}\n" for m in group.instances if m.address)
 
 
 def processes(node: NodeSpec) -> int:
-    """How many processes compute on a member: one an accelerator, without any one a virtual CPU."""
+    """How many processes compute on a member: one for each accelerator; without accelerators, one for each vCPU."""
     return devices(node) or node.cpu_num
 
 

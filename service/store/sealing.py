@@ -52,7 +52,7 @@ class Keyring:
             raise CannotOpen("what is stored was changed by somebody else") from None
 
     def can_open(self, sealed: Sealed, bound: bytes) -> bool:
-        """Whether the key that it needs is here, and is the one that it was."""
+        """Whether the key that it needs is here, and is still the same key."""
         try:
             self._unwrap(sealed, bound)
         except CannotOpen:

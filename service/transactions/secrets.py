@@ -46,7 +46,7 @@ class KnownSecrets:
         return lambda name: self.configured.known(name, None) or secrets.is_known(connection, name)
 
     async def values(self, store: Store, names: Collection[str], project: str) -> Secrets:
-        """The values of these secrets as they are now; those that there are not are told when they are asked for.
+        """The values of these secrets as they are now; asking for one that does not exist raises SecretUnavailable.
 
         Raises Unavailable.
         """
