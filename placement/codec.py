@@ -21,11 +21,10 @@ dump      {"version": 1, "snapshot", "request", "policy": {…}, "decision"}
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 from placement.constraints import (
     Apart,
@@ -39,6 +38,9 @@ from placement.constraints import (
     SpreadOver,
     Together,
 )
+from placement.json_values import VERSION, a_flag, a_list, an_object, build, one_of, plain
+from placement.json_values import dumps as dumps
+from placement.json_values import loads as loads
 from placement.model import (
     Assignment,
     Cell,
@@ -63,7 +65,6 @@ from placement.model import (
 from placement.reasons import Family, Reason
 from placement.resources import InvalidPlacementInput, checked_integer
 
-VERSION = 1
 KINDS: dict[str, type] = {
     "at_most": AtMost,
     "together": Together,
@@ -73,44 +74,17 @@ KINDS: dict[str, type] = {
     "spare_hosts": SpareHosts,
     "prefer": Prefer,
 }
-E_ = TypeVar("E_", bound=Enum)
 MAX_DEADLINE_MS = 86_400_000
-
-
-def loads(text: str | bytes) -> Any:
-    """Parsed JSON. Raises ``InvalidPlacementInput`` for text that is not JSON, or that names a key twice."""
-    try:
-        return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InvalidPlacementInput):
-            raise
-        raise InvalidPlacementInput("json", f"is not JSON: {error}"[:200]) from None
-
-
-def dumps(value: Any) -> str:
-    """Compact JSON, the same text for the same value."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise InvalidPlacementInput("json", "an object names a key twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise InvalidPlacementInput("json", f"{name} is not a number here")
 
 
 def read_snapshot(value: Any) -> Snapshot:
     """A snapshot from its JSON form."""
-    row = _object("snapshot", value, {"version", "hosts", "flavours", "revision"}, {"hosts"})
-    hosts = [_host(f"snapshot.hosts[{n}]", host) for n, host in enumerate(_list("snapshot.hosts", row["hosts"]))]
+    row = an_object("snapshot", value, {"version", "hosts", "flavours", "revision"}, {"hosts"})
+    hosts = [_host(f"snapshot.hosts[{n}]", host) for n, host in enumerate(a_list("snapshot.hosts", row["hosts"]))]
     flavours = []
-    for n, flavour in enumerate(_list("snapshot.flavours", row.get("flavours", []))):
+    for n, flavour in enumerate(a_list("snapshot.flavours", row.get("flavours", []))):
         path = f"snapshot.flavours[{n}]"
-        flavours.append(_build(Flavour, path, **_object(path, flavour, {"demand"}, {"demand"})))
+        flavours.append(build(Flavour, path, **an_object(path, flavour, {"demand"}, {"demand"})))
     revision = row.get("revision", "")
     if not isinstance(revision, str):
         raise InvalidPlacementInput("snapshot.revision", "must be a string")
@@ -121,22 +95,22 @@ HOST_FIELDS = {"id", "zone", "rack", "capacity", "used", "labels", "schedulable"
 
 
 def _host(path: str, value: Any) -> Host:
-    row = _object(path, value, HOST_FIELDS, {"id", "zone", "capacity"})
-    row["schedulable"] = _flag(f"{path}.schedulable", row.get("schedulable", True))
+    row = an_object(path, value, HOST_FIELDS, {"id", "zone", "capacity"})
+    row["schedulable"] = a_flag(f"{path}.schedulable", row.get("schedulable", True))
     if "members" in row:
         known = {"id", "demand", "labels", "movable", "exclusive", "cells"}
         row["members"] = tuple(
-            _build(Member, f"{path}.members[{n}]", **_object(f"{path}.members[{n}]", member, known, {"id"}))
-            for n, member in enumerate(_list(f"{path}.members", row["members"]))
+            build(Member, f"{path}.members[{n}]", **an_object(f"{path}.members[{n}]", member, known, {"id"}))
+            for n, member in enumerate(a_list(f"{path}.members", row["members"]))
         )
     if "cells" in row:
         row["cells"] = tuple(
-            _build(
-                Cell, f"{path}.cells[{n}]", **_object(f"{path}.cells[{n}]", cell, {"capacity", "used"}, {"capacity"})
+            build(
+                Cell, f"{path}.cells[{n}]", **an_object(f"{path}.cells[{n}]", cell, {"capacity", "used"}, {"capacity"})
             )
-            for n, cell in enumerate(_list(f"{path}.cells", row["cells"]))
+            for n, cell in enumerate(a_list(f"{path}.cells", row["cells"]))
         )
-    host: Host = _build(Host, path, **row)
+    host: Host = build(Host, path, **row)
     return host
 
 
@@ -155,73 +129,73 @@ REQUEST_FIELDS = {
 
 def read_request(value: Any) -> tuple[Request, Policy, int | None]:
     """(request, policy with its seed, deadline in milliseconds or None) from the JSON form."""
-    row = _object("request", value, REQUEST_FIELDS, {"nodes"})
+    row = an_object("request", value, REQUEST_FIELDS, {"nodes"})
     nodes = []
-    for n, node in enumerate(_list("request.nodes", row["nodes"])):
+    for n, node in enumerate(a_list("request.nodes", row["nodes"])):
         path = f"request.nodes[{n}]"
-        made = _object(path, node, NODE_FIELDS, {"id", "demand"})
-        made["exclusive"] = _flag(f"{path}.exclusive", made.get("exclusive", False))
-        nodes.append(_build(Node, path, **made))
-    rules = _list("request.constraints", row.get("constraints") or [])
+        made = an_object(path, node, NODE_FIELDS, {"id", "demand"})
+        made["exclusive"] = a_flag(f"{path}.exclusive", made.get("exclusive", False))
+        nodes.append(build(Node, path, **made))
+    rules = a_list("request.constraints", row.get("constraints") or [])
     deadline = row.get("deadline_ms")
     if deadline is not None:
         deadline = checked_integer("request.deadline_ms", deadline, 1, MAX_DEADLINE_MS)
     request = Request(
         tuple(nodes),
-        _member("request.strategy", Strategy, row.get("strategy") or Strategy.LEAST_LOST_VALUE),
+        one_of("request.strategy", Strategy, row.get("strategy") or Strategy.LEAST_LOST_VALUE),
         tuple(_rule(f"request.constraints[{n}]", rule) for n, rule in enumerate(rules)),
-        frozenset(_list("request.excluded_hosts", row.get("excluded_hosts", []))),
+        frozenset(a_list("request.excluded_hosts", row.get("excluded_hosts", []))),
         row.get("staying", {}),
     )
     return request, Policy(seed=row.get("seed", 0) or 0), deadline
 
 
 def _rule(path: str, value: Any) -> Constraint:
-    row = _object(path, value, None, {"kind"})
+    row = an_object(path, value, None, {"kind"})
     kind = row.pop("kind")
     if kind not in KINDS:
         raise InvalidPlacementInput(f"{path}.kind", f"must be one of {', '.join(KINDS)}")
     made = KINDS[kind]
     known = {field.name for field in fields(made)}
     needed = {"first", "second", "key", "values"} & known
-    row = _object(path, row, known, needed)
+    row = an_object(path, row, known, needed)
     for name in ("select", "first", "second"):
         if name in row:
-            parts = _object(f"{path}.{name}", row[name] or {}, {"nodes", "labels"}, set())
-            nodes = frozenset(_list(f"{path}.{name}.nodes", parts.get("nodes", [])))
+            parts = an_object(f"{path}.{name}", row[name] or {}, {"nodes", "labels"}, set())
+            nodes = frozenset(a_list(f"{path}.{name}.nodes", parts.get("nodes", [])))
             row[name] = Selector(nodes, parts.get("labels", {}))
     if "values" in row:
-        row["values"] = tuple(_list(f"{path}.values", row["values"]))
+        row["values"] = tuple(a_list(f"{path}.values", row["values"]))
     row.setdefault("weight", None)
     if "scope" in row:
-        row["scope"] = _member(f"{path}.scope", Scope, row["scope"])
-    rule: Constraint = _build(made, path, **row)
+        row["scope"] = one_of(f"{path}.scope", Scope, row["scope"])
+    rule: Constraint = build(made, path, **row)
     return rule
 
 
 def read_decision(value: Any) -> Decision:
     """A decision from its JSON form."""
     known = {field.name for field in fields(Decision)} | {"version"}
-    row = _object("decision", value, known, {"status"})
+    row = an_object("decision", value, known, {"status"})
     row.pop("version", None)
-    row["status"] = _member("decision.status", Status, row["status"])
-    row["proof"] = _member("decision.proof", Proof, row.get("proof", "none"))
-    row["strategy"] = _member("decision.strategy", Strategy, row.get("strategy", Strategy.LEAST_LOST_VALUE))
+    row["status"] = one_of("decision.status", Status, row["status"])
+    row["proof"] = one_of("decision.proof", Proof, row.get("proof", "none"))
+    row["strategy"] = one_of("decision.strategy", Strategy, row.get("strategy", Strategy.LEAST_LOST_VALUE))
     found = []
-    for n, assignment in enumerate(_list("decision.assignments", row.get("assignments", []))):
+    for n, assignment in enumerate(a_list("decision.assignments", row.get("assignments", []))):
         path = f"decision.assignments[{n}]"
-        made = _object(path, assignment, {"node", "host", "cells"}, {"node", "host"})
+        made = an_object(path, assignment, {"node", "host", "cells"}, {"node", "host"})
         found.append(Assignment(made["node"], made["host"], tuple(made.get("cells", ()))))
     row["assignments"] = tuple(found)
-    row["unplaced"] = tuple(_list("decision.unplaced", row.get("unplaced", [])))
+    row["unplaced"] = tuple(a_list("decision.unplaced", row.get("unplaced", [])))
     if row.get("explanation") is not None:
         row["explanation"] = _explanation(row["explanation"])
-    decision: Decision = _build(Decision, "decision", **row)
+    decision: Decision = build(Decision, "decision", **row)
     return decision
 
 
 def _explanation(value: Any) -> Explanation:
-    row = _object("decision.explanation", value, {field.name for field in fields(Explanation)}, {"message"})
+    row = an_object("decision.explanation", value, {field.name for field in fields(Explanation)}, {"message"})
     row["funnels"] = tuple(
         Funnel(
             f["node"],
@@ -270,9 +244,9 @@ def write_snapshot(snapshot: Snapshot) -> dict[str, Any]:
         if not host.schedulable:
             row["schedulable"] = False
         if host.members:
-            row["members"] = [_plain(asdict(member)) for member in host.members]
+            row["members"] = [plain(asdict(member)) for member in host.members]
         if host.cells:
-            row["cells"] = [_plain(asdict(cell)) for cell in host.cells]
+            row["cells"] = [plain(asdict(cell)) for cell in host.cells]
         hosts.append(row)
     made: dict[str, Any] = {"version": VERSION, "hosts": hosts}
     if snapshot.flavours:
@@ -286,7 +260,7 @@ def write_request(request: Request, seed: int = 0, deadline_ms: int | None = Non
     """The JSON form of a request."""
     nodes = []
     for node in request.nodes:
-        row = _plain(asdict(node))
+        row = plain(asdict(node))
         row.pop("kind")
         nodes.append({key: kept for key, kept in row.items() if kept or key in ("id", "demand", "zone")})
     made: dict[str, Any] = {
@@ -327,9 +301,9 @@ def write_decision(decision: Decision) -> dict[str, Any]:
                 for a in decision.assignments
             ]
         elif field.name == "explanation":
-            made["explanation"] = _plain(asdict(decision.explanation)) if decision.explanation else None
+            made["explanation"] = plain(asdict(decision.explanation)) if decision.explanation else None
         else:
-            made[field.name] = _plain(getattr(decision, field.name))
+            made[field.name] = plain(getattr(decision, field.name))
     return made
 
 
@@ -347,62 +321,8 @@ def write_dump(snapshot: Snapshot, request: Request, policy: Policy, decision: D
 def read_dump(value: Any) -> tuple[Snapshot, Request, Policy, Decision]:
     """The parts of a dump."""
     needed = {"snapshot", "request", "policy", "decision"}
-    row = _object("dump", value, needed | {"version"}, needed)
-    policy = _object("dump.policy", row["policy"], {field.name for field in fields(Policy)}, set())
+    row = an_object("dump", value, needed | {"version"}, needed)
+    policy = an_object("dump.policy", row["policy"], {field.name for field in fields(Policy)}, set())
     request, _, _ = read_request(row["request"])
-    made: Policy = _build(Policy, "dump.policy", **policy)
+    made: Policy = build(Policy, "dump.policy", **policy)
     return read_snapshot(row["snapshot"]), request, made, read_decision(row["decision"])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return value
-
-
-def _object(path: str, value: Any, known: set[str] | None, needed: set[str]) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidPlacementInput(path, "must be an object")
-    missing = sorted(needed - set(value))
-    if missing:
-        raise InvalidPlacementInput(f"{path}.{missing[0]}", "is missing")
-    unknown = sorted(set(value) - known) if known is not None else []
-    if unknown:
-        raise InvalidPlacementInput(f"{path}.{unknown[0]}"[:300], "is not a known field")
-    if value.get("version", VERSION) != VERSION:
-        raise InvalidPlacementInput(f"{path}.version", f"must be {VERSION}")
-    return dict(value)
-
-
-def _list(path: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidPlacementInput(path, "must be a list")
-    return value
-
-
-def _flag(path: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidPlacementInput(path, "must be true or false")
-    return value
-
-
-def _member(path: str, choices: type[E_], value: Any) -> E_:
-    try:
-        return choices(value)
-    except ValueError:
-        allowed = ", ".join(str(choice.value) for choice in choices)
-        raise InvalidPlacementInput(path, f"must be one of {allowed}") from None
-
-
-def _build(made: Callable[..., Any], path: str, **row: Any) -> Any:
-    """The dataclass, with the path in front of what is wrong with it."""
-    try:
-        return made(**row)
-    except InvalidPlacementInput as error:
-        raise InvalidPlacementInput(f"{path}: {error.field}", error.message) from None
-    except TypeError as error:
-        raise InvalidPlacementInput(path, str(error)[:200]) from None

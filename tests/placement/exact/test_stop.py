@@ -13,7 +13,7 @@ import pytest
 from placement.check import check
 from placement.constraints import Apart, AtMost, Scope, Selector, SpreadOver
 from placement.engine import place
-from placement.exact import constraint_model, master
+from placement.exact import constraint_model, cp_sat, master
 from placement.exact.interrupt import run_until
 from placement.model import Host, Node, Policy, Request, Snapshot, Status, Strategy
 from placement.problem.gang import collapse
@@ -56,7 +56,7 @@ def with_rules(strategy: Strategy) -> tuple[Snapshot, Request]:
     return Snapshot(hosts), Request(nodes, strategy, rules)
 
 
-@pytest.mark.parametrize("module", [constraint_model, master])
+@pytest.mark.parametrize("module", [cp_sat, master])
 @pytest.mark.parametrize("strategy", [Strategy.CLOSE, Strategy.LEAST_LOST_VALUE, Strategy.FEWEST_HOSTS])
 def test_a_stop_ends_the_native_solvers(
     module: ModuleType, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
@@ -73,7 +73,7 @@ def test_a_stop_ends_the_native_solvers(
 
 def test_a_stop_is_heard_while_a_model_is_still_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
     gang = collapse(*with_rules(Strategy.LEAST_LOST_VALUE))
-    monkeypatch.setattr(constraint_model, "run_until", lambda *_: pytest.fail("the search began"))
+    monkeypatch.setattr(cp_sat, "run_until", lambda *_: pytest.fail("the search began"))
     asked = 0
 
     def third_time() -> bool:
