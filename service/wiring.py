@@ -26,6 +26,7 @@ from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
 from service.app.jobs import Jobs
+from service.app.picture import Picture
 from service.app.projects import Projects
 from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
@@ -44,6 +45,8 @@ from service.http.app import Readiness, create_app
 from service.http.guard import WebGuard
 from service.http.json_face import json_routes
 from service.http.scraping import ScrapeGuard
+from service.http.web.live import Live
+from service.http.web.pages import page_routes
 from service.http.zstack.composition import zstack_routes
 from service.http.zstack.paths import WithoutEmptySegments
 from service.planning.decisions import DecisionLog, RecordingPlanner
@@ -126,14 +129,7 @@ class Service:
             readiness=readiness,
             refresh=self.gauges.refresh,
             notes=lambda: self.health.notes,
-            endpoints={
-                "gRPC": str(self.rpc.address),
-                "JSON": "/corral/v1/instance-groups",
-                "OpenAPI": "/openapi.json",
-                "metrics": "/metrics",
-                "health": "/healthz",
-            },
-            routes=[*self._json_routes(), *self._zstack_routes()],
+            routes=[*self._json_routes(), *self._zstack_routes(), *self._web_routes()],
         )
         whole = WithoutEmptySegments(app)
         open_here = self.config.open_scrape and self.config.server.http.local
@@ -242,6 +238,12 @@ class Service:
 
         routes = json_routes(self.rpc.services, self.frame, self.identities)
         return [Route("/openapi.json", described), *routes]
+
+    def _web_routes(self) -> list[Route]:
+        about = {"version": _version(), "grpc": str(self.rpc.address), "cluster": self.custody.installation.cluster}
+        picture = Picture(self.store, self.fleet.views)
+        live = Live(self.frame, self.identities, self.groups, picture, self._reachable, about)
+        return [live.route(), *page_routes()]
 
     def _zstack_routes(self) -> list[Route]:
         return zstack_routes(

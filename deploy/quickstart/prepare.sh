@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [promtool]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
@@ -7,6 +7,7 @@
 #   clients   outside clients of the tests: curl, the others into .cache/tools
 #   postgres  Debian's PostgreSQL, without its own cluster, for the tests
 #   guest     the default guest image into .cache/guest
+#   browser   Debian's Chromium and its driver, for the tests of the page
 #   promtool  promtool into .cache/tools, from Debian's package, without installing its service
 # Runs again in well under a second when nothing changed: each step leaves a stamp with the hash of what it was made from.
 set -euo pipefail
@@ -162,6 +163,10 @@ prepare_postgres() {
     as_root rm /etc/postgresql-common/createcluster.d/corral.conf
 }
 
+prepare_browser() {
+    { command -v chromium && command -v chromedriver; } >/dev/null || apt_install chromium chromium-driver
+}
+
 prepare_guest() {
     # A kernel's image may be readable by root alone.
     if [ -r "$(ls /boot/vmlinuz-*-cloud-* 2>/dev/null | tail -n 1)" ]; then deploy/guest/build.sh .cache/guest
@@ -188,7 +193,7 @@ exec 9>.cache/prepare.lock
 flock 9
 for step in "$@"; do
     case $step in
-        system | runtime | tools | dev | clients | postgres | guest | promtool) "prepare_$step" ;;
-        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest promtool" ;;
+        system | runtime | tools | dev | clients | postgres | guest | browser | promtool) "prepare_$step" ;;
+        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool" ;;
     esac
 done

@@ -1,6 +1,6 @@
 """The HTTP listener's routes and the server that runs them on the control plane's own event loop.
 
-`/metrics` for Prometheus, `/healthz` for load balancers, `/` for people. Further faces hand routes to `create_app`.
+`/metrics` for Prometheus, `/healthz` for load balancers. The faces hand their routes to `create_app`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import html
 import os
 import socket
 import ssl
@@ -19,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
@@ -47,11 +46,10 @@ def create_app(
     registry: CollectorRegistry,
     readiness: Readiness,
     refresh: Refresh,
-    endpoints: Mapping[str, str],
     routes: Sequence[BaseRoute] = (),
     notes: Callable[[], Mapping[str, str]] = dict,
 ) -> Starlette:
-    """The application. `endpoints`: what the first page shows, name -> address or path; `routes`: further faces.
+    """The application. `routes`: the faces'.
 
     `notes`: what an operator should know though the service is ready, told with its health.
     """
@@ -78,26 +76,14 @@ def create_app(
             body["notes"] = told
         return JSONResponse(body, status_code=503 if failing else 200, headers={"Cache-Control": "no-store"})
 
-    async def index(request: Request) -> Response:
-        rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td>{_shown(address)}</td></tr>" for name, address in endpoints.items()
-        )
-        return HTMLResponse(_PAGE.replace("{rows}", rows))
-
     async def not_found(request: Request, problem: Exception) -> Response:
         return PlainTextResponse("no such path\n", status_code=404)
 
     own = [
         Route("/metrics", metrics, methods=["GET"]),
         Route("/healthz", healthz, methods=["GET"]),
-        Route("/", index, methods=["GET"]),
     ]
     return Starlette(routes=[*own, *routes], exception_handlers={404: not_found})
-
-
-def _shown(address: str) -> str:
-    escaped = html.escape(address)
-    return f'<a href="{escaped}">{escaped}</a>' if address.startswith(("/", "http://", "https://")) else escaped
 
 
 def bind(address: ListenAddress) -> socket.socket:
@@ -207,12 +193,3 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the process's signals as they are."""
         yield
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Corral</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;margin:3rem auto;max-width:44rem;padding:0 1rem}
-th{text-align:left;padding-right:1.5rem;font-weight:600}td{font-family:ui-monospace,monospace}</style></head>
-<body><h1>Corral</h1><p>Places groups of machines on hypervisors, launches them together and streams what happens.</p>
-<table>{rows}</table></body></html>
-"""

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.contract.call import REQUEST_ID_KEY, request_id_of
 from service.contract.frame import CallFrame
 from service.errors import CorralError, PermissionDenied
-from service.http.json_face import problem
 from service.http.peers import peer
+from service.http.reply import problem
 from service.telemetry.call_metrics import JSON, ZSTACK
 from service.telemetry.grpc_metrics import UNKNOWN_METHOD
 

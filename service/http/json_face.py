@@ -16,9 +16,7 @@ from typing import Any
 
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor
-from google.rpc import code_pb2
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -26,34 +24,14 @@ from service.app.identity import Identities
 from service.contract.call import REQUEST_ID_KEY, request_id_of
 from service.contract.frame import CallerLeft, CallFrame, FramedCall
 from service.contract.roles import ROLES
-from service.contract.status import MethodUnimplemented, status_of
-from service.errors import FieldViolation, InvalidArgument, Overloaded, Unavailable
+from service.contract.status import MethodUnimplemented
+from service.errors import FieldViolation, InvalidArgument, Overloaded
 from service.http.bindings import Rule, rules
 from service.http.peers import by_unix_socket, peer
+from service.http.reply import JSON_TYPE, NotJson, Reply, left
 from service.telemetry.call_metrics import JSON
 from service.telemetry.grpc_metrics import UNKNOWN_METHOD, Method
 
-HTTP_STATUS: Mapping[int, int] = {
-    code_pb2.OK: 200,
-    code_pb2.CANCELLED: 499,
-    code_pb2.INVALID_ARGUMENT: 400,
-    code_pb2.FAILED_PRECONDITION: 400,
-    code_pb2.OUT_OF_RANGE: 400,
-    code_pb2.UNAUTHENTICATED: 401,
-    code_pb2.PERMISSION_DENIED: 403,
-    code_pb2.NOT_FOUND: 404,
-    code_pb2.ALREADY_EXISTS: 409,
-    code_pb2.ABORTED: 409,
-    code_pb2.RESOURCE_EXHAUSTED: 429,
-    code_pb2.INTERNAL: 500,
-    code_pb2.UNIMPLEMENTED: 501,
-    code_pb2.UNAVAILABLE: 503,
-    code_pb2.DEADLINE_EXCEEDED: 504,
-}
-"""HTTP's code for gRPC's, as in google/rpc/code.proto."""
-
-
-_JSON_TYPE = "application/json"
 _ANY_PATH = "/corral/{rest:path}"
 
 
@@ -85,7 +63,7 @@ class _Path:
             await self._endpoints[verb].answer(request, send)
             return
         request_id = request_id_of(request.headers.get(REQUEST_ID_KEY))
-        reply = _Reply(request, send, request_id)
+        reply = Reply(request, send, request_id)
         try:
             async with self._frame.call(JSON, UNKNOWN_METHOD, request_id, peer=peer(request)):
                 raise MethodUnimplemented(request.url.path)
@@ -111,7 +89,7 @@ class _Endpoint:
     async def answer(self, request: Request, send: Send) -> None:
         """Send the method's answer, or its error."""
         request_id = request_id_of(request.headers.get(REQUEST_ID_KEY))
-        reply = _Reply(request, send, request_id)
+        reply = Reply(request, send, request_id)
         framed = self._frame.call(JSON, self._method, request_id, peer=peer(request))
         try:
             async with framed as call:
@@ -121,7 +99,7 @@ class _Endpoint:
         except Exception as error:
             await reply.problem(error)
 
-    async def _answered(self, call: FramedCall, request: Request, reply: _Reply) -> None:
+    async def _answered(self, call: FramedCall, request: Request, reply: Reply) -> None:
         body = await self._body(request)
         shown = request.headers.get("authorization", "")
         unix = by_unix_socket(request)
@@ -129,7 +107,7 @@ class _Endpoint:
         message = self._read(request, body)
         call.received()
         # An answer is given up when its client leaves, as gRPC does it.
-        leaving = asyncio.create_task(_left(request))
+        leaving = asyncio.create_task(left(request))
         leaving.add_done_callback(lambda gone: None if gone.cancelled() else call.end_with(CallerLeft()))
         try:
             if self._rule.streams:
@@ -141,7 +119,7 @@ class _Endpoint:
             leaving.cancel()
         await reply.message(answer)
 
-    async def _stream(self, call: FramedCall, responses: AsyncGenerator[Any, None], reply: _Reply) -> None:
+    async def _stream(self, call: FramedCall, responses: AsyncGenerator[Any, None], reply: Reply) -> None:
         """Server-sent events. Nothing is sent before the first, so that a refused call has a status of its own."""
         async with aclosing(responses):
             async for response in responses:
@@ -152,7 +130,7 @@ class _Endpoint:
 
     def _read(self, request: Request, body: bytes) -> Any:
         if self._rule.has_body:
-            if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON_TYPE:
+            if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON_TYPE:
                 raise NotJson
             values = _object(body)
         else:
@@ -199,61 +177,6 @@ class _Endpoint:
         return values
 
 
-class _Reply:
-    """What goes back to one caller."""
-
-    def __init__(self, request: Request, send: Send, request_id: str) -> None:
-        self._request = request
-        self._send = send
-        self._request_id = request_id
-        self._headers = {REQUEST_ID_KEY: request_id}
-        self._streaming = False
-
-    async def message(self, message: Any) -> None:
-        """The answer of a unary call."""
-        text = json_format.MessageToJson(message, indent=None, always_print_fields_with_no_presence=False)
-        await self._respond(Response(text, media_type=_JSON_TYPE, headers=self._headers))
-
-    async def event(self, message: Any) -> None:
-        """One response of a stream."""
-        revision = getattr(getattr(message, "event", None), "revision", 0)
-        text = json_format.MessageToJson(message, indent=None)
-        await self._chunk((f"id: {revision}\n" if revision else "") + f"data: {text}\n\n")
-
-    async def end(self) -> None:
-        """The end of a stream that went well."""
-        await self._chunk("event: end\ndata: {}\n\n", more=False)
-
-    async def problem(
-        self, error: Exception, *, status: int | None = None, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """An error: with its status, or as the last event of a stream that has begun. `status`: instead of its own."""
-        body = _problem(error, self._request_id, status)
-        if self._streaming:
-            await self._chunk(f"event: error\ndata: {json.dumps(body)}\n\n", more=False)
-            return
-        shown = {**self._headers, **_retry_after(error), **(headers or {})}
-        await self._respond(JSONResponse(body, body["error"]["code"], headers=shown))
-
-    async def nothing(self) -> None:
-        """End the response for a caller that has left: the server needs an end all the same."""
-        if self._streaming:
-            await self._chunk("", more=False)
-            return
-        await self._respond(Response(status_code=HTTP_STATUS[code_pb2.CANCELLED], headers=self._headers))
-
-    async def _respond(self, response: Response) -> None:
-        await response(self._request.scope, self._request.receive, self._send)
-
-    async def _chunk(self, text: str, *, more: bool = True) -> None:
-        if not self._streaming:
-            self._streaming = True
-            headers = {**self._headers, "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store"}
-            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
-        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": more})
-
-
 def _object(text: bytes) -> dict[str, Any]:
     """The JSON object that a body is; an empty one is empty. Raises InvalidArgument."""
     try:
@@ -263,12 +186,6 @@ def _object(text: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InvalidArgument([FieldViolation("", "the body is not a JSON object")])
     return values
-
-
-async def _left(request: Request) -> None:
-    """Return when the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _field(rule: Rule, name: str) -> Any:
@@ -289,34 +206,3 @@ def _named(problem: str) -> str:
         known = where[1].lstrip(".") + "." if where is not None and where[1] else ""
         return known + unknown[1]
     return path
-
-
-def _retry_after(error: Exception) -> dict[str, str]:
-    """When to come back, in whole seconds as HTTP has it, where the error says so."""
-    if not isinstance(error, Overloaded | Unavailable):
-        return {}
-    return {"retry-after": str(-(-error.retry_after_ms // 1000))}
-
-
-class NotJson(InvalidArgument):
-    """The request does not say that its body is JSON. Browsers let any web page send bodies of other types."""
-
-    reason = "UNSUPPORTED_MEDIA_TYPE"
-
-    def __init__(self) -> None:
-        super().__init__([FieldViolation("", "the body must be JSON, with the header Content-Type: application/json")])
-
-
-def problem(error: Exception, request_id: str) -> Response:
-    """An error as an HTTP response."""
-    body = _problem(error, request_id, None)
-    return JSONResponse(body, body["error"]["code"], headers={REQUEST_ID_KEY: request_id, **_retry_after(error)})
-
-
-def _problem(error: Exception, request_id: str, http: int | None) -> dict[str, Any]:
-    """The body of an error. `http`: its HTTP status where it is not the code's own."""
-    status = status_of(error, request_id)
-    body = json_format.MessageToDict(status)
-    body["code"] = http or (415 if isinstance(error, NotJson) else HTTP_STATUS.get(status.code, 500))
-    body["status"] = code_pb2.Code.Name(status.code)
-    return {"error": body}

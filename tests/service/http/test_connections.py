@@ -33,7 +33,6 @@ class Listening:
             registry=Metrics().registry,
             readiness=all_well,
             refresh=nothing_to_refresh,
-            endpoints={},
             routes=routes,
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.contract.status import _TABLE
 from service.http import openapi
-from service.http.json_face import HTTP_STATUS
+from service.http.reply import HTTP_STATUS
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CONFIGURATION, CorralProcess
 

@@ -1,0 +1,148 @@
+// The fleet as a picture, and one host.
+
+import { html, useState } from "./vendor/preact-htm.mjs";
+import { begin, call, events } from "./api.js";
+import { matches, terms, unknown } from "./filter.js";
+import { Ask, Bar, Filter, Legend, Problem, Status, Table } from "./parts.js";
+import { Tiles } from "./tiles.js";
+import { amount, bytes, label } from "./units.js";
+
+const MANY = 200;
+export const HOST_KEYS = ["name", "zone", "rack", "cluster", "status", "state", "driver", "label", "group"];
+const order = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
+
+export const open = (host) => host.schedulable;
+
+// The resources of which what is free is of no use, because there is no CPU or no memory left beside it.
+export function stranded(host) {
+  const used = ["vcpu", "memory"].filter((name) => host.resources[name] && host.resources[name][5] <= 0);
+  if (!used.length) return [];
+  return Object.keys(host.resources).filter((name) => !used.includes(name));
+}
+
+// Sums over the hosts that take new members, as GetCapacity and the metrics have them.
+export function totals(hosts) {
+  const sums = {};
+  for (const host of hosts.filter(open)) {
+    for (const [name, of] of Object.entries(host.resources)) {
+      sums[name] = (sums[name] || [0, 0, 0, 0, 0, 0]).map((value, position) => value + of[position]);
+    }
+  }
+  return sums;
+}
+
+function fields(host, picture) {
+  return {
+    ...host,
+    zone: [picture.zones.get(host.zone)?.name, host.zone],
+    label: Object.entries(host.labels).map(([key, value]) => `${key}=${value}`),
+    group: picture.membersOn(host.uuid).map((member) => picture.groups.get(member.group)?.name),
+  };
+}
+
+export function Fleet({ picture, query, setQuery }) {
+  const wanted = terms(query);
+  const hosts = [...picture.hosts.values()].filter((host) => matches(wanted, fields(host, picture))).sort(order);
+  const sums = totals(hosts);
+  const closed = hosts.filter((host) => !open(host)).length;
+  return html`<h1>Fleet</h1>
+    <${Filter} value=${query} set=${setQuery} keys=${HOST_KEYS} problem=${unknown(wanted, HOST_KEYS)} />
+    <section aria-label="Totals" class="totals" id="totals">
+      <p><strong>${hosts.length}</strong> hosts${closed > 0 && html`, <strong>${closed}</strong> take nothing new`}</p>
+      ${Object.entries(sums).map(([name, of]) => html`<div key=${name} class="total" data-resource=${name} data-of=${of.join(" ")}>
+        <span>${label(name)}: ${amount(name, of[3])} of ${amount(name, of[2])} claimed, ${amount(name, of[5])} free</span>
+        <${Bar} resource=${name} of=${of} /></div>`)}
+      <${Legend} />
+    </section>
+    ${picture.hosts.size === 0 && html`<p>There is no host yet: <code>corral</code> or <code>AddHost</code> takes one into the fleet.</p>`}
+    ${hosts.length > MANY ? html`<${Tiles} hosts=${hosts} open=${open} stranded=${stranded} />` : html`<${Zones} hosts=${hosts} picture=${picture} />`}
+    ${hosts.length > MANY && html`<${HostTable} hosts=${hosts} picture=${picture} />`}`;
+}
+
+function Zones({ hosts, picture }) {
+  const zones = new Map();
+  for (const host of hosts) {
+    const racks = zones.get(host.zone) || new Map();
+    zones.set(host.zone, racks);
+    racks.set(host.rack, [...(racks.get(host.rack) || []), host]);
+  }
+  return [...zones].map(([uuid, racks]) => html`<section key=${uuid} class="zone" aria-label=${`Zone ${picture.zones.get(uuid)?.name || uuid}`}>
+    <h2>${picture.zones.get(uuid)?.name || uuid}</h2>
+    ${[...racks].map(([rack, those]) => html`<div key=${rack} class="rack">
+      ${rack && html`<h3>Rack ${rack}</h3>`}
+      <ul class="hosts">${those.map((host) => html`<${Card} key=${host.uuid} host=${host} picture=${picture} />`)}</ul></div>`)}
+  </section>`);
+}
+
+function Card({ host, picture }) {
+  const members = picture.membersOn(host.uuid);
+  return html`<li class="host">
+    <p><a href=${`#/host/${host.uuid}`}>${host.name}</a> <${Status} is=${host.status} />${host.state !== "Enabled" && html` <em>${host.state}</em>`}</p>
+    ${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line"><span>${label(name)}</span>
+      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} />
+      <span>${amount(name, of[3])} / ${amount(name, of[2])}</span></div>`)}
+    <p class="members">${members.slice(0, 24).map((member) => {
+      const group = picture.groups.get(member.group)?.name || member.group;
+      return html`<a key=${member.uuid} class="member" href=${`#/group/${member.group}`} title=${`${group} rank ${member.rank}: ${member.status}`}
+        aria-label=${`${group} rank ${member.rank}: ${member.status}`}><i class="dot ${member.status === "Running" ? "good" : "busy"}"></i>${group.slice(0, 10)}·${member.rank}</a>`;
+    })}${members.length > 24 && html`<span>and ${members.length - 24} more</span>`}${members.length === 0 && "no members"}</p>
+  </li>`;
+}
+
+function HostTable({ hosts, picture }) {
+  const names = [...new Set(hosts.flatMap((host) => Object.keys(host.resources)))].sort();
+  return html`<${Table} caption="Hosts" items=${hosts} keyOf=${(host) => host.uuid}
+    head=${["Name", "Zone", "Rack", "Status", "State", "Members", ...names.map((name) => `${label(name)} claimed / given out`)]}
+    row=${(host) => html`<th scope="row"><a href=${`#/host/${host.uuid}`}>${host.name}</a></th><td>${picture.zones.get(host.zone)?.name}</td>
+      <td>${host.rack}</td><td><${Status} is=${host.status} /></td><td>${host.state}</td><td>${host.members}</td>
+      ${names.map((name) => html`<td>${host.resources[name] ? `${amount(name, host.resources[name][3])} / ${amount(name, host.resources[name][2])}` : ""}</td>`)}`} />`;
+}
+
+export function Host({ picture, uuid, may }) {
+  const host = picture.hosts.get(uuid);
+  const [ask, setAsk] = useState(null);
+  const [problem, setProblem] = useState(null);
+  if (!host) return html`<h1>Host</h1><p>There is no host <code>${uuid}</code>.</p>`;
+  const members = picture.membersOn(uuid);
+  const state = (verb) => call("POST", `/corral/v1/hosts/${uuid}:${verb}`, {}).then(() => setProblem(null), setProblem);
+  return html`<h1>${host.name} <${Status} is=${host.status} /></h1>
+    ${host.reason && html`<p class="reason">${host.reason}</p>`}
+    <dl class="facts"><dt>Zone</dt><dd>${picture.zones.get(host.zone)?.name || host.zone}</dd><dt>Rack</dt><dd>${host.rack || "—"}</dd>
+      <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
+    ${may("admin") && html`<p class="actions">
+      ${host.state === "Enabled" ? html`<button onClick=${() => state("disable")}>Take nothing new</button>` : html`<button onClick=${() => state("enable")}>Enable</button>`}
+      <button onClick=${() => previewDrain(host, picture, setAsk, setProblem)}>Drain…</button></p>`}
+    <${Problem} is=${problem} />
+    <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
+      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} />
+      <span>${amount(name, of[3])} claimed, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
+      <${Legend} /></section>
+    <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Group", "Rank", "Status", "CPU", "Memory", "Why"]}
+      row=${(member) => html`<th scope="row"><a href=${`#/group/${member.group}`}>${picture.groups.get(member.group)?.name || member.group}</a></th>
+        <td>${member.rank}</td><td><${Status} is=${member.status} /></td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${member.reason}</td>`} />
+    <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+// Where each member would go is shown before anything moves; what then happens may be another plan, made when it is asked for.
+async function previewDrain(host, picture, setAsk, setProblem) {
+  const path = `/corral/v1/hosts/${host.uuid}:drain`;
+  const moves = [];
+  try {
+    for await (const { data } of events("POST", path, { validateOnly: true })) if (data.move) moves.push(data.move);
+  } catch (problem) {
+    setProblem(problem);
+    return;
+  }
+  setProblem(null);
+  const line = (move) => {
+    const member = picture.members.get(move.instanceUuid);
+    const group = picture.groups.get(member?.group)?.name || member?.group;
+    return html`<li>${group} rank ${member?.rank} → ${picture.hosts.get(move.targetHostUuid)?.name} (${move.live ? "keeps running" : "is stopped here and started there"})</li>`;
+  };
+  setAsk({
+    title: `Drain ${host.name}`,
+    verb: "Drain",
+    body: moves.length ? html`<p>These members would move:</p><ol>${moves.map(line)}</ol>` : html`<p>Nothing is on it. It goes into maintenance.</p>`,
+    run: () => begin("POST", path, {}),
+  });
+}

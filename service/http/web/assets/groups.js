@@ -1,0 +1,77 @@
+// All groups, and one with its members, its timeline and what can be done with it.
+
+import { html, useState } from "./vendor/preact-htm.mjs";
+import { all, begin } from "./api.js";
+import { matches, terms, unknown } from "./filter.js";
+import { Ask, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
+import { Timeline } from "./timeline.js";
+import { bytes, clock, seconds } from "./units.js";
+
+export const GROUP_KEYS = ["name", "status", "project", "host", "zone", "member", "reason"];
+const SETTLED = ["Running", "Stopped", "Failed"];
+
+function fields(group, picture) {
+  const members = picture.membersOf(group.uuid);
+  return {
+    ...group,
+    name: [group.name, group.uuid],
+    host: members.map((member) => picture.hosts.get(member.host)?.name),
+    zone: members.map((member) => picture.zones.get(member.zone)?.name),
+    member: members.map((member) => member.name),
+  };
+}
+
+export function Groups({ picture, query, setQuery }) {
+  const wanted = terms(query);
+  const found = [...picture.groups.values()].filter((group) => matches(wanted, fields(group, picture)));
+  const groups = found.sort((a, b) => b.updated - a.updated);
+  return html`<h1>Groups</h1>
+    <${Filter} value=${query} set=${setQuery} keys=${GROUP_KEYS} problem=${unknown(wanted, GROUP_KEYS)} />
+    <p><strong id="group-count">${groups.length}</strong> groups, <strong>${groups.filter((group) => group.status === "Running").length}</strong> running. <a href="#/plan">Plan a deploy</a></p>
+    <${Table} caption="Groups" items=${groups} keyOf=${(group) => group.uuid} head=${["Name", "Status", "Members running", "Project", "Changed", "Why"]}
+      row=${(group) => html`<th scope="row"><a href=${`#/group/${group.uuid}`}>${group.name}</a></th><td><${Status} is=${group.status} /></td>
+        <td><${Progress} group=${group} members=${picture.membersOf(group.uuid)} /></td><td>${group.project}</td><td>${clock(group.updated)}</td><td>${group.reason}</td>`} />`;
+}
+
+function Progress({ group, members }) {
+  const running = members.filter((member) => member.status === "Running").length;
+  const words = `${running} of ${members.length || group.nodes} running`;
+  return html`<progress max=${members.length || group.nodes} value=${running} aria-label=${words}></progress> ${running} / ${members.length || group.nodes}`;
+}
+
+const ACTIONS = [
+  ["start", "Start", (status) => status === "Stopped", "Its members are started on their hosts."],
+  ["restart", "Restart", (status) => ["Running", "Degraded"].includes(status), "Its model does not answer until all members run again."],
+  ["stop", "Stop", (status) => ["Running", "Degraded"].includes(status), "Its model no longer answers. Disks and capacity are kept."],
+];
+
+export function Group({ picture, uuid, may }) {
+  const group = picture.groups.get(uuid);
+  const [ask, setAsk] = useState(null);
+  const history = useAnswer((signal) => all(`/corral/v1/instance-groups/${uuid}/events`, "events", signal), [uuid, group?.updated]);
+  if (!group) return html`<h1>Group</h1><p>There is no group <code>${uuid}</code>, or it has been deleted.</p>`;
+  const members = picture.membersOf(uuid);
+  const url = members.find((member) => member.rank === 0)?.url;
+  const put = (verb, title, body) => setAsk({
+    title: `${title} ${group.name}?`,
+    verb: title,
+    body: html`<p>${body}</p>`,
+    run: () => (verb ? begin("POST", `/corral/v1/instance-groups/${uuid}:${verb}`, {}) : begin("DELETE", `/corral/v1/instance-groups/${uuid}`)),
+  });
+  return html`<h1>${group.name} <${Status} is=${group.status} /></h1>
+    ${group.reason && html`<p class="reason">${group.reason}</p>`}
+    <dl class="facts"><dt>Project</dt><dd>${group.project}</dd>${url && html`<dt>Answers at</dt><dd><code>${url}</code></dd>`}
+      <dt>Accepted</dt><dd>${clock(group.created)}</dd><dt>UUID</dt><dd><code>${group.uuid}</code></dd>
+      ${!SETTLED.includes(group.status) && html`<dt>For</dt><dd>${seconds(Date.now() - group.updated)}</dd>`}</dl>
+    ${may("operator") && html`<p class="actions">${ACTIONS.filter(([, , when]) => when(group.status)).map(([verb, title, , body]) =>
+      html`<button key=${verb} onClick=${() => put(verb, title, body)}>${title}…</button>`)}
+      <button class="danger" onClick=${() => put("", "Delete", "Its machines and their disks are destroyed.")}>Delete…</button></p>`}
+    <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", "Why"]}
+      row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
+        <td>${picture.hosts.get(member.host) ? html`<a href=${`#/host/${member.host}`}>${picture.hosts.get(member.host).name}</a>` : member.host ? "placed" : "—"}</td>
+        <td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${member.reason}</td>`} />
+    <h2>Timeline</h2>
+    <${Problem} is=${history.problem} />
+    ${history.value && html`<${Timeline} events=${history.value} members=${members} />`}
+    <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}

@@ -1,0 +1,50 @@
+// What administrators look at beside the fleet: what is held in quarantine, and what the planner has decided.
+
+import { html, useState } from "./vendor/preact-htm.mjs";
+import { all, call } from "./api.js";
+import { Ask, Problem, Status, Table, useAnswer } from "./parts.js";
+import { amount, clock, label } from "./units.js";
+
+export function Quarantine({ picture }) {
+  const held = useAnswer((signal) => all("/corral/v1/quarantine", "inventories", signal), []);
+  const [ask, setAsk] = useState(null);
+  const done = async (path, body) => {
+    await call("POST", path, body);
+    held.again();
+  };
+  const remove = (one) => setAsk({
+    title: `Destroy ${one.name}?`,
+    verb: "Destroy",
+    body: html`<p>The ${one.holding} <code>${one.name}</code> on ${host(one)} is ended and its disks are deleted. ${one.reason}</p>`,
+    run: () => done("/corral/v1/quarantine:remove", { hostUuid: one.hostUuid, key: one.key }),
+  });
+  const adopt = (one) => setAsk({
+    title: "Take the group back?",
+    verb: "Adopt",
+    body: html`<p>The machines of group <code>${one.groupUuid}</code> become its members again, as they run.</p>`,
+    run: () => done("/corral/v1/quarantine:adopt", { groupUuid: one.groupUuid }),
+  });
+  const host = (one) => picture.hosts.get(one.hostUuid)?.name || one.hostUuid;
+  return html`<h1>Quarantine</h1>
+    <p>Machines and volumes that bear this installation's mark and of which its database knows nothing. They hold their capacity, and nothing is done to them until somebody says so.</p>
+    <${Problem} is=${held.problem} />
+    <p class="actions"><button onClick=${held.again}>Look again</button></p>
+    ${held.value && html`<${Table} caption="Held" items=${held.value} keyOf=${(one) => one.hostUuid + one.key} head=${["Name", "Host", "What", "State", "Holds", "Since", "Why", ""]}
+      row=${(one) => html`<th scope="row">${one.name}</th><td>${host(one)}</td><td>${one.holding}</td><td>${one.state}</td>
+        <td>${Object.entries(one.resources || {}).map(([name, value]) => `${label(name)} ${amount(name, Number(value))}`).join(", ")}</td>
+        <td>${clock(Date.parse(one.createDate))}</td><td>${one.reason}</td>
+        <td>${one.removalOrdered ? "being ended" : html`<button onClick=${() => remove(one)}>Destroy…</button>
+          ${one.groupUuid && html` <button onClick=${() => adopt(one)}>Adopt…</button>`}`}</td>`} />`}
+    <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+export function Decisions({ picture }) {
+  const made = useAnswer((signal) => call("GET", "/corral/v1/decisions", undefined, signal), []);
+  return html`<h1>Decisions</h1><p>What the planner of this process has decided lately, with what it proved.</p>
+    <${Problem} is=${made.problem} />
+    <p class="actions"><button onClick=${made.again}>Look again</button></p>
+    ${made.value && html`<${Table} caption="Decisions, newest first" items=${made.value.inventories || []} keyOf=${(one) => one.uuid}
+      head=${["At", "Group", "Came out", "Proof", "Members", "Hosts", "Took", "By"]}
+      row=${(one) => html`<td>${clock(Date.parse(one.createDate))}</td><th scope="row">${picture.groups.has(one.groupUuid) ? html`<a href=${`#/group/${one.groupUuid}`}>${picture.groups.get(one.groupUuid).name}</a>` : html`<code>${one.groupUuid?.slice(0, 8)}</code>`}</th>
+        <td><${Status} is=${one.status} /></td><td>${one.proof}</td><td>${one.nodes}</td><td>${one.hosts}</td><td>${(one.durationMs || 0).toFixed(1)} ms</td><td>${one.stage}</td>`} />`}`;
+}

@@ -1,0 +1,117 @@
+// A deploy in a form: where it would go, with its proof, or why it does not fit and what would make it fit; then the deploy.
+
+import { html, useState } from "./vendor/preact-htm.mjs";
+import { all, begin, call } from "./api.js";
+import { Problem, useAnswer } from "./parts.js";
+import { amount, label } from "./units.js";
+
+const STRATEGIES = {
+  PLACEMENT_STRATEGY_UNSPECIFIED: "least room lost for others",
+  PLACEMENT_STRATEGY_PACK: "fewest hosts",
+  PLACEMENT_STRATEGY_SPREAD: "spread over hosts",
+  PLACEMENT_STRATEGY_CLOSE: "near each other",
+};
+const START = { name: "", entry: "", nodes: 3, cpu: "", memory: "", zone: "", strategy: "PLACEMENT_STRATEGY_UNSPECIFIED", perHost: 0, perRack: 0, alone: false };
+const GIB = 2 ** 30;
+
+// The request that the form stands for, as the deploy takes it.
+export function request(form) {
+  const node = { uuid: form.entry };
+  if (form.cpu) node.cpuNum = Number(form.cpu);
+  if (form.memory) node.memorySize = String(Math.round(Number(form.memory) * GIB));
+  if (form.zone) node.zoneUuid = form.zone;
+  const nodes = Array.from({ length: Number(form.nodes) }, (_, rank) => ({ ...node, isInitialNode: rank === 0 }));
+  const policy = { strategy: form.strategy, maxPerHost: Number(form.perHost), maxPerRack: Number(form.perRack), exclusiveHosts: form.alone };
+  return { name: form.name, serviceCreationStrategy: "parallel", modelServices: nodes, placementPolicy: policy };
+}
+
+export function Plan({ picture, may }) {
+  const [form, setForm] = useState(START);
+  const [answer, setAnswer] = useState({});
+  const entries = useAnswer((signal) => all("/corral/v1/model-services", "inventories", signal), []);
+  const zones = [...picture.zones.values()];
+  const set = (name) => (event) => {
+    setForm({ ...form, [name]: event.target.type === "checkbox" ? event.target.checked : event.target.value });
+    setAnswer({});
+  };
+  const input = (name, title, more = {}) => html`<label for=${`plan-${name}`}>${title}</label>
+    <input id=${`plan-${name}`} value=${form[name]} onInput=${set(name)} ...${more} />`;
+  const submit = async (event) => {
+    event.preventDefault();
+    setAnswer({ busy: true });
+    const asked = request(form);
+    try {
+      const { placement } = await call("POST", "/corral/v1/instance-groups:plan", asked);
+      setAnswer({ placement, asked });
+    } catch (problem) {
+      setAnswer({ problem });
+    }
+  };
+  const deploy = async () => {
+    try {
+      const first = await begin("POST", "/corral/v1/instance-groups", answer.asked);
+      location.hash = `#/group/${first.event.groupUuid}`;
+    } catch (problem) {
+      setAnswer({ problem });
+    }
+  };
+  return html`<h1>Plan a deploy</h1>
+    <p>Nothing is reserved by a plan: it says where the group would go now.</p>
+    <form class="plan" onSubmit=${submit}>
+      ${input("name", "Name", { required: true, maxlength: 255 })}
+      <label for="plan-entry">Model service</label>
+      <select id="plan-entry" required value=${form.entry} onChange=${set("entry")}><option value="">choose…</option>
+        ${(entries.value || []).map((entry) => html`<option key=${entry.uuid} value=${entry.uuid}>${entry.name}</option>`)}</select>
+      ${input("nodes", "Machines", { type: "number", min: 1, max: 1024, required: true })}
+      ${input("cpu", "CPUs of each", { type: "number", min: 1, placeholder: "the model service's" })}
+      ${input("memory", "Memory of each, GiB", { type: "number", min: 0.0625, step: "any", placeholder: "the model service's" })}
+      ${zones.length > 0 && html`<label for="plan-zone">Zone</label><select id="plan-zone" value=${form.zone} onChange=${set("zone")}><option value="">any</option>
+        ${zones.map((zone) => html`<option key=${zone.uuid} value=${zone.uuid}>${zone.name}</option>`)}</select>`}
+      <label for="plan-strategy">Aim</label><select id="plan-strategy" value=${form.strategy} onChange=${set("strategy")}>
+        ${Object.entries(STRATEGIES).map(([value, title]) => html`<option key=${value} value=${value}>${title}</option>`)}</select>
+      ${input("perHost", "At most on one host (0: any number)", { type: "number", min: 0 })}
+      ${input("perRack", "At most in one rack (0: any number)", { type: "number", min: 0 })}
+      <label for="plan-alone">Hosts for this group alone</label><input id="plan-alone" type="checkbox" checked=${form.alone} onChange=${set("alone")} />
+      <p class="actions"><button class="primary" disabled=${answer.busy}>${answer.busy ? "Planning…" : "Plan"}</button></p>
+    </form>
+    <${Problem} is=${entries.problem} />
+    <div aria-live="polite">
+      ${answer.placement && html`<${Placed} placement=${answer.placement} />`}
+      ${answer.placement && may("operator") && html`<p class="actions"><button class="primary" onClick=${deploy}>Deploy</button></p>`}
+      ${answer.problem && html`<${WhyNot} problem=${answer.problem} picture=${picture} />`}
+    </div>`;
+}
+
+function Placed({ placement }) {
+  const hosts = new Map();
+  for (const one of placement.assignments) hosts.set(one.hostName, [...(hosts.get(one.hostName) || []), one.nodeRank || 0]);
+  const proven = placement.proof === "PLACEMENT_PROOF_OPTIMAL";
+  return html`<section class="answer" aria-label="Placement"><h2>It fits on ${hosts.size} hosts</h2>
+    <p>${proven ? "Proven: there is no better placement." : `A better one may exist, by at most ${(100 * (placement.gap || 0)).toFixed(1)} %.`} Found by ${placement.stage} in ${placement.duration || "no time"}.</p>
+    <ul>${[...hosts].map(([name, ranks]) => html`<li key=${name}><strong>${name}</strong>: ranks ${ranks.join(", ")}</li>`)}</ul></section>`;
+}
+
+export function WhyNot({ problem, picture }) {
+  const failure = problem.failure;
+  if (!failure) return html`<${Problem} is=${problem} />`;
+  const name = (uuid) => picture.hosts.get(uuid)?.name || uuid || "a host";
+  return html`<section class="answer problem" aria-label="Why it does not fit"><h2>It does not fit</h2><p>${problem.message}</p>
+    ${failure.placeable !== undefined && html`<p>${failure.placeable} of ${failure.requested} would fit together.</p>`}
+    ${(failure.funnels || []).map((funnel) => html`<p key=${funnel.field}><code>${funnel.field}</code>: of ${funnel.hosts} hosts ${(funnel.ruledOut || []).map((out) =>
+      `${out.hosts} ruled out by ${out.reason}${out.resource ? ` (${label(out.resource)})` : ""}`).join(", ")}; ${funnel.candidates || 0} could hold one.</p>`)}
+    ${failure.nearestMiss && html`<p>Nearest: ${name(failure.nearestMiss.hostUuid)} lacks ${amounts(failure.nearestMiss.missing)}.</p>`}
+    ${failure.cures?.length > 0 && html`<h3>What would make it fit</h3><ol class="cures">${failure.cures.map((cure) => html`<li>${cureWords(cure, name)}</li>`)}</ol>`}
+    ${failure.permanent && html`<p>It would not fit on these hosts even if they were empty: waiting is of no use.</p>`}</section>`;
+}
+
+function amounts(map) {
+  return Object.entries(map || {}).map(([resource, value]) => `${amount(resource, Number(value))} ${label(resource)}`).join(", ");
+}
+
+function cureWords(cure, name) {
+  if (cure.kind === "relax") return `give up the rule about ${cure.family}`;
+  if (cure.kind === "add_hosts") return `add ${cure.count} hosts of the size of ${name(cure.hostUuid)}`;
+  if (cure.kind === "free") return `free ${amounts(cure.amounts)} on ${name(cure.hostUuid)}`;
+  if (cure.kind === "shrink") return `ask for ${cure.count} machines`;
+  return "wait until others are gone";
+}

@@ -1,0 +1,92 @@
+"""What the page is told of hosts, groups and members: short documents, because it is told of all of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from service.app.capacity import HostView, amounts
+from service.app.zones import ZoneView
+from service.domain.groups import Group, GroupStatus, Instance
+
+Reachable = Callable[[str], bool]
+"""Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
+
+UNKNOWN = "Unknown"
+"""What a member is shown as while its host does not answer."""
+
+
+def zone(view: ZoneView) -> dict[str, Any]:
+    """A zone."""
+    return {"uuid": view.zone.uuid, "name": view.zone.name, "hosts": view.hosts}
+
+
+def host(view: HostView) -> dict[str, Any]:
+    """A host. `resources`: name -> [total, reserved, allocatable, claimed, foreign, available], in the resource's unit.
+
+    `stale`: how many claims of members that were placed elsewhere it still carries.
+    """
+    value = view.host
+    return {
+        "uuid": value.uuid,
+        "name": value.name,
+        "zone": value.zone_uuid,
+        "cluster": value.cluster_uuid,
+        "rack": value.rack,
+        "driver": value.address.driver,
+        "state": value.state.value,
+        "status": value.status.value,
+        "reason": value.status_reason,
+        "schedulable": value.schedulable,
+        "labels": dict(value.labels),
+        "members": view.load.members,
+        "stale": view.load.stale_claims,
+        "resources": {
+            one.resource: [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available]
+            for one in amounts(view)
+        },
+    }
+
+
+def group(value: Group) -> dict[str, Any]:
+    """A group without its members. Times are milliseconds since the Unix epoch."""
+    return {
+        "uuid": value.uuid,
+        "name": value.spec.name,
+        "project": value.project,
+        "status": value.status.value,
+        "reason": value.reason,
+        "nodes": len(value.spec.nodes),
+        "created": value.created_at,
+        "updated": value.updated_at,
+        "ended": value.status is GroupStatus.DELETED,
+    }
+
+
+def member(value: Instance, reachable: Reachable) -> dict[str, Any]:
+    """A member. `memory` in bytes; `host` and `zone` are uuids, empty until it is placed."""
+    zone_uuid = value.zone_uuid or value.spec.zone_uuid
+    url = _url(value)
+    return {
+        "uuid": value.uuid,
+        "group": value.group_uuid,
+        "name": value.spec.name,
+        "rank": value.rank,
+        "status": UNKNOWN if value.unknown_since else value.status.value,
+        "reason": value.reason,
+        "host": value.host_uuid,
+        "target": value.target_host_uuid,
+        "zone": zone_uuid,
+        "cpu": value.spec.cpu_num,
+        "memory": value.spec.memory_size,
+        "gpus": sum(request.count for request in value.spec.gpus),
+        "attempt": value.attempt,
+        "url": url if url and reachable(zone_uuid) else "",
+    }
+
+
+def _url(value: Instance) -> str:
+    if not value.address or not value.service_port:
+        return ""
+    at = f"[{value.address}]" if ":" in value.address else value.address
+    return f"http://{at}:{value.service_port}"

@@ -1,0 +1,216 @@
+"""The page's one stream: who looks, all that stands, and then what changes, at most four times a second.
+
+A page opens one stream however much it shows, so that ten pages of one browser do not use up its connections. What
+comes close together is told together: a member that passes three states within a moment is told once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from service.app.feed import Bookmark
+from service.app.groups import Groups
+from service.app.identity import ADMIN, VIEWER, Identities
+from service.app.picture import Look, Picture
+from service.contract.call import REQUEST_ID_KEY, request_id_of
+from service.contract.frame import CallerLeft, CallFrame, FramedCall
+from service.domain.groups import Event, Group
+from service.domain.tenants import Caller
+from service.http.peers import by_unix_socket, peer
+from service.http.reply import Reply, left
+from service.http.web import documents
+from service.http.web.documents import Reachable
+from service.telemetry.call_metrics import JSON
+from service.telemetry.grpc_metrics import Method
+
+PATH = "/web/events"
+PAUSE_SECONDS = 0.25
+"""Between two messages of changes."""
+_QUIET_SECONDS = 10.0
+_AHEAD = 4096
+"""So many changes are read ahead of a page; one that is slower than that is told later, from the store."""
+_PART = 2000
+"""So many things stand in one message at most: a page draws what came while the rest is under way."""
+_METHOD = Method("server_stream", "corral.web", "Events")
+
+News = Look | Group | Event | Bookmark
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one message tells, by uuid: of several changes of the same thing the last."""
+
+    hosts: dict[str, Any] = field(default_factory=dict)
+    removed_hosts: list[str] = field(default_factory=list)
+    zones: list[Any] | None = None
+    groups: dict[str, Any] = field(default_factory=dict)
+    members: dict[str, Any] = field(default_factory=dict)
+    revision: int = 0
+    complete: int = 0
+    """How many of the sources have told here that all that stood when they began has been told."""
+
+    def add(self, news: News, reachable: Reachable) -> None:
+        """Take in one more."""
+        match news:
+            case Look():
+                self.hosts.update((view.host.uuid, documents.host(view)) for view in news.hosts)
+                self.removed_hosts += news.removed
+                self.complete += news.whole
+                if news.zones is not None:
+                    self.zones = [documents.zone(view) for view in news.zones]
+            case Group():
+                self._group(news, reachable)
+            case Bookmark():
+                self.revision = news.revision
+                self.complete += news.initial_state_complete
+            case Event():
+                self.revision = news.revision
+                if news.group is not None:
+                    self._group(news.group, reachable)
+                if news.instance is not None:
+                    self.members[news.instance.uuid] = documents.member(news.instance, reachable)
+
+    def _group(self, group: Group, reachable: Reachable) -> None:
+        self.groups[group.uuid] = documents.group(group)
+        self.members.update((member.uuid, documents.member(member, reachable)) for member in group.instances)
+
+    @property
+    def size(self) -> int:
+        """How many things it tells of."""
+        return len(self.hosts) + len(self.groups) + len(self.members)
+
+    def document(self) -> dict[str, Any]:
+        """The message."""
+        whole = {
+            "revision": self.revision,
+            "hosts": list(self.hosts.values()),
+            "removed_hosts": self.removed_hosts,
+            "groups": list(self.groups.values()),
+            "members": list(self.members.values()),
+        }
+        told: dict[str, Any] = {name: value for name, value in whole.items() if value}
+        if self.zones is not None:
+            told["zones"] = self.zones
+        return told
+
+
+class Live:
+    """Answers `GET /web/events`. Administrators see the fleet; whoever else may see groups, their project's groups."""
+
+    def __init__(
+        self,
+        frame: CallFrame,
+        identities: Identities,
+        groups: Groups,
+        picture: Picture,
+        reachable: Reachable,
+        about: Mapping[str, Any],
+    ) -> None:
+        """`about`: what the first event tells of the service."""
+        self._frame = frame
+        self._identities = identities
+        self._groups = groups
+        self._picture = picture
+        self._reachable = reachable
+        self._about = about
+
+    def route(self) -> Route:
+        """Where it is served."""
+        return Route(PATH, self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        request_id = request_id_of(request.headers.get(REQUEST_ID_KEY))
+        reply = Reply(request, send, request_id)
+        try:
+            async with self._frame.call(JSON, _METHOD, request_id, peer=peer(request)) as call:
+                await self._answered(call, request, reply)
+        except CallerLeft:
+            await reply.nothing()
+        except Exception as error:
+            await reply.problem(error)
+
+    async def _answered(self, call: FramedCall, request: Request, reply: Reply) -> None:
+        shown, unix = request.headers.get("authorization", ""), by_unix_socket(request)
+        caller = await call.permit(lambda: self._identities.identify(shown, by_unix_socket=unix), VIEWER)
+        call.received()
+        leaving = asyncio.create_task(left(request))
+        leaving.add_done_callback(lambda gone: None if gone.cancelled() else call.end_with(CallerLeft()))
+        try:
+            call.begun()
+            await reply.named("hello", {**self._about, "caller": _who(caller)})
+            async with aclosing(self._messages(caller)) as messages:
+                async for name, document in messages:
+                    if name:
+                        await reply.named(name, document)
+                        call.count_sent()
+                    else:
+                        await reply.comment()
+        finally:
+            leaving.cancel()
+
+    async def _messages(self, caller: Caller) -> AsyncGenerator[tuple[str, Any], None]:
+        """Messages with their names; without one where there was nothing to tell for a while."""
+        queue: asyncio.Queue[News | BaseException] = asyncio.Queue(_AHEAD)
+        sources: list[AsyncGenerator[News, None]] = [self._groups.watch(caller, None, None)]
+        missing = 1
+        if caller.role == ADMIN:
+            sources.append(self._picture.watch())
+            missing = 2
+        readers = [asyncio.create_task(_read(source, queue)) for source in sources]
+        try:
+            while True:
+                changes = Changes()
+                if not await self._gathered(queue, changes):
+                    yield "", None
+                    continue
+                missing -= changes.complete
+                yield "changes", changes.document()
+                if missing == 0:
+                    missing = -1
+                    yield "ready", {"revision": changes.revision}
+                if missing < 0:
+                    await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    async def _gathered(self, queue: asyncio.Queue[News | BaseException], changes: Changes) -> bool:
+        """Take what there is, waiting for the first of it; False where nothing came for a while. Raises what a source
+        ended with."""
+        try:
+            async with asyncio.timeout(_QUIET_SECONDS):
+                self._add(changes, await queue.get())
+        except TimeoutError:
+            return False
+        while not queue.empty() and changes.size < _PART:
+            self._add(changes, queue.get_nowait())
+        return True
+
+    def _add(self, changes: Changes, news: News | BaseException) -> None:
+        if isinstance(news, BaseException):
+            raise news
+        changes.add(news, self._reachable)
+
+
+async def _read(source: AsyncGenerator[News, None], queue: asyncio.Queue[News | BaseException]) -> None:
+    """Hand on what a source tells, and what it ends with."""
+    try:
+        async with aclosing(source):
+            async for news in source:
+                await queue.put(news)
+    except Exception as problem:
+        await queue.put(problem)
+
+
+def _who(caller: Caller) -> dict[str, str]:
+    return {"principal": caller.principal, "project": caller.project, "role": caller.role}
