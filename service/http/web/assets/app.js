@@ -4,7 +4,7 @@ import { html, render, useEffect, useState } from "./vendor/preact-htm.mjs";
 import { token } from "./api.js";
 import { Fleet, Host } from "./fleet.js";
 import { Group, Groups } from "./groups.js";
-import { Decisions, Quarantine } from "./lists.js";
+import { Audit, Decisions, Quarantine, Usage } from "./lists.js";
 import { Plan } from "./plan.js";
 import { Store } from "./store.js";
 
@@ -14,6 +14,8 @@ const VIEWS = {
   plan: { title: "Plan", role: "viewer", view: Plan },
   quarantine: { title: "Quarantine", role: "admin", view: Quarantine },
   decisions: { title: "Decisions", role: "admin", view: Decisions },
+  usage: { title: "Usage", role: "viewer", view: Usage },
+  audit: { title: "Audit", role: "viewer", view: Audit },
   host: { role: "admin", view: Host },
   group: { role: "viewer", view: Group },
 };

@@ -29,7 +29,7 @@ export function Quarantine({ picture }) {
     <p>Machines and volumes that bear this installation's mark and of which its database knows nothing. They hold their capacity, and nothing is done to them until somebody says so.</p>
     <${Problem} is=${held.problem} />
     <p class="actions"><button onClick=${held.again}>Look again</button></p>
-    ${held.value && html`<${Table} caption="Held" items=${held.value} keyOf=${(one) => one.hostUuid + one.key} head=${["Name", "Host", "What", "State", "Holds", "Since", "Why", ""]}
+    ${held.value && html`<${Table} caption="Held" items=${held.value} keyOf=${(one) => one.hostUuid + one.key} head=${["Name", "Host", "What", "State", "Holds", "Since", "Why", "Do"]}
       row=${(one) => html`<th scope="row">${one.name}</th><td>${host(one)}</td><td>${one.holding}</td><td>${one.state}</td>
         <td>${Object.entries(one.resources || {}).map(([name, value]) => `${label(name)} ${amount(name, Number(value))}`).join(", ")}</td>
         <td>${clock(Date.parse(one.createDate))}</td><td>${one.reason}</td>
@@ -47,4 +47,27 @@ export function Decisions({ picture }) {
       head=${["At", "Group", "Came out", "Proof", "Members", "Hosts", "Took", "By"]}
       row=${(one) => html`<td>${clock(Date.parse(one.createDate))}</td><th scope="row">${picture.groups.has(one.groupUuid) ? html`<a href=${`#/group/${one.groupUuid}`}>${picture.groups.get(one.groupUuid).name}</a>` : html`<code>${one.groupUuid?.slice(0, 8)}</code>`}</th>
         <td><${Status} is=${one.status} /></td><td>${one.proof}</td><td>${one.nodes}</td><td>${one.hosts}</td><td>${(one.durationMs || 0).toFixed(1)} ms</td><td>${one.stage}</td>`} />`}`;
+}
+
+export function Usage() {
+  const used = useAnswer((signal) => all("/corral/v1/usage", "inventories", signal), []);
+  const lines = (used.value || []).flatMap((project) => (project.resources || [{ resource: "" }]).map((one) => ({ ...one, of: project })));
+  return html`<h1>Usage</h1><p>What each project has claimed, what of it still waits for a host, and what its quota leaves.</p>
+    <${Problem} is=${used.problem} />
+    <p class="actions"><button onClick=${used.again}>Look again</button></p>
+    ${used.value && html`<${Table} caption="By project and resource" items=${lines} keyOf=${(one) => `${one.of.project}/${one.resource}`}
+      head=${["Project", "Groups", "Members", "Resource", "Claimed", "Waiting", "Quota", "Left"]}
+      row=${(one) => html`<th scope="row">${one.of.project}</th><td>${one.of.groupCount || 0}</td><td>${one.of.instanceCount || 0}</td><td>${label(one.resource)}</td>
+        ${[one.claimed || 0, one.waiting || 0].map((value) => html`<td>${amount(one.resource, Number(value))}</td>`)}
+        ${[one.limit, one.available].map((value) => html`<td>${value === undefined ? "none" : amount(one.resource, Number(value))}</td>`)}`} />`}`;
+}
+
+export function Audit() {
+  const made = useAnswer((signal) => all("/corral/v1/audit-events", "inventories", signal, 1000), []);
+  return html`<h1>Audit</h1><p>Who changed what, the newest first: the last thousand changes.</p>
+    <${Problem} is=${made.problem} />
+    <p class="actions"><button onClick=${made.again}>Look again</button></p>
+    ${made.value && html`<${Table} caption="Changes" items=${made.value} keyOf=${(one) => one.id} head=${["At", "Who", "Project", "What", "Of", "Call"]}
+      row=${(one) => html`<td>${clock(Date.parse(one.time))}</td><th scope="row">${one.principal}</th><td>${one.project}</td><td>${one.method}</td>
+        <td><code>${one.subject}</code></td><td><code>${one.requestId}</code></td>`} />`}`;
 }

@@ -1,0 +1,176 @@
+"""The page in Chromium: what it shows is what is, what it offers works, and everybody can use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.builders import ENTRY
+from tests.web.browser import Page
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+GIB = 1 << 30
+
+
+def deploy(http: httpx.Client, name: str, size: int, *, memory: int = GIB) -> str:
+    """A group that runs; its uuid."""
+    node = {"uuid": ENTRY, "cpuNum": 1, "memorySize": str(memory)}
+    body = {"name": name, "serviceCreationStrategy": "parallel", "modelServices": [node] * size}
+    told = http.post("/corral/v1/instance-groups", json=body).text
+    events = [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line.startswith("data: ")]
+    final = next(event["event"]["final"] for event in events if "final" in event.get("event", {}))
+    return str(final["uuid"])
+
+
+def test_the_fleet_is_drawn_with_its_members_and_its_sums_are_the_services(page: Page, http: httpx.Client) -> None:
+    uuid = deploy(http, "drawn", 3)
+    page.open()
+    page.until(lambda: len(page.texts(".host")) == 10, "ten hosts")
+    page.until(lambda: sum("drawn·" in text for text in page.texts(".host")) >= 1, "the group's members on hosts")
+    assert set(page.texts(".zone h2")) == {"east", "west"}
+
+    def sums() -> dict[str, list[int]]:
+        found = page.script(
+            "return [...document.querySelectorAll('.total')].map((e) => [e.dataset.resource, e.dataset.of])"
+        )
+        return {name: [int(value) for value in of.split(" ")] for name, of in found}
+
+    def told() -> dict[str, list[int]]:
+        fields = ("total", "reserved", "allocatable", "claimed", "foreign", "available")
+        capacities = http.get("/corral/v1/capacity").json()["capacities"]
+        return {one["resource"]: [int(one.get(field, 0)) for field in fields] for one in capacities}
+
+    page.until(lambda: sums() == told(), "the sums of GetCapacity")
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+    page.until(lambda: not any("drawn·" in text for text in page.texts(".host")), "the members gone")
+    page.until(lambda: sums() == told(), "the sums after the group is gone")
+
+
+def test_a_group_is_planned_deployed_restarted_and_deleted_from_the_page(page: Page) -> None:
+    page.open("/#/plan")
+    page.until(lambda: len(page.texts("#plan-entry option")) == 2, "the catalogue")
+    page.type("#plan-name", "from-page")
+    page.script(
+        "const s = document.getElementById('plan-entry'); s.selectedIndex = 1;"
+        "s.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    page.type("#plan-nodes", "2")
+    page.click("form button")
+    page.until(lambda: "It fits on" in page.text(".answer"), "a placement")
+    assert "Proven" in page.text(".answer")
+    page.click("button", "Deploy")
+    page.until(lambda: page.text("h1").startswith("from-page") and "Running" in page.text("h1"), "the group runs")
+    page.until(lambda: "final: Running" in "".join(page.texts("main td")), "its timeline")
+    assert len(page.texts(".timeline g")) == 3  # the group, and each member
+    page.click("button", "Restart")
+    page.click("dialog button", "Restart")
+    page.until(lambda: "Stopping" in "".join(page.texts("main td")), "the restart in the timeline")
+    page.until(lambda: "Running" in page.text("h1"), "it runs again")
+    page.click("button", "Delete")
+    assert "destroyed" in page.text("dialog")
+    page.click("dialog button", "Delete")
+    page.until(lambda: "has been deleted" in page.text("main"), "the group gone")
+
+
+def test_a_group_that_does_not_fit_is_told_why_and_what_would_make_it_fit(page: Page) -> None:
+    page.open("/#/plan")
+    page.until(lambda: len(page.texts("#plan-entry option")) == 2, "the catalogue")
+    page.type("#plan-name", "too-big")
+    page.script(
+        "const s = document.getElementById('plan-entry'); s.selectedIndex = 1;"
+        "s.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    page.type("#plan-nodes", "12")
+    page.type("#plan-memory", "60")
+    page.click("form button")
+    page.until(lambda: "It does not fit" in page.text(".answer"), "the refusal")
+    told = page.text(".answer")
+    assert "10 of 12 would fit together" in told
+    assert "add 2 hosts of the size of" in told
+    assert "ask for 10 machines" in told
+
+
+def test_a_drain_is_seen_before_it_is_made_and_a_host_that_takes_nothing_is_never_free(
+    page: Page, http: httpx.Client
+) -> None:
+    uuid = deploy(http, "drained", 2)
+    group = http.get(f"/corral/v1/instance-groups/{uuid}").json()["inventory"]
+    host = group["instances"][0]["hostUuid"]
+    page.open(f"/#/host/{host}")
+    page.until(lambda: "drained" in page.text("main table"), "the member")
+    page.click("button", "Drain")
+    page.until(lambda: "would move" in page.text("dialog") or "→" in page.text("dialog"), "the moves")
+    assert http.get(f"/corral/v1/hosts/{host}").json()["inventory"]["state"] == "Enabled"
+    page.click("dialog button", "Drain")
+    page.until(lambda: "drained" not in page.text("main table"), "the member elsewhere")
+    page.until(lambda: "Maintenance" in page.text("main"), "maintenance")
+    assert page.script("return document.querySelectorAll('.line.wide b.free').length") == 0
+    assert page.script("return document.querySelectorAll('.line.wide b.closed').length") > 0
+    page.click("button", "Enable")
+    page.until(lambda: "Take nothing new" in page.text("main"), "enabled again")
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+
+
+def test_one_text_filters_page_and_address(page: Page) -> None:
+    page.open("/#/fleet?q=zone:east%20-rack-0")
+    page.until(lambda: len(page.texts(".zone h2")) == 1, "one zone")
+    assert page.texts(".zone h2") == ["east"]
+    page.script("document.activeElement.blur()")
+    page.script("window.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}))")
+    assert page.script("return document.activeElement.id") == "filter"
+    page.type("#filter", "host-10")
+    page.until(lambda: len(page.texts(".host")) == 1, "one host")
+    assert page.driver.current_url.endswith("#/fleet?q=host-10")
+    page.type("#filter", "colour:red")
+    page.until(lambda: "not a field: colour" in page.text("#filter-help"), "what is no field")
+
+
+def test_the_filter_reads_every_line_of_the_table_as_it_should(page: Page) -> None:
+    cases: list[dict[str, Any]] = json.loads((Path(__file__).parent / "filters.json").read_text())
+    page.open()
+    held = page.driver.execute_async_script(  # type: ignore[no-untyped-call]
+        "const [cases, done] = arguments;"
+        "import('/web/filter.js').then((f) => done(cases.map((c) => f.matches(f.terms(c.filter), c.thing))))",
+        cases,
+    )
+    assert held == [case["holds"] for case in cases]
+
+
+VIEWS = ("/#/fleet", "/#/groups", "/#/plan", "/#/quarantine", "/#/decisions", "/#/usage", "/#/audit")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_view_is_accessible_and_fits_a_narrow_window(page: Page, http: httpx.Client, *, dark: bool) -> None:
+    uuid = deploy(http, f"seen-{dark}", 2)
+    host = http.get("/corral/v1/hosts").json()["inventories"][0]["uuid"]
+    for path in (*VIEWS, f"/#/group/{uuid}", f"/#/host/{host}"):
+        page.size(400, 800, dark=dark)
+        page.open(path)
+        page.until(lambda: bool(page.text("h1")), f"{path} has a heading")
+        assert page.accessibility() == [], path
+        wide = page.script("return document.documentElement.scrollWidth")
+        assert wide <= 400, f"{path} is {wide} wide"
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+
+
+def test_a_page_that_is_hidden_asks_for_nothing_and_comes_back_current(page: Page, http: httpx.Client) -> None:
+    page.open("/#/groups")
+    page.until(lambda: page.text("#group-count") != "", "a number of groups")
+    page.script(
+        "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    uuid = deploy(http, "while-hidden", 1)
+    assert "while-hidden" not in page.text("main")
+    page.script(
+        "Object.defineProperty(document, 'hidden', {value: false, configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    page.until(lambda: "while-hidden" in page.text("main"), "the group that came meanwhile")
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+    page.until(lambda: "while-hidden" not in page.text("main"), "its end")
