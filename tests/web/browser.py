@@ -51,7 +51,7 @@ class Page:
 
     def script(self, text: str, *arguments: Any) -> Any:
         """What a script returns."""
-        return self.driver.execute_script(text, *arguments)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(text, *arguments)
 
     def text(self, selector: str) -> str:
         """The visible text of the first that fits; empty where none does."""
@@ -89,7 +89,7 @@ class Page:
     def accessibility(self) -> list[str]:
         """What axe-core's rules find, a line each."""
         self.script(AXE.read_text())
-        found = self.driver.execute_async_script(  # type: ignore[no-untyped-call]
+        found = self.driver.execute_async_script(
             "const done = arguments[0];"
             "axe.run().then((r) => done(r.violations), (e) => done([{id: String(e), nodes: []}]))"
         )

@@ -133,7 +133,7 @@ def test_one_text_filters_page_and_address(page: Page) -> None:
 def test_the_filter_reads_every_line_of_the_table_as_it_should(page: Page) -> None:
     cases: list[dict[str, Any]] = json.loads((Path(__file__).parent / "filters.json").read_text())
     page.open()
-    held = page.driver.execute_async_script(  # type: ignore[no-untyped-call]
+    held = page.driver.execute_async_script(
         "const [cases, done] = arguments;"
         "import('/web/filter.js').then((f) => done(cases.map((c) => f.matches(f.terms(c.filter), c.thing))))",
         cases,
