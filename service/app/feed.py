@@ -82,7 +82,8 @@ class Feed:
     ) -> AsyncGenerator[Event | Bookmark, None]:
         """Every event above revision `after`, without end. Raises RevisionUnavailable, Unavailable (draining).
 
-        `bookmarks`: after every `idle_seconds` (BOOKMARK_SECONDS) without an event, tell how far the log was read. A
+        `bookmarks`: after every `idle_seconds` (BOOKMARK_SECONDS) in which none of these events came, tell how far the
+        log was read: whatever else happens in the service, no proxy takes the stream for dead. A
         follower so slow that events were compacted before it had read them gets RevisionUnavailable too. When the
         process drains, what is stored is told first.
         """
@@ -91,18 +92,24 @@ class Feed:
             raise RevisionUnavailable(after, oldest, current)
         self.followers += 1
         try:
-            cursor = after
+            cursor, loop = after, asyncio.get_running_loop()
+            idle = idle_seconds or BOOKMARK_SECONDS
+            silent_since = loop.time()
             while True:
                 closed = self._news.closed
                 batch, cursor = await self._batch(cursor, _filter(group_uuid, project), group_uuid, project)
                 for event in batch:
                     yield event
+                if batch:
+                    silent_since = loop.time()
+                elif bookmarks and loop.time() - silent_since >= idle:
+                    yield Bookmark(cursor)
+                    silent_since = loop.time()
                 if batch or cursor < self._head:
                     continue
                 if closed:
                     raise Unavailable("the service is shutting down")
-                if not await self._wait_beyond(cursor, idle_seconds or BOOKMARK_SECONDS) and bookmarks:
-                    yield Bookmark(cursor)
+                await self._wait_beyond(cursor, max(0.0, silent_since + idle - loop.time()) if bookmarks else idle)
         finally:
             self.followers -= 1
 
@@ -171,11 +178,10 @@ class Feed:
             self._head = found[-1].revision
             self._news.publish()
 
-    async def _wait_beyond(self, cursor: int, seconds: float) -> bool:
-        """Wait until the head passes `cursor`; False when nothing came in time."""
-        if self._head > cursor or self._news.closed:
-            return True
-        return await told(self._news.next, seconds)
+    async def _wait_beyond(self, cursor: int, seconds: float) -> None:
+        """Wait until the head passes `cursor`, at most so long."""
+        if self._head <= cursor and not self._news.closed:
+            await told(self._news.next, seconds)
 
 
 def _filter(group_uuid: str | None, project: str | None) -> Callable[[Event], bool]:

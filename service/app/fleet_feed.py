@@ -6,6 +6,7 @@ and always as it is now.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -97,16 +98,22 @@ class FleetFeed:
             if not oldest <= revision <= current:
                 raise RevisionUnavailable(revision, oldest, current)
             cursor = revision
+        loop = asyncio.get_running_loop()
+        silent_since = loop.time()
         while not self._news.closed:
             news = self._news.next
             updates, last = await self._store.read(lambda c, after=cursor: self._after(c, after, zone_uuid))  # type: ignore[misc]
             for update in updates:
                 yield update
+            if updates:
+                silent_since = loop.time()
+            elif loop.time() - silent_since >= BOOKMARK_SECONDS:
+                yield Bookmark(max(cursor, last))
+                silent_since = loop.time()
             if last > cursor:
                 cursor = last
                 continue
-            if not await told(news, BOOKMARK_SECONDS):
-                yield Bookmark(cursor)
+            await told(news, max(0.0, silent_since + BOOKMARK_SECONDS - loop.time()))
         raise Unavailable("the service is shutting down")
 
     def _standing(self, connection: Connection, zone_uuid: str) -> tuple[list[FleetUpdate], int]:

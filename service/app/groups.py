@@ -285,10 +285,21 @@ class Groups(GroupIntents):
         Raises DeployFailed, NoCapacity, Unsatisfiable after the FINAL event of an operation that failed: the group is
         Failed, or Running as before where a scaling was withdrawn.
         """
-        async with aclosing(self._feed.follow(after, group_uuid=group_uuid)) as changes:
+        async with aclosing(self.follow_marked(group_uuid, after, marked=False)) as changes:
             async for event in changes:
                 assert isinstance(event, Event)  # no bookmarks were asked for
                 yield event
+
+    async def follow_marked(
+        self, group_uuid: str, after: int, *, marked: bool = True
+    ) -> AsyncGenerator[Event | Bookmark, None]:
+        """As `follow`, with bookmarks while nothing happens where `marked`."""
+        feed = self._feed.follow(after, group_uuid=group_uuid, bookmarks=marked)
+        async with aclosing(feed) as changes:
+            async for event in changes:
+                yield event
+                if isinstance(event, Bookmark):
+                    continue
                 if event.kind is EventKind.FINAL:
                     group = event.group
                     ended = (GroupStatus.FAILED, GroupStatus.RUNNING)

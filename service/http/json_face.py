@@ -21,8 +21,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.app.identity import Identities
+from service.contract import heartbeat
 from service.contract.call import REQUEST_ID_KEY, request_id_of
 from service.contract.frame import CallerLeft, CallFrame, FramedCall
+from service.contract.heartbeat import beating
 from service.contract.roles import ROLES
 from service.contract.status import MethodUnimplemented
 from service.errors import FieldViolation, InvalidArgument, Overloaded
@@ -121,8 +123,11 @@ class _Endpoint:
 
     async def _stream(self, call: FramedCall, responses: AsyncGenerator[Any, None], reply: Reply) -> None:
         """Server-sent events. Nothing is sent before the first, so that a refused call has a status of its own."""
-        async with aclosing(responses):
-            async for response in responses:
+        async with aclosing(beating(responses, heartbeat.SECONDS)) as beats:
+            async for response in beats:
+                if response is None:
+                    await reply.sign_of_life()
+                    continue
                 call.begun()
                 await reply.event(response)
                 call.count_sent()

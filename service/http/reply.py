@@ -75,6 +75,11 @@ class Reply:
         """Nothing, so that neither a proxy nor the reader takes the line for dead."""
         await self._chunk(": nothing new\n\n")
 
+    async def sign_of_life(self) -> None:
+        """A comment, which clients of server-sent events pass over; nothing before the first event."""
+        if self._streaming:
+            await self._chunk(": nothing happened\n\n")
+
     async def end(self) -> None:
         """The end of a stream that went well."""
         await self._chunk("event: end\ndata: {}\n\n", more=False)
@@ -103,7 +108,12 @@ class Reply:
     async def _chunk(self, text: str, *, more: bool = True) -> None:
         if not self._streaming:
             self._streaming = True
-            headers = {**self._headers, "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store"}
+            headers = {
+                **self._headers,
+                "content-type": "text/event-stream; charset=utf-8",
+                "cache-control": "no-store",
+                "x-accel-buffering": "no",  # nginx holds back what it buffers until the stream ends
+            }
             raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": raw})
         await self._send({"type": "http.response.body", "body": text.encode(), "more_body": more})

@@ -13,11 +13,12 @@ from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
 from service.app.quarantine import Quarantine
-from service.contract import validation
+from service.contract import heartbeat, validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
 from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
+from service.contract.heartbeat import beating
 from service.domain.fleet import HostState
 from service.planning.decisions import DecisionLog
 
@@ -163,9 +164,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         drain = self._evacuation.drain(
             current_caller(), request.uuid, request.etag, request.request_id, validate_only=request.validate_only
         )
-        async with aclosing(drain) as steps:
+        async with aclosing(beating(drain, heartbeat.SECONDS)) as steps:
             async for step in steps:
-                yield convert.progress(step, self._reachable)
+                yield convert.progress(step, self._reachable) if step is not None else fleet_pb2.DrainHostResponse()
 
     async def FenceHost(  # noqa: N802
         self, request: fleet_pb2.FenceHostRequest, context: Any

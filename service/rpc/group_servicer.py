@@ -195,6 +195,6 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         if ask.validate_only:
             yield events.standing(started.group, self._reachable)
             return
-        async with aclosing(self._groups.follow(started.group.uuid, started.after_revision)) as changes:
+        async with aclosing(self._groups.follow_marked(started.group.uuid, started.after_revision)) as changes:
             async for change in changes:
-                yield events.event(change, self._reachable)
+                yield events.change(change, self._reachable)

@@ -1350,7 +1350,7 @@ Global___DrainHostRequest: _TypeAlias = DrainHostRequest  # noqa: Y015
 
 @_typing.final
 class DrainHostResponse(_message.Message):
-    """One event of a drain."""
+    """One event of a drain. One without a change says that nothing happened for ten seconds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -800,7 +800,9 @@ class InstanceGroupEvent(_message.Message):
 
     @_builtins.property
     def bookmark(self) -> Global___Bookmark:
-        """Nothing happened up to this revision. Only in a watch."""
+        """Nothing happened up to this revision: sent by every stream after ten seconds of silence, so that no
+        proxy takes it for dead.
+        """
 
     def __init__(
         self,
@@ -829,7 +831,7 @@ Global___InstanceGroupEvent: _TypeAlias = InstanceGroupEvent  # noqa: Y015
 
 @_typing.final
 class Bookmark(_message.Message):
-    """A point in a watch from which it can be taken up again. The revision stands in the event."""
+    """A point from which a watch can be taken up. The revision stands in the event."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
