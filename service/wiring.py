@@ -25,7 +25,7 @@ from service.app.gauges import Gauges
 from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
-from service.app.jobs import Jobs
+from service.app.jobs import Job, JobResult, Jobs
 from service.app.picture import Picture
 from service.app.projects import Projects
 from service.app.quarantine import Quarantine
@@ -47,8 +47,10 @@ from service.http.json_face import json_routes
 from service.http.scraping import ScrapeGuard
 from service.http.web.live import Live
 from service.http.web.pages import page_routes
-from service.http.zstack.composition import zstack_routes
+from service.http.zstack.composition import zstack_face, zstack_routes
+from service.http.zstack.face import ZStackFace
 from service.http.zstack.paths import WithoutEmptySegments
+from service.http.zstack.webhook import Webhooks
 from service.planning.decisions import DecisionLog, RecordingPlanner
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
@@ -117,19 +119,20 @@ class Service:
         self.directory = Directory({}, {}, {}, self._read_fleet_again)
         self._make_reconciliation()
         self._make_use_cases()
+        self.zstack = self._make_zstack()
         self.health = Health(self.store, config.overcommit)
         self.gauges = Gauges(self.store, self.metrics, self.feed, lambda: self.reconciler.working, self.secrets.counted)
         self.rpc = self._make_rpc()
         self._connect()
 
     def http_app(self, readiness: Readiness) -> ASGIApp:
-        """What the HTTP listener serves; from here on `jobs` knows how its jobs are done."""
+        """What the HTTP listener serves."""
         app = create_app(
             registry=self.metrics.registry,
             readiness=readiness,
             refresh=self.gauges.refresh,
             notes=lambda: self.health.notes,
-            routes=[*self._json_routes(), *self._zstack_routes(), *self._web_routes()],
+            routes=[*self._json_routes(), *zstack_routes(self.zstack), *self._web_routes()],
         )
         whole = WithoutEmptySegments(app)
         open_here = self.config.open_scrape and self.config.server.http.local
@@ -183,7 +186,10 @@ class Service:
             secrets=self._known_secrets,
         )
         self.secrets = StoredSecrets(self.store, wall_clock, self._known_secrets)
-        self.jobs = Jobs(self.store, wall_clock, owner=self.owner)
+        self._webhooks = Webhooks(config.webhook_networks)
+        self.jobs = Jobs(
+            self.store, wall_clock, perform=self._perform_job, deliver=self._webhooks.deliver, owner=self.owner
+        )
         self.fleet = Fleet(
             self.store,
             wall_clock,
@@ -245,8 +251,8 @@ class Service:
         live = Live(self.frame, self.identities, self.groups, picture, self._reachable, about)
         return [live.route(), *page_routes()]
 
-    def _zstack_routes(self) -> list[Route]:
-        return zstack_routes(
+    def _make_zstack(self) -> ZStackFace:
+        return zstack_face(
             self.frame,
             self.groups,
             self.fleet,
@@ -254,9 +260,12 @@ class Service:
             self.sessions,
             self.access_keys,
             self.jobs,
+            self._webhooks,
             reachable=self._reachable,
-            webhook_networks=self.config.webhook_networks,
         )
+
+    async def _perform_job(self, job: Job) -> JobResult:
+        return await self.zstack.perform(job)
 
     def _reachable(self, zone_uuid: str) -> bool:
         """Whether members in the zone have addresses that are reachable from outside of their hosts."""

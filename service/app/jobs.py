@@ -49,19 +49,15 @@ Deliver = Callable[[Job, int], Awaitable[None]]
 
 
 class Jobs:
-    """The jobs of this process, and those that other processes left unfinished.
-
-    `perform` and `deliver` are set before `run`. `run` until cancelled, then `stop`.
-    """
-
-    perform: Perform
-    deliver: Deliver
+    """The jobs of this process, and those that other processes left unfinished. `run` until cancelled, then `stop`."""
 
     def __init__(
         self,
         store: Store,
         clock: Callable[[], int],
         *,
+        perform: Perform,
+        deliver: Deliver,
         owner: str,
         max_running: int = 1024,
         max_deliveries: int = 1024,
@@ -69,6 +65,8 @@ class Jobs:
     ) -> None:
         """`max_deliveries`: how many webhooks are told at a time. Slow ones take no room from running jobs: above the
         number only calls that name a webhook are refused."""
+        self._perform = perform
+        self._tell = deliver
         self._store = store
         self._clock = clock
         self._owner = owner
@@ -183,7 +181,7 @@ class Jobs:
 
     async def _work(self, job: Job) -> None:
         if job.state is JobState.RUNNING:
-            outcome = await self._patiently(lambda: self.perform(job))
+            outcome = await self._patiently(lambda: self._perform(job))
             ended = await self._patiently(lambda: self._end(job.uuid, outcome))
             if ended is None:
                 return  # another process was faster, and tells the webhook too
@@ -195,7 +193,7 @@ class Jobs:
     async def _deliver(self, job: Job, tries: int) -> None:
         self._delivering.add(job.uuid)
         try:
-            await self.deliver(job, tries)
+            await self._tell(job, tries)
         finally:
             self._delivering.discard(job.uuid)
 

@@ -1,8 +1,6 @@
-"""Puts the face together."""
+"""Puts the ZStack face together, and its routes."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from starlette.routing import Route
 
@@ -20,7 +18,7 @@ from service.http.zstack.handlers import Handlers
 from service.http.zstack.webhook import Webhooks
 
 
-def zstack_routes(
+def zstack_face(
     frame: CallFrame,
     groups: Groups,
     fleet: Fleet,
@@ -28,15 +26,18 @@ def zstack_routes(
     sessions: Sessions,
     access_keys: AccessKeys,
     jobs: Jobs,
+    webhooks: Webhooks,
     *,
     reachable: Reachable,
-    webhook_networks: Iterable[str] = (),
-    webhooks: Webhooks | None = None,
-) -> list[Route]:
-    """The routes of both protocols. From here on `jobs` knows how its jobs are done; `jobs.run` may begin.
+) -> ZStackFace:
+    """The face of both protocols. `jobs` performs by its `perform` and delivers by `webhooks`.
 
-    `reachable`: whether members of a zone have addresses that are reachable from outside; `webhook_networks`: CIDR.
+    `reachable`: whether members of a zone have addresses that are reachable from outside.
     """
     handlers = Handlers(groups, fleet, catalog, sessions, reachable)
-    face = ZStackFace(frame, handlers, Callers(sessions, access_keys), jobs, webhooks or Webhooks(webhook_networks))
+    return ZStackFace(frame, handlers, Callers(sessions, access_keys), jobs, webhooks)
+
+
+def zstack_routes(face: ZStackFace) -> list[Route]:
+    """The routes of both protocols."""
     return [*rest.routes(face), *legacy.routes(face)]

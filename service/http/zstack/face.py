@@ -50,8 +50,6 @@ class ZStackFace:
         self._callers = callers
         self.jobs = jobs
         self.webhooks = webhooks
-        jobs.perform = self.perform
-        jobs.deliver = webhooks.deliver
 
     async def answer(self, framed: FramedCall, call: Call, shown: str | SignedCall) -> JobResult:
         """Do a call that is answered at once. Raises Overloaded, Malformed."""

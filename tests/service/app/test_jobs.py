@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.app.jobs import KEPT_MS, LEASE_MS, Job, JobResult, Jobs, JobState
+from service.app.jobs import KEPT_MS, LEASE_MS, Deliver, Job, JobResult, Jobs, JobState
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
 from service.store.engine import Store
@@ -32,9 +32,8 @@ class World:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     failures: int = 0
 
-    def process(self, owner: str, **limits: int) -> Jobs:
-        """A process on this database. Its jobs end when `go` is set."""
-        jobs = Jobs(self.store, lambda: self.now, owner=owner, **limits)
+    def process(self, owner: str, instead: Deliver | None = None, **limits: int) -> Jobs:
+        """A process on this database. Its jobs end when `go` is set. `instead`: how it delivers."""
 
         async def perform(job: Job) -> JobResult:
             self.performed.append(job)
@@ -48,8 +47,7 @@ class World:
             self.told.append((job.uuid, job.state, tries))
             self.heard.set()
 
-        jobs.perform, jobs.deliver = perform, deliver
-        return jobs
+        return Jobs(self.store, lambda: self.now, perform=perform, deliver=instead or deliver, owner=owner, **limits)
 
 
 @asynccontextmanager
@@ -180,14 +178,13 @@ async def test_two_processes_that_end_the_same_job_tell_its_webhook_once() -> No
 async def test_a_webhook_that_was_not_told_before_a_stop_is_told_after_it() -> None:
     async with world() as w:
         w.go.set()
-        first = w.process("one")
         hanging = asyncio.Event()
 
         async def hang(job: Job, tries: int) -> None:
             hanging.set()
             await asyncio.Event().wait()
 
-        first.deliver = hang
+        first = w.process("one", hang)
         uuid = await first.submit(CALLER, "op", "x", webhook="http://hook/")
         await hanging.wait()
         await first.stop()
@@ -232,15 +229,14 @@ async def test_too_many_jobs_at_once_are_refused() -> None:
 
 
 async def test_webhooks_that_are_slow_leave_the_room_of_running_jobs_alone() -> None:
-    async with world() as w, running(w.process("one", max_running=1, max_deliveries=1)) as jobs:
+    told = asyncio.Event()
+
+    async def slow(_job: Job, _tries: int) -> None:
+        w.heard.set()
+        await told.wait()
+
+    async with world() as w, running(w.process("one", slow, max_running=1, max_deliveries=1)) as jobs:
         w.go.set()
-        told = asyncio.Event()
-
-        async def slow(_job: Job, _tries: int) -> None:
-            w.heard.set()
-            await told.wait()
-
-        jobs.deliver = slow
         first = await jobs.submit(CALLER, "op", "x", webhook="http://hook/")
         async with asyncio.timeout(60):
             await w.heard.wait()
