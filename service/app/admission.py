@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from service.app import engines, environment
-from service.domain import placement_rules, ranks
+from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
 from service.domain.environment import unknown_secrets
 from service.domain.fleet import Zone
@@ -34,11 +34,12 @@ def admit(
     framework: str = "",
     own_uuid: str = "",
     members: Sequence[NodeSpec] = (),
+    known_roles: Mapping[str, int] | None = None,
 ) -> GroupSpec:
     """The specification with everything filled in but the values of secrets. `knows_secret`: whether the caller may use
     the secret of a name; `has_cluster`: whether any host is in the cluster of a uuid. `framework`: of the group that
     the nodes are to join; empty for that of the initial node. `own_uuid`: the group's, where its caller chose it;
-    `members`: all that the group has then, where `spec` has those alone that join it.
+    `members`: those that stay, and `known_roles`: its roles' start orders, where `spec` has those alone that join it.
 
     Raises InvalidArgument and NotFound, naming the field, and what `knows_secret` raises.
     """
@@ -56,12 +57,17 @@ def admit(
             raise NotFound("cluster", node.cluster_uuid, f"{path}.cluster_uuid")
         environment.check(node.environment_variables, f"{path}.environment_variables", knows_secret)
         _check_secrets(catalogue[node.model_service_uuid], path, knows_secret)
-    if wrong := list(placement_rules.violations(spec.placement, members or spec.nodes, own_uuid)):
+    if wrong := list(roles.violations(spec.nodes, known_roles or {})):
         raise InvalidArgument(wrong)
-    ranked = _ranked(spec.nodes)
+    if (size := sum(node.count for node in spec.nodes)) > max_nodes:
+        raise InvalidArgument.of("model_services", f"asks for {size} members; at most {max_nodes} are allowed")
+    nodes = roles.expanded(spec.nodes, known_roles or {})
+    if wrong := list(placement_rules.violations(spec.placement, [*members, *nodes], own_uuid)):
+        raise InvalidArgument(wrong)
+    ranked = _ranked(nodes)
     framework = framework or catalogue[ranked[0].model_service_uuid].framework
     engines.check(spec.nodes, catalogue, zones, framework)
-    engines.check_count(len(spec.nodes), framework, "model_services")
+    engines.check_count(len(nodes), framework, "model_services")
     resolved = tuple(_resolved(spec, node, catalogue[node.model_service_uuid]) for node in ranked)
     _check_sizes(resolved)
     entry = catalogue[resolved[0].model_service_uuid]

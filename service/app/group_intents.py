@@ -12,7 +12,7 @@ from service.app.admission import admit, wish_of
 from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.visibility import project_of, visible
-from service.domain import placement_rules, ranks
+from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
 from service.domain.presets import Serves, ports_of, preset_of
@@ -120,18 +120,27 @@ class GroupIntents:
         return await self._intend(caller, "Start", uuid, ask or Ask(), "", decide)
 
     async def scale(
-        self, caller: Caller, uuid: str, added: Sequence[NodeSpec], removed: Sequence[str], ask: Ask | None = None
+        self,
+        caller: Caller,
+        uuid: str,
+        joining: Sequence[NodeSpec],
+        leaving: Sequence[str],
+        ask: Ask | None = None,
+        *,
+        role_counts: Mapping[str, int] | None = None,
     ) -> Started:
         """Add workers, remove members, all or nothing: nobody leaves before those that join are placed.
 
+        `role_counts`: instead, how many members each of these roles shall have.
         Raises InvalidArgument, NotFound, WrongState, Conflict; the stream ends with NoCapacity where they do not fit.
         """
 
-        if not added and not removed:
+        if not joining and not leaving and not role_counts:
             raise InvalidArgument.of("model_services", "name members to add, or to remove, or both")
 
         def decide(connection: Connection, group: Group) -> Sequence[Fact]:
             _require(group, {GroupStatus.RUNNING}, "it to be Running")
+            added, removed = _of_roles(group, role_counts) if role_counts else (joining, leaving)
             _check_removed(group, removed)
             _check_left(connection, group, added, removed)
             members = self._joining(connection, group, added, removed)
@@ -141,7 +150,8 @@ class GroupIntents:
             engines.check_ranks(kept, framework, "remove_instance_uuids")
             return [ScaleRequested(members, frozenset(removed))]
 
-        body = encode(replace(_NO_SPEC, nodes=tuple(added))) + ",".join(sorted(removed))
+        body = encode(replace(_NO_SPEC, nodes=tuple(joining))) + ",".join(sorted(leaving))
+        body += "".join(f",{role}={count}" for role, count in sorted((role_counts or {}).items()))
         return await self._intend(caller, "Scale", uuid, ask or Ask(), body, decide)
 
     async def update(self, caller: Caller, uuid: str, changes: Metadata, ask: Ask | None = None) -> Group:
@@ -219,12 +229,14 @@ class GroupIntents:
             knows_secret=self._secrets.usable(connection, group.project, keep=True),
             has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
             framework=_framework(connection, group),
-            members=(*(m.spec for m in group.instances if m.uuid not in removed), *plain.nodes),
+            members=[m.spec for m in group.instances if m.uuid not in removed],
+            known_roles=roles.orders([m.spec for m in group.instances]),
         )
-        if len(group.instances) - len(removed) + len(added) > self._limits.max_nodes:
+        joining = len(spec.nodes)
+        if len(group.instances) - len(removed) + joining > self._limits.max_nodes:
             raise InvalidArgument.of("model_services", f"the group would have more than {self._limits.max_nodes} nodes")
         taken = {m.rank for m in group.instances if m.uuid not in removed}
-        free = (rank for rank in range(1, len(taken) + len(added) + 1) if rank not in taken)
+        free = (rank for rank in range(1, len(taken) + joining + 1) if rank not in taken)
         now = clock.now(connection)
         return tuple(
             new_instance(
@@ -312,6 +324,20 @@ def _require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], n
         raise WrongState(f"instance group {group.uuid}", group.status.value, needs)
 
 
+def _of_roles(group: Group, counts: Mapping[str, int]) -> tuple[Sequence[NodeSpec], Sequence[str]]:
+    """Who joins and who leaves for so many members of each role. Raises InvalidArgument."""
+    try:
+        added, removed = roles.change(group.instances, counts)
+    except KeyError as error:
+        there = ", ".join(sorted({m.spec.role for m in group.instances if m.spec.role})) or "none"
+        raise InvalidArgument.of("role_counts", f"the group has no role {error.args[0]}; it has: {there}") from error
+    except ValueError as error:
+        raise InvalidArgument.of(f"role_counts[{error.args[0]}]", "the initial node cannot be removed") from error
+    if not added and not removed:
+        raise InvalidArgument.of("role_counts", "every role has so many members already")
+    return added, removed
+
+
 def _check_removed(group: Group, removed: Sequence[str]) -> None:
     ranks = {m.uuid: m.rank for m in group.instances}
     for position, uuid in enumerate(removed):
@@ -331,7 +357,7 @@ def _check_left(connection: Connection, group: Group, added: Sequence[NodeSpec],
     left = [m for m in group.instances if m.uuid not in removed]
     if not removed or not (policy.min_hosts or policy.min_racks or policy.min_zones):
         return
-    wrong = list(placement_rules.violations(policy, [*(m.spec for m in left), *added], group.uuid))
+    wrong = list(placement_rules.violations(policy, [*(m.spec for m in left), *roles.expanded(added, {})], group.uuid))
     if wrong:
         raise InvalidArgument.of("remove_instance_uuids", f"{wrong[0].field} {wrong[0].description}")
     if added:

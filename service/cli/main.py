@@ -141,6 +141,12 @@ def _add_groups(add: Callable[..., argparse.ArgumentParser]) -> None:
     watch = add("watch", watch_groups, "stream changes of all groups or of one")
     watch.add_argument("uuid", nargs="?", default="")
     watch.add_argument("--from", dest="start", type=int, default=0, metavar="REVISION", help="after this revision")
+    scale = add("scale", scale_group, "change how many members of a role a group has, and follow it")
+    scale.add_argument("uuid")
+    scale.add_argument(
+        "--role", action="append", required=True, type=_role_count, metavar="ROLE=COUNT", help="(repeatable)"
+    )
+    scale.add_argument("--request-id", default="", help="an id that makes a repeated call the same change")
     delete = add("delete", delete_groups, "remove groups: machines destroyed, capacity given back")
     delete.add_argument("uuid", nargs="+")
 
@@ -238,6 +244,23 @@ def list_groups(options: argparse.Namespace, stub: Stub) -> int:
             console.width = 400
         console.print(group_table(groups))
     return errors.OK
+
+
+def scale_group(options: argparse.Namespace, stub: Stub) -> int:
+    """Scale by role and follow; the group's end state decides the exit code."""
+    request = deploy_pb2.ScaleInstanceGroupRequest(
+        uuid=options.uuid, role_counts=dict(options.role), request_id=options.request_id
+    )
+    with choose_view(options.json) as view:
+        final = _show(stub, lambda: stub.ScaleInstanceGroup(request), view)
+    return errors.OK if final.status == "Running" else errors.FAILED
+
+
+def _role_count(text: str) -> tuple[str, int]:
+    role, equals, count = text.partition("=")
+    if not (role and equals and count.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=COUNT")
+    return role, int(count)
 
 
 def watch_groups(options: argparse.Namespace, stub: Stub) -> int:

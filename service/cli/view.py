@@ -169,7 +169,7 @@ def render(progress: Progress) -> RenderableType:
         done = _DONE if member.status == "Running" else _STEPS.get(member.status, 0)
         table.add_row(
             f"{member.node_rank}{'*' if member.is_initial_node else ''}",
-            member.name,
+            f"{member.name} [{member.role}]" if member.role else member.name,
             member.host_name or member.host_uuid[:8],
             str(member.cpu_num),
             size_text(member.memory_size),
@@ -207,7 +207,8 @@ def describe_event(event: group_pb2.InstanceGroupEvent) -> str:
 
 def describe_member(member: group_pb2.Instance) -> str:
     """A member in a line: rank, name, status and what is known of its place."""
-    parts = [f"{member.node_rank} {member.name}: {member.status}"]
+    role = f" [{member.role}]" if member.role else ""
+    parts = [f"{member.node_rank} {member.name}{role}: {member.status}"]
     if member.host_name or member.host_uuid:
         parts.append(f"on {member.host_name or member.host_uuid}")
     if member.addresses:
@@ -218,8 +219,12 @@ def describe_member(member: group_pb2.Instance) -> str:
 
 
 def describe_group(group: group_pb2.InstanceGroup) -> str:
-    """A group in a line."""
-    return f"{group.name}: {group.status}" + (f" ({group.reason})" if group.reason else "")
+    """A group in a line, with how far each role is."""
+    told = f"{group.name}: {group.status}" + (f" ({group.reason})" if group.reason else "")
+    roles = ", ".join(
+        f"{one.role or 'no role'} {one.running_count}/{one.instance_count} {one.status}" for one in group.roles
+    )
+    return f"{told}; {roles}" if roles else told
 
 
 def describe_placement(placement: placement_pb2.Placement) -> str:

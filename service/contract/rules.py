@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,7 +64,30 @@ def _gpu_violations(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolat
         seen.add(gpu.model)
 
 
+_MOST_MEMBERS = 1024
+_ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _roles_and_counts_are_right(request: Any) -> Iterator[FieldViolation]:
+    for position, node in enumerate(request.model_services):
+        if node.role and not _ROLE.fullmatch(node.role):
+            path = f"model_services[{position}].role"
+            yield FieldViolation(path, "must be letters, digits and ._-, a letter or digit first")
+    if sum(copies(node) for node in request.model_services) > _MOST_MEMBERS:
+        yield FieldViolation("model_services", f"asks for more than {_MOST_MEMBERS} members")
+
+
+def copies(node: group_pb2.NodeSpec) -> int:
+    """How many members a node of a request asks for."""
+    return node.count or 1
+
+
 def _adds_or_removes(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
+    if request.role_counts:
+        for name in ("model_services", "remove_instance_uuids"):
+            if getattr(request, name):
+                yield FieldViolation(name, "must be empty where role_counts is not")
+        return
     if request.model_services and request.remove_instance_uuids:
         yield FieldViolation("remove_instance_uuids", "must be empty where model_services is not")
     if not request.model_services and not request.remove_instance_uuids:
@@ -185,13 +209,19 @@ _MODEL_SERVICE_FIELDS = tuple(
 
 _DEPLOY: Sequence[Rule] = (
     _ranks_are_right,
+    _roles_and_counts_are_right,
     _gpus_are_right,
 )
 
 _RULES: Mapping[str, Sequence[Rule]] = {
     "corral.v1.DeployDistributedModelServiceRequest": _DEPLOY,
     "corral.v1.PlanDistributedModelServiceRequest": _DEPLOY,
-    "corral.v1.ScaleInstanceGroupRequest": (_adds_or_removes, _adds_no_initial_node, _gpus_are_right),
+    "corral.v1.ScaleInstanceGroupRequest": (
+        _adds_or_removes,
+        _adds_no_initial_node,
+        _roles_and_counts_are_right,
+        _gpus_are_right,
+    ),
     "corral.v1.UpdateInstanceGroupRequest": (
         _mask_names("name", "description", "user_tags", "system_tags"),
         _named_fields_are_not_empty("name"),

@@ -119,6 +119,9 @@ class NodeSpec:
     Empty `zone_uuid`: any zone. `cpu_num`, `memory_size`, `root_disk_size`, `timeout_ms` 0: the catalogue's default.
     `model_service_version`: of the entry at admission; the member is made from it however the entry changes.
     `model_uuid`: what it serves; empty: what its entry does.
+    `role`: what the member is in its group (`router`, `prefill`, …), empty for none; it starts once all members of a
+    lower `start_order` are running. As a face hands it in `start_order` -1 is unset, and `count` says how many alike
+    members are meant; each stored one is one.
     """
 
     name: str
@@ -140,6 +143,9 @@ class NodeSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     model_service_version: int = 0
     model_uuid: str = ""
+    role: str = ""
+    start_order: int = 0
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

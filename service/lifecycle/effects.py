@@ -7,6 +7,7 @@ is harmless, because every driver call observes and compares before it acts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from service.domain.groups import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.lifecycle.members import runs_from
@@ -157,15 +158,18 @@ def _member_effect(group: Group, member: Instance, startable: frozenset[str], no
 
 
 def _startable(group: Group) -> frozenset[str]:
-    """Members that GO lets run now: all of them, or with `sequential` those before whom all are ready."""
+    """Members that GO lets run now: those of whose group every member is ready that comes before them.
+
+    Roles come one after the other, and with `sequential` the members of a role do too.
+    """
     if group.phase is not GroupPhase.BOOTING or not group.go:
         return frozenset()
-    if group.spec.creation_strategy is CreationStrategy.PARALLEL:
-        return frozenset(m.uuid for m in group.instances)
-    startable = set()
-    for member in start_order(group):
-        startable.add(member.uuid)
-        if member.status is not S.RUNNING:
+    alone = group.spec.creation_strategy is CreationStrategy.SEQUENTIAL
+    startable: set[str] = set()
+    for _, wave in groupby(start_order(group), key=lambda m: m.uuid if alone else m.spec.start_order):
+        members = tuple(wave)
+        startable.update(m.uuid for m in members)
+        if any(m.status is not S.RUNNING and not m.leaving for m in members):
             break
     return frozenset(startable)
 
@@ -179,9 +183,13 @@ def _next_to_move(group: Group) -> Instance | None:
 
 
 def start_order(group: Group) -> tuple[Instance, ...]:
-    """Rank order, with the initial node last where the engine wants its workers first."""
-    ordered = sorted(group.instances, key=lambda m: m.rank)
-    return (*ordered[1:], ordered[0]) if group.spec.workers_first and ordered else tuple(ordered)
+    """By the order of roles, then by rank, with the initial node last of its role where the engine wants its workers
+    first."""
+
+    def place(member: Instance) -> tuple[int, bool, int]:
+        return member.spec.start_order, group.spec.workers_first and member.rank == 0, member.rank
+
+    return tuple(sorted(group.instances, key=place))
 
 
 def next_deadline(group: Group) -> int:

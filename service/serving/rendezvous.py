@@ -122,7 +122,13 @@ def _peer(member: Instance, host_name: str) -> dict[str, Any]:
         "name": member.spec.name,
         "host_name": host_name,
         "address": member.address,
+        **_named_role(member),
     }
+
+
+def _named_role(member: Instance) -> dict[str, str]:
+    """The role that the request names (`router`, `prefill`, …), beside that of leader or worker."""
+    return {"group_role": member.spec.role} if member.spec.role else {}
 
 
 def texts(document: Mapping[str, Any], group: Group, member: Instance) -> dict[str, str]:
@@ -169,6 +175,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_READINESS_PATH": document["readiness"]["path"],
         "CORRAL_READINESS_PORT": document["readiness"]["port"] or "",
         "CORRAL_START_DEADLINE_SECONDS": member.boot_timeout_ms // 1000,
+        **({"CORRAL_GROUP_ROLE": node["group_role"]} if "group_role" in node else {}),
         "MASTER_ADDR": leader["address"],
         "MASTER_PORT": master_port,
         "NODE_RANK": node["rank"],

@@ -55,6 +55,7 @@ class Observer:
         self._owners: dict[tuple[str, int], str] = {}
         self._seats: dict[str, tuple[int, str, str]] = {}
         self._go: set[str] = set()
+        self._served: set[tuple[str, int]] = set()
         self.commits = 0
         self.claim_changes = 0
 
@@ -123,6 +124,13 @@ class Observer:
                 self.violated(
                     "I6", f"member {uuid} is {(status, attempt, host, reason, address, unknown)}, told: {told}"
                 )
+        self._served |= {
+            (member, epoch)
+            for member, epoch in self._rows(
+                "SELECT i.uuid, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
+                " WHERE i.status = 'Running'"
+            )
+        }
         self._check_go(groups, members)
         self._check_claims(members)
 
@@ -327,6 +335,20 @@ class Observer:
             self.violated("I4", f"{machine.instance} runs before GO of its group is committed")
         elif not machine.late and (rows[0][1] != machine.attempt or rows[0][2] in ("Removed", "Pending", "Claimed")):
             self.violated("I3", f"{machine.instance} attempt {machine.attempt} was started; wanted is {rows[0][1:]}")
+        elif not machine.late:
+            self._check_order(machine)
+
+    def _check_order(self, machine: Machine) -> None:
+        """I17: a member starts after all those of a lower order have been ready in this start of the group."""
+        fellows = self._rows(
+            "SELECT f.uuid, f.spec, f.leaving, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
+            " JOIN instances f ON f.group_uuid = g.uuid WHERE i.uuid = ?",
+            machine.instance,
+        )
+        order = {uuid: json.loads(spec).get("start_order", 0) for uuid, spec, *_ in fellows}
+        for uuid, _, leaving, epoch in fellows:
+            if order[uuid] < order[machine.instance] and not leaving and (uuid, epoch) not in self._served:
+                self.violated("I17", f"{machine.instance} starts before {uuid} of a role before its own was ready")
 
     def _stopped(self, machine: Machine, cause: str) -> None:
         """A replica ended a running machine: somebody must have wanted that."""

@@ -7,7 +7,7 @@ import gc
 import logging
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from service import failpoints
@@ -310,6 +310,11 @@ def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
         NodeSpec(f"n{rank}", ENTRY, "", dice.choice((1, 1, 2)), dice.choice((1, 1, 2)) * GIB)
         for rank in range(dice.choice((1, 2, 3, 4)))
     )
+    # Of dice of its own, so that a seed means what it meant before groups had roles.
+    parts = random.Random(f"{name} {nodes}")
+    if len(nodes) > 1 and parts.random() < 0.4:
+        waves = [parts.randint(0, 2) for _ in nodes]
+        nodes = tuple(replace(n, role=f"r{wave}", start_order=wave) for n, wave in zip(nodes, waves, strict=True))
     policy = PlacementPolicy(
         max_per_host=dice.choice((0, 0, 1, 2)),
         exclusive_hosts=dice.random() < 0.1,

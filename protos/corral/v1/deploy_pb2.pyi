@@ -687,9 +687,29 @@ Global___UpdateInstanceGroupResponse: _TypeAlias = UpdateInstanceGroupResponse  
 
 @_typing.final
 class ScaleInstanceGroupRequest(_message.Message):
-    """Which workers to add or to remove. One call does either, not both."""
+    """Which workers to add or to remove, or how many members roles shall have. One call does one of the three."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RoleCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     UUID_FIELD_NUMBER: _builtins.int
     MODEL_SERVICES_FIELD_NUMBER: _builtins.int
@@ -697,6 +717,7 @@ class ScaleInstanceGroupRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ROLE_COUNTS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID."""
     etag: _builtins.str
@@ -713,6 +734,12 @@ class ScaleInstanceGroupRequest(_message.Message):
     def remove_instance_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The UUIDs of the members to remove. The initial node cannot be removed."""
 
+    @_builtins.property
+    def role_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many members these roles shall have, by role. New members are as the role's first; those of the highest ranks
+        leave. Refused where every role has so many already.
+        """
+
     def __init__(
         self,
         *,
@@ -722,10 +749,11 @@ class ScaleInstanceGroupRequest(_message.Message):
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        role_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "model_services", b"model_services", "remove_instance_uuids", b"remove_instance_uuids", "request_id", b"request_id", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "model_services", b"model_services", "remove_instance_uuids", b"remove_instance_uuids", "request_id", b"request_id", "role_counts", b"role_counts", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

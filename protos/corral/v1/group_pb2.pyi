@@ -111,6 +111,9 @@ class NodeSpec(_message.Message):
     STARTUP_PARAMETERS_FIELD_NUMBER: _builtins.int
     ROOT_DISK_SIZE_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    START_ORDER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MODEL_UUID_FIELD_NUMBER: _builtins.int
     is_initial_node: _builtins.bool
@@ -155,6 +158,18 @@ class NodeSpec(_message.Message):
     """Size of the root disk in bytes, at most 64 TiB: at least that of the image's disk; for an image without
     one, an empty disk of this size. 0 means the model service's default.
     """
+    role: _builtins.str
+    """What the machine is in its group, for example `router`, `prefill` or `decode`: letters, digits and `._-`, at most
+    63. All members of a group are placed by one plan, whatever their roles. Empty means none.
+    """
+    start_order: _builtins.int
+    """When the role starts: once every member with a lower number runs. Alike for all nodes of a role; absent means what
+    another node of the role says, else 0. Members without a role start with 0.
+    """
+    count: _builtins.int
+    """How many alike machines are wanted, 1 to 1024; their names are numbered from 0. 0 means 1. Must be 1 for the
+    initial node and where `node_rank` is given.
+    """
     model_uuid: _builtins.str
     """The UUID of the model that the machine serves: told to the guest, and that of the initial node is the
     group's. Empty means the model service's own.
@@ -194,12 +209,15 @@ class NodeSpec(_message.Message):
         startup_parameters: _builtins.str = ...,
         root_disk_size: _builtins.int = ...,
         gpus: _abc.Iterable[Global___GpuRequest] | None = ...,
+        role: _builtins.str = ...,
+        start_order: _builtins.int | None = ...,
+        count: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         model_uuid: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "cpu_num", b"cpu_num", "memory_size", b"memory_size", "node_rank", b"node_rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cpu_num", b"cpu_num", "memory_size", b"memory_size", "node_rank", b"node_rank", "start_order", b"start_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "cluster_uuid", b"cluster_uuid", "cpu_num", b"cpu_num", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "is_initial_node", b"is_initial_node", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "root_disk_size", b"root_disk_size", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cluster_uuid", b"cluster_uuid", "count", b"count", "cpu_num", b"cpu_num", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "is_initial_node", b"is_initial_node", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "role", b"role", "root_disk_size", b"root_disk_size", "start_order", b"start_order", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_num: _TypeAlias = _typing.Literal["cpu_num"]  # noqa: Y015
     _WhichOneofArgType__cpu_num: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num"]  # noqa: Y015
@@ -207,12 +225,16 @@ class NodeSpec(_message.Message):
     _WhichOneofArgType__memory_size: _TypeAlias = _typing.Literal["_memory_size", b"_memory_size"]  # noqa: Y015
     _WhichOneofReturnType__node_rank: _TypeAlias = _typing.Literal["node_rank"]  # noqa: Y015
     _WhichOneofArgType__node_rank: _TypeAlias = _typing.Literal["_node_rank", b"_node_rank"]  # noqa: Y015
+    _WhichOneofReturnType__start_order: _TypeAlias = _typing.Literal["start_order"]  # noqa: Y015
+    _WhichOneofArgType__start_order: _TypeAlias = _typing.Literal["_start_order", b"_start_order"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_num) -> _WhichOneofReturnType__cpu_num | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_size) -> _WhichOneofReturnType__memory_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__node_rank) -> _WhichOneofReturnType__node_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_order) -> _WhichOneofReturnType__start_order | None: ...
 
 Global___NodeSpec: _TypeAlias = NodeSpec  # noqa: Y015
 
@@ -489,6 +511,7 @@ class InstanceGroup(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -559,6 +582,12 @@ class InstanceGroup(_message.Message):
     def tag_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The UUIDs of the tags attached to the group."""
 
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleStatus]:
+        """How far each role is, in the order in which roles start; members without a role under an empty name. Empty where no
+        member has a role, and in events that leave out the members.
+        """
+
     def __init__(
         self,
         *,
@@ -585,14 +614,53 @@ class InstanceGroup(_message.Message):
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
         project: _builtins.str = ...,
+        roles: _abc.Iterable[Global___RoleStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceGroup: _TypeAlias = InstanceGroup  # noqa: Y015
+
+@_typing.final
+class RoleStatus(_message.Message):
+    """Where the members of one role stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    START_ORDER_FIELD_NUMBER: _builtins.int
+    INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    RUNNING_COUNT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """The role."""
+    start_order: _builtins.int
+    """Its place in the order of the start."""
+    instance_count: _builtins.int
+    """How many members have it; those that are leaving are not counted."""
+    running_count: _builtins.int
+    """How many of them are running."""
+    status: _builtins.str
+    """The state of the member that has the furthest way to go, as Instance's `status` says it; `Running` where all are."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        start_order: _builtins.int = ...,
+        instance_count: _builtins.int = ...,
+        running_count: _builtins.int = ...,
+        status: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "role", b"role", "running_count", b"running_count", "start_order", b"start_order", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleStatus: _TypeAlias = RoleStatus  # noqa: Y015
 
 @_typing.final
 class Instance(_message.Message):
@@ -620,6 +688,7 @@ class Instance(_message.Message):
     LAST_OP_DATE_FIELD_NUMBER: _builtins.int
     HOST_NAME_FIELD_NUMBER: _builtins.int
     MODEL_SERVICE_UUID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -661,6 +730,8 @@ class Instance(_message.Message):
     """The name of the host. Empty until the member is placed."""
     model_service_uuid: _builtins.str
     """The UUID of the catalogue's model service that the machine runs."""
+    role: _builtins.str
+    """What the member is in its group. Empty where it has no role."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The member's IP addresses. Empty until they are known."""
@@ -696,10 +767,11 @@ class Instance(_message.Message):
         last_op_date: _timestamp_pb2.Timestamp | None = ...,
         host_name: _builtins.str = ...,
         model_service_uuid: _builtins.str = ...,
+        role: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cpu_num", b"cpu_num", "create_date", b"create_date", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "reason", b"reason", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cpu_num", b"cpu_num", "create_date", b"create_date", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.app.etags import etag_of
 from service.contract.convert import specification
+from service.domain import roles
 from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, Seat
 
 Reachable = Callable[[str], bool]
@@ -66,6 +67,16 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         revision=value.revision,
         etag=etag_of(value),
         project=value.project,
+        roles=[
+            group_pb2.RoleStatus(
+                role=state.role,
+                start_order=state.start_order,
+                instance_count=state.members,
+                running_count=state.running,
+                status=state.status.value,
+            )
+            for state in roles.states(value.instances)
+        ],
     )
 
 
@@ -94,6 +105,7 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         last_op_date=timestamp(value.updated_at),
         host_name=value.host_name,
         model_service_uuid=value.spec.model_service_uuid,
+        role=value.spec.role,
     )
 
 

@@ -10,7 +10,7 @@ from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
 from service.app.groups import Ask, Metadata
 from service.contract import rules
-from service.domain import ranks
+from service.domain import ranks, roles
 from service.domain.groups import (
     CreationStrategy,
     DeployRequest,
@@ -57,7 +57,9 @@ DeployMessage = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.Pla
 
 def positions_by_rank(nodes: Sequence[group_pb2.NodeSpec]) -> dict[int, int]:
     """Rank -> position in the caller's list: explicit ranks, else the list's order with the initial node first."""
-    return dict(enumerate(ranks.order(rules.places(nodes))))
+    each = [position for position, node in enumerate(nodes) for _ in range(rules.copies(node))]
+    order = ranks.order(rules.places(nodes[position] for position in each))
+    return {rank: each[number] for rank, number in enumerate(order)}
 
 
 def path_as_written(path: str, positions: Mapping[int, int]) -> str:
@@ -128,6 +130,9 @@ def _node(message: group_pb2.NodeSpec) -> NodeSpec:
         gpus=tuple(GpuRequest(gpu.model, gpu.count) for gpu in message.gpus),
         labels=dict(message.labels),
         model_uuid=message.model_uuid,
+        role=message.role,
+        start_order=message.start_order if message.HasField("start_order") else roles.UNSET,
+        count=rules.copies(message),
     )
 
 

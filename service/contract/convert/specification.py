@@ -49,6 +49,8 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "environmentVariables": sorted(node.environment_variables),
             "gpus": [{"model": gpu.model, "count": gpu.count} for gpu in node.gpus],
             "labels": dict(node.labels),
+            "role": node.role,
+            "startOrder": node.start_order if node.role else None,
         }
     )
 

@@ -28,6 +28,7 @@ from service.domain.groups import (
     PreferredGroup,
     Seat,
 )
+from service.domain.roles import UNSET
 from tests.support import ROOT, builders
 
 REFERENCE = (ROOT / "protos" / "REFERENCE.md").read_text()
@@ -52,6 +53,9 @@ NODE = NodeSpec(
     gpus=(GpuRequest("a100", 2),),
     labels={"k": "v"},
     model_uuid=UUIDS["f"],
+    role="decode",
+    start_order=2,
+    count=3,
 )
 SPEC = GroupSpec(
     name="g",
@@ -104,6 +108,9 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
             gpus=[group_pb2.GpuRequest(model="a100", count=2)],
             labels={"k": "v"},
             model_uuid=UUIDS["f"],
+            role="decode",
+            start_order=2,
+            count=3,
         )
     ],
     service_creation_strategy="sequential",
@@ -150,7 +157,7 @@ def test_what_a_request_leaves_out_is_left_to_the_use_case() -> None:
     bare = deploy_pb2.DeployDistributedModelServiceRequest(
         name="g", service_creation_strategy="parallel", model_services=[group_pb2.NodeSpec(uuid=UUIDS["a"])]
     )
-    expected = GroupSpec(name="g", nodes=(NodeSpec("", UUIDS["a"], "", 0, 0),))
+    expected = GroupSpec(name="g", nodes=(NodeSpec("", UUIDS["a"], "", 0, 0, start_order=UNSET),))
     assert requests.deploy_request(bare).spec == expected
 
 
