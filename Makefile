@@ -102,6 +102,10 @@ bench: ## from the call to all Running beside raw libvirt threads, in one run (A
 bench-api: ## throughput and latency of unary calls and streams, a thousand watchers, the service's start (ARGS=--calls 4000)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.api_bench $(ARGS)
 
+.PHONY: bench-page
+bench-page: ## the page's first paint and how soon it shows a change (ARGS=--hosts 1000 --members 10000 --shots DIRECTORY)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.page_bench $(ARGS)
+
 .PHONY: bench-bulkhead
 bench-bulkhead: ## deploys on three hosts while the fourth answers and while it hangs
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.bulkhead_bench $(ARGS)
