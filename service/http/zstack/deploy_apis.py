@@ -23,6 +23,9 @@ from service.http.zstack.showing import Showing
 
 Message = deploy_pb2.DeployDistributedModelServiceRequest
 VALIDATION_ONLY = "validationOnly"
+# Tags by which a machine joins a group of ZStack's that says how its members are placed. There are none of these here,
+# and a tag that was kept would be a rule that nothing keeps.
+_PLACING_TAGS = ("affinityGroupUuid::", "vmSchedulingRuleGroupUuid::")
 MAX_TEMPLATES = 64
 # What of a single deploy is its group's; the rest is its only node's.
 _OF_GROUP = ("name", "description", "resourceUuid", "tagUuids", "systemTags", "userTags")
@@ -57,6 +60,7 @@ class DeployApis:
 
     async def _launched(self, call: Call, arguments: Mapping[str, Any]) -> dict[str, Any]:
         message = await self._message(arguments)
+        _refuse_affinity_tags(message)
         dry_run = VALIDATION_ONLY in message.system_tags or message.validate_only
         message.system_tags[:] = [tag for tag in message.system_tags if tag != VALIDATION_ONLY]
         request = _request(call, message)
@@ -153,3 +157,13 @@ def _of_only_node(error: InvalidArgument) -> InvalidArgument:
 def _asked_for(message: Message) -> dict[str, Any]:
     asked = {"name": message.name, "description": message.description or None}
     return asked | {"modelServiceUuid": message.model_services[0].uuid, "type": message.model_services[0].type or None}
+
+
+def _refuse_affinity_tags(message: Message) -> None:
+    """Raises InvalidArgument for a tag that names an affinity or scheduling group of ZStack's."""
+    for position, tag in enumerate(message.system_tags):
+        if tag.startswith(_PLACING_TAGS):
+            told = (
+                f"{tag.partition('::')[0]} names a group that there is not; placementPolicy says how members are placed"
+            )
+            raise InvalidArgument.of(f"system_tags[{position}]", told)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.domain.groups import Group
+from service.domain.groups import Group, HostLabel, PlacementPolicy, PreferredGroup
 from service.domain.recovery import MachineRecord, numbers, ranges
 from service.serving.record import MOST_BYTES, machine_record
 from service.store.codec import decode
@@ -31,6 +31,20 @@ def test_group_member_and_entry_come_back_as_they_were() -> None:
     assert record.member == member
     assert record.entry == entry(version=3)
     assert (record.epoch, record.ranks) == (2, "0-2")
+
+
+def test_roles_and_the_policy_are_kept_so_that_what_comes_back_is_placed_and_started_as_before() -> None:
+    policy = PlacementPolicy(
+        min_racks=2,
+        spare_hosts=1,
+        required_host_labels=(HostLabel("disk", ("ssd",)),),
+        preferred_anti_affinity=(PreferredGroup("b" * 32, 3),),
+    )
+    one = group(2, placement=policy)
+    member = replace(one.instances[1], spec=replace(one.instances[1].spec, role="decode", start_order=2))
+    record = told(replace(one, instances=(one.instances[0], member)), 1)
+    assert record.group.spec.placement == policy
+    assert (record.member.spec.role, record.member.spec.start_order) == ("decode", 2)
 
 
 def test_values_of_variables_and_parameters_are_left_out_and_names_and_references_stay() -> None:

@@ -183,6 +183,19 @@ async def test_another_tenants_group_is_as_if_it_were_not_there(zstack: Lab) -> 
     assert len((await zstack.get(f"{groups}/{mine}", session=alice)).json()["inventories"]) == 1
 
 
+async def test_a_policy_is_said_in_the_body_and_tags_that_name_zstacks_own_groups_are_refused(zstack: Lab) -> None:
+    policy = {"minHosts": 2, "preferredHostLabels": [{"key": "disk", "values": ["ssd"], "weight": 2}]}
+    nodes = [node(), node()]
+    found = await zstack.deployed(systemTags=["validationOnly"], modelServices=nodes, placementPolicy=policy)
+    assert len({instance["hostUuid"] for instance in found["instances"]}) == 2
+    for tag in (f"affinityGroupUuid::{'a' * 32}", f"vmSchedulingRuleGroupUuid::{'a' * 32}"):
+        error = await zstack.refused(systemTags=["validationOnly", tag], placementPolicy=policy)
+        assert error["code"] == "SYS.1007"
+        assert tag.partition("::")[0] in error["details"]
+    error = await zstack.refused(modelServices=nodes, placementPolicy={"minRacks": 3})
+    assert (error["code"], "minRacks" in error["details"] or "min_racks" in error["details"]) == ("SYS.1007", True)
+
+
 async def test_the_dry_run_tells_where_and_makes_nothing(zstack: Lab) -> None:
     before = (await zstack.get(GROUPS.removeprefix("/zstack/v1"), count="true")).json()["total"]
     inventory = await zstack.deployed(systemTags=["validationOnly"], modelServices=[node(), node()])
