@@ -96,9 +96,23 @@ class Postgres:
 
     def query(self, sql: str, database: str = "postgres") -> list[list[str]]:
         """Rows of plain SQL, by psql: nothing of the service's own code is in between. Raises RuntimeError."""
-        command = [str(self._bin / "psql"), "-X", "-A", "-t", "-q", "-F", "\t", "-v", "ON_ERROR_STOP=1"]
+        command = ("psql", "-X", "-A", "-t", "-q", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-c", sql)
+        return [line.split("\t") for line in self._client(*command, database=database).splitlines()]
+
+    def run(self, script: str, database: str) -> None:
+        """Run a script of SQL. Raises RuntimeError."""
+        self._client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-", database=database, script=script)
+
+    def rows(self, database: str) -> str:
+        """The script that puts all rows of a database into its empty tables, and its sequences where they stand."""
+        dumped = self._client("pg_dump", "--data-only", "--inserts", database=database)
+        return "\n".join(line for line in dumped.splitlines() if not line.startswith("\\"))  # psql's own words
+
+    def _client(self, program: str, *arguments: str, database: str, script: str = "") -> str:
+        reached = ("-h", str(self.directory), "-p", str(_PORT), "-U", USER, "-d", database)
         done = subprocess.run(
-            [*command, "-h", str(self.directory), "-p", str(_PORT), "-U", USER, "-d", database, "-c", sql],
+            [str(self._bin / program), *reached, *arguments],
+            input=script,
             capture_output=True,
             text=True,
             timeout=60,
@@ -106,7 +120,7 @@ class Postgres:
         )
         if done.returncode != 0:
             raise RuntimeError(done.stderr.strip())
-        return [line.split("\t") for line in done.stdout.splitlines()]
+        return done.stdout
 
     def start(self) -> None:
         """Start the server, crash recovery included, and wait until it answers."""
