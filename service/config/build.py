@@ -318,6 +318,9 @@ class Builder:
                 self.problems.append(f"{where}.image: no image {section.image!r}; {known}")
             image = Image(name=section.image)
         self._check_environment(self._at("model_services", index), section.environment)
+        if bool(section.canary_path) != bool(section.canary_expect):
+            where = self._at("model_services", index)
+            self.problems.append(f"{where}.canary_expect: canary_path and canary_expect belong together")
         ports = ports_of(section.framework, {str(role): port for role, port in section.ports.items()})
         self._tell(self._at("model_services", index), port_problems(section.framework, ports))
         values = section.model_dump(exclude={"image", "supported_metrics", "ports"})

@@ -220,6 +220,9 @@ class ModelServiceSection(Section):
     ] = "Endpoint"
     ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {}
     health_path: Annotated[str, Field(pattern=r"^/[!-~]{0,1023}$")] = "/health"
+    canary_path: Annotated[str, Field(pattern=r"^(/[!-~]{0,1023})?$")] = ""
+    canary_body: Line = ""
+    canary_expect: Line = ""
     default_cpu: Annotated[int, Field(ge=1, le=4096)] = 1
     default_memory: Size = 1 << 30
     root_disk_size: Size = 0

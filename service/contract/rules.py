@@ -169,6 +169,9 @@ def _variables_are_lines(request: Any) -> Iterator[FieldViolation]:
 def _path_begins_with_slash(request: Any) -> Iterator[FieldViolation]:
     if request.readiness_check.path and not request.readiness_check.path.startswith("/"):
         yield FieldViolation("readiness_check.path", "must begin with a slash")
+    canary = request.readiness_check.canary
+    if canary.path and not canary.path.startswith("/"):
+        yield FieldViolation("readiness_check.canary.path", "must begin with a slash")
 
 
 def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:

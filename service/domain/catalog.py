@@ -37,6 +37,8 @@ class ModelService:
     """A catalogue entry: the template that a node spec's `uuid` names. Sizes in bytes, times in ms.
 
     `image_uuid`: where `image` was copied from. `readiness_*`: 0 leaves it to the guest.
+    `canary_*`: a request that rank 0 answers and a POSIX extended regular expression that a right answer matches; empty
+    for none. An empty body is asked for by GET.
     `version` rises with every change; members name the one that they were admitted with.
 
     `model_service_type`: what it is for, in ZStack's words: `Endpoint`, `FineTune`, `ModelEval` or `App`.
@@ -67,6 +69,9 @@ class ModelService:
     readiness_port: int = 0
     readiness_interval_ms: int = 0
     readiness_timeout_ms: int = 0
+    canary_path: str = ""
+    canary_body: str = ""
+    canary_expect: str = ""
     version: int = 0
     created_at: int = 0
     updated_at: int = 0

@@ -17,6 +17,8 @@ from service.errors import FieldViolation
 
 CUSTOM = "custom"
 MOST_MEMBERS = 1024
+SUPERVISOR_PORT = 7431
+"""Where each member's supervisor tells its peers where it stands; no port of an engine's may be this."""
 RANGES = "ranges"
 """A key beside the names of ports in the rendezvous document, so that no port can have this name."""
 
@@ -186,9 +188,11 @@ def port_problems(framework: str, ports: Mapping[str, int]) -> Iterator[FieldVio
     """What is wrong with an entry's ports, `ports_of` applied: two roles that share a port, a range past the last."""
     spans = preset_of(framework).spans
     taken = sorted((first, first + spans.get(role, 1) - 1, role) for role, first in ports.items())
-    for _, last, role in taken:
+    for first, last, role in taken:
         if role == RANGES:
             yield FieldViolation(f"ports[{role}]", "is a name that the rendezvous document has for something else")
+        if first <= SUPERVISOR_PORT <= last:
+            yield FieldViolation(f"ports[{role}]", f"{SUPERVISOR_PORT} is the port of the members' supervisors")
         if last > 65_535:
             yield FieldViolation(f"ports[{role}]", f"needs ports up to {last}; the last port is 65535")
     for (_, last, role), (first, _, other) in pairwise(taken):

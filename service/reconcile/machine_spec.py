@@ -17,6 +17,7 @@ from service.domain.groups import Group, Instance
 from service.domain.ownership import Installation
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
 from service.planning.translate import demand
+from service.serving import supervisor
 from service.serving.record import machine_record
 from service.serving.rendezvous import rendezvous, template, texts
 
@@ -52,12 +53,17 @@ def machine_spec(
         root_disk_bytes=member.spec.root_disk_size,
         image=entry.image,
         interfaces=interfaces,
-        documents=texts(document, group, member),
+        documents={**texts(document, group, member), **_programs(entry.image)},
         spec_hash=_spec_hash(member, entry.image, interfaces),
         resources=demand(member.spec),
         generation=installation.generation(group.revision),
         record=machine_record(group, member, entry, document["group"]["epoch"]),
     )
+
+
+def _programs(image: Image) -> dict[str, str]:
+    """What a guest of any make runs for Corral; the default guest, which reads the firmware, has its own."""
+    return {supervisor.NAME: supervisor.SUPERVISOR} if image.delivery == "nocloud" else {}
 
 
 def _interfaces(member: Instance, zone: Zone, host: Host) -> tuple[NetworkInterface, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, Instance, NodeSpec
-from service.domain.presets import Gate, Ready, Serves, ports_of, preset_of, ranges_of
+from service.domain.presets import CUSTOM, Gate, Ready, Serves, ports_of, preset_of, ranges_of
 
 ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
 _PLACE = re.compile(r"\{([a-z_]+)\}")
@@ -43,11 +43,24 @@ def gate(member: Instance, entry: ModelService) -> tuple[Gate, int]:
     """Whose engines must listen before this member's is started, and on which port; (NONE, 0) for no one's."""
     preset = preset_of(entry.framework)
     ports = _ports(entry)
-    kind = Gate.WORKERS if entry.workers_first else preset.gate
+    kind = _gate(entry)
     waits = kind is Gate.WORKERS if member.rank == 0 else kind is Gate.LEADER
     if not waits:
         return Gate.NONE, 0
     return kind, ports.get(preset.gate_port, ports.get("service", 0))
+
+
+def _gate(entry: ModelService) -> Gate:
+    """An engine that is known has its own gate; of another its operator says whether the workers come first."""
+    return Gate.WORKERS if entry.framework == CUSTOM and entry.workers_first else preset_of(entry.framework).gate
+
+
+def listen_port(member: Instance, entry: ModelService) -> int:
+    """The port by which the member's peers are told that its engine listens; 0 where nobody waits for it."""
+    preset = preset_of(entry.framework)
+    awaited = _gate(entry) is (Gate.LEADER if member.rank == 0 else Gate.WORKERS)
+    ports = _ports(entry)
+    return ports.get(preset.gate_port, ports.get("service", 0)) if awaited else 0
 
 
 def readiness(member: Instance, entry: ModelService) -> tuple[Ready, int]:

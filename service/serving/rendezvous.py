@@ -11,7 +11,7 @@ from service.domain.catalog import ModelService, version_key
 from service.domain.environment import Secrets, is_line, is_planned, resolved
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
-from service.domain.presets import CUSTOM, RANGES, Ready, ports_of, preset_of, ranges_of
+from service.domain.presets import CUSTOM, RANGES, SUPERVISOR_PORT, Ready, ports_of, preset_of, ranges_of
 from service.serving import engine
 from service.serving.host_names import host_names
 
@@ -93,6 +93,7 @@ def rendezvous(
             "interval_ms": entry.readiness_interval_ms or READINESS_INTERVAL_MS,
             "timeout_ms": entry.readiness_timeout_ms or READINESS_TIMEOUT_MS,
         },
+        "canary": {"path": entry.canary_path, "body": entry.canary_body, "expect": entry.canary_expect},
         "engine": {
             "preset": entry.framework,
             "command": engine.command(group, member, entries),
@@ -110,6 +111,8 @@ def rendezvous(
             "order": group.spec.creation_strategy.value,
             "gate": gate.value,
             "gate_port": gate_port,
+            "listen_port": engine.listen_port(member, entry),
+            "supervisor_port": SUPERVISOR_PORT,
             "deadline_ms": member.boot_timeout_ms,
         },
     }
@@ -171,9 +174,13 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_ENGINE_COMMAND": document["engine"]["command"],
         "CORRAL_GATE": start["gate"],
         "CORRAL_GATE_PORT": start["gate_port"] or "",
+        "CORRAL_LISTEN_PORT": start["listen_port"] or "",
+        "CORRAL_SUPERVISOR_PORT": start["supervisor_port"],
         "CORRAL_READINESS": document["readiness"]["kind"],
         "CORRAL_READINESS_PATH": document["readiness"]["path"],
         "CORRAL_READINESS_PORT": document["readiness"]["port"] or "",
+        "CORRAL_READINESS_TIMEOUT_SECONDS": -(-document["readiness"]["timeout_ms"] // 1000),
+        **{f"CORRAL_CANARY_{name.upper()}": value for name, value in document["canary"].items()},
         "CORRAL_START_DEADLINE_SECONDS": member.boot_timeout_ms // 1000,
         **({"CORRAL_GROUP_ROLE": node["group_role"]} if "group_role" in node else {}),
         "MASTER_ADDR": leader["address"],

@@ -196,6 +196,7 @@ class ReadinessCheck(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """The path to ask for, beginning with a slash. Empty means `/health`."""
     port: _builtins.int
@@ -204,6 +205,10 @@ class ReadinessCheck(_message.Message):
     """How long to wait between two checks, in milliseconds, at most one hour. 0 means one second."""
     timeout: _builtins.int
     """How long one check may take, in milliseconds, at most one hour. 0 means two seconds."""
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """A request to the model whose right answer is known. Absent means none."""
+
     def __init__(
         self,
         *,
@@ -211,14 +216,47 @@ class ReadinessCheck(_message.Message):
         port: _builtins.int = ...,
         interval: _builtins.int = ...,
         timeout: _builtins.int = ...,
+        canary: Global___Canary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "path", b"path", "port", b"port", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "interval", b"interval", "path", b"path", "port", b"port", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadinessCheck: _TypeAlias = ReadinessCheck  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """A request to the initial node that is answered rightly only where every member does its part. The guest of the initial
+    node asks it, over and over; a member whose model does not answer rightly is not ready.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    EXPECT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The path to ask for on the readiness check's port, beginning with a slash."""
+    body: _builtins.str
+    """The body to POST, one line of JSON, at most 8192 characters. Empty means a GET."""
+    expect: _builtins.str
+    """A POSIX extended regular expression that some line of a right answer matches, at most 1024 characters."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        body: _builtins.str = ...,
+        expect: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "expect", b"expect", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):

@@ -37,6 +37,7 @@ def model_service(value: ModelService, caller: Caller) -> catalog_pb2.ModelServi
             port=value.readiness_port,
             interval=value.readiness_interval_ms,
             timeout=value.readiness_timeout_ms,
+            canary=_canary(value),
         ),
         default_cpu_num=value.default_cpu,
         default_memory_size=value.default_memory,
@@ -50,6 +51,12 @@ def model_service(value: ModelService, caller: Caller) -> catalog_pb2.ModelServi
         last_op_date=timestamp(value.updated_at),
         etag=etag_of(value),
     )
+
+
+def _canary(value: ModelService) -> catalog_pb2.Canary | None:
+    if not value.canary_path:
+        return None
+    return catalog_pb2.Canary(path=value.canary_path, body=value.canary_body, expect=value.canary_expect)
 
 
 def image(value: RegisteredImage) -> catalog_pb2.Image:
@@ -82,6 +89,9 @@ def _readiness(message: Any) -> Mapping[str, object]:
         "readiness_port": check.port,
         "readiness_interval_ms": check.interval,
         "readiness_timeout_ms": check.timeout,
+        "canary_path": check.canary.path,
+        "canary_body": check.canary.body,
+        "canary_expect": check.canary.expect,
     }
 
 

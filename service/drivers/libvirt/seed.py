@@ -14,6 +14,28 @@ from service.drivers.base import MachineSpec, NetworkInterface
 # cloud-init finds the seed by this label, on any block device.
 LABEL = "cidata"
 DOCUMENT_DIRECTORY = "/etc/corral"
+SUPERVISOR = "supervisor"
+"""The document that is a program: it is run at each boot, by systemd where the guest has it."""
+_UNIT_PATH = "/etc/systemd/system/corral-supervisor.service"
+_UNIT = f"""[Unit]
+Description=Supervisor of a member of a Corral group
+After=network.target local-fs.target
+
+[Service]
+ExecStart=/bin/sh {DOCUMENT_DIRECTORY}/{SUPERVISOR}
+Restart=always
+RestartSec=1
+KillMode=mixed
+TimeoutStopSec=30
+
+[Install]
+WantedBy=multi-user.target
+"""
+# cloud-init runs this at the first boot alone, systemd the unit at each.
+_START = (
+    "if [ -d /run/systemd/system ]; then systemctl daemon-reload; systemctl enable --now corral-supervisor;"
+    f" else setsid /bin/sh {DOCUMENT_DIRECTORY}/{SUPERVISOR} & fi"
+)
 _BEYOND_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 
@@ -44,12 +66,16 @@ def nocloud_image(spec: MachineSpec) -> bytes:
 
 
 def _user_data(spec: MachineSpec) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         "write_files": [
             {"path": f"{DOCUMENT_DIRECTORY}/{name}", "content": text, "permissions": "0600"}
             for name, text in sorted(spec.documents.items())
         ]
     }
+    if SUPERVISOR in spec.documents:
+        found["write_files"].append({"path": _UNIT_PATH, "content": _UNIT, "permissions": "0644"})
+        found["runcmd"] = [["/bin/sh", "-c", _START]]
+    return found
 
 
 def _network(interfaces: tuple[NetworkInterface, ...]) -> dict[str, Any]:

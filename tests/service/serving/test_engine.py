@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.domain.groups import Group
 from service.domain.presets import PRESETS, Gate, port_problems, ports_of
-from service.serving.engine import command, gate
+from service.serving.engine import command, gate, listen_port
 from tests.support.builders import entry, group
 
 
@@ -74,6 +74,15 @@ def test_each_member_waits_for_whom_its_engine_needs() -> None:
     assert gate(worker, entry(framework="vllm-ray", ports={"rendezvous": 7000})) == (Gate.LEADER, 7000)
     assert gate(leader, entry(framework="vllm-ray"))[0] is Gate.NONE
     assert gate(leader, entry(workers_first=True)) == (Gate.WORKERS, 8080)
+    assert gate(leader, entry(framework="sglang", workers_first=True))[0] is Gate.NONE, "its workers listen nowhere"
+
+
+def test_who_is_waited_for_tells_that_its_engine_listens() -> None:
+    leader, worker = placed(2).instances
+    for own in (entry(framework=name) for name in (*PRESETS, "custom")):
+        for waiting, awaited in ((leader, worker), (worker, leader)):
+            kind, port = gate(waiting, own)
+            assert listen_port(awaited, own) == (port if kind is not Gate.NONE else 0)
 
 
 @pytest.mark.parametrize(

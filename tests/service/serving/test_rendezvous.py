@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.domain.catalog import Image
 from service.domain.environment import PLANNED, NoSecrets, SecretUnavailable, is_planned
 from service.domain.groups import CreationStrategy, GpuRequest
 from service.domain.ownership import Installation
@@ -63,7 +64,6 @@ def test_what_a_node_and_its_entry_say_reaches_the_guest() -> None:
         model_uuid="d" * 32,
         initial_command="serve",
         ports={"service": 9000, "rpc": 7},
-        workers_first=True,
         health_path="/ready",
         readiness_port=9001,
         readiness_interval_ms=70,
@@ -80,9 +80,9 @@ def test_what_a_node_and_its_entry_say_reaches_the_guest() -> None:
     }  # fmt: skip
     assert document["node"]["gpus"] == [{"model": "a100", "count": 2}]
     assert document["start"] == {
-        "order": "sequential", "gate": "none", "gate_port": 0, "deadline_ms": member.boot_timeout_ms,
+        "order": "sequential", "gate": "none", "gate_port": 0, "listen_port": 0, "supervisor_port": 7431,
+        "deadline_ms": member.boot_timeout_ms,
     }  # fmt: skip
-    assert (leader["start"]["gate"], leader["start"]["gate_port"]) == ("workers", 9000)
     engine = {name: document["engine"][name] for name in ("preset", "command", "args", "model", "tensor_parallel_size")}
     assert engine == {
         "preset": "sglang", "command": "serve --fast", "args": "--fast", "model": "d" * 32, "tensor_parallel_size": 4,
@@ -134,3 +134,20 @@ def test_a_machines_specification_is_the_same_whatever_the_secret_is() -> None:
     )
     assert json.loads(found.documents["rendezvous"])["engine"]["env"] == {"HF_TOKEN": "the-secret"}
     assert "the-secret" not in repr(found)
+    assert "supervisor" not in found.documents, "the default guest has its own"
+
+
+def test_a_cloud_image_is_given_the_supervisor() -> None:
+    made = group(1)
+    member = replace(made.instances[0], host_uuid=host(1).uuid)
+    own = entry(image=Image("disk", disk_path="/disk", delivery="nocloud"))
+    found = machine_spec(
+        Installation("d" * 32, "c"),
+        replace(made, instances=(member,)),
+        member,
+        host=host(1),
+        zones={zone().uuid: zone()},
+        catalogue={own.uuid: own},
+        secrets=NoSecrets(),
+    )
+    assert found.documents["supervisor"].startswith("#!/bin/sh\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 
 import pycdlib
@@ -49,6 +50,18 @@ def test_cloud_init_finds_its_files_and_the_documents() -> None:
     assert ethernets["nic0"]["addresses"] == ["10.0.0.5/16"]
     assert ethernets["nic1"]["dhcp4"] is True
     assert files["env"] == "A=b\n"
+
+
+def test_the_supervisor_is_run_at_each_boot() -> None:
+    body = json.loads(files_of(nocloud_image(specification(documents={"supervisor": "exit 0\n"})))["user-data"][14:])
+    written = {f["path"]: f["content"] for f in body["write_files"]}
+    assert "ExecStart=/bin/sh /etc/corral/supervisor\n" in written["/etc/systemd/system/corral-supervisor.service"]
+    ((shell, flag, line),) = body["runcmd"]
+    assert (shell, flag) == ("/bin/sh", "-c")
+    assert subprocess.run([shell, "-n", flag, line], check=False).returncode == 0
+    assert "enable --now corral-supervisor" in line
+    without = json.loads(files_of(nocloud_image(specification(documents={"env": ""})))["user-data"][14:])
+    assert "runcmd" not in without
 
 
 def qcow2_header(size: int, backing: int = 0) -> bytes:

@@ -1,0 +1,31 @@
+"""A stand-in for an engine: `python engine.py PORT FILE`. It answers /health with 200, all else with the file's text,
+and while that is `hang` not at all."""
+
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Reads the file at each request, so that a test changes what the engine does as it runs."""
+
+    def do_GET(self) -> None:
+        """One answer."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        text = "fine" if self.path == "/health" else Path(sys.argv[2]).read_text()
+        while text == "hang":
+            time.sleep(0.1)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+print("engine begins", flush=True)
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

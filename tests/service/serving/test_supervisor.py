@@ -1,0 +1,267 @@
+"""The guest's supervisor as a process in a plain directory, with a stand-in for the engine, in the shells of guests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.serving import supervisor
+
+PROGRAM = Path(supervisor.__file__).with_name("supervisor.sh")
+ENGINE = Path(__file__).with_name("engine.py")
+SHELLS = [[name, *more] for name, *more in (["dash"], ["busybox", "sh"]) if shutil.which(name)]
+WAIT_SECONDS = 60
+
+
+def until(seen: Callable[[], Any], what: str) -> Any:
+    """The first true value."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        found = seen()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {WAIT_SECONDS} s: {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a directory and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Guest:
+    """One supervisor that runs."""
+
+    directory: Path
+    shell: list[str] = field(default_factory=lambda: SHELLS[0])
+    facts: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: str, channel: str = "/dev/null", **facts: str) -> None:
+        self.facts = {
+            "CORRAL_GROUP_UUID": "a" * 32,
+            "CORRAL_GROUP_EPOCH": "4",
+            "CORRAL_NODE_RANK": "0",
+            "CORRAL_NODE_ADDRESS": "127.0.0.1/8",
+            "CORRAL_SUPERVISOR_PORT": str(free_port()),
+            "CORRAL_READINESS": "process",
+            "CORRAL_ENGINE_COMMAND": command,
+            **facts,
+        }
+        told = self.directory / "facts"
+        told.mkdir()
+        (told / "env").write_text("".join(f"{name}={value}\n" for name, value in self.facts.items()))
+        (told / "hosts").write_text("10.0.0.1 node-0\n")
+        self.hosts.write_text("127.0.0.1 localhost\n127.0.1.1 node-0\n# corral begin\nold\n# corral end\n")
+        own = {"CORRAL_RUN": str(self.run), "CORRAL_FACTS": str(told), "CORRAL_HOSTS_FILE": str(self.hosts)}
+        with (self.directory / "stderr").open("wb") as errors:
+            self.process = subprocess.Popen(
+                [*self.shell, str(PROGRAM)],
+                env={"PATH": os.environ["PATH"], **own, "CORRAL_CHANNEL": channel},
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "run"
+
+    @property
+    def hosts(self) -> Path:
+        return self.directory / "hosts"
+
+    def report(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.run / "report").read_text())
+        except FileNotFoundError:
+            return {"stage": ""}
+        return found
+
+    def at(self, stage: str, detail: str = "") -> dict[str, Any]:
+        """The first report of this stage whose detail has the text."""
+
+        def seen() -> dict[str, Any] | None:
+            report = self.report()
+            return report if report["stage"] == stage and detail in report["detail"] else None
+
+        found: dict[str, Any] = until(seen, f"{stage} {detail}, the last was {self.report()}")
+        return found
+
+    def restarted(self, before: int) -> None:
+        """Waits until the engine was started again more often than `before`."""
+        until(lambda: self.report()["restarts"] > before, "it is started again")
+
+    def stop(self) -> None:
+        """By the signal that a service manager sends; it ends by itself."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            self.process.wait(WAIT_SECONDS)
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    made = Guest(tmp_path)
+    yield made
+    made.stop()
+
+
+def engine(directory: Path, port: int, answer: str) -> str:
+    (directory / "answer").write_text(answer)
+    return f"exec {sys.executable} {ENGINE} {port} {directory / 'answer'}"
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_an_engine_that_ends_is_started_again_and_its_last_words_are_told(guest: Guest, shell: list[str]) -> None:
+    guest.shell = shell
+    began = guest.directory / "began"
+    guest.start(f"echo once >> {began}; echo 'no \"model\" here'; exit 3")
+    report = guest.at("degraded", 'ended with status 3: no "model" here')
+    assert (report["v"], report["epoch"], report["rank"], report["address"]) == (1, 4, 0, "127.0.0.1")
+    until(lambda: len(began.read_text().split()) >= 2, "a second start")
+    until(lambda: guest.report()["restarts"] >= 1, "the restart is counted")
+
+
+def test_it_is_ready_while_the_model_answers_rightly_and_starts_the_engine_again_when_it_does_not(guest: Guest) -> None:
+    port = free_port()
+    guest.start(
+        engine(guest.directory, port, '{"content":"wrong"}'),
+        CORRAL_READINESS="http",
+        CORRAL_READINESS_PORT=str(port),
+        CORRAL_READINESS_PATH="/health",
+        CORRAL_CANARY_PATH="/completion",
+        CORRAL_CANARY_BODY='{"prompt":"abc","n_predict":4}',
+        CORRAL_CANARY_EXPECT='"content":"defg',
+        CORRAL_CANARY_INTERVAL_SECONDS="1",
+        CORRAL_CANARY_PATIENCE_SECONDS="3",
+    )
+    report = guest.at("joining", 'a wrong answer: {"content":"wrong"}')
+    assert report["answered"] == -1, "its health is fine, and it does not serve"
+    answer = guest.directory / "answer"
+    answer.write_text('{"content":"defghi"}')
+    assert guest.at("ready")["answered"] >= 0
+    for text in ("hang", '{"content":"else"}'):
+        before = guest.report()["restarts"]
+        answer.write_text(text)
+        guest.restarted(before)
+        answer.write_text('{"content":"defghi"}')
+        guest.at("ready")
+
+
+def test_it_waits_at_the_gate_for_the_engines_of_its_own_start(guest: Guest, tmp_path: Path) -> None:
+    peer = tmp_path / "peer"
+    peer.mkdir()
+    status = peer / "status"
+    status.write_text(f"group={'a' * 32} epoch=3 rank=1 stage=ready listens=true\n")
+    port = free_port()
+    server = ThreadingHTTPServer(("127.0.0.2", port), partial(Quiet, directory=str(peer)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        began = guest.directory / "began"
+        facts = {"CORRAL_GATE": "workers", "CORRAL_PEERS": "127.0.0.1 127.0.0.2", "CORRAL_SUPERVISOR_PORT": str(port)}
+        guest.start(f"echo >> {began}; sleep 1000", **facts)
+        first = guest.at("gate", "waiting for the engine of 127.0.0.2")["count"]
+        until(lambda: guest.report()["count"] > first + 2, "it looks again")
+        status.write_text(f"group={'a' * 32} epoch=4 rank=1 stage=engine listens=false\n")
+        second = guest.report()["count"]
+        until(lambda: guest.report()["count"] > second + 2, "it looks again")
+        assert not began.exists()
+        status.write_text(f"group={'a' * 32} epoch=4 rank=1 stage=ready listens=true\n")
+        guest.at("ready")
+        assert began.exists()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_peers_are_told_that_the_engine_listens_and_nobody_connects_to_it(guest: Guest) -> None:
+    port = free_port()
+    listen = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); s.settimeout(3600); print(s.accept())"
+    code = guest.directory / "listen.py"
+    code.write_text(listen)
+    guest.start(
+        f"exec {sys.executable} {code}",
+        CORRAL_READINESS="listening",
+        CORRAL_READINESS_PORT=str(port),
+        CORRAL_LISTEN_PORT=str(port),
+    )
+    guest.at("ready")
+    told = until(lambda: (guest.run / "www/status").read_text().endswith("listens=true\n"), "it is told")
+    count = guest.report()["count"]
+    until(lambda: guest.report()["count"] > count + 4, "it looks again and again")
+    assert told
+    assert (guest.run / "engine.log").read_text() == "", "the engine took no connection"
+
+
+def test_it_ends_with_all_that_the_engine_started(guest: Guest) -> None:
+    pids = guest.directory / "pids"
+    guest.start(f"(trap '' TERM; echo $$ > {pids}; sleep 1000) & echo $! >> {pids}; wait")
+    guest.at("ready")
+    started = [int(pid) for pid in until(lambda: pids.exists() and pids.read_text().split(), "pids")]
+    guest.stop()
+    assert guest.process is not None
+    assert guest.process.returncode == 0
+    assert guest.report()["stage"] == "stopping"
+    until(lambda: not any(Path(f"/proc/{pid}/status").exists() for pid in started), "nothing of it is left")
+
+
+def test_variables_are_the_engines_alone_and_hosts_are_the_groups(guest: Guest) -> None:
+    seen = guest.directory / "seen"
+    guest.start(f"env > {seen}; exec sleep 1000", STAGE="$(touch /nowhere)", RUN="/elsewhere", GLOO_SOCKET_IFNAME="x")
+    guest.at("ready")
+    found = dict(line.split("=", 1) for line in seen.read_text().splitlines() if "=" in line)
+    assert (found["STAGE"], found["RUN"]) == ("$(touch /nowhere)", "/elsewhere")
+    assert found["GLOO_SOCKET_IFNAME"] == found["NCCL_SOCKET_IFNAME"] == "lo"
+    assert guest.hosts.read_text() == "127.0.0.1 localhost\n# corral begin\n10.0.0.1 node-0\n# corral end\n"
+
+
+def test_one_that_hangs_falls_silent(guest: Guest, tmp_path: Path) -> None:
+    channel = tmp_path / "channel"
+    os.mkfifo(channel)
+    reader = os.open(channel, os.O_RDWR | os.O_NONBLOCK)  # both ends, so that it neither waits nor ends
+    try:
+        guest.start("exec sleep 1000", channel=str(channel))
+        guest.at("ready")
+        assert guest.process is not None
+
+        def heard() -> bytes:
+            try:
+                return os.read(reader, 65_536)
+            except BlockingIOError:
+                return b""
+
+        until(lambda: b'"stage":"ready"' in heard(), "reports come")
+        guest.process.send_signal(signal.SIGSTOP)
+        last = until(lambda: guest.report() if guest.report()["count"] else None, "a last report")
+        # What was under way still comes; then nothing, while the reporter itself lives.
+        until(lambda: not heard() and guest.report() == last and not any(heard() for _ in range(20)), "silence")
+    finally:
+        guest.stop()
+        os.close(reader)
