@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from service.app import jobs, sessions
 from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
 from service.app.evacuation import Evacuation
@@ -65,6 +66,7 @@ from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import owner_name
 from service.reconcile.roster import Roster
 from service.reconcile.sweep import Sweep
+from service.reconcile.worker import LEASE_MS
 from service.rpc import tls
 from service.rpc.catalog_servicer import CatalogServicer
 from service.rpc.fleet_servicer import FleetServicer
@@ -72,6 +74,8 @@ from service.rpc.project_servicer import ProjectServicer
 from service.rpc.secret_servicer import SecretServicer
 from service.rpc.server import RpcServer, by
 from service.signals import Signals
+from service.store.clock import StoreClock
+from service.store.clock import now as database_now
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.store.ownership import AnotherCluster, establish
@@ -110,6 +114,10 @@ class Service:
             self.store.close()
             raise StartError(str(error)) from error
         self.custody = Custody(self.store, installation)
+        self.clock = StoreClock(LEASE_MS)
+        asked_at = time.monotonic()
+        with self.store.engine.connect() as connection:
+            self.clock.read(database_now(connection), asked_at)
         self.owner = owner_name()
         self._fleet_reader = FleetReader()
         self.decisions = DecisionLog()
@@ -141,7 +149,7 @@ class Service:
 
     def _make_identity(self) -> None:
         config = self.config
-        self.sessions = Sessions(self.store, config.accounts, wall_clock)
+        self.sessions = Sessions(self.store, config.accounts, self.clock.now)
         self.access_keys = AccessKeys(config.access_keys, wall_clock)
         self.identities = Identities(self.sessions, config.tokens, config.certificates, anonymous=config.anonymous)
         self.rates = RateLimits(
@@ -166,6 +174,8 @@ class Service:
             metrics=self.metrics,
             owner=self.owner,
             custody=self.custody,
+            clock=self.clock,
+            waits=(*jobs.WAITS, *sessions.WAITS),
             fleet_reader=self._fleet_reader,
         )
         self._adoption = Adoption(self.store, monitors, self.custody)
@@ -188,7 +198,12 @@ class Service:
         self.secrets = StoredSecrets(self.store, wall_clock, self._known_secrets)
         self._webhooks = Webhooks(config.webhook_networks)
         self.jobs = Jobs(
-            self.store, wall_clock, perform=self._perform_job, deliver=self._webhooks.deliver, owner=self.owner
+            self.store,
+            self.clock.now,
+            perform=self._perform_job,
+            deliver=self._webhooks.deliver,
+            owner=self.owner,
+            leases_as_of=self.clock.leases_as_of,
         )
         self.fleet = Fleet(
             self.store,

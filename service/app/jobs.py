@@ -20,12 +20,14 @@ from service.store import jobs
 from service.store.engine import Store
 from service.store.jobs import Job as Job
 from service.store.jobs import JobState as JobState
+from service.store.waits import Wait
 from service.telemetry.logs import get_logger
 
 T = TypeVar("T")
 
 KEPT_MS = 3 * 3600 * 1000
 LEASE_MS = 10_000
+WAITS = (Wait("job lease", "jobs", "lease_until", LEASE_MS),)
 _BEAT_SECONDS = 3.0
 _SWEEP_BEATS = 200
 _MAX_REFUSED = 4096
@@ -59,16 +61,19 @@ class Jobs:
         perform: Perform,
         deliver: Deliver,
         owner: str,
+        leases_as_of: Callable[[], int] | None = None,
         max_running: int = 1024,
         max_deliveries: int = 1024,
         webhook_tries: int = 15,
     ) -> None:
-        """`max_deliveries`: how many webhooks are told at a time. Slow ones take no room from running jobs: above the
-        number only calls that name a webhook are refused."""
+        """`clock`: the database's time, ms; `leases_as_of`: by when others' leases are judged, where that is not the
+        same. `max_deliveries`: how many webhooks are told at a time. Slow ones take no room from running jobs: above
+        the number only calls that name a webhook are refused."""
         self._perform = perform
         self._tell = deliver
         self._store = store
         self._clock = clock
+        self._leases_as_of = leases_as_of or clock
         self._owner = owner
         self._max_running = max_running
         self._max_deliveries = max_deliveries
@@ -213,7 +218,7 @@ class Jobs:
     async def _beat(self, *, patient: bool) -> None:
         now = self._clock()
         until = now + LEASE_MS
-        free_before = now if patient else until
+        free_before = self._leases_as_of() if patient else until
         room = self._max_running - self._running
         if self._stopping:
             return

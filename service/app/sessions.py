@@ -18,9 +18,11 @@ from service.store import sessions
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.sessions import StoredSession
+from service.store.waits import Wait
 
 LIFETIME_MS = 2 * 3600 * 1000
 MAX_LIFETIME_MS = 365 * 24 * 3600 * 1000
+WAITS = (Wait("session", "sessions", "expires_at", MAX_LIFETIME_MS),)
 # How often at most the end of a session in use is written again.
 _SLIDE_STEP_MS = 60 * 1000
 _MAX_FAILURES = 10
@@ -123,12 +125,12 @@ class Sessions:
 
     def _refuse_guessing(self, peer: str, name: str, now: int) -> None:
         count, until = self._failures.get((peer, name), (0, 0))
-        if count >= _MAX_FAILURES and now < until:
+        if count >= _MAX_FAILURES and now < until <= now + _FAILURE_WINDOW_MS:
             raise Overloaded("too many wrong passwords", until - now)
 
     def _count_failure(self, peer: str, name: str, now: int) -> None:
         count, until = self._failures.pop((peer, name), (0, 0))
-        if now >= until:
+        if not now < until <= now + _FAILURE_WINDOW_MS:  # over, or of a clock that was set back since
             count, until = 0, now + _FAILURE_WINDOW_MS
         self._failures[peer, name] = (count + 1, until)
         while len(self._failures) > _MAX_FAILING_PEERS:

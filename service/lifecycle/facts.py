@@ -173,7 +173,7 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """Time passed; deadlines are looked at."""
+    """Time passed; deadlines are looked at, and times that cannot be so far ahead are held to the present."""
 
 
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested

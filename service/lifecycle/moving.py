@@ -16,6 +16,11 @@ MOVE_MS_PER_MIB = 10
 """A move has its base and as long as memory takes at 100 MiB/s; one that takes longer is given up."""
 
 
+def longest_move(member: Instance) -> int:
+    """How long its live move may take, ms."""
+    return MOVE_BASE_MS + MOVE_MS_PER_MIB * (member.spec.memory_size >> 20)
+
+
 def wish(member: Instance, now: int) -> Instance:
     """Its host is being emptied: what runs is to be moved as it runs, everything else leaves at once."""
     if member.move is not MoveStage.NONE:
@@ -41,13 +46,12 @@ def move_claimed(member: Instance, host_uuid: str, host_name: str, now: int) -> 
     """The other host is claimed; from this commit on the machine may be on its way there."""
     if member.move is not MoveStage.WANTED or member.status is not S.RUNNING:
         return member
-    patience = MOVE_BASE_MS + MOVE_MS_PER_MIB * (member.spec.memory_size >> 20)
     return replace(
         member,
         move=MoveStage.GOING,
         target_host_uuid=host_uuid,
         target_host_name=host_name,
-        move_deadline_at=now + patience,
+        move_deadline_at=now + longest_move(member),
         reason=f"it is being moved live to {host_name}",
     )
 

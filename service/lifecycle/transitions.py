@@ -66,6 +66,7 @@ from service.lifecycle.moving import (
     stay,
     wish,
 )
+from service.lifecycle.present import held_to_present
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
@@ -328,6 +329,7 @@ def _of_member(
 
 
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
+    group = held_to_present(group, now)
     if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
         why = f": {SEARCH_GOES_ON.partition(';')[0]}" if group.reason == SEARCH_GOES_ON else ""
         return give_up(group, Failure("TIMEOUT", f"the group was not running at its deadline{why}"), now)

@@ -129,6 +129,9 @@ class MemberCalls:
             return EffectResult(retry=True)  # the database is older than its hosts: an operator decides first
         if monitor.silent:
             return EffectResult(retry=True)  # the worker has told the group that this host is silent
+        if not monitor.fresh:
+            monitor.suspect()
+            return EffectResult(retry=True)  # this process stood still
         budget = BUDGET_SECONDS[type(effect)]
         if lease_left_ms < budget * 1000:
             # Another owner may start before this call could end (ARCHITECTURE mechanism 3).

@@ -9,13 +9,15 @@ from service.planning.planner import Planner
 from service.reconcile.calls import MemberCalls
 from service.reconcile.custody import Custody
 from service.reconcile.monitor import HostMonitor
+from service.store.clock import StoreClock
 from service.store.engine import Store
+from service.store.waits import Wait
 from service.telemetry.metrics import Metrics
 
 
 @dataclass(slots=True)
 class WorkerContext:
-    """What every worker of a process shares."""
+    """What every worker of a process shares. `waits`: stored times of other rooms that are held to the present too."""
 
     store: Store
     planner: Planner
@@ -25,4 +27,6 @@ class WorkerContext:
     owner: str
     custody: Custody
     plan_seconds: float = 5.0
+    clock: StoreClock = field(default_factory=StoreClock)
+    waits: tuple[Wait, ...] = ()
     fleet_reader: FleetReader = field(default_factory=FleetReader)

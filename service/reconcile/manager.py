@@ -11,15 +11,22 @@ from service.errors import CorralError
 from service.reconcile.context import WorkerContext
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
-from service.store import clock, groups, ownership
+from service.reconcile.worker import LEASE_MS, REST_MS, DatabaseTime, GroupWorker
+from service.store import clock, groups, ownership, waits
 from service.store.connection import Connection
+from service.store.waits import Wait
 
 logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 256
 POLL_SECONDS = 1.0
 FIRST_PROBE_SECONDS = 3.0
+
+GROUP_WAITS = (
+    Wait("group lease", "groups", "lease_until", LEASE_MS),
+    Wait("group due", "groups", "due_at", REST_MS),
+)
+"""What is read before a group has a worker; its own times the worker holds to the present itself."""
 
 _Taken = tuple[int, tuple[tuple[str, int], ...], frozenset[str], Mapping[str, str]]
 """The database's time, (uuid, epoch) of the groups, uuids of groups left behind, hosts that are ahead -> why."""
@@ -39,6 +46,8 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._hinted: set[str] = set()
         self._stopping = False
+        self._held_to_present = False
+        self._clock_differs = False
 
     @property
     def monitors(self) -> Mapping[str, HostMonitor]:
@@ -129,6 +138,8 @@ class Reconciler:
     async def _take_due(self) -> None:
         while True:
             self._wake.clear()
+            if not self._held_to_present:
+                await self._hold_to_present()
             free = MOST_WORKERS - len(self._workers)
             if free > 0 and not self._stopping:  # what the workers have just given back is for others
                 await self._take(free)
@@ -145,19 +156,55 @@ class Reconciler:
         def take(connection: Connection) -> _Taken:
             now = clock.now(connection)
             groups.hasten(connection, hinted, now)
-            left, ahead = groups.left_behind(connection, now), ownership.said_ahead(connection)
-            return now, groups.take_due(connection, self._context.owner, now, LEASE_MS, limit), left, ahead
+            leases = self._context.clock.lease_time(now, asked_at)
+            left, ahead = groups.left_behind(connection, leases), ownership.said_ahead(connection)
+            owner = self._context.owner
+            taken = groups.take_due(connection, owner, now, LEASE_MS, limit, leases_as_of=leases)
+            return now, taken, left, ahead
 
         try:
             now, taken, left, ahead = await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             return
+        self._look_at_clock(now, asked_at)
         self._context.custody.tell(ahead)
         self._hinted.difference_update(hinted)
         self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
         for uuid, epoch in taken:
             self._work(uuid, epoch, DatabaseTime(now, asked_at), hinted=uuid in hinted)
+
+    def _look_at_clock(self, now: int, asked_at: float) -> None:
+        """Notice that the database's clock was set, or that this process's own says something else."""
+        watch, metrics = self._context.clock, self._context.metrics
+        jump = watch.read(now, asked_at)
+        if jump:
+            metrics.clock_jumps.labels("back" if jump < 0 else "ahead").inc()
+            logger.warning("the database's clock was set by %+.1f s", jump / 1000)
+        self._held_to_present = self._held_to_present and jump >= 0
+        differs = watch.differs_by()
+        metrics.clock_difference.set(differs / 1000)
+        if (abs(differs) > clock.JUMP_MS) is not self._clock_differs:
+            self._clock_differs = not self._clock_differs
+            word = "differs from" if self._clock_differs else "agrees again with"
+            logger.warning("this machine's clock %s the database's, by which everything goes: %+.1f s",
+                           word, differs / 1000)  # fmt: skip
+
+    async def _hold_to_present(self) -> None:
+        """At the start, and when the clock was set back: nothing stored is to be waited for longer than it ever is."""
+
+        def hold(connection: Connection) -> Mapping[str, int]:
+            return waits.hold_to_present(connection, clock.now(connection), (*GROUP_WAITS, *self._context.waits))
+
+        try:
+            held = await self._context.store.write(hold)
+        except CorralError as error:
+            logger.warning("stored times were not held to the present: %s", error)
+            return
+        self._held_to_present = True
+        for kind, count in sorted(held.items()):
+            self._context.metrics.times_held.labels(kind).inc(count)
+            logger.warning("%d times (%s) lay further ahead than they are ever set: the clock was ahead", count, kind)
 
     def _work(self, uuid: str, epoch: int, taken: DatabaseTime, *, hinted: bool) -> None:
         worker = GroupWorker(self._context, uuid, epoch, taken.read + LEASE_MS, taken, all_hinted=hinted)

@@ -37,6 +37,8 @@ MARK_AFTER_CHANGE_SECONDS = 60.0
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 10.0
 SILENT_AFTER = 2
+FRESH_SECONDS = 45.0
+"""A probe that is slow, one that fails and the pauses between them are less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class HostMonitor:
         self._wake = asyncio.Event()
         self._record_anew = False
         self._compared_at = 0.0
+        self._probed_at = -FRESH_SECONDS
         self._custody = custody
         self._admitted: tuple[str, OwnerMark | None] | None = None
         self._marked_at = -MARK_EVERY_SECONDS
@@ -83,6 +86,12 @@ class HostMonitor:
     def silent(self) -> bool:
         """Whether the host does not answer at present."""
         return self._silent
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the host was looked at lately. A process that stood still looks again before it does anything, since
+        another owner or another hypervisor may have come meanwhile."""
+        return asyncio.get_running_loop().time() < self._probed_at + FRESH_SECONDS
 
     @property
     def settled(self) -> bool:
@@ -212,10 +221,12 @@ class HostMonitor:
         return self._last
 
     async def _probe(self) -> None:
+        asked = asyncio.get_running_loop().time()
         facts = await self.driver.probe(budget_seconds=PROBE_SECONDS)
         failpoint("monitor.probed")
         if not await self._is_ours(facts):
             return
+        self._probed_at = asked
         facts = replace(facts, mark=None, foreign=_sum(facts.foreign, self._held))
         if facts != self.facts or self._silent or self._record_anew or await self._misrecorded():
             self._record_anew = False

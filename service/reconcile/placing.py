@@ -53,10 +53,12 @@ class Search:
 
 @dataclass(slots=True)
 class Placing:
-    """Plans and claims for one group under its worker's lease. `now`: the database's time, ms."""
+    """Plans and claims for one group under its worker's lease. `now`: the database's time, ms; `steady`: ms that only
+    go on, by which this process's own patience is measured."""
 
     context: WorkerContext
     now: Callable[[], int]
+    steady: Callable[[], int]
     _waits_for_fleet_until: int = 0
     _search: Search = field(default_factory=Search)
     _move_searches: dict[tuple[str, int], Search] = field(default_factory=dict)
@@ -164,7 +166,7 @@ class Placing:
             else None
         )
         undecided = decision is not None and decision.status is Status.UNKNOWN
-        if undecided and search.goes_on(self.now(), MOVE_PATIENCE_MS):
+        if undecided and search.goes_on(self.steady(), MOVE_PATIENCE_MS):
             return EffectResult([], retry=True)
         if decision is None or decision.status is not Status.PLACED:
             return EffectResult([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
@@ -196,11 +198,11 @@ class Placing:
     def _may_go_on(self, group: Group) -> bool:
         """Whether a search without an answer is repeated: until the group's deadline, or for a while without one."""
         timed = bool(group.deadline_at) and not group.served
-        return self._search.goes_on(self.now(), None if timed else UNDECIDED_PATIENCE_MS)
+        return self._search.goes_on(self.steady(), None if timed else UNDECIDED_PATIENCE_MS)
 
     def _may_wait_for_fleet(self) -> bool:
         """Right after a start some hosts were not seen yet: that is no reason to refuse, for a while."""
-        now = self.now()
+        now = self.steady()
         if not self._waits_for_fleet_until:
             self._waits_for_fleet_until = now + FLEET_PATIENCE_MS
         return now < self._waits_for_fleet_until

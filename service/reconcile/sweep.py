@@ -107,6 +107,8 @@ class Sweep:
 
     async def _host(self, monitor: HostMonitor) -> None:
         host_uuid = monitor.host.uuid
+        if not monitor.fresh:
+            return  # this process stood still: the host is looked at first
         # The listing comes first: a machine made after it is not in it, and its seat is in the later read.
         look = await monitor.look()
         machines = [m for m in look.listing.machines if m.state is not MachineState.TOMBSTONE]

@@ -17,6 +17,7 @@ from service.errors import InvariantViolation, NotFound, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
 from service.lifecycle.facts import Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
+from service.lifecycle.present import held_to_present
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
@@ -86,7 +87,7 @@ class GroupWorker:
     _placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
-        self._placing = Placing(self.context, self._now)
+        self._placing = Placing(self.context, self._now, self._steady)
 
     def poke(self) -> None:
         """The stored group changed (a caller's intent)."""
@@ -211,7 +212,7 @@ class GroupWorker:
             outcome = task.result()
             facts += outcome.facts
             if outcome.retry:
-                slot.not_before = self._now() + slot.pause
+                slot.not_before = self._steady() + slot.pause
                 slot.pause = min(slot.pause * 2, BACKOFF_MOST_MS)
             else:
                 slot.not_before, slot.pause = 0, BACKOFF_FIRST_MS
@@ -222,7 +223,7 @@ class GroupWorker:
         """Deadlines that passed, and hosts that fell silent or answer again."""
         facts: list[Fact] = []
         deadline = next_deadline(group)
-        if deadline and now >= deadline:
+        if (deadline and now >= deadline) or held_to_present(group, now) is not group:
             facts.append(Ticked())
         for host_uuid in sorted({m.host_uuid for m in group.instances if m.host_uuid and m.status in PLACED}):
             monitor = self.context.monitors.get(host_uuid)
@@ -241,25 +242,26 @@ class GroupWorker:
             self.all_hinted = False
             for member in group.instances:
                 self.hint(member.uuid)
+        steady = self._steady()
         wanted = {_key(effect): effect for effect in effects(group, now)}
         for key, slot in self._slots.items():
             if key not in wanted:
                 slot.hinted = False  # nothing is left to do for this member, so nobody needs to look
         for key, effect in wanted.items():
             slot = self._slots.setdefault(key, Slot())
-            if slot.task is not None or now < slot.not_before or not self._is_due(effect, slot, now):
+            if slot.task is not None or steady < slot.not_before or not self._is_due(effect, slot, steady):
                 continue
             hinted, slot.hinted = slot.hinted, False
             failpoint("worker.starting")
             slot.task = asyncio.create_task(self._perform(group, effect, hinted), name=f"{self.uuid} {effect}")
             slot.task.add_done_callback(lambda _task: self._wake.set())
 
-    def _is_due(self, effect: Effect, slot: Slot, now: int) -> bool:
+    def _is_due(self, effect: Effect, slot: Slot, steady: int) -> bool:
         if not isinstance(effect, Observe):
             return True
-        if not slot.hinted and now < slot.observed_at + effect.every_ms:
+        if not slot.hinted and steady < slot.observed_at + effect.every_ms:
             return False
-        slot.observed_at = now
+        slot.observed_at = steady
         return True
 
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
@@ -278,9 +280,9 @@ class GroupWorker:
     # --- between steps, and the end of the work -----------------------------------------------------------------------
 
     async def _sleep(self, group: Group) -> None:
-        now = self._now()
+        now, steady = self._now(), self._steady()
         times = [now + TICK_MS, self.lease_until - LEASE_MS + RENEW_MS]
-        times += [s.not_before for s in self._slots.values() if s.not_before > now]
+        times += [now + s.not_before - steady for s in self._slots.values() if s.not_before > steady]
         deadline = next_deadline(group)
         if deadline:
             times.append(deadline)
@@ -323,7 +325,12 @@ class GroupWorker:
             await asyncio.gather(*running, return_exceptions=True)
 
     def _now(self) -> int:
+        """The database's time, by which everything that is stored is measured; it may be set back."""
         return self.time.now()
+
+    def _steady(self) -> int:
+        """Milliseconds that only go on, by which this process measures its own pauses."""
+        return int(asyncio.get_running_loop().time() * 1000)
 
 
 def _key(effect: Effect) -> str:

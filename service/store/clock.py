@@ -27,3 +27,76 @@ def now(connection: Connection) -> int:
         return int(connection.scalar(_POSTGRESQL_NOW) or 0)
     own: Callable[[], int] = connection.info.get(CLOCK, wall_clock)
     return own()
+
+
+JUMP_MS = 5_000
+"""A clock that differs by more from what was expected of it was set."""
+
+
+class StoreClock:
+    """The database's clock as one process has it: read now and then, and carried on by the process's monotonic clock.
+
+    Whatever this process's own wall clock says, nothing that is stored and waited for is measured by it.
+    """
+
+    def __init__(
+        self,
+        lease_ms: int = 45_000,
+        *,
+        wall: Callable[[], int] = wall_clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`lease_ms`: whoever lives has renewed what it holds within so long. `wall`: until something was read."""
+        self._lease_ms = lease_ms
+        self._wall = wall
+        self._monotonic = monotonic
+        self._last: tuple[int, float, float] | None = None
+        self._ahead_by, self._ahead_until = 0, 0.0
+
+    def now(self) -> int:
+        """Milliseconds since the epoch, by the database."""
+        if self._last is None:
+            return self._wall()
+        read, asked_at, _ = self._last
+        return read + int((self._monotonic() - asked_at) * 1000)
+
+    def leases_as_of(self) -> int:
+        """The time by which to judge whether somebody's lease has ended; see `lease_time`."""
+        return self.now() - self._forgiven()
+
+    def lease_time(self, present: int, asked_at: float) -> int:
+        """The same for a transaction that reads `present` and was asked for at `asked_at` by the monotonic clock.
+
+        A clock that has leapt ahead ends every lease at once, of owners too that live and go by their monotonic clock.
+        They renew within a lease's time; until then the leap is left out.
+        """
+        return present - max(0, self._forgiven() + self._jump(present, asked_at))
+
+    def read(self, present: int, asked_at: float) -> int:
+        """The database said `present`, asked at `asked_at`. Answers by how much its clock was set since the last look:
+        ms, negative where it was set back, 0 where it went on."""
+        jump = self._jump(present, asked_at)
+        answered_at = self._monotonic()
+        if jump:  # several leaps within a lease's time count together, and one back takes of them
+            self._ahead_by = max(0, self._forgiven() + jump)
+        if jump > 0:
+            self._ahead_until = answered_at + self._lease_ms / 1000
+        self._last = present, asked_at, answered_at
+        return jump
+
+    def differs_by(self) -> int:
+        """By how much this process's own wall clock is ahead of the database's, ms."""
+        return self._wall() - self.now()
+
+    def _forgiven(self) -> int:
+        return self._ahead_by if self._monotonic() < self._ahead_until else 0
+
+    def _jump(self, present: int, asked_at: float) -> int:
+        if self._last is None:
+            return 0
+        read, asked, answered = self._last
+        latest = read + int((self._monotonic() - asked) * 1000)
+        earliest = read + int((asked_at - answered) * 1000)
+        if present > latest + JUMP_MS:
+            return present - latest
+        return present - earliest if present < earliest - JUMP_MS else 0

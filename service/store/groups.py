@@ -60,14 +60,14 @@ _HASTEN = (
 _LEFT_BEHIND = select(_GROUPS.c.uuid).where(_GROUPS.c.owner != "", _GROUPS.c.lease_until <= bindparam("now"))
 _FREE = (
     select(_GROUPS.c.uuid)
-    .where(_GROUPS.c.due_at <= bindparam("now"), _GROUPS.c.lease_until <= bindparam("now"))
+    .where(_GROUPS.c.due_at <= bindparam("now"), _GROUPS.c.lease_until <= bindparam("leases"))
     .order_by(_GROUPS.c.due_at)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
 _TAKE = (
     update(_GROUPS)
-    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.lease_until <= bindparam("now"))
+    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.lease_until <= bindparam("leases"))
     .values(owner=bindparam("by"), epoch=_GROUPS.c.epoch + 1, lease_until=bindparam("until"))
     .returning(_GROUPS.c.epoch)
 )
@@ -198,12 +198,18 @@ def left_behind(connection: Connection, now: int) -> frozenset[str]:
     return frozenset(connection.scalars(_LEFT_BEHIND, {"now": now}))
 
 
-def take_due(connection: Connection, owner: str, now: int, lease_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
-    """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first."""
+def take_due(
+    connection: Connection, owner: str, now: int, lease_ms: int, limit: int, *, leases_as_of: int | None = None
+) -> tuple[tuple[str, int], ...]:
+    """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first.
+
+    `leases_as_of`: by when leases are judged, where that is not `now`.
+    """
+    leases = now if leases_as_of is None else leases_as_of
     taken = []
-    for uuid in list(connection.scalars(_FREE, {"now": now, "most": limit})):
+    for uuid in list(connection.scalars(_FREE, {"now": now, "leases": leases, "most": limit})):
         failpoint("lease.found")
-        epoch = connection.scalar(_TAKE, {"of": uuid, "now": now, "by": owner, "until": now + lease_ms})
+        epoch = connection.scalar(_TAKE, {"of": uuid, "leases": leases, "by": owner, "until": now + lease_ms})
         if epoch is not None:
             failpoint("lease.taken")
             taken.append((uuid, epoch))

@@ -151,6 +151,23 @@ class Metrics:
         self.reconcile_workers = Gauge(
             "corral_reconcile_workers", "Groups that this process is working on.", registry=registry
         )
+        self.clock_difference = Gauge(
+            "corral_clock_difference_seconds",
+            "By how much this process's own clock is ahead of the database's, by which leases and deadlines go.",
+            registry=registry,
+        )
+        self.clock_jumps = Counter(
+            "corral_clock_jumps_total",
+            "How often the database's clock was set (back, ahead), as this process saw it.",
+            ["direction"],
+            registry=registry,
+        )
+        self.times_held = Counter(
+            "corral_times_held_to_present_total",
+            "Stored times that lay further ahead than they are ever set, because the clock had been ahead, by kind.",
+            ["kind"],
+            registry=registry,
+        )
         self.lease_takeovers = Counter(
             "corral_lease_takeovers_total",
             "Groups taken over from an owner whose lease had run out.",

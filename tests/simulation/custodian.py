@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine, SimulatedMachineHost
+from tests.simulation.loop import Process
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -105,27 +106,29 @@ class Custodian:
         self._ahead_since = None
         self.committed()
 
-    def touched(self, call: str, host: SimulatedMachineHost, entry: str, process: str, running_since: float) -> None:
-        """A call of a living process is carried out. `entry`: the uuid by which it has the host; `running_since`: when
-        it was started, or went on after it stood still."""
+    def touched(self, call: str, host: SimulatedMachineHost, entry: str, process: Process) -> None:
+        """A call of a living process is carried out. `entry`: the uuid by which it has the host."""
         if call not in TOUCHES:
             return
         database = self._own()
         mark = host.mark
-        noticed = running_since > host.marked_at or self._now() > host.marked_at + NOTICE_SECONDS
+        by = max(host.marked_at, process.since) + NOTICE_SECONDS
+        noticed = process.started > host.marked_at or self._now() > by
         if mark is not None and mark[:2] != (database, entry) and noticed:
-            self._violated("I16", f"{process} did {call} on {host.name}, which bears the mark {mark}")
+            self._violated("I16", f"{process.name} did {call} on {host.name}, which bears the mark {mark}")
         newest = host.newest(database)
         if newest > (come := self._generation()):
             self._violated(
-                "I16", f"{process} did {call} on {host.name}, which has seen {newest}; the database is at {come}"
+                "I16", f"{process.name} did {call} on {host.name}, which has seen {newest}; the database is at {come}"
             )
         for (ahead,) in self._rows("SELECT ahead FROM hosts WHERE uuid = ?", entry):
             if ahead:
-                self._violated("I16", f"{process} did {call} on {host.name}, which is ahead of the database")
+                self._violated("I16", f"{process.name} did {call} on {host.name}, which is ahead of the database")
         since = self._ahead_since
-        if since is not None and self._now() > max(since, running_since) + NOTICE_SECONDS:
-            self._violated("I16", f"{process} did {call} on {host.name} while another host is ahead of the database")
+        if since is not None and self._now() > max(since, process.since) + NOTICE_SECONDS:
+            self._violated(
+                "I16", f"{process.name} did {call} on {host.name} while another host is ahead of the database"
+            )
 
     def _own(self) -> str:
         if not self._database:

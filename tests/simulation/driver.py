@@ -302,7 +302,7 @@ class FaultyDriver:
         """The observer hears of a call that arrives as it was meant."""
         if lease is not None:
             self._world.observer.effect(name, lease)
-        self._world.custodian.touched(name, self._host, self.host_id, self._process.name, self._process.since)
+        self._world.custodian.touched(name, self._host, self.host_id, self._process)
 
     def _come_back(self, reply: asyncio.Future[T], result: T | DriverError) -> None:
         if self._world.reaches(self._process, self._host):

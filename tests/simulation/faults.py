@@ -11,6 +11,7 @@ from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
 from tests.simulation.world import CALL_FAULTS, DATABASE, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
 
+HOUR = 3600.0
 STORMS = ("crash", "freeze", "partition", "isolate", "reboot", "tamper", "foreign", "clock", "database", "severed")
 AWAITS = (
     *(
@@ -64,6 +65,8 @@ async def storm(world: World) -> None:
     kinds = [k for k in STORMS if dice.random() < 0.35]
     if world.theme == "strangers":
         kinds = [k for k in kinds if dice.random() < 0.5] + ["stranger"] * 3
+    if world.theme == "clock":
+        kinds = [k for k in kinds if dice.random() < 0.5] + ["database_clock"] * 2
     pause = dice.choice((3.0, 8.0, 20.0))
     while kinds:
         await asyncio.sleep(dice.expovariate(1.0 / pause))
@@ -71,6 +74,8 @@ async def storm(world: World) -> None:
         world.stats[f"fault {kind}"] += 1
         if kind == "stranger":
             strangers.appear(world)
+        elif kind == "database_clock":
+            _set_clock(world, dice.choice((dice.uniform(-HOUR, HOUR), dice.uniform(-90.0, 90.0), 0.0)))
         else:
             _strike(world, kind)
 
@@ -109,6 +114,12 @@ def _strike(world: World, kind: str) -> None:
         _tamper(world, host)
 
 
+def _set_clock(world: World, seconds: float) -> None:
+    """The clock of the database's server is that much ahead of the true time from now on."""
+    world.note("the database's clock", seconds)
+    world.database_clock_ms = int(seconds * 1000)
+
+
 def _cut(world: World, name: str, host: SimulatedMachineHost, seconds: float) -> None:
     world.note("cut", name, host.name, seconds)
     world.cut.add((name, host.uuid))
@@ -144,6 +155,7 @@ def stop(world: World) -> None:
     """Peace: everything is repaired that an operator would repair."""
     world.note("peace")
     world.faulty = False
+    _set_clock(world, 0.0)
     world.cut.clear()
     world.database.available = True
     for host in world.hosts.values():

@@ -30,7 +30,7 @@ class Process:
         self.name = name
         self.life = Life.RUNNING
         self.frozen_at = 0.0
-        self.since = loop.time()
+        self.started = self.since = loop.time()
         self.held: deque[Any] = deque()
         self.table: dict[str, Callable[[], int]] | None = None
         self._loop = loop

@@ -31,9 +31,10 @@ from service.reconcile.monitor import HostMonitor
 from service.reconcile.owners import LeaseReaper
 from service.reconcile.roster import Roster
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import GroupWorker
+from service.reconcile.worker import LEASE_MS, GroupWorker
 from service.signals import Signals
 from service.store import configured, quotas
+from service.store.clock import StoreClock
 from service.telemetry.metrics import Metrics
 from tests.simulation.database import SimulatedStore
 from tests.simulation.driver import LEASE, FaultyDriver
@@ -159,6 +160,7 @@ class Replica:
         context = WorkerContext(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
             owner=self.process.name, custody=custody,
+            clock=StoreClock(LEASE_MS, wall=self.clock, monotonic=world.loop.time),
         )  # fmt: skip
         self.reconciler = Reconciler(context, Sweep(store, monitors, custody, metrics()))
         self.drivers = {}

@@ -27,7 +27,7 @@ from tests.simulation.world import World
 GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
-THEMES = {"": 62, "restore": 14, "strangers": 14}
+THEMES = {"": 60, "restore": 14, "strangers": 14, "clock": 12}
 """What a seed is about beside the faults that all have, and how often in so many."""
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""

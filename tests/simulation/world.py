@@ -46,12 +46,13 @@ class PointFault:
 @dataclass(slots=True)
 class World:
     """One run. `faulty` says whether faults may strike now; `theme`, of what kind it is; `restored`, whether its
-    database has gone back in time."""
+    database has gone back in time; `database_clock_ms`, by how much its server's clock is ahead."""
 
     seed: int
     faulty: bool = True
     theme: str = ""
     restored: bool = False
+    database_clock_ms: int = 0
     timeline: list[tuple[object, ...]] = field(default_factory=list)
     stats: Counter[str] = field(default_factory=Counter)
     rates: dict[str, float] = field(default_factory=dict)
@@ -79,8 +80,8 @@ class World:
         self.timeline.append((self.loop.time(), *what))
 
     def now_ms(self) -> int:
-        """The true wall clock, which no replica has."""
-        return EPOCH_MS + int(self.loop.time() * 1000)
+        """The clock of the database's server, right or wrong."""
+        return EPOCH_MS + int(self.loop.time() * 1000) + self.database_clock_ms
 
     def new_uuid(self) -> str:
         """The next uuid of this run."""

@@ -1,0 +1,51 @@
+"""A group's own times, held to the present: none lies further ahead than its kind is ever set.
+
+The database's clock may have been ahead and be set right. A pause, a deadline or the time since when something has been
+so, stored meanwhile, then lies in the future, and the group would wait for it. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from service.domain.groups import Group, Instance
+from service.lifecycle.moving import longest_move
+from service.lifecycle.settling import RETRY_MOST_MS
+
+SLACK_MS = 20_000
+"""A time is set from a moment that is late by as long as a transaction takes, at most."""
+
+
+def held_to_present(group: Group, now: int) -> Group:
+    """The group without times that cannot be: each at the furthest that it can lie ahead of `now` (ms). The very same
+    object where there are none."""
+    members = tuple(_member(m, now) for m in group.instances)
+    retry_at = _held(group.retry_at, now, RETRY_MOST_MS)
+    running_since = _held(group.running_since, now, 0)
+    deadline_at = _held(group.deadline_at, now, group.spec.deadline_ms)
+    if (retry_at, running_since, deadline_at) == (group.retry_at, group.running_since, group.deadline_at) and all(
+        new is old for new, old in zip(members, group.instances, strict=True)
+    ):
+        return group
+    return replace(group, retry_at=retry_at, running_since=running_since, deadline_at=deadline_at, instances=members)
+
+
+def _member(member: Instance, now: int) -> Instance:
+    deadline_at = _held(member.deadline_at, now, max(member.boot_timeout_ms, member.stop_grace_ms))
+    move_deadline_at = _held(member.move_deadline_at, now, longest_move(member))
+    unknown_since, paused_at = _held(member.unknown_since, now, 0), _held(member.paused_at, now, 0)
+    if (deadline_at, move_deadline_at, unknown_since, paused_at) == (
+        member.deadline_at, member.move_deadline_at, member.unknown_since, member.paused_at
+    ):  # fmt: skip
+        return member
+    return replace(
+        member,
+        deadline_at=deadline_at,
+        move_deadline_at=move_deadline_at,
+        unknown_since=unknown_since,
+        paused_at=paused_at,
+    )
+
+
+def _held(at: int, now: int, longest: int) -> int:
+    return now + longest if at > now + longest + SLACK_MS else at

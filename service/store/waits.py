@@ -1,0 +1,38 @@
+"""Stored times that somebody waits for, held to the present: none lies further ahead than it is ever set.
+
+A database's clock may have been wrong and be set right. What was stored meanwhile then lies in the future, and whoever
+waits for it would sleep for as long as the clock was ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, update
+
+from service.store import schema
+
+SLACK_MS = 20_000
+"""A time is set from a moment that is late by as long as a transaction takes, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One stored time, ms since the epoch: `kind` in words for metrics, and the longest that it is set ahead, in ms."""
+
+    kind: str
+    table: str
+    column: str
+    longest_ms: int
+
+
+def hold_to_present(connection: Connection, now: int, waits: Iterable[Wait]) -> Mapping[str, int]:
+    """Set each time that lies too far ahead of `now` to the furthest that it can lie. Answers kind -> how many were."""
+    held: dict[str, int] = {}
+    for wait in waits:
+        column = schema.metadata.tables[wait.table].c[wait.column]
+        too_far = update(column.table).where(column > now + wait.longest_ms + SLACK_MS)
+        if count := connection.execute(too_far.values({column: now + wait.longest_ms})).rowcount:
+            held[wait.kind] = count
+    return held

@@ -1,0 +1,80 @@
+"""The database's clock as a process has it, carried on by a monotonic one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from service.store.clock import JUMP_MS, StoreClock
+
+NOW = 1_800_000_000_000
+LEASE = 45_000
+HOUR = 3_600_000
+
+
+@dataclass
+class Seconds:
+    """A monotonic clock that is moved by hand."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def watched(seconds: Seconds, wall: int = NOW) -> StoreClock:
+    clock = StoreClock(LEASE, wall=lambda: wall, monotonic=seconds)
+    assert clock.read(NOW, seconds.now) == 0
+    return clock
+
+
+def test_it_goes_on_between_two_looks_whatever_the_own_clock_says() -> None:
+    seconds = Seconds()
+    clock = watched(seconds, wall=NOW + HOUR)
+    seconds.now += 7.5
+    assert clock.now() == NOW + 7_500
+    assert clock.differs_by() == HOUR - 7_500
+    assert StoreClock(LEASE, wall=lambda: 5, monotonic=seconds).now() == 5
+
+
+@pytest.mark.parametrize("late", [0.0, 12.0])
+@pytest.mark.parametrize(("set_by", "told"), [(0, 0), (JUMP_MS - 1, 0), (HOUR, HOUR), (-HOUR, -HOUR)])
+def test_a_clock_that_was_set_is_told_from_one_that_went_on_and_from_a_slow_answer(
+    late: float, set_by: int, told: int
+) -> None:
+    seconds = Seconds()
+    clock = watched(seconds)
+    seconds.now += 10
+    asked_at = seconds.now
+    seconds.now += late
+    read = NOW + 10_000 + set_by
+    assert abs(clock.read(read, asked_at) - told) <= late * 1000
+
+
+def test_for_a_leases_time_after_a_leap_leases_are_judged_without_it() -> None:
+    seconds = Seconds()
+    clock = watched(seconds)
+    seconds.now += 1
+    leapt = NOW + 1_000 + HOUR
+    assert clock.lease_time(leapt, seconds.now) == NOW + 1_000
+    assert clock.read(leapt, seconds.now) == HOUR
+    seconds.now += LEASE / 1000 - 1
+    assert clock.leases_as_of() == clock.now() - HOUR
+    assert clock.lease_time(clock.now(), seconds.now) == clock.now() - HOUR
+    seconds.now += 2
+    assert clock.leases_as_of() == clock.now()
+    assert clock.lease_time(clock.now(), seconds.now) == clock.now()
+
+
+def test_leaps_within_a_leases_time_count_together_and_one_back_takes_of_them() -> None:
+    seconds = Seconds()
+    clock = watched(seconds)
+    clock.read(NOW + HOUR, seconds.now)
+    clock.read(NOW + 3 * HOUR, seconds.now)
+    assert clock.leases_as_of() == NOW
+    assert clock.lease_time(NOW + 2 * HOUR, seconds.now) == NOW
+    assert clock.read(NOW + 2 * HOUR, seconds.now) == -HOUR
+    assert clock.leases_as_of() == NOW
+    clock.read(NOW - HOUR, seconds.now)
+    assert clock.leases_as_of() == NOW - HOUR
