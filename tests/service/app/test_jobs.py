@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ class World:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     failures: int = 0
 
-    def process(self, owner: str, instead: Deliver | None = None, **limits: int) -> Jobs:
+    def process(self, owner: str, instead: Deliver | None = None, **limits: Any) -> Jobs:
         """A process on this database. Its jobs end when `go` is set. `instead`: how it delivers."""
 
         async def perform(job: Job) -> JobResult:
@@ -245,3 +246,17 @@ async def test_webhooks_that_are_slow_leave_the_room_of_running_jobs_alone() -> 
             await jobs.submit(CALLER, "op", "x", webhook="http://hook/")
         assert (await ended(jobs, await jobs.submit(CALLER, "op", "y"))).state is JobState.SUCCEEDED
         told.set()
+
+
+async def test_a_leap_of_the_clock_ends_no_lease_of_a_process_that_lives() -> None:
+    async with world() as w:
+        uuid = await w.process("one").submit(CALLER, "op", "x")
+        leapt = LEASE_MS * 360
+        w.now += leapt
+        knows = w.process("two", leases_as_of=lambda: w.now - leapt)
+        await knows._beat(patient=True)
+        assert knows._tasks == {}
+        unaware = w.process("three")
+        w.go.set()
+        await unaware._beat(patient=True)
+        assert (await ended(unaware, uuid)).state is JobState.SUCCEEDED
