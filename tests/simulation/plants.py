@@ -295,8 +295,9 @@ PLANTS: tuple[Plant, ...] = (
     one("a stream skips an event where it leaves the tail", FEED,
         "        if self._tail and self._tail[0].revision <= cursor + 1:\n",
         "        if self._tail and self._tail[0].revision <= cursor + 2:\n"),
-    one("a stream goes on from now instead of from where it was", FEED, "            cursor = after\n",
-        "            cursor = max(after, self._head - 1)\n"),
+    one("a stream goes on from now instead of from where it was", FEED,
+        "            cursor, loop = after, asyncio.get_running_loop()\n",
+        "            cursor, loop = max(after, self._head - 1), asyncio.get_running_loop()\n"),
 )  # fmt: skip
 
 
