@@ -52,7 +52,7 @@ class Process:
         Raises StartError, AddressUnavailable, Unavailable.
         """
         service = self.service
-        self._http_socket = bind(service.config.server.http)
+        self._http_socket = bind(service.config.server.http, service.config.server.unix_mode)
         try:
             await self._follow_fleet()
         except BaseException:

@@ -295,6 +295,7 @@ class Service:
             config.server.grpc,
             config.server.admin,
             reachable=self._reachable,
+            unix_mode=config.server.unix_mode,
             credentials=tls.credentials(pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),
             fleet=FleetServicer(

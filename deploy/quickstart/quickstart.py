@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -20,10 +21,11 @@ import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from types import FrameType
 
 import libvirt
@@ -75,9 +77,22 @@ class Addresses:
             str(identity.get("anonymous", "unix")),
         )
 
+    @property
+    def sockets(self) -> list[Path]:
+        """The unix sockets among them."""
+        return [Path(a.removeprefix("unix:")) for a in (self.grpc, self.http) if a.startswith("unix:")]
+
     def require_free(self) -> None:
         """Raises Problem where somebody listens on one of them."""
         for address in (self.grpc, self.http):
+            if address.startswith("unix:"):
+                with socket.socket(socket.AF_UNIX) as probe:
+                    if probe.connect_ex(address.removeprefix("unix:")) == 0:
+                        raise Problem(
+                            f"{address} is taken by another process: stop it (ss -lxp shows it), "
+                            f"or choose other addresses in {CONFIG.relative_to(ROOT)}: [server] grpc = …, http = …"
+                        )
+                continue
             host, _, port = address.rpartition(":")
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,6 +114,8 @@ def start_service(made: Made, addresses: Addresses) -> subprocess.Popen[bytes]:
     """Start the service in the background and wait until its host is connected. Raises Problem."""
     addresses.require_free()
     VAR.mkdir(exist_ok=True)
+    for path in addresses.sockets:
+        path.parent.mkdir(mode=0o755, exist_ok=True)
     with LOG.open("wb") as log:
         service = subprocess.Popen(
             [sys.executable, "-m", "service", "serve", "--config", str(CONFIG)],
@@ -127,14 +144,47 @@ def start_service(made: Made, addresses: Addresses) -> subprocess.Popen[bytes]:
     raise Problem(f"the service {what}; its log ({LOG.relative_to(ROOT)}) ends with:\n{tail}")
 
 
+class UnixConnection(HTTPConnection):
+    """HTTP by a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        """Opens the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(5)
+        self.sock.connect(self._path)
+
+
+def fetch(address: str, path: str) -> tuple[int, str]:
+    """The status and the text of a page. Raises OSError, HTTPException."""
+    unix = address.removeprefix("unix:") if address.startswith("unix:") else ""
+    connection = UnixConnection(unix) if unix else HTTPConnection(address, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def hand_over(addresses: Addresses) -> str:
+    """Give the unix sockets to who called sudo; the names of those who may use them."""
+    user = int(os.environ.get("SUDO_UID", "0"))
+    for path in addresses.sockets:
+        os.chown(path, user, -1)
+    return "root" if user == 0 else f"root and {pwd.getpwuid(user).pw_name}"
+
+
 def host_connected(addresses: Addresses) -> bool:
     """Whether the service is healthy and has looked at its host."""
     try:
-        with urllib.request.urlopen(f"http://{addresses.http}/healthz", timeout=5) as answer:
-            answer.read()
-        with urllib.request.urlopen(f"http://{addresses.http}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
-    except (urllib.error.URLError, OSError):
+        if fetch(addresses.http, "/healthz")[0] != HTTPStatus.OK:
+            return False
+        _, text = fetch(addresses.http, "/metrics")
+    except (HTTPException, OSError):
         return False
     return re.search(r'^corral_hosts\{[^}]*status="Connected"[^}]*\} [1-9]', text, re.MULTILINE) is not None
 
@@ -195,21 +245,27 @@ def deploy_all(addresses: Addresses) -> None:
 def tell_what_next(addresses: Addresses) -> None:
     """What to type now, ready to copy."""
     grpcurl = "grpcurl" if shutil.which("grpcurl") else ".venv/bin/grpcurl"
-    call = f"{grpcurl} -plaintext"
+    call, grpc, web = f"{grpcurl} -plaintext", addresses.grpc, f"http://{addresses.http}"
+    if grpc.startswith("unix:"):
+        call, grpc = f"{call} -unix", grpc.removeprefix("unix:")
+    if addresses.http.startswith("unix:"):
+        web = f"--unix-socket {addresses.http.removeprefix('unix:')} http://localhost"
     service = "corral.v1.DistributedModelService"
     body = json.loads((HERE / "small-request.json").read_text()) | {"name": "third"}
     print(
         f"""
 Try next, in another terminal:
 
-  {call} {addresses.grpc} list
-  {call} {addresses.grpc} describe {service}.DeployDistributedModelService
-  {call} {addresses.grpc} {service}/ListInstanceGroups
-  {call} -d '{json.dumps(body)}' {addresses.grpc} {service}/DeployDistributedModelService
-  {call} -d '{{}}' {addresses.grpc} {service}/WatchInstanceGroups
+  {call} {grpc} list
+  {call} {grpc} describe {service}.DeployDistributedModelService
+  {call} {grpc} {service}/ListInstanceGroups
+  {call} -d '{json.dumps(body)}' {grpc} {service}/DeployDistributedModelService
+  {call} -d '{{}}' {grpc} {service}/WatchInstanceGroups
   .venv/bin/corral list
+  curl {web}/metrics
+  curl {web}/healthz
 
-Metrics: http://{addresses.http}/metrics   Health: http://{addresses.http}/healthz   Log: {LOG.relative_to(ROOT)}
+Log: {LOG.relative_to(ROOT)}
 """,
         flush=True,
     )
@@ -230,6 +286,8 @@ def run(once: bool) -> int:
         say(f"every program of this machine may do everything there: identity.anonymous in {CONFIG.relative_to(ROOT)}")
     service = start_service(made, addresses)
     try:
+        if addresses.sockets and addresses.anonymous != "nobody":
+            say(f"{hand_over(addresses)} may do everything by these sockets, and nobody else may use them")
         say(f"ready after {time.time() - float(os.environ.get('CORRAL_STARTED', time.time())):.1f} s")
         deploy_all(addresses)
         say(f"all running after {time.time() - float(os.environ.get('CORRAL_STARTED', time.time())):.1f} s")
@@ -282,6 +340,9 @@ def down() -> int:
             connection.close()
     stop_service(made)
     stop_daemons(made)
+    for directory in {path.parent for path in Addresses.read().sockets}:
+        with contextlib.suppress(OSError):  # it is not there, or another's sockets are
+            directory.rmdir()
     for path in (*VAR.glob(f"{DATABASE.name}*"), LOG, MADE):
         path.unlink(missing_ok=True)
     if VAR.is_dir() and not any(VAR.iterdir()):

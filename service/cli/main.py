@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ from service.cli.view import (
 )
 from service.client.follow import EventMessage, follow
 
+DEFAULT_SOCKET = "/run/corral/grpc.sock"
 DEFAULT_SERVER = "127.0.0.1:50051"
 _LOST = "connection lost; the operation goes on, taking up its events again"
 
@@ -51,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["recover"]:
         return server_part.recover(given[1:])
     options = build_parser().parse_args(given)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a name shows the rest of the line
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         token = os.environ.get("CORRAL_TOKEN", "")
@@ -86,9 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--server",
-        default=os.environ.get("CORRAL_SERVER", DEFAULT_SERVER),
+        default=os.environ.get("CORRAL_SERVER") or default_server(),
         metavar="ADDRESS",
-        help="host:port or unix:/path of the service (default: $CORRAL_SERVER, else %(default)s)",
+        help="host:port or unix:/path of the service (default: $CORRAL_SERVER, else "
+        f"unix:{DEFAULT_SOCKET} where there is one, else {DEFAULT_SERVER})",
     )
     parser.add_argument(
         "--ca",
@@ -166,6 +172,11 @@ def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
     dump.add_argument("uuid", help="of the decision, or with --group of the group: then its last decision")
     dump.add_argument("--group", action="store_true", help="UUID is a group's")
     dump.add_argument("-o", "--output", default="-", metavar="DUMP.json", help="the file (default: to stdout)")
+
+
+def default_server() -> str:
+    """This machine's service, by its unix socket where it has one."""
+    return f"unix:{DEFAULT_SOCKET}" if os.path.exists(DEFAULT_SOCKET) else DEFAULT_SERVER
 
 
 def deploy(options: argparse.Namespace, stub: Stub) -> int:

@@ -172,6 +172,7 @@ class Builder:
             max_http_connections=affordable(section.max_http_connections),
             host_names=tuple(section.host_names),
             trusted_proxies=tuple(section.trusted_proxies),
+            unix_mode=int(section.socket_mode, 8),
         )
 
     def _tls(self, section: schema.TlsSection | None) -> TlsFiles | None:

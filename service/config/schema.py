@@ -101,6 +101,7 @@ class ServerSection(Section):
     drain_grace_ms: Milliseconds = 10_000
     host_names: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252})$")]] = []
     trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = []
+    socket_mode: Literal["0600", "0660"] = "0600"
 
 
 class StoreSection(Section):

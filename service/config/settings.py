@@ -11,7 +11,7 @@ from service.domain.environment import Secret
 from service.domain.fleet import Host, Overcommit, Zone
 from service.domain.secrets import SecretKey
 from service.domain.tenants import AccessKey, Account, Anonymous, Certificate, Quota, Rate, Token
-from service.listening import ListenAddress
+from service.listening import PRIVATE, ListenAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class ServerConfig:
     max_http_connections: int = 4096
     host_names: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    unix_mode: int = PRIVATE
+    """Of unix sockets' files."""
 
     @property
     def on_loopback(self) -> bool:

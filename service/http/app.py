@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from service.http.connections import Bounds, bounded
-from service.listening import AddressUnavailable, ListenAddress, remove_stale_socket
+from service.listening import PRIVATE, AddressUnavailable, ListenAddress, remove_stale_socket, socket_mode
 from service.telemetry.logs import get_logger
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
@@ -86,10 +86,10 @@ def create_app(
     return Starlette(routes=[*own, *routes], exception_handlers={404: not_found})
 
 
-def bind(address: ListenAddress) -> socket.socket:
+def bind(address: ListenAddress, unix_mode: int = PRIVATE) -> socket.socket:
     """A listening socket on `address`, not shared with any other process. Raises AddressUnavailable."""
     if address.path:
-        return _bind_unix(address)
+        return _bind_unix(address, unix_mode)
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -109,12 +109,12 @@ def bind(address: ListenAddress) -> socket.socket:
     return listener
 
 
-def _bind_unix(address: ListenAddress) -> socket.socket:
+def _bind_unix(address: ListenAddress, mode: int) -> socket.socket:
     remove_stale_socket(address)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listener.bind(address.path)
-        os.chmod(address.path, 0o660)
+        with socket_mode(mode):
+            listener.bind(address.path)
         listener.listen(512)
     except OSError as problem:
         listener.close()

@@ -6,11 +6,15 @@ uvicorn's own `limit_concurrency` counts requests, and never ends a connection t
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from service.http.peers import UNIX_PEER
+from service.listening import UnixPeer, unix_peer
 
 _FULL = b"too many connections\n"
 _REFUSAL = (
@@ -32,6 +36,13 @@ class Bounds:
     refused: Callable[[], None]
 
 
+def _peer(connection: socket.socket) -> UnixPeer | None:
+    try:
+        return unix_peer(connection)
+    except OSError:  # the socket's file, by which it would be known who may come in, is gone
+        return None
+
+
 def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
     """The protocol of a listener, as uvicorn takes it."""
     return type("BoundedProtocol", (_BoundedProtocol,), {"bounds": bounds})
@@ -48,6 +59,9 @@ class _BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family == socket.AF_UNIX:
+            self.app_state = {**self.app_state, UNIX_PEER: _peer(connection)}
         if len(self.connections) > self.bounds.most:
             self.bounds.refused()
             transport.write(_REFUSAL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ from service.contract.call import FORWARDED
 from service.contract.convert.inventory import Reachable
 from service.contract.frame import CallFrame, CallLimits
 from service.domain.tenants import Caller
-from service.listening import AddressUnavailable, ListenAddress, remove_stale_socket
+from service.listening import PRIVATE, AddressUnavailable, ListenAddress, remove_stale_socket, socket_mode
 from service.rpc import group_servicer, health, library_log, reflection
 from service.rpc.group_servicer import DistributedModelServicer
 from service.rpc.health import HealthServicer
@@ -57,7 +57,6 @@ _MOST_PENDING_CALLS = 16384
 # Further calls wait inside the client, where nobody sees them, so this is above what one client has reason to hold.
 _MAX_STREAMS_PER_CONNECTION = 4096
 _ADMIN_CONNECTIONS = 64
-_UNIX_MODE = 0o660
 
 _log = get_logger("corral.rpc")
 
@@ -76,6 +75,7 @@ def by(identities: Identities) -> Identify:
     async def identify(context: Any) -> Caller:
         metadata = dict(context.invocation_metadata() or ())
         shown = metadata.get("authorization", "")
+        # gRPC does not tell a unix socket's peer by its uid: the kernel let in whom the socket's mode does.
         unix = context.peer().startswith("unix:") and not FORWARDED & metadata.keys()
         names = context.auth_context().get(_SUBJECT_ALTERNATIVE_NAMES, ())
         uris = [name.decode(errors="replace") for name in names]
@@ -127,6 +127,7 @@ class RpcServer:
         *,
         reachable: Reachable,
         credentials: grpc.ServerCredentials | None = None,
+        unix_mode: int = PRIVATE,
         identify: Identify = anonymous,
         fleet: fleet_pb2_grpc.FleetServiceServicer | None = None,
         catalog: catalog_pb2_grpc.CatalogServiceServicer | None = None,
@@ -142,6 +143,7 @@ class RpcServer:
         self.address = address
         self.admin_address = admin_address
         self._credentials = credentials
+        self._unix_mode = unix_mode
         self._health = HealthServicer(OWN_SERVICES)
         self._frames = (frame, frame.beside())
         public, admin = (CallGuard(each, identify) for each in self._frames)
@@ -175,10 +177,10 @@ class RpcServer:
 
     async def start(self) -> None:
         """Open the listeners; `address` and `admin_address` then hold the real ports. Raises AddressUnavailable."""
-        self.address = _listen(self._public, self.address, self._credentials)
+        self.address = _listen(self._public, self.address, self._credentials, self._unix_mode)
         await self._public.start()
         if self._admin is not None and self.admin_address is not None:
-            self.admin_address = _listen(self._admin, self.admin_address, None)
+            self.admin_address = _listen(self._admin, self.admin_address, None, self._unix_mode)
             await self._admin.start()
         _log.info("gRPC listens", address=str(self.address), admin=str(self.admin_address or ""))
 
@@ -209,18 +211,20 @@ def _methods(services: Sequence[str]) -> list[Method]:
     ]
 
 
-def _listen(server: Any, address: ListenAddress, credentials: grpc.ServerCredentials | None) -> ListenAddress:
+def _listen(
+    server: Any, address: ListenAddress, credentials: grpc.ServerCredentials | None, unix_mode: int
+) -> ListenAddress:
     """Bind one address; returns it with the port that it got. Raises AddressUnavailable."""
     if address.path:
         remove_stale_socket(address)
     try:
-        if credentials is None:
-            port = server.add_insecure_port(str(address))
-        else:
-            port = server.add_secure_port(str(address), credentials)
+        with socket_mode(unix_mode) if address.path else contextlib.nullcontext():
+            if credentials is None:
+                port = server.add_insecure_port(str(address))
+            else:
+                port = server.add_secure_port(str(address), credentials)
     except RuntimeError as error:
         raise AddressUnavailable(f"{address} is in use or not an address of this machine") from error
     if address.path:
-        os.chmod(address.path, _UNIX_MODE)
         return address
     return ListenAddress(address.host, port)

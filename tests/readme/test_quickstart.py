@@ -109,12 +109,12 @@ def test_on_a_small_machine_it_says_so_serves_until_interrupted_and_down_deletes
             break
     positions(
         told,
-        r"every program of this machine may do everything there: identity\.anonymous in deploy/quickstart/corral\.toml",
+        r"root may do everything by these sockets, and nobody else may use them",
         r"too little room for one node of 8 vCPUs and 16 GiB",
         r"memory",
         r"final     leader-and-workers: Running",
-        r"grpcurl -plaintext 127\.0\.0\.1:50051",
-        r"http://127\.0\.0\.1:8080/metrics",
+        r"grpcurl -plaintext -unix /run/corral/grpc\.sock",
+        r"curl --unix-socket /run/corral/http\.sock http://localhost/metrics",
     )
     second = machine.run("make run", timeout=240)
     assert second.returncode != 0
@@ -133,9 +133,10 @@ def test_on_a_small_machine_it_says_so_serves_until_interrupted_and_down_deletes
     assert_nothing_is_left(machine)
 
 
-def test_a_taken_port_is_said_before_anything_is_started(machine: PrivateMachine) -> None:
+def test_a_taken_socket_is_said_before_anything_is_started(machine: PrivateMachine) -> None:
     # It ends with its standard input.
-    listen = "import socket, sys; taken = socket.create_server(('127.0.0.1', 50051))"
+    listen = "import os, socket, sys; os.mkdir('/run/corral'); taken = socket.socket(socket.AF_UNIX)"
+    listen += "; taken.bind('/run/corral/grpc.sock'); taken.listen()"
     listener = f"{listen}; print('ready', flush=True); sys.stdin.read()"
     command = machine.namespace.command(sys.executable, "-c", listener)
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -146,7 +147,7 @@ def test_a_taken_port_is_said_before_anything_is_started(machine: PrivateMachine
     finally:
         other.communicate(timeout=60)
     assert done.returncode != 0
-    assert "127.0.0.1:50051 is taken by another process" in done.stderr
+    assert "unix:/run/corral/grpc.sock is taken by another process" in done.stderr
     assert "[server] grpc" in done.stderr
     assert_nothing_is_left(machine)
 

@@ -17,10 +17,8 @@ from tests.support.process import ENVIRONMENT, ServiceProcess
 
 CONFIG = """
 [server]
-grpc = "127.0.0.1:0"
-http = "127.0.0.1:0"
-[identity]
-anonymous = "loopback"
+grpc = "unix:GRPC"
+http = "unix:HTTP"
 [[zones]]
 uuid = "7a007a391d483c9f843bf1df4b7e5d8f"
 name = "zone-1"
@@ -42,13 +40,14 @@ MAKE = ("make run", "make down", "make run ARGS=--once", "make test")
 
 
 @pytest.fixture(scope="module")
-def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The gRPC and HTTP addresses of a service with one simulated host."""
+def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The gRPC and HTTP sockets of a service with one simulated host."""
     directory = tmp_path_factory.mktemp("readme")
     config = directory / "corral.toml"
-    config.write_text(CONFIG)
-    with ServiceProcess(config) as service:
-        yield service.grpc, service.http.removeprefix("http://")
+    grpc, http = str(directory / "grpc.sock"), str(directory / "http.sock")
+    config.write_text(CONFIG.replace("GRPC", grpc).replace("HTTP", http))
+    with ServiceProcess(config):
+        yield grpc, http
 
 
 def test_every_command_of_the_readme_is_run_by_a_test() -> None:
@@ -75,17 +74,17 @@ def test_every_file_that_is_linked_exists() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_the_calls_of_the_readme_do_what_it_says(addresses: tuple[str, str]) -> None:
+def test_the_calls_of_the_readme_do_what_it_says(sockets: tuple[str, str]) -> None:
     answers = {}
-    address, http = addresses
-    environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": address}
+    grpc, http = sockets
+    environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": f"unix:{grpc}"}
     for command in readme():
         if not command.startswith(("grpcurl ", "curl ", "corral ")):
             continue
         # The interpreter's own directory is what the README's first line puts in front.
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         done = subprocess.run(
-            ["bash", "-c", command.replace("127.0.0.1:50051", address).replace("127.0.0.1:8080", http)],
+            ["bash", "-c", command.replace("/run/corral/grpc.sock", grpc).replace("/run/corral/http.sock", http)],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -115,6 +114,6 @@ def test_the_calls_of_the_readme_do_what_it_says(addresses: tuple[str, str]) -> 
     assert '"Deleted"' in told("DeleteInstanceGroup")
     (final,) = [line for line in told("by-http").splitlines() if '"final"' in line]
     assert '"status": "Running"' in final
-    assert '"by-http"' in told("curl -s http")
+    assert '"by-http"' in told("curl -s --unix")
     assert "another: Running" in told("corral deploy")
     assert "another" in told("corral list")

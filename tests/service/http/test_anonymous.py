@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import tempfile
 from pathlib import Path
 
 import grpc
@@ -45,6 +48,44 @@ async def test_by_a_unix_socket_its_mode_lets_in_and_nobody_behind_a_proxy(tmp_p
             assert (await http.get(GROUPS)).status_code == 200
             for header in ("X-Forwarded-For", "Forwarded"):
                 assert (await http.get(GROUPS, headers={header: "198.51.100.1"})).status_code == 401
+
+
+NOBODY = 65534
+
+
+async def status_as(path: Path, *options: str) -> str:
+    """The status that another user's program gets by the socket; 000 where it cannot connect."""
+    called = await asyncio.create_subprocess_exec(
+        "setpriv", f"--reuid={NOBODY}", *options, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}",
+        "--unix-socket", str(path), f"http://localhost{GROUPS}",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    told, _ = await called.communicate()
+    return told.decode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.asyncio
+async def test_another_user_is_let_in_by_the_sockets_owner_or_group_alone_whatever_its_mode_became() -> None:
+    stranger, member = (f"--regid={NOBODY}", "--clear-groups"), (f"--regid={NOBODY}", "--groups=4242")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        os.chmod(name, 0o755)  # of pytest's own directories others see nothing
+        path = directory / "http"
+        text = FILE.replace('http = "127.0.0.1:0"', f'http = "unix:{path}"\nsocket_mode = "0660"')
+        async with whole(directory, text + HOSTS):
+            assert path.stat().st_mode & 0o777 == 0o660
+            assert await status_as(path, *stranger) == "000"
+            os.chown(path, -1, 4242)
+            assert await status_as(path, *member) == "200"
+            assert await status_as(path, *stranger) == "000"
+            os.chmod(path, 0o666)  # by hand: the kernel lets everybody connect, and says who it is
+            assert await status_as(path, *stranger) == "401"
+            assert await status_as(path, *member) == "200"
+            os.chown(path, NOBODY, -1)
+            os.chmod(path, 0o600)
+            assert await status_as(path, *stranger) == "200"
+            assert await status_as(path, *member) == "200"
 
 
 def test_the_old_words_are_understood_and_the_default_is_the_careful_one() -> None:

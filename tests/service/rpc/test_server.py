@@ -313,7 +313,7 @@ async def test_a_unix_socket_is_served_private_and_taken_over_only_when_nobody_l
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(address.path)
     async with lab.running(address=address) as server:
-        assert (tmp_path / "corral.sock").stat().st_mode & 0o777 == 0o660
+        assert (tmp_path / "corral.sock").stat().st_mode & 0o777 == 0o600
         assert (await health_of(server.channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
         with pytest.raises(AddressUnavailable, match="in use"):
             async with lab.running(address=address):
