@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
@@ -28,6 +29,8 @@ class Health:
         self._notes: dict[str, str] = {}
         self._trouble = ""
         self._proven_at = 0.0
+        self._look_now = asyncio.Event()
+        store.on_refusal(self._doubt)
 
     @property
     def notes(self) -> Mapping[str, str]:
@@ -46,10 +49,18 @@ class Health:
         return {"store": self._trouble} if self._trouble else {}
 
     async def run(self, told: Callable[[bool], None]) -> None:
-        """Prove every PROVE_SECONDS that the database can be written; `told` hears whether it could."""
+        """Prove every PROVE_SECONDS, and whenever a write was refused, that the database can be written; `told` hears
+        whether it could."""
         while True:
-            await asyncio.sleep(PROVE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), PROVE_SECONDS)
             told(await self.prove())
+            self._look_now.clear()
+
+    def _doubt(self) -> None:
+        """A write was refused: nobody is told that all is well until one has gone through."""
+        if not self._trouble:
+            self._look_now.set()
 
     async def prove(self) -> bool:
         """Write once, and remember what came of it; whether it was possible."""

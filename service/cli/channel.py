@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import grpc
 
@@ -42,6 +42,88 @@ def open_channel(server: str, *, certificate_authority: str = "", token: str = "
     else:
         channel = grpc.insecure_channel(server, options=_OPTIONS)
     return grpc.intercept_channel(channel, _BearerToken(token)) if token else channel
+
+
+class Servers:
+    """Several addresses of one service: the first that answers is asked, and the next one where it is lost."""
+
+    def __init__(self, addresses: Sequence[str], *, certificate_authority: str = "", token: str = "") -> None:
+        """Raises CannotConnect. With several addresses it waits until one of them answers, up to READY_SECONDS each."""
+        self.addresses = tuple(addresses)
+        self._channels = [
+            open_channel(each, certificate_authority=certificate_authority, token=token) for each in self.addresses
+        ]
+        self._current = 0
+        if len(self._channels) > 1:
+            self._current = next((i for i, channel in enumerate(self._channels) if _is_ready(channel)), 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            channel.close()
+
+    def stub(self, kind: Callable[[grpc.Channel], Any]) -> Any:
+        """A stub of a service whose calls go to the present address. A lookup whose server is lost is made at the next
+        address; any other call ends with its error, and the next call goes to the next address."""
+        return FailoverStub(self, kind) if len(self._channels) > 1 else kind(self._channels[0])
+
+    @property
+    def channel(self) -> grpc.Channel:
+        """The present connection."""
+        return self._channels[self._current]
+
+    def lost(self, channel: grpc.Channel) -> None:
+        """Go on with the next address, where this one is still the present one."""
+        if channel is self.channel:
+            self._current = (self._current + 1) % len(self._channels)
+
+
+READY_SECONDS = 3.0
+_LOOKUPS = ("Get", "List", "Plan")
+
+
+class FailoverStub:
+    """See Servers.stub."""
+
+    def __init__(self, servers: Servers, kind: Callable[[grpc.Channel], Any]) -> None:
+        self._servers = servers
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        def call(request: Any) -> Any:
+            tries = len(self._servers.addresses) if name.startswith(_LOOKUPS) else 1
+            while True:
+                channel = self._servers.channel
+                tries -= 1
+                try:
+                    answer = getattr(self._kind(channel), name)(request)
+                    return self._watched(answer, channel) if isinstance(answer, grpc.Call) else answer
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    self._servers.lost(channel)
+                    if tries == 0:
+                        raise
+
+        return call
+
+    def _watched(self, answers: Any, channel: grpc.Channel) -> Iterator[Any]:
+        try:
+            yield from answers
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._servers.lost(channel)
+            raise
+
+
+def _is_ready(channel: grpc.Channel) -> bool:
+    try:
+        grpc.channel_ready_future(channel).result(timeout=READY_SECONDS)
+    except grpc.FutureTimeoutError:
+        return False
+    return True
 
 
 def is_local(server: str) -> bool:

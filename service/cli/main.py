@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 import grpc
 from corral.v1 import (
@@ -22,7 +23,7 @@ from corral.v1 import (
 )
 
 from service.cli import decisions, errors, hosts, policy, projects, secrets, server_part
-from service.cli.channel import CannotConnect, open_channel
+from service.cli.channel import CannotConnect, FailoverStub, Servers
 from service.cli.explanation import amounts_text
 from service.cli.requests import BadRequestFile, Request, read_request
 from service.cli.view import (
@@ -59,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         token = os.environ.get("CORRAL_TOKEN", "")
-        with open_channel(options.server, certificate_authority=options.ca, token=token) as channel:
-            code: int = options.run(options, options.stub(channel))
+        addresses = [a for text in options.server or [_from_environment()] for a in text.split(",") if a]
+        with Servers(addresses, certificate_authority=options.ca, token=token) as servers:
+            code: int = options.run(options, servers.stub(options.stub))
             return code
     except grpc.RpcError as error:
         _tell(*errors.describe(error))
         if error.code() is grpc.StatusCode.UNAVAILABLE:
-            _tell(f"  is a service running at {options.server}? see --server")
+            _tell(f"  is a service running at {' or '.join(addresses)}? see --server")
         return errors.exit_code(error)
     except hosts.UnknownHost as problem:
         return hosts.tell(problem)
@@ -91,9 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--server",
-        default=os.environ.get("CORRAL_SERVER") or default_server(),
+        action="append",
         metavar="ADDRESS",
-        help="host:port or unix:/path of the service (default: $CORRAL_SERVER, else "
+        help="host:port or unix:/path of the service; several of one service's replicas by commas, or by repeating it: "
+        "where one is lost the next goes on (default: $CORRAL_SERVER, else "
         f"unix:{DEFAULT_SOCKET} where there is one, else {DEFAULT_SERVER})",
     )
     parser.add_argument(
@@ -174,14 +177,18 @@ def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
     dump.add_argument("-o", "--output", default="-", metavar="DUMP.json", help="the file (default: to stdout)")
 
 
-def default_server() -> str:
-    """This machine's service, by its unix socket where it has one."""
+def _from_environment() -> str:
+    """What the environment says, else this machine's service, by its unix socket where it has one."""
+    if told := os.environ.get("CORRAL_SERVER", ""):
+        return told
     return f"unix:{DEFAULT_SOCKET}" if os.path.exists(DEFAULT_SOCKET) else DEFAULT_SERVER
 
 
 def deploy(options: argparse.Namespace, stub: Stub) -> int:
     """Deploy and follow; the group's end state decides the exit code."""
     request = _request(options, deploy_pb2.DeployDistributedModelServiceRequest())
+    # With an id the call can be made again, at another server too, and nothing is done twice.
+    request.request_id = request.request_id or uuid4().hex
     final = group_pb2.InstanceGroup()
     try:
         with choose_view(options.json) as view:
@@ -291,7 +298,7 @@ def delete_groups(options: argparse.Namespace, stub: Stub) -> int:
     for uuid in options.uuid:
         try:
             with choose_view(options.json) as view:
-                request = deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid)
+                request = deploy_pb2.DeleteInstanceGroupRequest(uuid=uuid, request_id=uuid4().hex)
                 final = _show(stub, lambda wanted=request: stub.DeleteInstanceGroup(wanted), view)  # type: ignore[misc]
             code = code or (errors.OK if final.status == "Deleted" else errors.FAILED)
         except grpc.RpcError as error:
@@ -302,12 +309,18 @@ def delete_groups(options: argparse.Namespace, stub: Stub) -> int:
 
 def _show(stub: Stub, begin: Callable[[], Iterable[EventMessage]], view: View) -> group_pb2.InstanceGroup:
     """Show every event and answer the final inventory. Raises RpcError."""
-    final = group_pb2.InstanceGroup()
-    for event in follow(stub, begin, on_lost=lambda: _tell(_LOST)):
-        if event.WhichOneof("change") != "bookmark":
-            view.show(event)
-        if event.WhichOneof("change") == "final":
-            final = event.final
+    final, group, revision = group_pb2.InstanceGroup(), "", 0
+    try:
+        for event in follow(stub, begin, repeatable=isinstance(stub, FailoverStub), on_lost=lambda: _tell(_LOST)):
+            group, revision = event.group_uuid or group, max(revision, event.revision)
+            if event.WhichOneof("change") != "bookmark":
+                view.show(event)
+            if event.WhichOneof("change") == "final":
+                final = event.final
+    except grpc.RpcError as error:
+        if group and error.code() is grpc.StatusCode.UNAVAILABLE:
+            _tell(f"the operation on {group} goes on; see the rest with: corral watch {group} --from {revision}")
+        raise
     return final
 
 

@@ -60,6 +60,11 @@ ALONE_MS = 10_000
 """How long one gang may have the fleet to itself; a plan and its claim take less."""
 
 
+_FULL = "the database has no space left on its file system: nothing can be written until some is freed"
+_READ_ONLY = "the database is read-only: nothing can be written"
+REFUSES_WRITES = frozenset({_FULL, _READ_ONLY})
+
+
 class DatabaseLocked(Exception):
     """Another process owns the SQLite file."""
 
@@ -112,10 +117,15 @@ class Store:
         self._inline = inline
         self._alone = asyncio.Lock()
         self._committed: list[Callable[[], None]] = []
+        self._refused: list[Callable[[], None]] = []
 
     def on_commit(self, hook: Callable[[], None]) -> None:
         """Call `hook` on the event loop after every write of this process: a hint to look for new events."""
         self._committed.append(hook)
+
+    def on_refusal(self, hook: Callable[[], None]) -> None:
+        """Call `hook` on the event loop whenever the database takes no write, because it is full or read-only."""
+        self._refused.append(hook)
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a read-write transaction; commit on return, roll back on any exception.
@@ -123,7 +133,13 @@ class Store:
         `work` may run more than once (serialization failures), so it must touch nothing but its connection.
         Raises what `work` raises, or Unavailable where the database cannot be reached.
         """
-        result = await self._run(self._writes, self.engine, work)
+        try:
+            result = await self._run(self._writes, self.engine, work)
+        except Unavailable as error:
+            if error.message in REFUSES_WRITES:
+                for hook in self._refused:
+                    hook()
+            raise
         for hook in self._committed:
             hook()
         return result
@@ -261,9 +277,9 @@ def _trouble(error: exc.DBAPIError) -> str:
     if state in _BUSY_SQLSTATES or state in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "the database is busy"
     if state in ("53100", sqlite3.SQLITE_FULL):
-        return "the database has no space left on its file system: nothing can be written until some is freed"
+        return _FULL
     if state in ("25006", sqlite3.SQLITE_READONLY):
-        return "the database is read-only: nothing can be written"
+        return _READ_ONLY
     return "the database cannot be reached"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -63,6 +64,24 @@ async def test_a_full_file_system_is_named_reads_go_on_and_freed_space_is_enough
         filler.unlink()
         assert await health.prove()
         assert await health.failing() == {}
+    finally:
+        store.close()
+
+
+async def test_a_refused_write_is_noticed_at_once_and_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.app.health.PROVE_SECONDS", 3600.0)
+    store = Store(f"sqlite:///{small}/corral.db")
+    try:
+        upgrade(store.engine)
+        health = Health(store, Overcommit())
+        told: asyncio.Queue[bool] = asyncio.Queue()
+        proving = asyncio.create_task(health.run(told.put_nowait))
+        fill(small)
+        with pytest.raises(Unavailable, match="no space left"):
+            await store.write(lambda c: settings.set_overcommit(c, Overcommit(reserved={"vcpu": 1})))
+        assert await told.get() is False
+        assert "no space left" in (await health.failing())["store"]
+        proving.cancel()
     finally:
         store.close()
 

@@ -1,0 +1,97 @@
+"""Several addresses of one service: what is lost at one goes on at another, or it is said where to take it up."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from concurrent import futures
+
+import grpc
+import pytest
+from corral.v1 import deploy_pb2, deploy_pb2_grpc
+
+from service.cli import channel, errors
+from service.cli.main import main
+from service.client import follow
+from tests.service.cli.scripted import EVENTS, GROUP, Service, event, failure, group
+
+DEAD = "unix:/nonexistent/corral.sock"
+GONE = failure(grpc.StatusCode.UNAVAILABLE, "going away")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(channel, "READY_SECONDS", 0.5)
+
+
+@pytest.fixture
+def other() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def both(address: str, other: Service) -> Iterator[str]:
+    """The address of the scripted service, and that of another replica."""
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(other, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"{address},127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_a_deploy_whose_server_is_lost_goes_on_at_the_next(
+    service: Service, other: Service, both: str, request_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.deploy = [*EVENTS[:3], GONE]
+    other.watch = EVENTS[3:]
+    assert main(["--server", both, "deploy", "-f", request_file]) == errors.OK
+    (watched,) = other.requests
+    assert isinstance(watched, deploy_pb2.WatchInstanceGroupsRequest)
+    assert (watched.uuid, watched.start_revision) == (GROUP, 3)
+    assert len(capsys.readouterr().out.splitlines()) == len(EVENTS)
+
+
+def test_a_deploy_of_which_nothing_was_heard_is_made_again_under_the_same_id(
+    service: Service, other: Service, both: str, request_file: str
+) -> None:
+    service.deploy = [GONE]
+    assert main(["--server", both, "deploy", "-f", request_file]) == errors.OK
+    first, second = service.requests[0], other.requests[0]
+    assert isinstance(first, deploy_pb2.DeployDistributedModelServiceRequest)
+    assert first.request_id
+    assert first == second
+
+
+def test_an_address_that_nobody_serves_is_passed_over(service: Service, address: str) -> None:
+    assert main(["--server", DEAD, "--server", address, "list"]) == errors.OK
+    assert service.requests
+
+
+def test_where_no_server_is_left_it_is_said_where_to_take_the_operation_up(
+    service: Service,
+    both: str,
+    other: Service,
+    request_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(follow, "RETRIES", 2)
+    service.deploy = [*EVENTS[:3], GONE]
+    service.watch = other.watch = [GONE]
+    assert main(["--server", both, "deploy", "-f", request_file]) == errors.UNAVAILABLE
+    assert f"corral watch {GROUP} --from 3" in capsys.readouterr().err
+
+
+def test_a_terminal_that_cannot_show_a_name_shows_the_rest(
+    address: str, request_file: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = group("Running")
+    final.name = "组-ünï"
+    service.deploy = [event(1, final=final)]
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    assert main(["--server", address, "deploy", "-f", request_file]) == errors.OK
+    assert b"final     ?-?n?: Running" in written.getvalue()
