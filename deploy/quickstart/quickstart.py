@@ -14,6 +14,7 @@ import json
 import os
 import pwd
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -21,10 +22,10 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
 
@@ -52,6 +53,7 @@ from local_machine import (
 
 LOG = VAR / "service.log"
 DATABASE = VAR / "corral.db"
+TOKEN = VAR / "token"
 CONFIG = HERE / "corral.toml"
 READY_SECONDS = 180
 
@@ -114,6 +116,7 @@ def start_service(made: Made, addresses: Addresses) -> subprocess.Popen[bytes]:
     """Start the service in the background and wait until its host is connected. Raises Problem."""
     addresses.require_free()
     VAR.mkdir(exist_ok=True)
+    make_token()
     for path in addresses.sockets:
         path.parent.mkdir(mode=0o755, exist_ok=True)
     with LOG.open("wb") as log:
@@ -144,36 +147,18 @@ def start_service(made: Made, addresses: Addresses) -> subprocess.Popen[bytes]:
     raise Problem(f"the service {what}; its log ({LOG.relative_to(ROOT)}) ends with:\n{tail}")
 
 
-class UnixConnection(HTTPConnection):
-    """HTTP by a unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=5)
-        self._path = path
-
-    def connect(self) -> None:
-        """Opens the socket."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(5)
-        self.sock.connect(self._path)
-
-
-def fetch(address: str, path: str) -> tuple[int, str]:
-    """The status and the text of a page. Raises OSError, HTTPException."""
-    unix = address.removeprefix("unix:") if address.startswith("unix:") else ""
-    connection = UnixConnection(unix) if unix else HTTPConnection(address, timeout=5)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
+def make_token() -> None:
+    """The token of HTTP's callers and of the page: a new one at each run, for its owner alone."""
+    VAR.mkdir(exist_ok=True)
+    TOKEN.unlink(missing_ok=True)
+    with os.fdopen(os.open(TOKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(f"{secrets.token_urlsafe(24)}\n")
 
 
 def hand_over(addresses: Addresses) -> str:
-    """Give the unix sockets to who called sudo; the names of those who may use them."""
+    """Give the unix sockets and the token to who called sudo; the names of those who may use them."""
     user = int(os.environ.get("SUDO_UID", "0"))
-    for path in addresses.sockets:
+    for path in (*addresses.sockets, TOKEN):
         os.chown(path, user, -1)
     return "root" if user == 0 else f"root and {pwd.getpwuid(user).pw_name}"
 
@@ -181,10 +166,11 @@ def hand_over(addresses: Addresses) -> str:
 def host_connected(addresses: Addresses) -> bool:
     """Whether the service is healthy and has looked at its host."""
     try:
-        if fetch(addresses.http, "/healthz")[0] != HTTPStatus.OK:
-            return False
-        _, text = fetch(addresses.http, "/metrics")
-    except (HTTPException, OSError):
+        with urllib.request.urlopen(f"http://{addresses.http}/healthz", timeout=5) as answer:
+            answer.read()
+        with urllib.request.urlopen(f"http://{addresses.http}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except (urllib.error.URLError, OSError):
         return False
     return re.search(r'^corral_hosts\{[^}]*status="Connected"[^}]*\} [1-9]', text, re.MULTILINE) is not None
 
@@ -245,11 +231,9 @@ def deploy_all(addresses: Addresses) -> None:
 def tell_what_next(addresses: Addresses) -> None:
     """What to type now, ready to copy."""
     grpcurl = "grpcurl" if shutil.which("grpcurl") else ".venv/bin/grpcurl"
-    call, grpc, web = f"{grpcurl} -plaintext", addresses.grpc, f"http://{addresses.http}"
+    call, grpc = f"{grpcurl} -plaintext", addresses.grpc
     if grpc.startswith("unix:"):
         call, grpc = f"{call} -unix", grpc.removeprefix("unix:")
-    if addresses.http.startswith("unix:"):
-        web = f"--unix-socket {addresses.http.removeprefix('unix:')} http://localhost"
     service = "corral.v1.DistributedModelService"
     body = json.loads((HERE / "small-request.json").read_text()) | {"name": "third"}
     print(
@@ -262,10 +246,9 @@ Try next, in another terminal:
   {call} -d '{json.dumps(body)}' {grpc} {service}/DeployDistributedModelService
   {call} -d '{{}}' {grpc} {service}/WatchInstanceGroups
   .venv/bin/corral list
-  curl {web}/metrics
-  curl {web}/healthz
 
-Log: {LOG.relative_to(ROOT)}
+Page: http://{addresses.http}/   Metrics: http://{addresses.http}/metrics   Health: http://{addresses.http}/healthz
+Token: {TOKEN.relative_to(ROOT)}   Log: {LOG.relative_to(ROOT)}
 """,
         flush=True,
     )
@@ -286,8 +269,11 @@ def run(once: bool) -> int:
         say(f"every program of this machine may do everything there: identity.anonymous in {CONFIG.relative_to(ROOT)}")
     service = start_service(made, addresses)
     try:
-        if addresses.sockets and addresses.anonymous != "nobody":
-            say(f"{hand_over(addresses)} may do everything by these sockets, and nobody else may use them")
+        if addresses.sockets and addresses.anonymous == "unix":
+            told = (
+                f"by the socket, and by HTTP with the token in {TOKEN.relative_to(ROOT)}; nobody else may do anything"
+            )
+            say(f"{hand_over(addresses)} may do everything {told}")
         say(f"ready after {time.time() - float(os.environ.get('CORRAL_STARTED', time.time())):.1f} s")
         deploy_all(addresses)
         say(f"all running after {time.time() - float(os.environ.get('CORRAL_STARTED', time.time())):.1f} s")
@@ -343,7 +329,7 @@ def down() -> int:
     for directory in {path.parent for path in Addresses.read().sockets}:
         with contextlib.suppress(OSError):  # it is not there, or another's sockets are
             directory.rmdir()
-    for path in (*VAR.glob(f"{DATABASE.name}*"), LOG, MADE):
+    for path in (*VAR.glob(f"{DATABASE.name}*"), LOG, MADE, TOKEN):
         path.unlink(missing_ok=True)
     if VAR.is_dir() and not any(VAR.iterdir()):
         # It may be a mount point.

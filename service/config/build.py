@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -26,6 +27,7 @@ from service.drivers import kinds
 from service.errors import FieldViolation
 from service.listening import ListenAddress
 
+SHORTEST_TOKEN = 16
 _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
 
 
@@ -65,7 +67,8 @@ class Builder:
             image_directory=self._path(checked.catalog.image_directory),
             anonymous=Anonymous(checked.identity.anonymous),
             open_scrape=checked.identity.scrape == "local",
-            tokens=tuple(Token(entry.sha256, _caller(entry)) for entry in checked.tokens),
+            tokens=tuple(token for i, entry in enumerate(checked.tokens) for token in self._token(i, entry)),
+            token_files={entry.name: self._path(entry.file) for entry in checked.tokens if entry.file},
             quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
             certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),
             accounts=tuple(Account(entry.name, entry.password_sha512, _caller(entry)) for entry in checked.accounts),
@@ -288,6 +291,23 @@ class Builder:
             delivery=section.delivery,
             progress_channel=section.progress_channel,
         )
+
+    def _token(self, index: int, entry: schema.TokenSection) -> Iterator[Token]:
+        """The token; none where its file is not there: then nobody has it."""
+        sha256 = entry.sha256
+        if entry.file:
+            try:
+                text = self._path(entry.file).read_text(encoding="utf-8").strip()
+            except FileNotFoundError:
+                return
+            except (OSError, UnicodeDecodeError):
+                self.problems.append(f"{self._at('tokens', index)}.file: cannot be read")
+                return
+            if len(text) < SHORTEST_TOKEN:
+                self.problems.append(f"{self._at('tokens', index)}.file: holds less than {SHORTEST_TOKEN} characters")
+                return
+            sha256 = hashlib.sha256(text.encode()).hexdigest()
+        yield Token(sha256, _caller(entry))
 
     def _quota(self, index: int, section: schema.QuotaSection) -> Quota:
         limits = {VCPU: section.cpu, MEMORY: section.memory}

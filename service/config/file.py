@@ -74,6 +74,12 @@ def warnings(config: Config) -> tuple[str, ...]:
         for variable, secret in unknown_secrets(entry.environment, named.__contains__)
     ]
     keys = {f"credentials.{name}": Path(path) for name, path in config.ssh_keys.items()}
+    keys |= {f"tokens.{name}": path for name, path in config.token_files.items()}
+    found += [
+        f"tokens.{name}: there is no file {path}, so that nobody has this token"
+        for name, path in config.token_files.items()
+        if not path.exists()
+    ]
     if config.server.tls is not None:
         keys["server.tls.key"] = config.server.tls.key
     found += [f"{key}: others can read {path}; take their rights away" for key, path in keys.items() if _is_open(path)]

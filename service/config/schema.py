@@ -61,12 +61,19 @@ class IdentitySection(Section):
 
 
 class TokenSection(Section):
-    """[[tokens]]: a bearer token, by the SHA-256 of its text."""
+    """[[tokens]]: a bearer token, by the SHA-256 of its text or by the file that holds it."""
 
     name: Name
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    file: Line = ""
     role: Literal["scraper", "viewer", "operator", "admin"]
     project: Name = "default"
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if bool(self.sha256) == bool(self.file):
+            raise ValueError("name either a sha256 or a file")
+        return self
 
 
 class CertificateSection(Section):

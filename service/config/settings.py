@@ -99,6 +99,8 @@ class Config:
     """Whether programs of this machine read the metrics without a role."""
     access_keys: tuple[AccessKey, ...] = ()
     tokens: tuple[Token, ...] = ()
+    token_files: Mapping[str, Path] = field(default_factory=dict)
+    """Name of a token -> the file that holds it."""
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     rates: Mapping[str, Rate] = field(default_factory=dict)

@@ -109,12 +109,12 @@ def test_on_a_small_machine_it_says_so_serves_until_interrupted_and_down_deletes
             break
     positions(
         told,
-        r"root may do everything by these sockets, and nobody else may use them",
+        r"root may do everything by the socket, and by HTTP with the token in var/token; nobody else may do anything",
         r"too little room for one node of 8 vCPUs and 16 GiB",
         r"memory",
         r"final     leader-and-workers: Running",
         r"grpcurl -plaintext -unix /run/corral/grpc\.sock",
-        r"curl --unix-socket /run/corral/http\.sock http://localhost/metrics",
+        r"http://127\.0\.0\.1:8080/metrics",
     )
     second = machine.run("make run", timeout=240)
     assert second.returncode != 0

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,11 @@ from tests.support.process import ENVIRONMENT, ServiceProcess
 CONFIG = """
 [server]
 grpc = "unix:GRPC"
-http = "unix:HTTP"
+http = "127.0.0.1:0"
+[[tokens]]
+name = "local"
+file = "token"
+role = "admin"
 [[zones]]
 uuid = "7a007a391d483c9f843bf1df4b7e5d8f"
 name = "zone-1"
@@ -40,14 +44,16 @@ MAKE = ("make run", "make down", "make run ARGS=--once", "make test")
 
 
 @pytest.fixture(scope="module")
-def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The gRPC and HTTP sockets of a service with one simulated host."""
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """What the README says -> what it is for a service with one simulated host."""
     directory = tmp_path_factory.mktemp("readme")
     config = directory / "corral.toml"
-    grpc, http = str(directory / "grpc.sock"), str(directory / "http.sock")
-    config.write_text(CONFIG.replace("GRPC", grpc).replace("HTTP", http))
-    with ServiceProcess(config):
-        yield grpc, http
+    grpc, token = str(directory / "grpc.sock"), directory / "token"
+    token.write_text("a-token-of-this-test\n")
+    config.write_text(CONFIG.replace("GRPC", grpc))
+    with ServiceProcess(config) as service:
+        http = service.http.removeprefix("http://")
+        yield {"/run/corral/grpc.sock": grpc, "127.0.0.1:8080": http, "var/token": str(token)}
 
 
 def test_every_command_of_the_readme_is_run_by_a_test() -> None:
@@ -74,17 +80,19 @@ def test_every_file_that_is_linked_exists() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_the_calls_of_the_readme_do_what_it_says(sockets: tuple[str, str]) -> None:
+def test_the_calls_of_the_readme_do_what_it_says(places: Mapping[str, str]) -> None:
     answers = {}
-    grpc, http = sockets
-    environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": f"unix:{grpc}"}
+    environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": f"unix:{places['/run/corral/grpc.sock']}"}
     for command in readme():
         if not command.startswith(("grpcurl ", "curl ", "corral ")):
             continue
         # The interpreter's own directory is what the README's first line puts in front.
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        here = command
+        for told_place, place in places.items():
+            here = here.replace(told_place, place)
         done = subprocess.run(
-            ["bash", "-c", command.replace("/run/corral/grpc.sock", grpc).replace("/run/corral/http.sock", http)],
+            ["bash", "-c", here],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -114,6 +122,6 @@ def test_the_calls_of_the_readme_do_what_it_says(sockets: tuple[str, str]) -> No
     assert '"Deleted"' in told("DeleteInstanceGroup")
     (final,) = [line for line in told("by-http").splitlines() if '"final"' in line]
     assert '"status": "Running"' in final
-    assert '"by-http"' in told("curl -s --unix")
+    assert '"by-http"' in told("curl -s -H")
     assert "another: Running" in told("corral deploy")
     assert "another" in told("corral list")
