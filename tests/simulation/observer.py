@@ -339,7 +339,7 @@ class Observer:
             self._check_order(machine)
 
     def _check_order(self, machine: Machine) -> None:
-        """I17: a member starts after all those of a lower order have been ready in this start of the group."""
+        """I18: a member starts after all those of a lower order have been ready in this start of the group."""
         fellows = self._rows(
             "SELECT f.uuid, f.spec, f.leaving, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
             " JOIN instances f ON f.group_uuid = g.uuid WHERE i.uuid = ?",
@@ -348,7 +348,7 @@ class Observer:
         order = {uuid: json.loads(spec).get("start_order", 0) for uuid, spec, *_ in fellows}
         for uuid, _, leaving, epoch in fellows:
             if order[uuid] < order[machine.instance] and not leaving and (uuid, epoch) not in self._served:
-                self.violated("I17", f"{machine.instance} starts before {uuid} of a role before its own was ready")
+                self.violated("I18", f"{machine.instance} starts before {uuid} of a role before its own was ready")
 
     def _stopped(self, machine: Machine, cause: str) -> None:
         """A replica ended a running machine: somebody must have wanted that."""
