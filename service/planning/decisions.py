@@ -27,7 +27,7 @@ MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptDecision:
     """A decision and what it was made from. `created_at`: ms since the epoch."""
 
     uuid: str
@@ -52,7 +52,7 @@ class DecisionLog:
 
     def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
         self._most, self._most_bytes = most, most_bytes
-        self._kept: deque[Kept] = deque()
+        self._kept: deque[KeptDecision] = deque()
         self._own: deque[int] = deque()
         self._fleet = 0
         """Bytes of all hosts of the newest snapshot; `_own` counts what else each entry holds."""
@@ -62,7 +62,7 @@ class DecisionLog:
         """About how much memory the log holds."""
         return sum(self._own) + self._fleet
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: KeptDecision) -> None:
         """Keep one more; what is larger than the whole log by itself is not kept."""
         hosts = kept.snapshot.hosts
         if self._kept:
@@ -80,11 +80,11 @@ class DecisionLog:
             if not self._kept:
                 self._fleet = 0
 
-    def list(self, group_uuid: str = "") -> Sequence[Kept]:
+    def list(self, group_uuid: str = "") -> Sequence[KeptDecision]:
         """What is kept (about one group), the newest first."""
         return [kept for kept in reversed(self._kept) if group_uuid in ("", kept.group_uuid)]
 
-    def get(self, uuid: str) -> Kept:
+    def get(self, uuid: str) -> KeptDecision:
         """One decision. Raises NotFound where it is not kept any more."""
         for kept in self._kept:
             if kept.uuid == uuid:
@@ -120,7 +120,9 @@ class RecordingPlanner:
         if decision.gap is not None:
             metrics.plan_gap.observe(decision.gap)
         group = request.nodes[0].labels.get(GROUP_LABEL, "")
-        kept = Kept(uuids.uuid4().hex, group, self._clock(), planned.duration_ms, snapshot, request, policy, decision)
+        kept = KeptDecision(
+            uuids.uuid4().hex, group, self._clock(), planned.duration_ms, snapshot, request, policy, decision
+        )
         self._log.add(kept)
         return planned
 

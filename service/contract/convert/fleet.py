@@ -20,12 +20,12 @@ from service.contract.rules import host_address, network_wish
 from service.domain.fleet import Host, HostState, Overcommit
 from service.domain.network import network_of
 from service.domain.ownership import Quarantined
-from service.planning.decisions import Kept
+from service.planning.decisions import KeptDecision
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
 
 
-def decision(kept: Kept) -> fleet_pb2.Decision:
+def decision(kept: KeptDecision) -> fleet_pb2.Decision:
     """A decision in short."""
     made = kept.decision
     return fleet_pb2.Decision(

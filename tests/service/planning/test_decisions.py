@@ -18,7 +18,7 @@ from placement import codec
 from placement.__main__ import main as offline
 from placement.model import Host, Node, Policy, Request, Snapshot, Status
 from service.errors import NotFound
-from service.planning.decisions import DecisionLog, Kept, RecordingPlanner
+from service.planning.decisions import DecisionLog, KeptDecision, RecordingPlanner
 from service.planning.planner import InlinePlanner, place_verified
 from service.telemetry.metrics import Metrics
 from tests.support.process import ENVIRONMENT
@@ -153,10 +153,10 @@ async def test_every_plan_is_measured_by_what_was_proven(tmp_path: Path) -> None
 # --- the log itself -------------------------------------------------------------------------------------------------
 
 
-def kept(number: int, snapshot: Snapshot) -> Kept:
+def kept(number: int, snapshot: Snapshot) -> KeptDecision:
     request = Request((Node("n", {"vcpu": 1}),))
     decision = place_verified(snapshot, request, Policy(), lambda: False)
-    return Kept(f"{number:032x}", "", number, 1.0, snapshot, request, Policy(), decision)
+    return KeptDecision(f"{number:032x}", "", number, 1.0, snapshot, request, Policy(), decision)
 
 
 def fleet(size: int) -> Snapshot:
