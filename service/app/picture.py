@@ -22,14 +22,14 @@ Views = Callable[[Connection, tuple[Host, ...]], tuple[HostView, ...]]
 
 LOOK_SECONDS = 0.5
 _SHARE = 20
-"""At most one part in so many of a processor is spent on looking."""
+"""At most one part in this many of a processor is spent on looking."""
 _MANY = 2_000
-"""From so many changed hosts on, all are read: one statement names no more."""
+"""With this many changed hosts or more, all are read: one statement cannot name more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is other than at the look before. `removed`: uuids of hosts; `zones`: all of them, None where none changed;
+    """What has changed since the look before. `removed`: uuids of hosts; `zones`: all of them, None where none changed;
     `whole`: it is the first look, and tells all."""
 
     hosts: tuple[HostView, ...] = ()
@@ -48,7 +48,7 @@ class Picture:
         self._marks: Mapping[str, Hashable] = {}
         self._views: dict[str, HostView] = {}
         self._zones: tuple[ZoneView, ...] = ()
-        self._turn = 0
+        self._change = 0
         self._changed: dict[str, int] = {}
         self._zones_changed = 0
         self._looking = asyncio.Lock()
@@ -57,23 +57,23 @@ class Picture:
     async def watch(self) -> AsyncGenerator[Look, None]:
         """First the whole fleet, then whatever changed, at most every LOOK_SECONDS, without end. Raises Unavailable."""
         await self._look()
-        told = self._turn
+        told = self._change
         yield Look(tuple(self._views.values()), (), self._zones, whole=True)
         while True:
             await asyncio.sleep(max(LOOK_SECONDS / 5, self._next_look - time.monotonic()))
             await self._look()
-            if self._turn == told:
+            if self._change == told:
                 continue
             news = self._since(told)
-            told = self._turn
+            told = self._change
             yield news
 
-    def _since(self, turn: int) -> Look:
-        changed = [uuid for uuid, at in self._changed.items() if at > turn]
+    def _since(self, change: int) -> Look:
+        changed = [uuid for uuid, at in self._changed.items() if at > change]
         return Look(
             tuple(self._views[uuid] for uuid in changed if uuid in self._views),
             tuple(uuid for uuid in changed if uuid not in self._views),
-            self._zones if self._zones_changed > turn else None,
+            self._zones if self._zones_changed > change else None,
         )
 
     async def _look(self) -> None:
@@ -85,13 +85,13 @@ class Picture:
             marks, zones, views = await self._store.read(self._read)
             removed = self._views.keys() - marks.keys()
             if views or removed or zones != self._zones:
-                self._turn += 1
+                self._change += 1
             for uuid in removed:
                 del self._views[uuid]
             self._views.update((view.host.uuid, view) for view in views)
-            self._changed.update(dict.fromkeys((*removed, *(view.host.uuid for view in views)), self._turn))
+            self._changed.update(dict.fromkeys((*removed, *(view.host.uuid for view in views)), self._change))
             if zones != self._zones:
-                self._zones, self._zones_changed = zones, self._turn
+                self._zones, self._zones_changed = zones, self._change
             self._marks = marks
             took = time.monotonic() - started
             self._next_look = time.monotonic() + max(LOOK_SECONDS, took * _SHARE)

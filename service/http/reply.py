@@ -72,11 +72,11 @@ class Reply:
         await self._chunk(f"event: {name}\ndata: {json.dumps(document, separators=(',', ':'))}\n\n")
 
     async def comment(self) -> None:
-        """Nothing, so that neither a proxy nor the reader takes the line for dead."""
+        """An empty comment, so that neither a proxy nor the reader takes the connection for dead."""
         await self._chunk(": nothing new\n\n")
 
     async def sign_of_life(self) -> None:
-        """A comment, which clients of server-sent events pass over; nothing before the first event."""
+        """A comment, which clients of server-sent events ignore; nothing before the first event."""
         if self._streaming:
             await self._chunk(": nothing happened\n\n")
 

@@ -27,10 +27,10 @@ from service.drivers.libvirt import marks, migration, probing
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Lane, Opener, Work
+from service.drivers.libvirt.domain_events import DomainEvents
 from service.drivers.libvirt.domain_xml import Platform, check_spec
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.machines import Machines
-from service.drivers.libvirt.news import News
 from service.drivers.libvirt.overhead import Overhead
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Kind, Tag, check_identity
@@ -53,9 +53,9 @@ class LibvirtDriver(HostDriver):
         self._options = options_of(address)
         self._storage = Storage(self._options)
         self._inventory = Inventory(cluster)
-        self._news = News(host_id, self._inventory)
+        self._events = DomainEvents(host_id, self._inventory)
         self._overhead = Overhead(self._options.translation_cache_mib << 20)
-        self._channels = Channels(self._news.changed)
+        self._channels = Channels(self._events.changed)
         self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
         self._virtualisation: tuple[str, probing.Virtualisation] | None = None
         self._hypervisor: str | None = None
@@ -64,7 +64,7 @@ class LibvirtDriver(HostDriver):
         self._control = Lane(
             uri,
             calls_at_a_time=1,
-            prepare=self._news.listen,
+            prepare=self._events.listen,
             closed=self._control_closed,
             opener=opener,
         )
@@ -287,7 +287,7 @@ class LibvirtDriver(HostDriver):
         return True
 
     async def _migrate(self, identity: MachineIdentity, arrival: migration.Arrival, given_up: threading.Event) -> None:
-        self._news.begin()
+        self._events.begin()
 
         def move(work: Work, connection: Any) -> None:
             migration.migrate(work, connection, self._inventory, self._cluster, identity, arrival, given_up)
@@ -354,28 +354,28 @@ class LibvirtDriver(HostDriver):
         )
 
     async def _read(self, what: str, function: Callable[[Work, Any], Result], budget_seconds: float) -> Result:
-        self._news.begin()
+        self._events.begin()
         return await self._control.call(function, budget_seconds=budget_seconds, has_effect=False, what=what)
 
     async def _act(self, what: str, function: Callable[[Work, Any], Result], budget_seconds: float) -> Result:
-        self._news.begin()
+        self._events.begin()
         return await self._work.call(function, budget_seconds=budget_seconds, has_effect=True, what=what)
 
     # --- news --------------------------------------------------------------------------------------------------------
 
     def subscribe(self, hint: MachineHint) -> None:
         """See HostDriver. Events come once a first call has connected."""
-        self._news.subscribe(hint)
+        self._events.subscribe(hint)
 
     def _control_closed(self) -> None:
         self._channels.connection_lost()
         self._inventory.forget_all()
         self._hypervisor = None
-        self._news.all_changed()
+        self._events.all_changed()
 
     async def close(self) -> None:
         """See HostDriver."""
-        self._news.unsubscribe_all()
+        self._events.unsubscribe_all()
         # Streams hold their connection open: they are let go of first. Closing it ends them on the host.
         self._channels.connection_lost()
         await self._control.close()

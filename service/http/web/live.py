@@ -1,4 +1,4 @@
-"""The page's one stream: who looks, all that stands, and then what changes, at most four times a second.
+"""The page's one stream: who is looking, all that is there, and then what changes, at most four times a second.
 
 A page opens one stream however much it shows, so that ten pages of one browser do not use up its connections. What
 comes close together is told together: a member that passes three states within a moment is told once.
@@ -36,9 +36,9 @@ PAUSE_SECONDS = 0.25
 """Between two messages of changes."""
 _QUIET_SECONDS = 10.0
 _AHEAD = 4096
-"""So many changes are read ahead of a page; one that is slower than that is told later, from the store."""
+"""This many changes are read ahead of a page; a slower page is told later, from the store."""
 _PART = 2000
-"""So many things stand in one message at most: a page draws what came while the rest is under way."""
+"""A message tells of this many things at most: a page draws what has come while the rest is under way."""
 _METHOD = Method("server_stream", "corral.web", "Events")
 
 News = Look | Group | Event | Bookmark

@@ -75,7 +75,7 @@ class DeployApis:
         return {"inventory": await self._showing.group(running(group, started))}
 
     async def _match(self, call: Call) -> dict[str, Any]:
-        """`result`: for each template whether so many nodes of it could be placed now, and where, or why not."""
+        """`result`: for each template whether the wanted number of nodes fits now, and where, or why not."""
         templates, models = (call.uuids(name, required=True) for name in ("modelServiceUuids", "modelUuids"))
         if len(templates) > MAX_TEMPLATES:
             raise InvalidArgument.of("modelServiceUuids", f"must be at most {MAX_TEMPLATES}")

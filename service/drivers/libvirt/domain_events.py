@@ -13,7 +13,7 @@ from service.drivers.base import MachineHint, MachineIdentity
 from service.drivers.libvirt.inventory import Inventory
 
 
-class News:
+class DomainEvents:
     """Carries lifecycle events, which come on libvirt's own thread, to the hints of one host."""
 
     def __init__(self, host_id: str, inventory: Inventory) -> None:
