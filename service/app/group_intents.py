@@ -11,13 +11,14 @@ from service.app import engines
 from service.app.admission import admit, wish_of
 from service.app.auditing import audited
 from service.app.etags import require_etag
+from service.app.role_changes import RoleChange, joining_and_leaving, named_as_asked
 from service.app.visibility import project_of, visible
 from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
 from service.domain.presets import Serves, ports_of, preset_of
 from service.domain.tenants import Caller
-from service.errors import InvalidArgument, RequestIdReused, Unavailable, WrongState
+from service.errors import InvalidArgument, NotFound, RequestIdReused, Unavailable, WrongState
 from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
 from service.serving.rendezvous import template
 from service.signals import Signals
@@ -127,23 +128,27 @@ class GroupIntents:
         leaving: Sequence[str],
         ask: Ask | None = None,
         *,
-        role_counts: Mapping[str, int] | None = None,
+        by_role: RoleChange | None = None,
     ) -> Started:
         """Add workers, remove members, all or nothing: nobody leaves before those that join are placed.
 
-        `role_counts`: instead, how many members each of these roles shall have.
+        `by_role`: instead, what is to change of whole roles.
         Raises InvalidArgument, NotFound, WrongState, Conflict; the stream ends with NoCapacity where they do not fit.
         """
 
-        if not joining and not leaving and not role_counts:
+        change = by_role or RoleChange()
+        if not joining and not leaving and not change:
             raise InvalidArgument.of("model_services", "name members to add, or to remove, or both")
 
         def decide(connection: Connection, group: Group) -> Sequence[Fact]:
             _require(group, {GroupStatus.RUNNING}, "it to be Running")
-            added, removed = _of_roles(group, role_counts) if role_counts else (joining, leaving)
+            added, removed = joining_and_leaving(group, change) if change else (joining, leaving)
             _check_removed(group, removed)
             _check_left(connection, group, added, removed)
-            members = self._joining(connection, group, added, removed)
+            try:
+                members = self._joining(connection, group, added, removed)
+            except (InvalidArgument, NotFound) as error:
+                raise named_as_asked(error) if change.updates else error from error
             kept = [m.rank for m in (*group.instances, *members) if m.uuid not in removed]
             framework = _framework(connection, group)
             engines.check_count(len(kept), framework, "model_services")
@@ -151,7 +156,8 @@ class GroupIntents:
             return [ScaleRequested(members, frozenset(removed))]
 
         body = encode(replace(_NO_SPEC, nodes=tuple(joining))) + ",".join(sorted(leaving))
-        body += "".join(f",{role}={count}" for role, count in sorted((role_counts or {}).items()))
+        body += "".join(f",{role}={count}" for role, count in sorted(change.counts.items()))
+        body += encode(replace(_NO_SPEC, nodes=tuple(change.updates))) if change.updates else ""
         return await self._intend(caller, "Scale", uuid, ask or Ask(), body, decide)
 
     async def update(self, caller: Caller, uuid: str, changes: Metadata, ask: Ask | None = None) -> Group:
@@ -230,7 +236,7 @@ class GroupIntents:
             has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
             framework=_framework(connection, group),
             members=[m.spec for m in group.instances if m.uuid not in removed],
-            known_roles=roles.orders([m.spec for m in group.instances]),
+            known_roles=roles.orders([m.spec for m in group.instances if m.uuid not in removed]),
         )
         joining = len(spec.nodes)
         if len(group.instances) - len(removed) + joining > self._limits.max_nodes:
@@ -322,20 +328,6 @@ def repeated(connection: Connection, caller: Caller, method: str, request_id: st
 def _require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], needs: str) -> None:
     if group.status not in allowed:
         raise WrongState(f"instance group {group.uuid}", group.status.value, needs)
-
-
-def _of_roles(group: Group, counts: Mapping[str, int]) -> tuple[Sequence[NodeSpec], Sequence[str]]:
-    """Who joins and who leaves for so many members of each role. Raises InvalidArgument."""
-    try:
-        added, removed = roles.change(group.instances, counts)
-    except KeyError as error:
-        there = ", ".join(sorted({m.spec.role for m in group.instances if m.spec.role})) or "none"
-        raise InvalidArgument.of("role_counts", f"the group has no role {error.args[0]}; it has: {there}") from error
-    except ValueError as error:
-        raise InvalidArgument.of(f"role_counts[{error.args[0]}]", "the initial node cannot be removed") from error
-    if not added and not removed:
-        raise InvalidArgument.of("role_counts", "every role has so many members already")
-    return added, removed
 
 
 def _check_removed(group: Group, removed: Sequence[str]) -> None:

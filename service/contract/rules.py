@@ -83,15 +83,29 @@ def copies(node: group_pb2.NodeSpec) -> int:
 
 
 def _adds_or_removes(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
-    if request.role_counts:
-        for name in ("model_services", "remove_instance_uuids"):
-            if getattr(request, name):
-                yield FieldViolation(name, "must be empty where role_counts is not")
-        return
+    for given in ("role_updates", "role_counts"):
+        if getattr(request, given):
+            for name in ("role_counts", "model_services", "remove_instance_uuids"):
+                if name != given and getattr(request, name):
+                    yield FieldViolation(name, f"must be empty where {given} is not")
+            return
     if request.model_services and request.remove_instance_uuids:
         yield FieldViolation("remove_instance_uuids", "must be empty where model_services is not")
     if not request.model_services and not request.remove_instance_uuids:
         yield FieldViolation("model_services", "is required where remove_instance_uuids is empty")
+
+
+def _updates_are_right(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
+    yield from ranks.joining_violations(places(request.role_updates), "role_updates")
+    seen: set[str] = set()
+    for position, node in enumerate(request.role_updates):
+        path = f"role_updates[{position}]"
+        if not node.role:
+            yield FieldViolation(f"{path}.role", "is required")
+        elif node.role in seen:
+            yield FieldViolation(f"{path}.role", "is in the list already")
+        seen.add(node.role)
+        yield from _gpu_violations(node, f"{path}.gpus")
 
 
 def _adds_no_initial_node(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
@@ -222,6 +236,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
     "corral.v1.ScaleInstanceGroupRequest": (
         _adds_or_removes,
         _adds_no_initial_node,
+        _updates_are_right,
         _roles_and_counts_are_right,
         _gpus_are_right,
     ),

@@ -135,8 +135,8 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         validation.check(request)
         added, removed = requests.nodes(request.model_services), tuple(request.remove_instance_uuids)
         ask = requests.ask(request)
-        counts = dict(request.role_counts)
-        started = await self._groups.scale(current_caller(), request.uuid, added, removed, ask, role_counts=counts)
+        change = requests.role_change(request)
+        started = await self._groups.scale(current_caller(), request.uuid, added, removed, ask, by_role=change)
         # Those that join take the free ranks in the order of the list.
         joining = sorted(member.rank for member in started.group.instances if member.joining)
         try:

@@ -687,7 +687,9 @@ Global___UpdateInstanceGroupResponse: _TypeAlias = UpdateInstanceGroupResponse  
 
 @_typing.final
 class ScaleInstanceGroupRequest(_message.Message):
-    """Which workers to add or to remove, or how many members roles shall have. One call does one of the three."""
+    """Which workers to add or to remove, how many members roles shall have, or what the members of roles shall be. One call
+    does one of these.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -718,6 +720,7 @@ class ScaleInstanceGroupRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     ROLE_COUNTS_FIELD_NUMBER: _builtins.int
+    ROLE_UPDATES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID."""
     etag: _builtins.str
@@ -740,6 +743,12 @@ class ScaleInstanceGroupRequest(_message.Message):
         leave. Refused where every role has so many already.
         """
 
+    @_builtins.property
+    def role_updates(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
+        """Roles of which all members are replaced by members like this, one node a role: `count` of them, or as many as there
+        are. The new ones are placed before the old ones leave, which takes room for both. Not for the initial node's role.
+        """
+
     def __init__(
         self,
         *,
@@ -750,10 +759,11 @@ class ScaleInstanceGroupRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         role_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        role_updates: _abc.Iterable[_group_pb2.NodeSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "model_services", b"model_services", "remove_instance_uuids", b"remove_instance_uuids", "request_id", b"request_id", "role_counts", b"role_counts", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "model_services", b"model_services", "remove_instance_uuids", b"remove_instance_uuids", "request_id", b"request_id", "role_counts", b"role_counts", "role_updates", b"role_updates", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
 from service.app.groups import Ask, Metadata
+from service.app.role_changes import RoleChange
 from service.contract import rules
 from service.domain import ranks, roles
 from service.domain.groups import (
@@ -92,6 +93,12 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
 def nodes(messages: Iterable[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:
     """Node specifications as the caller listed them."""
     return tuple(_node(message) for message in messages)
+
+
+def role_change(message: deploy_pb2.ScaleInstanceGroupRequest) -> RoleChange:
+    """What a scaling changes of whole roles."""
+    updates = zip(nodes(message.role_updates), message.role_updates, strict=True)
+    return RoleChange(dict(message.role_counts), [replace(node, count=asked.count) for node, asked in updates])
 
 
 def ask(message: ChangeMessage) -> Ask:

@@ -81,6 +81,42 @@ async def test_roles_are_one_gang_that_starts_in_order_and_is_scaled_by_role(tmp
             assert words in (error.value.details() or "")
 
 
+async def updated(lab: Whole, group: str, /, **node: Any) -> list[group_pb2.InstanceGroupEvent]:
+    update = group_pb2.NodeSpec(**{"uuid": ENTRY, "cpu_num": 1, "memory_size": GIB, **node})
+    request = deploy_pb2.ScaleInstanceGroupRequest(uuid=group, role_updates=[update])
+    return await events_of(lab.deploy.ScaleInstanceGroup(request))
+
+
+async def test_a_role_is_updated_by_members_that_take_the_place_of_all_that_had_it(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(2, cpu=2)) as lab:
+        request = deploy_pb2.DeployDistributedModelServiceRequest(
+            model_services=NODES, service_creation_strategy="parallel", name="served"
+        )
+        before = (await events_of(lab.deploy.DeployDistributedModelService(request)))[-1].final
+        after = (await updated(lab, before.uuid, role="decode", cpu_num=2))[-1].final
+        assert after.status == "Running"
+        old = {m.uuid for m in before.instances if m.role == "decode"}
+        new = [m for m in after.instances if m.role == "decode"]
+        assert [m.cpu_num for m in new] == [2, 2, 2]
+        assert not old & {m.uuid for m in after.instances}
+        assert {m.uuid for m in before.instances} - old < {m.uuid for m in after.instances}
+        assert [(r.role, r.start_order, r.instance_count) for r in after.roles] == [
+            ("prefill", 0, 2),
+            ("decode", 1, 3),
+            ("router", 2, 1),
+        ]
+        for node, field, reason in (
+            ({"role": "router"}, "role_updates[0].role", "INVALID_ARGUMENT"),
+            ({"role": "none"}, "role_updates[0].role", "INVALID_ARGUMENT"),
+            ({"role": ""}, "role_updates[0].role", "INVALID_ARGUMENT"),
+            ({"role": "decode", "uuid": "e" * 32}, "role_updates[0].uuid", "NOT_FOUND"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await updated(lab, before.uuid, **node)
+            assert reason_of(error.value) == reason
+            assert field in (error.value.details() or "")
+
+
 async def test_what_a_role_may_not_be_is_refused_by_the_field(tmp_path: Path) -> None:
     async with whole(tmp_path) as lab:
         cases: list[tuple[list[Any], str]] = [
