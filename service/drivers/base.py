@@ -263,6 +263,13 @@ class HostDriver(Protocol):
         """
         ...
 
+    async def clear_mark(self, mark: OwnerMark, *, budget_seconds: float) -> None:
+        """Take the mark of this database and host away, whatever its generation; any other stands.
+
+        Absent is success.
+        """
+        ...
+
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """All machines with this cluster's tag, tombstones included, each with its newest guest report."""
         ...

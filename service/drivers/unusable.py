@@ -38,6 +38,10 @@ class UnusableDriver:
         """See HostDriver."""
         raise self._refuse()
 
+    async def clear_mark(self, mark: OwnerMark, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
         raise self._refuse()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from service.domain.fleet import Host, HostStatus
 from service.domain.ownership import HostRecord, Installation, OwnerMark, Standing, Verdict, judge
-from service.drivers.base import HostDriver, HostFacts, ObservedMachine
+from service.drivers.base import DriverError, HostDriver, HostFacts, ObservedMachine
 from service.errors import AlreadyExists, Unavailable
 from service.reconcile.holding import hold_unknown
 from service.store import ownership
@@ -67,6 +67,22 @@ class Custody:
         mark = OwnerMark(self.installation.database, host.uuid, come)
         stands = await driver.leave_mark(mark, budget_seconds=MARK_SECONDS)
         return replace(stands, generation=0) == replace(mark, generation=0)
+
+    async def unmark(self, host: Host, driver: HostDriver, *, silent: bool) -> None:
+        """A host has left the fleet: it bears the mark no more, or the log says that it still does."""
+        mark = OwnerMark(self.installation.database, host.uuid, 0)
+        why = "it does not answer"
+        if not silent:
+            try:
+                await driver.clear_mark(mark, budget_seconds=MARK_SECONDS)
+                return
+            except DriverError as error:
+                why = error.public
+        logger.warning(
+            "host %s was removed and still bears this installation's mark (%s): another installation leaves it alone "
+            "until it is claimed there, or the domain corral-owner is undefined",
+            host.name, why,
+        )  # fmt: skip
 
     def knows(self, generation: int) -> bool:
         """Whether this process has seen the database at this generation or a later one; False: it must be asked."""

@@ -97,8 +97,9 @@ class Reconciler:
         if self._started:
             self._watch_host(monitor)
 
-    async def remove_host(self, host_uuid: str) -> None:
-        """Forget a host and let its connection go; its machines, if any, are left alone."""
+    async def remove_host(self, host_uuid: str, *, left_fleet: bool = False) -> None:
+        """Forget a host and let its connection go; its machines, if any, are left alone. `left_fleet`: it is not only
+        reached in another way now, and its mark goes with it where it answers."""
         monitor = self._context.monitors.pop(host_uuid, None)
         self._context.custody.forget(host_uuid)
         task = self._monitor_tasks.pop(host_uuid, None)
@@ -108,6 +109,8 @@ class Reconciler:
         if self._sweep is not None:
             await self._sweep.forget(host_uuid)
         if monitor is not None:
+            if left_fleet:
+                await self._context.custody.unmark(monitor.host, monitor.driver, silent=monitor.silent)
             await monitor.driver.close()
 
     def poke(self, group_uuid: str) -> None:

@@ -61,7 +61,7 @@ class Roster:
             zones, hosts, catalogue = await self._store.read(_read)
             self._directory.zones, self._directory.hosts, self._directory.catalogue = zones, hosts, catalogue
             for uuid in sorted(set(self._reconciler.monitors) - set(hosts)):
-                await self._reconciler.remove_host(uuid)
+                await self._reconciler.remove_host(uuid, left_fleet=True)
                 self.unusable.pop(uuid, None)
             for uuid, host in sorted(hosts.items()):
                 await self._follow(uuid, host)

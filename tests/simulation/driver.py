@@ -71,6 +71,15 @@ class FaultyDriver:
         )
         return OwnerMark(*stands)
 
+    async def clear_mark(self, mark: OwnerMark, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+
+        def clear(_late: bool) -> None:
+            if self._host.mark is not None and self._host.mark[:2] == (mark.database, mark.host):
+                self._host.bear(None)
+
+        await self._call("clear_mark", budget_seconds, clear)
+
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
         return await self._call("list", budget_seconds, lambda _late: self.listing())

@@ -126,6 +126,10 @@ class LibvirtDriver(HostDriver):
             whole.remaining,
         )
 
+    async def clear_mark(self, mark: OwnerMark, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._act("clear mark", lambda work, c: marks.clear(c, work, mark), budget_seconds)
+
     def _check_hypervisor(self, connection: Any) -> None:
         """Another hypervisor may answer at the same address. Raises HostUnreachable."""
         if self._admitted and marks.hypervisor_uuid(connection) != self._admitted:

@@ -70,6 +70,14 @@ def leave(connection: Any, work: Work, mark: OwnerMark, virt_type: str, *, take_
     raise HostRejected("denied", "another installation marks the host at the same time")
 
 
+def clear(connection: Any, work: Work, mark: OwnerMark) -> None:
+    """See HostDriver.clear_mark."""
+    there = read(connection)
+    if there is not None and (there.database, there.host) == (mark.database, mark.host):
+        work.check()
+        _take_away(connection)
+
+
 def _take_away(connection: Any) -> None:
     try:
         connection.lookupByName(NAME).undefine()

@@ -64,6 +64,11 @@ class SimulatedDriver:
         await self._call(budget_seconds)
         return self.host.leave_mark(mark, take_over=take_over)
 
+    async def clear_mark(self, mark: OwnerMark, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._call(budget_seconds)
+        self.host.clear_mark(mark)
+
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
         await self._call(budget_seconds)

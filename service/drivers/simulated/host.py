@@ -120,6 +120,11 @@ class SimulatedHost:
         self.mark = mark
         return mark
 
+    def clear_mark(self, mark: OwnerMark) -> None:
+        """Take this owner's mark of this host away. See HostDriver."""
+        if self.mark is not None and (self.mark.database, self.mark.host) == (mark.database, mark.host):
+            self.mark = None
+
     def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
         """Create paused, or find it there. Raises MachineConflict for a tombstone of the same uuid."""
         uuid = spec.identity.machine_uuid

@@ -41,6 +41,11 @@ class SharedHost(SimulatedHost):
         with self._held():
             return super().leave_mark(mark, take_over=take_over)
 
+    def clear_mark(self, mark: OwnerMark) -> None:
+        """See SimulatedHost."""
+        with self._held():
+            super().clear_mark(mark)
+
     def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
         """See SimulatedHost."""
         with self._held():

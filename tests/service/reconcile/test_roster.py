@@ -18,6 +18,7 @@ from service.planning.planner import InlinePlanner
 from service.process import Process
 from service.store import fleet
 from service.wiring import Service, StartError
+from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.support.whole import ZONE, config_text, whole
 
 pytestmark = pytest.mark.asyncio
@@ -85,3 +86,26 @@ async def test_to_sync_again_changes_nothing(tmp_path: Path) -> None:
         before = dict(lab.service.reconciler.monitors)
         await asyncio.gather(*(lab.service.roster.sync() for _ in range(3)))
         assert dict(lab.service.reconciler.monitors) == before
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_removed_host_bears_the_mark_no_more_or_the_log_says_that_it_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: bool
+) -> None:
+    async with whole(tmp_path) as lab:
+        uuid = lab.uuid_of("host-1")
+        driver = lab.driver("host-1")
+
+        async def marked() -> bool:
+            return driver.host.mark is not None
+
+        await soon(marked)
+        if not answers:
+            cut_off(driver)
+            await soon(lambda: is_silent(lab, "host-1"))
+        gone = await lab.service.store.read(lambda c: fleet.host(c, uuid))
+        await lab.service.store.write(lambda c: fleet.delete_host(c, gone, 0))
+        await lab.service.roster.sync()
+        assert uuid not in lab.service.reconciler.monitors
+        assert (driver.host.mark is None) is answers
+        assert ("still bears this installation's mark" in caplog.text) is not answers

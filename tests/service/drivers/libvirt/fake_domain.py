@@ -120,6 +120,9 @@ class FakeDomain:
 
         return self.host.step("undefine", undefine)  # type: ignore[no-any-return]
 
+    def undefine(self) -> int:
+        return self.undefineFlags(0)
+
     def jobStats(self, _flags: int) -> dict[str, int]:  # noqa: N802
         def read() -> dict[str, int]:
             self._there()
