@@ -24,7 +24,7 @@ CorralError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,12 +119,17 @@ class Unsatisfiable(PlacementError):
 
 
 class QuotaExceeded(CorralError):
-    """A tenant's quota would be exceeded. Amounts are in the resource's unit (vCPUs, bytes, count)."""
+    """A tenant's quota would be exceeded. Amounts are in the resource's unit (vCPUs, bytes, count); `requested` is the
+    sum of what is `held` already, None where that is not known, and what is asked for."""
 
     reason = "QUOTA_EXCEEDED"
 
-    def __init__(self, subject: str, resource: str, limit: int, requested: int) -> None:
-        super().__init__(f"quota of {subject} for {resource} is {limit}, the request needs {requested}")
+    def __init__(self, subject: str, resource: str, limit: int, requested: int, held: int | None = None) -> None:
+        needs = f"the request needs {requested}"
+        if held is not None:
+            needs = f"{held} held and {requested - held} asked for are {requested}"
+        super().__init__(f"quota of {subject} for {resource} is {limit}, {needs}")
+        self.held = held
         self.subject = subject
         self.resource = resource
         self.limit = limit
@@ -132,15 +137,22 @@ class QuotaExceeded(CorralError):
 
 
 class WrongState(CorralError):
-    """The resource's present state forbids the call."""
+    """The resource's present state forbids the call. `needs`: what it needs, in words; `states`: the same as states,
+    where states are what it needs."""
 
     reason = "WRONG_STATE"
 
-    def __init__(self, subject: str, state: str, allowed: str) -> None:
-        super().__init__(f"{subject} is {state}; the call needs {allowed}")
+    def __init__(self, subject: str, state: str, needs: str, states: Collection[str] = ()) -> None:
+        super().__init__(f"{subject} is {state}; the call needs {needs}")
         self.subject = subject
         self.state = state
-        self.allowed = allowed
+        self.needs = needs
+        self.states = tuple(sorted(states))
+
+    @property
+    def allowed(self) -> str:
+        """The states as a list with commas; the words where it is not by states."""
+        return ",".join(self.states) or self.needs
 
 
 class Conflict(CorralError):

@@ -15,7 +15,6 @@ def error_of(failure: Failure, group_uuid: str) -> CorralError:
     if failure.code == Undecided.reason:
         return Undecided(failure.message)
     if failure.quota is not None:
-        return QuotaExceeded(
-            failure.quota.subject, failure.quota.resource, failure.quota.limit, failure.quota.requested
-        )
+        passed = failure.quota
+        return QuotaExceeded(passed.subject, passed.resource, passed.limit, passed.requested, passed.held)
     return DeployFailed(group_uuid, failure.message)

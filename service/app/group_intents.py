@@ -307,7 +307,7 @@ def _service_port(entry: ModelService, rank: int) -> int:
 
 def forget(connection: Connection, group: Group, now: int) -> Group:
     """A failed group holds nothing any more: its deletion is a change of one row."""
-    gone = replace(group, phase=GroupPhase.DELETED, status=GroupStatus.DELETED)
+    gone = replace(group, phase=GroupPhase.DELETED, status=GroupStatus.DELETED, reason="", failure=None)
     return commit(connection, group, gone, (), now)
 
 
@@ -327,7 +327,8 @@ def repeated(connection: Connection, caller: Caller, method: str, request_id: st
 
 def _require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], needs: str) -> None:
     if group.status not in allowed:
-        raise WrongState(f"instance group {group.uuid}", group.status.value, needs)
+        states = [status.value for status in allowed]
+        raise WrongState(f"instance group {group.uuid}", group.status.value, needs, states)
 
 
 def _check_removed(group: Group, removed: Sequence[str]) -> None:

@@ -66,7 +66,12 @@ class Identities:
         digest = hashlib.sha256(secret.encode()).hexdigest()
         # All are compared, so that the time it takes does not tell how near a guess is.
         found = [t.caller for t in self._tokens if hmac.compare_digest(t.sha256, digest)]
-        return found[0] if found else await self._sessions.caller(secret)
+        if found:
+            return found[0]
+        try:
+            return await self._sessions.caller(secret)
+        except Unauthenticated as error:
+            raise Unauthenticated("the bearer token is unknown, and no session has it as its uuid") from error
 
 
 def require(caller: Caller, role: str, method: str) -> None:

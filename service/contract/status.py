@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from service import errors
-from service.contract.convert.explanation import placement_failure
+from service.contract.convert.explanation import hints, placement_failure
 
 DOMAIN = "corral"
 INTERNAL_REASON = "INTERNAL"
@@ -112,7 +112,7 @@ def _of_quota(error: errors.QuotaExceeded) -> Iterator[Message]:
 
 
 def _of_wrong_state(error: errors.WrongState) -> Iterator[Message]:
-    yield _precondition("STATE", error.subject, f"is {error.state}; needs {error.allowed}")
+    yield _precondition("STATE", error.subject, f"is {error.state}; needs {error.needs}")
 
 
 def _of_retryable(
@@ -144,7 +144,9 @@ _TABLE: Mapping[type[errors.CorralError], _Row] = {
     errors.AlreadyExists: _Row(code_pb2.ALREADY_EXISTS, _of_already_exists, ("resource_type", "resource_name")),
     errors.NoCapacity: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_no_capacity),
     errors.Unsatisfiable: _Row(code_pb2.FAILED_PRECONDITION, _of_unsatisfiable),
-    errors.QuotaExceeded: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_quota, ("subject", "resource", "limit", "requested")),
+    errors.QuotaExceeded: _Row(
+        code_pb2.RESOURCE_EXHAUSTED, _of_quota, ("subject", "resource", "limit", "requested", "held")
+    ),
     errors.WrongState: _Row(code_pb2.FAILED_PRECONDITION, _of_wrong_state, ("subject", "state", "allowed")),
     errors.Conflict: _Row(code_pb2.ABORTED, _of_retryable),
     errors.Undecided: _Row(code_pb2.ABORTED, _of_retryable),
@@ -181,10 +183,19 @@ def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
     row = _row(error)
     if row is None or not isinstance(error, errors.CorralError):
         return _status(code_pb2.INTERNAL, INTERNAL_MESSAGE, INTERNAL_REASON, {"request_id": request_id}, ())
-    metadata = {name: _shortened(str(getattr(error, name)), _MAX_METADATA_CHARACTERS) for name in row.metadata}
+    known = {name: value for name in row.metadata if (value := getattr(error, name)) is not None}
+    metadata = {name: _shortened(str(value), _MAX_METADATA_CHARACTERS) for name, value in known.items()}
     metadata = {name: value for name, value in metadata.items() if value}
-    message = _shortened(error.message, _MAX_MESSAGE_CHARACTERS)
+    message = _shortened(_told(error), _MAX_MESSAGE_CHARACTERS)
     return _status(row.code, message, error.reason, {**metadata, "request_id": request_id}, row.details(error))
+
+
+def _told(error: errors.CorralError) -> str:
+    """The message; of a gang that does not fit with the nearest miss and the cheapest cure, for callers who read no
+    details."""
+    if isinstance(error, errors.PlacementError) and error.explanation is not None:
+        return "; ".join((error.message, *hints(error.explanation)))
+    return error.message
 
 
 def _shortened(value: str, longest: int) -> str:

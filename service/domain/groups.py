@@ -282,12 +282,16 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class QuotaViolation:
-    """Whose quota of which resource would be exceeded, and by what sum. Amounts in the resource's own unit."""
+    """Whose quota of which resource would be exceeded, and by what sum. Amounts in the resource's own unit.
+
+    `held`: how much of the sum there was before; None: not known.
+    """
 
     subject: str
     resource: str
     limit: int
     requested: int
+    held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

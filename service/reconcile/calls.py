@@ -362,4 +362,6 @@ def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     if observation is Observation.HALTED:
         reason = "its machine crashed" if machine.state is MachineState.CRASHED else "its machine stopped by itself"
         reason += f": {machine.why}" if machine.why else ""
+        if member.status is InstanceStatus.STOPPING and machine.state is not MachineState.CRASHED:
+            reason = ""  # as it was asked to
     return (Observed(member.uuid, member.attempt, observation, reason, address),)

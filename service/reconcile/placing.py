@@ -74,7 +74,7 @@ class Placing:
         try:
             outcome = await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
         except QuotaExceeded as error:
-            passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested)
+            passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested, error.held)
             return EffectResult([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
         except claiming.HeldBack as reason:
             return EffectResult([NotDecided(str(reason))], retry=True)

@@ -67,4 +67,4 @@ def _compare(connection: Connection, project: str, limits: Mapping[str, int], wa
     for resource, limit in sorted(limits.items()):
         total = used.get(resource, 0) + wanted.get(resource, 0)
         if wanted.get(resource, 0) and total > limit:
-            raise QuotaExceeded(f"project {project}", resource, limit, total)
+            raise QuotaExceeded(f"project {project}", resource, limit, total, used.get(resource, 0))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from corral.v1 import placement_pb2
 
 from placement.model import Cure, Explanation, Funnel, NearestMiss, Shortage
+from placement.outcome import CureKind
 from placement.reasons import Reason
 from service.contract.convert.requests import path_as_written
 from service.errors import PlacementError
@@ -53,6 +54,34 @@ def placement_failure(explanation: Explanation) -> placement_pb2.PlacementFailur
     if explanation.nearest is not None:
         message.nearest_miss.CopyFrom(_nearest(explanation.nearest))
     return message
+
+
+def hints(explanation: Explanation) -> Iterator[str]:
+    """In words what came nearest and which change would do, the first of the cures."""
+    nearest = explanation.nearest
+    if nearest is not None and nearest.shortages:
+        where = f"host {nearest.host}" if nearest.host else "the nearest host"
+        yield f"{where} lacks {_words(nearest.shortages)}" + (f" for {nearest.node}" if nearest.node else "")
+    for cure in explanation.cures[:1]:
+        yield f"it would fit {_cure_in_words(cure, explanation.total)}"
+
+
+def _cure_in_words(cure: Cure, total: int) -> str:
+    match cure.kind:
+        case CureKind.RELAX:
+            return f"without the rules of {cure.family.value if cure.family else 'its policy'}"
+        case CureKind.ADD_HOSTS:
+            return f"with {cure.count} more hosts like {cure.host or 'the largest'}"
+        case CureKind.FREE:
+            return f"with {_words(cure.amounts)} more free on host {cure.host or 'in question'}"
+        case CureKind.SHRINK:
+            return f"with {cure.count} members instead of {total}"
+        case CureKind.WAIT:
+            return "once other guests are gone"
+
+
+def _words(shortages: Iterable[Shortage]) -> str:
+    return ", ".join(f"{shortage.missing} {shortage.resource}" for shortage in shortages)
 
 
 def _funnel(funnel: Funnel) -> placement_pb2.HostFunnel:
