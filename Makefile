@@ -62,11 +62,13 @@ coverage: dev ## which lines of the source the tests of `make test` run: a file 
 
 .PHONY: lint
 lint: ## style, types, import rules, protobuf rules
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy
-	@PYTHONPATH=.:protos $(BIN)/lint-imports --no-logo
-	@$(BIN)/python protos/generate.py lint
+	@$(BIN)/mypy & types=$$!; failed=0; \
+	$(BIN)/ruff check --quiet . || failed=1; \
+	$(BIN)/ruff format --check --quiet . || failed=1; \
+	PYTHONPATH=.:protos $(BIN)/lint-imports --no-logo || failed=1; \
+	$(BIN)/python protos/generate.py lint || failed=1; \
+	wait $$types || failed=1; \
+	exit $$failed
 
 .PHONY: unit
 unit: ## the tests that start no guest (ARGS: more for pytest)

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CONFIGURATION, CorralProcess
+from tests.support.secrets import a_key
 
 __all__ = ["ENTRY", "ZONE"]
 
@@ -61,7 +62,8 @@ IDENTITIES = "[identity]\nanonymous = false\n" + "".join(
 
 def process(directory: Path, more: str = "") -> CorralProcess:
     """A service that has not started yet; its log tells everything, `more` follows in its configuration."""
-    return CorralProcess(directory, 'level = "debug"\n' + CONFIGURATION.replace(SLOW, QUICK) + IDENTITIES + more)
+    tables = CONFIGURATION.replace(SLOW, QUICK) + IDENTITIES + a_key(directory)
+    return CorralProcess(directory, 'level = "debug"\n' + tables + more)
 
 
 def bearer(name: str) -> tuple[tuple[str, str], ...]:

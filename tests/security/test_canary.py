@@ -27,7 +27,6 @@ from tests.security.service import bearer, deploy_request, node, process, secret
 from tests.service.app.test_identity import Authority
 from tests.service.drivers.libvirt.machines import specification
 from tests.support.process import CorralProcess
-from tests.support.secrets import a_key
 
 PASSWORD = hashlib.sha512(b"canary password 7b1d").hexdigest()
 ENVIRONMENT = "canary-environment-2f90"
@@ -95,7 +94,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     referred = {"file secret": canaries.random_canary(), "variable secret": canaries.random_canary()}
     stored = {"stored secret": canaries.random_canary(), "stored before": canaries.random_canary()}
     (directory / "hf-token").write_text(f"{referred['file secret']}\n")
-    service = process(directory, ACCOUNT + TLS + SECRETS + a_key(directory))
+    service = process(directory, ACCOUNT + TLS + SECRETS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CANARY_OF_THE_SERVICE", referred["variable secret"])
         service.start()

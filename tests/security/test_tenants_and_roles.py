@@ -70,6 +70,8 @@ def reasonable(path: str) -> Message:
         request.MergeFromString(deploy_request(model_services=[node(uuid="0" * 32)]).SerializeToString())
     if name == "ScaleInstanceGroup":
         request.MergeFromString(request_of(METHODS[path])(remove_instance_uuids=["0" * 32]).SerializeToString())
+    if name == "RotateSecret":
+        request.MergeFromString(request_of(METHODS[path])(value="another").SerializeToString())
     return request
 
 
@@ -257,7 +259,9 @@ def test_the_zstack_face_refuses_the_same(corral: CorralProcess, reds: Owned) ->
         ):
             ended = _ended(bob, accepted)
             assert NAME not in ended.text
-            assert ended.status_code == 503 or ended.json() == {}
+            # A restart tells of each group by itself; the others have one answer.
+            told = ended.json()
+            assert ended.status_code == 503 or told == {} or all("error" in each for each in told["results"])
     with json_client(corral, "eve") as eve:
         assert eve.get(f"/corral/v1/instance-groups/{reds.group}").json()["inventory"]["status"] == "Running"
 
