@@ -71,7 +71,7 @@ async def test_a_scrape_works_although_the_refresh_fails() -> None:
         answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert "corral_claims_lost_total" in answer.text
-    assert "database" not in answer.text
+    assert "is away" not in answer.text
 
 
 @pytest.mark.asyncio
