@@ -166,6 +166,7 @@ class GuestReport:
 
     `stage`: `booting`, `network`, `joining`, `ready`, `stopping` (a guest may add others; unknown ones are progress).
     `received_at`: the driver clock's seconds (monotonic) when the line was read, so that silence can be noticed.
+    `count`: rises with every look that the guest takes at its engine; 0 of a guest that does not count.
     """
 
     stage: str
@@ -173,6 +174,7 @@ class GuestReport:
     epoch: int
     address: str
     received_at: float
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

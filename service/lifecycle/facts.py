@@ -17,6 +17,7 @@ class Observation(StrEnum):
     RELAPSED = "relapsed"  # let run, and paused again before it was looked at
     EXECUTING = "executing"
     READY = "ready"  # executing, and the guest says that it answers
+    UNREADY = "unready"  # executing, and a guest that was ready says that it does not serve, or has fallen silent
     HALTED = "halted"  # there, not executing: shut off or crashed
     GONE = "gone"  # two complete listings without it (ARCHITECTURE mechanism 7)
     REJECTED = "rejected"  # the host cannot do it

@@ -39,6 +39,7 @@ MEMBER: Mapping[tuple[InstanceStatus, Observation], InstanceStatus] = {
     (S.BOOTING, Observation.HALTED): S.FAILING,
     (S.BOOTING, Observation.GONE): S.FAILING,
     (S.BOOTING, Observation.EXPIRED): S.FAILING,
+    (S.RUNNING, Observation.UNREADY): S.BOOTING,
     (S.RUNNING, Observation.PAUSED): S.CREATED,
     (S.RUNNING, Observation.RELAPSED): S.CREATED,
     (S.RUNNING, Observation.HALTED): S.FAILING,

@@ -17,6 +17,7 @@ from service.domain.environment import SecretUnavailable, referred
 from service.domain.groups import Group, Instance, InstanceStatus
 from service.drivers.base import (
     DriverError,
+    GuestReport,
     HostRejected,
     HostUnreachable,
     MachineConflict,
@@ -65,6 +66,8 @@ POLL_AGE = 0.5
 ENTOMB_SECONDS = 10.0
 
 READY = "ready"
+SILENT_SECONDS = 15.0
+"""After so long without a word a guest that counts its looks, two a second, hangs."""
 
 _OBSERVATION: Mapping[MachineState, Observation] = {
     MachineState.PAUSED: Observation.PAUSED,
@@ -343,6 +346,21 @@ def _let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     return _seen(member, machine)
 
 
+def _said(member: Instance, report: GuestReport) -> tuple[Observation, str]:
+    """What a guest's newest report says of a member that executes, and why it does not serve where it did.
+
+    What it once said is not true for ever: one that counts its looks and has fallen silent hangs.
+    """
+    silent = time.monotonic() - report.received_at if report.count else 0.0
+    if report.stage == READY and silent < SILENT_SECONDS:
+        return Observation.READY, ""
+    if member.status is not InstanceStatus.RUNNING:
+        return Observation.EXECUTING, ""
+    if silent >= SILENT_SECONDS:
+        return Observation.UNREADY, f"its guest has said nothing for {silent:.0f} s"
+    return Observation.UNREADY, f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else "")
+
+
 def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     """The facts of one observation. A tombstone or ghost in the member's place is not the member."""
     if machine.state is MachineState.MIGRATING:
@@ -354,8 +372,7 @@ def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)
     reason, address = "", ""
     if machine.report is not None and observation is Observation.EXECUTING:
-        if machine.report.stage == READY:
-            observation = Observation.READY
+        observation, reason = _said(member, machine.report)
         address = machine.report.address
     if observation is Observation.PAUSED:
         reason = machine.why

@@ -240,6 +240,7 @@ stop_engine() {
         tries=$((tries + 1))
         # Only what was waited for stops being there.
         engine_runs || wait "$ENGINE" 2> /dev/null
+        publish
         sleep 0.1
     done
     kill -KILL "-$ENGINE" 2> /dev/null

@@ -40,10 +40,15 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
     return GuestReport(
         stage=stage,
         detail=_plain(detail)[:DETAIL_LIMIT],
-        epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) and 0 <= epoch < 1 << 62 else 0,
+        epoch=_number(epoch),
         address=_plain(address)[:64],
         received_at=received_at,
+        count=_number(found.get("count")),
     )
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62 else 0
 
 
 def _plain(value: Any) -> str:
@@ -216,7 +221,7 @@ class Channels:
             before = self._reports.get(machine_uuid)
             self._reports[machine_uuid] = report
         # A guest repeats itself every few seconds; only what is new is news.
-        if before is None or replace(before, received_at=report.received_at) != report:
+        if before is None or replace(before, received_at=report.received_at, count=report.count) != report:
             self._on_report(machine_uuid)
 
     def forget(self, machine_uuid: str) -> None:

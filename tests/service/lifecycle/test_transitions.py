@@ -305,6 +305,19 @@ def test_a_member_on_a_silent_host_that_executed_is_never_placed_anew() -> None:
     assert not any(isinstance(e, Plan) for e in effects(subject, 10_000_000))
 
 
+def test_a_member_that_does_not_serve_any_more_makes_its_group_degraded_until_it_does_or_its_time_is_over() -> None:
+    subject = running()
+    first = subject.instances[0]
+    unready = advance(subject, Observed(first.uuid, first.attempt, Observation.UNREADY, "a wrong answer"), 100)
+    assert (unready.status, unready.instances[0].status) == (GroupStatus.DEGRADED, S.BOOTING)
+    assert unready.instances[0].reason == "a wrong answer"
+    again = advance(unready, Observed(first.uuid, first.attempt, Observation.READY), 200)
+    assert (again.status, again.instances[0].reason) == (GroupStatus.RUNNING, "")
+    late = advance(unready, Ticked(), next_deadline(unready))
+    assert late.instances[0].status is not S.BOOTING
+    assert late.failures == 1
+
+
 def test_a_boot_that_takes_too_long_fails_the_member() -> None:
     subject = tell_all(created(), Observation.EXECUTING, now=100)
     deadline = next_deadline(subject)

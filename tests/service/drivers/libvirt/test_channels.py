@@ -28,6 +28,8 @@ def line(**changes: Any) -> bytes:
 
 def test_a_report_is_read() -> None:
     assert parse_report(line(), 7.0) == GuestReport("ready", "d", 3, "10.0.0.1", 7.0)
+    assert parse_report(line(count=9), 7.0) == GuestReport("ready", "d", 3, "10.0.0.1", 7.0, 9)
+    assert parse_report(line(count=-1), 7.0) == parse_report(line(count=True), 7.0) == parse_report(line(), 7.0)
 
 
 @pytest.mark.parametrize(

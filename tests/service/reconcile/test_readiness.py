@@ -1,0 +1,68 @@
+"""What a guest says after it was ready, and its silence, decide whether its group is told to be Running."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+
+from service.domain.groups import DeployRequest, Event, Group, GroupStatus, InstanceStatus
+from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.simulated import SimulatedHost
+from service.lifecycle.facts import Observation, Observed
+from service.reconcile.calls import SILENT_SECONDS, _seen
+from tests.support.builders import group, host, spec
+from tests.support.control_plane import CALLER, ControlPlane, control_plane
+
+
+def observation(status: InstanceStatus, stage: str, *, age: float = 0.0, count: int = 1) -> tuple[Observation, str]:
+    """What is made of a machine that executes and whose guest's newest report is so old."""
+    member = replace(group(1).instances[0], status=status)
+    report = GuestReport(stage, "why", 1, "", time.monotonic() - age, count)
+    identity = MachineIdentity("c", member.group_uuid, member.uuid, 1)
+    (fact,) = _seen(member, ObservedMachine(identity, identity.machine_uuid, MachineState.RUNNING, "", report))
+    assert isinstance(fact, Observed)
+    return fact.observation, fact.reason
+
+
+def test_a_last_word_is_not_true_for_ever() -> None:
+    running, booting = InstanceStatus.RUNNING, InstanceStatus.BOOTING
+    assert observation(running, "ready")[0] is Observation.READY
+    silent, why = observation(running, "ready", age=SILENT_SECONDS + 1)
+    assert silent is Observation.UNREADY
+    assert "has said nothing for 16 s" in why
+    assert observation(booting, "ready", age=SILENT_SECONDS + 1)[0] is Observation.EXECUTING
+    assert observation(running, "ready", age=1_000, count=0)[0] is Observation.READY, "it never counted"
+    assert observation(running, "degraded") == (Observation.UNREADY, "its guest says degraded: why")
+    assert observation(booting, "degraded")[0] is Observation.EXECUTING
+
+
+async def reached(plane: ControlPlane, uuid: str, status: GroupStatus) -> Group:
+    """The group once it is in this status."""
+    async with asyncio.timeout(60):
+        async for told in plane.groups.watch(CALLER, None, uuid):
+            now = told if isinstance(told, Group) else told.group if isinstance(told, Event) else None
+            if now is not None and now.status is status:
+                return await plane.groups.get(CALLER, uuid)
+    raise AssertionError(f"the watch ended before the group was {status.value}")
+
+
+@pytest.mark.asyncio
+async def test_a_group_whose_model_answers_wrongly_is_degraded_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with control_plane(hosts=[host(1)], size={"cpu": "8"}) as plane:
+        made = (await plane.deploy(DeployRequest(spec(1))))[-1].group
+        assert made is not None
+        driver = plane.drivers[made.instances[0].host_uuid]
+        (machine,) = driver.host.machines.values()
+        seen = SimulatedHost.seen
+        bad = GuestReport("degraded", "a wrong answer: xyz", 1, "", 0.0)
+        monkeypatch.setattr(SimulatedHost, "seen", lambda of, m: replace(seen(of, m), report=bad))
+        driver._hint(machine.identity)
+        worse = await reached(plane, made.uuid, GroupStatus.DEGRADED)
+        assert worse.instances[0].reason == "its guest says degraded: a wrong answer: xyz"
+        monkeypatch.undo()
+        driver._hint(machine.identity)
+        well = await reached(plane, made.uuid, GroupStatus.RUNNING)
+        assert (well.instances[0].reason, well.instances[0].attempt) == ("", 1)
