@@ -97,10 +97,10 @@ async def test_sessions_by_the_older_protocol(zstack: Lab, path: str) -> None:
 
 
 async def test_a_message_of_another_api_is_400(zstack: Lab) -> None:
-    answer = await zstack.http.post("/zstack/api", json={"org.zstack.header.vm.APIQueryVmInstanceMsg": {}})
+    answer = await zstack.http.post("/zstack/api", json={"org.zstack.header.volume.APIQueryVolumeMsg": {}})
     assert (answer.status_code, answer.text) == (
         400,
-        "no API is served for the message[org.zstack.header.vm.APIQueryVmInstanceMsg]",
+        "no API is served for the message[org.zstack.header.volume.APIQueryVolumeMsg]",
     )
 
 
