@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from service.domain.fleet import Overcommit
 from service.errors import CorralError
 from service.store import clock, events, settings
-from service.store.engine import Store
+from service.store.engine import NO_SPACE, Store
 
 logger = logging.getLogger(__name__)
 
 PROVE_SECONDS = 5.0
+FULL_HOLDS_SECONDS = 30.0
 PROOF_HOLDS_SECONDS = 30.0
 """How long a successful write counts. A write that hangs is noticed when the last one is older than this."""
 
@@ -67,7 +68,7 @@ class Health:
         before = self._trouble
         try:
             await self._store.write(lambda c: settings.prove_write(c, clock.now(c)))
-            self._trouble = ""
+            self._trouble = NO_SPACE if self._lately_full() else ""
         except CorralError as error:
             self._trouble = error.message
         self._proven_at = asyncio.get_running_loop().time()
@@ -76,6 +77,12 @@ class Health:
         elif before and not self._trouble:
             logger.info("ready again: the database can be written")
         return not self._trouble
+
+    def _lately_full(self) -> bool:
+        """Whether a write found no space a short while ago. PostgreSQL writes one small row over, as the proof does, in
+        pages and log files that it has, where it can add nothing."""
+        full_at = None if self._store.sqlite else self._store.full_at
+        return full_at is not None and asyncio.get_running_loop().time() < full_at + FULL_HOLDS_SECONDS
 
     async def compare(self) -> None:
         """See whether another replica has put another overcommit in force. Raises Unavailable."""

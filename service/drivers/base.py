@@ -186,6 +186,7 @@ class ObservedMachine:
     version made the machine that left none.
     `why`: the host's reason where it does not execute and nobody asked for that (an I/O error, no space, a panic), in
     words that a tenant may read; empty where there is none.
+    `undefined`: it has no definition any more, and would not be there after its host's next start.
     """
 
     identity: MachineIdentity
@@ -198,6 +199,7 @@ class ObservedMachine:
     name: str = ""
     record: str = field(default="", repr=False)
     why: str = ""
+    undefined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +322,13 @@ class HostDriver(Protocol):
         """Define an inert TOMBSTONE machine with this identity's uuid, so that a late definition is refused.
 
         Raises MachineConflict where a real machine with that uuid is there.
+        """
+        ...
+
+    async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """Give a machine that executes back the definition that somebody has taken from it, as it is.
+
+        Absent, not executing, or defined is success.
         """
         ...
 

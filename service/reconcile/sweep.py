@@ -130,6 +130,7 @@ class Sweep:
         self._suspects[host_uuid] = set(unwanted) - before
         for machine_uuid in self._braked(monitor, sorted(set(unwanted) & before), len(machines)):
             await self._remove(monitor, unwanted[machine_uuid])
+        await self._define_again(monitor, [m for m in machines if fates[m.machine_uuid][0] is Fate.KEEP])
         for instance, attempt, group in sorted(here.stale_claims):
             await self._release(monitor, MachineIdentity(self._custody.installation.cluster, group, instance, attempt))
         await self._clear_tombstones(monitor, look.listing.machines)
@@ -161,6 +162,17 @@ class Sweep:
         failpoint("sweep.removed")
         logger.info("host %s: %s is gone (recorded at %d)", monitor.host.name, machine.machine_uuid, now)
         self._metrics.orphans_removed.labels("machine").inc()
+
+    async def _define_again(self, monitor: HostMonitor, wanted: list[ObservedMachine]) -> None:
+        """A machine whose definition was removed by hand runs on, and would be gone with its host's next start."""
+        for machine in wanted:
+            if machine.undefined and machine.state is MachineState.RUNNING:
+                logger.warning(
+                    "host %s: the definition of %s was removed by somebody: it is made again",
+                    monitor.host.name, machine.machine_uuid,
+                )  # fmt: skip
+                await monitor.driver.define_again(machine.identity, budget_seconds=REMOVE_SECONDS)
+                self._metrics.definitions_restored.labels(monitor.host.name).inc()
 
     async def _hold(self, monitor: HostMonitor, unknown: list[Quarantined], there: frozenset[tuple[str, int]]) -> None:
         """Keep what nobody knows, count it as used, and let an operator see it."""

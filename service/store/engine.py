@@ -60,9 +60,9 @@ ALONE_MS = 10_000
 """How long one gang may have the fleet to itself; a plan and its claim take less."""
 
 
-_FULL = "the database has no space left on its file system: nothing can be written until some is freed"
+NO_SPACE = "the database has no space left on its file system: nothing can be written until some is freed"
 _READ_ONLY = "the database is read-only: nothing can be written"
-REFUSES_WRITES = frozenset({_FULL, _READ_ONLY})
+REFUSES_WRITES = frozenset({NO_SPACE, _READ_ONLY})
 
 
 class DatabaseLocked(Exception):
@@ -118,6 +118,8 @@ class Store:
         self._alone = asyncio.Lock()
         self._committed: list[Callable[[], None]] = []
         self._refused: list[Callable[[], None]] = []
+        self.full_at: float | None = None
+        """When (s of the event loop's clock) a write failed last because the database had no space."""
 
     def on_commit(self, hook: Callable[[], None]) -> None:
         """Call `hook` on the event loop after every write of this process: a hint to look for new events."""
@@ -136,6 +138,8 @@ class Store:
         try:
             result = await self._run(self._writes, self.engine, work)
         except Unavailable as error:
+            if error.message == NO_SPACE:
+                self.full_at = asyncio.get_running_loop().time()
             if error.message in REFUSES_WRITES:
                 for hook in self._refused:
                     hook()
@@ -277,7 +281,7 @@ def _trouble(error: exc.DBAPIError) -> str:
     if state in _BUSY_SQLSTATES or state in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "the database is busy"
     if state in ("53100", sqlite3.SQLITE_FULL):
-        return _FULL
+        return NO_SPACE
     if state in ("25006", sqlite3.SQLITE_READONLY):
         return _READ_ONLY
     return "the database cannot be reached"

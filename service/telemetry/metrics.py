@@ -185,6 +185,12 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+        self.definitions_restored = Counter(
+            "corral_definitions_restored_total",
+            "Definitions of running members that somebody had removed from their hosts, and that were made again.",
+            ["host"],
+            registry=registry,
+        )
         self.quarantined = Gauge(
             "corral_quarantined",
             "Machines and volumes with this installation's tag and without a record: kept until an operator decides.",

@@ -27,6 +27,7 @@ def known(connection: Connection, installation: Installation, surveys: Iterable[
     return Known(
         installation=installation,
         generation=ownership.generation(connection),
+        ahead=bool(ownership.ahead(connection)),
         groups={group.uuid: group for group in found},
         retired=ownership.retired_of(connection, sorted({m.identity.instance for m in machines})),
         versions=frozenset(catalog.every_version(connection)),

@@ -34,11 +34,13 @@ class Known:
     """What the database has. `groups`: by uuid, those that are not over and those that hosts show.
 
     `retired`: (instance, attempt, host) that were let go. `versions`: `version_key` of every catalogue entry.
-    `generation`: how far it has come.
+    `generation`: how far it has come. `ahead`: a host was found to be ahead of it, while the service ran on it; it may
+    have come further since, by what it wrote in that time, and lacks what it lacked.
     """
 
     installation: Installation
     generation: int = 0
+    ahead: bool = False
     groups: Mapping[str, Group] = field(default_factory=dict)
     retired: frozenset[tuple[str, int, str]] = frozenset()
     versions: frozenset[str] = frozenset()
@@ -102,7 +104,7 @@ def plan(
     newest = max(
         [0, *(s.mark.generation for s in ours if s.mark), *(m.generation for s in ours for m in _machines(known, s))]
     )
-    planner = _Planner(known, ours, away, now, behind=newest > known.generation)
+    planner = _Planner(known, ours, away, now, behind=known.ahead or newest > known.generation)
     changes: list[GroupChange] = []
     groups = {only} if only else {*planner.shown, *known.groups}
     for uuid in sorted(groups):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corral.v1 import deploy_pb2, group_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from tests.lab.namespaces import wait_until
 from tests.support.builders import ENTRY, ZONE
@@ -158,6 +158,14 @@ def test_a_lost_database_is_shown_and_then_written_again_and_nothing_restarts(co
     assert machines(corral) == {}
 
 
+def statuses(corral: CorralProcess) -> set[str]:
+    return {host.status for host in corral.fleet.ListHosts(fleet_pb2.ListHostsRequest()).inventories}
+
+
+def _all(corral: CorralProcess, status: str) -> bool:
+    return {group.status for group in groups(corral).values()} == {status}
+
+
 def test_yesterdays_backup_finds_what_was_deployed_since_and_forgets_what_was_deleted(corral: CorralProcess) -> None:
     kept, doomed = deploy(corral, "kept"), deploy(corral, "doomed")
     copy = corral.directory / "backup.db"
@@ -173,12 +181,18 @@ def test_yesterdays_backup_finds_what_was_deployed_since_and_forgets_what_was_de
     corral.stop()
     lose(corral)
     shutil.copy(copy, corral.database)
+    corral.start()  # as it goes: that it is yesterday's is seen once it runs
+    wait_until(lambda: statuses(corral) == {"Ahead"}, 60, "the hosts to be ahead")
+    wait_until(lambda: _all(corral, "Unknown"), 60, "the groups to be unknown: events by which the old copy goes on")
+    corral.stop()
 
     told = json.loads(recover(corral, "--output", "json").stdout)
     assert {g["uuid"]: g["action"] for g in told["groups"]} == {since.uuid: "create", doomed.uuid: "end"}
     assert told["generation_above"] > 0
     assert recover(corral, "--write").returncode == 0
     corral.start()
+    wait_until(lambda: _all(corral, "Running"), 60, "the groups to run as they did")
+    assert statuses(corral) == {"Connected"}
     assert {uuid: plain(group) for uuid, group in groups(corral).items()} == before
     assert machines(corral) == there
     for uuid in (kept.uuid, since.uuid):

@@ -179,6 +179,10 @@ class FaultyDriver:
         machine = _machine(identity, hosts.TOMBSTONE)
         await self._call("entomb", budget_seconds, lambda _late: self._host.entomb(machine, self._cause("entomb")))
 
+    async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver. Its machines have no definition beside themselves."""
+        await self._call("define", budget_seconds, lambda _late: None)
+
     async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         cause = self._cause("clear")

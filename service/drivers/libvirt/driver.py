@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import libvirt
@@ -157,7 +158,9 @@ class LibvirtDriver(HostDriver):
         for seen, tag in ours:
             if seen.active and not seen.starting and tag.progress_channel:
                 self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=False)
-        return Listing(boot_id, tuple(self._machines.observed(seen, tag) for seen, tag in ours))
+        transient = {d.UUIDString() for d in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)}
+        observed = (self._machines.observed(seen, tag) for seen, tag in ours)
+        return Listing(boot_id, tuple(replace(m, undefined=m.machine_uuid in transient) for m in observed))
 
     async def survey(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
@@ -248,6 +251,15 @@ class LibvirtDriver(HostDriver):
             lambda work, connection: self._machines.entomb(
                 work, connection, identity, self._platform(work, connection).virt_type
             ),
+            budget_seconds,
+        )
+
+    async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+        await self._act(
+            "define-again",
+            lambda work, connection: self._machines.define_again(work, connection, identity),
             budget_seconds,
         )
 

@@ -213,6 +213,16 @@ class Machines:
             raise HostRejected("absent", "the machine is not on the host")
         return found
 
+    def define_again(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
+        """Defines what runs without a definition as it is, with what it is told in confidence."""
+        seen = self._real(connection, identity)
+        if seen is None or seen.state != libvirt.VIR_DOMAIN_RUNNING or seen.domain.isPersistent():
+            return
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        xml = seen.domain.XMLDesc(flags)
+        work.check()
+        connection.defineXML(xml)
+
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def shutdown(self, work: Work, connection: Any, identity: MachineIdentity) -> None:

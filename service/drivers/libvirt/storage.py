@@ -131,7 +131,9 @@ class Storage:
         if wanted not in self._names(connection):
             return ""
         try:
-            return base64.b64decode(volumes.read(self.pool(connection, work), work, wanted), validate=True).decode()
+            return base64.b64decode(
+                volumes.read_back(self.pool(connection, work), work, wanted), validate=True
+            ).decode()
         except ValueError:
             return ""
 

@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import libvirt
 
+from service.drivers.base import HostRejected
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.errors import connection_lost
 
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 ALLOCATION_POLL_SECONDS = 0.02
 MOST_READ = 64 << 20
+_LITTLE = 1 << 20
 
 
 def make(
@@ -80,6 +82,8 @@ def written(pool: Any, work: Work, name: str, content: bytes, *, size: int = 0) 
 
     One of that size is written over in place: another control plane's create, which may open it in this moment, finds a
     file, and most often these very bytes. What a call that broke off had written is written over with it.
+
+    What was written is read back. Raises HostRejected where it is not there.
     """
     size = max(size, len(content))
     there = find(pool, name)
@@ -99,10 +103,32 @@ def written(pool: Any, work: Work, name: str, content: bytes, *, size: int = 0) 
         return part
 
     send(stream, read)
+    if size <= MOST_READ and not _kept(content, read_back(pool, work, name)):
+        raise _not_kept(pool)
     return volume
 
 
-def read(pool: Any, work: Work, name: str) -> bytes:
+def _kept(content: bytes, found: bytes) -> bool:
+    """Whether the volume has the content, or another control plane's of this moment; False: it ends in nothing.
+
+    libvirt 9.0 tells nothing of a small upload that the file system had no room for: the volume stays a hole, and the
+    guest would boot with it.
+    """
+    found = found[: len(content)]
+    if found == content:
+        return True
+    other = (at for at, (wanted, there) in enumerate(zip(content, found, strict=False)) if wanted != there)
+    return any(found[next(other, len(found)) :])
+
+
+def _not_kept(pool: Any) -> HostRejected:
+    pool.refresh(0)
+    if pool.info()[3] < _LITTLE:
+        return HostRejected("no_space", "the host's storage pool is full")
+    return HostRejected("not_kept", "the host's storage pool does not keep what is written to it")
+
+
+def read_back(pool: Any, work: Work, name: str) -> bytes:
     """All that a small raw volume holds; nothing where it or its file is not there."""
     volume = find(pool, name)
     size = None if volume is None else capacity(volume)

@@ -126,6 +126,10 @@ class SimulatedDriver:
         await self._call(budget_seconds)
         self.host.entomb(identity)
 
+    async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver. Its machines have no definition beside themselves."""
+        await self._call(budget_seconds)
+
     async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         await self._call(budget_seconds)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from service.app import health as health_module
 from service.app.health import Health
 from service.domain.fleet import Overcommit
 from service.errors import Unavailable
@@ -82,6 +83,25 @@ async def test_a_refused_write_is_noticed_at_once_and_told(small: Path, monkeypa
         assert await told.get() is False
         assert "no space left" in (await health.failing())["store"]
         proving.cancel()
+    finally:
+        store.close()
+
+
+async def test_a_postgresql_whose_disk_is_full_is_named_though_a_row_can_be_written_over(
+    postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(postgres.url(database))
+    raised = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$"
+    try:
+        upgrade(store.engine)
+        health = Health(store, Overcommit())
+        with pytest.raises(Unavailable, match="no space left"):
+            await store.write(lambda c: c.execute(text(raised)))
+        assert not await health.prove()
+        assert "no space left" in (await health.failing())["store"]
+        monkeypatch.setattr(health_module, "FULL_HOLDS_SECONDS", 0.0)
+        assert await health.prove()
+        assert await health.failing() == {}
     finally:
         store.close()
 

@@ -17,7 +17,7 @@ import pytest
 from service.domain.fleet import HostStatus
 from service.domain.groups import DeployRequest, FailurePolicy, GroupStatus
 from service.domain.ownership import Holding, OwnerMark
-from service.drivers.base import MachineState
+from service.drivers.base import Listing, MachineIdentity, MachineState
 from service.drivers.simulated import SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
@@ -62,6 +62,31 @@ async def swept(plane: ControlPlane) -> None:
 
 def hosts_of(plane: ControlPlane) -> dict[str, SimulatedHost]:
     return {uuid: driver.host for uuid, driver in plane.drivers.items()}
+
+
+async def test_a_member_whose_definition_somebody_removed_gets_it_again_and_a_machine_that_nobody_knows_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with control_plane(hosts=ONE) as plane:
+        group = (await plane.deploy(DeployRequest(spec(1))))[-1].group
+        assert group is not None
+        (driver,) = plane.drivers.values()
+        stranger = replace(next(iter(driver.host.machines.values())).identity, instance="f" * 32)
+        original, made = driver.list_machines, []
+
+        async def without_definitions(*, budget_seconds: float) -> Listing:
+            found = await original(budget_seconds=budget_seconds)
+            machines = [replace(m, undefined=m.identity not in made) for m in found.machines]
+            unknown = replace(machines[0], identity=stranger, machine_uuid=stranger.machine_uuid, undefined=True)
+            return replace(found, machines=(*machines, unknown))
+
+        async def define_again(identity: MachineIdentity, *, budget_seconds: float) -> None:
+            made.append(identity)
+
+        monkeypatch.setattr(driver, "list_machines", without_definitions)
+        monkeypatch.setattr(driver, "define_again", define_again)
+        await swept(plane)
+        assert [identity.instance for identity in made] == [group.instances[0].uuid]
 
 
 async def test_yesterdays_backup_ends_no_machine_and_waits_for_an_operator(tmp_path: Path) -> None:

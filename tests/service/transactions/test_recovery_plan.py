@@ -284,6 +284,13 @@ def test_a_group_that_was_deleted_since_ends_only_if_every_host_answers() -> Non
     assert decide(knowing(was, generation=9), surveys([], [], generation=9)).changes == (), "not an older copy"
 
 
+def test_an_older_copy_on_which_the_service_ran_for_a_time_is_one_still_however_far_it_has_come_since() -> None:
+    went_on = replace(knowing(running(2), generation=20), ahead=True)
+    plan = decide(went_on, surveys([], [], generation=9))
+    assert only(plan).act is Act.END
+    assert plan.above == 9
+
+
 def test_a_group_that_was_never_on_a_host_is_placed_as_it_was_accepted() -> None:
     assert decide(knowing(group(2, UUID)), surveys([], [], generation=9)).changes == ()
 

@@ -42,6 +42,7 @@ class FakeHost:
     volumes: dict[str, str] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     resident_kib: dict[str, int] = field(default_factory=dict)
+    pool_full: bool = False  # as libvirt 9.0 has it: a small upload is lost without a word
     inactive_networks: set[str] = field(default_factory=set)
     disk_errors: dict[str, int] = field(default_factory=dict)
     lost_files: set[str] = field(default_factory=set)
@@ -231,7 +232,7 @@ class FakeConnection:
             if there is None:
                 self.host.domains[machine_uuid] = Domain(name, machine_uuid, xml)
             else:
-                there.xml = xml  # silently, even while it runs: as libvirt does
+                there.xml, there.persistent = xml, True  # silently, even while it runs: as libvirt does
             return FakeDomain(self.host, machine_uuid)
 
         return self.host.step("define", define)  # type: ignore[no-any-return]
@@ -244,6 +245,10 @@ class FakeConnection:
             ]
 
         return self.host.step("stats", read)  # type: ignore[no-any-return]
+
+    def listAllDomains(self, flags: int = 0) -> list[FakeDomain]:  # noqa: N802
+        assert flags == libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
+        return [FakeDomain(self.host, d.uuid) for d in self.host.domains.values() if not d.persistent]
 
     def domainListGetStats(self, domains: list[FakeDomain], _stats: int, _flags: int) -> list[Any]:  # noqa: N802
         resident = self.host.resident_kib

@@ -68,6 +68,9 @@ class FakeDomain:
     def isActive(self) -> int:  # noqa: N802
         return int(self._there().active)
 
+    def isPersistent(self) -> int:  # noqa: N802
+        return int(self._there().persistent)
+
     def diskErrors(self, _flags: int) -> dict[str, int]:  # noqa: N802
         return self.host.disk_errors
 

@@ -36,6 +36,13 @@ class FakePool:
 
         return self.host.step("startPool", start)  # type: ignore[no-any-return]
 
+    def refresh(self, _flags: int) -> int:
+        return 0
+
+    def info(self) -> list[int]:
+        """State, capacity, allocation, available."""
+        return [0, 1 << 40, 0, 0 if self.host.pool_full else 1 << 40]
+
     def connect(self) -> FakeConnection:
         return self.host.connections[-1]
 
@@ -132,7 +139,8 @@ class FakeStream:
             parts = []
             while part := read(self, 65536, opaque):
                 parts.append(part)
-            self.host.contents[self.target] = b"".join(parts)
+            content = b"".join(parts)
+            self.host.contents[self.target] = bytes(len(content)) if self.host.pool_full else content
 
         self.host.step("upload", send)
 

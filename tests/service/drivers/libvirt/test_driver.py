@@ -66,6 +66,27 @@ async def test_every_step_may_be_repeated() -> None:
     assert (host.domains, host.volumes) == ({}, {})
 
 
+async def test_a_definition_that_somebody_removed_is_seen_and_made_again() -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await driver.resume(spec.identity, budget_seconds=BUDGET)
+    domain = host.domains[spec.identity.machine_uuid]
+    domain.persistent = False
+    (machine,) = (await driver.list_machines(budget_seconds=BUDGET)).machines
+    assert (machine.undefined, machine.state) == (True, MachineState.RUNNING)
+    host.calls.clear()
+    for _ in range(2):
+        await driver.define_again(spec.identity, budget_seconds=BUDGET)
+    assert (domain.persistent, host.effects()) == (True, ["define"])
+    (machine,) = (await driver.list_machines(budget_seconds=BUDGET)).machines
+    assert not machine.undefined
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
+    await driver.define_again(spec.identity, budget_seconds=BUDGET)
+    assert host.domains == {}
+    await driver.close()
+
+
 async def test_the_order_of_ending() -> None:
     host, spec = FakeHost(), specification(root_disk_bytes=1 << 20)
     driver = driver_of(host)

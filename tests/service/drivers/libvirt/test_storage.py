@@ -38,7 +38,7 @@ async def test_a_disk_that_another_control_plane_is_making_is_waited_for() -> No
         await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
     host.plant("downloadVolume", lambda: error(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_STORAGE), times=3)
     assert (await driver_of(host).create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
-    assert host.calls.count("downloadVolume") == 4
+    assert host.calls.count("downloadVolume") == 4 + 1  # and what was written is read back
     assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
 
 
@@ -163,6 +163,19 @@ async def test_a_document_whose_upload_broke_off_is_written_again_in_its_place()
     assert "deleteVolume" not in host.calls, "what another control plane may be reading stays in its place"
     (name,) = host.volumes
     assert base64.b64decode(host.contents[name]).decode() == spec.documents["env"]
+
+
+async def test_a_document_that_the_pool_had_no_room_for_is_a_rejection_and_nothing_of_the_machine_stays() -> None:
+    host, spec = FakeHost(), specification()
+    driver = driver_of(host)
+    host.pool_full = True
+    with pytest.raises(HostRejected, match="storage pool is full") as refusal:
+        await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert refusal.value.code == "no_space"
+    assert (host.domains, host.volumes) == ({}, {})
+    host.pool_full = False
+    assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    await driver.close()
 
 
 async def test_a_document_of_another_length_replaces_the_one_before() -> None:
