@@ -106,12 +106,22 @@ class Replica:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0])
 
+    @property
+    def configuration(self) -> Path:
+        """Its configuration file."""
+        return self.directory / "corral.toml"
+
+    def configure(self, store: str, fleet: str, *, level: str = "info") -> None:
+        """Write its configuration file. `store`: the database's address; `fleet`: the rest of the file."""
+        head = _SERVER.format(directory=self.directory, store=store, level=level)
+        self.configuration.write_text(head + fleet)
+
     def start(self) -> None:
         """Start the process; `wait` says when it serves."""
         for name in ("grpc", "http"):
             (self.directory / name).unlink(missing_ok=True)
         program = ["tests.faults.armed", str(self.trap)] if self.armed else ["service"]
-        command = [sys.executable, "-m", *program, "serve", "--config", str(self.directory / "corral.toml")]
+        command = [sys.executable, "-m", *program, "serve", "--config", str(self.configuration)]
         if self.alone:
             command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *command]
         # No preexec_fn: with it Popen forks, and gRPC's fork handlers run in the child and at times end it.
@@ -162,6 +172,12 @@ class Replica:
         """A signal to the service itself."""
         os.kill(self.pid, number)
 
+    def step_clock(self, seconds: float) -> None:
+        """Set the armed process's wall clock, of now and of each later start, to so far from the real time."""
+        (self.directory / "clock").write_text(str(seconds))
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGUSR2)
+
     @property
     def trap(self) -> Path:
         """The file that names the point at which an armed process kills itself; it is gone when it did."""
@@ -190,6 +206,11 @@ class Replica:
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         self.signal(signal.SIGTERM)
+        assert self.process is not None
+        return self.process.wait(timeout=60)
+
+    def ended(self) -> int:
+        """The exit code of a process that ends by itself."""
         assert self.process is not None
         return self.process.wait(timeout=60)
 
@@ -224,8 +245,8 @@ def replicas(
     for number in range(count):
         home = directory / f"replica-{number}"
         home.mkdir(parents=True, exist_ok=True)
-        (home / "corral.toml").write_text(_SERVER.format(directory=home, store=store, level=level) + fleet)
         made.append(Replica(home, alone=number in alone, prefix=prefix, armed=armed))
+        made[-1].configure(store, fleet, level=level)
     try:
         for replica in made:
             replica.start()

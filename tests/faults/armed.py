@@ -1,6 +1,9 @@
 """`python -m tests.faults.armed FILE serve --config …`: the service, with a place at which it kills itself by -9.
 
-FILE names the point (see `service.failpoints`); it is read again at every SIGUSR1. An empty file disarms.
+Its wall clock can be stepped as well.
+
+FILE names the point (see `service.failpoints`); it is read again at every SIGUSR1. An empty file disarms. A file
+`clock` beside it holds the seconds that the process's wall clock is off by; it is read again at every SIGUSR2.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -33,12 +37,35 @@ class Trap:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Clock:
+    """The wall clock of this process's Python: real time and an offset. Monotonic clocks go on, as at a real step."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._offset_ns = 0
+        self._time_ns = time.time_ns
+        self.read()
+        time.time_ns = self.time_ns
+        time.time = lambda: self.time_ns() / 1e9
+
+    def read(self, _number: int = 0, _frame: FrameType | None = None) -> None:
+        """Take the offset from the file; a missing file is none."""
+        self._offset_ns = round(float(self._file.read_text()) * 1e9) if self._file.exists() else 0
+
+    def time_ns(self) -> int:
+        """See time.time_ns."""
+        return self._time_ns() + self._offset_ns
+
+
 def main() -> int:
     """The service's own exit code."""
+    file = Path(sys.argv[1])
+    clock = Clock(file.parent / "clock")  # before anybody takes `time.time` to himself
     from service.__main__ import main as serve
 
-    trap = Trap(Path(sys.argv[1]))
+    trap = Trap(file)
     signal.signal(signal.SIGUSR1, trap.read)
+    signal.signal(signal.SIGUSR2, clock.read)
     failpoints.install(trap.passed)
     return serve(sys.argv[2:])
 

@@ -15,6 +15,7 @@ from service.failpoints import NAMES
 from tests.concurrency.replicas import Replica
 from tests.faults.keeper import Keeper
 from tests.faults.observer import Observer, machines
+from tests.faults.stores import PostgreSql, Sqlite
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.lab.requirements import program
@@ -32,8 +33,7 @@ class Harm:
     s from the death or freeze of a leases' owner until another has the group; `points`: where a service was killed."""
 
     lab: Lab
-    server: Postgres
-    database: str
+    store: Sqlite | PostgreSql
     replicas: list[Replica]
     observer: Observer
     keeper: Keeper
@@ -53,10 +53,10 @@ class Harm:
             (2, self.freeze_libvirtd),
             (4, self.kill_guest),
             (2, self.freeze_guest),
-            (2, self.kill_database),
-            (1, self.freeze_database),
             (2, self.cut_link),
         ]
+        if isinstance(self.store, PostgreSql):
+            faults += [(2, self.kill_database), (1, self.freeze_database)]
         (fault,) = self.random.choices([f for _, f in faults], [w for w, _ in faults])
         if not fault():
             return ""
@@ -126,17 +126,23 @@ class Harm:
 
     def kill_database(self) -> bool:
         """kill -9 of all of PostgreSQL."""
-        self.server.kill()
+        server = self._server()
+        server.kill()
         self._pause(0.0, 2.0)
-        self.server.start()
+        server.start()
         return True
 
     def freeze_database(self) -> bool:
         """SIGSTOP of all of PostgreSQL."""
-        self.server.pause()
+        server = self._server()
+        server.pause()
         self._pause(0.5, 5.0)
-        self.server.resume()
+        server.resume()
         return True
+
+    def _server(self) -> Postgres:
+        assert isinstance(self.store, PostgreSql)
+        return self.store.server
 
     def cut_link(self) -> bool:
         """A hypervisor's link is down: no answer, and no connection is closed."""
@@ -150,7 +156,8 @@ class Harm:
 
     def end(self) -> None:
         """Give everything back."""
-        self.server.resume()
+        if isinstance(self.store, PostgreSql):
+            self.store.server.resume()
         for replica in self.replicas:
             with contextlib.suppress(RuntimeError):
                 replica.signal(signal.SIGCONT)
@@ -190,7 +197,7 @@ class Harm:
 
     def _leases(self, pid: int) -> dict[str, int]:
         try:
-            rows = self.server.query(_LEASES.format(pid=pid), self.database)
+            rows = self.store.query(_LEASES.format(pid=pid))
         except (RuntimeError, TimeoutError):
             return {}
         return {row[0]: int(row[1]) for row in rows}
@@ -200,7 +207,7 @@ class Harm:
         deadline = time.monotonic() + 90
         while held and time.monotonic() < deadline:
             uuids = ", ".join(f"'{uuid}'" for uuid in held)
-            rows = self.server.query(f"SELECT uuid, epoch FROM groups WHERE uuid IN ({uuids})", self.database)
+            rows = self.store.query(f"SELECT uuid, epoch FROM groups WHERE uuid IN ({uuids})")
             for uuid, epoch in rows:
                 if int(epoch) > held[uuid]:
                     del held[uuid]

@@ -10,12 +10,13 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
-from tests.concurrency.observer import broken_histories, left_behind, over_commits, unsettled
+from tests.concurrency.observer import Server, broken_histories, left_behind, over_commits, unsettled
 from tests.lab.fleet import Lab
+from tests.lab.hypervisor import Hypervisor
 from tests.lab.namespaces import process_state
-from tests.support.postgres import Postgres
 
 _MACHINE = re.compile(r"corral-([0-9a-f]{32})-([0-9]+)")
 _STATE = re.compile(r"<domstatus state='([a-z]+)'")
@@ -57,20 +58,21 @@ def machines(lab: Lab) -> list[Machine]:
     return found
 
 
+def pool_of(hypervisor: Hypervisor) -> Path:
+    """The directory of its storage pool, as its libvirtd sees it."""
+    return Path(f"/proc/{hypervisor.namespace.pid}/root/var/lib/libvirt/corral")
+
+
 def volumes(lab: Lab) -> list[str]:
     """Files of machines (not of images) in all hosts' pools."""
-    return [
-        f"{hypervisor.name}/{path.name}"
-        for hypervisor in lab
-        for path in (hypervisor.directory / "var/lib/libvirt/corral").glob("corral.*")
-    ]
+    return [f"{hypervisor.name}/{path.name}" for hypervisor in lab for path in pool_of(hypervisor).glob("corral.*")]
 
 
 @dataclass
 class Observer:
     """Looks again and again until the block ends; keeps every violation, and how long orphans lived."""
 
-    server: Postgres
+    server: Server
     database: str
     lab: Lab
     violations: list[str] = field(default_factory=list)
@@ -138,7 +140,7 @@ class Observer:
             del self._orphans[key]
 
 
-def at_rest(server: Postgres, database: str, lab: Lab) -> list[str]:
+def at_rest(server: Server, database: str, lab: Lab) -> list[str]:
     """What does not hold now that nothing goes on any more: I2, I3, I4, I5, I6, I10."""
     found = [f"I5 {row}" for row in unsettled(server, database)]
     found += [f"I2 {row}" for row in over_commits(server, database)]

@@ -9,15 +9,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.concurrency.observer import unsettled
+from tests.concurrency.observer import Server, unsettled
 from tests.concurrency.replicas import ENTRY, ZONE, Replica, replicas
 from tests.faults.clients import Clients
 from tests.faults.harm import Harm
 from tests.faults.keeper import Keeper
 from tests.faults.observer import Observer, at_rest, machines, volumes
+from tests.faults.stores import PostgreSql, Sqlite
 from tests.lab.fleet import Lab
 from tests.support import ROOT
-from tests.support.postgres import Postgres
 
 ROOT_MANIFEST = ROOT / ".cache/guest/guest.json"
 
@@ -39,7 +39,7 @@ uuid = "{entry}"
 name = "default"
 image = "guest"
 stop_grace_ms = 0
-boot_timeout_ms = 120000
+boot_timeout_ms = 300000
 """
 _HOST = """
 [[hosts]]
@@ -94,25 +94,34 @@ class Report:
         ]
 
 
-def run(lab: Lab, manifest: Path, *, kills: int, seconds: float, seed: int, clients: int = 3) -> Report:
-    """At least `kills` faults unless `seconds` pass first; then everything is given back and must come to rest."""
+def run(
+    lab: Lab,
+    manifest: Path,
+    store: Sqlite | PostgreSql,
+    *,
+    kills: int,
+    seconds: float,
+    seed: int,
+    clients: int = 3,
+    count: int = 2,
+) -> Report:
+    """At least `kills` faults unless `seconds` pass first; then everything is given back and must come to rest.
+
+    `count`: of replicas.
+    """
     directory = Path(tempfile.mkdtemp(prefix="corral-faults-"))
     try:
-        with Postgres() as server:
-            database = server.create_database()
-            configuration = fleet(lab, manifest)
-            with replicas(
-                directory, server.url(database), configuration, 2, prefix=lab.command(), armed=True
-            ) as members:
-                return _run(lab, server, database, members, kills, seconds, seed, clients)
+        with replicas(
+            directory, store.url, fleet(lab, manifest), count, prefix=lab.command(), armed=True
+        ) as members:  # fmt: skip
+            return _run(lab, store, members, kills, seconds, seed, clients)
     finally:
         shutil.rmtree(directory)
 
 
 def _run(
     lab: Lab,
-    server: Postgres,
-    database: str,
+    store: Sqlite | PostgreSql,
     members: list[Replica],
     kills: int,
     seconds: float,
@@ -120,9 +129,10 @@ def _run(
     clients: int,
 ) -> Report:
     report = Report()
+    name = store.name
     with Keeper(lab) as keeper:
-        with Observer(server, database, lab) as observer:
-            harm = Harm(lab, server, database, members, observer, keeper, random.Random(seed))
+        with Observer(store, name, lab) as observer:
+            harm = Harm(lab, store, members, observer, keeper, random.Random(seed))
             with Clients(members, clients, seed) as callers:
                 deadline = time.monotonic() + seconds
                 time.sleep(3)
@@ -132,29 +142,29 @@ def _run(
                         time.sleep(harm.random.uniform(0.2, 2.0))
                 finally:
                     harm.end()
-            report.settled_after = _settle(server, database, 240)
+            report.settled_after = _settle(store, name, 240)
             time.sleep(1)
         report.kills, report.points, report.looks = harm.done, harm.points, observer.looks
         report.recoveries, report.takeovers = harm.recoveries, harm.takeovers
         report.longest_orphan = observer.longest_orphan
         report.outcomes, report.acknowledged = callers.outcomes, len(callers.acknowledged)
         report.violations = observer.violations + callers.violations
-        report.violations += _rest(lambda: at_rest(server, database, lab), 60)
-        report.violations += _forgotten(server, database, callers)
-        report.violations += _empty_out(lab, server, database, members[0], callers)
+        report.violations += rest(lambda: at_rest(store, name, lab), 60)
+        report.violations += _forgotten(store, name, callers)
+        report.violations += _empty_out(lab, store, name, members[0], callers)
     report.crashes = keeper.crashes
-    report.violations += _tracebacks(members)
+    report.violations += crashed(members)
     return report
 
 
-def _settle(server: Postgres, database: str, seconds: float) -> float:
+def _settle(server: Server, database: str, seconds: float) -> float:
     started = time.monotonic()
     while unsettled(server, database) and time.monotonic() < started + seconds:
         time.sleep(0.3)
     return time.monotonic() - started
 
 
-def _rest(look: object, seconds: float) -> list[str]:
+def rest(look: object, seconds: float) -> list[str]:
     """What is still wrong after some time: sweeps of what nobody wants come every few seconds."""
     assert callable(look)
     deadline = time.monotonic() + seconds
@@ -163,12 +173,12 @@ def _rest(look: object, seconds: float) -> list[str]:
     return list(found)
 
 
-def _forgotten(server: Postgres, database: str, callers: Clients) -> list[str]:
+def _forgotten(server: Server, database: str, callers: Clients) -> list[str]:
     stored = {row[0] for row in server.query("SELECT uuid FROM groups", database)}
     return [f"I5 {group} was acknowledged and is not stored" for group in sorted(callers.acknowledged - stored)]
 
 
-def _empty_out(lab: Lab, server: Postgres, database: str, replica: Replica, callers: Clients) -> list[str]:
+def _empty_out(lab: Lab, server: Server, database: str, replica: Replica, callers: Clients) -> list[str]:
     """Delete every group: nothing of any kind may be left."""
     remover = Clients([replica], 0, 0)
     stubs = [replica.stub()]
@@ -176,19 +186,21 @@ def _empty_out(lab: Lab, server: Postgres, database: str, replica: Replica, call
         remover.delete(stubs, row[0], random.Random(0))
     _settle(server, database, 240)
 
-    def left() -> list[str]:
-        found = [f"I3 {machine} is left" for machine in machines(lab)]
-        found += [f"I10 {name} is left" for name in volumes(lab)]
-        found += [f"I5 {row[0]} is not deleted" for row in server.query(
-            "SELECT uuid FROM groups WHERE phase <> 'deleted'", database)]  # fmt: skip
-        found += [f"I10 {row} is left" for row in server.query("SELECT instance_uuid FROM claims", database)]
-        found += [f"I10 {row} is left" for row in server.query("SELECT instance_uuid FROM addresses", database)]
-        return found
-
-    return _rest(left, 60) + remover.violations
+    return rest(lambda: left_over(lab, server, database), 60) + remover.violations
 
 
-def _tracebacks(members: list[Replica]) -> list[str]:
+def left_over(lab: Lab, server: Server, database: str) -> list[str]:
+    """What is there although every group was deleted: I3, I5, I10."""
+    found = [f"I3 {machine} is left" for machine in machines(lab)]
+    found += [f"I10 {name} is left" for name in volumes(lab)]
+    phases = server.query("SELECT uuid FROM groups WHERE phase <> 'deleted'", database)
+    found += [f"I5 {row[0]} is not deleted" for row in phases]
+    found += [f"I10 {row} is left" for row in server.query("SELECT instance_uuid FROM claims", database)]
+    return found + [f"I10 {row} is left" for row in server.query("SELECT instance_uuid FROM addresses", database)]
+
+
+def crashed(members: list[Replica]) -> list[str]:
+    """Lines of the replicas' logs that no fault excuses."""
     return [
         f"{member.directory.name}: {line[:600]}"
         for member in members

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.scenario import run
+from tests.faults.stores import PostgreSql
 from tests.lab.fixtures import GuestImage, capability_cache, guest_image
 from tests.lab.fleet import Lab
 from tests.lab.requirements import why_not
@@ -29,7 +30,8 @@ def own_lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.mark.parametrize("kills", [20, pytest.param(60, marks=pytest.mark.slow)])
 def test_kills_break_nothing(own_lab: Lab, guest_image: GuestImage, kills: int) -> None:
-    report = run(own_lab, guest_image.manifest, kills=kills, seconds=1200, seed=1)
+    with PostgreSql() as store:
+        report = run(own_lab, guest_image.manifest, store, kills=kills, seconds=1200, seed=1)
     print("\n".join(report.lines()))
     assert report.violations == []
     assert sum(report.kills.values()) >= kills, "too little was killed in the time"

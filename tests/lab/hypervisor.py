@@ -58,6 +58,24 @@ stdio_handler = "file"
 """
 
 
+POOL = "/var/lib/libvirt/corral"
+# Over the directory comes a file system of the size that its files have.
+_FILL_POOL = """
+mkdir -p "$1" /run/filled
+mount -t tmpfs none /run/filled
+cp -a "$1/." /run/filled/
+dd if=/dev/zero of=/run/filled/ballast bs=64k count=1 2> /dev/null
+mount -o remount,size=$(du -sk /run/filled | cut -f1)k /run/filled
+dd if=/dev/zero of=/run/filled/ballast oflag=append conv=notrunc bs=4k 2> /dev/null || true
+mount --move /run/filled "$1"
+"""
+_FREE_POOL = """
+ls -A "$1" > /run/left
+umount -l "$1"
+ls -A "$1" | while read -r name; do grep -qxF -e "$name" /run/left || rm -f "$1/$name"; done
+"""
+
+
 class Hypervisor:
     """A libvirtd with a bridge `br0`. `directory` holds all its files; `address` is its own in the lab's network."""
 
@@ -190,6 +208,14 @@ class Hypervisor:
         if number is signal.SIGSTOP:
             wait_until(lambda: process_state(pid) in ("T", "t", ""), 60, f"process {pid} to stop")
 
+    def fill_pool(self) -> None:
+        """The directory of the default storage pool is on a file system without room, with what there was in it."""
+        self.namespace.run("sh", "-ec", _FILL_POOL, "sh", POOL)
+
+    def free_pool(self) -> None:
+        """There is room again. What was removed meanwhile is gone."""
+        self.namespace.run("sh", "-ec", _FREE_POOL, "sh", POOL)
+
     def power_off(self) -> None:
         """The machine loses its power: every process and everything volatile is gone at once."""
         # The kernel takes a dead namespace's links away some time later; the port must be free at once.
@@ -198,8 +224,12 @@ class Hypervisor:
         self.namespace.close()
 
     def reboot(self) -> None:
-        """Power off and on: what stood on disk is there again, what stood under /run is not."""
+        """Power off and on."""
         self.power_off()
+        self.power_on()
+
+    def power_on(self) -> None:
+        """After `power_off`: what stood on disk is there again, what stood under /run is not."""
         for path in _VOLATILE:
             shutil.rmtree(self.directory / path)
             (self.directory / path).mkdir()

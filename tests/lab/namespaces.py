@@ -95,8 +95,12 @@ class Namespace:
         return self.call(lambda: socket.create_connection((address, port), timeout=timeout))
 
     def processes(self) -> dict[int, str]:
-        """Host pid -> command name of every process in the pid namespace, without the holder and without zombies."""
-        mine = os.readlink(f"/proc/{self.pid}/ns/pid")
+        """Host pid -> command name of every process in the pid namespace, without the holder and without zombies; none
+        where it has ended."""
+        try:
+            mine = os.readlink(f"/proc/{self.pid}/ns/pid")
+        except FileNotFoundError:
+            return {}
         found: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == self.pid:

@@ -47,9 +47,10 @@ def why_not() -> str:
 
 
 class Postgres:
-    """One server. Use as a context manager, or call `close`."""
+    """One server. Use as a context manager, or call `close`. `directory`: where its files are to be, made and removed
+    by it; `settings`: more of PostgreSQL's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None = None, **settings: str) -> None:
         reason = why_not()
         if reason:
             raise RuntimeError(reason)
@@ -57,7 +58,10 @@ class Postgres:
         assert found is not None
         self._bin = found
         self._account = _unprivileged()
-        self.directory = Path(tempfile.mkdtemp(prefix="corral-pg-"))
+        if directory is not None:
+            directory.mkdir(mode=0o700)
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="corral-pg-"))
+        self._settings = {**_SETTINGS, **settings}
         if self._account is not None:
             os.chown(self.directory, self._account.pw_uid, self._account.pw_gid)
         self._janitor = _janitor(self.directory)
@@ -97,18 +101,19 @@ class Postgres:
     def query(self, sql: str, database: str = "postgres") -> list[list[str]]:
         """Rows of plain SQL, by psql: nothing of the service's own code is in between. Raises RuntimeError."""
         command = ("psql", "-X", "-A", "-t", "-q", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-c", sql)
-        return [line.split("\t") for line in self._client(*command, database=database).splitlines()]
+        return [line.split("\t") for line in self.tool(*command, database=database).splitlines()]
 
     def run(self, script: str, database: str) -> None:
         """Run a script of SQL. Raises RuntimeError."""
-        self._client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-", database=database, script=script)
+        self.tool("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-", database=database, script=script)
 
     def rows(self, database: str) -> str:
         """The script that puts all rows of a database into its empty tables, and its sequences where they stand."""
-        dumped = self._client("pg_dump", "--data-only", "--inserts", database=database)
+        dumped = self.tool("pg_dump", "--data-only", "--inserts", database=database)
         return "\n".join(line for line in dumped.splitlines() if not line.startswith("\\"))  # psql's own words
 
-    def _client(self, program: str, *arguments: str, database: str, script: str = "") -> str:
+    def tool(self, program: str, *arguments: str, database: str, script: str = "") -> str:
+        """What one of PostgreSQL's own programs prints, connected to a database. Raises RuntimeError."""
         reached = ("-h", str(self.directory), "-p", str(_PORT), "-U", USER, "-d", database)
         done = subprocess.run(
             [str(self._bin / program), *reached, *arguments],
@@ -124,7 +129,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server, crash recovery included, and wait until it answers."""
-        settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         command = [*self._command("postgres"), "-D", self._data, "-k", str(self.directory), *settings]
         self._server = self._popen(command)
         deadline = time.monotonic() + 60
@@ -138,6 +143,11 @@ class Postgres:
             if self._server.poll() is not None:  # memory of a server that was killed may be in use for a moment
                 self._server = self._popen(command)
             time.sleep(0.05)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the postmaster is gone by itself."""
+        return self._server is not None and self._server.poll() is not None
 
     def stop(self) -> None:
         """An orderly, fast end; clients are disconnected."""
