@@ -34,12 +34,14 @@ async def add(zstack: Lab, session: str | None = None, **changes: Any) -> Any:
 
 
 async def test_an_added_model_service_is_in_the_catalogue_and_can_be_deployed(zstack: Lab) -> None:
-    entry = (await add(zstack, description="d", type="Endpoint", framework="vllm", modelUuids=["b" * 32]))["inventory"]
+    entry = (await add(zstack, description="d", type="Endpoint", framework="custom", modelUuids=["b" * 32]))[
+        "inventory"
+    ]
     assert {name: entry[name] for name in ("name", "description", "type", "framework", "modelUuid")} == {
         "name": "served",
         "description": "d",
         "type": "Endpoint",
-        "framework": "vllm",
+        "framework": "custom",
         "modelUuid": "b" * 32,
     }
     assert (entry["requestCpu"], entry["requestMemory"], entry["startCommand"]) == (3, 1 << 30, "serve --port 8080")
