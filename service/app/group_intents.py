@@ -23,7 +23,7 @@ from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, Start
 from service.serving.rendezvous import template
 from service.signals import Signals
 from service.store import catalog, clock, events, fleet, groups, requests
-from service.store.codec import encode
+from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import apply, commit
@@ -155,9 +155,9 @@ class GroupIntents:
             engines.check_ranks(kept, framework, "remove_instance_uuids")
             return [ScaleRequested(members, frozenset(removed))]
 
-        body = encode(replace(_NO_SPEC, nodes=tuple(joining))) + ",".join(sorted(leaving))
+        body = canonical(replace(_NO_SPEC, nodes=tuple(joining))) + ",".join(sorted(leaving))
         body += "".join(f",{role}={count}" for role, count in sorted(change.counts.items()))
-        body += encode(replace(_NO_SPEC, nodes=tuple(change.updates))) if change.updates else ""
+        body += canonical(replace(_NO_SPEC, nodes=tuple(change.updates))) if change.updates else ""
         return await self._intend(caller, "Scale", uuid, ask or Ask(), body, decide)
 
     async def update(self, caller: Caller, uuid: str, changes: Metadata, ask: Ask | None = None) -> Group:
@@ -169,7 +169,7 @@ class GroupIntents:
         self._refuse_when_draining()
         if changes.name == "":
             raise InvalidArgument.of("name", "must not be empty")
-        body_hash = _body_hash(uuid, encode(changes))
+        body_hash = _body_hash(uuid, canonical(changes))
 
         def intent(connection: Connection) -> Group:
             now = clock.now(connection)

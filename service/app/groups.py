@@ -40,7 +40,7 @@ from service.serving import preview
 from service.signals import Signals
 from service.store import claims, clock, events, fleet, groups, instances, quotas, requests
 from service.store.addresses import free_addresses
-from service.store.codec import encode
+from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions.changes import accepted
@@ -116,7 +116,7 @@ class Groups(GroupIntents):
         Raises InvalidArgument, NotFound (naming the field), AlreadyExists, RequestIdReused, QuotaExceeded, Unavailable.
         """
         self._refuse_when_draining()
-        body_hash = hashlib.sha256(encode(request).encode()).hexdigest()
+        body_hash = hashlib.sha256(canonical(request).encode()).hexdigest()
 
         def intent(connection: Connection) -> Started:
             now = clock.now(connection)

@@ -10,7 +10,7 @@ from service.app.auditing import audited
 from service.domain.tenants import Caller
 from service.errors import WrongState
 from service.store import requests, rows
-from service.store.codec import encode
+from service.store.codec import canonical
 from service.store.connection import Connection, Table
 from service.store.engine import Store
 
@@ -65,4 +65,4 @@ def made(
 
 
 def _hash(request: object) -> str:
-    return hashlib.sha256(encode(request).encode()).hexdigest()
+    return hashlib.sha256(canonical(request).encode()).hexdigest()

@@ -25,6 +25,14 @@ def encode(value: object, kind: Any = None) -> str:
     return _adapter(kind or type(value)).dump_json(value).decode()
 
 
+def canonical(value: object) -> str:
+    """JSON text of what a request says, without the fields that have their defaults.
+
+    Requests are compared by it, also with what an earlier version was asked: a field that came since changes nothing.
+    """
+    return _adapter(type(value)).dump_json(value, exclude_defaults=True).decode()
+
+
 def decode(kind: type[T], text: str) -> T:
     """The dataclass from its JSON text. Raises pydantic.ValidationError on text that was not written by `encode`."""
     result: T = _adapter(kind).validate_json(text)
