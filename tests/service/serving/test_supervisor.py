@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -117,11 +118,31 @@ class Guest:
         until(lambda: self.report()["restarts"] > before, "it is started again")
 
     def stop(self) -> None:
-        """By the signal that a service manager sends; it ends by itself."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            self.process.wait(WAIT_SECONDS)
+        """By the signal that a service manager sends; it and its engine end by themselves, or are ended."""
+        if self.process is None:
+            return
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGCONT)
+                self.process.terminate()
+                self.process.wait(WAIT_SECONDS)
+            until(lambda: not self._left(), "what it started has ended")
+        finally:
+            for pid in self._left():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+
+    def _left(self) -> list[int]:
+        """The processes that have this supervisor's environment: itself and all that it started, in any session."""
+        mark = f"CORRAL_RUN={self.run}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+        return found
 
 
 @pytest.fixture
