@@ -75,7 +75,7 @@ async def test_a_deadline_ends_the_search_and_nobody_says_that_there_is_no_room(
     async with control_plane() as plane:
         hesitant(plane, 1_000)
         with pytest.raises(DeployFailed, match="at its deadline: no placement was found or ruled out"):
-            await plane.deploy(DeployRequest(spec(2, deadline_ms=600)))
+            await plane.deploy(DeployRequest(spec(2, deadline_ms=2_500)))
 
 
 async def test_without_a_deadline_the_search_has_its_patience_and_ends_undecided(
