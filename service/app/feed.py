@@ -94,22 +94,23 @@ class Feed:
         try:
             cursor, loop = after, asyncio.get_running_loop()
             idle = idle_seconds or BOOKMARK_SECONDS
-            silent_since = loop.time()
+            # A point in time, not what has passed since one: rounded, that may come out too short at the very moment.
+            due = loop.time() + idle
             while True:
                 closed = self._news.closed
                 batch, cursor = await self._batch(cursor, _filter(group_uuid, project), group_uuid, project)
                 for event in batch:
                     yield event
                 if batch:
-                    silent_since = loop.time()
-                elif bookmarks and loop.time() - silent_since >= idle:
+                    due = loop.time() + idle
+                elif bookmarks and loop.time() >= due:
                     yield Bookmark(cursor)
-                    silent_since = loop.time()
+                    due = loop.time() + idle
                 if batch or cursor < self._head:
                     continue
                 if closed:
                     raise Unavailable("the service is shutting down")
-                await self._wait_beyond(cursor, max(0.0, silent_since + idle - loop.time()) if bookmarks else idle)
+                await self._wait_beyond(cursor, max(0.0, due - loop.time()) if bookmarks else idle)
         finally:
             self.followers -= 1
 

@@ -99,21 +99,21 @@ class FleetFeed:
                 raise RevisionUnavailable(revision, oldest, current)
             cursor = revision
         loop = asyncio.get_running_loop()
-        silent_since = loop.time()
+        due = loop.time() + BOOKMARK_SECONDS
         while not self._news.closed:
             news = self._news.next
             updates, last = await self._store.read(lambda c, after=cursor: self._after(c, after, zone_uuid))  # type: ignore[misc]
             for update in updates:
                 yield update
             if updates:
-                silent_since = loop.time()
-            elif loop.time() - silent_since >= BOOKMARK_SECONDS:
+                due = loop.time() + BOOKMARK_SECONDS
+            elif loop.time() >= due:
                 yield Bookmark(max(cursor, last))
-                silent_since = loop.time()
+                due = loop.time() + BOOKMARK_SECONDS
             if last > cursor:
                 cursor = last
                 continue
-            await told(news, max(0.0, silent_since + BOOKMARK_SECONDS - loop.time()))
+            await told(news, max(0.0, due - loop.time()))
         raise Unavailable("the service is shutting down")
 
     def _standing(self, connection: Connection, zone_uuid: str) -> tuple[list[FleetUpdate], int]:
