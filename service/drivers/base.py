@@ -62,6 +62,10 @@ class MachineConflict(DriverError):
     """The uuid or name exists on the host with another owner or attempt (a tombstone, or somebody else's machine)."""
 
 
+class UuidTaken(MachineConflict):
+    """Somebody else's machine has the uuid: nothing of ours is there, and nothing can be while that one is."""
+
+
 class MachineGhost(DriverError):
     """The hypervisor lists a machine that it can neither run nor destroy; the uuid is burnt on that host."""
 

@@ -26,6 +26,7 @@ from service.drivers.base import (
     MachineSpec,
     MachineState,
     ObservedMachine,
+    UuidTaken,
 )
 from service.failpoints import failpoint
 from service.lifecycle.effects import (
@@ -308,6 +309,9 @@ class MemberCalls:
         key = (member.uuid, member.attempt)
         if isinstance(error, MachineGhost):
             monitor.ghost(member.machine_uuid)
+            return EffectResult([Observed(*key, Observation.BURNT, error.public)], retry=True)
+        if isinstance(error, UuidTaken) and isinstance(effect, Remove):
+            # Nothing of ours to be removed; no tombstone can stand there, and the claim waits for the stranger's end.
             return EffectResult([Observed(*key, Observation.BURNT, error.public)], retry=True)
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Migrate):
             return EffectResult([MoveImpossible(*key, error.public)])

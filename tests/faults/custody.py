@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -128,6 +129,8 @@ def machine_copied(site: Site) -> Iterator[Expected]:
         if its_own or (path.name.startswith("corral-base.") and not (pool_of(target) / path.name).exists()):
             shutil.copy(path, pool_of(target))
     with connected(target) as connection:
+        with contextlib.suppress(libvirt.libvirtError):  # it has none before its first machine
+            connection.storagePoolLookupByName("corral").refresh(0)
         copy = connection.defineXML(xml)
         copy.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         key = copy.UUIDString()

@@ -19,6 +19,7 @@ from service.drivers.base import (
     MachineSpec,
     ObservedMachine,
     OutcomeUnknown,
+    UuidTaken,
 )
 from service.drivers.libvirt import reasons
 from service.drivers.libvirt.channels import Channels
@@ -80,7 +81,7 @@ class Machines:
     def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:
         tag = seen.record.machine_of(self._cluster)
         if tag is None or tag.identity != identity:
-            raise MachineConflict("the machine's uuid belongs to somebody else on this host", seen.record.name)
+            raise UuidTaken("the machine's uuid belongs to somebody else on this host", seen.record.name)
         return tag
 
     def _real(self, connection: Any, identity: MachineIdentity) -> Seen | None:

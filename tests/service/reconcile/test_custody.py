@@ -17,7 +17,7 @@ import pytest
 from service.domain.fleet import HostStatus
 from service.domain.groups import DeployRequest, FailurePolicy, GroupStatus
 from service.domain.ownership import Holding, OwnerMark
-from service.drivers.base import Listing, MachineIdentity, MachineState
+from service.drivers.base import Listing, MachineIdentity, MachineSpec, MachineState, ObservedMachine, UuidTaken
 from service.drivers.simulated import SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
@@ -87,6 +87,30 @@ async def test_a_member_whose_definition_somebody_removed_gets_it_again_and_a_ma
         monkeypatch.setattr(driver, "define_again", define_again)
         await swept(plane)
         assert [identity.instance for identity in made] == [group.instances[0].uuid]
+
+
+async def test_a_member_whose_uuid_somebody_elses_machine_has_is_placed_anew_and_does_not_wait_for_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with control_plane(hosts=ONE) as plane:
+        (driver,) = plane.drivers.values()
+        create, remove = driver.create_paused, driver.remove
+
+        async def refused(machine: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
+            if machine.identity.attempt == 1:
+                raise UuidTaken("the machine's uuid belongs to somebody else on this host")
+            return await create(machine, budget_seconds=budget_seconds)
+
+        async def not_ours(identity: MachineIdentity, *, budget_seconds: float) -> None:
+            if identity.attempt == 1:
+                raise UuidTaken("the machine's uuid belongs to somebody else on this host")
+            await remove(identity, budget_seconds=budget_seconds)
+
+        monkeypatch.setattr(driver, "create_paused", refused)
+        monkeypatch.setattr(driver, "remove", not_ours)
+        group = (await plane.deploy(DeployRequest(spec(1))))[-1].group
+        assert group is not None
+        assert (group.status, [m.attempt for m in group.instances]) == (GroupStatus.RUNNING, [2])
 
 
 async def test_yesterdays_backup_ends_no_machine_and_waits_for_an_operator(tmp_path: Path) -> None:
