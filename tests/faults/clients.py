@@ -82,6 +82,8 @@ class Clients:
                 for response in call:
                     self.acknowledged.add(request.resource_uuid)
                     event = response.event
+                    if event.WhichOneof("change") == "bookmark":
+                        continue
                     last = self._in_order(request.resource_uuid, event.sequence, last)
                     if event.WhichOneof("change") == "final":
                         return f"{event.final.status} {event.final.reason}".strip()

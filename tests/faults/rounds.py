@@ -62,7 +62,7 @@ class Table:
 
 def _line(name: str, row: Times) -> str:
     seen = sorted(row.seen)
-    times = f"{seen[len(seen) // 2]:.1f} / {seen[-1]:.1f}" if seen else "—"
+    times = f"{seen[(len(seen) - 1) // 2]:.1f} / {seen[-1]:.1f}" if seen else "—"
     return f"| {name.replace('_', ' ')} | {row.done} | {row.lost} | {times} | {row.words} |"
 
 

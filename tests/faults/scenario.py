@@ -19,6 +19,8 @@ from tests.faults.stores import PostgreSql, Sqlite
 from tests.lab.fleet import Lab
 from tests.support import ROOT
 
+SETTLE_SECONDS = 900.0
+"""Longer than the boots, one after the other, that a group may still have before it."""
 ROOT_MANIFEST = ROOT / ".cache/guest/guest.json"
 
 _FLEET = """
@@ -142,7 +144,7 @@ def _run(
                         time.sleep(harm.random.uniform(0.2, 2.0))
                 finally:
                     harm.end()
-            report.settled_after = _settle(store, name, 240)
+            report.settled_after = _settle(store, name, SETTLE_SECONDS)
             time.sleep(1)
         report.kills, report.points, report.looks = harm.done, harm.points, observer.looks
         report.recoveries, report.takeovers = harm.recoveries, harm.takeovers
@@ -184,7 +186,7 @@ def _empty_out(lab: Lab, server: Server, database: str, replica: Replica, caller
     stubs = [replica.stub()]
     for row in server.query("SELECT uuid FROM groups WHERE phase <> 'deleted'", database):
         remover.delete(stubs, row[0], random.Random(0))
-    _settle(server, database, 240)
+    _settle(server, database, SETTLE_SECONDS)
 
     return rest(lambda: left_over(lab, server, database), 60) + remover.violations
 
