@@ -172,7 +172,7 @@ def archive_entries(inputs: Inputs) -> Iterator[tuple[str, int, bytes]]:
 
 
 def cpio_newc(entries: Iterator[tuple[str, int, bytes]]) -> bytes:
-    """The "new ASCII" cpio archive that Linux unpacks, owned by root, without times (kernel: buffer-format)."""
+    """The "new ASCII" cpio archive that Linux unpacks (its document: buffer-format), owned by root, without times."""
     archive = bytearray()
 
     def append(inode: int, name: str, mode: int, content: bytes) -> None:

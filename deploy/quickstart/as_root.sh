@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# as_root.sh COMMAND...: runs it as root from the checkout's top, by sudo where needed, and gives back what it made there.
+# as_root.sh COMMAND...: runs it as root from the checkout's top, by sudo where needed, and gives what root made there to
+# the checkout's owner.
 # Without sudo it runs as it is: what needs root then says so.
 set -uo pipefail
 cd "$(dirname "$0")/../.."

@@ -212,7 +212,7 @@ def start_network(made: Made, connection: libvirt.virConnect) -> None:
 
 @dataclass(frozen=True)
 class Own:
-    """Which database is this checkout's, and the cluster that its machines bear: of nothing else may anything go."""
+    """Which database is this checkout's, and the cluster id that its machines bear: nothing else may be removed."""
 
     database: str
     cluster: str
@@ -259,7 +259,7 @@ def _others(connection: libvirt.virConnect) -> bool:
 
 
 def sweep(connection: libvirt.virConnect, own: Own) -> None:
-    """Remove the installation's domains and volumes that are still there; storage pools that are nobody else's too."""
+    """Remove the installation's domains and volumes that are still there, and storage pools that hold nothing more."""
     for domain, _ in _owned(connection, own):
         say(f"removing {domain.name()}")
         try:

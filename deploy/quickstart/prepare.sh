@@ -9,7 +9,8 @@
 #   guest     the default guest image into .cache/guest
 #   browser   Debian's Chromium and its driver, for the tests of the page
 #   promtool  promtool into .cache/tools, from Debian's package, without installing its service
-# Runs again in well under a second when nothing changed: each step leaves a stamp with the hash of what it was made from.
+# Runs again in well under a second when nothing changed: a step leaves a stamp with the hash of what it was made from, or looks
+# whether what it installs is there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -28,7 +29,7 @@ as_root() {
     fi
 }
 
-# The interpreter for .venv: $PYTHON, or the newest that is here and new enough.
+# The interpreter for .venv: $PYTHON, or the first of these that is here; either has to be new enough.
 find_python() {
     local candidate
     for candidate in ${PYTHON:-python3.11 /usr/bin/python3.11 python3 python3.13 python3.12}; do
@@ -43,7 +44,7 @@ find_python() {
 # A package whose program works is not asked for, whoever installed it.
 missing_packages() {
     local python installed
-    # Complains of names that it does not know, and tells all the others.
+    # dpkg-query complains of names that it does not know, and tells of all the others.
     installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null | awk '$1 == "ii" { print $2 }') || true
     printf '%s\n' "${PACKAGES[@]}" | grep -vxF -e "${installed:-none}" || true
     python=$(find_python) || { printf '%s\n' python3 python3-venv python3-dev; return; }

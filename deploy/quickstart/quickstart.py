@@ -216,7 +216,7 @@ def deploy(addresses: Addresses, name: str) -> None:
 
 
 def deploy_all(addresses: Addresses) -> None:
-    """The seed's request, or a smaller one where it does not fit; then a leader and two workers."""
+    """ZStack's documented request, or a smaller one where it does not fit; then a leader and two workers."""
     planned = corral(addresses, "plan", "-f", str(HERE / "seed-request.json"), quiet=True)
     if planned.returncode == 0:
         deploy(addresses, "seed-request.json")
@@ -255,7 +255,7 @@ Token: {TOKEN.relative_to(ROOT)}   Log: {LOG.relative_to(ROOT)}
 
 
 def run(once: bool) -> int:
-    """Everything; the exit code. Raises Problem."""
+    """The whole of `make run`; returns the exit code. Raises Problem."""
     made = Made.read()
     if runs(made.service, "service"):
         raise Problem(f"Corral runs here already (process {made.service}): `make down` ends it")

@@ -64,7 +64,7 @@ joined_count() { ls "$RUN/joined" | wc -l; }
 
 forget_quiet_workers() { find "$RUN/joined" -type f -mmin +1 -exec rm -f {} +; }
 
-# Writes what the guest says of itself, in one place for both ways out, each file replaced at once.
+# Writes what the guest says of itself, for the progress channel and for HTTP; each file is replaced as a whole.
 publish() {
     joined=$(joined_count)
     address=$(cat "$RUN/address" 2> /dev/null)
