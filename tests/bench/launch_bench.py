@@ -2,7 +2,7 @@
 
     python -m tests.bench.launch_bench [--guests 1,4,8] [--rounds 5] [--hypervisors 2] [--json FILE]
 
-As root. Every round deploys a group by gRPC, takes down the definitions of its domains, deletes the group, and creates
+As root. Every round deploys a group by gRPC, keeps the definitions of its domains, deletes the group, and creates
 the very same domains by libvirt-python, one thread a guest. The clock stops when the last guest has said `ready`.
 """
 
@@ -34,7 +34,7 @@ from tests.support.process import ENVIRONMENT
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 MODEL_SERVICE = "f1e135835fee363c9f57ed8232023886"
-GUEST_MEMORY = 128 << 20
+GUEST_MEMORY = 128 << 20  # bytes
 DEADLINE_SECONDS = 600.0
 
 

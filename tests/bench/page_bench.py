@@ -28,7 +28,7 @@ from tests.web.conftest import configuration
 
 GANG = 100
 MIB = 1 << 20
-# Tells, once the next frame is painted, when a text of the page became the wanted one.
+# Tells when the frame was painted in which a text of the page holds the wanted one (ms since 1970).
 _PAINTED = """
 const [selector, wanted, done] = arguments;
 const look = () => {
@@ -57,7 +57,7 @@ class Report:
 
 
 def fill(http: httpx.Client, members: int) -> None:
-    """Deploy gangs until there are so many members, and wait until all run."""
+    """Deploy gangs until there are `members` of them in all, and wait until all run."""
     for number in range(0, members, GANG):
         node = {"uuid": ENTRY, "cpuNum": 1, "memorySize": str(64 * MIB)}
         body = {

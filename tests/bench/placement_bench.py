@@ -233,7 +233,7 @@ def row_peers(options: argparse.Namespace) -> list[Row]:
 
 
 def _beside(case: Case, outcomes: list[peers.Outcome]) -> list[Row]:
-    """A row a peer, with our own figures in the columns and the peer's, and how many times ours they are, beside."""
+    """A row for each peer: our own figures in the columns; in the notes its own, and how many times ours they are."""
     rows = []
     for outcome in outcomes:
         row = Row(f"ours beside {outcome.name}", f"{len(case[0].hosts):,} x {case[1].size:,}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from placement.model import Cell, Host, Node, Request, Snapshot, Strategy
 
 GIB = 1 << 30
+# (vCPUs, GiB) of hosts and of common nodes; SHARES says how often each of these nodes is drawn.
 MODELS = ((64, 256), (96, 384), (128, 512), (48, 192), (32, 256))
 FLAVOURS = (
     (1, 2), (2, 4), (2, 8), (4, 8), (4, 16), (8, 16), (8, 32), (16, 32), (16, 64), (32, 64),
@@ -36,7 +37,7 @@ def host(number: int, cpu: int, gib: int, used_cpu: int = 0, used_gib: int = 0, 
 
 
 def fleet(hosts: int, seed: int) -> Snapshot:
-    """Five models, a quarter of the hosts empty, the rest used to between a fifth and nine tenths."""
+    """Five models, two of seven hosts empty, the rest used to between a fifth and nine tenths."""
     r = random.Random(seed)
     made = []
     for number in range(hosts):

@@ -1,4 +1,6 @@
-"""What the planner is compared with: plain greedy rules, the naive models, and two real schedulers where they install.
+"""What the planner is compared with: plain greedy rules, naive models, and openstack-placement where it installs.
+
+Ganeti's allocator has a module of its own, `placement_ganeti`.
 
 Every peer gets the same snapshot and request, and returns how many nodes it placed, on how many hosts, in what time.
 """
@@ -190,7 +192,7 @@ print(json.dumps({"seconds": time.process_time() - start, "placed": placed, "ask
 
 
 def _installed(root: Path, name: str) -> bool:
-    """Whether a package from PyPI could be put in an environment of its own within five minutes."""
+    """Whether a package from PyPI could be put in an environment of its own; each step has five minutes."""
     pip = [str(root / "venv/bin/pip"), "install", "-q", "--disable-pip-version-check", name]
     try:
         for command in ([sys.executable, "-m", "venv", str(root / "venv")], pip):

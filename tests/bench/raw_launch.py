@@ -16,7 +16,7 @@ CHANNEL = "org.corral.progress"
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain's definition and the hypervisor's socket."""
+    """A domain's definition, and the libvirt URI of its hypervisor."""
 
     uri: str
     xml: str
