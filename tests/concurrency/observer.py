@@ -51,7 +51,7 @@ def over_commits(server: Server, database: str) -> list[str]:
 
 
 def broken_histories(server: Server, database: str) -> list[str]:
-    """I6: groups whose events have gaps, or whose row is not what its last event tells."""
+    """I6: groups whose events have gaps, or whose row has another sequence number than the last event."""
     return [" ".join(row) for query in (_SEQUENCES, _STORED_DIFFERS) for row in server.query(query, database)]
 
 

@@ -139,7 +139,7 @@ class Replica:
     def wait(self, seconds: float = 60) -> None:
         """Until it answers. Raises TimeoutError, or RuntimeError where it has ended."""
         deadline = time.monotonic() + seconds
-        with self._connect(100) as channel:  # one for all tries: each would come back for as long as it is open
+        with self._connect(100) as channel:  # one for all tries: an open one connects again by itself
             stub: Any = deploy_pb2_grpc.DistributedModelServiceStub(channel)
             while True:
                 try:
@@ -173,7 +173,7 @@ class Replica:
         os.kill(self.pid, number)
 
     def step_clock(self, seconds: float) -> None:
-        """Set the armed process's wall clock, of now and of each later start, to so far from the real time."""
+        """Set the wall clock of the armed process, now and at each later start, `seconds` ahead of the real time."""
         (self.directory / "clock").write_text(str(seconds))
         if self.process is not None and self.process.poll() is None:
             self.signal(signal.SIGUSR2)

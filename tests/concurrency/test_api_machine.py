@@ -39,7 +39,7 @@ SEQUENCES = int(os.environ.get("CORRAL_SEQUENCES", "20"))
 
 @dataclass(frozen=True)
 class Known:
-    """What the model keeps of a group: its members' size and where each is."""
+    """What the model keeps of a group: its members' size (vCPUs each) and where each is."""
 
     request: DeployRequest
     vcpu: int
@@ -178,7 +178,7 @@ class ApiMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 3))
     def list(self, size: int) -> None:
-        """Pages show each group once, in the order of creation."""
+        """Pages show each group once."""
         shown: list[str] = []
         token = ""
         while True:

@@ -1,7 +1,7 @@
 """One process of the claims test: many clients that claim gangs on a nearly full fleet and give them back.
 
 Talks JSON lines with its parent: `churn` runs a number of claims and writes what it held when; `race` lets all clients
-want one slot at the same moment.
+want one slot at the same moment, and `release` gives back what it won.
 """
 
 from __future__ import annotations
