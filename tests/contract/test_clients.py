@@ -1,4 +1,7 @@
-"""Every outside client does its part of the main job: `make contract` tells a line for each."""
+"""Every outside client does its part of the main job: `make contract` tells a line for each.
+
+The seed is the call in ZStack's documentation of DeployDistributedModelService: a line for curl.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-// Deploys the seed's group by grpc-js from the .proto files alone, follows it, reads it, deletes it, and provokes an error.
+// Deploys ZStack's documented request by grpc-js from the .proto files alone, follows it, reads it, deletes it, and provokes
+// an error.
 // Arguments: address, directories with .proto files. Prints one JSON object a line; exit code 1 on what it did not expect.
 'use strict';
 
