@@ -1,4 +1,4 @@
-"""`python -m tests.faults --kills n`: as many faults as wanted, by hand. Exit code 1 for any violation.
+"""`python -m tests.faults --kills n`: as many faults as are asked for. Exit code 1 for any violation.
 
 Half of them are mishaps (see `tests.faults.rounds`), each kind as often as any other, on an installation at rest; the
 other half are kills under clients at work (see `tests.faults.harm`).

@@ -49,7 +49,7 @@ class Clock:
         time.time = lambda: self.time_ns() / 1e9
 
     def read(self, _number: int = 0, _frame: FrameType | None = None) -> None:
-        """Take the offset from the file; a missing file is none."""
+        """Take the offset from the file; where the file is missing there is none."""
         self._offset_ns = round(float(self._file.read_text()) * 1e9) if self._file.exists() else 0
 
     def time_ns(self) -> int:

@@ -23,7 +23,7 @@ def _name(member: Machine) -> str:
 
 
 def _in_the_way(site: Site, *, by_name: bool) -> Iterator[Expected]:
-    """Machines without our tag have on every hypervisor what the member's next attempt would have; then it is lost."""
+    """On each hypervisor a foreign machine has the name or uuid of a member's next attempt; then the member is lost."""
     (member,) = site.members(site.mover)
     ((cluster,),) = site.store.query(CLUSTER)
     after = MachineIdentity(cluster, site.mover, member.instance, member.attempt + 1)

@@ -20,7 +20,7 @@ EVERY_SECONDS = 1.0
 Guest = tuple[str, str]
 """(name of the host, name of the domain)."""
 Process = tuple[int, int]
-"""(pid, when it began in the kernel's ticks): another process with the same pid is another one."""
+"""(pid, when it began in the kernel's ticks): pids are used again, and this tells them apart."""
 
 
 def guests(lab: Lab) -> dict[Guest, Process]:

@@ -15,7 +15,7 @@ from corral.v1 import deploy_pb2, group_pb2
 
 from tests.concurrency.replicas import Replica, deploy
 
-MEMORY = 96 << 20
+MEMORY = 96 << 20  # bytes of each member
 _TRY_AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -92,8 +92,8 @@ def _remove_host(site: Site, name: str) -> None:
 
 
 def second_installation(site: Site) -> Iterator[Expected]:
-    """Somebody sets up another service with a database of its own on the same hypervisors, with the same cluster's
-    id at times."""
+    """Somebody sets up another service with a database of its own on the same hypervisors, at times with the same
+    cluster id."""
     home = site.directory / "second"
     home.mkdir()
     second = Replica(home, prefix=site.lab.command(), armed=True)

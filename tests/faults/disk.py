@@ -1,4 +1,4 @@
-"""A file system of a few megabytes, which can be full. It goes with the process that made it, however that ends."""
+"""A small file system, which can be full. It goes with the process that made it, however that ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SmallDisk:
         )
 
     def fill(self) -> None:
-        """Take every block that is left, as often as others give some back meanwhile."""
+        """Take all room that is left: by the MiB first, then by 4 KiB."""
         with self._ballast.open("ab") as file:
             for size in (1 << 20, 4096):
                 try:

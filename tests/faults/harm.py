@@ -1,4 +1,4 @@
-"""The faults: each takes something away, and gives it back some time later."""
+"""Kills, freezes and cuts under clients at work: each takes something away, and gives it back some time later."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LEASES = "SELECT uuid, epoch FROM groups WHERE lease_until > 0 AND owner LIKE '
 @dataclass
 class Harm:
     """Does one random fault at a time. `recoveries`: s from a restart of the service until it serves; `takeovers`:
-    s from the death or freeze of a leases' owner until another has the group; `points`: where a service was killed."""
+    s from the death of a lease's owner until the group has another; `points`: where a service was killed."""
 
     lab: Lab
     store: Sqlite | PostgreSql
@@ -99,7 +99,7 @@ class Harm:
         return True
 
     def kill_libvirtd(self) -> bool:
-        """kill -9 of a libvirtd, at the moment of a create if there is one; its guests live on."""
+        """kill -9 of a libvirtd, whatever it is doing; its guests live on."""
         hypervisor = self._hypervisor()
         with self._trouble(hypervisor), self.keeper.away(hypervisor):
             hypervisor.kill_daemon()
@@ -203,7 +203,7 @@ class Harm:
         return {row[0]: int(row[1]) for row in rows}
 
     def _follow(self, held: dict[str, int], since: float) -> None:
-        """Wait until every group that the dead owner held has the next epoch, or nothing is left to do with it."""
+        """Wait until every group that the dead owner held has a later epoch; after 90 s the others are a violation."""
         deadline = time.monotonic() + 90
         while held and time.monotonic() < deadline:
             uuids = ", ".join(f"'{uuid}'" for uuid in held)

@@ -70,7 +70,7 @@ def volumes(lab: Lab) -> list[str]:
 
 @dataclass
 class Observer:
-    """Looks again and again until the block ends; keeps every violation, and how long orphans lived."""
+    """Looks again and again until the block ends. Keeps every violation, and the longest life of an orphan (s)."""
 
     server: Server
     database: str

@@ -89,7 +89,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Told:
-    """An event of a group. `text`: the words for a person in it."""
+    """An event of a group. `at`: when it was heard (s of the monotonic clock). `text`: its words for a person."""
 
     at: float
     group: str

@@ -25,7 +25,7 @@ def database_full(site: Site) -> Iterator[Expected]:
     refusal: list[str] = []
 
     def refused() -> bool:
-        """A deploy is refused, in words that name the cause."""
+        """Whether a deploy is refused, in words that name the cause."""
         try:
             for answer in operator.groups.DeployDistributedModelService(
                 deploy(uuid.uuid4().hex, memory=MEMORY), timeout=20

@@ -44,14 +44,14 @@ MISHAPS: Mapping[str, Mishap] = {
 
 @dataclass
 class Table:
-    """Mishap -> what came of it, over all rounds."""
+    """Mishap or kill -> what came of it, over all rounds."""
 
     rows: dict[str, Times] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> int:
-        """How many mishaps there were."""
+        """How many faults there were."""
         return sum(row.done for row in self.rows.values())
 
     def lines(self) -> list[str]:
@@ -102,7 +102,7 @@ def _end(site: Site) -> list[str]:
 
 
 def order(seed: int) -> Iterator[str]:
-    """Every mishap once, in an order of the seed's, and again in another one, without end."""
+    """Every mishap once, in an order that the seed gives, and again in another one, without end."""
     rng = random.Random(seed)
     while True:
         names = sorted(MISHAPS)
@@ -151,7 +151,7 @@ def _carry_out(site: Site, mishap: Mishap, row: Times, found: list[str]) -> None
 
 
 def _look_for(expected: Expected) -> Sequence[Sign]:
-    """The signs that were not there within PATIENCE. Each has to be seen once."""
+    """The signs that were not there within half of PATIENCE. Each has to be seen once."""
     unseen = list(expected.signs)
     deadline = expected.since + PATIENCE / 2
     while unseen:

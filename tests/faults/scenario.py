@@ -1,4 +1,4 @@
-"""A lab of real libvirtds, PostgreSQL and replicas; clients at work; faults; then rest, and a look at what is left."""
+"""A lab of real libvirtds, a database, replicas and clients at work; kills; then rest, and a look at what is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator must come to see of a mishap, and for how long nothing may come of it."""
+"""What an operator must come to see of a mishap, and for how long the service is then watched for harm of its own."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Sign:
 
 @dataclass(frozen=True)
 class Expected:
-    """After the harm. `since`: when it was done (s of the monotonic clock). `watch`: s after that in which the service
-    might still do harm of its own."""
+    """What to look for after a mishap. `since`: when it was done (s of the monotonic clock). `watch`: s after that
+    in which the service might still do harm of its own."""
 
     since: float
     signs: Sequence[Sign]
@@ -36,12 +36,12 @@ Mishap = Callable[[Site], Iterator[Expected]]
 
 
 def now() -> float:
-    """When something is done."""
+    """The present time, for `Expected.since`."""
     return time.monotonic()
 
 
 def host_is(operator: Operator, status: str, words: str, names: Sequence[str] = ()) -> list[Sign]:
-    """Hosts in this status: these, or any; in the list, with these words for a reason, and in the metric."""
+    """The signs of hosts in this status, `names` or else any: the list, with these words as reason, and the metric."""
 
     def listed() -> bool:
         of = {n: h for n, h in operator.hosts().items() if h.status == status and words in h.reason}
@@ -60,7 +60,7 @@ def event(site: Site, group: str, *words: str) -> Sign:
 
 @dataclass
 class Times:
-    """What came of one mishap over a run. `seen`: s until all signs were there, each time."""
+    """What came of one mishap over a run. `lost`: machines. `seen`: s until all signs were there, each time."""
 
     done: int = 0
     lost: int = 0

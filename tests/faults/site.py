@@ -1,4 +1,4 @@
-"""An installation as an operator has it: hypervisors, a database, the service on it, and groups that stand there."""
+"""An installation as an operator has it: hypervisors, a database, the service on it, and groups that run there."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def wait(there: Callable[[], bool], what: str, seconds: float = PATIENCE) -> Non
 class Site:
     """`fleet`: the configuration of the hypervisors and the catalogue, without server and store.
 
-    `steady` and `mover`: groups that stand all the time. A lost member of `steady` is started again in its place, that
-    of `mover` elsewhere.
+    `steady` and `mover`: groups that are there all the time. A lost member of `steady` is started again in its place,
+    that of `mover` elsewhere.
     """
 
     lab: Lab
@@ -131,7 +131,7 @@ class Site:
         return group
 
     def launch(self) -> str:
-        """The uuid of a new group whose machine is there, whether it has come up yet or not: boots are dear."""
+        """The uuid of a new group whose machine is there, whether it has come up yet or not: a boot takes long."""
         group = uuid.UUID(int=self.random.getrandbits(128), version=4).hex
 
         def accepted() -> bool:
@@ -166,7 +166,7 @@ class Site:
         wait(ordered, f"the end of group {group}")
 
     def populate(self) -> None:
-        """Bring the standing groups up where they are not there."""
+        """Bring `steady` and `mover` up where they are not there."""
         if not self.steady:
             self.steady = self.up(2, failure_policy=_RESTART)
             self.mover = self.up(1, failure_policy=_REPLACE)
@@ -191,7 +191,7 @@ class Site:
         return wrong
 
     def wrong(self) -> list[str]:
-        """What does not hold now: invariants at rest, a standing group that does not run, a host that is not usable."""
+        """What is wrong now: invariants at rest, `steady` or `mover` that does not run, a host that is not usable."""
         try:
             found = at_rest(self.store, self.store.name, self.lab)
             for group in (self.steady, self.mover):
@@ -228,7 +228,7 @@ def destroy(hypervisor: Hypervisor, names: Sequence[str]) -> None:
 def open_site(
     lab: Lab, store: Sqlite | PostgreSql, fleet: str, directory: Path, seed: int, *, count: int = 1
 ) -> Iterator[Site]:
-    """`count` replicas on the store, and the standing groups."""
+    """`count` replicas on the store, and the groups `steady` and `mover`."""
     with (
         replicas(directory, store.url, fleet, count, prefix=lab.command(), armed=True) as made,
         Census(lab, store) as census,

@@ -57,7 +57,7 @@ class Store(Protocol):
         """Serve an empty database from the next start on; returns the name of the one that was lost."""
 
     def step_clock(self, seconds: float) -> None:
-        """Move the database's own clock, where it has one, to so far from the real time."""
+        """Set the database's own clock, where it has one, `seconds` ahead of the real time."""
 
     def fill(self) -> None:
         """Leave no room on its disk."""
@@ -117,7 +117,7 @@ class Sqlite:
         return ""
 
     def step_clock(self, seconds: float) -> None:
-        """Its clock is that of the service's process."""
+        """Does nothing: its clock is that of the service's process."""
 
     def fill(self) -> None:
         """See Store."""
@@ -199,7 +199,7 @@ class PostgreSql:
         self.step_clock_of(self.name, seconds)
 
     def step_clock_of(self, name: str, seconds: float) -> None:
-        """Move the clock of one database."""
+        """Set the clock of one database."""
         self.server.query(f"UPDATE faked_clock SET seconds = {seconds}", name)
 
     def fill(self) -> None:

@@ -116,7 +116,7 @@ def test_a_ghost_costs_its_claim_and_nothing_else(
             assert over_commits(postgres, database) == []
             _delete(replica.stub(), group)
             assert postgres.query("SELECT DISTINCT attempt FROM claims", database) == [[str(attempt)]]
-            # The runbook: the machine is restarted. What libvirt kept under /run is gone with it, and the ghost too.
+            # As the guide says: the host is rebooted. What libvirt kept under /run is gone after it, and the ghost too.
             ghost.reboot()
             wait_until(lambda: _status(postgres, database, ghost) == "Connected", 120, "the host to be usable again")
             wait_until(
