@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"
-SMALL = 96 << 20
+SMALL = 96 << 20  # bytes
 SEED = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
 "zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
 "memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}"""

@@ -85,7 +85,7 @@ def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[Corral
 
 
 def numbers(lab: Lab) -> dict[str, int]:
-    """Running machines by name."""
+    """Name -> libvirt's number of every domain that runs."""
     found: dict[str, int] = {}
     for hypervisor in lab:
         with closing(libvirt.open(hypervisor.uri)) as connection:

@@ -1,4 +1,4 @@
-"""The driver over real hypervisors: paused domains, which cost no processor time."""
+"""The driver over real hypervisors. Most of the domains stay paused, and cost no processor time."""
 
 from __future__ import annotations
 
@@ -285,8 +285,8 @@ async def test_a_frozen_libvirtd_costs_its_own_callers_alone(
     await drivers[0].probe(budget_seconds=BUDGET)
     hosts[0].signal_daemon(signal.SIGSTOP)
     try:
-        # No deadline of these calls: keepalive ends those that were sent, and the one that needs a new connection then
-        # finds that opening does not end.
+        # No deadline ends these calls: keepalive ends those that were sent, and the one that then needs a new
+        # connection finds that none can be opened.
         hung = asyncio.gather(
             drivers[0].probe(budget_seconds=BUDGET),
             drivers[0].resume(spec.identity, budget_seconds=BUDGET),
