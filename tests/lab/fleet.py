@@ -27,7 +27,9 @@ ip link set lab0 up
 
 
 class Lab:
-    """`count` hypervisors in their own 10.77.0.0/16. `capability_cache`: a directory that may outlive the lab.
+    """`count` hypervisors. `network`: the first half of their addresses, a /16 of their own.
+
+    `capability_cache`: a directory in which QEMU's capabilities may outlive the lab.
 
     Use as a context manager, or call `close`. When the process that made it is killed, everything goes too.
     """
