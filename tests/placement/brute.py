@@ -18,7 +18,7 @@ def _domain(host: Host, scope: str) -> str:
 
 
 class Brute:
-    """Every placement of a request, by depth-first search with nothing but room pruned."""
+    """Every placement of a request, by depth-first search that prunes by nothing but what each host takes."""
 
     def __init__(self, snapshot: Snapshot, request: Request) -> None:
         self.snapshot, self.request = snapshot, request
@@ -156,7 +156,7 @@ def missed_by(rule: Constraint, new: Counter[tuple[str, int]], old: Counter[tupl
 
 
 def worth_of(value: RoomValue, room: dict[str, int]) -> int:
-    """The best multiset of flavours in a room, by plain recursion over cells."""
+    """The worth of the best multiset of flavours in a room, by plain recursion over whole units of it."""
     sizes = [tuple(-(-int(s) // int(u)) for s, u in zip(row, value.unit, strict=True)) for row in value.flavours]
     worth = [int(w) for w in value.worth]
 

@@ -1,4 +1,4 @@
-"""Families of small fleets and requests, each of a kind that real fleets are of, and what a cure does to one.
+"""Families of small fleets and requests, each of a kind that real fleets have, and what a cure does to one.
 
 Written from the words of the contract alone; what is true of them is found by ``brute.Brute``.
 """

@@ -53,7 +53,7 @@ def many_nodes(strategy: Strategy) -> tuple[Snapshot, Request]:
 
 
 def many_kinds(strategy: Strategy) -> tuple[Snapshot, Request]:
-    """Ten thousand nodes and hosts of which no two are alike, each node the most that a host takes."""
+    """Ten thousand hosts of which no two are alike, and 9,900 nodes of 4,950 sizes; most hosts take no two of them."""
     hosts = tuple(Host(f"h{n:06d}", "z", {"cpu": 10_000 + n, "mem": 30_000 - n}) for n in range(10_000))
     nodes = tuple(Node(f"n{n}", {"cpu": 6_000 + n // 4, "mem": 16_000 - n // 2}) for n in range(9_900))
     return Snapshot(hosts), Request(nodes, strategy)
@@ -115,7 +115,7 @@ def contradictions(strategy: Strategy) -> tuple[Snapshot, Request]:
 
 
 def numa(strategy: Strategy) -> tuple[Snapshot, Request]:
-    """Ten thousand NUMA nodes on hosts that hold a tenth of them."""
+    """Ten thousand NUMA nodes, on hosts that have less than a quarter of what they ask for."""
     hosts = tuple(Host(f"h{n}", "z", {"cpu": 64}, cells=(Cell({"cpu": 32}),) * 2) for n in range(300))
     return Snapshot(hosts), Request(tuple(Node(f"n{n}", {"cpu": 1 + n % 16}, cells=1 + n % 2) for n in range(10_000)))
 

@@ -24,7 +24,7 @@ GROUPS = ("red", "blue", "old")
 
 
 def tiny(seed: int, rules: bool = True, numa: bool = False, kinds: bool = False) -> tuple[Snapshot, Request]:
-    """At most four hosts and six nodes; about a third of them cannot be placed. `kinds`: a kind of host is preferred,
+    """At most four hosts and six nodes; about a third of the requests do not fit. `kinds`: a kind of host is preferred,
     which is drawn last, so that a seed means what it meant before."""
     r = random.Random(seed)
     names = ["cpu", "memory", "gpu.a100"][: r.choice([1, 2, 2, 3])]

@@ -13,6 +13,7 @@ from placement.problem.index import index_of
 from tests.placement.wild import FAMILIES, Build, all_differ, models
 
 LATE = 0.05
+"""By how much an answer may be late, in seconds of CPU."""
 NOISE = 0.1
 """What a busy machine adds to the CPU time of the same work, in seconds."""
 

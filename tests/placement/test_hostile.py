@@ -16,7 +16,7 @@ from tests.placement.hostile import CASES, fleet
 from tests.support import ROOT
 
 TOO_MUCH = 2**63 - 1
-HANGS = 600.0
+HANGS = 600.0  # seconds
 
 
 def decided(case: str, strategy: Strategy) -> tuple[str, str, int]:

@@ -27,7 +27,7 @@ def fleet(size: int, seed: int) -> Snapshot:
 
 
 def sizes(count: int, seed: int) -> tuple[Node, ...]:
-    """Nodes of as many sizes, two or three of each."""
+    """Nodes of `count` sizes, two or three of each."""
     r = random.Random(seed)
     return tuple(
         Node(f"n{n}", {"vcpu": r.randint(1, 24), "memory": r.randint(1, 96 * 1024) << 20}, count=r.randint(2, 3))
@@ -41,7 +41,7 @@ def all_differ(size: int, strategy: Strategy, seed: int) -> tuple[Snapshot, Requ
 
 
 def few_sizes(size: int, strategy: Strategy, seed: int) -> tuple[Snapshot, Request]:
-    """Five sizes in whole GiB, a thousand nodes (or as many as the hosts may hold)."""
+    """Five sizes in whole GiB, of each as many nodes as a tenth of the hosts, and at most two hundred."""
     shapes = ((2, 8), (4, 16), (8, 32), (16, 64), (8, 128))
     nodes = tuple(
         Node(f"n{c}-{g}", {"vcpu": c, "memory": g * GIB}, count=max(1, min(200, size // 10))) for c, g in shapes
@@ -50,7 +50,7 @@ def few_sizes(size: int, strategy: Strategy, seed: int) -> tuple[Snapshot, Reque
 
 
 def ten_resources(size: int, strategy: Strategy, seed: int) -> tuple[Snapshot, Request]:
-    """Ten resources, every amount odd."""
+    """Ten resources, every amount drawn at random."""
     r = random.Random(seed)
     names = [f"r{d}" for d in range(10)]
     hosts = tuple(
