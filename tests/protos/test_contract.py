@@ -1,4 +1,7 @@
-"""The public contract: generated code is current, buf accepts the definitions, and the seed's words are kept."""
+"""The public contract: generated code is current, buf accepts the definitions, and ZStack's words are kept.
+
+The seed is the call in ZStack's documentation of DeployDistributedModelService, with its reply.
+"""
 
 from __future__ import annotations
 
