@@ -1,1 +1,1 @@
-"""The commands of the README and the quickstart, run as a reader would, on a private copy of this machine."""
+"""The commands of the README and the quickstart run as a reader would, and the shell scripts that these use."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import ROOT
 
-# Fails where it runs for the first time, and does something else then.
+# Fails when it runs for the first time; each later time it does what `then` says.
 ONCE = """
 def {name}():
     first = not Path("{name}").exists()

@@ -107,7 +107,7 @@ def test_the_calls_of_the_readme_do_what_it_says(places: Mapping[str, str]) -> N
             expected = 64 + 9  # grpcurl: 64 + FAILED_PRECONDITION
             assert "PlacementFailure" in done.stderr
         elif "WatchInstanceGroups" in command:
-            expected = 64 + 4  # it never ends by itself; -max-time does
+            expected = 64 + 4  # it never ends by itself: -max-time ends it
         assert done.returncode == expected, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
     def told(part: str) -> str:
