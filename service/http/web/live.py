@@ -103,7 +103,7 @@ class Changes:
 
 
 class Live:
-    """Answers `GET /web/events`. Administrators see the fleet; whoever else may see groups, their project's groups."""
+    """Answers `GET /web/events`. Administrators see the fleet and all groups, everybody else their project's groups."""
 
     def __init__(
         self,

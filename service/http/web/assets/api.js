@@ -46,7 +46,7 @@ export async function call(method, path, body, signal) {
   return answer.json();
 }
 
-// All pages of a listing. `name`: the field that holds the items.
+// The pages of a listing, one after the other until there are `most` items. `name`: the field that holds the items.
 export async function all(path, name, signal, most = 5000) {
   const found = [];
   let next = "";

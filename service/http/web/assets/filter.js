@@ -1,4 +1,4 @@
-// The one language of filters: of the page, of its address, and of the command.
+// The one language of filters: of every view, and of the page's address.
 //
 // Words apart by spaces, all of which must hold. `key:text` looks for text in that field, a word alone in the name; case
 // does not count. `-` in front of a word means that it must not hold. "Double quotes" keep spaces together.

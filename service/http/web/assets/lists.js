@@ -1,4 +1,5 @@
-// What administrators look at beside the fleet: what is held in quarantine, and what the planner has decided.
+// Lists beside the fleet and the groups: what is held in quarantine, what the planner has decided, what projects use of
+// their quotas, and who changed what.
 
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, call } from "./api.js";

@@ -57,7 +57,7 @@ export function Legend() {
   </ul>`;
 }
 
-// A question before what cannot be undone. `ask` null: nothing is asked.
+// A question before something is done. `ask` null: nothing is asked.
 export function Ask({ ask, close }) {
   const dialog = useRef(null);
   const [problem, setProblem] = useState(null);
