@@ -1,1 +1,1 @@
-"""What a distributed model needs to run: the rendezvous documents that its members are given."""
+"""What makes machines a model service: start commands, documents, records, and the supervisor of guests. Pure."""

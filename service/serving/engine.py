@@ -87,7 +87,7 @@ def devices(node: NodeSpec) -> int:
 
 
 def _values(group: Group, member: Instance, entries: Mapping[str, ModelService]) -> Mapping[str, object]:
-    """What a preset's commands may name. 0 and "" are not known."""
+    """What a preset's commands may name: name -> value; 0 and "" for what is not known."""
     leader, entry = group.instances[0], entries[member.uuid]
     ports = _ports(entry)
     ranges = ranges_of(entry.framework, ports)

@@ -14,7 +14,7 @@ LONGEST = 63
 def host_names(names: Sequence[str]) -> tuple[str, ...]:
     """The members' host names in rank order, from their names in rank order; the same names give the same answer.
 
-    A name that is a host name already is kept, in small letters, since no resolver tells capitals apart; another
+    A name that is a host name already is kept, in lower case, since no resolver tells capitals apart; another
     member's name that would be the same gets a suffix. One without any ASCII letter or digit becomes `node-<rank>`.
     """
     wanted = [_wanted(name, rank) for rank, name in enumerate(names)]

@@ -203,7 +203,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
 
 
 def _ray_address(document: Mapping[str, Any]) -> str:
-    """Ray looks for a cluster there as soon as it is set, so that only who may run Ray is told."""
+    """Ray looks for a cluster there as soon as it is set: told only to members whose engine may be Ray."""
     leader = document["leader"]
     if not leader["address"] or document["engine"]["preset"] not in (CUSTOM, "vllm-ray"):
         return ""
