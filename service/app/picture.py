@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.5
 _SHARE = 20
 """At most one part in this many of a processor is spent on looking."""
 _MANY = 2_000
-"""With this many changed hosts or more, all are read: one statement cannot name more."""
+"""With this many changed hosts or more, all are read: no statement names so many."""
 
 
 @dataclass(frozen=True, slots=True)

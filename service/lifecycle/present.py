@@ -13,7 +13,7 @@ from service.lifecycle.moving import longest_move
 from service.lifecycle.settling import RETRY_MOST_MS
 
 SLACK_MS = 20_000
-"""A time is set from a moment that is late by as long as a transaction takes, at most."""
+"""A time may have been set after `now` was read: later by as long as a transaction takes, at most."""
 
 
 def held_to_present(group: Group, now: int) -> Group:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, update
 from service.store import schema
 
 SLACK_MS = 20_000
-"""A time is set from a moment that is late by as long as a transaction takes, at most."""
+"""A time may have been set after `now` was read: later by as long as a transaction takes, at most."""
 
 
 @dataclass(frozen=True, slots=True)
