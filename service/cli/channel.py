@@ -17,7 +17,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.primary_user_agent", "corral-cli"),
-    # A unix socket's or a loopback address's connection never goes through a proxy.
+    # No proxy that the environment names: the way to a unix socket or to loopback must not lead through one.
     ("grpc.enable_http_proxy", 0),
 )
 

@@ -1,4 +1,4 @@
-"""`corral hosts`: hosts as they stand, those that are left alone and why, and what is in quarantine on them."""
+"""`corral hosts`: lists and claims hosts, and lists, removes and adopts what is in quarantine on them."""
 
 from __future__ import annotations
 
