@@ -34,7 +34,7 @@ def leaks(canary: str, texts: dict[str, bytes]) -> list[str]:
 
 
 def command_lines(pids: set[int]) -> dict[str, bytes]:
-    """`/proc/*/cmdline` of these processes, and of all their threads' environments none: those are root's alone."""
+    """`/proc/PID/cmdline` of these processes, which every user can read, unlike their environments."""
     found = {}
     for pid in pids:
         try:

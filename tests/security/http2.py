@@ -83,7 +83,7 @@ def call(stream: int, path: str, body: bytes = b"", more: Iterable[tuple[str, st
 
 
 class Connection:
-    """A socket with the preface and SETTINGS sent, unless `silent`. What the server thinks of it shows in `sent`."""
+    """A socket on which `first` is sent at once, by default the preface and SETTINGS. `closed`: it takes no more."""
 
     def __init__(self, port: int, first: bytes | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)

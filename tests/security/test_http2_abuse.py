@@ -95,7 +95,7 @@ def header_flood(port: int) -> None:
 
 
 def continuation_flood(port: int) -> None:
-    """A header block that never ends (CVE-2024-27316 and others): 32 MiB of it, or as much as is taken."""
+    """A header block that never ends (CVE-2024-27316 and others): 32 MB of it, or as much as is taken."""
     for _ in range(2):
         with Connection(port) as connection:
             connection.send(frame(HEADERS, 0, 1, http2.call_headers(LIST)))
@@ -110,7 +110,7 @@ def continuation_flood(port: int) -> None:
 
 
 def header_bomb(port: int) -> None:
-    """One large entry in the table, then references to it of one byte each: 64 MB of headers in 16 KB."""
+    """One large entry in the table, then references to it of one byte each: 43 MB of headers in 15 KB."""
     for _ in range(10):
         with Connection(port) as connection:
             bomb = header("x-bomb", "v" * 3900, indexed=True) + http2.repeated(62, 15000 - 4100)

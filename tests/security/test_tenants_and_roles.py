@@ -139,7 +139,7 @@ def test_near_to_or_apart_from_another_tenants_group_is_refused_as_of_none(
 
 
 def test_groups_of_one_tenant_are_kept_apart(client: Client, reds: Owned) -> None:
-    """There is one host."""
+    """There is one host, so that the second group finds no room."""
     code, text, _ = client.call(
         "corral.v1.DistributedModelService/DeployDistributedModelService",
         deploy_request(placement_policy={"anti_affinity_group_uuids": [reds.group]}),
