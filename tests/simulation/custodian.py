@@ -19,10 +19,10 @@ ENDS = ("remove", "power_off", "shutdown")
 TOUCHES = frozenset(
     {"create", "resume", "shutdown", "power_off", "remove", "migrate", "entomb", "clear", "delete_volume"}
 )
-"""Calls that change something on a host. To end a move that goes on leaves the machine where it runs."""
+"""Calls that change something on a host. `abort_migration` is none: it leaves the machine where it runs."""
 NOTICE_SECONDS = 45.0
-"""So long a process may go on with a host that was another's, or while another replica has found the database to be
-old, before it has to have noticed: a probe that is slow and one that is lost, or the rest of a lease."""
+"""So long a process may go on with a host that has become another's, or while another replica has found the database to
+be old, before it has to have noticed: a probe that is slow and one that is lost, or the rest of a lease."""
 
 
 class Custodian:

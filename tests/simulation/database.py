@@ -160,7 +160,7 @@ class SimulatedStore(Store):
         return result
 
     def _nothing_new(self, work: Any) -> Any:
-        """The empty answers of polls, where nothing was committed since they were last asked: most of all there are.
+        """The empty answers of polls, where nothing was committed since they were last asked: most polls are such.
 
         They are what the real code would answer again; asking it every time takes most of a run.
         """

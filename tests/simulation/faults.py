@@ -30,7 +30,7 @@ A resume twice as often as others: what it begins cannot be taken back.
 POINTS = (*AWAITS, *sorted(NAMES))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,
          "lost_resume": 2.0}  # fmt: skip
-"""How much more often than others a kind strikes where it is asked for: some are asked for once a machine only."""
+"""What the rate of a kind is multiplied by: some kinds have their only chance once in a machine's life."""
 OFTEN = ("db.", "transaction.", "feed.", "change.", "monitor.", "probe.", "list.", "observe.", "sweep.listed",
          "sweep.compared", "worker.")  # fmt: skip
 

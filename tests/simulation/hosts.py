@@ -32,8 +32,8 @@ class Undying(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine of ours. `tampered`: somebody else had a hand in its state; `late`: a stray request made it;
-    `arriving`: it comes by a live move and has never executed here."""
+    """One machine, ours or by its `cluster` another installation's. `tampered`: somebody else had a hand in its state;
+    `late`: a stray request made it; `arriving`: it comes by a live move and has never executed here."""
 
     uuid: str
     group: str

@@ -72,7 +72,7 @@ def install() -> None:
 
 
 def _has_ended(owner: str) -> bool:
-    """As the process table of the asking process's machine tells it; of other machines it tells nothing."""
+    """Whether this owner has ended, by the process table of the asker's machine; false for owners on other machines."""
     me = PROCESS.get()
     name, _, incarnation = owner.partition(".")
     if me is None or me.table is None or name not in me.table:

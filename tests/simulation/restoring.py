@@ -1,4 +1,4 @@
-"""A database that goes back in time: a backup that is put back, with the service started on it."""
+"""A database that goes back in time: a backup that is put back, with the service started on it; and its recovery."""
 
 from __future__ import annotations
 

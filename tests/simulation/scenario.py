@@ -28,7 +28,7 @@ GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
 THEMES = {"": 60, "restore": 14, "strangers": 14, "clock": 12}
-"""What a seed is about beside the faults that all have, and how often in so many."""
+"""What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
 CALM_SECONDS = 2.0
@@ -310,7 +310,7 @@ def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
         NodeSpec(f"n{rank}", ENTRY, "", dice.choice((1, 1, 2)), dice.choice((1, 1, 2)) * GIB)
         for rank in range(dice.choice((1, 2, 3, 4)))
     )
-    # Of dice of its own, so that a seed means what it meant before groups had roles.
+    # Of dice of its own, so that all else in a seed is the same with roles and without.
     parts = random.Random(f"{name} {nodes}")
     if len(nodes) > 1 and parts.random() < 0.4:
         waves = [parts.randint(0, 2) for _ in nodes]
