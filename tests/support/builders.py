@@ -54,7 +54,7 @@ def seat(instance_uuid: str, host_uuid: str, resources: Mapping[str, int], *, at
 
 
 def zone(**changes: object) -> Zone:
-    """The seed's zone, with a pool of 40 addresses."""
+    """The zone of `host` and `node`, with a pool of 40 addresses."""
     network = Network("network", "corral", "10.9.0.0/24", "10.9.0.1", "10.9.0.10", "10.9.0.49")
     return Zone(**{"uuid": ZONE, "name": "zone-1", "network": network, **changes})  # type: ignore[arg-type]
 

@@ -122,7 +122,7 @@ class Whole:
         ]
 
     def machines_on(self, name: str) -> list[str]:
-        """The states of all machines on the host; markers of machines that were removed are none."""
+        """The states of all machines on the host; tombstones do not count."""
         states = [machine.state.value for machine in self.driver(name).host.machines.values()]
         return [state for state in states if state != "tombstone"]
 

@@ -89,7 +89,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture
 def page(chromium: Chrome, service: ServiceProcess) -> Iterator[browser.Page]:
-    """A tab of ordinary size; what the browser has to complain of is an error of the test."""
+    """A tab of ordinary size; what the browser complains of fails the test."""
     tab = browser.Page(chromium, service.http)
     tab.size(1200, 900)
     tab.complaints()
