@@ -1,4 +1,4 @@
-"""A scripted service that listens, and the seed's request as a file."""
+"""A scripted service that listens, and a request as ZStack's documentation shows it, as a file."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ async def test_calls_begin_in_their_order_as_turns_end() -> None:
     calls.begun[1].end()
     await settle()
     assert list(calls.begun) == [0, 1, 2]
-    calls.begun[1].end()  # once more: nothing is free
+    calls.begun[1].end()  # a second time: that frees nothing
     await settle()
     assert list(calls.begun) == [0, 1, 2]
     calls.begun[0].end()

@@ -151,7 +151,7 @@ def test_no_content_makes_it_fail(content: bytes, declared: str, qcow2: bool) ->
 
 
 def test_tables_that_name_each_other_are_read_once() -> None:
-    """A table of four million entries that all name one other would be terabytes of reading."""
+    """A table of two million entries that all name one other would be terabytes of reading."""
     cluster = 1 << 21
     entries = 2 << 20  # 16 MiB of table
     header = b"QFI\xfb" + struct.pack(">IQIIQIIQQI", 3, 0, 0, 21, 1 << 50, 0, entries, cluster, 0, 0)

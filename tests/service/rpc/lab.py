@@ -34,7 +34,7 @@ __all__ = ["ENTRY", "ZONE"]
 
 GIB = 1 << 30
 HOSTS = (host(1).uuid, host(2).uuid)
-# What the fleet has by default: ten virtual CPUs on one of a host, memory as it is, 1 GiB kept for the host.
+# What the fleet has by default: ten virtual CPUs for each CPU of a host, memory as it is, 1 GiB kept for the host.
 OVERCOMMIT = Overcommit({VCPU: Fraction(10)}, {MEMORY: GIB})
 SIZE = {"cpu": "16", "memory": str(64 * GIB), "boot_ms": "1"}
 M = TypeVar("M", bound=Message)
@@ -129,7 +129,7 @@ async def running(
 
 
 def node(**fields: Any) -> dict[str, Any]:
-    """The seed's node, with changes."""
+    """The node that ZStack's documentation shows, with changes."""
     seed: dict[str, Any] = {
         "uuid": ENTRY,
         "zone_uuid": ZONE,
@@ -142,7 +142,7 @@ def node(**fields: Any) -> dict[str, Any]:
 
 
 def deploy(**fields: Any) -> deploy_pb2.DeployDistributedModelServiceRequest:
-    """The seed's request, with changes."""
+    """The request that ZStack's documentation shows, with changes."""
     seed: dict[str, Any] = {
         "model_services": [node()],
         "service_creation_strategy": "parallel",

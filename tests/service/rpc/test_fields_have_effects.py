@@ -1,4 +1,4 @@
-"""Fields of requests that once were stored, told, and changed nothing."""
+"""Fields of requests do what they say: clusters, devices, groups to be apart from, and the rules of a policy."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ METHODS = [
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
-# A fuzzed start of the listing of everything would only wait, and so would a watch of what never happens.
+# How long a stream is read, and how many of its answers: a watch of what never happens would only wait.
 DEADLINE_SECONDS = 0.5
 MOST_ANSWERS = 3
 NEVER = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}

@@ -346,7 +346,7 @@ async def test_a_member_that_arrives_where_a_drain_has_begun_goes_on_to_another_
         name = name_of(lab, member.host_uuid)
 
         async def overtaken(move: moves.LiveMove, there: Any) -> Any:
-            """The drain of the target is stored after the machine was switched over and before that is."""
+            """The drain of the target is stored after the machine was switched over, before the switch is stored."""
             if there is not None and there.state.executing and not second:
                 target = name_of(lab, move.member.target_host_uuid)
                 second.append(asyncio.create_task(drain(lab, target)))

@@ -87,7 +87,7 @@ def told(found: Sequence[project_pb2.ProjectUsage]) -> dict[str, dict[str, tuple
 
 
 async def command(lab: Whole, who: str, *arguments: str) -> int:
-    """The command's exit code, from a thread as it has a process of its own."""
+    """The command's exit code. It runs in a thread, since it waits for answers of this very loop."""
 
     def run() -> int:
         options = build_parser().parse_args(arguments)

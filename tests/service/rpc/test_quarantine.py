@@ -1,4 +1,4 @@
-"""ClaimHost, ListQuarantine and RemoveQuarantined over gRPC and by the command, on the whole service."""
+"""ClaimHost and the calls of the quarantine (list, remove, adopt) by gRPC and by the command, on the whole service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stateful libvirt of memory: the driver's real code runs against it, and it answers in libvirt's own error codes.
+"""A stateful libvirt in memory: the driver's real code runs against it, and it answers in libvirt's own error codes.
 
 `FakeHost` is the machine; `open` gives connections to it. Faults are planted by method name: an error before the effect
 (it never happened), after it (the reply was lost), or a hang until released.

@@ -1,4 +1,4 @@
-"""Domains and networks of a host of memory, as libvirt's handles on them."""
+"""Domains and networks of a host in memory, as libvirt's handles on them."""
 
 from __future__ import annotations
 

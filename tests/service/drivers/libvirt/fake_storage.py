@@ -1,4 +1,4 @@
-"""The storage of a host of memory: its pool, volumes and uploads."""
+"""The storage of a host in memory: its pool, volumes and uploads."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class FakeVolume:
         volume = ElementTree.fromstring(self.host.volumes[self.name])
         target = volume.find("target")
         assert target is not None
-        # As old as the epoch: to a driver that looks for stale uploads it is one.
+        # As old as the epoch, so that a driver that looks for stale uploads takes it for one.
         ElementTree.SubElement(ElementTree.SubElement(target, "timestamps"), "mtime").text = "1.0"
         return ElementTree.tostring(volume, encoding="unicode")
 

@@ -1,4 +1,4 @@
-"""The driver over a host of memory: idempotent steps, the order of ending, and what each failure means."""
+"""The driver over a host in memory: idempotent steps, the order of ending, and what each failure means."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ async def test_a_definition_that_changed_is_read_again() -> None:
     assert (await driver.probe(budget_seconds=BUDGET)).foreign["vcpu"] == 7
 
 
-# --- images ---
+# --- what is refused, and what is told ---
 
 
 async def test_nothing_is_sent_for_a_specification_that_makes_no_sense() -> None:

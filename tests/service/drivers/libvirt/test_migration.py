@@ -1,4 +1,4 @@
-"""Live moves of the driver over two hosts of memory: what is asked of libvirt, and how each end is told."""
+"""Live moves of the driver over two hosts in memory: what is asked of libvirt, and how each end is told."""
 
 from __future__ import annotations
 

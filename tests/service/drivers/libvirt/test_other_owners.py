@@ -1,4 +1,4 @@
-"""What other control planes and other people have on a host, over a host of memory."""
+"""What other control planes and other people have on a host, over a host in memory."""
 
 from __future__ import annotations
 
@@ -197,6 +197,3 @@ async def test_attempts_share_nothing() -> None:
     listing = await driver.list_machines(budget_seconds=BUDGET)
     assert [machine.identity.attempt for machine in listing.machines] == [2]
     assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
-
-
-# --- ghosts and crashes ---

@@ -1,4 +1,4 @@
-"""Images, disks and pools of the driver over a host of memory."""
+"""Images, disks and pools of the driver over a host in memory."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ ACCOUNTS = (
     ("bob", "blue", "operator"),
     ("eve", "red", "viewer"),
 )
-# The node and the body of the seed, value for value.
+# The node and the body of the seed, the request that ZStack's documentation shows, value for value.
 NODE: Mapping[str, Any] = {
     "isInitialNode": False,
     "uuid": ENTRY,

@@ -1,4 +1,4 @@
-"""Requests byte for byte as the vendor's clients put them on the wire, and the seed's own curl line."""
+"""Requests byte for byte as the vendor's clients put them on the wire, and the curl line of ZStack's documentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .lab import ENTRY, ZONE, Lab
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# The seed's line, word for word; only the session and the address are what a running service has.
+# The documentation's line, word for word; only the session and the address are what a running service has.
 SEED_LINE = r"""curl -H "Content-Type: application/json;charset=UTF-8" \
 -H "Authorization: OAuth b86c9016b4f24953a9edefb53ca0678c" \
 -X PUT -d '{"deployDistributedModelService":{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886","zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine","memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}}' \
