@@ -101,8 +101,10 @@ class StoredSecrets:
         return self._shown(await self._store.read(lambda c: _visible(caller, secrets.get(c, uuid))))
 
     async def list(self, caller: Caller, name: str, page_size: int, page_token: str) -> Page[Shown]:
-        """Secrets by name. `name`: only those of this name, empty for all. Raises InvalidArgument for a token that is
-        not one."""
+        """Secrets in the order of their names. `name`: only those of this name, empty for all.
+
+        Raises InvalidArgument for a token that is not one.
+        """
         project = project_of(caller)
         cursor = paging.cursor("secrets", page_size, page_token, project or "", name)
 
