@@ -1,4 +1,4 @@
-"""The page's own files, from the package: nothing comes from elsewhere, and nothing that is not a file of it runs."""
+"""The page's own files, from the package: nothing is loaded from elsewhere, and no other script runs."""
 
 from __future__ import annotations
 
