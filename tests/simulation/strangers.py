@@ -32,7 +32,7 @@ def appear(world: World) -> None:
 
 
 def _strange(world: World, host: SimulatedMachineHost, cluster: str) -> None:
-    """A running machine of a group that no database of ours has ever heard of."""
+    """A machine, running or stopped, of a group that no database of ours has ever heard of."""
     identity = MachineIdentity(cluster, world.new_uuid(), world.new_uuid(), 1)
     state = world.random.choice((hosts.RUNNING, hosts.STOPPED))
     machine = Machine(

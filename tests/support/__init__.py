@@ -1,4 +1,4 @@
-"""What tests of several rooms share: the source's objects and whole parts of it, processes, databases."""
+"""What tests of several rooms share: domain objects, whole parts of the service, processes, databases."""
 
 from __future__ import annotations
 

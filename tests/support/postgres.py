@@ -226,7 +226,7 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One server for the session of tests; each test makes its own database. Skips where none can be started."""
+    """One server for the session of tests; each makes its own database. Skips where none can start; in CI it fails."""
     reason = why_not()
     if reason and os.environ.get("CI"):
         pytest.fail(reason)

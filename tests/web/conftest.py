@@ -17,7 +17,7 @@ HOSTS = 10
 
 
 def configuration(directory: Path, hosts: int = HOSTS, *, boot_ms: int = 50) -> str:
-    """A fleet of simulated hosts in two zones and five racks, and two callers: root and a viewer."""
+    """A fleet of simulated hosts in two zones and five racks; every caller is its administrator."""
     second = ZONE[:-1] + ("0" if ZONE[-1] != "0" else "1")
     head = f"""
 [server]

@@ -238,7 +238,7 @@ async def test_a_late_command_of_an_old_owner_changes_nothing() -> None:
                 lambda c: changes.apply(c, group.uuid, gone, int(time.time() * 1000), epoch=stored.epoch - 1)
             )
         assert await plane.groups.get(CALLER, group.uuid) == stored
-        # On the host: an attempt that was given up is buried before its claim ends, so a late create is refused.
+        # On the host: a given-up attempt has its tombstone before its claim ends, so that a late create is refused.
         driver = plane.drivers[member.host_uuid]
         identity = identity_of(CLUSTER, member)
         await driver.remove(identity, budget_seconds=1)
