@@ -267,7 +267,7 @@ def list_groups(options: argparse.Namespace, stub: Stub) -> int:
 def scale_group(options: argparse.Namespace, stub: Stub) -> int:
     """Scale by role and follow; the group's end state decides the exit code."""
     request = deploy_pb2.ScaleInstanceGroupRequest(
-        uuid=options.uuid, role_counts=dict(options.role), request_id=options.request_id
+        uuid=options.uuid, role_counts=dict(options.role), request_id=options.request_id or uuid4().hex
     )
     with choose_view(options.json) as view:
         final = _show(stub, lambda: stub.ScaleInstanceGroup(request), view)

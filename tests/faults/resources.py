@@ -26,11 +26,11 @@ def database_full(site: Site) -> Iterator[Expected]:
 
     def refused() -> bool:
         """Whether a deploy is refused, in words that name the cause."""
+        group = uuid.uuid4().hex
         try:
-            for answer in operator.groups.DeployDistributedModelService(
-                deploy(uuid.uuid4().hex, memory=MEMORY), timeout=20
-            ):
-                site.delete(answer.resource_uuid)
+            for _ in operator.groups.DeployDistributedModelService(deploy(group, memory=MEMORY), timeout=20):
+                break
+            site.delete(group)
         except grpc.RpcError as error:
             refusal.append(f"{error.code().name}: {error.details()}")
             return error.code() is grpc.StatusCode.UNAVAILABLE and "space" in str(error.details())

@@ -15,7 +15,7 @@ const VIEWS = {
   quarantine: { title: "Quarantine", role: "admin", view: Quarantine },
   decisions: { title: "Decisions", role: "admin", view: Decisions },
   usage: { title: "Usage", role: "viewer", view: Usage },
-  audit: { title: "Audit", role: "viewer", view: Audit },
+  audit: { title: "Audit", role: "operator", view: Audit },
   host: { role: "admin", view: Host },
   group: { role: "viewer", view: Group },
 };

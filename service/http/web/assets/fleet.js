@@ -54,7 +54,7 @@ export function Fleet({ picture, query, setQuery }) {
         <${Bar} resource=${name} of=${of} /></div>`)}
       <${Legend} />
     </section>
-    ${picture.hosts.size === 0 && html`<p>There is no host yet: <code>corral</code> or <code>AddHost</code> takes one into the fleet.</p>`}
+    ${picture.hosts.size === 0 && html`<p>There is no host yet: the configuration file names hosts, and <code>AddHost</code> takes one into the fleet.</p>`}
     ${hosts.length > MANY ? html`<${Tiles} hosts=${hosts} open=${open} stranded=${stranded} />` : html`<${Zones} hosts=${hosts} picture=${picture} />`}
     ${hosts.length > MANY && html`<${HostTable} hosts=${hosts} picture=${picture} />`}`;
 }
