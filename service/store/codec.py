@@ -30,7 +30,10 @@ def canonical(value: object) -> str:
 
     Requests are compared by it, also with what an earlier version was asked: a field that came since changes nothing.
     """
-    return _adapter(type(value)).dump_json(value, exclude_defaults=True).decode()
+    adapter = _adapter(type(value))
+    # Read back first: an empty map of protobuf's is not equal to an empty one of ours, and would be told.
+    plain = adapter.validate_json(adapter.dump_json(value))
+    return adapter.dump_json(plain, exclude_defaults=True).decode()
 
 
 def decode(kind: type[T], text: str) -> T:

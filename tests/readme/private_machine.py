@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from tests.lab.namespaces import Namespace
 from tests.support import ROOT
 
+# A reader's shell is not within a make: its ARGS are for the tests, not for `make run`.
+_NO_MAKE = [part for name in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL") for part in ("-u", name)]
 # Directories that a package made are kept, empty; files of /etc/libvirt too, but for what someone defined since: the
 # machine that runs the tests may have guests, networks and pools of its own, a quickstart's among them.
 _SETUP = """
@@ -60,7 +62,7 @@ class PrivateMachine:
         self, command: str, *, timeout: float, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command in the checkout, as a reader would type it."""
-        assigned = [f"{name}={value}" for name, value in (environment or {}).items()]
+        assigned = [*_NO_MAKE, *(f"{name}={value}" for name, value in (environment or {}).items())]
         try:
             return subprocess.run(
                 [*self.namespace.command("env", *assigned, "bash", "-c", f"cd {ROOT} && {command}")],
@@ -78,7 +80,7 @@ class PrivateMachine:
     def popen(self, command: str) -> subprocess.Popen[str]:
         """Start a shell command in the checkout; its output is one pipe. It ends with the machine."""
         process = subprocess.Popen(
-            self.namespace.command("bash", "-c", f"cd {ROOT} && exec {command}"),
+            self.namespace.command("env", *_NO_MAKE, "bash", "-c", f"cd {ROOT} && exec {command}"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -26,7 +26,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call. `request_id`: the job's uuid, or a name for the log; `peer`: the address that it came from.
-    `timeout_ms`: how long it may take."""
+    `timeout_ms`: how long it may take, as its caller said; `left_ms`: what is left of that, 0: all of it."""
 
     api: Api
     request_id: str
@@ -35,6 +35,7 @@ class Call:
     peer: str = ""
     caller: Caller = NOBODY
     timeout_ms: int = API_TIMEOUT_MS
+    left_ms: int = 0
 
     def text(self, name: str) -> str:
         """A mandatory argument. Raises InvalidArgument."""

@@ -89,8 +89,10 @@ class ZStackFace:
                 return JobResult(False, _text({"error": error_code(NotSupported(job.operation), job.uuid)}))
             arguments = json.loads(job.arguments)
             # A job of the version before has none.
-            left = self.jobs.left_ms(job, arguments.pop(_TIMEOUT, API_TIMEOUT_MS))
-            call = Call(api, job.uuid, arguments, caller=framed.caller, timeout_ms=left)
+            timeout = arguments.pop(_TIMEOUT, API_TIMEOUT_MS)
+            # What a deploy is told must be the same each time that the job is taken up, or it would be another request.
+            left = self.jobs.left_ms(job, timeout)
+            call = Call(api, job.uuid, arguments, caller=framed.caller, timeout_ms=timeout, left_ms=left)
             return await self._run(framed, call, again=True)
 
     async def _permitted(self, framed: FramedCall, api: Api, shown: str | SignedCall) -> Caller:
@@ -109,7 +111,7 @@ class ZStackFace:
     async def _in_time(self, call: Call) -> dict[str, Any]:
         """What the API answers. Raises ApiTimedOut where it takes longer than its caller said."""
         try:
-            async with asyncio.timeout(call.timeout_ms / 1000) as limit:
+            async with asyncio.timeout((call.left_ms or call.timeout_ms) / 1000) as limit:
                 return await self._handlers.run(call)
         except TimeoutError as error:
             if not limit.expired():

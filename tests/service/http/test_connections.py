@@ -19,7 +19,7 @@ from tests.service.http.test_app import all_well, nothing_to_refresh
 
 pytestmark = pytest.mark.asyncio
 
-GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Listening:
