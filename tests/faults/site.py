@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,6 @@ class Site:
     directory: Path
     steady: str = ""
     mover: str = ""
-    served_since: float = field(default_factory=time.monotonic)
 
     @property
     def operator(self) -> Operator:
@@ -86,7 +85,6 @@ class Site:
         for replica in self.replicas:
             replica.configure(self.store.url, fleet or self.fleet)
             replica.start()
-        self.served_since = time.monotonic()
         for replica in self.replicas:
             replica.wait(PATIENCE)
 

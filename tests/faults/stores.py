@@ -40,10 +40,6 @@ class Store(Protocol):
     @property
     def url(self) -> str: ...
 
-    @property
-    def runs(self) -> bool:
-        """Whether it is a process of its own that can be killed and frozen."""
-
     def query(self, sql: str, database: str = "") -> list[list[str]]:
         """Rows of plain SQL; nothing of the service's own code is in between. Raises RuntimeError, TimeoutError."""
 

@@ -82,7 +82,7 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
 
 def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
     """The inventory of one member."""
-    url = _service_url(value)
+    url = service_url(value)
     zone_uuid = value.zone_uuid or value.spec.zone_uuid
     return group_pb2.Instance(
         uuid=value.uuid,
@@ -109,7 +109,7 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
     )
 
 
-def _service_url(value: Instance) -> str:
+def service_url(value: Instance) -> str:
     """Where the member's service answers in its network; empty until its address is known."""
     if not value.address or not value.service_port:
         return ""

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from service.app.capacity import HostView, amounts
 from service.app.zones import ZoneView
+from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
 from service.domain.groups import Group, GroupStatus, Instance
-
-Reachable = Callable[[str], bool]
-"""Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
-
-UNKNOWN = "Unknown"
-"""What a member is shown as while its host does not answer."""
 
 
 def zone(view: ZoneView) -> dict[str, Any]:
@@ -66,7 +60,7 @@ def group(value: Group) -> dict[str, Any]:
 def member(value: Instance, reachable: Reachable) -> dict[str, Any]:
     """A member. `memory` in bytes; `host` and `zone` are uuids, empty until it is placed."""
     zone_uuid = value.zone_uuid or value.spec.zone_uuid
-    url = _url(value)
+    url = service_url(value)
     return {
         "uuid": value.uuid,
         "group": value.group_uuid,
@@ -83,10 +77,3 @@ def member(value: Instance, reachable: Reachable) -> dict[str, Any]:
         "attempt": value.attempt,
         "url": url if url and reachable(zone_uuid) else "",
     }
-
-
-def _url(value: Instance) -> str:
-    if not value.address or not value.service_port:
-        return ""
-    at = f"[{value.address}]" if ":" in value.address else value.address
-    return f"http://{at}:{value.service_port}"

@@ -21,13 +21,13 @@ from service.app.groups import Groups
 from service.app.identity import ADMIN, VIEWER, Identities
 from service.app.picture import Look, Picture
 from service.contract.call import REQUEST_ID_KEY, request_id_of
+from service.contract.convert.inventory import Reachable
 from service.contract.frame import CallerLeft, CallFrame, FramedCall
 from service.domain.groups import Event, Group
 from service.domain.tenants import Caller
 from service.http.peers import by_unix_socket, peer
 from service.http.reply import Reply, left
 from service.http.web import documents
-from service.http.web.documents import Reachable
 from service.telemetry.call_metrics import JSON
 from service.telemetry.grpc_metrics import Method
 
