@@ -20,8 +20,9 @@ from service.app.capacity import HostView
 from service.app.etags import require_etag
 from service.app.feed import Feed
 from service.app.fleet import Fleet
+from service.domain.events import Event, EventKind
 from service.domain.fleet import Host, HostState, HostStatus
-from service.domain.groups import Event, EventKind, Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.domain.groups import Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.tenants import Caller
 from service.errors import CorralError, NoCapacity, Undecided, Unsatisfiable, WrongState
 from service.lifecycle.facts import Evicted, Fact, Fenced

@@ -13,7 +13,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from service.app.news import News, told
-from service.domain.groups import Event, Group
+from service.domain.events import Event
+from service.domain.groups import Group
 from service.errors import NotFound, RevisionUnavailable, Unavailable
 from service.failpoints import failpoint
 from service.store import events, groups

@@ -18,11 +18,10 @@ from service.app.group_intents import Ask, GroupIntents, GroupLimits, Metadata, 
 from service.app.paging import Page
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
+from service.domain.events import Event, EventKind
 from service.domain.fleet import Host
 from service.domain.groups import (
     DeployRequest,
-    Event,
-    EventKind,
     Group,
     GroupPhase,
     GroupStatus,

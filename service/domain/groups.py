@@ -1,4 +1,4 @@
-"""Domain types of instance groups: what a caller asks for, what is stored, what is told. Pure data, no behaviour.
+"""Domain types of instance groups: what a caller asks for and what is stored. Pure data, no behaviour.
 
 Times are integers: milliseconds since the Unix epoch, UTC. Sizes are bytes. Uuids are 32 hex digits without dashes.
 
@@ -391,30 +391,3 @@ class Group:
             if member.uuid == uuid:
                 return member
         raise KeyError(uuid)
-
-
-class EventKind(StrEnum):
-    """What an event tells; its payload has the shape of the named thing."""
-
-    ACCEPTED = "accepted"  # Group
-    PLANNED = "planned"  # PlacementRecord
-    CLAIMED = "claimed"  # PlacementRecord's assignments, committed
-    INSTANCE = "instance"  # Instance
-    GROUP = "group"  # Group without members
-    FINAL = "final"  # Group: the operation has ended (Running, Stopped, Failed, Deleted)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change. `revision` rises over all groups in commit order, `sequence` within the group from 1; both without
-    gaps."""
-
-    revision: int
-    group_uuid: str
-    sequence: int
-    kind: EventKind
-    time: int
-    project: str
-    group: Group | None = None
-    instance: Instance | None = None
-    placement: PlacementRecord | None = None

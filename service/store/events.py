@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from service.domain.groups import Event, EventKind, Group, Instance, PlacementRecord
+from service.domain.events import Event, EventKind
+from service.domain.groups import Group, Instance, PlacementRecord
 from service.store import hints, schema
 from service.store.codec import decode, encode
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from service.domain.events import EventKind
 from service.domain.fleet import HostState
-from service.domain.groups import EventKind, Group, Instance, InstanceStatus, MoveStage
+from service.domain.groups import Group, Instance, InstanceStatus, MoveStage
 from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from service.app.groups import GroupFilter
-from service.domain.groups import DeployRequest, Event, EventKind, GroupSpec
+from service.domain.events import Event, EventKind
+from service.domain.groups import DeployRequest, GroupSpec
 from service.domain.tenants import Caller
 from service.errors import (
     Conflict,

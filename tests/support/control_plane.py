@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from service.app.feed import Feed
 from service.app.groups import Groups, Started
 from service.domain.catalog import ModelService
+from service.domain.events import Event
 from service.domain.fleet import Host, Overcommit, Zone
-from service.domain.groups import DeployRequest, Event, Group
+from service.domain.groups import DeployRequest, Group
 from service.domain.tenants import Caller
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions

@@ -9,7 +9,8 @@ from corral.v1 import group_pb2
 from service.app.feed import Bookmark
 from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
-from service.domain.groups import Event, EventKind, Group, PlacementRecord
+from service.domain.events import Event, EventKind
+from service.domain.groups import Group, PlacementRecord
 
 
 def event(value: Event, reachable: Reachable) -> group_pb2.InstanceGroupEvent:

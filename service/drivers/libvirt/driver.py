@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,7 +20,6 @@ from service.drivers.base import (
     MachineIdentity,
     MachineSpec,
     ObservedMachine,
-    OutcomeUnknown,
 )
 from service.drivers.libvirt import marks, migration, probing
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
@@ -31,6 +28,7 @@ from service.drivers.libvirt.connection import Lane, Opener, Work
 from service.drivers.libvirt.domain_events import DomainEvents
 from service.drivers.libvirt.domain_xml import Platform, check_spec
 from service.drivers.libvirt.inventory import Inventory, Seen
+from service.drivers.libvirt.live_moves import LiveMoves
 from service.drivers.libvirt.machines import Machines
 from service.drivers.libvirt.overhead import Overhead
 from service.drivers.libvirt.storage import Storage
@@ -71,10 +69,10 @@ class LibvirtDriver(HostDriver):
         )
         self._lonely = address.transport == "test"
         self._work = self._control if self._lonely else Lane(uri, opener=opener, check=self._check_hypervisor)
-        # A move's call lasts as long as the move: it must not take the place of other work.
-        self._moving = self._control if self._lonely else Lane(uri, opener=opener, check=self._check_hypervisor)
         self._route = migration_route(address)
-        self._moves: dict[str, tuple[asyncio.Task[None], threading.Event]] = {}
+        # A move's call lasts as long as the move: it must not take the place of other work.
+        moving = self._control if self._lonely else Lane(uri, opener=opener, check=self._check_hypervisor)
+        self._moves = LiveMoves(cluster, self._inventory, self._storage, moving, self._act)
 
     @property
     def host_id(self) -> str:
@@ -288,30 +286,11 @@ class LibvirtDriver(HostDriver):
         check_identity(spec.identity)
         if not self.can_migrate(spec, target) or not isinstance(target, LibvirtDriver):
             raise HostRejected("unsupported", "the machine cannot be moved live between these hosts")
-        uuid, whole = spec.identity.machine_uuid, Work(budget_seconds)
-        if uuid not in self._moves:
-            arrival = await target.prepare_arrival(spec, budget_seconds=whole.remaining)
-            given_up = threading.Event()
-            task = asyncio.create_task(self._migrate(spec.identity, arrival, given_up), name=f"move of {uuid}")
-            self._moves.setdefault(uuid, (task, given_up))
-        task, _ = self._moves[uuid]
-        done, _ = await asyncio.wait({task}, timeout=whole.remaining)
-        if not done:
-            return False
-        self._moves.pop(uuid, None)
-        task.result()
-        return True
-
-    async def _migrate(self, identity: MachineIdentity, arrival: migration.Arrival, given_up: threading.Event) -> None:
-        self._events.begin()
-
-        def move(work: Work, connection: Any) -> None:
-            migration.migrate(work, connection, self._inventory, self._cluster, identity, arrival, given_up)
-            # Its documents are made for each host; where nobody gets here the sweep deletes these.
-            if self._inventory.find(connection, identity) is None:
-                self._storage.delete_machine_volumes(connection, work, identity)
-
-        await self._moving.call(move, budget_seconds=migration.MOVE_SECONDS, has_effect=True, what="migrate")
+        return await self._moves.move(
+            spec.identity,
+            lambda left_seconds: target.prepare_arrival(spec, budget_seconds=left_seconds),
+            budget_seconds=budget_seconds,
+        )
 
     async def prepare_arrival(self, spec: MachineSpec, *, budget_seconds: float) -> migration.Arrival:
         """Make ready what a machine needs that comes here live. Raises HostRejected where there is no way here."""
@@ -328,30 +307,7 @@ class LibvirtDriver(HostDriver):
     async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         check_identity(identity)
-        whole = Work(budget_seconds)
-        task, given_up = self._moves.get(identity.machine_uuid, (None, None))
-        if given_up is not None:
-            given_up.set()
-        while True:
-            await self._act(
-                "abort-migration",
-                lambda _work, connection: migration.abort(connection, self._inventory, self._cluster, identity),
-                whole.remaining,
-            )
-            over = await self._act(
-                "see-migration-ended",
-                lambda _work, connection: migration.ended(connection, self._inventory, self._cluster, identity),
-                whole.remaining,
-            )
-            if task is not None and not task.done():
-                await asyncio.wait({task}, timeout=min(whole.remaining, migration.POLL_SECONDS))
-            if over and (task is None or task.done()):
-                break
-            if whole.remaining == 0:
-                raise OutcomeUnknown("the live move does not end")
-        if task is not None:
-            self._moves.pop(identity.machine_uuid, None)
-            await asyncio.gather(task, return_exceptions=True)  # where the machine is then tells how it ended
+        await self._moves.abort(identity, budget_seconds=budget_seconds)
 
     async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
         """See HostDriver."""
@@ -396,8 +352,4 @@ class LibvirtDriver(HostDriver):
         self._channels.connection_lost()
         await self._control.close()
         await self._work.close()
-        for task, given_up in self._moves.values():
-            given_up.set()
-            task.cancel()
-        await asyncio.gather(*(task for task, _ in self._moves.values()), return_exceptions=True)
-        await self._moving.close()
+        await self._moves.close()

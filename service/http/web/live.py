@@ -23,7 +23,8 @@ from service.app.picture import Look, Picture
 from service.contract.call import REQUEST_ID_KEY, request_id_of
 from service.contract.convert.inventory import Reachable
 from service.contract.frame import CallerLeft, CallFrame, FramedCall
-from service.domain.groups import Event, Group
+from service.domain.events import Event
+from service.domain.groups import Group
 from service.domain.tenants import Caller
 from service.http.peers import by_unix_socket, peer
 from service.http.reply import Reply, left

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from service.app.groups import Groups, Started
-from service.domain.groups import EventKind, Group, GroupStatus
+from service.domain.events import EventKind
+from service.domain.groups import Group, GroupStatus
 from service.domain.tenants import Caller
 from service.errors import DeployFailed, NotFound, RevisionUnavailable
 from service.http.zstack.errors import TimedOut

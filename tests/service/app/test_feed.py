@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from service.app import feed as feeds
 from service.app.feed import Bookmark, Feed
-from service.domain.groups import Event, EventKind, Group
+from service.domain.events import Event, EventKind
+from service.domain.groups import Group
 from service.errors import RevisionUnavailable, Unavailable
 from service.store import events, groups
 from service.store.engine import Store

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from service.domain.events import EventKind
 from service.domain.fleet import HostStatus
-from service.domain.groups import DeployRequest, EventKind, Group, GroupStatus
+from service.domain.groups import DeployRequest, Group, GroupStatus
 from service.domain.ownership import Quarantined
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedHost

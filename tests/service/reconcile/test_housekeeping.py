@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.domain.groups import EventKind
+from service.domain.events import EventKind
 from service.reconcile import housekeeping
 from service.reconcile.housekeeping import KEEP_MS, Housekeeping
 from service.store import clock, events, groups, requests

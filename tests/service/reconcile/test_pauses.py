@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from service.domain.groups import DeployRequest, Event, GroupStatus
+from service.domain.events import Event
+from service.domain.groups import DeployRequest, GroupStatus
 from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
 from service.drivers.simulated import SimulatedHost
 from tests.support.builders import host, spec

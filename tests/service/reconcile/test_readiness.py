@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.domain.groups import DeployRequest, Event, Group, GroupStatus, InstanceStatus
+from service.domain.events import Event
+from service.domain.groups import DeployRequest, Group, GroupStatus, InstanceStatus
 from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
 from service.drivers.simulated import SimulatedHost
 from service.lifecycle.facts import Observation, Observed

@@ -8,7 +8,8 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from service.domain.groups import EventKind, Group
+from service.domain.events import EventKind
+from service.domain.groups import Group
 from service.store import events, groups
 from service.store.events import Draft
 from tests.support.builders import group

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection
 
-from service.domain.groups import EventKind
+from service.domain.events import EventKind
 from service.store import events, groups, hints
 from service.store.engine import Store
 from service.store.events import Draft

@@ -10,10 +10,9 @@ from corral.v1 import deploy_pb2, group_pb2, limits_pb2, placement_pb2
 
 import placement.model
 from service.contract.convert import events, inventory, requests, specification
+from service.domain.events import Event, EventKind
 from service.domain.groups import (
     CreationStrategy,
-    Event,
-    EventKind,
     FailurePolicy,
     GpuRequest,
     GroupSpec,
