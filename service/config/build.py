@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from service.config import schema
+from service.config.catalogue import Catalogue
 from service.config.keys import key_problem
-from service.config.left_out import LeftOut
+from service.config.sections import Sections, known
 from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
 from service.config.values import affordable, plain_uuid
-from service.domain import boot_files, environment
-from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secret
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone, gpu_model_violation
 from service.domain.network import NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
-from service.domain.presets import port_problems, ports_of
 from service.domain.secrets import SecretKey
 from service.domain.tenants import AccessKey, Account, Anonymous, Caller, Certificate, Quota, Rate, Token
 from service.drivers import kinds
-from service.errors import FieldViolation
 from service.listening import ListenAddress
 
 SHORTEST_TOKEN = 16
@@ -34,21 +28,16 @@ _HOST_NAMESPACE = uuid.UUID("0d8a9e53-60a9-5a5e-9d5b-6f6c6c1f7c02")
 class Builder:
     """Turns the checked sections into domain types and collects what does not fit together."""
 
-    def __init__(self, checked: schema.Configuration, directory: Path, left_out: LeftOut) -> None:
-        self.checked = checked
-        self.directory = directory
-        self.left_out = left_out
-        self.problems: list[str] = []
-        self._images: tuple[Image, ...] = ()
+    def __init__(self, sections: Sections) -> None:
+        self._file = sections
+        self._catalogue = Catalogue(sections)
         self._boots_files = False
 
     def build(self) -> Config:
         """The whole configuration; not to be used where there are `problems`."""
-        checked = self.checked
-        images = self._images = tuple(self._image(i, image) for i, image in enumerate(checked.images))
-        by_name = {image.name: image for image in images}
-        if not checked.zones and not self.left_out.names("zones") and "zones" not in self.left_out.sections:
-            self.problems.append("zones: missing; at least one is needed")
+        checked = self._file.checked
+        if not checked.zones and not self._file.left_out.names("zones") and "zones" not in self._file.left_out.sections:
+            self._file.problems.append("zones: missing; at least one is needed")
         zones = tuple(self._zone(i, zone) for i, zone in enumerate(checked.zones))
         hosts = tuple(self._host(i, host) for i, host in enumerate(checked.hosts))
         config = Config(
@@ -60,15 +49,13 @@ class Builder:
             overcommit=_overcommit(checked.overcommit),
             zones=zones,
             hosts=hosts,
-            images=images,
-            model_services=tuple(
-                self._model_service(i, entry, by_name) for i, entry in enumerate(checked.model_services)
-            ),
-            image_directory=self._path(checked.catalog.image_directory),
+            images=self._catalogue.images,
+            model_services=self._catalogue.model_services(),
+            image_directory=self._file.path(checked.catalog.image_directory),
             anonymous=Anonymous(checked.identity.anonymous),
             open_scrape=checked.identity.scrape == "local",
             tokens=tuple(token for i, entry in enumerate(checked.tokens) for token in self._token(i, entry)),
-            token_files={entry.name: self._path(entry.file) for entry in checked.tokens if entry.file},
+            token_files={entry.name: self._file.path(entry.file) for entry in checked.tokens if entry.file},
             quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
             certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),
             accounts=tuple(Account(entry.name, entry.password_sha512, _caller(entry)) for entry in checked.accounts),
@@ -76,11 +63,11 @@ class Builder:
             webhook_networks=tuple(checked.webhooks.allow),
             ssh_keys={entry.name: entry.ssh_key for entry in checked.credentials},
             secrets=tuple(
-                Secret(entry.name, self._path_text(entry.file), entry.variable, frozenset(entry.projects))
+                Secret(entry.name, self._file.path_text(entry.file), entry.variable, frozenset(entry.projects))
                 for entry in checked.secrets
             ),
             secret_keys=tuple(
-                SecretKey(entry.name, self._path_text(entry.file), entry.variable) for entry in checked.secret_keys
+                SecretKey(entry.name, self._file.path_text(entry.file), entry.variable) for entry in checked.secret_keys
             ),
             rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in checked.rate_limits},
         )
@@ -90,78 +77,75 @@ class Builder:
 
     def boot_file_problems(self) -> list[str]:
         """What is wrong with the files of images, where a host would need them."""
-        return [
-            f"{self._at('images', index)}: {wrong}"
-            for index, image in enumerate(self._images if self._boots_files else ())
-            for wrong in _file_problems(image)
-        ]
+        return self._catalogue.file_problems() if self._boots_files else []
 
     def key_problems(self, keys: Iterable[SecretKey]) -> list[str]:
         """What is wrong with the files of the keys that secrets are encrypted with."""
         return [
-            f"{self._at('secret_keys', index)}.file: {wrong}"
+            f"{self._file.at('secret_keys', index)}.file: {wrong}"
             for index, key in enumerate(keys)
             if key.file and (wrong := key_problem(key))
         ]
 
-    def _at(self, section: str, position: int) -> str:
-        return f"{section}[{self.left_out.index(section, position)}]"
-
     def _compare(self, config: Config) -> None:
         """What entries of one kind may not have in common."""
-        checked = self.checked
-        self._require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
-        self._require_unique("zones", "name", [zone.name for zone in config.zones])
-        self._require_unique("credentials", "name", [entry.name for entry in checked.credentials])
-        self._require_unique("secrets", "name", [entry.name for entry in checked.secrets])
-        self._require_unique("secret_keys", "name", [entry.name for entry in checked.secret_keys])
-        self._require_unique("quotas", "project", [quota.project for quota in config.quotas])
-        self._require_unique("rate_limits", "project", [rate.project for rate in checked.rate_limits])
-        self._require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
-        self._require_unique("hosts", "name", [host.name for host in config.hosts])
-        self._require_unique("images", "name", [image.name for image in config.images])
-        self._require_unique("model_services", "uuid", [entry.uuid for entry in config.model_services])
-        self._require_unique("accounts", "name", [account.name for account in config.accounts])
-        self._require_unique("access_keys", "id", [key.id for key in config.access_keys])
+        checked = self._file.checked
+        self._file.require_unique("zones", "uuid", [zone.uuid for zone in config.zones])
+        self._file.require_unique("zones", "name", [zone.name for zone in config.zones])
+        self._file.require_unique("credentials", "name", [entry.name for entry in checked.credentials])
+        self._file.require_unique("secrets", "name", [entry.name for entry in checked.secrets])
+        self._file.require_unique("secret_keys", "name", [entry.name for entry in checked.secret_keys])
+        self._file.require_unique("quotas", "project", [quota.project for quota in config.quotas])
+        self._file.require_unique("rate_limits", "project", [rate.project for rate in checked.rate_limits])
+        self._file.require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
+        self._file.require_unique("hosts", "name", [host.name for host in config.hosts])
+        self._file.require_unique("images", "name", [image.name for image in config.images])
+        self._file.require_unique("model_services", "uuid", [entry.uuid for entry in config.model_services])
+        self._file.require_unique("accounts", "name", [account.name for account in config.accounts])
+        self._file.require_unique("access_keys", "id", [key.id for key in config.access_keys])
         for index, zone in enumerate(config.zones):
             for other in config.zones[:index]:
-                self._tell(f"{self._at('zones', index)}.network", clashes(zone.network, other.network, other.name))
+                self._file.tell(
+                    f"{self._file.at('zones', index)}.network", clashes(zone.network, other.network, other.name)
+                )
         for index, host in enumerate(config.hosts):
             if (twin := kinds.twin_of(host, config.hosts[:index])) is not None:
-                self.problems.append(f"{self._at('hosts', index)}: leads to the same machine as host {twin.name}")
+                self._file.problems.append(
+                    f"{self._file.at('hosts', index)}: leads to the same machine as host {twin.name}"
+                )
 
         if config.anonymous is Anonymous.LOOPBACK and config.server.on_loopback:
-            self.problems += [
-                f"{self._at('hosts', index)}.zone: guests on a network of kind 'user' reach this machine's loopback, "
-                'where identity.anonymous = "loopback" makes every caller an administrator; say "unix" or "nobody", or '
-                "choose another network"
+            self._file.problems += [
+                f"{self._file.at('hosts', index)}.zone: guests on a network of kind 'user' reach this machine's "
+                'loopback, where identity.anonymous = "loopback" makes every caller an administrator; say "unix" or '
+                '"nobody", or choose another network'
                 for index, host in enumerate(config.hosts)
                 if any(z.uuid == host.zone_uuid and z.network.kind == "user" for z in config.zones)
                 and kinds.is_this_machine(host.address)
             ]
 
     def _server(self) -> ServerConfig:
-        section = self.checked.server
+        section = self._file.checked.server
         admin = section.admin if isinstance(section.admin, ListenAddress) else None
         listeners = {"grpc": section.grpc, "http": section.http, "admin": admin}
         for key, address in listeners.items():
             if address is None or address.local or section.insecure:
                 continue
             if section.tls is None or key == "admin":
-                if "server" in self.left_out.sections:
+                if "server" in self._file.left_out.sections:
                     continue  # the key was left out because it was wrong, which is told already
-                self.problems.append(
+                self._file.problems.append(
                     f"server.{key}: {address} can be reached from other machines and has no TLS; "
                     "use a loopback address, unix:<path>, [server.tls], or say server.insecure = true"
                 )
-            elif self.checked.identity.anonymous == "loopback" and "identity" not in self.left_out.sections:
-                self.problems.append(
+            elif self._file.checked.identity.anonymous == "loopback" and "identity" not in self._file.left_out.sections:
+                self._file.problems.append(
                     f"server.{key}: {address} can be reached from other machines and asks nobody who they are; "
                     'say identity.anonymous = "nobody" and name tokens, accounts or certificates'
                 )
         used = [str(address) for address in listeners.values() if address is not None and address.port != 0]
-        if len(set(used)) != len(used) and "server" not in self.left_out.sections:
-            self.problems.append("server: grpc, http and admin need different addresses")
+        if len(set(used)) != len(used) and "server" not in self._file.left_out.sections:
+            self._file.problems.append("server: grpc, http and admin need different addresses")
         return ServerConfig(
             grpc=section.grpc,
             http=section.http,
@@ -182,35 +166,39 @@ class Builder:
         if section is None:
             return None
         files = TlsFiles(
-            self._path(section.certificate),
-            self._path(section.key),
-            self._path(section.client_ca) if section.client_ca else None,
+            self._file.path(section.certificate),
+            self._file.path(section.key),
+            self._file.path(section.client_ca) if section.client_ca else None,
         )
         for key, path in (("certificate", files.certificate), ("key", files.key), ("client_ca", files.client_ca)):
             if path is not None and not path.is_file():
-                self.problems.append(f"server.tls.{key}: {path} is not a file")
+                self._file.problems.append(f"server.tls.{key}: {path} is not a file")
         return files
 
     def _store_url(self) -> str:
-        url = self.checked.store.url
+        url = self._file.checked.store.url
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in ("sqlite", "postgresql+psycopg"):
-            self.problems.append("store.url: allowed: sqlite:///<path>, sqlite:// (memory), postgresql+psycopg://…")
+            self._file.problems.append(
+                "store.url: allowed: sqlite:///<path>, sqlite:// (memory), postgresql+psycopg://…"
+            )
             return ""
         if scheme == "sqlite" and rest:
             if not rest.startswith("/") or len(rest) == 1:
-                self.problems.append("store.url: sqlite:///<path>, with three slashes before a relative path")
+                self._file.problems.append("store.url: sqlite:///<path>, with three slashes before a relative path")
                 return ""
-            return f"sqlite:///{self._path(rest[1:])}"
+            return f"sqlite:///{self._file.path(rest[1:])}"
         return url
 
     def _host(self, index: int, section: schema.HostSection) -> Host:
-        where = self._at("hosts", index)
-        zones = {zone.uuid: zone.uuid for zone in self.checked.zones} | {z.name: z.uuid for z in self.checked.zones}
+        where = self._file.at("hosts", index)
+        zones = {zone.uuid: zone.uuid for zone in self._file.checked.zones} | {
+            z.name: z.uuid for z in self._file.checked.zones
+        }
         key = plain_uuid(section.zone) or section.zone
-        if key not in zones and not {key, section.zone} & self.left_out.names("zones"):
-            self.problems.append(
-                f"{where}.zone: no zone {section.zone!r}; {_known(zone.name for zone in self.checked.zones)}"
+        if key not in zones and not {key, section.zone} & self._file.left_out.names("zones"):
+            self._file.problems.append(
+                f"{where}.zone: no zone {section.zone!r}; {known(zone.name for zone in self._file.checked.zones)}"
             )
         address = HostAddress(
             driver=section.driver,
@@ -221,11 +209,11 @@ class Builder:
             username=section.username,
             options=section.options,
         )
-        self._tell(where, kinds.violations(address, in_file=True))
-        self._tell(where, kinds.capacity_violations(section.driver, section.capacity))
+        self._file.tell(where, kinds.violations(address, in_file=True))
+        self._file.tell(where, kinds.capacity_violations(section.driver, section.capacity))
         return Host(
             uuid=section.uuid
-            or uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id or LEGACY_CLUSTER}/{section.name}").hex,
+            or uuid.uuid5(_HOST_NAMESPACE, f"{self._file.checked.cluster.id or LEGACY_CLUSTER}/{section.name}").hex,
             name=section.name,
             zone_uuid=zones.get(key, ""),
             cluster_uuid=section.cluster_uuid,
@@ -238,73 +226,21 @@ class Builder:
             state=HostState(section.state),
         )
 
-    def _host_uuid(self, name: str) -> str:
-        return uuid.uuid5(_HOST_NAMESPACE, f"{self.checked.cluster.id or LEGACY_CLUSTER}/{name}").hex
-
-    def _image(self, index: int, section: schema.ImageSection) -> Image:
-        where = self._at("images", index)
-        if section.manifest:
-            if section.kernel or section.initrd or section.disk:
-                self.problems.append(f"{where}.manifest: stands alone, without kernel, initrd and disk")
-            return self._image_from_manifest(where, section)
-        if not section.kernel and not section.disk:
-            self.problems.append(f"{where}: needs manifest, kernel or disk")
-        if section.initrd and not section.kernel:
-            self.problems.append(f"{where}.initrd: needs a kernel")
-        paths = {"kernel": section.kernel, "initrd": section.initrd, "disk": section.disk}
-        for role in section.sha256:
-            if not paths[role]:
-                self.problems.append(f"{where}.sha256.{role}: the image has no {role}")
-        return Image(
-            name=section.name,
-            kernel_path=self._path_text(section.kernel),
-            initrd_path=self._path_text(section.initrd),
-            kernel_arguments=section.kernel_arguments,
-            disk_path=self._path_text(section.disk),
-            disk_format=section.disk_format,
-            sha256={str(role): digest for role, digest in section.sha256.items()},
-            delivery=section.delivery,
-            progress_channel=section.progress_channel,
-        )
-
-    def _image_from_manifest(self, where: str, section: schema.ImageSection) -> Image:
-        """An image as `deploy/guest/build.py` leaves it: kernel, initramfs, their digests and the command line."""
-        path = self._path(section.manifest)
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            kernel, initramfs = told["kernel"], told["initramfs"]
-            digests = {"kernel": str(kernel["sha256"]), "initrd": str(initramfs["sha256"])}
-            files = (path.parent / str(kernel["file"]), path.parent / str(initramfs["file"]))
-            arguments = section.kernel_arguments or str(told["command_line"])
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            self.problems.append(
-                f"{where}.manifest: {path} cannot be used ({type(problem).__name__}: {problem}); "
-                "`make guest` builds the default guest"
-            )
-            return Image(name=section.name)
-        return Image(
-            name=section.name,
-            kernel_path=str(files[0]),
-            initrd_path=str(files[1]),
-            kernel_arguments=arguments,
-            sha256=digests,
-            delivery=section.delivery,
-            progress_channel=section.progress_channel,
-        )
-
     def _token(self, index: int, entry: schema.TokenSection) -> Iterator[Token]:
         """The token; none where its file is not there: then nobody has it."""
         sha256 = entry.sha256
         if entry.file:
             try:
-                text = self._path(entry.file).read_text(encoding="utf-8").strip()
+                text = self._file.path(entry.file).read_text(encoding="utf-8").strip()
             except FileNotFoundError:
                 return
             except (OSError, UnicodeDecodeError):
-                self.problems.append(f"{self._at('tokens', index)}.file: cannot be read")
+                self._file.problems.append(f"{self._file.at('tokens', index)}.file: cannot be read")
                 return
             if len(text) < SHORTEST_TOKEN:
-                self.problems.append(f"{self._at('tokens', index)}.file: holds less than {SHORTEST_TOKEN} characters")
+                self._file.problems.append(
+                    f"{self._file.at('tokens', index)}.file: holds less than {SHORTEST_TOKEN} characters"
+                )
                 return
             sha256 = hashlib.sha256(text.encode()).hexdigest()
         yield Token(sha256, _caller(entry))
@@ -313,13 +249,13 @@ class Builder:
         limits = {VCPU: section.cpu, MEMORY: section.memory}
         named = {name: limit for name, limit in limits.items() if limit is not None}
         for model in section.gpus:
-            self._tell(self._at("quotas", index), gpu_model_violation(model, f"gpus[{model}]"))
+            self._file.tell(self._file.at("quotas", index), gpu_model_violation(model, f"gpus[{model}]"))
         return Quota(section.project, {**named, **{f"{GPU}{model}": count for model, count in section.gpus.items()}})
 
     def _zone(self, index: int, section: schema.ZoneSection) -> Zone:
         said = section.network
         network, wrong = network_of(NetworkWish(said.kind, said.source, said.subnet, said.gateway, said.pool))
-        self._tell(f"{self._at('zones', index)}.network", wrong)
+        self._file.tell(f"{self._file.at('zones', index)}.network", wrong)
         return Zone(
             uuid=section.uuid,
             name=section.name,
@@ -327,53 +263,6 @@ class Builder:
             network=network,
             overcommit=_overcommit(section.overcommit),
         )
-
-    def _model_service(
-        self, index: int, section: schema.ModelServiceSection, images: Mapping[str, Image]
-    ) -> ModelService:
-        image = images.get(section.image)
-        if image is None:
-            if section.image not in self.left_out.names("images"):
-                known = _known(images)
-                where = self._at("model_services", index)
-                self.problems.append(f"{where}.image: no image {section.image!r}; {known}")
-            image = Image(name=section.image)
-        self._check_environment(self._at("model_services", index), section.environment)
-        if bool(section.canary_path) != bool(section.canary_expect):
-            where = self._at("model_services", index)
-            self.problems.append(f"{where}.canary_expect: canary_path and canary_expect belong together")
-        ports = ports_of(section.framework, {str(role): port for role, port in section.ports.items()})
-        self._tell(self._at("model_services", index), port_problems(section.framework, ports))
-        values = section.model_dump(exclude={"image", "supported_metrics", "ports"})
-        return ModelService(image=image, supported_metrics=tuple(section.supported_metrics), ports=ports, **values)
-
-    def _check_environment(self, where: str, values: Mapping[str, str]) -> None:
-        for name, wrong in environment.problems(values):
-            self.problems.append(f"{where}.environment.{name}: {wrong}")
-        if self.checked.secret_keys or "secret_keys" in self.left_out.entries:
-            return  # it may be one that a project stores; each deploy asks
-        named = {secret.name for secret in self.checked.secrets} | self.left_out.names("secrets")
-        for name, secret in environment.unknown_secrets(values, named.__contains__):
-            self.problems.append(f"{where}.environment.{name}: there is no secret {secret} in [[secrets]]")
-
-    def _require_unique(self, section: str, key: str, values: list[str]) -> None:
-        first: dict[str, int] = {}
-        for index, value in enumerate(values):
-            if value in first:
-                here, there = self._at(section, index), self._at(section, first[value])
-                self.problems.append(f"{here}.{key}: {value} is taken by {there}")
-            first.setdefault(value, index)
-
-    def _tell(self, where: str, found: Iterable[FieldViolation]) -> None:
-        for wrong in found:
-            key = re.sub(r"\[([^\]]*)\]", r".\1", wrong.field)  # a map's key, as the file writes it
-            self.problems.append(f"{where}.{key}: {wrong.description}")
-
-    def _path(self, text: str) -> Path:
-        return (self.directory / Path(text).expanduser()).resolve()
-
-    def _path_text(self, text: str) -> str:
-        return str(self._path(text)) if text else ""
 
 
 def _overcommit(section: schema.OvercommitSection) -> Overcommit:
@@ -394,25 +283,3 @@ def _caller(
 def _boots_files(host: Host) -> bool:
     kind = kinds.KINDS.get(host.address.driver)
     return kind is not None and kind.boots_files
-
-
-def _file_problems(image: Image) -> Iterator[str]:
-    """What RegisterImage would say of the image's files."""
-    files = ((image.kernel_path, "kernel"), (image.initrd_path, "initrd"), (image.disk_path, image.disk_format))
-    for name, declared in files:
-        path = Path(name)
-        if name and not path.is_file():
-            yield f"no file {path}"
-        elif name:
-            try:
-                with path.open("rb") as file:
-                    wrong = boot_files.problem(file, path.stat().st_size, declared)
-            except OSError as problem:
-                wrong = f"cannot be read ({problem.strerror})"
-            if wrong:
-                yield f"{path} {wrong}"
-
-
-def _known(names: Iterable[str]) -> str:
-    listed = ", ".join(sorted(names))
-    return f"known: {listed}" if listed else "none is configured"

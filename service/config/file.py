@@ -18,6 +18,7 @@ from service.config import schema
 from service.config.build import Builder
 from service.config.left_out import LeftOut
 from service.config.problems import describe
+from service.config.sections import Sections
 from service.config.settings import Config
 from service.domain.environment import unknown_secrets
 from service.domain.tenants import Anonymous
@@ -103,9 +104,10 @@ def _read(text: str, directory: Path, source: str, *, boot_files: bool) -> Confi
     checked = _checked(raw, problems, left_out)
     if checked is None:
         raise ConfigError(source, problems)
-    builder = Builder(checked, directory, left_out)
+    sections = Sections(checked, directory, left_out)
+    builder = Builder(sections)
     config = builder.build()
-    problems += builder.problems
+    problems += sections.problems
     if boot_files:
         problems += builder.boot_file_problems()
         problems += builder.key_problems(config.secret_keys) if config is not None else []

@@ -221,3 +221,15 @@ async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 30) -> None
     async with asyncio.timeout(seconds):
         while not await true():  # noqa: ASYNC110  # the store has no event to wait for
             await asyncio.sleep(0.02)
+
+
+async def events_of(stub: Any, request: Any) -> list[Any]:
+    """All events of a deploy."""
+    return [answer.event async for answer in stub.DeployDistributedModelService(request)]
+
+
+async def failure(stub: Any, method: str, request: Any) -> grpc.aio.AioRpcError:
+    """The error that a call ends on."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(stub, method, request)
+    return caught.value
