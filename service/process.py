@@ -166,6 +166,7 @@ def write_fleet(connection: Connection, config: Config) -> Overcommit:
     before = configured.write(
         connection,
         zones=config.zones,
+        clusters_of=config.clusters,
         hosts=config.hosts,
         images=[_registered(image) for image in config.images],
         model_services=[

@@ -13,7 +13,7 @@ from service.app import engines, environment
 from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
 from service.domain.environment import unknown_secrets
-from service.domain.fleet import Zone
+from service.domain.fleet import Cluster, Zone
 from service.domain.groups import GroupSpec, NodeSpec
 from service.domain.presets import Gate, preset_of
 from service.errors import InvalidArgument, NotFound
@@ -30,16 +30,16 @@ def admit(
     *,
     max_nodes: int,
     knows_secret: Callable[[str], bool],
-    has_cluster: Callable[[str], bool],
+    cluster_of: Callable[[str], Cluster | None],
     framework: str = "",
     own_uuid: str = "",
     members: Sequence[NodeSpec] = (),
     known_roles: Mapping[str, int] | None = None,
 ) -> GroupSpec:
     """The specification with everything filled in but the values of secrets. `knows_secret`: whether the caller may use
-    the secret of a name; `has_cluster`: whether any host is in the cluster of a uuid. `framework`: of the group that
-    the nodes are to join; empty for that of the initial node. `own_uuid`: the group's, where its caller chose it;
-    `members`: those that stay, and `known_roles`: its roles' start orders, where `spec` has those alone that join it.
+    the secret of a name; `cluster_of`: the cluster of a uuid. `framework`: of the group that the nodes are to join;
+    empty for that of the initial node. `own_uuid`: the group's, where its caller chose it; `members`: those that stay,
+    and `known_roles`: its roles' start orders, where `spec` has those alone that join it.
 
     Raises InvalidArgument and NotFound, naming the field, and what `knows_secret` raises.
     """
@@ -53,8 +53,7 @@ def admit(
             raise NotFound("model service", node.model_service_uuid, f"{path}.uuid")
         if node.zone_uuid and node.zone_uuid not in zones:
             raise NotFound("zone", node.zone_uuid, f"{path}.zone_uuid")
-        if node.cluster_uuid and not has_cluster(node.cluster_uuid):
-            raise NotFound("cluster", node.cluster_uuid, f"{path}.cluster_uuid")
+        _check_cluster(node, path, cluster_of)
         environment.check(node.environment_variables, f"{path}.environment_variables", knows_secret)
         _check_secrets(catalogue[node.model_service_uuid], path, knows_secret)
     if wrong := list(roles.violations(spec.nodes, known_roles or {})):
@@ -84,6 +83,15 @@ def admit(
 def wish_of(node: NodeSpec) -> ranks.Wish:
     """What a node says of its place."""
     return ranks.Wish(node.is_initial_node, node.node_rank if node.node_rank >= 0 else None)
+
+
+def _check_cluster(node: NodeSpec, path: str, cluster_of: Callable[[str], Cluster | None]) -> None:
+    """A cluster that there is, in the node's zone where it names one. Raises NotFound, InvalidArgument."""
+    cluster = cluster_of(node.cluster_uuid) if node.cluster_uuid else None
+    if node.cluster_uuid and cluster is None:
+        raise NotFound("cluster", node.cluster_uuid, f"{path}.cluster_uuid")
+    if cluster is not None and node.zone_uuid and cluster.zone_uuid != node.zone_uuid:
+        raise InvalidArgument.of(f"{path}.cluster_uuid", f"is in zone {cluster.zone_uuid}, and the node names another")
 
 
 def _check_secrets(entry: ModelService, path: str, knows_secret: Callable[[str], bool]) -> None:

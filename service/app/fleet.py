@@ -31,7 +31,7 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import addresses, claims, clock, fleet, groups, schema, settings, usage
+from service.store import addresses, claims, clock, clusters, fleet, groups, schema, settings, usage
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
@@ -297,6 +297,12 @@ class Fleet(Zones, Clusters):
             raise InvalidArgument.of(
                 "zone_uuid", "its guests would reach this machine's loopback, where every caller is an administrator"
             )
+        if host.cluster_uuid:
+            cluster = clusters.find(connection, host.cluster_uuid, lock=True)
+            if cluster is None:
+                raise NotFound("cluster", host.cluster_uuid, "cluster_uuid")
+            if cluster.zone_uuid != host.zone_uuid:
+                raise InvalidArgument.of("cluster_uuid", f"is in zone {cluster.zone_uuid}, and the host in another")
         if request.credential and request.credential not in self._ssh_keys:
             raise NotFound("credential", request.credential, "connection.credential")
         if request.credential and host.address.transport != "ssh":

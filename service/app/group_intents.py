@@ -22,7 +22,7 @@ from service.errors import InvalidArgument, NotFound, RequestIdReused, Unavailab
 from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
 from service.serving.rendezvous import template
 from service.signals import Signals
-from service.store import catalog, clock, events, fleet, groups, requests
+from service.store import catalog, clock, clusters, events, fleet, groups, requests
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -233,7 +233,7 @@ class GroupIntents:
             catalogue,
             max_nodes=self._limits.max_nodes,
             knows_secret=self._secrets.usable(connection, group.project, keep=True),
-            has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
+            cluster_of=lambda uuid: clusters.find(connection, uuid),
             framework=_framework(connection, group),
             members=[m.spec for m in group.instances if m.uuid not in removed],
             known_roles=roles.orders([m.spec for m in group.instances if m.uuid not in removed]),

@@ -37,7 +37,7 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.serving import preview
 from service.signals import Signals
-from service.store import claims, clock, events, fleet, groups, instances, quotas, requests
+from service.store import claims, clock, clusters, events, fleet, groups, instances, quotas, requests
 from service.store.addresses import free_addresses
 from service.store.codec import canonical
 from service.store.connection import Connection
@@ -327,7 +327,7 @@ class Groups(GroupIntents):
             catalogue,
             max_nodes=self._limits.max_nodes,
             knows_secret=self._secrets.usable(connection, caller.project, keep=keep),
-            has_cluster=lambda uuid: fleet.has_cluster(connection, uuid),
+            cluster_of=lambda uuid: clusters.find(connection, uuid),
             own_uuid=request.resource_uuid,
         )
         require_visible(connection, caller, spec.placement)

@@ -15,7 +15,7 @@ from service.domain.network import Network, clashes
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, FieldViolation, InvalidArgument, WrongState
 from service.signals import Signals
-from service.store import fleet, schema
+from service.store import clusters, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -97,6 +97,8 @@ class Zones:
             operator_changes.require_run_time(connection, schema.zones, f"zone {zone.name}", uuid)
             if hosts := fleet.hosts_of(connection).get(uuid, 0):
                 raise WrongState(f"zone {zone.name}", f"not empty: it has {hosts} hosts", "a zone without hosts")
+            if there := clusters.of_zone(connection, uuid):
+                raise WrongState(f"zone {zone.name}", f"not empty: it has {there} clusters", "a zone without clusters")
             fleet.delete_zone(connection, uuid, now)
             audited(connection, caller, "DeleteZone", uuid, "", now)
 

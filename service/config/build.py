@@ -13,7 +13,18 @@ from service.config.sections import Sections, known
 from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
 from service.config.values import affordable, plain_uuid
 from service.domain.environment import Secret
-from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostAddress, HostState, Overcommit, Zone, gpu_model_violation
+from service.domain.fleet import (
+    GPU,
+    MEMORY,
+    VCPU,
+    Cluster,
+    Host,
+    HostAddress,
+    HostState,
+    Overcommit,
+    Zone,
+    gpu_model_violation,
+)
 from service.domain.network import NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
 from service.domain.secrets import SecretKey
@@ -39,7 +50,8 @@ class Builder:
         if not checked.zones and not self._file.left_out.names("zones") and "zones" not in self._file.left_out.sections:
             self._file.problems.append("zones: missing; at least one is needed")
         zones = tuple(self._zone(i, zone) for i, zone in enumerate(checked.zones))
-        hosts = tuple(self._host(i, host) for i, host in enumerate(checked.hosts))
+        clusters = tuple(self._cluster(i, cluster) for i, cluster in enumerate(checked.clusters))
+        hosts = tuple(self._host(i, host, clusters) for i, host in enumerate(checked.hosts))
         config = Config(
             server=self._server(),
             store_url=self._store_url(),
@@ -48,6 +60,7 @@ class Builder:
             log=LogConfig(checked.log.format, checked.log.level),
             overcommit=_overcommit(checked.overcommit),
             zones=zones,
+            clusters=clusters,
             hosts=hosts,
             images=self._catalogue.images,
             model_services=self._catalogue.model_services(),
@@ -97,6 +110,8 @@ class Builder:
         self._file.require_unique("secret_keys", "name", [entry.name for entry in checked.secret_keys])
         self._file.require_unique("quotas", "project", [quota.project for quota in config.quotas])
         self._file.require_unique("rate_limits", "project", [rate.project for rate in checked.rate_limits])
+        self._file.require_unique("clusters", "uuid", [cluster.uuid for cluster in config.clusters])
+        self._file.require_unique("clusters", "name", [cluster.name for cluster in config.clusters])
         self._file.require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
         self._file.require_unique("hosts", "name", [host.name for host in config.hosts])
         self._file.require_unique("images", "name", [image.name for image in config.images])
@@ -190,16 +205,38 @@ class Builder:
             return f"sqlite:///{self._file.path(rest[1:])}"
         return url
 
-    def _host(self, index: int, section: schema.HostSection) -> Host:
-        where = self._file.at("hosts", index)
+    def _zone_uuid(self, where: str, said: str) -> str:
+        """The uuid of the zone that an entry names by name or uuid; empty where there is none."""
         zones = {zone.uuid: zone.uuid for zone in self._file.checked.zones} | {
             z.name: z.uuid for z in self._file.checked.zones
         }
-        key = plain_uuid(section.zone) or section.zone
-        if key not in zones and not {key, section.zone} & self._file.left_out.names("zones"):
+        key = plain_uuid(said) or said
+        if key not in zones and not {key, said} & self._file.left_out.names("zones"):
             self._file.problems.append(
-                f"{where}.zone: no zone {section.zone!r}; {known(zone.name for zone in self._file.checked.zones)}"
+                f"{where}.zone: no zone {said!r}; {known(zone.name for zone in self._file.checked.zones)}"
             )
+        return zones.get(key, "")
+
+    def _cluster(self, index: int, section: schema.HostClusterSection) -> Cluster:
+        zone_uuid = self._zone_uuid(self._file.at("clusters", index), section.zone)
+        return Cluster(section.uuid, section.name, zone_uuid, section.description)
+
+    def _check_cluster(self, where: str, uuid: str, zone_uuid: str, clusters: Iterable[Cluster]) -> None:
+        there = {cluster.uuid: cluster for cluster in clusters}
+        if not uuid or uuid in self._file.left_out.names("clusters"):
+            return
+        if uuid not in there:
+            told = known(f"{cluster.name} ({cluster.uuid})" for cluster in there.values())
+            self._file.problems.append(f"{where}.cluster_uuid: no cluster {uuid} in [[clusters]]; {told}")
+        elif zone_uuid and there[uuid].zone_uuid not in ("", zone_uuid):
+            self._file.problems.append(
+                f"{where}.cluster_uuid: cluster {there[uuid].name} is of another zone than the host"
+            )
+
+    def _host(self, index: int, section: schema.HostSection, clusters: Iterable[Cluster]) -> Host:
+        where = self._file.at("hosts", index)
+        zone_uuid = self._zone_uuid(where, section.zone)
+        self._check_cluster(where, section.cluster_uuid, zone_uuid, clusters)
         address = HostAddress(
             driver=section.driver,
             transport=section.transport,
@@ -215,7 +252,7 @@ class Builder:
             uuid=section.uuid
             or uuid.uuid5(_HOST_NAMESPACE, f"{self._file.checked.cluster.id or LEGACY_CLUSTER}/{section.name}").hex,
             name=section.name,
-            zone_uuid=zones.get(key, ""),
+            zone_uuid=zone_uuid,
             cluster_uuid=section.cluster_uuid,
             address=address,
             rack=section.rack,

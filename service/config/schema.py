@@ -169,6 +169,15 @@ class ZoneSection(Section):
     overcommit: OvercommitSection = OvercommitSection()
 
 
+class HostClusterSection(Section):
+    """[[clusters]]: hosts of one zone that nodes can ask for together. (`[cluster]` is the service's own identity.)"""
+
+    uuid: Uuid
+    name: Name
+    zone: str
+    description: Line = ""
+
+
 class HostSection(Section):
     """[[hosts]]: fields, never a connection URI, because some of a URI's parameters run programs."""
 
@@ -339,6 +348,7 @@ class Configuration(Section):
     log: LogSection = LogSection()
     overcommit: FleetOvercommitSection = FleetOvercommitSection()
     zones: list[ZoneSection] = []
+    clusters: list[HostClusterSection] = []
     hosts: list[HostSection] = []
     images: list[ImageSection] = []
     model_services: list[ModelServiceSection] = []

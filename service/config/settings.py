@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secret
-from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.fleet import Cluster, Host, Overcommit, Zone
 from service.domain.secrets import SecretKey
 from service.domain.tenants import AccessKey, Account, Anonymous, Certificate, Quota, Rate, Token
 from service.listening import PRIVATE, ListenAddress
@@ -108,3 +108,4 @@ class Config:
     """Credential's name -> path of the private key file."""
     secrets: tuple[Secret, ...] = ()
     secret_keys: tuple[SecretKey, ...] = ()
+    clusters: tuple[Cluster, ...] = ()

@@ -252,6 +252,10 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _host_can_be_reached,
         _capacity_can_be_claimed,
     ),
+    "corral.v1.UpdateClusterRequest": (
+        _mask_names("name", "description"),
+        _named_fields_are_not_empty("name"),
+    ),
     "corral.v1.UpdateHostRequest": (
         _mask_names("name", "description", "rack", "resource_policies", "labels"),
         _named_fields_are_not_empty("name"),

@@ -109,6 +109,19 @@ class Zone:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Hosts of one zone that nodes can ask for together. `version`, `created_at`, `updated_at`: of the stored row."""
+
+    uuid: str
+    name: str
+    zone_uuid: str
+    description: str = ""
+    version: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HostAddress:
     """How a driver reaches a host: fields of the operator, never a caller's URI.
 

@@ -76,6 +76,37 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         await self._fleet.delete_zone(current_caller(), request.uuid, request.etag, validate_only=request.validate_only)
         return fleet_pb2.DeleteZoneResponse()
 
+    async def CreateCluster(  # noqa: N802
+        self, request: fleet_pb2.CreateClusterRequest, context: Any
+    ) -> fleet_pb2.CreateClusterResponse:
+        """Makes a cluster."""
+        validation.check(request)
+        view = await self._fleet.create_cluster(
+            current_caller(), convert.new_cluster(request), validate_only=request.validate_only
+        )
+        return fleet_pb2.CreateClusterResponse(inventory=convert.cluster(view))
+
+    async def UpdateCluster(  # noqa: N802
+        self, request: fleet_pb2.UpdateClusterRequest, context: Any
+    ) -> fleet_pb2.UpdateClusterResponse:
+        """Changes what a cluster is called."""
+        validation.check(request)
+        change = convert.cluster_change(request)
+        view = await self._fleet.update_cluster(
+            current_caller(), request.uuid, change, request.etag, validate_only=request.validate_only
+        )
+        return fleet_pb2.UpdateClusterResponse(inventory=convert.cluster(view))
+
+    async def DeleteCluster(  # noqa: N802
+        self, request: fleet_pb2.DeleteClusterRequest, context: Any
+    ) -> fleet_pb2.DeleteClusterResponse:
+        """Removes a cluster without hosts."""
+        validation.check(request)
+        await self._fleet.delete_cluster(
+            current_caller(), request.uuid, request.etag, validate_only=request.validate_only
+        )
+        return fleet_pb2.DeleteClusterResponse()
+
     async def ListClusters(  # noqa: N802
         self, request: fleet_pb2.ListClustersRequest, context: Any
     ) -> fleet_pb2.ListClustersResponse:

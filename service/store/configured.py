@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, update
 
 from service.domain.catalog import ModelService, RegisteredImage
-from service.domain.fleet import Host, HostStatus, Overcommit, Zone
-from service.store import catalog, fleet, rows, schema, settings
+from service.domain.fleet import Cluster, Host, HostStatus, Overcommit, Zone
+from service.store import catalog, clusters, fleet, rows, schema, settings
 from service.store.codec import encode
 
 
@@ -21,6 +21,7 @@ def write(
     model_services: Sequence[ModelService],
     overcommit: Overcommit,
     now: int,
+    clusters_of: Sequence[Cluster] = (),
 ) -> Overcommit:
     """Bring the rows up to the file, in one transaction; returns the overcommit that the fleet had before.
 
@@ -32,6 +33,13 @@ def write(
         if zone.uuid in wanted:
             fleet.put_zone(connection, zone, now=now)
     rows.remember_file(connection, schema.zones, definitions)
+
+    definitions = {c.uuid: encode(c) for c in clusters_of}
+    wanted = rows.new_in_file(connection, schema.clusters, Cluster, definitions)
+    for cluster in clusters_of:
+        if cluster.uuid in wanted:
+            clusters.put(connection, cluster, now)
+    rows.remember_file(connection, schema.clusters, definitions)
 
     definitions = {h.uuid: encode(h) for h in hosts}
     wanted = rows.new_in_file(connection, schema.hosts, Host, definitions)

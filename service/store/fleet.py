@@ -152,11 +152,6 @@ def hosts_of(connection: Connection) -> Mapping[str, int]:
 # --- hosts ---------------------------------------------------------------------------------------------------------
 
 
-def has_cluster(connection: Connection, uuid: str) -> bool:
-    """Whether a host is in the cluster. Reads every host: for requests that name a cluster."""
-    return any(host.cluster_uuid == uuid for host in hosts(connection).values())
-
-
 def put_host(connection: Connection, host: Host, *, now: int | None = None) -> None:
     """Insert the host, or overwrite what its operator says of it; what was observed and claimed stays.
 

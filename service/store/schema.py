@@ -62,6 +62,21 @@ zones = Table(
     Column("configured", Text, nullable=False, default=""),
 )
 
+# Hosts name theirs in their documents.
+clusters = Table(
+    "clusters",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("zone_uuid", UUID, ForeignKey("zones.uuid"), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
+    Index(None, "zone_uuid"),
+)
+
 hosts = Table(
     "hosts",
     metadata,

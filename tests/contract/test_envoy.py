@@ -32,6 +32,11 @@ SERVICE = "corral.v1.DistributedModelService"
 SLOW, FAST = "a" * 32, "f" * 32
 HOSTS = "".join(
     f"""
+[[clusters]]
+uuid = "{cluster}"
+name = "cluster-{cluster[0]}"
+zone = "zone-1"
+
 [[hosts]]
 name = "host-{cluster[0]}"
 zone = "zone-1"

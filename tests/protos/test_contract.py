@@ -130,7 +130,18 @@ def test_every_method_of_the_api_is_declared() -> None:
     deploy |= {"DeployDistributedModelService", "PlanDistributedModelService"}
     host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence", "Claim")
     hosts = {f"{verb}Host" for verb in host_verbs}
-    fleet = hosts | {"CreateZone", "ListZones", "DeleteZone", "ListClusters", "ListHosts", "GetCapacity", "WatchFleet"}
+    fleet = hosts | {
+        "CreateZone",
+        "ListZones",
+        "DeleteZone",
+        "CreateCluster",
+        "ListClusters",
+        "UpdateCluster",
+        "DeleteCluster",
+        "ListHosts",
+        "GetCapacity",
+        "WatchFleet",
+    }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
     catalog |= {"RegisterImage", "GetImage", "ListImages", "DeleteImage"}

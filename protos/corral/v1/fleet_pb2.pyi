@@ -79,7 +79,7 @@ Global___Zone: _TypeAlias = Zone  # noqa: Y015
 
 @_typing.final
 class Cluster(_message.Message):
-    """Hosts that a node specification can ask for together by their `cluster_uuid`."""
+    """Hosts of a zone that a node specification can ask for together by their `cluster_uuid`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -88,21 +88,33 @@ class Cluster(_message.Message):
     HOST_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_DATE_FIELD_NUMBER: _builtins.int
     LAST_OP_DATE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ZONE_UUID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The cluster's UUID, 32 hexadecimal digits."""
     host_count: _builtins.int
     """How many hosts it has."""
+    name: _builtins.str
+    """The cluster's name."""
+    description: _builtins.str
+    """What the cluster is."""
+    zone_uuid: _builtins.str
+    """The UUID of its zone."""
+    etag: _builtins.str
+    """A value that changes whenever the cluster does."""
     @_builtins.property
     def zone_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The UUIDs of the zones that its hosts are in."""
+        """The UUIDs of the zones that its hosts are in: its own, unless hosts were in it before clusters had a zone."""
 
     @_builtins.property
     def create_date(self) -> _timestamp_pb2.Timestamp:
-        """When the first of its hosts was taken into the fleet."""
+        """When it was made."""
 
     @_builtins.property
     def last_op_date(self) -> _timestamp_pb2.Timestamp:
-        """When one of its hosts was last changed."""
+        """When it was last changed."""
 
     def __init__(
         self,
@@ -112,10 +124,14 @@ class Cluster(_message.Message):
         host_count: _builtins.int = ...,
         create_date: _timestamp_pb2.Timestamp | None = ...,
         last_op_date: _timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        zone_uuid: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "host_count", b"host_count", "last_op_date", b"last_op_date", "uuid", b"uuid", "zone_uuids", b"zone_uuids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "description", b"description", "etag", b"etag", "host_count", b"host_count", "last_op_date", b"last_op_date", "name", b"name", "uuid", b"uuid", "zone_uuid", b"zone_uuid", "zone_uuids", b"zone_uuids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -667,6 +683,187 @@ class DeleteZoneResponse(_message.Message):
 Global___DeleteZoneResponse: _TypeAlias = DeleteZoneResponse  # noqa: Y015
 
 @_typing.final
+class CreateClusterRequest(_message.Message):
+    """The cluster to make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ZONE_UUID_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    RESOURCE_UUID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The cluster's name, at most 255 characters in one line."""
+    zone_uuid: _builtins.str
+    """The UUID of its zone: all of its hosts are in it."""
+    description: _builtins.str
+    """What the cluster is, at most 2048 characters."""
+    resource_uuid: _builtins.str
+    """The UUID that the cluster shall have. Empty means a new one."""
+    request_id: _builtins.str
+    """The caller's name for this request: repeating it repeats nothing."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        zone_uuid: _builtins.str = ...,
+        description: _builtins.str = ...,
+        resource_uuid: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateClusterRequest: _TypeAlias = CreateClusterRequest  # noqa: Y015
+
+@_typing.final
+class CreateClusterResponse(_message.Message):
+    """The new cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Cluster:
+        """The cluster as it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Cluster | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateClusterResponse: _TypeAlias = CreateClusterResponse  # noqa: Y015
+
+@_typing.final
+class UpdateClusterRequest(_message.Message):
+    """What to change in a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The cluster's UUID."""
+    name: _builtins.str
+    """The new name. Used where the mask says `name`."""
+    description: _builtins.str
+    """The new description. Used where the mask says `description`."""
+    etag: _builtins.str
+    """The etag that the cluster must still have. Empty means any."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of the fields above to change. Empty means those that are not empty."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "name", b"name", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateClusterRequest: _TypeAlias = UpdateClusterRequest  # noqa: Y015
+
+@_typing.final
+class UpdateClusterResponse(_message.Message):
+    """The changed cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Cluster:
+        """The cluster as it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Cluster | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateClusterResponse: _TypeAlias = UpdateClusterResponse  # noqa: Y015
+
+@_typing.final
+class DeleteClusterRequest(_message.Message):
+    """Which cluster to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The cluster's UUID."""
+    etag: _builtins.str
+    """The etag that the cluster must still have. Empty means any."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteClusterRequest: _TypeAlias = DeleteClusterRequest  # noqa: Y015
+
+@_typing.final
+class DeleteClusterResponse(_message.Message):
+    """The cluster is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteClusterResponse: _TypeAlias = DeleteClusterResponse  # noqa: Y015
+
+@_typing.final
 class ListClustersRequest(_message.Message):
     """Which clusters to return."""
 
@@ -704,7 +901,7 @@ class ListClustersResponse(_message.Message):
     """What to ask for the next page with. Empty on the last page."""
     @_builtins.property
     def inventories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cluster]:
-        """The clusters, by UUID."""
+        """The clusters, ordered by name."""
 
     def __init__(
         self,
@@ -788,7 +985,7 @@ class AddHostRequest(_message.Message):
     zone_uuid: _builtins.str
     """The UUID of its zone."""
     cluster_uuid: _builtins.str
-    """The UUID of its cluster. Empty where it is in none."""
+    """The UUID of its cluster, which is one of its zone. Empty where it is in none."""
     rack: _builtins.str
     """The name of its rack."""
     driver: _builtins.str

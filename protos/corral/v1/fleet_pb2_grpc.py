@@ -55,10 +55,25 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneResponse.FromString,
                 _registered_method=True)
+        self.CreateCluster = channel.unary_unary(
+                '/corral.v1.FleetService/CreateCluster',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.CreateClusterRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.CreateClusterResponse.FromString,
+                _registered_method=True)
         self.ListClusters = channel.unary_unary(
                 '/corral.v1.FleetService/ListClusters',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.ListClustersRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.ListClustersResponse.FromString,
+                _registered_method=True)
+        self.UpdateCluster = channel.unary_unary(
+                '/corral.v1.FleetService/UpdateCluster',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.UpdateClusterRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.UpdateClusterResponse.FromString,
+                _registered_method=True)
+        self.DeleteCluster = channel.unary_unary(
+                '/corral.v1.FleetService/DeleteCluster',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.DeleteClusterRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.DeleteClusterResponse.FromString,
                 _registered_method=True)
         self.AddHost = channel.unary_unary(
                 '/corral.v1.FleetService/AddHost',
@@ -182,8 +197,29 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCluster(self, request, context):
+        """Makes a cluster in a zone. Hosts are put into it as they are added.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListClusters(self, request, context):
-        """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own.
+        """Returns clusters page by page, ordered by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCluster(self, request, context):
+        """Changes what a cluster is called.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCluster(self, request, context):
+        """Removes a cluster that has no hosts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -345,10 +381,25 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneResponse.SerializeToString,
             ),
+            'CreateCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCluster,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.CreateClusterRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.CreateClusterResponse.SerializeToString,
+            ),
             'ListClusters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListClusters,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.ListClustersRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.ListClustersResponse.SerializeToString,
+            ),
+            'UpdateCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCluster,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.UpdateClusterRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.UpdateClusterResponse.SerializeToString,
+            ),
+            'DeleteCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCluster,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.DeleteClusterRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.DeleteClusterResponse.SerializeToString,
             ),
             'AddHost': grpc.unary_unary_rpc_method_handler(
                     servicer.AddHost,
@@ -539,6 +590,33 @@ class FleetService:
             _registered_method=True)
 
     @staticmethod
+    def CreateCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/CreateCluster',
+            corral_dot_v1_dot_fleet__pb2.CreateClusterRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.CreateClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListClusters(request,
             target,
             options=(),
@@ -555,6 +633,60 @@ class FleetService:
             '/corral.v1.FleetService/ListClusters',
             corral_dot_v1_dot_fleet__pb2.ListClustersRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.ListClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/UpdateCluster',
+            corral_dot_v1_dot_fleet__pb2.UpdateClusterRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.UpdateClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/DeleteCluster',
+            corral_dot_v1_dot_fleet__pb2.DeleteClusterRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.DeleteClusterResponse.FromString,
             options,
             channel_credentials,
             insecure,

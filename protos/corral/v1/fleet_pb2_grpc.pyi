@@ -45,8 +45,14 @@ class FleetServiceStub:
     """Returns zones page by page, ordered by name."""
     DeleteZone: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DeleteZoneRequest, _fleet_pb2.DeleteZoneResponse]
     """Removes a zone that has no hosts."""
+    CreateCluster: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CreateClusterRequest, _fleet_pb2.CreateClusterResponse]
+    """Makes a cluster in a zone. Hosts are put into it as they are added."""
     ListClusters: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListClustersRequest, _fleet_pb2.ListClustersResponse]
-    """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own."""
+    """Returns clusters page by page, ordered by name."""
+    UpdateCluster: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UpdateClusterRequest, _fleet_pb2.UpdateClusterResponse]
+    """Changes what a cluster is called."""
+    DeleteCluster: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DeleteClusterRequest, _fleet_pb2.DeleteClusterResponse]
+    """Removes a cluster that has no hosts."""
     AddHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.AddHostRequest, _fleet_pb2.AddHostResponse]
     """Takes a host into the fleet. It must answer: its capacity is read before the call returns."""
     GetHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetHostRequest, _fleet_pb2.GetHostResponse]
@@ -123,8 +129,14 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Returns zones page by page, ordered by name."""
     DeleteZone: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DeleteZoneRequest, _fleet_pb2.DeleteZoneResponse]  # type: ignore[assignment]
     """Removes a zone that has no hosts."""
+    CreateCluster: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CreateClusterRequest, _fleet_pb2.CreateClusterResponse]  # type: ignore[assignment]
+    """Makes a cluster in a zone. Hosts are put into it as they are added."""
     ListClusters: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListClustersRequest, _fleet_pb2.ListClustersResponse]  # type: ignore[assignment]
-    """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own."""
+    """Returns clusters page by page, ordered by name."""
+    UpdateCluster: _aio.UnaryUnaryMultiCallable[_fleet_pb2.UpdateClusterRequest, _fleet_pb2.UpdateClusterResponse]  # type: ignore[assignment]
+    """Changes what a cluster is called."""
+    DeleteCluster: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DeleteClusterRequest, _fleet_pb2.DeleteClusterResponse]  # type: ignore[assignment]
+    """Removes a cluster that has no hosts."""
     AddHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.AddHostRequest, _fleet_pb2.AddHostResponse]  # type: ignore[assignment]
     """Takes a host into the fleet. It must answer: its capacity is read before the call returns."""
     GetHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetHostRequest, _fleet_pb2.GetHostResponse]  # type: ignore[assignment]
@@ -214,12 +226,33 @@ class FleetServiceServicer:
     ) -> _typing.Union[_fleet_pb2.DeleteZoneResponse, _abc.Awaitable[_fleet_pb2.DeleteZoneResponse]]:
         """Removes a zone that has no hosts."""
 
+    def CreateCluster(
+        self,
+        request: _fleet_pb2.CreateClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.CreateClusterResponse, _abc.Awaitable[_fleet_pb2.CreateClusterResponse]]:
+        """Makes a cluster in a zone. Hosts are put into it as they are added."""
+
     def ListClusters(
         self,
         request: _fleet_pb2.ListClustersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ListClustersResponse, _abc.Awaitable[_fleet_pb2.ListClustersResponse]]:
-        """Returns clusters page by page, by UUID. A cluster exists for as long as a host names it as its own."""
+        """Returns clusters page by page, ordered by name."""
+
+    def UpdateCluster(
+        self,
+        request: _fleet_pb2.UpdateClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.UpdateClusterResponse, _abc.Awaitable[_fleet_pb2.UpdateClusterResponse]]:
+        """Changes what a cluster is called."""
+
+    def DeleteCluster(
+        self,
+        request: _fleet_pb2.DeleteClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.DeleteClusterResponse, _abc.Awaitable[_fleet_pb2.DeleteClusterResponse]]:
+        """Removes a cluster that has no hosts."""
 
     def AddHost(
         self,

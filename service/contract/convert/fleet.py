@@ -8,7 +8,7 @@ from fractions import Fraction
 from corral.v1 import fleet_pb2, group_pb2
 
 from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
-from service.app.clusters import ClusterView
+from service.app.clusters import ClusterChange, ClusterView, NewCluster
 from service.app.etags import etag_of
 from service.app.evacuation import Progress
 from service.app.feed import Bookmark
@@ -45,12 +45,17 @@ def decision(kept: KeptDecision) -> fleet_pb2.Decision:
 
 def cluster(view: ClusterView) -> fleet_pb2.Cluster:
     """The inventory of a cluster."""
+    value = view.cluster
     return fleet_pb2.Cluster(
-        uuid=view.uuid,
-        zone_uuids=view.zone_uuids,
-        host_count=view.hosts,
-        create_date=timestamp(view.created_at),
-        last_op_date=timestamp(view.updated_at),
+        uuid=value.uuid,
+        name=value.name,
+        description=value.description,
+        zone_uuid=value.zone_uuid,
+        zone_uuids=sorted(view.hosts),
+        host_count=sum(view.hosts.values()),
+        create_date=timestamp(value.created_at),
+        last_op_date=timestamp(value.updated_at),
+        etag=etag_of(value),
     )
 
 
@@ -190,6 +195,20 @@ def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
     """A zone to make."""
     attached, _ = network_of(network_wish(message.network))
     return NewZone(message.name, message.description, message.resource_uuid, message.request_id, attached)
+
+
+def new_cluster(message: fleet_pb2.CreateClusterRequest) -> NewCluster:
+    """A cluster to make."""
+    return NewCluster(message.name, message.zone_uuid, message.description, message.resource_uuid, message.request_id)
+
+
+def cluster_change(message: fleet_pb2.UpdateClusterRequest) -> ClusterChange:
+    """What to change: the fields that the mask names, or without a mask those that are not empty."""
+    named = tuple(message.update_mask.paths) or tuple(n for n in ("name", "description") if getattr(message, n))
+    return ClusterChange(
+        name=message.name if "name" in named else None,
+        description=message.description if "description" in named else None,
+    )
 
 
 def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:

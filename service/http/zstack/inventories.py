@@ -18,7 +18,7 @@ from service.app.sessions import Session
 from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
 from service.domain.catalog import ModelService, RegisteredImage, version_key
-from service.domain.fleet import MEMORY, VCPU, Host, Zone
+from service.domain.fleet import MEMORY, VCPU, Cluster, Host, Zone
 from service.domain.groups import Group, Instance, InstanceStatus, MachineType, PlacementRecord
 from service.http.zstack.query import Moment
 
@@ -116,18 +116,19 @@ def zone(value: Zone) -> dict[str, Any]:
     )
 
 
-def cluster(value: ClusterView) -> dict[str, Any]:
-    """ClusterInventory. A cluster has no name of its own: it is what its hosts name."""
+def cluster(view: ClusterView) -> dict[str, Any]:
+    """ClusterInventory."""
+    value = view.cluster
     return _filled(
         {
             "uuid": value.uuid,
-            "name": value.uuid,
+            "name": value.name,
+            "description": value.description,
             "state": "Enabled",
             "hypervisorType": "KVM",
-            "zoneUuid": value.zone_uuids[0] if len(value.zone_uuids) == 1 else None,
+            "zoneUuid": value.zone_uuid,
             "type": "zstack",
-            "createDate": Moment(value.created_at),
-            "lastOpDate": Moment(value.updated_at),
+            **_dates(value),
         }
     )
 
@@ -233,7 +234,7 @@ def session(value: Session) -> dict[str, Any]:
     }
 
 
-def _dates(value: Zone | Host | ModelService | RegisteredImage) -> dict[str, Moment]:
+def _dates(value: Zone | Cluster | Host | ModelService | RegisteredImage) -> dict[str, Moment]:
     return {"createDate": Moment(value.created_at), "lastOpDate": Moment(value.updated_at)}
 
 

@@ -131,6 +131,9 @@ async def groups(calls: Recorder) -> None:
 async def the_fleet(calls: Recorder) -> None:
     """The life of a zone and of a host in it."""
     zone = _made(await calls.call("CreateZone", resource_uuid="a" * 32, name="north", request_id="zone-1"))
+    cluster = _made(await calls.call("CreateCluster", resource_uuid="e" * 32, name="row", zone_uuid=zone))
+    await calls.call("UpdateCluster", cluster, uuid=cluster, name="rows")
+    await calls.call("DeleteCluster", cluster, uuid=cluster)
     added = await calls.call(
         "AddHost",
         resource_uuid="b" * 32,

@@ -16,6 +16,11 @@ pytestmark = pytest.mark.asyncio
 
 CLUSTER, NOWHERE = "c" * 32, "d" * 32
 IN_CLUSTER = f"""
+[[clusters]]
+uuid = "{CLUSTER}"
+name = "racks-1-to-4"
+zone = "zone-1"
+
 [[hosts]]
 name = "in-cluster"
 zone = "zone-1"
@@ -55,7 +60,8 @@ async def test_a_node_goes_to_the_cluster_that_it_names_and_an_unknown_one_is_no
         reason, _ = await refused(lab, model_services=full)
         assert reason in ("NO_CAPACITY", "UNSATISFIABLE"), "the other hosts' room is of no use"
         listed = await lab.fleet.ListClusters(fleet_pb2.ListClustersRequest())
-        assert [(c.uuid, list(c.zone_uuids), c.host_count) for c in listed.inventories] == [(CLUSTER, [ZONE], 1)]
+        told = [(c.uuid, c.name, c.zone_uuid, c.host_count) for c in listed.inventories]
+        assert told == [(CLUSTER, "racks-1-to-4", ZONE, 1)]
 
 
 async def test_devices_are_claimed_by_model_and_one_without_a_model_is_refused(tmp_path: Path) -> None:

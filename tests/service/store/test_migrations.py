@@ -10,14 +10,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from service.domain.fleet import Zone
 from service.domain.groups import Group, GroupPhase, PlacementPolicy
 from service.errors import Unavailable
-from service.store import catalog, groups
+from service.store import catalog, clusters, groups, schema
 from service.store.codec import encode
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.store.schema import metadata
 from tests.support.builders import ENTRY, group
+from tests.support.builders import host as host_of
 from tests.support.database import Database, together
 
 
@@ -56,6 +58,27 @@ def test_what_groups_are_found_by_is_copied_from_their_specifications(url: str) 
         assert database.read(groups.keeping_apart) == {"a" * 32: {other, third}}
         assert database.read(lambda c: catalog.users(c, ENTRY)) == 2
         assert database.read(lambda c: catalog.users(c, third)) == 0
+
+
+def test_a_cluster_that_hosts_named_before_there_were_rows_has_one(url: str) -> None:
+    cluster, zone, now = "c" * 32, "e" * 32, 5
+    with Database(url) as database:
+        upgrade(database.store.engine, "0011")
+
+        def as_before(connection: Connection) -> None:
+            stamps = {"version": 1, "created_at": now, "updated_at": now, "configured": ""}
+            row = {"uuid": zone, "name": "z", "document": encode(Zone(zone, "z")), **stamps}
+            connection.execute(schema.zones.insert(), row)
+            for number, named in ((1, cluster), (2, cluster), (3, "")):
+                one = host_of(number, zone_uuid=zone, cluster_uuid=named)
+                row = {"uuid": one.uuid, "name": one.name, "zone_uuid": zone, "document": encode(one), **stamps}
+                connection.execute(schema.hosts.insert(), {**row, "state": "Enabled", "status": "Connected"})
+
+        database.write(as_before)
+        upgrade(database.store.engine)
+        (found,) = database.read(lambda c: clusters.page(c, None, 10))
+        assert (found.uuid, found.name, found.zone_uuid, found.created_at) == (cluster, cluster, zone, now)
+        assert database.read(clusters.hosts_in) == {cluster: {zone: 2}}
 
 
 def _as_version_0005_did(made: list[Group], connection: Connection) -> None:

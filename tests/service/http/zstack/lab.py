@@ -170,6 +170,10 @@ allow = ["127.0.0.1/32"]
 [[zones]]
 uuid = "{ZONE}"
 name = "zone-1"
+[[clusters]]
+uuid = "{CLUSTER}"
+name = "rows"
+zone = "zone-1"
 [[hosts]]
 name = "host-1"
 cluster_uuid = "{CLUSTER}"{host}

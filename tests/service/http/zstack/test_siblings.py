@@ -109,7 +109,7 @@ async def test_machines_clusters_and_images_can_be_queried(zstack: Lab) -> None:
     assert queried["inventories"] == [shown]
     assert queried["schema"] == {"inventories[0]": "org.zstack.header.vm.VmInstanceInventory"}
     clusters = (await zstack.get("/clusters")).json()["inventories"]
-    assert [(c["uuid"], c["zoneUuid"]) for c in clusters] == [(CLUSTER, ZONE)]
+    assert [(c["uuid"], c["name"], c["zoneUuid"]) for c in clusters] == [(CLUSTER, "rows", ZONE)]
     images = (await zstack.get("/images", q="name=guest")).json()["inventories"]
     assert [(i["format"], i["uuid"]) for i in images] == [("kernel", shown["imageUuid"])]
     one = (await zstack.get(f"/clusters/{CLUSTER}")).json()["inventories"]
