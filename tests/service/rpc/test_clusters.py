@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -25,7 +26,7 @@ zone = "zone-1"
 """
 
 
-async def make(lab: Whole, name: str = "row", zone: str = ZONE, **fields: str) -> fleet_pb2.Cluster:
+async def make(lab: Whole, name: str = "row", zone: str = ZONE, **fields: Any) -> fleet_pb2.Cluster:
     """A cluster of run time."""
     request = fleet_pb2.CreateClusterRequest(name=name, zone_uuid=zone, **fields)
     inventory: fleet_pb2.Cluster = (await lab.fleet.CreateCluster(request)).inventory
@@ -70,9 +71,8 @@ async def test_hosts_are_in_a_cluster_of_their_zone_and_one_with_hosts_stays(tmp
         cluster = await make(lab)
         other_zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
         for uuid, zone, wrong in ((NOWHERE, ZONE, NOT_FOUND), (cluster.uuid, other_zone.uuid, INVALID)):
-            request = fleet_pb2.AddHostRequest(
-                name="odd", zone_uuid=zone, cluster_uuid=uuid, driver="simulated", connection={"transport": "none"}
-            )
+            fields: dict[str, Any] = {"driver": "simulated", "connection": {"transport": "none"}}
+            request = fleet_pb2.AddHostRequest(name="odd", zone_uuid=zone, cluster_uuid=uuid, **fields)
             error = await refused(lab.fleet.AddHost(request), *wrong)
             assert (error.details() or "").startswith("cluster_uuid:")
         host = await lab.add_host(cluster_uuid=cluster.uuid)
@@ -96,10 +96,15 @@ async def test_a_node_whose_cluster_is_in_another_zone_than_it_names_is_refused(
     async with whole(tmp_path, config_text(1)) as lab:
         other_zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
         cluster = await make(lab, zone=other_zone.uuid)
-        node = {"uuid": ENTRY, "zone_uuid": ZONE, "cluster_uuid": cluster.uuid, "cpu_num": 1, "memory_size": GIB}
-        request = deploy_pb2.PlanDistributedModelServiceRequest(
-            name="g", service_creation_strategy="parallel", model_services=[node]
-        )
+        node: dict[str, Any] = {
+            "uuid": ENTRY,
+            "zone_uuid": ZONE,
+            "cluster_uuid": cluster.uuid,
+            "cpu_num": 1,
+            "memory_size": GIB,
+        }
+        request = deploy_pb2.PlanDistributedModelServiceRequest(name="g", service_creation_strategy="parallel")
+        request.model_services.add(**node)
         error = await refused(lab.deploy.PlanDistributedModelService(request), *INVALID)
         assert (error.details() or "").startswith("model_services[0].cluster_uuid:")
 
