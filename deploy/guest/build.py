@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Builds the default guest image: a kernel and an initramfs, from Debian packages alone.
 
-    build.py OUT_DIR
+    build.py OUT_DIR [--add FILE=PATH]…
 
 writes OUT_DIR/vmlinuz, OUT_DIR/initramfs.img and OUT_DIR/guest.json (names, sha256 sums, kernel command line).
+Each --add lays a file of this machine into the image: an engine that is linked statically, a model.
 Needs no root, only Python's standard library, and two installed packages. The same inputs give the same bytes; a second
 call with the same inputs finds its earlier result by their hash and writes nothing.
 """
@@ -18,12 +19,15 @@ import lzma
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-ROOTFS = Path(__file__).resolve().parent / "rootfs"
+HERE = Path(__file__).resolve().parent
+ROOTFS = HERE / "rootfs"
+SUPERVISOR = HERE.parent.parent / "service/serving/supervisor.sh"
+"""The one that images with cloud-init are sent; this one has it built in."""
 FORMAT = "corral-guest/1"
 # virtio for disk, network and the progress channel; fw_cfg for the facts; button and evdev for the power button.
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "qemu_fw_cfg", "evdev", "button")
@@ -32,8 +36,8 @@ COMMAND_LINE = "console=ttyS0 no_timer_check quiet loglevel=3 panic=10"
 # fmt: off
 APPLETS = (
     "acpid", "base64", "cat", "chmod", "cp", "cut", "echo", "find", "grep", "head", "hostname", "httpd", "insmod", "ip",
-    "kill", "ls", "mkdir", "mount", "mv", "poweroff", "printf", "rm", "sed", "sh", "sleep", "sync", "tail",
-    "timeout", "touch", "tr", "udhcpc", "wc", "wget",
+    "kill", "ls", "mkdir", "mount", "mv", "poweroff", "printf", "rm", "sed", "setsid", "sh", "sleep", "sync", "tail",
+    "timeout", "touch", "tr", "udhcpc", "umount", "wc", "wget",
 )
 # fmt: on
 PACKAGES = {
@@ -53,18 +57,24 @@ class MissingPackage(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the parts come from: kernel release, kernel file, module files in load order, busybox."""
+    """Where the parts come from: kernel release, kernel file, module files in load order, busybox.
+
+    `added`: more files, by their path in the guest.
+    """
 
     release: str
     kernel: Path
     modules: tuple[Path, ...]
     busybox: Path
+    added: Mapping[str, Path] = field(default_factory=dict)
 
     def digest(self) -> str:
         """sha256 over everything that decides the output."""
         total = hashlib.sha256(f"{FORMAT}\0{self.release}\0{COMMAND_LINE}\0{','.join(APPLETS)}".encode())
-        for path in (self.kernel, *self.modules, self.busybox, Path(__file__).resolve(), *rootfs_files()):
-            total.update(f"\0{path.name}\0{path.stat().st_mode:o}\0{sha256_of(path)}".encode())
+        own = (Path(__file__).resolve(), SUPERVISOR, *rootfs_files())
+        parts = [(path.name, path) for path in (self.kernel, *self.modules, self.busybox, *own)]
+        for name, path in (*parts, *sorted(self.added.items())):
+            total.update(f"\0{name}\0{path.stat().st_mode:o}\0{sha256_of(path)}".encode())
         return total.hexdigest()
 
 
@@ -159,9 +169,10 @@ def archive_entries(inputs: Inputs) -> Iterator[tuple[str, int, bytes]]:
     files["bin/["] = (0o120777, b"busybox")
     for number, path in enumerate(inputs.modules):
         files[f"lib/modules/{number:02d}-{module_name(path.name)}.ko"] = (0o100644, read_module(path))
-    for path in rootfs_files():
+    laid = {str(path.relative_to(ROOTFS)): path for path in rootfs_files()}
+    for name, path in {**laid, "etc/corral/supervisor.sh": SUPERVISOR, **inputs.added}.items():
         mode = 0o100755 if path.stat().st_mode & 0o100 else 0o100644
-        files[str(path.relative_to(ROOTFS))] = (mode, path.read_bytes())
+        files[name] = (mode, path.read_bytes())
     directories = {"proc", "sys", "dev", "run", "tmp", "etc"}
     for name in files:
         directories |= {str(parent) for parent in Path(name).parents if str(parent) != "."}
@@ -179,7 +190,7 @@ def cpio_newc(entries: Iterator[tuple[str, int, bytes]]) -> bytes:
         encoded = name.encode() + b"\0"
         links = 2 if mode & 0o040000 and not mode & 0o100000 else 1
         fields = (inode, mode, 0, 0, links, 0, len(content), 0, 0, 0, 0, len(encoded), 0)
-        for part in (b"070701" + b"".join(b"%08X" % field for field in fields) + encoded, content):
+        for part in (b"070701" + b"".join(b"%08X" % value for value in fields) + encoded, content):
             archive.extend(part)
             archive.extend(bytes(-len(archive) % 4))
 
@@ -235,13 +246,29 @@ def build(out: Path, inputs: Inputs) -> tuple[dict[str, Any], bool]:
     return result, True
 
 
+def additions(wishes: Sequence[str]) -> dict[str, Path]:
+    """`FILE=PATH` each: which files of this machine stand where in the guest. Raises ValueError, OSError."""
+    found = {}
+    for wish in wishes:
+        file, separator, path = wish.rpartition("=")
+        name = path.lstrip("/")
+        if not separator or not name or {"", ".", ".."} & set(name.split("/")):
+            raise ValueError(f"--add {wish}: expected FILE=PATH, with a path in the guest like bin/engine")
+        if not Path(file).is_file():
+            raise ValueError(f"--add {wish}: {file} is not a file")
+        found[name] = Path(file).resolve()
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 with one line on stderr that says what to do."""
     parser = argparse.ArgumentParser(description="Build Corral's default guest image from installed Debian packages.")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
-    out: Path = parser.parse_args(arguments).out
+    parser.add_argument("--add", action="append", default=[], metavar="FILE=PATH", help="a file, and where it is put")
+    given = parser.parse_args(arguments)
+    out: Path = given.out
     try:
-        result, built = build(out, find_inputs())
+        result, built = build(out, replace(find_inputs(), added=additions(given.add)))
     except (MissingPackage, OSError, ValueError) as problem:
         print(f"guest image: {problem}", file=sys.stderr)
         return 1

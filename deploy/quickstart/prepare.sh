@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
@@ -9,6 +9,7 @@
 #   guest     the default guest image into .cache/guest
 #   browser   Debian's Chromium and its driver, for the tests of the page
 #   promtool  promtool into .cache/tools, from Debian's package, without installing its service
+#   engine    llama.cpp's RPC server and a small head for the tests of a group that answers, built into .cache/serving
 # Runs again in well under a second when nothing changed: a step leaves a stamp with the hash of what it was made from, or looks
 # whether what it installs is there.
 set -euo pipefail
@@ -188,13 +189,20 @@ prepare_promtool() {
     rm -rf "$directory"
 }
 
+prepare_engine() {
+    compgen -G '.cache/serving/*/head-*' >/dev/null && .venv/bin/python -m tests.serving.llama --check && return
+    { command -v cmake && command -v ninja && command -v g++; } >/dev/null || apt_install cmake ninja-build g++
+    say "building llama.cpp's RPC server, once: some two minutes"
+    .venv/bin/python -m tests.serving.llama || say "the engine could not be built, its test will be skipped"
+}
+
 mkdir -p .cache
 # Two callers at once would undo each other's half-made environment.
 exec 9>.cache/prepare.lock
 flock 9
 for step in "$@"; do
     case $step in
-        system | runtime | tools | dev | clients | postgres | guest | browser | promtool) "prepare_$step" ;;
-        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool" ;;
+        system | runtime | tools | dev | clients | postgres | guest | browser | promtool | engine) "prepare_$step" ;;
+        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine" ;;
     esac
 done

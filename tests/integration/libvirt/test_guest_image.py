@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import os
@@ -63,6 +64,25 @@ def test_a_second_call_writes_nothing_and_damage_is_noticed(guest_image: GuestIm
     (out / "initramfs.img").write_bytes(b"damaged")
     assert "built" in build(out).stdout
     assert (out / "initramfs.img").read_bytes() == guest_image.initramfs.read_bytes()
+
+
+def test_files_of_ones_own_are_laid_in_and_a_wrong_wish_is_told(guest_image: GuestImage, tmp_path: Path) -> None:
+    engine = tmp_path / "my=engine"
+    engine.write_text("#!/bin/sh\n")
+    engine.chmod(0o755)
+    out = tmp_path / "out"
+    command = [sys.executable, str(GUEST_BUILD), str(out)]
+    subprocess.run([*command, "--add", f"{engine}=/bin/engine"], check=True, capture_output=True)
+    archive = gzip.decompress((out / "initramfs.img").read_bytes())
+    assert b"bin/engine\0" in archive
+    assert b"bin/engine\0" not in gzip.decompress(guest_image.initramfs.read_bytes())
+    engine.write_text("#!/bin/sh\nexit 1\n")
+    again = subprocess.run([*command, "--add", f"{engine}=/bin/engine"], check=True, capture_output=True, text=True)
+    assert "built" in again.stdout, "another content is another image"
+    for wish, told in (("nothing=/bin/x", "is not a file"), (f"{engine}=../x", "FILE=PATH"), ("x", "FILE=PATH")):
+        done = subprocess.run([*command, "--add", wish], check=False, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert told in done.stderr
 
 
 def test_sums_in_the_manifest_are_those_of_the_files(guest_image: GuestImage) -> None:

@@ -59,7 +59,7 @@ class Guest:
     """One supervisor that runs."""
 
     directory: Path
-    shell: list[str] = field(default_factory=lambda: SHELLS[0])
+    shell: list[str]
     facts: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
@@ -145,9 +145,9 @@ class Guest:
         return found
 
 
-@pytest.fixture
-def guest(tmp_path: Path) -> Iterator[Guest]:
-    made = Guest(tmp_path)
+@pytest.fixture(params=SHELLS, ids=lambda shell: shell[0])
+def guest(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    made = Guest(tmp_path, request.param)
     yield made
     made.stop()
 
@@ -157,9 +157,7 @@ def engine(directory: Path, port: int, answer: str) -> str:
     return f"exec {sys.executable} {ENGINE} {port} {directory / 'answer'}"
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_an_engine_that_ends_is_started_again_and_its_last_words_are_told(guest: Guest, shell: list[str]) -> None:
-    guest.shell = shell
+def test_an_engine_that_ends_is_started_again_and_its_last_words_are_told(guest: Guest) -> None:
     began = guest.directory / "began"
     guest.start(f"echo once >> {began}; echo 'no \"model\" here'; exit 3")
     report = guest.at("degraded", 'ended with status 3: no "model" here')

@@ -1,0 +1,178 @@
+"""A group of llama.cpp on the lab's hypervisors: its image, the service's configuration, and callers from outside."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from corral.v1 import deploy_pb2, group_pb2
+
+from tests.lab.fixtures import GUEST_BUILD
+from tests.lab.fleet import Lab
+from tests.serving import oracle
+from tests.serving.llama import Engine
+from tests.serving.oracle import Ring
+from tests.support.builders import ENTRY, ZONE
+from tests.support.process import CorralProcess
+
+PORT, RPC_PORT = 8080, 50052
+MEMORY = 128 << 20  # bytes of a guest
+CANARY_LETTERS = 2
+ARGUMENTS = "-m /model.gguf -c 256 -np 1 -t 1 -fit off --threads-http 2"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A ring, and the boot image that holds it beside the engine."""
+
+    ring: Ring
+    manifest: Path
+
+    def request(self, prompt: str, count: int) -> dict[str, Any]:
+        """What is posted to /completion; no sampling, so that the answer is the model's own."""
+        return {"prompt": prompt, "n_predict": count, "temperature": 0, "cache_prompt": False}
+
+
+def build_model(directory: Path, engine: Engine, ring: Ring, *, head: Path, broken_layer: int = -1) -> Model:
+    """One image for head and workers. `head`: the program that is called `llama-server` there."""
+    weights = directory / "model.gguf"
+    oracle.write(weights, ring, broken_layer=broken_layer)
+    added = {engine.rpc_server: "bin/ggml-rpc-server", head: "bin/llama-server", weights: "model.gguf"}
+    wishes = [word for file, path in added.items() for word in ("--add", f"{file}={path}")]
+    out = directory / "image"
+    subprocess.run([sys.executable, str(GUEST_BUILD), str(out), *wishes], check=True, stdout=subprocess.DEVNULL)
+    return Model(ring, out / "guest.json")
+
+
+def configuration(lab: Lab, model: Model) -> str:
+    """The lab's hosts, one zone with planned addresses, and one catalogue entry with a canary."""
+    hosts = "".join(
+        f'[[hosts]]\nname = "hv{number}"\nzone = "zone-1"\ndriver = "libvirt"\n'
+        f'socket = "{hypervisor.directory}/run/libvirt/libvirt-sock"\n'
+        '[hosts.capacity]\nvcpu = 4\nmemory = "20GiB"\n'
+        for number, hypervisor in enumerate(lab, start=1)
+    )
+    body = json.dumps(model.request("abc", CANARY_LETTERS))
+    expected = model.ring.completion("c", CANARY_LETTERS)
+    return f"""
+[[zones]]
+uuid = "{ZONE}"
+name = "zone-1"
+[zones.network]
+kind = "bridge"
+source = "br0"
+subnet = "{lab.network}.0.0/16"
+gateway = "{lab.network}.0.1"
+pool = "{lab.network}.1.10-{lab.network}.1.99"
+{hosts}
+[[images]]
+name = "ring"
+manifest = "{model.manifest}"
+[[model_services]]
+uuid = "{ENTRY}"
+name = "ring"
+image = "ring"
+framework = "llamacpp-rpc"
+canary_path = "/completion"
+canary_body = '{body}'
+canary_expect = '"content":"{expected}'
+stop_grace_ms = 0
+"""
+
+
+@dataclass
+class Site:
+    """The service as a process on a lab that runs, with one model."""
+
+    lab: Lab
+    model: Model
+    corral: CorralProcess
+
+    def deploy(self, size: int = 3, **more: Any) -> Iterator[deploy_pb2.DeployDistributedModelServiceResponse]:
+        """Head and workers on hosts of their own."""
+        nodes = [
+            group_pb2.NodeSpec(
+                uuid=ENTRY, zone_uuid=ZONE, cpu_num=1, memory_size=MEMORY,
+                startup_parameters=ARGUMENTS if rank == 0 else "-t 1",
+            )
+            for rank in range(size)
+        ]  # fmt: skip
+        policy = group_pb2.PlacementPolicy(max_per_host=1)
+        return self.corral.deploy("ring", nodes, **{"placement_policy": policy, **more})
+
+    def ask(self, group: group_pb2.InstanceGroup, prompt: str, count: int, timeout: float = 30.0) -> str:
+        """What the group's url answers to a caller outside of the guests.
+
+        Raises OSError, http.client.HTTPException, ValueError.
+        """
+        body = json.dumps(self.model.request(prompt, count)).encode()
+        found: str = json.loads(post(self.lab, group.instances[0].addresses[0], "/completion", body, timeout))[
+            "content"
+        ]
+        return found
+
+    def get(self, uuid: str) -> group_pb2.InstanceGroup:
+        """The group as it stands."""
+        return self.corral.groups.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=uuid), timeout=30).inventory
+
+
+def post(lab: Lab, address: str, path: str, body: bytes, timeout: float) -> bytes:
+    """POST from inside the lab's network. Raises OSError, http.client.HTTPException."""
+    connection = http.client.HTTPConnection(address, PORT, timeout=timeout)
+    connection.sock = lab.switch.connect(address, PORT, timeout)
+    connection.sock.settimeout(timeout)
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise OSError(f"{path} of {address} answered {response.status}: {answer[:200]!r}")
+        return answer
+    finally:
+        connection.close()
+
+
+@contextmanager
+def site(lab: Lab, model: Model, directory: Path) -> Iterator[Site]:
+    """The service runs; at the end nothing of its machines does."""
+    directory.mkdir(exist_ok=True)
+    corral = CorralProcess(directory, configuration(lab, model))
+    corral.start()
+    try:
+        yield Site(lab, model, corral)
+    finally:
+        corral.kill()
+        sweep(lab)
+
+
+def sweep(lab: Lab) -> None:
+    """Ends and forgets every domain, and deletes machines' volumes."""
+    for hypervisor in lab:
+        connection = libvirt.open(hypervisor.uri)
+        for domain in connection.listAllDomains():
+            if domain.isActive():
+                domain.destroy()
+            if domain.isPersistent():
+                domain.undefine()
+        connection.close()
+
+
+def leftovers(lab: Lab) -> Sequence[str]:
+    """Domains and volumes of machines on all hypervisors, but inert marks; read without the service."""
+    found = []
+    for hypervisor in lab:
+        connection = libvirt.open(hypervisor.uri)
+        names = [d.name() for d in connection.listAllDomains()]
+        found += [n for n in names if n != "corral-owner" and not n.startswith("corral-tomb")]
+        for pool in connection.listAllStoragePools():
+            found += [v for v in pool.listVolumes() if not v.startswith("corral-base.")]
+        connection.close()
+    return found
