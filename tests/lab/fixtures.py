@@ -47,7 +47,7 @@ class GuestImage:
 def guest_image(pytestconfig: pytest.Config) -> GuestImage:
     """The default guest, built once and kept in pytest's cache. Skips where its packages are missing."""
     cache = getattr(pytestconfig, "cache", None)  # none with `-p no:cacheprovider`
-    out = Path("build/guest") if cache is None else Path(cache.mkdir("corral-guest"))
+    out = ROOT / "build/guest" if cache is None else Path(cache.mkdir("corral-guest"))
     done = subprocess.run([sys.executable, str(GUEST_BUILD), str(out)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip(done.stderr.strip())
