@@ -177,6 +177,13 @@ class Ticked:
     """Time passed; deadlines are looked at, and times that cannot be so far ahead are held to the present."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClockLeapt:
+    """The database's clock was set ahead by so many ms, while no more time than usual passed."""
+
+    by_ms: int
+
+
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
 MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
 Fact = (
@@ -188,6 +195,7 @@ Fact = (
     | HostAnswers
     | StopAsked
     | Ticked
+    | ClockLeapt
     | Evicted
     | Kept
     | Fenced

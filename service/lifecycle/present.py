@@ -1,7 +1,9 @@
-"""A group's own times, held to the present: none lies further ahead than its kind is ever set.
+"""A group's own times where the database's clock was set: none lies further ahead than its kind is ever set, and none
+passes by a leap alone.
 
-The database's clock may have been ahead and be set right. A pause, a deadline or the time since when something has been
-so, stored meanwhile, then lies in the future, and the group would wait for it. Pure.
+The clock may have been ahead and be set right. A pause, a deadline or the time since when something has been so, stored
+meanwhile, then lies in the future, and the group would wait for it. Or it leaps ahead: a boot of a minute would then be
+taken for one that is late by the leap, and be ended for that. Pure.
 """
 
 from __future__ import annotations
@@ -28,6 +30,30 @@ def held_to_present(group: Group, now: int) -> Group:
     ):
         return group
     return replace(group, retry_at=retry_at, running_since=running_since, deadline_at=deadline_at, instances=members)
+
+
+def carried_on(group: Group, by_ms: int) -> Group:
+    """The group after a leap of the clock ahead: what was to be waited for takes as long as before."""
+    return replace(
+        group,
+        retry_at=_later(group.retry_at, by_ms),
+        running_since=_later(group.running_since, by_ms),
+        deadline_at=_later(group.deadline_at, by_ms),
+        instances=tuple(
+            replace(
+                member,
+                deadline_at=_later(member.deadline_at, by_ms),
+                move_deadline_at=_later(member.move_deadline_at, by_ms),
+                unknown_since=_later(member.unknown_since, by_ms),
+                paused_at=_later(member.paused_at, by_ms),
+            )
+            for member in group.instances
+        ),
+    )
+
+
+def _later(at: int, by_ms: int) -> int:
+    return at + by_ms if at else 0
 
 
 def _member(member: Instance, now: int) -> Instance:

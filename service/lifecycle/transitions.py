@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance
 from service.lifecycle.facts import (
+    ClockLeapt,
     DeleteRequested,
     Evicted,
     Fact,
@@ -66,7 +67,7 @@ from service.lifecycle.moving import (
     stay,
     wish,
 )
-from service.lifecycle.present import held_to_present
+from service.lifecycle.present import carried_on, held_to_present
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
@@ -352,6 +353,10 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     return each(group, expire)
 
 
+def _clock_leapt(group: Group, fact: ClockLeapt, now: int) -> Group:
+    return carried_on(group, fact.by_ms)
+
+
 _APPLY: Mapping[type, Callable[..., Group]] = {
     Placed: _placed,
     NotPlaced: _not_placed,
@@ -372,4 +377,5 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     MoveAborted: _move_aborted,
     Moved: _moved,
     Ticked: _ticked,
+    ClockLeapt: _clock_leapt,
 }

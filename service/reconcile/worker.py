@@ -16,7 +16,7 @@ from service.domain.groups import Group, GroupPhase
 from service.errors import InvariantViolation, NotFound, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
-from service.lifecycle.facts import Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
+from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.present import held_to_present
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import EffectResult, Sends
@@ -84,6 +84,7 @@ class GroupWorker:
     _stopping: bool = False
     _reload: bool = True
     _giving_back: bool = False
+    _leapt_ms: int = 0
     _placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -149,7 +150,11 @@ class GroupWorker:
         # Where the answer to a give-back was lost it may have been committed: nothing may be done before that is known.
         if self._giving_back or now >= self.lease_until - LEASE_MS + RENEW_MS:
             await self._renew()
+            now = self._now()
         facts, changed = self._outcomes()
+        if self._leapt_ms:
+            group = await self._apply([ClockLeapt(self._leapt_ms)], now)
+            self._leapt_ms = 0
         changed, self._reload = changed or self._reload, False
         if facts:
             failpoint("worker.outcomes")
@@ -196,6 +201,8 @@ class GroupWorker:
             raise LeaseLost(self.uuid)
         failpoint("worker.renewed")
         self._giving_back = False
+        if (leapt := present - self._now()) > clock.JUMP_MS:
+            self._leapt_ms += leapt
         self.time, self.lease_until = DatabaseTime(present, asked_at), present + LEASE_MS
 
     def _outcomes(self) -> tuple[list[Fact], bool]:

@@ -153,6 +153,19 @@ class Replica:
                     raise TimeoutError(f"{self.directory.name} does not answer: {self.log()[-2000:]}")
                 time.sleep(0.05)
 
+    def serve(self, seconds: float = 120) -> None:
+        """Start it and wait until it answers. What ends at its start is started again, as by systemd's `Restart=`: the
+        database may be away just then. Raises TimeoutError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.start()
+            try:
+                return self.wait(max(0.0, deadline - time.monotonic()))
+            except RuntimeError as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(str(error)) from error
+                time.sleep(1)
+
     def stub(self) -> Any:
         """A stub on a new connection; `close` closes it."""
         channel = self._connect(1000)

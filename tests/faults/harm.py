@@ -83,9 +83,8 @@ class Harm:
         following = threading.Thread(target=self._follow, args=(held, time.monotonic()))
         following.start()
         self._pause(0.0, 2.0)
-        replica.start()
         started = time.monotonic()
-        replica.wait(120)
+        replica.serve(120)
         self.recoveries.append(time.monotonic() - started)
         following.join()
         return True

@@ -112,3 +112,34 @@ def clock_back(site: Site) -> Iterator[Expected]:
     site.start()
     yield Expected(began, [event(site, site.steady, "its machine")])
     _step(site, 0.0)
+
+
+def clock_in_a_boot(site: Site) -> Iterator[Expected]:
+    """The clock leaps an hour ahead while a guest boots, and is set right while another one does: both come up."""
+    told, before = "corral_clock_jumps_total", _leaps(site)
+    try:
+        first = site.launch()
+        site.census.keep()
+        _step(site, HOUR)
+        began = now()
+        leapt = Sign(f'{told}{{direction="ahead"}}', lambda: _leaps(site) > before)
+        yield Expected(began, [leapt], 15)
+        _comes_up(site, first)
+        second = site.launch()
+        site.census.keep()
+    finally:
+        _step(site, 0.0)
+    _comes_up(site, second)
+    site.delete(first)
+    site.delete(second)
+
+
+def _leaps(site: Site) -> float:
+    return min(operator.metric("corral_clock_jumps_total", direction="ahead") for operator in site.operators)
+
+
+def _comes_up(site: Site, group: str) -> None:
+    """It ends its deploy as Running, by its first machine: the census misses one that is replaced."""
+    wait(lambda: getattr(site.operator.group(group), "status", "") in ("Running", "Failed"), "the end of a boot")
+    found = site.operator.group(group)
+    assert found.status == "Running", f"a boot ended as {found.status}: {found.reason}"

@@ -38,6 +38,7 @@ MISHAPS: Mapping[str, Mishap] = {
         resources.pool_full,
         resources.clock_forward,
         resources.clock_back,
+        resources.clock_in_a_boot,
     )
 }
 

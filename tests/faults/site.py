@@ -86,7 +86,10 @@ class Site:
             replica.configure(self.store.url, fleet or self.fleet)
             replica.start()
         for replica in self.replicas:
-            replica.wait(PATIENCE)
+            try:
+                replica.wait(PATIENCE)
+            except RuntimeError:  # it ended, as where its database was not there yet
+                replica.serve(PATIENCE)
 
     def revive(self) -> None:
         """After a mishap that broke off: with the site's own configuration, a clock that is right, and room."""

@@ -1,4 +1,4 @@
-"""What a group's worker does when the answer to its give-back is lost."""
+"""What a group's worker does when the answer to its give-back is lost, and when the clock leaps."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 
-from service.domain.groups import DeployRequest, GroupPhase
+from service.domain.groups import DeployRequest, GroupPhase, Instance, InstanceStatus
 from service.drivers.base import MachineState
 from service.errors import Unavailable
 from service.lifecycle.facts import StopRequested
-from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
+from service.reconcile.worker import LEASE_MS, RENEW_MS, DatabaseTime, GroupWorker
 from service.store import clock, groups
 from service.store.connection import Connection
 from service.transactions.changes import apply
 from tests.support.builders import spec
-from tests.support.control_plane import ControlPlane, control_plane
+from tests.support.control_plane import CALLER, ControlPlane, control_plane
 
 pytestmark = pytest.mark.asyncio
+
+HOUR_MS = 3_600_000
 
 
 async def resting(plane: ControlPlane) -> str:
@@ -91,3 +93,31 @@ async def test_a_give_back_that_was_not_committed_is_made_again(monkeypatch: pyt
         assert [m.state for m in plane.machines()] == [MachineState.STOPPED], "the lease was kept, and used"
         assert given == [given[0], given[0]]
         assert (await plane.store.read(lambda c: groups.load(c, uuid))).phase is GroupPhase.STOPPED
+
+
+async def test_a_leap_of_the_clock_ends_no_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with control_plane(size={"boot_ms": "600000"}) as plane:
+        started = await plane.groups.deploy(CALLER, DeployRequest(spec(1)))
+        uuid = started.group.uuid
+
+        async def member() -> Instance:
+            return (await plane.store.read(lambda c: groups.load(c, uuid))).instances[0]
+
+        async with asyncio.timeout(60):
+            async for _ in plane.groups.follow(uuid, started.after_revision):
+                if (before := await member()).status is InstanceStatus.BOOTING:
+                    break
+        await plane.reconciler.stop(5.0)
+        now = await plane.store.read(clock.now)
+        await plane.store.write(lambda c: groups.due(c, uuid, 0))
+        ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+        real = clock.now
+        monkeypatch.setattr(clock, "now", lambda connection: real(connection) + HOUR_MS)
+        taken = DatabaseTime(now, asyncio.get_running_loop().time())
+        renews_at_once = now + LEASE_MS - RENEW_MS
+        worker = GroupWorker(plane.reconciler._context, uuid, epoch, renews_at_once, taken)
+        worker.stop()
+        await worker.run()
+        after = await member()
+        assert (after.status, after.attempt) == (InstanceStatus.BOOTING, before.attempt), after.reason
+        assert 0 < after.deadline_at - before.deadline_at - HOUR_MS < 60_000
