@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import grpc
@@ -51,10 +52,27 @@ REASON_EXIT_CODES: Mapping[str, int] = {
     "UNDECIDED": UNAVAILABLE,
 }
 
-EXIT_CODE_HELP = (
-    "exit codes: 0 done; 1 the group failed; 2 wrong usage or request; 3 no room for the group; 4 not found; "
-    "5 service not reachable or overloaded; 6 conflict with the present state; 7 not allowed; 70 a bug; 130 interrupted"
-)
+EXIT_CODES_TOLD: Mapping[int, str] = {
+    OK: "done",
+    FAILED: "the group failed, or not all of it was done",
+    USAGE: "wrong usage, or a request that the service refuses",
+    NOT_PLACED: "no room for the group, or more than a quota allows",
+    NOT_FOUND: "not found",
+    UNAVAILABLE: "the service cannot be reached, or has too much to do",
+    CONFLICT: "a conflict with the present state",
+    DENIED: "not allowed",
+    INTERNAL: "a bug",
+    INTERRUPTED: "interrupted; what was begun goes on in the service",
+}
+
+
+class NotThere(Exception):
+    """What a name or uuid on the command line means is not there, or several have the name."""
+
+
+def tell(*lines: str) -> None:
+    """Lines for people, to standard error."""
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def exit_code(error: grpc.RpcError) -> int:

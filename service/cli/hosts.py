@@ -2,98 +2,119 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
 from service.cli import errors
+from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.explanation import amounts_text
-from service.cli.view import json_line
+from service.cli.output import Columns
+from service.cli.view import moment_text
 
 Stub = fleet_pb2_grpc.FleetServiceStub
-Run = Callable[[argparse.Namespace, Stub], int]
 
 
-class UnknownHost(Exception):
-    """No host has this uuid or name."""
+def register(corral: click.Group) -> None:
+    """Add the sub-commands."""
+    hosts = verb_group(corral, "hosts", example="corral hosts")(list_hosts)
+    verb(hosts, "claim", example="corral hosts claim hv1")(claim)
+    verb(hosts, "quarantine", example="corral hosts quarantine")(list_quarantine)
+    verb(hosts, "remove-quarantined", example="corral hosts remove-quarantined hv1 KEY")(remove_quarantined)
+    verb(hosts, "adopt", example="corral hosts adopt GROUP")(adopt)
 
 
-def add_parsers(hosts: argparse.ArgumentParser) -> None:
-    """The sub-commands of `corral hosts`; without one it lists."""
-    hosts.add_argument("--project", default="", help="only hosts on which members of this project have claims")
-    verbs = hosts.add_subparsers(title="sub-commands", metavar="VERB")
-
-    def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=text, description=text, epilog=errors.EXIT_CODE_HELP)
-        verb.set_defaults(run=run)
-        verb.add_argument("--json", action="store_true", help="print JSON instead of text")
-        return verb
-
-    claim = add("claim", claim_host, "say that a host that is left alone is this service's, whatever it bears")
-    claim.add_argument("host", help="its uuid or name")
-    held = add("quarantine", list_quarantine, "list machines and volumes that the database knows nothing of")
-    held.add_argument("--host", default="", help="only those on this host, by uuid or name")
-    remove = add("remove-quarantined", remove_quarantined, "order the end of what is held in quarantine")
-    remove.add_argument("host", help="uuid or name of its host")
-    remove.add_argument("key", help="the machine's uuid or the volume's name, as `quarantine` lists it")
-    adopt = add("adopt", adopt_group, "make a group of which machines are in quarantine a group again, as it runs")
-    adopt.add_argument("group", help="its uuid, as `quarantine` lists it")
+_COLUMNS: Columns = (
+    ("uuid", lambda host: host.uuid),
+    ("name", lambda host: host.name),
+    ("state", lambda host: host.state),
+    ("status", lambda host: host.status),
+    ("free", lambda host: amounts_text({c.resource: c.available for c in host.capacities}) or "nothing"),
+    ("members of", lambda host: ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)),
+    ("reason", lambda host: host.reason),
+)
 
 
-def list_hosts(options: argparse.Namespace, stub: Stub) -> int:
-    """A line each, by name."""
-    for host in _hosts(stub, options.project):
-        print(json_line(host) if options.json else _host_line(host))
+@output_option
+@click.option("--project", default="", help="Only hosts on which members of this project have claims.")
+def list_hosts(session: Session, output: Output, project: str) -> int:
+    """List hosts by name; with a sub-command claim them, or see to the quarantine."""
+    output.many(all_hosts(session.stub(Stub), project), _COLUMNS, lambda host: host.name)
     return errors.OK
 
 
-def claim_host(options: argparse.Namespace, stub: Stub) -> int:
-    """Order that the host be this service's."""
-    host = _find(stub, options.host)
-    made = stub.ClaimHost(fleet_pb2.ClaimHostRequest(uuid=host.uuid)).inventory
-    print(json_line(made) if options.json else f"{host.name} is claimed; it is looked at within seconds")
+@output_option
+@click.argument("host")
+def claim(session: Session, output: Output, host: str) -> int:
+    """Say that a host that is left alone is this service's, whatever it bears. HOST: its name or uuid."""
+    stub = session.stub(Stub)
+    found = find_host(stub, host)
+    made = stub.ClaimHost(fleet_pb2.ClaimHostRequest(uuid=found.uuid)).inventory
+    output.one(made, made.name, f"{found.name} is claimed; it is looked at within seconds")
     return errors.OK
 
 
-def list_quarantine(options: argparse.Namespace, stub: Stub) -> int:
-    """A line each, by host."""
-    names = {host.uuid: host.name for host in _hosts(stub)}
-    only = _find(stub, options.host).uuid if options.host else ""
-    for one in _pages(
-        lambda token: stub.ListQuarantine(
-            fleet_pb2.ListQuarantineRequest(host_uuid=only, page_size=500, page_token=token)
-        )
-    ):
-        print(json_line(one) if options.json else _held_line(one, names.get(one.host_uuid, one.host_uuid)))
+@output_option
+@click.option("--host", default="", help="Only those on this host, by name or uuid.")
+def list_quarantine(session: Session, output: Output, host: str) -> int:
+    """List machines and volumes that the database knows nothing of."""
+    stub = session.stub(Stub)
+    names = {one.uuid: one.name for one in all_hosts(stub)}
+    only = find_host(stub, host).uuid if host else ""
+    columns: Columns = (
+        ("host", lambda one: names.get(one.host_uuid, one.host_uuid)),
+        ("what", lambda one: one.holding),
+        ("state", lambda one: one.state),
+        ("key", lambda one: one.key),
+        ("group", lambda one: one.group_uuid or "-"),
+        ("since", lambda one: moment_text(one.create_date)),
+        ("why", lambda one: one.reason + ("  (its end is ordered)" if one.removal_ordered else "")),
+    )
+    output.many(all_quarantined(stub, only), columns, lambda one: one.key)
     return errors.OK
 
 
-def remove_quarantined(options: argparse.Namespace, stub: Stub) -> int:
-    """Order the end of one machine or volume."""
-    host = _find(stub, options.host)
-    request = fleet_pb2.RemoveQuarantinedRequest(host_uuid=host.uuid, key=options.key)
-    one = stub.RemoveQuarantined(request).inventory
-    print(json_line(one) if options.json else f"{one.key} on {host.name} is going to be removed")
+@output_option
+@click.argument("host")
+@click.argument("key")
+def remove_quarantined(session: Session, output: Output, host: str, key: str) -> int:
+    """Order the end of what is held in quarantine. KEY: a machine's uuid or a volume's name, as `quarantine` tells."""
+    stub = session.stub(Stub)
+    found = find_host(stub, host)
+    one = stub.RemoveQuarantined(fleet_pb2.RemoveQuarantinedRequest(host_uuid=found.uuid, key=key)).inventory
+    output.one(one, one.key, f"{one.key} on {found.name} is going to be removed")
     return errors.OK
 
 
-def adopt_group(options: argparse.Namespace, stub: Stub) -> int:
-    """Make quarantined machines a group again."""
-    group = stub.AdoptQuarantined(fleet_pb2.AdoptQuarantinedRequest(group_uuid=options.group)).inventory
-    print(json_line(group) if options.json else f"{group.uuid}  {group.name}  {group.status}")
+@output_option
+@click.argument("group")
+def adopt(session: Session, output: Output, group: str) -> int:
+    """Make a group of which machines are in quarantine a group again, as it runs. GROUP: its uuid."""
+    made = session.stub(Stub).AdoptQuarantined(fleet_pb2.AdoptQuarantinedRequest(group_uuid=group)).inventory
+    output.one(made, made.uuid, f"{made.uuid}  {made.name}  {made.status}")
     return errors.OK
 
 
-def _hosts(stub: Stub, project: str = "") -> Iterator[fleet_pb2.Host]:
-    return _pages(
+def all_hosts(stub: Stub, project: str = "") -> Iterator[fleet_pb2.Host]:
+    """All hosts, by name."""
+    return pages(
         lambda token: stub.ListHosts(fleet_pb2.ListHostsRequest(page_size=500, page_token=token, project=project))
     )
 
 
-def _pages(ask: Callable[[str], Any]) -> Iterator[Any]:
+def all_quarantined(stub: Stub, host_uuid: str = "") -> Iterator[fleet_pb2.Quarantined]:
+    """All that is in quarantine, or what of it is on one host."""
+    return pages(
+        lambda token: stub.ListQuarantine(
+            fleet_pb2.ListQuarantineRequest(host_uuid=host_uuid, page_size=500, page_token=token)
+        )
+    )
+
+
+def pages(ask: Callable[[str], Any]) -> Iterator[Any]:
+    """The inventories of all pages."""
     token = ""
     while True:
         answer = ask(token)
@@ -103,32 +124,9 @@ def _pages(ask: Callable[[str], Any]) -> Iterator[Any]:
             return
 
 
-def _find(stub: Stub, wanted: str) -> fleet_pb2.Host:
-    """The host of this uuid or name. Raises UnknownHost."""
-    for host in _hosts(stub):
+def find_host(stub: Stub, wanted: str) -> fleet_pb2.Host:
+    """The host of this uuid or name. Raises NotThere."""
+    for host in all_hosts(stub):
         if wanted in (host.name, host.uuid):
             return host
-    raise UnknownHost(f"there is no host {wanted!r}; `corral hosts` lists them")
-
-
-def _host_line(host: fleet_pb2.Host) -> str:
-    free = {c.resource: c.available for c in host.capacities}
-    reason = f"  {host.reason}" if host.reason else ""
-    whose = ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)
-    of = f"  members of: {whose}" if whose else ""
-    return f"{host.uuid}  {host.name}  {host.state}  {host.status}  free: {amounts_text(free) or 'nothing'}{of}{reason}"
-
-
-def _held_line(one: fleet_pb2.Quarantined, host: str) -> str:
-    ordered = "  (its end is ordered)" if one.removal_ordered else ""
-    group = f"  group {one.group_uuid}" if one.group_uuid else ""
-    state = f" {one.state}" if one.state else ""
-    return (
-        f"{host}  {one.holding}{state}  {one.key}{group}  since {one.create_date.ToJsonString()}: {one.reason}{ordered}"
-    )
-
-
-def tell(problem: UnknownHost) -> int:
-    """Say on standard error what is wrong; answers the exit code."""
-    print(str(problem), file=sys.stderr)
-    return errors.NOT_FOUND
+    raise errors.NotThere(f"there is no host {wanted!r}; `corral hosts` lists them")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import click
 from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
 Request = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
@@ -30,43 +31,60 @@ _STRATEGIES = {
 }
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+class _Told(click.ParamType[Any]):
+    """What a function reads out of the option's text."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._read(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
+
+
+def options(function: Any) -> Any:
     """All options of a policy."""
-    group = command.add_argument_group("placement", "over what the request says; lists are added to it")
-    group.add_argument("--strategy", choices=sorted(_STRATEGIES), help="which placement is better than another")
-    for name, text in _NUMBERS.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
-    for name, text in _FLAGS.items():
-        group.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
-    for option, kind, metavar, text in (
-        ("--host-label", _label, "KEY=VALUE[,VALUE]", "only hosts with this label"),
-        ("--prefer-host-label", _preferred_label, "KEY=VALUE[,VALUE][:WEIGHT]", "rather hosts with this label"),
-        ("--near", str, "GROUP", "only hosts of this group"),
-        ("--prefer-near", _preferred_group, "GROUP[:WEIGHT]", "rather hosts of this group"),
-        ("--apart", str, "GROUP", "no host of this group"),
+    lists = (
         ("--prefer-apart", _preferred_group, "GROUP[:WEIGHT]", "rather no host of this group"),
-    ):
-        group.add_argument(option, type=kind, action="append", default=[], metavar=metavar, help=f"{text} (repeatable)")
+        ("--apart", str, "GROUP", "no host of this group"),
+        ("--prefer-near", _preferred_group, "GROUP[:WEIGHT]", "rather hosts of this group"),
+        ("--near", str, "GROUP", "only hosts of this group"),
+        ("--prefer-host-label", _preferred_label, "KEY=VALUE[,VALUE][:WEIGHT]", "rather hosts with this label"),
+        ("--host-label", _label, "KEY=VALUE[,VALUE]", "only hosts with this label"),
+    )
+    for name, read, metavar, text in lists:
+        told = f"Placement: {text} (repeatable, added to the request's)."
+        function = click.option(name, type=_Told(metavar, read), multiple=True, metavar=metavar, help=told)(function)
+    for name, text in reversed(_FLAGS.items()):
+        function = click.option(f"--{name.replace('_', '-')}", is_flag=True, help=f"Placement: {text}.")(function)
+    for name, text in reversed(_NUMBERS.items()):
+        option = click.option(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"Placement: {text}.")
+        function = option(function)
+    told = "Placement: which one is better than another."
+    return click.option("--strategy", type=click.Choice(sorted(_STRATEGIES)), help=told)(function)
 
 
-def apply(options: argparse.Namespace, request: Request) -> None:
+def apply(options: Mapping[str, Any], request: Request) -> None:
     """Put what the options say into the request's policy; what they do not say stays."""
     policy = request.placement_policy if request.HasField("placement_policy") else group_pb2.PlacementPolicy()
     before = policy.SerializeToString(deterministic=True)
-    if options.strategy:
-        policy.strategy = _STRATEGIES[options.strategy]
+    if options["strategy"]:
+        policy.strategy = _STRATEGIES[options["strategy"]]
     for name in _NUMBERS:
-        if getattr(options, name) is not None:
-            setattr(policy, name, getattr(options, name))
+        if options[name] is not None:
+            setattr(policy, name, options[name])
     for name in _FLAGS:
-        if getattr(options, name):
+        if options[name]:
             setattr(policy, name, True)
-    policy.required_host_labels.extend(options.host_label)
-    policy.preferred_host_labels.extend(options.prefer_host_label)
-    policy.affinity_group_uuids.extend(options.near)
-    policy.anti_affinity_group_uuids.extend(options.apart)
-    policy.preferred_affinity_groups.extend(options.prefer_near)
-    policy.preferred_anti_affinity_groups.extend(options.prefer_apart)
+    policy.required_host_labels.extend(options["host_label"])
+    policy.preferred_host_labels.extend(options["prefer_host_label"])
+    policy.affinity_group_uuids.extend(options["near"])
+    policy.anti_affinity_group_uuids.extend(options["apart"])
+    policy.preferred_affinity_groups.extend(options["prefer_near"])
+    policy.preferred_anti_affinity_groups.extend(options["prefer_apart"])
     if policy.SerializeToString(deterministic=True) != before:
         request.placement_policy.CopyFrom(policy)
 
@@ -90,7 +108,7 @@ def _preferred_group(text: str) -> group_pb2.PreferredGroup:
 def _key_and_values(text: str, whole: str) -> tuple[str, Sequence[str]]:
     key, equals, values = text.partition("=")
     if not (key and equals and values):
-        raise argparse.ArgumentTypeError(f"{whole!r} is not KEY=VALUE")
+        raise ValueError(f"{whole!r} is not KEY=VALUE")
     return key, values.split(",")
 
 

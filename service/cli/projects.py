@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import click
 from corral.v1 import project_pb2, project_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.cli import errors
+from service.cli.command import Output, Session, output_option, verb
 from service.cli.explanation import amounts_text
-from service.cli.view import json_line
+from service.cli.output import Columns
 
 Stub = project_pb2_grpc.ProjectServiceStub
 
@@ -21,79 +23,69 @@ _AGE = re.compile(r"(\d{1,6})([smhd])")
 _PAGE = 500
 
 
-def add_usage_options(command: argparse.ArgumentParser) -> None:
-    """What `corral usage` takes."""
-    command.add_argument("project", nargs="?", default="", help="one project (default: yours; all for administrators)")
+def register(corral: click.Group) -> None:
+    """Add the sub-commands."""
+    verb(corral, "usage", example="corral usage")(usage)
+    verb(corral, "audit", example="corral audit --since 1h --limit 20")(audit)
 
 
-def add_audit_options(command: argparse.ArgumentParser) -> None:
-    """What `corral audit` takes."""
-    command.add_argument("--project", default="", help="only changes by callers of this project")
-    command.add_argument("--principal", default="", help="only changes by this account, token or certificate")
-    command.add_argument("--method", default="", help="only changes by this method, such as DeleteInstanceGroup")
-    command.add_argument("--subject", default="", help="only changes of what has this uuid or name")
-    command.add_argument("--request-id", default="", help="only changes by the call that has this x-request-id")
-    when = "as 2026-01-31T12:00:00Z, or so long ago: 90s, 30m, 12h, 7d"
-    command.add_argument("--since", type=moment, metavar="TIME", help=f"only changes from then on: {when}")
-    command.add_argument("--until", type=moment, metavar="TIME", help="only changes before then")
-    command.add_argument(
-        "--limit", type=_count, default=100, metavar="N", help="at most so many (default: %(default)s)"
-    )
+class Moment(click.ParamType[Any]):
+    """A time as RFC 3339 has it, or one that is so long ago."""
 
+    name = "time"
 
-def moment(text: str) -> Timestamp:
-    """A time as RFC 3339 has it, or one that is so long ago. Raises ArgumentTypeError."""
-    told = Timestamp()
-    if age := _AGE.fullmatch(text):
-        told.FromSeconds(int(time.time()) - int(age[1]) * _SECONDS[age[2]])
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Timestamp:
+        told = Timestamp()
+        if age := _AGE.fullmatch(value):
+            told.FromSeconds(int(time.time()) - int(age[1]) * _SECONDS[age[2]])
+            return told
+        try:
+            told.FromJsonString(value)
+        except ValueError as problem:
+            self.fail(f"{value!r} is no time: {problem}", param, ctx)
         return told
-    try:
-        told.FromJsonString(text)
-    except ValueError as problem:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: {problem}") from problem
-    return told
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1000000")
-    return int(text)
-
-
-def show_usage(options: argparse.Namespace, stub: Stub) -> int:
-    """One line for each project, and below it one for each resource."""
+@output_option
+@click.argument("project", required=False, default="")
+def usage(session: Session, output: Output, project: str) -> int:
+    """Tell what a project uses of its quota: yours, or PROJECT; administrators see all."""
+    stub = session.stub(Stub)
     token = ""
     while True:
-        request = project_pb2.GetUsageRequest(project=options.project, page_size=_PAGE, page_token=token)
+        request = project_pb2.GetUsageRequest(project=project, page_size=_PAGE, page_token=token)
         answer = stub.GetUsage(request)
         for one in answer.inventories:
-            print(json_line(one) if options.json else "\n".join(_usage_lines(one)))
+            output.one(one, one.project, "\n".join(_usage_lines(one)))
         token = answer.next_page_token
         if not token:
             return errors.OK
 
 
-def list_audit(options: argparse.Namespace, stub: Stub) -> int:
-    """One line for each change, the newest first."""
-    for one in _changes(options, stub):
-        print(json_line(one) if options.json else _audit_line(one))
+_WHEN = "as 2026-01-31T12:00:00Z, or so long ago: 90s, 30m, 12h, 7d"
+
+
+@output_option
+@click.option("--project", default="", help="Only changes by callers of this project.")
+@click.option("--principal", default="", help="Only changes by this account, token or certificate.")
+@click.option("--method", default="", help="Only changes by this method, such as DeleteInstanceGroup.")
+@click.option("--subject", default="", help="Only changes of what has this uuid or name.")
+@click.option("--request-id", default="", help="Only changes by the call that has this x-request-id.")
+@click.option("--since", "start_time", type=Moment(), metavar="TIME", help=f"Only changes from then on: {_WHEN}.")
+@click.option("--until", "end_time", type=Moment(), metavar="TIME", help="Only changes before then.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, metavar="N", help="At most so many."
+)
+def audit(session: Session, output: Output, limit: int, **only: Any) -> int:
+    """Tell who changed what, the newest first; for operators."""
+    output.many(_changes(session.stub(Stub), limit, only), _AUDIT_COLUMNS, lambda one: one.subject)
     return errors.OK
 
 
-def _changes(options: argparse.Namespace, stub: Stub) -> Iterator[project_pb2.AuditEvent]:
-    left, token = options.limit, ""
+def _changes(stub: Stub, left: int, only: dict[str, Any]) -> Iterator[project_pb2.AuditEvent]:
+    token = ""
     while left:
-        request = project_pb2.ListAuditEventsRequest(
-            page_size=min(left, _PAGE),
-            page_token=token,
-            project=options.project,
-            principal=options.principal,
-            method=options.method,
-            subject=options.subject,
-            request_id=options.request_id,
-            start_time=options.since,
-            end_time=options.until,
-        )
+        request = project_pb2.ListAuditEventsRequest(page_size=min(left, _PAGE), page_token=token, **only)
         answer = stub.ListAuditEvents(request)
         yield from answer.inventories
         left -= len(answer.inventories)
@@ -117,9 +109,12 @@ def _usage_lines(one: project_pb2.ProjectUsage) -> Iterator[str]:
         yield f"  {', '.join(parts)}"
 
 
-def _audit_line(one: project_pb2.AuditEvent) -> str:
-    own = f"  request {one.client_request_id}" if one.client_request_id else ""
-    return (
-        f"{one.time.ToJsonString()}  {one.principal}  ({one.project})  {one.method}  {one.subject}"
-        f"  call {one.request_id or '-'}{own}"
-    )
+_AUDIT_COLUMNS: Columns = (
+    ("time", lambda one: one.time.ToJsonString()),
+    ("who", lambda one: one.principal),
+    ("project", lambda one: one.project),
+    ("method", lambda one: one.method),
+    ("subject", lambda one: one.subject),
+    ("call", lambda one: one.request_id or "-"),
+    ("request", lambda one: one.client_request_id),
+)

@@ -5,59 +5,50 @@ A value comes from standard input or a file, never from the command line, which 
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import grpc
 from corral.v1 import secret_pb2, secret_pb2_grpc
 
 from service.cli import errors
+from service.cli.command import Output, Session, output_option, verb, verb_group
+from service.cli.output import Columns
 from service.cli.requests import BadRequestFile
-from service.cli.view import json_line
+from service.cli.view import moment_text
 
 Stub = secret_pb2_grpc.SecretServiceStub
-Run = Callable[[argparse.Namespace, Stub], int]
 # More than the service takes: what is too long is refused there, in its words.
 _MOST_BYTES = 1 << 20
 
 
-class NoSuchSecret(Exception):
-    """No secret has this name or uuid, or several projects have one."""
+def register(corral: click.Group) -> None:
+    """Add the sub-commands."""
+    secret = verb_group(corral, "secret", example="corral secret")(list_secrets)
+    verb(secret, "set", example="corral secret set hub-token --file token.txt")(set_secret)
+    verb(secret, "list", example="corral secret list")(list_named)
+    verb(secret, "delete", example="corral secret delete hub-token")(delete_secret)
 
 
-def add_parsers(secret: argparse.ArgumentParser) -> None:
-    """The sub-commands of `corral secret`; without one it lists."""
-    secret.set_defaults(name="")
-    verbs = secret.add_subparsers(title="sub-commands", metavar="VERB")
+@output_option
+@click.argument("name")
+@click.option("--file", "-f", default="-", metavar="FILE", help="Read the value from this file.")
+def set_secret(session: Session, output: Output, name: str, file: str) -> int:
+    """Keep a value by NAME, or give a secret another value; the value is read from standard input.
 
-    def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=text, description=text, epilog=errors.EXIT_CODE_HELP)
-        verb.set_defaults(run=run)
-        verb.add_argument("--json", action="store_true", help="print JSON instead of text")
-        return verb
-
-    keep = add("set", set_secret, "keep a value by name, or give a secret another value; the value is read from stdin")
-    keep.add_argument("name", help="what `secret://NAME` refers to it by; a uuid changes the secret that has it")
-    keep.add_argument("-f", "--file", default="-", metavar="FILE", help="read the value from this file")
-    listing = add("list", list_secrets, "list secrets without their values")
-    listing.add_argument("--name", default="", help="only secrets of exactly this name")
-    delete = add("delete", delete_secret, "forget a secret that no group uses")
-    delete.add_argument("name", help="its name or uuid")
-
-
-def set_secret(options: argparse.Namespace, stub: Stub) -> int:
-    """Create the secret, or rotate it where there is one. Raises NoSuchSecret, BadRequestFile, RpcError."""
-    value = _value(options.file)
-    made = None if _is_uuid(options.name) else _created(stub, options.name, value)
-    verb = "changed" if made is None else "kept"
+    NAME is what secret://NAME refers to it by; a uuid changes the secret that has it.
+    """
+    stub = session.stub(Stub)
+    value = _value(file)
+    made = None if _is_uuid(name) else _created(stub, name, value)
+    done = "changed" if made is None else "kept"
     if made is None:
-        there = _find(stub, options.name)
+        there = _find(stub, name)
         made = stub.RotateSecret(secret_pb2.RotateSecretRequest(uuid=there.uuid, value=value)).inventory
-    told = f"{made.name} of project {made.project} is {verb}: refer to it as secret://{made.name}"
-    print(json_line(made) if options.json else told)
+    output.one(made, made.name, f"{made.name} of project {made.project} is {done}: refer to it as secret://{made.name}")
     return errors.OK
 
 
@@ -71,18 +62,29 @@ def _created(stub: Stub, name: str, value: str) -> secret_pb2.Secret | None:
         return None
 
 
-def list_secrets(options: argparse.Namespace, stub: Stub) -> int:
-    """A line each, by name."""
-    for secret in _secrets(stub, options.name):
-        print(json_line(secret) if options.json else _line(secret))
+@output_option
+def list_secrets(session: Session, output: Output) -> int:
+    """List secrets without their values; with a sub-command keep, list and forget them."""
+    output.many(_secrets(session.stub(Stub)), _COLUMNS, lambda one: one.name)
     return errors.OK
 
 
-def delete_secret(options: argparse.Namespace, stub: Stub) -> int:
-    """Forget one secret. Raises NoSuchSecret, RpcError."""
-    secret = _find(stub, options.name)
+@output_option
+@click.option("--name", default="", help="Only secrets of exactly this name.")
+def list_named(session: Session, output: Output, name: str) -> int:
+    """List secrets without their values."""
+    output.many(_secrets(session.stub(Stub), name), _COLUMNS, lambda one: one.name)
+    return errors.OK
+
+
+@output_option
+@click.argument("name")
+def delete_secret(session: Session, output: Output, name: str) -> int:
+    """Forget a secret that no group uses. NAME: its name or uuid."""
+    stub = session.stub(Stub)
+    secret = _find(stub, name)
     stub.DeleteSecret(secret_pb2.DeleteSecretRequest(uuid=secret.uuid))
-    print(json_line(secret) if options.json else f"{secret.name} of project {secret.project} is forgotten")
+    output.one(secret, secret.name, f"{secret.name} of project {secret.project} is forgotten")
     return errors.OK
 
 
@@ -116,15 +118,15 @@ def _secrets(stub: Stub, name: str = "") -> Iterator[secret_pb2.Secret]:
 
 
 def _find(stub: Stub, wanted: str) -> secret_pb2.Secret:
-    """The secret of this uuid or name. Raises NoSuchSecret."""
+    """The secret of this uuid or name. Raises NotThere."""
     found = list(_secrets(stub, wanted))
     if not found and _is_uuid(wanted):
         return stub.GetSecret(secret_pb2.GetSecretRequest(uuid=wanted)).inventory
     if len(found) > 1:
         whose = ", ".join(f"{one.uuid} of project {one.project}" for one in found)
-        raise NoSuchSecret(f"there are several secrets {wanted}, name one by its uuid: {whose}")
+        raise errors.NotThere(f"there are several secrets {wanted}, name one by its uuid: {whose}")
     if not found:
-        raise NoSuchSecret(f"there is no secret {wanted!r}; `corral secret list` lists them")
+        raise errors.NotThere(f"there is no secret {wanted!r}; `corral secret list` lists them")
     return found[0]
 
 
@@ -132,13 +134,11 @@ def _is_uuid(text: str) -> bool:
     return len(text) == 32 and set(text) <= set("0123456789abcdef")
 
 
-def _line(secret: secret_pb2.Secret) -> str:
-    state = "" if secret.readable else "  (cannot be decrypted: its key is not here)"
-    changed = secret.last_op_date.ToJsonString()
-    return f"{secret.uuid}  {secret.project}  {secret.name}  changed {changed}  key {secret.key_name}{state}"
-
-
-def tell(problem: NoSuchSecret) -> int:
-    """Say on standard error what is wrong; answers the exit code."""
-    print(str(problem), file=sys.stderr)
-    return errors.NOT_FOUND
+_COLUMNS: Columns = (
+    ("uuid", lambda one: one.uuid),
+    ("project", lambda one: one.project),
+    ("name", lambda one: one.name),
+    ("changed", lambda one: moment_text(one.last_op_date)),
+    ("key", lambda one: one.key_name),
+    ("state", lambda one: "" if one.readable else "cannot be decrypted: its key is not here"),
+)

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from service.cli import errors
+import click
 
-RECOVER_HELP = "write a lost or old database again from its hosts; see `corral recover --help`"
+from service.cli import errors
+from service.cli.command import Session, Verb
+
 _NEEDS = ("service.recovering", "sqlalchemy")
 _MISSING = (
     "the server part of Corral is not installed here: run this on the service's machine, "
@@ -17,9 +19,28 @@ _MISSING = (
 )
 
 
-def recover(arguments: Sequence[str]) -> int:
-    """`python -m service recover` with these arguments; answers its exit code."""
+def register(corral: click.Group) -> None:
+    """Add the sub-commands."""
+    corral.add_command(recover)
+
+
+def serve_with(arguments: Sequence[str]) -> int:
+    """`python -m service` with these arguments; answers its exit code."""
     if any(find_spec(name) is None for name in _NEEDS):
-        print(_MISSING, file=sys.stderr)
+        errors.tell(_MISSING)
         return errors.USAGE
-    return subprocess.call([sys.executable, "-m", "service", "recover", *arguments])
+    return subprocess.call([sys.executable, "-m", "service", *arguments])
+
+
+@click.command(
+    "recover",
+    cls=Verb,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True},
+    example="corral recover --config corral.toml",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def recover(session: Session, arguments: tuple[str, ...]) -> int:
+    """Write a lost or old database again from its hosts; on the service's machine. Tells its options by --help."""
+    return serve_with(["recover", *arguments])

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from corral.v1 import group_pb2, placement_pb2
-from google.protobuf.json_format import MessageToJson
-from google.protobuf.message import Message
-from rich.console import Console, Group, RenderableType
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from service.cli.explanation import size_text
+from service.cli.output import Columns, Output, plain_console
 
 # How far a member has come; a status that is not named here is at the beginning, or has failed.
 _STEPS = {"Claimed": 1, "Creating": 2, "Created": 3, "Booting": 4}
@@ -49,12 +48,12 @@ class View(Protocol):
         ...
 
 
-def choose_view(as_json: bool, stream: TextIO | None = None) -> View:
-    """The view for `stream` (standard output): JSON where asked, a table on a terminal, else lines."""
+def choose_view(output: Output, stream: TextIO | None = None, *, of_one: bool = True) -> View:
+    """The view for `stream` (standard output): data where asked, a table of one group on a terminal, else lines."""
     target = sys.stdout if stream is None else stream
-    if as_json:
-        return JsonView(target)
-    return TableView(target) if target.isatty() else LineView(target)
+    if not output.for_people:
+        return DataView(target, output)
+    return TableView(target) if target.isatty() and of_one else LineView(target)
 
 
 class _Unmanaged:
@@ -67,15 +66,21 @@ class _Unmanaged:
         return None
 
 
-class JsonView(_Unmanaged):
-    """One JSON object a line, as the wire has it."""
+class DataView(_Unmanaged):
+    """One JSON object a line or one YAML document an event, as the wire has it; or the group's uuid once."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, output: Output) -> None:
         self._stream = stream
+        self._output = output
+        self._named: set[str] = set()
 
     def show(self, event: group_pb2.InstanceGroupEvent) -> None:
         """Show one event."""
-        print(json_line(event), file=self._stream, flush=True)
+        if self._output.kind != "name":
+            print(self._output.text(event), file=self._stream, flush=True)
+        elif event.group_uuid and event.group_uuid not in self._named:
+            self._named.add(event.group_uuid)
+            print(event.group_uuid, file=self._stream, flush=True)
 
 
 class LineView(_Unmanaged):
@@ -123,11 +128,6 @@ class Progress:
     def seconds(self) -> float:
         """From the first event to the newest."""
         return (self.latest - self.started).total_seconds() if self.started and self.latest else 0.0
-
-
-def plain_console(stream: TextIO) -> Console:
-    """A console that shows names as they are: brackets and colons in them are no markup."""
-    return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
 class TableView:
@@ -242,27 +242,27 @@ def describe_placement(placement: placement_pb2.Placement) -> str:
     return f"{len(placement.assignments)} member(s) on {hosts} host(s), {proof}{stage}, in {took:.1f} ms"
 
 
-def group_table(groups: Iterable[group_pb2.InstanceGroup]) -> Table:
-    """Groups as a table, one row each."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("uuid", "project", "name", "status", "running", "hosts", "accepted", "reason"):
-        table.add_column(title, no_wrap=title != "reason")
-    for group in groups:
-        running = sum(member.status == "Running" for member in group.instances)
-        hosts = len({member.host_uuid for member in group.instances if member.host_uuid})
-        table.add_row(
-            group.uuid,
-            group.project,
-            group.name,
-            Text(group.status, style=_COLOURS.get(group.status, "cyan")),
-            f"{running}/{len(group.instances)}",
-            str(hosts),
-            group.create_date.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-            group.reason,
-        )
-    return table
+def _running(group: group_pb2.InstanceGroup) -> str:
+    return f"{sum(member.status == 'Running' for member in group.instances)}/{len(group.instances)}"
 
 
-def json_line(message: Message) -> str:
-    """A message as one line of JSON, with the JSON names of the contract."""
-    return MessageToJson(message, indent=None, ensure_ascii=False)
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(status, style=_COLOURS.get(status, "cyan"))
+
+
+def moment_text(moment: Timestamp) -> str:
+    """A time by the clock on this machine's wall."""
+    return moment.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+GROUP_COLUMNS: Columns = (
+    ("uuid", lambda group: group.uuid),
+    ("project", lambda group: group.project),
+    ("name", lambda group: group.name),
+    ("status", lambda group: status_text(group.status)),
+    ("running", _running),
+    ("hosts", lambda group: str(len({member.host_uuid for member in group.instances if member.host_uuid}))),
+    ("accepted", lambda group: moment_text(group.create_date)),
+    ("reason", lambda group: group.reason),
+)

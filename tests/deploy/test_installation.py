@@ -25,7 +25,6 @@ from tests.support.process import CONFIGURATION, CorralProcess
 OF_THE_SERVER = (
     "alembic",
     "cryptography",
-    "grpc_health",
     "numpy",
     "ortools",
     "pydantic",

@@ -12,9 +12,10 @@ from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from service.cli import errors, policy, view
+from service.cli import errors, view
 from service.cli.explanation import explain, size_text
-from service.cli.main import build_parser, main
+from service.cli.main import main
+from service.cli.output import Output
 from service.client import follow
 from tests.service.cli.scripted import EVENTS, GROUP, Service, event, failure, group
 
@@ -66,7 +67,7 @@ def test_on_a_terminal_the_table_shows_every_member_and_names_are_no_markup() ->
             return True
 
     screen = Terminal()
-    with view.choose_view(False, screen) as shown:
+    with view.choose_view(Output(), screen) as shown:
         for each in EVENTS:
             shown.show(each)
     text = screen.getvalue()
@@ -206,9 +207,7 @@ def test_a_plan_shows_the_documents_of_the_ranks_that_are_asked_for(
     address: str, service: Service, request_file: str, capsys: pytest.CaptureFixture[str], ranks: list[str]
 ) -> None:
     assert main(["--server", address, "plan", "-f", request_file, "--documents", *ranks]) == errors.OK
-    asked = service.requests[-1]
-    assert isinstance(asked, deploy_pb2.PlanDistributedModelServiceRequest)
-    assert list(asked.document_ranks) == [0]
+    assert list(planned(service).document_ranks) == [0]
     assert "--- 0 node-0: env\nNODE_RANK=0\n" in capsys.readouterr().out
 
 
@@ -285,14 +284,21 @@ def test_sizes_are_told_in_the_largest_unit_that_holds_them() -> None:
     assert [size_text(n) for n in (17179869184, 3 << 29, 512 << 20, 1000)] == ["16 GiB", "1.5 GiB", "512 MiB", "1000 B"]
 
 
-def test_options_of_placement_stand_over_what_the_file_says() -> None:
-    request = deploy_pb2.DeployDistributedModelServiceRequest(
-        placement_policy=group_pb2.PlacementPolicy(max_per_host=2, same_rack=True, affinity_group_uuids=[GROUP])
-    )
+def test_options_of_placement_stand_over_what_the_file_says(
+    address: str, service: Service, tmp_path: Path, request_file: str
+) -> None:
+    body = json.loads(Path(request_file).read_text())
+    body["deployDistributedModelService"]["placementPolicy"] = {
+        "maxPerHost": 2,
+        "sameRack": True,
+        "affinityGroupUuids": [GROUP],
+    }
+    file = tmp_path / "with_policy.json"
+    file.write_text(json.dumps(body))
     told = "--max-per-host 1 --min-racks 2 --strategy close --host-label disk=ssd,nvme --prefer-host-label net=rdma:7"
     told += " --near n --prefer-apart a:3 --apart b --same-zone"
-    policy.apply(build_parser().parse_args(["plan", "-f", "x", *told.split()]), request)
-    assert request.placement_policy == group_pb2.PlacementPolicy(
+    assert main(["--server", address, "plan", str(file), *told.split()]) == errors.OK
+    assert planned(service).placement_policy == group_pb2.PlacementPolicy(
         strategy=placement_pb2.PLACEMENT_STRATEGY_CLOSE,
         max_per_host=1,
         min_racks=2,
@@ -304,6 +310,12 @@ def test_options_of_placement_stand_over_what_the_file_says() -> None:
         preferred_host_labels=[group_pb2.PreferredHostLabel(key="net", values=["rdma"], weight=7)],
         preferred_anti_affinity_groups=[group_pb2.PreferredGroup(group_uuid="a", weight=3)],
     )
-    bare = deploy_pb2.DeployDistributedModelServiceRequest()
-    policy.apply(build_parser().parse_args(["plan", "-f", "x"]), bare)
-    assert not bare.HasField("placement_policy")
+    assert main(["--server", address, "plan", "-f", request_file]) == errors.OK
+    assert not planned(service).HasField("placement_policy")
+
+
+def planned(service: Service) -> deploy_pb2.PlanDistributedModelServiceRequest:
+    """The plan that was asked for last."""
+    asked = service.requests[-1]
+    assert isinstance(asked, deploy_pb2.PlanDistributedModelServiceRequest)
+    return asked

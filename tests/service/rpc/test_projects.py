@@ -17,7 +17,7 @@ import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, project_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from service.cli.main import build_parser
+from service.cli.main import run
 from tests.service.rpc.lab import refused
 from tests.support.whole import ENTRY, GIB, Whole, config_text, whole
 
@@ -89,22 +89,8 @@ def told(found: Sequence[project_pb2.ProjectUsage]) -> dict[str, dict[str, tuple
 async def command(lab: Whole, who: str, *arguments: str) -> int:
     """The command's exit code. It runs in a thread, since it waits for answers of this very loop."""
 
-    def run() -> int:
-        options = build_parser().parse_args(arguments)
-        with grpc.insecure_channel(str(lab.service.rpc.address)) as channel:
-            told = grpc.intercept_channel(channel, _Bearing(who))
-            code: int = options.run(options, options.stub(told))
-            return code
-
-    return await asyncio.to_thread(run)
-
-
-class _Bearing(grpc.UnaryUnaryClientInterceptor):
-    def __init__(self, who: str) -> None:
-        self._who = who
-
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(details._replace(metadata=by(self._who)["metadata"]), request)
+    told = ["--server", str(lab.service.rpc.address), *arguments]
+    return await asyncio.to_thread(run, told, {"CORRAL_TOKEN": who})
 
 
 async def test_usage_is_what_the_quota_is_compared_with_and_each_sees_its_own(

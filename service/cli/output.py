@@ -1,0 +1,88 @@
+"""How answers are printed: as a table for people, as JSON or YAML with the contract's names, or as names alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO
+
+import yaml
+from google.protobuf.json_format import MessageToDict, MessageToJson
+from google.protobuf.message import Message
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+KINDS = ("table", "json", "yaml", "name")
+
+Cell = str | Text
+Columns = Sequence[tuple[str, Callable[[Any], Cell]]]
+
+
+class Output:
+    """Prints in the way that `--output` names, to standard output as it is at the moment of printing."""
+
+    def __init__(self, kind: str = "table") -> None:
+        self.kind = kind
+
+    @property
+    def for_people(self) -> bool:
+        """Whether it is a table: sentences may stand beside it."""
+        return self.kind == "table"
+
+    def many(self, messages: Iterable[Message], columns: Columns, name: Callable[[Any], str]) -> None:
+        """A row, an object, a document or a name for each. `name`: what other sub-commands take it by."""
+        if self.for_people:
+            print_table([title for title, _ in columns], ([cell(one) for _, cell in columns] for one in messages))
+            return
+        for message in messages:
+            self.data(message, name(message))
+
+    def one(self, message: Message, name: str, told: str) -> None:
+        """One message; for people the sentence `told`."""
+        if self.for_people:
+            print(told)
+        else:
+            self.data(message, name)
+
+    def data(self, message: Message, name: str) -> None:
+        """The message as JSON or YAML, or the name alone."""
+        print(name if self.kind == "name" else self.text(message), flush=True)
+
+    def text(self, message: Message) -> str:
+        """The message as a line of JSON, or as a document of YAML."""
+        return yaml_document(MessageToDict(message)) if self.kind == "yaml" else json_line(message)
+
+
+def json_line(message: Message) -> str:
+    """A message as one line of JSON, with the JSON names of the contract."""
+    return MessageToJson(message, indent=None, ensure_ascii=False)
+
+
+def yaml_document(value: Any) -> str:
+    """A document of YAML, `---` before it, no line break behind it."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, explicit_start=True).rstrip("\n")
+
+
+def plain_console(stream: TextIO) -> Console:
+    """A console that shows names as they are: brackets and colons in them are no markup."""
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """To standard output: on a terminal in colours and as wide as that is, elsewhere whole lines, cut nowhere."""
+    console = plain_console(sys.stdout)
+    if not console.is_terminal:
+        lines = [list(titles), *([str(cell) for cell in row] for row in rows)]
+        widths = [max(cell_len(line[column]) for line in lines) for column in range(len(titles))]
+        for line in lines:
+            padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+            print("  ".join(padded).rstrip())
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for position, title in enumerate(titles):
+        table.add_column(title, no_wrap=position + 1 < len(titles))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
