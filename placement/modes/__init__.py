@@ -1,1 +1,4 @@
-"""What is asked beside a first placement: drain, rebalance, room made by moves, how many more fit. States requests; the engine answers."""
+"""What is asked beside a first placement: drain, rebalance, room made by moves, how many more fit.
+
+States requests; the engine answers.
+"""
