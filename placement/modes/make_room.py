@@ -71,7 +71,7 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True)
 class MadeRoom:
-    """``placed``: once ``moves`` are made, ``assignments`` fit. ``infeasible``: no moves can do it, proven.
+    """``status``: ``placed``: once ``moves`` are made, ``placed`` fits. ``infeasible``: no moves can do it, proven.
 
     ``unknown``: no plan was found, though one may exist. ``lower_bound``: no moves that make room cost less (None where
     none can). ``homeless``: members that found no home in the last attempt. ``decision``: the answer without any move.
@@ -80,7 +80,7 @@ class MadeRoom:
     status: Status
     decision: Decision
     moves: tuple[Move, ...] = ()
-    assignments: tuple[Assignment, ...] = ()
+    placed: Decision | None = None
     cost: int | None = None
     lower_bound: int | None = None
     proof: Proof = Proof.NONE
@@ -102,7 +102,7 @@ def make_room(
     fleet = _Fleet.of(snapshot, request, neighbours)
     decision = place(snapshot, request, policy, stop)
     if decision.status is Status.PLACED:
-        return MadeRoom(Status.PLACED, decision, (), decision.assignments, 0, 0, Proof.OPTIMAL)
+        return MadeRoom(Status.PLACED, decision, (), decision, 0, 0, Proof.OPTIMAL)
     return _Search(fleet, decision, replace(policy, explain=False, max_placed=False), stop).run()
 
 
@@ -171,12 +171,10 @@ class _Search:
                 break
             plan = self._plan(self._named(found.leaving))
             if plan is not None:
-                moves, assignments = plan
+                moves, placed = plan
                 cost = sum(self.fleet.cost(move.member) for move in moves)
                 proof = Proof.OPTIMAL if cost == lower else Proof.GAP
-                return MadeRoom(
-                    Status.PLACED, self.decision, moves, assignments, cost, lower, proof, stopped=self.stop()
-                )
+                return MadeRoom(Status.PLACED, self.decision, moves, placed, cost, lower, proof, stopped=self.stop())
             if not self.homeless:
                 break
             self._make_dearer(self.homeless)
@@ -226,7 +224,7 @@ class _Search:
 
     # --- where all go -------------------------------------------------------------------------------------------------
 
-    def _plan(self, leaving: tuple[str, ...]) -> tuple[tuple[Move, ...], tuple[Assignment, ...]] | None:
+    def _plan(self, leaving: tuple[str, ...]) -> tuple[tuple[Move, ...], Decision] | None:
         """The gang on the fleet without the leaving, and they on what it leaves; None where either finds no place."""
         fleet = self.fleet
         self.homeless = ()
@@ -242,7 +240,7 @@ class _Search:
             return None
         landed = _landed(hosts, fleet.request, decision.assignments)
         moves = self._homes(fleet.snapshot.updated(tuple(landed.values())), leaving, vacated)
-        return None if moves is None else (moves, decision.assignments)
+        return None if moves is None else (moves, decision)
 
     def _homes(self, snapshot: Snapshot, leaving: tuple[str, ...], vacated: frozenset[str]) -> tuple[Move, ...] | None:
         """The moves. On ``snapshot`` the gang has landed and the leaving are still where they were."""
