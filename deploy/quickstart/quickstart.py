@@ -217,9 +217,9 @@ def deploy(addresses: Addresses, name: str) -> None:
 
 def deploy_all(addresses: Addresses) -> None:
     """ZStack's documented request, or a smaller one where it does not fit; then a leader and two workers."""
-    planned = corral(addresses, "plan", "-f", str(HERE / "seed-request.json"), quiet=True)
+    planned = corral(addresses, "plan", "-f", str(HERE / "documented-request.json"), quiet=True)
     if planned.returncode == 0:
-        deploy(addresses, "seed-request.json")
+        deploy(addresses, "documented-request.json")
     else:
         say("this machine has too little room for one node of 8 vCPUs and 16 GiB; the planner says:")
         print(planned.stderr.rstrip())

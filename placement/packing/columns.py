@@ -90,7 +90,7 @@ class Generator:
         for cls in np.argsort(-worth, kind="stable")[:24].tolist():
             self.add_patterns(cls)
 
-    def seed(self, loads: Sequence[Load]) -> None:
+    def start_from(self, loads: Sequence[Load]) -> None:
         """Starts from the patterns of known answers."""
         for load in loads:
             self.master.add(self.column(load.cls, load.pattern))

@@ -93,7 +93,7 @@ def _from_pool(generator: Generator, loads: Sequence[Load], weights: Ints, stop:
     if len(loads) > POOL_LOADS or len(generator.counts) > POOL_KINDS or generator.packing.cells is not None:
         return
     search, master = generator.search, generator.master
-    generator.seed(loads)
+    generator.start_from(loads)
     if not search.closed and not stop() and master.solve() and master.value <= search.lower + 1e-6:
         dive(generator, weights, stop, pricing=False)
 
@@ -117,7 +117,7 @@ def _by_columns(packing: Packing, search: Search, tried: list[Load], weights: In
     inner = Search(search.lower, None, search.cost, search.stage)
     goal = Goal(1, len(packing.counts) + int(packing.hosts.sum()), None, no_loss)
     generator = Generator(reduced, goal, pricer_for(reduced, policy, stop), inner, stop)
-    generator.seed(inside(search.loads or (), classes))
+    generator.start_from(inside(search.loads or (), classes))
     quick = len(classes) <= QUICK_CLASSES and DenseTable.cells(reduced) <= QUICK_CELLS
     _from_pool(generator, inside(tried, classes), weights, stop)
     for coarse in THOROUGH[:1] if quick else THOROUGH:

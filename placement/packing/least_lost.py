@@ -186,7 +186,7 @@ def _improve(packing: Packing, worth: Worth, search: Search, policy: Policy, sto
     scale = max(1, min(1 << 20, (1 << 29) // (4 * most)))
     goal = Goal(0, missing, base, worth.lost)
     generator = Generator(packing, goal, DenseTable(packing, table * scale), search, stop, scale)
-    generator.seed(search.loads)
+    generator.start_from(search.loads)
     generator.run(min(policy.rounds, max(4, 40_000_000 // max(1, math.prod(table.shape) * len(packing.counts)))))
     weights = np.ones(packing.demand.shape[1], np.int64)
     if not search.closed and not stop():

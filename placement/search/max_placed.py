@@ -37,7 +37,7 @@ def max_of(packing: Packing, policy: Policy, stop: Stop) -> tuple[list[Load], in
     if missing and not stop() and policy.rounds:
         search = Search(0, loads, missing, "greedy")
         generator = Generator(packing, Goal(0, 1, None, no_loss), pricer_for(packing, policy, stop), search, stop)
-        generator.seed(loads)
+        generator.start_from(loads)
         generator.run(policy.rounds)
         bound = search.lower
         found = _rounded(generator, packing, stop)

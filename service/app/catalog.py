@@ -258,7 +258,7 @@ class Catalog:
         if role == "kernel":
             image = Image(request.name, kernel_path=str(main.path), initrd_path=initrd_path, sha256=digests)
         else:
-            # A disk from anywhere can read a seed by cloud-init; Corral's own channel it may not know.
+            # A disk from anywhere can read a NoCloud volume by cloud-init; Corral's own channel it may not know.
             image = Image(
                 request.name,
                 disk_path=str(main.path),

@@ -284,9 +284,9 @@ def new_instance(
     """A pending member. `version`: of the group, where it joins one that exists: a rank that is used again then gets
     another uuid. `past`: of the deleted group that had the group's uuid before, whose machines are others too."""
     entry = catalogue[node.model_service_uuid]
-    seed = str(node.node_rank) if not (version or past) else f"{node.node_rank}-{version or past}"
+    name = str(node.node_rank) if not (version or past) else f"{node.node_rank}-{version or past}"
     return Instance(
-        uuid=uuids.uuid5(uuids.UUID(group_uuid), seed).hex,
+        uuid=uuids.uuid5(uuids.UUID(group_uuid), name).hex,
         group_uuid=group_uuid,
         spec=node,
         zone_uuid=node.zone_uuid,

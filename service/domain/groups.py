@@ -114,7 +114,7 @@ class GpuRequest:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One requested member. `model_service_uuid` is the seed's `uuid`: a catalogue entry.
+    """One requested member. `model_service_uuid` is the contract's `uuid`: a catalogue entry.
 
     Empty `zone_uuid`: any zone. `cpu_num`, `memory_size`, `root_disk_size`, `timeout_ms` 0: the catalogue's default.
     `model_service_version`: of the entry at admission; the member is made from it however the entry changes.

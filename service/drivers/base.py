@@ -1,4 +1,4 @@
-"""What the control plane asks of a host, and the facts it gets back; every driver implements `HostDriver`.
+"""What the control plane asks of a host, and what it answers; every driver implements `HostDriver`.
 
 Rules that all drivers keep:
 

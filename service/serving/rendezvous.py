@@ -40,7 +40,7 @@ def rendezvous(
     catalogue: Mapping[str, ModelService],
     secrets: Secrets,
 ) -> dict[str, Any]:
-    """The group's facts as `member` needs them. The epoch is that of the start that the machine is created for.
+    """What `member` is told of its group. The epoch is that of the start that the machine is created for.
 
     The one thing in which values of secrets stand: it goes to the member's host and nowhere else.
     Raises SecretUnavailable.

@@ -1,6 +1,7 @@
 """Structured logs: one JSON object a line, or coloured text on a terminal. Secrets never leave the process.
 
-Every part logs with `get_logger(name)`; the event's first argument is a fixed sentence, facts are keyword arguments.
+Every part logs with `get_logger(name)`; the event's first argument is a fixed sentence, what it is about are keyword
+arguments.
 Records of the standard library's logging (libraries) go the same way.
 """
 

@@ -1,6 +1,6 @@
 """Every outside client does its part of the main job: `make contract` tells a line for each.
 
-The seed is the call in ZStack's documentation of DeployDistributedModelService: a line for curl.
+The documented request is the call in ZStack's documentation of DeployDistributedModelService: a line for curl.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from tests.service.http.zstack.lab import ACTION, MESSAGE, PASSWORD, PASSWORD_SHA512
-from tests.service.http.zstack.test_wire import SEED_ADDRESS, SEED_LINE, SEED_SESSION
+from tests.service.http.zstack.test_wire import DOCUMENTED_ADDRESS, DOCUMENTED_LINE, DOCUMENTED_SESSION
 from tests.support import ROOT
 from tests.support.process import ServiceProcess
 
-SEED_DIGEST = "744882201e6e218d95c2fd10f77677b7bdc9a67f8d9d2c6078bdeb45f55d44b1"
+DOCUMENTED_DIGEST = "744882201e6e218d95c2fd10f77677b7bdc9a67f8d9d2c6078bdeb45f55d44b1"
 SERVICE = "corral.v1.DistributedModelService"
 SCRIPTS = Path(sys.executable).parent
 TOOLS = ROOT / ".cache" / "tools"
@@ -80,7 +80,7 @@ def test_grpcurl(service: ServiceProcess, passed: Passed) -> None:
     asked = json.dumps({"uuid": final["uuid"]})
     gone = objects(run(grpcurl, "-plaintext", "-d", asked, service.grpc, f"{SERVICE}/DeleteInstanceGroup"))
     assert gone[-1]["event"]["final"]["status"] == "Deleted"
-    passed(f"grpcurl: {len(listed)} services by reflection, the seed's deploy in {len(answers)} events, delete")
+    passed(f"grpcurl: {len(listed)} services by reflection, the documented deploy in {len(answers)} events, delete")
 
 
 def common_protos() -> Path:
@@ -104,7 +104,7 @@ def test_buf_curl(service: ServiceProcess, passed: Passed, tmp_path: Path) -> No
         final = answers[-1]["event"]["final"]
         assert final["status"] == "Running"
         run(*common, schema, "-d", json.dumps({"uuid": final["uuid"]}), f"{url}/DeleteInstanceGroup")
-    passed("buf curl: the seed's deploy and delete, by reflection and by the protos")
+    passed("buf curl: the documented deploy and delete, by reflection and by the protos")
 
 
 def test_grpc_js(service: ServiceProcess, passed: Passed) -> None:
@@ -150,9 +150,11 @@ def poll(service: ServiceProcess, location: str) -> tuple[int, Any]:
     return answer
 
 
-def test_curl_with_the_seeds_line(service: ServiceProcess, passed: Passed) -> None:
+def test_curl_with_the_documented_line(service: ServiceProcess, passed: Passed) -> None:
     session = log_in(service)
-    line = SEED_LINE.replace(SEED_SESSION, session).replace(SEED_ADDRESS, service.http.removeprefix("http://"))
+    line = DOCUMENTED_LINE.replace(DOCUMENTED_SESSION, session).replace(
+        DOCUMENTED_ADDRESS, service.http.removeprefix("http://")
+    )
     accepted = json.loads(run("sh", "-c", f"{line} -sS"))
     status, done = poll(service, accepted["location"])
     assert (status, done["inventory"]["status"]) == (200, "Running")
@@ -160,7 +162,7 @@ def test_curl_with_the_seeds_line(service: ServiceProcess, passed: Passed) -> No
         service, "DELETE", f"/ai/model-services/instances/groups/{done['inventory']['uuid']}", None, session
     )
     assert poll(service, deletion[1]["location"]) == (200, {})
-    passed("curl: the seed's line word for word, 202, polled to Running, deleted")
+    passed("curl: the documented line word for word, 202, polled to Running, deleted")
 
 
 def test_the_vendors_zstack_client(service: ServiceProcess, passed: Passed) -> None:
@@ -201,6 +203,6 @@ def test_prometheus(service: ServiceProcess, passed: Passed) -> None:
     passed(f"Prometheus: a scrape of {families} families, which promtool finds nothing wrong with")
 
 
-def test_the_seeds_line_is_the_seeds() -> None:
+def test_the_documented_line_is_the_documented_one() -> None:
     # A slip of the hand in the line would make it a proof of something else.
-    assert hashlib.sha256(SEED_LINE.encode()).hexdigest() == SEED_DIGEST
+    assert hashlib.sha256(DOCUMENTED_LINE.encode()).hexdigest() == DOCUMENTED_DIGEST

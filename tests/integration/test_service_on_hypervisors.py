@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"
 SMALL = 96 << 20  # bytes
-SEED = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
+DOCUMENTED = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
 "zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
 "memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}"""
 
@@ -115,12 +115,12 @@ def small(count: int) -> list[group_pb2.NodeSpec]:
     return [group_pb2.NodeSpec(uuid=ENTRY, zone_uuid=ZONE, cpu_num=1, memory_size=SMALL) for _ in range(count)]
 
 
-def test_the_seeds_own_request_runs_and_answers_and_its_deletion_leaves_nothing(
+def test_the_documented_request_runs_and_answers_and_its_deletion_leaves_nothing(
     corral: CorralProcess, lab: Lab
 ) -> None:
     from google.protobuf import json_format
 
-    request = json_format.Parse(SEED, deploy_pb2.DeployDistributedModelServiceRequest())
+    request = json_format.Parse(DOCUMENTED, deploy_pb2.DeployDistributedModelServiceRequest())
     group = corral.follow(corral.groups.DeployDistributedModelService(request, timeout=120))
     assert (group.name, group.status) == ("distributed-model-service", "Running")
     (member,) = group.instances

@@ -93,7 +93,7 @@ class Hypervisor:
         etc = self.directory / "etc/libvirt"
         (etc / "libvirtd.conf").write_text(_DAEMON_CONFIGURATION.format(address=self.address, uuid=self.uuid, log=_LOG))
         (etc / "qemu.conf").write_text(_QEMU_CONFIGURATION)
-        self._seed_capabilities()
+        self._share_capabilities()
         self.namespace = self._power_on()
 
     @property
@@ -106,7 +106,7 @@ class Hypervisor:
         """libvirt URI over TCP, from inside the lab's network only."""
         return f"qemu+tcp://{self.address}/system"
 
-    def _seed_capabilities(self) -> None:
+    def _share_capabilities(self) -> None:
         # Asking a QEMU what it can do takes a second, and the answer is the same for all hypervisors here.
         if self._capabilities is not None and self._capabilities.is_dir():
             target = self.directory / "var/cache/libvirt/qemu/capabilities"

@@ -18,7 +18,7 @@ from service.http.bindings import rules
 
 TESTS = Path(__file__).resolve().parents[1]
 TABLE = TESTS.parent / "protos/COVERAGE.md"
-SEED = Path("service/http/zstack/test_seed.py")
+DOCUMENTED = Path("service/http/zstack/test_documented.py")
 SERVICES = [
     service
     for module in (deploy_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2)
@@ -82,7 +82,7 @@ def _snake(name: str) -> str:
     return re.sub(r"([A-Z])", r"_\1", name).lower().replace(".", "_")
 
 
-def seed_tests() -> Mapping[str, Sequence[str]]:
+def documented_tests() -> Mapping[str, Sequence[str]]:
     """Field -> the tests that are named after it; `parameter:` and `reply:` keep the two kinds apart.
 
     A test belongs to the longest name that its own begins with. Raises ValueError for one that belongs to none.
@@ -90,7 +90,7 @@ def seed_tests() -> Mapping[str, Sequence[str]]:
     names = {f"test_parameter_{_snake(p)}": f"parameter:{p}" for p in PARAMETERS}
     names |= {f"test_reply_{_snake(r)}": f"reply:{r}" for r in REPLY}
     found: dict[str, list[str]] = {field: [] for field in names.values()}
-    tree = ast.parse((TESTS / SEED).read_text())
+    tree = ast.parse((TESTS / DOCUMENTED).read_text())
     for node in tree.body:
         if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node.name.startswith("test_"):
             fitting = [name for name in names if node.name == name or node.name.startswith(f"{name}_")]
@@ -111,7 +111,7 @@ def _rows() -> Iterator[str]:
 
 def render() -> str:
     """The whole document."""
-    seed = seed_tests()
+    documented = documented_tests()
     lines = [
         "# What is tested of the API",
         "",
@@ -129,11 +129,11 @@ def render() -> str:
         "| RPC | role | HTTP | called by |\n|---|---|---|---|",
         *_rows(),
         "",
-        f"## Fields of `deployDistributedModelService` (`{SEED}`)",
+        f"## Fields of `deployDistributedModelService` (`{DOCUMENTED}`)",
         "",
         "| field | tests |\n|---|---|",
     ]
-    for field, tests in seed.items():
+    for field, tests in documented.items():
         kind, _, name = field.partition(":")
         lines.append(f"| {kind} `{name}` | {', '.join(f'`{test}`' for test in tests)} |")
     return "\n".join(lines) + "\n"

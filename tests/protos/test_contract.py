@@ -1,6 +1,6 @@
 """The public contract: generated code is current, buf accepts the definitions, and ZStack's words are kept.
 
-The seed is the call in ZStack's documentation of DeployDistributedModelService, with its reply.
+The documented request is the call in ZStack's documentation of DeployDistributedModelService, with its reply.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FILES = (deploy_pb2, group_pb2, placement_pb2, fleet_pb2, catalog_pb2, project_p
 SERVICES = [service for module in FILES for service in module.DESCRIPTOR.services_by_name.values()]
 METHODS = [method for service in SERVICES for method in service.methods]
 
-SEED_REQUEST = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
+DOCUMENTED_REQUEST = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
 "zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
 "memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}"""
 
-SEED_REPLY_FIELDS = (
+DOCUMENTED_REPLY_FIELDS = (
     *("uuid", "modelServiceUuid", "modelUuid", "instances", "datasetRefInventories", "status", "modelServiceType"),
     *("type", "name", "description", "yaml", "supportMetrics", "exportPath", "createDate", "lastOpDate"),
 )
@@ -230,16 +230,16 @@ def test_a_plan_takes_the_fields_of_a_deploy_and_which_documents_to_tell() -> No
     assert (same, documents[0]) == (shape(deploy), "document_ranks")
 
 
-def test_the_seeds_request_is_taken_word_for_word() -> None:
-    request = json_format.Parse(SEED_REQUEST, deploy_pb2.DeployDistributedModelServiceRequest())
+def test_the_documented_request_is_taken_word_for_word() -> None:
+    request = json_format.Parse(DOCUMENTED_REQUEST, deploy_pb2.DeployDistributedModelServiceRequest())
     (node,) = request.model_services
     assert (node.cpu_num, node.memory_size, node.type) == (8, 17179869184, "VirtualMachine")
     assert node.zone_uuid == "7a007a391d483c9f843bf1df4b7e5d8f"
     assert request.service_creation_strategy == "parallel"
 
 
-@pytest.mark.parametrize("name", SEED_REPLY_FIELDS)
-def test_the_inventory_has_the_seeds_field(name: str) -> None:
+@pytest.mark.parametrize("name", DOCUMENTED_REPLY_FIELDS)
+def test_the_inventory_has_the_documented_field(name: str) -> None:
     assert name in {field.json_name for field in group_pb2.InstanceGroup.DESCRIPTOR.fields}
 
 

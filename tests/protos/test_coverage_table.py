@@ -25,7 +25,7 @@ def test_every_rpc_is_in_the_table_with_tests_that_call_it() -> None:
 
 def test_every_documented_field_is_in_the_table_with_the_tests_named_after_it() -> None:
     told = {f"{kind}:{name}": _names(cell) for kind, name, cell in _FIELD_ROW.findall(table.TABLE.read_text())}
-    named = table.seed_tests()
+    named = table.documented_tests()
     assert list(told) == list(named), _ADVICE
     for field, tests in told.items():
         assert tests, f"no test is named after {field}"

@@ -171,7 +171,7 @@ class LibvirtDriver(HostDriver):
         return await self._read("survey", look, budget_seconds)
 
     async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
-        """See HostDriver. Empty under `nocloud`, where the document is a file of the seed's file system."""
+        """See HostDriver. Empty under `nocloud`, where the document is a file in the NoCloud volume."""
         check_identity(identity)
         return await self._read(
             "told", lambda work, c: self._storage.document(c, work, identity, "rendezvous"), budget_seconds

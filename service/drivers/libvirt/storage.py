@@ -1,7 +1,7 @@
 """A host's pool and a machine's volumes in it, made only through libvirt, so that a remote host needs nothing more.
 
-Documents and seeds are volumes of mode 0600: what a caller gives a machine stands in no argument of QEMU's, in no
-domain XML and in no log. All functions block; they run in a call's thread.
+Documents are volumes of mode 0600: what a caller gives a machine stands in no argument of QEMU's, in no domain XML and
+in no log. All functions block; they run in a call's thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import libvirt
 
 from service.domain import boot_files
 from service.drivers.base import HostRejected, MachineIdentity, MachineSpec
-from service.drivers.libvirt import seed, volumes
+from service.drivers.libvirt import nocloud, volumes
 from service.drivers.libvirt.addressing import Options
 from service.drivers.libvirt.base_images import BaseImages
 from service.drivers.libvirt.connection import Work
@@ -91,9 +91,9 @@ class Storage:
         """Everything that the machine starts from, on the host. Images and disks that are there are used as they are;
         documents are those of this specification. `has_firmware`: whether the hypervisor hands documents over."""
         image = spec.image
-        seeded = image.delivery == "nocloud"
-        documents = {} if seeded or not has_firmware else {n: t for n, t in spec.documents.items() if t}
-        if not (image.disk_path or spec.root_disk_bytes or seeded or image.kernel_path or documents):
+        by_nocloud = image.delivery == "nocloud"
+        documents = {} if by_nocloud or not has_firmware else {n: t for n, t in spec.documents.items() if t}
+        if not (image.disk_path or spec.root_disk_bytes or by_nocloud or image.kernel_path or documents):
             return Boot()
         pool = self.pool(connection, work)
         kernel = self._images.volume(pool, work, image, "kernel", image.kernel_path) if image.kernel_path else None
@@ -102,9 +102,9 @@ class Storage:
         root = self._root_disk(pool, work, spec)
         if root is not None:
             disks.append(Disk(root.path(), "qcow2"))
-        if seeded:
+        if by_nocloud:
             name = volume_name(spec.identity, "seed")
-            disks.append(Disk(volumes.written(pool, work, name, seed.nocloud_image(spec)).path(), "raw", True))
+            disks.append(Disk(volumes.written(pool, work, name, nocloud.nocloud_image(spec)).path(), "raw", True))
         return Boot(
             kernel=kernel.path() if kernel is not None else "",
             initrd=initrd.path() if initrd is not None else "",

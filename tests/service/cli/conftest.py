@@ -11,7 +11,7 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2_grpc
 
-from tests.service.cli.scripted import SEED, Service
+from tests.service.cli.scripted import DOCUMENTED, Service
 
 
 @pytest.fixture
@@ -32,5 +32,5 @@ def address(service: Service) -> Iterator[str]:
 @pytest.fixture
 def request_file(tmp_path: Path) -> str:
     file = tmp_path / "request.json"
-    file.write_text(json.dumps(SEED))
+    file.write_text(json.dumps(DOCUMENTED))
     return str(file)

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 GROUP = "ab" * 16
-SEED = {
+DOCUMENTED = {
     "deployDistributedModelService": {
         "modelServices": [
             {

@@ -20,7 +20,7 @@ from service.client import follow
 from tests.service.cli.scripted import EVENTS, GROUP, Service, event, failure, group
 
 
-def test_the_seeds_own_body_is_sent_field_by_field_with_its_tags(
+def test_the_documented_body_is_sent_field_by_field_with_its_tags(
     service: Service, address: str, request_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--server", address, "deploy", "-f", request_file]) == errors.OK

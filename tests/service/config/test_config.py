@@ -271,7 +271,7 @@ def test_the_example_names_every_key_and_is_valid(tmp_path: Path) -> None:
             assert f"\n{key} = " in text or f"[{name}.{key}]" in text, f"{name}.{key}"
 
 
-def test_the_quickstarts_configuration_holds_the_seeds_zone_and_model_service(tmp_path: Path) -> None:
+def test_the_quickstarts_configuration_holds_the_documented_zone_and_model_service(tmp_path: Path) -> None:
     manifest = _write_manifest(tmp_path)
     text = (ROOT / "deploy/quickstart/corral.toml").read_text()
     made = parse(text.replace("../../.cache/guest/guest.json", str(manifest)), ROOT / "deploy/quickstart")

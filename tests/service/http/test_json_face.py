@@ -15,7 +15,7 @@ from service.http.reply import HTTP_STATUS
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CONFIGURATION, CorralProcess
 
-SEED: dict[str, Any] = {
+DOCUMENTED: dict[str, Any] = {
     "modelServices": [
         {
             "isInitialNode": False,
@@ -57,8 +57,8 @@ def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def test_the_seeds_json_deploys_and_streams_to_running(client: httpx.Client) -> None:
-    answer = client.post("/instance-groups", json=SEED)
+def test_the_documented_json_deploys_and_streams_to_running(client: httpx.Client) -> None:
+    answer = client.post("/instance-groups", json=DOCUMENTED)
     assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/event-stream")
     told = events(answer)
     assert told[-1][0] == "end"
@@ -81,10 +81,10 @@ def test_the_seeds_json_deploys_and_streams_to_running(client: httpx.Client) -> 
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({**SEED, "serviceCreationStrategy": "x"}, "service_creation_strategy"),
-        ({**SEED, "modelServices": []}, "model_services"),
-        ({**SEED, "nonsense": 1}, "nonsense"),
-        ({**SEED, "modelServices": "x"}, "modelServices"),
+        ({**DOCUMENTED, "serviceCreationStrategy": "x"}, "service_creation_strategy"),
+        ({**DOCUMENTED, "modelServices": []}, "model_services"),
+        ({**DOCUMENTED, "nonsense": 1}, "nonsense"),
+        ({**DOCUMENTED, "modelServices": "x"}, "modelServices"),
         ([], ""),
     ],
 )
@@ -123,7 +123,7 @@ def test_unknown_paths_and_verbs_are_told_in_json_with_what_is_allowed(client: h
 
 
 def test_a_group_that_does_not_fit_ends_its_stream_with_the_explanation(client: httpx.Client) -> None:
-    body = {**SEED, "modelServices": [{**SEED["modelServices"][0], "cpuNum": 4000}]}
+    body = {**DOCUMENTED, "modelServices": [{**DOCUMENTED["modelServices"][0], "cpuNum": 4000}]}
     told = events(client.post("/instance-groups", json=body))
     name, problem = told[-1]
     assert name == "error"
@@ -133,7 +133,7 @@ def test_a_group_that_does_not_fit_ends_its_stream_with_the_explanation(client: 
 
 
 def test_a_watch_goes_on_after_the_last_event_id(client: httpx.Client) -> None:
-    told = events(client.post("/instance-groups", json=SEED))
+    told = events(client.post("/instance-groups", json=DOCUMENTED))
     first = int(told[0][1]["event"]["revision"])
     with client.stream("GET", "/instance-groups:watch", headers={"last-event-id": str(first)}) as stream:
         line = next(line for line in stream.iter_lines() if line.startswith("id: "))

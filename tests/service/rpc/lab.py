@@ -130,7 +130,7 @@ async def running(
 
 def node(**fields: Any) -> dict[str, Any]:
     """The node that ZStack's documentation shows, with changes."""
-    seed: dict[str, Any] = {
+    documented: dict[str, Any] = {
         "uuid": ENTRY,
         "zone_uuid": ZONE,
         "cpu_num": 8,
@@ -138,17 +138,17 @@ def node(**fields: Any) -> dict[str, Any]:
         "type": "VirtualMachine",
         "memory_size": 17179869184,
     }
-    return {**seed, **fields}
+    return {**documented, **fields}
 
 
 def deploy(**fields: Any) -> deploy_pb2.DeployDistributedModelServiceRequest:
     """The request that ZStack's documentation shows, with changes."""
-    seed: dict[str, Any] = {
+    documented: dict[str, Any] = {
         "model_services": [node()],
         "service_creation_strategy": "parallel",
         "name": "distributed-model-service",
     }
-    return deploy_pb2.DeployDistributedModelServiceRequest(**{**seed, **fields})
+    return deploy_pb2.DeployDistributedModelServiceRequest(**{**documented, **fields})
 
 
 def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.outside import SCRIPTS, SERVICE, Outside, documents, outside
 
-SEED = json.loads("""{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
+DOCUMENTED = json.loads("""{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
 "zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
 "memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}""")
 
@@ -33,8 +33,8 @@ def test_grpcurl_lists_the_services_and_describes_a_method_and_a_message(service
     assert "returns ( stream .corral.v1.DeployDistributedModelServiceResponse )" in described
 
 
-def test_grpcurl_deploys_the_seeds_request_word_for_word_and_deletes_it(service: Outside) -> None:
-    answers = [answer["event"] for answer in service.call("DeployDistributedModelService", SEED)]
+def test_grpcurl_deploys_the_documented_request_word_for_word_and_deletes_it(service: Outside) -> None:
+    answers = [answer["event"] for answer in service.call("DeployDistributedModelService", DOCUMENTED)]
     assert [next(kind for kind in ("accepted", "final") if kind in answers[i]) for i in (0, -1)] == [
         "accepted",
         "final",
@@ -53,9 +53,9 @@ def test_grpcurl_deploys_the_seeds_request_word_for_word_and_deletes_it(service:
 
 
 def test_grpcurl_plans_and_is_told_why_something_does_not_fit(service: Outside) -> None:
-    (plan,) = service.call("PlanDistributedModelService", SEED)
+    (plan,) = service.call("PlanDistributedModelService", DOCUMENTED)
     assert plan["placement"]["assignments"][0]["hostName"] in ("one", "two")
-    giant = {**SEED, "modelServices": [{**SEED["modelServices"][0], "memorySize": 1 << 40}]}
+    giant = {**DOCUMENTED, "modelServices": [{**DOCUMENTED["modelServices"][0], "memorySize": 1 << 40}]}
     result = service.grpcurl(f"{SERVICE}/PlanDistributedModelService", body=giant)
     assert result.returncode == 64 + 9
     assert "Code: FailedPrecondition" in result.stderr
@@ -64,7 +64,7 @@ def test_grpcurl_plans_and_is_told_why_something_does_not_fit(service: Outside) 
 
 
 def test_grpcurl_follows_a_sequential_group_of_three(service: Outside) -> None:
-    node = {"uuid": SEED["modelServices"][0]["uuid"], "cpuNum": 2, "memorySize": 1 << 30}
+    node = {"uuid": DOCUMENTED["modelServices"][0]["uuid"], "cpuNum": 2, "memorySize": 1 << 30}
     nodes = [{**node, "name": "w1"}, {**node, "name": "leader", "isInitialNode": True}, {**node, "name": "w2"}]
     request = {"name": "three", "serviceCreationStrategy": "sequential", "modelServices": nodes, "requestId": "three-1"}
     events = [answer["event"] for answer in service.call("DeployDistributedModelService", request)]
@@ -81,21 +81,21 @@ def test_grpcurl_follows_a_sequential_group_of_three(service: Outside) -> None:
         ({"modelServices": []}, "InvalidArgument", "model_services"),
         ({"serviceCreationStrategy": "random"}, "InvalidArgument", "service_creation_strategy"),
         ({"name": "a\u000bb"}, "InvalidArgument", "U+000B"),
-        ({"modelServices": [{**SEED["modelServices"][0], "cpuNum": 100_000}]}, "InvalidArgument", "[0].cpu_num"),
+        ({"modelServices": [{**DOCUMENTED["modelServices"][0], "cpuNum": 100_000}]}, "InvalidArgument", "[0].cpu_num"),
         (
-            {"modelServices": [{**SEED["modelServices"][0], "memorySize": 1 << 50}]},
+            {"modelServices": [{**DOCUMENTED["modelServices"][0], "memorySize": 1 << 50}]},
             "InvalidArgument",
             "[0].memory_size",
         ),
-        ({"modelServices": [{**SEED["modelServices"][0], "type": "Container"}]}, "InvalidArgument", "BareMetal"),
-        ({"modelServices": [{**SEED["modelServices"][0], "zoneUuid": "e" * 32}]}, "NotFound", "[0].zone_uuid"),
-        ({"modelServices": [{**SEED["modelServices"][0], "uuid": "e" * 32}]}, "NotFound", "[0].uuid"),
+        ({"modelServices": [{**DOCUMENTED["modelServices"][0], "type": "Container"}]}, "InvalidArgument", "BareMetal"),
+        ({"modelServices": [{**DOCUMENTED["modelServices"][0], "zoneUuid": "e" * 32}]}, "NotFound", "[0].zone_uuid"),
+        ({"modelServices": [{**DOCUMENTED["modelServices"][0], "uuid": "e" * 32}]}, "NotFound", "[0].uuid"),
         ({"description": "d" * 200_000}, "ResourceExhausted", "MESSAGE_TOO_LARGE"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else str(value),
 )
 def test_grpcurl_is_told_which_field_is_wrong(service: Outside, change: Any, code: str, says: str) -> None:
-    result = service.grpcurl(f"{SERVICE}/DeployDistributedModelService", body={**SEED, **change})
+    result = service.grpcurl(f"{SERVICE}/DeployDistributedModelService", body={**DOCUMENTED, **change})
     assert result.returncode != 0
     assert f"Code: {code}" in result.stderr
     assert says in result.stderr
@@ -127,13 +127,13 @@ def test_buf_curl_deploys_and_reads_by_reflection(service: Outside) -> None:
             command, input=json.dumps(body), capture_output=True, text=True, timeout=60, check=False, env=environment
         )
 
-    deployed = curl("DeployDistributedModelService", {**SEED, "name": "by buf"})
+    deployed = curl("DeployDistributedModelService", {**DOCUMENTED, "name": "by buf"})
     assert deployed.returncode == 0, deployed.stderr
     final = documents(deployed.stdout)[-1]["event"]["final"]
     assert (final["status"], final["name"]) == ("Running", "by buf")
     read = curl("GetInstanceGroup", {"uuid": final["uuid"]})
     assert documents(read.stdout)[0]["inventory"] == final
-    refused = curl("DeployDistributedModelService", {**SEED, "serviceCreationStrategy": "x"})
+    refused = curl("DeployDistributedModelService", {**DOCUMENTED, "serviceCreationStrategy": "x"})
     error = json.loads(refused.stderr)
     assert error["code"] == "invalid_argument"
     assert {detail["type"] for detail in error["details"]} == {"google.rpc.ErrorInfo", "google.rpc.BadRequest"}

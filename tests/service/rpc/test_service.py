@@ -17,7 +17,7 @@ from tests.service.rpc.lab import deploy, events_of, failure, node
 
 pytestmark = pytest.mark.asyncio
 
-SEED = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
+DOCUMENTED = """{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886",
 "zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine",
 "memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}"""
 
@@ -32,8 +32,8 @@ async def collected(stub: Any, request: Any, events: list[Any]) -> grpc.aio.AioR
     raise AssertionError("the deploy did not fail")
 
 
-async def test_the_seeds_request_streams_from_accepted_to_the_running_inventory() -> None:
-    request = json_format.Parse(SEED, deploy_pb2.DeployDistributedModelServiceRequest())
+async def test_the_documented_request_streams_from_accepted_to_the_running_inventory() -> None:
+    request = json_format.Parse(DOCUMENTED, deploy_pb2.DeployDistributedModelServiceRequest())
     async with lab.running() as server:
         events = await events_of(server.stub, request)
         kinds = [event.WhichOneof("change") for event in events]

@@ -1,4 +1,4 @@
-"""The seed as cloud-init itself reads it: Debian's package, its own YAML loader, in Debian's own Python."""
+"""The NoCloud volume as cloud-init itself reads it: Debian's package, its own YAML loader, in Debian's own Python."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from service.drivers.libvirt.seed import nocloud_image
+from service.drivers.libvirt.nocloud import nocloud_image
 from tests.service.drivers.libvirt.machines import bridged, specification
-from tests.service.drivers.libvirt.test_seed import files_of
+from tests.service.drivers.libvirt.test_nocloud import files_of
 
 PYTHON = "/usr/bin/python3"
 PACKAGES = "/usr/lib/python3/dist-packages"
@@ -91,7 +91,7 @@ def test_cloud_init_reads_every_text_as_it_was_given(cloud_init: str) -> None:
 
 
 def test_what_json_writes_of_an_emoji_is_what_cloud_init_refuses(cloud_init: str) -> None:
-    """Why the seed has escapes of its own."""
+    """Why the volume has escapes of its own."""
     pair = json.dumps({"write_files": [{"path": "/x", "content": "\U0001f600"}]})
     assert "\\ud83d" in pair
     (found,) = loaded(cloud_init, [pair])

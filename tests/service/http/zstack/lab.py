@@ -32,7 +32,7 @@ ACCOUNTS = (
     ("bob", "blue", "operator"),
     ("eve", "red", "viewer"),
 )
-# The node and the body of the seed, the request that ZStack's documentation shows, value for value.
+# The node and the body of the documented request, value for value.
 NODE: Mapping[str, Any] = {
     "isInitialNode": False,
     "uuid": ENTRY,
@@ -84,7 +84,7 @@ class Lab:
         return await self.http.get(f"/zstack/v1{path}", params=parameters or None, headers=who)
 
     async def deploy(self, session: str | None = None, **changes: Any) -> httpx.Response:
-        """PUT the seed's request with changes; the 202. A change to None takes the field out."""
+        """PUT the documented request with changes; the 202. A change to None takes the field out."""
         return await self.put("/ai/model-services", {"deployDistributedModelService": action(**changes)}, session)
 
     async def ended(self, accepted: httpx.Response, location: str = "") -> httpx.Response:
@@ -114,17 +114,17 @@ class Lab:
 
 
 def action(**changes: Any) -> dict[str, Any]:
-    """The seed's action with changes; None takes a field out."""
+    """The documented action with changes; None takes a field out."""
     return {name: value for name, value in {**ACTION, **changes}.items() if value is not None}
 
 
 def node(**changes: Any) -> dict[str, Any]:
-    """The seed's node with changes; None takes a field out."""
+    """The documented node with changes; None takes a field out."""
     return {name: value for name, value in {**NODE, **changes}.items() if value is not None}
 
 
 def configuration(directory: Path, *, database: str = "", boot_ms: int = 10, http_port: int = 0) -> str:
-    """A configuration file: two hosts of 64 CPUs and 4 TiB in the seed's zone, its catalogue entry, accounts, a quota.
+    """A configuration file: two hosts of 64 CPUs and 4 TiB in the documented zone, catalogue entry, accounts, a quota.
 
     Without `database` (a file's name) all is kept in memory.
     """

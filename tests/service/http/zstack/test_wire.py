@@ -16,12 +16,12 @@ from .lab import ENTRY, ZONE, Lab
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 # The documentation's line, word for word; only the session and the address are what a running service has.
-SEED_LINE = r"""curl -H "Content-Type: application/json;charset=UTF-8" \
+DOCUMENTED_LINE = r"""curl -H "Content-Type: application/json;charset=UTF-8" \
 -H "Authorization: OAuth b86c9016b4f24953a9edefb53ca0678c" \
 -X PUT -d '{"deployDistributedModelService":{"modelServices":[{"isInitialNode":false,"uuid":"f1e135835fee363c9f57ed8232023886","zoneUuid":"7a007a391d483c9f843bf1df4b7e5d8f","cpuNum":8,"name":"model-service","type":"VirtualMachine","memorySize":17179869184,"timeout":0}],"serviceCreationStrategy":"parallel","name":"distributed-model-service"}}' \
 http://localhost:8080/zstack/v1/ai/model-services"""  # noqa: E501
-SEED_SESSION = "b86c9016b4f24953a9edefb53ca0678c"
-SEED_ADDRESS = "localhost:8080"
+DOCUMENTED_SESSION = "b86c9016b4f24953a9edefb53ca0678c"
+DOCUMENTED_ADDRESS = "localhost:8080"
 
 
 @dataclass
@@ -102,7 +102,7 @@ async def test_the_java_sdks_deploy_is_accepted_polled_and_answered(zstack: Lab)
 async def test_the_java_sdk_gets_every_failure_by_polling(zstack: Lab) -> None:
     address = zstack.http_address
     for session, body, code in (
-        (SEED_SESSION, JAVA_BODY, "ID.1001"),
+        (DOCUMENTED_SESSION, JAVA_BODY, "ID.1001"),
         (zstack.session, JAVA_BODY.replace('"parallel"', '"random"'), "SYS.1007"),
         (zstack.session, JAVA_BODY.replace(ZONE, "9" * 32), "SYS.1003"),
         (zstack.session, JAVA_BODY.replace("17179869184", "35184372088832"), "HOST_ALLOCATION.1000"),
@@ -147,10 +147,10 @@ async def test_the_go_sdks_envelope_params_is_accepted(zstack: Lab) -> None:
     assert answer.json()["inventory"]["systemTags"] == ["s", "outer"]
 
 
-async def test_the_seeds_curl_line_word_for_word(zstack: Lab) -> None:
+async def test_the_documented_curl_line_word_for_word(zstack: Lab) -> None:
     if shutil.which("curl") is None:
         pytest.fail("curl is not installed")
-    line = SEED_LINE.replace(SEED_SESSION, zstack.session).replace(SEED_ADDRESS, zstack.http_address)
+    line = DOCUMENTED_LINE.replace(DOCUMENTED_SESSION, zstack.session).replace(DOCUMENTED_ADDRESS, zstack.http_address)
     ran = await asyncio.to_thread(
         subprocess.run, ["sh", "-c", line + " -sS -w '\\n%{http_code}'"], capture_output=True, text=True, timeout=30
     )

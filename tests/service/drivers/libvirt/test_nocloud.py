@@ -1,4 +1,4 @@
-"""The seed that cloud-init reads, and the images that disks stand on."""
+"""The NoCloud volume that cloud-init reads, and the images that disks stand on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pycdlib
 import pytest
 
 from service.drivers.base import HostRejected
-from service.drivers.libvirt.seed import nocloud_image
+from service.drivers.libvirt.nocloud import nocloud_image
 from service.drivers.libvirt.storage import virtual_size
 from tests.service.drivers.libvirt.machines import bridged, specification
 

@@ -1,4 +1,4 @@
-"""The NoCloud seed: a small ISO image that cloud-init takes its first configuration from. Touches no file."""
+"""The NoCloud volume: a small ISO image that cloud-init takes its first configuration from. Touches no file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pycdlib
 
 from service.drivers.base import MachineSpec, NetworkInterface
 
-# cloud-init finds the seed by this label, on any block device.
+# cloud-init finds the volume by this label, on any block device.
 LABEL = "cidata"
 DOCUMENT_DIRECTORY = "/etc/corral"
 SUPERVISOR = "supervisor"
