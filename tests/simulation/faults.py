@@ -39,8 +39,10 @@ def draw(world: World) -> None:
     """Choose rates of faults in calls, and named points at which something happens."""
     dice = world.random
     for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer", "late_create", "lost_resume"):
-        if dice.random() < 0.4:
+        if dice.random() < (0.2 if world.theme == "moves" else 0.4):
             world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * SCALE.get(kind, 1.0)
+    if world.theme == "clock":
+        world.rates["slow"] = 0.1  # a leap comes while one is under way
     for _ in range(dice.choice((0, 1, 2, 4, 8))):
         name = dice.choice(POINTS)
         nth = 1 + int(dice.expovariate(0.01 if name.startswith(OFTEN) else 0.4))
@@ -63,8 +65,12 @@ async def storm(world: World) -> None:
     """Now and then something happens, of the few kinds that this seed has."""
     dice = world.random
     kinds = [k for k in STORMS if dice.random() < 0.35]
+    if world.theme == "moves":  # these have mishaps of their own
+        kinds = [k for k in kinds if dice.random() < 0.5]
     if world.theme == "strangers":
         kinds = [k for k in kinds if dice.random() < 0.5] + ["stranger"] * 3
+    if world.theme == "restore":  # members that are placed anew after the backup
+        kinds += ["tamper"] * 2
     if world.theme == "clock":
         kinds = [k for k in kinds if dice.random() < 0.5] + ["database_clock"] * 2
     pause = dice.choice((3.0, 8.0, 20.0))
@@ -75,7 +81,7 @@ async def storm(world: World) -> None:
         if kind == "stranger":
             strangers.appear(world)
         elif kind == "database_clock":
-            _set_clock(world, dice.choice((dice.uniform(-HOUR, HOUR), dice.uniform(-90.0, 90.0), 0.0)))
+            set_clock(world, dice.choice((dice.uniform(-HOUR, HOUR), dice.uniform(-90.0, 90.0), HOUR, 0.0)))
         else:
             _strike(world, kind)
 
@@ -114,10 +120,16 @@ def _strike(world: World, kind: str) -> None:
         _tamper(world, host)
 
 
-def _set_clock(world: World, seconds: float) -> None:
+def set_clock(world: World, seconds: float) -> None:
     """The clock of the database's server is that much ahead of the true time from now on."""
     world.note("the database's clock", seconds)
     world.database_clock_ms = int(seconds * 1000)
+
+
+def leap(world: World) -> None:
+    """The clock of the database's server is set ahead, past every lease."""
+    if world.faulty:
+        set_clock(world, world.database_clock_ms / 1000 + world.random.choice((90.0, HOUR)))
 
 
 def _cut(world: World, name: str, host: SimulatedMachineHost, seconds: float) -> None:
@@ -155,7 +167,9 @@ def stop(world: World) -> None:
     """Peace: everything is repaired that an operator would repair."""
     world.note("peace")
     world.faulty = False
-    _set_clock(world, 0.0)
+    if world.random.random() < (0.6 if world.theme == "clock" else 0.25):
+        world.random.choice(world.replicas).crash(None)  # what it holds it holds by the clock as it is
+    set_clock(world, 0.0)
     world.cut.clear()
     world.database.available = True
     for host in world.hosts.values():
@@ -165,8 +179,6 @@ def stop(world: World) -> None:
             if machine.state == hosts.GHOST:
                 host.machines[machine.uuid] = replace(machine, state=hosts.STOPPED)
                 host.remove(machine.uuid, "operator")
-    if world.random.random() < 0.25:
-        world.random.choice(world.replicas).crash(None)
     for replica in world.replicas:
         if replica.process.life is Life.FROZEN:
             replica.process.thaw()

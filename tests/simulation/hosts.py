@@ -1,6 +1,6 @@
 """The simulation's own model of a host: what is really there, as nobody but the host and the observer sees it.
 
-Operations are atomic and instant; the network between a replica and a host is in `driver`.
+Operations are atomic and instant; the network between a replica and a host is in `network`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ Changed = Callable[["SimulatedMachineHost", Machine | None, Machine | None, str]
 
 @dataclass(slots=True)
 class SimulatedMachineHost:
-    """Machines, volumes and foreign machines of one host. `changed(host, before, after, cause)` hears every change."""
+    """Machines, volumes and foreign machines of one host. `changed(host, before, after, cause)` hears every change.
+
+    `uuid`: of its entry in the fleet; `deaf_to`: see `forget_requests`, virtual seconds.
+    """
 
     uuid: str
     name: str
@@ -85,6 +88,7 @@ class SimulatedMachineHost:
     broken: set[str] = field(default_factory=set)
     mark: Mark | None = None
     marked_at: float = 0.0
+    deaf_to: float = 0.0
     history: deque[tuple[float, tuple[Machine, ...]]] = field(default_factory=lambda: deque(maxlen=16))
 
     @property
@@ -95,7 +99,7 @@ class SimulatedMachineHost:
     @property
     def hypervisor(self) -> str:
         """Its own uuid, whatever happens to it."""
-        return f"hypervisor-{self.uuid}"
+        return f"hypervisor-{self.name}"
 
     def leave_mark(self, mark: Mark, *, take_over: bool) -> Mark:
         """The owner's mark; another database's stands unless it is taken over, and none goes back."""
@@ -208,6 +212,10 @@ class SimulatedMachineHost:
                 self.put(uuid, None, cause)  # it was defined nowhere
             else:
                 self.set_state(uuid, STOPPED, cause)
+
+    def forget_requests(self, until: float) -> None:
+        """What was sent before this moment never arrives: the machine was off, and its connections with it."""
+        self.deaf_to = until
 
     def boot(self, cause: str) -> None:
         """It comes up again, unless somebody keeps it off."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tests.simulation.hosts import MIGRATING, RUNNING, TOMBSTONE, Conflict, Rejected, SimulatedMachineHost
+from tests.simulation import mishaps
+from tests.simulation.hosts import MIGRATING, PAUSED, RUNNING, TOMBSTONE, Conflict, Rejected, SimulatedMachineHost
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -20,7 +21,10 @@ NEVER = 1e9
 
 @dataclass(slots=True)
 class Move:
-    """One move on its way. `paused`: the machine executes on neither host, and an abort comes too late."""
+    """One move on its way. `paused`: the machine executes on neither host, and an abort comes too late.
+
+    `ends_badly`: with the switch its source falls silent ("answer lost"), or keeps its paused machine ("source stays").
+    """
 
     world: World
     source: SimulatedMachineHost
@@ -29,6 +33,7 @@ class Move:
     boots: tuple[int, int]
     paused: bool = False
     over: bool = False
+    ends_badly: str = ""
 
     def begin(self) -> None:
         """The copy appears on the target, and memory begins to flow."""
@@ -39,6 +44,7 @@ class Move:
         self.world.loop.outside(seconds, self._pause)
         self.world.loop.outside(KEEPALIVE_SECONDS, self._watch)
         self.world.stats["moves begun"] += 1
+        mishaps.draw(self)
 
     def fail(self) -> None:
         """It breaks off with the machine executing at its source."""
@@ -83,6 +89,8 @@ class Move:
             return
         self.target.put(self.uuid, replace(copy, state=RUNNING, arriving=False), "hypervisor")
         self.world.stats["moves switched"] += 1
+        if self.ends_badly == "answer lost":
+            self.world.vanish(self.source)
         # Some sources are slow to tidy up, and their paused machine is seen meanwhile.
         dice = self.world.random
         self.world.loop.outside(dice.uniform(0.001, 0.5 if dice.random() < 0.8 else 20.0), self._confirm)
@@ -90,6 +98,9 @@ class Move:
     def _confirm(self) -> None:
         self.over = True
         machine = self.source.machines.get(self.uuid)
+        if self.ends_badly == "source stays" and machine is not None and machine.state == MIGRATING:
+            self.source.set_state(self.uuid, PAUSED, "hypervisor")
+            return
         # A source that goes down here leaves its paused machine behind, to be found.
         if self._sound() and machine is not None and machine.state == MIGRATING:
             self.source.remove(self.uuid, "hypervisor")

@@ -8,14 +8,13 @@ from __future__ import annotations
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
-RESTING = frozenset({"running", "stopped", "failed", "deleted"})
 SEATED = frozenset(
     {"Claimed", "Creating", "Created", "Booting", "Running", "Stopping", "Stopped", "Failing", "Removing"}
 )
@@ -23,7 +22,7 @@ LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "
 
 
 _OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_rules",
-                    "_owners", "_go", "_seats")  # fmt: skip
+                    "_owners", "_go", "_seats", "_fleet")  # fmt: skip
 
 Claims = Mapping[tuple[str, int, str, str], tuple[str, str, int]]
 """(instance, attempt, resource, host) -> (host, group, amount)."""
@@ -56,6 +55,8 @@ class Observer:
         self._seats: dict[str, tuple[int, str, str]] = {}
         self._go: set[str] = set()
         self._served: set[tuple[str, int]] = set()
+        self._fleet: dict[str, tuple[str, str]] = {}
+        self._left: set[str] = set()
         self.commits = 0
         self.claim_changes = 0
 
@@ -108,6 +109,7 @@ class Observer:
                 " FROM instances"
             )
         }
+        self._check_fleet(members)
         self._check_attempts(members)
         for uuid, phase, status, reason, sequence, _revision, *_ in groups.values():
             if phase == "running":
@@ -134,18 +136,39 @@ class Observer:
         self._check_go(groups, members)
         self._check_claims(members)
 
+    def _check_fleet(self, members: Mapping[str, tuple[Any, ...]]) -> None:
+        """I2: a host leaves the fleet without members, and with claims only where it was fenced and does not answer."""
+        fleet = {uuid: (state, status) for uuid, state, status in self._rows("SELECT uuid, state, status FROM hosts")}
+        self._left = set(self._fleet) - set(fleet)
+        for host in sorted(self._left):
+            if any(row[1] != "Removed" and host in (row[3], row[8]) for row in members.values()):
+                self.violated("I2", f"host {host} left the fleet with members on it")
+            claimed = any(at == host for _, _, _, at in self._claims)
+            if claimed and self._fleet[host] != ("Maintenance", "Disconnected"):
+                self.violated("I2", f"host {host} left the fleet with claims on it while it was {self._fleet[host]}")
+        self._fleet = fleet
+
     def _check_attempts(self, members: Mapping[str, tuple[Any, ...]]) -> None:
         """I1: an attempt has one host, but for a live move, and for a machine that is found where it really is."""
         for uuid, _, attempt, host, *_, target in members.values():
             if not host:
                 continue
             before, was, bound_for = self._seats.get(uuid, (0, "", ""))
-            if before == attempt and host not in (was, bound_for) and not self._is_there(host, uuid, attempt):
-                self.violated("I1", f"attempt {attempt} of {uuid} was seated on {was} and is seated on {host}")
+            if before == attempt and host not in (was, bound_for):
+                if not self._is_there(host, uuid, attempt):
+                    self.violated("I1", f"attempt {attempt} of {uuid} was seated on {was} and is seated on {host}")
+                elif self._executes(was, uuid, attempt):
+                    self.violated("I1", f"attempt {attempt} of {uuid} runs on {was} and is taken for one on {host}")
             self._seats[uuid] = attempt, host, target
 
     def _is_there(self, host: str, instance: str, attempt: int) -> bool:
         return any(where == host and (m.instance, m.attempt) == (instance, attempt) for where, m in self._machines())
+
+    def _executes(self, host: str, instance: str, attempt: int) -> bool:
+        return any(
+            where == host and (m.instance, m.attempt) == (instance, attempt) and m.state in EXECUTING and not m.tampered
+            for where, m in self._machines()
+        )
 
     def _check_go(self, groups: Mapping[str, tuple[Any, ...]], members: Mapping[str, tuple[Any, ...]]) -> None:
         """I4: in the commit that is GO every member is placed and known to be created."""
@@ -239,6 +262,8 @@ class Observer:
         for where, machine in self._machines():
             if (machine.instance, machine.attempt) != (instance, attempt) or host not in (None, where):
                 continue
+            if where in self._left:
+                continue  # by its operator's word the host is off for good
             if machine.state != TOMBSTONE and not machine.late and not machine.tampered:
                 self.violated("I2", f"the {what} of {instance} attempt {attempt} was released, it is {machine.state}")
 
@@ -277,7 +302,7 @@ class Observer:
             groups = {group for group, _ in seated}
             members = {group for group in groups if present[host, group]}
             for group in groups:
-                rules = self._rules_of(group)
+                rules = self.rules_of(group)
                 if rules["exclusive_hosts"] and len(groups) > 1:
                     self.violated("I9", f"group {group} shares its exclusive host {host}")
                 mine = len(present[host, group])
@@ -286,7 +311,8 @@ class Observer:
                 if group in members and members & set(rules["anti_affinity_groups"]):
                     self.violated("I9", f"group {group} is together with one it is to be apart from on {host}")
 
-    def _rules_of(self, group: str) -> Mapping[str, Any]:
+    def rules_of(self, group: str) -> Mapping[str, Any]:
+        """The placement policy that the group was deployed with."""
         if group not in self._rules:
             text = self._rows("SELECT spec FROM groups WHERE uuid = ?", group)[0][0]
             self._rules[group] = json.loads(text)["placement"]
@@ -359,86 +385,3 @@ class Observer:
             return  # it was none of the member's
         if rows and rows[0][0] == machine.attempt and rows[0][1] not in LEAVING:
             self.violated("I3", f"{machine.instance} was ended by {cause} while it is {rows[0][1]}")
-
-    # --- at rest ----------------------------------------------------------------------------------------------------
-
-    def unsettled(self) -> list[str]:
-        """What is not at rest yet, in words; empty when everything is as it should be for ever."""
-        members = self._rows(
-            "SELECT i.uuid, i.attempt, i.host_uuid, i.status, g.phase FROM instances i"
-            " JOIN groups g ON g.uuid = i.group_uuid"
-        )
-        wanted = {(uuid, attempt, host) for uuid, attempt, host, status, _ in members if status in SEATED}
-        return [
-            *self._groups_on_their_way(),
-            *self._hosts_not_seen(),
-            *self._machines_amiss(members, wanted),
-            *self._left_over(wanted),
-            *self._not_drained(),
-        ]
-
-    def _groups_on_their_way(self) -> Iterator[str]:
-        for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
-            if phase == "planning" and status == "Degraded" and not self._has_room(uuid):
-                continue  # it served, lost a member, and waits for room
-            if phase not in RESTING:
-                yield f"group {uuid} is {phase}"
-            if phase == "running" and status not in ("Running", "Degraded"):
-                yield f"group {uuid} is in phase running and {status}"
-            if phase in ("failed", "deleted") and (owner or (due or 0) > 0):
-                yield f"final group {uuid} is still owned by {owner!r}, due at {due}"
-
-    def _has_room(self, group: str) -> bool:
-        """Whether a pending member of the group would fit on a host that is open, as far as amounts go."""
-        if self.quota or self._rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
-            return False  # others may have used it up; its rules may want more hosts than are open
-        rules = self._rules_of(group)
-        if rules["exclusive_hosts"] or rules["max_per_host"] or rules["anti_affinity_groups"]:
-            return False  # whether these leave room is the planner's business, which has tests of its own
-        free = defaultdict(dict)  # type: ignore[var-annotated]
-        for host, resource, amount in self._rows(
-            "SELECT r.host_uuid, r.resource, r.usable - r.foreign_used - r.used FROM host_resources r"
-        ):
-            free[host][resource] = amount
-        for (text,) in self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group):
-            node = json.loads(text)
-            if any(f["vcpu"] >= node["cpu_num"] and f["memory"] >= node["memory_size"] for f in free.values()):
-                return True
-        return False
-
-    def _not_drained(self) -> Iterator[str]:
-        """A host under maintenance carries nothing in the end."""
-        closed = {uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
-        for host, machine in self._machines():
-            if host in closed and machine.state != TOMBSTONE:
-                yield f"host {host} is drained and has {machine.state} machine {machine.instance}-{machine.attempt}"
-        for (host,) in self._rows("SELECT DISTINCT host_uuid FROM claims"):
-            if host in closed:
-                yield f"host {host} is drained and has claims"
-
-    def _machines_amiss(self, members: Sequence[tuple[Any, ...]], wanted: set[tuple[str, int, str]]) -> Iterator[str]:
-        machines = [(m, host) for host, m in self._machines() if m.state != TOMBSTONE]
-        running = {(m.instance, m.attempt, host) for m, host in machines if m.state in EXECUTING}
-        for machine, host in machines:
-            if (machine.instance, machine.attempt, host) not in wanted:
-                yield f"{machine.state} machine {machine.instance}-{machine.attempt} on {host} is unwanted"
-        for uuid, attempt, host, status, phase in members:
-            runs = (uuid, attempt, host) in running
-            if status == "Stopped" and runs:
-                yield f"member {uuid} is Stopped and executes on {host}"
-            if phase == "running" and not (status == "Running" and runs):
-                yield f"member {uuid} of a running group is {status}, and {'' if runs else 'not '}executing on {host}"
-
-    def _hosts_not_seen(self) -> Iterator[str]:
-        """Called at peace: somebody reaches every host."""
-        for uuid, status in self._rows("SELECT uuid, status FROM hosts WHERE status != 'Connected'"):
-            yield f"host {uuid} is {status}, and answers"
-
-    def _left_over(self, wanted: set[tuple[str, int, str]]) -> Iterator[str]:
-        for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):
-            if (instance, attempt, host) not in wanted:
-                yield f"claim of {instance} attempt {attempt} on {host} has no owner"
-        present = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE status != 'Removed'")}
-        for address, instance, attempt in self._rows("SELECT address, instance_uuid, attempt FROM addresses"):
-            if instance not in present:
-                yield f"address {address} of {instance} attempt {attempt} has no owner"

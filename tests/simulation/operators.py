@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from service.domain.fleet import HostState
 from service.domain.tenants import Caller
 from service.errors import Conflict, NoCapacity, NotFound, Unavailable, Unsatisfiable, WrongState
-from tests.simulation.hosts import SimulatedMachineHost
+from tests.simulation.hosts import RUNNING, SimulatedMachineHost
 from tests.simulation.replica import Broken, Replica
 from tests.simulation.world import World
 
@@ -28,6 +28,7 @@ class Operator:
     def __init__(self, world: World) -> None:
         self.world = world
         self._requests = 0
+        self._fences, self._enables, self._longest = (0.1, 0.8, 10.0) if world.theme == "moves" else (0.35, 0.3, 40.0)
 
     async def run(self) -> None:
         """Until faults stop."""
@@ -36,19 +37,41 @@ class Operator:
             await asyncio.sleep(dice.uniform(1.0, 8.0))
             if self._calm():
                 return
+            await self._more()
             closed = self._closed()
             if 2 * len(closed) >= len(self.world.hosts):  # groups need some room
                 await self.enable(dice.choice(closed), tries=10)
                 continue
-            hosts = list(self.world.hosts.values())
-            host = dice.choice([h for h in hosts if h.machines and dice.random() < 0.8] or hosts)
-            if dice.random() < 0.35:
+            hosts = self._in_fleet()
+            host = dice.choice([h for h in hosts if self._carries(h) and dice.random() < 0.8] or hosts)
+            if dice.random() < self._fences:
                 await self._power_off_and_fence(host)
             else:
                 await self._drain(host)
-            if dice.random() < 0.3:
+            if dice.random() < self._enables and host in self._in_fleet():
                 await asyncio.sleep(dice.uniform(0.0, 10.0))
                 await self.enable(host.uuid, tries=10)
+
+    def _carries(self, host: SimulatedMachineHost) -> bool:
+        """Whether there is something to drain; where moves are the theme, something that can be moved live."""
+        if self.world.theme != "moves":
+            return bool(host.machines)
+        return any(machine.state == RUNNING for machine in host.machines.values())
+
+    def _in_fleet(self) -> list[SimulatedMachineHost]:
+        return list(self.world.hosts.values())
+
+    async def _more(self) -> None:
+        """What else this one does now and then."""
+
+    async def _fenced(self, host: SimulatedMachineHost) -> None:
+        """The host is off, and is fenced."""
+
+    async def _on_again(self, host: SimulatedMachineHost) -> None:
+        """The host was off, and is on again."""
+
+    async def restore_fleet(self) -> None:
+        """At peace: every host that was taken out of the fleet comes back into it."""
 
     def _calm(self) -> bool:
         """Whether faults have stopped, as they may while this one sleeps."""
@@ -93,7 +116,7 @@ class Operator:
         self.world.note("drain", host.name)
         try:
             # Who gives up waiting gives up the report only: the host is emptied all the same.
-            await self.insist(drain, self.world.random.uniform(5.0, 40.0), once=True)
+            await self.insist(drain, self.world.random.uniform(5.0, self._longest), once=True)
         except REFUSALS as refused:
             self.world.note("drain refused", host.name, type(refused).__name__)
             return
@@ -115,11 +138,13 @@ class Operator:
                     continue  # nobody has noticed yet that it does not answer
                 world.stats["fences"] += 1
                 world.note("fenced", host.name)
+                await self._fenced(host)
                 break
             await asyncio.sleep(world.random.uniform(0.0, 30.0) if world.faulty else 0.0)
         finally:
             host.kept_off = False
             host.boot("operator")
+        await self._on_again(host)
 
     async def insist(
         self,

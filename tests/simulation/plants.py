@@ -59,6 +59,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
+FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
 PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.recovery_plan"
 
 PLANTS: tuple[Plant, ...] = (
@@ -170,6 +171,17 @@ PLANTS: tuple[Plant, ...] = (
     # --- live moves ---
     one("a live move has no claim on its target", CLAIMING,
         "    claims.take(connection, before.uuid, [seat(member, target)], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
+    one("a live move is over before its source is without the machine", MOVES,
+        "        if here is not None and here.state is not MachineState.TOMBSTONE:\n", "        if False:\n",
+        Edit(MOVES, "        await self.source.driver.entomb(self.identity, budget_seconds=STEP_SECONDS)\n", ""),
+        Edit(MOVES, "        if not await self.source.confirm_absent(self.identity.machine_uuid):\n            return _AGAIN\n", ""),
+        theme="moves"),
+    one("a live move that is given up leaves its target open", MOVES,
+        "        await self.target.driver.entomb(self.identity, budget_seconds=STEP_SECONDS)\n", "", theme="moves"),
+    one("a live move that is given up is nowhere where its target is silent", MOVES,
+        "        if not self.trail.answered(self.key):\n            return _AGAIN\n", "",
+        Edit(MOVES, "        if here is None or here.state is not MachineState.RUNNING:\n            return _AGAIN\n", ""),
+        theme="moves"),
     # --- what is seen ---
     one("absence after one listing", MONITOR,
         "        second = await self.look()\n", "        second = first\n",
@@ -255,9 +267,8 @@ PLANTS: tuple[Plant, ...] = (
     one("the owner's mark is not looked at", OWNERSHIP,
         "    if mark is not None and mark.database != installation.database:\n", "    if False:\n",
         Edit(OWNERSHIP, "    if mark is not None and mark.host != record.uuid:\n", "    if False:\n"), theme="strangers"),
-    one("what a host is found to be changes nothing", MONITOR,
-        "        if not await self._is_ours(facts):\n            return\n",
-        "        await self._is_ours(facts)\n", theme="strangers"),
+    one("what a host is found to be changes nothing", OWNERSHIP,
+        "        return self.standing in (Standing.OURS, Standing.NEW)\n", "        return True\n", theme="strangers"),
     one("an older copy of the database goes on as if it were none", OWNERSHIP,
         "    if record.ahead and newest <= generation:\n", "    if False:\n",
         Edit(OWNERSHIP, "    if newest > generation:\n", "    if False:\n"), theme="restore"),
@@ -274,6 +285,19 @@ PLANTS: tuple[Plant, ...] = (
     one("a copy is taken for a live move while its host is silent", RECOVERY_PLAN,
         "        if attempt == member.attempt and member.host_name in self._away:\n", "        if False:\n",
         theme="strangers"),
+    # --- hosts that leave the fleet ---
+    one("a host is taken out by force whatever it carries", FLEET,
+        "    if host.state is not HostState.MAINTENANCE or host.status is not HostStatus.DISCONNECTED or load.members:\n",
+        "    if False:\n",
+        Edit(FLEET, "            if load.members or load.stale_claims:\n", "            if False:\n"), theme="removal"),
+    one("a host that answers is taken out by force", FLEET,
+        "    if host.state is not HostState.MAINTENANCE or host.status is not HostStatus.DISCONNECTED or load.members:\n",
+        "    if host.state is not HostState.MAINTENANCE or load.members:\n", theme="removal"),
+    one("claims on a host that is gone for good stay", FLEET,
+        "    claims.release(connection, left)\n", "",
+        Edit(FLEET, "            if load.members or load.stale_claims:\n", "            if load.members:\n"), theme="removal"),
+    one("addresses of members that ended on a host that is gone for good stay taken", FLEET,
+        "    addresses.let_go(connection, [instance for instance, _ in left])\n", "", theme="removal"),
     # --- clocks ---
     one("what is stored under a clock that was ahead is waited for", MANAGER,
         "            if not self._held_to_present:\n                await self._hold_to_present()\n", "", theme="clock"),

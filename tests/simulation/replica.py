@@ -37,9 +37,10 @@ from service.store import configured, quotas
 from service.store.clock import StoreClock
 from service.telemetry.metrics import Metrics
 from tests.simulation.database import SimulatedStore
-from tests.simulation.driver import LEASE, FaultyDriver
+from tests.simulation.driver import FaultyDriver
 from tests.simulation.hosts import CLUSTER
 from tests.simulation.loop import PROCESS, Killed, Process
+from tests.simulation.network import LEASE
 from tests.simulation.planner import FirstFitPlanner
 from tests.simulation.world import EPOCH_MS, World
 
@@ -113,6 +114,12 @@ class Fleet:
             now=EPOCH_MS,
         )
         quotas.put(connection, [Quota("default", self.quota)] if self.quota else [])
+
+    def leave_to_run_time(self, world: World) -> None:
+        """From now on the file names one host only; the others are in the fleet, and calls may take them out."""
+        world.database.transact(self.write)
+        world.committed()
+        self.hosts = dict(list(self.hosts.items())[:1])
 
 
 class Replica:

@@ -20,6 +20,7 @@ from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
 from tests.simulation.loop import Killed, Stuck
 from tests.simulation.operators import Operator
+from tests.simulation.removals import Remover
 from tests.simulation.replica import FLEET_CHANGES, Fleet, Replica, install
 from tests.simulation.warden import Warden
 from tests.simulation.world import World
@@ -27,7 +28,7 @@ from tests.simulation.world import World
 GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
-THEMES = {"": 60, "restore": 14, "strangers": 14, "clock": 12}
+THEMES = {"": 48, "restore": 12, "strangers": 12, "clock": 10, "removal": 8, "moves": 10}
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
@@ -110,19 +111,22 @@ async def _play(world: World) -> None:
     faults.draw(world)
     for replica in world.replicas:
         world.loop.outside(dice.uniform(0.0, 2.0), replica.start)
+    if world.theme == "removal":
+        configured.leave_to_run_time(world)
     length = dice.uniform(30.0, 70.0)
     if dice.random() < 0.35:
         faults.draw_stale(world)
         length = 90.0
-    if world.theme in FLEET_CHANGES:
+    if world.theme in FLEET_CHANGES or world.theme == "moves":
         length = 90.0
     orders = _orders(world, length)
     clients = [Client(world, order) for order in orders]
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
     tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
     storm = asyncio.create_task(faults.storm(world), name="storm")
-    operator = Operator(world)
-    works = asyncio.create_task(operator.run(), name="operator") if dice.random() < 0.5 else None
+    operator = Remover(world) if world.theme == "removal" else Operator(world)
+    busy = dice.random() < 0.5 or world.theme in ("removal", "moves")
+    works = asyncio.create_task(operator.run(), name="operator") if busy else None
     warden = Warden(world, operator)
     if world.theme in FLEET_CHANGES:
         tasks.append(asyncio.create_task(warden.run(until_peace=True), name="warden"))
@@ -157,6 +161,7 @@ async def _settle(world: World, clients: list[Client], operator: Operator) -> No
 
     In half of the runs everything is deleted then.
     """
+    await operator.restore_fleet()
     if world.database.rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
         await _until_calm(world, clients)
         if not world.observer.found:
@@ -197,7 +202,7 @@ async def _until_calm(world: World, clients: list[Client]) -> None:
         await asyncio.sleep(1.0)
         if world.observer.found:
             return
-        rest = world.observer.unsettled() or world.custodian.strangers() or _unserved(world, clients)
+        rest = world.at_rest.unsettled() or world.custodian.strangers() or _unserved(world, clients)
         calm = 0.0 if rest else calm + 1.0
         if world.loop.time() > end:
             for what in rest[:6] or ["it does not stay calm"]:
@@ -243,7 +248,7 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
 
 def _fleet(world: World) -> Fleet:
     dice = world.random
-    tight = dice.random() < 0.4
+    tight = dice.random() < 0.4 and world.theme != "moves"
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
     zone = Zone(
@@ -282,15 +287,17 @@ def _fleet(world: World) -> Fleet:
 
 def _orders(world: World, length: float) -> list[Order]:
     dice = world.random
+    early = world.theme == "moves"  # what is there early, and stays, is moved often
+    length = length / 3 if early else length
     orders: list[Order] = []
     known: list[str] = []
     burst = dice.uniform(2.5, 10.0) if dice.random() < 0.4 else None
-    for number in range(dice.choice((1, 2, 3, 4, 5))):
+    for number in range(dice.choice((3, 4, 5) if early else (1, 2, 3, 4, 5))):
         uuid = world.new_uuid() if dice.random() < 0.4 else ""
         request = DeployRequest(_spec(world, f"g{number}", known), uuid, f"request-{number}")
         if uuid:
             known.append(uuid)
-        delete_after = dice.uniform(0.0, length / 2) if dice.random() < 0.35 else None
+        delete_after = dice.uniform(0.0, length / 2) if dice.random() < (0.1 if early else 0.35) else None
         orders.append(
             Order(
                 request,

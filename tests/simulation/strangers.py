@@ -48,15 +48,38 @@ def _copy(world: World, host: SimulatedMachineHost) -> None:
     """One of our machines is copied to another host by hand, with all that its definition says."""
     dice = world.random
     there = [
-        m for h in world.hosts.values() if h is not host
+        (h, m) for h in world.hosts.values() if h is not host
         for m in h.machines.values() if m.ours and m.state in (hosts.RUNNING, hosts.STOPPED, hosts.PAUSED)
     ]  # fmt: skip
-    there = [m for m in there if m.uuid not in host.machines]
+    there = [(h, m) for h, m in there if m.uuid not in host.machines]
     if there:
-        machine = dice.choice(there)
+        home, machine = dice.choice(there)
         state = dice.choice((hosts.RUNNING, hosts.RUNNING, hosts.STOPPED))
         host.put(machine.uuid, replace(machine, state=state, tampered=True), "stranger")
         host.volumes.setdefault(f"corral.{machine.cluster}.{machine.instance}.{machine.attempt}.root", machine.uuid)
+        _more_trouble(world, home, machine.uuid)
+
+
+def _more_trouble(world: World, home: SimulatedMachineHost, machine_uuid: str) -> None:
+    """While the copy is held, the machine itself is lost, and its member placed anew; or its host falls silent."""
+    dice = world.random
+    kind = dice.choice(("none", "lost", "lost", "silent"))
+    if kind == "lost":
+        world.loop.outside(dice.uniform(8.0, 25.0), _lost, world, home, machine_uuid)
+    elif kind == "silent":
+        world.loop.outside(dice.uniform(0.0, 20.0), _silent, world, home, dice.choice((30.0, 65.0)))
+
+
+def _lost(world: World, home: SimulatedMachineHost, machine_uuid: str) -> None:
+    if world.faulty:
+        home.remove_if_there(machine_uuid, "tamper")
+
+
+def _silent(world: World, home: SimulatedMachineHost, seconds: float) -> None:
+    if world.faulty:
+        world.note("cut", "*", home.name, seconds)
+        world.cut.add(("*", home.uuid))
+        world.loop.outside(seconds, world.cut.discard, ("*", home.uuid))
 
 
 def _capture(world: World, host: SimulatedMachineHost) -> None:

@@ -13,6 +13,7 @@ from tests.simulation.database import Database
 from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.observer import Observer
+from tests.simulation.rest import AtRest
 
 if TYPE_CHECKING:
     from tests.simulation.replica import Replica
@@ -66,6 +67,7 @@ class World:
     database: Database = field(init=False)
     observer: Observer = field(init=False)
     custodian: Custodian = field(init=False)
+    at_rest: AtRest = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class World:
         self.loop = SimulatedLoop()
         self.database = Database(self.now_ms)
         self.observer = Observer(self.database.rows, lambda: self.loop.time(), self.machines)
+        self.at_rest = AtRest(self.database.rows, self.machines, self.observer)
         self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
 
     def note(self, *what: object) -> None:
@@ -168,6 +171,14 @@ class World:
         replica = process.name.split(".")[0]
         return host.up and (replica, host.uuid) not in self.cut and ("*", host.uuid) not in self.cut
 
+    def rename(self, host: SimulatedMachineHost, uuid: str) -> None:
+        """The machine comes into the fleet as another host from now on."""
+        del self.hosts[host.uuid]
+        usable = self.observer.usable
+        self.observer.usable = {**usable, **{(uuid, name): usable[host.uuid, name] for name in host.total}}
+        host.uuid = uuid
+        self.hosts[uuid] = host
+
     # --- what happens on hosts --------------------------------------------------------------------------------------
 
     def machines(self) -> list[tuple[str, Machine]]:
@@ -205,7 +216,7 @@ class World:
 
     def committed(self) -> None:
         """A transaction has just changed the database."""
-        from tests.simulation.driver import LEASE
+        from tests.simulation.network import LEASE
 
         process = PROCESS.get()
         self.observer.committed(LEASE.get(), process.name if process else "")

@@ -1,0 +1,106 @@
+"""Judges whether a run has come to rest: every group, host, machine, claim and address as it should be for ever.
+
+May not import anything of the service: what it expects is written down here a second time, on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
+from tests.simulation.observer import SEATED, Observer, Query
+
+RESTING = frozenset({"running", "stopped", "failed", "deleted"})
+
+
+class AtRest:
+    """Asked at peace; `machines`: (host uuid, machine) of all that is really there, with our tag."""
+
+    def __init__(self, rows: Query, machines: Callable[[], Sequence[tuple[str, Machine]]], observer: Observer) -> None:
+        self._rows = rows
+        self._machines = machines
+        self._observer = observer
+
+    def unsettled(self) -> list[str]:
+        """What is not at rest yet, in words; empty when everything is as it should be for ever."""
+        members = self._rows(
+            "SELECT i.uuid, i.attempt, i.host_uuid, i.status, g.phase FROM instances i"
+            " JOIN groups g ON g.uuid = i.group_uuid"
+        )
+        wanted = {(uuid, attempt, host) for uuid, attempt, host, status, _ in members if status in SEATED}
+        return [
+            *self._groups_on_their_way(),
+            *self._hosts_not_seen(),
+            *self._machines_amiss(members, wanted),
+            *self._left_over(wanted),
+            *self._not_drained(),
+        ]
+
+    def _groups_on_their_way(self) -> Iterator[str]:
+        for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
+            if phase == "planning" and status == "Degraded" and not self._has_room(uuid):
+                continue  # it served, lost a member, and waits for room
+            if phase not in RESTING:
+                yield f"group {uuid} is {phase}"
+            if phase == "running" and status not in ("Running", "Degraded"):
+                yield f"group {uuid} is in phase running and {status}"
+            if phase in ("failed", "deleted") and (owner or (due or 0) > 0):
+                yield f"final group {uuid} is still owned by {owner!r}, due at {due}"
+
+    def _has_room(self, group: str) -> bool:
+        """Whether a pending member of the group would fit on a host that is open, as far as amounts go."""
+        if self._observer.quota or self._rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
+            return False  # others may have used it up; its rules may want more hosts than are open
+        rules = self._observer.rules_of(group)
+        if rules["exclusive_hosts"] or rules["max_per_host"] or rules["anti_affinity_groups"]:
+            return False  # whether these leave room is the planner's business, which has tests of its own
+        free = defaultdict(dict)  # type: ignore[var-annotated]
+        for host, resource, amount in self._rows(
+            "SELECT r.host_uuid, r.resource, r.usable - r.foreign_used - r.used FROM host_resources r"
+        ):
+            free[host][resource] = amount
+        for (text,) in self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group):
+            node = json.loads(text)
+            if any(f["vcpu"] >= node["cpu_num"] and f["memory"] >= node["memory_size"] for f in free.values()):
+                return True
+        return False
+
+    def _not_drained(self) -> Iterator[str]:
+        """A host under maintenance carries nothing in the end."""
+        closed = {uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
+        for host, machine in self._machines():
+            if host in closed and machine.state != TOMBSTONE:
+                yield f"host {host} is drained and has {machine.state} machine {machine.instance}-{machine.attempt}"
+        for (host,) in self._rows("SELECT DISTINCT host_uuid FROM claims"):
+            if host in closed:
+                yield f"host {host} is drained and has claims"
+
+    def _machines_amiss(self, members: Sequence[tuple[Any, ...]], wanted: set[tuple[str, int, str]]) -> Iterator[str]:
+        machines = [(m, host) for host, m in self._machines() if m.state != TOMBSTONE]
+        running = {(m.instance, m.attempt, host) for m, host in machines if m.state in EXECUTING}
+        for machine, host in machines:
+            if (machine.instance, machine.attempt, host) not in wanted:
+                yield f"{machine.state} machine {machine.instance}-{machine.attempt} on {host} is unwanted"
+        for uuid, attempt, host, status, phase in members:
+            runs = (uuid, attempt, host) in running
+            if status == "Stopped" and runs:
+                yield f"member {uuid} is Stopped and executes on {host}"
+            if phase == "running" and not (status == "Running" and runs):
+                yield f"member {uuid} of a running group is {status}, and {'' if runs else 'not '}executing on {host}"
+
+    def _hosts_not_seen(self) -> Iterator[str]:
+        """Called at peace: somebody reaches every host."""
+        for uuid, status in self._rows("SELECT uuid, status FROM hosts WHERE status != 'Connected'"):
+            yield f"host {uuid} is {status}, and answers"
+
+    def _left_over(self, wanted: set[tuple[str, int, str]]) -> Iterator[str]:
+        for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):
+            if (instance, attempt, host) not in wanted:
+                yield f"claim of {instance} attempt {attempt} on {host} has no owner"
+        present = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE status != 'Removed'")}
+        for address, instance, attempt in self._rows("SELECT address, instance_uuid, attempt FROM addresses"):
+            if instance not in present:
+                yield f"address {address} of {instance} attempt {attempt} has no owner"
