@@ -31,6 +31,7 @@ from service.app.picture import Picture
 from service.app.projects import Projects
 from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
+from service.app.room import RoomPlans
 from service.app.secrets import StoredSecrets
 from service.app.sessions import Sessions
 from service.config.file import Config
@@ -229,6 +230,7 @@ class Service:
             signals=self.signals,
             live_targets=self._calls.live_targets,
         )
+        self.room = RoomPlans(self.store, self.groups, self.planner, wall_clock, self._calls.live_targets)
 
     def _connect(self) -> None:
         """Who hears whom."""
@@ -299,7 +301,13 @@ class Service:
             credentials=tls.credentials(pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),
             fleet=FleetServicer(
-                self.fleet, self.fleet_feed, self.evacuation, self.quarantine, self.decisions, self._reachable
+                self.fleet,
+                self.fleet_feed,
+                self.evacuation,
+                self.quarantine,
+                self.decisions,
+                self.room,
+                self._reachable,
             ),
             catalog=CatalogServicer(self.catalog),
             projects=ProjectServicer(Projects(self.store)),

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from placement.constraints import Constraint
 from placement.engine import DEFAULT, place
 from placement.model import (
     Assignment,
@@ -32,60 +31,14 @@ from placement.model import (
     left,
 )
 from placement.modes.leavers import leavers
-from placement.modes.moves import Move
+from placement.modes.moves import MOST_COST, MadeRoom, Move, Neighbours
 from placement.packing.vacate import Resident, Vacated
 from placement.problem.gang import Gang, collapse
-from placement.resources import checked_integer
 from placement.stop import Stop, never
 
 ATTEMPTS = 8
-MOST_COST = 1 << 50
 DEARER = 4
 """By how much a member that found no home is made dearer before the next attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Members of one group that may move: each a node whose id is its member's, at a cost from 0 to 2**50.
-
-    ``staying``: its members that may not move, and their hosts. ``constraints``, ``excluded_hosts``: the group's own.
-    """
-
-    nodes: tuple[Node, ...]
-    costs: Mapping[str, int]
-    constraints: tuple[Constraint, ...] = ()
-    staying: Mapping[str, str] = field(default_factory=dict)
-    excluded_hosts: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        for node in self.nodes:
-            checked_integer(f"neighbours.costs[{node.id}]", self.costs.get(node.id, -1), 0, MOST_COST)
-            if node.count != 1:
-                raise InvalidPlacementInput("neighbours.nodes", f"{node.id!r} must be one member")
-
-    @property
-    def ruled(self) -> bool:
-        """Whether its members cannot be housed together with other groups'."""
-        return bool(self.constraints or self.excluded_hosts)
-
-
-@dataclass(frozen=True, slots=True)
-class MadeRoom:
-    """``status``: ``placed``: once ``moves`` are made, ``placed`` fits. ``infeasible``: no moves can do it, proven.
-
-    ``unknown``: no plan was found, though one may exist. ``lower_bound``: no moves that make room cost less (None where
-    none can). ``homeless``: members that found no home in the last attempt. ``decision``: the answer without any move.
-    """
-
-    status: Status
-    decision: Decision
-    moves: tuple[Move, ...] = ()
-    placed: Decision | None = None
-    cost: int | None = None
-    lower_bound: int | None = None
-    proof: Proof = Proof.NONE
-    homeless: tuple[str, ...] = ()
-    stopped: bool = False
 
 
 def make_room(

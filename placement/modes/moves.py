@@ -1,10 +1,15 @@
-"""A member's move from host to host."""
+"""A member's move from host to host, and room that moves make. Importing it loads no solver."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from placement.model import Host, Member, Node
+from placement.constraints import Constraint
+from placement.model import Decision, Host, InvalidPlacementInput, Member, Node, Proof, Status
+from placement.resources import checked_integer
+
+MOST_COST = 1 << 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +32,47 @@ def node_of(member: Member, host: Host) -> Node:
         exclusive=member.exclusive,
         cells=len(member.cells),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Members of one group that may move: each a node whose id is its member's, at a cost from 0 to 2**50.
+
+    ``staying``: its members that may not move, and their hosts. ``constraints``, ``excluded_hosts``: the group's own.
+    """
+
+    nodes: tuple[Node, ...]
+    costs: Mapping[str, int]
+    constraints: tuple[Constraint, ...] = ()
+    staying: Mapping[str, str] = field(default_factory=dict)
+    excluded_hosts: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for node in self.nodes:
+            checked_integer(f"neighbours.costs[{node.id}]", self.costs.get(node.id, -1), 0, MOST_COST)
+            if node.count != 1:
+                raise InvalidPlacementInput("neighbours.nodes", f"{node.id!r} must be one member")
+
+    @property
+    def ruled(self) -> bool:
+        """Whether its members cannot be housed together with other groups'."""
+        return bool(self.constraints or self.excluded_hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeRoom:
+    """``status``: ``placed``: once ``moves`` are made, ``placed`` fits. ``infeasible``: no moves can do it, proven.
+
+    ``unknown``: no plan was found, though one may exist. ``lower_bound``: no moves that make room cost less (None where
+    none can). ``homeless``: members that found no home in the last attempt. ``decision``: the answer without any move.
+    """
+
+    status: Status
+    decision: Decision
+    moves: tuple[Move, ...] = ()
+    placed: Decision | None = None
+    cost: int | None = None
+    lower_bound: int | None = None
+    proof: Proof = Proof.NONE
+    homeless: tuple[str, ...] = ()
+    stopped: bool = False

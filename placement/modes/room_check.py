@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from placement.check import Violation, check
 from placement.model import Assignment, Decision, Host, Member, Request, Snapshot, Status, joined, left
-from placement.modes.make_room import MadeRoom, Neighbours
+from placement.modes.moves import MadeRoom, Neighbours
 
 _NOT_OF_A_MOVE = ("objective", "bounds", "proof")
 

@@ -185,18 +185,20 @@ class Groups(GroupIntents):
 
         return record, await self._store.read(read)
 
+    def foreseen(
+        self, connection: Connection, caller: Caller, request: DeployRequest
+    ) -> tuple[Group, Mapping[str, Host], Snapshot]:
+        """The group as a deploy would store it, and the fleet. Raises what a deploy raises before it is planned."""
+        group = self._admitted(connection, caller, request, clock.now(connection), keep=False)
+        quotas.foresee(connection, group.project, _promised(connection, group))
+        hosts, snapshot = self._fleet_reader.read(connection)
+        return group, hosts, snapshot
+
     async def _planned(
         self, caller: Caller, request: DeployRequest, seconds: float | None
     ) -> tuple[Group, PlacementRecord]:
         answer_by = answer_time(seconds)
-
-        def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot]:
-            group = self._admitted(connection, caller, request, clock.now(connection), keep=False)
-            quotas.foresee(connection, group.project, _promised(connection, group))
-            hosts, snapshot = self._fleet_reader.read(connection)
-            return group, hosts, snapshot
-
-        group, hosts, snapshot = await self._store.read(read)
+        group, hosts, snapshot = await self._store.read(lambda c: self.foreseen(c, caller, request))
         planned = await self._planner.place(
             snapshot,
             translate.request(group, snapshot),

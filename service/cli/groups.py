@@ -8,11 +8,11 @@ from typing import Any
 from uuid import uuid4
 
 import click
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, group_pb2, placement_pb2
 
 from service.cli import errors, policy
 from service.cli.command import Output, Session, output_option, verb
-from service.cli.explanation import amounts_text
+from service.cli.explanation import amounts_text, size_text
 from service.cli.follow_up import show
 from service.cli.requests import BadRequestFile, Request, read_request
 from service.cli.view import GROUP_COLUMNS, choose_view, describe_placement
@@ -65,10 +65,19 @@ def deploy(session: Session, output: Output, **options: Any) -> int:
     metavar="[RANK,RANK...]",
     help="Show what members of these ranks would be told: commands, ports, peers; of all where no ranks are named.",
 )
-def plan(session: Session, output: Output, documents: str | None, **options: Any) -> int:
+@click.option(
+    "--make-room",
+    is_flag=True,
+    help="Where it does not fit, tell which members of other groups would have to move; for administrators.",
+)
+def plan(session: Session, output: Output, documents: str | None, make_room: bool, **options: Any) -> int:
     """Tell where a group would be placed, or why nowhere and what would help; writes nothing."""
     stub = session.stub(Stub)
     request = _request(options, deploy_pb2.PlanDistributedModelServiceRequest())
+    if make_room and documents is not None:
+        raise click.UsageError("--documents is of a plan without --make-room")
+    if make_room:
+        return _plan_room(session.stub(fleet_pb2_grpc.FleetServiceStub), output, request)
     if documents is not None:
         request.document_ranks[:] = _ranks(documents, len(request.model_services))
     answer = stub.PlanDistributedModelService(request)
@@ -87,6 +96,40 @@ def plan(session: Session, output: Output, documents: str | None, **options: Any
     for member in answer.documents:
         for name in sorted(member.documents):
             print(f"\n--- {member.node_rank} {member.name}: {name}\n{member.documents[name].rstrip()}")
+    return errors.OK
+
+
+def _plan_room(
+    stub: fleet_pb2_grpc.FleetServiceStub, output: Output, request: deploy_pb2.PlanDistributedModelServiceRequest
+) -> int:
+    """Show the moves that make room, and the placement after them."""
+    answer = stub.PlanRoom(fleet_pb2.PlanRoomRequest(group=request))
+    if output.kind == "name":
+        for one in answer.moves:
+            print(one.move.instance_uuid)
+        return errors.OK
+    if not output.for_people:
+        print(output.text(answer))
+        return errors.OK
+    if not answer.moves:
+        print("it fits as it is; nobody has to move")
+    else:
+        fewest = (
+            "proven the least"
+            if answer.proof == placement_pb2.PLACEMENT_PROOF_OPTIMAL
+            else (f"at least {size_text(answer.lower_bound_bytes)} whatever moves")
+        )
+        who = f"{len(answer.moves)} members move" if len(answer.moves) > 1 else "1 member moves"
+        print(f"{who}, {size_text(answer.moved_bytes)} of memory ({fewest}):")
+    for one in answer.moves:
+        how = "as it runs" if one.move.live else "stopped and started again"
+        print(
+            f"  {one.instance_name} of {one.group_uuid}: {one.source_host_name} -> {one.target_host_name} "
+            f"({size_text(one.memory_size)}, {how})"
+        )
+    print(describe_placement(answer.placement))
+    for assignment in answer.placement.assignments:
+        print(f"  {assignment.node_rank} {assignment.name} -> {assignment.host_name or assignment.host_uuid}")
     return errors.OK
 
 

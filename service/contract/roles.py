@@ -48,6 +48,7 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}RemoveQuarantined": ADMIN,
     f"{_FLEET}AdoptQuarantined": ADMIN,
     f"{_FLEET}GetCapacity": ADMIN,
+    f"{_FLEET}PlanRoom": ADMIN,  # it names every tenant's members
     f"{_FLEET}ListDecisions": ADMIN,
     f"{_FLEET}DumpDecision": ADMIN,  # it shows every tenant's members
     f"{_FLEET}WatchFleet": ADMIN,

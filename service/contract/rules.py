@@ -230,6 +230,14 @@ _DEPLOY: Sequence[Rule] = (
     _gpus_are_right,
 )
 
+
+def _group_is_right(request: fleet_pb2.PlanRoomRequest) -> Iterator[FieldViolation]:
+    for rule in _DEPLOY:
+        yield from (replace(wrong, field=f"group.{wrong.field}") for wrong in rule(request.group))
+    if request.group.document_ranks:
+        yield FieldViolation("group.document_ranks", "must be empty: no documents are made for a plan of moves")
+
+
 _RULES: Mapping[str, Sequence[Rule]] = {
     "corral.v1.DeployDistributedModelServiceRequest": _DEPLOY,
     "corral.v1.PlanDistributedModelServiceRequest": _DEPLOY,
@@ -245,6 +253,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _named_fields_are_not_empty("name"),
     ),
     "corral.v1.GetCapacityRequest": (_size_is_whole,),
+    "corral.v1.PlanRoomRequest": (_group_is_right,),
     "corral.v1.CreateZoneRequest": (_network_fits_together,),
     "corral.v1.AddHostRequest": (
         _ratios_in_range,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from placement import codec
 from placement.model import Decision, Host, Node, Policy, Request, Snapshot
+from placement.modes.moves import MadeRoom, Neighbours
 from service.errors import NotFound
 from service.planning.planner import Planned, Planner
 from service.planning.translate import GROUP_LABEL
@@ -129,6 +130,20 @@ class RecordingPlanner:
     async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`."""
         return await self._planner.room(snapshot, node, budget_seconds=budget_seconds, answer_by=answer_by)
+
+    async def make_room(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        neighbours: Sequence[Neighbours],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> MadeRoom:
+        """See `Planner.make_room`."""
+        return await self._planner.make_room(
+            snapshot, request, neighbours, budget_seconds=budget_seconds, answer_by=answer_by
+        )
 
     def close(self) -> None:
         """See `Planner.close`."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
+from placement.modes.moves import MadeRoom, Neighbours
 from placement.stop import Stop
 from service.errors import InvariantViolation
 
@@ -52,6 +54,18 @@ class Planner(Protocol):
         """How many more of a node fit."""
         ...
 
+    async def make_room(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        neighbours: Sequence[Neighbours],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> MadeRoom:
+        """Verified moves after which the gang fits. Raises InvariantViolation where the checker refuses them."""
+        ...
+
     def close(self) -> None:
         """Let worker processes go."""
         ...
@@ -74,6 +88,18 @@ def count_room(snapshot: Snapshot, node: Node, stop: Stop) -> Room:
     from placement.modes.capacity import room_for
 
     return room_for(snapshot, node, stop=stop)
+
+
+def room_verified(snapshot: Snapshot, request: Request, neighbours: Sequence[Neighbours], stop: Stop) -> MadeRoom:
+    """Make room and check it in this process. Raises InvariantViolation for moves that break a rule."""
+    from placement.modes.make_room import make_room
+    from placement.modes.room_check import check_room
+
+    room = make_room(snapshot, request, neighbours, stop=stop)
+    violations = check_room(snapshot, request, neighbours, room)
+    if violations:
+        raise InvariantViolation(f"the planner's moves break {len(violations)} rules, the first: {violations[0]}")
+    return room
 
 
 def until(deadline: float) -> Stop:
@@ -110,6 +136,18 @@ class InlinePlanner:
     async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`."""
         return count_room(snapshot, node, until(min(time.monotonic() + budget_seconds, answer_by)))
+
+    async def make_room(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        neighbours: Sequence[Neighbours],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> MadeRoom:
+        """See `Planner.make_room`."""
+        return room_verified(snapshot, request, neighbours, until(min(time.monotonic() + budget_seconds, answer_by)))
 
     def close(self) -> None:
         """Nothing to let go."""

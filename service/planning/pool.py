@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,10 +20,24 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
+from placement.modes.moves import MadeRoom, Neighbours
 from service.errors import Unavailable
 from service.planning.fair_queue import FairQueue
 from service.planning.planner import Planned
-from service.planning.process import Change, CountRoom, Flag, Order, Place, Reply, Time, begin, load, run
+from service.planning.process import (
+    Change,
+    CountRoom,
+    Flag,
+    MakeRoom,
+    Order,
+    Place,
+    Reply,
+    Time,
+    Work,
+    begin,
+    load,
+    run,
+)
 from service.telemetry.logs import get_logger
 from service.telemetry.metrics import Metrics
 
@@ -106,7 +121,22 @@ class PoolPlanner:
     async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`. Raises Unavailable where a process died."""
         room = await self._run(snapshot, CountRoom(node), Time(budget_seconds, answer_by), "")
-        assert not isinstance(room, Decision)
+        assert not isinstance(room, Decision | MadeRoom)
+        return room
+
+    async def make_room(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        neighbours: Sequence[Neighbours],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> MadeRoom:
+        """See `Planner.make_room`. Raises Unavailable where a process died."""
+        work = MakeRoom(request, tuple(neighbours))
+        room = await self._run(snapshot, work, Time(budget_seconds, answer_by), "")
+        assert isinstance(room, MadeRoom)
         return room
 
     async def warm(self) -> None:
@@ -121,7 +151,7 @@ class PoolPlanner:
             worker.give_up()
             worker.executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, snapshot: Snapshot, work: Place | CountRoom, allowed: Time, project: str) -> Decision | Room:
+    async def _run(self, snapshot: Snapshot, work: Work, allowed: Time, project: str) -> Decision | Room | MadeRoom:
         """Have a process do the work; whoever waits for it may be cancelled, and then the process stops early."""
         if self._closed:
             raise Unavailable("the service is shutting down")
@@ -139,8 +169,8 @@ class PoolPlanner:
             raise
 
     async def _answer(
-        self, worker: _Worker, snapshot: Snapshot, work: Place | CountRoom, allowed: Time
-    ) -> Decision | Room:
+        self, worker: _Worker, snapshot: Snapshot, work: Work, allowed: Time
+    ) -> Decision | Room | MadeRoom:
         try:
             reply = await self._order(worker, snapshot, work, allowed)
             if reply.result is None:  # it keeps another fleet than this process thought
@@ -154,7 +184,7 @@ class PoolPlanner:
         assert reply.result is not None
         return reply.result
 
-    async def _order(self, worker: _Worker, snapshot: Snapshot, work: Place | CountRoom, allowed: Time) -> Reply:
+    async def _order(self, worker: _Worker, snapshot: Snapshot, work: Work, allowed: Time) -> Reply:
         change = worker.sent.change_to(snapshot)
         many = len(change.changed) >= _MANY_HOSTS
         data = await asyncio.to_thread(pickle.dumps, change, 5) if many else pickle.dumps(change, 5)

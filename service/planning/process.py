@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Flavour, Host, Node, Policy, Request, Snapshot
+from placement.modes.moves import MadeRoom, Neighbours
 from placement.stop import Stop
-from service.planning.planner import count_room, place_verified
+from service.planning.planner import count_room, place_verified, room_verified
 
 if TYPE_CHECKING:
     from placement.modes.capacity import Room
@@ -64,6 +65,21 @@ class CountRoom:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeRoom:
+    """Work: which members have to move so that a gang fits."""
+
+    request: Request
+    neighbours: tuple[Neighbours, ...]
+
+    def run(self, snapshot: Snapshot, stop: Stop) -> MadeRoom:
+        """The verified moves. Raises InvariantViolation."""
+        return room_verified(snapshot, self.request, self.neighbours, stop)
+
+
+Work = Place | CountRoom | MakeRoom
+
+
+@dataclass(frozen=True, slots=True)
 class Time:
     """What an order may take: `budget` seconds from its begin, and until `answer_by` at the latest.
 
@@ -90,7 +106,7 @@ class Order:
     change: bytes
     flavours: tuple[Flavour, ...]
     revision: str
-    work: Place | CountRoom
+    work: Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,7 @@ class Reply:
     `stopped`: the work heard that it should end before it was done.
     """
 
-    result: Decision | Room | None
+    result: Decision | Room | MadeRoom | None
     stopped: bool = False
 
 

@@ -20,6 +20,7 @@ from placement.constraints import (
     Together,
 )
 from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
+from placement.modes.moves import Neighbours
 from placement.reasons import Family
 from service.domain import placement_rules
 from service.domain.catalog import ModelService
@@ -313,3 +314,26 @@ def move_request(group: Group, member: Instance, fleet_now: Snapshot, targets: f
     others = tuple(m for m in group.instances if m.uuid != member.uuid and m.status is not InstanceStatus.PENDING)
     asked = request(replace(group, instances=(*others, leaving)), fleet_now)
     return replace(asked, excluded_hosts=frozenset(h.id for h in fleet_now.hosts) - targets)
+
+
+def neighbours(group: Group, movable: frozenset[str], fleet_now: Snapshot) -> Neighbours | None:
+    """The members of a group that may move, each in its zone and at the cost of its memory; None where there are none.
+
+    `movable`: uuids of seated members. The others stay, and count for the group's rules.
+    """
+    if not movable:
+        return None
+    members = {m.uuid: m for m in group.instances if m.uuid in movable}
+    seats = tuple(
+        replace(m, status=InstanceStatus.PENDING, host_uuid="") if m.uuid in movable else m
+        for m in group.instances
+        if m.uuid in movable or m.status is not InstanceStatus.PENDING
+    )
+    asked = request(replace(group, instances=seats), fleet_now)
+    return Neighbours(
+        tuple(replace(node, zone=members[node.id].zone_uuid) for node in asked.nodes),
+        {uuid: member.spec.memory_size for uuid, member in members.items()},
+        asked.constraints,
+        asked.staying,
+        asked.excluded_hosts,
+    )

@@ -13,13 +13,16 @@ from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
 from service.app.quarantine import Quarantine
+from service.app.room import RoomPlans
 from service.contract import heartbeat, validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
-from service.contract.convert import inventory
+from service.contract.convert import inventory, requests
+from service.contract.convert.explanation import in_callers_order
 from service.contract.convert.inventory import Reachable
 from service.contract.heartbeat import beating
 from service.domain.fleet import HostState
+from service.errors import PlacementError
 from service.planning.decisions import DecisionLog
 
 SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
@@ -38,6 +41,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         evacuation: Evacuation,
         quarantine: Quarantine,
         decisions: DecisionLog,
+        room: RoomPlans,
         reachable: Reachable,
     ) -> None:
         """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
@@ -46,6 +50,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         self._evacuation = evacuation
         self._quarantine = quarantine
         self._decisions = decisions
+        self._room = room
         self._reachable = reachable
 
     async def CreateZone(  # noqa: N802
@@ -259,6 +264,17 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             )
             answer.room.CopyFrom(fleet_pb2.Room(count=room.count, bound=room.bound, by_zone=room.by_zone))
         return answer
+
+    async def PlanRoom(  # noqa: N802
+        self, request: fleet_pb2.PlanRoomRequest, context: Any
+    ) -> fleet_pb2.PlanRoomResponse:
+        """Which members would have to move so that a group fits; nothing is moved."""
+        validation.check(request)
+        try:
+            wanted = requests.deploy_request(request.group)
+            return convert.room(await self._room.plan(current_caller(), wanted, seconds=seconds_left(context)))
+        except PlacementError as error:
+            raise in_callers_order(error, requests.positions_by_rank(request.group.model_services)) from error
 
     async def ListDecisions(  # noqa: N802
         self, request: fleet_pb2.ListDecisionsRequest, context: Any

@@ -140,6 +140,7 @@ def test_every_method_of_the_api_is_declared() -> None:
         "DeleteCluster",
         "ListHosts",
         "GetCapacity",
+        "PlanRoom",
         "WatchFleet",
     }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}

@@ -10,11 +10,13 @@ import asyncio
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from placement.constraints import Apart, AtMost, Near, Scope
 from placement.model import Assignment, Decision, Host, Node, Policy, Proof, Request, Snapshot, Status
 from placement.modes.capacity import Room
+from placement.modes.moves import MadeRoom, Neighbours
 from service.planning.planner import Planned
 
 if TYPE_CHECKING:
@@ -51,6 +53,18 @@ class FirstFitPlanner:
             if host.schedulable and (node.zone is None or host.zone == node.zone):
                 by_zone[host.zone] += min(host.free(name) // amount for name, amount in node.demand.items() if amount)
         return Room(by_zone.total(), by_zone.total(), dict(by_zone))
+
+    async def make_room(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        neighbours: Sequence[Neighbours],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> MadeRoom:
+        """See service.planning.planner.Planner.make_room: no plan, since a preview changes nothing."""
+        return MadeRoom(Status.UNKNOWN, Decision(Status.UNKNOWN))
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -4,7 +4,9 @@ isort:skip_file
 The fleet: zones, and the hosts in them that machines are placed on."""
 
 from collections import abc as _abc
+from corral.v1 import deploy_pb2 as _deploy_pb2
 from corral.v1 import group_pb2 as _group_pb2
+from corral.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
@@ -2102,6 +2104,118 @@ class GetCapacityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCapacityResponse: _TypeAlias = GetCapacityResponse  # noqa: Y015
+
+@_typing.final
+class PlanRoomRequest(_message.Message):
+    """A group to make room for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def group(self) -> _deploy_pb2.PlanDistributedModelServiceRequest:
+        """The group as it would be deployed. Its `document_ranks` must be empty."""
+
+    def __init__(
+        self,
+        *,
+        group: _deploy_pb2.PlanDistributedModelServiceRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRoomRequest: _TypeAlias = PlanRoomRequest  # noqa: Y015
+
+@_typing.final
+class PlanRoomResponse(_message.Message):
+    """Moves that make room, and the group's placement after them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    LOWER_BOUND_BYTES_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    moved_bytes: _builtins.int
+    """The memory of all that moves, in bytes."""
+    lower_bound_bytes: _builtins.int
+    """No moves that make room carry less memory than this, in whatever order."""
+    proof: _placement_pb2.PlacementProof.ValueType
+    """Whether the moves are proven to carry the least."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoomMove]:
+        """The moves in an order in which every rule of the moved members' groups holds after each. They may be made side by
+        side: no member goes to a host that another one leaves.
+        """
+
+    @_builtins.property
+    def placement(self) -> _placement_pb2.Placement:
+        """Where the group would be placed once they are made."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___RoomMove] | None = ...,
+        moved_bytes: _builtins.int = ...,
+        lower_bound_bytes: _builtins.int = ...,
+        proof: _placement_pb2.PlacementProof.ValueType = ...,
+        placement: _placement_pb2.Placement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lower_bound_bytes", b"lower_bound_bytes", "moved_bytes", b"moved_bytes", "moves", b"moves", "placement", b"placement", "proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRoomResponse: _TypeAlias = PlanRoomResponse  # noqa: Y015
+
+@_typing.final
+class RoomMove(_message.Message):
+    """A member that would have to move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVE_FIELD_NUMBER: _builtins.int
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    INSTANCE_NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_SIZE_FIELD_NUMBER: _builtins.int
+    SOURCE_HOST_NAME_FIELD_NUMBER: _builtins.int
+    TARGET_HOST_NAME_FIELD_NUMBER: _builtins.int
+    group_uuid: _builtins.str
+    """The UUID of the member's group."""
+    instance_name: _builtins.str
+    """The member's name."""
+    memory_size: _builtins.int
+    """Its memory in bytes."""
+    source_host_name: _builtins.str
+    """The name of the host that it leaves."""
+    target_host_name: _builtins.str
+    """The name of the host that it goes to."""
+    @_builtins.property
+    def move(self) -> Global___Move:
+        """Which member, from where and to where."""
+
+    def __init__(
+        self,
+        *,
+        move: Global___Move | None = ...,
+        group_uuid: _builtins.str = ...,
+        instance_name: _builtins.str = ...,
+        memory_size: _builtins.int = ...,
+        source_host_name: _builtins.str = ...,
+        target_host_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_uuid", b"group_uuid", "instance_name", b"instance_name", "memory_size", b"memory_size", "move", b"move", "source_host_name", b"source_host_name", "target_host_name", b"target_host_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomMove: _TypeAlias = RoomMove  # noqa: Y015
 
 @_typing.final
 class ListDecisionsRequest(_message.Message):

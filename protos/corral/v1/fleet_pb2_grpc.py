@@ -150,6 +150,11 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.GetCapacityResponse.FromString,
                 _registered_method=True)
+        self.PlanRoom = channel.unary_unary(
+                '/corral.v1.FleetService/PlanRoom',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.PlanRoomRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRoomResponse.FromString,
+                _registered_method=True)
         self.ListDecisions = channel.unary_unary(
                 '/corral.v1.FleetService/ListDecisions',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.ListDecisionsRequest.SerializeToString,
@@ -339,6 +344,14 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRoom(self, request, context):
+        """Finds out which members of other groups would have to move, as they run, so that a group fits that does not fit now:
+        the fewest bytes that were found, and how few it cannot go below. Nothing is moved. A group that fits needs no moves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDecisions(self, request, context):
         """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
         where several processes share a database, each tells its own.
@@ -475,6 +488,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetCapacity,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityResponse.SerializeToString,
+            ),
+            'PlanRoom': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRoom,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRoomRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.PlanRoomResponse.SerializeToString,
             ),
             'ListDecisions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDecisions,
@@ -1092,6 +1110,33 @@ class FleetService:
             '/corral.v1.FleetService/GetCapacity',
             corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.GetCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRoom(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/PlanRoom',
+            corral_dot_v1_dot_fleet__pb2.PlanRoomRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.PlanRoomResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -99,6 +99,10 @@ class FleetServiceStub:
     """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
+    PlanRoom: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlanRoomRequest, _fleet_pb2.PlanRoomResponse]
+    """Finds out which members of other groups would have to move, as they run, so that a group fits that does not fit now:
+    the fewest bytes that were found, and how few it cannot go below. Nothing is moved. A group that fits needs no moves.
+    """
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]
     """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
     where several processes share a database, each tells its own.
@@ -183,6 +187,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
+    PlanRoom: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlanRoomRequest, _fleet_pb2.PlanRoomResponse]  # type: ignore[assignment]
+    """Finds out which members of other groups would have to move, as they run, so that a group fits that does not fit now:
+    the fewest bytes that were found, and how few it cannot go below. Nothing is moved. A group that fits needs no moves.
+    """
     ListDecisions: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
     where several processes share a database, each tells its own.
@@ -374,6 +382,15 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.GetCapacityResponse, _abc.Awaitable[_fleet_pb2.GetCapacityResponse]]:
         """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
+
+    def PlanRoom(
+        self,
+        request: _fleet_pb2.PlanRoomRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.PlanRoomResponse, _abc.Awaitable[_fleet_pb2.PlanRoomResponse]]:
+        """Finds out which members of other groups would have to move, as they run, so that a group fits that does not fit now:
+        the fewest bytes that were found, and how few it cannot go below. Nothing is moved. A group that fits needs no moves.
+        """
 
     def ListDecisions(
         self,

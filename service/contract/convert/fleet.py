@@ -14,8 +14,9 @@ from service.app.evacuation import Progress
 from service.app.feed import Bookmark
 from service.app.fleet import HostChange, NewHost
 from service.app.fleet_feed import FleetUpdate
+from service.app.room import RoomPlan
 from service.app.zones import NewZone, ZoneView
-from service.contract.convert.inventory import Reachable, instance, timestamp
+from service.contract.convert.inventory import Reachable, instance, placement, proof, timestamp
 from service.contract.rules import host_address, network_wish
 from service.domain.fleet import Host, HostState, Overcommit
 from service.domain.network import network_of
@@ -189,6 +190,32 @@ def progress(value: Progress, reachable: Reachable) -> fleet_pb2.DrainHostRespon
     elif value.final is not None:
         message.final.CopyFrom(host(value.final))
     return message
+
+
+def room(plan: RoomPlan) -> fleet_pb2.PlanRoomResponse:
+    """Moves that make room."""
+    return fleet_pb2.PlanRoomResponse(
+        moves=[
+            fleet_pb2.RoomMove(
+                move=fleet_pb2.Move(
+                    instance_uuid=one.member.uuid,
+                    source_host_uuid=one.source.uuid,
+                    target_host_uuid=one.target.uuid,
+                    live=one.live,
+                ),
+                group_uuid=one.group_uuid,
+                instance_name=one.member.spec.name,
+                memory_size=one.member.spec.memory_size,
+                source_host_name=one.source.name,
+                target_host_name=one.target.name,
+            )
+            for one in plan.moves
+        ],
+        moved_bytes=plan.moved,
+        lower_bound_bytes=plan.lower_bound,
+        proof=proof(plan.proof),
+        placement=placement(plan.record, planned_only=True),
+    )
 
 
 def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:

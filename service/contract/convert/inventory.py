@@ -8,6 +8,7 @@ from corral.v1 import group_pb2, placement_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from placement.model import Proof
 from service.app.etags import etag_of
 from service.contract.convert import specification
 from service.domain import roles
@@ -135,6 +136,11 @@ def placement(record: PlacementRecord, *, planned_only: bool = False) -> placeme
         penalty=record.penalty,
         penalty_bound=record.penalty_bound,
     )
+
+
+def proof(value: Proof) -> placement_pb2.PlacementProof.ValueType:
+    """What has been proven."""
+    return _PROOFS[value.value]
 
 
 def _by_rank(record: PlacementRecord) -> list[Seat]:

@@ -23,8 +23,8 @@ from placement.model import (
     joined,
     left,
 )
-from placement.modes.make_room import Neighbours, make_room
-from placement.modes.moves import Move
+from placement.modes.make_room import make_room
+from placement.modes.moves import Move, Neighbours
 from placement.modes.room_check import check_room
 from placement.packing.cover import cheapest_cover
 

@@ -1,0 +1,108 @@
+"""Which members of other groups would have to move, as they run, so that a group fits. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from placement.model import Proof, Snapshot, Status
+from placement.modes.moves import MadeRoom, Neighbours
+from service.app.evacuation import LiveTargets
+from service.app.failures import error_of
+from service.app.groups import Groups
+from service.domain.fleet import Host
+from service.domain.groups import DeployRequest, Group, GroupPhase, Instance, MoveStage, PlacementRecord
+from service.domain.tenants import Caller
+from service.errors import Undecided
+from service.lifecycle.moving import wish
+from service.planning import translate
+from service.planning.planner import Planner, answer_time
+from service.store import groups as group_rows
+from service.store.connection import Connection
+from service.store.engine import Store
+
+ROOM_SECONDS = 10.0
+"""What the search may take. A plan of a hundred moves on a thousand hosts takes some 150 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomMove:
+    """A member's move. `live`: whether its machine is known to be taken by the other host as it runs."""
+
+    member: Instance
+    group_uuid: str
+    source: Host
+    target: Host
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoomPlan:
+    """`moved`, `lower_bound`: bytes of memory; no moves that make room carry less than the bound."""
+
+    moves: tuple[RoomMove, ...]
+    moved: int
+    lower_bound: int
+    proof: Proof
+    record: PlacementRecord
+
+
+class RoomPlans:
+    """The use case. `live_targets`: the hosts that would take a member as it runs."""
+
+    def __init__(
+        self, store: Store, groups: Groups, planner: Planner, clock: Callable[[], int], live_targets: LiveTargets
+    ) -> None:
+        self._store = store
+        self._groups = groups
+        self._planner = planner
+        self._clock = clock
+        self._live_targets = live_targets
+
+    async def plan(self, caller: Caller, request: DeployRequest, *, seconds: float | None = None) -> RoomPlan:
+        """The cheapest moves that were found. `seconds`: how long the caller waits, None: for ever.
+
+        Raises what a plan of the group raises; NoCapacity and Unsatisfiable where no moves can make room, which is
+        proven, and Undecided where none were found.
+        """
+        answer_by = answer_time(seconds)
+
+        def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot, tuple[Group, ...]]:
+            group, hosts, snapshot = self._groups.foreseen(connection, caller, request)
+            there = {m.labels[translate.GROUP_LABEL] for host in snapshot.hosts for m in host.members}
+            return group, hosts, snapshot, group_rows.load_many(connection, sorted(there))
+
+        group, hosts, snapshot, others = await self._store.read(read)
+        now = self._clock()
+        movable = {m.uuid: (other, m) for other in others for m in _movable(other, now)}
+        seated = (translate.neighbours(o, frozenset(m.uuid for m in _movable(o, now)), snapshot) for o in others)
+        neighbours: tuple[Neighbours, ...] = tuple(one for one in seated if one is not None)
+        room = await self._planner.make_room(
+            snapshot,
+            translate.request(group, snapshot),
+            neighbours,
+            budget_seconds=ROOM_SECONDS,
+            answer_by=answer_by,
+        )
+        if room.status is not Status.PLACED or room.placed is None:
+            raise _no_room(room, group, snapshot)
+        moves = tuple(self._move(*movable[move.member], hosts[move.source], hosts[move.target]) for move in room.moves)
+        record = translate.record(group, room.placed, hosts, 0.0, 0)
+        return RoomPlan(moves, room.cost or 0, room.lower_bound or 0, room.proof, record)
+
+    def _move(self, group: Group, member: Instance, source: Host, target: Host) -> RoomMove:
+        return RoomMove(member, group.uuid, source, target, target.uuid in self._live_targets(group, member))
+
+
+def _movable(group: Group, now: int) -> list[Instance]:
+    """The members that could be moved as they run."""
+    if group.phase is not GroupPhase.RUNNING:
+        return []
+    return [m for m in group.instances if m.move is MoveStage.NONE and wish(m, now).move is MoveStage.WANTED]
+
+
+def _no_room(room: MadeRoom, group: Group, snapshot: Snapshot) -> Exception:
+    if room.status is Status.UNKNOWN:
+        homeless = f"; {len(room.homeless)} members found no other host" if room.homeless else ""
+        return Undecided(f"no moves that make room were found, and none were ruled out{homeless}")
+    return error_of(translate.failure(room.decision, group, snapshot), group.uuid)
