@@ -42,7 +42,7 @@ SERVICES = [
 ]
 METHODS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 # A GET changes nothing; a plan is a POST because its request is large.
-CHANGING = {rule.method for rule in rules(SERVICES) if rule.verb != "GET"} - {"PlanDistributedModelService"}
+CHANGING = {rule.method for rule in rules(SERVICES) if rule.verb != "GET"} - {"PlanDistributedModelService", "PlanRoom"}
 NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "name": "n", "type": "VirtualMachine"}
 
 STUBS = {
