@@ -20,6 +20,7 @@ from placement.constraints import (
     SpareHosts,
     SpreadOver,
     Together,
+    Within,
 )
 from placement.model import (
     Assignment,
@@ -200,7 +201,7 @@ def _picks(selector: Selector, identity: str, labels: object, own: bool) -> bool
 
 
 def _missed_in_domains(
-    constraint: AtMost | Together | Apart | Near | SpreadOver,
+    constraint: AtMost | Together | Apart | Near | SpreadOver | Within,
     count: Callable[..., tuple[Counter[str], Counter[str]]],
 ) -> int:
     if isinstance(constraint, Apart | Near):
@@ -216,6 +217,8 @@ def _missed_in_domains(
         return sum(min(new[domain], max(0, new[domain] + old[domain] - constraint.limit)) for domain in new)
     if isinstance(constraint, Together):
         return len(set(new) - set(old)) + (-1 if new and not old else 0)
+    if isinstance(constraint, Within):
+        return max(0, len(set(new) - set(old)) - max(0, constraint.maximum - len(set(old))))
     return max(0, constraint.minimum - len(set(new) | set(old)))
 
 

@@ -9,10 +9,10 @@ request   {"version": 1, "nodes": [{"id", "demand": {name: int}, "zone"?: str, "
           "host_labels"?: {key: [value]}, "exclusive"?: false, "cells"?: 0}], "strategy"?: "least_lost_value" |
           "fewest_hosts" | "spread" | "close", "constraints"?: [rule], "excluded_hosts"?: [id], "staying"?: {member:
           host}, "seed"?: 0, "deadline_ms"?: int}
-rule      {"kind": "at_most" | "together" | "spread_over" | "spare_hosts" | "apart" | "near" | "prefer", "scope"?:
-          "host" | "rack" | "zone", "weight"?: int (absent: hard), and by kind: "select"?: selector, "limit"?,
-          "minimum"?, "count"?, "first", "second", "key", "values": [label's value]}; selector {"nodes"?: [id],
-          "labels"?: {}}, absent: the whole request
+rule      {"kind": "at_most" | "together" | "spread_over" | "within" | "spare_hosts" | "apart" | "near" | "prefer",
+          "scope"?: "host" | "rack" | "zone", "weight"?: int (absent: hard), and by kind: "select"?: selector, "limit"?,
+          "minimum"?, "maximum"?, "count"?, "first", "second", "key", "values": [label's value]}; selector {"nodes"?:
+          [id], "labels"?: {}}, absent: the whole request
 decision  {"version": 1, "status": "placed" | "infeasible" | "unknown", "assignments": [{"node", "host", "cells"?:
           [int]}], "objective", "lower_bound", "upper_bound", "proof": "optimal" | "gap" | "infeasible" | "none",
           "stage", "strategy", "penalty", "penalty_bound", "unplaced": [id], "stopped", "max_placed", "explanation"}
@@ -37,6 +37,7 @@ from placement.constraints import (
     SpareHosts,
     SpreadOver,
     Together,
+    Within,
 )
 from placement.json_values import VERSION, a_flag, a_list, an_object, build, one_of, plain
 from placement.json_values import dumps as dumps
@@ -71,6 +72,7 @@ KINDS: dict[str, type] = {
     "apart": Apart,
     "near": Near,
     "spread_over": SpreadOver,
+    "within": Within,
     "spare_hosts": SpareHosts,
     "prefer": Prefer,
 }

@@ -138,6 +138,23 @@ class SpreadOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Within:
+    """The selected are in at most ``maximum`` different domains. Missed by each domain above it that new nodes open.
+
+    Where members are selected that live in the fleet already, their domains count too.
+    """
+
+    select: Selector = EVERYTHING
+    scope: Scope = Scope.RACK
+    maximum: int = 1
+    weight: int | None = None
+
+    def __post_init__(self) -> None:
+        checked_integer("constraint.maximum", self.maximum, 1, MAX_NODES)
+        _checked_weight(self.weight)
+
+
+@dataclass(frozen=True, slots=True)
 class SpareHosts:
     """At least ``count`` schedulable hosts stay empty afterwards, as room for those of a host that fails."""
 
@@ -173,4 +190,4 @@ class Prefer:
         return Scope.HOST
 
 
-Constraint = AtMost | Together | Apart | Near | SpreadOver | SpareHosts | Prefer
+Constraint = AtMost | Together | Apart | Near | SpreadOver | Within | SpareHosts | Prefer

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from placement.constraints import AtMost, Near, Prefer, SpareHosts, SpreadOver, Together
+from placement.constraints import AtMost, Near, Prefer, SpareHosts, SpreadOver, Together, Within
 from placement.exact.cp_sat import Model, Terms
 from placement.problem.gang import FIRST, Gang, Landed, allowed_hosts, cell_demand
 from placement.problem.scoring import free_for, room_value
@@ -150,7 +150,9 @@ class ConstraintModel:
                 terms = [(v, 1) for v in variables] + ([(miss, -1)] if miss is not None else [])
                 self.model.row(terms, -BIG, room)
         elif isinstance(rule, Together):
-            self._together(tally, first)
+            self._together(tally, first, 0 if (tally.old_first > 0).any() else 1)
+        elif isinstance(rule, Within):
+            self._together(tally, first, tally.fresh_left())
         elif isinstance(rule, SpreadOver):
             self._spread_over(tally, first)
         elif isinstance(rule, Prefer):
@@ -160,11 +162,11 @@ class ConstraintModel:
         else:
             self._pair(tally, first, second)
 
-    def _together(self, tally: Tally, first: dict[int, list[int]]) -> None:
+    def _together(self, tally: Tally, first: dict[int, list[int]], free: int) -> None:
+        """At most ``free`` domains are opened beside those with old members."""
         old = tally.old_first > 0
         strangers = [self._any(variables) for domain, variables in first.items() if not old[domain]]
         miss = self._miss(tally.rule.weight, len(strangers))
-        free = 0 if old.any() else 1
         terms = [(flag, 1) for flag in strangers] + ([(miss, -1)] if miss is not None else [])
         self.model.row(terms, -BIG, free)
 

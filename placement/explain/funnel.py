@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Near, Prefer, Together
+from placement.constraints import Apart, AtMost, Near, Prefer, Together, Within
 from placement.model import Funnel, NearestMiss, Shortage
 from placement.problem.gang import FIRST, Gang, cells_fit
 from placement.problem.index import Bools
@@ -72,7 +72,9 @@ def _rule_masks(gang: Gang, number: int) -> Masks:
         elif isinstance(rule, Apart):
             others = tally.old_second if part == FIRST else tally.old_first
             masks.append((Reason.ANTI_AFFINITY, (others == 0)[tally.domain]))
-        elif isinstance(rule, Together) and (tally.old_first > 0).any():
+        elif (isinstance(rule, Together) and (tally.old_first > 0).any()) or (
+            isinstance(rule, Within) and not tally.fresh_left()
+        ):
             masks.append((Reason.AFFINITY, (tally.old_first > 0)[tally.domain]))
         elif isinstance(rule, Near) and part == FIRST and (tally.old_second > 0).any():
             coming = any(kind.parts[position] not in (0, FIRST) for kind in gang.kinds)

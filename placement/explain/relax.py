@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together
+from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together, Within
 from placement.model import Host, Member, Node, Request, joined
 from placement.problem.gang import Gang, collapse_on
 from placement.problem.index import FleetIndex
@@ -16,6 +16,7 @@ from placement.reasons import Family
 FAMILY_OF: dict[type, Family] = {
     Together: Family.AFFINITY,
     Near: Family.AFFINITY,
+    Within: Family.AFFINITY,
     AtMost: Family.ANTI_AFFINITY,
     Apart: Family.ANTI_AFFINITY,
     SpreadOver: Family.SPREAD,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.constraints import AtMost, Scope, SpareHosts, SpreadOver, Together
+from placement.constraints import AtMost, Scope, SpareHosts, SpreadOver, Together, Within
 from placement.problem.gang import FIRST, Gang, allowed_hosts, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.topology import Tally
@@ -63,7 +63,19 @@ def _impossible(gang: Gang, tally: Tally, number: int, fits: list[Bools]) -> boo
         return old + min(fresh, tally.coming) < rule.minimum
     if isinstance(rule, Together) and rule.scope is not Scope.HOST:
         return not len(domains_with_room(gang, tally, mine))
-    return False
+    return isinstance(rule, Within) and not _roomy_enough(gang, tally, mine)
+
+
+def _roomy_enough(gang: Gang, tally: Tally, kinds: list[int]) -> bool:
+    """Whether the domains with old members and the roomiest of the others that may be opened have the nodes' volume, of
+    each resource by itself."""
+    room, need = room_of_domains(gang, tally, kinds)
+    old = tally.old_first > 0
+    fresh = np.sort(np.where(old[:, None], 0, room), axis=0)[::-1][: tally.fresh_left()]
+    return all(
+        int(room[old, d].sum(dtype=object)) + int(fresh[:, d].sum(dtype=object)) >= int(need[d])
+        for d in range(len(gang.names))
+    )
 
 
 def surplus(gang: Gang) -> int:
@@ -80,20 +92,26 @@ def surplus(gang: Gang) -> int:
     return most
 
 
-def domains_with_room(gang: Gang, tally: Tally, kinds: list[int]) -> Ints:
-    """Domain codes, roomiest first, whose hosts together have the volume of all nodes of the kinds."""
+def room_of_domains(gang: Gang, tally: Tally, kinds: list[int]) -> tuple[Ints, Ints]:
+    """(int64[domains, D] free room of hosts that can take one of the kinds, object[D] volume of all their nodes)."""
     useful: Bools = np.logical_or.reduce([fitting_hosts(gang, k) for k in kinds])
     rows = np.flatnonzero(useful)
-    size = len(tally.old_first)
-    room = np.zeros((size, len(gang.names)), np.int64)
+    room = np.zeros((len(tally.old_first), len(gang.names)), np.int64)
     np.add.at(room, tally.domain[rows], gang.free[rows])
     need = np.array(
         [sum(int(gang.counts[k]) * int(gang.demand[k, d]) for k in kinds) for d in range(len(gang.names))], object
     )
-    enough = np.ones(size, np.bool_)
+    return room, need
+
+
+def domains_with_room(gang: Gang, tally: Tally, kinds: list[int]) -> Ints:
+    """Domain codes, roomiest first, whose hosts together have the volume of all nodes of the kinds."""
+    room, need = room_of_domains(gang, tally, kinds)
+    useful: Bools = np.logical_or.reduce([fitting_hosts(gang, k) for k in kinds])
+    size = len(tally.old_first)
+    enough = np.bincount(tally.domain[useful], minlength=size) > 0
     for d in range(len(gang.names)):
         enough &= room[:, d] >= min(int(need[d]), 1 << 62)
-    enough &= np.bincount(tally.domain[rows], minlength=size) > 0
     if (tally.old_first > 0).any():
         enough &= tally.old_first > 0
     codes = np.flatnonzero(enough)

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, Selector, SpareHosts, SpreadOver, Together
+from placement.constraints import (
+    Apart,
+    AtMost,
+    Constraint,
+    Near,
+    Prefer,
+    Selector,
+    SpareHosts,
+    SpreadOver,
+    Together,
+    Within,
+)
 from placement.model import Flavour, InvalidPlacementInput, Node, Request, Snapshot
 from placement.problem.index import Bools, FleetIndex, Ints, index_of
 
@@ -85,7 +96,7 @@ def part_of(constraint: Constraint, identity: str, labels: object, own: bool) ->
     """Which part a node or member plays in a rule: FIRST (selected), SECOND, or 0."""
     if isinstance(constraint, SpareHosts):
         return FIRST if own else 0
-    if isinstance(constraint, AtMost | Together | SpreadOver | Prefer):
+    if isinstance(constraint, AtMost | Together | SpreadOver | Within | Prefer):
         return FIRST if selects(constraint.select, identity, labels, own) else 0
     assert isinstance(constraint, Apart | Near)
     if selects(constraint.first, identity, labels, own):

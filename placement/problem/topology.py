@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, Scope, SpareHosts, SpreadOver, Together
+from placement.constraints import (
+    Apart,
+    AtMost,
+    Constraint,
+    Near,
+    Prefer,
+    Scope,
+    SpareHosts,
+    SpreadOver,
+    Together,
+    Within,
+)
 from placement.problem.gang import FIRST, SECOND, Gang, part_of
 from placement.problem.index import Bools, FleetIndex, Ints
 
@@ -86,6 +97,11 @@ class Tally:
         elif part == SECOND:
             self.new_second[self.domain[host]] += copies
 
+    def fresh_left(self) -> int:
+        """How many domains without old members the rule lets new nodes open."""
+        assert isinstance(self.rule, Within)
+        return max(0, self.rule.maximum - int((self.old_first > 0).sum()))
+
     def missed(self) -> int:
         """By how much the rule is missed now."""
         return self._missed(self.new_first, self.new_second)
@@ -102,6 +118,8 @@ class Tally:
             used = (new > 0) & (self.old_first == 0)
             alone = bool((new > 0).any()) and not (self.old_first > 0).any()
             return int(used.sum()) - alone
+        if isinstance(rule, Within):
+            return max(0, int(((new > 0) & (self.old_first == 0)).sum()) - self.fresh_left())
         second = (new_second > 0) | (self.old_second > 0)
         if isinstance(rule, Near):
             return int(((new > 0) & ~second).sum())
@@ -123,6 +141,8 @@ class Tally:
             extra = self._together()
         elif isinstance(rule, SpreadOver):
             extra = self._spread()
+        elif isinstance(rule, Within):
+            extra = _as_ints(~self._open())
         elif isinstance(rule, Prefer):
             extra = self.empty
         elif isinstance(rule, SpareHosts):
@@ -152,12 +172,20 @@ class Tally:
         elif isinstance(rule, SpreadOver) and first:
             left = rule.minimum - int(held.sum())
             everywhere = np.where(held, left, left - 1) <= self.coming - first
+        elif isinstance(rule, Within) and first:
+            everywhere = self._open()
         elif isinstance(rule, Apart):
             everywhere = everywhere & (~seconds | (not first)) & (~held | (not second)) & (not (first and second))
         elif isinstance(rule, Near) and first and not second:
             everywhere = seconds
         result: Bools = everywhere[self.domain]
         return result
+
+    def _open(self) -> Bools:
+        """Domains that are in use, and all others while some may be opened."""
+        used: Bools = (self.new_first > 0) | (self.old_first > 0)
+        opened = int(((self.new_first > 0) & (self.old_first == 0)).sum())
+        return used | (opened < self.fresh_left())
 
     def _together(self) -> Ints:
         if (self.old_first > 0).any():

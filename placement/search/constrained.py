@@ -12,10 +12,10 @@ from functools import cache, partial
 
 import numpy as np
 
-from placement.constraints import Scope, Together
+from placement.constraints import Scope, Together, Within
 from placement.model import Policy
 from placement.packing.instance import Load
-from placement.problem.feasibility import domains_with_room, impossible_rules
+from placement.problem.feasibility import domains_with_room, impossible_rules, room_of_domains
 from placement.problem.gang import FIRST, Gang, Landed, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value, sizes_for
@@ -76,6 +76,9 @@ def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily
     together = _open_affinity(gang)
     if hard and together is not None:
         return _domain_by_domain(gang, together, strategy, policy, stop, incumbent)
+    few = _open_within(gang)
+    if hard and few is not None:
+        _in_few_domains(gang, few, strategy, policy, stop, incumbent)
     if relaxed is not None and hard:
         reduction, loads = relaxed
         if reduction.exact:
@@ -135,7 +138,44 @@ def _domain_by_domain(
         inner = _solve(best[1], strategy, policy, stop)
         if inner.landed is not None:
             incumbent.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
+    if incumbent.landed is None and not incumbent.infeasible and not stop() and policy.branches:
+        by_model(gang, strategy, policy, stop, incumbent)
     return incumbent
+
+
+def _open_within(gang: Gang) -> int | None:
+    """The first rule that bounds the domains of new nodes and leaves more than one to be opened."""
+    for number, rule in enumerate(gang.request.constraints):
+        if isinstance(rule, Within) and rule.scope is not Scope.HOST and number not in gang.settled:
+            tally = Tally.start(gang, number)
+            if tally.fresh_left() and tally.coming > tally.fresh_left():
+                return number
+    return None
+
+
+def _in_few_domains(
+    gang: Gang, number: int, strategy: Strategy, policy: Policy, stop: Stop, incumbent: Incumbent
+) -> None:
+    """Offers what fits the domains with members and as many others as the rule lets be opened, the roomiest first.
+
+    No bounds come of it: there are more choices than are tried.
+    """
+    tally = Tally.start(gang, number)
+    mine = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
+    old = tally.old_first > 0
+    room, _ = room_of_domains(gang, tally, mine)
+    share = (room / np.maximum(1.0, room.max(axis=0, initial=1))).sum(axis=1)
+    fresh = [code for code in np.lexsort([np.arange(len(share)), -share]).tolist() if not old[code]]
+    quick = replace(policy, dives=min(policy.dives, 1), branches=0)
+    left = tally.fresh_left()
+    for start in range(max(1, min(DOMAINS, len(fresh) - left + 1))):
+        if stop() or incumbent.closed:
+            return
+        inside = old.copy()
+        inside[fresh[start : start + left]] = True
+        inner = _solve(_confined(gang, number, mine, inside[tally.domain]), strategy, quick, stop)
+        if inner.landed is not None:
+            incumbent.offer(gang, strategy, inner.landed, inner.penalty, inner.stage)
 
 
 def _confined(gang: Gang, number: int, mine: list[int], inside: Bools) -> Gang:

@@ -9,6 +9,7 @@ at most k a host                       a dimension of capacity k minus the membe
 at most k a rack or zone               the same, which is necessary, and open as well
 together on a host                     one bundle
 together, near, apart with members     eligibility of hosts
+within the domains of members          the same, where no other may be opened
 a kind of host                         the same, where it is no wish
 exclusive                              eligibility of hosts where no stranger lives
 all other rules                        open, except where they cannot be missed
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.constraints import Apart, AtMost, Near, Prefer, Scope, SpareHosts, SpreadOver, Together
+from placement.constraints import Apart, AtMost, Near, Prefer, Scope, SpareHosts, SpreadOver, Together, Within
 from placement.model import Strategy
 from placement.packing.instance import Load, Packing, classes_of
 from placement.packing.numa import in_cells, pair_cells
@@ -159,6 +160,8 @@ def _never_missed(tally: Tally, partial: bool = False) -> bool:
         )
     if isinstance(rule, Together):
         return tally.coming <= 1 and not (tally.old_first > 0).any()
+    if isinstance(rule, Within):
+        return tally.coming <= tally.fresh_left() or len(tally.old_first) <= rule.maximum
     return isinstance(rule, Prefer) and not tally.empty.any()
 
 
@@ -172,7 +175,9 @@ def _may_host(tally: Tally, part: int, second_comes: bool) -> Bools | bool:
         mask = (tally.old_first < rule.limit)[tally.domain]
     elif isinstance(rule, Prefer):
         mask = tally.empty == 0
-    elif isinstance(rule, Together) and (tally.old_first > 0).any():
+    elif (isinstance(rule, Together) and (tally.old_first > 0).any()) or (
+        isinstance(rule, Within) and not tally.fresh_left()
+    ):
         mask = (tally.old_first > 0)[tally.domain]
     elif isinstance(rule, Apart):
         mask = ((tally.old_second if part == FIRST else tally.old_first) == 0)[tally.domain]
@@ -196,6 +201,8 @@ def _absorbed(tally: Tally, parts: set[int], partial: bool) -> bool:
         return True
     if isinstance(rule, Together):
         return bool((tally.old_first > 0).any())
+    if isinstance(rule, Within):
+        return not tally.fresh_left()
     if isinstance(rule, Apart):
         return len(parts & {FIRST, SECOND}) == 1
     return isinstance(rule, Near) and SECOND not in parts

@@ -118,6 +118,7 @@ def _resolved(spec: GroupSpec, node: NodeSpec, entry: ModelService) -> NodeSpec:
         root_disk_size=node.root_disk_size or entry.root_disk_size,
         timeout_ms=node.timeout_ms or entry.boot_timeout_ms,
         model_service_version=entry.version,
+        devices=(),
     )
 
 

@@ -370,7 +370,7 @@ def _promised(connection: Connection, group: Group) -> Mapping[str, int]:
     group's resources alone."""
     wanted = translate.total(translate.demand(m.spec) for m in group.instances)
     waiting = translate.total(
-        translate.demand(m.spec)
+        translate.wish(m.spec)
         for other in groups.without_seats(connection, group.project)
         for held in ({instance for instance, _ in claims.seats_of(connection, other.uuid)},)
         for m in other.instances

@@ -69,7 +69,7 @@ def usages(connection: Connection, names: Collection[str] | None = None) -> tupl
             name,
             *counts.get(name, (0, 0)),
             claimed=claimed.get(name, {}),
-            waiting=translate.total(translate.demand(node) for node in waiting.get(name, ())),
+            waiting=translate.total(translate.wish(node) for node in waiting.get(name, ())),
             limits=limits.get(name, {}),
         )
         for name in listed

@@ -17,6 +17,7 @@ _NUMBERS = {
     "min_hosts": "on at least N hosts",
     "min_racks": "in at least N racks",
     "min_zones": "in at least N zones",
+    "max_racks": "in at most N racks",
     "spare_hosts": "leave at least N hosts empty",
 }
 _FLAGS = {

@@ -58,7 +58,8 @@ def _gpus_are_right(
 def _gpu_violations(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolation]:
     seen: set[str] = set()
     for index, gpu in enumerate(node.gpus):
-        yield from gpu_model_violation(gpu.model, f"{path}[{index}].model")
+        if gpu.model:  # none means any
+            yield from gpu_model_violation(gpu.model, f"{path}[{index}].model")
         if gpu.model in seen:
             yield FieldViolation(f"{path}[{index}].model", "is in the list already")
         seen.add(gpu.model)

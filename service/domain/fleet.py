@@ -47,10 +47,8 @@ def resource_violations(names: Iterable[str], field: str) -> Iterator[FieldViola
 
 
 def gpu_model_violation(model: str, field: str) -> Iterator[FieldViolation]:
-    """What is wrong with the model of a device that is asked for. It must be one that hosts name: there is no "any"."""
-    if not model:
-        yield FieldViolation(field, "is required: devices are placed by the model that hosts name")
-    elif not _GPU_MODEL.fullmatch(model):
+    """What is wrong with the model of a device, which is as hosts name it."""
+    if not _GPU_MODEL.fullmatch(model):
         yield FieldViolation(field, "must be letters, digits and ._-, a letter or digit first, at most 60 long")
 
 

@@ -9,10 +9,11 @@ JSON"); classes may move.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from placement.model import Explanation
+from service.domain.fleet import GPU
 
 
 class MachineType(StrEnum):
@@ -106,7 +107,7 @@ class MoveStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """`count` devices of `model`: the resource `gpu.<model>`."""
+    """`count` devices of `model`: the resource `gpu.<model>`. Without a model: of any, and not always of one."""
 
     model: str
     count: int
@@ -122,6 +123,7 @@ class NodeSpec:
     `role`: what the member is in its group (`router`, `prefill`, …), empty for none; it starts once all members of a
     lower `start_order` are running. As a face hands it in `start_order` -1 is unset, and `count` says how many alike
     members are meant; each stored one is one.
+    `devices`: what the devices of any model are on the host that the member was placed on last.
     """
 
     name: str
@@ -146,6 +148,28 @@ class NodeSpec:
     role: str = ""
     start_order: int = 0
     count: int = 1
+    devices: tuple[GpuRequest, ...] = ()
+
+    @property
+    def held_gpus(self) -> tuple[GpuRequest, ...]:
+        """The devices of a placed member, each with its model; of one that never was, as it asks for them."""
+        if not self.devices:
+            return self.gpus
+        sums = {gpu.model: gpu.count for gpu in self.gpus if gpu.model}
+        for gpu in self.devices:
+            sums[gpu.model] = sums.get(gpu.model, 0) + gpu.count
+        return tuple(GpuRequest(model, count) for model, count in sums.items())
+
+
+def on_host(node: NodeSpec, claimed: Mapping[str, int]) -> NodeSpec:
+    """The node as a host has it that claimed these amounts for it: its devices of any model are those of the claim."""
+    if all(gpu.model for gpu in node.gpus):
+        return node
+    left = {name.removeprefix(GPU): amount for name, amount in claimed.items() if name.startswith(GPU)}
+    for gpu in node.gpus:
+        if gpu.model:
+            left[gpu.model] = left.get(gpu.model, 0) - gpu.count
+    return replace(node, devices=tuple(GpuRequest(model, left[model]) for model in sorted(left) if left[model] > 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +195,7 @@ class PlacementPolicy:
 
     `anti_affinity_groups` / `affinity_groups`: uuids of groups to keep away from / near to. `max_per_host`,
     `max_per_rack`, `max_per_zone`: 0 = no limit. `exclusive_hosts`: no other group's members on the chosen hosts.
+    `max_racks`: in how many different ones the members are at most; 0 = any number.
     `min_hosts`, `min_racks`, `min_zones`: in how many different ones the members are at least; 0 = any number.
     `spare_hosts`: how many empty hosts a placement leaves at least. What is `preferred_` is a wish: the sum of the
     missed ones' weights is made small before the strategy's objective is.
@@ -193,6 +218,7 @@ class PlacementPolicy:
     preferred_affinity: tuple[PreferredGroup, ...] = ()
     preferred_anti_affinity: tuple[PreferredGroup, ...] = ()
     spare_hosts: int = 0
+    max_racks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ def fields_of(policy: PlacementPolicy) -> Mapping[Family, tuple[str, ...]]:
         },
         Family.AFFINITY: {
             "same_rack": policy.same_rack,
+            "max_racks": policy.max_racks,
             "same_zone": policy.same_zone,
             "affinity_group_uuids": policy.affinity_groups,
         },
@@ -60,6 +61,13 @@ def _bounds(policy: PlacementPolicy, nodes: Sequence[NodeSpec]) -> Iterator[Fiel
         yield FieldViolation(f"{PATH}.min_racks", "cannot hold together with same_rack")
     if policy.same_zone and policy.min_zones > 1:
         yield FieldViolation(f"{PATH}.min_zones", "cannot hold together with same_zone")
+    if 0 < policy.max_racks < policy.min_racks:
+        yield FieldViolation(f"{PATH}.max_racks", f"is {policy.max_racks}, and min_racks is {policy.min_racks}")
+    if policy.same_rack and policy.max_racks > 1:
+        yield FieldViolation(f"{PATH}.max_racks", "has no effect: same_rack says that it is one")
+    if policy.max_racks and 0 < policy.max_racks * policy.max_per_rack < size:
+        room = policy.max_racks * policy.max_per_rack
+        yield FieldViolation(f"{PATH}.max_racks", f"leaves {room} places by max_per_rack, and there are {size} members")
     for scope, most, together in (
         ("rack", policy.max_per_rack, policy.same_rack),
         ("zone", policy.max_per_zone, policy.same_zone),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from service.domain.groups import Failure, Group, GroupPhase, Instance
+from service.domain.groups import Failure, Group, GroupPhase, Instance, on_host
 from service.lifecycle.facts import (
     ClockLeapt,
     DeleteRequested,
@@ -142,6 +142,7 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
         place = seats[member.uuid]
         return replace(
             member,
+            spec=on_host(member.spec, place.resources),
             status=S.CLAIMED,
             host_uuid=place.host_uuid,
             host_name=place.host_name,

@@ -18,16 +18,18 @@ from placement.constraints import (
     SpareHosts,
     SpreadOver,
     Together,
+    Within,
 )
 from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
 from placement.modes.moves import Neighbours
 from placement.reasons import Family
 from service.domain import placement_rules
 from service.domain.catalog import ModelService
-from service.domain.fleet import MEMORY, VCPU, Size
+from service.domain.fleet import GPU, MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import (
     Failure,
+    GpuRequest,
     Group,
     Instance,
     InstanceStatus,
@@ -45,17 +47,38 @@ MOST_FLAVOURS = 16
 SPARE_WEIGHT = 1_000
 """What each spare host counts that members take which lost theirs: as much as the most that a wish may count."""
 UNDECIDED = "no placement was found in the time that the search had, and none was ruled out"
+ANY_GPU = "gpu"
+"""All devices of a host together, as the planner counts them; no host can have a model without a name."""
 APART_LABEL = "corral.apart."
 """With a group's uuid after it: borne by members of groups that are to be apart from that group."""
 
 
 def demand(node: NodeSpec) -> dict[str, int]:
-    """What one member claims: `vcpu` (count), `memory` (bytes) and `gpu.<model>` (count)."""
+    """What a placed member claims: `vcpu` (count), `memory` (bytes) and `gpu.<model>` (count); of one that never was
+    placed `ANY_GPU` instead of the models that it leaves open."""
     vector = {VCPU: node.cpu_num, MEMORY: node.memory_size}
-    for gpu in node.gpus:
-        name = f"gpu.{gpu.model or 'any'}"
+    for gpu in node.held_gpus:
+        name = f"{GPU}{gpu.model}" if gpu.model else ANY_GPU
         vector[name] = vector.get(name, 0) + gpu.count
     return vector
+
+
+def wish(node: NodeSpec) -> dict[str, int]:
+    """What a member asks for that is to be placed, wherever it was before."""
+    return demand(replace(node, devices=()) if node.devices else node)
+
+
+def _asked(node: NodeSpec, with_total: bool) -> dict[str, int]:
+    """What the planner is asked for. `with_total`: some member of the gang takes devices of any model, so every member
+    also takes as many of them all together.
+
+    That says all: the devices of a host can be given out exactly if no model is asked for more than is there, and all
+    members together for no more than there are of all models.
+    """
+    asked = wish(node)
+    if with_total and node.gpus:
+        asked[ANY_GPU] = sum(gpu.count for gpu in node.gpus)
+    return asked
 
 
 def total(vectors: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -101,15 +124,20 @@ def catalogue_sizes(entries: Iterable[ModelService]) -> Counter[Size]:
 
 def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping[str, frozenset[str]]) -> Host:
     """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above."""
+    used = {
+        name: host.used.get(name, 0) + host.foreign.get(name, 0)
+        for name in {*host.used, *host.foreign}
+        if name in host.allocatable
+    }
+    models = [name for name in host.allocatable if name.startswith(GPU)]
+    devices = {ANY_GPU: sum(host.allocatable[name] for name in models)} if models else {}
+    # What is used beyond a lowered capacity takes nothing from the other models.
+    taken = {ANY_GPU: sum(min(used.get(name, 0), host.allocatable[name]) for name in models)} if models else {}
     return Host(
         id=host.uuid,
         zone=host.zone_uuid,
-        capacity=host.allocatable,
-        used={
-            name: host.used.get(name, 0) + host.foreign.get(name, 0)
-            for name in {*host.used, *host.foreign}
-            if name in host.allocatable
-        },
+        capacity={**host.allocatable, **devices},
+        used={**used, **taken},
         rack=host.rack or None,
         labels=_labels(host),
         schedulable=host.schedulable,
@@ -142,18 +170,19 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
     shunned = APART_LABEL + group.uuid
     if fleet_now is not None and any(shunned in m.labels for h in fleet_now.hosts for m in h.members):
         rules.append(Apart(mine, Selector(labels={shunned: "yes"})))
+    pending = [m for m in group.instances if m.status is InstanceStatus.PENDING]
+    of_any_model = any(not gpu.model for m in pending for gpu in m.spec.gpus)
     return Request(
         nodes=tuple(
             Node(
                 id=m.uuid,
-                demand=demand(m.spec),
+                demand=_asked(m.spec, of_any_model),
                 zone=m.spec.zone_uuid or None,
                 labels=labels,
                 host_labels=_host_labels(m.spec, policy),
                 exclusive=policy.exclusive_hosts,
             )
-            for m in group.instances
-            if m.status is InstanceStatus.PENDING
+            for m in pending
         ),
         strategy=Strategy(policy.strategy.value),
         constraints=tuple(rules),
@@ -179,6 +208,8 @@ def _within(group: Group) -> Iterator[Constraint]:
     ):
         if least:
             yield SpreadOver(_lasting(group), scope, least)
+    if policy.max_racks:
+        yield Within(_lasting(group), Scope.RACK, policy.max_racks)
     for together, scope in ((policy.same_rack, Scope.RACK), (policy.same_zone, Scope.ZONE)):
         if together:
             yield Together(EVERYTHING, scope)
@@ -250,13 +281,59 @@ def seat(member: Instance, host: FleetHost) -> Seat:
     )
 
 
+def devices_given(
+    landing: Sequence[Instance], places: Mapping[str, str], hosts: Mapping[str, FleetHost]
+) -> dict[str, tuple[GpuRequest, ...]]:
+    """Which devices the members get that take some of any model, by uuid; `places`: member's uuid -> host's.
+
+    After what others name, and of one model where that has enough: of those the one with the fewest left.
+    """
+    free: dict[str, dict[str, int]] = {}
+    for member in landing:
+        host = hosts[places[member.uuid]]
+        if host.uuid not in free:
+            here = seen(host, (), {})
+            free[host.uuid] = {
+                name: max(0, amount - here.used.get(name, 0))
+                for name, amount in sorted(here.capacity.items())
+                if name.startswith(GPU)
+            }
+        for gpu in member.spec.gpus:
+            if gpu.model:
+                free[host.uuid][f"{GPU}{gpu.model}"] -= gpu.count
+    given: dict[str, tuple[GpuRequest, ...]] = {}
+    for member in landing:
+        wanted = sum(gpu.count for gpu in member.spec.gpus if not gpu.model)
+        if wanted:
+            taken = _taken(free[places[member.uuid]], wanted)
+            given[member.uuid] = tuple(GpuRequest(name.removeprefix(GPU), n) for name, n in sorted(taken.items()))
+    return given
+
+
+def _taken(free: dict[str, int], wanted: int) -> dict[str, int]:
+    """So many devices out of `free` (resource -> left), which is lowered by them."""
+    enough = [name for name in free if free[name] >= wanted]
+    names = [min(enough, key=lambda n: free[n])] if enough else sorted(free, key=lambda n: -free[n])
+    taken: dict[str, int] = {}
+    for name in names:
+        if (amount := min(wanted - sum(taken.values()), free[name])) > 0:
+            taken[name] = amount
+            free[name] -= amount
+    return taken
+
+
 def record(
     group: Group, decision: Decision, hosts: Mapping[str, FleetHost], duration_ms: float, tries: int
 ) -> PlacementRecord:
     """The Decision as it is stored and told."""
     places = {a.node: a.host for a in decision.assignments}
+    landing = [m for m in group.instances if m.uuid in places]
+    devices = devices_given(landing, places, hosts)
     return PlacementRecord(
-        assignments=tuple(seat(m, hosts[places[m.uuid]]) for m in group.instances if m.uuid in places),
+        assignments=tuple(
+            seat(replace(m, spec=replace(m.spec, devices=devices.get(m.uuid, ()))), hosts[places[m.uuid]])
+            for m in landing
+        ),
         strategy=group.spec.placement.strategy,
         objective=float(decision.objective or 0),
         lower_bound=float(decision.lower_bound or 0),
@@ -310,7 +387,9 @@ def _rules_named(explanation: Explanation, group: Group) -> str:
 
 def move_request(group: Group, member: Instance, fleet_now: Snapshot, targets: frozenset[str]) -> Request:
     """The member alone, on one of `targets` (host uuids); its fellows stay where they are."""
-    leaving = replace(member, status=InstanceStatus.PENDING, host_uuid="")
+    # It runs with the devices that it has, wherever it goes.
+    spec = replace(member.spec, gpus=member.spec.held_gpus, devices=())
+    leaving = replace(member, spec=spec, status=InstanceStatus.PENDING, host_uuid="")
     others = tuple(m for m in group.instances if m.uuid != member.uuid and m.status is not InstanceStatus.PENDING)
     asked = request(replace(group, instances=(*others, leaving)), fleet_now)
     return replace(asked, excluded_hosts=frozenset(h.id for h in fleet_now.hosts) - targets)

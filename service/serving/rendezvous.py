@@ -74,7 +74,7 @@ def rendezvous(
             "rack": host.rack,
             "cpu": member.spec.cpu_num,
             "memory": member.spec.memory_size,
-            "gpus": [{"model": g.model, "count": g.count} for g in member.spec.gpus],
+            "gpus": [{"model": g.model, "count": g.count} for g in member.spec.held_gpus],
         },
         "leader": {
             "rank": 0,

@@ -164,6 +164,9 @@ def save(connection: Connection, before: Group, after: Group) -> None:
     changed = [m for m in after.instances if m.uuid in old and old[m.uuid] != m]
     if changed:
         connection.execute(_SAVE_INSTANCE, [{"of": m.uuid, **_instance_values(m)} for m in changed])
+    respecified = [m for m in changed if old[m.uuid].spec != m.spec]
+    if respecified:
+        connection.execute(_SAVE_INSTANCE, [{"of": m.uuid, "spec": encode(m.spec)} for m in respecified])
 
 
 def due(connection: Connection, uuid: str, at: int | None) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import combinations
 
 from placement.check import check
-from placement.constraints import AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together
+from placement.constraints import AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together, Within
 from placement.model import Assignment, Decision, Host, Node, Proof, Request, Snapshot, Status, Strategy
 from placement.problem.scoring import RoomValue
 
@@ -150,6 +150,9 @@ def missed_by(rule: Constraint, new: Counter[tuple[str, int]], old: Counter[tupl
         return strangers if any(old[d, 1] for d in domains) else max(0, strangers - 1)
     if isinstance(rule, SpreadOver):
         return max(0, rule.minimum - sum(1 for d in domains if new[d, 1] or old[d, 1]))
+    if isinstance(rule, Within):
+        settled = sum(1 for d in domains if old[d, 1])
+        return max(0, sum(1 for d in domains if new[d, 1] and not old[d, 1]) - max(0, rule.maximum - settled))
     if isinstance(rule, Near):
         return sum(1 for d in domains if new[d, 1] and not new[d, 2] and not old[d, 2])
     return sum(1 for d in domains if (new[d, 1] or old[d, 1]) and (new[d, 2] or old[d, 2]) and (new[d, 1] or new[d, 2]))

@@ -20,6 +20,7 @@ from placement.constraints import (
     SpareHosts,
     SpreadOver,
     Together,
+    Within,
 )
 from placement.model import Cell, Cure, CureKind, Host, Node, Request, Snapshot, Strategy
 from placement.reasons import Family
@@ -120,12 +121,18 @@ def preferring(seed: int) -> Case:
     return snapshot, replace(request, constraints=tuple(wishes))
 
 
+def few_domains(seed: int) -> Case:
+    """A bound on how many domains the nodes are in, beside another rule."""
+    return tiny(seed, numa=seed % 5 == 0, few=True)
+
+
 FAMILIES: dict[str, Callable[[int], Case]] = {
-    build.__name__: build for build in (unpinned, closed, neighbours, overcommitted, named_members, soft, preferring)
+    build.__name__: build
+    for build in (unpinned, closed, neighbours, overcommitted, named_members, soft, preferring, few_domains)
 }
 
 RULES: dict[Family, tuple[type, ...]] = {
-    Family.AFFINITY: (Together, Near),
+    Family.AFFINITY: (Together, Near, Within),
     Family.ANTI_AFFINITY: (AtMost, Apart),
     Family.SPREAD: (SpreadOver,),
     Family.SPARE_HOSTS: (SpareHosts,),

@@ -17,15 +17,18 @@ from placement.constraints import (
     SpareHosts,
     SpreadOver,
     Together,
+    Within,
 )
 from placement.model import Cell, Flavour, Host, Member, Node, Request, Snapshot, Strategy
 
 GROUPS = ("red", "blue", "old")
 
 
-def tiny(seed: int, rules: bool = True, numa: bool = False, kinds: bool = False) -> tuple[Snapshot, Request]:
-    """At most four hosts and six nodes; about a third of the requests do not fit. `kinds`: a kind of host is preferred,
-    which is drawn last, so that a seed means what it meant before."""
+def tiny(
+    seed: int, rules: bool = True, numa: bool = False, kinds: bool = False, few: bool = False
+) -> tuple[Snapshot, Request]:
+    """At most four hosts and six nodes; about a third of the requests do not fit. `kinds`: a kind of host is preferred;
+    `few`: the nodes are in few domains. Both are drawn last, so that a seed means what it meant before."""
     r = random.Random(seed)
     names = ["cpu", "memory", "gpu.a100"][: r.choice([1, 2, 2, 3])]
     unit = {name: r.choice([1, 1, 3, 1024]) for name in names}
@@ -51,6 +54,10 @@ def tiny(seed: int, rules: bool = True, numa: bool = False, kinds: bool = False)
     if kinds:
         liked = Prefer("disk", (r.choice(["ssd", "hdd"]),), _selector(r, nodes), r.choice([None, 1, 5]))
         request = replace(request, constraints=(*request.constraints, liked))
+    if few:
+        scope, most, weight = r.choice(list(Scope)), r.randint(1, 3), r.choice([None, None, 1, 5])
+        bounded = Within(_selector(r, nodes), scope, most, weight)
+        request = replace(request, constraints=(*request.constraints[:1], bounded))
     return Snapshot(hosts, flavours), request
 
 

@@ -12,7 +12,7 @@ from itertools import combinations, product
 
 from ortools.sat.python import cp_model
 
-from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together
+from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together, Within
 from placement.model import Host, Member, Node, Request, Snapshot, Strategy
 from placement.problem.scoring import RoomValue
 from tests.placement.brute import part_of, worth_of
@@ -126,7 +126,7 @@ class Naive:
         empty = [host for host in self.snapshot.hosts if host.schedulable and host.empty]
         return [rule.count - len(empty) + sum(self.used[host.id] for host in empty)]
 
-    def _in_domains(self, rule: AtMost | Together | Apart | Near | SpreadOver) -> list[cp_model.LinearExprT]:
+    def _in_domains(self, rule: AtMost | Together | Apart | Near | SpreadOver | Within) -> list[cp_model.LinearExprT]:
         old: Counter[tuple[str, int]] = Counter()
         new: dict[tuple[str, int], list[Choice]] = {}
         for host in self.snapshot.hosts:
@@ -151,6 +151,9 @@ class Naive:
             return [strangers if any(old[d, 1] for d in domains) else strangers - 1]
         if isinstance(rule, SpreadOver):
             return [rule.minimum - sum(1 if old[d, 1] else first[d] for d in domains)]
+        if isinstance(rule, Within):
+            opened = sum(first[d] for d in domains if not old[d, 1])
+            return [opened - max(0, rule.maximum - sum(1 for d in domains if old[d, 1]))]
         if isinstance(rule, Near):
             return [first[d] - second[d] for d in domains if not old[d, 2]]
         return [miss for d in domains for miss in self._meeting(first[d], second[d], old[d, 1] > 0, old[d, 2] > 0)]

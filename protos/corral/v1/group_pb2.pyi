@@ -240,14 +240,16 @@ Global___NodeSpec: _TypeAlias = NodeSpec  # noqa: Y015
 
 @_typing.final
 class GpuRequest(_message.Message):
-    """A number of accelerators of one kind."""
+    """A number of accelerators of one kind, or of any."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The kind of accelerator as hosts name it, for example `nvidia-a100-80gb`."""
+    """The kind of accelerator as hosts name it, for example `nvidia-a100-80gb`. Empty means any: they are of one kind where
+    their host has enough of one, else of several. Claims and the guest tell what they are.
+    """
     count: _builtins.int
     """How many, 1 to 64."""
     def __init__(
@@ -291,6 +293,7 @@ class PlacementPolicy(_message.Message):
     PREFERRED_AFFINITY_GROUPS_FIELD_NUMBER: _builtins.int
     PREFERRED_ANTI_AFFINITY_GROUPS_FIELD_NUMBER: _builtins.int
     SPARE_HOSTS_FIELD_NUMBER: _builtins.int
+    MAX_RACKS_FIELD_NUMBER: _builtins.int
     strategy: _placement_pb2.PlacementStrategy.ValueType
     """What makes one placement better than another."""
     max_per_host: _builtins.int
@@ -315,6 +318,8 @@ class PlacementPolicy(_message.Message):
     """At least this many hosts that take members stay empty when this group is placed: room for the members of a host
     that fails. Groups without this rule may use them. 0 means none.
     """
+    max_racks: _builtins.int
+    """The members are in at most this many racks: PLACEMENT_STRATEGY_CLOSE with a bound. 0 means any number."""
     @_builtins.property
     def affinity_group_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The UUIDs of groups whose hosts the members must be on."""
@@ -359,10 +364,11 @@ class PlacementPolicy(_message.Message):
         preferred_affinity_groups: _abc.Iterable[Global___PreferredGroup] | None = ...,
         preferred_anti_affinity_groups: _abc.Iterable[Global___PreferredGroup] | None = ...,
         spare_hosts: _builtins.int = ...,
+        max_racks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "max_per_zone", b"max_per_zone", "min_hosts", b"min_hosts", "min_racks", b"min_racks", "min_zones", b"min_zones", "preferred_affinity_groups", b"preferred_affinity_groups", "preferred_anti_affinity_groups", b"preferred_anti_affinity_groups", "preferred_host_labels", b"preferred_host_labels", "required_host_labels", b"required_host_labels", "same_rack", b"same_rack", "same_zone", b"same_zone", "spare_hosts", b"spare_hosts", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "max_per_zone", b"max_per_zone", "max_racks", b"max_racks", "min_hosts", b"min_hosts", "min_racks", b"min_racks", "min_zones", b"min_zones", "preferred_affinity_groups", b"preferred_affinity_groups", "preferred_anti_affinity_groups", b"preferred_anti_affinity_groups", "preferred_host_labels", b"preferred_host_labels", "required_host_labels", b"required_host_labels", "same_rack", b"same_rack", "same_zone", b"same_zone", "spare_hosts", b"spare_hosts", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

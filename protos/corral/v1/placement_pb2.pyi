@@ -459,7 +459,9 @@ class RuledOut(_message.Message):
     small even when it is empty), `resource_free` (too little is free now).
     """
     resource: _builtins.str
-    """The first resource that was short, for example `vcpu` or `memory`. Empty for other reasons."""
+    """The first resource that was short, for example `vcpu` or `memory`; `gpu`: devices of any model. Empty for other
+    reasons.
+    """
     hosts: _builtins.int
     """How many hosts were ruled out for it."""
     def __init__(

@@ -164,6 +164,7 @@ def _placement_policy(message: group_pb2.PlacementPolicy) -> PlacementPolicy:
         preferred_affinity=_preferred(message.preferred_affinity_groups),
         preferred_anti_affinity=_preferred(message.preferred_anti_affinity_groups),
         spare_hosts=message.spare_hosts,
+        max_racks=message.max_racks,
     )
 
 

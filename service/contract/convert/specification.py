@@ -47,7 +47,7 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "tensorParallelSize": node.tensor_parallel_size or None,
             "startupParameters": node.startup_parameters,
             "environmentVariables": sorted(node.environment_variables),
-            "gpus": [{"model": gpu.model, "count": gpu.count} for gpu in node.gpus],
+            "gpus": [_without_empty({"model": gpu.model, "count": gpu.count}) for gpu in node.gpus],
             "labels": dict(node.labels),
             "role": node.role,
             "startOrder": node.start_order if node.role else None,

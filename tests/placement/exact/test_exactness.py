@@ -51,9 +51,9 @@ def compare(snapshot: Snapshot, request: Request, truth: Truth) -> tuple[Status,
     return decision.status, decision.proof is Proof.OPTIMAL
 
 
-def run(block: int, rules: bool, numa: bool, truth: Truth = by_brute) -> None:
+def run(block: int, rules: bool, numa: bool, truth: Truth = by_brute, few: bool = False) -> None:
     seeds = range(block * BLOCK, (block + 1) * BLOCK)
-    outcomes = [compare(*tiny(seed, rules, numa), truth) for seed in seeds]
+    outcomes = [compare(*tiny(seed, rules, numa, few=few), truth) for seed in seeds]
     assert sum(status is Status.PLACED for status, _ in outcomes) >= BLOCK // 10, "too few could be placed"
     assert sum(proven for _, proven in outcomes) >= BLOCK * 97 // 100, "too few are proven"
 
@@ -71,6 +71,17 @@ def test_with_every_rule_the_optimum_is_found_and_bounded(block: int) -> None:
 @pytest.mark.parametrize("block", range(6))
 def test_with_numa_cells_the_optimum_is_found_and_bounded(block: int) -> None:
     run(block, rules=True, numa=True)
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_in_few_domains_the_optimum_is_found_and_bounded(block: int) -> None:
+    run(block, rules=True, numa=block == 2, few=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(3, 23))
+def test_thousands_more_in_few_domains_agree(block: int) -> None:
+    run(block, rules=True, numa=block % 4 == 0, truth=by_naive_model if block % 2 else by_brute, few=True)
 
 
 @pytest.mark.slow

@@ -36,6 +36,11 @@ def label(*values: str, key: str = "disk") -> HostLabel:
         ({"same_rack": True, "max_per_rack": 3}, ANYWHERE, []),
         ({"same_zone": True, "max_per_zone": 1}, ANYWHERE, ["max_per_zone"]),
         ({"same_zone": True}, ZONES, ["same_zone"]),
+        ({"max_racks": 1, "min_racks": 2}, ANYWHERE, ["max_racks"]),
+        ({"max_racks": 2, "same_rack": True}, ANYWHERE, ["max_racks"]),
+        ({"max_racks": 1, "same_rack": True}, ANYWHERE, []),
+        ({"max_racks": 2, "max_per_rack": 1}, ANYWHERE, ["max_racks"]),
+        ({"max_racks": 2, "max_per_rack": 2}, ANYWHERE, []),
         ({"max_per_zone": 1}, ZONES, ["max_per_zone"]),
         ({"max_per_zone": 2}, ZONES, []),
         (

@@ -11,7 +11,15 @@ from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Policy, Snapshot, Status
 from service.domain.fleet import MEMORY, VCPU, Host, HostStatus
-from service.domain.groups import Group, HostLabel, Instance, InstanceStatus, PlacementPolicy, PreferredGroup
+from service.domain.groups import (
+    Group,
+    HostLabel,
+    Instance,
+    InstanceStatus,
+    PlacementPolicy,
+    PlacementStrategy,
+    PreferredGroup,
+)
 from service.planning import translate
 from tests.support import builders
 
@@ -119,6 +127,7 @@ RULES: dict[str, tuple[PlacementPolicy, Any]] = {
     "min_hosts": (PlacementPolicy(min_hosts=4), lambda g: different(g, "host") >= 4),
     "min_racks": (PlacementPolicy(min_racks=3), lambda g: different(g, "rack") >= 3),
     "min_zones": (PlacementPolicy(min_zones=2), lambda g: different(g, "zone") == 2),
+    "max_racks": (PlacementPolicy(PlacementStrategy.SPREAD, max_racks=2), lambda g: different(g, "rack") <= 2),
     "same_rack": (PlacementPolicy(same_rack=True), lambda g: different(g, "rack") == 1),
     "same_zone": (PlacementPolicy(same_zone=True), lambda g: different(g, "zone") == 1),
     "required_host_labels": (PlacementPolicy(required_host_labels=SSD), lambda g: set(spots(g, "disk")) == {"ssd"}),
@@ -182,6 +191,7 @@ def test_spare_hosts_stay_empty_but_for_members_that_lost_theirs() -> None:
         ),
         (PlacementPolicy(same_rack=True), "same_rack"),
         (PlacementPolicy(max_per_zone=3), "max_per_zone"),
+        (PlacementPolicy(max_racks=1), "max_racks"),
         (PlacementPolicy(spare_hosts=8), "spare_hosts"),
         (PlacementPolicy(min_racks=5), "min_racks"),
     ],

@@ -9,6 +9,8 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
+from service.domain.groups import GpuRequest
+from service.store import groups
 from tests.service.rpc.lab import reason_of
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
@@ -64,14 +66,21 @@ async def test_a_node_goes_to_the_cluster_that_it_names_and_an_unknown_one_is_no
         assert told == [(CLUSTER, "racks-1-to-4", ZONE, 1)]
 
 
-async def test_devices_are_claimed_by_model_and_one_without_a_model_is_refused(tmp_path: Path) -> None:
+async def test_devices_are_claimed_by_their_model_and_without_one_any_will_do(tmp_path: Path) -> None:
     async with whole(tmp_path, config_text(3, extra=IN_CLUSTER)) as lab:
         with_gpu = [node(gpus=[{"model": "a100", "count": 2}])]
         assert await hosts_of(lab, model_services=with_gpu) == {"in-cluster"}
         assert (await refused(lab, model_services=with_gpu))[0] == "NO_CAPACITY"
-        reason, words = await refused(lab, model_services=[node(gpus=[{"count": 1}])])
-        assert reason == "INVALID_ARGUMENT"
-        assert "model_services[0].gpus[0].model: is required: devices are placed by the model" in words
+        any_model = [node(gpus=[{"count": 1}])]
+        assert (await refused(lab, model_services=any_model))[0] == "NO_CAPACITY", "all are taken"
+        other = await lab.add_host(connection={"transport": "none", "options": {"gpu.h100": "1", "boot_ms": "1"}})
+        group = await lab.up(model_services=any_model)
+        assert [m.host_uuid for m in group.instances] == [other.uuid]
+        claimed = {c.resource: c.claimed for c in (await lab.host("added")).capacities}
+        assert claimed["gpu.h100"] == 1
+        (member,) = (await lab.service.store.read(lambda c: groups.load_many(c, [group.uuid])))[0].instances
+        assert member.spec.held_gpus == (GpuRequest("h100", 1),)
+        assert member.spec.gpus == (GpuRequest("", 1),), "placed anew it may be another"
 
 
 async def test_a_group_to_be_apart_from_is_one_that_there_is_or_was(tmp_path: Path) -> None:
@@ -157,6 +166,7 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
         spread = {"strategy": "PLACEMENT_STRATEGY_SPREAD"}
         assert len({name[:2] for name in await racks(2, same_rack=True, **spread)}) == 1
         assert len({name[:2] == "r3" for name in await racks(2, same_zone=True, **spread)}) == 1
+        assert len({name[:2] for name in await racks(4, max_racks=2, **spread)}) == 2
         ssd = {"key": "disk", "values": ["ssd", "nvme"]}
         assert {name[3] for name in await racks(3, required_host_labels=[ssd], **spread)} == {"1"}
         assert {name[3] for name in await racks(3, preferred_host_labels=[{**ssd, "weight": 2}], **spread)} == {"1"}
@@ -171,6 +181,7 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
             ({"min_racks": 2, "same_rack": True}, "INVALID_ARGUMENT", "placement_policy.min_racks"),
             ({"preferred_affinity_groups": [{"group_uuid": NOWHERE}]}, "NOT_FOUND", "preferred_affinity_groups[0]"),
             ({"spare_hosts": 6}, "UNSATISFIABLE", "placement_policy.spare_hosts"),
+            ({"min_racks": 2, "max_racks": 1}, "INVALID_ARGUMENT", "placement_policy.max_racks"),
         ):
             nodes = [node(zone_uuid=""), node(zone_uuid="")]
             found, words = await refused(lab, model_services=nodes, placement_policy=policy)

@@ -84,6 +84,7 @@ SPEC = GroupSpec(
         preferred_affinity=(PreferredGroup(UUIDS["a"], 1),),
         preferred_anti_affinity=(PreferredGroup(UUIDS["b"], 8),),
         spare_hosts=10,
+        max_racks=11,
     ),
 )
 MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
@@ -138,6 +139,7 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
         preferred_affinity_groups=[group_pb2.PreferredGroup(group_uuid=UUIDS["a"])],
         preferred_anti_affinity_groups=[group_pb2.PreferredGroup(group_uuid=UUIDS["b"], weight=8)],
         spare_hosts=10,
+        max_racks=11,
     ),
     failure_policy=group_pb2.FailurePolicy(action=group_pb2.FAILURE_ACTION_FAIL_GROUP, budget=0),
     validate_only=True,
