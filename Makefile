@@ -36,7 +36,7 @@ guest: ## build the default guest image into .cache/guest
 	@$(PREPARE) guest
 
 .PHONY: tools
-tools: ## install grpcurl into .venv and promtool into .cache/tools
+tools: ## install grpcurl into .venv, promtool and Prometheus into .cache/tools
 	@$(PREPARE) tools promtool
 
 .PHONY: dev

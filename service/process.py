@@ -116,6 +116,7 @@ class Process:
 
     def _serves(self, writes: bool) -> None:
         """gRPC's health follows whether the database can be written, until the process drains."""
+        self.service.metrics.database_up.set(writes)
         if not self._draining:
             self.service.rpc.set_serving(writes)
 
@@ -140,6 +141,8 @@ class Process:
             files = pem(config)
             context = tls.context(files)
             self._spawn(_keep_fresh(context, files), "TLS files")
+            ends = self.service.metrics.certificate_not_after.labels(str(config.server.tls.certificate))
+            ends.set_function(lambda: files.not_after)
         serving = serve_http(
             self.service.http_app(self.readiness),
             listener,

@@ -114,6 +114,9 @@ class Service:
         except AnotherCluster as error:
             self.store.close()
             raise StartError(str(error)) from error
+        self.store.on_end(
+            lambda kind, outcome, seconds: self.metrics.database_transactions.labels(kind, outcome).observe(seconds)
+        )
         self.custody = Custody(self.store, installation)
         self.clock = StoreClock(LEASE_MS)
         asked_at = time.monotonic()

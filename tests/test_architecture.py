@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MAP = (ROOT / "ARCHITECTURE.md").read_text()
 ROOMS = ("placement", "service", "protos", "tests", "deploy")
 ABOVE = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
-DOCUMENTS = (*ABOVE[:3], "deploy/README.md", "deploy/guest/README.md", "protos/README.md")
+GUIDES = ("deploy/README.md", "deploy/INSTALL.md", "deploy/RUNBOOKS.md")
+DOCUMENTS = (*ABOVE[:3], *GUIDES, "deploy/guest/README.md", "protos/README.md")
 TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 NO_ROOM = {"__pycache__", "node_modules"}
 

@@ -8,7 +8,7 @@
 #   postgres  Debian's PostgreSQL, without its own cluster, for the tests
 #   guest     the default guest image into .cache/guest
 #   browser   Debian's Chromium and its driver, for the tests of the page
-#   promtool  promtool into .cache/tools, from Debian's package, without installing its service
+#   promtool  promtool and Prometheus into .cache/tools, from Debian's package, without installing its service
 #   engine    llama.cpp's RPC server and a small head for the tests of a group that answers, built into .cache/serving
 # Runs again in well under a second when nothing changed: a step leaves a stamp with the hash of what it was made from, or looks
 # whether what it installs is there.
@@ -177,15 +177,15 @@ prepare_guest() {
 }
 
 prepare_promtool() {
-    command -v promtool >/dev/null && return
-    [ -x .cache/tools/promtool ] && return
-    say "fetching promtool from Debian's prometheus package"
-    local directory
+    local directory program
+    { command -v promtool && command -v prometheus; } >/dev/null && return
+    [ -x .cache/tools/promtool ] && [ -x .cache/tools/prometheus ] && return
+    say "fetching Prometheus and promtool from Debian's package"
     directory=$(mktemp -d)
     (cd "$directory" && { apt-get -q download prometheus || { as_root apt-get -q update && apt-get -q download prometheus; }; } &&
         dpkg-deb -x prometheus_*.deb content) >.cache/promtool.log 2>&1 || { tail -n 3 .cache/promtool.log >&2; fail "promtool could not be fetched"; }
     mkdir -p .cache/tools
-    mv "$directory/content/usr/bin/promtool" .cache/tools/promtool
+    for program in promtool prometheus; do mv "$directory/content/usr/bin/$program" ".cache/tools/$program"; done
     rm -rf "$directory"
 }
 

@@ -1,21 +1,29 @@
-"""The gauges that mirror the store, brought up to date before each scrape."""
+"""The gauges that mirror the store, brought up to date before each scrape.
+
+Hosts and zones bear their names. Names need not be unique; where two share one, each is told as `name (uuid's head)`.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from service.app.feed import Feed
 from service.app.projects import usages
-from service.domain.fleet import Host
+from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostStatus, Zone
 from service.domain.ownership import Holding
 from service.domain.tenants import Usage
-from service.store import events, fleet, groups, ownership
+from service.store import events, fleet, groups, ownership, settings
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.telemetry.metrics import Metrics, replace
+from service.telemetry.metrics import Amounts, Metrics, Samples, replace
 
 CountSecrets = Callable[[Connection], Mapping[tuple[str, bool], int]]
 """How many secrets are stored, by the key's name and by whether this process can decrypt them."""
+
+_SILENT = frozenset({HostStatus.CONNECTING, HostStatus.DISCONNECTED})
+_HEAD = 8
 
 
 class Gauges:
@@ -30,63 +38,116 @@ class Gauges:
         self._metrics = metrics
         self._feed = feed
         self._working = working
+        self._missed = False
 
     async def refresh(self) -> None:
-        """Read all of it again. Raises Unavailable."""
+        """Read all of it again. Raises Unavailable.
 
-        by_group, by_instance, hosts, revision, held, projects = await self._store.read(_read)
-        stored = await self._store.read(self._secrets)
+        One scrape may miss what the database says without a gap in the series; after that what was read last is old,
+        and nothing is told of it.
+        """
         metrics = self._metrics
-        replace(metrics.groups, {(status,): count for status, count in by_group.items()})
-        replace(metrics.instances, {(status,): count for status, count in by_instance.items()})
-        self._tell_hosts(hosts.values())
-        self._tell_projects(projects)
-        replace(
-            metrics.quarantined,
-            {(hosts[uuid].name if uuid in hosts else uuid, kind.value): count for (uuid, kind), count in held.items()},
-        )
-        replace(metrics.secrets, {(key, str(readable).lower()): n for (key, readable), n in stored.items()})
-        metrics.events_revision.set(revision)
         metrics.watch_streams.set(self._feed.followers)
         metrics.reconcile_workers.set(self._working())
+        missed, self._missed = self._missed, True
+        if missed:
+            self._tell(_Stored())
+        stored = await self._store.read(lambda connection: _read(connection, self._secrets))
+        self._tell(stored)
+        metrics.events_revision.set(stored.revision)
+        metrics.database_size.set(stored.size)
+        self._missed = False
 
-    def _tell_hosts(self, hosts: Iterable[Host]) -> None:
-        hosts = tuple(hosts)
-        by_state: dict[tuple[str, ...], float] = {}
-        for host in hosts:
-            key = (host.state.value, host.status.value)
-            by_state[key] = by_state.get(key, 0) + 1
+    def _tell(self, stored: _Stored) -> None:
         metrics = self._metrics
-        replace(metrics.hosts, by_state)
-        replace(metrics.host_capacity, _amounts((h, h.allocatable) for h in hosts))
-        replace(metrics.host_used, _amounts((h, h.used) for h in hosts))
-        replace(metrics.host_foreign, _amounts((h, h.foreign) for h in hosts))
+        replace(metrics.groups, {(status,): count for status, count in stored.groups.items()})
+        replace(metrics.instances, {(status,): count for status, count in stored.instances.items()})
+        replace(metrics.secrets, {(key, str(ok).lower()): n for (key, ok), n in stored.secrets.items()})
+        self._tell_hosts(stored)
+        self._tell_projects(stored.projects)
+
+    def _tell_hosts(self, stored: _Stored) -> None:
+        names, metrics = _Names(stored.hosts, stored.zones), self._metrics
+        hosts = [(host, names.of(host.uuid)) for host in stored.hosts.values()]
+        replace(metrics.hosts, dict(Counter((h.state.value, h.status.value) for h, _ in hosts)))
+        replace(metrics.host_info, {(*n, h.uuid, h.address.driver, h.rack): 1 for h, n in hosts})
+        replace(metrics.host_up, {n: float(h.status not in _SILENT) for h, n in hosts})
+        replace(metrics.host_status, {(*n, h.state.value, h.status.value): 1 for h, n in hosts})
+        _replace_amounts(metrics.host_allocatable, [(n, h.allocatable) for h, n in hosts])
+        _replace_amounts(metrics.host_claimed, [(n, h.used) for h, n in hosts])
+        _replace_amounts(metrics.host_foreign, [(n, h.foreign) for h, n in hosts])
+        held: Samples = {(*names.of(uuid), kind.value): count for (uuid, kind), count in stored.held.items()}
+        replace(metrics.quarantined, held)
 
     def _tell_projects(self, projects: Sequence[Usage]) -> None:
         metrics = self._metrics
         replace(metrics.project_groups, {(one.project,): one.groups for one in projects})
         replace(metrics.project_instances, {(one.project,): one.members for one in projects})
-        replace(metrics.project_claimed, _by_resource((one.project, one.claimed) for one in projects))
-        replace(metrics.project_waiting, _by_resource((one.project, one.waiting) for one in projects))
-        replace(metrics.project_quota, _by_resource((one.project, one.limits) for one in projects))
+        _replace_amounts(metrics.project_claimed, [((one.project,), one.claimed) for one in projects])
+        _replace_amounts(metrics.project_waiting, [((one.project,), one.waiting) for one in projects])
+        _replace_amounts(metrics.project_quota, [((one.project,), one.limits) for one in projects])
 
 
-_Counts = Mapping[str, int]
-_Held = Mapping[tuple[str, Holding], int]
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One look at the database; empty: nothing is known of it now."""
+
+    groups: Mapping[str, int] = field(default_factory=dict)
+    instances: Mapping[str, int] = field(default_factory=dict)
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    zones: Mapping[str, Zone] = field(default_factory=dict)
+    held: Mapping[tuple[str, Holding], int] = field(default_factory=dict)
+    projects: Sequence[Usage] = ()
+    secrets: Mapping[tuple[str, bool], int] = field(default_factory=dict)
+    revision: int = 0
+    size: int = 0
 
 
-def _read(
-    connection: Connection,
-) -> tuple[_Counts, _Counts, Mapping[str, Host], int, _Held, tuple[Usage, ...]]:
+def _read(connection: Connection, secrets: CountSecrets) -> _Stored:
     by_group, by_instance = groups.counts(connection)
-    revision = events.head(connection)[1]
-    held = ownership.counts(connection)
-    return by_group, by_instance, fleet.hosts(connection), revision, held, usages(connection)
+    return _Stored(
+        groups=by_group,
+        instances=by_instance,
+        hosts=fleet.hosts(connection),
+        zones=fleet.zones(connection),
+        held=ownership.counts(connection),
+        projects=usages(connection),
+        secrets=secrets(connection),
+        revision=events.head(connection)[1],
+        size=settings.size(connection),
+    )
 
 
-def _by_resource(vectors: Iterable[tuple[str, Mapping[str, int]]]) -> dict[tuple[str, ...], float]:
-    return {(project, name): amount for project, vector in vectors for name, amount in vector.items()}
+class _Names:
+    """The labels `host` and `zone` of each host."""
+
+    def __init__(self, hosts: Mapping[str, Host], zones: Mapping[str, Zone]) -> None:
+        self._hosts = hosts
+        self._host_names = _told_apart((h.uuid, h.name) for h in hosts.values())
+        self._zone_names = _told_apart((z.uuid, z.name) for z in zones.values())
+
+    def of(self, host_uuid: str) -> tuple[str, str]:
+        """(host, zone); of a host that is no longer in the fleet its uuid, and no zone."""
+        host = self._hosts.get(host_uuid)
+        if host is None:
+            return (host_uuid, "")
+        return (self._host_names[host_uuid], self._zone_names.get(host.zone_uuid, host.zone_uuid))
 
 
-def _amounts(vectors: Iterable[tuple[Host, Mapping[str, int]]]) -> dict[tuple[str, ...], float]:
-    return {(host.name, host.zone_uuid, name): n for host, vector in vectors for name, n in vector.items()}
+def _told_apart(named: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    """uuid -> a name that no other one has."""
+    pairs = tuple(named)
+    times = Counter(name for _, name in pairs)
+    return {uuid: name if times[name] == 1 else f"{name} ({uuid[:_HEAD]})" for uuid, name in pairs}
+
+
+def _replace_amounts(gauges: Amounts, vectors: Sequence[tuple[tuple[str, ...], Mapping[str, int]]]) -> None:
+    replace(gauges.vcpus, {labels: vector[VCPU] for labels, vector in vectors if VCPU in vector})
+    replace(gauges.memory, {labels: vector[MEMORY] for labels, vector in vectors if MEMORY in vector})
+    devices = {
+        (*labels, resource.removeprefix(GPU)): amount
+        for labels, vector in vectors
+        for resource, amount in vector.items()
+        if resource.startswith(GPU)
+    }
+    replace(gauges.gpus, devices)

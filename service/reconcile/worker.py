@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.domain.groups import Group, GroupPhase
-from service.errors import InvariantViolation, NotFound, Unavailable
+from service.errors import InvariantViolation, NoCapacity, NotFound, QuotaExceeded, Unavailable, Unsatisfiable
 from service.failpoints import failpoint
 from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
@@ -36,6 +36,8 @@ REST_MS = 10_000
 BACKOFF_FIRST_MS = 250
 BACKOFF_MOST_MS = 10_000
 GANG = "gang"
+REFUSALS = frozenset({NoCapacity.reason, QuotaExceeded.reason, Unsatisfiable.reason})
+"""Reasons of deploys that end because what they ask for cannot be had."""
 
 
 @dataclass(slots=True)
@@ -176,8 +178,15 @@ class GroupWorker:
         ended = after.phase in (GroupPhase.RUNNING, GroupPhase.FAILED)
         if before is None or not ended or before.phase is after.phase or before.served or after.start_epoch > 1:
             return
-        labels = (after.spec.creation_strategy.value, after.status.value)
-        self.context.metrics.deploy_duration.labels(*labels).observe((now - after.created_at) / 1000)
+        reason = after.failure.code if after.failure is not None and after.phase is GroupPhase.FAILED else ""
+        # What cannot be had is no failure of the service's; that there is no room left after a member failed is one.
+        refused = reason in REFUSALS and all(m.attempt <= 1 for m in after.instances)
+        outcome = "Refused" if refused else after.status.value
+        metrics = self.context.metrics
+        labels = (after.spec.creation_strategy.value, outcome)
+        metrics.deploy_duration.labels(*labels).observe((now - after.created_at) / 1000)
+        if after.phase is GroupPhase.FAILED:
+            metrics.deploys_not_running.labels(outcome, reason).inc()
 
     async def _apply(self, facts: Sequence[Fact], now: int) -> Group:
         uuid, epoch = self.uuid, self.epoch

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 
 from service.telemetry.logs import get_logger
 
@@ -20,6 +21,11 @@ class Reloading:
         self._paths = (certificate, key, client_ca)
         self._stamp = self._stamps()
         self.pem = self._read()
+
+    @property
+    def not_after(self) -> float:
+        """When the present certificate ends, in seconds since the epoch."""
+        return x509.load_pem_x509_certificate(self.pem[0]).not_valid_after_utc.timestamp()
 
     def changed(self) -> bool:
         """Whether there is new content since the last call; it is in `pem` then."""

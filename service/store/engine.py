@@ -18,7 +18,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,6 +32,8 @@ from service.failpoints import failpoint
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+Watch = Callable[[str, str, float], None]
+"""Hears of each transaction's end: kind (read, write), outcome (ok, refused, unavailable), seconds with waits."""
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,7 @@ class Store:
         self._alone = asyncio.Lock()
         self._committed: list[Callable[[], None]] = []
         self._refused: list[Callable[[], None]] = []
+        self._watch: Watch | None = None
         self.full_at: float | None = None
         """When (s of the event loop's clock) a write failed last because the database had no space."""
 
@@ -129,6 +132,10 @@ class Store:
         """Call `hook` on the event loop whenever the database takes no write, because it is full or read-only."""
         self._refused.append(hook)
 
+    def on_end(self, watch: Watch) -> None:
+        """Call `watch` on the event loop after every transaction."""
+        self._watch = watch
+
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a read-write transaction; commit on return, roll back on any exception.
 
@@ -136,7 +143,7 @@ class Store:
         Raises what `work` raises, or Unavailable where the database cannot be reached.
         """
         try:
-            result = await self._run(self._writes, self.engine, work)
+            result = await self._watched("write", self._run(self._writes, self.engine, work))
         except Unavailable as error:
             if error.message == NO_SPACE:
                 self.full_at = asyncio.get_running_loop().time()
@@ -150,7 +157,7 @@ class Store:
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` on a consistent read. Raises like `write`."""
-        return await self._run(self._reads, self._reader_engine, work)
+        return await self._watched("read", self._run(self._reads, self._reader_engine, work))
 
     @asynccontextmanager
     async def claiming(self, *, alone: bool = False) -> AsyncIterator[None]:
@@ -185,6 +192,20 @@ class Store:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+    async def _watched(self, kind: str, running: Awaitable[T]) -> T:
+        started = time.perf_counter()
+        try:
+            result = await running
+        except Exception as error:
+            self._tell(kind, "unavailable" if isinstance(error, Unavailable) else "refused", started)
+            raise
+        self._tell(kind, "ok", started)
+        return result
+
+    def _tell(self, kind: str, outcome: str, started: float) -> None:
+        if self._watch is not None:
+            self._watch(kind, outcome, time.perf_counter() - started)
 
     async def _run(self, executor: ThreadPoolExecutor, engine: Engine, work: Work[T]) -> T:
         if self._inline:

@@ -1,8 +1,8 @@
-"""What holds for the whole fleet and for every replica alike: its own overcommit, and the proof of a write."""
+"""What holds for all replicas alike: the fleet's own overcommit, the proof of a write, the database's size."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 
 from service.domain.fleet import Overcommit
 from service.store import schema
@@ -15,6 +15,7 @@ _TABLE = schema.settings
 _FIND = select(_TABLE.c.document).where(_TABLE.c.name == bindparam("of"))
 _SET = update(_TABLE).where(_TABLE.c.name == bindparam("of")).values(document=bindparam("text"))
 _ADD = insert(_TABLE)
+_SQLITE_SIZE = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
 
 
 def overcommit(connection: Connection) -> Overcommit:
@@ -31,6 +32,13 @@ def set_overcommit(connection: Connection, wanted: Overcommit) -> None:
 def prove_write(connection: Connection, now: int) -> None:
     """Change a row, so that the commit shows whether this database can be written at all. `now`: ms."""
     _put(connection, _PROOF, str(now))
+
+
+def size(connection: Connection) -> int:
+    """What the database takes on its file system, in bytes; of SQLite without its log of newer commits."""
+    if connection.dialect.name == "sqlite":
+        return int(connection.scalar(_SQLITE_SIZE) or 0)
+    return int(connection.scalar(select(func.pg_database_size(func.current_database()))) or 0)
 
 
 def _put(connection: Connection, name: str, text: str) -> None:

@@ -1,12 +1,13 @@
 """Every metric of the control plane, in one place; names and labels are a contract with operators' dashboards.
 
-`Metrics` owns its registry, so that several services can live in one process. Times are seconds, sizes bytes.
-Gauges that mirror stored state are replaced as a whole just before a scrape (`replace`), so that they never drift.
+`Metrics` owns its registry, so that several services can live in one process. Times are seconds, sizes bytes; no metric
+mixes units. Gauges that mirror stored state are replaced as a whole just before a scrape (`replace`), so that they
+never drift; every replica tells the same of it: whoever sums over replicas counts twice (`max without (instance)`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -45,6 +46,7 @@ class Metrics:
         self._define_ownership()
         self._define_planner()
         self._define_drivers()
+        self._define_process()
 
     def _define_inventory(self) -> None:
         registry = self.registry
@@ -56,22 +58,25 @@ class Metrics:
         self.hosts = Gauge(
             "corral_hosts", "Hosts by operator's state and observed status.", ["state", "status"], registry=registry
         )
-        labels = ["host", "zone", "resource"]
-        self.host_capacity = Gauge(
-            "corral_host_capacity",
-            "Usable amount of a resource on a host after reserve and overcommit; vcpu in vCPUs, memory in bytes.",
-            labels,
+        labels = ["host", "zone"]
+        self.host_info = Gauge(
+            "corral_host_info",
+            "Constant 1, labelled with what does not change of a host.",
+            [*labels, "uuid", "driver", "rack"],
             registry=registry,
         )
-        self.host_used = Gauge(
-            "corral_host_used", "Amount of a resource that committed claims hold on a host.", labels, registry=registry
-        )
-        self.host_foreign = Gauge(
-            "corral_host_foreign",
-            "Amount of a resource that machines of others hold on a host.",
-            labels,
+        self.host_up = Gauge("corral_host_up", "Whether a host answers (1) or not (0).", labels, registry=registry)
+        self.host_status = Gauge(
+            "corral_host_status",
+            "Constant 1, labelled with the operator's state and the observed status of a host.",
+            [*labels, "state", "status"],
             registry=registry,
         )
+        self.host_allocatable = Amounts(
+            registry, "corral_host_allocatable", "that can be given out on a host, after reserve and overcommit", labels
+        )
+        self.host_claimed = Amounts(registry, "corral_host_claimed", "that committed claims hold on a host", labels)
+        self.host_foreign = Amounts(registry, "corral_host_foreign", "that machines of others hold on a host", labels)
 
     def _define_projects(self) -> None:
         """Labelled by project: as many as the configuration names."""
@@ -82,23 +87,14 @@ class Metrics:
         self.project_instances = Gauge(
             "corral_project_instances", "Members of a project's groups.", ["project"], registry=registry
         )
-        labels = ["project", "resource"]
-        self.project_claimed = Gauge(
-            "corral_project_claimed",
-            "Amount of a resource that members of a project have claimed, as its quota counts it; vcpu in vCPUs, "
-            "memory in bytes.",
-            labels,
-            registry=registry,
+        labels = ["project"]
+        self.project_claimed = Amounts(
+            registry, "corral_project_claimed", "that a project has claimed, as its quota counts it", labels
         )
-        self.project_waiting = Gauge(
-            "corral_project_waiting",
-            "Amount of a resource that accepted members of a project want which wait for a host.",
-            labels,
-            registry=registry,
+        self.project_waiting = Amounts(
+            registry, "corral_project_waiting", "that accepted members of a project want which wait for a host", labels
         )
-        self.project_quota = Gauge(
-            "corral_project_quota", "The most of a resource that a project may claim.", labels, registry=registry
-        )
+        self.project_quota = Amounts(registry, "corral_project_quota", "that a project may claim at most", labels)
 
     def _define_calls(self) -> None:
         registry = self.registry
@@ -134,9 +130,16 @@ class Metrics:
         registry = self.registry
         self.deploy_duration = Histogram(
             "corral_deploy_duration_seconds",
-            "From the accepted deploy to the group's end state, by strategy and outcome.",
+            "From the accepted deploy to the group's end state, by strategy and outcome: Running, Failed, or Refused, "
+            "where what was asked for cannot be had (room, quota, rules).",
             ["strategy", "outcome"],
             buckets=_DEPLOY_BUCKETS,
+            registry=registry,
+        )
+        self.deploys_not_running = Counter(
+            "corral_deploys_ended_without_running_total",
+            "Deploys that ended without Running, by outcome (Failed, Refused) and the reason of the error.",
+            ["outcome", "reason"],
             registry=registry,
         )
         self.claims = Counter("corral_claims_total", "Gangs whose claims were committed.", registry=registry)
@@ -194,7 +197,7 @@ class Metrics:
         self.quarantined = Gauge(
             "corral_quarantined",
             "Machines and volumes with this installation's tag and without a record: kept until an operator decides.",
-            ["host", "holding"],
+            ["host", "zone", "holding"],
             registry=registry,
         )
         self.secrets = Gauge(
@@ -255,6 +258,39 @@ class Metrics:
         self.driver_calls_running = Gauge(
             "corral_driver_calls_running", "Calls to hosts in progress, by driver.", ["driver"], registry=registry
         )
+
+    def _define_process(self) -> None:
+        registry = self.registry
+        self.database_up = Gauge(
+            "corral_database_up", "Whether this process could write to its database lately.", registry=registry
+        )
+        self.database_size = Gauge(
+            "corral_database_size_bytes", "What the database takes on its file system.", registry=registry
+        )
+        self.database_transactions = Histogram(
+            "corral_database_transaction_duration_seconds",
+            "Duration of transactions with their waits, by kind (read, write) and outcome: ok, refused (by a rule of "
+            "the service; rolled back), unavailable (by the database).",
+            ["kind", "outcome"],
+            buckets=_DRIVER_BUCKETS,
+            registry=registry,
+        )
+        self.certificate_not_after = Gauge(
+            "corral_tls_certificate_not_after_timestamp_seconds",
+            "When the certificate that the listeners show ends, by its file.",
+            ["certificate"],
+            registry=registry,
+        )
+
+
+class Amounts:
+    """An amount of each resource as gauges of one unit each: `<name>_vcpus`, `<name>_memory_bytes`, `<name>_gpus`."""
+
+    def __init__(self, registry: CollectorRegistry, name: str, what: str, labels: Sequence[str]) -> None:
+        """`what`: how the help goes on after the resource. GPUs have the label `model` besides `labels`."""
+        self.vcpus = Gauge(f"{name}_vcpus", f"vCPUs {what}.", labels, registry=registry)
+        self.memory = Gauge(f"{name}_memory_bytes", f"Memory {what}.", labels, registry=registry)
+        self.gpus = Gauge(f"{name}_gpus", f"GPUs {what}, by model.", [*labels, "model"], registry=registry)
 
 
 def replace(gauge: Gauge, samples: Samples) -> None:

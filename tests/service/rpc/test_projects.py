@@ -128,8 +128,8 @@ async def test_usage_is_what_the_quota_is_compared_with_and_each_sees_its_own(
             assert listed["resources"][1] == {"resource": "vcpu", "claimed": "4", "limit": "9", "available": "5"}
             text = (await client.get("/metrics", headers={"Authorization": "Bearer root"})).text
         for line in (
-            'corral_project_claimed{project="red",resource="vcpu"} 4.0',
-            'corral_project_quota{project="idle",resource="memory"} 2.147483648e+09',
+            'corral_project_claimed_vcpus{project="red"} 4.0',
+            'corral_project_quota_memory_bytes{project="idle"} 2.147483648e+09',
             'corral_project_groups{project="blue"} 1.0',
             'corral_project_instances{project="red"} 2.0',
         ):

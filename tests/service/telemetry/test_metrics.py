@@ -22,8 +22,11 @@ def _filled() -> Metrics:
     replace(metrics.groups, {("Running",): 2})
     replace(metrics.instances, {("Running",): 5})
     replace(metrics.hosts, {("Enabled", "Connected"): 3})
-    for gauge in (metrics.host_capacity, metrics.host_used, metrics.host_foreign):
-        replace(gauge, {("hv1", "zone-1", "vcpu"): 8, ("hv1", "zone-1", "memory"): float(1 << 34)})
+    for amounts in (metrics.host_allocatable, metrics.host_claimed, metrics.host_foreign):
+        replace(amounts.vcpus, {("hv1", "zone-1"): 8})
+        replace(amounts.memory, {("hv1", "zone-1"): float(1 << 34)})
+        replace(amounts.gpus, {("hv1", "zone-1", "a100"): 2})
+    replace(metrics.project_quota.memory, {("red",): float(1 << 34)})
     metrics.watch_streams.set(1)
     metrics.deploy_duration.labels("parallel", "Running").observe(3.2)
     metrics.reconcile_steps.labels("done").inc()
@@ -53,6 +56,16 @@ def test_every_metric_is_ours_by_name_and_has_a_sentence_of_help() -> None:
         assert family.documentation.endswith(".")
 
 
+def test_no_metric_mixes_units_and_each_name_ends_in_its_unit() -> None:
+    for family in Metrics().registry.collect():
+        help_text, name = family.documentation.lower(), family.name
+        assert "resource" not in getattr(family, "_labelnames", ())
+        if "bytes" in help_text.split(".")[0].split() or help_text.startswith("memory"):
+            assert name.endswith("_bytes"), name
+        if "duration of" in help_text:
+            assert name.endswith("_seconds"), name
+
+
 def test_two_services_in_one_process_do_not_share_counters() -> None:
     one, other = Metrics(), Metrics()
     one.claims_lost.inc()
@@ -71,7 +84,8 @@ def test_a_replaced_gauge_tells_only_what_is_there_now() -> None:
 def test_every_metric_is_moved_by_some_part_of_the_service() -> None:
     source = ROOT / "service"
     own = source / "telemetry/metrics.py"
-    named = re.findall(r"^        self\.([a-z_]+) = (?:Gauge|Counter|Histogram)\(", own.read_text(), re.MULTILINE)
+    mine = own.read_text().partition("\nclass Amounts")[0]
+    named = re.findall(r"^        self\.([a-z_]+) = (?:Gauge|Counter|Histogram|Amounts)\(", mine, re.MULTILINE)
     assert len(named) > 15
     code = "".join(path.read_text() for path in source.rglob("*.py") if path != own)
     assert [name for name in named if not re.search(rf"metrics\.{name}\b", code)] == []
