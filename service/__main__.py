@@ -90,10 +90,12 @@ def _backup(config: Config, target: Path) -> int:
 
 async def _serve(config: Config, path: Path) -> int:
     from service.listening import AddressUnavailable
+    from service.notifying import Notifier
     from service.process import Process
     from service.reload import reload
     from service.wiring import Service, StartError
 
+    notifier = Notifier()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -115,10 +117,20 @@ async def _serve(config: Config, path: Path) -> int:
     # some 100 ms in which nothing is answered.
     gc.collect()
     gc.freeze()
-    reloading = asyncio.create_task(_at_each(hangup, lambda: reload(process.service, path)), name="reload")
+    status = f"serving gRPC at {process.service.rpc.address}, HTTP at {process.http_address}"
+
+    async def take_over() -> None:
+        notifier.reloading()
+        await reload(process.service, path)
+        notifier.ready(status)
+
+    beside = [asyncio.create_task(_at_each(hangup, take_over)), asyncio.create_task(notifier.beat())]
+    notifier.ready(status)
     await stop.wait()
-    reloading.cancel()
+    notifier.stopping()
+    beside[0].cancel()
     await process.stop()
+    beside[1].cancel()
     return 0
 
 
