@@ -1,4 +1,4 @@
-"""What systemd hears: readiness once it serves, each reload, that it lives, and the end; and nothing where nobody asks."""
+"""What systemd hears: readiness, each reload, that the process lives, and its end; nothing where nobody asks."""
 
 from __future__ import annotations
 
