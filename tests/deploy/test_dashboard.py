@@ -109,7 +109,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             node = group_pb2.NodeSpec(uuid=ENTRY, zone_uuid=ZONE, cpu_num=1, memory_size=1 << 28)
             assert service.follow(service.deploy("runs", [node])).status == "Running"
             large = group_pb2.NodeSpec(uuid=ENTRY, zone_uuid=ZONE, cpu_num=4096, memory_size=1 << 28)
-            with pytest.raises(grpc.RpcError, match="vCPU"):
+            with pytest.raises(grpc.RpcError, match="no host can take"):
                 service.follow(service.deploy("refused", [large]))
             httpx.get(f"{service.http}/corral/v1/hosts").raise_for_status()
             _until(server, 'corral_deploy_duration_seconds_count{outcome="Refused"} == 1')
