@@ -10,8 +10,9 @@ hold their own groups' rules one after another, in the order in which they are g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from placement.engine import DEFAULT, place
 from placement.model import (
@@ -61,7 +62,7 @@ def make_room(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fleet:
-    """The question. ``owner``: member -> its neighbours; ``home``: member -> its host."""
+    """The question. ``owner``: member -> its neighbours; ``home``: member -> its host; ``costs``: of its move."""
 
     snapshot: Snapshot
     request: Request
@@ -69,6 +70,7 @@ class _Fleet:
     owner: dict[str, Neighbours]
     nodes: dict[str, Node]
     home: dict[str, str]
+    costs: dict[str, int]
 
     @classmethod
     def of(cls, snapshot: Snapshot, request: Request, neighbours: Sequence[Neighbours]) -> _Fleet:
@@ -83,12 +85,13 @@ class _Fleet:
                     raise InvalidPlacementInput("neighbours", f"{node.id!r} lives on no host")
                 owner[node.id], nodes[node.id] = group, node
         home = {member: host for member, host in living.items() if member in owner}
+        costs = {member: cost for group in neighbours for member, cost in group.costs.items()}
         snapshot = _sized(snapshot, nodes)
-        return cls(snapshot, request, collapse(snapshot, request), owner, nodes, home)
+        return cls(snapshot, request, collapse(snapshot, request), owner, nodes, home, costs)
 
     def cost(self, member: str) -> int:
         """What its move costs."""
-        return self.owner[member].costs[member]
+        return self.costs[member]
 
 
 def _sized(snapshot: Snapshot, nodes: Mapping[str, Node]) -> Snapshot:
@@ -144,27 +147,22 @@ class _Search:
 
     def _residents(self) -> tuple[list[list[int]], list[list[Resident]]]:
         """(positions among its members, residents) of each host of the index; the gang's own members stay aside."""
-        gang, fleet = self.fleet.gang, self.fleet
+        gang, costs = self.fleet.gang, self.fleet.costs
+        staying, size_of = gang.request.staying, _sizer(gang.names)
         numbers: list[list[int]] = []
         residents: list[list[Resident]] = []
         for host in gang.index.hosts:
-            own = [(n, m) for n, m in enumerate(host.members) if m.id not in gang.request.staying]
+            own = [(n, m) for n, m in enumerate(host.members) if m.id not in staying]
             numbers.append([n for n, _ in own])
             residents.append(
-                [
-                    Resident(
-                        tuple(member.demand.get(name, 0) for name in gang.names),
-                        self._price(member) if member.id in fleet.owner else None,
-                        member.exclusive,
-                    )
-                    for _, member in own
-                ]
+                [Resident(size_of(m.demand), self._price(m, costs.get(m.id)), m.exclusive) for _, m in own]
             )
         return numbers, residents
 
-    def _price(self, member: Member) -> int:
-        cost = self.fleet.cost(member.id)
-        times = self.dearer.get(_size(member.demand), 0) if self.dearer else 0
+    def _price(self, member: Member, cost: int | None) -> int | None:
+        if cost is None or not self.dearer:
+            return cost
+        times = self.dearer.get(_size(member.demand), 0)
         return min((cost + 1) * DEARER**times, MOST_COST) if times else cost
 
     def _make_dearer(self, members: Sequence[str]) -> None:
@@ -246,6 +244,21 @@ class _Search:
         """Which of several members find no home."""
         most = place(snapshot, request, replace(self.policy, max_placed=True), self.stop)
         return list(most.unplaced) or [node.id for node in request.nodes]
+
+
+def _sizer(names: tuple[str, ...]) -> Callable[[Mapping[str, int]], tuple[int, ...]]:
+    """Takes some resources out of a demand; most members name them all, and for those it has to be fast."""
+    if len(names) < 2:
+        return lambda demand: tuple(demand.get(name, 0) for name in names)
+    pick: Callable[[Mapping[str, int]], tuple[int, ...]] = itemgetter(*names)
+
+    def sizes(demand: Mapping[str, int]) -> tuple[int, ...]:
+        try:
+            return pick(demand)
+        except KeyError:
+            return tuple(demand.get(name, 0) for name in names)
+
+    return sizes
 
 
 def _size(demand: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,7 @@ MOST_SHAPES = 2_000
 MANY = np.int64(1) << 60
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
+class Resident(NamedTuple):
     """Somebody who lives on a host. ``size``: by resource; ``cost``: what its leaving costs, None where it cannot.
 
     ``alone``: it keeps its host for its own gang, so that it must leave before anybody else comes.
@@ -83,11 +83,12 @@ def _shapes(houses: Houses) -> list[tuple[int, ...]] | None:
     """Every count of nodes by kind that some host could take once all have left; None where there are too many."""
     if float(np.prod(houses.counts.astype(np.float64) + 1)) > MOST_STATES:
         return None
-    most = houses.free.copy()
-    for row, residents in enumerate(houses.residents):
-        for resident in residents:
-            if resident.cost is not None:
-                most[row] += np.array(resident.size, np.int64)
+    nothing = [(0,) * houses.free.shape[1]]
+    going = [
+        [sum(column) for column in zip(*([r.size for r in residents if r.cost is not None] or nothing), strict=True)]
+        for residents in houses.residents
+    ]
+    most = houses.free + np.array(going, np.int64).reshape(houses.free.shape)
     found: list[tuple[int, ...]] = []
     limits = []
     for kind, count in enumerate(houses.counts.tolist()):
@@ -140,10 +141,16 @@ class _Search:
         closed = np.zeros(len(houses.residents), np.bool_)
         crowded = np.zeros(len(houses.residents), np.bool_)
         for row, residents in enumerate(houses.residents):
-            self.must.append([n for n, r in enumerate(residents) if r.alone and r.cost is not None])
-            self.movable.append([n for n, r in enumerate(residents) if r.cost is not None and not r.alone])
-            closed[row] = any(r.alone and r.cost is None for r in residents)
-            crowded[row] = any(r.cost is None for r in residents)
+            fixed = any(r.cost is None for r in residents)
+            alone = any(r.alone for r in residents)
+            self.must.append([n for n, r in enumerate(residents) if r.alone and r.cost is not None] if alone else [])
+            self.movable.append(
+                [n for n, r in enumerate(residents) if r.cost is not None and not r.alone]
+                if fixed or alone
+                else list(range(len(residents)))
+            )
+            closed[row] = alone and any(r.alone and r.cost is None for r in residents)
+            crowded[row] = fixed
         self.lower, self.exact = _lower_costs(self, closed, crowded)
         self.upper = np.where(self.exact, self.lower, MANY)
 
@@ -235,10 +242,13 @@ def _lower_costs(search: _Search, closed: Bools, crowded: Bools) -> tuple[Ints, 
     cost: Ints = np.zeros((hosts, width), np.int64)
     base: Ints = np.zeros(hosts, np.int64)
     free = houses.free.copy()
+    slots = [(row, slot) for row, numbers in enumerate(search.movable) for slot in range(len(numbers))]
+    if slots:
+        those = [houses.residents[row][n] for row, numbers in enumerate(search.movable) for n in numbers]
+        at = tuple(np.array(slots, np.int64).T)
+        size[at] = [resident.size for resident in those]
+        cost[at] = [resident.cost or 0 for resident in those]
     for row, residents in enumerate(houses.residents):
-        for slot, number in enumerate(search.movable[row]):
-            size[row, slot] = residents[number].size
-            cost[row, slot] = residents[number].cost or 0
         for number in search.must[row]:
             base[row] += residents[number].cost or 0
             free[row] += np.array(residents[number].size, np.int64)

@@ -25,6 +25,7 @@ from placement.search.greedy import greedy
 from tests.bench import placement_cases as cases
 from tests.bench import placement_ganeti as ganeti
 from tests.bench import placement_peers as peers
+from tests.bench import placement_room as rooms
 from tests.bench import placement_stream as streams
 from tests.bench.placement_report import HEAD, QUIET, Case, Row, decide, plot, sizes_rows, write
 
@@ -259,6 +260,11 @@ def row_stream(options: argparse.Namespace) -> list[Row]:
     return [*rows, Row("stream of recorded requests, 120 hosts", "more placed than best-fit", notes=notes)]
 
 
+def row_room(options: argparse.Namespace) -> list[Row]:
+    """Room for a gang by moves of others."""
+    return rooms.rows(max(4, options.seeds))
+
+
 ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "small": row_small,
     "large": row_large,
@@ -270,6 +276,7 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "deadline": row_deadline,
     "stream": row_stream,
     "peers": row_peers,
+    "room": row_room,
     "vector": row_vector,
 }
 
