@@ -13,6 +13,7 @@ from service.cli import errors
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.follow_up import show
 from service.cli.groups import Stub, group_uuid
+from service.cli.requests import read_nodes
 from service.cli.view import choose_view
 
 
@@ -34,17 +35,32 @@ class _RoleCount(click.ParamType[tuple[str, int]]):
 
 @output_option
 @click.argument("group")
+@click.option("--role", "roles", multiple=True, type=_RoleCount(), metavar="ROLE=COUNT", help="(repeatable)")
 @click.option(
-    "--role", "roles", multiple=True, required=True, type=_RoleCount(), metavar="ROLE=COUNT", help="(repeatable)"
+    "--update",
+    "update_file",
+    metavar="FILE",
+    help="Replace all members of a role by members like this: a node as JSON, or a list of nodes; - standard input.",
 )
 @click.option("--request-id", help="An id that makes a repeated call the same change.")
 def scale(
-    session: Session, output: Output, group: str, roles: tuple[tuple[str, int], ...], request_id: str | None
+    session: Session,
+    output: Output,
+    group: str,
+    roles: tuple[tuple[str, int], ...],
+    update_file: str | None,
+    request_id: str | None,
 ) -> int:
-    """Change how many members of a role a group has, and follow it."""
+    """Change how many members of a role a group has, or what they are, and follow it."""
+    if bool(roles) == bool(update_file):
+        raise click.UsageError("say either --role or --update")
+    updates = read_nodes(update_file) if update_file else []
     stub = session.stub(Stub)
     request = deploy_pb2.ScaleInstanceGroupRequest(
-        uuid=group_uuid(stub, group), role_counts=dict(roles), request_id=request_id or uuid4().hex
+        uuid=group_uuid(stub, group),
+        role_counts=dict(roles),
+        role_updates=updates,
+        request_id=request_id or uuid4().hex,
     )
     final = show(stub, lambda: stub.ScaleInstanceGroup(request), choose_view(output))
     return errors.OK if final.status == "Running" else errors.FAILED

@@ -12,7 +12,7 @@ from types import FrameType
 import click
 import grpc
 
-from service.cli import decisions, errors, groups, hosts, lifecycle, projects, secrets, server_part
+from service.cli import clusters, decisions, errors, groups, hosts, lifecycle, projects, secrets, server_part
 from service.cli.channel import CannotConnect
 from service.cli.command import Session, VerbGroup
 from service.cli.requests import BadRequestFile
@@ -104,7 +104,7 @@ def corral(ctx: click.Context, servers: tuple[str, ...], ca: str | None) -> None
     ctx.obj = session
 
 
-for _module in (groups, lifecycle, hosts, projects, secrets, decisions, server_part):
+for _module in (groups, lifecycle, hosts, clusters, projects, secrets, decisions, server_part):
     _module.register(corral)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, group_pb2
 from google.protobuf.json_format import ParseDict, ParseError
 
 _ACTIONS = ("deployDistributedModelService", "params")
@@ -25,19 +25,36 @@ class BadRequestFile(Exception):
 
 def read_request(source: str, into: Request) -> Request:
     """Fill `into` from the file `source` (`-`: standard input) and return it. Raises BadRequestFile."""
-    try:
-        content = sys.stdin.read(_LARGEST_FILE) if source == "-" else Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise BadRequestFile(f"{source}: {problem}") from problem
-    try:
-        told = json.loads(content)
-    except ValueError as problem:
-        raise BadRequestFile(f"{source}: not JSON: {problem}") from problem
+    told = _read(source)
     try:
         ParseDict(unwrap(told), into)
     except (ParseError, RecursionError) as problem:
         raise BadRequestFile(f"{source}: {problem}") from problem
     return into
+
+
+def read_nodes(source: str) -> list[group_pb2.NodeSpec]:
+    """The node or the list of nodes of the file `source` (`-`: standard input). Raises BadRequestFile."""
+    told = _read(source)
+    nodes = told if isinstance(told, list) else [told]
+    if not all(isinstance(node, dict) for node in nodes):
+        raise BadRequestFile(f"{source}: a node is a JSON object")
+    try:
+        return [ParseDict(node, group_pb2.NodeSpec()) for node in nodes]
+    except (ParseError, RecursionError) as problem:
+        raise BadRequestFile(f"{source}: {problem}") from problem
+
+
+def _read(source: str) -> Any:
+    """The JSON of a file, or of standard input. Raises BadRequestFile."""
+    try:
+        content = sys.stdin.read(_LARGEST_FILE) if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise BadRequestFile(f"{source}: {problem}") from problem
+    try:
+        return json.loads(content)
+    except ValueError as problem:
+        raise BadRequestFile(f"{source}: not JSON: {problem}") from problem
 
 
 def unwrap(told: Any) -> dict[str, Any]:

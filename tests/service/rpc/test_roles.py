@@ -93,10 +93,16 @@ async def test_a_role_is_updated_by_members_that_take_the_place_of_all_that_had_
             model_services=NODES, service_creation_strategy="parallel", name="served"
         )
         before = (await events_of(lab.deploy.DeployDistributedModelService(request)))[-1].final
-        after = (await updated(lab, before.uuid, role="decode", cpu_num=2))[-1].final
+        events = await updated(lab, before.uuid, role="decode", cpu_num=2)
+        after = events[-1].final
         assert after.status == "Running"
         old = {m.uuid for m in before.instances if m.role == "decode"}
         new = [m for m in after.instances if m.role == "decode"]
+        told = [e.instance for e in events if e.WhichOneof("change") == "instance"]
+        ready = {m.uuid: position for position, m in enumerate(told) if m.status == "Running"}
+        left = [position for position, m in enumerate(told) if m.uuid in old and m.status in ("Stopping", "Removed")]
+        assert left
+        assert max(ready[m.uuid] for m in new) < min(left), "the new ones serve before an old one leaves"
         assert [m.cpu_num for m in new] == [2, 2, 2]
         assert not old & {m.uuid for m in after.instances}
         assert {m.uuid for m in before.instances} - old < {m.uuid for m in after.instances}

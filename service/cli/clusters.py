@@ -1,0 +1,92 @@
+"""`corral clusters`: lists, makes, renames and deletes clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+from corral.v1 import fleet_pb2, fleet_pb2_grpc
+
+from service.cli import errors
+from service.cli.command import Output, Session, output_option, verb, verb_group
+from service.cli.hosts import pages
+from service.cli.output import Columns
+
+Stub = fleet_pb2_grpc.FleetServiceStub
+
+_COLUMNS: Columns = (
+    ("uuid", lambda one: one.uuid),
+    ("name", lambda one: one.name),
+    ("zone", lambda one: one.zone_uuid),
+    ("hosts", lambda one: str(one.host_count)),
+    ("description", lambda one: one.description),
+)
+
+
+def register(corral: click.Group) -> None:
+    """Add the sub-commands."""
+    clusters = verb_group(corral, "clusters", example="corral clusters")(list_clusters)
+    verb(clusters, "create", example="corral clusters create rows-1-to-4 --zone zone-1")(create)
+    verb(clusters, "rename", example="corral clusters rename rows-1-to-4 cellar")(rename)
+    verb(clusters, "delete", example="corral clusters delete cellar")(delete)
+
+
+@output_option
+def list_clusters(session: Session, output: Output) -> int:
+    """List clusters by name; with a sub-command make, rename or delete one."""
+    output.many(_all(session.stub(Stub)), _COLUMNS, lambda one: one.name)
+    return errors.OK
+
+
+@output_option
+@click.argument("name")
+@click.option("--zone", required=True, help="The zone that its hosts are in, by name or uuid.")
+@click.option("--description", default="")
+def create(session: Session, output: Output, name: str, zone: str, description: str) -> int:
+    """Make a cluster. Hosts are put into it as they are added."""
+    stub = session.stub(Stub)
+    zones = pages(lambda token: stub.ListZones(fleet_pb2.ListZonesRequest(page_size=500, page_token=token)))
+    found = next((one.uuid for one in zones if zone in (one.name, one.uuid)), None)
+    if found is None:
+        raise errors.NotThere(f"there is no zone {zone!r}")
+    request = fleet_pb2.CreateClusterRequest(name=name, zone_uuid=found, description=description)
+    made = stub.CreateCluster(request).inventory
+    output.one(made, made.name, f"{made.uuid}  {made.name}")
+    return errors.OK
+
+
+@output_option
+@click.argument("cluster")
+@click.argument("name")
+def rename(session: Session, output: Output, cluster: str, name: str) -> int:
+    """Give a cluster another name. CLUSTER: its name or uuid."""
+    stub = session.stub(Stub)
+    request = fleet_pb2.UpdateClusterRequest(uuid=_find(stub, cluster).uuid, name=name)
+    made = stub.UpdateCluster(request).inventory
+    output.one(made, made.name, f"{made.uuid}  {made.name}")
+    return errors.OK
+
+
+@output_option
+@click.argument("cluster")
+def delete(session: Session, output: Output, cluster: str) -> int:
+    """Remove a cluster that has no hosts. CLUSTER: its name or uuid."""
+    stub = session.stub(Stub)
+    found = _find(stub, cluster)
+    stub.DeleteCluster(fleet_pb2.DeleteClusterRequest(uuid=found.uuid))
+    output.one(found, found.name, f"{found.name} is deleted")
+    return errors.OK
+
+
+def _all(stub: Stub) -> Iterator[fleet_pb2.Cluster]:
+    return pages(lambda token: stub.ListClusters(fleet_pb2.ListClustersRequest(page_size=500, page_token=token)))
+
+
+def _find(stub: Stub, wanted: str) -> fleet_pb2.Cluster:
+    """The one cluster of this uuid or name. Raises NotThere."""
+    found = [one for one in _all(stub) if wanted in (one.name, one.uuid)]
+    if not found:
+        raise errors.NotThere(f"there is no cluster {wanted!r}; `corral clusters` lists them")
+    if len(found) > 1:
+        raise errors.NotThere(f"{len(found)} clusters are called {wanted!r}: say the uuid")
+    return found[0]
