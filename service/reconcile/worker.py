@@ -236,10 +236,15 @@ class GroupWorker:
         return facts, changed
 
     def _circumstances(self, group: Group, now: int) -> list[Fact]:
-        """Deadlines that passed, and hosts that fell silent or answer again."""
+        """Deadlines that passed, and hosts that fell silent or answer again.
+
+        A database that is older than its hosts may have missed that a member was let run, or a group came up in time:
+        while that is so nobody is given up, and silence is told of such alone as it leaves where they are.
+        """
         facts: list[Fact] = []
+        older = self.context.custody.held
         deadline = next_deadline(group)
-        if (deadline and now >= deadline) or held_to_present(group, now) is not group:
+        if not older and ((deadline and now >= deadline) or held_to_present(group, now) is not group):
             facts.append(Ticked())
         for host_uuid in sorted({m.host_uuid for m in group.instances if m.host_uuid and m.status in PLACED}):
             monitor = self.context.monitors.get(host_uuid)
@@ -247,6 +252,8 @@ class GroupWorker:
                 continue  # right after a start, or after another replica took the host in, nobody knows yet
             silent = monitor.silent
             seated = [m for m in group.instances if m.host_uuid == host_uuid and m.status in PLACED]
+            if older and not all(m.was_resumed for m in seated):
+                continue
             if silent and any(not m.unknown_since for m in seated):
                 facts.append(HostSilent(host_uuid))
             elif not silent and any(m.unknown_since for m in seated):

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from service.domain.fleet import HostStatus
-from service.domain.groups import DeployRequest, FailurePolicy, GroupStatus
+from service.domain.groups import DeployRequest, FailurePolicy, Group, GroupStatus
 from service.domain.ownership import Holding, OwnerMark
 from service.drivers.base import Listing, MachineIdentity, MachineSpec, MachineState, ObservedMachine, UuidTaken
 from service.drivers.simulated import SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
 from service.reconcile.adoption import Adoption
+from service.reconcile.worker import GroupWorker
 from service.store import fleet, ownership
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
@@ -156,6 +157,42 @@ async def test_yesterdays_backup_ends_no_machine_and_waits_for_an_operator(tmp_p
         assert {q.holding for q in held} == {Holding.MACHINE}
         cpus = sum(q.resources["vcpu"] for q in held)
         await until(lambda: counted(plane, 1, cpus))
+
+
+async def test_a_backup_from_before_the_start_gives_up_nobody_for_time_or_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    look = GroupWorker._circumstances
+
+    def counted_look(worker: GroupWorker, group: Group, now: int) -> Any:
+        looks.append(group.uuid)
+        return look(worker, group, now)
+
+    path, old = tmp_path / "corral.db", tmp_path / "yesterday.db"
+    async with control_plane(hosts=ONE, url=f"sqlite:///{path}") as plane:
+        group = (await plane.deploy(DeployRequest(spec(1))))[-1].group
+        assert group is not None
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(old)) as target:
+            source.backup(target)
+        await plane.deploy(DeployRequest(spec(2)))
+        there = hosts_of(plane)
+        before = machines(there)
+    with closing(sqlite3.connect(old)) as backup:  # as it was a moment before GO, and its deadline is over now
+        backup.execute("UPDATE groups SET phase = 'creating', go = 0, served = 0, deadline_at = 1, lease_until = 0")
+        backup.execute("UPDATE instances SET status = 'Created', was_resumed = 0, unknown_since = 1")
+        backup.commit()
+    async with control_plane(hosts=ONE, url=f"sqlite:///{old}", there=there) as plane:
+        await status(plane, 1, HostStatus.AHEAD)
+        monkeypatch.setattr(GroupWorker, "_circumstances", counted_look)
+
+        async def is_looked_at_again() -> bool:
+            return len(looks) > 1
+
+        await until(is_looked_at_again)
+        found = await plane.groups.get(CALLER, group.uuid)
+        assert (found.failure, [(m.status.value, m.attempt) for m in found.instances]) == (None, [("Created", 1)])
+        assert machines(there) == before
 
 
 async def counted(plane: ControlPlane, number: int, cpus: int) -> bool:
