@@ -19,6 +19,14 @@ ABOVE = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "Mak
 GUIDES = ("deploy/README.md", "deploy/INSTALL.md", "deploy/RUNBOOKS.md")
 DOCUMENTS = (*ABOVE[:3], *GUIDES, "deploy/guest/README.md", "protos/README.md")
 TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
+MOST_LINES = 400
+LONG = {
+    "service/domain/groups.py": 440,  # what a request and a row hold, field by field
+    "service/planning/translate.py": 440,  # each rule of a request beside the others
+    "service/store/engine.py": 420,
+    "service/store/schema.py": 440,  # one table after the other
+}
+"""The most lines of a file of Python, and of the few that may have more."""
 NO_ROOM = {"__pycache__", "node_modules"}
 
 
@@ -137,6 +145,15 @@ def test_the_floors_are_those_that_are_enforced(room: str) -> None:
     (drawn,) = re.findall(rf"^{room}: ((?:.|\n(?= ))*)", MAP, re.MULTILINE)
     floors = [sorted(re.split(r"[|,]", floor)) for floor in re.sub(r"\s", "", drawn).split(">")]
     assert floors == [sorted(re.split(r" [|:] ", floor.strip("()"))) for floor in layers]
+
+
+def test_no_file_grows_into_two_rooms_in_one() -> None:
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in _sources() if path.suffix == ".py"
+    }
+    grown = {name: count for name, count in lines.items() if count > LONG.get(name, MOST_LINES)}
+    assert grown == {}, "CONTRIBUTING, style: split them where a real seam is"
+    assert all(lines[name] > MOST_LINES - 20 for name in LONG), "what is short again needs no exception"
 
 
 def test_what_code_and_tests_cite_exists() -> None:
