@@ -124,6 +124,10 @@ bench-planner: ## CPU time of a plan around the search: reading the fleet and te
 protos: ## generate the Python code and the reference of corral.v1
 	@$(BIN)/python protos/generate.py
 
+.PHONY: protos-archive
+protos-archive: ## pack the contract with all that it imports into dist/corral-protos.tar.gz, for callers in any language
+	@$(BIN)/python protos/generate.py archive dist/corral-protos.tar.gz
+
 .PHONY: coverage-table
 coverage-table: ## write protos/COVERAGE.md: which tests call which RPC
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.protos.coverage_table

@@ -3,7 +3,9 @@
 `python protos/generate.py` writes the generated files; `check` compares them with what is there. `lint` runs
 `buf lint`, and `buf breaking` against the contract of the last release, which lies beside the definitions as a
 descriptor image so that no tag is needed; `breaking --against REF` compares with a git revision, `release` renews the
-image. Everything works without a network: the googleapis definitions come from the installed googleapis-common-protos.
+image. `archive` packs the definitions with those of googleapis that they and the errors need, for callers in any
+language. Everything works without a network: the googleapis definitions come from the installed
+googleapis-common-protos.
 protoc runs in a process of its own, because grpc_tools and OR-Tools abort when one process loads both.
 """
 
@@ -11,13 +13,17 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import gzip
 import importlib.util
+import io
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
+import tomllib
 from pathlib import Path
 
 import reference
@@ -28,6 +34,10 @@ REFERENCE = "REFERENCE.md"
 RELEASED = ROOT / "released.binpb"
 """The contract of the last release, as `buf build` writes it."""
 GENERATED_PATTERNS = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
+ERRORS = ("google/rpc/code.proto", "google/rpc/error_details.proto", "google/rpc/status.proto")
+"""What the details of errors are written in; our definitions do not import it."""
+OPTIONS = Path("google/protobuf/descriptor.proto")
+"""Which options there are."""
 _SERVICE = re.compile(r"^service\s", re.MULTILINE)
 _IMPORT = re.compile(r'^import\s+(?:public\s+)?"([^"]+)";', re.MULTILINE)
 
@@ -53,10 +63,10 @@ def tool(name: str) -> str:
     return str(path)
 
 
-def copy_googleapis(target: Path) -> None:
-    """Copy the googleapis files that our definitions import, and what those import, below `target`."""
+def copy_googleapis(target: Path, *others: str) -> None:
+    """Copy the googleapis files that our definitions import, `others`, and what those import, below `target`."""
     site = _package_directory("google.api").parent.parent
-    pending = [name for file in proto_files() for name in _IMPORT.findall((ROOT / file).read_text())]
+    pending = [*others, *(name for file in proto_files() for name in _IMPORT.findall((ROOT / file).read_text()))]
     seen: set[str] = set()
     while pending:
         name = pending.pop()
@@ -163,6 +173,33 @@ def breaking(against: str) -> int:
         return _buf("breaking", "--against", str(old))
 
 
+def archive(target: Path) -> None:
+    """Write the definitions with all that they import as a .tar.gz; the same bytes from the same definitions."""
+    version = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["version"]
+    top = f"corral-protos-{version}"
+    with tempfile.TemporaryDirectory(prefix="corral-protos-") as temporary:
+        tree = Path(temporary)
+        (tree / PACKAGE).mkdir(parents=True)
+        for file in proto_files():
+            shutil.copyfile(ROOT / file, tree / file)
+        copy_googleapis(tree, *ERRORS)
+        # What else there is of google/protobuf comes with protoc. Debian 12's (3.21) does not know `debug_redact`.
+        (tree / OPTIONS).parent.mkdir(parents=True)
+        shutil.copyfile(_package_directory("grpc_tools") / "_proto" / OPTIONS, tree / OPTIONS)
+        for name in ("README.md", "REFERENCE.md"):
+            shutil.copyfile(ROOT / name, tree / name)
+        shutil.copyfile(ROOT.parent / "LICENSE", tree / "LICENSE")
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for path in sorted(path for path in tree.rglob("*") if path.is_file()):
+                content = path.read_bytes()
+                entry = tarfile.TarInfo(f"{top}/{path.relative_to(tree)}")
+                entry.size, entry.mode = len(content), 0o644
+                tar.addfile(entry, io.BytesIO(content))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(gzip.compress(packed.getvalue(), mtime=0))
+
+
 def main() -> int:
     """Command line; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -171,6 +208,8 @@ def main() -> int:
     commands.add_parser("check", help="fail where a generated file is not what the definitions generate")
     commands.add_parser("lint", help="run buf lint, and buf breaking against the last release")
     commands.add_parser("release", help="keep the definitions as the contract of the last release")
+    pack = commands.add_parser("archive", help="pack the definitions with all that they import as a .tar.gz")
+    pack.add_argument("target", type=Path)
     compare = commands.add_parser("breaking", help="run buf breaking")
     compare.add_argument("--against", required=True, metavar="REF", help="git revision to compare with")
     arguments = parser.parse_args()
@@ -184,6 +223,9 @@ def main() -> int:
             return lint()
         case "release":
             return release()
+        case "archive":
+            archive(arguments.target)
+            return 0
         case "breaking":
             return breaking(arguments.against)
         case _:

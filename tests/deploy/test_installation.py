@@ -89,14 +89,19 @@ def install(wheel: Path, directory: Path, *extras: str) -> Path:
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(directory)}))
     assert packages.is_dir()
     for found in closure(wheel, frozenset(extras)).values():
-        for file in found.files or ():
-            if ".." not in file.parts and "__pycache__" not in file.parts:
-                target = packages / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.symlink_to(Path(str(file.locate())))
+        link(found, packages)
     pip("--python", str(python), "install", "--no-deps", "--no-index", "--no-compile", str(wheel))
     pip("--python", str(python), "check")
     return python.parent
+
+
+def link(found: Distribution, packages: Path) -> None:
+    """Put a distribution of this environment into another one's packages."""
+    for file in found.files or ():
+        if ".." not in file.parts and "__pycache__" not in file.parts:
+            target = packages / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(Path(str(file.locate())))
 
 
 def missing(programs: Path, names: tuple[str, ...]) -> set[str]:
@@ -138,6 +143,28 @@ def test_the_command_and_the_client_work_without_extras(client: Path, tmp_path: 
             f"from service.client import CorralClient; print(*(g.name for g in CorralClient({service.grpc!r}).list()))"
         )
         assert run(client / "python", "-c", code) == "by the command\n"
+
+
+def test_a_program_with_the_client_is_checked_by_strict_types(client: Path, tmp_path: Path) -> None:
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(client.parent)}))
+    for name in ("types-grpcio", "types-protobuf"):
+        link(distribution(name), packages)
+    page = (ROOT / "deploy/clients/python.md").read_text()
+    (text,) = re.findall(r"^```python deploy\.py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    program = tmp_path / "deploy.py"
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache"),
+               "--python-executable", str(client / "python"), str(program)]  # fmt: skip
+
+    def checked(source: str) -> str:
+        program.write_text(source)
+        # Its own environment and directory: this project's sources are not in its sight.
+        return subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=240).stdout
+
+    assert checked(text).startswith("Success"), checked(text)
+    # The types are known, and not just any.
+    assert '"InstanceGroup" has no attribute "state"' in checked(
+        text.replace("print(group.status,", "print(group.state,")
+    )
 
 
 def test_what_is_pinned_for_the_client_is_what_it_requires(wheel: Path) -> None:

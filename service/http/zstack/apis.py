@@ -71,6 +71,9 @@ _IDENTITY = "org.zstack.header.identity"
 _HOST = "org.zstack.header.host"
 _ZONE = "org.zstack.header.zone"
 _GROUPS = "/ai/model-services/instances/groups"
+# The Go SDKs put `/actions` behind the uuid of every PUT, as most of ZStack's own paths have it.
+_GROUP = ("/model-service-instance-groups/{uuid}", "/model-service-instance-groups/{uuid}/actions")
+_MODEL_SERVICE = ("/ai/model-services/{uuid}", "/ai/model-services/{uuid}/actions")
 
 _TABLE = (
     # Sessions.
@@ -82,7 +85,7 @@ _TABLE = (
     # Groups.
     Api("DeployDistributedModelService", _AI, "PUT", ("/ai/model-services",), OPERATOR, job=True,
         descriptor=deploy_pb2.DeployDistributedModelServiceRequest.DESCRIPTOR, inventory=schema.GROUP),
-    Api("DeployModelService", _AI, "PUT", ("/ai/model-services/{uuid}",), OPERATOR, job=True,
+    Api("DeployModelService", _AI, "PUT", _MODEL_SERVICE, OPERATOR, job=True,
         descriptor=group_pb2.NodeSpec.DESCRIPTOR, inventory=schema.GROUP),
     Api("MatchModelServiceTemplateWithModel", _AI, "POST", ("/ai/model-services/templates",), VIEWER, job=True,
         descriptor=group_pb2.NodeSpec.DESCRIPTOR),
@@ -90,7 +93,7 @@ _TABLE = (
         query=True, inventory=schema.GROUP),
     Api("DeleteModelServiceInstanceGroup", _AI, "DELETE", (_GROUPS + "/{uuid}",), OPERATOR, job=True),
     Api("DeleteModelServiceInstanceGroups", _AI, "DELETE", (_GROUPS,), OPERATOR, job=True, lists=("uuids",)),
-    Api("UpdateModelServiceInstanceGroup", _AI, "PUT", ("/model-service-instance-groups/{uuid}",), OPERATOR,
+    Api("UpdateModelServiceInstanceGroup", _AI, "PUT", _GROUP, OPERATOR,
         job=True, descriptor=deploy_pb2.UpdateInstanceGroupRequest.DESCRIPTOR, inventory=schema.GROUP),
     Api("RestartModelServiceGroups", _AI, "PUT", ("/model-service-instance-groups",), OPERATOR, job=True),
     Api("QueryVmInstance", "org.zstack.header.vm", "GET", ("/vm-instances", "/vm-instances/{uuid}"), VIEWER,
@@ -99,7 +102,7 @@ _TABLE = (
     Api("QueryModelService", _AI, "GET", ("/ai/model-services", "/ai/model-services/{uuid}"),
         VIEWER, query=True, inventory=schema.MODEL_SERVICE),
     Api("AddModelService", _AI, "POST", ("/ai/model-services",), ADMIN, job=True, inventory=schema.MODEL_SERVICE),
-    Api("UpdateModelService", _AI, "PUT", ("/ai/model-services/{uuid}",), ADMIN, job=True,
+    Api("UpdateModelService", _AI, "PUT", _MODEL_SERVICE, ADMIN, job=True,
         inventory=schema.MODEL_SERVICE),
     Api("DeleteModelService", _AI, "DELETE", ("/ai/model-services/{uuid}",), ADMIN, job=True),
     Api("DeleteModelServices", _AI, "DELETE", ("/ai/model-services",), ADMIN, job=True, lists=("uuids",)),

@@ -123,17 +123,29 @@ def node(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**NODE, **changes}.items() if value is not None}
 
 
-def configuration(directory: Path, *, database: str = "", boot_ms: int = 10, http_port: int = 0) -> str:
+def configuration(
+    directory: Path,
+    *,
+    database: str = "",
+    boot_ms: int = 10,
+    http_port: int = 0,
+    network: str = "",
+    second: str = "4TiB",
+) -> str:
     """A configuration file: two hosts of 64 CPUs and 4 TiB in the documented zone, catalogue entry, accounts, a quota.
 
-    Without `database` (a file's name) all is kept in memory.
+    Without `database` (a file's name) all is kept in memory. `network`: TOML of the zone's. `second`: the second host's
+    memory.
     """
-    host = f"""
+
+    def host(memory: str) -> str:
+        return f"""
 zone = "zone-1"
 driver = "simulated"
 transport = "test"
-options = {{ boot_ms = {boot_ms}, call_ms = 0, memory = "4TiB" }}
+options = {{ boot_ms = {boot_ms}, call_ms = 0, memory = "{memory}" }}
 """
+
     accounts = "".join(
         f"""
 [[accounts]]
@@ -170,15 +182,16 @@ allow = ["127.0.0.1/32"]
 [[zones]]
 uuid = "{ZONE}"
 name = "zone-1"
+{network}
 [[clusters]]
 uuid = "{CLUSTER}"
 name = "rows"
 zone = "zone-1"
 [[hosts]]
 name = "host-1"
-cluster_uuid = "{CLUSTER}"{host}
+cluster_uuid = "{CLUSTER}"{host("4TiB")}
 [[hosts]]
-name = "host-2"{host}
+name = "host-2"{host(second)}
 [[images]]
 name = "guest"
 kernel = "vmlinuz"
@@ -191,10 +204,27 @@ supported_metrics = ["tokens_per_second"]
 {accounts}"""
 
 
+def recorded(directory: Path, database: str = "") -> str:
+    """The configuration that recorded SDKs talk to: all machines go to the first host, and have addresses.
+
+    So the same requests are answered by the same words.
+    """
+    network = """
+[zones.network]
+kind = "bridge"
+source = "br0"
+subnet = "10.9.0.0/24"
+gateway = "10.9.0.1"
+"""
+    return configuration(directory, database=database, network=network, second="1536MiB")
+
+
 @asynccontextmanager
-async def lab(directory: Path = Path("/nonexistent"), *, database: str = "", boot_ms: int = 10) -> AsyncIterator[Lab]:
-    """A running service, logged in as admin. See `configuration`."""
-    config = parse(configuration(directory, database=database, boot_ms=boot_ms), directory)
+async def lab(
+    directory: Path = Path("/nonexistent"), *, database: str = "", boot_ms: int = 10, text: str = ""
+) -> AsyncIterator[Lab]:
+    """A running service, logged in as admin. See `configuration`; `text`: another one."""
+    config = parse(text or configuration(directory, database=database, boot_ms=boot_ms), directory)
     with patch("service.wiring.upgrade", migrated):
         service = Service(config, planner=InlinePlanner())
     process = Process(service)
