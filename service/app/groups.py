@@ -294,7 +294,7 @@ class Groups(GroupIntents):
     async def follow_marked(
         self, group_uuid: str, after: int, *, marked: bool = True
     ) -> AsyncGenerator[Event | Bookmark, None]:
-        """As `follow`, with bookmarks while nothing happens where `marked`."""
+        """As `follow`. `marked`: with bookmarks while nothing happens."""
         feed = self._feed.follow(after, group_uuid=group_uuid, bookmarks=marked)
         async with aclosing(feed) as changes:
             async for event in changes:

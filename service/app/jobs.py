@@ -66,9 +66,9 @@ class Jobs:
         max_deliveries: int = 1024,
         webhook_tries: int = 15,
     ) -> None:
-        """`clock`: the database's time, ms; `leases_as_of`: by when others' leases are judged, where that is not the
-        same. `max_deliveries`: how many webhooks are told at a time. Slow ones take no room from running jobs: above
-        the number only calls that name a webhook are refused."""
+        """`clock`: the database's time, ms; `leases_as_of`: the time by which others' leases are judged, where it is
+        not the same. `max_deliveries`: how many webhooks are told at a time. Slow ones take no room from running jobs:
+        above the number only calls that name a webhook are refused."""
         self._perform = perform
         self._tell = deliver
         self._store = store

@@ -61,7 +61,7 @@ def json_line(message: Message) -> str:
 
 
 def yaml_document(value: Any) -> str:
-    """A document of YAML, `---` before it, no line break behind it."""
+    """A document of YAML, `---` before it, no line break at its end."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, explicit_start=True).rstrip("\n")
 
 

@@ -45,7 +45,7 @@ class ServerConfig:
     host_names: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     unix_mode: int = PRIVATE
-    """Of unix sockets' files."""
+    """The mode of the files of unix sockets."""
 
     @property
     def on_loopback(self) -> bool:

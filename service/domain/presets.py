@@ -18,7 +18,7 @@ from service.errors import FieldViolation
 CUSTOM = "custom"
 MOST_MEMBERS = 1024
 SUPERVISOR_PORT = 7431
-"""Where each member's supervisor tells its peers where it stands; no port of an engine's may be this."""
+"""The TCP port at which a member's supervisor tells its peers whether its engine listens; no engine may have it."""
 RANGES = "ranges"
 """A key beside the names of ports in the rendezvous document, so that no port can have this name."""
 

@@ -158,7 +158,7 @@ def _member_effect(group: Group, member: Instance, startable: frozenset[str], no
 
 
 def _startable(group: Group) -> frozenset[str]:
-    """Members that GO lets run now: those of whose group every member is ready that comes before them.
+    """Members that GO lets run now: all members that start before them are ready.
 
     Roles come one after the other, and with `sequential` the members of a role do too.
     """

@@ -36,7 +36,7 @@ def stay(member: Instance) -> Instance:
 
 
 def go_over(member: Instance, status: InstanceStatus, reason: str, now: int) -> Instance:
-    """The member as it begins a status. What does not serve any more cannot be moved as it runs: it leaves at once."""
+    """The member as it takes on a status. What serves no more cannot be moved as it runs: it leaves at once."""
     if member.move is MoveStage.WANTED and status in (S.CREATED, S.BOOTING, S.FAILING):
         return evict(member, now)
     return enter(member, status, reason, now)

@@ -38,7 +38,7 @@ RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 10.0
 SILENT_AFTER = 2
 FRESH_SECONDS = 45.0
-"""A probe that is slow, one that fails and the pauses between them are less."""
+"""A look is fresh for so long: longer than a slow probe, one that fails, and the pauses between them take together."""
 
 
 @dataclass(frozen=True, slots=True)

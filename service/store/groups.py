@@ -206,7 +206,7 @@ def take_due(
 ) -> tuple[tuple[str, int], ...]:
     """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first.
 
-    `leases_as_of`: by when leases are judged, where that is not `now`.
+    `leases_as_of`: the time (ms) by which leases are judged, where it is not `now`.
     """
     leases = now if leases_as_of is None else leases_as_of
     taken = []

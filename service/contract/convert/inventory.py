@@ -139,7 +139,7 @@ def placement(record: PlacementRecord, *, planned_only: bool = False) -> placeme
 
 
 def proof(value: Proof) -> placement_pb2.PlacementProof.ValueType:
-    """What has been proven."""
+    """How good a placement is proven to be."""
     return _PROOFS[value.value]
 
 

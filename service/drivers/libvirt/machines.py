@@ -215,7 +215,8 @@ class Machines:
         return found
 
     def define_again(self, work: Work, connection: Any, identity: MachineIdentity) -> None:
-        """Defines what runs without a definition as it is, with what it is told in confidence."""
+        """Gives a machine that runs without a definition one that is what it runs by, values included that libvirt
+        shows to its administrators alone."""
         seen = self._real(connection, identity)
         if seen is None or seen.state != libvirt.VIR_DOMAIN_RUNNING or seen.domain.isPersistent():
             return

@@ -34,7 +34,7 @@ from service.telemetry.grpc_metrics import Method
 
 PATH = "/web/events"
 PAUSE_SECONDS = 0.25
-"""Between two messages of changes."""
+"""The least time between two messages of changes."""
 _QUIET_SECONDS = 10.0
 _AHEAD = 4096
 """This many changes are read ahead of a page; a slower page is told later, from the store."""

@@ -29,7 +29,7 @@ SECURITY: Mapping[str, str] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Of every answer: the page may load and call its own service alone, and stand in no other page."""
+"""Headers of every answer: the page may load and call its own service alone, and stand in no other page."""
 
 
 class _File:
