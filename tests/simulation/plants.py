@@ -176,12 +176,6 @@ PLANTS: tuple[Plant, ...] = (
         Edit(MOVES, "        await self.source.driver.entomb(self.identity, budget_seconds=STEP_SECONDS)\n", ""),
         Edit(MOVES, "        if not await self.source.confirm_absent(self.identity.machine_uuid):\n            return _AGAIN\n", ""),
         theme="moves"),
-    one("a live move that is given up leaves its target open", MOVES,
-        "        await self.target.driver.entomb(self.identity, budget_seconds=STEP_SECONDS)\n", "", theme="moves"),
-    one("a live move that is given up is nowhere where its target is silent", MOVES,
-        "        if not self.trail.answered(self.key):\n            return _AGAIN\n", "",
-        Edit(MOVES, "        if here is None or here.state is not MachineState.RUNNING:\n            return _AGAIN\n", ""),
-        theme="moves"),
     # --- what is seen ---
     one("absence after one listing", MONITOR,
         "        second = await self.look()\n", "        second = first\n",
