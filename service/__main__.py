@@ -13,7 +13,7 @@ from pathlib import Path
 from service.config.file import Config, ConfigError, load, warnings
 from service.errors import CorralError
 from service.store.engine import DatabaseLocked
-from service.telemetry import logs
+from service.telemetry import logs, traces
 
 # How long a thread that computes keeps the interpreter while others wait. With Python's default of 5 ms the event loop
 # waits that long for the store's threads, several times a call.
@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "backup":
         return _backup(config, options.file)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    traces.configure()
     return asyncio.run(_serve(config, options.config))
 
 

@@ -8,8 +8,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from service.domain.tenants import Caller
+from service.telemetry import traces
 
 REQUEST_ID_KEY = "x-request-id"
+TRACEPARENT_KEY = "traceparent"
 FORWARDED = frozenset({"x-forwarded-for", "forwarded"})
 """Headers by which a proxy tells for whom it calls; such a caller does not have the proxy's own rights."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -34,6 +36,9 @@ def seconds_left(context: Any) -> float | None:
     return left
 
 
-def request_id_of(shown: object) -> str:
-    """The id that a caller chose (`x-request-id`) where it is fit for logs, else a new one."""
-    return shown if isinstance(shown, str) and _REQUEST_ID.fullmatch(shown) else uuid.uuid4().hex
+def request_id_of(shown: object, traceparent: object = None) -> str:
+    """The id that a caller chose (`x-request-id`) where it is fit for logs; else the trace that it says it is in
+    (`traceparent`); else a new one."""
+    if isinstance(shown, str) and _REQUEST_ID.fullmatch(shown):
+        return shown
+    return traces.trace_of(traceparent) or uuid.uuid4().hex

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import structlog
 from google.rpc import code_pb2
 
 from service.app.identity import OPEN, require
@@ -25,6 +24,7 @@ from service.contract.status import code_of, is_expected
 from service.contract.turns import Turn, Turns
 from service.domain.tenants import NOBODY, Caller
 from service.errors import CorralError, Overloaded, PermissionDenied, Unavailable
+from service.telemetry import logs, traces
 from service.telemetry.call_metrics import JOB, CallMetrics
 from service.telemetry.grpc_metrics import Method
 from service.telemetry.logs import get_logger
@@ -174,6 +174,16 @@ def _no_deadline() -> float | None:
     return None
 
 
+def named(request_id: str) -> AbstractContextManager[None]:
+    """In every log line inside stands which call and which trace it belongs to."""
+    return logs.about(request_id=request_id, trace_id=traces.trace_id(request_id))
+
+
+def _span(method: Method, request_id: str) -> AbstractContextManager[None]:
+    quiet = method.service.startswith(_QUIET_SERVICES)
+    return nullcontext() if quiet else traces.call(method.path, request_id)
+
+
 class CallFrame:
     """Frames the calls of all faces, which share its limits and turns."""
 
@@ -213,7 +223,7 @@ class CallFrame:
         streaming = method.streams
         self.metrics.started(face, method)
         self._active[streaming] += 1
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with named(request_id), _span(method, request_id):
             try:
                 if streaming:
                     self._streams.add(call)
@@ -241,7 +251,7 @@ class CallFrame:
         """
         call = FramedCall(self, JOB, method, request_id, "", None, _no_deadline)
         call._known(caller)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with named(request_id), traces.continued(request_id), traces.span(f"job {method.path}"):
             try:
                 yield call
             except asyncio.CancelledError:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.app.identity import Identities
 from service.contract import heartbeat
-from service.contract.call import REQUEST_ID_KEY, request_id_of
+from service.contract.call import REQUEST_ID_KEY, TRACEPARENT_KEY, request_id_of
 from service.contract.frame import CallerLeft, CallFrame, FramedCall
 from service.contract.heartbeat import beating
 from service.contract.roles import ROLES
@@ -90,7 +90,7 @@ class _Endpoint:
 
     async def answer(self, request: Request, send: Send) -> None:
         """Send the method's answer, or its error."""
-        request_id = request_id_of(request.headers.get(REQUEST_ID_KEY))
+        request_id = request_id_of(request.headers.get(REQUEST_ID_KEY), request.headers.get(TRACEPARENT_KEY))
         reply = Reply(request, send, request_id)
         framed = self._frame.call(JSON, self._method, request_id, peer=peer(request))
         try:

@@ -18,6 +18,7 @@ from placement.modes.moves import MadeRoom, Neighbours
 from service.errors import NotFound
 from service.planning.planner import Planned, Planner
 from service.planning.translate import GROUP_LABEL
+from service.telemetry import traces
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -113,9 +114,14 @@ class RecordingPlanner:
         project: str = "",
     ) -> Planned:
         """See `Planner.place`."""
-        planned = await self._planner.place(
-            snapshot, request, policy, budget_seconds=budget_seconds, answer_by=answer_by, project=project
-        )
+        values = {"corral.hosts": len(snapshot.hosts), "corral.nodes": len(request.nodes)}
+        with traces.span("planner place", values) as span:
+            planned = await self._planner.place(
+                snapshot, request, policy, budget_seconds=budget_seconds, answer_by=answer_by, project=project
+            )
+            if span is not None:
+                decided = planned.decision
+                span.set_attributes({"corral.status": decided.status.value, "corral.proof": decided.proof.value})
         decision, metrics = planned.decision, self._metrics
         metrics.plan_duration.labels(decision.stage, decision.proof.value).observe(planned.duration_ms / 1000)
         if decision.gap is not None:

@@ -48,6 +48,7 @@ from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.moves import LiveMove, Trail
 from service.serving.rendezvous import template
+from service.telemetry import traces
 from service.telemetry.metrics import Metrics
 from service.transactions.secrets import KnownSecrets
 
@@ -150,10 +151,11 @@ class MemberCalls:
                 budget + 2.0
             ):  # drivers keep the deadline themselves; this is for one with a bug
                 failpoint(f"{name}.before")
-                if isinstance(effect, Migrate | AbortMove):
-                    facts = await self._move(monitor, group, member, effect, sends)
-                else:
-                    facts = await self._call(monitor, group, member, effect, budget, hinted)
+                with traces.host_call(monitor.host.address.driver, name, monitor.host.name, member.uuid):
+                    if isinstance(effect, Migrate | AbortMove):
+                        facts = await self._move(monitor, group, member, effect, sends)
+                    else:
+                        facts = await self._call(monitor, group, member, effect, budget, hinted)
                 failpoint(f"{name}.after")
             if isinstance(effect, Create):
                 sends.maybe_arrived.add((member.uuid, member.attempt))

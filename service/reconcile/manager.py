@@ -15,6 +15,7 @@ from service.reconcile.worker import LEASE_MS, REST_MS, DatabaseTime, GroupWorke
 from service.store import clock, groups, ownership, waits
 from service.store.connection import Connection
 from service.store.waits import Wait
+from service.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,8 @@ class Reconciler:
 
     def _work(self, uuid: str, epoch: int, taken: DatabaseTime, *, hinted: bool) -> None:
         worker = GroupWorker(self._context, uuid, epoch, taken.read + LEASE_MS, taken, all_hinted=hinted)
-        task = asyncio.create_task(worker.run(), name=f"group {uuid}")
+        with logs.about(group=uuid):  # in every line of its work
+            task = asyncio.create_task(worker.run(), name=f"group {uuid}")
         self._workers[uuid] = worker
         self._tasks[uuid] = task
         task.add_done_callback(lambda done: self._ended(uuid, worker, done))

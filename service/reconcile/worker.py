@@ -22,8 +22,9 @@ from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
 from service.reconcile.placing import Placing
-from service.store import clock, groups
+from service.store import audit, clock, groups
 from service.store.connection import Connection
+from service.telemetry import logs, traces
 from service.transactions import changes
 from service.transactions.changes import LeaseLost
 
@@ -276,7 +277,7 @@ class GroupWorker:
                 continue
             hinted, slot.hinted = slot.hinted, False
             failpoint("worker.starting")
-            slot.task = asyncio.create_task(self._perform(group, effect, hinted), name=f"{self.uuid} {effect}")
+            slot.task = asyncio.create_task(self._traced(group, effect, hinted), name=f"{self.uuid} {effect}")
             slot.task.add_done_callback(lambda _task: self._wake.set())
 
     def _is_due(self, effect: Effect, slot: Slot, steady: int) -> bool:
@@ -286,6 +287,26 @@ class GroupWorker:
             return False
         slot.observed_at = steady
         return True
+
+    async def _traced(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
+        """Within the trace of the call that changed the group last, and with its ids in the log. Looks, of which there
+        are many and for ever, are in no trace."""
+        if not traces.on() or isinstance(effect, Observe):
+            return await self._perform(group, effect, hinted)
+        request_id = await self._cause()
+        values: traces.Values = {"corral.group": self.uuid, "corral.epoch": self.epoch}
+        with (
+            logs.about(request_id=request_id, trace_id=traces.trace_id(request_id)),
+            traces.continued(request_id),
+            traces.span(f"reconcile {type(effect).__name__.lower()}", values),
+        ):
+            return await self._perform(group, effect, hinted)
+
+    async def _cause(self) -> str:
+        try:
+            return await self.context.store.read(lambda c: audit.newest_request(c, self.uuid))
+        except Unavailable:
+            return ""  # a trace is less than the work
 
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         if isinstance(effect, Plan):

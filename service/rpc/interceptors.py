@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from service.contract.call import REQUEST_ID_KEY, request_id_of
+from service.contract.call import REQUEST_ID_KEY, TRACEPARENT_KEY, request_id_of
 from service.contract.frame import HEALTH, CallFrame, FramedCall
 from service.contract.roles import ROLES
 from service.contract.status import MethodUnimplemented, status_of
@@ -129,7 +129,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         await call.permit(lambda: self._identify(context), ROLES.get(call.method.path))
 
     async def _around(self, method: Method, context: Any, answer: Answer) -> Any:
-        request_id = request_id_of(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY))
+        shown = dict(context.invocation_metadata() or ())
+        request_id = request_id_of(shown.get(REQUEST_ID_KEY), shown.get(TRACEPARENT_KEY))
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         framed = self._frame.call(
             GRPC, method, request_id, peer=context.peer(), turn=_turn.get(), seconds_left=context.time_remaining

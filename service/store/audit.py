@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from service.domain.tenants import AuditEvent, AuditFilter
 from service.store import schema
 
 _RECORD = insert(schema.audit)
+_NEWEST = (
+    select(schema.audit.c.request_id)
+    .where(schema.audit.c.subject == bindparam("of"))
+    .order_by(schema.audit.c.id.desc())
+    .limit(1)
+)
 _EQUALS = ("project", "principal", "method", "subject", "request_id")
 
 
@@ -38,6 +44,12 @@ def record(
             "client_request_id": client_request_id,
         },
     )
+
+
+def newest_request(connection: Connection, subject: str) -> str:
+    """The request id of the last call that changed it; empty where none did, or where it had none."""
+    found = connection.scalar(_NEWEST, {"of": subject})
+    return "" if found is None else str(found)
 
 
 def page(connection: Connection, wanted: AuditFilter, before: int | None, limit: int) -> tuple[AuditEvent, ...]:

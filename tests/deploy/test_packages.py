@@ -163,7 +163,7 @@ def test_the_scripts_are_ones_that_a_shell_takes() -> None:
 
 
 def test_the_guides_configuration_for_three_servers_is_one_that_the_service_takes(tmp_path: Path) -> None:
-    (block,) = re.findall(r"<<END\n(.*?)\n    END\n", (DEPLOY / "INSTALL.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"<<END\n(.*?)\n    END\n", (ROOT / "deploy/INSTALL.md").read_text(), re.DOTALL)
     path = tmp_path / "corral.toml"
     path.write_text(re.sub(r"\$\(.*cut -c -64\)", "0" * 64, textwrap.dedent(block)))
     for name in ("server.pem", "server.key"):
@@ -228,6 +228,9 @@ class Root:
         run("mmdebstrap", "--quiet", "--variant=apt", "bookworm", directory, *mirror, seconds=900)
         (directory / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
         (directory / "usr/sbin/policy-rc.d").chmod(0o755)
+        # As a booted system has it: processes of the service share memory there.
+        (directory / "dev/shm").mkdir(exist_ok=True)
+        (directory / "dev/shm").chmod(0o1777)
 
     def run(self, script: str, seconds: int = 600) -> str:
         """What a shell in it tells. Raises AssertionError where it fails."""
