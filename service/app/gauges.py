@@ -38,7 +38,7 @@ class Gauges:
         self._metrics = metrics
         self._feed = feed
         self._working = working
-        self._missed = False
+        self._missed = 0
 
     async def refresh(self) -> None:
         """Read all of it again. Raises Unavailable.
@@ -49,14 +49,17 @@ class Gauges:
         metrics = self._metrics
         metrics.watch_streams.set(self._feed.followers)
         metrics.reconcile_workers.set(self._working())
-        missed, self._missed = self._missed, True
-        if missed:
-            self._tell(_Stored())
-        stored = await self._store.read(lambda connection: _read(connection, self._secrets))
+        try:
+            stored = await self._store.read(lambda connection: _read(connection, self._secrets))
+        except BaseException:  # a scrape that waited too long is cancelled
+            self._missed += 1
+            if self._missed > 1:
+                self._tell(_Stored())
+            raise
         self._tell(stored)
         metrics.events_revision.set(stored.revision)
         metrics.database_size.set(stored.size)
-        self._missed = False
+        self._missed = 0
 
     def _tell(self, stored: _Stored) -> None:
         metrics = self._metrics
