@@ -218,6 +218,17 @@ CORRAL_SERVER=unix:/run/corral/grpc.sock corral VERB || {{ cat /tmp/corral.log; 
 """
 
 
+UNDER_SYSTEMD = f"""
+until systemctl is-active --quiet corral; do sleep 0.2; done
+printf %s '{REQUEST.replace("first", "second")}' >/root/second.json
+corral deploy -f /root/second.json
+systemctl reload corral
+until journalctl -u corral --no-pager | grep 'was read again'; do sleep 0.2; done
+echo "after the reload: $(systemctl is-active corral)"
+systemctl stop corral
+"""
+
+
 class Root:
     """A fresh Debian 12 in a directory. Commands run in it in their own process and mount namespaces."""
 
@@ -237,6 +248,35 @@ class Root:
         space = ("unshare", "--mount", "--pid", "--fork", "--kill-child", f"--root={self.directory}", "--mount-proc")
         clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
         return run(*space, "sh", "-euc", script, seconds=seconds, env=clean)
+
+    def booted(self, script: str) -> str:
+        """What a shell tells while the root's own systemd runs, with the unit as it is installed. Without a network."""
+        nspawn = (
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            "--private-network",
+            "--boot",
+            "--console=pipe",
+        )
+        system = subprocess.Popen(
+            [*nspawn, "-D", str(self.directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            children = Path(f"/proc/{system.pid}/task/{system.pid}/children")
+            deadline = time.monotonic() + 60
+            while not children.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            inside = ("nsenter", "--all", "--target", children.read_text().split()[0])
+            return run(*inside, "sh", "-euc", script, seconds=300)
+        finally:
+            system.terminate()  # which powers it off in order
+            system.wait(60)
 
     def files(self) -> set[str]:
         """Every path that has Corral's name in it, and all that lies below such."""
@@ -307,6 +347,13 @@ def test_the_package_is_installed_upgraded_and_removed_in_a_fresh_debian(
     running = time.monotonic()
     assert "first: Running" in told
     print(f"\ninstalled in {installed - started:.1f} s, first Running {running - installed:.1f} s after that")
+
+    if shutil.which("systemd-nspawn") and shutil.which("nsenter"):
+        root.run("apt-get install -q -y --no-install-recommends systemd systemd-sysv")
+        told = root.booted(UNDER_SYSTEMD)
+        assert "second: Running" in told
+        assert "active" in told.split("after the reload: ")[1]
+        assert "was read again" in told
 
     # An upgrade keeps the configuration that was changed, and the database with its groups.
     shutil.copy(newer(package, tmp_path), root.directory / "tmp/newer.deb")
