@@ -179,7 +179,7 @@ class Evacuation:
         gangs: list[Leaving] = []
         live: dict[str, frozenset[str]] = {}
         for group in situation.seated:
-            request = _request(group, uuid, self._clock(), situation.snapshot)
+            request = _request(group, uuid, self._clock(), situation)
             if request is None:
                 continue
             takers = self._live(group, {node.id for node in request.nodes})
@@ -317,7 +317,7 @@ def _situation(connection: Connection, reader: FleetReader, uuid: str, etag: str
     return _Situation(host, tuple(seated), hosts, snapshot)
 
 
-def _request(group: Group, host_uuid: str, now: int, snapshot: Snapshot) -> PlacementRequest | None:
+def _request(group: Group, host_uuid: str, now: int, situation: _Situation) -> PlacementRequest | None:
     """The group's members on the host as a gang that needs room elsewhere; None where all of them only have to go, or
     have room elsewhere already and are on their way there."""
     homeless = _homeless(group, host_uuid, now)
@@ -328,7 +328,8 @@ def _request(group: Group, host_uuid: str, now: int, snapshot: Snapshot) -> Plac
     if not seeking:
         return None
     others = (m for m in homeless.instances if m.status is not S.PENDING or m.uuid in seeking)
-    request = translate.request(replace(homeless, instances=tuple(others)), snapshot)
+    moved = replace(homeless, instances=tuple(others))
+    request = translate.request(moved, situation.snapshot, situation.hosts)
     return replace(request, excluded_hosts=request.excluded_hosts | {host_uuid})
 
 

@@ -147,6 +147,8 @@ class Fleet(Zones, Clusters):
                 virt_type=facts.virt_type,
                 total=facts.total,
                 foreign=facts.foreign,
+                beside=facts.beside,
+                guests=facts.guests,
                 now=now,
             )
             operator_changes.made(connection, caller, "AddHost", request.request_id, request, host.uuid, now)

@@ -201,7 +201,7 @@ class Groups(GroupIntents):
         group, hosts, snapshot = await self._store.read(lambda c: self.foreseen(c, caller, request))
         planned = await self._planner.place(
             snapshot,
-            translate.request(group, snapshot),
+            translate.request(group, snapshot, hosts),
             Policy(),
             budget_seconds=self._limits.plan_seconds,
             answer_by=answer_by,

@@ -75,11 +75,11 @@ class RoomPlans:
         group, hosts, snapshot, others = await self._store.read(read)
         now = self._clock()
         movable = {m.uuid: (other, m) for other in others for m in _movable(other, now)}
-        seated = (translate.neighbours(o, frozenset(m.uuid for m in _movable(o, now)), snapshot) for o in others)
+        seated = (translate.neighbours(o, frozenset(m.uuid for m in _movable(o, now)), snapshot, hosts) for o in others)
         neighbours: tuple[Neighbours, ...] = tuple(one for one in seated if one is not None)
         room = await self._planner.make_room(
             snapshot,
-            translate.request(group, snapshot),
+            translate.request(group, snapshot, hosts),
             neighbours,
             budget_seconds=ROOM_SECONDS,
             answer_by=answer_by,

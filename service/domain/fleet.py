@@ -140,8 +140,9 @@ class HostAddress:
 class Host:
     """A hypervisor or bare-metal machine. All amounts are named integer vectors.
 
-    `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours;
-    `used`: the sum of committed claims. `allocatable` = floor((total - reserved) * ratio).
+    `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours,
+    and by the hypervisor for its guests, `beside` for each of ours; `used`: the sum of committed claims.
+    `allocatable` = floor((total - reserved) * ratio).
     `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
     that it is this database's, which is carried out when it is next looked at.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
@@ -165,6 +166,7 @@ class Host:
     allocatable: Mapping[str, int] = field(default_factory=dict)
     foreign: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
+    beside: Mapping[str, int] = field(default_factory=dict)
     virt_type: str = ""
     description: str = ""
     cluster_uuid: str = ""

@@ -69,13 +69,14 @@ class HostRecord:
     """What the database knows of a host: its uuid, the hypervisor that it was so far (empty: not seen yet), and the
     name of another host that is this hypervisor (empty: none). `claim_ordered`: its operator's word that it is ours.
     `ahead`: it was found to be so, or did not answer when the database was taken on as an older copy, and no word of
-    its operator has come since."""
+    its operator has come since. `marked`: a generation that its mark was seen to have for a while; 0 for none."""
 
     uuid: str
     hypervisor: str = ""
     twin: str = ""
     claim_ordered: bool = False
     ahead: bool = False
+    marked: int = 0
 
 
 def judge(
@@ -117,6 +118,14 @@ def judge(
         return Verdict(
             Standing.MISMATCHED,
             f"it was host {mark.host} for this database: give the host that uuid again, or claim it",
+        )
+    if mark is not None and mark.generation < record.marked:
+        # A mark only rises, and this one was seen to stand: what answers was copied, or put back, before that.
+        return Verdict(
+            Standing.MISMATCHED,
+            f"it bears an older mark of this database (generation {mark.generation}) than this host has borne "
+            f"({record.marked}): a copy of the hypervisor answers at its address, or it was put back from a backup; "
+            "end the copy, or claim the host",
         )
     newest = max(newest_machine, mark.generation if mark is not None else 0)
     if record.ahead and newest <= generation:

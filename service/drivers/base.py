@@ -227,7 +227,8 @@ class HostFacts:
 
     `total` is what machines can be given: without memory that is set aside as huge pages.
     `foreign`: what machines without this cluster's tag hold (not what they could be given as they run), without stopped
-    ones that do not autostart; and what the hypervisor takes for itself beside its guests' memory.
+    ones that do not autostart; and what the hypervisor takes for itself beside their memory.
+    `beside`: what the hypervisor takes for each guest of ours beside what the guest is given; `guests`: how many run.
     `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why.
     `hypervisor`: the machine's own uuid, whatever address it is reached by; empty where its kind has none.
     `mark`: the owner's mark that it bears, None where it bears none.
@@ -245,6 +246,8 @@ class HostFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     hypervisor: str = ""
     mark: OwnerMark | None = None
+    beside: Mapping[str, int] = field(default_factory=dict)
+    guests: int = 0
 
 
 MachineHint = Callable[[str, MachineIdentity | None], None]

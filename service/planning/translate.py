@@ -157,11 +157,22 @@ def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str,
     return {GROUP_LABEL: group, **{APART_LABEL + other: "yes" for other in sorted(apart.get(group, ()))}}
 
 
-def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
+def beside(hosts: Iterable[FleetHost]) -> dict[str, int]:
+    """What a member takes of a host beside what it claims: the most on any host that is open."""
+    most: dict[str, int] = {}
+    for host in hosts:
+        for name, amount in host.beside.items() if host.schedulable else ():
+            most[name] = max(amount, most.get(name, 0))
+    return most
+
+
+def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str, FleetHost] | None = None) -> Request:
     """The group's pending members as one gang; those that are seated stay where they are.
 
-    `fleet_now`: groups in it that are to be apart from this one are kept away from, whichever came first.
+    `fleet_now`: groups in it that are to be apart from this one are kept away from, whichever came first. `hosts`: the
+    same fleet's rows. A member needs room for what it claims and for what its hypervisor takes beside.
     """
+    more = beside((hosts or {}).values())
     policy = group.spec.placement
     labels = {GROUP_LABEL: group.uuid}
     staying = {m.uuid: m.target_host_uuid or m.host_uuid for m in group.instances if _stays(m)}
@@ -176,7 +187,7 @@ def request(group: Group, fleet_now: Snapshot | None = None) -> Request:
         nodes=tuple(
             Node(
                 id=m.uuid,
-                demand=_asked(m.spec, of_any_model),
+                demand=total((_asked(m.spec, of_any_model), more)),
                 zone=m.spec.zone_uuid or None,
                 labels=labels,
                 host_labels=_host_labels(m.spec, policy),
@@ -385,20 +396,24 @@ def _rules_named(explanation: Explanation, group: Group) -> str:
     return f" ({'; '.join(named)})" if named else ""
 
 
-def move_request(group: Group, member: Instance, fleet_now: Snapshot, targets: frozenset[str]) -> Request:
-    """The member alone, on one of `targets` (host uuids); its fellows stay where they are."""
+def move_request(
+    group: Group, member: Instance, fleet_now: Snapshot, hosts: Mapping[str, FleetHost], targets: frozenset[str]
+) -> Request:
+    """The member alone, on one of `targets` (host uuids); its fellows stay where they are. `hosts`: see `request`."""
     # It runs with the devices that it has, wherever it goes.
     spec = replace(member.spec, gpus=member.spec.held_gpus, devices=())
     leaving = replace(member, spec=spec, status=InstanceStatus.PENDING, host_uuid="")
     others = tuple(m for m in group.instances if m.uuid != member.uuid and m.status is not InstanceStatus.PENDING)
-    asked = request(replace(group, instances=(*others, leaving)), fleet_now)
+    asked = request(replace(group, instances=(*others, leaving)), fleet_now, hosts)
     return replace(asked, excluded_hosts=frozenset(h.id for h in fleet_now.hosts) - targets)
 
 
-def neighbours(group: Group, movable: frozenset[str], fleet_now: Snapshot) -> Neighbours | None:
+def neighbours(
+    group: Group, movable: frozenset[str], fleet_now: Snapshot, hosts: Mapping[str, FleetHost]
+) -> Neighbours | None:
     """The members of a group that may move, each in its zone and at the cost of its memory; None where there are none.
 
-    `movable`: uuids of seated members. The others stay, and count for the group's rules.
+    `movable`: uuids of seated members. The others stay, and count for the group's rules. `hosts`: see `request`.
     """
     if not movable:
         return None
@@ -408,7 +423,7 @@ def neighbours(group: Group, movable: frozenset[str], fleet_now: Snapshot) -> Ne
         for m in group.instances
         if m.uuid in movable or m.status is not InstanceStatus.PENDING
     )
-    asked = request(replace(group, instances=seats), fleet_now)
+    asked = request(replace(group, instances=seats), fleet_now, hosts)
     return Neighbours(
         tuple(replace(node, zone=members[node.id].zone_uuid) for node in asked.nodes),
         {uuid: member.spec.memory_size for uuid, member in members.items()},

@@ -68,6 +68,10 @@ class Custody:
         stands = await driver.leave_mark(mark, budget_seconds=MARK_SECONDS)
         return replace(stands, generation=0) == replace(mark, generation=0)
 
+    async def keep(self, host: Host, mark: OwnerMark) -> None:
+        """The host has borne this mark for a while: a copy of it that was made before is told by its older one."""
+        await self.store.write(lambda c: ownership.set_marked(c, host.uuid, mark.generation))
+
     async def unmark(self, host: Host, driver: HostDriver, *, silent: bool) -> None:
         """A host has left the fleet: it bears the mark no more, or the log says that it still does."""
         mark = OwnerMark(self.installation.database, host.uuid, 0)

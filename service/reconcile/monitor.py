@@ -34,6 +34,8 @@ EVERY_SECONDS = 5.0
 COMPARE_SECONDS = 20.0
 MARK_EVERY_SECONDS = 3600.0
 MARK_AFTER_CHANGE_SECONDS = 60.0
+MARK_STANDS_SECONDS = 30.0
+"""A mark that was seen again so long after it was left is on the host's disk, whatever power it loses."""
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 10.0
 SILENT_AFTER = 2
@@ -79,6 +81,7 @@ class HostMonitor:
         self._admitted: tuple[str, OwnerMark | None] | None = None
         self._marked_at = -MARK_EVERY_SECONDS
         self._acted = False
+        self._kept: OwnerMark | None = None
         self._held: Mapping[str, int] = {}
         self.facts: HostFacts | None = None
 
@@ -238,6 +241,8 @@ class HostMonitor:
                     virt_type=facts.virt_type,
                     total=facts.total,
                     foreign=facts.foreign,
+                    beside=facts.beside,
+                    guests=facts.guests,
                 )
             )
             failpoint("monitor.recorded")
@@ -258,8 +263,12 @@ class HostMonitor:
         """
         now = asyncio.get_running_loop().time()
         pause = MARK_AFTER_CHANGE_SECONDS if self._acted else MARK_EVERY_SECONDS
-        if self._admitted == (facts.hypervisor, facts.mark) and not self._silent and now < self._marked_at + pause:
-            return True
+        if self._admitted == (facts.hypervisor, facts.mark) and not self._silent:
+            if facts.mark is not None and self._kept != facts.mark and now >= self._marked_at + MARK_STANDS_SECONDS:
+                await self._custody.keep(self.host, facts.mark)
+                self._kept = facts.mark
+            if now < self._marked_at + pause:
+                return True
         look = await self.look()  # the generation that its machines bear belongs to what is judged
         verdict = await self._custody.admit(self.host, self.driver, facts, look.listing.machines)
         failpoint("monitor.judged")

@@ -126,11 +126,11 @@ class Placing:
 
         hosts, snapshot = await self.context.store.read(look)
         planned = await self._decide(
-            snapshot, translate.request(group, snapshot), group.project, self._search, attempt, alone=alone
+            snapshot, translate.request(group, snapshot, hosts), group.project, self._search, attempt, alone=alone
         )
         if planned.decision.status is not Status.PLACED and group.excluded_hosts:
             # Hosts where a member failed are shunned while there are others, not at the price of the group.
-            everywhere = replace(translate.request(group, snapshot), excluded_hosts=frozenset())
+            everywhere = replace(translate.request(group, snapshot, hosts), excluded_hosts=frozenset())
             planned = await self._decide(snapshot, everywhere, group.project, self._search, attempt, alone=alone)
         decision = planned.decision
         if decision.status is not Status.PLACED:
@@ -158,7 +158,7 @@ class Placing:
     ) -> EffectResult | None:
         hosts, snapshot = await self.context.store.read(fleet_reader.read_fleet)
         targets = self.context.calls.live_targets(group, member)
-        request = translate.move_request(group, member, snapshot, targets)
+        request = translate.move_request(group, member, snapshot, hosts, targets)
         search = self._move_searches.setdefault((member.uuid, member.attempt), Search())
         decision = (
             (await self._decide(snapshot, request, group.project, search, attempt, alone=alone)).decision

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from service.domain.fleet import HostState, HostStatus, Size
 from service.domain.groups import Seat
@@ -52,12 +65,19 @@ _ANY_HOST = (
     .where(schema.hosts.c.uuid == bindparam("host"))
     .values(generation=schema.hosts.c.generation + 1)
 )
+# Those of others that claim at the same time are counted: `take` has locked the host's row before.
+_GUESTS = (
+    select(func.count())
+    .where(_CLAIMS.c.host_uuid == _RESOURCES.c.host_uuid, _CLAIMS.c.resource == _RESOURCES.c.resource)
+    .scalar_subquery()
+)
+_BESIDE = case((_RESOURCES.c.beside == 0, 0), else_=_RESOURCES.c.beside * (_GUESTS + bindparam("guests")))
 _USE = (
     update(_RESOURCES)
     .where(
         _RESOURCES.c.host_uuid == bindparam("host"),
         _RESOURCES.c.resource == bindparam("what"),
-        _RESOURCES.c.used + _RESOURCES.c.foreign_used + bindparam("more") <= _RESOURCES.c.usable,
+        _RESOURCES.c.used + _RESOURCES.c.foreign_used + _BESIDE + bindparam("more") <= _RESOURCES.c.usable,
     )
     .values(used=_RESOURCES.c.used + bindparam("more"))
 )
@@ -104,15 +124,17 @@ def take(
     if not alone and connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": FLEET_LOCK})
     sums: dict[tuple[str, str], int] = defaultdict(int)
+    guests: dict[tuple[str, str], int] = defaultdict(int)
     for seat in seats:
         for resource, amount in seat.resources.items():
             sums[seat.host_uuid, resource] += amount
+            guests[seat.host_uuid, resource] += 1
     for host_uuid in sorted({seat.host_uuid for seat in seats}):
         _open_host(connection, host_uuid, there=there)
     failpoint("claim.hosts_open")
     for (host_uuid, resource), amount in sorted(sums.items()):
         if amount:
-            _use(connection, host_uuid, resource, amount)
+            _use(connection, host_uuid, resource, amount, guests[host_uuid, resource])
     failpoint("claim.used")
     rows = [
         {
@@ -203,6 +225,16 @@ def spare_hosts(connection: Connection) -> int:
     return int(connection.scalar(_SPARE) or 0)
 
 
+def guests(connection: Connection, hosts: Sequence[str] | None = None) -> Mapping[tuple[str, str], int]:
+    """(host uuid, resource) -> how many attempts claim it there (of these hosts)."""
+    table = schema.claims
+    query = select(table.c.host_uuid, table.c.resource, func.count().label("n"))
+    if hosts is not None:
+        query = query.where(table.c.host_uuid.in_(hosts))
+    counted = connection.execute(query.group_by(table.c.host_uuid, table.c.resource))
+    return {(r.host_uuid, r.resource): int(r.n) for r in counted}
+
+
 def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], frozenset[str]]:
     """(instance, attempt) -> hosts of all claims of a group: one, or two while the attempt is moved live."""
     found: dict[tuple[str, int], set[str]] = defaultdict(set)
@@ -226,8 +258,9 @@ def _open_host(connection: Connection, host_uuid: str, *, there: bool) -> None:
         raise ClaimLost(f"host {host_uuid} takes no claims now")
 
 
-def _use(connection: Connection, host_uuid: str, resource: str, amount: int) -> None:
-    if connection.execute(_USE, {"host": host_uuid, "what": resource, "more": amount}).rowcount != 1:
+def _use(connection: Connection, host_uuid: str, resource: str, amount: int, guests: int) -> None:
+    values = {"host": host_uuid, "what": resource, "more": amount, "guests": guests}
+    if connection.execute(_USE, values).rowcount != 1:
         raise ClaimLost(f"host {host_uuid} has less than {amount} {resource} left")
 
 

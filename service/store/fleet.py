@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, or_, se
 from service.domain.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.domain.groups import InstanceStatus
 from service.errors import NotFound
-from service.store import fleet_events, rows, schema, settings
+from service.store import claims, fleet_events, rows, schema, settings
 from service.store.catalog import model_services, put_model_service
 from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 
+_MANY = 2_000  # of so many hosts or more all are read: one statement cannot name more
 # Statements that run with every probe and plan are made once.
 _ZONES = select(schema.zones)
 _HOSTS = select(schema.hosts).order_by(schema.hosts.c.uuid)
@@ -64,7 +65,10 @@ _SET_VECTOR = update(schema.host_resources).where(
 _MARKED = ("uuid", "created_at", "version", "generation", "state", "status", "status_reason", "boot_id", "virt_type")
 _MARKS = select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid)
 _AMOUNTS = select(
-    *(schema.host_resources.c[name] for name in ("host_uuid", "resource", "total", "usable", "foreign_used", "used"))
+    *(
+        schema.host_resources.c[name]
+        for name in ("host_uuid", "resource", "total", "usable", "foreign_used", "beside", "used")
+    )
 ).order_by(schema.host_resources.c.host_uuid, schema.host_resources.c.resource)
 _ALL_VECTORS = select(schema.host_resources)
 _VECTORS = _ALL_VECTORS.where(schema.host_resources.c.host_uuid.in_(bindparam("of", expanding=True)))
@@ -176,7 +180,8 @@ def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping
     vectors = _vectors(connection, uuids)
     query = _HOSTS if uuids is None else _HOSTS.where(schema.hosts.c.uuid.in_(uuids))
     found = connection.execute(query)
-    return {row.uuid: _host(row, vectors.get(row.uuid, {})) for row in found}
+    guests = _guests(connection, vectors)
+    return {row.uuid: _host(row, vectors.get(row.uuid, {}), guests) for row in found}
 
 
 def marks(connection: Connection) -> Mapping[str, Hashable]:
@@ -198,7 +203,8 @@ def host(connection: Connection, uuid: str, *, lock: bool = False) -> Host:
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFound("host", uuid)
-    return _host(row, _vectors(connection, [uuid]).get(uuid, {}))
+    vectors = _vectors(connection, [uuid])
+    return _host(row, vectors.get(uuid, {}), _guests(connection, vectors))
 
 
 def page_of_hosts(
@@ -228,7 +234,8 @@ def page_of_hosts(
         query = query.where(table.c.uuid.in_(select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.group_uuid.in_(of_project))))
     found = connection.execute(query).all()
     vectors = _vectors(connection, [row.uuid for row in found])
-    return tuple(_host(row, vectors.get(row.uuid, {})) for row in found)
+    guests = _guests(connection, vectors)
+    return tuple(_host(row, vectors.get(row.uuid, {}), guests) for row in found)
 
 
 def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, HostLoad]:
@@ -280,9 +287,13 @@ def set_facts(
     virt_type: str,
     total: Mapping[str, int],
     foreign: Mapping[str, int],
+    beside: Mapping[str, int] | None = None,
+    guests: int = 0,
     now: int | None = None,
 ) -> None:
     """Record a probe: the host is connected, its totals, what others hold, and what is allocatable.
+
+    `beside`: what each of our guests takes beside its claim; `guests`: how many run, those without a claim included.
 
     Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
     meanwhile. Does nothing where the host is gone.
@@ -295,11 +306,14 @@ def set_facts(
     operators = decode_known(Host, row.document)
     overcommit = policy(settings.overcommit(connection), zones(connection), operators)
     total = {**total, **operators.capacity_override}
+    claimed = claims.guests(connection, [uuid]) if (beside := beside or {}) else {}
+    unclaimed = {name: each * max(0, guests - claimed.get((uuid, name), 0)) for name, each in beside.items()}
     wanted = {
         resource: {
             "total": total.get(resource, 0),
             "usable": overcommit.allocatable(resource, total.get(resource, 0)),
-            "foreign_used": foreign.get(resource, 0),
+            "foreign_used": foreign.get(resource, 0) + unclaimed.get(resource, 0),
+            "beside": beside.get(resource, 0),
         }
         for resource in sorted({*known, *total})
     }
@@ -343,7 +357,7 @@ def _plain(host: Host) -> Host:
     """The host as its operator defines it."""
     return replace(
         host,
-        total={}, allocatable={}, foreign={}, used={},
+        total={}, allocatable={}, foreign={}, used={}, beside={},
         status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="", hypervisor="", claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
@@ -361,7 +375,13 @@ def _zone(row: Row[Any]) -> Zone:
     return replace(decode_known(Zone, row.document), **rows.stamps(row))
 
 
-def _host(row: Row[Any], vectors: Mapping[str, Row[Any]]) -> Host:
+def _guests(connection: Connection, vectors: Mapping[str, Mapping[str, Row[Any]]]) -> Mapping[tuple[str, str], int]:
+    """See `claims.guests`; where each takes something beside its claim."""
+    of = [uuid for uuid, known in vectors.items() if any(v.beside for v in known.values())]
+    return claims.guests(connection, of if len(of) < _MANY else None) if of else {}
+
+
+def _host(row: Row[Any], vectors: Mapping[str, Row[Any]], guests: Mapping[tuple[str, str], int]) -> Host:
     return replace(
         decode_known(Host, row.document),
         state=HostState(row.state),
@@ -373,7 +393,8 @@ def _host(row: Row[Any], vectors: Mapping[str, Row[Any]]) -> Host:
         claim_ordered=row.claim_ordered,
         total={name: int(v.total) for name, v in vectors.items()},
         allocatable={name: int(v.usable) for name, v in vectors.items()},
-        foreign={name: int(v.foreign_used) for name, v in vectors.items()},
+        foreign={n: int(v.foreign_used) + int(v.beside) * guests.get((row.uuid, n), 0) for n, v in vectors.items()},
+        beside={name: int(v.beside) for name, v in vectors.items() if v.beside},
         used={name: int(v.used) for name, v in vectors.items()},
         **rows.stamps(row),
     )

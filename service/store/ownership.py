@@ -36,7 +36,7 @@ _HELD_OF = select(_QUARANTINE).where(
 _AHEAD = select(_HOSTS.c.name).where(_HOSTS.c.ahead).order_by(_HOSTS.c.name)
 _SAID_AHEAD = select(_HOSTS.c.uuid, _HOSTS.c.status_reason).where(_HOSTS.c.status == HostStatus.AHEAD.value)
 _HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
-_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead).where(
+_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead, _HOSTS.c.marked).where(
     _HOSTS.c.uuid == bindparam("of")
 )
 _TWIN = select(_HOSTS.c.name).where(_HOSTS.c.hypervisor == bindparam("hypervisor"), _HOSTS.c.uuid != bindparam("of"))
@@ -147,7 +147,7 @@ def host_record(connection: Connection, host_uuid: str, hypervisor: str) -> Host
     if row is None:
         return None
     twin = connection.scalar(_TWIN, {"hypervisor": hypervisor, "of": host_uuid}) if hypervisor else None
-    return HostRecord(host_uuid, row.hypervisor or "", twin or "", row.claim_ordered, row.ahead)
+    return HostRecord(host_uuid, row.hypervisor or "", twin or "", row.claim_ordered, row.ahead, row.marked)
 
 
 def knows(connection: Connection, host_uuid: str) -> bool:
@@ -166,17 +166,20 @@ def set_hypervisor(connection: Connection, host_uuid: str, hypervisor: str) -> N
 
     Raises AlreadyExists where another host is it.
     """
+    marked = case((_HOSTS.c.claim_ordered, 0), else_=_HOSTS.c.marked)
+    values = {"hypervisor": hypervisor or None, "claim_ordered": False, "ahead": False, "marked": marked}
+    row = update(_HOSTS).where(_HOSTS.c.uuid == host_uuid)
     try:
         with connection.begin_nested():
-            connection.execute(
-                update(_HOSTS)
-                .where(_HOSTS.c.uuid == host_uuid)
-                .values(
-                    hypervisor=hypervisor or None, claim_ordered=False, ahead=False, generation=_HOSTS.c.generation + 1
-                )
-            )
+            connection.execute(row.values(generation=_HOSTS.c.generation + 1, **values))
     except IntegrityError as error:
         raise AlreadyExists("host", host_of_hypervisor(connection, hypervisor) or "") from error
+
+
+def set_marked(connection: Connection, host_uuid: str, generation: int) -> None:
+    """The host's mark was seen to have this generation for a while: an older one is no longer its own."""
+    older = and_(_HOSTS.c.uuid == host_uuid, _HOSTS.c.marked < generation)
+    connection.execute(update(_HOSTS).where(older).values(marked=generation))
 
 
 def set_ahead(connection: Connection, host_uuid: str) -> None:

@@ -99,6 +99,8 @@ hosts = Table(
     Column("claim_ordered", Boolean, nullable=False, default=False),
     # It has seen a later generation than this database had then; false again once its operator has decided.
     Column("ahead", Boolean, nullable=False, default=False),
+    # The latest generation that its mark was seen to have for a while; a mark with an older one is a copy's.
+    Column("marked", BigInteger, nullable=False, default=0),
     Index(None, "zone_uuid"),
 )
 
@@ -112,6 +114,8 @@ host_resources = Table(
     Column("total", BigInteger, nullable=False, default=0),
     Column("usable", BigInteger, nullable=False, default=0),
     Column("foreign_used", BigInteger, nullable=False, default=0),
+    # What each of our guests takes there beside what it claims: of memory, QEMU's own.
+    Column("beside", BigInteger, nullable=False, default=0),
     Column("used", BigInteger, nullable=False, default=0),
     CheckConstraint("used >= 0", name="used_not_negative"),
 )

@@ -65,8 +65,8 @@ PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.reco
 PLANTS: tuple[Plant, ...] = (
     # --- claims ---
     one("claim without its guard", CLAIMS,
-        "_RESOURCES.c.foreign_used + bindparam(\"more\") <= _RESOURCES.c.usable,\n",
-        "_RESOURCES.c.foreign_used + bindparam(\"more\") >= 0,\n"),
+        "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\") <= _RESOURCES.c.usable,\n",
+        "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\") >= 0,\n"),
     one("rules between groups are not checked in the claim", CLAIMING,
         "    _check_neighbours(connection, before, taken)\n", ""),
     one("at most so many a host is forgotten", TRANSLATE, "        (policy.max_per_host, Scope.HOST),\n", "        (0, Scope.HOST),\n"),

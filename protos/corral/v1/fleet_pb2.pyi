@@ -341,7 +341,7 @@ class ResourceCapacity(_message.Message):
     claimed: _builtins.int
     """What members have claimed."""
     foreign: _builtins.int
-    """What machines take that are not this service's."""
+    """What machines take that are not this service's, and hypervisors for their guests."""
     available: _builtins.int
     """What can still be given out: allocatable - claimed - foreign, at least 0."""
     def __init__(

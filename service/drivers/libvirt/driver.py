@@ -88,26 +88,32 @@ class LibvirtDriver(HostDriver):
     def _probe(self, work: Work, connection: Any) -> HostFacts:
         boot_id = probing.boot_id(connection, work)
         virtualisation = self._detected(work, connection, boot_id)
+        foreign, beside, guests = self._held(connection, virtualisation.type)
         return HostFacts(
             host_uuid=self._host_id,
             hostname=connection.getHostname(),
             boot_id=boot_id,
             architecture=virtualisation.architecture,
             total=probing.totals(connection),
-            foreign=self._foreign(connection, virtualisation.type),
+            foreign=foreign,
             virt_type=virtualisation.type,
             virt_note=virtualisation.note,
             hypervisor_version=probing.version_text(connection),
             hypervisor=self._hypervisor_of(connection),
             mark=marks.read(connection),
+            beside=beside,
+            guests=guests,
         )
 
-    def _foreign(self, connection: Any, virt_type: str) -> dict[str, int]:
+    def _held(self, connection: Any, virt_type: str) -> tuple[dict[str, int], dict[str, int], int]:
+        """`foreign`, `beside` and `guests` of HostFacts."""
         seen = self._inventory.read_all(connection)
-        held = self._inventory.foreign(seen)
-        if virt_type != "test":
-            held["memory"] += self._overhead.held(connection, seen, emulated=virt_type == "qemu")
-        return held
+        foreign = self._inventory.foreign(seen)
+        if virt_type == "test":
+            return foreign, {}, 0
+        each, ours, others = self._overhead.measure(connection, seen, self._cluster, emulated=virt_type == "qemu")
+        foreign["memory"] += each * others
+        return foreign, {"memory": each}, ours
 
     def _hypervisor_of(self, connection: Any) -> str:
         if self._hypervisor is None:

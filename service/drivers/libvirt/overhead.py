@@ -30,7 +30,8 @@ def huge_page_bytes(capabilities: str) -> int:
 
 
 class Overhead:
-    """What QEMU takes for itself on one host: measured for each guest of ours, and as much assumed for every other.
+    """What QEMU takes for itself on one host: measured for each guest of ours, and as much assumed for every other, and
+    for those that are yet to come.
 
     `cache_bytes`: the cache of translated code of each guest under software emulation. Safe to use from any thread.
     """
@@ -40,19 +41,20 @@ class Overhead:
         self._lock = threading.Lock()
         self._most = 0
 
-    def held(self, connection: Any, seen: Iterable[Seen], *, emulated: bool) -> int:
-        """Bytes over all guests that run or are paused, whoever made them.
+    def measure(self, connection: Any, seen: Iterable[Seen], cluster: str, *, emulated: bool) -> tuple[int, int, int]:
+        """(bytes for each guest, how many of this cluster run or are paused, how many others do).
 
         For a guest that has not used all of its memory yet less is measured than QEMU will take: it counts with the
         most that was measured for any guest.
         """
         active = [one for one in seen if one.active and not one.starting]
         measured = self._measured(connection, [one for one in active if one.record.tag is not None])
+        ours = sum(one.record.machine_of(cluster) is not None for one in active)
         least = LEAST_BYTES + (self._cache_bytes if emulated else 0)
         with self._lock:
             self._most = max(self._most, least, *measured.values(), 0)
             most = self._most
-        return len(active) * (-(-most // STEP_BYTES) * STEP_BYTES)
+        return -(-most // STEP_BYTES) * STEP_BYTES, ours, len(active) - ours
 
     def _measured(self, connection: Any, ours: list[Seen]) -> dict[str, int]:
         """By uuid, bytes resident beyond the guest's memory, at least 0.

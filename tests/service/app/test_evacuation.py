@@ -22,16 +22,19 @@ def seated(*places: tuple[str, S]) -> Group:
     return replace(made, instances=members, phase=GroupPhase.RUNNING, go=True, served=True)
 
 
+ALONE = evacuation._Situation(host(1), (), {}, Snapshot(()))
+
+
 def test_only_members_of_this_host_seek_room_and_not_on_it() -> None:
-    asked = evacuation._request(seated((HERE, S.RUNNING), (THERE, S.RUNNING)), HERE, 1, Snapshot(()))
+    asked = evacuation._request(seated((HERE, S.RUNNING), (THERE, S.RUNNING)), HERE, 1, ALONE)
     assert asked is not None
     assert [node.id for node in asked.nodes] == [f"{0:032x}"]
     assert asked.excluded_hosts == {HERE}
 
 
 def test_a_member_that_a_scaling_removes_seeks_no_room() -> None:
-    assert evacuation._request(seated((THERE, S.RUNNING), (HERE, S.REMOVING)), HERE, 1, Snapshot(())) is None
+    assert evacuation._request(seated((THERE, S.RUNNING), (HERE, S.REMOVING)), HERE, 1, ALONE) is None
 
 
 def test_a_member_that_waits_for_room_elsewhere_is_not_of_this_host() -> None:
-    assert evacuation._request(seated((HERE, S.REMOVING), ("", S.PENDING)), HERE, 1, Snapshot(())) is None
+    assert evacuation._request(seated((HERE, S.REMOVING), ("", S.PENDING)), HERE, 1, ALONE) is None

@@ -45,6 +45,10 @@ HERE = HostRecord("h1", hypervisor="hv-a")
             0,
             Standing.AHEAD,
         ),  # caught up by itself
+        (HostRecord("h1", "hv-a", marked=50), "hv-a", OwnerMark("d1", "h1", 50), 0, Standing.OURS),
+        (HostRecord("h1", "hv-a", marked=51), "hv-a", OwnerMark("d1", "h1", 50), 0, Standing.MISMATCHED),  # a copy
+        (HostRecord("h1", "hv-a", marked=51), "hv-b", OwnerMark("d1", "h1", 50), 0, Standing.MISMATCHED),
+        (HostRecord("h1", "hv-a", marked=51), "hv-a", None, 0, Standing.NEW),  # made anew, or taken away by hand
         (HERE, "", OwnerMark("d1", "h1", 50), 0, Standing.OURS),  # a kind of host without a uuid of its own
     ],
 )

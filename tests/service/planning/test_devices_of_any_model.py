@@ -127,7 +127,7 @@ def test_a_member_that_is_placed_anew_asks_for_any_again_and_one_that_moves_keep
     )
     group = replace(group, instances=(running,))
     snapshot = translate.snapshot(both, {})
-    move = translate.move_request(group, running, snapshot, frozenset(both))
+    move = translate.move_request(group, running, snapshot, {}, frozenset(both))
     assert move.nodes[0].demand == {VCPU: running.spec.cpu_num, MEMORY: running.spec.memory_size, "gpu.a": 2}
     lost = replace(running, status=InstanceStatus.PENDING, host_uuid="", attempt=2)
     again = translate.request(replace(group, instances=(lost,)), snapshot)

@@ -204,3 +204,16 @@ def test_why_a_group_does_not_fit_names_the_rule_that_could_be_given_up(policy: 
     failure = translate.failure(decision, group, snapshot)
     assert f"placement_policy.{field}" in failure.message
     assert any(cure.family is not None and cure.family.value in failure.message for cure in decision.explanation.cures)  # type: ignore[union-attr]
+
+
+def test_members_need_room_for_what_their_hypervisor_takes_beside_them() -> None:
+    """Four of them would fill a host to the last byte; what QEMU takes for each is foreseen before any of them runs."""
+    gangs = {size: gang(PlacementPolicy(), size) for size in (3, 4)}
+    each = gangs[4].instances[0].spec.memory_size
+    bare = host(1, total={VCPU: 64, MEMORY: 4 * each}, allocatable={VCPU: 64, MEMORY: 4 * each})
+    closed = host(2, beside={MEMORY: 64 * GIB}, status=HostStatus.DISCONNECTED)  # what is closed counts for nobody
+    for beside, size, fits in (({}, 4, True), ({MEMORY: 1 << 20}, 4, False), ({MEMORY: 1 << 20}, 3, True)):
+        hosts = {h.uuid: h for h in (replace(bare, beside=beside), closed)}
+        snapshot = translate.snapshot(hosts, {})
+        decision = place(snapshot, translate.request(gangs[size], snapshot, hosts), Policy())
+        assert (decision.status is Status.PLACED) is fits

@@ -92,12 +92,17 @@ async def test_what_qemu_takes_for_itself_is_measured_and_counts_for_every_guest
     for number in (1, 2):
         await driver.create_paused(specification(number, documents={}), budget_seconds=BUDGET)
     least = 96 << 20  # 64 MiB, and 32 MiB of translated code
-    held = (await driver.probe(budget_seconds=BUDGET)).foreign["memory"]
-    assert held == (1 << 20) + 3 * least
+    first = await driver.probe(budget_seconds=BUDGET)
+    assert (first.foreign["memory"], first.beside, first.guests) == ((1 << 20) + least, {"memory": least}, 2)
     # One of them has used all of its 64 MiB, and QEMU takes 130 MiB beside: 144 in whole steps.
     host.resident_kib = {identity(1).machine_uuid: 194 << 10, identity(2).machine_uuid: 10 << 10}
-    grown = (await driver.probe(budget_seconds=BUDGET)).foreign["memory"]
-    assert grown == (1 << 20) + 3 * (144 << 20)
+    grown = await driver.probe(budget_seconds=BUDGET)
+    assert (grown.foreign["memory"], grown.beside) == ((1 << 20) + (144 << 20), {"memory": 144 << 20})
+
+
+async def test_what_qemu_takes_is_known_of_a_host_that_has_no_guest_yet() -> None:
+    empty = await driver_of(FakeHost()).probe(budget_seconds=BUDGET)
+    assert (empty.foreign["memory"], empty.beside, empty.guests) == (0, {"memory": 96 << 20}, 0)
 
 
 # --- tombstones, conflicts, strangers ---
@@ -157,7 +162,7 @@ async def test_strangers_are_counted_and_never_touched() -> None:
     driver = driver_of(host)
     await driver.create_paused(specification(1), budget_seconds=BUDGET)
     facts = await driver.probe(budget_seconds=BUDGET)
-    taken = 3 * (96 << 20)  # by three QEMUs for themselves
+    taken = 2 * (96 << 20)  # by their QEMUs for themselves; of the one that is ours it is told beside
     assert facts.foreign == {"vcpu": 4, "memory": (1024 + 2048 << 10) + (64 << 20) + taken}
     assert facts.total == {"vcpu": 8, "memory": 64 << 30}
     listing = await driver.list_machines(budget_seconds=BUDGET)

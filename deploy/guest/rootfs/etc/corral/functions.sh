@@ -11,8 +11,8 @@ uptime_seconds() { cut -d. -f1 /proc/uptime; }
 # Sleeps, but lets a signal's trap run at once.
 pause() { sleep "$1" & wait "$!"; }
 
-# busybox wget's own -T crashes in Debian's static build, so the deadline is put around it.
-fetch() { timeout 3 wget -q -O "$2" "$1" 2> /dev/null; }
+# fetch URL FILE [SECONDS]. busybox wget's own -T crashes in Debian's static build, so the deadline is put around it.
+fetch() { timeout "${3:-3}" wget -q -O "$2" "$1" 2> /dev/null; }
 
 # The inside of a JSON string: control characters dropped, quotes and backslashes escaped.
 json_text() { printf '%s' "$1" | tr -d '\000-\037\177' | sed 's/\\/\\\\/g; s/"/\\"/g'; }

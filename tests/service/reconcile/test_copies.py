@@ -1,0 +1,52 @@
+"""Two hypervisors behind one address, of which one is a copy of the other: what is done on one is not done on both."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.domain.fleet import HostStatus
+from service.domain.groups import DeployRequest
+from service.domain.ownership import OwnerMark
+from service.drivers.base import MachineState
+from service.drivers.simulated import SimulatedHost
+from service.reconcile import monitor, sweep
+from service.store import ownership
+from tests.service.reconcile.test_custody import ONE, claim, machines, status, swept, until
+from tests.support.builders import spec
+from tests.support.control_plane import control_plane
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_copy_of_a_hypervisor_is_told_by_its_older_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has everything of the original, its uuid as well, but for what the original was marked with since."""
+    monkeypatch.setattr(sweep, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "MARK_STANDS_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "MARK_AFTER_CHANGE_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "EVERY_SECONDS", 0.05)
+    async with control_plane(hosts=ONE) as plane:
+        key = f"{1:032x}"
+        driver = plane.drivers[key]
+        home = driver.host
+        home.hypervisor = "first"
+        await plane.deploy(DeployRequest(spec(1)))
+
+        async def kept_above(mark: OwnerMark | None) -> bool:
+            record = await plane.store.read(lambda c: ownership.host_record(c, key, "first"))
+            return record is not None and mark is not None and record.marked > mark.generation
+
+        await until(lambda: kept_above(OwnerMark("", "", 0)))
+        copy = SimulatedHost("copy", home.options, home.clock, boot_id="simulated-77", hypervisor="first")
+        copy.mark = home.mark
+        await plane.deploy(DeployRequest(spec(1)))
+        await until(lambda: kept_above(copy.mark))
+        driver.host = copy
+        await status(plane, 1, HostStatus.MISMATCHED)
+        await swept(plane)
+        assert not copy.machines
+        assert list(machines({"": home}).values()) == [MachineState.RUNNING] * 2
+        await claim(plane, 1)  # the operator's word: it is this one now
+        await status(plane, 1, HostStatus.CONNECTED)
+        await until(lambda: kept_above(home.mark))
+        driver.host = home  # of the two it is now the one that is left behind
+        await status(plane, 1, HostStatus.MISMATCHED)
