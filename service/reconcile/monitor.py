@@ -76,6 +76,7 @@ class HostMonitor:
         self._wake = asyncio.Event()
         self._record_anew = False
         self._compared_at = 0.0
+        self._unwritten = False
         self._probed_at = -FRESH_SECONDS
         self._custody = custody
         self._admitted: tuple[str, OwnerMark | None] | None = None
@@ -251,6 +252,7 @@ class HostMonitor:
             await self._record(HostStatus.DEGRADED, "it holds a machine that it can neither run nor destroy")
         self.facts = facts
         self._failures = 0
+        self._unwritten = False
         if self._silent:
             self._silent = False
             self._changed(self.host.uuid)
@@ -287,14 +289,30 @@ class HostMonitor:
     async def _misrecorded(self) -> bool:
         """Whether the store has come to say that the host does not answer, or holds a ghost that is not there: another
         replica wrote that, and may have ended before it could take it back."""
-        now = asyncio.get_running_loop().time()
-        if now < self._compared_at + COMPARE_SECONDS:
+        if not self._compares():
             return False
-        self._compared_at = now
         stored = await self._store.read(lambda c: fleet.status_of(c, self.host.uuid))
         if stored is HostStatus.DEGRADED and self._last is not None and not self._ghosts:
             return all(m.state is not MachineState.GHOST for m in self._last.listing.machines)
         return stored not in (HostStatus.CONNECTED, HostStatus.DEGRADED, None)
+
+    async def _unrecorded(self) -> bool:
+        """Whether the store does not say that the host is silent: that could not be written, or a replica that started
+        has written that nobody knows, and may have ended before it knew."""
+        if self._unwritten or not self._compares():
+            return self._unwritten
+        try:
+            stored = await self._store.read(lambda c: fleet.status_of(c, self.host.uuid))
+        except CorralError:
+            return False
+        return stored is HostStatus.CONNECTING
+
+    def _compares(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now < self._compared_at + COMPARE_SECONDS:
+            return False
+        self._compared_at = now
+        return True
 
     async def _failed(self, error: DriverError) -> None:
         self._failures += 1
@@ -308,11 +326,15 @@ class HostMonitor:
             failpoint("monitor.silent")
             await self._record(HostStatus.DISCONNECTED, error.public)
             self._changed(self.host.uuid)
+        elif await self._unrecorded():
+            await self._record(HostStatus.DISCONNECTED, error.public)
 
     async def _record(self, status: HostStatus, reason: str) -> None:
+        self._unwritten = False
         try:
             await self._store.write(lambda c: fleet.set_status(c, self.host.uuid, status, reason))
         except CorralError as error:
+            self._unwritten = status is HostStatus.DISCONNECTED
             logger.warning("host %s: status %s not recorded: %s", self.host.name, status, error)
 
 
