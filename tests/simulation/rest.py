@@ -23,6 +23,7 @@ class AtRest:
         self._rows = rows
         self._machines = machines
         self._observer = observer
+        self.adopted: set[str] = set()
 
     def unsettled(self) -> list[str]:
         """What is not at rest yet, in words; empty when everything is as it should be for ever."""
@@ -69,13 +70,13 @@ class AtRest:
         return False
 
     def _not_drained(self) -> Iterator[str]:
-        """A host under maintenance carries nothing in the end."""
+        """A host under maintenance carries nothing in the end, but for groups that an operator has adopted there."""
         closed = {uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
         for host, machine in self._machines():
-            if host in closed and machine.state != TOMBSTONE:
+            if host in closed and machine.state != TOMBSTONE and machine.group not in self.adopted:
                 yield f"host {host} is drained and has {machine.state} machine {machine.instance}-{machine.attempt}"
-        for (host,) in self._rows("SELECT DISTINCT host_uuid FROM claims"):
-            if host in closed:
+        for host, group in self._rows("SELECT DISTINCT host_uuid, group_uuid FROM claims"):
+            if host in closed and group not in self.adopted:
                 yield f"host {host} is drained and has claims"
 
     def _machines_amiss(self, members: Sequence[tuple[Any, ...]], wanted: set[tuple[str, int, str]]) -> Iterator[str]:

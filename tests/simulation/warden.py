@@ -63,6 +63,7 @@ class Warden:
             self.world.note("adoption refused", group, str(refused))
             return False
         self.world.note("adopted", group)
+        self.world.at_rest.adopted.add(group)
         self.world.stats["adopted"] += 1
         return True
 
