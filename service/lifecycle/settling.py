@@ -109,13 +109,14 @@ def _enter_phase(group: Group, phase: GroupPhase, now: int) -> Group:
 
 
 def _settle_leaving(group: Group, now: int) -> Group:
-    """Members leave once those that join with them are placed; removed ones are no members any more."""
+    """Members that serve leave once those that join with them have been ready; removed ones are no members any more."""
     if group.phase not in LAUNCHING or not any(m.leaving for m in group.instances):
         return group
-    if any(m.joining and m.status is S.PENDING for m in group.instances):
-        return group
+    replaced = not any(m.joining for m in group.instances)
     left = tuple(
-        retire(m, now) if m.leaving else m for m in group.instances if not (m.leaving and m.status is S.REMOVED)
+        retire(m, now) if m.leaving and (replaced or m.status is not S.RUNNING) else m
+        for m in group.instances
+        if not (m.leaving and m.status is S.REMOVED)
     )
     nodes = tuple(m.spec for m in left if not m.leaving)
     return replace(group, instances=left, spec=replace(group.spec, nodes=nodes))
@@ -126,7 +127,7 @@ def _settle_failing(group: Group, now: int) -> Group:
     given up."""
     if group.phase not in LAUNCHING:
         return group
-    fresh = [m for m in group.instances if m.status is S.FAILING and not m.stop_asked]
+    fresh = [m for m in group.instances if m.status is S.FAILING and not m.stop_asked and not m.leaving]
     if not fresh:
         return group
     stable = group.running_since and now - group.running_since >= STABLE_MS

@@ -746,7 +746,7 @@ class ScaleInstanceGroupRequest(_message.Message):
     @_builtins.property
     def role_updates(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
         """Roles of which all members are replaced by members like this, one node a role: `count` of them, or as many as there
-        are. The new ones are placed before the old ones leave, which takes room for both. Not for the initial node's role.
+        are. The new ones are running before the old ones leave, which takes room for both. Not for the initial node's role.
         """
 
     def __init__(
