@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -50,6 +52,7 @@ class Servers:
     def __init__(self, addresses: Sequence[str], *, certificate_authority: str = "", token: str = "") -> None:
         """Raises CannotConnect. With several addresses it waits until one of them answers, up to READY_SECONDS each."""
         self.addresses = tuple(addresses)
+        self._secure = bool(certificate_authority)
         self._channels = [
             open_channel(each, certificate_authority=certificate_authority, token=token) for each in self.addresses
         ]
@@ -74,6 +77,11 @@ class Servers:
         """The present connection."""
         return self._channels[self._current]
 
+    @property
+    def mute(self) -> str:
+        """An address that is called in plain and answers in TLS, which is why nobody understands; else empty."""
+        return "" if self._secure else next((each for each in self.addresses if speaks_tls(each)), "")
+
     def lost(self, channel: grpc.Channel) -> None:
         """Go on with the next address, where this one is still the present one."""
         if channel is self.channel:
@@ -81,6 +89,7 @@ class Servers:
 
 
 READY_SECONDS = 3.0
+HANDSHAKE_SECONDS = 2.0
 _LOOKUPS = ("Get", "List", "Plan")
 
 
@@ -122,6 +131,26 @@ def _is_ready(channel: grpc.Channel) -> bool:
     try:
         grpc.channel_ready_future(channel).result(timeout=READY_SECONDS)
     except grpc.FutureTimeoutError:
+        return False
+    return True
+
+
+def speaks_tls(server: str) -> bool:
+    """Whether what listens at `server` (`host:port`) answers a TLS handshake, whoever it is."""
+    host, _, port = server.rpartition(":")
+    if server.startswith("unix:") or not host or not port.isdecimal():
+        return False
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), HANDSHAKE_SECONDS) as plain:
+            context.wrap_socket(plain).close()
+    except ssl.SSLError as error:
+        # One that does not speak TLS sends what is no record of it, or hangs up.
+        return error.reason not in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", None)
+    except OSError:
         return False
     return True
 

@@ -54,7 +54,9 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -
         errors.tell(*errors.describe(error))
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             addresses = " or ".join(sessions[0].addresses)
-            errors.tell(f"  is a service running at {addresses}? see --server")
+            mute = sessions[0].servers.mute
+            wrong = f"{mute} speaks TLS: name its certificate authority with --ca" if mute else ""
+            errors.tell(f"  {wrong or f'is a service running at {addresses}? see --server'}")
         return errors.exit_code(error)
     except errors.NotThere as problem:
         errors.tell(str(problem))

@@ -63,7 +63,7 @@ class ApiTimedOut(errors.Undecided):
     reason = "API_TIMEOUT"
 
     def __init__(self, api: str, milliseconds: int) -> None:
-        super().__init__(f"{api} has not ended within {milliseconds} ms; what it began goes on")
+        super().__init__(f"{api} has not ended within {milliseconds} ms; what it began may go on")
 
 
 def _message(error: errors.CorralError) -> str:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.cli import errors
+from service.cli import channel, errors
 from service.cli.channel import CannotConnect, is_local, open_channel
 from service.cli.main import main
 
@@ -96,10 +96,11 @@ def test_only_loopback_and_unix_sockets_stay_on_this_machine(server: str, local:
     assert is_local(server) is local
 
 
-def self_signed(directory: Path) -> tuple[bytes, bytes, Path]:
-    """Key, certificate for 127.0.0.1, and the file that a client trusts."""
+def self_signed(directory: Path, host: str = "") -> tuple[bytes, bytes, Path]:
+    """Key, certificate for the host (127.0.0.1 without one), and the file that a client trusts."""
+    alternative = x509.DNSName(host) if host else x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "corral")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"corral {host}")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -109,7 +110,7 @@ def self_signed(directory: Path) -> tuple[bytes, bytes, Path]:
         .serial_number(1)
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     ).public_bytes(serialization.Encoding.PEM)
@@ -138,3 +139,54 @@ def test_over_tls_the_token_goes_to_whom_the_authority_vouches_for(
     finally:
         server.stop(None).wait()
     assert service.seen == ["Bearer t0ken"]
+
+
+def over_tls(service: Listening, key: bytes, certificate: bytes) -> tuple[grpc.Server, int]:
+    """The service with a certificate, on a port of its own."""
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    deploy_pb2_grpc.add_DistributedModelServiceServicer_to_server(service, server)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    server.start()
+    return server, port
+
+
+def test_each_of_several_addresses_is_known_by_its_own_name_in_its_certificate(
+    service: Listening, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is reached by 127.0.0.1, one by localhost, and one has a certificate for another host than it is called."""
+    made = []
+    for name, host in (("a", ""), ("b", "localhost"), ("c", "elsewhere.test")):
+        (tmp_path / name).mkdir()
+        made.append(self_signed(tmp_path / name, host))
+    trusted = tmp_path / "all.pem"
+    trusted.write_bytes(b"".join(certificate for _, certificate, _ in made))
+    servers = [over_tls(service, key, certificate) for key, certificate, _ in made]
+    first, second, wrong = (port for _, port in servers)
+    monkeypatch.setattr(channel, "READY_SECONDS", 1.0)
+    monkeypatch.setenv("CORRAL_TOKEN", "t0ken")
+    try:
+        asked = ["--server", f"127.0.0.1:{first},localhost:{second}", "--ca", str(trusted), "list"]
+        assert main(asked) == errors.OK
+        servers[0][0].stop(None).wait()
+        assert main(asked) == errors.OK, "the other replica, by its own name"
+        for address in (f"localhost:{wrong}", f"127.0.0.1:{second}"):
+            assert main(["--server", address, "--ca", str(trusted), "list"]) == errors.UNAVAILABLE, address
+    finally:
+        for server, _ in servers:
+            server.stop(None).wait()
+    assert service.seen == ["Bearer t0ken"] * 2
+
+
+def test_a_server_of_tls_that_is_called_in_plain_is_told_so(
+    service: Listening, tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    key, certificate, _ = self_signed(tmp_path)
+    server, port = over_tls(service, key, certificate)
+    try:
+        assert main(["--server", f"127.0.0.1:{port}", "list"]) == errors.UNAVAILABLE
+        assert f"127.0.0.1:{port} speaks TLS: name its certificate authority with --ca" in capsys.readouterr().err
+    finally:
+        server.stop(None).wait()
+    assert main(["--server", f"127.0.0.1:{port}", "list"]) == errors.UNAVAILABLE
+    assert "speaks TLS" not in capsys.readouterr().err, "nobody is there"
+    assert not channel.speaks_tls(address), "one that is called rightly"

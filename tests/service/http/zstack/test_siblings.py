@@ -13,8 +13,9 @@ import pytest
 
 from service.http.zstack import fields
 from service.http.zstack.paths import normal
+from tests.service.rpc.lab import soon
 
-from .lab import CLUSTER, ENTRY, GROUPS, KEY_ID, KEY_SECRET, ZONE, Lab, node
+from .lab import CLUSTER, ENTRY, GROUPS, KEY_ID, KEY_SECRET, ZONE, Lab, lab, node
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -176,6 +177,22 @@ async def test_the_callers_timeout_is_echoed_and_kept(zstack: Lab) -> None:
     assert (await zstack.ended(accepted)).status_code == 200
     for wrong in ("0", "-1", "x", "1.5", "999999999999999999999"):
         assert (await zstack.put(PATH, body, **{"X-API-Timeout": wrong})).status_code == 400
+
+
+async def test_a_deploy_that_takes_longer_than_its_caller_waits_ends_with_a_timeout_and_holds_nothing() -> None:
+    async with lab(boot_ms=2500) as slow:
+        body = {"deployDistributedModelService": {"modelServices": [node()], "name": "slow",
+                                                  "serviceCreationStrategy": "parallel"}}  # fmt: skip
+        accepted = await slow.put(PATH, body, **{"X-API-Timeout": "1"})
+        assert accepted.json()["apiTimeout"] == 1000
+        ended = await slow.ended(accepted)
+        assert (ended.status_code, ended.json()["error"]["code"]) == (503, "SYS.1001")
+
+        async def over() -> bool:
+            (group,) = (await slow.get("/ai/model-services/instances/groups", q="name=slow")).json()["inventories"]
+            return group["status"] == "Failed" and await slow.used() == 0
+
+        await soon(over)
 
 
 async def test_empty_segments_of_a_path_are_nothing(zstack: Lab) -> None:
