@@ -259,7 +259,7 @@ def _stop_asked(group: Group, fact: StopAsked, now: int) -> Group:
 def _delete_requested(group: Group, fact: DeleteRequested, now: int) -> Group:
     if group.phase is GroupPhase.DELETING:
         return group
-    return replace(each(group, lambda m: retire(replace(m, reason=""), now)), phase=GroupPhase.DELETING, reason="")
+    return replace(each(group, lambda m: retire(m, now)), phase=GroupPhase.DELETING, reason="")
 
 
 def _stop_requested(group: Group, fact: StopRequested, now: int) -> Group:

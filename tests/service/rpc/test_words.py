@@ -52,7 +52,6 @@ async def test_a_deleted_group_does_not_tell_what_was_wrong_with_it_before(tmp_p
         await soon(failed)
         final = (await events(lab, "DeleteInstanceGroup", group.uuid))[-1].final
         assert (final.status, final.reason) == ("Deleted", "")
-        assert not [m.reason for m in final.instances if m.reason]
 
 
 async def test_a_wrong_bearer_token_is_called_unknown_and_no_expired_session(tmp_path: Path) -> None:
