@@ -103,6 +103,7 @@ def _movable(group: Group, now: int) -> list[Instance]:
 
 def _no_room(room: MadeRoom, group: Group, snapshot: Snapshot) -> Exception:
     if room.status is Status.UNKNOWN:
-        homeless = f"; {len(room.homeless)} members found no other host" if room.homeless else ""
-        return Undecided(f"no moves that make room were found, and none were ruled out{homeless}")
+        words = "no moves that make room were found, and none were ruled out"
+        homeless = f"; no other host was found for {len(room.homeless)} of those that would move"
+        return Undecided(words + homeless * bool(room.homeless))
     return error_of(translate.failure(room.decision, group, snapshot), group.uuid)

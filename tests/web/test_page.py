@@ -95,6 +95,35 @@ def test_a_group_that_does_not_fit_is_told_why_and_what_would_make_it_fit(page: 
     assert "ask for 10 machines" in told
 
 
+def test_who_would_have_to_move_is_told_where_it_does_not_fit(page: Page, http: httpx.Client) -> None:
+    node = {"uuid": ENTRY, "cpuNum": 1, "memorySize": str(20 * GIB)}
+    body = {"name": "wide", "serviceCreationStrategy": "parallel", "modelServices": [node] * 10}
+    spread = {"placementPolicy": {"strategy": "PLACEMENT_STRATEGY_SPREAD"}}
+    told = http.post("/corral/v1/instance-groups", json=body | spread).text
+    uuid = next(part[1:33] for part in told.split('"groupUuid":')[1:])
+    page.open("/#/plan")
+    page.until(lambda: len(page.texts("#plan-entry option")) == 2, "the catalogue")
+    page.type("#plan-name", "whole-host")
+    page.script(
+        "const s = document.getElementById('plan-entry'); s.selectedIndex = 1;"
+        "s.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    page.type("#plan-nodes", "1")
+    page.type("#plan-memory", "60")
+    page.click("form button")
+    page.until(lambda: "It does not fit" in page.text(".answer"), "the refusal")
+    page.click("button", "Who would have to move?")
+    page.until(lambda: "It fits once 1 member moves" in page.text("main"), "the move")
+    assert "proven the least" in page.text("main")
+    assert "as it runs" in page.text("main table")
+    page.type("#plan-nodes", "10")
+    page.click("form button")
+    page.until(lambda: "It does not fit" in page.text(".answer"), "the refusal")
+    page.click("button", "Who would have to move?")
+    page.until(lambda: "no moves that make room were found" in page.text("main"), "that nothing was found")
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+
+
 def test_a_drain_is_seen_before_it_is_made_and_a_host_that_takes_nothing_is_never_free(
     page: Page, http: httpx.Client
 ) -> None:

@@ -93,7 +93,7 @@ async def test_what_no_moves_can_do_is_no_capacity_and_what_was_not_found_is_und
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await lab.fleet.PlanRoom(wanted(10, 2))  # both members would have to leave both hosts
         assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.ABORTED, "UNDECIDED")
-        assert "2 members found no other host" in (error.value.details() or "")
+        assert "no other host was found for 2 of those that would move" in (error.value.details() or "")
 
 
 async def test_a_wrong_group_is_refused_by_its_field(tmp_path: Path) -> None:

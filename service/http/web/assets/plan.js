@@ -44,7 +44,16 @@ export function Plan({ picture, may }) {
       const { placement } = await call("POST", "/corral/v1/instance-groups:plan", asked);
       setAnswer({ placement, asked });
     } catch (problem) {
-      setAnswer({ problem });
+      setAnswer({ problem, asked });
+    }
+  };
+  const makeRoom = async () => {
+    const { problem, asked } = answer;
+    setAnswer({ problem, asked, busy: true });
+    try {
+      setAnswer({ problem, asked, room: await call("POST", "/corral/v1/fleet:planRoom", { group: asked }) });
+    } catch (noRoom) {
+      setAnswer({ problem, asked, noRoom });
     }
   };
   const deploy = async () => {
@@ -79,6 +88,9 @@ export function Plan({ picture, may }) {
       ${answer.placement && html`<${Placed} placement=${answer.placement} />`}
       ${answer.placement && may("operator") && html`<p class="actions"><button class="primary" onClick=${deploy}>Deploy</button></p>`}
       ${answer.problem && html`<${WhyNot} problem=${answer.problem} picture=${picture} />`}
+      ${answer.problem?.failure && answer.asked && !answer.room && may("admin") && html`<p class="actions"><button disabled=${answer.busy} onClick=${makeRoom}>Who would have to move?</button></p>`}
+      ${answer.room && html`<${Moves} room=${answer.room} />`}
+      ${answer.noRoom && html`<section class="answer problem" aria-label="No room by moves"><p>${answer.noRoom.message}</p></section>`}
     </div>`;
 }
 
@@ -89,6 +101,16 @@ function Placed({ placement }) {
   return html`<section class="answer" aria-label="Placement"><h2>It fits on ${hosts.size} hosts</h2>
     <p>${proven ? "Proven: there is no better placement." : `A better one may exist, by at most ${(100 * (placement.gap || 0)).toFixed(1)} %.`} Found by ${placement.stage} in ${placement.duration || "no time"}.</p>
     <ul>${[...hosts].map(([name, ranks]) => html`<li key=${name}><strong>${name}</strong>: ranks ${ranks.join(", ")}</li>`)}</ul></section>`;
+}
+
+function Moves({ room }) {
+  const moves = room.moves || [];
+  const least = room.proof === "PLACEMENT_PROOF_OPTIMAL" ? "proven the least" : `at least ${amount("memory", Number(room.lowerBoundBytes || 0))} whatever moves`;
+  return html`<section class="answer" aria-label="Moves that make room"><h2>It fits once ${moves.length === 1 ? "1 member moves" : `${moves.length} members move`}</h2>
+    <p>${amount("memory", Number(room.movedBytes || 0))} of memory, ${least}. Nothing is moved by this answer.</p>
+    <table><thead><tr><th>Member</th><th>Group</th><th>From</th><th>To</th><th>Memory</th><th>How</th></tr></thead>
+      <tbody>${moves.map((one) => html`<tr key=${one.move.instanceUuid}><td>${one.instanceName}</td><td><a href=${`#/group/${one.groupUuid}`}>${one.groupUuid.slice(0, 8)}</a></td>
+        <td>${one.sourceHostName}</td><td>${one.targetHostName}</td><td>${amount("memory", Number(one.memorySize))}</td><td>${one.move.live ? "as it runs" : "stopped and started again"}</td></tr>`)}</tbody></table></section>`;
 }
 
 export function WhyNot({ problem, picture }) {
