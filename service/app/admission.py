@@ -73,6 +73,7 @@ def admit(
     return replace(
         spec,
         nodes=resolved,
+        scope=preset_of(entry.framework).scope.value,
         workers_first=entry.workers_first or preset_of(entry.framework).gate is Gate.WORKERS,
         model_uuid=resolved[0].model_uuid or entry.model_uuid,
         model_service_type=entry.model_service_type,

@@ -227,7 +227,8 @@ class GroupSpec:
 
     As `app` stores it, all is filled in: ranks are 0..n-1, the nodes stand in that order, rank 0 is the initial node,
     and sizes are the catalogue's where the caller gave none. `workers_first`, `model_uuid`, `model_service_type`,
-    `support_metrics`: copied from the initial node's catalogue entry by `app`.
+    `support_metrics`: copied from the initial node's catalogue entry by `app`, `scope` (`member`, `head`, `group`:
+    what starts again after a fault of one member) from its preset; empty in groups of a version that did not know it.
     """
 
     name: str
@@ -245,6 +246,12 @@ class GroupSpec:
     model_uuid: str = ""
     model_service_type: str = ""
     support_metrics: tuple[str, ...] = ()
+    scope: str = ""
+
+    @property
+    def tells(self) -> bool:
+        """Whether members that run are told of a new start, because their engines cannot do without each other."""
+        return self.scope not in ("", "member")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +274,10 @@ class Instance:
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
     `move_deadline_at`: it is given up then; 0 = it has not begun.
     `pauses`: how often its hypervisor stopped it in the middle of its work, the last time at `paused_at`; 0 = never.
+    `told_epoch`: the newest start of the group that its guest says it knows; 0 = it has said nothing.
+    `last_answer_at`: when the model last answered its canary rightly; 0 = never. `engine_restarts`: how often its
+    supervisor has started the engine again in this run of the machine. `silent_since`: since when a guest that reported
+    says nothing, while its host shows it running; 0 = it reports, or never has.
     """
 
     uuid: str
@@ -297,6 +308,10 @@ class Instance:
     move_deadline_at: int = 0
     pauses: int = 0
     paused_at: int = 0
+    told_epoch: int = 0
+    last_answer_at: int = 0
+    engine_restarts: int = 0
+    silent_since: int = 0
     created_at: int = 0
     updated_at: int = 0
 
@@ -379,9 +394,10 @@ class Group:
     `sequence`: number of the newest event (from 1, without gaps). `version`: rises with every write; etags are made
     from it.
     `revision`: of the newest event.
-    `start_epoch`: rises at each GO; `go`: GO is committed for the present start. `served`: was Running since then.
-    `failures`: since it last ran for a while; `retry_at`: nothing is placed or sent before; `running_since`: 0 = it
-    does not run.
+    `go`: GO is committed for the present start; `starts`: how often it was. `start_epoch`: rises at each GO, and
+    whenever members of a group that runs are made anew while its engines cannot do without each other. `served`: was
+    Running since GO. `failures`: since it last ran for a while; `retry_at`: nothing is placed or sent before;
+    `running_since`: 0 = it does not run.
     `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
     """
 
@@ -396,6 +412,7 @@ class Group:
     principal: str = "anonymous"
     instances: tuple[Instance, ...] = ()
     start_epoch: int = 0
+    starts: int = 0
     go: bool = False
     served: bool = False
     failures: int = 0

@@ -170,7 +170,9 @@ class GuestReport:
 
     `stage`: `booting`, `network`, `joining`, `ready`, `stopping` (a guest may add others; unknown ones are progress).
     `received_at`: the driver clock's seconds (monotonic) when the line was read, so that silence can be noticed.
-    `count`: rises with every look that the guest takes at its engine; 0 of a guest that does not count.
+    `count`: rises with every look that the guest takes at its engine; 0 of a guest that does not count. `answered`:
+    seconds since the model answered its canary rightly, as the line was written; -1: never. `restarts`: of the engine
+    by the guest itself. `rank`: the guest's own; -1 where it does not say.
     """
 
     stage: str
@@ -179,6 +181,9 @@ class GuestReport:
     address: str
     received_at: float
     count: int = 0
+    answered: int = -1
+    restarts: int = 0
+    rank: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +334,14 @@ class HostDriver(Protocol):
         """Define an inert TOMBSTONE machine with this identity's uuid, so that a late definition is refused.
 
         Raises MachineConflict where a real machine with that uuid is there.
+        """
+        ...
+
+    async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
+        """Say this to the guest of a machine that executes, down its progress channel. Whether it hears it is seen in
+        its reports; it may get it twice, or cut.
+
+        Raises HostRejected `absent` where there is no such machine, or nothing to tell it by.
         """
         ...
 

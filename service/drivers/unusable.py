@@ -82,6 +82,10 @@ class UnusableDriver:
         """See HostDriver."""
         raise self._refuse()
 
+    async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         raise self._refuse()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from service.domain.groups import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
-from service.lifecycle.members import runs_from
-from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
+from service.lifecycle.members import outdated, runs_from
+from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING, hangs_at
 
 S = InstanceStatus
 
@@ -103,11 +103,21 @@ class AbortMove:
     attempt: int
 
 
-MemberEffect = Create | Resume | Observe | Shutdown | PowerOff | Remove | Migrate | AbortMove
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the member's guest, as it runs, of the group's present start; then look what it says, every `every_ms`."""
+
+    instance_uuid: str
+    attempt: int
+    every_ms: int
+
+
+MemberEffect = Create | Resume | Observe | Tell | Shutdown | PowerOff | Remove | Migrate | AbortMove
 Effect = Plan | Dispatch | FindTarget | MemberEffect
 
 BOOT_POLL_MS = 2_000
 REST_POLL_MS = 10_000
+TELL_MS = 3_000
 
 
 def effects(group: Group, now: int) -> tuple[Effect, ...]:
@@ -144,6 +154,8 @@ def _member_effect(group: Group, member: Instance, startable: frozenset[str], no
         if member.uuid not in startable:
             return Observe(*key, REST_POLL_MS)
         return Resume(*key) if now >= runs_from(member) else Observe(*key, BOOT_POLL_MS)
+    if member.status in (S.BOOTING, S.RUNNING) and member.told_epoch and outdated(group, member):
+        return Tell(*key, TELL_MS)
     if member.status is S.BOOTING:
         return Observe(*key, BOOT_POLL_MS)
     if member.status is S.RUNNING:
@@ -208,6 +220,8 @@ def next_deadline(group: Group) -> int:
         ]
     if group.retry_at and group.phase in LAUNCHING:
         times.append(group.retry_at)
+    if group.phase in LAUNCHING:
+        times += hangs_at(group)
     times += [m.move_deadline_at for m in group.instances if m.move_deadline_at]
     if group.deadline_at and group.phase in LAUNCHING and not group.served:
         times.append(group.deadline_at)

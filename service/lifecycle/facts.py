@@ -54,6 +54,9 @@ class Observed:
     """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers.
 
     `barred`, of one that is gone: a tombstone stands in its place, so that no create of the attempt makes it again.
+    Of a guest that reports: `epoch`, the start of the group that it knows (0: it says nothing of itself);
+    `answered_ms`, how long ago the model answered rightly, -1: never; `engine_restarts`. `silent`: it has reported,
+    runs, and says nothing any more.
     """
 
     instance_uuid: str
@@ -62,6 +65,10 @@ class Observed:
     reason: str = ""
     address: str = ""
     barred: bool = False
+    epoch: int = 0
+    answered_ms: int = -1
+    engine_restarts: int = 0
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,16 @@ def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> In
     )
 
 
+def unheard(member: Instance) -> Instance:
+    """The member without what its guest has said: a new run of the machine has said nothing yet."""
+    return replace(member, told_epoch=0, engine_restarts=0, silent_since=0)
+
+
+def outdated(group: Group, member: Instance) -> bool:
+    """Whether the member does not know the group's present start, or is not known to."""
+    return group.go and group.spec.tells and member.told_epoch < group.start_epoch
+
+
 def interrupted(member: Instance, entered: Instance, reason: str, now: int) -> Instance:
     """A member whose hypervisor paused it as it executed. `entered`: the same member, waiting to be let run again.
 
@@ -178,6 +188,7 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
     The claim of the old attempt is not released here: the store does it where the machine was seen gone, the sweep
     where the member was left behind on a silent host. A planned address is the member's, whatever happens to attempts.
     """
+    member = unheard(member)
     if keep_claim:
         return replace(
             member,

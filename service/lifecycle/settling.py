@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.groups import Failure, FailurePolicy, Group, GroupPhase, GroupStatus, Instance, InstanceStatus
-from service.lifecycle.members import LAUNCHING, PLACED, UP, S, each, retire, vacate
+from service.lifecycle.members import LAUNCHING, PLACED, UP, S, each, outdated, retire, unheard, vacate
 
 STABLE_MS = 600_000
 """A group that has run for this long has its failure budget back."""
@@ -39,7 +39,7 @@ def settle(group: Group, now: int, *, may_go: bool = True) -> Group:
     while True:
         moved = _settle_leaving(_settle_failing(group, now), now)
         # Members on their way out by a scaling hold nobody up; the scaling itself ends when they are gone.
-        staying = {m.status for m in moved.instances if not m.leaving or moved.phase not in LAUNCHING}
+        staying = {_standing(moved, m) for m in moved.instances if not m.leaving or moved.phase not in LAUNCHING}
         if moved.phase in (GroupPhase.BOOTING, GroupPhase.RUNNING) and any(m.leaving for m in moved.instances):
             staying.add(S.REMOVING)
         for phase, ready, target in _SETTLE:
@@ -52,6 +52,11 @@ def settle(group: Group, now: int, *, may_go: bool = True) -> Group:
         if moved == group:
             return moved
         group = moved
+
+
+def _standing(group: Group, member: Instance) -> InstanceStatus:
+    """One that runs and does not know the group's present start is no part of it yet."""
+    return S.BOOTING if member.status is S.RUNNING and outdated(group, member) else member.status
 
 
 def give_up(group: Group, failure: Failure, now: int) -> Group:
@@ -78,7 +83,7 @@ def start_over(group: Group, now: int) -> Group:
     """
     again = each(
         group,
-        lambda m: replace(m, status=S.CREATING, reason="", pauses=0, paused_at=0) if m.status is S.STOPPED else m,
+        lambda m: unheard(_begun(m)) if m.status is S.STOPPED else m,
     )
     return replace(
         again,
@@ -93,13 +98,24 @@ def start_over(group: Group, now: int) -> Group:
     )
 
 
+def _why_less(group: Group) -> str:
+    """Why a group that runs is not whole: the first member that says why it does not serve; else what is known."""
+    told = (m for m in group.instances if m.status is S.BOOTING and m.reason and not m.joining)
+    first = next(told, None) if group.phase is GroupPhase.RUNNING else None
+    return f"{first.spec.name}: {first.reason}" if first is not None else group.reason
+
+
+def _begun(member: Instance) -> Instance:
+    return replace(member, status=S.CREATING, reason="", pauses=0, paused_at=0)
+
+
 def _enter_phase(group: Group, phase: GroupPhase, now: int) -> Group:
     if phase is GroupPhase.BOOTING:
         # From this commit on a resume may be on its way to any of them, whether its outcome is ever seen or not.
         group = each(group, lambda m: replace(m, was_resumed=True) if m.status is S.CREATED else m)
         if group.go:
-            return replace(group, phase=phase)
-        return replace(group, phase=phase, go=True, start_epoch=group.start_epoch + 1)
+            return replace(group, phase=phase, reason=_why_less(group))
+        return replace(group, phase=phase, go=True, start_epoch=group.start_epoch + 1, starts=group.starts + 1)
     if phase is GroupPhase.RUNNING:
         reason = group.failure.message if group.failure else ""
         return replace(group, phase=phase, served=True, excluded_hosts=(), reason=reason, running_since=now, retry_at=0)
@@ -167,9 +183,9 @@ def public_status(group: Group) -> GroupStatus:
         settled = [m for m in group.instances if not m.joining and not m.leaving]
         if any(m.unknown_since for m in settled):
             return GroupStatus.UNKNOWN
-        whole = all(m.status is S.RUNNING for m in settled)
+        whole = all(_standing(group, m) is S.RUNNING for m in settled)
         return GroupStatus.RUNNING if whole else GroupStatus.DEGRADED
-    if group.phase in LAUNCHING and group.start_epoch > (1 if group.go else 0):
+    if group.phase in LAUNCHING and group.starts > (1 if group.go else 0):
         return GroupStatus.STARTING
     return _STATUS[group.phase]
 

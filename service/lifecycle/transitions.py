@@ -53,6 +53,7 @@ from service.lifecycle.members import (
     fence,
     gives_up,
     interrupted,
+    outdated,
     power_down,
     retire,
     vacate,
@@ -68,12 +69,15 @@ from service.lifecycle.moving import (
     wish,
 )
 from service.lifecycle.present import carried_on, held_to_present
+from service.lifecycle.renewal import BEHIND, caught_up, heard, renewed
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
            "public_status", "released"]  # fmt: skip
 
 CREATE_PATIENCE_MS = 15_000
+HANGS_MS = 10_000
+"""A guest that served, runs and has been found silent for so long is taken to hang for good."""
 SEARCH_GOES_ON = "no placement was found or ruled out so far; the search goes on"
 """The reason of a group whose planning is not decided yet."""
 
@@ -87,7 +91,7 @@ def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
     if group.phase in FINAL:
         return group
     changed = _APPLY[type(fact)](group, fact, now)
-    return settle(changed, now, may_go=not more)
+    return renewed(group, settle(changed, now, may_go=not more), now)
 
 
 def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
@@ -185,6 +189,8 @@ def _with_first_cause(group: Group, failure: Failure) -> Failure:
 
 
 def _observed(group: Group, fact: Observed, now: int) -> Group:
+    group = caught_up(group, fact)
+
     def observe(member: Instance) -> Instance:
         if member.uuid != fact.instance_uuid or member.attempt != fact.attempt or member.target_host_uuid:
             return member  # one host alone does not tell where a member is that moves live
@@ -192,6 +198,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
+        member = heard(member, fact, now)
         if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
             S.REMOVING,
             S.STOPPING,
@@ -208,8 +215,10 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
                 return left
         if fact.observation is Observation.DISPATCHED and group.phase not in LAUNCHING:
             return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
-        relapsed = (member.status, fact.observation) == (S.CREATED, Observation.RELAPSED)
-        target = S.CREATED if relapsed else MEMBER.get((member.status, fact.observation))
+        behind = fact.observation is Observation.READY and outdated(group, member)
+        observation = Observation.UNREADY if behind else fact.observation
+        relapsed = (member.status, observation) == (S.CREATED, Observation.RELAPSED)
+        target = S.CREATED if relapsed else MEMBER.get((member.status, observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
             return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
         if target is S.CREATED and member.status is not S.CREATING:
@@ -217,7 +226,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             return interrupted(member, entered, fact.reason, now) if entered.status is target else entered
         # Why it was paused is told until it is ready again: it may be paused again at any moment.
         told = member.reason if target is S.BOOTING and member.pauses else ""
-        return go_over(member, target, fact.reason or told, now)
+        return go_over(member, target, BEHIND if behind else fact.reason or told, now)
 
     return each(group, observe)
 
@@ -330,6 +339,17 @@ def _of_member(
     return each(group, lambda m: change(m) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m)
 
 
+def _hangs(group: Group, member: Instance) -> bool:
+    """Whether the silence of a guest counts: one of a group that has served, on a host that answers."""
+    runs = member.status in (S.BOOTING, S.RUNNING) and not member.target_host_uuid
+    return bool(member.silent_since) and runs and group.served and not member.unknown_since
+
+
+def hangs_at(group: Group) -> list[int]:
+    """When members are taken to hang (ms)."""
+    return [m.silent_since + HANGS_MS for m in group.instances if _hangs(group, m)]
+
+
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     group = held_to_present(group, now)
     if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
@@ -343,6 +363,8 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
             return enter(member, S.FAILING, "its host stopped answering before GO", now)
         if member.status in (S.REMOVING, S.STOPPING) and now >= member.deadline_at:
             return replace(member, deadline_at=0)
+        if _hangs(group, member) and now >= member.silent_since + HANGS_MS:
+            return enter(member, S.FAILING, member.reason or "its guest says nothing", now)
         boots = member.status in (S.BOOTING, S.CREATED) and not member.unknown_since
         if boots and member.deadline_at and now >= member.deadline_at:
             told = f"not ready within {member.boot_timeout_ms / 1000:g} s of its start"

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.domain.catalog import version_key
 from service.domain.environment import SecretUnavailable, referred
@@ -39,6 +39,7 @@ from service.lifecycle.effects import (
     Remove,
     Resume,
     Shutdown,
+    Tell,
 )
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.lifecycle.members import gives_up
@@ -47,6 +48,7 @@ from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.moves import LiveMove, Trail
+from service.serving import orders
 from service.serving.rendezvous import template
 from service.telemetry import traces
 from service.telemetry.metrics import Metrics
@@ -58,6 +60,7 @@ BUDGET_SECONDS: Mapping[type, float] = {
     Create: 30.0,
     Resume: 10.0,
     Observe: 10.0,
+    Tell: 10.0,
     Shutdown: 10.0,
     PowerOff: 25.0,
     Remove: 25.0,  # a frozen QEMU takes 12 to 18 s to destroy (measured)
@@ -192,6 +195,12 @@ class MemberCalls:
             return _seen(member, await driver.create_paused(spec, budget_seconds=budget))
         if isinstance(effect, Resume):
             return _let_run(member, await driver.resume(identity, budget_seconds=budget))
+        if isinstance(effect, Tell):
+            spec = await self._machine_spec(monitor, group, member)
+            if spec is not None:
+                text = orders.restart(group.start_epoch, spec.documents)
+                await driver.tell(identity, text, budget_seconds=budget)
+            return await self._look(monitor, group, member, identity, fresh=True)
         if isinstance(effect, Observe):
             return await self._look(monitor, group, member, identity, fresh=hinted)
         if isinstance(effect, Shutdown):
@@ -319,6 +328,8 @@ class MemberCalls:
             return EffectResult([MoveImpossible(*key, error.public)])
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Create | Resume):
             return EffectResult([Observed(*key, Observation.REJECTED, error.public)])
+        if isinstance(error, HostRejected) and isinstance(effect, Tell):
+            return EffectResult(retry=True)  # what becomes of a member that cannot be told its deadline decides
         if isinstance(error, HostUnreachable):
             monitor.suspect()
             if isinstance(effect, Create) and key in sends.dispatched and key not in sends.maybe_arrived:
@@ -352,19 +363,30 @@ def _let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     return _seen(member, machine)
 
 
-def _said(member: Instance, report: GuestReport) -> tuple[Observation, str]:
+def _said(member: Instance, report: GuestReport) -> Observed:
     """What a guest's newest report says of a member that executes, and why it does not serve where it did.
 
     What it once said is not true for ever: one that counts its looks and has fallen silent hangs.
     """
-    silent = time.monotonic() - report.received_at if report.count else 0.0
-    if report.stage == READY and silent < SILENT_SECONDS:
-        return Observation.READY, ""
-    if member.status is not InstanceStatus.RUNNING:
-        return Observation.EXECUTING, ""
-    if silent >= SILENT_SECONDS:
-        return Observation.UNREADY, f"its guest has said nothing for {silent:.0f} s"
-    return Observation.UNREADY, f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else "")
+    age = time.monotonic() - report.received_at
+    silent = age >= SILENT_SECONDS and report.count > 0
+    said = Observed(
+        member.uuid,
+        member.attempt,
+        Observation.EXECUTING,
+        address=report.address,
+        epoch=report.epoch,
+        answered_ms=report.answered * 1000 + int(age * 1000) if report.answered >= 0 else -1,
+        engine_restarts=report.restarts,
+        silent=silent,
+    )
+    if report.stage == READY and not silent:
+        return replace(said, observation=Observation.READY)
+    if silent:
+        said = replace(said, reason=f"its guest has said nothing for {SILENT_SECONDS:.0f} s")
+    elif member.status is InstanceStatus.RUNNING:
+        said = replace(said, reason=f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else ""))
+    return replace(said, observation=Observation.UNREADY) if member.status is InstanceStatus.RUNNING else said
 
 
 def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
@@ -376,10 +398,9 @@ def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     observation = _OBSERVATION.get(machine.state)
     if observation is None:
         return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)
-    reason, address = "", ""
+    reason = ""
     if machine.report is not None and observation is Observation.EXECUTING:
-        observation, reason = _said(member, machine.report)
-        address = machine.report.address
+        return (_said(member, machine.report),)
     if observation is Observation.PAUSED:
         reason = machine.why
     if observation is Observation.HALTED:
@@ -387,4 +408,4 @@ def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         reason += f": {machine.why}" if machine.why else ""
         if member.status is InstanceStatus.STOPPING and machine.state is not MachineState.CRASHED:
             reason = ""  # as it was asked to
-    return (Observed(member.uuid, member.attempt, observation, reason, address),)
+    return (Observed(member.uuid, member.attempt, observation, reason),)

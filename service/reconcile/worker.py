@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from service.domain.groups import Group, GroupPhase
 from service.errors import InvariantViolation, NoCapacity, NotFound, QuotaExceeded, Unavailable, Unsatisfiable
 from service.failpoints import failpoint
-from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, effects, next_deadline
+from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, Tell, effects, next_deadline
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.present import held_to_present
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
@@ -49,6 +49,7 @@ class Slot:
     not_before: int = 0
     pause: int = BACKOFF_FIRST_MS
     observed_at: int = 0
+    tells: bool = False
     hinted: bool = False
 
 
@@ -177,7 +178,7 @@ class GroupWorker:
     def _count_end_of_deploy(self, before: Group | None, after: Group, now: int) -> None:
         """The first deploy's duration, once it ends: not a later start, and not a failure of what already served."""
         ended = after.phase in (GroupPhase.RUNNING, GroupPhase.FAILED)
-        if before is None or not ended or before.phase is after.phase or before.served or after.start_epoch > 1:
+        if before is None or not ended or before.phase is after.phase or before.served or after.starts > 1:
             return
         reason = after.failure.code if after.failure is not None and after.phase is GroupPhase.FAILED else ""
         # What cannot be had is no failure of the service's; that there is no room left after a member failed is one.
@@ -281,11 +282,12 @@ class GroupWorker:
             slot.task.add_done_callback(lambda _task: self._wake.set())
 
     def _is_due(self, effect: Effect, slot: Slot, steady: int) -> bool:
-        if not isinstance(effect, Observe):
+        if not isinstance(effect, Observe | Tell):
             return True
-        if not slot.hinted and steady < slot.observed_at + effect.every_ms:
+        begins = isinstance(effect, Tell) and not slot.tells
+        if not slot.hinted and not begins and steady < slot.observed_at + effect.every_ms:
             return False
-        slot.observed_at = steady
+        slot.observed_at, slot.tells = steady, isinstance(effect, Tell)
         return True
 
     async def _traced(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:

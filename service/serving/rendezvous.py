@@ -176,6 +176,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_GATE_PORT": start["gate_port"] or "",
         "CORRAL_LISTEN_PORT": start["listen_port"] or "",
         "CORRAL_SUPERVISOR_PORT": start["supervisor_port"],
+        "CORRAL_SCOPE": document["engine"]["scope"],
         "CORRAL_READINESS": document["readiness"]["kind"],
         "CORRAL_READINESS_PATH": document["readiness"]["path"],
         "CORRAL_READINESS_PORT": document["readiness"]["port"] or "",

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The supervisor of one member: hosts, network, gate, engine, readiness, canary; its reports go up the progress channel.
+# The supervisor of one member: hosts, network, gate, engine, readiness, canary. Its reports go up the progress channel,
+# and down the same channel it is told of a new start of the group, with the documents of that start.
 #
 # One file for every guest: a cloud image's service manager or the small guest's process 1 starts it, and it ends with
 # the machine. It needs a POSIX shell with the usual small programs, and busybox or python3 to tell its peers where it
@@ -72,8 +73,9 @@ publish() {
     mv "$RUN/report.new" "$RUN/report"
     listens=false
     [ -z "${CORRAL_LISTEN_PORT:-}" ] || ! is_listening "$CORRAL_LISTEN_PORT" || ! engine_runs || listens=true
-    printf 'group=%s epoch=%s rank=%s stage=%s listens=%s\n' "${CORRAL_GROUP_UUID:-}" "${CORRAL_GROUP_EPOCH:-0}" \
-        "${CORRAL_NODE_RANK:-0}" "$STAGE" "$listens" > "$RUN/www/status.new"
+    printf 'group=%s epoch=%s rank=%s stage=%s run=%s follows=%s own=%s listens=%s\n' "${CORRAL_GROUP_UUID:-}" \
+        "${CORRAL_GROUP_EPOCH:-0}" "${CORRAL_NODE_RANK:-0}" "$STAGE" "$ENGINE_RUN" "$FOLLOWED" "$OWN" "$listens" \
+        > "$RUN/www/status.new"
     mv "$RUN/www/status.new" "$RUN/www/status"
 }
 
@@ -92,18 +94,74 @@ progress_port() {
     return 1
 }
 
-# Sends what is new and nothing else. A write blocks while nobody reads, which is why this is a process of its own; the
-# leading newline ends a line that an earlier reader saw only half of.
-report_in_background() {
-    sent=
+# A port can be opened once at a time, so that one opening serves both ways. A write blocks while nobody reads, which is
+# why this is a process of its own.
+talk_in_background() {
     until port=$(progress_port); do sleep 1; done
+    exec 3<> "$port"
+    listen_in_background <&3 &
+    LISTENER=$!
+    trap 'kill $LISTENER 2> /dev/null; exit 0' TERM INT
+    report
+}
+
+# Sends what is new and nothing else; the leading newline ends a line that an earlier reader saw only half of.
+report() {
+    sent=
     while :; do
         line=$(cat "$RUN/report")
         if [ "$line" != "$sent" ]; then
-            printf '\n%s\n' "$line" > "$port" 2> /dev/null && sent=$line
+            printf '\n%s\n' "$line" >&3 2> /dev/null && sent=$line
         fi
-        sleep 0.5
+        sleep 0.5 &
+        wait "$!"
     done
+}
+
+# The text of a field of a line of orders, which are letters, digits and what base64 has.
+field() { printf '%s' "$line" | sed -n "s|.*\"$1\":\"\{0,1\}\([A-Za-z0-9+/=]*\).*|\1|p"; }
+
+# Keeps the documents of the newest start that this group was told of where the main loop finds them whole.
+listen_in_background() {
+    trap - TERM INT
+    while :; do
+        if ! IFS= read -r line; then
+            sleep 1  # nobody is at the other end
+            continue
+        fi
+        case "$line" in '{"v":1,"do":"restart",'*'}') ;; *) continue ;; esac
+        epoch=$(field epoch)
+        case "$epoch" in '' | *[!0-9]*) continue ;; esac
+        rm -rf "$RUN/order.new"
+        mkdir "$RUN/order.new"
+        for name in env hosts hostfile rendezvous; do
+            field "$name" | base64 -d > "$RUN/order.new/$name" 2> /dev/null || : > "$RUN/order.new/$name"
+        done
+        # One for another group or with an epoch of its own is none, and neither is one that was cut.
+        grep -q "^CORRAL_GROUP_UUID=$CORRAL_GROUP_UUID\$" "$RUN/order.new/env" || continue
+        grep -q "^CORRAL_GROUP_EPOCH=$epoch\$" "$RUN/order.new/env" || continue
+        rm -rf "$RUN/order"
+        mv "$RUN/order.new" "$RUN/order"
+    done
+}
+
+# Takes over a start that is newer than this member's own. Fails where there is none.
+heed() {
+    [ -r "$RUN/order/env" ] || return 1
+    rm -rf "$RUN/taken"
+    mv "$RUN/order" "$RUN/taken" || return 1
+    epoch=$(sed -n 's/^CORRAL_GROUP_EPOCH=//p' "$RUN/taken/env")
+    [ "${epoch:-0}" -gt "${CORRAL_GROUP_EPOCH:-0}" ] || return 1
+    for name in env hosts hostfile rendezvous; do
+        if [ -s "$RUN/taken/$name" ]; then cat "$RUN/taken/$name" > "$FACTS/$name"; else rm -f "$FACTS/$name"; fi
+    done
+    rm -rf "$RUN/taken"
+    take_facts 'CORRAL_*'
+    write_hosts
+    FOLLOWED=
+    PASSED_BY=
+    PAUSE=0
+    return 0
 }
 
 # Peers ask each other where they stand, because a look at an engine's own port may break it.
@@ -173,40 +231,109 @@ await_network() {
     done
 }
 
-# Whether a peer of this group and of this start says that its engine listens.
-peer_listens() {
-    told=$(fetch 2 "http://$1:$CORRAL_SUPERVISOR_PORT/status") || return 1
+# Where a peer says that it stands, into `told`. Fails for one that does not answer, or is of another group or start.
+ask_peer() {
+    host=$1
+    case "$host" in *:*) host="[$host]" ;; esac
+    told=$(fetch 2 "http://$host:$CORRAL_SUPERVISOR_PORT/status") || return 1
     case "$told" in
-        "group=$CORRAL_GROUP_UUID epoch=$CORRAL_GROUP_EPOCH "*" listens=true") return 0 ;;
+        "group=$CORRAL_GROUP_UUID epoch=$CORRAL_GROUP_EPOCH "*) return 0 ;;
+        "group=$CORRAL_GROUP_UUID epoch="*) note_newer "$told" ;;
     esac
     return 1
 }
 
-# Prints the first peer that this member's engine has to wait for; nothing once the gate is open.
-waits_for() {
+# What a peer says of itself under a name.
+said() { printf '%s' "$told" | sed -n "s/.* $1=\([^ ]*\).*/\1/p"; }
+
+# A peer that was told of a later start: this member has no part in it before it is told as well.
+note_newer() {
+    epoch=${1#*epoch=}
+    epoch=${epoch%% *}
+    case "$epoch" in '' | *[!0-9]*) return 0 ;; esac
+    [ "$epoch" -le "${CORRAL_GROUP_EPOCH:-0}" ] || PASSED_BY=$epoch
+}
+
+# Whether a peer of this group and of this start says that its engine listens, and, where all members start again with
+# the leader, that it was started for the leader's present run: an engine may keep a connection to the one before.
+peer_listens() {
+    ask_peer "$1" || return 1
+    [ "$(said listens)" = true ] || return 1
+    [ "${CORRAL_NODE_RANK:-0}" != 0 ] || ! together || [ "$(said follows)" = "$ENGINE_RUN" ]
+}
+
+# Whether a fault of one member means a new start of all engines.
+together() { [ "${CORRAL_SCOPE:-}" = group ] && [ -n "${CORRAL_LEADER_ADDRESS:-}" ] && [ -n "$ADDRESS" ]; }
+
+# The first peer that this member's engine has to wait for, into `late`; nothing once the gate is open.
+find_late() {
     case "${CORRAL_GATE:-none}" in
         leader) peers=$CORRAL_LEADER_ADDRESS ;;
         workers) peers=${CORRAL_PEERS#* } ;;
         *) return 0 ;;
     esac
     for peer in $peers; do
-        [ "$peer" = "$ADDRESS" ] || peer_listens "$peer" || { echo "$peer"; return 0; }
+        [ "$peer" = "$ADDRESS" ] || peer_listens "$peer" || { late=$peer; return 0; }
     done
 }
 
 pass_gate() {
-    late=$(waits_for)
-    while [ -n "$late" ]; do
+    PASSED_BY=
+    follow_leader
+    while :; do
+        # Not in a shell of its own: what is noted on the way is to stay.
+        late=
+        find_late
+        [ -n "$late" ] || return 0
         stage gate "waiting for the engine of $late"
-        sleep 0.3
-        late=$(waits_for)
+        sleep 0.3 &
+        wait "$!"
+        heed && new_run
+        follow_leader
     done
 }
 
 # --- the engine ----------------------------------------------------------------------------------------------------
 
+# A name for the engine's next run, before the gate: members that start again with the leader's see it there.
+new_run() { [ "${CORRAL_NODE_RANK:-0}" != 0 ] || ENGINE_RUN=$(cut -c1-8 /proc/sys/kernel/random/uuid); }
+
+# A worker's engine is for one run of the leader's. What it finds before its engine has served anyone it takes as it is.
+follow_leader() {
+    together && [ "${CORRAL_NODE_RANK:-0}" != 0 ] || return 0
+    ask_peer "$CORRAL_LEADER_ADDRESS" || return 0
+    leads=$(said run)
+    [ -z "$leads" ] || [ -n "$FOLLOWED" ] || FOLLOWED=$leads
+    [ -z "$leads" ] || [ "$leads" = "$FOLLOWED" ] || { FOLLOWED=$leads; LEADER_CHANGED=yes; }
+}
+
+# Rank 0 looks at its workers in turn: one whose engine was started again has forgotten what it had of this one's.
+watch_workers() {
+    case "${CORRAL_SCOPE:-}" in group | head) ;; *) return 0 ;; esac
+    [ "${CORRAL_NODE_RANK:-0}" = 0 ] || return 0
+    turns=0
+    for peer in ${CORRAL_PEERS#* }; do
+        turns=$((turns + 1))
+        [ "$turns" -gt "$WATCHED" ] || continue
+        WATCHED=$turns
+        ask_peer "$peer" || return 0
+        own=$(said own)
+        case " $OWNS " in
+            *" $peer=$own "*) ;;
+            *" $peer="*) WORKER_CHANGED=$peer ;;
+            *) OWNS="$OWNS $peer=$own" ;;
+        esac
+        return 0
+    done
+    WATCHED=0
+}
+
 start_engine() {
     stage engine "starting"
+    LEADER_CHANGED=
+    WORKER_CHANGED=
+    OWNS=
+    WATCHED=0
     (
         trap - TERM INT
         # The group's own names last, so that nobody else's variable has them.
@@ -221,6 +348,8 @@ start_engine() {
     STARTED_AT=$(now)
     READY_AT=
     ANSWERED_AT=
+    WRONG=
+    drop_canary
 }
 
 # Running, and not a zombie, for which kill -0 is true as well.
@@ -258,10 +387,10 @@ cut_log() {
     cat "$RUN/engine.log.cut" > "$RUN/engine.log"
 }
 
-# A pause that grows with each start that did not last.
+# Again, `$1` says why, within `$2` tenths of a second for its end. A pause that grows with each start that did not last.
 restart_engine() {
     stop_engine "${2:-50}"
-    # The end of its group may be asked for by its peers: they see that it does not listen.
+    new_run
     lasted=0
     [ -z "$READY_AT" ] || lasted=$(($(now) - READY_AT))
     [ "$lasted" -lt "$STABLE_SECONDS" ] || PAUSE=0
@@ -269,11 +398,43 @@ restart_engine() {
     RESTARTS=$((RESTARTS + 1))
     stage degraded "$1"
     until=$(($(now) + PAUSE))
-    while [ "$(now)" -lt "$until" ]; do publish; sleep 1; done
+    while [ "$(now)" -lt "$until" ]; do
+        publish
+        sleep 1 &
+        wait "$!"
+        ! heed || until=0
+    done
     PAUSE=$((PAUSE == 0 ? 1 : PAUSE * 2))
     [ "$PAUSE" -le "$MOST_PAUSE" ] || PAUSE=$MOST_PAUSE
     pass_gate
     start_engine
+}
+
+# A new start of the group, or the leader's: no fault of this engine's, so that nothing is counted and nothing waits.
+rejoin() {
+    stage joining "$1"
+    stop_engine 30
+    new_run
+    READY_AT=
+    pass_gate
+    start_engine
+}
+
+# The group has gone on without this member: it serves nobody before it is told of that start.
+stand_aside() {
+    while [ -n "$PASSED_BY" ]; do
+        stage degraded "the group is at start $PASSED_BY, and this member is to be told of it"
+        stop_engine 30
+        until heed; do
+            publish
+            sleep 1 &
+            wait "$!"
+        done
+        PASSED_BY=
+        new_run
+        pass_gate
+        start_engine
+    done
 }
 
 # --- readiness -----------------------------------------------------------------------------------------------------
@@ -309,26 +470,34 @@ ask_canary() {
     [ -z "$ASKED" ] || return 0
     ASKED=yes
     ASKED_AT=$(now)
-    rm -f "$RUN/canary.done"
+    # A name for each: one that was dropped may still write its answer.
+    ASKS=$((ASKS + 1))
     (
         trap - TERM INT
+        exec 3>&-
         began=$(hundredths)
-        fetch "$DEADLINE" "$(own_url "$CORRAL_CANARY_PATH")" ${CORRAL_CANARY_BODY:+"$CORRAL_CANARY_BODY"} > "$RUN/canary"
-        echo "$? $(($(hundredths) - began))" > "$RUN/canary.new"
-        mv "$RUN/canary.new" "$RUN/canary.done"
+        fetch "$DEADLINE" "$(own_url "$CORRAL_CANARY_PATH")" ${CORRAL_CANARY_BODY:+"$CORRAL_CANARY_BODY"} > "$RUN/canary.$ASKS"
+        echo "$? $(($(hundredths) - began))" > "$RUN/canary.new.$ASKS"
+        mv "$RUN/canary.new.$ASKS" "$RUN/canary.done.$ASKS"
     ) &
     CANARY=$!
 }
 
+# What an engine was asked that is no more says nothing of the next one.
+drop_canary() {
+    ASKED=
+    rm -f "$RUN"/canary.*
+}
+
 # Takes an answer that has come. The time that one may take follows from the first right one: five times as long.
 judge_canary() {
-    [ -n "$ASKED" ] && [ -r "$RUN/canary.done" ] || return 0
+    [ -n "$ASKED" ] && [ -r "$RUN/canary.done.$ASKS" ] || return 0
     ASKED=
-    read -r status took < "$RUN/canary.done"
+    read -r status took < "$RUN/canary.done.$ASKS"
     if [ "$status" -ne 0 ]; then
         WRONG="no answer within $DEADLINE s"
-    elif ! grep -Eq -- "$CORRAL_CANARY_EXPECT" "$RUN/canary"; then
-        WRONG="a wrong answer: $(head -c 200 "$RUN/canary" | tr '\n' ' ')"
+    elif ! grep -Eq -- "$CORRAL_CANARY_EXPECT" "$RUN/canary.$ASKS"; then
+        WRONG="a wrong answer: $(head -c 200 "$RUN/canary.$ASKS" | tr '\n' ' ')"
     else
         WRONG=
         ANSWERED_AT=$(now)
@@ -337,6 +506,7 @@ judge_canary() {
             DEADLINE=$((MEASURED > LEAST_DEADLINE ? MEASURED : LEAST_DEADLINE))
         fi
     fi
+    rm -f "$RUN"/canary.*
 }
 
 # Whether the model has answered rightly so lately that it may be said to answer.
@@ -357,6 +527,7 @@ main() {
     ENGINE=
     ANSWERED_AT=
     READY_AT=
+    FINE_AT=0
     PAUSE=0
     RESTARTS=0
     COUNT=0
@@ -368,6 +539,16 @@ main() {
     CANARY=
     WRONG=
     MEASURED=
+    ASKS=0
+    ENGINE_RUN=
+    FOLLOWED=
+    LEADER_CHANGED=
+    WORKER_CHANGED=
+    PASSED_BY=
+    OWN=0
+    OWNS=
+    WATCHED=0
+    LOOKS=0
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     trap 'ending' TERM INT
@@ -379,8 +560,9 @@ main() {
     LEAST_DEADLINE=3
     # Before it is measured one answer may take long: the first brings the model's weights into memory.
     DEADLINE=${CORRAL_START_DEADLINE_SECONDS:-300}
+    new_run
     stage booting
-    report_in_background &
+    talk_in_background &
     REPORTER=$!
     write_hosts
     await_network
@@ -389,10 +571,24 @@ main() {
     pass_gate
     if [ -n "${CORRAL_ENGINE_COMMAND:-}" ]; then start_engine; else STARTED_AT=$(now); fi
     while :; do
+        if heed; then
+            if [ -n "${CORRAL_ENGINE_COMMAND:-}" ]; then rejoin "start $CORRAL_GROUP_EPOCH of the group"; else publish; fi
+        fi
+        look_at_peers
         turn
         sleep 0.5 &
         wait "$!"
     done
+}
+
+# Every other second, and the less often the larger the group is.
+look_at_peers() {
+    [ -n "${CORRAL_ENGINE_COMMAND:-}" ] && [ -n "$ADDRESS" ] && [ -n "${CORRAL_PEERS:-}" ] || return 0
+    LOOKS=$((LOOKS + 1))
+    [ $((LOOKS % (4 + CORRAL_GROUP_SIZE / 32))) -eq 0 ] || return 0
+    follow_leader
+    watch_workers
+    stand_aside
 }
 
 # One look. Before a member has served it is still joining; afterwards it is degraded.
@@ -402,18 +598,38 @@ turn() {
     [ -z "$SERVED" ] || short=degraded
     if [ -n "${CORRAL_ENGINE_COMMAND:-}" ] && ! engine_runs; then
         wait "$ENGINE"
-        restart_engine "the engine ended with status $?: $(last_words)"
+        status=$?
+        OWN=$((OWN + 1))
+        restart_engine "the engine ended with status $status: $(last_words)"
+    elif [ -n "$LEADER_CHANGED" ]; then
+        rejoin "the leader's engine was started again"
+    elif [ -n "$WORKER_CHANGED" ]; then
+        rejoin "the engine of $WORKER_CHANGED was started again"
     elif ! looks_ready; then
         stage "$short" "the engine does not answer"
+        has_canary && judge_canary
+        ! overdue && ! stuck || restart_engine "the engine does not answer${WRONG:+: $WRONG}"
     elif answers; then
-        [ -n "$READY_AT" ] || READY_AT=$(now)
+        FINE_AT=$(now)
+        [ -n "$READY_AT" ] || READY_AT=$FINE_AT
+        has_canary && FINE_AT=$ANSWERED_AT
         SERVED=yes
         stage ready
     elif [ -n "$READY_AT" ]; then
         restart_engine "the engine has not answered rightly for $PATIENCE s: $WRONG"
     else
         stage "$short" "the model has not answered rightly yet${WRONG:+: $WRONG}"
+        ! stuck || restart_engine "the engine has not answered rightly since its start: $WRONG"
     fi
+}
+
+# One that was ready and is not for too long.
+overdue() { [ -n "$READY_AT" ] && [ $(($(now) - FINE_AT)) -gt "$PATIENCE" ]; }
+
+# An engine that was started again and does not come up hangs; one that never served may still load its model.
+stuck() {
+    [ -n "$SERVED" ] && [ -n "${CORRAL_ENGINE_COMMAND:-}" ] && [ -z "$READY_AT" ] || return 1
+    [ $(($(now) - STARTED_AT)) -gt $((PATIENCE + 2 * DEADLINE)) ]
 }
 
 ending() {

@@ -70,6 +70,9 @@ def commit(
     _let_go(connection, before, after, now)
     invariants.check(before, after, claims.seats_of(connection, after.uuid))
     known = {m.uuid: m for m in before.instances}
+    if _heard_alone(before, after):
+        groups.save(connection, before, after)
+        return after
     stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
     # Events carry the group as it will be stored, but for its revision, which is the event's own.
     stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
@@ -154,7 +157,20 @@ def _told(member: Instance) -> Instance:
         move_deadline_at=0,
         move=MoveStage.NONE,
         paused_at=0,
+        told_epoch=0,
+        last_answer_at=0,
+        silent_since=0,
     )
+
+
+def _heard_alone(before: Group, after: Group) -> bool:
+    """Whether guests have said of themselves what changes nothing for anybody: no new version, so that an etag that a
+    caller has stays good."""
+    deaf = [
+        replace(g, instances=tuple(replace(m, told_epoch=0, last_answer_at=0) for m in g.instances))
+        for g in (before, after)
+    ]
+    return deaf[0] == deaf[1]
 
 
 def accepted(connection: Connection, group: Group, now: int) -> Group:

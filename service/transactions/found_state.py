@@ -32,6 +32,7 @@ def as_found(group: Group, states: Mapping[str, MachineState], now: int) -> Grou
         go=runs or phase is GroupPhase.STOPPED,
         served=runs,
         start_epoch=epoch,
+        starts=epoch,
         restarting=False,
         failure=None,
         failures=0,

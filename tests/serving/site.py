@@ -113,11 +113,13 @@ class Site:
 
         Raises OSError, http.client.HTTPException, ValueError.
         """
+        return self.ask_at(group.instances[0].addresses[0], prompt, count, timeout)
+
+    def ask_at(self, address: str, prompt: str, count: int, timeout: float) -> str:
+        """See `ask`. A planned address is the member's for life."""
         body = json.dumps(self.model.request(prompt, count)).encode()
-        found: str = json.loads(post(self.lab, group.instances[0].addresses[0], "/completion", body, timeout))[
-            "content"
-        ]
-        return found
+        answer = json.loads(post(self.lab, address, "/completion", body, timeout))
+        return str(answer["content"])
 
     def get(self, uuid: str) -> group_pb2.InstanceGroup:
         """The group as it stands."""

@@ -164,6 +164,13 @@ class SimulatedMachineHost:
             self.put(uuid, running, cause)
         return self.machines[uuid]
 
+    def tell(self, uuid: str, epoch: int) -> None:
+        """The guest takes over a newer start; one that does not run hears nothing."""
+        there = self.machines.get(uuid)
+        if there is None or there.state != RUNNING:
+            raise Rejected
+        self.put(uuid, replace(there, epoch=max(there.epoch, epoch)), "tell")
+
     def set_state(self, uuid: str, state: str, cause: str, *, tampered: bool = False) -> None:
         """Another state for a machine that is there; a tombstone or ghost stays one."""
         there = self.machines.get(uuid)

@@ -12,7 +12,8 @@ from typing import Any
 
 import libvirt
 
-from service.drivers.base import GuestReport
+from service.drivers.base import GuestReport, HostRejected
+from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.errors import describe
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,10 @@ LINE_LIMIT = 8192
 DETAIL_LIMIT = 500
 STAGE_LIMIT = 32
 READ_SIZE = 16384
+# What a column holds, and far more than any guest counts.
+MOST_RESTARTS = 1_000_000
+# How long a guest's end that takes nothing more is waited for before the next part is offered.
+WRITE_PAUSE_SECONDS = 0.02
 # A guest that never stops writing must not keep the one event thread to itself.
 READS_AT_A_TIME = 8
 
@@ -44,11 +49,14 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
         address=_plain(address)[:64],
         received_at=received_at,
         count=_number(found.get("count")),
+        answered=_number(found.get("answered"), -1),
+        restarts=min(_number(found.get("restarts")), MOST_RESTARTS),
+        rank=_number(found.get("rank"), -1),
     )
 
 
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62 else 0
+def _number(value: Any, otherwise: int = 0) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else otherwise
 
 
 def _plain(value: Any) -> str:
@@ -114,6 +122,19 @@ class Channel:
                 if report is not None:
                     self._on_report(report)
         return False
+
+    def write(self, work: Work, data: bytes) -> None:
+        """All of it, as fast as the guest takes it. Raises HostRejected where the channel is closed, and what a call
+        raises whose time is over."""
+        while data:
+            with self._lock:
+                if not self.open:
+                    raise HostRejected("absent", "the guest's progress channel is closed")
+                sent = self._stream.send(data[:READ_SIZE])
+            if sent > 0:
+                data = data[sent:]
+            else:
+                work.pause(WRITE_PAUSE_SECONDS)
 
     def _let_go(self) -> None:
         self.open = False
@@ -192,6 +213,14 @@ class Channels:
             return False
         return True
 
+    def tell(self, work: Work, machine_uuid: str, text: str) -> None:
+        """Write to the guest. Raises HostRejected `absent` where no channel of it is open."""
+        with self._lock:
+            channel = self._channels.get(machine_uuid)
+        if channel is None:
+            raise HostRejected("absent", "the guest has no progress channel that is open here")
+        channel.write(work, text.encode())
+
     def _is_ending(self, machine_uuid: str) -> bool:
         with self._lock:
             return machine_uuid in self._ending
@@ -221,7 +250,8 @@ class Channels:
             before = self._reports.get(machine_uuid)
             self._reports[machine_uuid] = report
         # A guest repeats itself every few seconds; only what is new is news.
-        if before is None or replace(before, received_at=report.received_at, count=report.count) != report:
+        known = before and replace(before, received_at=report.received_at, count=report.count, answered=report.answered)
+        if known != report:
             self._on_report(machine_uuid)
 
     def forget(self, machine_uuid: str) -> None:

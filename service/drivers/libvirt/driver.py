@@ -219,12 +219,12 @@ class LibvirtDriver(HostDriver):
             "resume", lambda work, connection: self._machines.resume(work, connection, identity), whole.remaining
         )
 
-    def _listen(self, connection: Any, identity: MachineIdentity) -> None:
+    def _listen(self, connection: Any, identity: MachineIdentity, *, take_over: bool = True) -> None:
         """A guest without the channel runs all the same, and reports nothing."""
         seen = self._inventory.find(connection, identity)
         tag = None if seen is None else seen.record.machine_of(self._cluster)
         if seen is not None and tag is not None and seen.active and tag.progress_channel:
-            self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=True)
+            self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=take_over)
 
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
@@ -257,6 +257,16 @@ class LibvirtDriver(HostDriver):
             ),
             budget_seconds,
         )
+
+    async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
+        """See HostDriver. By the channel that is open for reading: only one client can have it."""
+        check_identity(identity)
+
+        def tell(work: Work, connection: Any) -> None:
+            self._listen(connection, identity, take_over=False)
+            self._channels.tell(work, identity.machine_uuid, text)
+
+        await self._read("tell", tell, budget_seconds)
 
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""

@@ -126,6 +126,12 @@ class SimulatedDriver:
         await self._call(budget_seconds)
         self.host.entomb(identity)
 
+    async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
+        """See HostDriver. A simulated guest starts its engine again in no time."""
+        await self._call(budget_seconds)
+        self.host.tell(identity, int(json.loads(text).get("epoch", 0)))
+        self._hint(identity)
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Its machines have no definition beside themselves."""
         await self._call(budget_seconds)

@@ -155,6 +155,13 @@ class SimulatedHost:
             machine.resumed_at = self.clock()
         return self.seen(machine)
 
+    def tell(self, identity: MachineIdentity, epoch: int) -> None:
+        """The guest takes over a newer start. Raises HostRejected where it does not run."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None or machine.state is not MachineState.RUNNING:
+            raise HostRejected("absent", "there is no running machine to tell anything")
+        machine.epoch = max(machine.epoch, epoch)
+
     def stop(self, identity: MachineIdentity) -> None:
         """Power off; absent is fine."""
         machine = self.machines.get(identity.machine_uuid)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from service.serving import supervisor
+from service.serving import orders, supervisor
 
 PROGRAM = Path(supervisor.__file__).with_name("supervisor.sh")
 ENGINE = Path(__file__).with_name("engine.py")
@@ -45,6 +46,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def port() -> tuple[int, str]:
+    """A progress port as a guest has it: the host's end, and the path of the guest's."""
+    host, guest = os.openpty()
+    tty.setraw(guest)
+    path = os.ttyname(guest)
+    os.close(guest)
+    return host, path
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -192,32 +202,150 @@ def test_it_is_ready_while_the_model_answers_rightly_and_starts_the_engine_again
         guest.at("ready")
 
 
-def test_it_waits_at_the_gate_for_the_engines_of_its_own_start(guest: Guest, tmp_path: Path) -> None:
-    peer = tmp_path / "peer"
-    peer.mkdir()
-    status = peer / "status"
-    status.write_text(f"group={'a' * 32} epoch=3 rank=1 stage=ready listens=true\n")
+@dataclass
+class Peer:
+    """A supervisor at 127.0.0.2 as others see it: what it says of itself."""
+
+    status: Path
+    port: int
+
+    def says(self, epoch: int, rest: str) -> None:
+        new = self.status.with_suffix(".new")
+        new.write_text(f"group={'a' * 32} epoch={epoch} {rest}\n")
+        new.replace(self.status)
+
+    def facts(self, **more: str) -> dict[str, str]:
+        """Of a guest whose only peer it is."""
+        return {"CORRAL_PEERS": "127.0.0.1 127.0.0.2", "CORRAL_SUPERVISOR_PORT": str(self.port), **more}
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    directory = tmp_path / "peer"
+    directory.mkdir()
     port = free_port()
-    server = ThreadingHTTPServer(("127.0.0.2", port), partial(Quiet, directory=str(peer)))
+    server = ThreadingHTTPServer(("127.0.0.2", port), partial(Quiet, directory=str(directory)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        began = guest.directory / "began"
-        facts = {"CORRAL_GATE": "workers", "CORRAL_PEERS": "127.0.0.1 127.0.0.2", "CORRAL_SUPERVISOR_PORT": str(port)}
-        guest.start(f"echo >> {began}; sleep 1000", **facts)
-        first = guest.at("gate", "waiting for the engine of 127.0.0.2")["count"]
-        until(lambda: guest.report()["count"] > first + 2, "it looks again")
-        status.write_text(f"group={'a' * 32} epoch=4 rank=1 stage=engine listens=false\n")
-        second = guest.report()["count"]
-        until(lambda: guest.report()["count"] > second + 2, "it looks again")
-        assert not began.exists()
-        status.write_text(f"group={'a' * 32} epoch=4 rank=1 stage=ready listens=true\n")
-        guest.at("ready")
-        assert began.exists()
+        yield Peer(directory / "status", port)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def looks_again(guest: Guest) -> None:
+    first = guest.report()["count"]
+    until(lambda: guest.report()["count"] > first + 2, "it looks again")
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def test_it_waits_at_the_gate_for_the_engines_of_its_own_start(guest: Guest, peer: Peer) -> None:
+    peer.says(3, "rank=1 stage=ready run= follows= own=0 listens=true")
+    began = guest.directory / "began"
+    guest.start(f"echo >> {began}; sleep 1000", **peer.facts(CORRAL_GATE="workers"))
+    guest.at("gate", "waiting for the engine of 127.0.0.2")
+    looks_again(guest)
+    peer.says(4, "rank=1 stage=engine run= follows= own=0 listens=false")
+    looks_again(guest)
+    assert not began.exists()
+    peer.says(4, "rank=1 stage=ready run= follows= own=0 listens=true")
+    guest.at("ready")
+    assert began.exists()
+
+
+def test_a_workers_engine_is_started_again_with_its_leaders(guest: Guest, peer: Peer) -> None:
+    began = guest.directory / "began"
+    peer.says(4, "rank=0 stage=gate run=first follows= own=0 listens=false")
+    facts = peer.facts(CORRAL_SCOPE="group", CORRAL_LEADER_ADDRESS="127.0.0.2", CORRAL_NODE_RANK="1")
+    guest.start(f"echo >> {began}; exec sleep 1000", **facts)
+    guest.at("ready")
+    told = guest.run / "www/status"
+    until(lambda: "follows=first " in told.read_text(), "it is for the leader's first run")
+    looks_again(guest)
+    assert lines(began) == 1, "its engine has served nobody yet"
+    peer.says(4, "rank=0 stage=gate run=second follows= own=0 listens=false")
+    until(lambda: lines(began) == 2, "another engine")
+    until(lambda: "follows=second " in told.read_text(), "it is for the leader's second run")
+    assert guest.report()["restarts"] == 0, "that was no fault of its own"
+
+
+def test_the_leader_waits_for_engines_of_its_own_run_and_starts_again_when_one_was(guest: Guest, peer: Peer) -> None:
+    began = guest.directory / "began"
+    facts = peer.facts(CORRAL_SCOPE="group", CORRAL_LEADER_ADDRESS="127.0.0.1", CORRAL_GATE="workers")
+    peer.says(4, "rank=1 stage=ready run= follows=before own=0 listens=true")
+    guest.start(f"echo >> {began}; exec sleep 1000", **facts)
+    guest.at("gate")
+    looks_again(guest)
+    assert not began.exists(), "that engine has a connection to a run before this one"
+    told = guest.run / "www/status"
+
+    def run() -> str:
+        return next(word for word in told.read_text().split() if word.startswith("run="))[4:]
+
+    first = run()
+    peer.says(4, f"rank=1 stage=ready run= follows={first} own=0 listens=true")
+    guest.at("ready")
+    looks_again(guest)
+    assert (lines(began), run()) == (1, first)
+    until(lambda: guest.report()["count"] > 20, "it has looked at its worker")
+    peer.says(4, f"rank=1 stage=ready run= follows={first} own=1 listens=true")
+    until(lambda: run() != first, "another run")
+    peer.says(4, f"rank=1 stage=ready run= follows={run()} own=1 listens=true")
+    until(lambda: lines(began) == 2, "another engine")
+
+
+def order(guest: Guest, epoch: int, **changes: str) -> bytes:
+    """What Corral says down the channel when the group starts anew."""
+    facts = {**guest.facts, "CORRAL_GROUP_EPOCH": str(epoch), **changes}
+    env = "".join(f"{name}={value}\n" for name, value in facts.items())
+    return orders.restart(epoch, {"env": env, "hosts": "10.0.0.9 node-0\n"}).encode()
+
+
+def test_a_new_start_that_it_is_told_of_is_taken_over_and_acknowledged(guest: Guest) -> None:
+    host, channel = port()
+    try:
+        seen = guest.directory / "seen"
+        guest.start(f"echo $CORRAL_GROUP_EPOCH $TOLD >> {seen}; exec sleep 1000", channel=channel)
+        guest.at("ready")
+        for noise in (b"\x00\xff{", b'{"v":1,"do":"restart","epoch":9,"env":"', b"x" * 3000):
+            os.write(host, noise + b"\n")
+        os.write(host, order(guest, 8, CORRAL_GROUP_UUID="b" * 32))
+        os.write(host, order(guest, 3))
+        os.write(host, order(guest, 5, TOLD="$(touch /nowhere)"))
+        until(lambda: guest.report()["epoch"] == 5, "it acknowledges")
+        guest.at("ready")
+        until(lambda: lines(seen) == 2, "another engine")
+        assert seen.read_text().splitlines() == ["4", "5 $(touch /nowhere)"]
+        assert "10.0.0.9 node-0" in guest.hosts.read_text()
+        assert guest.report()["restarts"] == 0
+    finally:
+        guest.stop()
+        os.close(host)
+
+
+def test_one_that_the_group_has_passed_by_serves_nobody_until_it_is_told(guest: Guest, peer: Peer) -> None:
+    host, channel = port()
+    try:
+        began = guest.directory / "began"
+        facts = peer.facts(CORRAL_SCOPE="group", CORRAL_LEADER_ADDRESS="127.0.0.2", CORRAL_NODE_RANK="1")
+        peer.says(4, "rank=0 stage=ready run=first follows= own=0 listens=true")
+        guest.start(f"echo $$ >> {began}; exec sleep 1000", channel=channel, **facts)
+        guest.at("ready")
+        peer.says(5, "rank=0 stage=ready run=other follows= own=0 listens=true")
+        guest.at("degraded", "the group is at start 5")
+        engine_process = Path(f"/proc/{began.read_text().strip()}")
+        until(lambda: not engine_process.exists(), "its engine ends")
+        os.write(host, order(guest, 5))
+        guest.at("ready")
+        assert (guest.report()["epoch"], lines(began)) == (5, 2)
+    finally:
+        guest.stop()
+        os.close(host)
 
 
 def test_peers_are_told_that_the_engine_listens_and_nobody_connects_to_it(guest: Guest) -> None:
@@ -261,18 +389,17 @@ def test_variables_are_the_engines_alone_and_hosts_are_the_groups(guest: Guest) 
     assert guest.hosts.read_text() == "127.0.0.1 localhost\n# corral begin\n10.0.0.1 node-0\n# corral end\n"
 
 
-def test_one_that_hangs_falls_silent(guest: Guest, tmp_path: Path) -> None:
-    channel = tmp_path / "channel"
-    os.mkfifo(channel)
-    reader = os.open(channel, os.O_RDWR | os.O_NONBLOCK)  # both ends, so that it neither waits nor ends
+def test_one_that_hangs_falls_silent(guest: Guest) -> None:
+    host, channel = port()
+    os.set_blocking(host, False)
     try:
-        guest.start("exec sleep 1000", channel=str(channel))
+        guest.start("exec sleep 1000", channel=channel)
         guest.at("ready")
         assert guest.process is not None
 
         def heard() -> bytes:
             try:
-                return os.read(reader, 65_536)
+                return os.read(host, 65_536)
             except BlockingIOError:
                 return b""
 
@@ -283,4 +410,4 @@ def test_one_that_hangs_falls_silent(guest: Guest, tmp_path: Path) -> None:
         until(lambda: not heard() and guest.report() == last and not any(heard() for _ in range(20)), "silence")
     finally:
         guest.stop()
-        os.close(reader)
+        os.close(host)

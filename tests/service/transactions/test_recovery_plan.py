@@ -30,7 +30,7 @@ def running(size: int = 2, **changes: object) -> Group:
     members = tuple(replace(seated(m, m.rank + 1), status=S.RUNNING, was_resumed=True) for m in made.instances)
     return replace(
         made, instances=members, phase=GroupPhase.RUNNING, status=GroupStatus.RUNNING, go=True, served=True,
-        start_epoch=1, running_since=5,
+        start_epoch=1, starts=1, running_since=5,
     )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.drivers.base import GuestReport
-from service.drivers.libvirt.channels import DETAIL_LIMIT, LINE_LIMIT, Channels, Lines, parse_report
+from service.drivers.base import GuestReport, HostRejected
+from service.drivers.libvirt.channels import DETAIL_LIMIT, LINE_LIMIT, MOST_RESTARTS, Channels, Lines, parse_report
+from service.drivers.libvirt.connection import Work
 from tests.service.drivers.libvirt.fake import error
 
 REPORT = {"v": 1, "stage": "ready", "detail": "d", "epoch": 3, "address": "10.0.0.1", "joined": 2}
@@ -27,6 +28,11 @@ def line(**changes: Any) -> bytes:
 
 
 def test_a_report_is_read() -> None:
+    supervised = parse_report(line(count=9, answered=4, restarts=2, rank=1), 7.0)
+    assert supervised == GuestReport("ready", "d", 3, "10.0.0.1", 7.0, 9, 4, 2, 1)
+    strange = parse_report(line(answered=-1, restarts=1 << 30, rank="x", epoch=1 << 31), 7.0)
+    assert strange is not None
+    assert (strange.answered, strange.restarts, strange.rank, strange.epoch) == (-1, MOST_RESTARTS, -1, 0)
     assert parse_report(line(), 7.0) == GuestReport("ready", "d", 3, "10.0.0.1", 7.0)
     assert parse_report(line(count=9), 7.0) == GuestReport("ready", "d", 3, "10.0.0.1", 7.0, 9)
     assert parse_report(line(count=-1), 7.0) == parse_report(line(count=True), 7.0) == parse_report(line(), 7.0)
@@ -97,6 +103,7 @@ class Stream:
         self.pieces = pieces
         self.callback: Any = None
         self.calls: list[str] = []
+        self.written = b""
 
     def eventAddCallback(self, _events: int, callback: Any, _opaque: Any) -> int:  # noqa: N802
         self.callback = callback
@@ -108,6 +115,14 @@ class Stream:
     def abort(self) -> int:
         self.calls.append("abort")
         return 0
+
+    def send(self, data: bytes) -> int:
+        """Takes a few bytes at a time, and now and then none."""
+        self.calls.append("send")
+        if len(self.calls) % 3 == 0:
+            return -2
+        self.written += data[:7]
+        return len(data[:7])
 
     def recv(self, _size: int) -> Any:
         piece = self.pieces.pop(0) if self.pieces else -2
@@ -259,3 +274,16 @@ def test_a_guest_that_never_stops_does_not_keep_the_event_thread() -> None:
     stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
     assert len(stream.pieces) > 900
     assert channels.listening("m")
+
+
+def test_a_guest_is_told_all_of_it_however_little_it_takes_at_once() -> None:
+    stream = Stream([])
+    channels = Channels(lambda _uuid: None)
+    host = Host(stream)
+    assert channels.listen(host, host, "m", "org.corral.progress", take_over=False)
+    channels.tell(Work(30), "m", "a line of some length\n")
+    assert stream.written == b"a line of some length\n"
+    channels.hang_up("m")
+    for uuid in ("m", "unknown"):
+        with pytest.raises(HostRejected):
+            channels.tell(Work(30), uuid, "x")

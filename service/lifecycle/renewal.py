@@ -1,0 +1,67 @@
+"""A group that runs and whose members change starts anew without being stopped: its epoch rises, and those that go on
+running are told. Pure.
+
+Only where engines cannot do without each other (`GroupSpec.tells`): one that lost a peer has to be started again, and a
+member that the group has gone on without must never serve it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from service.domain.groups import Group, Instance
+from service.lifecycle.facts import Observation, Observed
+from service.lifecycle.members import LAUNCHING, S, each
+from service.lifecycle.moving import go_over
+
+BEHIND = "it does not know the group's present start yet"
+FURTHEST = 1_000
+"""By how many starts a guest may be ahead of the database at most."""
+ANSWERS_APART_MS = 10_000
+"""A right answer is written down when the one before is so much older."""
+_NOT_RUNNING = (Observation.HALTED, Observation.GONE, Observation.PAUSED)
+
+
+def renewed(before: Group, after: Group, now: int) -> Group:
+    """`after`, at the next start where a change made members anew, took some out or brought some in."""
+    goes_on = before.go and after.go and after.starts == before.starts and after.phase in LAUNCHING
+    if not (goes_on and after.spec.tells and _runs(before) != _runs(after)):
+        return after
+
+    def fall_behind(member: Instance) -> Instance:
+        # One in the middle of a live move is told where it arrives.
+        serves = member.status is S.RUNNING and not member.target_host_uuid
+        return go_over(member, S.BOOTING, BEHIND, now) if serves else member
+
+    return each(replace(after, start_epoch=after.start_epoch + 1), fall_behind)
+
+
+def _runs(group: Group) -> frozenset[tuple[str, int, int]]:
+    """What members are made of now: each one's attempt, and its starts there."""
+    return frozenset((m.uuid, m.attempt, m.restarts) for m in group.instances if not m.leaving)
+
+
+def caught_up(group: Group, fact: Observed) -> Group:
+    """The group at the start that a guest of it knows, where a database that was restored or recovered is behind it:
+    the next start must be one that no guest has heard of. What a guest says is bounded, since it is a stranger."""
+    ahead = group.go and group.spec.tells and 0 < fact.epoch - group.start_epoch <= FURTHEST
+    ours = any((m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) for m in group.instances)
+    return replace(group, start_epoch=fact.epoch) if ahead and ours else group
+
+
+def heard(member: Instance, fact: Observed, now: int) -> Instance:
+    """The member with what its guest says of itself, and since when it says nothing."""
+    if fact.observation not in (Observation.EXECUTING, Observation.READY, Observation.UNREADY):
+        return replace(member, silent_since=0) if fact.observation in _NOT_RUNNING else member
+    silent_since = (member.silent_since or now) if fact.silent else 0
+    if not fact.epoch or fact.silent:
+        return replace(member, silent_since=silent_since)
+    answered_at = now - fact.answered_ms if fact.answered_ms >= 0 else 0
+    news = answered_at >= member.last_answer_at + ANSWERS_APART_MS
+    return replace(
+        member,
+        silent_since=silent_since,
+        told_epoch=max(member.told_epoch, fact.epoch),
+        last_answer_at=answered_at if news else member.last_answer_at,
+        engine_restarts=fact.engine_restarts,
+    )

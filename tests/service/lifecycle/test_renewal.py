@@ -1,0 +1,109 @@
+"""A group whose engines cannot do without each other: a member that is made anew means a new start for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus
+from service.lifecycle.effects import Observe, Tell, effects, next_deadline
+from service.lifecycle.facts import Observation, Observed, Ticked
+from service.lifecycle.renewal import FURTHEST
+from service.lifecycle.transitions import HANGS_MS, advance
+from tests.support.builders import node, spec
+
+S = InstanceStatus
+NOW = 1_000_000
+
+
+def member(rank: int, **changes: object) -> Instance:
+    made = Instance(
+        f"{rank:032x}",
+        "a" * 32,
+        node(rank),
+        status=S.RUNNING,
+        host_uuid=f"{rank + 9:032x}",
+        was_resumed=True,
+        told_epoch=1,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def group(scope: str = "group", **changes: object) -> Group:
+    made = Group(
+        "a" * 32, replace(spec(3), scope=scope), phase=GroupPhase.RUNNING, status=GroupStatus.RUNNING, go=True,
+        served=True, starts=1, start_epoch=1, running_since=NOW, instances=tuple(member(r) for r in range(3)),
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def seen(subject: Group, rank: int, observation: Observation, **more: object) -> Group:
+    found = subject.instances[rank]
+    return advance(subject, Observed(found.uuid, found.attempt, observation, **more), NOW)  # type: ignore[arg-type]
+
+
+def lost(subject: Group, rank: int) -> Group:
+    """The member's machine crashed, and was seen gone."""
+    return seen(
+        seen(subject, rank, Observation.HALTED, reason="its machine crashed"), rank, Observation.GONE, barred=True
+    )
+
+
+def test_members_that_go_on_running_are_told_of_the_start_and_serve_again_once_they_know_it() -> None:
+    after = lost(group(), 1)
+    assert (after.start_epoch, after.starts, after.status) == (2, 1, GroupStatus.DEGRADED)
+    assert [m.status for m in after.instances] == [S.BOOTING, S.PENDING, S.BOOTING]
+    assert all(
+        isinstance(e, Tell) for e in effects(after, NOW) if getattr(e, "instance_uuid", "") == after.instances[0].uuid
+    )
+    old = seen(after, 0, Observation.READY, epoch=1)
+    assert old.instances[0].status is S.BOOTING, "what it serves is the start before"
+    new = seen(old, 0, Observation.READY, epoch=2)
+    assert new.instances[0].status is S.RUNNING
+    assert isinstance(
+        next(e for e in effects(new, NOW) if getattr(e, "instance_uuid", "") == new.instances[0].uuid), Observe
+    )
+
+
+@pytest.mark.parametrize("scope", ["", "member"])
+def test_members_that_need_no_peer_go_on_as_they_are(scope: str) -> None:
+    after = lost(group(scope), 1)
+    assert after.start_epoch == 1
+    assert [m.status for m in after.instances] == [S.RUNNING, S.PENDING, S.RUNNING]
+
+
+def test_each_further_loss_is_another_start() -> None:
+    after = lost(lost(group(), 1), 2)
+    assert after.start_epoch == 3
+    knows_second = seen(after, 0, Observation.READY, epoch=2)
+    assert knows_second.instances[0].status is S.BOOTING
+
+
+def test_a_database_that_is_behind_takes_the_start_from_a_guest_within_bounds() -> None:
+    assert seen(group(), 0, Observation.READY, epoch=4).start_epoch == 4
+    assert seen(group(), 0, Observation.READY, epoch=2 + FURTHEST).start_epoch == 1
+    stale = replace(group().instances[0], attempt=0)
+    assert advance(group(), Observed(stale.uuid, 0, Observation.READY, epoch=4), NOW).start_epoch == 1
+
+
+def test_right_answers_and_restarts_of_the_engine_are_kept() -> None:
+    after = seen(group(), 0, Observation.READY, epoch=1, answered_ms=3_000, engine_restarts=2)
+    assert (after.instances[0].last_answer_at, after.instances[0].engine_restarts) == (NOW - 3_000, 2)
+    older = seen(after, 0, Observation.READY, epoch=1, answered_ms=9_000, engine_restarts=2)
+    assert older.instances[0].last_answer_at == NOW - 3_000
+
+
+def test_a_guest_that_served_and_falls_silent_is_taken_to_hang_and_one_that_speaks_again_is_not() -> None:
+    quiet = seen(group(), 1, Observation.UNREADY, reason="its guest has said nothing for 15 s", silent=True, epoch=1)
+    assert quiet.status is GroupStatus.DEGRADED
+    assert "said nothing" in quiet.reason
+    assert next_deadline(quiet) == NOW + HANGS_MS
+    assert advance(quiet, Ticked(), NOW + HANGS_MS - 1).instances[1].status is S.BOOTING
+    assert advance(quiet, Ticked(), NOW + HANGS_MS).instances[1].status is S.FAILING
+    again = seen(quiet, 1, Observation.EXECUTING, epoch=1)
+    assert advance(again, Ticked(), NOW + HANGS_MS).instances[1].status is S.BOOTING
+    first = seen(group(served=False), 1, Observation.UNREADY, silent=True, epoch=1)
+    assert advance(first, Ticked(), NOW + HANGS_MS).instances[1].status is S.BOOTING, (
+        "it never served: it may be loading"
+    )
