@@ -96,6 +96,10 @@ simulate: ## the control plane under virtual time and faults (SEEDS=n, SEED=k: o
 faults: ## real kills of the service, libvirtd, QEMU and PostgreSQL in a private lab (KILLS=n); as root
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.faults --kills $(KILLS) $(ARGS)
 
+.PHONY: serving
+serving: ## llama.cpp's own server over three real hypervisors: answers, figures, every fault healed (ARGS=--only worker-machine-killed); as root
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.serving $(ARGS)
+
 .PHONY: bench
 bench: ## from the call to all Running beside raw libvirt threads, in one run (ARGS=--rounds 5 --guests 1,4,8); as root
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.launch_bench $(ARGS)

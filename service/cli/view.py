@@ -215,6 +215,10 @@ def describe_member(member: group_pb2.Instance) -> str:
         parts.append(f"at {', '.join(member.addresses)}")
     if member.attempt > 1:
         parts.append(f"attempt {member.attempt}")
+    if member.HasField("last_answer"):
+        parts.append(f"answered rightly at {member.last_answer.ToDatetime():%H:%M:%S} UTC")
+    if member.engine_restarts:
+        parts.append(f"engine started again {member.engine_restarts} time(s)")
     return " ".join(parts) + (f" ({member.reason})" if member.reason else "")
 
 

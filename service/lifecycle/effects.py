@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from service.domain.groups import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
-from service.lifecycle.members import outdated, runs_from
-from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING, hangs_at
+from service.lifecycle.members import gives_up, outdated, runs_from
+from service.lifecycle.silence import hang_at
+from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
 
 S = InstanceStatus
 
@@ -161,7 +162,8 @@ def _member_effect(group: Group, member: Instance, startable: frozenset[str], no
     if member.status is S.RUNNING:
         return FindTarget(*key) if member is _next_to_move(group) else Observe(*key, REST_POLL_MS)
     if member.status is S.FAILING:
-        return Remove(*key)
+        # One that is started again where it is keeps its machine, and what is on its disks.
+        return Remove(*key) if gives_up(group, member) else PowerOff(*key)
     if member.status in (S.REMOVING, S.STOPPING, S.EVICTING):
         if now < member.deadline_at:
             return Observe(*key, 500) if member.stop_asked else Shutdown(*key)
@@ -220,8 +222,7 @@ def next_deadline(group: Group) -> int:
         ]
     if group.retry_at and group.phase in LAUNCHING:
         times.append(group.retry_at)
-    if group.phase in LAUNCHING:
-        times += hangs_at(group)
+    times += hang_at(group)
     times += [m.move_deadline_at for m in group.instances if m.move_deadline_at]
     if group.deadline_at and group.phase in LAUNCHING and not group.served:
         times.append(group.deadline_at)

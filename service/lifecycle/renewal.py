@@ -37,8 +37,10 @@ def renewed(before: Group, after: Group, now: int) -> Group:
 
 
 def _runs(group: Group) -> frozenset[tuple[str, int, int]]:
-    """What members are made of now: each one's attempt, and its starts there."""
-    return frozenset((m.uuid, m.attempt, m.restarts) for m in group.instances if not m.leaving)
+    """What members are made of now: each one's attempt, and its starts there. Who is to join counts once its machine is
+    about to be made: a scaling that finds no room disturbs nobody. Who leaves counts until it is gone."""
+    made = (m for m in group.instances if not (m.joining and m.status in (S.PENDING, S.CLAIMED)))
+    return frozenset((m.uuid, m.attempt, m.restarts) for m in made)
 
 
 def caught_up(group: Group, fact: Observed) -> Group:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance, on_host
+from service.lifecycle import silence
 from service.lifecycle.facts import (
     ClockLeapt,
     DeleteRequested,
@@ -76,8 +77,6 @@ __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON"
            "public_status", "released"]  # fmt: skip
 
 CREATE_PATIENCE_MS = 15_000
-HANGS_MS = 10_000
-"""A guest that served, runs and has been found silent for so long is taken to hang for good."""
 SEARCH_GOES_ON = "no placement was found or ruled out so far; the search goes on"
 """The reason of a group whose planning is not decided yet."""
 
@@ -205,10 +204,8 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             S.EVICTING,
         ):
             member = replace(member, deadline_at=0, stop_asked=True)
-        if member.status in (S.FAILING, S.EVICTING) and fact.observation is Observation.GONE:
-            leaves = gives_up(group, member)
-            # Seen gone for another reason, before this one was stored: a create may be under way still.
-            return member if leaves and not fact.barred else vacate(member, keep_claim=not leaves)
+        if member.status in (S.FAILING, S.EVICTING) and fact.observation in (Observation.GONE, Observation.HALTED):
+            return _ended(member, fact, leaves=gives_up(group, member))
         if fact.observation is Observation.BURNT and not member.was_resumed:
             left = _left_burnt(member)
             if left is not None:
@@ -229,6 +226,15 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
         return go_over(member, target, BEHIND if behind else fact.reason or told, now)
 
     return each(group, observe)
+
+
+def _ended(member: Instance, fact: Observed, *, leaves: bool) -> Instance:
+    """A member that was to end and executes no more. One that stays where it is starts again, on the disks that it has;
+    one that `leaves` has to be gone."""
+    if not leaves:
+        return vacate(member, keep_claim=True)
+    # Seen gone for another reason, before this one was stored: a create may be under way still.
+    return vacate(member, keep_claim=False) if fact.observation is Observation.GONE and fact.barred else member
 
 
 def _left_burnt(member: Instance) -> Instance | None:
@@ -339,17 +345,6 @@ def _of_member(
     return each(group, lambda m: change(m) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m)
 
 
-def _hangs(group: Group, member: Instance) -> bool:
-    """Whether the silence of a guest counts: one of a group that has served, on a host that answers."""
-    runs = member.status in (S.BOOTING, S.RUNNING) and not member.target_host_uuid
-    return bool(member.silent_since) and runs and group.served and not member.unknown_since
-
-
-def hangs_at(group: Group) -> list[int]:
-    """When members are taken to hang (ms)."""
-    return [m.silent_since + HANGS_MS for m in group.instances if _hangs(group, m)]
-
-
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     group = held_to_present(group, now)
     if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
@@ -363,7 +358,7 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
             return enter(member, S.FAILING, "its host stopped answering before GO", now)
         if member.status in (S.REMOVING, S.STOPPING) and now >= member.deadline_at:
             return replace(member, deadline_at=0)
-        if _hangs(group, member) and now >= member.silent_since + HANGS_MS:
+        if silence.hangs(group, member) and now >= member.silent_since + silence.HANGS_MS:
             return enter(member, S.FAILING, member.reason or "its guest says nothing", now)
         boots = member.status in (S.BOOTING, S.CREATED) and not member.unknown_since
         if boots and member.deadline_at and now >= member.deadline_at:

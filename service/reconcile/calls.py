@@ -10,14 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from service.domain.catalog import version_key
 from service.domain.environment import SecretUnavailable, referred
 from service.domain.groups import Group, Instance, InstanceStatus
 from service.drivers.base import (
     DriverError,
-    GuestReport,
     HostRejected,
     HostUnreachable,
     MachineConflict,
@@ -25,7 +24,6 @@ from service.drivers.base import (
     MachineIdentity,
     MachineSpec,
     MachineState,
-    ObservedMachine,
     UuidTaken,
 )
 from service.failpoints import failpoint
@@ -43,6 +41,7 @@ from service.lifecycle.effects import (
 )
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.lifecycle.members import gives_up
+from service.reconcile import sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of, machine_spec
@@ -69,18 +68,6 @@ BUDGET_SECONDS: Mapping[type, float] = {
 }
 POLL_AGE = 0.5
 ENTOMB_SECONDS = 10.0
-
-READY = "ready"
-SILENT_SECONDS = 15.0
-"""After so long without a word a guest that counts its looks, two a second, hangs."""
-
-_OBSERVATION: Mapping[MachineState, Observation] = {
-    MachineState.PAUSED: Observation.PAUSED,
-    MachineState.RUNNING: Observation.EXECUTING,
-    MachineState.STOPPING: Observation.EXECUTING,
-    MachineState.STOPPED: Observation.HALTED,
-    MachineState.CRASHED: Observation.HALTED,
-}
 
 
 @dataclass(slots=True)
@@ -192,9 +179,9 @@ class MemberCalls:
             if spec is None:
                 return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its catalogue entry is gone"),)
             monitor.acted()
-            return _seen(member, await driver.create_paused(spec, budget_seconds=budget))
+            return sight.seen(member, await driver.create_paused(spec, budget_seconds=budget))
         if isinstance(effect, Resume):
-            return _let_run(member, await driver.resume(identity, budget_seconds=budget))
+            return sight.let_run(member, await driver.resume(identity, budget_seconds=budget))
         if isinstance(effect, Tell):
             spec = await self._machine_spec(monitor, group, member)
             if spec is not None:
@@ -306,7 +293,7 @@ class MemberCalls:
         if machine is None or paused:
             machine = await monitor.observe(identity)
         if machine is not None and machine.state is not MachineState.TOMBSTONE:
-            return _seen(member, machine)
+            return sight.seen(member, machine)
         return await self._absent(monitor, group, member, identity, "its machine is gone from the host")
 
     def _trouble(
@@ -354,58 +341,3 @@ class _Unread:
     def value(self, name: str, project: str) -> str:
         """Nothing."""
         return ""
-
-
-def _let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
-    """The facts after a resume: a machine that is paused then was let run, and has stopped at once."""
-    if machine.state is MachineState.PAUSED:
-        return (Observed(member.uuid, member.attempt, Observation.RELAPSED, machine.why),)
-    return _seen(member, machine)
-
-
-def _said(member: Instance, report: GuestReport) -> Observed:
-    """What a guest's newest report says of a member that executes, and why it does not serve where it did.
-
-    What it once said is not true for ever: one that counts its looks and has fallen silent hangs.
-    """
-    age = time.monotonic() - report.received_at
-    silent = age >= SILENT_SECONDS and report.count > 0
-    said = Observed(
-        member.uuid,
-        member.attempt,
-        Observation.EXECUTING,
-        address=report.address,
-        epoch=report.epoch,
-        answered_ms=report.answered * 1000 + int(age * 1000) if report.answered >= 0 else -1,
-        engine_restarts=report.restarts,
-        silent=silent,
-    )
-    if report.stage == READY and not silent:
-        return replace(said, observation=Observation.READY)
-    if silent:
-        said = replace(said, reason=f"its guest has said nothing for {SILENT_SECONDS:.0f} s")
-    elif member.status is InstanceStatus.RUNNING:
-        said = replace(said, reason=f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else ""))
-    return replace(said, observation=Observation.UNREADY) if member.status is InstanceStatus.RUNNING else said
-
-
-def _seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
-    """The facts of one observation. A tombstone or ghost in the member's place is not the member."""
-    if machine.state is MachineState.MIGRATING:
-        return ()  # somebody moves it by hand; where it goes on is seen when it does
-    if machine.state is MachineState.GHOST:
-        return (Observed(member.uuid, member.attempt, Observation.BURNT, "its host can neither run nor remove it"),)
-    observation = _OBSERVATION.get(machine.state)
-    if observation is None:
-        return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)
-    reason = ""
-    if machine.report is not None and observation is Observation.EXECUTING:
-        return (_said(member, machine.report),)
-    if observation is Observation.PAUSED:
-        reason = machine.why
-    if observation is Observation.HALTED:
-        reason = "its machine crashed" if machine.state is MachineState.CRASHED else "its machine stopped by itself"
-        reason += f": {machine.why}" if machine.why else ""
-        if member.status is InstanceStatus.STOPPING and machine.state is not MachineState.CRASHED:
-            reason = ""  # as it was asked to
-    return (Observed(member.uuid, member.attempt, observation, reason),)

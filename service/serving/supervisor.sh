@@ -18,6 +18,10 @@ SEED_LABEL=cidata
 LOG_BYTES=262144
 MOST_PAUSE=30
 STABLE_SECONDS=60
+# An engine that computes has so many times the patience; so many hundredths of a second between two looks are work.
+BUSY_PATIENCE=4
+LEAST_TICKS=4
+MOST_DEADLINE=60
 
 log() { echo "corral: $*" >&2; }
 
@@ -349,6 +353,8 @@ start_engine() {
     READY_AT=
     ANSWERED_AT=
     WRONG=
+    TICKS=-1
+    WORKED_AT=
     drop_canary
 }
 
@@ -496,17 +502,31 @@ judge_canary() {
     read -r status took < "$RUN/canary.done.$ASKS"
     if [ "$status" -ne 0 ]; then
         WRONG="no answer within $DEADLINE s"
+        # Behind callers' requests an answer takes its turn: the next one may take longer.
+        [ -z "$MEASURED" ] || ! works || DEADLINE=$((DEADLINE * 2 > MOST_DEADLINE ? MOST_DEADLINE : DEADLINE * 2))
     elif ! grep -Eq -- "$CORRAL_CANARY_EXPECT" "$RUN/canary.$ASKS"; then
         WRONG="a wrong answer: $(head -c 200 "$RUN/canary.$ASKS" | tr '\n' ' ')"
     else
         WRONG=
         ANSWERED_AT=$(now)
-        if [ -z "$MEASURED" ]; then
-            MEASURED=$(((took * 5 + 99) / 100))
-            DEADLINE=$((MEASURED > LEAST_DEADLINE ? MEASURED : LEAST_DEADLINE))
-        fi
+        [ -n "$MEASURED" ] || MEASURED=$(((took * 5 + 99) / 100))
+        DEADLINE=$((MEASURED > LEAST_DEADLINE ? MEASURED : LEAST_DEADLINE))
     fi
     rm -f "$RUN"/canary.*
+}
+
+# Whether the engine computes: its processes took processor time since they were looked at. One that waits for a peer that
+# is gone takes none. Asked only when answers fail to come.
+works() {
+    ticks=0
+    for process in /proc/[0-9]*; do
+        read -r line < "$process/stat" || continue
+        set -- ${line##*) }
+        [ "$4" != "$ENGINE" ] || ticks=$((ticks + ${12} + ${13}))
+    done 2> /dev/null
+    [ "$TICKS" -lt 0 ] || [ $((ticks - TICKS)) -lt "$LEAST_TICKS" ] || WORKED_AT=$(now)
+    TICKS=$ticks
+    [ -n "$WORKED_AT" ] && [ $(($(now) - WORKED_AT)) -le 5 ]
 }
 
 # Whether the model has answered rightly so lately that it may be said to answer.
@@ -516,6 +536,8 @@ answers() {
     pause=$ASK_EVERY
     [ -z "$WRONG" ] && [ -n "$ANSWERED_AT" ] || pause=1
     [ $(($(now) - ASKED_AT)) -lt "$pause" ] || ask_canary
+    # Looked at before it matters, so that there is something to compare with.
+    [ -z "$ANSWERED_AT" ] || [ $(($(now) - ANSWERED_AT)) -le "$((PATIENCE / 2))" ] || works || :
     [ -n "$ANSWERED_AT" ] && [ $(($(now) - ANSWERED_AT)) -le "$PATIENCE" ]
 }
 
@@ -549,6 +571,10 @@ main() {
     OWNS=
     WATCHED=0
     LOOKS=0
+    TICKS=-1
+    WORKED_AT=
+    START_TOOK=0
+    STUCK=0
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     trap 'ending' TERM INT
@@ -611,10 +637,16 @@ turn() {
         ! overdue && ! stuck || restart_engine "the engine does not answer${WRONG:+: $WRONG}"
     elif answers; then
         FINE_AT=$(now)
-        [ -n "$READY_AT" ] || READY_AT=$FINE_AT
+        if [ -z "$READY_AT" ]; then
+            READY_AT=$FINE_AT
+            STUCK=0
+            [ $((READY_AT - STARTED_AT)) -le "$START_TOOK" ] || START_TOOK=$((READY_AT - STARTED_AT))
+        fi
         has_canary && FINE_AT=$ANSWERED_AT
         SERVED=yes
         stage ready
+    elif [ -n "$READY_AT" ] && [ $(($(now) - ANSWERED_AT)) -le $((PATIENCE * BUSY_PATIENCE)) ] && works; then
+        stage degraded "the engine computes, and has not answered its canary rightly for $PATIENCE s: $WRONG"
     elif [ -n "$READY_AT" ]; then
         restart_engine "the engine has not answered rightly for $PATIENCE s: $WRONG"
     else
@@ -626,10 +658,14 @@ turn() {
 # One that was ready and is not for too long.
 overdue() { [ -n "$READY_AT" ] && [ $(($(now) - FINE_AT)) -gt "$PATIENCE" ]; }
 
-# An engine that was started again and does not come up hangs; one that never served may still load its model.
+# An engine that was started again and does not come up hangs; one that never served may still load its model. It has
+# three times as long as its slowest start took, and each time twice as long as before: the machine may be busy.
 stuck() {
     [ -n "$SERVED" ] && [ -n "${CORRAL_ENGINE_COMMAND:-}" ] && [ -z "$READY_AT" ] || return 1
-    [ $(($(now) - STARTED_AT)) -gt $((PATIENCE + 2 * DEADLINE)) ]
+    limit=$((PATIENCE + 2 * DEADLINE))
+    [ "$limit" -gt $((3 * START_TOOK)) ] || limit=$((3 * START_TOOK))
+    [ $(($(now) - STARTED_AT)) -gt $((limit << STUCK)) ] || return 1
+    [ "$STUCK" -ge 6 ] || STUCK=$((STUCK + 1))
 }
 
 ending() {

@@ -17,6 +17,8 @@ from tests.serving.site import Site
 EVERY_SECONDS = 0.2
 PATIENCE_SECONDS = 2.0
 LETTERS_ASKED = 3
+SHOWS_SECONDS = 40.0
+"""A fault of which nobody has noticed anything for so long has done no harm."""
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Observer:
     uuid: str
     address: str
     right: list[float] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
     wrong: list[tuple[float, str]] = field(default_factory=list)
     statuses: list[tuple[float, str, str]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -47,12 +50,14 @@ class Observer:
         while not self._over.wait(EVERY_SECONDS):
             prompt = random.choice(LETTERS)
             expected = self.site.model.ring.completion(prompt, LETTERS_ASKED)
+            began = time.monotonic()
             try:
                 answer = self.site.ask_at(self.address, prompt, LETTERS_ASKED, PATIENCE_SECONDS)
             except (OSError, http.client.HTTPException, ValueError, KeyError):
                 continue
             if answer == expected:
                 self.right.append(time.monotonic())
+                self.took.append(self.right[-1] - began)
             else:
                 self.wrong.append((time.monotonic(), f"{prompt}: {answer} and not {expected}"))
 
@@ -72,6 +77,44 @@ class Observer:
     def silence(self) -> float:
         """For how long no answer was right."""
         return time.monotonic() - self.right[-1] if self.right else float("inf")
+
+    def settled(self, whole_seconds: float, wait_seconds: float) -> bool:
+        """Waits until the group is Running and answers rightly; False where it does not come to that."""
+        return self.healed(time.monotonic(), whole_seconds, wait_seconds) < float("inf")
+
+    def noticed(self, since: float, wait_seconds: float) -> float:
+        """When the service said, after `since`, that it is not whole; infinity where the group was right all the time
+        for as long as a fault may take to show."""
+        end = time.monotonic() + wait_seconds
+        while time.monotonic() < end:
+            found = next((at for at, status, _ in self.statuses if at > since and status != "Running"), None)
+            if found is not None:
+                return found
+            if time.monotonic() > since + SHOWS_SECONDS and self.silence() < PATIENCE_SECONDS:
+                return float("inf")
+            time.sleep(EVERY_SECONDS)
+        return float("inf")
+
+    def healed(self, since: float, whole_seconds: float, wait_seconds: float) -> float:
+        """When the group was whole again: Running, with right answers for `whole_seconds` on; infinity for never."""
+        end = time.monotonic() + wait_seconds
+        began: float | None = None
+        while time.monotonic() < end:
+            now = time.monotonic()
+            if self.status() == "Running" and self.silence() < PATIENCE_SECONDS:
+                began = max(since, now) if began is None else began
+                if now - began >= whole_seconds:
+                    return began
+            else:
+                began = None
+            time.sleep(EVERY_SECONDS)
+        return float("inf")
+
+    def first_right_after(self, since: float) -> float:
+        """When the model answered rightly for the first time after its longest silence since then."""
+        times = [since, *(at for at in self.right if at > since)]
+        gaps = [(b - a, b) for a, b in pairwise(times)]
+        return max(gaps)[1] if gaps else float("inf")
 
     def untrue(self, allowed_seconds: float) -> float:
         """For how many seconds beyond what is allowed the status was Running while no answer was right."""

@@ -23,7 +23,7 @@ from tests.serving.oracle import Ring
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CorralProcess
 
-PORT, RPC_PORT = 8080, 50052
+PORT, HARM_PORT = 8080, 7999
 MEMORY = 128 << 20  # bytes of a guest
 CANARY_LETTERS = 2
 ARGUMENTS = "-m /model.gguf -c 256 -np 1 -t 1 -fit off --threads-http 2"
@@ -41,11 +41,37 @@ class Model:
         return {"prompt": prompt, "n_predict": count, "temperature": 0, "cache_prompt": False}
 
 
+# Beside each engine stands a door for harm: an HTTP server of its own that gives the engine's processes a signal.
+_START = """#!/bin/sh
+httpd -p 7999 -h /harm 2> /dev/null
+exec /engine/{program} "$@"
+"""
+_DOOR = """#!/bin/sh
+for process in /proc/[0-9]*; do
+    name=
+    read -r name < $process/comm
+    case "$name" in
+        ggml-rpc-server | llama-server) kill -$QUERY_STRING ${process#/proc/} ;;
+    esac
+done 2> /dev/null
+printf 'Content-Type: text/plain\\r\\n\\r\\ndone\\n'
+"""
+
+
+def _script(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
 def build_model(directory: Path, engine: Engine, ring: Ring, *, head: Path, broken_layer: int = -1) -> Model:
     """One image for head and workers. `head`: the program that is called `llama-server` there."""
     weights = directory / "model.gguf"
     oracle.write(weights, ring, broken_layer=broken_layer)
-    added = {engine.rpc_server: "bin/ggml-rpc-server", head: "bin/llama-server", weights: "model.gguf"}
+    added = {engine.rpc_server: "engine/ggml-rpc-server", head: "engine/llama-server", weights: "model.gguf"}
+    for program in ("ggml-rpc-server", "llama-server"):
+        added[_script(directory / program, _START.format(program=program))] = f"bin/{program}"
+    added[_script(directory / "harm", _DOOR)] = "harm/cgi-bin/harm"
     wishes = [word for file, path in added.items() for word in ("--add", f"{file}={path}")]
     out = directory / "image"
     subprocess.run([sys.executable, str(GUEST_BUILD), str(out), *wishes], check=True, stdout=subprocess.DEVNULL)
@@ -128,11 +154,21 @@ class Site:
 
 def post(lab: Lab, address: str, path: str, body: bytes, timeout: float) -> bytes:
     """POST from inside the lab's network. Raises OSError, http.client.HTTPException."""
-    connection = http.client.HTTPConnection(address, PORT, timeout=timeout)
-    connection.sock = lab.switch.connect(address, PORT, timeout)
+    return _asked(lab, address, PORT, ("POST", path, body), timeout)
+
+
+def get(lab: Lab, address: str, port: int, path: str, timeout: float) -> bytes:
+    """GET from inside the lab's network. Raises OSError, http.client.HTTPException."""
+    return _asked(lab, address, port, ("GET", path, None), timeout)
+
+
+def _asked(lab: Lab, address: str, port: int, request: tuple[str, str, bytes | None], timeout: float) -> bytes:
+    method, path, body = request
+    connection = http.client.HTTPConnection(address, port, timeout=timeout)
+    connection.sock = lab.switch.connect(address, port, timeout)
     connection.sock.settimeout(timeout)
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = response.read()
         if response.status != 200:

@@ -695,6 +695,8 @@ class Instance(_message.Message):
     HOST_NAME_FIELD_NUMBER: _builtins.int
     MODEL_SERVICE_UUID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    LAST_ANSWER_FIELD_NUMBER: _builtins.int
+    ENGINE_RESTARTS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -738,6 +740,8 @@ class Instance(_message.Message):
     """The UUID of the catalogue's model service that the machine runs."""
     role: _builtins.str
     """What the member is in its group. Empty where it has no role."""
+    engine_restarts: _builtins.int
+    """How often the guest has started the engine again by itself since the machine was started."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The member's IP addresses. Empty until they are known."""
@@ -749,6 +753,12 @@ class Instance(_message.Message):
     @_builtins.property
     def last_op_date(self) -> _timestamp_pb2.Timestamp:
         """When the member was last changed."""
+
+    @_builtins.property
+    def last_answer(self) -> _timestamp_pb2.Timestamp:
+        """When the model last answered its canary rightly, as its guest said, to about ten seconds. Unset where the model
+        service has no canary, and for members that nobody asks: the initial node is asked.
+        """
 
     def __init__(
         self,
@@ -774,10 +784,12 @@ class Instance(_message.Message):
         host_name: _builtins.str = ...,
         model_service_uuid: _builtins.str = ...,
         role: _builtins.str = ...,
+        last_answer: _timestamp_pb2.Timestamp | None = ...,
+        engine_restarts: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cpu_num", b"cpu_num", "create_date", b"create_date", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cpu_num", b"cpu_num", "create_date", b"create_date", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,6 +107,8 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         host_name=value.host_name,
         model_service_uuid=value.spec.model_service_uuid,
         role=value.spec.role,
+        last_answer=timestamp(value.last_answer_at),
+        engine_restarts=value.engine_restarts,
     )
 
 

@@ -10,7 +10,8 @@ from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, Inst
 from service.lifecycle.effects import Observe, Tell, effects, next_deadline
 from service.lifecycle.facts import Observation, Observed, Ticked
 from service.lifecycle.renewal import FURTHEST
-from service.lifecycle.transitions import HANGS_MS, advance
+from service.lifecycle.silence import HANGS_MS
+from service.lifecycle.transitions import advance
 from tests.support.builders import node, spec
 
 S = InstanceStatus

@@ -22,6 +22,7 @@ from service.lifecycle.effects import (
     Dispatch,
     Observe,
     Plan,
+    PowerOff,
     Remove,
     Resume,
     Shutdown,
@@ -224,9 +225,12 @@ def test_replace_member_plans_the_failed_member_alone_and_shuns_its_host() -> No
 def test_restart_member_keeps_its_seat_and_attempt() -> None:
     subject = tell(running(failure_policy=FailurePolicy.RESTART_MEMBER), 1, Observation.HALTED)
     assert subject.status is GroupStatus.DEGRADED
-    subject = tell(subject, 1, Observation.GONE)
-    member = subject.instances[1]
-    assert (member.status, member.attempt, member.restarts, member.host_uuid) == (S.CLAIMED, 1, 1, "h1")
+    assert [e for e in effects(subject, 0) if isinstance(e, PowerOff | Remove)] == [
+        PowerOff(subject.instances[1].uuid, 1)
+    ]
+    for seen in (Observation.GONE, Observation.HALTED):  # what is there still keeps its disks
+        member = tell(subject, 1, seen).instances[1]
+        assert (member.status, member.attempt, member.restarts, member.host_uuid) == (S.CLAIMED, 1, 1, "h1")
 
 
 def test_past_the_failure_budget_the_group_fails() -> None:

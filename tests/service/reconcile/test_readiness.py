@@ -13,7 +13,7 @@ from service.domain.groups import DeployRequest, Group, GroupStatus, InstanceSta
 from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
 from service.drivers.simulated import SimulatedHost
 from service.lifecycle.facts import Observation, Observed
-from service.reconcile.calls import SILENT_SECONDS, _seen
+from service.reconcile.sight import SILENT_SECONDS, seen
 from tests.support.builders import group, host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
 
@@ -23,7 +23,7 @@ def observation(status: InstanceStatus, stage: str, *, age: float = 0.0, count: 
     member = replace(group(1).instances[0], status=status)
     report = GuestReport(stage, "why", 1, "", time.monotonic() - age, count)
     identity = MachineIdentity("c", member.group_uuid, member.uuid, 1)
-    (fact,) = _seen(member, ObservedMachine(identity, identity.machine_uuid, MachineState.RUNNING, "", report))
+    (fact,) = seen(member, ObservedMachine(identity, identity.machine_uuid, MachineState.RUNNING, "", report))
     assert isinstance(fact, Observed)
     return fact.observation, fact.reason
 
@@ -57,9 +57,9 @@ async def test_a_group_whose_model_answers_wrongly_is_degraded_and_says_why(monk
         assert made is not None
         driver = plane.drivers[made.instances[0].host_uuid]
         (machine,) = driver.host.machines.values()
-        seen = SimulatedHost.seen
+        as_it_is = SimulatedHost.seen
         bad = GuestReport("degraded", "a wrong answer: xyz", 1, "", 0.0)
-        monkeypatch.setattr(SimulatedHost, "seen", lambda of, m: replace(seen(of, m), report=bad))
+        monkeypatch.setattr(SimulatedHost, "seen", lambda of, m: replace(as_it_is(of, m), report=bad))
         driver._hint(machine.identity)
         worse = await reached(plane, made.uuid, GroupStatus.DEGRADED)
         assert worse.instances[0].reason == "its guest says degraded: a wrong answer: xyz"

@@ -1,5 +1,5 @@
 """A stand-in for an engine: `python engine.py PORT FILE`. It answers /health with 200, all else with the file's text,
-and while that is `hang` not at all."""
+and while that is `hang` not at all; while it is `work` neither, and it computes all the time."""
 
 import sys
 import time
@@ -16,6 +16,8 @@ class Handler(BaseHTTPRequestHandler):
         text = "fine" if self.path == "/health" else Path(sys.argv[2]).read_text()
         while text == "hang":
             time.sleep(0.1)
+        while text == "work" and Path(sys.argv[2]).read_text() == "work":
+            sum(range(20_000))
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

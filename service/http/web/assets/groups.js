@@ -1,7 +1,7 @@
 // All groups, and one with its members, its timeline and what can be done with it.
 
 import { html, useState } from "./vendor/preact-htm.mjs";
-import { all, begin } from "./api.js";
+import { all, begin, call } from "./api.js";
 import { matches, terms, unknown } from "./filter.js";
 import { Ask, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Timeline } from "./timeline.js";
@@ -49,8 +49,10 @@ export function Group({ picture, uuid, may }) {
   const group = picture.groups.get(uuid);
   const [ask, setAsk] = useState(null);
   const history = useAnswer((signal) => all(`/corral/v1/instance-groups/${uuid}/events`, "events", signal), [uuid, group?.updated]);
+  const whole = useAnswer((signal) => call("GET", `/corral/v1/instance-groups/${uuid}`, undefined, signal), [uuid, group?.updated]);
   if (!group) return html`<h1>Group</h1><p>There is no group <code>${uuid}</code>, or it has been deleted.</p>`;
   const members = picture.membersOf(uuid);
+  const answered = whole.value?.inventory?.instances?.[0]?.lastAnswer;
   const url = members.find((member) => member.rank === 0)?.url;
   const put = (verb, title, body) => setAsk({
     title: `${title} ${group.name}?`,
@@ -61,6 +63,7 @@ export function Group({ picture, uuid, may }) {
   return html`<h1>${group.name} <${Status} is=${group.status} /></h1>
     ${group.reason && html`<p class="reason">${group.reason}</p>`}
     <dl class="facts"><dt>Project</dt><dd>${group.project}</dd>${url && html`<dt>Answers at</dt><dd><code>${url}</code></dd>`}
+      ${answered && html`<dt>Last right answer</dt><dd>${clock(Date.parse(answered))}</dd>`}
       <dt>Accepted</dt><dd>${clock(group.created)}</dd><dt>UUID</dt><dd><code>${group.uuid}</code></dd>
       ${!SETTLED.includes(group.status) && html`<dt>For</dt><dd>${seconds(Date.now() - group.updated)}</dd>`}</dl>
     ${may("operator") && html`<p class="actions">${ACTIONS.filter(([, , when]) => when(group.status)).map(([verb, title, , body]) =>

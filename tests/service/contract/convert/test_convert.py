@@ -280,3 +280,11 @@ def test_every_kind_of_event_tells_its_body_and_none_goes_without(kind: EventKin
     assert told.time.ToMilliseconds() == 1_700_000_000_123
     if kind in (EventKind.ACCEPTED, EventKind.GROUP, EventKind.FINAL):
         assert getattr(told, kind.value).revision == 7
+
+
+def test_what_a_guest_says_of_its_model_is_told_and_one_that_was_never_asked_tells_nothing() -> None:
+    told = inventory.instance(
+        dataclasses.replace(builders.group(1).instances[0], last_answer_at=5_000, engine_restarts=2), lambda _zone: True
+    )
+    assert (told.last_answer.seconds, told.engine_restarts) == (5, 2)
+    assert not inventory.instance(builders.group(1).instances[0], lambda _zone: True).HasField("last_answer")

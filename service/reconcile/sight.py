@@ -1,0 +1,78 @@
+"""What a look at a member's machine says of the member, as facts. Nothing is asked here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from service.domain.groups import Instance, InstanceStatus
+from service.drivers.base import GuestReport, MachineState, ObservedMachine
+from service.lifecycle.facts import Fact, Observation, Observed
+
+READY = "ready"
+SILENT_SECONDS = 15.0
+"""After so long without a word a guest that counts its looks, two a second, hangs."""
+
+_OBSERVATION: Mapping[MachineState, Observation] = {
+    MachineState.PAUSED: Observation.PAUSED,
+    MachineState.RUNNING: Observation.EXECUTING,
+    MachineState.STOPPING: Observation.EXECUTING,
+    MachineState.STOPPED: Observation.HALTED,
+    MachineState.CRASHED: Observation.HALTED,
+}
+
+
+def let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
+    """The facts after a resume: a machine that is paused then was let run, and has stopped at once."""
+    if machine.state is MachineState.PAUSED:
+        return (Observed(member.uuid, member.attempt, Observation.RELAPSED, machine.why),)
+    return seen(member, machine)
+
+
+def _said(member: Instance, report: GuestReport) -> Observed:
+    """What a guest's newest report says of a member that executes, and why it does not serve where it did.
+
+    What it once said is not true for ever: one that counts its looks and has fallen silent hangs.
+    """
+    age = time.monotonic() - report.received_at
+    silent = age >= SILENT_SECONDS and report.count > 0
+    said = Observed(
+        member.uuid,
+        member.attempt,
+        Observation.EXECUTING,
+        address=report.address,
+        epoch=report.epoch,
+        answered_ms=report.answered * 1000 + int(age * 1000) if report.answered >= 0 else -1,
+        engine_restarts=report.restarts,
+        silent=silent,
+    )
+    if report.stage == READY and not silent:
+        return replace(said, observation=Observation.READY)
+    if silent:
+        said = replace(said, reason=f"its guest has said nothing for {SILENT_SECONDS:.0f} s")
+    elif member.status is InstanceStatus.RUNNING:
+        said = replace(said, reason=f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else ""))
+    return replace(said, observation=Observation.UNREADY) if member.status is InstanceStatus.RUNNING else said
+
+
+def seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
+    """The facts of one observation. A tombstone or ghost in the member's place is not the member."""
+    if machine.state is MachineState.MIGRATING:
+        return ()  # somebody moves it by hand; where it goes on is seen when it does
+    if machine.state is MachineState.GHOST:
+        return (Observed(member.uuid, member.attempt, Observation.BURNT, "its host can neither run nor remove it"),)
+    observation = _OBSERVATION.get(machine.state)
+    if observation is None:
+        return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)
+    reason = ""
+    if machine.report is not None and observation is Observation.EXECUTING:
+        return (_said(member, machine.report),)
+    if observation is Observation.PAUSED:
+        reason = machine.why
+    if observation is Observation.HALTED:
+        reason = "its machine crashed" if machine.state is MachineState.CRASHED else "its machine stopped by itself"
+        reason += f": {machine.why}" if machine.why else ""
+        if member.status is InstanceStatus.STOPPING and machine.state is not MachineState.CRASHED:
+            reason = ""  # as it was asked to
+    return (Observed(member.uuid, member.attempt, observation, reason),)
