@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from service.config.file import Config, ConfigError, load, warnings
+from service.config.file import Config, ConfigError, Overlay, load, printed, warnings
 from service.errors import CorralError
 from service.store.engine import DatabaseLocked
 from service.telemetry import logs, traces
@@ -24,32 +25,43 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 after an orderly end, 2 for a configuration that cannot be used, 1 for a start that failed."""
     parser = argparse.ArgumentParser(prog="python -m service", description="The Corral control plane.")
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C")
-    serve.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
-    check = commands.add_parser("check-config", help="read the configuration file and say what is wrong with it")
-    check.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
+    commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C; SIGHUP reads the configuration again")
+    commands.add_parser("check-config", help="read the configuration and say everything that is wrong with it")
+    commands.add_parser("print-config", help="print the configuration that holds, with defaults, without secrets")
     recover = commands.add_parser(
         "recover",
         help="write a lost or old database again from what its hosts show; without --write it only shows",
         epilog="exit codes: 0 nothing is left to write, 1 it cannot be done, 2 wrong usage or configuration, "
         "3 shown, and --write would write it, 4 not all of it can be recovered",
     )
-    recover.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
     recover.add_argument("--write", action="store_true", help="write it; no service may have the database meanwhile")
     recover.add_argument("--output", choices=("text", "json"), default="text", help="how to show it (default: text)")
     recover.add_argument("--cluster-id", default="", help="of the lost installation, where hosts show several")
     recover.add_argument("--database-id", default="", help="of the lost installation, where hosts bear several marks")
     backup = commands.add_parser("backup", help="copy the SQLite database as of one moment, also while it is served")
-    backup.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
     backup.add_argument("file", type=Path, help="the copy; must not be there yet, and gets mode 0600")
+    for command in commands.choices.values():
+        command.add_argument("--config", type=Path, required=True, help="the configuration file (TOML)")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="stands over the file, and over $CORRAL_SECTION_KEY of the environment (repeatable)",
+        )
     options = parser.parse_args(arguments)
+    overlay = Overlay(os.environ, options.set)
     try:
-        config = load(options.config)
+        config = load(options.config, overlay)
+        if options.command == "print-config":
+            print(printed(options.config, overlay), end="")
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     for warning in warnings(config):
         print(f"{options.config}: warning: {warning}", file=sys.stderr)
+    if options.command == "print-config":
+        return 0
     if options.command == "check-config":
         print(f"{options.config}: {len(config.zones)} zones, {len(config.hosts)} hosts, "
               f"{len(config.model_services)} model services")  # fmt: skip
@@ -61,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _backup(config, options.file)
     sys.setswitchinterval(_SWITCH_SECONDS)
     traces.configure()
-    return asyncio.run(_serve(config, options.config))
+    return asyncio.run(_serve(config, options.config, overlay))
 
 
 def _recover(config: Config, options: argparse.Namespace) -> int:
@@ -89,7 +101,7 @@ def _backup(config: Config, target: Path) -> int:
     return 0
 
 
-async def _serve(config: Config, path: Path) -> int:
+async def _serve(config: Config, path: Path, overlay: Overlay) -> int:
     from service.listening import AddressUnavailable
     from service.notifying import Notifier
     from service.process import Process
@@ -122,7 +134,7 @@ async def _serve(config: Config, path: Path) -> int:
 
     async def take_over() -> None:
         notifier.reloading()
-        await reload(process.service, path)
+        await reload(process.service, path, overlay)
         notifier.ready(status)
 
     beside = [asyncio.create_task(_at_each(hangup, take_over)), asyncio.create_task(notifier.beat())]

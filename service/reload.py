@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from service.config.file import Config, ConfigError, load
+from service.config.file import Config, ConfigError, Overlay, load
+from service.config.overlay import NOTHING
 from service.errors import CorralError
 from service.store import quotas
 from service.telemetry import logs
@@ -18,10 +19,13 @@ TAKEN_OVER = frozenset({"tokens", "accounts", "access_keys", "certificates", "an
 """Fields of `Config`; everything else waits for the next start."""
 
 
-async def reload(service: Service, path: Path) -> None:
-    """Read the file again and take over what can be; a file that cannot be used changes nothing, and is told."""
+async def reload(service: Service, path: Path, overlay: Overlay = NOTHING) -> None:
+    """Read the file again and take over what can be; a file that cannot be used changes nothing, and is told.
+
+    `overlay`: what stands over it, as at the start.
+    """
     try:
-        found = load(path)
+        found = load(path, overlay)
     except ConfigError as error:
         log.error("the configuration file cannot be used; everything stays as it was", problems=error.problems)
         return

@@ -315,6 +315,7 @@ class Service:
             catalog=CatalogServicer(self.catalog),
             projects=ProjectServicer(Projects(self.store)),
             secrets=SecretServicer(self.secrets),
+            version=_version(),
         )
 
 

@@ -28,17 +28,18 @@ class CannotConnect(Exception):
     """The options do not make a connection; the message says why."""
 
 
-def open_channel(server: str, *, certificate_authority: str = "", token: str = "") -> grpc.Channel:
+def open_channel(
+    server: str, *, certificate_authority: str = "", token: str = "", certificate: str = "", key: str = ""
+) -> grpc.Channel:
     """A channel to `server` (`host:port`, `unix:/path`): TLS with `certificate_authority` (a PEM file), else plain.
 
+    `certificate` and its `key` (PEM files) are shown to a service that asks for one.
     `token` is sent as a bearer token, never over a plain connection that leaves this machine. Raises CannotConnect.
     """
     if certificate_authority:
-        try:
-            roots = Path(certificate_authority).read_bytes()
-        except OSError as problem:
-            raise CannotConnect(f"{certificate_authority}: {problem.strerror}") from problem
-        channel = grpc.secure_channel(server, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+        roots = _read(certificate_authority)
+        own = (_read(key), _read(certificate)) if certificate else (None, None)
+        channel = grpc.secure_channel(server, grpc.ssl_channel_credentials(roots, *own), options=_OPTIONS)
     elif token and not is_local(server):
         raise CannotConnect(f"a token is not sent to {server} without TLS: name its certificate authority with --ca")
     else:
@@ -46,16 +47,24 @@ def open_channel(server: str, *, certificate_authority: str = "", token: str = "
     return grpc.intercept_channel(channel, _BearerToken(token)) if token else channel
 
 
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as problem:
+        raise CannotConnect(f"{file}: {problem.strerror}") from problem
+
+
 class Servers:
     """Several addresses of one service: the first that answers is asked, and the next one where it is lost."""
 
-    def __init__(self, addresses: Sequence[str], *, certificate_authority: str = "", token: str = "") -> None:
-        """Raises CannotConnect. With several addresses it waits until one of them answers, up to READY_SECONDS each."""
+    def __init__(self, addresses: Sequence[str], **how: str) -> None:
+        """With several addresses it waits until one of them answers, up to READY_SECONDS each.
+
+        `how`: as `open_channel` takes it. Raises CannotConnect.
+        """
         self.addresses = tuple(addresses)
-        self._secure = bool(certificate_authority)
-        self._channels = [
-            open_channel(each, certificate_authority=certificate_authority, token=token) for each in self.addresses
-        ]
+        self._secure = bool(how.get("certificate_authority"))
+        self._channels = [open_channel(each, **how) for each in self.addresses]
         self._current = 0
         if len(self._channels) > 1:
             self._current = next((i for i, channel in enumerate(self._channels) if _is_ready(channel)), 0)
@@ -71,6 +80,10 @@ class Servers:
         """A stub of a service whose calls go to the present address. A lookup whose server is lost is made at the next
         address; any other call ends with its error, and the next call goes to the next address."""
         return FailoverStub(self, kind) if len(self._channels) > 1 else kind(self._channels[0])
+
+    def each(self) -> Iterator[tuple[str, grpc.Channel]]:
+        """Each address with its connection."""
+        return zip(self.addresses, self._channels, strict=True)
 
     @property
     def channel(self) -> grpc.Channel:

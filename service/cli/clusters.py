@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from uuid import uuid4
 
 import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
 from service.cli import errors
 from service.cli.command import Output, Session, output_option, verb, verb_group
-from service.cli.hosts import pages
 from service.cli.output import Columns
+from service.cli.places import all_clusters, find_cluster, find_zone
 
 Stub = fleet_pb2_grpc.FleetServiceStub
 
@@ -34,7 +34,7 @@ def register(corral: click.Group) -> None:
 @output_option
 def list_clusters(session: Session, output: Output) -> int:
     """List clusters by name; with a sub-command make, rename or delete one."""
-    output.many(_all(session.stub(Stub)), _COLUMNS, lambda one: one.name)
+    output.many(all_clusters(session.stub(Stub)), _COLUMNS, lambda one: one.name)
     return errors.OK
 
 
@@ -45,11 +45,9 @@ def list_clusters(session: Session, output: Output) -> int:
 def create(session: Session, output: Output, name: str, zone: str, description: str) -> int:
     """Make a cluster. Hosts are put into it as they are added."""
     stub = session.stub(Stub)
-    zones = pages(lambda token: stub.ListZones(fleet_pb2.ListZonesRequest(page_size=500, page_token=token)))
-    found = next((one.uuid for one in zones if zone in (one.name, one.uuid)), None)
-    if found is None:
-        raise errors.NotThere(f"there is no zone {zone!r}")
-    request = fleet_pb2.CreateClusterRequest(name=name, zone_uuid=found, description=description)
+    request = fleet_pb2.CreateClusterRequest(
+        name=name, zone_uuid=find_zone(stub, zone).uuid, description=description, request_id=uuid4().hex
+    )
     made = stub.CreateCluster(request).inventory
     output.one(made, made.name, f"{made.uuid}  {made.name}")
     return errors.OK
@@ -61,7 +59,7 @@ def create(session: Session, output: Output, name: str, zone: str, description: 
 def rename(session: Session, output: Output, cluster: str, name: str) -> int:
     """Give a cluster another name. CLUSTER: its name or uuid."""
     stub = session.stub(Stub)
-    request = fleet_pb2.UpdateClusterRequest(uuid=_find(stub, cluster).uuid, name=name)
+    request = fleet_pb2.UpdateClusterRequest(uuid=find_cluster(stub, cluster).uuid, name=name)
     made = stub.UpdateCluster(request).inventory
     output.one(made, made.name, f"{made.uuid}  {made.name}")
     return errors.OK
@@ -72,21 +70,7 @@ def rename(session: Session, output: Output, cluster: str, name: str) -> int:
 def delete(session: Session, output: Output, cluster: str) -> int:
     """Remove a cluster that has no hosts. CLUSTER: its name or uuid."""
     stub = session.stub(Stub)
-    found = _find(stub, cluster)
+    found = find_cluster(stub, cluster)
     stub.DeleteCluster(fleet_pb2.DeleteClusterRequest(uuid=found.uuid))
     output.one(found, found.name, f"{found.name} is deleted")
     return errors.OK
-
-
-def _all(stub: Stub) -> Iterator[fleet_pb2.Cluster]:
-    return pages(lambda token: stub.ListClusters(fleet_pb2.ListClustersRequest(page_size=500, page_token=token)))
-
-
-def _find(stub: Stub, wanted: str) -> fleet_pb2.Cluster:
-    """The one cluster of this uuid or name. Raises NotThere."""
-    found = [one for one in _all(stub) if wanted in (one.name, one.uuid)]
-    if not found:
-        raise errors.NotThere(f"there is no cluster {wanted!r}; `corral clusters` lists them")
-    if len(found) > 1:
-        raise errors.NotThere(f"{len(found)} clusters are called {wanted!r}: say the uuid")
-    return found[0]

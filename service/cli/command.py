@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +23,9 @@ class Session:
     addresses: Sequence[str]
     certificate_authority: str = ""
     token: str = ""
+    certificate: str = ""
+    key: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     _servers: Servers | None = field(default=None, repr=False)
 
     def stub(self, kind: Callable[[Any], Any]) -> Any:
@@ -33,7 +36,13 @@ class Session:
     def servers(self) -> Servers:
         """The addresses' connections. Raises CannotConnect."""
         if self._servers is None:
-            self._servers = Servers(self.addresses, certificate_authority=self.certificate_authority, token=self.token)
+            self._servers = Servers(
+                self.addresses,
+                certificate_authority=self.certificate_authority,
+                token=self.token,
+                certificate=self.certificate,
+                key=self.key,
+            )
         return self._servers
 
     def close(self) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
 import click
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, group_pb2, placement_pb2
 
-from service.cli import errors, policy
+from service.cli import errors, flags, policy
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.explanation import amounts_text, size_text
-from service.cli.follow_up import show
+from service.cli.filter import Fields, Term, asks, filter_option, filtered
+from service.cli.follow_up import Detached, show
+from service.cli.listing import is_uuid, named, pages
+from service.cli.places import all_zones
 from service.cli.requests import BadRequestFile, Request, read_request
 from service.cli.view import GROUP_COLUMNS, choose_view, describe_placement
 
@@ -25,19 +28,20 @@ def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     verb(corral, "deploy", example="corral deploy request.json")(deploy)
     verb(corral, "plan", example="corral plan request.json")(plan)
-    for name in ("groups", "list"):
-        verb(corral, name, example=f"corral {name} --status Running", hidden=name == "list")(list_groups)
-    for name in ("group", "get"):
-        verb(corral, name, example=f"corral {name} chat", hidden=name == "get")(show_group)
-    verb(corral, "watch", example="corral watch chat")(watch)
+    verb(corral, "groups", example="corral groups --filter 'status:run -host:hv9'")(list_groups)
+    verb(corral, "group", example="corral group chat")(show_group)
+    # As they were called first.
+    verb(corral, "list", example="corral list --status Running", hidden=True)(list_groups)
+    verb(corral, "get", example="corral get chat", hidden=True)(show_group)
+    verb(corral, "watch", example="corral watch chat --until-settled")(watch)
 
 
 def request_options(function: Any) -> Any:
     """What `deploy` and `plan` take of a request."""
-    function = policy.options(function)
+    function = flags.options(policy.options(function))
     for option in (
         click.option("--request-id", help="An id that makes a repeated call the same group."),
-        click.option("--name", help="A name instead of the request's."),
+        click.option("--name", help="The group's name, instead of the request's."),
         click.option("--file", "-f", "option_file", metavar="FILE", help="The same as FILE."),
         click.argument("file", required=False, metavar="[FILE]"),
     ):
@@ -46,10 +50,15 @@ def request_options(function: Any) -> Any:
 
 
 @request_options
-def deploy(session: Session, output: Output, **options: Any) -> int:
-    """Place and launch a group, and follow it until it runs. FILE is the request as JSON, - standard input."""
+@click.option("--dry-run", "validate_only", is_flag=True, help="Only check and place it; nothing is stored.")
+def deploy(session: Session, output: Output, validate_only: bool, **options: Any) -> int:
+    """Place and launch a group, and follow it until it runs. FILE is the request as JSON or YAML, - standard input.
+
+    Without FILE: --name, and options that say what one member is. At Ctrl-C the deploy goes on.
+    """
     stub = session.stub(Stub)
-    request = _request(options, deploy_pb2.DeployDistributedModelServiceRequest())
+    request = _request(session, options, deploy_pb2.DeployDistributedModelServiceRequest())
+    request.validate_only = request.validate_only or validate_only
     # With an id the call can be made again, at another server too, and nothing is done twice.
     request.request_id = request.request_id or uuid4().hex
     again = f"the same command with --request-id {request.request_id}"
@@ -73,7 +82,7 @@ def deploy(session: Session, output: Output, **options: Any) -> int:
 def plan(session: Session, output: Output, documents: str | None, make_room: bool, **options: Any) -> int:
     """Tell where a group would be placed, or why nowhere and what would help; writes nothing."""
     stub = session.stub(Stub)
-    request = _request(options, deploy_pb2.PlanDistributedModelServiceRequest())
+    request = _request(session, options, deploy_pb2.PlanDistributedModelServiceRequest())
     if make_room and documents is not None:
         raise click.UsageError("--documents is of a plan without --make-room")
     if make_room:
@@ -133,50 +142,70 @@ def _plan_room(
     return errors.OK
 
 
+GROUP_KEYS = ("name", "status", "project", "host", "zone", "member", "reason")
+
+
 @output_option
+@filter_option(GROUP_KEYS)
 @click.option("--name", default="", help="Only groups of exactly this name.")
 @click.option("--status", "statuses", multiple=True, help="Only groups in this status (repeatable).")
 @click.option("--project", default="", help="Only groups of this project.")
 @click.option("--quiet", "-q", is_flag=True, help="The same as --output name.")
-def list_groups(session: Session, output: Output, quiet: bool, **only: Any) -> int:
+def list_groups(session: Session, output: Output, wanted: tuple[Term, ...], quiet: bool, **only: Any) -> int:
     """List groups, the oldest first."""
     shown = Output("name") if quiet else output
-    shown.many(all_groups(session.stub(Stub), **only), GROUP_COLUMNS, lambda group: group.uuid)
+    zones = {}
+    if asks(wanted, "zone"):
+        zones = {zone.uuid: zone.name for zone in all_zones(session.stub(fleet_pb2_grpc.FleetServiceStub))}
+    found = list(filtered(all_groups(session.stub(Stub), **only), wanted, lambda group: group_fields(group, zones)))
+    shown.many(found, GROUP_COLUMNS, lambda group: group.uuid)
+    if shown.for_people:
+        running = sum(group.status == "Running" for group in found)
+        print(f"\n{len(found)} group(s), {running} running")
     return errors.OK
+
+
+def group_fields(group: group_pb2.InstanceGroup, zones: Mapping[str, str]) -> Fields:
+    """What a filter looks into; zones' names by uuid."""
+    members = group.instances
+    return {
+        "name": (group.name, group.uuid),
+        "status": group.status,
+        "project": group.project,
+        "host": [member.host_name for member in members],
+        "zone": [zones.get(member.zone_uuid, "") for member in members],
+        "member": [member.name for member in members],
+        "reason": group.reason,
+    }
 
 
 def all_groups(stub: Stub, **only: Any) -> Iterator[group_pb2.InstanceGroup]:
     """All groups that match, page by page."""
-    token = ""
-    while True:
-        answer = stub.ListInstanceGroups(
+    return pages(
+        lambda token: stub.ListInstanceGroups(
             deploy_pb2.ListInstanceGroupsRequest(page_size=_PAGE, page_token=token, **only)
         )
-        yield from answer.inventories
-        token = answer.next_page_token
-        if not token:
-            return
+    )
 
 
 def group_uuid(stub: Stub, wanted: str) -> str:
     """The uuid of the group that has this uuid or name. Raises NotThere."""
-    if len(wanted) == 32 and set(wanted) <= set("0123456789abcdef"):
+    if is_uuid(wanted):
         return wanted
-    found = [group.uuid for group in all_groups(stub, name=wanted)]
-    if len(found) > 1:
-        raise errors.NotThere(f"several groups are called {wanted!r}, name one by its uuid: {', '.join(found)}")
-    if not found:
-        raise errors.NotThere(f"there is no group {wanted!r}; `corral groups` lists them")
-    return found[0]
+    found: group_pb2.InstanceGroup = named(all_groups(stub, name=wanted), wanted, "group", "corral groups")
+    return found.uuid
 
 
 @output_option
 @click.argument("group")
-def show_group(session: Session, output: Output, group: str) -> int:
-    """Show one group, by name or uuid, with its members."""
+@click.option("--timeline", is_flag=True, help="What happened to it, from the request on.")
+def show_group(session: Session, output: Output, group: str, timeline: bool) -> int:
+    """Show one group, by name or uuid, with its members and where they are."""
     stub = session.stub(Stub)
-    wanted = deploy_pb2.GetInstanceGroupRequest(uuid=group_uuid(stub, group))
-    found = stub.GetInstanceGroup(wanted).inventory
+    uuid = group_uuid(stub, group)
+    if timeline:
+        return _timeline(stub, output, uuid)
+    found = stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=uuid)).inventory
     if not output.for_people:
         output.data(found, found.uuid)
         return errors.OK
@@ -189,19 +218,56 @@ def show_group(session: Session, output: Output, group: str) -> int:
     return errors.OK
 
 
+def _timeline(stub: Stub, output: Output, uuid: str) -> int:
+    """Every event of the group, a line each with the time since it was accepted."""
+    view = choose_view(output, of_one=False)
+    token = ""
+    while True:
+        request = deploy_pb2.ListInstanceGroupEventsRequest(uuid=uuid, page_size=_PAGE, page_token=token)
+        answer = stub.ListInstanceGroupEvents(request)
+        for event in answer.events:
+            view.show(event)
+        token = answer.next_page_token
+        if not token:
+            return errors.OK
+
+
 @output_option
 @click.argument("group", required=False, default="")
 @click.option("--from", "start", type=click.IntRange(min=0), default=0, metavar="REVISION", help="After this revision.")
-def watch(session: Session, output: Output, group: str, start: int) -> int:
+@click.option("--until-settled", is_flag=True, help="End when GROUP runs, is stopped, has failed or is deleted.")
+def watch(session: Session, output: Output, group: str, start: int, until_settled: bool) -> int:
     """Stream changes of all groups, or of one, until interrupted."""
+    if until_settled and not group:
+        raise click.UsageError("--until-settled needs a GROUP")
     stub = session.stub(Stub)
     uuid = group_uuid(stub, group) if group else ""
     request = deploy_pb2.WatchInstanceGroupsRequest(uuid=uuid, start_revision=start)
-    # A table shows one group; a watch tells of several.
-    with choose_view(output, of_one=bool(uuid)) as view:
-        for response in stub.WatchInstanceGroups(request):
-            view.show(response.event)
+    revision, state = start, ""
+    try:
+        # A table shows one group; a watch tells of several.
+        with choose_view(output, of_one=bool(uuid)) as view:
+            for response in stub.WatchInstanceGroups(request):
+                event = response.event
+                revision = max(revision, event.revision)
+                view.show(event)
+                state = _status(event) or state
+                if until_settled and state in SETTLED and event.WhichOneof("change") in ("final", "bookmark"):
+                    return errors.OK if state != "Failed" else errors.FAILED
+    except KeyboardInterrupt:
+        errors.tell(f"left; go on with: corral watch {group}{' ' if group else ''}--from {revision}")
+        raise Detached from None
     return errors.OK
+
+
+SETTLED = ("Running", "Stopped", "Failed", "Deleted")
+
+
+def _status(event: group_pb2.InstanceGroupEvent) -> str:
+    """The group's status, where the event tells it."""
+    change = event.WhichOneof("change")
+    told: str = getattr(event, change).status if change in ("accepted", "group", "final") else ""
+    return told
 
 
 def _ranks(text: str, members: int) -> list[int]:
@@ -212,16 +278,19 @@ def _ranks(text: str, members: int) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _request(options: dict[str, Any], into: Request) -> Request:
-    source = options["file"] or options["option_file"]
-    if not source:
-        raise BadRequestFile("name the request's file; - is standard input")
-    if options["file"] and options["option_file"]:
+def _request(session: Session, told: dict[str, Any], into: Request) -> Request:
+    of_a_member = flags.take(told)
+    sources = [source for source in (told["file"], told["option_file"]) if source]
+    if len(sources) > 1:
         raise BadRequestFile("name the request's file once")
-    request = read_request(source, into)
-    if options["name"]:
-        request.name = options["name"]
-    if options["request_id"]:
-        request.request_id = options["request_id"]
-    policy.apply(options, request)
-    return request
+    if sources and of_a_member:
+        named = ", ".join(f"--{key.replace('_', '-')}" for key in of_a_member)
+        raise BadRequestFile(f"{named} stand for a request's file, and not beside one")
+    if sources:
+        read_request(sources[0], into)
+        into.name = told["name"] or into.name
+    else:
+        flags.fill(session, of_a_member, told["name"], into)
+    into.request_id = told["request_id"] or into.request_id
+    policy.apply(told, into)
+    return into

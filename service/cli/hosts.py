@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
 from service.cli import errors
+from service.cli.bars import devices, short_bar, totals_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
-from service.cli.explanation import amounts_text
+from service.cli.filter import Fields, Term, asks, filter_option, filtered
+from service.cli.groups import Stub as GroupStub
+from service.cli.groups import all_groups
+from service.cli.listing import named, pages
 from service.cli.output import Columns
-from service.cli.view import moment_text
+from service.cli.places import all_zones
+from service.cli.view import moment_text, status_text
 
 Stub = fleet_pb2_grpc.FleetServiceStub
 
@@ -20,29 +25,72 @@ Stub = fleet_pb2_grpc.FleetServiceStub
 def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     hosts = verb_group(corral, "hosts", example="corral hosts")(list_hosts)
-    verb(hosts, "claim", example="corral hosts claim hv1")(claim)
+    verb(hosts, "claim", example="corral hosts claim hv2")(claim)
     verb(hosts, "quarantine", example="corral hosts quarantine")(list_quarantine)
     verb(hosts, "remove-quarantined", example="corral hosts remove-quarantined hv1 KEY")(remove_quarantined)
     verb(hosts, "adopt", example="corral hosts adopt GROUP")(adopt)
 
 
-_COLUMNS: Columns = (
-    ("uuid", lambda host: host.uuid),
-    ("name", lambda host: host.name),
-    ("state", lambda host: host.state),
-    ("status", lambda host: host.status),
-    ("free", lambda host: amounts_text({c.resource: c.available for c in host.capacities}) or "nothing"),
-    ("members of", lambda host: ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)),
-    ("reason", lambda host: host.reason),
-)
+HOST_KEYS = ("name", "zone", "rack", "cluster", "status", "state", "driver", "label", "group")
 
 
 @output_option
+@filter_option(HOST_KEYS)
 @click.option("--project", default="", help="Only hosts on which members of this project have claims.")
-def list_hosts(session: Session, output: Output, project: str) -> int:
-    """List hosts by name; with a sub-command claim them, or see to the quarantine."""
-    output.many(all_hosts(session.stub(Stub), project), _COLUMNS, lambda host: host.name)
+def list_hosts(session: Session, output: Output, wanted: tuple[Term, ...], project: str) -> int:
+    """List hosts with what is claimed of them; with a sub-command claim them, or see to the quarantine."""
+    stub = session.stub(Stub)
+    zones = {zone.uuid: zone.name for zone in all_zones(stub)}
+    groups = _groups_by_host(session.stub(GroupStub)) if asks(wanted, "group") else {}
+    found = list(filtered(all_hosts(stub, project), wanted, lambda host: host_fields(host, zones, groups)))
+    output.many(found, _columns(zones), lambda host: host.name)
+    if output.for_people:
+        held = sum(1 for _ in all_quarantined(stub)) if not project else 0
+        print()
+        for line in totals_lines(found):
+            print(line)
+        if held:
+            print(f"{held} machine(s) or volume(s) in quarantine; `corral hosts quarantine` lists them")
     return errors.OK
+
+
+def host_fields(host: fleet_pb2.Host, zones: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> Fields:
+    """What a filter looks into: zones' names by uuid, and the names of the groups on each host."""
+    return {
+        "name": host.name,
+        "zone": (zones.get(host.zone_uuid, ""), host.zone_uuid),
+        "rack": host.rack,
+        "cluster": host.cluster_uuid,
+        "status": host.status,
+        "state": host.state,
+        "driver": host.driver,
+        "label": [f"{key}={value}" for key, value in host.labels.items()],
+        "group": groups.get(host.uuid, ()),
+    }
+
+
+def _groups_by_host(stub: GroupStub) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for group in all_groups(stub):
+        for host in {member.host_uuid for member in group.instances if member.host_uuid}:
+            found[host].append(group.name)
+    return found
+
+
+def _columns(zones: Mapping[str, str]) -> Columns:
+    return (
+        ("name", lambda host: host.name),
+        ("zone", lambda host: zones.get(host.zone_uuid, host.zone_uuid)),
+        ("state", lambda host: host.state),
+        ("status", lambda host: status_text(host.status)),
+        ("vcpu", lambda host: short_bar(host, "vcpu")),
+        ("memory", lambda host: short_bar(host, "memory")),
+        ("devices free", devices),
+        ("members", lambda host: str(host.instance_count)),
+        ("of projects", lambda host: ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)),
+        ("uuid", lambda host: host.uuid),
+        ("reason", lambda host: host.reason),
+    )
 
 
 @output_option
@@ -113,20 +161,7 @@ def all_quarantined(stub: Stub, host_uuid: str = "") -> Iterator[fleet_pb2.Quara
     )
 
 
-def pages(ask: Callable[[str], Any]) -> Iterator[Any]:
-    """The inventories of all pages."""
-    token = ""
-    while True:
-        answer = ask(token)
-        yield from answer.inventories
-        token = answer.next_page_token
-        if not token:
-            return
-
-
 def find_host(stub: Stub, wanted: str) -> fleet_pb2.Host:
     """The host of this uuid or name. Raises NotThere."""
-    for host in all_hosts(stub):
-        if wanted in (host.name, host.uuid):
-            return host
-    raise errors.NotThere(f"there is no host {wanted!r}; `corral hosts` lists them")
+    found: fleet_pb2.Host = named(all_hosts(stub), wanted, "host", "corral hosts")
+    return found

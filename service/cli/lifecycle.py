@@ -1,7 +1,8 @@
-"""What is done to a group that is there: scale and delete."""
+"""What is done to a group that is there: scale, update, start, stop, restart, delete."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -14,28 +15,25 @@ from service.cli.command import Output, Session, output_option, verb
 from service.cli.follow_up import show
 from service.cli.groups import Stub, group_uuid
 from service.cli.requests import read_nodes
+from service.cli.values import Read, count
 from service.cli.view import choose_view
 
 
 def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     verb(corral, "scale", example="corral scale chat --role worker=3")(scale)
+    verb(corral, "update", example="corral update chat --description 'for the whole house'")(update)
+    verb(corral, "stop", example="corral stop chat")(stop)
+    verb(corral, "start", example="corral start chat")(start)
+    verb(corral, "restart", example="corral restart chat")(restart)
     verb(corral, "delete", example="corral delete chat")(delete)
-
-
-class _RoleCount(click.ParamType[tuple[str, int]]):
-    name = "role=count"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        role, equals, count = value.partition("=")
-        if not (role and equals and count.isdecimal()):
-            self.fail(f"{value!r} is not ROLE=COUNT", param, ctx)
-        return role, int(count)
 
 
 @output_option
 @click.argument("group")
-@click.option("--role", "roles", multiple=True, type=_RoleCount(), metavar="ROLE=COUNT", help="(repeatable)")
+@click.option(
+    "--role", "roles", multiple=True, type=Read("role=count", count), metavar="ROLE=COUNT", help="(repeatable)"
+)
 @click.option(
     "--update",
     "update_file",
@@ -64,6 +62,63 @@ def scale(
     )
     final = show(stub, lambda: stub.ScaleInstanceGroup(request), choose_view(output))
     return errors.OK if final.status == "Running" else errors.FAILED
+
+
+@output_option
+@click.argument("group")
+@click.option("--name", help="Another name.")
+@click.option("--description")
+@click.option("--tag", "user_tags", multiple=True, metavar="TAG", help="Its user tags from now on (repeatable).")
+@click.option("--no-tags", is_flag=True, help="It has no user tags from now on.")
+def update(session: Session, output: Output, group: str, no_tags: bool, **told: Any) -> int:
+    """Change a group's name, description or tags; its members go on."""
+    stub = session.stub(Stub)
+    request = deploy_pb2.UpdateInstanceGroupRequest(uuid=group_uuid(stub, group), request_id=uuid4().hex)
+    for field in ("name", "description"):
+        if told[field] is not None:
+            setattr(request, field, told[field])
+            request.update_mask.paths.append(field)
+    if told["user_tags"] or no_tags:
+        request.user_tags.extend(told["user_tags"])
+        request.update_mask.paths.append("user_tags")
+    if not request.update_mask.paths:
+        raise click.UsageError("nothing to change was named")
+    made = stub.UpdateInstanceGroup(request).inventory
+    output.one(made, made.uuid, f"{made.name} is changed")
+    return errors.OK
+
+
+def _follows(method: str, kind: Callable[..., Any], end: str, text: str) -> Any:
+    """A sub-command that calls a method which streams to the group's new state."""
+
+    @output_option
+    @click.argument("group")
+    @click.option("--request-id", help="An id that makes a repeated call the same change.")
+    def run(session: Session, output: Output, group: str, request_id: str | None) -> int:
+        stub = session.stub(Stub)
+        request = kind(uuid=group_uuid(stub, group), request_id=request_id or uuid4().hex)
+        final = show(stub, lambda: getattr(stub, method)(request), choose_view(output))
+        return errors.OK if final.status == end else errors.FAILED
+
+    run.__doc__ = text
+    return run
+
+
+start = _follows(
+    "StartInstanceGroup", deploy_pb2.StartInstanceGroupRequest, "Running", "Start a stopped group, and follow it."
+)
+stop = _follows(
+    "StopInstanceGroup",
+    deploy_pb2.StopInstanceGroupRequest,
+    "Stopped",
+    "Stop a group; its disks and its capacity are kept.",
+)
+restart = _follows(
+    "RestartInstanceGroup",
+    deploy_pb2.RestartInstanceGroupRequest,
+    "Running",
+    "Start all members of a group again, and follow it.",
+)
 
 
 @output_option

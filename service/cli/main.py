@@ -12,7 +12,23 @@ from types import FrameType
 import click
 import grpc
 
-from service.cli import clusters, decisions, errors, groups, hosts, lifecycle, projects, secrets, server_part
+from service.cli import (
+    about,
+    capacity,
+    catalog,
+    clusters,
+    contexts,
+    decisions,
+    errors,
+    groups,
+    host_verbs,
+    hosts,
+    lifecycle,
+    places,
+    projects,
+    secrets,
+    server_part,
+)
 from service.cli.channel import CannotConnect
 from service.cli.command import Session, VerbGroup
 from service.cli.requests import BadRequestFile
@@ -85,35 +101,69 @@ class Corral(VerbGroup):
     multiple=True,
     metavar="ADDRESS",
     help="HOST:PORT or unix:PATH of the service; several replicas of it by commas, or by repeating it: where "
-    f"one is lost the next goes on.  [default: $CORRAL_SERVER, else unix:{DEFAULT_SOCKET} where there is one, else "
-    f"{DEFAULT_SERVER}]",
+    "one is lost the next goes on.  [default: $CORRAL_SERVER, else the context's, else "
+    f"unix:{DEFAULT_SOCKET} where there is one, else {DEFAULT_SERVER}]",
 )
+@click.option("--context", metavar="NAME", help="Use this context.  [default: $CORRAL_CONTEXT, else the one in use]")
 @click.option(
     "--ca",
     metavar="FILE",
     help="Use TLS and trust this PEM file.  [default: $CORRAL_CA]  A bearer token is taken from $CORRAL_TOKEN.",
 )
 @click.pass_context
-def corral(ctx: click.Context, servers: tuple[str, ...], ca: str | None) -> None:
+def corral(ctx: click.Context, servers: tuple[str, ...], context: str | None, ca: str | None) -> None:
     """Deploy and look after groups of machines."""
     sessions, environment = ctx.obj
-    session = Session(
-        [address for text in servers or (_from(environment),) for address in text.split(",") if address],
-        certificate_authority=environment.get("CORRAL_CA", "") if ca is None else ca,
-        token=environment.get("CORRAL_TOKEN", ""),
-    )
+    session = _session(environment, servers, context, ca, needed=ctx.invoked_subcommand != "context")
     sessions.append(session)
     ctx.obj = session
 
 
-for _module in (groups, lifecycle, hosts, clusters, projects, secrets, decisions, server_part):
+def _session(
+    environment: Mapping[str, str], servers: tuple[str, ...], context: str | None, ca: str | None, *, needed: bool
+) -> Session:
+    """The option stands over the environment, that over the context, that over this machine's service.
+
+    A context's token and certificate go to its own addresses alone. `needed`: whether the context has to be there.
+    """
+    told = servers or tuple(filter(None, [environment.get("CORRAL_SERVER", "")]))
+    used, token = None, ""
+    if needed and (context or not told):
+        used, token = contexts.chosen(environment, context)
+    own = used is not None and not told
+    addresses = told or ((used.server,) if used else (_this_machine(),))
+    trusted = environment.get("CORRAL_CA", "") if ca is None else ca
+    return Session(
+        [address for text in addresses for address in text.split(",") if address],
+        certificate_authority=trusted or (used.ca if used and own else ""),
+        token=environment.get("CORRAL_TOKEN", "") or (token if own else ""),
+        certificate=used.cert if used and own else "",
+        key=used.key if used and own else "",
+        environment=environment,
+    )
+
+
+for _module in (
+    groups,
+    lifecycle,
+    hosts,
+    host_verbs,
+    places,
+    clusters,
+    catalog,
+    capacity,
+    projects,
+    secrets,
+    decisions,
+    contexts,
+    about,
+    server_part,
+):
     _module.register(corral)
 
 
-def _from(environment: Mapping[str, str]) -> str:
-    """What the environment says, else this machine's service, by its unix socket where it has one."""
-    if told := environment.get("CORRAL_SERVER", ""):
-        return told
+def _this_machine() -> str:
+    """This machine's service, by its unix socket where it has one."""
     return f"unix:{DEFAULT_SOCKET}" if os.path.exists(DEFAULT_SOCKET) else DEFAULT_SERVER
 
 

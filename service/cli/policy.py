@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 from corral.v1 import deploy_pb2, group_pb2, placement_pb2
+
+from service.cli.values import Read
 
 Request = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
 
@@ -32,20 +34,6 @@ _STRATEGIES = {
 }
 
 
-class _Told(click.ParamType[Any]):
-    """What a function reads out of the option's text."""
-
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        self.name = name
-        self._read = read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._read(value)
-        except ValueError as problem:
-            self.fail(str(problem), param, ctx)
-
-
 def options(function: Any) -> Any:
     """All options of a policy."""
     lists = (
@@ -58,7 +46,7 @@ def options(function: Any) -> Any:
     )
     for name, read, metavar, text in lists:
         told = f"Placement: {text} (repeatable, added to the request's)."
-        function = click.option(name, type=_Told(metavar, read), multiple=True, metavar=metavar, help=told)(function)
+        function = click.option(name, type=Read(metavar, read), multiple=True, metavar=metavar, help=told)(function)
     for name, text in reversed(_FLAGS.items()):
         function = click.option(f"--{name.replace('_', '-')}", is_flag=True, help=f"Placement: {text}.")(function)
     for name, text in reversed(_NUMBERS.items()):

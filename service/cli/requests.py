@@ -1,4 +1,4 @@
-"""Request files: JSON as people write it or as ZStack's clients send it, to the service's own request messages."""
+"""Request files: JSON or YAML as people write it, or as ZStack's clients send it, to the service's request messages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from corral.v1 import deploy_pb2, group_pb2
 from google.protobuf.json_format import ParseDict, ParseError
 
@@ -25,7 +26,7 @@ class BadRequestFile(Exception):
 
 def read_request(source: str, into: Request) -> Request:
     """Fill `into` from the file `source` (`-`: standard input) and return it. Raises BadRequestFile."""
-    told = _read(source)
+    told = _told(source)
     try:
         ParseDict(unwrap(told), into)
     except (ParseError, RecursionError) as problem:
@@ -35,26 +36,35 @@ def read_request(source: str, into: Request) -> Request:
 
 def read_nodes(source: str) -> list[group_pb2.NodeSpec]:
     """The node or the list of nodes of the file `source` (`-`: standard input). Raises BadRequestFile."""
-    told = _read(source)
+    told = _told(source)
     nodes = told if isinstance(told, list) else [told]
     if not all(isinstance(node, dict) for node in nodes):
-        raise BadRequestFile(f"{source}: a node is a JSON object")
+        raise BadRequestFile(f"{source}: a node is an object")
     try:
         return [ParseDict(node, group_pb2.NodeSpec()) for node in nodes]
     except (ParseError, RecursionError) as problem:
         raise BadRequestFile(f"{source}: {problem}") from problem
 
 
-def _read(source: str) -> Any:
-    """The JSON of a file, or of standard input. Raises BadRequestFile."""
+def read_mapping(source: str) -> dict[str, Any]:
+    """The fields that the file `source` (`-`: standard input) tells. Raises BadRequestFile."""
+    told = _told(source)
+    if not isinstance(told, dict):
+        raise BadRequestFile(f"{source}: it tells no fields by name")
+    return told
+
+
+def _told(source: str) -> Any:
+    """What a file says, as YAML by its name, or where standard input does not begin as JSON; else as JSON."""
     try:
         content = sys.stdin.read(_LARGEST_FILE) if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise BadRequestFile(f"{source}: {problem}") from problem
+    as_yaml = source.endswith((".yaml", ".yml")) or (source == "-" and content.lstrip()[:1] not in ("{", "["))
     try:
-        return json.loads(content)
-    except ValueError as problem:
-        raise BadRequestFile(f"{source}: not JSON: {problem}") from problem
+        return yaml.safe_load(content) if as_yaml else json.loads(content)
+    except (ValueError, RecursionError, yaml.YAMLError) as problem:
+        raise BadRequestFile(f"{source}: not {'YAML' if as_yaml else 'JSON'}: {problem}") from problem
 
 
 def unwrap(told: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from corral.v1 import secret_pb2, secret_pb2_grpc
 
 from service.cli import errors
 from service.cli.command import Output, Session, output_option, verb, verb_group
+from service.cli.listing import is_uuid, pages
 from service.cli.output import Columns
 from service.cli.requests import BadRequestFile
 from service.cli.view import moment_text
@@ -43,7 +44,7 @@ def set_secret(session: Session, output: Output, name: str, file: str) -> int:
     """
     stub = session.stub(Stub)
     value = _value(file)
-    made = None if _is_uuid(name) else _created(stub, name, value)
+    made = None if is_uuid(name) else _created(stub, name, value)
     done = "changed" if made is None else "kept"
     if made is None:
         there = _find(stub, name)
@@ -108,19 +109,15 @@ def _value(source: str) -> str:
 
 
 def _secrets(stub: Stub, name: str = "") -> Iterator[secret_pb2.Secret]:
-    token = ""
-    while True:
-        answer = stub.ListSecrets(secret_pb2.ListSecretsRequest(page_size=500, page_token=token, name=name))
-        yield from answer.inventories
-        token = answer.next_page_token
-        if not token:
-            return
+    return pages(
+        lambda token: stub.ListSecrets(secret_pb2.ListSecretsRequest(page_size=500, page_token=token, name=name))
+    )
 
 
 def _find(stub: Stub, wanted: str) -> secret_pb2.Secret:
     """The secret of this uuid or name. Raises NotThere."""
     found = list(_secrets(stub, wanted))
-    if not found and _is_uuid(wanted):
+    if not found and is_uuid(wanted):
         return stub.GetSecret(secret_pb2.GetSecretRequest(uuid=wanted)).inventory
     if len(found) > 1:
         whose = ", ".join(f"{one.uuid} of project {one.project}" for one in found)
@@ -128,10 +125,6 @@ def _find(stub: Stub, wanted: str) -> secret_pb2.Secret:
     if not found:
         raise errors.NotThere(f"there is no secret {wanted!r}; `corral secret list` lists them")
     return found[0]
-
-
-def _is_uuid(text: str) -> bool:
-    return len(text) == 32 and set(text) <= set("0123456789abcdef")
 
 
 _COLUMNS: Columns = (

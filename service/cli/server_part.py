@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import click
 
 from service.cli import errors
-from service.cli.command import Session, Verb
+from service.cli.command import Session, Verb, verb, verb_group
 
 _NEEDS = ("service.recovering", "sqlalchemy")
 _MISSING = (
@@ -22,6 +22,9 @@ _MISSING = (
 def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     corral.add_command(recover)
+    config = verb_group(corral, "config", example="corral config check corral.toml")(explain_config)
+    verb(config, "check", example="corral config check corral.toml")(check)
+    verb(config, "print", example="corral config print corral.toml")(print_config)
 
 
 def serve_with(arguments: Sequence[str]) -> int:
@@ -44,3 +47,21 @@ def serve_with(arguments: Sequence[str]) -> int:
 def recover(session: Session, arguments: tuple[str, ...]) -> int:
     """Write a lost or old database again from its hosts; on the service's machine. Tells its options by --help."""
     return serve_with(["recover", *arguments])
+
+
+def explain_config(session: Session) -> int:
+    """The service's configuration: what is wrong with it, and what holds. On the service's machine."""
+    click.echo(click.get_current_context().get_help())
+    return errors.OK
+
+
+@click.argument("file")
+def check(session: Session, file: str) -> int:
+    """Tell every mistake in a configuration, and what cannot work; exit code 2 where there is a mistake."""
+    return serve_with(["check-config", "--config", file])
+
+
+@click.argument("file")
+def print_config(session: Session, file: str) -> int:
+    """Print what holds: the file, $CORRAL_... over it, and defaults; secrets are hidden."""
+    return serve_with(["print-config", "--config", file])

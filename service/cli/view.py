@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -22,6 +24,7 @@ from service.cli.output import Columns, Output, plain_console
 # How far a member has come; a status that is not named here is at the beginning, or has failed.
 _STEPS = {"Claimed": 1, "Creating": 2, "Created": 3, "Booting": 4}
 _DONE = 5
+_TICKS_PER_SECOND = 4
 _COLOURS = {
     "Running": "green",
     "Failed": "red",
@@ -106,6 +109,7 @@ class Progress:
     placement: placement_pb2.Placement | None = None
     started: datetime | None = None
     latest: datetime | None = None
+    ended: bool = False
 
     def take(self, event: group_pb2.InstanceGroupEvent) -> None:
         """Fold one event in."""
@@ -113,6 +117,7 @@ class Progress:
         self.started = self.started or when
         self.latest = when
         change = event.WhichOneof("change")
+        self.ended = change == "final"
         if change in ("accepted", "final"):
             self.group = event.accepted if change == "accepted" else event.final
             for member in self.group.instances:
@@ -131,11 +136,15 @@ class Progress:
 
 
 class TableView:
-    """A table that lives while the stream does, and stays on the screen afterwards."""
+    """A table that lives while the stream does, its time ticking, and stays on the screen afterwards."""
 
     def __init__(self, stream: TextIO) -> None:
         self._progress = Progress()
-        self._live = Live(console=plain_console(stream), auto_refresh=False)
+        self._heard = time.monotonic()
+        self._lock = threading.Lock()  # it is drawn in a thread of its own
+        self._live = Live(
+            console=plain_console(stream), get_renderable=self._render, refresh_per_second=_TICKS_PER_SECOND
+        )
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -148,18 +157,25 @@ class TableView:
 
     def show(self, event: group_pb2.InstanceGroupEvent) -> None:
         """Show one event."""
-        self._progress.take(event)
-        self._live.update(render(self._progress), refresh=True)
+        with self._lock:
+            self._progress.take(event)
+            self._heard = time.monotonic()
+        self._live.refresh()
+
+    def _render(self) -> RenderableType:
+        with self._lock:
+            return render(self._progress, since=time.monotonic() - self._heard)
 
 
-def render(progress: Progress) -> RenderableType:
-    """The group's head line, its placement and one row a member."""
+def render(progress: Progress, since: float = 0.0) -> RenderableType:
+    """The group's head line, its placement and one row a member. `since`: seconds since the newest event."""
     group = progress.group
+    elapsed = progress.seconds + (0.0 if progress.ended else since)
     head = Text.assemble(
         (group.name, "bold"),
         f"  {group.uuid}  ",
         (group.status, _COLOURS.get(group.status, "cyan")),
-        f"  {progress.seconds:.1f} s",
+        "" if progress.ended and not elapsed else f"  {elapsed:.1f} s",
         f"  {group.reason}" if group.reason else "",
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -179,6 +195,8 @@ def render(progress: Progress) -> RenderableType:
             member.reason,
         )
     lines: list[RenderableType] = [head]
+    if group.roles:
+        lines.append(Text(describe_roles(group), style="dim"))
     if progress.placement is not None:
         lines.append(Text(describe_placement(progress.placement), style="dim"))
     return Group(*lines, table)
@@ -225,10 +243,14 @@ def describe_member(member: group_pb2.Instance) -> str:
 def describe_group(group: group_pb2.InstanceGroup) -> str:
     """A group in a line, with how far each role is."""
     told = f"{group.name}: {group.status}" + (f" ({group.reason})" if group.reason else "")
-    roles = ", ".join(
+    return f"{told}; {describe_roles(group)}" if group.roles else told
+
+
+def describe_roles(group: group_pb2.InstanceGroup) -> str:
+    """How far each role is."""
+    return ", ".join(
         f"{one.role or 'no role'} {one.running_count}/{one.instance_count} {one.status}" for one in group.roles
     )
-    return f"{told}; {roles}" if roles else told
 
 
 def describe_placement(placement: placement_pb2.Placement) -> str:

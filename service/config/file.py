@@ -1,4 +1,4 @@
-"""The configuration file: TOML in, checked domain types out. It reads files and nothing else.
+"""The configuration: a TOML file and what stands over it in, checked domain types out. It reads files and nothing else.
 
 `load` reads a file, `parse` a text. Every error names the key by its path (`hosts[2].zone`) and says what is allowed.
 All errors of a file are told at once: a key with a wrong value is left out, and the rest is checked all the same.
@@ -8,7 +8,7 @@ Relative paths start at the directory of the file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from service.config import schema
 from service.config.build import Builder
 from service.config.left_out import LeftOut
+from service.config.overlay import NOTHING, Overlay, named
+from service.config.printed import text
 from service.config.problems import describe
 from service.config.sections import Sections
 from service.config.settings import Config
@@ -24,7 +26,7 @@ from service.domain.environment import unknown_secrets
 from service.domain.tenants import Anonymous
 from service.drivers import kinds
 
-__all__ = ["Config", "ConfigError", "load", "parse", "warnings"]
+__all__ = ["Config", "ConfigError", "Overlay", "load", "parse", "printed", "warnings"]
 
 
 class ConfigError(Exception):
@@ -36,21 +38,29 @@ class ConfigError(Exception):
         super().__init__("\n".join([f"{source}: {count} problem(s)", *(f"  {line}" for line in self.problems)]))
 
 
-def load(path: Path) -> Config:
+def load(path: Path, overlay: Overlay = NOTHING) -> Config:
     """The configuration in the file at `path`; boot files that a host would need must exist and be what they should.
 
-    Raises ConfigError.
+    `overlay`: what stands over the file. Raises ConfigError.
     """
+    return _read(_text(path), path.resolve().parent, str(path), boot_files=True, overlay=overlay)[0]
+
+
+def printed(path: Path, overlay: Overlay = NOTHING) -> str:
+    """What holds, as TOML with every default and without what is secret. Raises ConfigError."""
+    return text(_read(_text(path), path.resolve().parent, str(path), boot_files=False, overlay=overlay)[1])
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(str(path), [f"cannot be read: {problem}"]) from problem
-    return _read(text, path.resolve().parent, str(path), boot_files=True)
 
 
 def parse(text: str, directory: Path, *, source: str = "configuration") -> Config:
     """The configuration in `text`; relative paths count from `directory`. Raises ConfigError."""
-    return _read(text, directory, source, boot_files=False)
+    return _read(text, directory, source, boot_files=False)[0]
 
 
 def warnings(config: Config) -> tuple[str, ...]:
@@ -67,13 +77,14 @@ def warnings(config: Config) -> tuple[str, ...]:
         found.append(
             "identity.anonymous: who shows nothing is an administrator, whatever tokens and accounts there are"
         )
-    named = {secret.name for secret in config.secrets}
+    secrets = {secret.name for secret in config.secrets}
     found += [
         f"model_services.{entry.name}.environment.{variable}: there is no secret {secret} in [[secrets]]; each project "
         "that deploys it must have stored one of that name"
         for entry in config.model_services
-        for variable, secret in unknown_secrets(entry.environment, named.__contains__)
+        for variable, secret in unknown_secrets(entry.environment, secrets.__contains__)
     ]
+    found += _of_callers(config)
     keys = {f"credentials.{name}": Path(path) for name, path in config.ssh_keys.items()}
     keys |= {f"tokens.{name}": path for name, path in config.token_files.items()}
     found += [
@@ -87,6 +98,28 @@ def warnings(config: Config) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _of_callers(config: Config) -> Iterator[str]:
+    """What is said of callers whom nobody can be."""
+    callers = [
+        *(token.caller for token in config.tokens),
+        *(certificate.caller for certificate in config.certificates),
+        *(account.caller for account in config.accounts),
+        *(key.caller for key in config.access_keys),
+    ]
+    if config.anonymous is Anonymous.NOBODY and not callers and not config.token_files:
+        yield "identity.anonymous: nobody may call: there are no tokens, certificates, accounts or access keys"
+    projects = {caller.project for caller in callers} | {"default"}
+    for section, named_in in (
+        ("quotas", [quota.project for quota in config.quotas]),
+        ("rate_limits", [project for project in config.rates if project]),
+    ):
+        yield from (
+            f"{section}: nobody calls for project {project}; there are: {', '.join(sorted(projects))}"
+            for project in named_in
+            if project not in projects
+        )
+
+
 def _is_open(path: Path) -> bool:
     try:
         return bool(path.stat().st_mode & 0o044)
@@ -94,16 +127,18 @@ def _is_open(path: Path) -> bool:
         return False  # what is not there is told elsewhere
 
 
-def _read(text: str, directory: Path, source: str, *, boot_files: bool) -> Config:
+def _read(
+    text: str, directory: Path, source: str, *, boot_files: bool, overlay: Overlay = NOTHING
+) -> tuple[Config, schema.Configuration]:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(source, [f"not TOML: {problem}"]) from problem
-    problems: list[str] = []
+    raw, givers, problems = overlay.over(raw)
     left_out = LeftOut()
     checked = _checked(raw, problems, left_out)
     if checked is None:
-        raise ConfigError(source, problems)
+        raise ConfigError(source, named(problems, givers))
     sections = Sections(checked, directory, left_out)
     builder = Builder(sections)
     config = builder.build()
@@ -112,8 +147,8 @@ def _read(text: str, directory: Path, source: str, *, boot_files: bool) -> Confi
         problems += builder.boot_file_problems()
         problems += builder.key_problems(config.secret_keys) if config is not None else []
     if problems or config is None:
-        raise ConfigError(source, problems)
-    return config
+        raise ConfigError(source, named(problems, givers))
+    return config, checked
 
 
 def _checked(raw: dict[str, Any], problems: list[str], left_out: LeftOut) -> schema.Configuration | None:

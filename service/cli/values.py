@@ -1,0 +1,76 @@
+"""What options read: sizes, KEY=VALUE pairs, amounts of a resource."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+# Of these an amount is bytes.
+BYTES = ("memory", "disk")
+
+
+def size(text: str) -> int:
+    """Bytes, of `16GiB`, `512M` or a plain number; units are powers of 1024. Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size such as 16GiB")
+    return int(float(found[1]) * (1 << _SHIFT[found[2].upper()]))
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`KEY=VALUE`. Raises ValueError."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def amount(text: str) -> tuple[str, int]:
+    """`RESOURCE=AMOUNT`; memory and disk as sizes. Raises ValueError."""
+    resource, told = pair(text)
+    if resource in BYTES:
+        return resource, size(told)
+    if not told.isdecimal():
+        raise ValueError(f"{text!r} is not RESOURCE=NUMBER")
+    return resource, int(told)
+
+
+def count(text: str) -> tuple[str, int]:
+    """`KEY=NUMBER`. Raises ValueError."""
+    key, told = pair(text)
+    if not told.isdecimal():
+        raise ValueError(f"{text!r} is not KEY=NUMBER")
+    return key, int(told)
+
+
+def ratio(text: str) -> tuple[str, float]:
+    """`RESOURCE=RATIO`. Raises ValueError."""
+    resource, told = pair(text)
+    return resource, float(told)
+
+
+class Read(click.ParamType[Any]):
+    """What a function reads out of the option's text; its ValueError is what is wrong."""
+
+    def __init__(self, name: str, read: Any) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
+
+
+SIZE = Read("size", size)
+PAIR = Read("key=value", pair)
+AMOUNT = Read("resource=amount", amount)
+COUNT = Read("key=number", count)
+RATIO = Read("resource=ratio", ratio)

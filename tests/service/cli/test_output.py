@@ -1,0 +1,150 @@
+"""What `--output` prints, what Ctrl-C says, what shells complete, and how a request is told by options alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from corral.v1 import deploy_pb2
+
+from service.cli import errors, view
+from service.cli.main import main
+from service.cli.output import Output, plain_console
+from tests.service.cli.scripted import EVENTS, GROUP, Service
+from tests.support import ROOT
+from tests.support.process import ENVIRONMENT
+
+
+def test_groups_are_told_as_a_table_json_yaml_and_names(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {}
+    for kind in ("table", "json", "yaml", "name"):
+        assert main(["--server", address, "groups", "--output", kind]) == errors.OK
+        told[kind] = capsys.readouterr().out
+    assert told["table"].splitlines()[0].split()[:4] == ["uuid", "project", "name", "status"]
+    assert "2 group(s), 1 running" in told["table"]
+    as_json = [json.loads(line) for line in told["json"].splitlines()]
+    assert list(yaml.safe_load_all(told["yaml"])) == as_json
+    assert [one["uuid"] for one in as_json] == told["name"].split() == [GROUP, GROUP]
+
+
+def test_a_deploy_is_told_as_names_or_yaml(address: str, request_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", address, "deploy", request_file, "--output", "name"]) == errors.OK
+    assert capsys.readouterr().out == f"{GROUP}\n"
+    assert main(["--server", address, "deploy", request_file, "--output", "yaml"]) == errors.OK
+    assert len(list(yaml.safe_load_all(capsys.readouterr().out))) == len(EVENTS)
+
+
+def test_ctrl_c_leaves_and_says_how_to_see_the_rest(
+    service: Service,
+    address: str,
+    request_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(view.LineView, "show", interrupted)
+    assert main(["--server", address, "deploy", request_file]) == errors.INTERRUPTED
+    assert f"goes on. See the rest with: corral watch {GROUP} --from 1" in capsys.readouterr().err
+
+
+def test_the_time_on_a_terminal_goes_on_between_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    shown = view.TableView(Terminal())
+    shown._progress.take(EVENTS[0])
+    shown._heard = now[0]
+    now[0] += 7.5
+    screen = Terminal()
+    plain_console(screen).print(shown._render())
+    assert "  7.5 s" in screen.getvalue()
+
+
+def test_a_request_is_told_by_options_alone(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.cli.flags._service", lambda session, wanted: f"uuid of {wanted}")
+    told = "--name chat --model-service llama --members 3 --cpu 4 --memory 16GiB --gpu a100=2 --env A=b=c"
+    assert main(["--server", address, "plan", *told.split()]) == errors.OK
+    (sent,) = service.requests
+    assert isinstance(sent, deploy_pb2.PlanDistributedModelServiceRequest)
+    (node,) = sent.model_services
+    assert (sent.name, sent.service_creation_strategy) == ("chat", "parallel")
+    assert (node.uuid, node.count, node.cpu_num, node.memory_size) == ("uuid of llama", 3, 4, 16 << 30)
+    assert ([(g.model, g.count) for g in node.gpus], dict(node.environment_variables)) == ([("a100", 2)], {"A": "b=c"})
+    assert main(["--server", address, "plan", "request.json", "--cpu", "4"]) == errors.USAGE
+    assert "--cpu stand for a request's file" in capsys.readouterr().err
+
+
+def completed(shell: str, *words: str) -> Iterator[str]:
+    """What a shell's completion is offered for the last word."""
+    variables = {
+        "_CORRAL_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": " ".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    if shell == "fish":
+        variables["COMP_CWORD"] = words[-1]
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli"],
+        env={**os.environ, **ENVIRONMENT, **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert not done.stderr, done.stderr
+    return (line.replace("plain,", "") for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_sub_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == errors.OK
+    script = capsys.readouterr().out
+    assert f"_CORRAL_COMPLETE={shell}_complete" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=30)
+        assert {"group", "groups"} <= set(completed(shell, "corral", "gro"))
+        assert "--output" in set(completed(shell, "corral", "groups", "--ou"))
+
+
+def test_letters_of_bars_are_plain_where_the_terminal_has_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from corral.v1 import fleet_pb2
+
+    from service.cli.bars import bar
+
+    of = fleet_pb2.ResourceCapacity(resource="vcpu", allocatable=8, claimed=4, foreign=2, available=2)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert (bar(of, width=8), bar(of, useless=True, width=8)) == ("####%%..", "####%%--")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    assert bar(of, width=8) == "████▓▓··"
+
+
+def test_every_exit_code_is_told_by_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == errors.OK
+    told = capsys.readouterr().out
+    codes = {*errors.EXIT_CODES.values(), *errors.REASON_EXIT_CODES.values(), errors.OK, errors.INTERRUPTED}
+    assert codes == set(errors.EXIT_CODES_TOLD)
+    for code, text in errors.EXIT_CODES_TOLD.items():
+        assert f"  {code} " in told
+        assert text.split(";")[0][:40] in told
+
+
+def test_kinds_of_output_are_refused_by_name(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", address, "groups", "--output", "xml"]) == errors.USAGE
+    assert "'table', 'json', 'yaml', 'name'" in capsys.readouterr().err
+    assert Output().for_people
