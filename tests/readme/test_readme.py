@@ -124,4 +124,9 @@ def test_the_calls_of_the_readme_do_what_it_says(places: Mapping[str, str]) -> N
     assert '"status": "Running"' in final
     assert '"by-http"' in told("curl -s -H")
     assert "another: Running" in told("corral deploy")
-    assert "another" in told("corral list")
+    assert "another" in told("corral groups")
+    assert "accepted  another" in told("--timeline")
+    assert "0 leader: Running" in told("--timeline")
+    assert "claimed" in told("corral hosts")
+    assert "more of this fit" in told("corral capacity")
+    assert 'level = "debug"' in told("print-config")

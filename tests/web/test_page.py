@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from corral.v1 import fleet_pb2
+from google.protobuf.json_format import ParseDict
+from prometheus_client.parser import text_string_to_metric_families
 
+from service.cli.bars import totals
 from tests.support.builders import ENTRY
 from tests.web.browser import Page
 
@@ -41,14 +46,66 @@ def test_the_fleet_is_drawn_with_its_members_and_its_sums_are_the_services(page:
         return {name: [int(value) for value in of.split(" ")] for name, of in found}
 
     def told() -> dict[str, list[int]]:
+        """What GetCapacity, the command and the metrics all say; nothing while they say different things."""
         fields = ("total", "reserved", "allocatable", "claimed", "foreign", "available")
         capacities = http.get("/corral/v1/capacity").json()["capacities"]
-        return {one["resource"]: [int(one.get(field, 0)) for field in fields] for one in capacities}
+        called = {one["resource"]: [int(one.get(field, 0)) for field in fields] for one in capacities}
+        counted = {name: (amounts[2], amounts[3], amounts[4]) for name, amounts in called.items()}
+        return called if told_by_the_command(http) == called and measured(http) == counted else {}
 
     page.until(lambda: sums() == told(), "the sums of GetCapacity")
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
     page.until(lambda: not any("drawn·" in text for text in page.texts(".host")), "the members gone")
     page.until(lambda: sums() == told(), "the sums after the group is gone")
+
+
+def told_by_the_command(http: httpx.Client) -> dict[str, list[int]]:
+    """The sums that `corral hosts` prints, of what `ListHosts` tells it."""
+    listed = http.get("/corral/v1/hosts", params={"pageSize": 1000}).json()["inventories"]
+    hosts = [ParseDict(one, fleet_pb2.Host()) for one in listed]
+    return {
+        one.resource: [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available]
+        for one in totals(hosts)
+    }
+
+
+def measured(http: httpx.Client) -> dict[str, tuple[int, int, int]]:
+    """What hosts give out, what is claimed of it and what others hold, as the metrics tell it."""
+    sums: dict[str, int] = defaultdict(int)
+    for family in text_string_to_metric_families(http.get("/metrics").text):
+        for sample in family.samples:
+            sums[sample.name] += int(sample.value)
+    kinds = {"vcpu": "vcpus", "memory": "memory_bytes"}
+    parts = ("allocatable", "claimed", "foreign")
+    return {
+        name: (
+            sums[f"corral_host_{parts[0]}_{unit}"],
+            sums[f"corral_host_{parts[1]}_{unit}"],
+            sums[f"corral_host_{parts[2]}_{unit}"],
+        )
+        for name, unit in kinds.items()
+    }
+
+
+def test_a_listing_that_is_cut_says_so(page: Page) -> None:
+    page.open("/#/usage")
+    page.until(lambda: "Usage" in page.text("h1"), "the view")
+    page.script(
+        "const real = window.fetch; window.fetch = (path, init) => {"
+        "  if (!String(path).startsWith('/corral/v1/quarantine')) return real(path, init);"
+        "  const from = Number(new URL(path, location).searchParams.get('pageToken') || 0);"
+        "  const one = (n) => ({key: `k${n}`, name: `n${n}`, hostUuid: 'h', createDate: '2026-01-01T00:00:00Z'});"
+        "  const inventories = Array.from({length: 1000}, (_, n) => one(from + n));"
+        "  const nextPageToken = from + 1000 < window.ALL ? String(from + 1000) : '';"
+        "  return Promise.resolve(new Response(JSON.stringify({inventories, nextPageToken})));"
+        "}; window.ALL = 7000; location.hash = '#/quarantine'"
+    )
+    page.until(lambda: "1–50 of 5000" in page.text("main"), "the first 5,000")
+    assert "These are the first 5000; there are more." in page.text("main")
+    page.script("window.ALL = 5000")
+    page.click("button", "Look again")
+    page.until(lambda: "there are more" not in page.text("main"), "all of them")
+    assert "1–50 of 5000" in page.text("main")
 
 
 def test_a_group_is_planned_deployed_restarted_and_deleted_from_the_page(page: Page) -> None:

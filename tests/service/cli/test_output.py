@@ -148,3 +148,9 @@ def test_kinds_of_output_are_refused_by_name(address: str, capsys: pytest.Captur
     assert main(["--server", address, "groups", "--output", "xml"]) == errors.USAGE
     assert "'table', 'json', 'yaml', 'name'" in capsys.readouterr().err
     assert Output().for_people
+
+
+def test_the_guides_table_of_exit_codes_is_the_helps() -> None:
+    guide = (ROOT / "deploy/README.md").read_text()
+    for code, text in errors.EXIT_CODES_TOLD.items():
+        assert f"| {code} | {text} |" in guide

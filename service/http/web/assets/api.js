@@ -46,7 +46,8 @@ export async function call(method, path, body, signal) {
   return answer.json();
 }
 
-// The pages of a listing, one after the other until there are `most` items. `name`: the field that holds the items.
+// The pages of a listing, one after the other until there are `most` items. `name`: the field that holds the items. Where
+// there are more, the array's `more` says so.
 export async function all(path, name, signal, most = 5000) {
   const found = [];
   let next = "";
@@ -56,6 +57,7 @@ export async function all(path, name, signal, most = 5000) {
     found.push(...(page[name] || []));
     next = page.nextPageToken || "";
   } while (next && found.length < most);
+  found.more = next !== "";
   return found;
 }
 

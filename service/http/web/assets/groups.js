@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, begin, call } from "./api.js";
 import { matches, terms, unknown } from "./filter.js";
-import { Ask, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
+import { Ask, Cut, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Timeline } from "./timeline.js";
 import { bytes, clock, seconds } from "./units.js";
 
@@ -75,6 +75,7 @@ export function Group({ picture, uuid, may }) {
         <td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${member.reason}</td>`} />
     <h2>Timeline</h2>
     <${Problem} is=${history.problem} />
+    <${Cut} of=${history.value} />
     ${history.value && html`<${Timeline} events=${history.value} members=${members} />`}
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
 }

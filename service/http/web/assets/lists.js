@@ -53,6 +53,7 @@ export function Decisions({ picture }) {
 export function Usage() {
   const used = useAnswer((signal) => all("/corral/v1/usage", "inventories", signal), []);
   const lines = (used.value || []).flatMap((project) => (project.resources || [{ resource: "" }]).map((one) => ({ ...one, of: project })));
+  lines.more = used.value?.more;
   return html`<h1>Usage</h1><p>What each project has claimed, what of it still waits for a host, and what its quota leaves.</p>
     <${Problem} is=${used.problem} />
     <p class="actions"><button onClick=${used.again}>Look again</button></p>

@@ -109,12 +109,17 @@ export function useAnswer(ask, on) {
   return { ...state, again: () => setRound((before) => before + 1) };
 }
 
+// What a listing leaves out is said.
+export function Cut({ of }) {
+  return of?.more ? html`<p class="cut" role="status">These are the first ${of.length}; there are more. The command <code>corral</code> tells all.</p>` : null;
+}
+
 // A long table, a page at a time. `head`: names of columns; `row`: one row's cells.
 export function Table({ caption, head, items, row, keyOf, size = 50 }) {
   const [from, setFrom] = useState(0);
   const start = Math.min(from, Math.max(0, Math.floor((items.length - 1) / size) * size));
   const shown = items.slice(start, start + size);
-  return html`<div class="scroll" role="region" aria-label=${caption} tabindex="0"><table>
+  return html`<${Cut} of=${items} /><div class="scroll" role="region" aria-label=${caption} tabindex="0"><table>
       <caption>${caption}</caption>
       <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
       <tbody>${shown.map((item) => html`<tr key=${keyOf(item)}>${row(item)}</tr>`)}</tbody>

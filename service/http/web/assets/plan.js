@@ -2,7 +2,7 @@
 
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, begin, call } from "./api.js";
-import { Problem, useAnswer } from "./parts.js";
+import { Cut, Problem, useAnswer } from "./parts.js";
 import { amount, label } from "./units.js";
 
 const STRATEGIES = {
@@ -70,7 +70,7 @@ export function Plan({ picture, may }) {
       ${input("name", "Name", { required: true, maxlength: 255 })}
       <label for="plan-entry">Model service</label>
       <select id="plan-entry" required value=${form.entry} onChange=${set("entry")}><option value="">choose…</option>
-        ${(entries.value || []).map((entry) => html`<option key=${entry.uuid} value=${entry.uuid}>${entry.name}</option>`)}</select>
+        ${(entries.value || []).map((entry) => html`<option key=${entry.uuid} value=${entry.uuid}>${entry.name}</option>`)}</select><${Cut} of=${entries.value} />
       ${input("nodes", "Machines", { type: "number", min: 1, max: 1024, required: true })}
       ${input("cpu", "CPUs of each", { type: "number", min: 1, placeholder: "the model service's" })}
       ${input("memory", "Memory of each, GiB", { type: "number", min: 0.0625, step: "any", placeholder: "the model service's" })}
