@@ -52,16 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     overlay = Overlay(os.environ, options.set)
     try:
-        config = load(options.config, overlay)
         if options.command == "print-config":
             print(printed(options.config, overlay), end="")
+            return 0
+        config = load(options.config, overlay)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     for warning in warnings(config):
         print(f"{options.config}: warning: {warning}", file=sys.stderr)
-    if options.command == "print-config":
-        return 0
     if options.command == "check-config":
         print(f"{options.config}: {len(config.zones)} zones, {len(config.hosts)} hosts, "
               f"{len(config.model_services)} model services")  # fmt: skip

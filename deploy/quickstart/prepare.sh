@@ -134,7 +134,7 @@ pip_stamped() {
     for file in "$@"; do arguments+=(-r "$file"); done
     # All versions and hashes are pinned, so nothing is left to resolve; bytecode is made on first use.
     counted ".cache/pip-$name.log" "$(cat "$@" | grep -c '^[A-Za-z0-9].*==')" '^(Collecting|Requirement already satisfied:) ([^=; ]+)' \
-        .venv/bin/pip install --progress-bar off --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes "${arguments[@]}" ||
+        env PYTHONUNBUFFERED=1 .venv/bin/pip install --progress-bar off --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes "${arguments[@]}" ||
         fail "pip could not install ${*}; libvirt-python is built here and needs libvirt-dev, pkg-config, gcc and python3-dev;
         all of its output: .cache/pip-$name.log"
     printf '%s\n' "$hash" >"$stamp"

@@ -57,7 +57,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, st
 
 
 def test_every_command_of_the_readme_is_run_by_a_test() -> None:
-    kinds = ("grpcurl ", "curl ", "corral ", "export PATH=", "python -m service check-config ")
+    kinds = ("grpcurl ", "curl ", "corral ", "export PATH=", "python -m service ")
     assert [command for command in readme() if command not in MAKE and not command.startswith(kinds)] == []
     assert set(MAKE) <= set(readme())
 
@@ -84,7 +84,7 @@ def test_the_calls_of_the_readme_do_what_it_says(places: Mapping[str, str]) -> N
     answers = {}
     environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": f"unix:{places['/run/corral/grpc.sock']}"}
     for command in readme():
-        if not command.startswith(("grpcurl ", "curl ", "corral ")):
+        if not command.startswith(("grpcurl ", "curl ", "corral ", "python -m service print-config ")):
             continue
         # The interpreter's own directory is what the README's first line puts in front.
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
