@@ -70,19 +70,44 @@ def plain_console(stream: TextIO) -> Console:
     return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
+# What a narrow terminal goes without before anything is broken into lines.
+_FIRST_TO_GO = ("uuid", "of projects", "call", "sha256", "accepted", "hosts", "project", "key")
+
+
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """To standard output: on a terminal in colours and as wide as that is, elsewhere whole lines, cut nowhere."""
+    """To standard output: on a terminal in colours and as wide as that is, elsewhere whole lines. Nothing is cut."""
     console = plain_console(sys.stdout)
+    cells = [list(row) for row in rows]
+    widths = [max(map(cell_len, (title, *(str(row[at]) for row in cells)))) for at, title in enumerate(titles)]
     if not console.is_terminal:
-        lines = [list(titles), *([str(cell) for cell in row] for row in rows)]
-        widths = [max(cell_len(line[column]) for line in lines) for column in range(len(titles))]
+        lines = [list(titles), *([str(cell) for cell in row] for row in cells)]
         for line in lines:
             padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
             print("  ".join(padded).rstrip())
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for position, title in enumerate(titles):
-        table.add_column(title, no_wrap=position + 1 < len(titles))
-    for row in rows:
-        table.add_row(*row)
+    kept = _fitting(
+        titles, widths, {at for at in range(len(titles)) if any(str(row[at]) for row in cells)}, console.width
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for at in kept:
+        table.add_column(titles[at], overflow="fold", min_width=min(widths[at], 12))
+    for row in cells:
+        table.add_row(*(row[at] for at in kept))
     console.print(table)
+
+
+def _fitting(titles: Sequence[str], widths: Sequence[int], filled: set[int], width: int) -> list[int]:
+    """Which columns a terminal shows: not the empty ones, and without those that may go until the rest fits.
+
+    The first column stays, and the last one may be broken into lines.
+    """
+    kept = [at for at in range(len(titles)) if at in filled or at == 0]
+
+    def needed() -> int:
+        return sum(widths[at] + 2 for at in kept[:-1]) + min(widths[kept[-1]], 20)
+
+    for name in _FIRST_TO_GO:
+        if needed() <= width:
+            break
+        kept = [at for at in kept if titles[at] != name or at == 0]
+    return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from corral.v1 import deploy_pb2
 
 from service.cli import errors, view
 from service.cli.main import main
-from service.cli.output import Output, plain_console
+from service.cli.output import Output, plain_console, print_table
 from tests.service.cli.scripted import EVENTS, GROUP, Service
 from tests.support import ROOT
 from tests.support.process import ENVIRONMENT
@@ -154,3 +155,23 @@ def test_the_guides_table_of_exit_codes_is_the_helps() -> None:
     guide = (ROOT / "deploy/README.md").read_text()
     for code, text in errors.EXIT_CODES_TOLD.items():
         assert f"| {code} | {text} |" in guide
+
+
+@pytest.mark.parametrize("columns", [200, 100, 60, 40])
+def test_a_terminal_of_any_width_shows_whole_names(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    row = ["host-number-10", "zone-1", "Enabled", "Connected", "", "ab" * 16, "a long reason that goes over many lines"]
+    print_table(("name", "zone", "state", "status", "devices free", "uuid", "reason"), [row])
+    lines = re.sub("\x1b[^m]*m", "", screen.getvalue()).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "devices" not in lines[0]
+    shown = "".join(line[:14].strip() for line in lines[1:])
+    assert shown == "host-number-10" if columns > 60 else shown.startswith("host-number-")
+    assert "…" not in screen.getvalue()
