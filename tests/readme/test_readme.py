@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.cli.main import corral
 from tests.readme.commands import readme
 from tests.support import ROOT
 from tests.support.process import ENVIRONMENT, ServiceProcess
@@ -78,6 +79,13 @@ def test_every_file_that_is_linked_exists() -> None:
     for document in (ROOT / "README.md", *sorted((ROOT / "deploy").glob("*.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_verb_that_the_guides_name_is_one_of_the_command() -> None:
+    for document in sorted((ROOT / "deploy").glob("*.md")):
+        named = set(re.findall(r"`corral ([a-z][a-z-]*)", document.read_text()))
+        # "corral cannot start" is what the service says.
+        assert named <= {*corral.commands, "cannot"}, document.name
 
 
 def test_the_calls_of_the_readme_do_what_it_says(places: Mapping[str, str]) -> None:
