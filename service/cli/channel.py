@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Self
 
 import grpc
 
+from service.client.follow import is_lost
+
 _LARGEST_MESSAGE = 64 << 20
 _OPTIONS = (
     ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
@@ -123,7 +125,7 @@ class FailoverStub:
                     answer = getattr(self._kind(channel), name)(request)
                     return self._watched(answer, channel) if isinstance(answer, grpc.Call) else answer
                 except grpc.RpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    if not is_lost(error):
                         raise
                     self._servers.lost(channel)
                     if tries == 0:
@@ -135,7 +137,7 @@ class FailoverStub:
         try:
             yield from answers
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
+            if is_lost(error):
                 self._servers.lost(channel)
             raise
 

@@ -10,7 +10,7 @@ from corral.v1 import deploy_pb2_grpc, group_pb2
 from service.cli import errors
 from service.cli.channel import FailoverStub
 from service.cli.view import View
-from service.client.follow import EventMessage, follow
+from service.client.follow import EventMessage, follow, is_lost
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
 _LOST = "connection lost; the operation goes on, taking up its events again"
@@ -43,7 +43,7 @@ def show(
                 if event.WhichOneof("change") == "final":
                     final = event.final
     except grpc.RpcError as error:
-        if group and error.code() is grpc.StatusCode.UNAVAILABLE:
+        if group and is_lost(error):
             errors.tell(f"the operation on {group} goes on; see the rest with: {rest()}")
         raise
     except KeyboardInterrupt:

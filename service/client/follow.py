@@ -8,9 +8,23 @@ from typing import Protocol
 
 import grpc
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+from grpc_status import rpc_status
 
 RETRIES = 30
 PAUSE_SECONDS = 1.0
+
+
+def is_lost(error: grpc.RpcError) -> bool:
+    """Whether the connection broke, or the service cannot be reached, rather than that it has refused or failed.
+
+    A proxy that loses the service in the middle of a stream resets it, which comes as INTERNAL or UNKNOWN. Whatever the
+    service itself says has details.
+    """
+    code = error.code()
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return True
+    broken = code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+    return broken and rpc_status.from_call(error) is None
 
 
 class EventMessage(Protocol):
@@ -50,7 +64,7 @@ def follow(
         except grpc.RpcError as error:
             lost += 1
             begun = bool(group) or repeatable
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or not begun or lost > RETRIES:
+            if not is_lost(error) or not begun or lost > RETRIES:
                 raise
             if lost == 1:
                 on_lost()

@@ -16,7 +16,7 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2, placement_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from service.client.follow import PAUSE_SECONDS, RETRIES, EventMessage, follow
+from service.client.follow import PAUSE_SECONDS, RETRIES, EventMessage, follow, is_lost
 
 Response = TypeVar("Response")
 
@@ -151,7 +151,7 @@ class CorralClient:
             raise CallFailed(error) from error
 
     def _lost(self, error: grpc.RpcError, lost: int) -> int:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or lost >= RETRIES:
+        if not is_lost(error) or lost >= RETRIES:
             raise CallFailed(error) from error
         self._pause(PAUSE_SECONDS)
         return lost + 1

@@ -1,4 +1,7 @@
-"""A real Envoy in front: gRPC, gRPC-Web and transcoded JSON, with an idle timeout that is shorter than a boot."""
+"""A real Envoy in front: gRPC, gRPC-Web and transcoded JSON, with an idle timeout that is shorter than a boot.
+
+deploy/envoy/ is a whole installation behind one, and tests/contract/test_two_replicas.py runs it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import grpc
 import httpx
 import pytest
 import pytest_asyncio
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2, group_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENVOY = ROOT / ".cache" / "tools" / "clients" / "envoy" / "_bin" / "envoy"
 IDLE_SECONDS, BOOT_MS = 3, 6000
-SERVICE = "corral.v1.DistributedModelService"
+SERVICE, FLEET = "corral.v1.DistributedModelService", "corral.v1.FleetService"
 SLOW, FAST = "a" * 32, "f" * 32
 HOSTS = "".join(
     f"""
@@ -69,6 +72,7 @@ def descriptors() -> bytes:
             file.CopyToProto(found[file.name])
 
     add(deploy_pb2.DESCRIPTOR)
+    add(fleet_pb2.DESCRIPTOR)
     return descriptor_pb2.FileDescriptorSet(file=found.values()).SerializeToString()
 
 
@@ -97,7 +101,7 @@ def configuration(directory: Path, listen: int, upstream: int) -> Path:
                 "typed_config": {
                     "@type": f"{filters}.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
                     "proto_descriptor": str(contract),
-                    "services": [SERVICE],
+                    "services": [SERVICE, FLEET],
                     "convert_grpc_status": True,
                 },
             },

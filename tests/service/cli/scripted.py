@@ -80,7 +80,7 @@ def failure(code: grpc.StatusCode, message: str, *details: Message) -> status_pb
 
 @dataclass
 class Service(deploy_pb2_grpc.DistributedModelServiceServicer):
-    """Answers each call from its script: events to stream, then an error or a good end."""
+    """Answers each call from its script: events to stream, then an error, a bare code as of a proxy, or a good end."""
 
     deploy: list[Any] = field(default_factory=lambda: list(EVENTS))
     watch: list[Any] = field(default_factory=list)
@@ -95,6 +95,8 @@ class Service(deploy_pb2_grpc.DistributedModelServiceServicer):
         for item in script:
             if isinstance(item, status_pb2.Status):
                 context.abort_with_status(rpc_status.to_status(item))
+            if isinstance(item, grpc.StatusCode):
+                context.abort(item, "reset on the way")
             yield kind(event=item)
 
     def DeployDistributedModelService(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802

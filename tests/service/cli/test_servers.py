@@ -10,6 +10,7 @@ from concurrent import futures
 import grpc
 import pytest
 from corral.v1 import deploy_pb2, deploy_pb2_grpc
+from google.rpc import error_details_pb2
 
 from service.cli import channel, errors
 from service.cli.main import main
@@ -52,6 +53,25 @@ def test_a_deploy_whose_server_is_lost_goes_on_at_the_next(
     assert isinstance(watched, deploy_pb2.WatchInstanceGroupsRequest)
     assert (watched.uuid, watched.start_revision) == (GROUP, 3)
     assert len(capsys.readouterr().out.splitlines()) == len(EVENTS)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
+def test_a_stream_that_a_proxy_resets_is_a_lost_one(
+    service: Service, other: Service, both: str, request_file: str, code: grpc.StatusCode
+) -> None:
+    service.deploy = [*EVENTS[:3], code]
+    other.watch = EVENTS[3:]
+    assert main(["--server", both, "deploy", "-f", request_file]) == errors.OK
+    assert other.requests
+
+
+def test_an_internal_error_of_the_service_itself_is_one(
+    service: Service, other: Service, both: str, request_file: str
+) -> None:
+    own = error_details_pb2.ErrorInfo(reason="INTERNAL", domain="corral")
+    service.deploy = [*EVENTS[:3], failure(grpc.StatusCode.INTERNAL, "internal error", own)]
+    assert main(["--server", both, "deploy", "-f", request_file]) != errors.OK
+    assert not other.requests
 
 
 def test_a_deploy_of_which_nothing_was_heard_is_made_again_under_the_same_id(

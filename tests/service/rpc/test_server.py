@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,6 @@ from typing import Any
 import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, group_pb2, placement_pb2
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
@@ -27,6 +22,7 @@ from service.errors import Unauthenticated
 from service.listening import AddressUnavailable, ListenAddress
 from tests.service.rpc import lab
 from tests.service.rpc.lab import deploy
+from tests.support.certificates import certificate
 
 pytestmark = pytest.mark.asyncio
 
@@ -348,27 +344,6 @@ async def test_the_identity_comes_from_the_call_and_a_refused_one_goes_no_furthe
         assert lab.reason_of(caught.value) == "UNAUTHENTICATED"
         await server.stub.ListInstanceGroups(request, metadata=(("authorization", "Bearer right"),))
     assert seen == ["", "Bearer right"]
-
-
-def certificate() -> tuple[bytes, bytes]:
-    """A self-signed certificate for localhost and its key, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return built.public_bytes(pem), private
 
 
 async def test_with_credentials_only_tls_is_served() -> None:
