@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.contract.own_clients import ARCHIVE, pack
 from tests.service.http.zstack.lab import configuration
 from tests.support.process import ServiceProcess
 
@@ -19,6 +21,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
     file.write_text(configuration(directory, database="corral.db"))
     with ServiceProcess(file) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of the definitions."""
+    return pack(tmp_path_factory.mktemp("archive") / ARCHIVE)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -25,6 +26,7 @@ from corral.v1 import group_pb2
 
 from service.client import CorralClient
 from tests.concurrency.replicas import simulated_fleet
+from tests.contract.own_clients import ARCHIVE, LANGUAGES, follow
 from tests.contract.test_envoy import ENVOY
 from tests.support import ROOT
 from tests.support.builders import ENTRY, ZONE
@@ -261,3 +263,13 @@ def test_every_other_face_goes_through_it(installation: Installation, passed: Ca
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{base}/healthz", trust_env=False)
     passed("Envoy before two replicas: JSON, ZStack's API, the page, gRPC-Web, with TLS that strangers do not trust")
+
+
+# Debian's netty negotiates no HTTP/2 by TLS, as the page about Java says.
+@pytest.mark.parametrize("language", LANGUAGES[:-1])
+def test_a_client_of_ones_own_goes_through_it_with_tls_and_a_token(
+    language: str, installation: Installation, archive: Path, tmp_path: Path, passed: Callable[[str], None]
+) -> None:
+    shutil.copy(archive, tmp_path / ARCHIVE)
+    follow(language, tmp_path, installation.address, CORRAL_CA=str(installation.authority), CORRAL_TOKEN=TOKEN)
+    passed(f"Envoy before two replicas: own client, {language}, by TLS with a token")
