@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.service.rpc.test_server import certificate
+from tests.support.certificates import certificate
 from tests.support.whole import Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
