@@ -163,6 +163,7 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
         assert len(set(await racks(3, min_hosts=3, **pack))) == 3
         assert {name[:2] for name in await racks(3, min_racks=3, **pack)} == {"r1", "r2", "r3"}
         assert "r3" in {name[:2] for name in await racks(2, min_zones=2, **pack)}
+        assert await hosts_of(lab, model_services=[node(zone_uuid="2" * 32)]) <= {"r3-1", "r3-2"}
         spread = {"strategy": "PLACEMENT_STRATEGY_SPREAD"}
         assert len({name[:2] for name in await racks(2, same_rack=True, **spread)}) == 1
         assert len({name[:2] == "r3" for name in await racks(2, same_zone=True, **spread)}) == 1

@@ -19,7 +19,8 @@ async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
         for number in range(5):
             tags = ["even"] if number % 2 == 0 else []
             small = [node(cpu_num=1, memory_size=lab.GIB)]
-            await events_of(server.stub, deploy(name=f"g{number}", user_tags=tags, model_services=small))
+            more = {"system_tags": ["one::two"], "tag_uuids": ["a" * 32]} if number == 3 else {}
+            await events_of(server.stub, deploy(name=f"g{number}", user_tags=tags, model_services=small, **more))
         names, token = [], ""
         while True:
             request = deploy_pb2.ListInstanceGroupsRequest(page_size=2, page_token=token)
@@ -37,6 +38,7 @@ async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
 
         assert await found(tag="even") == ["g0", "g2", "g4"]
         assert await found(tag="even", name="g2") == ["g2"]
+        assert await found(tag="one::two") == await found(tag="a" * 32) == ["g3"]
         assert await found(statuses=["Failed"]) == []
         assert await found(statuses=["Running", "Failed"], zone_uuid=lab.ZONE, name="g1") == ["g1"]
         first = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest(page_size=1))

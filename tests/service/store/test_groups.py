@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from placement.model import Explanation
 from service.domain.groups import (
@@ -29,10 +29,10 @@ from service.domain.groups import (
     PlacementStrategy,
     Seat,
 )
-from service.errors import NotFound
+from service.errors import AlreadyExists, NotFound
 from service.store import groups, schema
 from tests.support.builders import ZONE, group
-from tests.support.database import Database
+from tests.support.database import Database, together
 
 # What validation lets through: no control characters, and nothing that XML or PostgreSQL cannot hold.
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"]), max_size=40)
@@ -236,3 +236,23 @@ def test_a_filter_that_hides_most_still_fills_its_page(db: Database) -> None:
     last = _put(db, 9, user_tags=("rare",), created_at=9)
     found = db.read(lambda c: groups.page(c, project=None, after=None, limit=2, tag="rare"))
     assert [g.uuid for g in found] == [last.uuid]
+
+
+def test_the_uuid_of_a_deleted_group_becomes_anothers_once_and_that_of_a_living_one_never(db: Database) -> None:
+    first = group(2, placement=PlacementPolicy(anti_affinity_groups=("b" * 32,)))
+    db.write(lambda c: groups.create(c, first, due_at=0))
+    with pytest.raises(AlreadyExists):
+        db.write(lambda c: groups.forget_deleted(c, first.uuid))
+    over = replace(first, phase=GroupPhase.DELETED, status=GroupStatus.DELETED)
+    db.write(lambda c: groups.save(c, first, over))
+    members = tuple(replace(m, uuid=f"{n:032x}") for n, m in enumerate(group(1).instances, 100))
+    second = replace(group(1), instances=members, version=7)
+
+    def again(connection: Connection) -> None:
+        groups.forget_deleted(connection, first.uuid)
+        groups.create(connection, second, due_at=0)
+
+    outcomes = together([partial(db.write, again) for _ in range(4)])
+    assert sorted(type(one).__name__ for one in outcomes) == ["AlreadyExists"] * 3 + ["NoneType"]
+    assert db.read(lambda c: groups.load(c, first.uuid)) == second
+    assert db.read(groups.keeping_apart) == {}

@@ -238,3 +238,10 @@ async def test_a_disk_whose_file_is_gone_is_made_anew() -> None:
     host.lost_files = set(host.volumes)
     assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     assert host.lost_files == set()
+
+
+async def test_a_machine_without_an_images_disk_has_an_empty_one_of_the_size_that_was_asked_for() -> None:
+    host, spec = FakeHost(), specification(root_disk_bytes=3 << 20, documents={})
+    await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    (root,) = [ElementTree.fromstring(xml) for name, xml in host.volumes.items() if name.endswith(".root")]
+    assert root.findtext("capacity") == str(3 << 20)
