@@ -57,6 +57,7 @@ class Observer:
         self._served: set[tuple[str, int]] = set()
         self._fleet: dict[str, tuple[str, str]] = {}
         self._left: set[str] = set()
+        self.adopted: set[str] = set()
         self.commits = 0
         self.claim_changes = 0
 
@@ -291,10 +292,13 @@ class Observer:
         """I9 on committed claims: exclusive hosts, at most so many a host, apart from other groups.
 
         What an attempt left behind, paused and never to run, takes room until it is cleared away; it is no member.
+        Groups that an operator has adopted are where their machines were found.
         """
         here: dict[str, set[tuple[str, str]]] = defaultdict(set)
         present: dict[tuple[str, str], set[str]] = defaultdict(set)
         for (instance, attempt, *_), (host, group, _) in claims.items():
+            if group in self.adopted:
+                continue
             here[host].add((group, instance))
             if attempts.get(instance) == attempt:
                 present[host, group].add(instance)

@@ -23,7 +23,6 @@ class AtRest:
         self._rows = rows
         self._machines = machines
         self._observer = observer
-        self.adopted: set[str] = set()
 
     def unsettled(self) -> list[str]:
         """What is not at rest yet, in words; empty when everything is as it should be for ever."""
@@ -73,10 +72,10 @@ class AtRest:
         """A host under maintenance carries nothing in the end, but for groups that an operator has adopted there."""
         closed = {uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
         for host, machine in self._machines():
-            if host in closed and machine.state != TOMBSTONE and machine.group not in self.adopted:
+            if host in closed and machine.state != TOMBSTONE and machine.group not in self._observer.adopted:
                 yield f"host {host} is drained and has {machine.state} machine {machine.instance}-{machine.attempt}"
         for host, group in self._rows("SELECT DISTINCT host_uuid, group_uuid FROM claims"):
-            if host in closed and group not in self.adopted:
+            if host in closed and group not in self._observer.adopted:
                 yield f"host {host} is drained and has claims"
 
     def _machines_amiss(self, members: Sequence[tuple[Any, ...]], wanted: set[tuple[str, int, str]]) -> Iterator[str]:

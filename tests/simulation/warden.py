@@ -57,13 +57,17 @@ class Warden:
             self.world.note("claim refused", uuid, str(refused))
 
     async def _adopt(self, group: str) -> bool:
+        adopted = self.world.observer.adopted
+        known = group in adopted
+        adopted.add(group)
         try:
             await self._operator.insist(lambda r: r.quarantine.adopt(ME, group), PATIENCE, tries=3)
         except (*REFUSALS, Conflict, Unavailable) as refused:
             self.world.note("adoption refused", group, str(refused))
+            if not known:
+                adopted.discard(group)
             return False
         self.world.note("adopted", group)
-        self.world.at_rest.adopted.add(group)
         self.world.stats["adopted"] += 1
         return True
 
