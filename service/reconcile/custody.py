@@ -32,12 +32,14 @@ class Custody:
 
     `behind`: host uuid -> why. While any host has seen what this database does not know, the database is an old one:
     then nothing is placed, sent or removed anywhere, since a member that it takes for lost may have been placed anew.
+    `judged`: every host that was known at the start has been looked at since, or did not answer in its time.
     """
 
     def __init__(self, store: Store, installation: Installation) -> None:
         self.store = store
         self.installation = installation
         self.behind: dict[str, str] = {}
+        self.judged = True
         self._told: frozenset[str] = frozenset()
         self._reached = 0
 

@@ -61,18 +61,33 @@ class Reconciler:
         return len(self._workers)
 
     async def start(self) -> None:
-        """Start monitors, workers and the sweep. Hosts get FIRST_PROBE_SECONDS before groups are looked at."""
+        """Start monitors, workers and the sweep. Hosts get FIRST_PROBE_SECONDS before groups are looked at, and slow
+        ones their whole time before anything is done about a group that has run before."""
         self._started = True
         for monitor in self._context.monitors.values():
             self._watch_host(monitor)
+        custody, slow = self._context.custody, list(self._context.monitors.values())
+        custody.judged = False
         deadline = asyncio.get_running_loop().time() + FIRST_PROBE_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
-            if all(m.settled for m in self._context.monitors.values()):
-                break
+        while slow and asyncio.get_running_loop().time() < deadline:
+            slow = [m for m in slow if not m.settled]
             await asyncio.sleep(0.01)
+        custody.judged = not slow
+        if slow:
+            logger.warning("hosts that have not answered yet: %s; groups that have run before wait for them",
+                           ", ".join(m.host.name for m in slow[:5]))  # fmt: skip
+            self._spawn(self._wait_for(slow), "wait for slow hosts")
         self._spawn(self._take_due(), "take due groups")
         if self._sweep is not None:
             self._spawn(self._sweep.run(), "sweep")
+
+    async def _wait_for(self, slow: list[HostMonitor]) -> None:
+        """Each first probe ends in its time, either way; one that was taken out of the fleet meanwhile is waited for by
+        nobody."""
+        while slow := [m for m in slow if not m.settled and self.monitors.get(m.host.uuid) is m]:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        self._context.custody.judged = True
+        self._wake.set()
 
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing new, let running driver calls end within the grace, give all leases back."""

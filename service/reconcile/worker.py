@@ -89,6 +89,7 @@ class GroupWorker:
     _reload: bool = True
     _giving_back: bool = False
     _leapt_ms: int = 0
+    _ran_before: bool = False
     _placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -166,14 +167,22 @@ class GroupWorker:
             self._count_end_of_deploy(before, group, now)
             failpoint("worker.applied")
             self.context.metrics.reconcile_steps.labels("changed").inc()
-        elif group is None or changed:
+        elif group is None:
+            group = await self._load()
+            self._ran_before = group.go or group.served
+        elif changed:
             group = await self._load()
         facts = self._circumstances(group, now)
         if facts:
             group = await self._apply(facts, now)
-        if not self._stopping:
+        if not self._stopping and not self._waits_for_hosts():
             self._start(group, now)
         return group
+
+    def _waits_for_hosts(self) -> bool:
+        """Right after a start, what has run before is left as it is: a host that was not looked at yet may tell that
+        this database is an old copy, and have the machines that are missed elsewhere."""
+        return self._ran_before and not self.context.custody.judged
 
     def _count_end_of_deploy(self, before: Group | None, after: Group, now: int) -> None:
         """The first deploy's duration, once it ends: not a later start, and not a failure of what already served."""
@@ -244,7 +253,7 @@ class GroupWorker:
         while that is so nobody is given up, and silence is told of such alone as it leaves where they are.
         """
         facts: list[Fact] = []
-        older = self.context.custody.held
+        older = self.context.custody.held or self._waits_for_hosts()
         deadline = next_deadline(group)
         if not older and ((deadline and now >= deadline) or held_to_present(group, now) is not group):
             facts.append(Ticked())

@@ -271,7 +271,7 @@ PLANTS: tuple[Plant, ...] = (
         Edit(CUSTODY, "                await self.store.write(lambda c: ownership.set_ahead(c, host.uuid))\n",
              "                pass\n"), theme="restore"),
     one("members are given up for time or silence by an older copy", WORKER,
-        "        older = self.context.custody.held\n", "        older = False\n", theme="restore"),
+        "        older = self.context.custody.held or self._waits_for_hosts()\n", "        older = False\n", theme="restore"),
     one("members are acted on while a host is ahead", CALLS, "        if self._custody.held:\n", "        if False:\n",
         theme="restore"),
     one("a member gets a second machine beside its own in quarantine", CLAIMING,
