@@ -59,10 +59,11 @@ missing_packages() {
 # pattern, out of how many, what the newest is about, and for how long: on a terminal in one line that ticks, elsewhere in a
 # line every tenth time and every 20 seconds. Where it fails the log's end is shown.
 counted() {
-    local log=$1 total=$2 pattern=$3 line='' part count=0 at=starting began=$SECONDS told=$SECONDS code=0 state
+    local log=$1 total=$2 pattern=$3 line='' part count=0 at=starting began=$SECONDS told=$SECONDS code=1 state
     shift 3
     : >"$log"
-    exec {lines}< <("$@" 2>&1; printf 'ended: %s\n' "$?")
+    # Of a command that fails the shell would say nothing more, and how it ended has to be known.
+    exec {lines}< <(ended=0; "$@" 2>&1 || ended=$?; printf '\nended: %s\n' "$ended")
     while :; do
         state=0
         IFS= read -r -t 1 part <&"$lines" || state=$?
@@ -74,6 +75,7 @@ counted() {
             [[ $line =~ ([0-9]+)\ newly\ installed ]] && total=${BASH_REMATCH[1]}
             if [[ $line =~ $pattern ]]; then
                 count=$((count + 1)) at=${BASH_REMATCH[2]:-${BASH_REMATCH[1]}}
+                at=${at##*/}
                 [ -t 1 ] || [ $((count % 10)) != 0 ] || { progress; told=$SECONDS; }
             elif [[ $line =~ ^(Installing collected packages|Building wheel) ]]; then
                 at=${BASH_REMATCH[1],}
@@ -133,7 +135,7 @@ pip_stamped() {
     say "installing Python requirements: $name (some minutes the first time)"
     for file in "$@"; do arguments+=(-r "$file"); done
     # All versions and hashes are pinned, so nothing is left to resolve; bytecode is made on first use.
-    counted ".cache/pip-$name.log" "$(cat "$@" | grep -c '^[A-Za-z0-9].*==')" '^(Collecting|Requirement already satisfied:) ([^=; ]+)' \
+    counted ".cache/pip-$name.log" "$(cat "$@" | grep -c '^[A-Za-z0-9].*==')" '^(Collecting|Processing|Requirement already satisfied:) ([^=; ]+)' \
         env PYTHONUNBUFFERED=1 .venv/bin/pip install --progress-bar off --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes "${arguments[@]}" ||
         fail "pip could not install ${*}; libvirt-python is built here and needs libvirt-dev, pkg-config, gcc and python3-dev;
         all of its output: .cache/pip-$name.log"
