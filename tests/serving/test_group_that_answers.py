@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+import signal
+import time
 from collections.abc import Iterator
 
 import pytest
+from corral.v1 import group_pb2
 
 from tests.lab.fixtures import capability_cache
 from tests.lab.fleet import Lab
 from tests.lab.requirements import why_not
+from tests.serving.harm import HEAD, Harm
 from tests.serving.llama import engine
+from tests.serving.observer import Observer
 from tests.serving.oracle import LETTERS, Ring
 from tests.serving.site import Site, build_model, leftovers, site
 
@@ -32,11 +37,26 @@ def served(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
         yield made
 
 
-def test_one_deploy_makes_a_group_whose_url_answers_rightly_and_its_deletion_leaves_nothing(served: Site) -> None:
-    group = served.corral.follow(served.deploy())
+def test_one_deploy_makes_a_group_that_answers_rightly_heals_when_its_head_dies_and_leaves_nothing(
+    served: Site,
+) -> None:
+    again = group_pb2.FailurePolicy(action=group_pb2.FAILURE_ACTION_RESTART_MEMBER)
+    group = served.corral.follow(served.deploy(failure_policy=again))
     assert group.status == "Running"
     assert len({m.host_name for m in group.instances}) == 3
     prompt = random.choice(LETTERS)
     assert served.ask(group, prompt, 12) == served.model.ring.completion(prompt, 12)
+    with Observer(served, group.uuid, group.instances[0].addresses[0]) as seen:
+        assert seen.settled(0.5, 120)
+        began = time.monotonic()
+        # Its workers keep a connection to it for ever: they are told of the group's next start as they run.
+        Harm(served, group).machine(HEAD, signal.SIGKILL)
+        assert seen.noticed(began, 60) < float("inf")
+        assert seen.healed(began, 1.0, 300) < float("inf"), seen.statuses
+    assert seen.wrong == []
+    after = served.get(group.uuid)
+    assert [m.attempt for m in after.instances] == [1, 1, 1], "it was started again where it is"
+    assert [m.vm_instance_uuid for m in after.instances] == [m.vm_instance_uuid for m in group.instances]
+    assert after.instances[0].HasField("last_answer")
     assert served.corral.delete(group.uuid).status == "Deleted"
     assert leftovers(served.lab) == []
