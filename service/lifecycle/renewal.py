@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from service.domain.groups import Group, Instance
 from service.lifecycle.facts import Observation, Observed
-from service.lifecycle.members import LAUNCHING, S, each
+from service.lifecycle.members import LAUNCHING, S, each, outdated
 from service.lifecycle.moving import go_over
 
 BEHIND = "it does not know the group's present start yet"
@@ -51,7 +51,7 @@ def caught_up(group: Group, fact: Observed) -> Group:
     return replace(group, start_epoch=fact.epoch) if ahead and ours else group
 
 
-def heard(member: Instance, fact: Observed, now: int) -> Instance:
+def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     """The member with what its guest says of itself, and since when it says nothing."""
     if fact.observation not in (Observation.EXECUTING, Observation.READY, Observation.UNREADY):
         return replace(member, silent_since=0) if fact.observation in _NOT_RUNNING else member
@@ -60,10 +60,11 @@ def heard(member: Instance, fact: Observed, now: int) -> Instance:
         return replace(member, silent_since=silent_since)
     answered_at = now - fact.answered_ms if fact.answered_ms >= 0 else 0
     news = answered_at >= member.last_answer_at + ANSWERS_APART_MS
-    return replace(
+    told = replace(
         member,
         silent_since=silent_since,
         told_epoch=max(member.told_epoch, fact.epoch),
         last_answer_at=answered_at if news else member.last_answer_at,
         engine_restarts=fact.engine_restarts,
     )
+    return replace(told, reason="") if told.reason == BEHIND and not outdated(group, told) else told

@@ -197,7 +197,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
-        member = heard(member, fact, now)
+        member = heard(group, member, fact, now)
         if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
             S.REMOVING,
             S.STOPPING,

@@ -60,6 +60,8 @@ def test_members_that_go_on_running_are_told_of_the_start_and_serve_again_once_t
     )
     old = seen(after, 0, Observation.READY, epoch=1)
     assert old.instances[0].status is S.BOOTING, "what it serves is the start before"
+    knows = seen(old, 0, Observation.EXECUTING, epoch=2).instances[0]
+    assert (knows.status, knows.reason) == (S.BOOTING, ""), "it was told, and that is not why it does not serve"
     new = seen(old, 0, Observation.READY, epoch=2)
     assert new.instances[0].status is S.RUNNING
     assert isinstance(
