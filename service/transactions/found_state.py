@@ -43,6 +43,23 @@ def as_found(group: Group, states: Mapping[str, MachineState], now: int) -> Grou
     return replace(found, status=public_status(found))
 
 
+def as_if_known(before: Group, after: Group) -> Group:
+    """The row as if it knew what was decided since, of which only the outcome is found.
+
+    Of the live moves: a member changes its host within an attempt by a move alone (ARCHITECTURE I1), and what it left
+    is let go by the same record. Of GO: it was committed when all members were created (I4), whatever became of them.
+    """
+    now_there = {m.uuid: m for m in after.instances}
+
+    def moved(member: Instance) -> Instance:
+        new = now_there.get(member.uuid)
+        if new is None or not new.host_uuid or new.host_uuid == member.host_uuid or new.attempt != member.attempt:
+            return member
+        return replace(member, target_host_uuid=new.host_uuid, target_host_name=new.host_name)
+
+    return replace(before, go=before.go or after.go, instances=tuple(moved(m) for m in before.instances))
+
+
 def _phase(statuses: AbstractSet[InstanceStatus], *, runs: bool, paused: bool) -> GroupPhase:
     if runs:
         phase = GroupPhase.BOOTING if statuses - {S.RUNNING} else GroupPhase.RUNNING

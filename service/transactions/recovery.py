@@ -15,6 +15,7 @@ from service.store import catalog, claims, clock, fleet, groups, ownership
 from service.store.addresses import keep_addresses
 from service.store.connection import Connection
 from service.transactions.changes import accepted, commit
+from service.transactions.found_state import as_if_known
 from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
 from service.transactions.surveys import Survey
 
@@ -56,7 +57,7 @@ def write(connection: Connection, change: GroupChange, now: int) -> Group:
     ownership.adopt(connection, [(m.host_uuid, m.machine_uuid) for m in seated])
     claims.take(connection, after.uuid, [_seat(m) for m in new], there=True)
     keep_addresses(connection, [(m.zone_uuid, m.address, m.uuid, m.attempt) for m in new if _planned(zones, m)])
-    stored = commit(connection, _as_if_known(before, after), _carried(before, after), (), now)
+    stored = commit(connection, as_if_known(before, after), _carried(before, after), (), now)
     groups.due(connection, after.uuid, 0)
     return stored
 
@@ -78,8 +79,11 @@ def adopt(
             raise WrongState(f"group {uuid}", f"not to be adopted ({problem.why})", "machines that tell all of it")
     if not found.changes:
         raise WrongState(f"group {uuid}", "not held", "machines of it that this database lacks, on hosts that answer")
+    change = found.changes[0]
+    if change.act is Act.CORRECT and change.group.go and not groups.load(connection, uuid, lock=True).go:
+        raise WrongState(f"group {uuid}", "being started, while a machine of it runs", "it to run, or to be deleted")
     try:
-        return write(connection, found.changes[0], now)
+        return write(connection, change, now)
     except claims.ClaimLost as reason:
         raise Conflict(f"group {uuid} cannot be adopted now: {reason}") from reason
 
@@ -123,20 +127,6 @@ def _carried(before: Group, after: Group) -> Group:
     return replace(
         after, sequence=before.sequence, version=before.version, revision=before.revision, epoch=before.epoch
     )
-
-
-def _as_if_known(before: Group, after: Group) -> Group:
-    """The row as if it knew of the live moves that were made since: a member changes its host within an attempt by a
-    move alone (ARCHITECTURE I1), and what it left is let go by the same record."""
-    now_there = {m.uuid: m for m in after.instances}
-
-    def moved(member: Instance) -> Instance:
-        new = now_there.get(member.uuid)
-        if new is None or not new.host_uuid or new.host_uuid == member.host_uuid or new.attempt != member.attempt:
-            return member
-        return replace(member, target_host_uuid=new.host_uuid, target_host_name=new.host_name)
-
-    return replace(before, instances=tuple(moved(m) for m in before.instances))
 
 
 def _seat(member: Instance) -> Seat:

@@ -12,7 +12,10 @@ from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, Inst
 from service.domain.ownership import Installation, OwnerMark
 from service.domain.recovery import ToldValues
 from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
+from service.errors import InvariantViolation
+from service.lifecycle.invariants import check
 from service.serving.record import machine_record
+from service.transactions.found_state import as_if_known
 from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
 from service.transactions.surveys import Survey
 from tests.support.builders import ENTRY, ZONE, entry, group, host
@@ -302,6 +305,18 @@ def test_a_member_whose_machine_is_gone_is_placed_anew_above_every_attempt_that_
     member = change.group.instances[1]
     assert (member.status, member.attempt, member.host_uuid) == (S.PENDING, 5, "")
     assert (change.group.phase, change.group.status) == (GroupPhase.PLANNING, GroupStatus.DEGRADED)
+
+
+def test_that_go_was_committed_since_is_no_decision_of_today() -> None:
+    was = running(2)
+    creating = tuple(replace(m, status=S.CREATING, was_resumed=False) for m in was.instances)
+    row = replace(was, instances=creating, phase=GroupPhase.CREATING, status=GroupStatus.DEPLOYING, go=False)
+    after = only(decide(knowing(row), surveys([], [], [shown(was, 0, attempt=2)], generation=9))).group
+    assert after.go
+    seats = {(m.uuid, m.attempt): frozenset({m.host_uuid}) for m in after.instances}
+    check(as_if_known(row, after), after, seats)
+    with pytest.raises(InvariantViolation, match="I4"):
+        check(row, after, seats)
 
 
 def test_a_member_of_a_later_scaling_joins() -> None:
