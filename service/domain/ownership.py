@@ -52,11 +52,15 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A host's standing, and why, with the way out, in words for an operator. `mark`: as it stands there now."""
+    """A host's standing, and why, with the way out, in words for an operator. `mark`: as it stands there now.
+
+    `older_mark`: it is refused for a mark that is older than the one on record.
+    """
 
     standing: Standing
     reason: str = ""
     mark: OwnerMark | None = None
+    older_mark: bool = False
 
     @property
     def usable(self) -> bool:
@@ -126,6 +130,7 @@ def judge(
             f"it bears an older mark of this database (generation {mark.generation}) than this host has borne "
             f"({record.marked}): a copy of the hypervisor answers at its address, or it was put back from a backup; "
             "end the copy, or claim the host",
+            older_mark=True,
         )
     newest = max(newest_machine, mark.generation if mark is not None else 0)
     if record.ahead and newest <= generation:

@@ -18,6 +18,7 @@ from service.store.engine import Store
 logger = logging.getLogger(__name__)
 
 MARK_SECONDS = 10.0
+_LOOKS = 3
 
 STATUS = {
     Standing.FOREIGN: HostStatus.FOREIGN,
@@ -102,7 +103,7 @@ class Custody:
         `machines`: all that bear this installation's tag there. Raises DriverError, Unavailable.
         """
         found = _Found(host, driver, facts, tuple(machines))
-        record, verdict = await self._judge(found, facts.mark)
+        record, verdict = await self._judged(found, facts.mark)
         if verdict.usable:
             verdict = await self._mark(found, record)
         elif record.claim_ordered and not record.twin:  # nobody's word makes two hosts of one machine
@@ -114,6 +115,23 @@ class Custody:
         else:
             self.behind.pop(host.uuid, None)
         return verdict
+
+    async def _judged(self, found: _Found, mark: OwnerMark | None) -> tuple[HostRecord, Verdict]:
+        """What is on record of the host, and what it is. A mark that is older than what is on record may have been read
+        before another replica raised both: only one that is read after the record tells of a copy.
+
+        Raises DriverError, Unavailable.
+        """
+        record, verdict = await self._judge(found, mark)
+        for _ in range(_LOOKS):
+            if not verdict.older_mark:
+                break
+            mark = (await found.driver.probe(budget_seconds=MARK_SECONDS)).mark
+            own = mark is not None and mark.database == self.installation.database
+            if mark is not None and own and mark.generation < record.marked:
+                break
+            record, verdict = await self._judge(found, mark)
+        return record, verdict
 
     async def _judge(self, found: _Found, mark: OwnerMark | None) -> tuple[HostRecord, Verdict]:
         """What is on record of the host, and what it is by the mark that stands there."""
@@ -150,10 +168,10 @@ class Custody:
             try:
                 await self.store.write(lambda c: ownership.set_hypervisor(c, host.uuid, hypervisor))
             except AlreadyExists:  # another entry of the same hypervisor came first
-                return (await self._judge(found, found.facts.mark))[1]
+                return (await self._judged(found, found.facts.mark))[1]
         mark = OwnerMark(self.installation.database, host.uuid, self._reached)
         stands = await found.driver.leave_mark(mark, budget_seconds=MARK_SECONDS)
-        return (await self._judge(found, stands))[1]
+        return (await self._judged(found, stands))[1]
 
     async def _take_over(self, found: _Found) -> Verdict:
         """An operator's word: the host is this database's, and what it has seen is to be taken for known."""
@@ -172,7 +190,7 @@ class Custody:
         self._reached = max(self._reached, reached := await self.store.write(accept))
         mine = OwnerMark(self.installation.database, host.uuid, reached)
         stands = await found.driver.leave_mark(mine, take_over=True, budget_seconds=MARK_SECONDS)
-        return (await self._judge(found, stands))[1]
+        return (await self._judged(found, stands))[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,8 @@ class Client:
         self.order.deleted = True
         self.world.stats["deletes acknowledged"] += 1
 
-    async def _deploy(self, request: DeployRequest) -> bool:
+    async def _deploy(self, request: DeployRequest, before: DeployRequest | None = None) -> bool:
+        """`before`: what was asked for under the same id and refused; a late copy of it may be accepted yet."""
         try:
             started = await self._insist(lambda r: r.groups.deploy(ME, request))
         except NotFound as error:
@@ -98,7 +99,13 @@ class Client:
                 return False
             spec = replace(request.spec, placement=replace(policy, anti_affinity_groups=()))
             self.order.request = replace(request, spec=spec)
-            return await self._deploy(self.order.request)
+            return await self._deploy(self.order.request, request)
+        except RequestIdReused as error:
+            if before is None:
+                self.world.observer.violated("I5", f"a valid deploy was refused: {error!r}")
+                return False
+            self.order.request = before
+            return await self._deploy(before)
         except QuotaExceeded:
             self.world.stats["deploys over quota"] += 1
             self.order.refused = True

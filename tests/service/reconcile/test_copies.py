@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from service.domain.fleet import HostStatus
@@ -50,3 +52,29 @@ async def test_a_copy_of_a_hypervisor_is_told_by_its_older_mark(monkeypatch: pyt
         await until(lambda: kept_above(home.mark))
         driver.host = home  # of the two it is now the one that is left behind
         await status(plane, 1, HostStatus.MISMATCHED)
+
+
+async def test_a_mark_that_was_read_before_another_replica_raised_it_tells_of_no_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "MARK_STANDS_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "MARK_AFTER_CHANGE_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "EVERY_SECONDS", 0.05)
+    async with control_plane(hosts=ONE) as plane:
+        key = f"{1:032x}"
+        driver = plane.drivers[key]
+        await plane.deploy(DeployRequest(spec(1)))
+
+        async def kept() -> bool:
+            record = await plane.store.read(lambda c: ownership.host_record(c, key, driver.host.hypervisor))
+            return record is not None and record.marked > 0
+
+        await until(kept)
+        facts = await driver.probe(budget_seconds=5.0)
+        assert facts.mark is not None
+        late = replace(facts, mark=replace(facts.mark, generation=0))
+        verdict = await plane.custody.admit(ONE[0], driver, late, ())
+        assert verdict.usable, verdict.reason
+        driver.host.mark = late.mark  # now it is older indeed
+        verdict = await plane.custody.admit(ONE[0], driver, late, ())
+        assert (verdict.usable, verdict.older_mark) == (False, True)
