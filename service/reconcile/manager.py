@@ -200,6 +200,8 @@ class Reconciler:
         if jump:
             metrics.clock_jumps.labels("back" if jump < 0 else "ahead").inc()
             logger.warning("the database's clock was set by %+.1f s", jump / 1000)
+            for worker in self._workers.values():
+                worker.clock_set()
         self._held_to_present = self._held_to_present and jump >= 0
         differs = watch.differs_by()
         metrics.clock_difference.set(differs / 1000)

@@ -88,6 +88,7 @@ class GroupWorker:
     _stopping: bool = False
     _reload: bool = True
     _giving_back: bool = False
+    _clock_was_set: bool = False
     _leapt_ms: int = 0
     _ran_before: bool = False
     _placing: Placing = field(init=False)
@@ -112,6 +113,11 @@ class GroupWorker:
 
     def host_changed(self) -> None:
         """A host fell silent or answers again."""
+        self._wake.set()
+
+    def clock_set(self) -> None:
+        """The database's clock was set: until the lease is renewed, its end says nothing to others."""
+        self._clock_was_set = True
         self._wake.set()
 
     def stop(self) -> None:
@@ -153,7 +159,7 @@ class GroupWorker:
     async def _step(self, group: Group | None) -> Group:
         now = self._now()
         # Where the answer to a give-back was lost it may have been committed: nothing may be done before that is known.
-        if self._giving_back or now >= self.lease_until - LEASE_MS + RENEW_MS:
+        if self._giving_back or self._clock_was_set or now >= self.lease_until - LEASE_MS + RENEW_MS:
             await self._renew()
             now = self._now()
         facts, changed = self._outcomes()
@@ -220,7 +226,7 @@ class GroupWorker:
         if not mine:
             raise LeaseLost(self.uuid)
         failpoint("worker.renewed")
-        self._giving_back = False
+        self._giving_back = self._clock_was_set = False
         if (leapt := present - self._now()) > clock.JUMP_MS:
             self._leapt_ms += leapt
         self.time, self.lease_until = DatabaseTime(present, asked_at), present + LEASE_MS
