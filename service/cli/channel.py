@@ -65,6 +65,8 @@ class Servers:
         `how`: as `open_channel` takes it. Raises CannotConnect.
         """
         self.addresses = tuple(addresses)
+        if not self.addresses:
+            raise CannotConnect("no server is named: --server takes HOST:PORT or unix:/path")
         self._secure = bool(how.get("certificate_authority"))
         self._channels = [open_channel(each, **how) for each in self.addresses]
         self._current = 0

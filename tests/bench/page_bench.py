@@ -116,7 +116,7 @@ def main() -> int:
         measured(page, http, report, options.changes)
         report.service_with_page_mib = memory(service.pid) / MIB
         if options.shots:
-            for name, path in (("fleet", "/#/fleet"), ("groups", "/#/groups"), ("filtered", "/#/fleet?q=rack-1")):
+            for name, path in (("fleet", "/#/fleet"), ("groups", "/#/groups"), ("filtered", "/#/fleet?q=rack:rack-1")):
                 page.open(path)
                 page.shot(options.shots / f"{name}-{options.hosts}.png")
     for name, value in asdict(report).items():

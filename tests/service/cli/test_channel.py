@@ -75,6 +75,11 @@ def test_the_token_is_not_sent_off_this_machine_without_tls(
     assert "t0ken" not in told
 
 
+def test_no_server_at_all_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--server", "", "groups"]) == errors.USAGE
+    assert "no server is named" in capsys.readouterr().err
+
+
 def test_a_certificate_authority_that_is_not_there_is_said() -> None:
     with pytest.raises(CannotConnect, match=r"absent\.pem"):
         open_channel("127.0.0.1:1", certificate_authority="absent.pem")
