@@ -121,3 +121,29 @@ async def test_a_leap_of_the_clock_ends_no_boot(monkeypatch: pytest.MonkeyPatch)
         after = await member()
         assert (after.status, after.attempt) == (InstanceStatus.BOOTING, before.attempt), after.reason
         assert 0 < after.deadline_at - before.deadline_at - HOUR_MS < 60_000
+
+
+@pytest.mark.parametrize("was_set", [False, True])
+async def test_a_lease_is_renewed_at_once_where_the_clock_was_set(
+    monkeypatch: pytest.MonkeyPatch, was_set: bool
+) -> None:
+    """What its end says by the clock of before is worth nothing to a replica that has slept meanwhile."""
+    async with control_plane() as plane:
+        uuid = await resting(plane)
+        now = await plane.store.read(clock.now)
+        await plane.store.write(lambda c: groups.due(c, uuid, 0))
+        ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+        real, renewed = groups.renew, list[int]()
+
+        def renew(connection: Connection, group_uuid: str, of: int, until: int) -> bool:
+            renewed.append(of)
+            return real(connection, group_uuid, of, until)
+
+        monkeypatch.setattr(groups, "renew", renew)
+        taken = DatabaseTime(now, asyncio.get_running_loop().time())
+        worker = GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken)
+        if was_set:
+            worker.clock_set()
+        worker.stop()
+        await worker.run()
+        assert renewed == [epoch] * was_set
