@@ -51,6 +51,11 @@ def caught_up(group: Group, fact: Observed) -> Group:
     return replace(group, start_epoch=fact.epoch) if ahead and ours else group
 
 
+def not_ready(member: Instance) -> Observation:
+    """What one is seen to do that serves, but not as it should: it executes, and where it ran it does so no more."""
+    return Observation.UNREADY if member.status is S.RUNNING else Observation.EXECUTING
+
+
 def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     """The member with what its guest says of itself, and since when it says nothing."""
     if fact.observation not in (Observation.EXECUTING, Observation.READY, Observation.UNREADY):

@@ -70,7 +70,7 @@ from service.lifecycle.moving import (
     wish,
 )
 from service.lifecycle.present import carried_on, held_to_present
-from service.lifecycle.renewal import BEHIND, caught_up, heard, renewed
+from service.lifecycle.renewal import BEHIND, caught_up, heard, not_ready, renewed
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
@@ -213,7 +213,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
         if fact.observation is Observation.DISPATCHED and group.phase not in LAUNCHING:
             return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
         behind = fact.observation is Observation.READY and outdated(group, member)
-        observation = Observation.UNREADY if behind else fact.observation
+        observation = not_ready(member) if behind else fact.observation
         relapsed = (member.status, observation) == (S.CREATED, Observation.RELAPSED)
         target = S.CREATED if relapsed else MEMBER.get((member.status, observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):

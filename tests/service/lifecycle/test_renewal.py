@@ -76,6 +76,16 @@ def test_members_that_need_no_peer_go_on_as_they_are(scope: str) -> None:
     assert [m.status for m in after.instances] == [S.RUNNING, S.PENDING, S.RUNNING]
 
 
+@pytest.mark.parametrize(("before", "after"), [(S.CREATED, S.BOOTING), (S.STOPPED, S.STOPPING)])
+def test_one_that_serves_an_older_start_is_seen_to_execute_all_the_same(
+    before: InstanceStatus, after: InstanceStatus
+) -> None:
+    """Otherwise it would be let run, or left running, for ever."""
+    of = group(start_epoch=2, phase=GroupPhase.BOOTING if before is S.CREATED else GroupPhase.STOPPING)
+    of = replace(of, instances=(replace(of.instances[0], status=before), *of.instances[1:]))
+    assert seen(of, 0, Observation.READY, epoch=1).instances[0].status is after
+
+
 def test_each_further_loss_is_another_start() -> None:
     after = lost(lost(group(), 1), 2)
     assert after.start_epoch == 3
