@@ -222,7 +222,8 @@ async def _keep_fresh(context: ssl.SSLContext, files: tls.Reloading) -> None:
     """New handshakes of the HTTP listener get what the files hold; gRPC reads the files by itself."""
     while True:
         await asyncio.sleep(TLS_POLL_SECONDS)
-        await asyncio.to_thread(tls.refresh, context, files)
+        if await asyncio.to_thread(files.changed):
+            tls.refresh(context, files)
 
 
 def _shown(listener: socket.socket) -> str:

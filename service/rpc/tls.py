@@ -41,6 +41,10 @@ class Reloading:
         _log.info("TLS files were read again")
         return True
 
+    def look_again(self) -> None:
+        """The next call of `changed` reads the files whether they are other ones or not."""
+        self._stamp = ()
+
     def load_into(self, context: ssl.SSLContext) -> None:
         """Make the context use the files."""
         certificate, key, client_ca = self._paths
@@ -86,6 +90,13 @@ def context(files: Reloading) -> ssl.SSLContext:
 
 
 def refresh(made: ssl.SSLContext, files: Reloading) -> None:
-    """Give new handshakes what the files hold now. Blocks for as long as it takes to read them."""
-    if files.changed():
+    """Give new handshakes what the files hold, after `changed` said that it is new.
+
+    To be called on the event loop whose listener has the context: a handshake between the certificate and its key would
+    fail.
+    """
+    try:
         files.load_into(made)
+    except (OSError, ssl.SSLError) as error:  # replaced once more, by halves, since they were read
+        _log.error("the TLS files cannot be used yet; they are read again", reason=str(error))
+        files.look_again()

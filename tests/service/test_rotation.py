@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.rpc import tls
 from tests.support.certificates import certificate
 from tests.support.whole import Whole, config_text, whole
 
@@ -70,3 +71,18 @@ async def test_a_renamed_pair_is_shown_to_new_connections_and_a_half_one_is_not(
             name = "corral_tls_certificate_not_after_timestamp_seconds"
             labels = {"certificate": str(tmp_path / "server.pem")}
             assert lab.service.metrics.registry.get_sample_value(name, labels) == ends
+
+
+async def test_a_pair_that_is_replaced_by_halves_once_more_is_read_again(tmp_path: Path) -> None:
+    (first, first_key), (second, second_key) = certificate(), certificate()
+    _rename_into(tmp_path, "server.pem", first)
+    _rename_into(tmp_path, "server.key", first_key)
+    files = tls.Reloading(tmp_path / "server.pem", tmp_path / "server.key", None)
+    context = tls.context(files)
+    _rename_into(tmp_path, "server.key", second_key)
+    tls.refresh(context, files)  # as if the pair had been whole a moment before
+    assert not files.changed(), "it is no pair yet"
+    _rename_into(tmp_path, "server.pem", second)
+    assert files.changed()
+    tls.refresh(context, files)
+    assert not files.changed()
