@@ -31,19 +31,21 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     (tmp_path / "bin").mkdir()
     make = tmp_path / "bin/make"
-    make.write_text('#!/bin/sh\n[ "$*" = test ] && [ ! -e lint-fails ] && .venv/bin/pytest -ra tests || exit 2\n')
+    make.write_text(
+        '#!/bin/sh\n[ "$*" = test ] && [ ! -e lint-fails ] && .venv/bin/pytest -ra $OPTIONS tests || exit 2\n'
+    )
     make.chmod(0o755)
     (tmp_path / "tests").mkdir()
     return tmp_path
 
 
-def ci(checkout: Path, *tests: str) -> tuple[int, list[str]]:
+def ci(checkout: Path, *tests: str, options: str = "") -> tuple[int, list[str]]:
     """(exit code, lines) of a run on these tests and one that passes."""
     head = "import os\nfrom pathlib import Path\nimport pytest\n\ndef test_good():\n    pass\n"
     (checkout / "tests/test_some.py").write_text("\n".join((head, *tests)))
     # The plugins of this project's own tests take longer to load than all that is looked at here.
     path = f"{checkout / 'bin'}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, "PATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OPTIONS": options}
     command = [str(checkout / ".ci/run")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout.splitlines()
@@ -85,6 +87,17 @@ def test_all_else_is_a_failure(checkout: Path, tests: list[str], told: str, agai
     assert code != 0
     assert told in lines[-1]
     assert sum(line.startswith("==> once more") for line in lines) == again
+
+
+GROUPED = "@pytest.mark.xdist_group('{group}')\n@pytest.mark.parametrize('at', ['a@b', 'c'])\n{test}"
+
+
+def test_one_that_shares_a_worker_is_found_again_alone(checkout: Path) -> None:
+    shares = GROUPED.format(group="browser", test="def test_shares(at):" + flaky("test_0")[len("\ndef test_0():") :])
+    two_workers = "-p xdist.plugin -p xdist.looponfail -n 1 --dist loadgroup"
+    code, lines = ci(checkout, shares, options=two_workers)
+    assert code == 0, lines
+    assert [line for line in lines if line.startswith("FLAKY")] == ["FLAKY tests/test_some.py::test_shares[a@b]"]
 
 
 def test_what_failed_before_a_test_ran_is_told(checkout: Path) -> None:

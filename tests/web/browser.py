@@ -13,6 +13,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from tests.support import ROOT
 
@@ -74,10 +75,12 @@ class Page:
         found[0].click()
 
     def type(self, selector: str, text: str) -> None:
-        """Replace what a field holds."""
+        """Replace what a field holds, as its user does: what is selected is typed over.
+
+        To clear it first tells the page nothing, so that a drawing between the two would put the old text back.
+        """
         element = self.driver.find_element(By.CSS_SELECTOR, selector)
-        element.clear()
-        element.send_keys(text)
+        element.send_keys(Keys.CONTROL + "a" + Keys.NULL + text)
 
     def size(self, width: int, height: int, *, dark: bool = False) -> None:
         """The window's size in CSS pixels, and the colours that its owner prefers."""
