@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.bars import capacity_line, legend
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.places import all_zones, find_zone
@@ -20,7 +20,7 @@ def register(corral: click.Group) -> None:
 
 
 @output_option
-@click.option("--zone", default="", help="Only this zone, by name or uuid.")
+@click.option("--zone", type=names.ZONE, default="", help="Only this zone, by name or uuid.")
 @click.option("--cpu", "cpu_num", type=click.IntRange(min=1), help="How many more members of so many virtual CPUs fit.")
 @click.option("--memory", "memory_size", type=SIZE, metavar="SIZE", help="Such a member's memory, as 16GiB.")
 def capacity(session: Session, output: Output, zone: str, cpu_num: int | None, memory_size: int | None) -> int:

@@ -10,7 +10,7 @@ import click
 from corral.v1 import catalog_pb2, catalog_pb2_grpc
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.explanation import size_text
 from service.cli.listing import named, pages
@@ -83,7 +83,7 @@ def list_services(session: Session, output: Output) -> int:
 
 
 @output_option
-@click.argument("name")
+@click.argument("name", type=names.MODEL_SERVICE)
 def show_service(session: Session, output: Output, name: str) -> int:
     """Show one model service, by name or uuid."""
     found = find_service(session.stub(Stub), name)
@@ -107,7 +107,7 @@ def add_service(session: Session, output: Output, file: str, validate_only: bool
 
 
 @output_option
-@click.argument("name")
+@click.argument("name", type=names.MODEL_SERVICE)
 @click.argument("file")
 @_DRY_RUN
 def edit_service(session: Session, output: Output, name: str, file: str, validate_only: bool) -> int:
@@ -125,7 +125,7 @@ def edit_service(session: Session, output: Output, name: str, file: str, validat
 
 
 @output_option
-@click.argument("name")
+@click.argument("name", type=names.MODEL_SERVICE)
 @_DRY_RUN
 def remove_service(session: Session, output: Output, name: str, validate_only: bool) -> int:
     """Remove a model service that no group uses, by name or uuid."""
@@ -186,7 +186,7 @@ def add_image(session: Session, output: Output, name: str, kind: str, **told: An
 
 
 @output_option
-@click.argument("name")
+@click.argument("name", type=names.IMAGE)
 @_DRY_RUN
 def remove_image(session: Session, output: Output, name: str, validate_only: bool) -> int:
     """Forget an image that no model service uses; its file stays where it lies."""

@@ -7,7 +7,7 @@ from uuid import uuid4
 import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.output import Columns
 from service.cli.places import all_clusters, find_cluster, find_zone
@@ -40,7 +40,7 @@ def list_clusters(session: Session, output: Output) -> int:
 
 @output_option
 @click.argument("name")
-@click.option("--zone", required=True, help="The zone that its hosts are in, by name or uuid.")
+@click.option("--zone", type=names.ZONE, required=True, help="The zone that its hosts are in, by name or uuid.")
 @click.option("--description", default="")
 def create(session: Session, output: Output, name: str, zone: str, description: str) -> int:
     """Make a cluster. Hosts are put into it as they are added."""
@@ -54,7 +54,7 @@ def create(session: Session, output: Output, name: str, zone: str, description: 
 
 
 @output_option
-@click.argument("cluster")
+@click.argument("cluster", type=names.CLUSTER)
 @click.argument("name")
 def rename(session: Session, output: Output, cluster: str, name: str) -> int:
     """Give a cluster another name. CLUSTER: its name or uuid."""
@@ -66,7 +66,7 @@ def rename(session: Session, output: Output, cluster: str, name: str) -> int:
 
 
 @output_option
-@click.argument("cluster")
+@click.argument("cluster", type=names.CLUSTER)
 def delete(session: Session, output: Output, cluster: str) -> int:
     """Remove a cluster that has no hosts. CLUSTER: its name or uuid."""
     stub = session.stub(Stub)

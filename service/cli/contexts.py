@@ -11,18 +11,22 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
+from click.shell_completion import CompletionItem
 
 from service.cli import errors
 from service.cli.channel import CannotConnect
 from service.cli.command import Session, verb, verb_group
 from service.cli.output import print_table
+
+DEFAULT_SOCKET = "/run/corral/grpc.sock"
+DEFAULT_SERVER = "127.0.0.1:50051"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LONGEST_TOKEN = 4096
@@ -105,6 +109,16 @@ def write_private(file: Path, text: str) -> None:
         raise CannotConnect(f"{file}: {problem.strerror}") from problem
 
 
+def offered(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers where a context is named."""
+    _, environment = ctx.find_root().obj
+    try:
+        kept = load(environment)
+    except CannotConnect:
+        return []  # the command itself says what is wrong with the file
+    return [CompletionItem(name) for name in sorted(kept.by_name) if name.startswith(incomplete)]
+
+
 def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     context = verb_group(corral, "context", example="corral context")(list_contexts)
@@ -171,7 +185,7 @@ def _read_token(source: str) -> str:
     return told.strip()
 
 
-@click.argument("name")
+@click.argument("name", shell_complete=offered)
 def use_context(session: Session, name: str) -> int:
     """Make a context the current one."""
     kept = load(session.environment)
@@ -181,7 +195,7 @@ def use_context(session: Session, name: str) -> int:
     return errors.OK
 
 
-@click.argument("name")
+@click.argument("name", shell_complete=offered)
 def remove_context(session: Session, name: str) -> int:
     """Forget a context and its token."""
     kept = load(session.environment)
@@ -209,3 +223,34 @@ def chosen(environment: Mapping[str, str], name: str | None) -> tuple[Context | 
     if not wanted:
         return None, ""
     return _known(kept, wanted), kept.token(wanted)
+
+
+def session(
+    environment: Mapping[str, str], servers: Sequence[str], name: str | None, ca: str | None, *, needed: bool
+) -> Session:
+    """What the options before the sub-command ask for: they stand over the environment, that over the context `name`
+    (or the one in use), that over this machine's service.
+
+    A context's token and certificate go to its own addresses alone. `needed`: whether the context has to be there.
+    Raises NotThere, CannotConnect.
+    """
+    told = tuple(servers) or tuple(filter(None, [environment.get("CORRAL_SERVER", "")]))
+    used, token = None, ""
+    if needed and (name or not told):
+        used, token = chosen(environment, name)
+    own = used is not None and not told
+    addresses = told or ((used.server,) if used else (_this_machine(),))
+    trusted = environment.get("CORRAL_CA", "") if ca is None else ca
+    return Session(
+        [address for text in addresses for address in text.split(",") if address],
+        certificate_authority=trusted or (used.ca if used and own else ""),
+        token=environment.get("CORRAL_TOKEN", "") or (token if own else ""),
+        certificate=used.cert if used and own else "",
+        key=used.key if used and own else "",
+        environment=environment,
+    )
+
+
+def _this_machine() -> str:
+    """This machine's service, by its unix socket where it has one."""
+    return f"unix:{DEFAULT_SOCKET}" if os.path.exists(DEFAULT_SOCKET) else DEFAULT_SERVER

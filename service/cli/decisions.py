@@ -7,7 +7,7 @@ import sys
 import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.groups import Stub as GroupStub
 from service.cli.groups import group_uuid
@@ -40,7 +40,9 @@ _COLUMNS: Columns = (
 
 
 @output_option
-@click.option("--group", default="", metavar="GROUP", help="Only decisions about this group, by name or uuid.")
+@click.option(
+    "--group", type=names.GROUP, default="", metavar="GROUP", help="Only decisions about this group, by name or uuid."
+)
 def list_decisions(session: Session, output: Output, group: str) -> int:
     """List what was planned lately, the newest first; for administrators."""
     wanted = group_uuid(session.stub(GroupStub), group) if group else ""

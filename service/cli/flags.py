@@ -7,6 +7,7 @@ from typing import Any
 import click
 from corral.v1 import catalog_pb2_grpc, deploy_pb2, fleet_pb2_grpc, group_pb2
 
+from service.cli import names
 from service.cli.catalog import all_services, find_service
 from service.cli.command import Session
 from service.cli.places import find_zone
@@ -24,14 +25,16 @@ def options(function: Any) -> Any:
     for option in reversed(
         (
             click.option(
-                "--model-service", help="Without FILE: what members run, by name or uuid [default: the only one]"
+                "--model-service",
+                type=names.MODEL_SERVICE,
+                help="Without FILE: what members run, by name or uuid [default: the only one]",
             ),
             click.option("--members", type=click.IntRange(1, 1024), metavar="N", help="Without FILE: so many members."),
             click.option(
                 "--cpu", type=click.IntRange(min=1), metavar="N", help="Without FILE: a member's virtual CPUs."
             ),
             click.option("--memory", type=SIZE, metavar="SIZE", help="Without FILE: a member's memory, as 16GiB."),
-            click.option("--zone", help="Without FILE: the zone, by name or uuid [default: any]"),
+            click.option("--zone", type=names.ZONE, help="Without FILE: the zone, by name or uuid [default: any]"),
             click.option("--gpu", "gpus", multiple=True, type=COUNT, metavar="MODEL=N", help="Without FILE: its GPUs."),
             click.option(
                 "--env", multiple=True, type=PAIR, metavar="NAME=VALUE", help="Without FILE: its environment."

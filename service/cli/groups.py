@@ -10,7 +10,7 @@ from uuid import uuid4
 import click
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2, fleet_pb2_grpc, group_pb2, placement_pb2
 
-from service.cli import errors, flags, policy
+from service.cli import errors, flags, names, policy
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.explanation import amounts_text, size_text
 from service.cli.filter import Fields, Term, asks, filter_option, filtered
@@ -149,7 +149,7 @@ GROUP_KEYS = ("name", "status", "project", "host", "zone", "member", "reason")
 @filter_option(GROUP_KEYS)
 @click.option("--name", default="", help="Only groups of exactly this name.")
 @click.option("--status", "statuses", multiple=True, help="Only groups in this status (repeatable).")
-@click.option("--project", default="", help="Only groups of this project.")
+@click.option("--project", type=names.PROJECT, default="", help="Only groups of this project.")
 @click.option("--quiet", "-q", is_flag=True, help="The same as --output name.")
 def list_groups(session: Session, output: Output, wanted: tuple[Term, ...], quiet: bool, **only: Any) -> int:
     """List groups, the oldest first."""
@@ -197,7 +197,7 @@ def group_uuid(stub: Stub, wanted: str) -> str:
 
 
 @output_option
-@click.argument("group")
+@click.argument("group", type=names.GROUP)
 @click.option("--timeline", is_flag=True, help="What happened to it, from the request on.")
 def show_group(session: Session, output: Output, group: str, timeline: bool) -> int:
     """Show one group, by name or uuid, with its members and where they are."""
@@ -233,7 +233,7 @@ def _timeline(stub: Stub, output: Output, uuid: str) -> int:
 
 
 @output_option
-@click.argument("group", required=False, default="")
+@click.argument("group", type=names.GROUP, required=False, default="")
 @click.option("--from", "start", type=click.IntRange(min=0), default=0, metavar="REVISION", help="After this revision.")
 @click.option("--until-settled", is_flag=True, help="End when GROUP runs, is stopped, has failed or is deleted.")
 def watch(session: Session, output: Output, group: str, start: int, until_settled: bool) -> int:

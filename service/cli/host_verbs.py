@@ -9,7 +9,7 @@ from uuid import uuid4
 import click
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.bars import host_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.follow_up import Detached
@@ -46,7 +46,7 @@ def explain_host(session: Session) -> int:
 
 
 @output_option
-@click.argument("host")
+@click.argument("host", type=names.HOST)
 def show_host(session: Session, output: Output, host: str) -> int:
     """Show one host, by name or uuid: its capacities as bars, its labels and its members."""
     stub = session.stub(Stub)
@@ -74,7 +74,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
 
 @output_option
 @click.argument("name")
-@click.option("--zone", required=True, help="Its zone, by name or uuid.")
+@click.option("--zone", type=names.ZONE, required=True, help="Its zone, by name or uuid.")
 @click.option("--driver", type=click.Choice(["libvirt", "simulated"]), default="libvirt", show_default=True)
 @click.option("--transport", type=click.Choice(_TRANSPORTS), help="[default: unix for libvirt, none for simulated]")
 @click.option("--address", default="", help="Its DNS name or IP address, for tcp, tls and ssh.")
@@ -82,7 +82,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
 @click.option("--user", "username", default="", help="The user to log in as, for ssh.")
 @click.option("--credential", default="", help="The name of one of the configuration's [[credentials]], for ssh.")
 @click.option("--option", "options", multiple=True, type=PAIR, metavar="KEY=VALUE", help="An option of its driver.")
-@click.option("--cluster", default="", help="Its cluster, by name or uuid.")
+@click.option("--cluster", type=names.CLUSTER, default="", help="Its cluster, by name or uuid.")
 @click.option("--rack", default="", help="The name of its rack.")
 @click.option("--label", "labels", multiple=True, type=PAIR, metavar="KEY=VALUE", help="A label (repeatable).")
 @click.option("--capacity", multiple=True, type=AMOUNT, metavar="RESOURCE=AMOUNT", help="Counts, not what it says.")
@@ -119,7 +119,7 @@ def add_host(session: Session, output: Output, name: str, zone: str, cluster: st
 
 
 @output_option
-@click.argument("host")
+@click.argument("host", type=names.HOST)
 @click.option("--name", help="Another name.")
 @click.option("--description")
 @click.option("--rack")
@@ -168,7 +168,7 @@ def _changes_state(method: str, kind: Callable[..., Any], done: str, text: str) 
     """A sub-command that calls a method which takes the host's uuid alone."""
 
     @output_option
-    @click.argument("host")
+    @click.argument("host", type=names.HOST)
     @dry_run
     def run(session: Session, output: Output, host: str, validate_only: bool) -> int:
         stub = session.stub(Stub)
@@ -194,7 +194,7 @@ maintain = _changes_state(
 
 
 @output_option
-@click.argument("host")
+@click.argument("host", type=names.HOST)
 @dry_run
 def drain(session: Session, output: Output, host: str, validate_only: bool) -> int:
     """Move all members away from a host and put it into maintenance; --dry-run shows the moves.
@@ -253,7 +253,7 @@ def _drain_line(
 
 
 @output_option
-@click.argument("host")
+@click.argument("host", type=names.HOST)
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 @dry_run
 def fence(session: Session, output: Output, host: str, yes: bool, validate_only: bool) -> int:
@@ -271,7 +271,7 @@ def fence(session: Session, output: Output, host: str, yes: bool, validate_only:
 
 
 @output_option
-@click.argument("host")
+@click.argument("host", type=names.HOST)
 @click.option("--gone", is_flag=True, help="It was fenced and its machines will never run again: give up its claims.")
 @dry_run
 def remove_host(session: Session, output: Output, host: str, gone: bool, validate_only: bool) -> int:

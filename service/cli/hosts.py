@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.bars import devices, short_bar, totals_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.filter import Fields, Term, asks, filter_option, filtered
@@ -36,7 +36,9 @@ HOST_KEYS = ("name", "zone", "rack", "cluster", "status", "state", "driver", "la
 
 @output_option
 @filter_option(HOST_KEYS)
-@click.option("--project", default="", help="Only hosts on which members of this project have claims.")
+@click.option(
+    "--project", type=names.PROJECT, default="", help="Only hosts on which members of this project have claims."
+)
 def list_hosts(session: Session, output: Output, wanted: tuple[Term, ...], project: str) -> int:
     """List hosts with what is claimed of them; with a sub-command claim them, or see to the quarantine."""
     stub = session.stub(Stub)
@@ -94,7 +96,7 @@ def _columns(zones: Mapping[str, str]) -> Columns:
 
 
 @output_option
-@click.argument("host")
+@click.argument("host", type=names.HOST)
 def claim(session: Session, output: Output, host: str) -> int:
     """Say that a host that is left alone is this service's, whatever it bears. HOST: its name or uuid."""
     stub = session.stub(Stub)
@@ -105,7 +107,7 @@ def claim(session: Session, output: Output, host: str) -> int:
 
 
 @output_option
-@click.option("--host", default="", help="Only those on this host, by name or uuid.")
+@click.option("--host", type=names.HOST, default="", help="Only those on this host, by name or uuid.")
 def list_quarantine(session: Session, output: Output, host: str) -> int:
     """List machines and volumes that the database knows nothing of."""
     stub = session.stub(Stub)
@@ -125,7 +127,7 @@ def list_quarantine(session: Session, output: Output, host: str) -> int:
 
 
 @output_option
-@click.argument("host")
+@click.argument("host", type=names.HOST)
 @click.argument("key")
 def remove_quarantined(session: Session, output: Output, host: str, key: str) -> int:
     """Order the end of what is held in quarantine. KEY: a machine's uuid or a volume's name, as `quarantine` tells."""

@@ -10,7 +10,7 @@ import click
 import grpc
 from corral.v1 import deploy_pb2
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.follow_up import show
 from service.cli.groups import Stub, group_uuid
@@ -30,7 +30,7 @@ def register(corral: click.Group) -> None:
 
 
 @output_option
-@click.argument("group")
+@click.argument("group", type=names.GROUP)
 @click.option(
     "--role", "roles", multiple=True, type=Read("role=count", count), metavar="ROLE=COUNT", help="(repeatable)"
 )
@@ -65,7 +65,7 @@ def scale(
 
 
 @output_option
-@click.argument("group")
+@click.argument("group", type=names.GROUP)
 @click.option("--name", help="Another name.")
 @click.option("--description")
 @click.option("--tag", "user_tags", multiple=True, metavar="TAG", help="Its user tags from now on (repeatable).")
@@ -92,7 +92,7 @@ def _follows(method: str, kind: Callable[..., Any], end: str, text: str) -> Any:
     """A sub-command that calls a method which streams to the group's new state."""
 
     @output_option
-    @click.argument("group")
+    @click.argument("group", type=names.GROUP)
     @click.option("--request-id", help="An id that makes a repeated call the same change.")
     def run(session: Session, output: Output, group: str, request_id: str | None) -> int:
         stub = session.stub(Stub)
@@ -122,7 +122,7 @@ restart = _follows(
 
 
 @output_option
-@click.argument("groups", nargs=-1, required=True, metavar="GROUP...")
+@click.argument("groups", type=names.GROUP, nargs=-1, required=True, metavar="GROUP...")
 def delete(session: Session, output: Output, groups: tuple[str, ...]) -> int:
     """Remove groups: machines are destroyed and capacity is given back. Goes on after a failure."""
     stub = session.stub(Stub)

@@ -33,9 +33,6 @@ from service.cli.channel import CannotConnect
 from service.cli.command import Session, VerbGroup
 from service.cli.requests import BadRequestFile
 
-DEFAULT_SOCKET = "/run/corral/grpc.sock"
-DEFAULT_SERVER = "127.0.0.1:50051"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; answers its exit code (see `errors.EXIT_CODES_TOLD`)."""
@@ -102,9 +99,14 @@ class Corral(VerbGroup):
     metavar="ADDRESS",
     help="HOST:PORT or unix:PATH of the service; several replicas of it by commas, or by repeating it: where "
     "one is lost the next goes on.  [default: $CORRAL_SERVER, else the context's, else "
-    f"unix:{DEFAULT_SOCKET} where there is one, else {DEFAULT_SERVER}]",
+    f"unix:{contexts.DEFAULT_SOCKET} where there is one, else {contexts.DEFAULT_SERVER}]",
 )
-@click.option("--context", metavar="NAME", help="Use this context.  [default: $CORRAL_CONTEXT, else the one in use]")
+@click.option(
+    "--context",
+    metavar="NAME",
+    shell_complete=contexts.offered,
+    help="Use this context.  [default: $CORRAL_CONTEXT, else the one in use]",
+)
 @click.option(
     "--ca",
     metavar="FILE",
@@ -114,33 +116,9 @@ class Corral(VerbGroup):
 def corral(ctx: click.Context, servers: tuple[str, ...], context: str | None, ca: str | None) -> None:
     """Deploy and look after groups of machines."""
     sessions, environment = ctx.obj
-    session = _session(environment, servers, context, ca, needed=ctx.invoked_subcommand != "context")
+    session = contexts.session(environment, servers, context, ca, needed=ctx.invoked_subcommand != "context")
     sessions.append(session)
     ctx.obj = session
-
-
-def _session(
-    environment: Mapping[str, str], servers: tuple[str, ...], context: str | None, ca: str | None, *, needed: bool
-) -> Session:
-    """The option stands over the environment, that over the context, that over this machine's service.
-
-    A context's token and certificate go to its own addresses alone. `needed`: whether the context has to be there.
-    """
-    told = servers or tuple(filter(None, [environment.get("CORRAL_SERVER", "")]))
-    used, token = None, ""
-    if needed and (context or not told):
-        used, token = contexts.chosen(environment, context)
-    own = used is not None and not told
-    addresses = told or ((used.server,) if used else (_this_machine(),))
-    trusted = environment.get("CORRAL_CA", "") if ca is None else ca
-    return Session(
-        [address for text in addresses for address in text.split(",") if address],
-        certificate_authority=trusted or (used.ca if used and own else ""),
-        token=environment.get("CORRAL_TOKEN", "") or (token if own else ""),
-        certificate=used.cert if used and own else "",
-        key=used.key if used and own else "",
-        environment=environment,
-    )
 
 
 for _module in (
@@ -160,11 +138,6 @@ for _module in (
     server_part,
 ):
     _module.register(corral)
-
-
-def _this_machine() -> str:
-    """This machine's service, by its unix socket where it has one."""
-    return f"unix:{DEFAULT_SOCKET}" if os.path.exists(DEFAULT_SOCKET) else DEFAULT_SERVER
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

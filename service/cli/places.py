@@ -9,7 +9,7 @@ from uuid import uuid4
 import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.listing import named, pages
 from service.cli.output import Columns
@@ -91,7 +91,7 @@ def add_zone(session: Session, output: Output, name: str, description: str, vali
 
 
 @output_option
-@click.argument("zone")
+@click.argument("zone", type=names.ZONE)
 @_DRY_RUN
 def remove_zone(session: Session, output: Output, zone: str, validate_only: bool) -> int:
     """Remove a zone without hosts."""

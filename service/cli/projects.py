@@ -11,7 +11,7 @@ import click
 from corral.v1 import project_pb2, project_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.explanation import amounts_text
 from service.cli.output import Columns
@@ -47,7 +47,7 @@ class Moment(click.ParamType[Any]):
 
 
 @output_option
-@click.argument("project", required=False, default="")
+@click.argument("project", type=names.PROJECT, required=False, default="")
 def usage(session: Session, output: Output, project: str) -> int:
     """Tell what a project uses of its quota: yours, or PROJECT; administrators see all."""
     stub = session.stub(Stub)
@@ -66,7 +66,7 @@ _WHEN = "as 2026-01-31T12:00:00Z, or so long ago: 90s, 30m, 12h, 7d"
 
 
 @output_option
-@click.option("--project", default="", help="Only changes by callers of this project.")
+@click.option("--project", type=names.PROJECT, default="", help="Only changes by callers of this project.")
 @click.option("--principal", default="", help="Only changes by this account, token or certificate.")
 @click.option("--method", default="", help="Only changes by this method, such as DeleteInstanceGroup.")
 @click.option("--subject", default="", help="Only changes of what has this uuid or name.")

@@ -14,7 +14,7 @@ import click
 import grpc
 from corral.v1 import secret_pb2, secret_pb2_grpc
 
-from service.cli import errors
+from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.listing import is_uuid, pages
 from service.cli.output import Columns
@@ -35,7 +35,7 @@ def register(corral: click.Group) -> None:
 
 
 @output_option
-@click.argument("name")
+@click.argument("name", type=names.SECRET)
 @click.option("--file", "-f", default="-", metavar="FILE", help="Read the value from this file.")
 def set_secret(session: Session, output: Output, name: str, file: str) -> int:
     """Keep a value by NAME, or give a secret another value; the value is read from standard input.
@@ -79,7 +79,7 @@ def list_named(session: Session, output: Output, name: str) -> int:
 
 
 @output_option
-@click.argument("name")
+@click.argument("name", type=names.SECRET)
 def delete_secret(session: Session, output: Output, name: str) -> int:
     """Forget a secret that no group uses. NAME: its name or uuid."""
     stub = session.stub(Stub)
