@@ -9,12 +9,15 @@ from service.app import operator_changes, paging
 from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
-from service.domain.fleet import Cluster
+from service.domain.fleet import Cluster, Host
 from service.domain.tenants import Caller
-from service.errors import AlreadyExists, NotFound, WrongState
+from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from service.store import clusters, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
+
+_TOLD = 5
+"""So many members are named by a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,28 @@ class Clusters:
             audited(connection, caller, "DeleteCluster", uuid, "", now)
 
         await operator_changes.commit(self._store, work, validate_only=validate_only)
+
+
+def require_cluster(connection: Connection, host: Host) -> None:
+    """The host's cluster is of its zone, and stays while the transaction lasts. Raises NotFound, InvalidArgument."""
+    if not host.cluster_uuid:
+        return
+    cluster = clusters.find(connection, host.cluster_uuid, lock=True)
+    if cluster is None:
+        raise NotFound("cluster", host.cluster_uuid, "cluster_uuid")
+    if cluster.zone_uuid != host.zone_uuid:
+        raise InvalidArgument.of("cluster_uuid", f"is in zone {cluster.zone_uuid}, and the host in another")
+
+
+def require_none_bound(connection: Connection, host: Host) -> None:
+    """No member on the host, or on its way there, may only be in the cluster that the host is in.
+
+    The host's row is locked: a claim that comes later sees the cluster that the host is in by then. Raises WrongState.
+    """
+    if bound := clusters.bound(connection, host):
+        more = f" and {len(bound) - _TOLD} more" if len(bound) > _TOLD else ""
+        said = f"carrying members that may only be in its cluster {host.cluster_uuid}: {', '.join(bound[:_TOLD])}{more}"
+        raise WrongState(f"host {host.name}", said, "a host without such members: drain it")
 
 
 def _view(connection: Connection, uuid: str) -> ClusterView:

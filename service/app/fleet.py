@@ -16,7 +16,7 @@ from placement.model import Node
 from service.app import operator_changes, paging
 from service.app.auditing import audited
 from service.app.capacity import FleetCapacity, HostView, summed
-from service.app.clusters import Clusters
+from service.app.clusters import Clusters, require_cluster, require_none_bound
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.app.zones import Zones
@@ -31,7 +31,7 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import addresses, claims, clock, clusters, fleet, groups, schema, settings, usage
+from service.store import addresses, claims, clock, fleet, groups, schema, settings, usage
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
@@ -76,6 +76,7 @@ class HostChange:
     rack: str | None = None
     overcommit: Overcommit | None = None
     labels: Mapping[str, str] | None = None
+    cluster_uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +182,20 @@ class Fleet(Zones, Clusters):
     async def update_host(
         self, caller: Caller, uuid: str, change: HostChange, etag: str = "", *, validate_only: bool = False
     ) -> HostView:
-        """Change what the operator says of a host; a new policy counts at once. Raises NotFound, Conflict (etag)."""
+        """Change what the operator says of a host; a new policy counts at once.
+
+        Raises NotFound (host, cluster), Conflict (etag), InvalidArgument (a cluster of another zone), WrongState: it
+        carries members that may only be in the cluster that it would leave.
+        """
         now = self._clock()
 
         def work(connection: Connection) -> HostView:
             host = fleet.host(connection, uuid, lock=True)
             require_etag("host", host, etag)
             wanted = _changed(host, change)
+            if wanted.cluster_uuid != host.cluster_uuid:
+                require_cluster(connection, wanted)
+                require_none_bound(connection, host)
             if wanted != host:
                 in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
                 fleet.set_allocatable(connection, wanted, in_force)
@@ -299,12 +307,7 @@ class Fleet(Zones, Clusters):
             raise InvalidArgument.of(
                 "zone_uuid", "its guests would reach this machine's loopback, where every caller is an administrator"
             )
-        if host.cluster_uuid:
-            cluster = clusters.find(connection, host.cluster_uuid, lock=True)
-            if cluster is None:
-                raise NotFound("cluster", host.cluster_uuid, "cluster_uuid")
-            if cluster.zone_uuid != host.zone_uuid:
-                raise InvalidArgument.of("cluster_uuid", f"is in zone {cluster.zone_uuid}, and the host in another")
+        require_cluster(connection, host)
         if request.credential and request.credential not in self._ssh_keys:
             raise NotFound("credential", request.credential, "connection.credential")
         if request.credential and host.address.transport != "ssh":

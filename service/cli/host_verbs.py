@@ -123,13 +123,17 @@ def add_host(session: Session, output: Output, name: str, zone: str, cluster: st
 @click.option("--name", help="Another name.")
 @click.option("--description")
 @click.option("--rack")
+@click.option("--cluster", help="Another cluster of its zone, by name or uuid.")
+@click.option("--no-cluster", is_flag=True, help="Take it out of its cluster.")
 @click.option("--label", "labels", multiple=True, type=PAIR, metavar="KEY=VALUE", help="Add or change a label.")
 @click.option("--drop-label", "dropped", multiple=True, metavar="KEY", help="Take a label away.")
 @click.option("--overcommit", multiple=True, type=RATIO, metavar="RESOURCE=RATIO", help="So many times as much.")
 @click.option("--reserve", multiple=True, type=AMOUNT, metavar="RESOURCE=AMOUNT", help="Kept for the host itself.")
 @dry_run
 def edit_host(session: Session, output: Output, host: str, **told: Any) -> int:
-    """Change a host's name, description, rack, labels or what it gives out.
+    """Change a host's name, description, rack, cluster, labels or what it gives out.
+
+    A host with members that may only be in its cluster stays there; drain it first.
 
     What --overcommit and --reserve say stands for all that was said of them before.
     """
@@ -140,6 +144,11 @@ def edit_host(session: Session, output: Output, host: str, **told: Any) -> int:
         if told[field] is not None:
             setattr(request, field, told[field])
             request.update_mask.paths.append(field)
+    if told["cluster"] is not None or told["no_cluster"]:
+        if told["cluster"] is not None and told["no_cluster"]:
+            raise click.UsageError("--cluster and --no-cluster are two different wishes")
+        request.cluster_uuid = "" if told["no_cluster"] else find_cluster(stub, told["cluster"]).uuid
+        request.update_mask.paths.append("cluster_uuid")
     if told["labels"] or told["dropped"]:
         kept = {key: value for key, value in found.labels.items() if key not in told["dropped"]}
         for key, value in {**kept, **dict(told["labels"])}.items():

@@ -267,7 +267,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _named_fields_are_not_empty("name"),
     ),
     "corral.v1.UpdateHostRequest": (
-        _mask_names("name", "description", "rack", "resource_policies", "labels"),
+        _mask_names("name", "description", "rack", "resource_policies", "labels", "cluster_uuid"),
         _named_fields_are_not_empty("name"),
         _ratios_in_range,
         _policies_name_each_resource_once,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, update
@@ -10,6 +11,8 @@ from service.domain.catalog import ModelService, RegisteredImage
 from service.domain.fleet import Cluster, Host, HostStatus, Overcommit, Zone
 from service.store import catalog, clusters, fleet, rows, schema, settings
 from service.store.codec import encode
+
+logger = logging.getLogger(__name__)
 
 
 def write(
@@ -43,8 +46,10 @@ def write(
 
     definitions = {h.uuid: encode(h) for h in hosts}
     wanted = rows.new_in_file(connection, schema.hosts, Host, definitions)
+    known = fleet.hosts(connection, sorted(wanted))
     for host in hosts:
         if host.uuid in wanted:
+            _tell_who_is_left_outside(connection, known.get(host.uuid), host)
             fleet.put_host(connection, host, now=now)
     rows.remember_file(connection, schema.hosts, definitions)
     # Locks every host: a probe that is being recorded comes before, and the next one reads the overcommit written here.
@@ -67,3 +72,15 @@ def write(
             catalog.put_model_service(connection, entry, now=now)
     rows.remember_file(connection, schema.model_services, definitions)
     return before
+
+
+def _tell_who_is_left_outside(connection: Connection, known: Host | None, host: Host) -> None:
+    """The file has the last word, and is not refused by members: a host that it takes out of a cluster is told of."""
+    if known is not None and known.cluster_uuid != host.cluster_uuid and (left := clusters.bound(connection, known)):
+        logger.warning(
+            "host %s is taken out of cluster %s by the file, and carries members that may only be in it until they are "
+            "placed anew (drain it): %s",
+            host.name,
+            known.cluster_uuid,
+            ", ".join(left),
+        )

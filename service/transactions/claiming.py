@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.fleet import Host as FleetHost
@@ -85,6 +85,7 @@ def claim(
     taken = {s.host_uuid for s in placement.assignments}
     _check_neighbours(connection, before, taken)
     _check_labels(connection, before, taken)
+    _check_clusters(connection, before, {s.instance_uuid: s.host_uuid for s in placement.assignments})
     _check_spare_hosts(connection, before)
     failpoint("claim.alone")
     seats = _addressed(connection, cluster, before.uuid, placement.assignments)
@@ -113,6 +114,7 @@ def claim_move(
     claims.take(connection, before.uuid, [seat(member, target)], alone=alone)
     _check_neighbours(connection, before, {target.uuid})
     _check_labels(connection, before, {target.uuid})
+    _check_clusters(connection, before, {member.uuid: target.uuid})
     return commit(connection, before, after, (), now)
 
 
@@ -147,6 +149,15 @@ def _check_labels(connection: Connection, group: Group, taken: set[str]) -> None
         for label in wanted:
             if host.labels.get(label.key) not in label.values:
                 raise claims.ClaimLost(f"host {uuid} has not the label {label.key} that this group must have")
+
+
+def _check_clusters(connection: Connection, group: Group, host_of: Mapping[str, str]) -> None:
+    """A host's cluster may have changed since the plan was made. `host_of`: by the member's uuid. Raises ClaimLost."""
+    wanted = {m.uuid: m.spec.cluster_uuid for m in group.instances if m.uuid in host_of and m.spec.cluster_uuid}
+    hosts = fleet.hosts(connection, sorted({host_of[uuid] for uuid in wanted})) if wanted else {}
+    for uuid, cluster in sorted(wanted.items()):
+        if hosts[host_of[uuid]].cluster_uuid != cluster:
+            raise claims.ClaimLost(f"host {host_of[uuid]} is not in the cluster {cluster} that a member must be in")
 
 
 def _check_spare_hosts(connection: Connection, group: Group) -> None:

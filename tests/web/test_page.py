@@ -202,6 +202,33 @@ def test_a_drain_is_seen_before_it_is_made_and_a_host_that_takes_nothing_is_neve
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
 
 
+def test_a_host_is_moved_to_another_cluster_of_its_zone(page: Page, http: httpx.Client) -> None:
+    host = next(one for one in http.get("/corral/v1/hosts").json()["inventories"] if one["name"] == "host-1")
+    body = {"name": "cellar", "zoneUuid": host["zoneUuid"]}
+    cluster = http.post("/corral/v1/clusters", json=body).json()["inventory"]["uuid"]
+    page.open(f"/#/host/{host['uuid']}")
+    page.until(lambda: "Cluster" in page.text("main dl"), "the host")
+
+    def change(title: str) -> None:
+        page.click("button", "Change cluster")
+        page.until(lambda: title in page.texts("#host-cluster option"), "the clusters")
+        page.script(
+            "const s = document.getElementById('host-cluster');"
+            f"s.selectedIndex = [...s.options].findIndex((o) => o.text === {title!r})"
+        )
+        page.click("dialog button", "Change")
+
+    def told() -> str:
+        inventory = http.get(f"/corral/v1/hosts/{host['uuid']}").json()["inventory"]
+        return str(inventory.get("clusterUuid", ""))
+
+    change("cellar")
+    page.until(lambda: told() == cluster and "cellar" in page.text("main dl"), "the host in the cluster")
+    change("none")
+    page.until(lambda: told() == "" and "cellar" not in page.text("main dl"), "the host in none")
+    assert http.delete(f"/corral/v1/clusters/{cluster}").status_code == 200
+
+
 def test_one_text_filters_page_and_address(page: Page) -> None:
     page.open("/#/fleet?q=zone:east%20-rack-0")
     page.until(lambda: len(page.texts(".zone h2")) == 1, "one zone")

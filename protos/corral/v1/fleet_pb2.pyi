@@ -1226,6 +1226,7 @@ class UpdateHostRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    CLUSTER_UUID_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID."""
     name: _builtins.str
@@ -1238,6 +1239,10 @@ class UpdateHostRequest(_message.Message):
     """The etag that the host must still have. Empty means any."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    cluster_uuid: _builtins.str
+    """The UUID of the cluster that the host is to be in, which is one of its zone; empty, where the mask says
+    `cluster_uuid`: in none. Refused while the host carries members that may only be in the cluster that it leaves.
+    """
     @_builtins.property
     def resource_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePolicy]:
         """The new policies, all of them. Used where the mask says `resource_policies`."""
@@ -1248,7 +1253,7 @@ class UpdateHostRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of the fields above to change. Empty means those that are not empty."""
+        """Which of the fields to change. Empty means those that are not empty."""
 
     def __init__(
         self,
@@ -1262,10 +1267,11 @@ class UpdateHostRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        cluster_uuid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "rack", b"rack", "resource_policies", b"resource_policies", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "rack", b"rack", "resource_policies", b"resource_policies", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,7 +23,7 @@ from service.domain.network import network_of
 from service.domain.ownership import Quarantined
 from service.planning.decisions import KeptDecision
 
-_CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels")
+_CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels", "cluster_uuid")
 
 
 def decision(kept: KeptDecision) -> fleet_pb2.Decision:
@@ -269,6 +269,7 @@ def host_change(message: fleet_pb2.UpdateHostRequest) -> HostChange:
         rack=message.rack if "rack" in named else None,
         overcommit=overcommit(message.resource_policies) if "resource_policies" in named else None,
         labels=dict(sorted(message.labels.items())) if "labels" in named else None,
+        cluster_uuid=message.cluster_uuid if "cluster_uuid" in named else None,
     )
 
 

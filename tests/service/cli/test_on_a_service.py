@@ -75,3 +75,16 @@ async def test_clusters_are_made_renamed_listed_and_deleted(tmp_path: Path) -> N
         assert "1 hosts" in said
         assert (await corral(lab, "clusters", "create", "more", "--zone", "attic"))[0] == errors.NOT_FOUND
         assert (await lab.host(host.name)).cluster_uuid == told["uuid"]
+        assert (await corral(lab, "host", "edit", host.name, "--no-cluster"))[0] == errors.OK
+        assert (await lab.host(host.name)).cluster_uuid == ""
+        assert (await corral(lab, "host", "edit", host.name, "--cluster", "cellar"))[0] == errors.OK
+        assert (await lab.host(host.name)).cluster_uuid == told["uuid"]
+        both = await corral(lab, "host", "edit", host.name, "--cluster", "cellar", "--no-cluster")
+        assert both[0] == errors.USAGE
+        await lab.up(
+            name="bound",
+            model_services=[{"uuid": ENTRY, "cpu_num": 1, "memory_size": GIB, "cluster_uuid": told["uuid"]}],
+        )
+        code, _, said = await corral(lab, "host", "edit", host.name, "--no-cluster")
+        assert code == errors.CONFLICT
+        assert "bound rank 0" in said

@@ -151,3 +151,56 @@ cluster_uuid = "{OF_FILE}"
         parse(config_text(1, extra=attic + ROWS.replace("zone-1", "attic") + host), tmp_path)
     (problem,) = error.value.problems
     assert problem == "hosts[1].cluster_uuid: cluster rows is of another zone than the host"
+
+
+@pytest.mark.asyncio
+async def test_a_host_changes_its_cluster_unless_members_may_only_be_in_it(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(1, cpu=8)) as lab:
+        old, new = await make(lab, "old"), await make(lab, "new")
+        other_zone = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="north"))).inventory
+        abroad = await make(lab, "abroad", zone=other_zone.uuid)
+        uuid = lab.uuid_of("host-1")
+
+        def into(cluster: str, **fields: Any) -> Any:
+            mask = FieldMask(paths=["cluster_uuid"])
+            return lab.fleet.UpdateHost(
+                fleet_pb2.UpdateHostRequest(uuid=uuid, cluster_uuid=cluster, update_mask=mask, **fields)
+            )
+
+        assert (await into(old.uuid)).inventory.cluster_uuid == old.uuid
+        for cluster, wrong in ((NOWHERE, NOT_FOUND), (abroad.uuid, INVALID)):
+            error = await refused(into(cluster), *wrong)
+            assert (error.details() or "").startswith("cluster_uuid:")
+        node = {"uuid": ENTRY, "cpu_num": 1, "memory_size": GIB}
+        free = await lab.up(name="free", model_services=[node])
+        assert (await into(new.uuid)).inventory.cluster_uuid == new.uuid
+        bound = await lab.up(name="bound", model_services=[node, {**node, "cluster_uuid": new.uuid}])
+        for cluster in (old.uuid, ""):
+            for validate_only in (True, False):
+                error = await refused(into(cluster, validate_only=validate_only), *WRONG_STATE)
+                assert f"may only be in its cluster {new.uuid}: bound rank 1;" in (error.details() or "")
+        assert (await lab.host("host-1")).cluster_uuid == new.uuid
+        assert (await into(new.uuid)).inventory.cluster_uuid == new.uuid
+
+        async for _ in lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=bound.uuid)):
+            pass
+        assert (await into("")).inventory.cluster_uuid == ""
+        assert (await lab.get(free.uuid)).status == "Running"
+
+
+@pytest.mark.asyncio
+async def test_a_file_that_takes_a_host_out_of_its_cluster_says_who_is_left_outside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path / 'kept.db'}"
+    inside = config_text(1, url=url, extra=ROWS).replace(
+        "[hosts.options]", f'cluster_uuid = "{OF_FILE}"\n[hosts.options]'
+    )
+    async with whole(tmp_path, inside) as lab:
+        node = {"uuid": ENTRY, "cpu_num": 1, "memory_size": GIB, "cluster_uuid": OF_FILE}
+        await lab.up(name="bound", model_services=[node])
+    async with whole(tmp_path, config_text(1, url=url, extra=ROWS)) as lab:
+        assert (await lab.host("host-1")).cluster_uuid == ""
+    (told,) = [record.getMessage() for record in caplog.records if "taken out of cluster" in record.getMessage()]
+    assert told.startswith(f"host host-1 is taken out of cluster {OF_FILE}")
+    assert told.endswith("bound rank 0")

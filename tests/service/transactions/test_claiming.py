@@ -108,6 +108,11 @@ def label(connection: Connection, disk: str) -> None:
         fleet.put_host(connection, replace(one, labels={"disk": disk}))
 
 
+def cluster(connection: Connection, uuid: str) -> None:
+    for one in fleet.hosts(connection).values():
+        fleet.put_host(connection, replace(one, cluster_uuid=uuid))
+
+
 @pytest.mark.parametrize(
     ("policy", "undo"),
     [
@@ -115,6 +120,7 @@ def label(connection: Connection, disk: str) -> None:
             PlacementPolicy(required_host_labels=(HostLabel("disk", ("ssd",)),)),
             lambda c: label(c, "hdd"),
         ),
+        (PlacementPolicy(), lambda c: cluster(c, "d" * 32)),
         (
             PlacementPolicy(spare_hosts=2),
             lambda c: claims.take(
@@ -128,9 +134,12 @@ def test_what_a_rule_says_of_hosts_is_looked_at_once_more_where_they_are_claimed
 ) -> None:
     db.fill(3)
     made = group(1, phase=GroupPhase.PLANNING, placement=policy)
+    (member,) = made.instances
+    made = replace(made, instances=(replace(member, spec=replace(member.spec, cluster_uuid="c" * 32)),))
 
     def put(connection: Connection) -> None:
         label(connection, "ssd")
+        cluster(connection, "c" * 32)
         groups.create(connection, made, due_at=0)
 
     db.write(put)

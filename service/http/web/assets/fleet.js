@@ -1,9 +1,9 @@
 // The fleet as a picture, and one host.
 
 import { html, useState } from "./vendor/preact-htm.mjs";
-import { begin, call, events } from "./api.js";
+import { all, begin, call, events } from "./api.js";
 import { matches, terms, unknown } from "./filter.js";
-import { Ask, Bar, Filter, Legend, Problem, Status, Table } from "./parts.js";
+import { Ask, Bar, Filter, Legend, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Tiles } from "./tiles.js";
 import { amount, bytes, label } from "./units.js";
 
@@ -102,15 +102,18 @@ export function Host({ picture, uuid, may }) {
   const host = picture.hosts.get(uuid);
   const [ask, setAsk] = useState(null);
   const [problem, setProblem] = useState(null);
+  const clusters = useAnswer((signal) => all("/corral/v1/clusters", "inventories", signal), [uuid]).value || [];
   if (!host) return html`<h1>Host</h1><p>There is no host <code>${uuid}</code>.</p>`;
   const members = picture.membersOn(uuid);
   const state = (verb) => call("POST", `/corral/v1/hosts/${uuid}:${verb}`, {}).then(() => setProblem(null), setProblem);
   return html`<h1>${host.name} <${Status} is=${host.status} /></h1>
     ${host.reason && html`<p class="reason">${host.reason}</p>`}
     <dl class="facts"><dt>Zone</dt><dd>${picture.zones.get(host.zone)?.name || host.zone}</dd><dt>Rack</dt><dd>${host.rack || "—"}</dd>
+      <dt>Cluster</dt><dd>${clusters.find((one) => one.uuid === host.cluster)?.name || host.cluster || "—"}</dd>
       <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
     ${may("admin") && html`<p class="actions">
       ${host.state === "Enabled" ? html`<button onClick=${() => state("disable")}>Take nothing new</button>` : html`<button onClick=${() => state("enable")}>Enable</button>`}
+      <button onClick=${() => setAsk(toCluster(host, clusters))}>Change cluster…</button>
       <button onClick=${() => previewDrain(host, picture, setAsk, setProblem)}>Drain…</button></p>`}
     <${Problem} is=${problem} />
     <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
@@ -121,6 +124,18 @@ export function Host({ picture, uuid, may }) {
       row=${(member) => html`<th scope="row"><a href=${`#/group/${member.group}`}>${picture.groups.get(member.group)?.name || member.group}</a></th>
         <td>${member.rank}</td><td><${Status} is=${member.status} /></td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${member.reason}</td>`} />
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+function toCluster(host, clusters) {
+  return {
+    title: `The cluster of ${host.name}`,
+    verb: "Change",
+    body: html`<p>Members that may only be in its cluster keep it there.</p>
+      <label for="host-cluster">Cluster</label><select id="host-cluster">
+        <option value="" selected=${!host.cluster}>none</option>
+        ${clusters.filter((one) => one.zoneUuid === host.zone).map((one) => html`<option value=${one.uuid} selected=${one.uuid === host.cluster}>${one.name}</option>`)}</select>`,
+    run: () => call("PATCH", `/corral/v1/hosts/${host.uuid}`, { clusterUuid: document.getElementById("host-cluster").value, updateMask: "clusterUuid" }),
+  };
 }
 
 // Where each member would go is shown before anything moves; what then happens may be another plan, made when it is asked for.
