@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any, TextIO, cast
 
 import structlog
@@ -106,22 +107,35 @@ def hide_secrets(logger: Any, method: str, event: structlog.typing.EventDict) ->
     return {key: _clean(str(key), value) for key, value in {**first, **event}.items()}
 
 
-def _clean(key: str, value: Any) -> Any:
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
     lowered = key.lower().replace("-", "_")
-    if any(word in lowered for word in SECRET_WORDS) and key != "page_token":
+    return key != "page_token" and any(word in lowered for word in SECRET_WORDS)
+
+
+def _clean(key: str, value: Any) -> Any:
+    if _is_secret(key):
         return HIDDEN
-    if isinstance(value, Mapping):
-        return {str(name): _clean(str(name), part) for name, part in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_clean("", part) for part in value]
-    if isinstance(value, bool | int | float) or value is None:
-        return value
-    text = _HEADER.sub(
-        lambda found: f"{found['kind']} {HIDDEN}", _URL_PASSWORD.sub(rf"\g<scheme>:{HIDDEN}@", str(value))
-    )
+    if not isinstance(value, str):
+        if isinstance(value, bool | int | float) or value is None:
+            return value
+        if isinstance(value, Mapping):
+            return {str(name): _clean(str(name), part) for name, part in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [_clean("", part) for part in value]
+    text = _without_secrets(str(value))
     # Tracebacks are our own text and stay whole; everything else may come from a caller.
     return (
         text
         if key == "exception" or len(text) <= _LONGEST_VALUE
         else f"{text[:_LONGEST_VALUE]}… ({len(text)} characters)"
     )
+
+
+def _without_secrets(text: str) -> str:
+    # Each line has a dozen values, and every call a line: what cannot fit an expression is not searched by it.
+    if "@" in text:
+        text = _URL_PASSWORD.sub(rf"\g<scheme>:{HIDDEN}@", text)
+    if len(text.split(None, 1)) > 1:
+        text = _HEADER.sub(lambda found: f"{found['kind']} {HIDDEN}", text)
+    return text

@@ -116,3 +116,30 @@ def test_any_text_becomes_one_bounded_line(text: str) -> None:
     logs.get_logger("corral.test").info("something", name=text)
     assert stream.getvalue().count("\n") == 1
     assert len(str(written(stream)[0]["name"])) < 2100
+
+
+_PIECES = st.sampled_from(
+    [
+        "bearer",
+        "Basic",
+        "oauth",
+        "abcdefgh",
+        "secret-value",
+        "://",
+        "postgresql",
+        "corral:",
+        "@db",
+        " ",
+        "\t",
+        "\n",
+        "\u2003",
+        "x",
+    ]
+)
+
+
+@given(st.lists(_PIECES, max_size=8).map("".join))
+def test_what_is_not_searched_holds_no_secret(text: str) -> None:
+    searched = logs._URL_PASSWORD.sub(rf"\g<scheme>:{logs.HIDDEN}@", text)
+    searched = logs._HEADER.sub(lambda found: f"{found['kind']} {logs.HIDDEN}", searched)
+    assert logs._without_secrets(text) == searched
