@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service.config.file import Config, ConfigError, Overlay, load, printed, warnings
 from service.errors import CorralError
-from service.store.engine import DatabaseLocked
+from service.store.sqlite_file import DatabaseLocked
 from service.telemetry import logs, traces
 
 # How long a thread that computes keeps the interpreter while others wait. With Python's default of 5 ms the event loop

@@ -101,7 +101,7 @@ class Service:
     """The parts of one control plane, made and connected; none of them runs yet."""
 
     def __init__(self, config: Config, *, planner: Planner | None = None) -> None:
-        """Opens the database and brings it up to date. Raises StartError, store.engine.DatabaseLocked, Unavailable."""
+        """Opens the database and brings it up to date. Raises StartError, DatabaseLocked, Unavailable."""
         self.config = config
         self._known_secrets = KnownSecrets(ConfiguredSecrets(config.secrets), keyring(config))
         self.signals = Signals()

@@ -29,7 +29,7 @@ ROOTFS = HERE / "rootfs"
 SUPERVISOR = HERE.parent.parent / "service/serving/supervisor.sh"
 """The one that images with cloud-init are sent; this one has it built in."""
 FORMAT = "corral-guest/1"
-# virtio for disk, network and the progress channel; fw_cfg for the facts; button and evdev for the power button.
+# virtio for disk, network and the progress channel; fw_cfg for the documents; button and evdev for the power button.
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "qemu_fw_cfg", "evdev", "button")
 # no_timer_check: under software emulation one boot in three panics without it.
 COMMAND_LINE = "console=ttyS0 no_timer_check quiet loglevel=3 panic=10"

@@ -4,17 +4,17 @@
 #
 # One file for every guest: a cloud image's service manager or the small guest's process 1 starts it, and it ends with
 # the machine. It needs a POSIX shell with the usual small programs, and busybox or python3 to tell its peers where it
-# stands. Facts are files that Corral delivered; nothing in them is ever evaluated but the engine's command.
+# stands. Documents are files that Corral delivered; nothing in them is ever evaluated but the engine's command.
 #
-# CORRAL_FACTS: the directory of the documents. CORRAL_RUN: where state is kept. CORRAL_CHANNEL: the progress port.
+# CORRAL_DOCUMENTS: the directory of the documents. CORRAL_RUN: where state is kept. CORRAL_CHANNEL: the progress port.
 # CORRAL_HOSTS_FILE: the hosts file. Each has a default; tests set them.
 PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
 RUN=${CORRAL_RUN:-/run/corral}
-FACTS=${CORRAL_FACTS:-$RUN/facts}
+DOCUMENTS=${CORRAL_DOCUMENTS:-$RUN/facts}
 HOSTS_FILE=${CORRAL_HOSTS_FILE:-/etc/hosts}
 PORT_NAME=org.corral.progress
 FW_CFG=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
-SEED_LABEL=cidata
+NOCLOUD_LABEL=cidata
 LOG_BYTES=262144
 MOST_PAUSE=30
 STABLE_SECONDS=60
@@ -30,38 +30,38 @@ now() { cut -d. -f1 /proc/uptime; }
 # The inside of a JSON string: control characters dropped, quotes and backslashes escaped, not too long.
 json_text() { printf '%s' "$1" | tr -d '\000-\037\177' | cut -c1-400 | sed 's/\\/\\\\/g; s/"/\\"/g'; }
 
-# --- facts ---------------------------------------------------------------------------------------------------------
+# --- documents -----------------------------------------------------------------------------------------------------
 
 # From where they were delivered this time, not from what an earlier boot wrote to the disk.
-find_facts() {
-    [ ! -r "$FACTS/env" ] || return 0
-    mkdir -p "$FACTS"
+find_documents() {
+    [ ! -r "$DOCUMENTS/env" ] || return 0
+    mkdir -p "$DOCUMENTS"
     for entry in "$FW_CFG"/*.base64; do
         [ -r "$entry/raw" ] || continue
         name=${entry##*/}
-        base64 -d < "$entry/raw" > "$FACTS/${name%.base64}"
+        base64 -d < "$entry/raw" > "$DOCUMENTS/${name%.base64}"
     done
-    [ ! -r "$FACTS/env" ] || return 0
-    seed=/dev/disk/by-label/$SEED_LABEL
-    if [ -e "$seed" ] && mkdir -p "$RUN/seed" && mount -o ro "$seed" "$RUN/seed" 2> /dev/null; then
+    [ ! -r "$DOCUMENTS/env" ] || return 0
+    nocloud=/dev/disk/by-label/$NOCLOUD_LABEL
+    if [ -e "$nocloud" ] && mkdir -p "$RUN/nocloud" && mount -o ro "$nocloud" "$RUN/nocloud" 2> /dev/null; then
         for name in env hosts hostfile rendezvous; do
-            [ ! -r "$RUN/seed/$name" ] || cat "$RUN/seed/$name" > "$FACTS/$name"
+            [ ! -r "$RUN/nocloud/$name" ] || cat "$RUN/nocloud/$name" > "$DOCUMENTS/$name"
         done
-        umount "$RUN/seed"
+        umount "$RUN/nocloud"
     fi
-    [ -r "$FACTS/env" ] || [ ! -r /etc/corral/env ] || cp /etc/corral/* "$FACTS/"
-    [ -r "$FACTS/env" ]
+    [ -r "$DOCUMENTS/env" ] || [ ! -r /etc/corral/env ] || cp /etc/corral/* "$DOCUMENTS/"
+    [ -r "$DOCUMENTS/env" ]
 }
 
 # KEY=value lines, taken literally. `$1`: a pattern of names; the engine is given all, this shell only Corral's own, so
 # that a variable of the service's cannot change what is done here.
-take_facts() {
+take_documents() {
     while IFS= read -r line || [ -n "$line" ]; do
         case "${line%%=*}" in
             '' | *[!A-Za-z0-9_]* | [0-9]*) continue ;;
             $1) export "${line?}" ;;
         esac
-    done < "$FACTS/env"
+    done < "$DOCUMENTS/env"
 }
 
 # --- what is told --------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ heed() {
     epoch=$(sed -n 's/^CORRAL_GROUP_EPOCH=//p' "$RUN/taken/env")
     [ "${epoch:-0}" -gt "${CORRAL_GROUP_EPOCH:-0}" ] || return 1
     for name in env hosts hostfile rendezvous; do
-        if [ -s "$RUN/taken/$name" ]; then cat "$RUN/taken/$name" > "$FACTS/$name"; else rm -f "$FACTS/$name"; fi
+        if [ -s "$RUN/taken/$name" ]; then cat "$RUN/taken/$name" > "$DOCUMENTS/$name"; else rm -f "$DOCUMENTS/$name"; fi
     done
     rm -rf "$RUN/taken"
-    take_facts 'CORRAL_*'
+    take_documents 'CORRAL_*'
     write_hosts
     FOLLOWED=
     PASSED_BY=
@@ -209,11 +209,11 @@ sys.stdout.buffer.write(u.urlopen(r).read())' "$2" ${3+"$3"} 2> /dev/null
 # The group's lines between two marks; the machine's own name is its planned address, never 127.0.1.1, to which an engine
 # would connect on every rank.
 write_hosts() {
-    [ -r "$FACTS/hosts" ] || return 0
+    [ -r "$DOCUMENTS/hosts" ] || return 0
     {
         [ ! -r "$HOSTS_FILE" ] || sed '/^# corral begin$/,/^# corral end$/d; /^127\.0\.1\.1[[:space:]]/d' "$HOSTS_FILE"
         echo '# corral begin'
-        cat "$FACTS/hosts"
+        cat "$DOCUMENTS/hosts"
         echo '# corral end'
     } > "$RUN/hosts.new"
     # In place: the file may be a mount, and others may hold it open.
@@ -341,8 +341,8 @@ start_engine() {
     (
         trap - TERM INT
         # The group's own names last, so that nobody else's variable has them.
-        take_facts '[A-Za-z_]*'
-        [ ! -r "$FACTS/hostfile" ] || export CORRAL_HOSTFILE="$FACTS/hostfile"
+        take_documents '[A-Za-z_]*'
+        [ ! -r "$DOCUMENTS/hostfile" ] || export CORRAL_HOSTFILE="$DOCUMENTS/hostfile"
         if [ -n "$INTERFACE" ]; then
             export GLOO_SOCKET_IFNAME="$INTERFACE" NCCL_SOCKET_IFNAME="$INTERFACE" TP_SOCKET_IFNAME="$INTERFACE"
         fi
@@ -578,8 +578,8 @@ main() {
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     trap 'ending' TERM INT
-    until find_facts; do log "no facts were delivered yet"; sleep 1; done
-    take_facts 'CORRAL_*'
+    until find_documents; do log "no documents were delivered yet"; sleep 1; done
+    take_documents 'CORRAL_*'
     # Seconds: between two right answers, without one until the engine is started again, and the least for one answer.
     ASK_EVERY=${CORRAL_CANARY_INTERVAL_SECONDS:-10}
     PATIENCE=${CORRAL_CANARY_PATIENCE_SECONDS:-15}

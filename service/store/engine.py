@@ -9,13 +9,11 @@ REPEATABLE READ, so that a group and its members are of one moment.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import random
 import socket
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +27,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from service.errors import Unavailable
 from service.failpoints import failpoint
+from service.store import sqlite_file
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -41,8 +40,6 @@ RETRIES = 5
 # Serialization failure, deadlock, and a key that another transaction took since this one looked: trying again helps.
 _RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "23505"})
 _BUSY_SQLSTATES = frozenset({"55P03", "57014"})  # a lock or a statement took longer than it may
-_SQLITE_BUSY_MS = 5_000
-_PRIVATE = 0o600  # sessions' digests, specifications, who did what: nothing for other users of the machine
 
 CALL_SECONDS = 15.0
 """A transaction on PostgreSQL that takes longer is cut off: a server may hang without closing its connections."""
@@ -65,10 +62,6 @@ ALONE_MS = 10_000
 NO_SPACE = "the database has no space left on its file system: nothing can be written until some is freed"
 _READ_ONLY = "the database is read-only: nothing can be written"
 REFUSES_WRITES = frozenset({NO_SPACE, _READ_ONLY})
-
-
-class DatabaseLocked(Exception):
-    """Another process owns the SQLite file."""
 
 
 class Call:
@@ -110,8 +103,8 @@ class Store:
         self._lock_file: int | None = None
         if self.sqlite and not self.in_memory:
             path = Path(str(self.url.database))
-            self._lock_file = _lock(path)
-            _keep_private(path)
+            self._lock_file = sqlite_file.lock(path)
+            sqlite_file.keep_private(path)
         self.engine = self._make_engine()
         self._reader_engine = self._make_reader()
         self._writes = ThreadPoolExecutor(1 if self.sqlite else writers, thread_name_prefix="store-write")
@@ -242,10 +235,10 @@ class Store:
         engine = create_engine(
             self.url,
             poolclass=StaticPool if self.in_memory else (QueuePool if reader else StaticPool),
-            connect_args={"check_same_thread": False, "timeout": _SQLITE_BUSY_MS / 1000},
+            connect_args={"check_same_thread": False, "timeout": sqlite_file.BUSY_MS / 1000},
         )
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_deferred if reader else _begin_immediate)
+        event.listen(engine, "connect", sqlite_file.configure)
+        event.listen(engine, "begin", sqlite_file.begin_deferred if reader else sqlite_file.begin_immediate)
         return engine
 
 
@@ -348,58 +341,3 @@ def _shut_down(connection: Any) -> None:
             handle.shutdown(socket.SHUT_RDWR)
     except Exception as error:  # of the database's library, which differs by URL: it was closed in the meantime
         logger.info("a connection that hung was closed already: %s", error)
-
-
-def _lock(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise DatabaseLocked(f"{path} is in use by another corral process") from error
-    return handle
-
-
-def _keep_private(path: Path) -> None:
-    """The file is its owner's alone, whatever the umask and whoever made it; SQLite gives its WAL the same mode.
-
-    A file that is another user's stays as it is. Raises Unavailable for one that cannot be written.
-    """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE))
-    except OSError as error:
-        raise Unavailable(f"the database cannot be opened: {path}: {error.strerror}") from error
-    for one in (path, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm", ".lock"))):
-        try:
-            if stat.S_IMODE(one.stat().st_mode) & ~_PRIVATE:
-                one.chmod(_PRIVATE)
-                logger.info("%s can be read by its owner alone from now on", one)
-        except FileNotFoundError:
-            continue
-        except PermissionError:
-            logger.warning("%s is another user's and can be read by others", one)
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions by itself; `_begin_*` do
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_SQLITE_BUSY_MS}"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediate(connection: Connection) -> None:
-    _directly(connection, "BEGIN IMMEDIATE")
-
-
-def _begin_deferred(connection: Connection) -> None:
-    _directly(connection, "BEGIN")
-
-
-def _directly(connection: Connection, statement: str) -> None:
-    """Past SQLAlchemy's machinery for statements, which costs ten times what SQLite needs for this one."""
-    try:
-        connection.connection.driver_connection.execute(statement)  # type: ignore[union-attr]
-    except sqlite3.OperationalError as error:
-        raise exc.OperationalError(statement, None, error) from error

@@ -89,7 +89,7 @@ class Guest:
         (told / "env").write_text("".join(f"{name}={value}\n" for name, value in self.facts.items()))
         (told / "hosts").write_text("10.0.0.1 node-0\n")
         self.hosts.write_text("127.0.0.1 localhost\n127.0.1.1 node-0\n# corral begin\nold\n# corral end\n")
-        own = {"CORRAL_RUN": str(self.run), "CORRAL_FACTS": str(told), "CORRAL_HOSTS_FILE": str(self.hosts)}
+        own = {"CORRAL_RUN": str(self.run), "CORRAL_DOCUMENTS": str(told), "CORRAL_HOSTS_FILE": str(self.hosts)}
         with (self.directory / "stderr").open("wb") as errors:
             self.process = subprocess.Popen(
                 [*self.shell, str(PROGRAM)],

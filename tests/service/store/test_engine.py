@@ -16,8 +16,9 @@ from sqlalchemy import Connection, text
 from service.errors import Unavailable
 from service.store import engine, events
 from service.store.claims import take
-from service.store.engine import DatabaseLocked, Store
+from service.store.engine import Store
 from service.store.migrations import upgrade
+from service.store.sqlite_file import DatabaseLocked
 from tests.support import ROOT
 from tests.support.database import Database, member
 from tests.support.postgres import Postgres, why_not

@@ -1,7 +1,7 @@
-# Shared by process 1 and the CGI program. Facts come from fw_cfg, state is kept in files under $RUN.
+# Shared by process 1 and the CGI program. Documents come from fw_cfg, state is kept in files under $RUN.
 RUN=/run/corral
 FW_CFG=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
-FACTS=$RUN/facts
+DOCUMENTS=$RUN/facts
 PROGRESS_CHANNEL=org.corral.progress
 
 log() { echo "corral-guest: $*" > /dev/console; }
@@ -19,27 +19,27 @@ json_text() { printf '%s' "$1" | tr -d '\000-\037\177' | sed 's/\\/\\\\/g; s/"/\
 
 number_or() { case "$1" in '' | *[!0-9]*) echo "$2" ;; *) echo "$1" ;; esac; }
 
-# The documents that the machine was started with, as files under $FACTS.
-unpack_facts() {
-    mkdir -p "$FACTS"
+# The documents that the machine was started with, as files under $DOCUMENTS.
+unpack_documents() {
+    mkdir -p "$DOCUMENTS"
     for entry in "$FW_CFG"/*.base64; do
         [ -r "$entry/raw" ] || continue
         name=${entry##*/}
-        base64 -d < "$entry/raw" > "$FACTS/${name%.base64}" || log "document $name is damaged"
+        base64 -d < "$entry/raw" > "$DOCUMENTS/${name%.base64}" || log "document $name is damaged"
     done
 }
 
 # One KEY=value a line, taken literally: nothing in the file is ever evaluated. Only our own names are taken over, so
 # that a service's environment cannot change what these scripts do.
-read_facts() {
-    if [ -r "$FACTS/env" ]; then
+read_documents() {
+    if [ -r "$DOCUMENTS/env" ]; then
         while IFS= read -r line || [ -n "$line" ]; do
             case "$line" in
                 CORRAL_*=*) case "${line%%=*}" in *[!A-Z0-9_]*) ;; *) export "$line" ;; esac ;;
             esac
-        done < "$FACTS/env"
+        done < "$DOCUMENTS/env"
     else
-        log "no facts in fw_cfg: a group of its own"
+        log "no documents in fw_cfg: a group of its own"
     fi
     CORRAL_NODE_NAME=${CORRAL_NODE_NAME:-guest}
     CORRAL_HOST_NAME=${CORRAL_HOST_NAME:-guest}
