@@ -340,12 +340,12 @@ start_engine() {
     WATCHED=0
     (
         trap - TERM INT
-        # The group's own names last, so that nobody else's variable has them.
+        # What this shell knows is kept where no variable of the service's can change it; the group's own names are
+        # exported last, so that nobody else's variable has them.
+        set -- "$DOCUMENTS/hostfile" "$INTERFACE"
         take_documents '[A-Za-z_]*'
-        [ ! -r "$DOCUMENTS/hostfile" ] || export CORRAL_HOSTFILE="$DOCUMENTS/hostfile"
-        if [ -n "$INTERFACE" ]; then
-            export GLOO_SOCKET_IFNAME="$INTERFACE" NCCL_SOCKET_IFNAME="$INTERFACE" TP_SOCKET_IFNAME="$INTERFACE"
-        fi
+        [ ! -r "$1" ] || export CORRAL_HOSTFILE="$1"
+        [ -z "$2" ] || export GLOO_SOCKET_IFNAME="$2" NCCL_SOCKET_IFNAME="$2" TP_SOCKET_IFNAME="$2"
         exec setsid /bin/sh -c "$CORRAL_ENGINE_COMMAND"
     ) >> "$RUN/engine.log" 2>&1 < /dev/null &
     ENGINE=$!

@@ -1,4 +1,4 @@
-"""Real guests on two hypervisors: they get their documents, find each other, say how far they are, and stop in order."""
+"""Real guests on two hypervisors: they get their documents, find each other, say how far they are, stop in order."""
 
 from __future__ import annotations
 

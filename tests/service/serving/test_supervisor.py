@@ -101,10 +101,11 @@ def test_it_ends_with_all_that_the_engine_started(guest: Guest) -> None:
 
 def test_variables_are_the_engines_alone_and_hosts_are_the_groups(guest: Guest) -> None:
     seen = guest.directory / "seen"
-    guest.start(f"env > {seen}; exec sleep 1000", STAGE="$(touch /nowhere)", RUN="/elsewhere", GLOO_SOCKET_IFNAME="x")
+    variables = {"STAGE": "$(touch /nowhere)", "RUN": "/elsewhere", "INTERFACE": "eth9", "GLOO_SOCKET_IFNAME": "x"}
+    guest.start(f"env > {seen}; exec sleep 1000", **variables)
     guest.at("ready")
     found = dict(line.split("=", 1) for line in seen.read_text().splitlines() if "=" in line)
-    assert (found["STAGE"], found["RUN"]) == ("$(touch /nowhere)", "/elsewhere")
+    assert (found["STAGE"], found["RUN"], found["INTERFACE"]) == ("$(touch /nowhere)", "/elsewhere", "eth9")
     assert found["GLOO_SOCKET_IFNAME"] == found["NCCL_SOCKET_IFNAME"] == "lo"
     assert guest.hosts.read_text() == "127.0.0.1 localhost\n# corral begin\n10.0.0.1 node-0\n# corral end\n"
 
