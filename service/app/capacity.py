@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from service.domain.cells import Cell, by_cell, kept, resource_of
 from service.domain.fleet import Host, Overcommit
 from service.domain.tenants import ProjectClaims
 from service.store.fleet import HostLoad
@@ -50,17 +51,29 @@ class FleetCapacity:
 
 def amounts(view: HostView) -> tuple[ResourceAmounts, ...]:
     """Each resource of a host, by name."""
-    host = view.host
+    return _amounts(view.host, view.overcommit, view.overcommit.reserved)
+
+
+def cell_amounts(view: HostView) -> tuple[tuple[int, tuple[ResourceAmounts, ...]], ...]:
+    """(number, each resource by name) of every NUMA cell of a host. Of what the host keeps a cell has its share."""
+    every = {resource_of(cell.number, n): amount for cell in view.host.cells for n, amount in cell.total.items()}
+    shares = by_cell(kept(every, view.overcommit.reserved))
+    return tuple(
+        (cell.number, _amounts(cell, view.overcommit, shares.get(cell.number, {}))) for cell in view.host.cells
+    )
+
+
+def _amounts(of: Host | Cell, overcommit: Overcommit, reserved: Mapping[str, int]) -> tuple[ResourceAmounts, ...]:
     found = []
-    for name in sorted({*host.total, *host.used, *host.foreign}):
-        allocatable = host.allocatable.get(name, 0)
-        claimed, foreign = host.used.get(name, 0), host.foreign.get(name, 0)
+    for name in sorted({*of.total, *of.used, *of.foreign}):
+        allocatable = of.allocatable.get(name, 0)
+        claimed, foreign = of.used.get(name, 0), of.foreign.get(name, 0)
         found.append(
             ResourceAmounts(
                 name,
-                host.total.get(name, 0),
-                view.overcommit.reserved.get(name, 0),
-                view.overcommit.ratios.get(name, Fraction(1)),
+                of.total.get(name, 0),
+                reserved.get(name, 0),
+                overcommit.ratios.get(name, Fraction(1)),
                 allocatable,
                 claimed,
                 foreign,

@@ -87,15 +87,31 @@ def devices(host: fleet_pb2.Host) -> str:
     )
 
 
+def cells(host: fleet_pb2.Host) -> str:
+    """What is free of each NUMA cell; of a host with one cell nothing, which says what the host's own amounts say."""
+    if len(host.numa_cells) < 2:
+        return ""
+    return ", ".join(f"{cell.number}: {_free(cell)}" for cell in host.numa_cells)
+
+
+def _free(cell: fleet_pb2.NumaCell) -> str:
+    of = sorted(cell.capacities, key=lambda one: _order(one.resource))
+    return " ".join(amount_text(one.resource, one.available) for one in of)
+
+
 def _short(resource: str, amount: int) -> str:
     return amount_text(resource, amount).removesuffix(f" {resource}")
 
 
 def host_lines(host: fleet_pb2.Host) -> Iterator[str]:
-    """A line for each resource of a host."""
+    """A line for each resource of a host, and of each of its NUMA cells where it has several."""
     useless = stranded(host)
     for one in sorted(host.capacities, key=lambda of: _order(of.resource)):
         yield capacity_line(one, useless=one.resource in useless or not takes_new(host))
+    for cell in host.numa_cells if len(host.numa_cells) > 1 else ():
+        yield f"NUMA cell {cell.number}"
+        for one in sorted(cell.capacities, key=lambda of: _order(of.resource)):
+            yield f"  {capacity_line(one, useless=not takes_new(host))}"
 
 
 def totals_lines(hosts: Sequence[fleet_pb2.Host]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import click
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
 from service.cli import errors, names
-from service.cli.bars import devices, short_bar, totals_lines
+from service.cli.bars import cells, devices, short_bar, totals_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.filter import Fields, Term, asks, filter_option, filtered
 from service.cli.groups import Stub as GroupStub
@@ -45,7 +45,7 @@ def list_hosts(session: Session, output: Output, wanted: tuple[Term, ...], proje
     zones = {zone.uuid: zone.name for zone in all_zones(stub)}
     groups = _groups_by_host(session.stub(GroupStub)) if asks(wanted, "group") else {}
     found = list(filtered(all_hosts(stub, project), wanted, lambda host: host_fields(host, zones, groups)))
-    output.many(found, _columns(zones), lambda host: host.name)
+    output.many(found, _columns(zones, found), lambda host: host.name)
     if output.for_people:
         held = sum(1 for _ in all_quarantined(stub)) if not project else 0
         print()
@@ -79,7 +79,8 @@ def _groups_by_host(stub: GroupStub) -> dict[str, list[str]]:
     return found
 
 
-def _columns(zones: Mapping[str, str]) -> Columns:
+def _columns(zones: Mapping[str, str], hosts: Sequence[fleet_pb2.Host]) -> Columns:
+    of_cells: Columns = (("free of NUMA cells", cells),) if any(map(cells, hosts)) else ()
     return (
         ("name", lambda host: host.name),
         ("zone", lambda host: zones.get(host.zone_uuid, host.zone_uuid)),
@@ -88,6 +89,7 @@ def _columns(zones: Mapping[str, str]) -> Columns:
         ("vcpu", lambda host: short_bar(host, "vcpu")),
         ("memory", lambda host: short_bar(host, "memory")),
         ("devices free", devices),
+        *of_cells,
         ("members", lambda host: str(host.instance_count)),
         ("of projects", lambda host: ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)),
         ("uuid", lambda host: host.uuid),

@@ -71,7 +71,7 @@ def plain_console(stream: TextIO) -> Console:
 
 
 # What a narrow terminal goes without before anything is broken into lines.
-_FIRST_TO_GO = ("uuid", "of projects", "call", "sha256", "accepted", "hosts", "project", "key")
+_FIRST_TO_GO = ("free of NUMA cells", "uuid", "of projects", "call", "sha256", "accepted", "hosts", "project", "key")
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

@@ -15,6 +15,8 @@ from difflib import get_close_matches
 from enum import StrEnum
 from fractions import Fraction
 
+from service.domain import cells
+from service.domain.cells import Cell
 from service.domain.network import Network
 from service.errors import FieldViolation
 
@@ -82,10 +84,9 @@ class Overcommit:
     ratios: Mapping[str, Fraction] = field(default_factory=dict)
     reserved: Mapping[str, int] = field(default_factory=dict)
 
-    def allocatable(self, resource: str, total: int) -> int:
-        """Usable amount of `resource` on a host that really has `total`; never negative."""
-        amount = (total - self.reserved.get(resource, 0)) * self.ratios.get(resource, Fraction(1))
-        return max(0, amount.numerator // amount.denominator)
+    def allocatable(self, total: Mapping[str, int]) -> dict[str, int]:
+        """Usable amount of each resource of a host that really has `total`, those of its NUMA cells among them."""
+        return cells.allocatable(total, self.ratios, self.reserved)
 
     def overridden_by(self, other: Overcommit) -> Overcommit:
         """This, with what `other` names put over it (fleet, then zone, then host)."""
@@ -142,7 +143,8 @@ class Host:
 
     `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours,
     and by the hypervisor for its guests, `beside` for each of ours; `used`: the sum of committed claims.
-    `allocatable` = floor((total - reserved) * ratio).
+    `allocatable` = floor((total - reserved) * ratio). `cells`: its NUMA cells as last seen, each with its part of the
+    same amounts; none where its kind does not tell them.
     `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
     that it is this database's, which is carried out when it is next looked at.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
@@ -167,6 +169,7 @@ class Host:
     foreign: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
     beside: Mapping[str, int] = field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
     virt_type: str = ""
     description: str = ""
     cluster_uuid: str = ""

@@ -190,9 +190,9 @@ class GuestReport:
 class ObservedMachine:
     """One machine with this cluster's tag, as the host showed it.
 
-    `generation`: as it was created with. `resources`: the most that it holds (`vcpu` count, `memory` bytes), where the
-    host tells it. `name`: as the host's own tools show it. `record`: as its newest definition has it; empty where a
-    version made the machine that left none.
+    `generation`: as it was created with. `resources`: the most that it holds (`vcpu` count, `memory` bytes, the same of
+    the NUMA cells that it is pinned to), where the host tells it. `name`: as the host's own tools show it. `record`: as
+    its newest definition has it; empty where a version made the machine that left none.
     `why`: the host's reason where it does not execute and nobody asked for that (an I/O error, no space, a panic), in
     words that a tenant may read; empty where there is none.
     `undefined`: it has no definition any more, and would not be there after its host's next start.
@@ -228,7 +228,8 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What a host is. `total` and `foreign` are named integer vectors: `vcpu` (count), `memory` (bytes), …
+    """What a host is. `total` and `foreign` are named integer vectors: `vcpu` (count), `memory` (bytes), …, and of each
+    NUMA cell `cell.<number>.vcpu` and `cell.<number>.memory`.
 
     `total` is what machines can be given: without memory that is set aside as huge pages.
     `foreign`: what machines without this cluster's tag hold (not what they could be given as they run), without stopped

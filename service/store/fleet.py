@@ -6,12 +6,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, or_, select, update
 
+from service.domain import cells
 from service.domain.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.domain.groups import InstanceStatus
 from service.errors import NotFound
-from service.store import claims, fleet_events, rows, schema, settings
+from service.store import claims, fleet_events, rows, schema, settings, vectors
 from service.store.catalog import model_services, put_model_service
 from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
@@ -41,7 +42,6 @@ __all__ = [
 ]
 
 
-_MANY = 2_000  # of so many hosts or more all are read: one statement cannot name more
 # Statements that run with every probe and plan are made once.
 _ZONES = select(schema.zones)
 _HOSTS = select(schema.hosts).order_by(schema.hosts.c.uuid)
@@ -58,10 +58,6 @@ _SET_CONNECTED = (
         generation=schema.hosts.c.generation + 1,
     )
 )
-_NEW_VECTOR = insert(schema.host_resources)
-_SET_VECTOR = update(schema.host_resources).where(
-    schema.host_resources.c.host_uuid == bindparam("host"), schema.host_resources.c.resource == bindparam("what")
-)
 _MARKED = ("uuid", "created_at", "version", "generation", "state", "status", "status_reason", "boot_id", "virt_type")
 _MARKS = select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid)
 _AMOUNTS = select(
@@ -70,8 +66,6 @@ _AMOUNTS = select(
         for name in ("host_uuid", "resource", "total", "usable", "foreign_used", "beside", "used")
     )
 ).order_by(schema.host_resources.c.host_uuid, schema.host_resources.c.resource)
-_ALL_VECTORS = select(schema.host_resources)
-_VECTORS = _ALL_VECTORS.where(schema.host_resources.c.host_uuid.in_(bindparam("of", expanding=True)))
 
 
 _MEMBERS, _CLAIMS = schema.instances, schema.claims
@@ -177,11 +171,11 @@ def delete_host(connection: Connection, host: Host, now: int) -> None:
 
 def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping[str, Host]:
     """All hosts (or these) by uuid, with their resource vectors."""
-    vectors = _vectors(connection, uuids)
+    known = vectors.read(connection, uuids)
     query = _HOSTS if uuids is None else _HOSTS.where(schema.hosts.c.uuid.in_(uuids))
     found = connection.execute(query)
-    guests = _guests(connection, vectors)
-    return {row.uuid: _host(row, vectors.get(row.uuid, {}), guests) for row in found}
+    guests = vectors.guests(connection, known)
+    return {row.uuid: _host(row, known.get(row.uuid, {}), guests) for row in found}
 
 
 def marks(connection: Connection) -> Mapping[str, Hashable]:
@@ -203,8 +197,8 @@ def host(connection: Connection, uuid: str, *, lock: bool = False) -> Host:
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFound("host", uuid)
-    vectors = _vectors(connection, [uuid])
-    return _host(row, vectors.get(uuid, {}), _guests(connection, vectors))
+    known = vectors.read(connection, [uuid])
+    return _host(row, known.get(uuid, {}), vectors.guests(connection, known))
 
 
 def page_of_hosts(
@@ -233,9 +227,9 @@ def page_of_hosts(
         of_project = select(schema.groups.c.uuid).where(schema.groups.c.project == project)
         query = query.where(table.c.uuid.in_(select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.group_uuid.in_(of_project))))
     found = connection.execute(query).all()
-    vectors = _vectors(connection, [row.uuid for row in found])
-    guests = _guests(connection, vectors)
-    return tuple(_host(row, vectors.get(row.uuid, {}), guests) for row in found)
+    known = vectors.read(connection, [row.uuid for row in found])
+    guests = vectors.guests(connection, known)
+    return tuple(_host(row, known.get(row.uuid, {}), guests) for row in found)
 
 
 def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, HostLoad]:
@@ -293,7 +287,8 @@ def set_facts(
 ) -> None:
     """Record a probe: the host is connected, its totals, what others hold, and what is allocatable.
 
-    `beside`: what each of our guests takes beside its claim; `guests`: how many run, those without a claim included.
+    `total`, `foreign`: those of NUMA cells among them, by their own names (`service/domain/cells.py`). `beside`: what
+    each of our guests takes beside its claim; `guests`: how many run, those without a claim included.
 
     Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
     meanwhile. Does nothing where the host is gone.
@@ -302,31 +297,32 @@ def set_facts(
     if row is None:
         return
     connection.execute(_SET_CONNECTED, {"of": uuid, "boot": boot_id, "virt": virt_type})
-    known = _vectors(connection, [uuid]).get(uuid, {})
+    known = vectors.read(connection, [uuid]).get(uuid, {})
     operators = decode_known(Host, row.document)
     overcommit = policy(settings.overcommit(connection), zones(connection), operators)
-    total = {**total, **operators.capacity_override}
+    total = cells.overridden(total, operators.capacity_override)
+    usable = overcommit.allocatable({name: total.get(name, 0) for name in {*known, *total}})
     claimed = claims.guests(connection, [uuid]) if (beside := beside or {}) else {}
     unclaimed = {name: each * max(0, guests - claimed.get((uuid, name), 0)) for name, each in beside.items()}
     wanted = {
         resource: {
             "total": total.get(resource, 0),
-            "usable": overcommit.allocatable(resource, total.get(resource, 0)),
+            "usable": usable[resource],
             "foreign_used": foreign.get(resource, 0) + unclaimed.get(resource, 0),
-            "beside": beside.get(resource, 0),
+            "beside": beside.get(cells.resource_in(resource), 0),
         }
-        for resource in sorted({*known, *total})
+        for resource in sorted(usable)
     }
-    changed = _set_vectors(connection, uuid, known, wanted)
+    changed = vectors.write(connection, uuid, known, wanted)
     if changed or row.status != HostStatus.CONNECTED.value:
         fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
 
 def set_allocatable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:
     """Count the host's allocatable amounts again, after its policy changed; returns whether any of them is another."""
-    known = _vectors(connection, [host.uuid]).get(host.uuid, {})
-    wanted = {name: {"usable": overcommit.allocatable(name, int(row.total))} for name, row in known.items()}
-    return _set_vectors(connection, host.uuid, known, wanted)
+    known = vectors.read(connection, [host.uuid]).get(host.uuid, {})
+    usable = overcommit.allocatable({name: int(row.total) for name, row in known.items()})
+    return vectors.write(connection, host.uuid, known, {name: {"usable": amount} for name, amount in usable.items()})
 
 
 def set_overcommit(connection: Connection, overcommit: Overcommit, now: int) -> None:
@@ -338,50 +334,21 @@ def set_overcommit(connection: Connection, overcommit: Overcommit, now: int) -> 
             fleet_events.append(connection, FleetChange.HOST, one.uuid, one.zone_uuid, now)
 
 
-def _set_vectors(
-    connection: Connection, uuid: str, known: Mapping[str, Row[Any]], wanted: Mapping[str, Mapping[str, int]]
-) -> bool:
-    changed = False
-    for resource, amounts in wanted.items():
-        if resource not in known:
-            connection.execute(_NEW_VECTOR, {"host_uuid": uuid, "resource": resource, "used": 0, **amounts})
-        elif any(getattr(known[resource], name) != amount for name, amount in amounts.items()):
-            connection.execute(_SET_VECTOR, {"host": uuid, "what": resource, **amounts})
-        else:
-            continue
-        changed = True
-    return changed
-
-
 def _plain(host: Host) -> Host:
     """The host as its operator defines it."""
     return replace(
         host,
-        total={}, allocatable={}, foreign={}, used={}, beside={},
+        total={}, allocatable={}, foreign={}, used={}, beside={}, cells=(),
         status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="", hypervisor="", claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
-
-
-def _vectors(connection: Connection, host_uuids: Sequence[str] | None) -> dict[str, dict[str, Row[Any]]]:
-    found: dict[str, dict[str, Row[Any]]] = {}
-    query, values = (_ALL_VECTORS, {}) if host_uuids is None else (_VECTORS, {"of": host_uuids})
-    for row in connection.execute(query, values):
-        found.setdefault(row.host_uuid, {})[row.resource] = row
-    return found
 
 
 def _zone(row: Row[Any]) -> Zone:
     return replace(decode_known(Zone, row.document), **rows.stamps(row))
 
 
-def _guests(connection: Connection, vectors: Mapping[str, Mapping[str, Row[Any]]]) -> Mapping[tuple[str, str], int]:
-    """See `claims.guests`; where each takes something beside its claim."""
-    of = [uuid for uuid, known in vectors.items() if any(v.beside for v in known.values())]
-    return claims.guests(connection, of if len(of) < _MANY else None) if of else {}
-
-
-def _host(row: Row[Any], vectors: Mapping[str, Row[Any]], guests: Mapping[tuple[str, str], int]) -> Host:
+def _host(row: Row[Any], known: vectors.Vectors, guests: Mapping[tuple[str, str], int]) -> Host:
     return replace(
         decode_known(Host, row.document),
         state=HostState(row.state),
@@ -391,10 +358,6 @@ def _host(row: Row[Any], vectors: Mapping[str, Row[Any]], guests: Mapping[tuple[
         virt_type=row.virt_type,
         hypervisor=row.hypervisor or "",
         claim_ordered=row.claim_ordered,
-        total={name: int(v.total) for name, v in vectors.items()},
-        allocatable={name: int(v.usable) for name, v in vectors.items()},
-        foreign={n: int(v.foreign_used) + int(v.beside) * guests.get((row.uuid, n), 0) for n, v in vectors.items()},
-        beside={name: int(v.beside) for name, v in vectors.items() if v.beside},
-        used={name: int(v.used) for name, v in vectors.items()},
+        **vectors.amounts(row.uuid, known, guests),
         **rows.stamps(row),
     )

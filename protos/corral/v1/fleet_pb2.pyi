@@ -183,6 +183,7 @@ class Host(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     HYPERVISOR_UUID_FIELD_NUMBER: _builtins.int
     PROJECTS_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -232,6 +233,10 @@ class Host(_message.Message):
     def projects(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostProject]:
         """Whose members have claimed something on it, ordered by project."""
 
+    @_builtins.property
+    def numa_cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___NumaCell]:
+        """Its NUMA cells, by number. None where its kind does not tell them, or none has processors."""
+
     def __init__(
         self,
         *,
@@ -253,14 +258,45 @@ class Host(_message.Message):
         etag: _builtins.str = ...,
         hypervisor_uuid: _builtins.str = ...,
         projects: _abc.Iterable[Global___HostProject] | None = ...,
+        numa_cells: _abc.Iterable[Global___NumaCell] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Host: _TypeAlias = Host  # noqa: Y015
+
+@_typing.final
+class NumaCell(_message.Message):
+    """One NUMA cell of a host: a part of its processors, with the memory that is near to them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CAPACITIES_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The hypervisor's own number of it."""
+    @_builtins.property
+    def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
+        """The cell's part of the host's `vcpu` and `memory`. Claimed is what members hold that are pinned to it; all others
+        take of the host alone.
+        """
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        capacities: _abc.Iterable[Global___ResourceCapacity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NumaCell: _TypeAlias = NumaCell  # noqa: Y015
 
 @_typing.final
 class HostProject(_message.Message):

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from corral.v1 import fleet_pb2, group_pb2
 
-from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts
+from service.app.capacity import FleetCapacity, HostView, ResourceAmounts, amounts, cell_amounts
 from service.app.clusters import ClusterChange, ClusterView, NewCluster
 from service.app.etags import etag_of
 from service.app.evacuation import Progress
@@ -18,6 +18,7 @@ from service.app.room import RoomPlan
 from service.app.zones import NewZone, ZoneView
 from service.contract.convert.inventory import Reachable, instance, placement, proof, timestamp
 from service.contract.rules import host_address, network_wish
+from service.domain.cells import without_cells
 from service.domain.fleet import Host, HostState, Overcommit
 from service.domain.network import network_of
 from service.domain.ownership import Quarantined
@@ -93,7 +94,7 @@ def quarantined(one: Quarantined) -> fleet_pb2.Quarantined:
         attempt=one.attempt,
         state=one.state,
         reason=one.reason,
-        resources=one.resources,
+        resources=without_cells(one.resources),
         create_date=timestamp(one.since),
         removal_ordered=one.removal,
     )
@@ -114,6 +115,10 @@ def host(view: HostView) -> fleet_pb2.Host:
         status=value.status.value,
         hypervisor_uuid=value.hypervisor,
         capacities=[resource(one) for one in amounts(view)],
+        numa_cells=[
+            fleet_pb2.NumaCell(number=number, capacities=[resource(one) for one in of_cell])
+            for number, of_cell in cell_amounts(view)
+        ],
         labels=value.labels,
         instance_count=view.load.members,
         reason=value.status_reason,

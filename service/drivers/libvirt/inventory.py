@@ -11,6 +11,7 @@ from typing import Any
 
 import libvirt
 
+from service.domain.cells import resource_in
 from service.drivers.base import MachineIdentity, MachineState
 from service.drivers.libvirt.errors import GONE
 from service.drivers.libvirt.tags import DomainRecord, Kind, read_domain
@@ -198,7 +199,8 @@ class Inventory:
     # --- what others hold --------------------------------------------------------------------------------------------
 
     def foreign(self, seen: Iterable[Seen]) -> dict[str, int]:
-        """What domains without this cluster's tag hold: `vcpu` (count), `memory` (bytes, beside huge pages).
+        """What domains without this cluster's tag hold: `vcpu` (count), `memory` (bytes, beside huge pages), and of the
+        NUMA cells that they are pinned to.
 
         A stopped one counts when it starts by itself with the host.
         """
@@ -208,8 +210,9 @@ class Inventory:
             if tag is not None and tag.identity.cluster == self._cluster:
                 continue
             if one.active or _starts_by_itself(one.domain):
-                held["vcpu"] += one.record.vcpus
-                held["memory"] += 0 if one.record.huge_pages else one.record.memory
+                for name, amount in one.record.held.items():
+                    if not one.record.huge_pages or resource_in(name) != "memory":
+                        held[name] = held.get(name, 0) + amount
         return held
 
 

@@ -72,7 +72,7 @@ class Machines:
             spec_hash=tag.spec_hash,
             report=self._channels.report(seen.machine_uuid),
             generation=tag.generation,
-            resources={"vcpu": seen.record.vcpus, "memory": seen.record.memory},
+            resources=seen.record.held,
             name=seen.record.name,
             record=tag.record,
             why=reasons.words_for(seen.domain, seen.state, seen.reason),

@@ -1,4 +1,4 @@
-"""Memory of a host that no guest is given: what is set aside as huge pages, and what QEMU takes beside a guest's.
+"""Memory of a host that no guest is given: what QEMU takes beside a guest's.
 
 Seen with QEMU 7.2: a guest of 96 MiB that has used all of it takes 184 MiB under software emulation, of which 32 MiB
 are the cache of translated code; one that has not run yet takes 51 MiB in all.
@@ -7,7 +7,6 @@ are the cache of translated code; one that has not run yet takes 51 MiB in all.
 from __future__ import annotations
 
 import threading
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,14 +18,6 @@ from service.drivers.libvirt.inventory import Seen
 LEAST_BYTES = 64 << 20
 # Rounded up to this, so that a few pages more or less at each look are no news.
 STEP_BYTES = 16 << 20
-
-
-def huge_page_bytes(capabilities: str) -> int:
-    """Bytes of a host that are set aside as pages larger than its smallest, used or not (libvirt's capabilities)."""
-    cells = ElementTree.fromstring(capabilities).findall("host/topology/cells/cell")
-    pages = [(int(p.get("size", "0")), int(p.text or 0)) for cell in cells for p in cell.findall("pages")]
-    smallest = min((size for size, _ in pages), default=0)
-    return sum(size * count << 10 for size, count in pages if size > smallest)
 
 
 class Overhead:

@@ -16,7 +16,7 @@ from service.drivers.base import MachineIdentity
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, probe_xml
 from service.drivers.libvirt.errors import ALREADY, GONE, describe
-from service.drivers.libvirt.overhead import huge_page_bytes
+from service.drivers.libvirt.numa import amounts, cells_of, huge_page_bytes
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import volume_name
 
@@ -67,7 +67,8 @@ def boot_id(connection: Any, work: Work) -> str:
 
 
 def totals(connection: Any) -> dict[str, int]:
-    """`vcpu` (count of processors) and `memory` (bytes, without what is set aside as huge pages)."""
+    """`vcpu` (count of processors) and `memory` (bytes, without what is set aside as huge pages), of the host and of
+    each of its NUMA cells."""
     information = connection.getInfo()
     memory = int(information[1]) << 20
     try:
@@ -76,8 +77,9 @@ def totals(connection: Any) -> dict[str, int]:
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
             raise
-    set_aside = huge_page_bytes(connection.getCapabilities())
-    return {"vcpu": int(information[2]), "memory": max(0, memory - set_aside)}
+    capabilities = connection.getCapabilities()
+    whole = {"vcpu": int(information[2]), "memory": max(0, memory - huge_page_bytes(capabilities))}
+    return whole | amounts(cells_of(capabilities))
 
 
 def version_text(connection: Any) -> str:

@@ -8,7 +8,9 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from enum import StrEnum
 
+from service.domain.cells import with_cells
 from service.drivers.base import HostRejected, MachineIdentity
+from service.drivers.libvirt import numa
 
 NAMESPACE = "urn:corral:machine:1"
 ElementTree.register_namespace("corral", NAMESPACE)
@@ -43,7 +45,8 @@ class DomainRecord:
     """What is read of a domain's XML once: whose it is, and what it holds (bytes, vCPUs).
 
     What it could be given as it runs (slots for memory, processors that are off) does not count: that is a change of
-    its definition, which is read again. `huge_pages`: its memory is of what the host has set aside.
+    its definition, which is read again. `huge_pages`: its memory is of what the host has set aside. `cells`: the NUMA
+    cells that its memory must be of; none where it may be of any.
     `tag` is None for a domain without ours of any cluster, and for one whose tag does not make sense.
     """
 
@@ -52,6 +55,12 @@ class DomainRecord:
     memory: int
     vcpus: int
     huge_pages: bool = False
+    cells: tuple[int, ...] = ()
+
+    @property
+    def held(self) -> dict[str, int]:
+        """What it holds, of its host and of its cells."""
+        return with_cells({"vcpu": self.vcpus, "memory": self.memory}, self.cells)
 
     def machine_of(self, cluster: str) -> Tag | None:
         """The tag if it is this cluster's machine or tombstone."""
@@ -99,7 +108,18 @@ def read_domain(xml: str) -> DomainRecord:
         memory=0 if memory is None else _bytes(memory),
         vcpus=0 if vcpus is None else int(vcpus.get("current") or vcpus.text or 0),
         huge_pages=root.find("memoryBacking/hugepages") is not None,
+        cells=_cells(root.find("numatune/memory")),
     )
+
+
+def _cells(memory: ElementTree.Element | None) -> tuple[int, ...]:
+    """The cells that a domain's memory must be of. `strict` is what libvirt takes where no mode is given."""
+    if memory is None or memory.get("mode", "strict") not in ("strict", "restrictive"):
+        return ()
+    try:
+        return numa.numbers(memory.get("nodeset", ""))
+    except ValueError:
+        return ()  # libvirt is to choose (placement='auto'): which ones is not told
 
 
 def _read_tag(element: ElementTree.Element | None, domain_uuid: str) -> Tag | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from service.domain.cells import PINNED, resource_of
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     GuestReport,
@@ -18,6 +19,7 @@ from service.drivers.base import (
     ObservedMachine,
 )
 
+MOST_CELLS = 64
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
@@ -27,8 +29,9 @@ class SimulationOptions:
 
     `cpu` (vCPUs), `memory` (bytes, or with a unit: `256GiB`), `boot_ms` (from resume to ready), `call_ms` (every call),
     `migrate_ms` (a live move), `live_migration` (`yes` | `no`: whether machines leave and come as they run),
-    `gpu.<model>` (count), `foreign_cpu`, `foreign_memory` (held by machines of others), `state_file` (the
-    file that the machines stand in, for several control planes on one machine; without it they are in memory).
+    `gpu.<model>` (count), `numa` (into how many NUMA cells `cpu` and `memory` are divided evenly; 0: it tells none),
+    `foreign_cpu`, `foreign_memory` (held by machines of others), `state_file` (the file that the machines stand in, for
+    several control planes on one machine; without it they are in memory).
     """
 
     total: Mapping[str, int]
@@ -52,10 +55,17 @@ class SimulationOptions:
             raise HostRejected("bad_request", "option 'live_migration' is not yes or no")
         for name in [n for n in left if n.startswith("gpu.")]:
             total[name] = _amount(left, name, 0)
+        if (numa := _amount(left, "numa", 0)) > MOST_CELLS:
+            raise HostRejected("bad_request", f"option 'numa' is more than {MOST_CELLS} cells")
+        of_cells = {
+            resource_of(cell, name): total[name] // numa + (cell < total[name] % numa)
+            for cell in range(numa)
+            for name in PINNED
+        }
         if left:
             raise HostRejected("bad_request", f"option {min(left)!r} is not one of simulated hosts")
         held = {k: v for k, v in foreign.items() if v}
-        return cls(total, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes")
+        return cls(total | of_cells, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes")
 
 
 def _amount(options: dict[str, str], name: str, default: int) -> int:

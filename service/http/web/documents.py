@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from service.app.capacity import HostView, amounts
+from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amounts
 from service.app.zones import ZoneView
 from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
 from service.domain.groups import Group, GroupStatus, Instance
@@ -18,7 +19,8 @@ def zone(view: ZoneView) -> dict[str, Any]:
 def host(view: HostView) -> dict[str, Any]:
     """A host. `resources`: name -> [total, reserved, allocatable, claimed, foreign, available], in the resource's unit.
 
-    `stale`: how many claims of members that were placed elsewhere it still carries.
+    `cells`: number -> the same of each NUMA cell. `stale`: how many claims of members that were placed elsewhere it
+    still carries.
     """
     value = view.host
     return {
@@ -35,10 +37,14 @@ def host(view: HostView) -> dict[str, Any]:
         "labels": dict(value.labels),
         "members": view.load.members,
         "stale": view.load.stale_claims,
-        "resources": {
-            one.resource: [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available]
-            for one in amounts(view)
-        },
+        "resources": _resources(amounts(view)),
+        "cells": {str(number): _resources(of_cell) for number, of_cell in cell_amounts(view)},
+    }
+
+
+def _resources(of: Iterable[ResourceAmounts]) -> dict[str, list[int]]:
+    return {
+        one.resource: [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available] for one in of
     }
 
 

@@ -27,7 +27,7 @@ def views(draw: st.DrawFn) -> HostView:
     return HostView(
         host(
             total=total,
-            allocatable={n: policy.allocatable(n, total[n]) for n in names},
+            allocatable=policy.allocatable({n: total[n] for n in names}),
             used={n: draw(AMOUNT) for n in names},
             foreign={n: draw(AMOUNT) for n in names if draw(st.booleans())},
         ),

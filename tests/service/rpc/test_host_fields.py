@@ -52,9 +52,10 @@ def test_every_key_of_a_configured_host_has_its_field() -> None:
 
 def test_every_option_of_a_driver_can_be_set_unless_it_names_a_file_here() -> None:
     assert KINDS["libvirt"].options == {field.name for field in dataclasses.fields(Options)} - {"ssh_key"}
-    given = dict.fromkeys(KINDS["simulated"].options, "1") | {"gpu.a100": "2", "live_migration": "no"}
+    given = dict.fromkeys(KINDS["simulated"].options, "3") | {"gpu.a100": "2", "live_migration": "no", "numa": "2"}
     read = SimulationOptions.read(given)
-    assert read.total == {"vcpu": 1, "memory": 1, "gpu.a100": 2}
+    of_cells = {"cell.0.vcpu": 2, "cell.0.memory": 2, "cell.1.vcpu": 1, "cell.1.memory": 1}
+    assert read.total == {"vcpu": 3, "memory": 3, "gpu.a100": 2, **of_cells}
     assert {field.name for field in dataclasses.fields(SimulationOptions)} == {
         *("total", "foreign", "boot_ms", "call_ms", "migrate_ms", "live_migration"),
         "state_file",  # names a file
@@ -80,7 +81,7 @@ def test_a_libvirt_host_is_reached_by_the_socket_and_used_by_the_options_that_we
 @pytest.mark.asyncio
 async def test_a_host_of_run_time_is_as_its_fields_say(tmp_path: Path) -> None:
     async with whole(tmp_path) as lab:
-        options = {"cpu": "8", "memory": "32GiB", "gpu.a100": "2", "boot_ms": "1"}
+        options = {"cpu": "8", "memory": "32GiB", "gpu.a100": "2", "boot_ms": "1", "numa": "2"}
         host = await lab.add_host(
             connection={"transport": "none", "options": options},
             capacity={"vcpu": 4},
@@ -89,6 +90,8 @@ async def test_a_host_of_run_time_is_as_its_fields_say(tmp_path: Path) -> None:
         )
         total = {one.resource: one.total for one in host.capacities}
         assert total == {"vcpu": 4, "memory": 32 * GIB, "gpu.a100": 2}
+        cells = [{one.resource: one.total for one in cell.capacities} for cell in host.numa_cells]
+        assert cells == [{"vcpu": 2, "memory": 16 * GIB}] * 2, "a cell keeps its share of what the operator says"
         assert host.state == "Disabled"
         stored = await lab.service.store.read(lambda c: fleet.host(c, host.uuid))
         assert (stored.bridge, stored.state, dict(stored.capacity_override)) == ("br7", HostState.DISABLED, {"vcpu": 4})

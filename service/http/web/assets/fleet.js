@@ -119,6 +119,9 @@ export function Host({ picture, uuid, may }) {
     <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
       <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} />
       <span>${amount(name, of[3])} claimed, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
+      ${Object.keys(host.cells).length > 1 && Object.entries(host.cells).map(([number, cell]) => html`<h3 key=${number}>NUMA cell ${number}</h3>
+        ${Object.entries(cell).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span><${Bar} resource=${name} of=${of} open=${open(host)} />
+          <span>${amount(name, of[3])} claimed by members pinned to it, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}`)}
       <${Legend} /></section>
     <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Group", "Rank", "Status", "CPU", "Memory", "Why"]}
       row=${(member) => html`<th scope="row"><a href=${`#/group/${member.group}`}>${picture.groups.get(member.group)?.name || member.group}</a></th>

@@ -42,6 +42,7 @@ class FakeHost:
     volumes: dict[str, str] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     resident_kib: dict[str, int] = field(default_factory=dict)
+    topology: str = ""  # an element of the capabilities
     pool_full: bool = False  # as libvirt 9.0 has it: a small upload is lost without a word
     inactive_networks: set[str] = field(default_factory=set)
     disk_errors: dict[str, int] = field(default_factory=dict)
@@ -101,12 +102,15 @@ class FakeHost:
         reading = {"open", "lookup", "state", "XMLDesc", "stats", "networkLookup", "poolLookup"}
         return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume", "volumeInfo"}]
 
-    def add_foreign(self, name: str, *, vcpus: int, memory_kib: int, running: bool, autostart: bool = False) -> Domain:
+    def add_foreign(
+        self, name: str, *, vcpus: int, memory_kib: int, running: bool, autostart: bool = False,
+        tuning: str = "",
+    ) -> Domain:  # fmt: skip
         """A domain that somebody else made."""
         made_uuid = str(uuid.uuid4())
         xml = (
             f"<domain><name>{name}</name><uuid>{made_uuid}</uuid>"
-            f"<memory unit='KiB'>{memory_kib}</memory><vcpu>{vcpus}</vcpu></domain>"
+            f"<memory unit='KiB'>{memory_kib}</memory><vcpu>{vcpus}</vcpu>{tuning}</domain>"
         )
         state = (libvirt.VIR_DOMAIN_RUNNING, 1) if running else (libvirt.VIR_DOMAIN_SHUTOFF, 0)
         self.domains[made_uuid] = Domain(name, made_uuid, xml, state=state, autostart=autostart)
@@ -183,7 +187,8 @@ class FakeConnection:
         return {"total": 64 << 20}
 
     def getCapabilities(self) -> str:  # noqa: N802
-        return "<capabilities><guest><arch name='x86_64'><domain type='qemu'/></arch></guest></capabilities>"
+        guest = "<guest><arch name='x86_64'><domain type='qemu'/></arch></guest>"
+        return f"<capabilities><host>{self.host.topology}</host>{guest}</capabilities>"
 
     def networkLookupByName(self, name: str) -> Any:  # noqa: N802
         def look() -> Any:

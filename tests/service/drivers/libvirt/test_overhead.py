@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.drivers.libvirt.inventory import Inventory, Seen
-from service.drivers.libvirt.overhead import huge_page_bytes
+from service.drivers.libvirt.numa import huge_page_bytes
 from service.drivers.libvirt.tags import read_domain
 
 CAPABILITIES = """

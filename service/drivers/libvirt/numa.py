@@ -1,0 +1,79 @@
+"""A host's NUMA cells, as libvirt's capabilities tell them. Cells without processors are none to be pinned to."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from service.domain.cells import resource_of
+
+
+@dataclass(frozen=True, slots=True)
+class HostCell:
+    """`memory`: bytes, without what is set aside as huge pages; `cpus`: the numbers of its processors that are on."""
+
+    number: int
+    memory: int
+    cpus: tuple[int, ...]
+
+    @property
+    def cpuset(self) -> str:
+        """Its processors as libvirt writes a set of them: `0-3,8`."""
+        return ranges(self.cpus)
+
+
+def cells_of(capabilities: str) -> tuple[HostCell, ...]:
+    """The cells that have processors, by number."""
+    found = []
+    for cell in ElementTree.fromstring(capabilities).findall("host/topology/cells/cell"):
+        told = cell.findall("cpus/cpu")
+        # Where libvirt tells anything of processors, it tells nothing of those that are off.
+        on = [cpu for cpu in told if cpu.get("siblings")] or told
+        cpus = tuple(sorted(int(cpu.get("id", "0")) for cpu in on))
+        memory = max(0, int(cell.findtext("memory", "0")) * 1024 - _huge_page_bytes(cell))
+        if cpus:
+            found.append(HostCell(int(cell.get("id", "0")), memory, cpus))
+    return tuple(sorted(found, key=lambda cell: cell.number))
+
+
+def huge_page_bytes(capabilities: str) -> int:
+    """Bytes of a host that are set aside as pages larger than its smallest, used or not."""
+    cells = ElementTree.fromstring(capabilities).findall("host/topology/cells/cell")
+    return sum(_huge_page_bytes(cell) for cell in cells)
+
+
+def _huge_page_bytes(cell: ElementTree.Element) -> int:
+    pages = [(int(p.get("size", "0")), int(p.text or 0)) for p in cell.findall("pages")]
+    smallest = min((size for size, _ in pages), default=0)
+    return sum(size * count << 10 for size, count in pages if size > smallest)
+
+
+def amounts(cells: Iterable[HostCell]) -> dict[str, int]:
+    """What the cells have, by the names that their resources have among their host's."""
+    found: dict[str, int] = {}
+    for cell in cells:
+        found[resource_of(cell.number, "vcpu")] = len(cell.cpus)
+        found[resource_of(cell.number, "memory")] = cell.memory
+    return found
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """A set of numbers as libvirt writes it."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The numbers of such a set; `^3` takes one out again, as libvirt allows. Raises ValueError."""
+    found: set[int] = set()
+    for part in text.replace(" ", "").split(","):
+        first, _, last = part.removeprefix("^").partition("-")
+        run = set(range(int(first), int(last or first) + 1))
+        found = found - run if part.startswith("^") else found | run
+    return tuple(sorted(found))
