@@ -121,6 +121,9 @@ class Fleet(Zones, Clusters):
         RequestIdReused, Unavailable where the host does not answer.
         """
         host = self._with_key(replace(request.host, uuid=request.host.uuid or self._new_uuid()), request.credential)
+        host = replace(host, machine_type=kinds.machine_type(host.address))
+        if wrong := list(kinds.whole_violations(host.address, host.overcommit, host.bridge)):
+            raise InvalidArgument(wrong)
 
         def known(connection: Connection) -> HostView | None:
             uuid = operator_changes.made_before(connection, caller, "AddHost", request.request_id, request)
@@ -196,6 +199,8 @@ class Fleet(Zones, Clusters):
             if wanted.cluster_uuid != host.cluster_uuid:
                 require_cluster(connection, wanted)
                 require_none_bound(connection, host)
+            if wrong := list(kinds.whole_violations(wanted.address, wanted.overcommit, wanted.bridge)):
+                raise InvalidArgument(wrong)
             if wanted != host:
                 in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
                 fleet.set_allocatable(connection, wanted, in_force)

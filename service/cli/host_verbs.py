@@ -61,6 +61,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
     )
     print(f"{found.name}  {found.uuid}  {found.state}  {found.status}" + (f"  {found.reason}" if found.reason else ""))
     facts = {"zone": found.zone_uuid, "cluster": found.cluster_uuid, "rack": found.rack, "driver": found.driver}
+    facts["takes"] = found.type
     facts |= {"description": found.description, **{f"label {key}": value for key, value in found.labels.items()}}
     for title, value in facts.items():
         if value:

@@ -31,7 +31,7 @@ def register(corral: click.Group) -> None:
     verb(hosts, "adopt", example="corral hosts adopt GROUP")(adopt)
 
 
-HOST_KEYS = ("name", "zone", "rack", "cluster", "status", "state", "driver", "label", "group")
+HOST_KEYS = ("name", "zone", "rack", "cluster", "status", "state", "driver", "type", "label", "group")
 
 
 @output_option
@@ -66,6 +66,7 @@ def host_fields(host: fleet_pb2.Host, zones: Mapping[str, str], groups: Mapping[
         "status": host.status,
         "state": host.state,
         "driver": host.driver,
+        "type": host.type,
         "label": [f"{key}={value}" for key, value in host.labels.items()],
         "group": groups.get(host.uuid, ()),
     }
@@ -86,6 +87,7 @@ def _columns(zones: Mapping[str, str], hosts: Sequence[fleet_pb2.Host]) -> Colum
         ("zone", lambda host: zones.get(host.zone_uuid, host.zone_uuid)),
         ("state", lambda host: host.state),
         ("status", lambda host: status_text(host.status)),
+        ("takes", lambda host: host.type),
         ("vcpu", lambda host: short_bar(host, "vcpu")),
         ("memory", lambda host: short_bar(host, "memory")),
         ("devices free", devices),

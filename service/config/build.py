@@ -248,6 +248,8 @@ class Builder:
         )
         self._file.tell(where, kinds.violations(address, in_file=True))
         self._file.tell(where, kinds.capacity_violations(section.driver, section.capacity))
+        overcommit = _overcommit(section.overcommit)
+        self._file.tell(where, kinds.whole_violations(address, overcommit, section.bridge, "overcommit"))
         return Host(
             uuid=section.uuid
             or uuid.uuid5(_HOST_NAMESPACE, f"{self._file.checked.cluster.id or LEGACY_CLUSTER}/{section.name}").hex,
@@ -255,9 +257,10 @@ class Builder:
             zone_uuid=zone_uuid,
             cluster_uuid=section.cluster_uuid,
             address=address,
+            machine_type=kinds.machine_type(address),
             rack=section.rack,
             labels=section.labels,
-            overcommit=_overcommit(section.overcommit),
+            overcommit=overcommit,
             capacity_override=section.capacity,
             bridge=section.bridge,
             state=HostState(section.state),

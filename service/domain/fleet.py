@@ -25,6 +25,9 @@ MEMORY = "memory"
 GPU = "gpu."
 """What the name of a device's resource begins with; its model follows."""
 
+VIRTUAL_MACHINE, BARE_METAL = "VirtualMachine", "BareMetal"
+"""What a host is for: members that share it, or one that gets all of it. The values are those of `NodeSpec.type`."""
+
 MAX_RATIO = 1000
 """The highest overcommit ratio that is accepted; a higher one is taken for a mistake."""
 
@@ -147,6 +150,7 @@ class Host:
     same amounts; none where its kind does not tell them.
     `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
     that it is this database's, which is carried out when it is next looked at.
+    `machine_type`: whether it is a hypervisor, or one machine that a member of type BareMetal gets as a whole.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
 
@@ -154,7 +158,7 @@ class Host:
     name: str
     zone_uuid: str
     address: HostAddress
-    machine_type: str = "VirtualMachine"
+    machine_type: str = VIRTUAL_MACHINE
     rack: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     overcommit: Overcommit = field(default_factory=Overcommit)
@@ -180,12 +184,20 @@ class Host:
     updated_at: int = 0
 
     @property
+    def bare_metal(self) -> bool:
+        """Whether it is given out as a whole."""
+        return self.machine_type == BARE_METAL
+
+    @property
     def schedulable(self) -> bool:
         """Whether new claims may be made on it."""
         return self.state is HostState.ENABLED and self.status is HostStatus.CONNECTED
 
 
 def policy(of_fleet: Overcommit, zones: Mapping[str, Zone], host: Host) -> Overcommit:
-    """What holds for a host: the fleet's policy, the zone's over it, the host's own over both."""
+    """What holds for a host: the fleet's policy, the zone's over it, the host's own over both. Of bare metal nothing is
+    kept back and nothing is promised twice."""
+    if host.bare_metal:
+        return Overcommit()
     zone = zones.get(host.zone_uuid)
     return (of_fleet.overridden_by(zone.overcommit) if zone else of_fleet).overridden_by(host.overcommit)

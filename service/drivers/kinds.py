@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.domain.fleet import GPU, Host, HostAddress, resource_violations
+from service.domain.fleet import BARE_METAL, GPU, VIRTUAL_MACHINE, Host, HostAddress, Overcommit, resource_violations
 from service.drivers.base import HostDriver, HostRejected
 from service.errors import FieldViolation
 
@@ -37,6 +37,7 @@ class Kind:
     `boots_files`: whether the files of images must be on the service's machine.
     `in_memory(address)`: whether every process of the service would see a machine of its own.
     `attaches_devices`: whether a machine gets the devices that it claims.
+    `machine_type(address)`: whether such a host is a hypervisor or bare metal.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Kind:
     boots_files: bool = True
     in_memory: Callable[[HostAddress], bool] = lambda _address: False
     attaches_devices: bool = False
+    machine_type: Callable[[HostAddress], str] = lambda _address: VIRTUAL_MACHINE
 
     def takes_option(self, name: str, *, in_file: bool) -> bool:
         """Whether the option may be set there."""
@@ -107,6 +109,25 @@ def capacity_violations(driver: str, capacity: Iterable[str]) -> Iterator[FieldV
     for name in sorted(names):
         if name.startswith(GPU):
             yield FieldViolation(f"capacity[{name}]", f"must not be given for {driver}: its machines get no devices")
+
+
+def machine_type(address: HostAddress) -> str:
+    """What the host is for, by its entry alone: the type of the members that it takes."""
+    kind = KINDS.get(address.driver)
+    return VIRTUAL_MACHINE if kind is None else kind.machine_type(address)
+
+
+def whole_violations(
+    address: HostAddress, overcommit: Overcommit, bridge: str, policies: str = "resource_policies"
+) -> Iterator[FieldViolation]:
+    """What an operator may not say of bare metal: it has no shares to set a policy for, and no bridge. `policies`: the
+    name of the field that has the policy."""
+    if machine_type(address) != BARE_METAL:
+        return
+    if overcommit.ratios or overcommit.reserved:
+        yield FieldViolation(policies, "must be empty for bare metal, which is given out as a whole")
+    if bridge:
+        yield FieldViolation("bridge", "must be empty for bare metal, which has its own network cards")
 
 
 def is_this_machine(address: HostAddress) -> bool:
@@ -226,7 +247,7 @@ KINDS: Mapping[str, Kind] = {
             options=frozenset(
                 {
                     *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
-                    *("migrate_ms", "live_migration", "numa"),
+                    *("migrate_ms", "live_migration", "numa", "bare_metal"),
                 }
             ),
             option_pattern=re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}"),
@@ -235,6 +256,7 @@ KINDS: Mapping[str, Kind] = {
             boots_files=False,
             in_memory=lambda address: not address.options.get("state_file"),
             attaches_devices=True,  # it runs no guest that could miss them
+            machine_type=lambda a: BARE_METAL if a.options.get("bare_metal") == "yes" else VIRTUAL_MACHINE,
         ),
     )
 }

@@ -15,7 +15,7 @@ from placement import model
 from placement.model import Snapshot
 from service.domain.fleet import Host, Size
 from service.domain.fleet import Host as FleetHost
-from service.planning import translate
+from service.planning import bare_metal, translate
 from service.planning.translate import catalogue_sizes, snapshot
 from service.store import claims, fleet, groups
 from service.store.connection import Connection
@@ -45,6 +45,7 @@ class _Memory:
     known: Mapping[str, _Known]
     apart: Mapping[str, frozenset[str]]
     sizes: Counter[Size]
+    graded: Mapping[Size, int]
     hosts: Mapping[str, Host]
     snapshot: model.Snapshot
 
@@ -53,7 +54,7 @@ class FleetReader:
     """Reads of one process share it; it may be used by several threads at once."""
 
     def __init__(self) -> None:
-        self._memory = _Memory({}, {}, Counter(), {}, model.Snapshot(()))
+        self._memory = _Memory({}, {}, Counter(), {}, {}, model.Snapshot(()))
 
     def read(self, connection: Connection) -> tuple[Mapping[str, Host], model.Snapshot]:
         """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only."""
@@ -65,7 +66,7 @@ class FleetReader:
             before = _renewed(before, marks, apart, fresh)
             self._memory = before
         sizes = translate.catalogue_sizes(fleet.model_services(connection).values())
-        flavours = translate.flavours(sizes + before.sizes)
+        flavours = translate.flavours(sizes + before.sizes, before.graded)
         if flavours != before.snapshot.flavours:
             before = replace(before, snapshot=before.snapshot.updated(flavours=flavours))
             self._memory = before
@@ -79,6 +80,10 @@ def _renewed(
     fresh: Mapping[str, _Known],
 ) -> _Memory:
     known = {uuid: fresh.get(uuid) or before.known[uuid] for uuid in marks}
+    graded = bare_metal.grades(one.host for one in known.values())
+    for uuid, one in known.items():
+        if one.host.bare_metal and (uuid in fresh or graded != before.graded):
+            known[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart, graded))
     sizes = before.sizes.copy()
     for uuid, one in before.known.items():
         if uuid in fresh or uuid not in known:
@@ -86,7 +91,7 @@ def _renewed(
     for one in fresh.values():
         sizes.update(one.sizes)
     snapshot = model.Snapshot(tuple(one.seen for one in known.values()), before.snapshot.flavours)
-    return _Memory(known, apart, +sizes, {uuid: one.host for uuid, one in known.items()}, snapshot)
+    return _Memory(known, apart, +sizes, graded, {uuid: one.host for uuid, one in known.items()}, snapshot)
 
 
 def _changed(
@@ -100,15 +105,16 @@ def _changed(
     seated = claims.seated(connection, some) if others else {}
     sizes = claims.sizes(connection, some) if others else {}
     found = {
-        uuid: _Known(marks[uuid], hosts[uuid], seats, sizes.get(uuid, ()), translate.seen(hosts[uuid], seats, apart))
+        uuid: _Known(marks[uuid], host, seats, asked, translate.seen(host, seats, apart))
         for uuid in others
-        for seats in (seated.get(uuid, ()),)
+        for host, seats in ((hosts[uuid], seated.get(uuid, ())),)
+        for asked in (() if host.bare_metal else sizes.get(uuid, ()),)  # what is claimed there is more than was asked
     }
     if before.apart != apart:
         regrouped = {uuid for uuid in {*before.apart, *apart} if before.apart.get(uuid) != apart.get(uuid)}
         for uuid, one in known.items():
             if uuid in marks and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
-                found[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart))
+                found[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart, before.graded))
     return found
 
 
@@ -116,6 +122,6 @@ def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapsho
     """All hosts, and the snapshot made of them, read in full; `FleetReader` gives the same and reads what changed."""
     hosts = fleet.hosts(connection)
     sizes = catalogue_sizes(fleet.model_services(connection).values())
-    for of_host in claims.sizes(connection).values():
-        sizes.update(of_host)
+    for uuid, of_host in claims.sizes(connection).items():
+        sizes.update(() if hosts[uuid].bare_metal else of_host)
     return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection), sizes)

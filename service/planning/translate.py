@@ -29,16 +29,18 @@ from service.domain.fleet import GPU, MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import (
     Failure,
-    GpuRequest,
     Group,
     Instance,
     InstanceStatus,
+    MachineType,
     NodeSpec,
     PlacementPolicy,
     PlacementRecord,
     Seat,
 )
 from service.errors import NoCapacity, Undecided, Unsatisfiable
+from service.planning import bare_metal
+from service.planning.devices import devices_given
 
 TYPE_LABEL = "corral.type"
 CLUSTER_LABEL = "corral.cluster"
@@ -66,6 +68,11 @@ def demand(node: NodeSpec) -> dict[str, int]:
 def wish(node: NodeSpec) -> dict[str, int]:
     """What a member asks for that is to be placed, wherever it was before."""
     return demand(replace(node, devices=()) if node.devices else node)
+
+
+def claimed(node: NodeSpec, host: FleetHost) -> dict[str, int]:
+    """What a placed member claims of its host: what it asks for, and of bare metal all that there is."""
+    return dict(bare_metal.size(host)) if host.bare_metal else demand(node)
 
 
 def _asked(node: NodeSpec, with_total: bool) -> dict[str, int]:
@@ -100,12 +107,14 @@ def snapshot(
 
     `apart`: group uuid -> groups that it is to be apart from. `sizes`: see `flavours`.
     """
-    seen_hosts = tuple(seen(host, seated.get(host.uuid, ()), apart or {}) for host in hosts.values())
-    return Snapshot(seen_hosts, flavours(sizes or {}))
+    graded = bare_metal.grades(hosts.values())
+    seen_hosts = tuple(seen(host, seated.get(host.uuid, ()), apart or {}, graded) for host in hosts.values())
+    return Snapshot(seen_hosts, flavours(sizes or {}, graded))
 
 
-def flavours(sizes: Mapping[Size, int]) -> tuple[Flavour, ...]:
-    """What room is measured by: the sizes that this fleet is asked for most. `sizes`: how often each is seen.
+def flavours(sizes: Mapping[Size, int], graded: Mapping[Size, int] | None = None) -> tuple[Flavour, ...]:
+    """What room is measured by: the sizes that this fleet is asked for most. `sizes`: how often each is seen; `graded`:
+    see `bare_metal.grades`.
 
     The strategy `least_lost_value` puts a gang where the room that it takes is worth least, and room is worth the
     members that would fit in it. Measured by the gang's own sizes alone, a gang without GPUs would fill hosts that have
@@ -114,7 +123,7 @@ def flavours(sizes: Mapping[Size, int]) -> tuple[Flavour, ...]:
     which keeps the table of values small.
     """
     often = sorted(sizes, key=lambda size: (-sizes[size], size))[:MOST_FLAVOURS]
-    return tuple(Flavour(dict(size)) for size in sorted(often))
+    return (*(Flavour(dict(size)) for size in sorted(often)), *bare_metal.flavours(graded or {}))
 
 
 def catalogue_sizes(entries: Iterable[ModelService]) -> Counter[Size]:
@@ -122,8 +131,14 @@ def catalogue_sizes(entries: Iterable[ModelService]) -> Counter[Size]:
     return Counter(((MEMORY, entry.default_memory), (VCPU, entry.default_cpu)) for entry in entries)
 
 
-def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping[str, frozenset[str]]) -> Host:
-    """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above."""
+def seen(
+    host: FleetHost,
+    seats: Sequence[tuple[str, str, bool]],
+    apart: Mapping[str, frozenset[str]],
+    graded: Mapping[Size, int] | None = None,
+) -> Host:
+    """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above;
+    `graded`: see `bare_metal.grades`."""
     used = {
         name: host.used.get(name, 0) + host.foreign.get(name, 0)
         for name in {*host.used, *host.foreign}
@@ -133,11 +148,15 @@ def seen(host: FleetHost, seats: Sequence[tuple[str, str, bool]], apart: Mapping
     devices = {ANY_GPU: sum(host.allocatable[name] for name in models)} if models else {}
     # What is used beyond a lowered capacity takes nothing from the other models.
     taken = {ANY_GPU: sum(min(used.get(name, 0), host.allocatable[name]) for name in models)} if models else {}
+    capacity, taken = {**host.allocatable, **devices}, {**used, **taken}
+    if host.bare_metal:
+        capacity = bare_metal.capacity(capacity, (graded or {}).get(bare_metal.size(host), bare_metal.WHOLE))
+        taken = capacity if any(taken.values()) or seats else {}
     return Host(
         id=host.uuid,
         zone=host.zone_uuid,
-        capacity={**host.allocatable, **devices},
-        used={**used, **taken},
+        capacity=capacity,
+        used=taken,
         rack=host.rack or None,
         labels=_labels(host),
         schedulable=host.schedulable,
@@ -187,7 +206,7 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
         nodes=tuple(
             Node(
                 id=m.uuid,
-                demand=total((_asked(m.spec, of_any_model), more)),
+                demand=_taken_of_host(m.spec, of_any_model, more),
                 zone=m.spec.zone_uuid or None,
                 labels=labels,
                 host_labels=_host_labels(m.spec, policy),
@@ -200,6 +219,12 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
         excluded_hosts=frozenset(group.excluded_hosts),
         staying=staying,
     )
+
+
+def _taken_of_host(node: NodeSpec, with_total: bool, more: Mapping[str, int]) -> dict[str, int]:
+    """What a node takes of a host in the planner's eyes. `more`: what a hypervisor takes beside."""
+    asked = _asked(node, with_total)
+    return bare_metal.demand(asked) if node.type is MachineType.BARE_METAL else total((asked, more))
 
 
 def _within(group: Group) -> Iterator[Constraint]:
@@ -287,50 +312,9 @@ def seat(member: Instance, host: FleetHost) -> Seat:
         host_uuid=host.uuid,
         host_name=host.name,
         zone_uuid=host.zone_uuid,
-        resources=demand(member.spec),
+        resources=claimed(member.spec, host),
         attempt=member.attempt,
     )
-
-
-def devices_given(
-    landing: Sequence[Instance], places: Mapping[str, str], hosts: Mapping[str, FleetHost]
-) -> dict[str, tuple[GpuRequest, ...]]:
-    """Which devices the members get that take some of any model, by uuid; `places`: member's uuid -> host's.
-
-    After what others name, and of one model where that has enough: of those the one with the fewest left.
-    """
-    free: dict[str, dict[str, int]] = {}
-    for member in landing:
-        host = hosts[places[member.uuid]]
-        if host.uuid not in free:
-            here = seen(host, (), {})
-            free[host.uuid] = {
-                name: max(0, amount - here.used.get(name, 0))
-                for name, amount in sorted(here.capacity.items())
-                if name.startswith(GPU)
-            }
-        for gpu in member.spec.gpus:
-            if gpu.model:
-                free[host.uuid][f"{GPU}{gpu.model}"] -= gpu.count
-    given: dict[str, tuple[GpuRequest, ...]] = {}
-    for member in landing:
-        wanted = sum(gpu.count for gpu in member.spec.gpus if not gpu.model)
-        if wanted:
-            taken = _taken(free[places[member.uuid]], wanted)
-            given[member.uuid] = tuple(GpuRequest(name.removeprefix(GPU), n) for name, n in sorted(taken.items()))
-    return given
-
-
-def _taken(free: dict[str, int], wanted: int) -> dict[str, int]:
-    """So many devices out of `free` (resource -> left), which is lowered by them."""
-    enough = [name for name in free if free[name] >= wanted]
-    names = [min(enough, key=lambda n: free[n])] if enough else sorted(free, key=lambda n: -free[n])
-    taken: dict[str, int] = {}
-    for name in names:
-        if (amount := min(wanted - sum(taken.values()), free[name])) > 0:
-            taken[name] = amount
-            free[name] -= amount
-    return taken
 
 
 def record(
@@ -373,6 +357,7 @@ def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
     code = Unsatisfiable.reason if permanent else NoCapacity.reason
     if explanation is None:
         return Failure(code, "no placement exists")
+    explanation = bare_metal.told(explanation)
     rules = _rules_named(explanation, group)
     names = {m.uuid: f"model_services[{m.rank}]" for m in group.instances}
     message = explanation.message

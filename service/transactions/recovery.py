@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from service.domain.fleet import Zone
+from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, Seat
 from service.domain.ownership import Installation
 from service.errors import Conflict, WrongState
 from service.lifecycle.members import S
-from service.planning.translate import demand
+from service.planning.translate import claimed
 from service.store import catalog, claims, clock, fleet, groups, ownership
 from service.store.addresses import keep_addresses
 from service.store.connection import Connection
@@ -55,7 +55,8 @@ def write(connection: Connection, change: GroupChange, now: int) -> Group:
     seated = [m for m in after.instances if m.uuid in change.changed and m.host_uuid]
     new = [m for m in seated if m.host_uuid not in held.get((m.uuid, m.attempt), frozenset())]
     ownership.adopt(connection, [(m.host_uuid, m.machine_uuid) for m in seated])
-    claims.take(connection, after.uuid, [_seat(m) for m in new], there=True)
+    hosts = fleet.hosts(connection, sorted({m.host_uuid for m in new}))
+    claims.take(connection, after.uuid, [_seat(m, hosts[m.host_uuid]) for m in new], there=True)
     keep_addresses(connection, [(m.zone_uuid, m.address, m.uuid, m.attempt) for m in new if _planned(zones, m)])
     stored = commit(connection, as_if_known(before, after), _carried(before, after), (), now)
     groups.due(connection, after.uuid, 0)
@@ -129,7 +130,7 @@ def _carried(before: Group, after: Group) -> Group:
     )
 
 
-def _seat(member: Instance) -> Seat:
+def _seat(member: Instance, host: Host) -> Seat:
     return Seat(
         instance_uuid=member.uuid,
         rank=member.rank,
@@ -137,7 +138,7 @@ def _seat(member: Instance) -> Seat:
         host_uuid=member.host_uuid,
         host_name=member.host_name,
         zone_uuid=member.zone_uuid,
-        resources=demand(member.spec),
+        resources=claimed(member.spec, host),
         attempt=member.attempt,
     )
 

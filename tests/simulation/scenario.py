@@ -12,8 +12,16 @@ from fractions import Fraction
 
 from service import failpoints
 from service.domain.catalog import Image, ModelService
-from service.domain.fleet import MEMORY, VCPU, Host, HostAddress, Overcommit, Zone
-from service.domain.groups import CreationStrategy, DeployRequest, FailurePolicy, GroupSpec, NodeSpec, PlacementPolicy
+from service.domain.fleet import BARE_METAL, MEMORY, VCPU, Host, HostAddress, Overcommit, Zone
+from service.domain.groups import (
+    CreationStrategy,
+    DeployRequest,
+    FailurePolicy,
+    GroupSpec,
+    MachineType,
+    NodeSpec,
+    PlacementPolicy,
+)
 from service.domain.network import Network
 from tests.simulation import faults, restoring
 from tests.simulation.clients import Client, Order, browse
@@ -28,7 +36,7 @@ from tests.simulation.world import World
 GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
-THEMES = {"": 48, "restore": 12, "strangers": 12, "clock": 10, "removal": 8, "moves": 10}
+THEMES = {"": 48, "restore": 12, "strangers": 12, "clock": 10, "removal": 8, "moves": 10, "metal": 0}
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
@@ -268,6 +276,11 @@ def _fleet(world: World) -> Fleet:
         }
         hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"))
         world.hosts[uuid] = SimulatedMachineHost(uuid, f"host{number}", ZONE, total, world.loop.time, world.changed)
+    for number, total in enumerate(world.metal.draw(world.seed, world.theme), count):
+        uuid, name = f"{number + 1:032x}", f"metal{number}"
+        hosts[uuid] = Host(uuid, name, ZONE, HostAddress("simulated"), machine_type=BARE_METAL)
+        world.hosts[uuid] = SimulatedMachineHost(uuid, name, ZONE, total, world.loop.time, world.changed)
+        world.metal.totals[uuid] = total
     catalogue = {
         ENTRY: ModelService(
             ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000))
@@ -282,6 +295,8 @@ def _fleet(world: World) -> Fleet:
         for h in world.hosts.values()
         for name, amount in h.total.items()
     }
+    whole = {(uuid, name): amount for uuid, total in world.metal.totals.items() for name, amount in total.items()}
+    world.observer.usable = {**world.observer.usable, **whole}
     return configured
 
 
@@ -322,6 +337,8 @@ def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
     if len(nodes) > 1 and parts.random() < 0.4:
         waves = [parts.randint(0, 2) for _ in nodes]
         nodes = tuple(replace(n, role=f"r{wave}", start_order=wave) for n, wave in zip(nodes, waves, strict=True))
+    if world.metal.totals:
+        nodes = tuple(replace(n, type=MachineType.BARE_METAL) if parts.random() < 0.4 else n for n in nodes)
     policy = PlacementPolicy(
         max_per_host=dice.choice((0, 0, 1, 2)),
         exclusive_hosts=dice.random() < 0.1,

@@ -12,6 +12,7 @@ from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
+from tests.simulation.metal import BareMetal
 from tests.simulation.observer import Observer
 from tests.simulation.rest import AtRest
 
@@ -68,6 +69,7 @@ class World:
     observer: Observer = field(init=False)
     custodian: Custodian = field(init=False)
     at_rest: AtRest = field(init=False)
+    metal: BareMetal = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ class World:
         self.loop = SimulatedLoop()
         self.database = Database(self.now_ms)
         self.observer = Observer(self.database.rows, lambda: self.loop.time(), self.machines)
+        self.metal = BareMetal(self.database.rows, self.machines, self.observer.violated)
         self.at_rest = AtRest(self.database.rows, self.machines, self.observer)
         self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
 
@@ -195,6 +198,7 @@ class World:
         if not machine.ours:
             return
         self.observer.machine_changed(host.uuid, before, after, cause)
+        self.metal.changed(host.uuid)
         self.hint(host, machine.uuid, machine)
 
     def hint(self, host: SimulatedMachineHost, uuid: str, machine: Machine | None = None) -> None:
@@ -221,3 +225,4 @@ class World:
         process = PROCESS.get()
         self.observer.committed(LEASE.get(), process.name if process else "")
         self.custodian.committed()
+        self.metal.committed()

@@ -184,6 +184,7 @@ class Host(_message.Message):
     HYPERVISOR_UUID_FIELD_NUMBER: _builtins.int
     PROJECTS_FIELD_NUMBER: _builtins.int
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -213,6 +214,10 @@ class Host(_message.Message):
     """A value that changes whenever what its operator says of the host does, not with what is seen or claimed."""
     hypervisor_uuid: _builtins.str
     """The hypervisor's own UUID, as it was first seen. Empty until then, or where its kind has none."""
+    type: _builtins.str
+    """Which members it takes: `VirtualMachine` (a hypervisor, which they share) or `BareMetal` (one machine, which a member
+    gets as a whole).
+    """
     @_builtins.property
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
         """Each resource's capacity and use."""
@@ -259,10 +264,11 @@ class Host(_message.Message):
         hypervisor_uuid: _builtins.str = ...,
         projects: _abc.Iterable[Global___HostProject] | None = ...,
         numa_cells: _abc.Iterable[Global___NumaCell] | None = ...,
+        type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

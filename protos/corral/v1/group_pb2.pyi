@@ -131,7 +131,9 @@ class NodeSpec(_message.Message):
     group's name and the rank.
     """
     type: _builtins.str
-    """The kind of machine: `VirtualMachine` or `BareMetal`. Empty means `VirtualMachine`."""
+    """The kind of machine: `VirtualMachine`, or `BareMetal`: a whole machine that has at least what the node asks for, and
+    none of which goes to anybody else. Empty means `VirtualMachine`.
+    """
     memory_size: _builtins.int
     """Memory in bytes, 16 MiB to 64 TiB. Where it is absent, the model service's default; an explicit
     0 is refused.

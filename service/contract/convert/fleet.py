@@ -111,6 +111,7 @@ def host(view: HostView) -> fleet_pb2.Host:
         cluster_uuid=value.cluster_uuid,
         rack=value.rack,
         driver=value.address.driver,
+        type=value.machine_type,
         state=value.state.value,
         status=value.status.value,
         hypervisor_uuid=value.hypervisor,

@@ -145,7 +145,8 @@ class SimulatedDriver:
         """See HostDriver."""
         if not isinstance(target, SimulatedDriver) or target is self:
             return False
-        return self.host.options.live_migration and target.host.options.live_migration
+        both = (self.host.options, target.host.options)
+        return all(one.live_migration and not one.bare_metal for one in both)
 
     async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
         """See HostDriver. A move ends with the process; machines in a file stay as the file has them."""

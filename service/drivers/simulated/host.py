@@ -29,6 +29,7 @@ class SimulationOptions:
 
     `cpu` (vCPUs), `memory` (bytes, or with a unit: `256GiB`), `boot_ms` (from resume to ready), `call_ms` (every call),
     `migrate_ms` (a live move), `live_migration` (`yes` | `no`: whether machines leave and come as they run),
+    `bare_metal` (`yes` | `no`: whether it is one machine, given out as a whole, and no hypervisor),
     `gpu.<model>` (count), `numa` (into how many NUMA cells `cpu` and `memory` are divided evenly; 0: it tells none),
     `foreign_cpu`, `foreign_memory` (held by machines of others), `state_file` (the file that the machines stand in, for
     several control planes on one machine; without it they are in memory).
@@ -41,6 +42,7 @@ class SimulationOptions:
     state_file: str = ""
     migrate_ms: int = 100
     live_migration: bool = True
+    bare_metal: bool = False
 
     @classmethod
     def read(cls, options: Mapping[str, str]) -> SimulationOptions:
@@ -53,6 +55,9 @@ class SimulationOptions:
         migrate_ms, live = _amount(left, "migrate_ms", 100), left.pop("live_migration", "yes")
         if live not in ("yes", "no"):
             raise HostRejected("bad_request", "option 'live_migration' is not yes or no")
+        bare_metal = left.pop("bare_metal", "no")
+        if bare_metal not in ("yes", "no"):
+            raise HostRejected("bad_request", "option 'bare_metal' is not yes or no")
         for name in [n for n in left if n.startswith("gpu.")]:
             total[name] = _amount(left, name, 0)
         if (numa := _amount(left, "numa", 0)) > MOST_CELLS:
@@ -65,7 +70,7 @@ class SimulationOptions:
         if left:
             raise HostRejected("bad_request", f"option {min(left)!r} is not one of simulated hosts")
         held = {k: v for k, v in foreign.items() if v}
-        return cls(total | of_cells, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes")
+        return cls(total | of_cells, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes", bare_metal == "yes")
 
 
 def _amount(options: dict[str, str], name: str, default: int) -> int:
@@ -141,6 +146,9 @@ class SimulatedHost:
         there = self.machines.get(uuid)
         if there is not None and there.state is MachineState.TOMBSTONE:
             raise MachineConflict("the machine's uuid is retired on this host")
+        taken = any(m.state is not MachineState.TOMBSTONE and u != uuid for u, m in self.machines.items())
+        if taken and self.options.bare_metal:
+            raise MachineConflict("another member has the machine")
         if there is None or there.state in (MachineState.STOPPED, MachineState.CRASHED):
             address = spec.interfaces[0].address if spec.interfaces else ""
             self.machines[uuid] = SimulatedMachine(

@@ -30,6 +30,7 @@ def host(view: HostView) -> dict[str, Any]:
         "cluster": value.cluster_uuid,
         "rack": value.rack,
         "driver": value.address.driver,
+        "type": value.machine_type,
         "state": value.state.value,
         "status": value.status.value,
         "reason": value.status_reason,

@@ -8,7 +8,7 @@ import { Tiles } from "./tiles.js";
 import { amount, bytes, label } from "./units.js";
 
 const MANY = 200;
-export const HOST_KEYS = ["name", "zone", "rack", "cluster", "status", "state", "driver", "label", "group"];
+export const HOST_KEYS = ["name", "zone", "rack", "cluster", "status", "state", "driver", "type", "label", "group"];
 const order = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
 
 export const open = (host) => host.schedulable;
@@ -77,7 +77,7 @@ function Zones({ hosts, picture }) {
 function Card({ host, picture }) {
   const members = picture.membersOn(host.uuid);
   return html`<li class="host">
-    <p><a href=${`#/host/${host.uuid}`}>${host.name}</a> <${Status} is=${host.status} />${host.state !== "Enabled" && html` <em>${host.state}</em>`}</p>
+    <p><a href=${`#/host/${host.uuid}`}>${host.name}</a> <${Status} is=${host.status} />${host.state !== "Enabled" && html` <em>${host.state}</em>`}${host.type === "BareMetal" && html` <em>bare metal</em>`}</p>
     ${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line"><span>${label(name)}</span>
       <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} />
       <span>${amount(name, of[3])} / ${amount(name, of[2])}</span></div>`)}
@@ -110,7 +110,7 @@ export function Host({ picture, uuid, may }) {
     ${host.reason && html`<p class="reason">${host.reason}</p>`}
     <dl class="facts"><dt>Zone</dt><dd>${picture.zones.get(host.zone)?.name || host.zone}</dd><dt>Rack</dt><dd>${host.rack || "—"}</dd>
       <dt>Cluster</dt><dd>${clusters.find((one) => one.uuid === host.cluster)?.name || host.cluster || "—"}</dd>
-      <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
+      <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>Takes</dt><dd>${host.type}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
     ${may("admin") && html`<p class="actions">
       ${host.state === "Enabled" ? html`<button onClick=${() => state("disable")}>Take nothing new</button>` : html`<button onClick=${() => state("enable")}>Enable</button>`}
       <button onClick=${() => setAsk(toCluster(host, clusters))}>Change cluster…</button>
