@@ -1,4 +1,4 @@
-"""Zones and hosts as operators manage them at run time.
+"""Hosts as operators manage them at run time, and what the fleet has; `zones` and `clusters` have those.
 
 What the configuration file defines cannot be removed here. A change that is made here to what the file defines stays
 until the file itself says something else; the file then has the last word. A host's state is always the operator's.

@@ -1,4 +1,4 @@
-"""Options of `corral deploy` and `corral plan` that stand for a request's file: one kind of member, so many times."""
+"""Options of `corral deploy` and `corral plan` that take the place of a request's file: N members, all alike."""
 
 from __future__ import annotations
 

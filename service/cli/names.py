@@ -34,7 +34,7 @@ from service.cli.listing import pages
 SECONDS = 2.0
 _PAGE = 500
 _MOST = 2_000
-"""A shell shows no more at once that anybody reads."""
+"""No more are offered: nobody reads so many at once."""
 
 
 class Name(click.ParamType[str]):

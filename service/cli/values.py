@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_RATIO = re.compile(r"\d+(\.\d+)?")
 _SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 # Of these an amount is bytes.
 BYTES = ("memory", "disk")
@@ -50,6 +51,8 @@ def count(text: str) -> tuple[str, int]:
 def ratio(text: str) -> tuple[str, float]:
     """`RESOURCE=RATIO`. Raises ValueError."""
     resource, told = pair(text)
+    if not _RATIO.fullmatch(told):
+        raise ValueError(f"{text!r} is not RESOURCE=RATIO, such as vcpu=2.5")
     return resource, float(told)
 
 

@@ -1,7 +1,7 @@
 """What stands over the configuration file: the environment's `CORRAL_SECTION_KEY`, over that `--set section.key=value`.
 
 Both reach the tables that stand once in a file (`[server]`, `[server.tls]`, `[log]`, …), not the lists of tables.
-A value is written as in the file without its quotes; several texts of a list are apart by commas.
+A value is written as in the file without its quotes; the texts of a list have commas between them.
 """
 
 from __future__ import annotations

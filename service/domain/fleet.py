@@ -1,4 +1,4 @@
-"""Domain types of what groups are placed on and made from: zones, hosts, images and the catalogue. Pure data.
+"""Domain types of what groups are placed on: zones, clusters, hosts, and how much of a host is given out. Pure.
 
 Resources are named integer vectors: `vcpu` (count), `memory` (bytes), `gpu.<model>` (devices).
 

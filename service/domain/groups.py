@@ -1,4 +1,4 @@
-"""Domain types of instance groups: what a caller asks for and what is stored. Pure data, no behaviour.
+"""Domain types of instance groups: what a caller asks for and what is stored. Pure data.
 
 Times are integers: milliseconds since the Unix epoch, UTC. Sizes are bytes. Uuids are 32 hex digits without dashes.
 

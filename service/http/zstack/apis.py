@@ -71,7 +71,7 @@ _IDENTITY = "org.zstack.header.identity"
 _HOST = "org.zstack.header.host"
 _ZONE = "org.zstack.header.zone"
 _GROUPS = "/ai/model-services/instances/groups"
-# The Go SDKs put `/actions` behind the uuid of every PUT, as most of ZStack's own paths have it.
+# The Go SDKs put `/actions` after the uuid of every PUT, as most of ZStack's own paths have it.
 _GROUP = ("/model-service-instance-groups/{uuid}", "/model-service-instance-groups/{uuid}/actions")
 _MODEL_SERVICE = ("/ai/model-services/{uuid}", "/ai/model-services/{uuid}/actions")
 

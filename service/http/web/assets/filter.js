@@ -1,7 +1,7 @@
 // The one language of filters: of every view, and of the page's address.
 //
-// Words apart by spaces, all of which must hold. `key:text` looks for text in that field, a word alone in the name; case
-// does not count. `-` in front of a word means that it must not hold. "Double quotes" keep spaces together.
+// Words with spaces between them, all of which must hold. `key:text` looks for text in that field, a word alone in the
+// name; case does not count. `-` in front of a word means that it must not hold. "Double quotes" keep spaces together.
 
 const TERM = /(-?)(?:([a-z]+):)?(?:"([^"]*)"|(\S+))/gi;
 
