@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from placement.constraints import (
-    EVERYTHING,
-    Apart,
-    AtMost,
-    Constraint,
-    Near,
-    Prefer,
-    Scope,
-    Selector,
-    SpareHosts,
-    SpreadOver,
-    Together,
-    Within,
-)
+from placement.constraints import Apart, Selector
 from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
 from placement.modes.moves import Neighbours
 from placement.reasons import Family
@@ -39,15 +26,13 @@ from service.domain.groups import (
     Seat,
 )
 from service.errors import NoCapacity, Undecided, Unsatisfiable
-from service.planning import bare_metal
+from service.planning import bare_metal, group_rules
 from service.planning.devices import devices_given
 
 TYPE_LABEL = "corral.type"
 CLUSTER_LABEL = "corral.cluster"
 GROUP_LABEL = "corral.group"
 MOST_FLAVOURS = 16
-SPARE_WEIGHT = 1_000
-"""What each spare host counts that members take which lost theirs: as much as the most that a wish may count."""
 UNDECIDED = "no placement was found in the time that the search had, and none was ruled out"
 ANY_GPU = "gpu"
 """All devices of a host together, as the planner counts them; no host can have a model without a name."""
@@ -194,12 +179,11 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
     more = beside((hosts or {}).values())
     policy = group.spec.placement
     labels = {GROUP_LABEL: group.uuid}
-    staying = {m.uuid: m.target_host_uuid or m.host_uuid for m in group.instances if _stays(m)}
-    rules = [*_within(group), *_between(policy, Selector(labels=labels))]
-    mine = Selector(labels=labels)
+    staying = {m.uuid: m.target_host_uuid or m.host_uuid for m in group.instances if group_rules.stays(m)}
+    rules = [*group_rules.within(group), *group_rules.between(group, _members)]
     shunned = APART_LABEL + group.uuid
     if fleet_now is not None and any(shunned in m.labels for h in fleet_now.hosts for m in h.members):
-        rules.append(Apart(mine, Selector(labels={shunned: "yes"})))
+        rules.append(Apart(_members(group.uuid), Selector(labels={shunned: "yes"})))
     pending = [m for m in group.instances if m.status is InstanceStatus.PENDING]
     of_any_model = any(not gpu.model for m in pending for gpu in m.spec.gpus)
     return Request(
@@ -227,71 +211,9 @@ def _taken_of_host(node: NodeSpec, with_total: bool, more: Mapping[str, int]) ->
     return bare_metal.demand(asked) if node.type is MachineType.BARE_METAL else total((asked, more))
 
 
-def _within(group: Group) -> Iterator[Constraint]:
-    """The rules of a group about its own members, and about the hosts that it leaves alone."""
-    policy = group.spec.placement
-    for limit, scope in (
-        (policy.max_per_host, Scope.HOST),
-        (policy.max_per_rack, Scope.RACK),
-        (policy.max_per_zone, Scope.ZONE),
-    ):
-        if limit:
-            yield AtMost(EVERYTHING, limit, scope)
-    for least, scope in (
-        (policy.min_hosts, Scope.HOST),
-        (policy.min_racks, Scope.RACK),
-        (policy.min_zones, Scope.ZONE),
-    ):
-        if least:
-            yield SpreadOver(_lasting(group), scope, least)
-    if policy.max_racks:
-        yield Within(_lasting(group), Scope.RACK, policy.max_racks)
-    for together, scope in ((policy.same_rack, Scope.RACK), (policy.same_zone, Scope.ZONE)):
-        if together:
-            yield Together(EVERYTHING, scope)
-    for label in policy.preferred_host_labels:
-        yield Prefer(label.key, label.values, EVERYTHING, label.weight)
-    if policy.spare_hosts:
-        yield SpareHosts(policy.spare_hosts, None if spares_are_kept(group) else SPARE_WEIGHT)
-
-
-def spares_are_kept(group: Group) -> bool:
-    """Whether what is to be placed leaves the spare hosts empty at any price: only members that lost their host may use
-    them, which is what they are for."""
-    waiting = [m for m in group.instances if m.status is InstanceStatus.PENDING]
-    return all(m.attempt == 1 and not m.machine_uuid for m in waiting)
-
-
-def _lasting(group: Group) -> Selector:
-    """All members but those that leave: a rack that only they are in does not count."""
-    if not any(m.leaving for m in group.instances):
-        return EVERYTHING
-    return Selector(frozenset(m.uuid for m in group.instances if not m.leaving and _counts(m)))
-
-
-def _counts(member: Instance) -> bool:
-    """Whether the planner knows the member: it is to be placed, or has a host."""
-    return member.status is InstanceStatus.PENDING or _stays(member)
-
-
-def _stays(member: Instance) -> bool:
-    return bool(member.host_uuid) and member.status not in (InstanceStatus.PENDING, InstanceStatus.REMOVED)
-
-
-def _between(policy: PlacementPolicy, mine: Selector) -> Iterator[Constraint]:
-    """The rules of a group about other groups. `mine`: its own members."""
-
-    def of(other: str) -> Selector:
-        return Selector(labels={GROUP_LABEL: other})
-
-    for uuid in policy.affinity_groups:
-        yield Near(mine, of(uuid))
-    for uuid in policy.anti_affinity_groups:
-        yield Apart(mine, of(uuid))
-    for one in policy.preferred_affinity:
-        yield Near(mine, of(one.group_uuid), weight=one.weight)
-    for one in policy.preferred_anti_affinity:
-        yield Apart(mine, of(one.group_uuid), weight=one.weight)
+def _members(group: str) -> Selector:
+    """The members of the group with this uuid."""
+    return Selector(labels={GROUP_LABEL: group})
 
 
 def _host_labels(node: NodeSpec, policy: PlacementPolicy) -> dict[str, tuple[str, ...]]:

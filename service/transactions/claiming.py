@@ -19,7 +19,8 @@ from service.drivers.base import MachineIdentity
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
-from service.planning.translate import seat, spares_are_kept, total
+from service.planning.group_rules import spares_are_kept
+from service.planning.translate import seat, total
 from service.store import claims, fleet, groups, ownership, quotas
 from service.store.addresses import take_addresses
 from service.store.connection import Connection

@@ -48,7 +48,7 @@ def one(name: str, module: str, old: str, new: str, *more: Edit, theme: str = ""
 CLAIMS, GROUPS, EVENTS = "service.store.claims", "service.store.groups", "service.store.events"
 ADDRESSES = "service.store.addresses"
 CHANGES, CLAIMING, APP = "service.transactions.changes", "service.transactions.claiming", "service.app.groups"
-TRANSLATE = "service.planning.translate"
+TRANSLATE, GROUP_RULES = "service.planning.translate", "service.planning.group_rules"
 INTENTS, FEED, REQUESTS = "service.app.group_intents", "service.app.feed", "service.store.requests"
 LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
     "service.lifecycle.transitions",
@@ -69,7 +69,7 @@ PLANTS: tuple[Plant, ...] = (
         "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\") >= 0,\n"),
     one("rules between groups are not checked in the claim", CLAIMING,
         "    _check_neighbours(connection, before, taken)\n", ""),
-    one("at most so many a host is forgotten", TRANSLATE, "        (policy.max_per_host, Scope.HOST),\n", "        (0, Scope.HOST),\n"),
+    one("at most so many a host is forgotten", GROUP_RULES, "        (policy.max_per_host, Scope.HOST),\n", "        (0, Scope.HOST),\n"),
     one("a member claims of a machine what it asked for", TRANSLATE,
         "    return dict(bare_metal.size(host)) if host.bare_metal else demand(node)\n", "    return demand(node)\n",
         theme="metal"),
