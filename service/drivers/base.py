@@ -173,6 +173,8 @@ class GuestReport:
     `count`: rises with every look that the guest takes at its engine; 0 of a guest that does not count. `answered`:
     seconds since the model answered its canary rightly, as the line was written; -1: never. `restarts`: of the engine
     by the guest itself. `rank`: the guest's own; -1 where it does not say.
+    `heard_since`: the driver clock's seconds since when every word of the guest is heard here; infinite while none is,
+    so that a report gets old without its guest being silent.
     """
 
     stage: str
@@ -184,6 +186,7 @@ class GuestReport:
     answered: int = -1
     restarts: int = 0
     rank: int = -1
+    heard_since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ class ObservedMachine:
     `why`: the host's reason where it does not execute and nobody asked for that (an I/O error, no space, a panic), in
     words that a tenant may read; empty where there is none.
     `undefined`: it has no definition any more, and would not be there after its host's next start.
+    `unheard_seconds`: for how long its progress channel has been refused here, as where another client reads it.
     """
 
     identity: MachineIdentity
@@ -209,6 +213,7 @@ class ObservedMachine:
     record: str = field(default="", repr=False)
     why: str = ""
     undefined: bool = False
+    unheard_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +348,13 @@ class HostDriver(Protocol):
         its reports; it may get it twice, or cut.
 
         Raises HostRejected `absent` where there is no such machine, or nothing to tell it by.
+        """
+        ...
+
+    async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """Hear from now on what the guest of a machine that executes reports, in place of whoever else does.
+
+        Nothing to be heard is success. Raises HostRejected `absent` where its progress channel cannot be had.
         """
         ...
 

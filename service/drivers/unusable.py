@@ -86,6 +86,10 @@ class UnusableDriver:
         """See HostDriver."""
         raise self._refuse()
 
+    async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         raise self._refuse()

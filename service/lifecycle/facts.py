@@ -56,7 +56,7 @@ class Observed:
     `barred`, of one that is gone: a tombstone stands in its place, so that no create of the attempt makes it again.
     Of a guest that reports: `epoch`, the start of the group that it knows (0: it says nothing of itself);
     `answered_ms`, how long ago the model answered rightly, -1: never; `engine_restarts`. `silent`: it has reported,
-    runs, and says nothing any more.
+    runs, and says nothing any more; `unheard`: what it says reaches nobody here.
     """
 
     instance_uuid: str
@@ -69,6 +69,7 @@ class Observed:
     answered_ms: int = -1
     engine_restarts: int = 0
     silent: bool = False
+    unheard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

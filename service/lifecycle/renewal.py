@@ -15,6 +15,7 @@ from service.lifecycle.members import LAUNCHING, S, each, outdated
 from service.lifecycle.moving import go_over
 
 BEHIND = "it does not know the group's present start yet"
+UNHEARD = "its guest cannot be heard: its host refuses the progress channel"
 FURTHEST = 1_000
 """By how many starts a guest may be ahead of the database at most."""
 ANSWERS_APART_MS = 10_000
@@ -60,6 +61,8 @@ def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     """The member with what its guest says of itself, and since when it says nothing."""
     if fact.observation not in (Observation.EXECUTING, Observation.READY, Observation.UNREADY):
         return replace(member, silent_since=0) if fact.observation in _NOT_RUNNING else member
+    if member.reason in ("", UNHEARD) and member.status in (S.BOOTING, S.RUNNING):
+        member = replace(member, reason=UNHEARD if fact.unheard else "")
     silent_since = (member.silent_since or now) if fact.silent else 0
     if not fact.epoch or fact.silent:
         return replace(member, silent_since=silent_since)

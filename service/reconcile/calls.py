@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.domain.catalog import version_key
 from service.domain.environment import SecretUnavailable, referred
@@ -24,6 +24,7 @@ from service.drivers.base import (
     MachineIdentity,
     MachineSpec,
     MachineState,
+    ObservedMachine,
     UuidTaken,
 )
 from service.failpoints import failpoint
@@ -68,6 +69,7 @@ BUDGET_SECONDS: Mapping[type, float] = {
 }
 POLL_AGE = 0.5
 ENTOMB_SECONDS = 10.0
+HEAR_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -293,8 +295,23 @@ class MemberCalls:
         if machine is None or paused:
             machine = await monitor.observe(identity)
         if machine is not None and machine.state is not MachineState.TOMBSTONE:
-            return sight.seen(member, machine)
+            return sight.seen(member, await self._heard(monitor, identity, machine))
         return await self._absent(monitor, group, member, identity, "its machine is gone from the host")
+
+    async def _heard(
+        self, monitor: HostMonitor, identity: MachineIdentity, machine: ObservedMachine
+    ) -> ObservedMachine:
+        """The machine, once its guest is heard here where it was not for long: the group is this worker's, and an older
+        connection, or a replica that looks after the group no more, may still hold what it says. As it is where its
+        guest cannot be heard at all."""
+        if not machine.state.executing or machine.unheard_seconds <= sight.UNHEARD_SECONDS:
+            return machine
+        try:
+            await monitor.driver.hear(identity, budget_seconds=HEAR_SECONDS)
+        except HostRejected as error:
+            logger.warning("machine %s: %s %s", identity.machine_uuid, error.public, error.detail)
+            return machine
+        return replace(machine, unheard_seconds=0.0)
 
     def _trouble(
         self, monitor: HostMonitor, member: Instance, effect: MemberEffect, error: DriverError, sends: Sends

@@ -14,6 +14,10 @@ READY = "ready"
 SILENT_SECONDS = 15.0
 """After so long without a word a guest that counts its looks, two a second, hangs."""
 
+UNHEARD_SECONDS = 30.0
+"""A progress channel that is refused for longer is taken from whoever reads it: libvirtd gives up a silent client
+within that time, and one that lives may be another replica, which had its turn."""
+
 _OBSERVATION: Mapping[MachineState, Observation] = {
     MachineState.PAUSED: Observation.PAUSED,
     MachineState.RUNNING: Observation.EXECUTING,
@@ -33,10 +37,12 @@ def let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
 def _said(member: Instance, report: GuestReport) -> Observed:
     """What a guest's newest report says of a member that executes, and why it does not serve where it did.
 
-    What it once said is not true for ever: one that counts its looks and has fallen silent hangs.
+    What it once said is not true for ever: one that counts its looks and has fallen silent hangs. It is silent only
+    where it would have been heard.
     """
-    age = time.monotonic() - report.received_at
-    silent = age >= SILENT_SECONDS and report.count > 0
+    now = time.monotonic()
+    age = now - report.received_at
+    silent = now - max(report.received_at, report.heard_since) >= SILENT_SECONDS and report.count > 0
     said = Observed(
         member.uuid,
         member.attempt,
@@ -66,8 +72,11 @@ def seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     if observation is None:
         return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)
     reason = ""
-    if machine.report is not None and observation is Observation.EXECUTING:
-        return (_said(member, machine.report),)
+    if observation is Observation.EXECUTING:
+        said = Observed(member.uuid, member.attempt, observation)
+        if machine.report is not None:
+            said = _said(member, machine.report)
+        return (replace(said, unheard=machine.unheard_seconds > UNHEARD_SECONDS),)
     if observation is Observation.PAUSED:
         reason = machine.why
     if observation is Observation.HALTED:

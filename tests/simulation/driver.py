@@ -177,6 +177,10 @@ class FaultyDriver:
         uuid = identity.machine_uuid
         await self._network.call("tell", budget_seconds, lambda _late: self._host.tell(uuid, epoch), identity)
 
+    async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver: every replica hears these guests."""
+        await self._network.call("hear", budget_seconds, lambda _late: None)
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Its machines have no definition beside themselves."""
         await self._network.call("define", budget_seconds, lambda _late: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -90,6 +91,7 @@ class Channel:
         self._lines = Lines()
         self._lock = threading.Lock()
         self.open = True
+        self.since = time.monotonic()
 
     def start(self) -> None:
         """Begins to listen."""
@@ -171,13 +173,22 @@ class Channels:
         self._lock = threading.Lock()
         self._channels: dict[str, Channel] = {}
         self._reports: dict[str, GuestReport] = {}
-        self._refused: set[str] = set()
+        self._refused: dict[str, float] = {}  # since when, in s of the monotonic clock
         self._ending: set[str] = set()
 
     def report(self, machine_uuid: str) -> GuestReport | None:
         """The newest report, or None."""
         with self._lock:
-            return self._reports.get(machine_uuid)
+            report, channel = self._reports.get(machine_uuid), self._channels.get(machine_uuid)
+        if report is None:
+            return None
+        return replace(report, heard_since=channel.since if channel is not None and channel.open else math.inf)
+
+    def unheard_seconds(self, machine_uuid: str) -> float:
+        """For how long the channel has been refused; 0 where it was not, or has opened since."""
+        with self._lock:
+            since = self._refused.get(machine_uuid)
+        return 0.0 if since is None else time.monotonic() - since
 
     def listening(self, machine_uuid: str) -> bool:
         """Whether a channel of the machine is open."""
@@ -185,14 +196,17 @@ class Channels:
             channel = self._channels.get(machine_uuid)
             return channel is not None and channel.open
 
-    def listen(self, connection: Any, domain: Any, machine_uuid: str, name: str, *, take_over: bool) -> bool:
+    def listen(
+        self, connection: Any, domain: Any, machine_uuid: str, name: str, *, take_over: bool, new_run: bool = False
+    ) -> bool:
         """Opens the channel unless it is open. False where it cannot be had.
 
-        `take_over`: end another client's hold of it. Only one can read a channel at a time.
+        `take_over`: end another client's hold of it. Only one can read a channel at a time. `new_run`: whoever hung up
+        did so for the run before this one.
         """
         if self.listening(machine_uuid):
             return True
-        if not take_over and self._is_ending(machine_uuid):
+        if not new_run and self._is_ending(machine_uuid):
             return False
         stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
         flags = libvirt.VIR_DOMAIN_CHANNEL_FORCE if take_over else 0
@@ -205,8 +219,8 @@ class Channels:
             return False
         with self._lock:
             self._channels[machine_uuid] = channel
-            self._refused.discard(machine_uuid)
-            if take_over:
+            self._refused.pop(machine_uuid, None)
+            if new_run:
                 self._ending.discard(machine_uuid)
         if self._is_ending(machine_uuid):  # since it was asked above
             self.hang_up(machine_uuid)
@@ -242,7 +256,7 @@ class Channels:
         """Warn once for each machine: it is tried again at every listing, and without it a member is not seen ready."""
         with self._lock:
             level = logging.DEBUG if machine_uuid in self._refused else logging.WARNING
-            self._refused.add(machine_uuid)
+            self._refused.setdefault(machine_uuid, time.monotonic())
         _log.log(level, "the progress channel of machine %s cannot be read: %s", machine_uuid, describe(error))
 
     def _received(self, machine_uuid: str, report: GuestReport) -> None:
@@ -259,13 +273,13 @@ class Channels:
         self.hang_up(machine_uuid)
         with self._lock:
             self._reports.pop(machine_uuid, None)
-            self._refused.discard(machine_uuid)
+            self._refused.pop(machine_uuid, None)
             self._ending.discard(machine_uuid)
 
     def keep_only(self, machine_uuids: set[str]) -> None:
         """Drops everything of machines that are not there any more."""
         with self._lock:
-            gone = (self._channels.keys() | self._reports.keys() | self._refused | self._ending) - machine_uuids
+            gone = (self._channels.keys() | self._reports.keys() | self._refused.keys() | self._ending) - machine_uuids
         for machine_uuid in gone:
             self.forget(machine_uuid)
 

@@ -214,17 +214,22 @@ class LibvirtDriver(HostDriver):
         """See HostDriver. Takes the progress channel over from whoever reads it."""
         check_identity(identity)
         whole = Work(budget_seconds)
-        await self._read("listen", lambda _work, connection: self._listen(connection, identity), whole.remaining)
+        await self._read(
+            "listen", lambda _work, connection: self._listen(connection, identity, new_run=True), whole.remaining
+        )
         return await self._act(
             "resume", lambda work, connection: self._machines.resume(work, connection, identity), whole.remaining
         )
 
-    def _listen(self, connection: Any, identity: MachineIdentity, *, take_over: bool = True) -> None:
-        """A guest without the channel runs all the same, and reports nothing."""
+    def _listen(self, connection: Any, identity: MachineIdentity, *, new_run: bool = False) -> bool:
+        """Takes the channel over from whoever reads it. False where there is one and it cannot be had; a guest without
+        it runs all the same, and reports nothing."""
         seen = self._inventory.find(connection, identity)
         tag = None if seen is None else seen.record.machine_of(self._cluster)
-        if seen is not None and tag is not None and seen.active and tag.progress_channel:
-            self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=take_over)
+        if seen is None or tag is None or not seen.active or not tag.progress_channel:
+            return True
+        name = tag.progress_channel
+        return self._channels.listen(connection, seen.domain, seen.machine_uuid, name, take_over=True, new_run=new_run)
 
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
@@ -263,10 +268,20 @@ class LibvirtDriver(HostDriver):
         check_identity(identity)
 
         def tell(work: Work, connection: Any) -> None:
-            self._listen(connection, identity, take_over=False)
+            self._listen(connection, identity)
             self._channels.tell(work, identity.machine_uuid, text)
 
         await self._read("tell", tell, budget_seconds)
+
+    async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        check_identity(identity)
+
+        def hear(_work: Work, connection: Any) -> None:
+            if not self._listen(connection, identity):
+                raise HostRejected("absent", "the guest's progress channel cannot be read")
+
+        await self._read("hear", hear, budget_seconds)
 
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""

@@ -71,6 +71,7 @@ class Machines:
             state=self._inventory.machine_state(seen, tag.kind),
             spec_hash=tag.spec_hash,
             report=self._channels.report(seen.machine_uuid),
+            unheard_seconds=self._channels.unheard_seconds(seen.machine_uuid) if seen.active else 0.0,
             generation=tag.generation,
             resources=seen.record.held,
             name=seen.record.name,

@@ -132,6 +132,10 @@ class SimulatedDriver:
         self.host.tell(identity, int(json.loads(text).get("epoch", 0)))
         self._hint(identity)
 
+    async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver: a simulated guest is heard by everybody."""
+        await self._call(budget_seconds)
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Its machines have no definition beside themselves."""
         await self._call(budget_seconds)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from service.domain.catalog import Image
 from service.drivers.base import MachineSpec, MachineState, ObservedMachine
 from service.drivers.libvirt.driver import LibvirtDriver
-from tests.integration.libvirt.support import guest_documents
+from tests.integration.libvirt.support import driver_for, guest_documents
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.service.drivers.libvirt.machines import bridged, identity, specification
@@ -97,6 +99,7 @@ async def test_a_group_comes_up_over_two_hosts_and_stops_in_order(
     assert again.report is not None
     assert again.report.stage == "ready"
 
+    await taken_over(hosts[1], drivers[1], worker)
     await asyncio.gather(
         drivers[0].shutdown(head.identity, budget_seconds=BUDGET),
         drivers[1].shutdown(worker.identity, budget_seconds=BUDGET),
@@ -116,6 +119,26 @@ async def test_a_group_comes_up_over_two_hosts_and_stops_in_order(
     for driver, spec in zip(drivers, (head, worker), strict=True):
         await driver.remove(spec.identity, budget_seconds=BUDGET)
         assert await driver.list_volumes(budget_seconds=BUDGET) == ()
+
+
+async def taken_over(hypervisor: Hypervisor, holder: LibvirtDriver, spec: MachineSpec) -> None:
+    """While one client reads a guest's channel, another is refused, and knows it; it hears the guest once it takes the
+    channel over, and the first one does not take that for the guest's silence."""
+    other = driver_for(hypervisor)
+    try:
+        refused = await until(other, spec, lambda seen: seen.unheard_seconds > 0, "refused")
+        assert refused.report is None
+        await other.hear(spec.identity, budget_seconds=BUDGET)
+        heard = await until(other, spec, at_stage("ready"), "heard by the other")
+        assert heard.unheard_seconds == 0
+        told_off = await until(holder, spec, lambda seen: seen.unheard_seconds > 0, "told that it is deaf")
+        assert told_off.report is not None
+        assert told_off.report.heard_since == math.inf
+    finally:
+        await other.close()
+    since = time.monotonic()
+    await holder.hear(spec.identity, budget_seconds=BUDGET)
+    await until(holder, spec, lambda seen: seen.report is not None and seen.report.received_at > since, "heard again")
 
 
 async def joined_health(lab: Lab, address: str, joined: int) -> Any:

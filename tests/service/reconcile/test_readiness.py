@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import replace
 
@@ -10,18 +11,23 @@ import pytest
 
 from service.domain.events import Event
 from service.domain.groups import DeployRequest, Group, GroupStatus, InstanceStatus
-from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
-from service.drivers.simulated import SimulatedHost
+from service.drivers.base import GuestReport, HostRejected, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.simulated import SimulatedDriver, SimulatedHost
 from service.lifecycle.facts import Observation, Observed
-from service.reconcile.sight import SILENT_SECONDS, seen
+from service.lifecycle.renewal import UNHEARD
+from service.reconcile.sight import SILENT_SECONDS, UNHEARD_SECONDS, seen
 from tests.support.builders import group, host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
 
 
-def observation(status: InstanceStatus, stage: str, *, age: float = 0.0, count: int = 1) -> tuple[Observation, str]:
-    """What is made of a machine that executes and whose guest's newest report is so old."""
+def observation(
+    status: InstanceStatus, stage: str, *, age: float = 0.0, count: int = 1, heard_for: float = math.inf
+) -> tuple[Observation, str]:
+    """What is made of a machine that executes and whose guest's newest report is so old. `heard_for`: s in which it
+    would have been heard."""
     member = replace(group(1).instances[0], status=status)
-    report = GuestReport(stage, "why", 1, "", time.monotonic() - age, count)
+    now = time.monotonic()
+    report = GuestReport(stage, "why", 1, "", now - age, count, heard_since=now - heard_for)
     identity = MachineIdentity("c", member.group_uuid, member.uuid, 1)
     (fact,) = seen(member, ObservedMachine(identity, identity.machine_uuid, MachineState.RUNNING, "", report))
     assert isinstance(fact, Observed)
@@ -36,6 +42,9 @@ def test_a_last_word_is_not_true_for_ever() -> None:
     assert "has said nothing for 15 s" in why
     assert observation(booting, "ready", age=SILENT_SECONDS + 1)[0] is Observation.EXECUTING
     assert observation(running, "ready", age=1_000, count=0)[0] is Observation.READY, "it never counted"
+    for heard_for in (0.0, -math.inf):
+        unheard = observation(running, "ready", age=1_000, heard_for=heard_for)
+        assert unheard[0] is Observation.READY, "nobody listened: that is no silence"
     assert observation(running, "degraded") == (Observation.UNREADY, "its guest says degraded: why")
     assert observation(booting, "degraded")[0] is Observation.EXECUTING
 
@@ -67,3 +76,40 @@ async def test_a_group_whose_model_answers_wrongly_is_degraded_and_says_why(monk
         driver._hint(machine.identity)
         well = await reached(plane, made.uuid, GroupStatus.RUNNING)
         assert (well.instances[0].reason, well.instances[0].attempt) == ("", 1)
+
+
+@pytest.mark.asyncio
+async def test_a_member_that_another_client_hears_is_heard_here_and_one_that_nobody_can_hear_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with control_plane(hosts=[host(1)], size={"cpu": "8"}) as plane:
+        made = (await plane.deploy(DeployRequest(spec(1))))[-1].group
+        assert made is not None
+        driver = plane.drivers[made.instances[0].host_uuid]
+        (machine,) = driver.host.machines.values()
+        as_it_is, refused, asked = SimulatedHost.seen, True, 0
+
+        def seen_unheard(of: SimulatedHost, m: object) -> ObservedMachine:
+            long = UNHEARD_SECONDS + 1 if refused else 0.0
+            return replace(as_it_is(of, m), report=None, unheard_seconds=long)  # type: ignore[arg-type]
+
+        async def hear(_driver: SimulatedDriver, _identity: MachineIdentity, *, budget_seconds: float) -> None:
+            nonlocal asked
+            asked += 1
+            if asked < 3:
+                raise HostRejected("absent", "the guest's progress channel cannot be read")
+
+        monkeypatch.setattr(SimulatedHost, "seen", seen_unheard)
+        monkeypatch.setattr(SimulatedDriver, "hear", hear)
+
+        async def reason(words: str) -> Group:
+            async with asyncio.timeout(60):
+                while (now := await plane.groups.get(CALLER, made.uuid)).instances[0].reason != words:
+                    driver._hint(machine.identity)
+                    await asyncio.sleep(0.01)
+            return now
+
+        told = await reason(UNHEARD)
+        assert told.status is GroupStatus.RUNNING, "that nobody hears it does not say that it is unwell"
+        assert (await reason("")).instances[0].attempt == 1
+        assert asked >= 3, "it was taken over from whoever read it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import libvirt
@@ -202,7 +203,8 @@ def test_who_hangs_up_ends_the_stream_at_once_and_listens_again_only_to_the_next
     host = Host(Stream([]))
     assert not channels.listen(host, host, "m", "channel", take_over=False)
     assert host.flags == []
-    assert channels.listen(host, host, "m", "channel", take_over=True)
+    assert not channels.listen(host, host, "m", "channel", take_over=True)
+    assert channels.listen(host, host, "m", "channel", take_over=True, new_run=True)
     channels.hang_up("m")
     channels.forget("m")
     assert channels.listen(host, host, "m", "channel", take_over=False)
@@ -267,6 +269,39 @@ def test_a_refused_channel_is_told_aloud_once_until_it_opens_or_its_machine_goes
     assert [told(), told()] == [1, 0]
     channels.keep_only(set())
     assert told() == 1
+
+
+def test_how_long_a_channel_was_refused_is_known_until_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels, times = Channels(lambda _machine: None), [200.0]
+    monkeypatch.setattr("service.drivers.libvirt.channels.time.monotonic", lambda: times[-1])
+    host = Host(Stream([]), refuses=True)
+    assert channels.unheard_seconds("m") == 0
+    assert not channels.listen(host, host, "m", "channel", take_over=False)
+    times.append(207.0)
+    assert not channels.listen(host, host, "m", "channel", take_over=False)
+    assert channels.unheard_seconds("m") == 7
+    host.refuses = False
+    assert channels.listen(host, host, "m", "channel", take_over=True)
+    assert channels.unheard_seconds("m") == 0
+
+
+def test_a_report_tells_since_when_its_guest_would_have_been_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.drivers.libvirt.channels.time.monotonic", lambda: 50.0)
+    channels, stream, _ = listened([line() + b"\n"])
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+
+    def since() -> float:
+        report = channels.report("m")
+        assert report is not None
+        return report.heard_since
+
+    assert since() == 50
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_HANGUP, None)
+    assert since() == math.inf
+    monkeypatch.setattr("service.drivers.libvirt.channels.time.monotonic", lambda: 90.0)
+    host = Host(Stream([]))
+    assert channels.listen(host, host, "m", "channel", take_over=False)
+    assert since() == 90
 
 
 def test_a_guest_that_never_stops_does_not_keep_the_event_thread() -> None:
