@@ -36,7 +36,7 @@ from service.store import clock as database_clock
 from service.store import events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.transactions.changes import apply
+from service.transactions.changes import apply, time_lost
 
 S = InstanceStatus
 
@@ -154,6 +154,8 @@ class Evacuation:
             require_etag("host", host, etag)
             if host.status is not HostStatus.DISCONNECTED:
                 raise WrongState(f"host {host.name}", host.status.value, "a host that does not answer")
+            if host.name in ownership.ahead(connection):
+                time_lost(connection, database_clock.now(connection))
             touched[:] = self._empty(connection, host, Fenced(uuid))
             ownership.off(connection, uuid)
             audited(connection, caller, "FenceHost", uuid, "", self._clock())

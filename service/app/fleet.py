@@ -31,11 +31,11 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import addresses, claims, clock, fleet, groups, schema, settings, usage
+from service.store import addresses, claims, clock, fleet, groups, ownership, schema, settings, usage
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
-from service.transactions.changes import apply
+from service.transactions.changes import apply, time_lost
 
 if TYPE_CHECKING:
     from placement.modes.capacity import Room
@@ -230,6 +230,8 @@ class Fleet(Zones, Clusters):
             load = fleet.loads(connection, [uuid])[uuid]
             if load.members or load.stale_claims:
                 raise WrongState(f"host {host.name}", carries(load), "a host without members and claims: drain it")
+            if host.name in ownership.ahead(connection):
+                time_lost(connection, clock.now(connection))
             fleet.delete_host(connection, host, now)
             audited(connection, caller, "RemoveHost(force)" if force else "RemoveHost", uuid, "", now)
 

@@ -192,6 +192,12 @@ class ClockLeapt:
     by_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class TimeLost:
+    """The database was an older copy, and goes on by its operator's word: what was over by the time that it lost was
+    never waited for."""
+
+
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
 MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
 Fact = (
@@ -204,6 +210,7 @@ Fact = (
     | StopAsked
     | Ticked
     | ClockLeapt
+    | TimeLost
     | Evicted
     | Kept
     | Fenced

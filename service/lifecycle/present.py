@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain.groups import Group, Instance
+from service.lifecycle.members import S
 from service.lifecycle.moving import longest_move
 from service.lifecycle.settling import RETRY_MOST_MS
 
@@ -51,6 +52,32 @@ def carried_on(group: Group, by_ms: int) -> Group:
             for member in group.instances
         ),
     )
+
+
+def begun_anew(group: Group, now: int) -> Group:
+    """The group of a database that has lost the time up to now: a boot, a live move, a group's own deadline that passed
+    in it counts from now, whole, and so does a silence. Whoever was to end may be ended at once."""
+    return replace(
+        group,
+        running_since=now if group.running_since else 0,
+        deadline_at=_anew(group.deadline_at, now, group.spec.deadline_ms),
+        instances=tuple(
+            replace(
+                member,
+                deadline_at=_anew(member.deadline_at, now, member.boot_timeout_ms)
+                if member.status in (S.BOOTING, S.CREATED)
+                else member.deadline_at,
+                move_deadline_at=_anew(member.move_deadline_at, now, longest_move(member)),
+                unknown_since=now if member.unknown_since else 0,
+                silent_since=now if member.silent_since else 0,
+            )
+            for member in group.instances
+        ),
+    )
+
+
+def _anew(at: int, now: int, whole: int) -> int:
+    return now + whole if whole and 0 < at <= now else at
 
 
 def _later(at: int, by_ms: int) -> int:

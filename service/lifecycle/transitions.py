@@ -39,6 +39,7 @@ from service.lifecycle.facts import (
     StopAsked,
     StopRequested,
     Ticked,
+    TimeLost,
 )
 from service.lifecycle.members import (
     AT_REST,
@@ -69,7 +70,7 @@ from service.lifecycle.moving import (
     stay,
     wish,
 )
-from service.lifecycle.present import carried_on, held_to_present
+from service.lifecycle.present import begun_anew, carried_on, held_to_present
 from service.lifecycle.renewal import BEHIND, caught_up, heard, not_ready, renewed
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
@@ -371,10 +372,6 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     return each(group, expire)
 
 
-def _clock_leapt(group: Group, fact: ClockLeapt, now: int) -> Group:
-    return carried_on(group, fact.by_ms)
-
-
 _APPLY: Mapping[type, Callable[..., Group]] = {
     Placed: _placed,
     NotPlaced: _not_placed,
@@ -395,5 +392,6 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     MoveAborted: _move_aborted,
     Moved: _moved,
     Ticked: _ticked,
-    ClockLeapt: _clock_leapt,
+    ClockLeapt: lambda group, fact, _now: carried_on(group, fact.by_ms),
+    TimeLost: lambda group, _fact, now: begun_anew(group, now),
 }

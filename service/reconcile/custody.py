@@ -11,9 +11,10 @@ from service.domain.ownership import HostRecord, Installation, OwnerMark, Standi
 from service.drivers.base import DriverError, HostDriver, HostFacts, ObservedMachine
 from service.errors import AlreadyExists, Unavailable
 from service.reconcile.holding import hold_unknown
-from service.store import ownership
+from service.store import clock, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.transactions import changes
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Custody:
         if verdict.usable:
             verdict = await self._mark(found, record)
         elif record.claim_ordered and not record.twin:  # nobody's word makes two hosts of one machine
-            verdict = await self._take_over(found)
+            verdict = await self._take_over(found, lost_time=record.ahead or verdict.standing is Standing.AHEAD)
         if verdict.standing is Standing.AHEAD:
             if not record.ahead:
                 await self.store.write(lambda c: ownership.set_ahead(c, host.uuid))
@@ -173,10 +174,16 @@ class Custody:
         stands = await found.driver.leave_mark(mark, budget_seconds=MARK_SECONDS)
         return (await self._judged(found, stands))[1]
 
-    async def _take_over(self, found: _Found) -> Verdict:
-        """An operator's word: the host is this database's, and what it has seen is to be taken for known."""
+    async def _take_over(self, found: _Found, *, lost_time: bool) -> Verdict:
+        """An operator's word: the host is this database's, and what it has seen is to be taken for known.
+
+        `lost_time`: the database is an older copy.
+        """
         host, facts = found.host, found.facts
         logger.warning("host %s: claimed for this database by its operator's word", host.name)
+        if lost_time:
+            # While it was ahead nobody was given up for a time that passed: none that passed counts afterwards.
+            await self.store.write(lambda c: changes.time_lost(c, clock.now(c)))
         own = facts.mark is not None and facts.mark.database == self.installation.database
         seen = max(found.newest_machine, facts.mark.generation if facts.mark is not None and own else 0)
 

@@ -10,6 +10,7 @@ from service.drivers.base import MachineIdentity
 from service.errors import CorralError
 from service.reconcile.context import WorkerContext
 from service.reconcile.monitor import HostMonitor
+from service.reconcile.patience import Patience
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, REST_MS, DatabaseTime, GroupWorker
 from service.store import clock, groups, ownership, waits
@@ -49,6 +50,7 @@ class Reconciler:
         self._stopping = False
         self._held_to_present = False
         self._clock_differs = False
+        self._looks_since: tuple[int, int] | None = None
 
     @property
     def monitors(self) -> Mapping[str, HostMonitor]:
@@ -190,8 +192,13 @@ class Reconciler:
         self._context.custody.tell(ahead)
         self._hinted.difference_update(hinted)
         self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
+        steady = int(asked_at * 1000)
+        if self._looks_since is None:
+            self._looks_since = now, steady
         for uuid, epoch in taken:
-            self._work(uuid, epoch, DatabaseTime(now, asked_at), hinted=uuid in hinted)
+            # Those whose owner left them behind have been looked at by nobody.
+            patience = Patience(now, steady) if uuid in left else Patience(*self._looks_since)
+            self._work(uuid, epoch, DatabaseTime(now, asked_at), patience, hinted=uuid in hinted)
 
     def _look_at_clock(self, now: int, asked_at: float) -> None:
         """Notice that the database's clock was set, or that this process's own says something else."""
@@ -227,8 +234,8 @@ class Reconciler:
             self._context.metrics.times_held.labels(kind).inc(count)
             logger.warning("%d times (%s) lay further ahead than they are ever set: the clock was ahead", count, kind)
 
-    def _work(self, uuid: str, epoch: int, taken: DatabaseTime, *, hinted: bool) -> None:
-        worker = GroupWorker(self._context, uuid, epoch, taken.read + LEASE_MS, taken, all_hinted=hinted)
+    def _work(self, uuid: str, epoch: int, taken: DatabaseTime, patience: Patience, *, hinted: bool) -> None:
+        worker = GroupWorker(self._context, uuid, epoch, taken.read + LEASE_MS, taken, hinted, patience)
         with logs.about(group=uuid):  # in every line of its work
             task = asyncio.create_task(worker.run(), name=f"group {uuid}")
         self._workers[uuid] = worker

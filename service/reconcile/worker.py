@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from service.domain.groups import Group, GroupPhase
 from service.errors import InvariantViolation, NoCapacity, NotFound, QuotaExceeded, Unavailable, Unsatisfiable
 from service.failpoints import failpoint
-from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, Tell, effects, next_deadline
+from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, Tell, effects
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
-from service.lifecycle.present import held_to_present
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
+from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
 from service.store import audit, clock, groups
 from service.store.connection import Connection
@@ -82,6 +82,7 @@ class GroupWorker:
     lease_until: int
     time: DatabaseTime
     all_hinted: bool = False
+    patience: Patience = field(default_factory=Patience)
     _slots: dict[str, Slot] = field(default_factory=dict)
     _sends: Sends = field(default_factory=Sends)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -260,21 +261,23 @@ class GroupWorker:
         """
         facts: list[Fact] = []
         older = self.context.custody.held or self._waits_for_hosts()
-        deadline = next_deadline(group)
-        if not older and ((deadline and now >= deadline) or held_to_present(group, now) is not group):
+        steady = self._steady()
+        if older:
+            self.patience.anew(now, steady)
+        elif self.patience.judges(group, now, steady):
             facts.append(Ticked())
         for host_uuid in sorted({m.host_uuid for m in group.instances if m.host_uuid and m.status in PLACED}):
             monitor = self.context.monitors.get(host_uuid)
             if monitor is None or not monitor.settled:
                 continue  # right after a start, or after another replica took the host in, nobody knows yet
-            silent = monitor.silent
             seated = [m for m in group.instances if m.host_uuid == host_uuid and m.status in PLACED]
             if older and not all(m.was_resumed for m in seated):
                 continue
-            if silent and any(not m.unknown_since for m in seated):
+            if monitor.silent and any(not m.unknown_since for m in seated):
                 facts.append(HostSilent(host_uuid))
-            elif not silent and any(m.unknown_since for m in seated):
+            elif not monitor.silent and any(m.unknown_since for m in seated):
                 facts.append(HostAnswers(host_uuid))
+                self.patience.anew(now, steady)
         return facts
 
     def _start(self, group: Group, now: int) -> None:
@@ -344,9 +347,7 @@ class GroupWorker:
         now, steady = self._now(), self._steady()
         times = [now + TICK_MS, self.lease_until - LEASE_MS + RENEW_MS]
         times += [now + s.not_before - steady for s in self._slots.values() if s.not_before > steady]
-        deadline = next_deadline(group)
-        if deadline:
-            times.append(deadline)
+        times += self.patience.ends(group, now, steady)
         if self._reload:
             return
         try:
@@ -362,8 +363,8 @@ class GroupWorker:
         if self._stopping:
             await self._give_back(self._now(), None)
             return True
-        waiting = any(not isinstance(e, Observe) for e in effects(group, self._now()))
-        if group.phase not in AT_REST or waiting or self._reload or self.hinted:
+        waiting = self._reload or self.hinted or any(not isinstance(e, Observe) for e in effects(group, self._now()))
+        if self.patience.left_ms(group, self._steady()) or group.phase not in AT_REST or waiting:
             return False
         failpoint("worker.resting")
         due_at = None if group.phase in FINAL else self._now() + REST_MS

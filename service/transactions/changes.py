@@ -10,7 +10,7 @@ from service.domain.fleet import HostState
 from service.domain.groups import Group, Instance, InstanceStatus, MoveStage
 from service.failpoints import failpoint
 from service.lifecycle import invariants
-from service.lifecycle.facts import Evicted, Fact, Moved
+from service.lifecycle.facts import Evicted, Fact, Moved, TimeLost
 from service.lifecycle.transitions import AT_REST, advance, released
 from service.store import addresses, claims, events, fleet, groups, ownership
 from service.store.connection import Connection
@@ -42,6 +42,18 @@ def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *,
             group = _moved_on(connection, group, fact, now)
     failpoint("change.decided")
     return commit(connection, before, group, ended, now)
+
+
+def time_lost(connection: Connection, now: int) -> None:
+    """The database was an older copy and goes on from now (ms): nothing of any group is over by the time that it lost.
+
+    For its own transaction, or the begin of one: it locks all groups that are not over.
+    """
+    touched = sorted(groups.unfinished(connection))
+    for uuid in touched:  # all locks first, so that the event counter's comes last
+        groups.load(connection, uuid, lock=True)
+    for uuid in touched:
+        apply(connection, uuid, [TimeLost()], now)
 
 
 def _moved_on(connection: Connection, group: Group, fact: Moved, now: int) -> Group:

@@ -14,7 +14,7 @@ from service.planning.translate import claimed
 from service.store import catalog, claims, clock, fleet, groups, ownership
 from service.store.addresses import keep_addresses
 from service.store.connection import Connection
-from service.transactions.changes import accepted, commit
+from service.transactions.changes import accepted, commit, time_lost
 from service.transactions.found_state import as_if_known
 from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
 from service.transactions.surveys import Survey
@@ -108,6 +108,8 @@ def settle_identity(
         seen = frozenset(looked_at)
         unseen = set(fleet.hosts(connection)) - seen if plan.above else ()
         ownership.all_known(connection, seen, unseen)
+        if plan.above:
+            time_lost(connection, now)
 
 
 def _bare(group: Group) -> Group:

@@ -57,6 +57,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
     "service.lifecycle.effects",
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
+PATIENCE = "service.reconcile.patience"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
 FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
@@ -306,8 +307,8 @@ PLANTS: tuple[Plant, ...] = (
         "            if not self._held_to_present:\n                await self._hold_to_present()\n", "", theme="clock"),
     one("a group waits for its own times of a clock that was ahead", LIFECYCLE,
         "    group = held_to_present(group, now)\n", "",
-        Edit(WORKER, "((deadline and now >= deadline) or held_to_present(group, now) is not group):\n",
-             "(deadline and now >= deadline):\n"), theme="clock"),
+        Edit(PATIENCE, "        return 0 < deadline <= now or held_to_present(group, now) is not group\n",
+             "        return 0 < deadline <= now\n"), theme="clock"),
     one("a clock that leaps ahead ends the leases of those who live", MANAGER,
         "            leases = self._context.clock.lease_time(now, asked_at)\n", "            leases = now\n", theme="clock"),
     # --- events ---

@@ -194,6 +194,16 @@ async def test_a_backup_from_before_the_start_gives_up_nobody_for_time_or_silenc
         assert (found.failure, [(m.status.value, m.attempt) for m in found.instances]) == (None, [("Created", 1)])
         assert machines(there) == before
 
+        await claim(plane, 1)  # what passed in the time that the copy lost does not count after it either
+
+        async def runs_on() -> bool:
+            now = await plane.groups.get(CALLER, group.uuid)
+            assert now.failure is None
+            return [(m.status.value, m.attempt) for m in now.instances] == [("Running", 1)]
+
+        await until(runs_on)
+        assert machines(there) == before
+
 
 async def counted(plane: ControlPlane, number: int, cpus: int) -> bool:
     """Whether so many vCPUs count as used by others than this database's members."""

@@ -1,0 +1,38 @@
+"""What passed while nobody looked is looked at before it is judged."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from service.domain.groups import DeployRequest
+from tests.service.reconcile.test_custody import ONE, hosts_of, machines, until
+from tests.support.builders import spec
+from tests.support.control_plane import CALLER, control_plane
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_boot_that_ended_while_no_service_ran_is_looked_at_before_its_deadline_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/corral.db"
+    async with control_plane(hosts=ONE, url=url) as plane:
+        group = (await plane.deploy(DeployRequest(spec(1))))[-1].group
+        assert group is not None
+        there = hosts_of(plane)
+        before = machines(there)
+    with closing(sqlite3.connect(tmp_path / "corral.db")) as database:  # it stopped in the middle of a boot
+        database.execute("UPDATE groups SET phase = 'booting', served = 0, deadline_at = 1, due_at = 0")
+        database.execute("UPDATE instances SET status = 'Booting', deadline_at = 1")
+        database.commit()
+    async with control_plane(hosts=ONE, url=url, there=there) as plane:
+
+        async def runs_on() -> bool:
+            now = await plane.groups.get(CALLER, group.uuid)
+            assert now.failure is None
+            return [(m.status.value, m.attempt) for m in now.instances] == [("Running", 1)]
+
+        await until(runs_on)
+        assert machines(there) == before
