@@ -18,7 +18,7 @@ from service.cli.follow_up import Detached, show
 from service.cli.listing import is_uuid, named, pages
 from service.cli.places import all_zones
 from service.cli.requests import BadRequestFile, Request, read_request
-from service.cli.view import GROUP_COLUMNS, choose_view, describe_placement
+from service.cli.view import GROUP_COLUMNS, cells_text, choose_view, describe_placement
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
 _PAGE = 500
@@ -101,7 +101,8 @@ def plan(session: Session, output: Output, documents: str | None, make_room: boo
     print(describe_placement(placement))
     for assignment in placement.assignments:
         takes = amounts_text(assignment.resources)
-        print(f"  {assignment.node_rank} {assignment.name} -> {assignment.host_name or assignment.host_uuid} ({takes})")
+        where = f"{assignment.host_name or assignment.host_uuid}{cells_text(assignment.numa_cells)}"
+        print(f"  {assignment.node_rank} {assignment.name} -> {where} ({takes})")
     for member in answer.documents:
         for name in sorted(member.documents):
             print(f"\n--- {member.node_rank} {member.name}: {name}\n{member.documents[name].rstrip()}")
@@ -138,7 +139,8 @@ def _plan_room(
         )
     print(describe_placement(answer.placement))
     for assignment in answer.placement.assignments:
-        print(f"  {assignment.node_rank} {assignment.name} -> {assignment.host_name or assignment.host_uuid}")
+        where = f"{assignment.host_name or assignment.host_uuid}{cells_text(assignment.numa_cells)}"
+        print(f"  {assignment.node_rank} {assignment.name} -> {where}")
     return errors.OK
 
 

@@ -27,6 +27,9 @@ _FLAGS = {
     "same_zone": "all members in one zone",
     "exclusive_hosts": "no other group's members on the hosts",
 }
+_NUMA = {
+    name.removeprefix("NUMA_POLICY_").lower(): number for name, number in placement_pb2.NumaPolicy.items() if number
+}
 _STRATEGIES = {
     name.removeprefix("PLACEMENT_STRATEGY_").lower().replace("_", "-"): number
     for name, number in placement_pb2.PlacementStrategy.items()
@@ -52,6 +55,8 @@ def options(function: Any) -> Any:
     for name, text in reversed(_NUMBERS.items()):
         option = click.option(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"Placement: {text}.")
         function = option(function)
+    told = "Placement: whether each member is pinned to one NUMA cell of its host."
+    function = click.option("--numa", type=click.Choice(sorted(_NUMA)), help=told)(function)
     told = "Placement: which one is better than another."
     return click.option("--strategy", type=click.Choice(sorted(_STRATEGIES)), help=told)(function)
 
@@ -62,6 +67,8 @@ def apply(options: Mapping[str, Any], request: Request) -> None:
     before = policy.SerializeToString(deterministic=True)
     if options["strategy"]:
         policy.strategy = _STRATEGIES[options["strategy"]]
+    if options["numa"]:
+        policy.numa = _NUMA[options["numa"]]
     for name in _NUMBERS:
         if options[name] is not None:
             setattr(policy, name, options[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -228,7 +229,7 @@ def describe_member(member: group_pb2.Instance) -> str:
     role = f" [{member.role}]" if member.role else ""
     parts = [f"{member.node_rank} {member.name}{role}: {member.status}"]
     if member.host_name or member.host_uuid:
-        parts.append(f"on {member.host_name or member.host_uuid}")
+        parts.append(f"on {member.host_name or member.host_uuid}{cells_text(member.numa_cells)}")
     if member.addresses:
         parts.append(f"at {', '.join(member.addresses)}")
     if member.attempt > 1:
@@ -238,6 +239,11 @@ def describe_member(member: group_pb2.Instance) -> str:
     if member.engine_restarts:
         parts.append(f"engine started again {member.engine_restarts} time(s)")
     return " ".join(parts) + (f" ({member.reason})" if member.reason else "")
+
+
+def cells_text(numbers: Sequence[int]) -> str:
+    """The NUMA cells that something is pinned to, behind the name of its host."""
+    return f" NUMA cell {', '.join(map(str, numbers))}" if numbers else ""
 
 
 def describe_group(group: group_pb2.InstanceGroup) -> str:

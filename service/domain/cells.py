@@ -11,7 +11,17 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from fractions import Fraction
+
+
+class NumaPolicy(StrEnum):
+    """Whether members are pinned to one NUMA cell of their host each."""
+
+    NONE = "none"  # they float over their hosts
+    PREFERRED = "preferred"  # pinned where the host that they are placed on has a cell with room for all of it
+    REQUIRED = "required"  # only placed where a cell has room for all of it
+
 
 PINNED = ("vcpu", "memory")
 """What cells have, and what a member that is pinned takes of its cells."""

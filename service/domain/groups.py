@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from placement.model import Explanation
+from service.domain.cells import NumaPolicy, with_cells
 from service.domain.fleet import GPU
 
 
@@ -197,7 +198,8 @@ class PlacementPolicy:
     `max_per_rack`, `max_per_zone`: 0 = no limit. `exclusive_hosts`: no other group's members on the chosen hosts.
     `max_racks`: in how many different ones the members are at most; 0 = any number.
     `min_hosts`, `min_racks`, `min_zones`: in how many different ones the members are at least; 0 = any number.
-    `spare_hosts`: how many empty hosts a placement leaves at least. What is `preferred_` is a wish: the sum of the
+    `spare_hosts`: how many empty hosts a placement leaves at least. `numa`: whether each member is pinned to one cell
+    of its host. What is `preferred_` is a wish: the sum of the
     missed ones' weights is made small before the strategy's objective is.
     """
 
@@ -219,6 +221,7 @@ class PlacementPolicy:
     preferred_anti_affinity: tuple[PreferredGroup, ...] = ()
     spare_hosts: int = 0
     max_racks: int = 0
+    numa: NumaPolicy = NumaPolicy.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +274,8 @@ class Instance:
     `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
     executed guest code. `unknown_since`: since when its host does not answer; 0 = it does. `joining`, `leaving`: of a
     scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
+    `cells`: the NUMA cells of its host that it is pinned to, `target_cells` of the host that it is moved to live; none:
+    it floats.
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
     `move_deadline_at`: it is given up then; 0 = it has not begun.
     `pauses`: how often its hypervisor stopped it in the middle of its work, the last time at `paused_at`; 0 = never.
@@ -312,6 +317,8 @@ class Instance:
     last_answer_at: int = 0
     engine_restarts: int = 0
     silent_since: int = 0
+    cells: tuple[int, ...] = ()
+    target_cells: tuple[int, ...] = ()
     created_at: int = 0
     updated_at: int = 0
 
@@ -348,7 +355,8 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Seat:
     """One member's place on a host, from the plan to the claim. `resources`: the vector that it claims there (`vcpu`
-    count, `memory` bytes, …); `attempt`: of the member, 0 in records of a version that did not keep it.
+    count, `memory` bytes, …); `cells`: NUMA cells of the host that it is pinned to, of which it claims its part as
+    well; `attempt`: of the member, 0 in records of a version that did not keep it.
 
     `machine_uuid`, and `address` and `mac` where the zone plans addresses, are set by the claim.
     """
@@ -364,6 +372,12 @@ class Seat:
     machine_uuid: str = ""
     address: str = ""
     mac: str = ""
+    cells: tuple[int, ...] = ()
+
+    @property
+    def claimed(self) -> dict[str, int]:
+        """All that it claims: of the host, and of its cells."""
+        return with_cells(self.resources, self.cells)
 
 
 @dataclass(frozen=True, slots=True)

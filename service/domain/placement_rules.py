@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from placement.reasons import Family
+from service.domain.cells import NumaPolicy
 from service.domain.groups import HostLabel, NodeSpec, PlacementPolicy
 from service.errors import FieldViolation
 
@@ -47,6 +48,7 @@ def fields_of(policy: PlacementPolicy) -> Mapping[Family, tuple[str, ...]]:
         Family.SPARE_HOSTS: {"spare_hosts": policy.spare_hosts},
         Family.LABELS: {"required_host_labels": policy.required_host_labels},
         Family.EXCLUSIVE: {"exclusive_hosts": policy.exclusive_hosts},
+        Family.NUMA: {"numa": policy.numa is NumaPolicy.REQUIRED},
     }
     found = {family: tuple(f"{PATH}.{n}" for n, value in fields.items() if value) for family, fields in said.items()}
     return {family: fields for family, fields in found.items() if fields}

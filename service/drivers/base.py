@@ -144,8 +144,9 @@ class MachineSpec:
     They may hold secrets: they reach the guest by volumes that only the hypervisor reads (mode 0600), and stand in no
     command line, definition, log or representation of this object.
     `spec_hash` stands in the machine's metadata, so that a changed spec is noticed. `host_name`: the guest's own.
-    `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices. `generation`: how far the
-    database had come, for the machine's metadata: a database that is older than its machines is noticed by it.
+    `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices. `cells`: NUMA cells of the
+    host that its processors and its memory are to be of, by the host's own numbers; none: of any. `generation`: how far
+    the database had come, for the machine's metadata: a database that is older than its machines is noticed by it.
     `record`: text of the metadata from which the machine's rows can be written again; each definition has the newest.
     """
 
@@ -162,6 +163,7 @@ class MachineSpec:
     generation: int = 0
     record: str = ""
     host_name: str = "guest"
+    cells: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

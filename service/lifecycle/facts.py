@@ -139,12 +139,13 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class MoveClaimed:
-    """Capacity for a member's live move to this host is being committed with this change."""
+    """Capacity for a member's live move to this host is being committed with this change; `cells`: as of a seat."""
 
     instance_uuid: str
     attempt: int
     host_uuid: str
     host_name: str
+    cells: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

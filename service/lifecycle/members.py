@@ -148,7 +148,19 @@ def unwished(member: Instance) -> Instance:
 
 def unmoved(member: Instance) -> Instance:
     """The member without any live move."""
-    return replace(member, move=MoveStage.NONE, target_host_uuid="", target_host_name="", move_deadline_at=0)
+    return replace(
+        member, move=MoveStage.NONE, target_host_uuid="", target_host_name="", target_cells=(), move_deadline_at=0
+    )
+
+
+def at_target(member: Instance) -> Instance:
+    """The member in the seat that its live move had for it."""
+    return replace(
+        unmoved(member),
+        host_uuid=member.target_host_uuid,
+        host_name=member.target_host_name,
+        cells=member.target_cells,
+    )
 
 
 def fence(member: Instance) -> Instance:
@@ -158,9 +170,7 @@ def fence(member: Instance) -> Instance:
     live may have arrived: it has to be seen gone from its target as well.
     """
     if member.target_host_uuid:
-        there = replace(
-            unmoved(member), host_uuid=member.target_host_uuid, host_name=member.target_host_name, unknown_since=0
-        )
+        there = replace(at_target(member), unknown_since=0)
         if member.status is S.REMOVING:
             return there
         return replace(there, status=S.EVICTING, reason="its host was powered off", stop_asked=True, deadline_at=0)
@@ -206,6 +216,7 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
         attempt=member.attempt + 1,
         host_uuid="",
         host_name="",
+        cells=(),
         machine_uuid="",
         address=member.address if keeps else "",
         mac=member.mac if keeps else "",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain.groups import Instance, InstanceStatus, MoveStage
-from service.lifecycle.members import S, enter, evict, unmoved, unwished
+from service.lifecycle.facts import MoveClaimed
+from service.lifecycle.members import S, at_target, enter, evict, unmoved, unwished
 
 MOVE_BASE_MS = 60_000
 MOVE_MS_PER_MIB = 10
@@ -42,17 +43,18 @@ def go_over(member: Instance, status: InstanceStatus, reason: str, now: int) -> 
     return enter(member, status, reason, now)
 
 
-def move_claimed(member: Instance, host_uuid: str, host_name: str, now: int) -> Instance:
+def move_claimed(member: Instance, fact: MoveClaimed, now: int) -> Instance:
     """The other host is claimed; from this commit on the machine may be on its way there."""
     if member.move is not MoveStage.WANTED or member.status is not S.RUNNING:
         return member
     return replace(
         member,
         move=MoveStage.GOING,
-        target_host_uuid=host_uuid,
-        target_host_name=host_name,
+        target_host_uuid=fact.host_uuid,
+        target_host_name=fact.host_name,
+        target_cells=fact.cells,
         move_deadline_at=now + longest_move(member),
-        reason=f"it is being moved live to {host_name}",
+        reason=f"it is being moved live to {fact.host_name}",
     )
 
 
@@ -78,9 +80,7 @@ def moved(member: Instance) -> Instance:
     """It is on its target, and nowhere else."""
     if not member.target_host_uuid:
         return member
-    arrived = replace(
-        unmoved(member), host_uuid=member.target_host_uuid, host_name=member.target_host_name, unknown_since=0
-    )
+    arrived = replace(at_target(member), unknown_since=0)
     return replace(arrived, reason="") if member.status is S.RUNNING else arrived
 
 

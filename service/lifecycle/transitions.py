@@ -154,6 +154,7 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
             machine_uuid=place.machine_uuid,
             address=place.address,
             mac=place.mac,
+            cells=place.cells,
             reason="",
         )
 
@@ -325,7 +326,7 @@ def _fenced(group: Group, fact: Fenced, now: int) -> Group:
 
 
 def _move_claimed(group: Group, fact: MoveClaimed, now: int) -> Group:
-    return _of_member(group, fact, lambda m: move_claimed(m, fact.host_uuid, fact.host_name, now))
+    return _of_member(group, fact, lambda m: move_claimed(m, fact, now))
 
 
 def _move_impossible(group: Group, fact: MoveImpossible, now: int) -> Group:

@@ -35,6 +35,7 @@ class _Known:
     host: Host
     seats: Sequence[Seated]
     sizes: Sequence[Size]
+    pinned: translate.Pinned
     seen: model.Host
 
 
@@ -104,17 +105,18 @@ def _changed(
     hosts = fleet.hosts(connection, some) if others else {}
     seated = claims.seated(connection, some) if others else {}
     sizes = claims.sizes(connection, some) if others else {}
+    pinned = claims.pinned(connection, some) if others else {}
     found = {
-        uuid: _Known(marks[uuid], host, seats, asked, translate.seen(host, seats, apart))
+        uuid: _Known(marks[uuid], host, seats, asked, here, translate.seen(host, seats, apart, pinned=here))
         for uuid in others
-        for host, seats in ((hosts[uuid], seated.get(uuid, ())),)
+        for host, seats, here in ((hosts[uuid], seated.get(uuid, ()), pinned.get(uuid, {})),)
         for asked in (() if host.bare_metal else sizes.get(uuid, ()),)  # what is claimed there is more than was asked
     }
     if before.apart != apart:
         regrouped = {uuid for uuid in {*before.apart, *apart} if before.apart.get(uuid) != apart.get(uuid)}
         for uuid, one in known.items():
             if uuid in marks and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
-                found[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart, before.graded))
+                found[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart, before.graded, one.pinned))
     return found
 
 
@@ -124,4 +126,5 @@ def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapsho
     sizes = catalogue_sizes(fleet.model_services(connection).values())
     for uuid, of_host in claims.sizes(connection).items():
         sizes.update(() if hosts[uuid].bare_metal else of_host)
-    return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection), sizes)
+    apart, pinned = groups.keeping_apart(connection), claims.pinned(connection)
+    return hosts, snapshot(hosts, claims.seated(connection), apart, sizes, pinned)

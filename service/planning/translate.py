@@ -26,7 +26,7 @@ from service.domain.groups import (
     Seat,
 )
 from service.errors import NoCapacity, Undecided, Unsatisfiable
-from service.planning import bare_metal, group_rules
+from service.planning import bare_metal, cells, group_rules
 from service.planning.devices import devices_given
 
 TYPE_LABEL = "corral.type"
@@ -36,6 +36,9 @@ MOST_FLAVOURS = 16
 UNDECIDED = "no placement was found in the time that the search had, and none was ruled out"
 ANY_GPU = "gpu"
 """All devices of a host together, as the planner counts them; no host can have a model without a name."""
+Pinned = Mapping[str, tuple[int, ...]]
+"""Instance -> the NUMA cells of its host that it is pinned to, of those that are."""
+_NONE_PINNED: Pinned = {}
 APART_LABEL = "corral.apart."
 """With a group's uuid after it: borne by members of groups that are to be apart from that group."""
 
@@ -87,13 +90,17 @@ def snapshot(
     seated: Mapping[str, Sequence[tuple[str, str, bool]]],
     apart: Mapping[str, frozenset[str]] | None = None,
     sizes: Mapping[Size, int] | None = None,
+    pinned: Mapping[str, Pinned] | None = None,
 ) -> Snapshot:
     """The fleet as the planner sees it. `seated`: host uuid -> (instance, group, exclusive) of everything claimed.
 
-    `apart`: group uuid -> groups that it is to be apart from. `sizes`: see `flavours`.
+    `apart`: group uuid -> groups that it is to be apart from. `sizes`: see `flavours`. `pinned`: of each host.
     """
     graded = bare_metal.grades(hosts.values())
-    seen_hosts = tuple(seen(host, seated.get(host.uuid, ()), apart or {}, graded) for host in hosts.values())
+    seen_hosts = tuple(
+        seen(host, seated.get(host.uuid, ()), apart or {}, graded, (pinned or {}).get(host.uuid, {}))
+        for host in hosts.values()
+    )
     return Snapshot(seen_hosts, flavours(sizes or {}, graded))
 
 
@@ -121,6 +128,7 @@ def seen(
     seats: Sequence[tuple[str, str, bool]],
     apart: Mapping[str, frozenset[str]],
     graded: Mapping[Size, int] | None = None,
+    pinned: Pinned = _NONE_PINNED,
 ) -> Host:
     """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above;
     `graded`: see `bare_metal.grades`."""
@@ -146,9 +154,15 @@ def seen(
         labels=_labels(host),
         schedulable=host.schedulable,
         members=tuple(
-            Member(id=instance, labels=_member_labels(group, apart), exclusive=exclusive)
+            Member(
+                id=instance,
+                labels=_member_labels(group, apart),
+                exclusive=exclusive,
+                cells=cells.positions(host, pinned.get(instance, ())),
+            )
             for instance, group, exclusive in seats
         ),
+        cells=cells.seen(host),
     )
 
 
@@ -195,6 +209,7 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
                 labels=labels,
                 host_labels=_host_labels(m.spec, policy),
                 exclusive=policy.exclusive_hosts,
+                cells=cells.asked(policy.numa, m.spec),
             )
             for m in pending
         ),
@@ -225,8 +240,8 @@ def _host_labels(node: NodeSpec, policy: PlacementPolicy) -> dict[str, tuple[str
     return wanted
 
 
-def seat(member: Instance, host: FleetHost) -> Seat:
-    """The member's seat on the host, before anything is claimed."""
+def seat(member: Instance, host: FleetHost, pinned: tuple[int, ...] = ()) -> Seat:
+    """The member's seat on the host, before anything is claimed. `pinned`: to these of its cells."""
     return Seat(
         instance_uuid=member.uuid,
         rank=member.rank,
@@ -236,6 +251,7 @@ def seat(member: Instance, host: FleetHost) -> Seat:
         zone_uuid=host.zone_uuid,
         resources=claimed(member.spec, host),
         attempt=member.attempt,
+        cells=pinned,
     )
 
 
@@ -246,9 +262,14 @@ def record(
     places = {a.node: a.host for a in decision.assignments}
     landing = [m for m in group.instances if m.uuid in places]
     devices = devices_given(landing, places, hosts)
+    pinned = cells.given(landing, decision.assignments, hosts, group.spec.placement.numa)
     return PlacementRecord(
         assignments=tuple(
-            seat(replace(m, spec=replace(m.spec, devices=devices.get(m.uuid, ()))), hosts[places[m.uuid]])
+            seat(
+                replace(m, spec=replace(m.spec, devices=devices.get(m.uuid, ()))),
+                hosts[places[m.uuid]],
+                pinned.get(m.uuid, ()),
+            )
             for m in landing
         ),
         strategy=group.spec.placement.strategy,

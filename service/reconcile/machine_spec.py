@@ -43,6 +43,7 @@ def machine_spec(
     """
     entry = template(member, catalogue)
     interfaces = _interfaces(member, zones[host.zone_uuid], host)
+    pinned = member.target_cells if host.uuid == member.target_host_uuid else member.cells
     document = rendezvous(group, member, host, zones, catalogue, secrets)
     return MachineSpec(
         identity=identity_of(installation.cluster, member),
@@ -54,7 +55,8 @@ def machine_spec(
         image=entry.image,
         interfaces=interfaces,
         documents={**texts(document, group, member), **_programs(entry.image)},
-        spec_hash=_spec_hash(member, entry.image, interfaces),
+        spec_hash=_spec_hash(member, entry.image, interfaces, pinned),
+        cells=pinned,
         resources=demand(member.spec),
         generation=installation.generation(group.revision),
         record=machine_record(group, member, entry, document["group"]["epoch"]),
@@ -82,7 +84,10 @@ def _interfaces(member: Instance, zone: Zone, host: Host) -> tuple[NetworkInterf
     )
 
 
-def _spec_hash(member: Instance, image: Image, interfaces: tuple[NetworkInterface, ...]) -> str:
+def _spec_hash(
+    member: Instance, image: Image, interfaces: tuple[NetworkInterface, ...], pinned: tuple[int, ...]
+) -> str:
     """Changes whenever the machine would have to be made differently; documents may change without it."""
-    text = repr((member.spec, image.name, sorted(image.sha256.items()), interfaces))
+    made_of = (member.spec, image.name, sorted(image.sha256.items()), interfaces)
+    text = repr((*made_of, pinned) if pinned else made_of)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

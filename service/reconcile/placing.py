@@ -13,7 +13,7 @@ from service.domain.groups import Failure, Group, Instance, InstanceStatus, Quot
 from service.errors import CorralError, InvariantViolation, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced
-from service.planning import fleet_reader, translate
+from service.planning import cells, fleet_reader, translate
 from service.planning.planner import Planned
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
@@ -172,9 +172,10 @@ class Placing:
             return EffectResult([MoveImpossible(member.uuid, member.attempt, "no other host takes it as it runs")])
         failpoint("move.planned")
         target, now = hosts[decision.assignments[0].host], self.now()
+        pinned = cells.given([member], decision.assignments, hosts, group.spec.placement.numa).get(member.uuid, ())
         try:
             after = await self.context.store.write(
-                lambda c: claiming.claim_move(c, group, member, target, now, alone=alone)
+                lambda c: claiming.claim_move(c, group, member, target, now, pinned=pinned, alone=alone)
             )
         except ClaimLost as lost:
             logger.info("group %s: a live move's claim is lost (%s), planning again", group.uuid, lost)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     update,
 )
 
+from service.domain.cells import cells_in
 from service.domain.fleet import HostState, HostStatus, Size
 from service.domain.groups import Seat
 from service.errors import InvariantViolation
@@ -34,6 +35,8 @@ class ClaimLost(Exception):
 
 # Statements that run with every claim are made once.
 _CLAIMS, _RESOURCES = schema.claims, schema.host_resources
+OF_HOST = ~_CLAIMS.c.resource.startswith("cell.")
+"""Claims of the host itself, and not of a cell of it."""
 _ON_HOST = (
     select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.group_uuid)
     .where(_CLAIMS.c.host_uuid == bindparam("host"))
@@ -126,7 +129,7 @@ def take(
     sums: dict[tuple[str, str], int] = defaultdict(int)
     guests: dict[tuple[str, str], int] = defaultdict(int)
     for seat in seats:
-        for resource, amount in seat.resources.items():
+        for resource, amount in seat.claimed.items():
             sums[seat.host_uuid, resource] += amount
             guests[seat.host_uuid, resource] += 1
     for host_uuid in sorted({seat.host_uuid for seat in seats}):
@@ -146,7 +149,7 @@ def take(
             "amount": amount,
         }
         for seat in seats
-        for resource, amount in sorted(seat.resources.items())
+        for resource, amount in sorted(seat.claimed.items())
         if amount
     ]
     if rows:
@@ -205,6 +208,7 @@ def sizes(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping
     """Host uuid -> what each attempt holds there, of everything claimed (on these hosts)."""
     table = schema.claims
     query = select(table.c.host_uuid, table.c.instance_uuid, table.c.attempt, table.c.resource, table.c.amount)
+    query = query.where(OF_HOST)
     if hosts is not None:
         query = query.where(table.c.host_uuid.in_(sorted(hosts)))
     found: dict[str, dict[tuple[str, int], list[tuple[str, int]]]] = defaultdict(dict)
@@ -213,6 +217,18 @@ def sizes(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping
     return {
         host_uuid: tuple(tuple(sorted(vector)) for vector in vectors.values()) for host_uuid, vectors in found.items()
     }
+
+
+def pinned(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+    """Host uuid -> instance -> the cells that it is pinned to there, of those that are (on these hosts)."""
+    table = schema.claims
+    query = select(table.c.host_uuid, table.c.instance_uuid, table.c.resource, table.c.amount).where(~OF_HOST)
+    if hosts is not None:
+        query = query.where(table.c.host_uuid.in_(sorted(hosts)))
+    found: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    for host_uuid, instance_uuid, resource, amount in connection.execute(query).all():
+        found[host_uuid][instance_uuid][resource] = int(amount)
+    return {host: {uuid: cells_in(held) for uuid, held in members.items()} for host, members in found.items()}
 
 
 def spare_hosts(connection: Connection) -> int:

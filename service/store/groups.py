@@ -38,6 +38,8 @@ _INSTANCE_PLAIN = (
     "told_epoch", "last_answer_at", "engine_restarts", "silent_since", "created_at", "updated_at",
 )  # fmt: skip
 
+_INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
+
 
 # Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
 _GROUPS, _INSTANCES = schema.groups, schema.instances
@@ -45,7 +47,7 @@ _GROUP = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _GROUP_LOCKED = _GROUP.with_for_update()
 _SOME_GROUPS = select(_GROUPS).where(_GROUPS.c.uuid.in_(bindparam("of", expanding=True)))
 _MEMBERS = (
-    select(*(_INSTANCES.c[name] for name in _INSTANCE_PLAIN), _INSTANCES.c.spec, _INSTANCES.c.status, _INSTANCES.c.move)
+    select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", *_INSTANCE_CELLS)))
     .where(_INSTANCES.c.group_uuid.in_(bindparam("of", expanding=True)))
     .order_by(_INSTANCES.c.rank)
 )
@@ -350,6 +352,8 @@ def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[In
     found: dict[str, list[Instance]] = {}
     for row in connection.execute(_MEMBERS, {"of": uuids}):
         plain: dict[str, Any] = dict(zip(_INSTANCE_PLAIN, row, strict=False))
+        if row.cells != "[]" or row.target_cells != "[]":
+            plain |= {name: tuple(json.loads(getattr(row, name))) for name in _INSTANCE_CELLS}
         status, move = InstanceStatus(row.status), MoveStage(row.move)
         member = Instance(spec=decode_known(NodeSpec, row.spec), status=status, move=move, **plain)
         found.setdefault(member.group_uuid, []).append(member)
@@ -384,4 +388,5 @@ def _group_values(group: Group) -> dict[str, Any]:
 
 def _instance_values(member: Instance) -> dict[str, Any]:
     words = {"status": member.status.value, "move": member.move.value}
-    return {**words, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}
+    pinned = {name: json.dumps(getattr(member, name)) for name in _INSTANCE_CELLS}
+    return {**words, **pinned, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}

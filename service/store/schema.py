@@ -105,7 +105,7 @@ hosts = Table(
 )
 
 # The claim's guard is on these rows, one for each host and resource: foreign_used + used <= usable. `usable` is what
-# everywhere else is called allocatable.
+# everywhere else is called allocatable. Those of NUMA cells are among them (`service/domain/cells.py`).
 host_resources = Table(
     "host_resources",
     metadata,
@@ -249,6 +249,8 @@ instances = Table(
     Column("last_answer_at", BigInteger, nullable=False, default=0),
     Column("engine_restarts", Integer, nullable=False, default=0),
     Column("silent_since", BigInteger, nullable=False, default=0),
+    Column("cells", Text, nullable=False, default="[]"),
+    Column("target_cells", Text, nullable=False, default="[]"),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "group_uuid"),
@@ -257,8 +259,9 @@ instances = Table(
     Index(None, "model_service_uuid"),
 )
 
-# One row a resource of a placed attempt. A claim outlives its instance's attempt until the machine was seen absent;
-# while an attempt is moved live from one host to another it has a claim on both.
+# One row a resource of a placed attempt: of its host, and of the cells that it is pinned to. A claim outlives its
+# instance's attempt until the machine was seen absent; while an attempt is moved live from one host to another it has a
+# claim on both.
 claims = Table(
     "claims",
     metadata,

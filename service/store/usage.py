@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, distinct, func, select
 from service.domain.groups import GroupPhase, InstanceStatus, NodeSpec
 from service.domain.tenants import ProjectClaims
 from service.store import schema
+from service.store.claims import OF_HOST
 from service.store.codec import decode_known
 
 _GROUPS, _INSTANCES, _CLAIMS = schema.groups, schema.instances, schema.claims
@@ -52,6 +53,7 @@ def claimed(connection: Connection, of: Collection[str] | None = None) -> Mappin
     once = _of(
         select(_GROUPS.c.project, _CLAIMS.c.resource, func.max(_CLAIMS.c.amount).label("amount"))
         .join(_GROUPS, _GROUPS.c.uuid == _CLAIMS.c.group_uuid)
+        .where(OF_HOST)
         .group_by(_GROUPS.c.project, _CLAIMS.c.instance_uuid, _CLAIMS.c.resource),
         of,
     ).subquery()
@@ -101,7 +103,7 @@ def on_hosts(connection: Connection, hosts: Sequence[str]) -> Mapping[str, tuple
     sums = whose.add_columns(_CLAIMS.c.resource, func.sum(_CLAIMS.c.amount).label("amount"))
     amounts: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for row in connection.execute(
-        sums.where(here).group_by(_CLAIMS.c.host_uuid, _GROUPS.c.project, _CLAIMS.c.resource)
+        sums.where(here, OF_HOST).group_by(_CLAIMS.c.host_uuid, _GROUPS.c.project, _CLAIMS.c.resource)
     ):
         amounts[row.host_uuid, row.project][row.resource] = int(row.amount)
     found: dict[str, list[ProjectClaims]] = defaultdict(list)

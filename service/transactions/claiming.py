@@ -96,9 +96,17 @@ def claim(
 
 
 def claim_move(
-    connection: Connection, planned: Group, member: Instance, target: FleetHost, now: int, *, alone: bool = False
+    connection: Connection,
+    planned: Group,
+    member: Instance,
+    target: FleetHost,
+    now: int,
+    *,
+    pinned: tuple[int, ...] = (),
+    alone: bool = False,
 ) -> Group:
-    """Commit the claim on the host that the member is to be moved to live, beside the one that it has.
+    """Commit the claim on the host that the member is to be moved to live, beside the one that it has. `pinned`: to
+    these of its cells.
 
     Raises HeldBack, ClaimLost where that host is no longer free or has a neighbour that must not be, LeaseLost. A
     member that does not wait for a target any more is left alone, and so is one whose fellows are on other hosts than
@@ -108,11 +116,11 @@ def claim_move(
     if before.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
     held_back(connection, before, {member.uuid})
-    fact = MoveClaimed(member.uuid, member.attempt, target.uuid, target.name)
+    fact = MoveClaimed(member.uuid, member.attempt, target.uuid, target.name, pinned)
     after = advance(before, fact, now)
     if after == before or _seated(before) != _seated(planned):
         return before
-    claims.take(connection, before.uuid, [seat(member, target)], alone=alone)
+    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)
     _check_neighbours(connection, before, {target.uuid})
     _check_labels(connection, before, {target.uuid})
     _check_clusters(connection, before, {member.uuid: target.uuid})

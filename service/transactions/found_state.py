@@ -55,7 +55,7 @@ def as_if_known(before: Group, after: Group) -> Group:
         new = now_there.get(member.uuid)
         if new is None or not new.host_uuid or new.host_uuid == member.host_uuid or new.attempt != member.attempt:
             return member
-        return replace(member, target_host_uuid=new.host_uuid, target_host_name=new.host_name)
+        return replace(member, target_host_uuid=new.host_uuid, target_host_name=new.host_name, target_cells=new.cells)
 
     return replace(before, go=before.go or after.go, instances=tuple(moved(m) for m in before.instances))
 

@@ -122,7 +122,7 @@ def _bare(group: Group) -> Group:
 
 
 def _seatless(member: Instance) -> Instance:
-    return replace(member, host_uuid="", host_name="", machine_uuid="", address="", mac="")
+    return replace(member, host_uuid="", host_name="", cells=(), machine_uuid="", address="", mac="")
 
 
 def _carried(before: Group, after: Group) -> Group:
@@ -142,6 +142,7 @@ def _seat(member: Instance, host: Host) -> Seat:
         zone_uuid=member.zone_uuid,
         resources=claimed(member.spec, host),
         attempt=member.attempt,
+        cells=member.cells,
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from service.domain.catalog import ModelService, version_key
+from service.domain.cells import cells_in
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance
 from service.domain.ownership import Installation
 from service.domain.recovery import ToldValues, numbers, ranges
@@ -217,6 +218,7 @@ class _Planner:
             host_name=host.name,
             zone_uuid=host.zone_uuid,
             machine_uuid=seat.machine.machine_uuid,
+            cells=cells_in(seat.machine.resources),
             created_at=record.member.created_at or self._now,
             updated_at=self._now,
         )
@@ -306,7 +308,8 @@ class _Planner:
             return replace(told, spec=member.spec, created_at=member.created_at, status=status)
         host, identity = seat.survey.host, seat.machine.identity
         place = replace(unmoved(member), attempt=attempt, host_uuid=host.uuid, host_name=host.name, status=status)
-        return replace(place, machine_uuid=identity.machine_uuid, zone_uuid=host.zone_uuid)
+        pinned = cells_in(seat.machine.resources)
+        return replace(place, machine_uuid=identity.machine_uuid, zone_uuid=host.zone_uuid, cells=pinned)
 
     def _joined(
         self, row: Group, seat: MemberMachine, members: list[Instance], missing: set[str], notes: list[str]

@@ -178,7 +178,7 @@ PLANTS: tuple[Plant, ...] = (
         "    if member.status is not S.RUNNING:\n        return member\n    leaving"),
     # --- live moves ---
     one("a live move has no claim on its target", CLAIMING,
-        "    claims.take(connection, before.uuid, [seat(member, target)], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
+        "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
     one("a live move is over before its source is without the machine", MOVES,
         "        if here is not None and here.state is not MachineState.TOMBSTONE:\n", "        if False:\n",
         Edit(MOVES, "        await self.source.driver.entomb(self.identity, budget_seconds=STEP_SECONDS)\n", ""),

@@ -296,6 +296,7 @@ class PlacementPolicy(_message.Message):
     PREFERRED_ANTI_AFFINITY_GROUPS_FIELD_NUMBER: _builtins.int
     SPARE_HOSTS_FIELD_NUMBER: _builtins.int
     MAX_RACKS_FIELD_NUMBER: _builtins.int
+    NUMA_FIELD_NUMBER: _builtins.int
     strategy: _placement_pb2.PlacementStrategy.ValueType
     """What makes one placement better than another."""
     max_per_host: _builtins.int
@@ -322,6 +323,8 @@ class PlacementPolicy(_message.Message):
     """
     max_racks: _builtins.int
     """The members are in at most this many racks: PLACEMENT_STRATEGY_CLOSE with a bound. 0 means any number."""
+    numa: _placement_pb2.NumaPolicy.ValueType
+    """Whether each member is pinned to one NUMA cell of its host. Members of type `BareMetal` have all cells of theirs."""
     @_builtins.property
     def affinity_group_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The UUIDs of groups whose hosts the members must be on."""
@@ -367,10 +370,11 @@ class PlacementPolicy(_message.Message):
         preferred_anti_affinity_groups: _abc.Iterable[Global___PreferredGroup] | None = ...,
         spare_hosts: _builtins.int = ...,
         max_racks: _builtins.int = ...,
+        numa: _placement_pb2.NumaPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "max_per_zone", b"max_per_zone", "max_racks", b"max_racks", "min_hosts", b"min_hosts", "min_racks", b"min_racks", "min_zones", b"min_zones", "preferred_affinity_groups", b"preferred_affinity_groups", "preferred_anti_affinity_groups", b"preferred_anti_affinity_groups", "preferred_host_labels", b"preferred_host_labels", "required_host_labels", b"required_host_labels", "same_rack", b"same_rack", "same_zone", b"same_zone", "spare_hosts", b"spare_hosts", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "max_per_zone", b"max_per_zone", "max_racks", b"max_racks", "min_hosts", b"min_hosts", "min_racks", b"min_racks", "min_zones", b"min_zones", "numa", b"numa", "preferred_affinity_groups", b"preferred_affinity_groups", "preferred_anti_affinity_groups", b"preferred_anti_affinity_groups", "preferred_host_labels", b"preferred_host_labels", "required_host_labels", b"required_host_labels", "same_rack", b"same_rack", "same_zone", b"same_zone", "spare_hosts", b"spare_hosts", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -699,6 +703,7 @@ class Instance(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     LAST_ANSWER_FIELD_NUMBER: _builtins.int
     ENGINE_RESTARTS_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -762,6 +767,12 @@ class Instance(_message.Message):
         service has no canary, and for members that nobody asks: the initial node is asked.
         """
 
+    @_builtins.property
+    def numa_cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The NUMA cells of its host that its processors and its memory are of, by the hypervisor's own numbers. Empty where
+        it floats over its host, and until it is placed.
+        """
+
     def __init__(
         self,
         *,
@@ -788,10 +799,11 @@ class Instance(_message.Message):
         role: _builtins.str = ...,
         last_answer: _timestamp_pb2.Timestamp | None = ...,
         engine_restarts: _builtins.int = ...,
+        numa_cells: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cpu_num", b"cpu_num", "create_date", b"create_date", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cpu_num", b"cpu_num", "create_date", b"create_date", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,40 @@ PLACEMENT_STRATEGY_CLOSE: PlacementStrategy.ValueType  # 4
 """Keep members near each other: fewest racks first, then fewest hosts."""
 Global___PlacementStrategy: _TypeAlias = PlacementStrategy  # noqa: Y015
 
+class _NumaPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NumaPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NumaPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NUMA_POLICY_UNSPECIFIED: _NumaPolicy.ValueType  # 0
+    """The service's default: NUMA_POLICY_NONE."""
+    NUMA_POLICY_NONE: _NumaPolicy.ValueType  # 1
+    """All members float over their hosts."""
+    NUMA_POLICY_PREFERRED: _NumaPolicy.ValueType  # 2
+    """A member is pinned to one cell of the host that it is placed on, where one has room for all of it. Where members are
+    placed is not chosen for it.
+    """
+    NUMA_POLICY_REQUIRED: _NumaPolicy.ValueType  # 3
+    """A member is only placed where one cell has room for all of it, and is pinned to that."""
+
+class NumaPolicy(_NumaPolicy, metaclass=_NumaPolicyEnumTypeWrapper):
+    """Whether members are pinned to NUMA cells: to the processors of a part of their host, and to the memory that is near to
+    them. A member that is not floats over its host.
+    """
+
+NUMA_POLICY_UNSPECIFIED: NumaPolicy.ValueType  # 0
+"""The service's default: NUMA_POLICY_NONE."""
+NUMA_POLICY_NONE: NumaPolicy.ValueType  # 1
+"""All members float over their hosts."""
+NUMA_POLICY_PREFERRED: NumaPolicy.ValueType  # 2
+"""A member is pinned to one cell of the host that it is placed on, where one has room for all of it. Where members are
+placed is not chosen for it.
+"""
+NUMA_POLICY_REQUIRED: NumaPolicy.ValueType  # 3
+"""A member is only placed where one cell has room for all of it, and is pinned to that."""
+Global___NumaPolicy: _TypeAlias = NumaPolicy  # noqa: Y015
+
 @_typing.final
 class Placement(_message.Message):
     """A complete placement of a group: one host for every member, or none at all."""
@@ -181,6 +215,7 @@ class Assignment(_message.Message):
     HOST_NAME_FIELD_NUMBER: _builtins.int
     ZONE_UUID_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
     instance_uuid: _builtins.str
     """The member's UUID. Empty in a plan that was not stored."""
     node_rank: _builtins.int
@@ -197,6 +232,10 @@ class Assignment(_message.Message):
     def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """What the member takes, by the resource's name: `vcpu` in virtual CPUs, `memory` in bytes."""
 
+    @_builtins.property
+    def numa_cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The NUMA cells of the host that the member is pinned to, by the hypervisor's own numbers. Empty where it floats."""
+
     def __init__(
         self,
         *,
@@ -207,10 +246,11 @@ class Assignment(_message.Message):
         host_name: _builtins.str = ...,
         zone_uuid: _builtins.str = ...,
         resources: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        numa_cells: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_name", b"host_name", "host_uuid", b"host_uuid", "instance_uuid", b"instance_uuid", "name", b"name", "node_rank", b"node_rank", "resources", b"resources", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_name", b"host_name", "host_uuid", b"host_uuid", "instance_uuid", b"instance_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "resources", b"resources", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -109,6 +109,7 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         role=value.spec.role,
         last_answer=timestamp(value.last_answer_at),
         engine_restarts=value.engine_restarts,
+        numa_cells=value.cells,
     )
 
 
@@ -158,6 +159,7 @@ def _assignment(seat: Seat, planned_only: bool) -> placement_pb2.Assignment:
         host_name=seat.host_name,
         zone_uuid=seat.zone_uuid,
         resources=seat.resources,
+        numa_cells=seat.cells,
     )
 
 

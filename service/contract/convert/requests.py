@@ -12,6 +12,7 @@ from service.app.groups import Ask, Metadata
 from service.app.role_changes import RoleChange
 from service.contract import rules
 from service.domain import ranks, roles
+from service.domain.cells import NumaPolicy
 from service.domain.groups import (
     CreationStrategy,
     DeployRequest,
@@ -32,6 +33,13 @@ STRATEGIES: Mapping[int, PlacementStrategy] = {
     placement_pb2.PLACEMENT_STRATEGY_PACK: PlacementStrategy.FEWEST_HOSTS,
     placement_pb2.PLACEMENT_STRATEGY_SPREAD: PlacementStrategy.SPREAD,
     placement_pb2.PLACEMENT_STRATEGY_CLOSE: PlacementStrategy.CLOSE,
+}
+
+NUMA_POLICIES: Mapping[int, NumaPolicy] = {
+    placement_pb2.NUMA_POLICY_UNSPECIFIED: NumaPolicy.NONE,
+    placement_pb2.NUMA_POLICY_NONE: NumaPolicy.NONE,
+    placement_pb2.NUMA_POLICY_PREFERRED: NumaPolicy.PREFERRED,
+    placement_pb2.NUMA_POLICY_REQUIRED: NumaPolicy.REQUIRED,
 }
 
 FAILURE_POLICIES: Mapping[int, FailurePolicy] = {
@@ -165,6 +173,7 @@ def _placement_policy(message: group_pb2.PlacementPolicy) -> PlacementPolicy:
         preferred_anti_affinity=_preferred(message.preferred_anti_affinity_groups),
         spare_hosts=message.spare_hosts,
         max_racks=message.max_racks,
+        numa=NUMA_POLICIES[message.numa],
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, SubElement
 
 from service.drivers.base import HostRejected, MachineIdentity, MachineSpec, NetworkInterface
+from service.drivers.libvirt.numa import Pinning
 from service.drivers.libvirt.tags import Kind, Tag, tag_element
 
 # XML 1.0, production Char: everything else makes the document ill-formed, escaped or not.
@@ -79,7 +80,7 @@ def check_spec(spec: MachineSpec) -> None:
             raise HostRejected("bad_request", f"document {name} is no UTF-8 text") from error
 
 
-def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
+def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinning | None = None) -> str:
     """The domain of a machine. Expects a specification that `check_spec` let pass."""
     has_channel = platform.virt_type != "test"
     channel = spec.image.progress_channel if has_channel else ""
@@ -87,6 +88,7 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
     domain = _domain(platform.virt_type, spec.identity.machine_name, spec.identity.machine_uuid, tag)
     domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
     _amounts(domain, spec.memory_bytes, spec.vcpus)
+    _pin(domain, pinning)
     _operating_system(domain, platform, boot)
     _firmware_documents(domain, boot.documents)
     _features(domain, platform)
@@ -103,8 +105,9 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot) -> str:
     return _text(domain)
 
 
-def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...]) -> str:
-    """A running domain's own XML, with the names that files, documents and bridges have on the host that it goes to.
+def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...], pinning: Pinning | None = None) -> str:
+    """A running domain's own XML, with the names that files, documents and bridges have on the host that it goes to,
+    and confined to that host's cells as it is to be there.
 
     Raises HostRejected where it was started with documents that the target has not: QEMU opens each at its start.
     """
@@ -126,7 +129,24 @@ def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...])
         source = element.find("source")
         if source is not None:
             source.set(interface.kind, check_text(interface.source, "the network's source"))
+    _pin(domain, pinning)
     return _text(domain)
+
+
+def _pin(domain: Element, pinning: Pinning | None) -> None:
+    """Confine processors and memory; what confined them before, by the numbers of another host, goes. The emulator's
+    own threads follow the processors."""
+    vcpu, before = domain.find("vcpu"), domain.find("numatune")
+    if before is not None:
+        domain.remove(before)
+        if vcpu is not None:
+            vcpu.attrib.pop("cpuset", None)
+    if pinning is None or vcpu is None:
+        return
+    vcpu.attrib |= {"placement": "static", "cpuset": pinning.cpuset}
+    tuning = Element("numatune")
+    SubElement(tuning, "memory", mode="strict", nodeset=pinning.nodeset)
+    domain.insert(list(domain).index(vcpu) + 1, tuning)
 
 
 def tombstone_name(identity: MachineIdentity) -> str:

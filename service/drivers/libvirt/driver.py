@@ -21,7 +21,7 @@ from service.drivers.base import (
     MachineSpec,
     ObservedMachine,
 )
-from service.drivers.libvirt import marks, migration, probing
+from service.drivers.libvirt import marks, migration, numa, probing
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Lane, Opener, Work
@@ -328,12 +328,12 @@ class LibvirtDriver(HostDriver):
         route = self._route
         if route is None:
             raise HostRejected("unsupported", "the host takes no live moves")
-        boot = await self._act(
-            "prepare-arrival",
-            lambda work, connection: self._storage.prepare(connection, work, spec),
-            budget_seconds,
-        )
-        return migration.Arrival(route, boot, spec.interfaces)
+
+        def prepare(work: Work, connection: Any) -> migration.Arrival:
+            pinning = numa.pinning(connection.getCapabilities(), spec.cells) if spec.cells else None
+            return migration.Arrival(route, self._storage.prepare(connection, work, spec), spec.interfaces, pinning)
+
+        return await self._act("prepare-arrival", prepare, budget_seconds)
 
     async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""

@@ -21,7 +21,7 @@ from service.drivers.base import (
     OutcomeUnknown,
     UuidTaken,
 )
-from service.drivers.libvirt import reasons
+from service.drivers.libvirt import numa, reasons
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_name, tombstone_xml
@@ -133,8 +133,9 @@ class Machines:
         return made
 
     def _define_and_start(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> None:
+        pinning = numa.pinning(connection.getCapabilities(), spec.cells) if spec.cells else None
         boot = self._storage.prepare(connection, work, spec, has_firmware=platform.virt_type != "test")
-        xml = machine_xml(spec, platform, boot)
+        xml = machine_xml(spec, platform, boot, pinning)
         work.check()
         try:
             domain = connection.defineXML(xml)

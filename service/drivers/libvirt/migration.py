@@ -19,6 +19,7 @@ from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Boot, arriving_xml
 from service.drivers.libvirt.errors import ALREADY, GONE, describe
 from service.drivers.libvirt.inventory import Inventory, Seen
+from service.drivers.libvirt.numa import Pinning
 from service.drivers.libvirt.tags import Kind
 
 # How long libvirt may take for a move; the caller gives it up earlier.
@@ -41,6 +42,7 @@ class Arrival:
     route: Route
     boot: Boot
     interfaces: tuple[NetworkInterface, ...]
+    pinning: Pinning | None = None
 
 
 def movable(spec: MachineSpec) -> bool:
@@ -79,7 +81,7 @@ def migrate(
     if seen.state != libvirt.VIR_DOMAIN_RUNNING:
         raise HostRejected("bad_request", "the machine does not run")
     xml = seen.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
-    there = arriving_xml(xml, arrival.boot, arrival.interfaces)
+    there = arriving_xml(xml, arrival.boot, arrival.interfaces, arrival.pinning)
     parameters = {libvirt.VIR_MIGRATE_PARAM_DEST_XML: there, libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: there}
     flags = _FLAGS
     if arrival.route.stream_uri:

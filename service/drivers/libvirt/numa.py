@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.domain.cells import resource_of
+from service.drivers.base import HostRejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,22 @@ def amounts(cells: Iterable[HostCell]) -> dict[str, int]:
         found[resource_of(cell.number, "vcpu")] = len(cell.cpus)
         found[resource_of(cell.number, "memory")] = cell.memory
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pinning:
+    """Which processors and which cells of a host a machine is confined to, as libvirt writes sets of them."""
+
+    cpuset: str
+    nodeset: str
+
+
+def pinning(capabilities: str, wanted: tuple[int, ...]) -> Pinning:
+    """The confinement to these cells. Raises HostRejected `unsupported` where the host has not all of them."""
+    there = {cell.number: cell for cell in cells_of(capabilities)}
+    if missing := sorted(set(wanted) - set(there)):
+        raise HostRejected("unsupported", f"the host has no NUMA cell {missing[0]}")
+    return Pinning(ranges(cpu for number in wanted for cpu in there[number].cpus), ranges(wanted))
 
 
 def ranges(numbers: Iterable[int]) -> str:

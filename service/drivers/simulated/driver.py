@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from uuid import UUID, uuid5
 
+from service.domain.cells import with_cells
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     DriverError,
@@ -160,7 +162,7 @@ class SimulatedDriver:
         uuid = spec.identity.machine_uuid
         move = self._moves.get(uuid)
         if move is None:
-            work = self._move(spec.identity, target)
+            work = self._move(spec, target)
             move = self._moves[uuid] = asyncio.create_task(work, name=f"simulated move of {spec.identity.machine_name}")
         done, _ = await asyncio.wait({move}, timeout=budget_seconds)
         if not done:
@@ -179,13 +181,15 @@ class SimulatedDriver:
             move.cancel()
             await asyncio.gather(move, return_exceptions=True)
 
-    async def _move(self, identity: MachineIdentity, target: SimulatedDriver) -> None:
+    async def _move(self, spec: MachineSpec, target: SimulatedDriver) -> None:
         """What the two hosts do between themselves. Where it ends early the target lets go of what it has got."""
+        identity = spec.identity
         listed = self.host.listing().find(identity.machine_uuid)
         if listed is None or listed.state not in (MachineState.RUNNING, MachineState.MIGRATING):
             raise HostRejected("bad_request", "there is no running machine to move")
         await target.reached()
-        target.host.receive(self.host.machines[identity.machine_uuid])
+        there = with_cells(spec.resources, spec.cells)
+        target.host.receive(replace(self.host.machines[identity.machine_uuid], resources=there))
         try:
             await asyncio.sleep(self.host.options.migrate_ms / 1000)
             await target.reached()

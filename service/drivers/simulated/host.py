@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from service.domain.cells import PINNED, resource_of
+from service.domain.cells import PINNED, by_cell, resource_of, with_cells
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     GuestReport,
@@ -143,6 +143,8 @@ class SimulatedHost:
     def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
         """Create paused, or find it there. Raises MachineConflict for a tombstone of the same uuid."""
         uuid = spec.identity.machine_uuid
+        if missing := set(spec.cells) - set(by_cell(self.options.total)):
+            raise HostRejected("unsupported", f"the host has no NUMA cell {min(missing)}")
         there = self.machines.get(uuid)
         if there is not None and there.state is MachineState.TOMBSTONE:
             raise MachineConflict("the machine's uuid is retired on this host")
@@ -158,7 +160,7 @@ class SimulatedHost:
                 epoch,
                 address,
                 generation=spec.generation,
-                resources=dict(spec.resources),
+                resources=with_cells(spec.resources, spec.cells),
                 record=spec.record,
             )
         return self.seen(self.machines[uuid])

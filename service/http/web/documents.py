@@ -76,6 +76,7 @@ def member(value: Instance, reachable: Reachable) -> dict[str, Any]:
         "status": UNKNOWN if value.unknown_since else value.status.value,
         "reason": value.reason,
         "host": value.host_uuid,
+        "cells": list(value.cells),
         "target": value.target_host_uuid,
         "zone": zone_uuid,
         "cpu": value.spec.cpu_num,

@@ -144,6 +144,7 @@ TABLE = [
     of_group(
         "unknown policy", "placement_policy.strategy", "PLACEMENT_STRATEGY_PACK", placement_policy={"strategy": 99}
     ),
+    of_group("unknown numa", "placement_policy.numa", "NUMA_POLICY_REQUIRED", placement_policy={"numa": 9}),
     of_group("negative spread", "placement_policy.max_per_host", "from 0", placement_policy={"max_per_host": -1}),
     of_group("unknown failure action", "failure_policy.action", "FAILURE_ACTION", failure_policy={"action": 99}),
     of_group("negative budget", "failure_policy.budget", "from 0", failure_policy={"budget": -1}),

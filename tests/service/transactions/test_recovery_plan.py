@@ -96,6 +96,18 @@ def only(found: RecoveryPlan) -> GroupChange:
     return change
 
 
+def test_where_a_machine_is_pinned_its_host_says() -> None:
+    """A record may be older than a live move, which changes the cell."""
+    was = running(2)
+    was = replace(was, instances=tuple(replace(m, cells=(3,)) for m in was.instances))
+    held = {"vcpu": 2, "memory": 1 << 30, "cell.1.vcpu": 2, "cell.1.memory": 1 << 30}
+    pinned = [replace(shown(was, 0), resources=held), replace(shown(was, 1, attempt=2), resources={"vcpu": 2})]
+    change = only(decide(knowing(), surveys([pinned[0]], [pinned[1]], generation=9)))
+    assert [m.cells for m in change.group.instances] == [(1,), ()]
+    change = only(decide(knowing(was), surveys([replace(pinned[0])], [pinned[1]], generation=9)))
+    assert [m.cells for m in change.group.instances] == [(3,), ()], "whom the database knows there stays as it is"
+
+
 # --- a lost database -------------------------------------------------------------------------------------------------
 
 

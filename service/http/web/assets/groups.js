@@ -71,7 +71,7 @@ export function Group({ picture, uuid, may }) {
       <button class="danger" onClick=${() => put("", "Delete", "Its machines and their disks are destroyed.")}>Delete…</button></p>`}
     <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", "Why"]}
       row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
-        <td>${picture.hosts.get(member.host) ? html`<a href=${`#/host/${member.host}`}>${picture.hosts.get(member.host).name}</a>` : member.host ? "placed" : "—"}</td>
+        <td>${picture.hosts.get(member.host) ? html`<a href=${`#/host/${member.host}`}>${picture.hosts.get(member.host).name}</a>` : member.host ? "placed" : "—"}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}</td>
         <td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${member.reason}</td>`} />
     <h2>Timeline</h2>
     <${Problem} is=${history.problem} />

@@ -11,7 +11,12 @@ const STRATEGIES = {
   PLACEMENT_STRATEGY_SPREAD: "spread over hosts",
   PLACEMENT_STRATEGY_CLOSE: "near each other",
 };
-const START = { name: "", entry: "", nodes: 3, cpu: "", memory: "", zone: "", strategy: "PLACEMENT_STRATEGY_UNSPECIFIED", perHost: 0, perRack: 0, alone: false };
+const NUMA = {
+  NUMA_POLICY_UNSPECIFIED: "no: they float over their hosts",
+  NUMA_POLICY_PREFERRED: "where one has room",
+  NUMA_POLICY_REQUIRED: "always",
+};
+const START = { name: "", entry: "", nodes: 3, cpu: "", memory: "", zone: "", strategy: "PLACEMENT_STRATEGY_UNSPECIFIED", perHost: 0, perRack: 0, alone: false, numa: "NUMA_POLICY_UNSPECIFIED" };
 const GIB = 2 ** 30;
 
 // The request that the form stands for, as the deploy takes it.
@@ -21,7 +26,7 @@ export function request(form) {
   if (form.memory) node.memorySize = String(Math.round(Number(form.memory) * GIB));
   if (form.zone) node.zoneUuid = form.zone;
   const nodes = Array.from({ length: Number(form.nodes) }, (_, rank) => ({ ...node, isInitialNode: rank === 0 }));
-  const policy = { strategy: form.strategy, maxPerHost: Number(form.perHost), maxPerRack: Number(form.perRack), exclusiveHosts: form.alone };
+  const policy = { strategy: form.strategy, maxPerHost: Number(form.perHost), maxPerRack: Number(form.perRack), exclusiveHosts: form.alone, numa: form.numa };
   return { name: form.name, serviceCreationStrategy: "parallel", modelServices: nodes, placementPolicy: policy };
 }
 
@@ -81,6 +86,8 @@ export function Plan({ picture, may }) {
       ${input("perHost", "At most on one host (0: any number)", { type: "number", min: 0 })}
       ${input("perRack", "At most in one rack (0: any number)", { type: "number", min: 0 })}
       <label for="plan-alone">Hosts for this group alone</label><input id="plan-alone" type="checkbox" checked=${form.alone} onChange=${set("alone")} />
+      <label for="plan-numa">Each machine on one NUMA cell</label><select id="plan-numa" value=${form.numa} onChange=${set("numa")}>
+        ${Object.entries(NUMA).map(([value, title]) => html`<option key=${value} value=${value}>${title}</option>`)}</select>
       <p class="actions"><button class="primary" disabled=${answer.busy}>${answer.busy ? "Planning…" : "Plan"}</button></p>
     </form>
     <${Problem} is=${entries.problem} />
@@ -96,7 +103,10 @@ export function Plan({ picture, may }) {
 
 function Placed({ placement }) {
   const hosts = new Map();
-  for (const one of placement.assignments) hosts.set(one.hostName, [...(hosts.get(one.hostName) || []), one.nodeRank || 0]);
+  for (const one of placement.assignments) {
+    const cell = one.numaCells?.length ? ` (NUMA cell ${one.numaCells.join(", ")})` : "";
+    hosts.set(one.hostName, [...(hosts.get(one.hostName) || []), `${one.nodeRank || 0}${cell}`]);
+  }
   const proven = placement.proof === "PLACEMENT_PROOF_OPTIMAL";
   return html`<section class="answer" aria-label="Placement"><h2>It fits on ${hosts.size} hosts</h2>
     <p>${proven ? "Proven: there is no better placement." : `A better one may exist, by at most ${(100 * (placement.gap || 0)).toFixed(1)} %.`} Found by ${placement.stage} in ${placement.duration || "no time"}.</p>

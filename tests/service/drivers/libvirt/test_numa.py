@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.drivers.base import HostRejected
 from service.drivers.libvirt import numa
+from service.drivers.libvirt.domain_xml import Boot, arriving_xml
 from service.drivers.libvirt.tags import read_domain
 from tests.service.drivers.libvirt.fake import FakeHost
-from tests.service.drivers.libvirt.machines import BUDGET, driver_of
+from tests.service.drivers.libvirt.machines import BUDGET, driver_of, specification
 
 TOPOLOGY = """<topology><cells num='3'>
   <cell id='8'><memory unit='KiB'>4194304</memory><pages unit='KiB' size='4'>524288</pages>
@@ -72,3 +74,34 @@ async def test_a_foreign_machine_that_is_pinned_takes_of_its_cell() -> None:
     assert {name: facts.total[name] for name in ("cell.0.vcpu", "cell.8.vcpu")} == {"cell.0.vcpu": 4, "cell.8.vcpu": 2}
     assert (facts.foreign["cell.8.vcpu"], facts.foreign["cell.8.memory"]) == (2, 1 << 30)
     assert "cell.0.memory" not in facts.foreign
+
+
+@pytest.mark.asyncio
+async def test_a_pinned_machine_is_confined_to_its_cell_and_says_so() -> None:
+    host, spec = FakeHost(topology=TOPOLOGY), specification(cells=(8,))
+    seen = await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    assert seen.resources == {"vcpu": 1, "memory": 64 << 20, "cell.8.vcpu": 1, "cell.8.memory": 64 << 20}
+    xml = host.domains[spec.identity.machine_uuid].xml
+    assert '<vcpu placement="static" cpuset="4-5">1</vcpu>' in xml
+    assert '<numatune><memory mode="strict" nodeset="8" /></numatune>' in xml
+
+
+@pytest.mark.asyncio
+async def test_a_cell_that_the_host_has_not_refuses_the_machine_and_leaves_nothing() -> None:
+    host = FakeHost(topology=TOPOLOGY)
+    with pytest.raises(HostRejected, match="no NUMA cell 9") as refusal:
+        await driver_of(host).create_paused(specification(cells=(9,)), budget_seconds=BUDGET)
+    assert (refusal.value.code, host.domains, host.volumes) == ("unsupported", {}, {})
+
+
+def test_a_machine_that_arrives_is_confined_as_its_new_host_is_to_have_it() -> None:
+    came = DOMAIN.replace("<vcpu>", "<vcpu placement='static' cpuset='0-1'>").format(
+        "<numatune><memory mode='strict' nodeset='0'/></numatune>"
+    )
+    pinned = arriving_xml(came, Boot(), (), numa.pinning(CAPABILITIES, (0, 8)))
+    assert '<vcpu placement="static" cpuset="0-2,4-5,9">2</vcpu>' in pinned
+    assert (pinned.count("<numatune>"), 'nodeset="0,8"' in pinned) == (1, True)
+    floating = arriving_xml(came, Boot(), ())
+    assert '<vcpu placement="static">2</vcpu>' in floating
+    assert "numatune" not in floating
+    assert "numatune" not in arriving_xml(DOMAIN.format(""), Boot(), ())
