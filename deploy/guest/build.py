@@ -35,9 +35,9 @@ MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "qemu_fw_
 COMMAND_LINE = "console=ttyS0 no_timer_check quiet loglevel=3 panic=10"
 # fmt: off
 APPLETS = (
-    "acpid", "base64", "cat", "chmod", "cp", "cut", "echo", "find", "grep", "head", "hostname", "httpd", "insmod", "ip",
-    "kill", "ls", "mkdir", "mount", "mv", "poweroff", "printf", "rm", "sed", "setsid", "sh", "sleep", "sync", "tail",
-    "timeout", "touch", "tr", "udhcpc", "umount", "wc", "wget",
+    "acpid", "arping", "base64", "cat", "chmod", "cp", "cut", "echo", "find", "grep", "head", "hostname", "httpd",
+    "insmod", "ip", "kill", "ls", "mkdir", "mount", "mv", "poweroff", "printf", "rm", "sed", "setsid", "sh", "sleep",
+    "sync", "tail", "timeout", "touch", "tr", "udhcpc", "umount", "wc", "wget",
 )
 # fmt: on
 PACKAGES = {

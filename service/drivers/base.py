@@ -176,7 +176,8 @@ class GuestReport:
     seconds since the model answered its canary rightly, as the line was written; -1: never. `restarts`: of the engine
     by the guest itself. `rank`: the guest's own; -1 where it does not say.
     `heard_since`: the driver clock's seconds since when every word of the guest is heard here; infinite while none is,
-    so that a report gets old without its guest being silent.
+    so that a report gets old without its guest being silent. `clash`: the hardware address of another machine that
+    answers for its address.
     """
 
     stage: str
@@ -189,6 +190,7 @@ class GuestReport:
     restarts: int = 0
     rank: int = -1
     heard_since: float = 0.0
+    clash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

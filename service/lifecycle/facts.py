@@ -56,7 +56,8 @@ class Observed:
     `barred`, of one that is gone: a tombstone stands in its place, so that no create of the attempt makes it again.
     Of a guest that reports: `epoch`, the start of the group that it knows (0: it says nothing of itself);
     `answered_ms`, how long ago the model answered rightly, -1: never; `engine_restarts`. `silent`: it has reported,
-    runs, and says nothing any more; `unheard`: what it says reaches nobody here.
+    runs, and says nothing any more; `unheard`: what it says reaches nobody here; `clash`: the
+    hardware address of another machine that answers for the member's address.
     """
 
     instance_uuid: str
@@ -70,6 +71,7 @@ class Observed:
     engine_restarts: int = 0
     silent: bool = False
     unheard: bool = False
+    clash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from service.lifecycle.moving import go_over
 
 BEHIND = "it does not know the group's present start yet"
 UNHEARD = "its guest cannot be heard: its host refuses the progress channel"
+CLASH = "another machine answers for its address"
 FURTHEST = 1_000
 """By how many starts a guest may be ahead of the database at most."""
 ANSWERS_APART_MS = 10_000
@@ -61,8 +62,9 @@ def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     """The member with what its guest says of itself, and since when it says nothing."""
     if fact.observation not in (Observation.EXECUTING, Observation.READY, Observation.UNREADY):
         return replace(member, silent_since=0) if fact.observation in _NOT_RUNNING else member
-    if member.reason in ("", UNHEARD) and member.status in (S.BOOTING, S.RUNNING):
-        member = replace(member, reason=UNHEARD if fact.unheard else "")
+    if member.status in (S.BOOTING, S.RUNNING) and (not member.reason or member.reason.startswith((UNHEARD, CLASH))):
+        clash = f"{CLASH} {member.address or fact.address}: {fact.clash}" if fact.clash else ""
+        member = replace(member, reason=UNHEARD if fact.unheard else clash)
     silent_since = (member.silent_since or now) if fact.silent else 0
     if not fact.epoch or fact.silent:
         return replace(member, silent_since=silent_since)

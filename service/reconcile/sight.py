@@ -52,6 +52,7 @@ def _said(member: Instance, report: GuestReport) -> Observed:
         answered_ms=report.answered * 1000 + int(age * 1000) if report.answered >= 0 else -1,
         engine_restarts=report.restarts,
         silent=silent,
+        clash=report.clash,
     )
     if report.stage == READY and not silent:
         return replace(said, observation=Observation.READY)

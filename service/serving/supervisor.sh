@@ -71,8 +71,8 @@ publish() {
     COUNT=$((COUNT + 1))
     age=-1
     [ -z "$ANSWERED_AT" ] || age=$(($(now) - ANSWERED_AT))
-    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d}\n' \
-        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" \
+    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s"}\n' \
+        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" \
         > "$RUN/report.new"
     mv "$RUN/report.new" "$RUN/report"
     listens=false
@@ -233,6 +233,25 @@ await_network() {
         sleep 0.5
         INTERFACE=$(interface_of "$pattern")
     done
+}
+
+# Asks the network who else has the planned address, where a tool for that is here: ARP, from no address, as one does
+# before one takes an address; every 60 turns of the main loop, half a minute. In the background, since an answer is waited for; `CLASH` is the other's hardware address.
+look_for_clash() {
+    [ ! -r "$RUN/clash" ] || CLASH=$(cat "$RUN/clash")
+    TURNS=$((TURNS + 1))
+    [ $((TURNS % ${CORRAL_CLASH_TURNS:-60})) -eq 1 ] && [ -n "$INTERFACE" ] || return 0
+    case "$ADDRESS" in *:*) return 0 ;; esac
+    ask=arping
+    command -v arping > /dev/null 2>&1 || ask='busybox arping'
+    (
+        trap - TERM INT
+        exec 3>&-
+        own=$(cat "/sys/class/net/$INTERFACE/address")
+        $ask -D -c 2 -w 3 -I "$INTERFACE" "$ADDRESS" 2> /dev/null < /dev/null | tr 'A-F' 'a-f' |
+            sed -n 's/.*\[\([0-9a-f:]\{17\}\)\].*/\1/p' | grep -vx "$own" | head -n 1 > "$RUN/clash.new"
+        mv "$RUN/clash.new" "$RUN/clash"
+    ) &
 }
 
 # Where a peer says that it stands, into `told`. Fails for one that does not answer, or is of another group or start.
@@ -575,6 +594,8 @@ main() {
     WORKED_AT=
     START_TOOK=0
     STUCK=0
+    CLASH=
+    TURNS=0
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     trap 'ending' TERM INT
@@ -600,6 +621,7 @@ main() {
         if heed; then
             if [ -n "${CORRAL_ENGINE_COMMAND:-}" ]; then rejoin "start $CORRAL_GROUP_EPOCH of the group"; else publish; fi
         fi
+        look_for_clash
         look_at_peers
         turn
         sleep 0.5 &

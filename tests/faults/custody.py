@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -129,8 +128,15 @@ def machine_copied(site: Site) -> Iterator[Expected]:
         if its_own or (path.name.startswith("corral-base.") and not (pool_of(target) / path.name).exists()):
             shutil.copy(path, pool_of(target))
     with connected(target) as connection:
-        with contextlib.suppress(libvirt.libvirtError):  # it has none before its first machine
-            connection.storagePoolLookupByName("corral").refresh(0)
+        try:
+            pool = connection.storagePoolLookupByName("corral")
+        except (
+            libvirt.libvirtError
+        ):  # it has none before its first machine; without one nobody knows of the copied disks
+            where = "<target><path>/var/lib/libvirt/corral</path></target>"
+            pool = connection.storagePoolDefineXML(f"<pool type='dir'><name>corral</name>{where}</pool>")
+            pool.create()
+        pool.refresh(0)
         copy = connection.defineXML(xml)
         copy.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         key = copy.UUIDString()

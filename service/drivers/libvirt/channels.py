@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ STAGE_LIMIT = 32
 READ_SIZE = 16384
 # What a column holds, and far more than any guest counts.
 MOST_RESTARTS = 1_000_000
+_HARDWARE_ADDRESS = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # How long a guest's end that takes nothing more is waited for before the next part is offered.
 WRITE_PAUSE_SECONDS = 0.02
 # A guest that never stops writing must not keep the one event thread to itself.
@@ -53,6 +55,7 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
         answered=_number(found.get("answered"), -1),
         restarts=min(_number(found.get("restarts")), MOST_RESTARTS),
         rank=_number(found.get("rank"), -1),
+        clash=clash if isinstance(clash := found.get("clash"), str) and _HARDWARE_ADDRESS.fullmatch(clash) else "",
     )
 
 

@@ -29,6 +29,11 @@ def line(**changes: Any) -> bytes:
 
 
 def test_a_report_is_read() -> None:
+    clash = "52:54:00:00:00:01"
+    for said, told in ((clash, clash), (clash + "x", ""), ("<b>", ""), (7, "")):
+        met = parse_report(line(clash=said), 7.0)
+        assert met is not None
+        assert met.clash == told
     supervised = parse_report(line(count=9, answered=4, restarts=2, rank=1), 7.0)
     assert supervised == GuestReport("ready", "d", 3, "10.0.0.1", 7.0, 9, 4, 2, 1)
     strange = parse_report(line(answered=-1, restarts=1 << 30, rank="x", epoch=1 << 31), 7.0)

@@ -60,6 +60,19 @@ read_documents() {
     export CORRAL_GROUP_UUID CORRAL_GROUP_EPOCH CORRAL_NODE_ROLE
 }
 
+# Asks the network who else has this address: ARP from no address, as one does before one takes it. The other's hardware
+# address is kept for the reports. In the background, since an answer is waited for.
+look_for_clash() {
+    case "$CORRAL_NODE_ADDRESS" in '' | *:*) return 0 ;; esac
+    (
+        trap - TERM USR1 USR2
+        own=$(cat /sys/class/net/eth0/address)
+        arping -D -c 2 -w 3 -I eth0 "${CORRAL_NODE_ADDRESS%%/*}" 2> /dev/null | tr 'A-F' 'a-f' |
+            sed -n 's/.*\[\([0-9a-f:]\{17\}\)\].*/\1/p' | grep -vx "$own" | head -n 1 > "$RUN/clash.new"
+        mv "$RUN/clash.new" "$RUN/clash"
+    ) &
+}
+
 joined_count() { ls "$RUN/joined" | wc -l; }
 
 forget_quiet_workers() { find "$RUN/joined" -type f -mmin +1 -exec rm -f {} +; }
@@ -70,8 +83,9 @@ publish() {
     address=$(cat "$RUN/address" 2> /dev/null)
     status=$STAGE
     [ "$STAGE" != ready ] || status=ok
-    printf '{"v":1,"stage":"%s","name":"%s","instance":"%s","epoch":%d,"detail":"%s","joined":%d,"address":"%s"}\n' \
-        "$STAGE" "$NAME_JSON" "$INSTANCE_JSON" "$CORRAL_GROUP_EPOCH" "$DETAIL_JSON" "$joined" "$address" > "$RUN/progress.new"
+    printf '{"v":1,"stage":"%s","name":"%s","instance":"%s","epoch":%d,"detail":"%s","joined":%d,"address":"%s","clash":"%s"}\n' \
+        "$STAGE" "$NAME_JSON" "$INSTANCE_JSON" "$CORRAL_GROUP_EPOCH" "$DETAIL_JSON" "$joined" "$address" \
+        "$(cat "$RUN/clash" 2> /dev/null)" > "$RUN/progress.new"
     mv "$RUN/progress.new" "$RUN/progress"
     printf '{"status":"%s","stage":"%s","name":"%s","role":"%s","rank":%d,"group":"%s","size":%d,"epoch":%d,"instance":"%s","machine_uuid":"%s","address":"%s","joined":%d}\n' \
         "$status" "$STAGE" "$NAME_JSON" "$CORRAL_NODE_ROLE" "$CORRAL_NODE_RANK" "$GROUP_JSON" "$CORRAL_GROUP_SIZE" \

@@ -1,0 +1,89 @@
+"""Another machine that answers for a member's address: seen by the member's supervisor, told as the member's reason."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.domain.groups import InstanceStatus
+from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
+from service.lifecycle.transitions import advance_all
+from service.reconcile.sight import seen
+from tests.lab.namespaces import Namespace
+from tests.lab.requirements import program, why_not
+from tests.service.serving.guest import SHELLS, Guest, until
+from tests.support.builders import group
+
+ADDRESS, OURS, OTHERS = "10.66.0.7", "52:54:0a:42:00:07", "52:54:0a:42:00:63"
+_SWITCH = """
+ip link set lo up
+ip link add br0 type bridge forward_delay 0
+ip link set br0 up
+"""
+_PORT = """
+ip link set lo up
+ip link add eth0 address "$3" type veth peer name "port$4" netns "$1"
+ip link set eth0 up
+ip address add "$2/24" dev eth0
+"""
+
+
+@pytest.fixture
+def switch() -> Iterator[Namespace]:
+    """A network of its own."""
+    if reason := why_not():
+        pytest.skip(reason)
+    if not shutil.which("arping") and not shutil.which("busybox"):
+        pytest.skip("neither arping nor busybox is here")
+    made = Namespace(("--net",), _SWITCH)
+    yield made
+    made.close()
+
+
+def machine(switch: Namespace, address: str, hardware: str, number: int) -> Namespace:
+    """A machine on that network."""
+    made = Namespace(("--net",), _PORT, (str(switch.pid), address, hardware, str(number)))
+    switch.run(program("ip"), "link", "set", f"port{number}", "master", "br0")
+    switch.run(program("ip"), "link", "set", f"port{number}", "up")
+    return made
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_machine_that_has_the_members_address_is_seen_until_it_is_gone(
+    switch: Namespace, shell: list[str], tmp_path: Path
+) -> None:
+    ours, other = machine(switch, ADDRESS, OURS, 1), machine(switch, ADDRESS, OTHERS, 2)
+    guest = Guest(tmp_path, [program("nsenter"), f"--net=/proc/{ours.pid}/ns/net", "--", *shell])
+    try:
+        guest.start("sleep 1000", CORRAL_NODE_ADDRESS=f"{ADDRESS}/24", CORRAL_CLASH_TURNS="8")
+        until(lambda: guest.report().get("clash") == OTHERS, "the other machine is seen")
+        assert guest.at("ready")["clash"] == OTHERS, "the member serves those who reach it"
+        other.run(program("ip"), "address", "del", f"{ADDRESS}/24", "dev", "eth0")
+        until(lambda: guest.report()["clash"] == "", "the other machine is gone")
+    finally:
+        guest.stop()
+        other.close()
+        ours.close()
+
+
+def test_it_is_the_members_reason_and_takes_nothing_from_it() -> None:
+    member = replace(group(1).instances[0], status=InstanceStatus.RUNNING, address=ADDRESS)
+    stored = replace(group(1), go=True, served=True, instances=(member,))
+    identity = MachineIdentity("c", member.group_uuid, member.uuid, member.attempt)
+
+    def told(clash: str) -> tuple[InstanceStatus, str]:
+        nonlocal stored
+        report = GuestReport("ready", "", 1, ADDRESS, time.monotonic(), clash=clash)
+        shown = ObservedMachine(identity, identity.machine_uuid, MachineState.RUNNING, "", report)
+        stored = advance_all(stored, seen(stored.instances[0], shown), 1)
+        return stored.instances[0].status, stored.instances[0].reason
+
+    assert told("") == (InstanceStatus.RUNNING, "")
+    words = f"another machine answers for its address {ADDRESS}: {OTHERS}"
+    assert told(OTHERS) == (InstanceStatus.RUNNING, words)
+    assert told("") == (InstanceStatus.RUNNING, "")
