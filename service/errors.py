@@ -238,7 +238,8 @@ class PermissionDenied(CorralError):
 
 
 class DeployFailed(CorralError):
-    """An accepted group did not become Running. `group_reason` is the group's stored reason, safe for callers."""
+    """An accepted group did not become Running. `group_reason` is the group's stored reason, safe for callers. `cause`:
+    what a host itself said, set where the caller is one who is told."""
 
     reason = "DEPLOY_FAILED"
 
@@ -246,6 +247,7 @@ class DeployFailed(CorralError):
         super().__init__(f"instance group {group_uuid}: {group_reason}")
         self.group_uuid = group_uuid
         self.group_reason = group_reason
+        self.cause = ""
 
 
 class InvariantViolation(CorralError):

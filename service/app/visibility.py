@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.app.identity import ADMIN
 from service.domain.groups import Group, GroupPhase, PlacementPolicy
 from service.domain.tenants import Caller
 from service.errors import NotFound
@@ -12,6 +13,12 @@ from service.store.connection import Connection
 def project_of(caller: Caller) -> str | None:
     """The tenant whose groups the caller sees; None: all of them."""
     return None if caller.role == "admin" else caller.project
+
+
+def sees_causes(caller: Caller) -> bool:
+    """Whether the caller is told what a host itself said of a failure: it may name files and bridges of the host,
+    which are for those who see hosts."""
+    return caller.role == ADMIN
 
 
 def visible(caller: Caller, group: Group) -> Group:

@@ -177,7 +177,7 @@ def render(progress: Progress, since: float = 0.0) -> RenderableType:
         f"  {group.uuid}  ",
         (group.status, _COLOURS.get(group.status, "cyan")),
         "" if progress.ended and not elapsed else f"  {elapsed:.1f} s",
-        f"  {group.reason}" if group.reason else "",
+        f"  {because(group)}" if group.reason else "",
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("rank", "member", "host", "vCPU", "memory", "address", "status", "", ""):
@@ -193,7 +193,7 @@ def render(progress: Progress, since: float = 0.0) -> RenderableType:
             ", ".join(member.addresses),
             Text(member.status, style=_COLOURS.get(member.status, "cyan")),
             ProgressBar(total=_DONE, completed=done, width=18),
-            member.reason,
+            because(member),
         )
     lines: list[RenderableType] = [head]
     if group.roles:
@@ -238,7 +238,12 @@ def describe_member(member: group_pb2.Instance) -> str:
         parts.append(f"answered rightly at {member.last_answer.ToDatetime():%H:%M:%S} UTC")
     if member.engine_restarts:
         parts.append(f"engine started again {member.engine_restarts} time(s)")
-    return " ".join(parts) + (f" ({member.reason})" if member.reason else "")
+    return " ".join(parts) + (f" ({because(member)})" if member.reason else "")
+
+
+def because(told: group_pb2.Instance | group_pb2.InstanceGroup) -> str:
+    """The reason, with what the host itself said where this caller is told."""
+    return f"{told.reason}; the host says: {told.cause}" if told.cause else told.reason
 
 
 def cells_text(numbers: Sequence[int]) -> str:
@@ -248,7 +253,7 @@ def cells_text(numbers: Sequence[int]) -> str:
 
 def describe_group(group: group_pb2.InstanceGroup) -> str:
     """A group in a line, with how far each role is."""
-    told = f"{group.name}: {group.status}" + (f" ({group.reason})" if group.reason else "")
+    told = f"{group.name}: {group.status}" + (f" ({because(group)})" if group.reason else "")
     return f"{told}; {describe_roles(group)}" if group.roles else told
 
 

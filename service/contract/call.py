@@ -7,6 +7,7 @@ import uuid
 from contextvars import ContextVar
 from typing import Any
 
+from service.app.visibility import sees_causes
 from service.domain.tenants import Caller
 from service.telemetry import traces
 
@@ -27,6 +28,12 @@ def current_caller() -> Caller:
 def set_caller(caller: Caller) -> None:
     """Remember the caller for the rest of the present call; every call runs in a context of its own."""
     _caller.set(caller)
+
+
+def told_cause(cause: str) -> str:
+    """What a host itself said, where the present call's caller may know it; outside of a call nobody may."""
+    caller = _caller.get(None)
+    return cause if caller is not None and sees_causes(caller) else ""
 
 
 def seconds_left(context: Any) -> float | None:

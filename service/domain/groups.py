@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from placement.model import Explanation
+from service.domain.causes import Explained
 from service.domain.cells import NumaPolicy, with_cells
 from service.domain.fleet import GPU
 
@@ -268,7 +269,7 @@ class DeployRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Explained):
     """One member as stored. `attempt` rises when the member is placed anew; `restarts` counts starts on the host.
 
     `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
@@ -321,6 +322,8 @@ class Instance:
     target_cells: tuple[int, ...] = ()
     created_at: int = 0
     updated_at: int = 0
+    cause: str = ""
+    cause_of: str = ""
 
     @property
     def rank(self) -> int:
@@ -402,7 +405,7 @@ class PlacementRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(Explained):
     """One instance group as stored, with its members in rank order.
 
     `sequence`: number of the newest event (from 1, without gaps). `version`: rises with every write; etags are made
@@ -441,6 +444,8 @@ class Group:
     deadline_at: int = 0
     created_at: int = 0
     updated_at: int = 0
+    cause: str = ""
+    cause_of: str = ""
 
     def instance(self, uuid: str) -> Instance:
         """The member with this uuid. Raises KeyError."""

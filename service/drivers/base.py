@@ -28,7 +28,8 @@ _MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
 class DriverError(Exception):
     """Base of the driver errors.
 
-    `public` is safe to show to a tenant; `detail` may quote the hypervisor and is for logs only.
+    `public` is safe to show to a tenant, and says which class of cause it is; `detail` may quote the hypervisor, and is
+    for logs and, without secrets, for those who see hosts.
     """
 
     def __init__(self, public: str, detail: str = "") -> None:

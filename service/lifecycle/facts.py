@@ -53,6 +53,7 @@ class NotDecided:
 class Observed:
     """One member's machine was observed. A fact about an older attempt is ignored. `reason` is safe for callers.
 
+    `detail`: what the host itself said of it, without secrets, for those who see hosts.
     `barred`, of one that is gone: a tombstone stands in its place, so that no create of the attempt makes it again.
     Of a guest that reports: `epoch`, the start of the group that it knows (0: it says nothing of itself);
     `answered_ms`, how long ago the model answered rightly, -1: never; `engine_restarts`. `silent`: it has reported,
@@ -72,6 +73,7 @@ class Observed:
     silent: bool = False
     unheard: bool = False
     clash: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +154,13 @@ class MoveClaimed:
 
 @dataclass(frozen=True, slots=True)
 class MoveImpossible:
-    """No host takes the member live, or its move was refused or broke off. `reason` is safe for callers."""
+    """No host takes the member live, or its move was refused or broke off. `reason` is safe for callers; `detail`: what
+    the host itself said, without secrets, for those who see hosts."""
 
     instance_uuid: str
     attempt: int
     reason: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

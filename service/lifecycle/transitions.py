@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance, on_host
 from service.lifecycle import silence
+from service.lifecycle.causes import caused, explained
 from service.lifecycle.facts import (
     ClockLeapt,
     DeleteRequested,
@@ -90,8 +91,8 @@ def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
     """
     if group.phase in FINAL:
         return group
-    changed = _APPLY[type(fact)](group, fact, now)
-    return renewed(group, settle(changed, now, may_go=not more), now)
+    changed = caused(_APPLY[type(fact)](group, fact, now), fact)
+    return explained(renewed(group, settle(changed, now, may_go=not more), now))
 
 
 def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:

@@ -27,6 +27,7 @@ from service.drivers.base import (
     ObservedMachine,
     UuidTaken,
 )
+from service.errors import Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.effects import (
     AbortMove,
@@ -42,7 +43,7 @@ from service.lifecycle.effects import (
 )
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.lifecycle.members import gives_up
-from service.reconcile import sight
+from service.reconcile import causes, sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of, machine_spec
@@ -154,7 +155,8 @@ class MemberCalls:
             return EffectResult(facts, retry=not facts)
         except DriverError as error:
             verdict = type(error).__name__
-            return self._trouble(monitor, member, effect, error, sends)
+            told = await self._told(group, member, error.detail)
+            return self._trouble(monitor, member, effect, error, sends, told)
         except TimeoutError:
             verdict = "Timeout"
             sends.maybe_arrived.add((member.uuid, member.attempt))
@@ -313,25 +315,38 @@ class MemberCalls:
             return machine
         return replace(machine, unheard_seconds=0.0)
 
+    async def _told(self, group: Group, member: Instance, detail: str) -> str:
+        """What a host said, without secrets; nothing where they cannot be read, and so not be taken out."""
+        if not detail:
+            return ""
+        try:
+            values = {**template(member, self.directory.catalogue).environment, **member.spec.environment_variables}
+            names = referred(values)
+            secrets = await self._secrets.values(self._custody.store, names, group.project)
+            return causes.kept(detail, [secrets.value(name, group.project) for name in names])
+        except (KeyError, SecretUnavailable, Unavailable) as why:
+            logger.info("what the host said of member %s is not told: %s", member.uuid, why)
+            return ""
+
     def _trouble(
-        self, monitor: HostMonitor, member: Instance, effect: MemberEffect, error: DriverError, sends: Sends
+        self, monitor: HostMonitor, member: Instance, effect: MemberEffect, error: DriverError, sends: Sends, told: str
     ) -> EffectResult:
         logger.warning(
             "%s of %s (attempt %d) on %s: %s: %s %s",
             type(effect).__name__, member.uuid, member.attempt, monitor.host.name,
-            type(error).__name__, error.public, error.detail,
+            type(error).__name__, error.public, told,
         )  # fmt: skip
         key = (member.uuid, member.attempt)
         if isinstance(error, MachineGhost):
             monitor.ghost(member.machine_uuid)
-            return EffectResult([Observed(*key, Observation.BURNT, error.public)], retry=True)
+            return EffectResult([Observed(*key, Observation.BURNT, error.public, detail=told)], retry=True)
         if isinstance(error, UuidTaken) and isinstance(effect, Remove):
             # Nothing of ours to be removed; no tombstone can stand there, and the claim waits for the stranger's end.
-            return EffectResult([Observed(*key, Observation.BURNT, error.public)], retry=True)
+            return EffectResult([Observed(*key, Observation.BURNT, error.public, detail=told)], retry=True)
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Migrate):
-            return EffectResult([MoveImpossible(*key, error.public)])
+            return EffectResult([MoveImpossible(*key, error.public, told)])
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Create | Resume):
-            return EffectResult([Observed(*key, Observation.REJECTED, error.public)])
+            return EffectResult([Observed(*key, Observation.REJECTED, error.public, detail=told)])
         if isinstance(error, HostRejected) and isinstance(effect, Tell):
             return EffectResult(retry=True)  # what becomes of a member that cannot be told its deadline decides
         if isinstance(error, HostUnreachable):

@@ -524,6 +524,7 @@ class InstanceGroup(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -562,6 +563,10 @@ class InstanceGroup(_message.Message):
     """
     project: _builtins.str
     """The project, that is the tenant, that the group belongs to and whose quota it counts against."""
+    cause: _builtins.str
+    """What the host's own software said of the failure that `reason` tells of, without secrets. Told to callers with the role
+    `admin` alone, because it may name what a host has; `reason` says to everybody which class of cause it is.
+    """
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
         """The members, in the order of their ranks."""
@@ -627,10 +632,11 @@ class InstanceGroup(_message.Message):
         etag: _builtins.str = ...,
         project: _builtins.str = ...,
         roles: _abc.Iterable[Global___RoleStatus] | None = ...,
+        cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,6 +710,7 @@ class Instance(_message.Message):
     LAST_ANSWER_FIELD_NUMBER: _builtins.int
     ENGINE_RESTARTS_FIELD_NUMBER: _builtins.int
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -749,6 +756,10 @@ class Instance(_message.Message):
     """What the member is in its group. Empty where it has no role."""
     engine_restarts: _builtins.int
     """How often the guest has started the engine again by itself since the machine was started."""
+    cause: _builtins.str
+    """What the host's own software said of the failure that `reason` tells of, without secrets. Told to callers with the role
+    `admin` alone, because it may name what a host has; `reason` says to everybody which class of cause it is.
+    """
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The member's IP addresses. Empty until they are known."""
@@ -800,10 +811,11 @@ class Instance(_message.Message):
         last_answer: _timestamp_pb2.Timestamp | None = ...,
         engine_restarts: _builtins.int = ...,
         numa_cells: _abc.Iterable[_builtins.int] | None = ...,
+        cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cpu_num", b"cpu_num", "create_date", b"create_date", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from placement.model import Proof
 from service.app.etags import etag_of
+from service.contract.call import told_cause
 from service.contract.convert import specification
 from service.domain import roles
 from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, Seat
@@ -62,6 +63,7 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         last_op_date=timestamp(value.updated_at),
         service_creation_strategy=spec.creation_strategy.value,
         reason=value.reason,
+        cause=told_cause(value.told_cause),
         system_tags=spec.system_tags,
         user_tags=spec.user_tags,
         tag_uuids=spec.tag_uuids,
@@ -101,6 +103,7 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         memory_size=value.spec.memory_size,
         addresses=[value.address] if value.address else [],
         reason=value.reason,
+        cause=told_cause(value.told_cause),
         attempt=value.attempt,
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),

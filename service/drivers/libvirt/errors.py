@@ -1,4 +1,5 @@
-"""libvirt's errors in the words of `drivers.base`. Its own text goes to `detail` alone: it may quote paths."""
+"""libvirt's errors in the words of `drivers.base`: a class of cause for everybody. Its own text goes to `detail` alone,
+because it may quote paths."""
 
 from __future__ import annotations
 
@@ -44,12 +45,63 @@ _SYSTEM_REJECTIONS: dict[int, tuple[str, str]] = {
     errno.ENOMEM: ("no_memory", "the host has not enough memory"),
     errno.ENOSPC: ("no_space", "the host's storage pool is full"),
     errno.EDQUOT: ("no_space", "the host's storage pool is full"),
+    errno.EACCES: ("denied", "the host does not allow the use of a file of the machine"),
+    errno.EPERM: ("denied", "the host does not allow the use of a file of the machine"),
+    errno.EIO: ("internal", "the host's storage had an input or output error"),
+    errno.EMFILE: ("internal", "the host has too many files open"),
+    errno.ENFILE: ("internal", "the host has too many files open"),
+    errno.EADDRINUSE: ("internal", "a port that the machine needs is taken on the host"),
 }
+# What QEMU, qemu-img and libvirt's helpers say, the only sign that there is where libvirt has no code for it.
 _PROGRAMS_WORDS = {
     "Cannot allocate memory": _SYSTEM_REJECTIONS[errno.ENOMEM],
+    "cannot set up guest memory": _SYSTEM_REJECTIONS[errno.ENOMEM],
     "No space left on device": _SYSTEM_REJECTIONS[errno.ENOSPC],
+    "Permission denied": _SYSTEM_REJECTIONS[errno.EACCES],
+    "No such file or directory": _SYSTEM_REJECTIONS[errno.ENOENT],
+    "No such device": _SYSTEM_REJECTIONS[errno.ENODEV],
+    "Input/output error": _SYSTEM_REJECTIONS[errno.EIO],
+    "Address already in use": _SYSTEM_REJECTIONS[errno.EADDRINUSE],
+    'Failed to get "write" lock': ("internal", "a disk of the machine is in use by another"),
+    "Could not access KVM": ("unsupported", "the host cannot run machines with KVM"),
+    "failed to initialize kvm": ("unsupported", "the host cannot run machines with KVM"),
 }
-_INTERNAL = ("internal", "the hypervisor failed")
+# Which part of libvirt failed, where neither code nor words say more.
+_PARTS: dict[int, tuple[str, str]] = {
+    **dict.fromkeys(
+        (
+            libvirt.VIR_FROM_NETWORK,
+            libvirt.VIR_FROM_NET,
+            libvirt.VIR_FROM_INTERFACE,
+            libvirt.VIR_FROM_NWFILTER,
+            libvirt.VIR_FROM_FIREWALL,
+            libvirt.VIR_FROM_FIREWALLD,
+        ),
+        ("internal", "the host's network could not take the machine"),
+    ),
+    libvirt.VIR_FROM_STORAGE: ("internal", "the host's storage failed"),
+    **dict.fromkeys(
+        (libvirt.VIR_FROM_SECURITY, libvirt.VIR_FROM_ACCESS, libvirt.VIR_FROM_POLKIT),
+        ("denied", "the host's security rules do not allow the machine"),
+    ),
+    **dict.fromkeys(
+        (libvirt.VIR_FROM_CGROUP, libvirt.VIR_FROM_SYSTEMD, libvirt.VIR_FROM_DBUS, libvirt.VIR_FROM_RESCTRL),
+        ("internal", "the host's resource control could not take the machine"),
+    ),
+    **dict.fromkeys(
+        (libvirt.VIR_FROM_CPU, libvirt.VIR_FROM_CAPABILITIES),
+        ("unsupported", "the host's processor cannot run the machine"),
+    ),
+    **dict.fromkeys(
+        (libvirt.VIR_FROM_LOCKING, libvirt.VIR_FROM_LOCKSPACE),
+        ("internal", "a disk of the machine is in use by another"),
+    ),
+    **dict.fromkeys(
+        (libvirt.VIR_FROM_QEMU, libvirt.VIR_FROM_DOMAIN, libvirt.VIR_FROM_DOM),
+        ("internal", "the host's virtualisation software could not run the machine"),
+    ),
+}
+_INTERNAL = ("internal", "the hypervisor refused it for a reason that has no class here")
 # libvirt's own client side of the wire.
 _WIRE = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
 _LOST = frozenset(
@@ -85,14 +137,18 @@ def translate(error: libvirt.libvirtError, *, has_effect: bool) -> DriverError:
         return HostUnreachable("the connection to the host was lost", detail)
     if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_RESOURCE_BUSY):
         return OutcomeUnknown("the hypervisor did not finish the operation in time", detail)
-    if code == libvirt.VIR_ERR_SYSTEM_ERROR:
-        return HostRejected(*_SYSTEM_REJECTIONS.get(error.get_int1() or 0, _INTERNAL), detail)
-    if code == libvirt.VIR_ERR_INTERNAL_ERROR:
-        # The words of QEMU and of qemu-img, the only sign that there is for it.
-        for words, rejection in _PROGRAMS_WORDS.items():
-            if words in (error.get_error_message() or ""):
-                return HostRejected(*rejection, detail)
-    return HostRejected(*_REJECTIONS.get(code, _INTERNAL), detail)
+    return HostRejected(*_class_of(error, code), detail)
+
+
+def _class_of(error: libvirt.libvirtError, code: int) -> tuple[str, str]:
+    """The class of cause: by the code, by the number of the system's error, by words, by the part that failed."""
+    if code in _REJECTIONS:
+        return _REJECTIONS[code]
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR and (number := error.get_int1() or 0) in _SYSTEM_REJECTIONS:
+        return _SYSTEM_REJECTIONS[number]
+    said = error.get_error_message() or ""
+    found = next((known for words, known in _PROGRAMS_WORDS.items() if words in said), None)
+    return found or _PARTS.get(error.get_error_domain(), _INTERNAL)
 
 
 def translate_open(error: libvirt.libvirtError) -> DriverError:

@@ -49,14 +49,16 @@ def _resources(of: Iterable[ResourceAmounts]) -> dict[str, list[int]]:
     }
 
 
-def group(value: Group) -> dict[str, Any]:
-    """A group without its members. Times are milliseconds since the Unix epoch."""
+def group(value: Group, *, causes: bool) -> dict[str, Any]:
+    """A group without its members. Times are milliseconds since the Unix epoch. `causes`: for a caller who is told
+    what hosts themselves said."""
     return {
         "uuid": value.uuid,
         "name": value.spec.name,
         "project": value.project,
         "status": value.status.value,
         "reason": value.reason,
+        "cause": value.told_cause if causes else "",
         "nodes": len(value.spec.nodes),
         "created": value.created_at,
         "updated": value.updated_at,
@@ -64,8 +66,8 @@ def group(value: Group) -> dict[str, Any]:
     }
 
 
-def member(value: Instance, reachable: Reachable) -> dict[str, Any]:
-    """A member. `memory` in bytes; `host` and `zone` are uuids, empty until it is placed."""
+def member(value: Instance, reachable: Reachable, *, causes: bool) -> dict[str, Any]:
+    """A member. `memory` in bytes; `host` and `zone` are uuids, empty until it is placed. `causes`: as of `group`."""
     zone_uuid = value.zone_uuid or value.spec.zone_uuid
     url = service_url(value)
     return {
@@ -75,6 +77,7 @@ def member(value: Instance, reachable: Reachable) -> dict[str, Any]:
         "rank": value.rank,
         "status": UNKNOWN if value.unknown_since else value.status.value,
         "reason": value.reason,
+        "cause": value.told_cause if causes else "",
         "host": value.host_uuid,
         "cells": list(value.cells),
         "target": value.target_host_uuid,

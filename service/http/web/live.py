@@ -20,11 +20,12 @@ from service.app.feed import Bookmark
 from service.app.groups import Groups
 from service.app.identity import ADMIN, VIEWER, Identities
 from service.app.picture import Look, Picture
+from service.app.visibility import sees_causes
 from service.contract.call import REQUEST_ID_KEY, request_id_of
 from service.contract.convert.inventory import Reachable
 from service.contract.frame import CallerLeft, CallFrame, FramedCall
 from service.domain.events import Event
-from service.domain.groups import Group
+from service.domain.groups import Group, Instance
 from service.domain.tenants import Caller
 from service.http.peers import by_unix_socket, peer
 from service.http.reply import Reply, left
@@ -47,8 +48,10 @@ News = Look | Group | Event | Bookmark
 
 @dataclass(slots=True)
 class Changes:
-    """What one message tells, by uuid: of several changes of the same thing the last."""
+    """What one message tells, by uuid: of several changes of the same thing the last. `causes`: to somebody who is told
+    what hosts themselves said."""
 
+    causes: bool = False
     hosts: dict[str, Any] = field(default_factory=dict)
     removed_hosts: list[str] = field(default_factory=list)
     zones: list[Any] | None = None
@@ -77,11 +80,15 @@ class Changes:
                 if news.group is not None:
                     self._group(news.group, reachable)
                 if news.instance is not None:
-                    self.members[news.instance.uuid] = documents.member(news.instance, reachable)
+                    self._member(news.instance, reachable)
 
     def _group(self, group: Group, reachable: Reachable) -> None:
-        self.groups[group.uuid] = documents.group(group)
-        self.members.update((member.uuid, documents.member(member, reachable)) for member in group.instances)
+        self.groups[group.uuid] = documents.group(group, causes=self.causes)
+        for member in group.instances:
+            self._member(member, reachable)
+
+    def _member(self, member: Instance, reachable: Reachable) -> None:
+        self.members[member.uuid] = documents.member(member, reachable, causes=self.causes)
 
     @property
     def size(self) -> int:
@@ -169,7 +176,7 @@ class Live:
         readers = [asyncio.create_task(_read(source, queue)) for source in sources]
         try:
             while True:
-                changes = Changes()
+                changes = Changes(sees_causes(caller))
                 if not await self._gathered(queue, changes):
                     yield "", None
                     continue

@@ -15,7 +15,7 @@ from service.contract.convert.explanation import in_callers_order
 from service.domain.catalog import ModelService
 from service.domain.groups import DeployRequest
 from service.errors import CorralError, FieldViolation, InvalidArgument, NotFound, PlacementError, Unavailable
-from service.http.zstack import body, inventories, nodes
+from service.http.zstack import body, inventories, nodes, placing_tags
 from service.http.zstack.calls import Call, Handler
 from service.http.zstack.errors import error_code
 from service.http.zstack.following import Following, running
@@ -23,9 +23,6 @@ from service.http.zstack.showing import Showing
 
 Message = deploy_pb2.DeployDistributedModelServiceRequest
 VALIDATION_ONLY = "validationOnly"
-# Tags by which a machine joins a group of ZStack's that says how its members are placed. There are none of these here,
-# and a tag that was kept would be a rule that nothing keeps.
-_PLACING_TAGS = ("affinityGroupUuid::", "vmSchedulingRuleGroupUuid::")
 MAX_TEMPLATES = 64
 # What of a single deploy is its group's; the rest is its only node's.
 _OF_GROUP = ("name", "description", "resourceUuid", "tagUuids", "systemTags", "userTags")
@@ -60,7 +57,6 @@ class DeployApis:
 
     async def _launched(self, call: Call, arguments: Mapping[str, Any]) -> dict[str, Any]:
         message = await self._message(arguments)
-        _refuse_affinity_tags(message)
         dry_run = VALIDATION_ONLY in message.system_tags or message.validate_only
         message.system_tags[:] = [tag for tag in message.system_tags if tag != VALIDATION_ONLY]
         request = _request(call, message)
@@ -121,6 +117,7 @@ class DeployApis:
         message = Message()
         body.fill(message, values)
         validation.check(message)
+        placing_tags.apply(message)
         return message
 
     async def _entry(self, node: Mapping[str, Any], known: dict[str, ModelService | None]) -> ModelService | None:
@@ -157,13 +154,3 @@ def _of_only_node(error: InvalidArgument) -> InvalidArgument:
 def _asked_for(message: Message) -> dict[str, Any]:
     asked = {"name": message.name, "description": message.description or None}
     return asked | {"modelServiceUuid": message.model_services[0].uuid, "type": message.model_services[0].type or None}
-
-
-def _refuse_affinity_tags(message: Message) -> None:
-    """Raises InvalidArgument for a tag that names an affinity or scheduling group of ZStack's."""
-    for position, tag in enumerate(message.system_tags):
-        if tag.startswith(_PLACING_TAGS):
-            told = (
-                f"{tag.partition('::')[0]} names a group that there is not; placementPolicy says how members are placed"
-            )
-            raise InvalidArgument.of(f"system_tags[{position}]", told)

@@ -110,7 +110,10 @@ def error_code(error: BaseException, request_id: str, details: str = "") -> dict
     if row is None or not isinstance(error, errors.CorralError):
         return _code("SYS.1000", f"internal error, request id {request_id}", {"requestId": request_id})
     code, say = row
-    return _code(code, details or say(error), {"reason": error.reason, "requestId": request_id, **_opaque(error)})
+    told = _code(code, details or say(error), {"reason": error.reason, "requestId": request_id, **_opaque(error)})
+    if isinstance(error, errors.DeployFailed) and error.cause:
+        told["cause"] = _code("SYS.1000", error.cause, {})
+    return told
 
 
 def _opaque(error: errors.CorralError) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from service.app.groups import Groups, Started
+from service.app.visibility import sees_causes
 from service.domain.events import EventKind
 from service.domain.groups import Group, GroupStatus
 from service.domain.tenants import Caller
@@ -40,6 +41,8 @@ class Following:
                     break
                 after = standing.revision
             except DeployFailed as error:
+                if final is not None and sees_causes(caller):
+                    error.cause = final.told_cause
                 if final is not None and final.failure is not None and final.failure.code == TimedOut.reason:
                     raise TimedOut(error.group_uuid, error.group_reason) from error
                 raise

@@ -5,7 +5,7 @@ import { all, begin, call, events } from "./api.js";
 import { matches, terms, unknown } from "./filter.js";
 import { Ask, Bar, Filter, Legend, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Tiles } from "./tiles.js";
-import { amount, bytes, label } from "./units.js";
+import { amount, because, bytes, label } from "./units.js";
 
 const MANY = 200;
 export const HOST_KEYS = ["name", "zone", "rack", "cluster", "status", "state", "driver", "type", "label", "group"];
@@ -125,7 +125,7 @@ export function Host({ picture, uuid, may }) {
       <${Legend} /></section>
     <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Group", "Rank", "Status", "CPU", "Memory", "Why"]}
       row=${(member) => html`<th scope="row"><a href=${`#/group/${member.group}`}>${picture.groups.get(member.group)?.name || member.group}</a></th>
-        <td>${member.rank}</td><td><${Status} is=${member.status} /></td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${member.reason}</td>`} />
+        <td>${member.rank}</td><td><${Status} is=${member.status} /></td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
 }
 

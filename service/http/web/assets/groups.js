@@ -5,7 +5,7 @@ import { all, begin, call } from "./api.js";
 import { matches, terms, unknown } from "./filter.js";
 import { Ask, Cut, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Timeline } from "./timeline.js";
-import { bytes, clock, seconds } from "./units.js";
+import { because, bytes, clock, seconds } from "./units.js";
 
 export const GROUP_KEYS = ["name", "status", "project", "host", "zone", "member", "reason"];
 const SETTLED = ["Running", "Stopped", "Failed"];
@@ -62,6 +62,7 @@ export function Group({ picture, uuid, may }) {
   });
   return html`<h1>${group.name} <${Status} is=${group.status} /></h1>
     ${group.reason && html`<p class="reason">${group.reason}</p>`}
+    ${group.cause && html`<p class="reason cause">The host says: ${group.cause}</p>`}
     <dl class="facts"><dt>Project</dt><dd>${group.project}</dd>${url && html`<dt>Answers at</dt><dd><code>${url}</code></dd>`}
       ${answered && html`<dt>Last right answer</dt><dd>${clock(Date.parse(answered))}</dd>`}
       <dt>Accepted</dt><dd>${clock(group.created)}</dd><dt>UUID</dt><dd><code>${group.uuid}</code></dd>
@@ -72,7 +73,7 @@ export function Group({ picture, uuid, may }) {
     <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", "Why"]}
       row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
         <td>${picture.hosts.get(member.host) ? html`<a href=${`#/host/${member.host}`}>${picture.hosts.get(member.host).name}</a>` : member.host ? "placed" : "—"}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}</td>
-        <td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${member.reason}</td>`} />
+        <td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
     <h2>Timeline</h2>
     <${Problem} is=${history.problem} />
     <${Cut} of=${history.value} />

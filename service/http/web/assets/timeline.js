@@ -2,7 +2,7 @@
 
 import { html } from "./vendor/preact-htm.mjs";
 import { Table, tone } from "./parts.js";
-import { clock, lasted } from "./units.js";
+import { because, clock, lasted } from "./units.js";
 
 const ROW = 18;
 const LEFT = 90;
@@ -35,10 +35,10 @@ function put(row, status, at) {
 function told(event) {
   const [kind] = Object.keys(event).filter((name) => !["revision", "sequence", "time", "groupUuid"].includes(name));
   const body = event[kind];
-  if (kind === "instance") return `rank ${body.nodeRank || 0}: ${body.status}${body.hostName ? ` on ${body.hostName}` : ""}${body.reason ? `: ${body.reason}` : ""}`;
+  if (kind === "instance") return `rank ${body.nodeRank || 0}: ${body.status}${body.hostName ? ` on ${body.hostName}` : ""}${body.reason ? `: ${because(body)}` : ""}`;
   if (kind === "planned") return `placed by ${body.stage}, ${String(body.proof).replace("PLACEMENT_PROOF_", "").toLowerCase()}, in ${body.duration || "0s"}`;
   if (kind === "claimed") return `capacity of ${body.instances?.length || 0} members claimed`;
-  return `${kind}: ${body.status}${body.reason ? `: ${body.reason}` : ""}`;
+  return `${kind}: ${body.status}${body.reason ? `: ${because(body)}` : ""}`;
 }
 
 export function Timeline({ events, members }) {

@@ -37,3 +37,8 @@ export function lasted(milliseconds) {
 export function clock(milliseconds) {
   return new Date(milliseconds).toLocaleString([], { dateStyle: "short", timeStyle: "medium" });
 }
+
+// The reason of a group or member, with what the host itself said where the caller is told.
+export function because(one) {
+  return one.cause ? `${one.reason}; the host says: ${one.cause}` : one.reason;
+}

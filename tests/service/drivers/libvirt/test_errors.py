@@ -53,6 +53,26 @@ def test_memory_and_space_that_programs_could_not_get_are_known_by_their_words()
 
 
 @pytest.mark.parametrize(
+    ("code", "domain", "text", "told"),
+    [
+        (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_NETWORK, "cannot add tap", "network could not take"),
+        (libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_FROM_STORAGE, "broken", "storage failed"),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_SECURITY, "apparmor", "security rules"),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_CGROUP, "no controller", "resource control"),
+        (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_QEMU, "odd", "virtualisation software"),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU, "x: Permission denied", "does not allow the use"),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU, "Could not access KVM kernel module", "with KVM"),
+        (10_000, libvirt.VIR_FROM_NONE, "odd", "no class here"),
+    ],
+)
+def test_every_rejection_has_a_class_of_cause(code: int, domain: int, text: str, told: str) -> None:
+    found = translate(error(code, domain, f"{text} {SECRET}"), has_effect=True)
+    assert told in found.public
+    assert SECRET not in found.public
+    assert text in found.detail
+
+
+@pytest.mark.parametrize(
     "broken",
     [
         lost(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.http.zstack import dates
+from service.http.zstack import dates, placing_tags
 
 from .lab import ACTION, ENTRY, GROUPS, PASSWORD_SHA512, ZONE, Lab, action, node
 
@@ -188,12 +188,31 @@ async def test_a_policy_is_said_in_the_body_and_tags_that_name_zstacks_own_group
     nodes = [node(), node()]
     found = await zstack.deployed(systemTags=["validationOnly"], modelServices=nodes, placementPolicy=policy)
     assert len({instance["hostUuid"] for instance in found["instances"]}) == 2
-    for tag in (f"affinityGroupUuid::{'a' * 32}", f"vmSchedulingRuleGroupUuid::{'a' * 32}"):
-        error = await zstack.refused(systemTags=["validationOnly", tag], placementPolicy=policy)
+    for name in placing_tags.REFUSED:
+        error = await zstack.refused(systemTags=["validationOnly", f"{name}::{'a' * 32}"], placementPolicy=policy)
         assert error["code"] == "SYS.1007"
-        assert tag.partition("::")[0] in error["details"]
+        assert name in error["details"]
     error = await zstack.refused(modelServices=nodes, placementPolicy={"minRacks": 3})
     assert (error["code"], "minRacks" in error["details"] or "min_racks" in error["details"]) == ("SYS.1007", True)
+
+
+async def test_a_tag_that_binds_to_a_cluster_is_kept_to(zstack: Lab) -> None:
+    (cluster,) = (await zstack.get("/clusters")).json()["inventories"]
+    inside = [h["uuid"] for h in (await zstack.get("/hosts", q=f"clusterUuid={cluster['uuid']}")).json()["inventories"]]
+    tag = f"resourceBindings::Cluster:{cluster['uuid']}"
+    found = await zstack.deployed(systemTags=["validationOnly", tag], modelServices=[node(), node()])
+    assert {instance["hostUuid"] for instance in found["instances"]} <= set(inside)
+    kept = await zstack.deployed(systemTags=[tag], name="bound")
+    assert kept["systemTags"] == [tag]
+    assert kept["instances"][0]["hostUuid"] in inside
+    for bad in ("Cluster:" + "d" * 32 + ",Cluster:" + cluster["uuid"], "Host:" + inside[0], "Cluster:x", ""):
+        error = await zstack.refused(systemTags=["validationOnly", f"resourceBindings::{bad}"])
+        assert (error["code"], "resourceBindings" in error["details"]) == ("SYS.1007", True)
+    other = node(clusterUuid="d" * 32)
+    error = await zstack.refused(systemTags=["validationOnly", tag], modelServices=[other])
+    assert "another cluster" in error["details"]
+    unknown = f"resourceBindings::Cluster:{'d' * 32}"
+    assert (await zstack.refused(systemTags=["validationOnly", unknown]))["code"] == "SYS.1003"
 
 
 async def test_the_dry_run_tells_where_and_makes_nothing(zstack: Lab) -> None:
