@@ -24,6 +24,7 @@ CountSecrets = Callable[[Connection], Mapping[tuple[str, bool], int]]
 
 _SILENT = frozenset({HostStatus.CONNECTING, HostStatus.DISCONNECTED})
 _HEAD = 8
+"""So many digits of its uuid tell a host from others of its name."""
 
 
 class Gauges:

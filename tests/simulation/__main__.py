@@ -24,8 +24,8 @@ MANY = 50
 """From this many seeds on a run is judged by ENOUGH; fewer may by chance have done little."""
 ALL_POINTS = 1000
 """From this many seeds on every named point must have been passed; some stand for what one seed of hundreds does."""
-LEAST = 100
-"""This many seeds are run at least, however slow the machine is."""
+LEAST = 25
+"""This many seeds are run at least, however slow the machine is; a hundred took one that did much else 15 min."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -281,11 +281,10 @@ def _fleet(world: World) -> Fleet:
         hosts[uuid] = Host(uuid, name, ZONE, HostAddress("simulated"), machine_type=BARE_METAL)
         world.hosts[uuid] = SimulatedMachineHost(uuid, name, ZONE, total, world.loop.time, world.changed)
         world.metal.totals[uuid] = total
-    catalogue = {
-        ENTRY: ModelService(
-            ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000))
-        )
-    }
+    entry = ModelService(ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000)))
+    if addresses and needs_fellows(world.seed):
+        entry = replace(entry, framework="torchrun", initial_command="serve")
+    catalogue = {ENTRY: entry}
     quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 else {}
     configured = Fleet({ZONE: zone}, hosts, catalogue, quota)
     world.observer.quota = quota
@@ -298,6 +297,14 @@ def _fleet(world: World) -> Fleet:
     whole = {(uuid, name): amount for uuid, total in world.metal.totals.items() for name, amount in total.items()}
     world.observer.usable = {**world.observer.usable, **whole}
     return configured
+
+
+def needs_fellows(seed: int) -> bool:
+    """Whether what is served is, where the zone has addresses, an engine whose members cannot do without each other.
+
+    Those that go on running are then told of each start. Of dice of its own, so that all else in a seed is the same.
+    """
+    return random.Random(f"framework {seed}").random() < 0.5
 
 
 def _orders(world: World, length: float) -> list[Order]:

@@ -16,7 +16,7 @@ from tests.support import ROOT
 from tests.support.process import ENVIRONMENT
 
 SLICE_SECONDS = 25
-"""Each of the two slices starts seeds for so long; a machine of its own manages some 120 in each."""
+"""Each of the two slices starts seeds for so long: 25 to 120, by the machine and what else it does."""
 
 
 def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -49,6 +49,25 @@ def test_a_seed_replays_exactly_in_another_process(seed: int) -> None:
     first, second = simulate("--seed", str(seed)), simulate("--seed", str(seed), hash_seed="77")
     assert first.returncode == 0, first.stdout[-4000:] + first.stderr
     assert first.stdout == second.stdout
+
+
+@pytest.mark.timeout(900)
+def test_members_that_run_are_told_where_their_engines_need_each_other() -> None:
+    """Few seeds do that, so it is looked for in those that an engine of this kind serves."""
+    program = (
+        "from tests.simulation.scenario import needs_fellows, run\n"
+        "for seed in filter(needs_fellows, range(1, 200)):\n"
+        "    result = run(seed)\n"
+        "    assert not result.violations, (seed, result.violations)\n"
+        "    if result.passed['tell.after']: break\n"
+        "print(result.passed['tell.after'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", "import logging; logging.disable(30)\n" + program],
+        cwd=ROOT, env={**os.environ, **ENVIRONMENT, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert int(ended.stdout) > 0, "none of many seeds tells anybody"
 
 
 def test_a_seed_does_not_depend_on_the_seeds_before_it() -> None:

@@ -1,6 +1,6 @@
 """Simulated hosts: their machines exist only in this process's memory, or in a file. For trying Corral and for tests.
 
-They run no guest, and say so in `virt_type`. May not import the store, the use cases or another driver.
+They run no guest, and say so in `virt_type`.
 """
 
 from service.drivers.simulated.driver import SimulatedDriver

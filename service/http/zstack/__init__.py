@@ -2,6 +2,4 @@
 
 Translates to the use cases of `service.app` and back, and holds no rule of its own: what a field may hold stands in the
 protos and is checked by `service.contract.validation`.
-
-May not import the store, a driver or reconcile.
 """
