@@ -21,8 +21,8 @@ SEATED = frozenset(
 LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "Removed"})
 
 
-_OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_rules",
-                    "_owners", "_go", "_seats", "_fleet")  # fmt: skip
+_OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_own",
+                    "_rules", "_owners", "_go", "_seats", "_fleet")  # fmt: skip
 
 Claims = Mapping[tuple[str, int, str, str], tuple[str, str, int]]
 """(instance, attempt, resource, host) -> (host, group, amount)."""
