@@ -27,6 +27,7 @@ from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
 from service.app.jobs import Job, JobResult, Jobs
+from service.app.logs import Logs
 from service.app.picture import Picture
 from service.app.projects import Projects
 from service.app.quarantine import Quarantine
@@ -300,6 +301,7 @@ class Service:
             config.server.grpc,
             config.server.admin,
             reachable=self._reachable,
+            logs=Logs(self.groups, self.feed, self._calls.logs),
             unix_mode=config.server.unix_mode,
             credentials=tls.credentials(pem(config)) if config.server.tls is not None else None,
             identify=by(self.identities),

@@ -22,7 +22,7 @@ TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
     "service/domain/groups.py": 470,  # what a request and a row hold, field by field
-    "service/drivers/base.py": 420,  # all that every driver is asked for, and its answers
+    "service/drivers/base.py": 470,  # all that every driver is asked for, and its answers
     "service/store/schema.py": 440,  # one table after the other
 }
 """The most lines of a file of Python, and of the few that may have more."""

@@ -68,6 +68,11 @@ class Feed:
             except Unavailable:
                 await asyncio.sleep(POLL_SECONDS)  # followers wait; the store's own health is shown by /healthz
 
+    @property
+    def closed(self) -> bool:
+        """Whether followers are to end: the process drains."""
+        return self._news.closed
+
     def close(self) -> None:
         """End every follower with Unavailable: the process drains."""
         self._news.close()

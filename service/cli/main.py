@@ -24,6 +24,7 @@ from service.cli import (
     host_verbs,
     hosts,
     lifecycle,
+    logs,
     places,
     projects,
     secrets,
@@ -124,6 +125,7 @@ def corral(ctx: click.Context, servers: tuple[str, ...], context: str | None, ca
 for _module in (
     groups,
     lifecycle,
+    logs,
     hosts,
     host_verbs,
     places,

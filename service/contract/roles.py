@@ -20,6 +20,7 @@ ROLES: Mapping[str, str] = {
     f"{_MODEL}WatchInstanceGroups": VIEWER,
     f"{_MODEL}ListInstanceGroupEvents": VIEWER,
     f"{_MODEL}ListInstances": VIEWER,
+    f"{_MODEL}GetInstanceLog": VIEWER,
     f"{_MODEL}UpdateInstanceGroup": OPERATOR,
     f"{_MODEL}ScaleInstanceGroup": OPERATOR,
     f"{_MODEL}StartInstanceGroup": OPERATOR,

@@ -110,7 +110,8 @@ class MachineIdentity:
         return f"corral-{self.instance}-{self.attempt}"
 
 
-_VOLUME_NAME = re.compile(r"corral\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.[a-z-]+")
+# A log that its host has cut stands beside the newest as NAME.0, NAME.1, …
+_VOLUME_NAME = re.compile(r"corral\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.[a-z-]+(?:\.[0-9]{1,3})?")
 
 
 def volume_owner(name: str) -> tuple[str, int] | None:
@@ -266,6 +267,22 @@ class HostFacts:
     guests: int = 0
 
 
+class LogSource(StrEnum):
+    """What a machine's host keeps of what the machine says."""
+
+    CONSOLE = "console"  # its first serial port: firmware, kernel, and what the guest's programs write there
+    ENGINE = "engine"  # what the supervisor passes on of the engine's output
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """Bytes of a log. `start`: where in the log they begin; `size`: how many there are now, 0 again once it was cut."""
+
+    start: int
+    data: bytes
+    size: int
+
+
 MachineHint = Callable[[str, MachineIdentity | None], None]
 """`(host_id, identity)`: something changed there, observe soon. May be lost, repeated or wrong. On the event loop."""
 
@@ -360,6 +377,16 @@ class HostDriver(Protocol):
         """Hear from now on what the guest of a machine that executes reports, in place of whoever else does.
 
         Nothing to be heard is success. Raises HostRejected `absent` where its progress channel cannot be had.
+        """
+        ...
+
+    async def read_log(
+        self, identity: MachineIdentity, source: LogSource, *, start: int, most: int, budget_seconds: float
+    ) -> LogPiece:
+        """At most `most` bytes of what the machine has said, from `start` on; a negative `start` counts from the end.
+        A `start` beyond the end gives none.
+
+        Raises HostRejected `absent` where the host keeps no such log of that machine.
         """
         ...
 

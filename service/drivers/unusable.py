@@ -8,6 +8,8 @@ from service.drivers.base import (
     HostFacts,
     HostRejected,
     Listing,
+    LogPiece,
+    LogSource,
     MachineHint,
     MachineIdentity,
     MachineSpec,
@@ -87,6 +89,12 @@ class UnusableDriver:
         raise self._refuse()
 
     async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def read_log(
+        self, identity: MachineIdentity, source: LogSource, *, start: int, most: int, budget_seconds: float
+    ) -> LogPiece:
         """See HostDriver."""
         raise self._refuse()
 

@@ -59,6 +59,7 @@ class Observed:
     `answered_ms`, how long ago the model answered rightly, -1: never; `engine_restarts`. `silent`: it has reported,
     runs, and says nothing any more; `unheard`: what it says reaches nobody here; `clash`: the
     hardware address of another machine that answers for the member's address.
+    `last_lines`: what its machine said last, where it does not serve (`log_text.kept`).
     """
 
     instance_uuid: str
@@ -74,6 +75,16 @@ class Observed:
     unheard: bool = False
     clash: str = ""
     detail: str = ""
+    last_lines: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LastLines:
+    """What the machine of a member said last (`log_text.kept`) whose time to become ready is over."""
+
+    instance_uuid: str
+    attempt: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +223,7 @@ Fact = (
     | NotPlaced
     | NotDecided
     | Observed
+    | LastLines
     | HostSilent
     | HostAnswers
     | StopAsked

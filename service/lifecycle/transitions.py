@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance, on_host
-from service.lifecycle import silence
+from service.lifecycle import last_words, moving, silence
 from service.lifecycle.causes import caused, explained
 from service.lifecycle.facts import (
     ClockLeapt,
@@ -26,6 +26,7 @@ from service.lifecycle.facts import (
     HostAnswers,
     HostSilent,
     Kept,
+    LastLines,
     MoveAborted,
     MoveClaimed,
     Moved,
@@ -61,16 +62,7 @@ from service.lifecycle.members import (
     retire,
     vacate,
 )
-from service.lifecycle.moving import (
-    go_over,
-    move_aborted,
-    move_claimed,
-    move_expired,
-    move_impossible,
-    moved,
-    stay,
-    wish,
-)
+from service.lifecycle.moving import go_over, move_aborted, move_claimed, move_expired, move_impossible, moved, wish
 from service.lifecycle.present import begun_anew, carried_on, held_to_present
 from service.lifecycle.renewal import BEHIND, caught_up, heard, not_ready, renewed
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
@@ -200,7 +192,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
-        member = heard(group, member, fact, now)
+        member = last_words.remembered(heard(group, member, fact, now), fact)
         if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
             S.REMOVING,
             S.STOPPING,
@@ -226,7 +218,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             return interrupted(member, entered, fact.reason, now) if entered.status is target else entered
         # Why it was paused is told until it is ready again: it may be paused again at any moment.
         told = member.reason if target is S.BOOTING and member.pauses else ""
-        return go_over(member, target, BEHIND if behind else fact.reason or told, now)
+        return go_over(member, target, last_words.reason(fact, BEHIND if behind else fact.reason or told), now)
 
     return each(group, observe)
 
@@ -314,7 +306,7 @@ def _evicted(group: Group, fact: Evicted, now: int) -> Group:
 
 
 def _kept(group: Group, fact: Kept, now: int) -> Group:
-    return each(group, lambda m: stay(m) if m.host_uuid == fact.host_uuid else m)
+    return each(group, lambda m: moving.stay(m) if m.host_uuid == fact.host_uuid else m)
 
 
 def _fenced(group: Group, fact: Fenced, now: int) -> Group:
@@ -351,7 +343,8 @@ def _of_member(
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     group = held_to_present(group, now)
     if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
-        why = f": {SEARCH_GOES_ON.partition(';')[0]}" if group.reason == SEARCH_GOES_ON else ""
+        searching = group.reason == SEARCH_GOES_ON
+        why = f": {SEARCH_GOES_ON.partition(';')[0]}" if searching else last_words.why_late(group, now)
         return give_up(group, Failure("TIMEOUT", f"the group was not running at its deadline{why}"), now)
 
     def expire(member: Instance) -> Instance:
@@ -379,6 +372,7 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     NotPlaced: _not_placed,
     NotDecided: _not_decided,
     Observed: _observed,
+    LastLines: last_words.taken,
     HostSilent: _host_silent,
     HostAnswers: _host_answers,
     StopAsked: _stop_asked,

@@ -46,6 +46,7 @@ from service.lifecycle.members import gives_up
 from service.reconcile import causes, sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
+from service.reconcile.logs import MachineLogs
 from service.reconcile.machine_spec import identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.moves import LiveMove, Trail
@@ -68,6 +69,7 @@ BUDGET_SECONDS: Mapping[type, float] = {
     Migrate: 30.0,  # of waiting: a move that takes longer goes on, and is found again
     AbortMove: 30.0,
 }
+ENDING = frozenset({InstanceStatus.FAILING, InstanceStatus.EVICTING, InstanceStatus.REMOVING, InstanceStatus.STOPPING})
 POLL_AGE = 0.5
 ENTOMB_SECONDS = 10.0
 HEAR_SECONDS = 5.0
@@ -104,12 +106,14 @@ class MemberCalls:
         directory: Directory,
         metrics: Metrics,
         secrets: KnownSecrets | None = None,
+        logs: MachineLogs | None = None,
     ) -> None:
         self._custody = custody
         self._secrets = secrets or KnownSecrets()
         self._monitors = monitors
         self.directory = directory
         self._metrics = metrics
+        self.logs = logs or MachineLogs(custody, monitors, directory, self._secrets)
 
     async def perform(
         self, group: Group, effect: MemberEffect, sends: Sends, *, lease_left_ms: int, hinted: bool
@@ -297,7 +301,8 @@ class MemberCalls:
         if machine is None or paused:
             machine = await monitor.observe(identity)
         if machine is not None and machine.state is not MachineState.TOMBSTONE:
-            return sight.seen(member, await self._heard(monitor, identity, machine))
+            heard = await self._heard(monitor, identity, machine)
+            return [await self._with_last_lines(group, member, fact) for fact in sight.seen(member, heard)]
         return await self._absent(monitor, group, member, identity, "its machine is gone from the host")
 
     async def _heard(
@@ -327,6 +332,14 @@ class MemberCalls:
         except (KeyError, SecretUnavailable, Unavailable) as why:
             logger.info("what the host said of member %s is not told: %s", member.uuid, why)
             return ""
+
+    async def _with_last_lines(self, group: Group, member: Instance, fact: Fact) -> Fact:
+        """The fact, with what the machine said last where it tells that a member serves no more."""
+        if not isinstance(fact, Observed) or not fact.reason:
+            return fact
+        fails = fact.observation is Observation.HALTED and member.status not in ENDING
+        stops = fact.observation is Observation.UNREADY and member.status is InstanceStatus.RUNNING
+        return replace(fact, last_lines=await self.logs.last_lines(group, member)) if fails or stops else fact
 
     def _trouble(
         self, monitor: HostMonitor, member: Instance, effect: MemberEffect, error: DriverError, sends: Sends, told: str

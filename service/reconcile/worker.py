@@ -179,7 +179,7 @@ class GroupWorker:
             self._ran_before = group.go or group.served
         elif changed:
             group = await self._load()
-        facts = self._circumstances(group, now)
+        facts = await self.context.calls.logs.before_end(group, self._circumstances(group, now), now)
         if facts:
             group = await self._apply(facts, now)
         if not self._stopping and not self._waits_for_hosts():

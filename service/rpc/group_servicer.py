@@ -9,9 +9,10 @@ from typing import Any
 from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 
 from service.app.groups import Ask, GroupFilter, Groups, Started
+from service.app.logs import Logs
 from service.contract import validation
 from service.contract.call import current_caller, seconds_left
-from service.contract.convert import events, inventory, requests
+from service.contract.convert import events, inventory, logs, requests
 from service.contract.convert.explanation import in_callers_order
 from service.contract.convert.inventory import Reachable
 from service.errors import PlacementError
@@ -22,9 +23,10 @@ SERVICE = deploy_pb2.DESCRIPTOR.services_by_name["DistributedModelService"].full
 class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
     """Translates between the wire and `service.app.groups`."""
 
-    def __init__(self, groups: Groups, reachable: Reachable) -> None:
+    def __init__(self, groups: Groups, reachable: Reachable, instance_logs: Logs) -> None:
         """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
         self._groups = groups
+        self._logs = instance_logs
         self._reachable = reachable
 
     async def DeployDistributedModelService(  # noqa: N802
@@ -118,6 +120,15 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         return deploy_pb2.ListInstanceGroupEventsResponse(
             events=[events.event(one, self._reachable) for one in page.items], next_page_token=page.next_page_token
         )
+
+    async def GetInstanceLog(  # noqa: N802
+        self, request: deploy_pb2.GetInstanceLogRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.GetInstanceLogResponse]:
+        """What members' machines say: the end of each log, then what comes."""
+        validation.check(request)
+        async with aclosing(self._logs.read(current_caller(), logs.ask(request))) as texts:
+            async for text in texts:
+                yield logs.lines(text)
 
     async def UpdateInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.UpdateInstanceGroupRequest, context: Any

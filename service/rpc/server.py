@@ -27,6 +27,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from service.app.groups import Groups
 from service.app.identity import Identities
+from service.app.logs import Logs
 from service.contract.call import FORWARDED
 from service.contract.convert.inventory import Reachable
 from service.contract.frame import CallFrame, CallLimits
@@ -126,6 +127,7 @@ class RpcServer:
         admin_address: ListenAddress | None = None,
         *,
         reachable: Reachable,
+        logs: Logs,
         credentials: grpc.ServerCredentials | None = None,
         unix_mode: int = PRIVATE,
         identify: Identify = anonymous,
@@ -153,7 +155,7 @@ class RpcServer:
         self._public = grpc.aio.server(interceptors=[public], options=options(frame.limits))
         few = options(replace(frame.limits, max_connections=_ADMIN_CONNECTIONS))
         self._admin = grpc.aio.server(interceptors=[admin], options=few) if admin_address else None
-        models = DistributedModelServicer(groups, reachable)
+        models = DistributedModelServicer(groups, reachable, logs)
         fleet = fleet or fleet_pb2_grpc.FleetServiceServicer()
         catalog = catalog or catalog_pb2_grpc.CatalogServiceServicer()
         projects = projects or project_pb2_grpc.ProjectServiceServicer()

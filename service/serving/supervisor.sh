@@ -7,12 +7,13 @@
 # stands. Documents are files that Corral delivered; nothing in them is ever evaluated but the engine's command.
 #
 # CORRAL_DOCUMENTS: the directory of the documents. CORRAL_RUN: where state is kept. CORRAL_CHANNEL: the progress port.
-# CORRAL_HOSTS_FILE: the hosts file. Each has a default; tests set them.
+# CORRAL_LOG_PORT: where the engine's words go. CORRAL_HOSTS_FILE: the hosts file. Each has a default; tests set them.
 PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
 RUN=${CORRAL_RUN:-/run/corral}
 DOCUMENTS=${CORRAL_DOCUMENTS:-$RUN/facts}
 HOSTS_FILE=${CORRAL_HOSTS_FILE:-/etc/hosts}
 PORT_NAME=org.corral.progress
+LOG_PORT_NAME=org.corral.log
 FW_CFG=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
 NOCLOUD_LABEL=cidata
 LOG_BYTES=262144
@@ -90,12 +91,17 @@ stage() {
     publish
 }
 
-progress_port() {
-    [ -z "${CORRAL_CHANNEL:-}" ] || { echo "$CORRAL_CHANNEL"; return 0; }
+# The device of the port of this name.
+port_named() {
     for port in /sys/class/virtio-ports/*; do
-        [ "$(cat "$port/name" 2> /dev/null)" != "$PORT_NAME" ] || { echo "/dev/${port##*/}"; return 0; }
+        [ "$(cat "$port/name" 2> /dev/null)" != "$1" ] || { echo "/dev/${port##*/}"; return 0; }
     done
     return 1
+}
+
+progress_port() {
+    [ -z "${CORRAL_CHANNEL:-}" ] || { echo "$CORRAL_CHANNEL"; return 0; }
+    port_named "$PORT_NAME"
 }
 
 # A port can be opened once at a time, so that one opening serves both ways. A write blocks while nobody reads, which is
@@ -402,6 +408,21 @@ stop_engine() {
     ENGINE=
 }
 
+# What the engine has written since, to the port whose other end the host keeps: it takes all, and blocks nobody. Of an
+# engine that writes faster than this reads the oldest is left out.
+pass_on() {
+    [ -n "$LOG_PORT" ] || LOG_PORT=${CORRAL_LOG_PORT:-$(port_named "$LOG_PORT_NAME" || echo none)}
+    [ "$LOG_PORT" != none ] || return 0
+    size=$(wc -c < "$RUN/engine.log" 2> /dev/null) || return 0
+    [ "$size" -gt "$PASSED" ] || return 0
+    if [ $((size - PASSED)) -gt "$LOG_BYTES" ]; then
+        echo "corral: $((size - PASSED - LOG_BYTES)) bytes of the engine's are left out here" >> "$LOG_PORT"
+        PASSED=$((size - LOG_BYTES))
+    fi
+    tail -c +$((PASSED + 1)) "$RUN/engine.log" | head -c $((size - PASSED)) >> "$LOG_PORT"
+    PASSED=$size
+}
+
 last_words() { tail -n 3 "$RUN/engine.log" 2> /dev/null | tr '\n' ' '; }
 
 # The engine appends, so that its log can be cut while it writes.
@@ -410,6 +431,7 @@ cut_log() {
     [ "$size" -gt $((LOG_BYTES * 4)) ] || return 0
     tail -c "$LOG_BYTES" "$RUN/engine.log" > "$RUN/engine.log.cut"
     cat "$RUN/engine.log.cut" > "$RUN/engine.log"
+    PASSED=$(wc -c < "$RUN/engine.log.cut")
 }
 
 # Again, `$1` says why, within `$2` tenths of a second for its end. A pause that grows with each start that did not last.
@@ -421,6 +443,7 @@ restart_engine() {
     [ "$lasted" -lt "$STABLE_SECONDS" ] || PAUSE=0
     READY_AT=
     RESTARTS=$((RESTARTS + 1))
+    pass_on
     stage degraded "$1"
     until=$(($(now) + PAUSE))
     while [ "$(now)" -lt "$until" ]; do
@@ -596,6 +619,8 @@ main() {
     STUCK=0
     CLASH=
     TURNS=0
+    LOG_PORT=
+    PASSED=0
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     trap 'ending' TERM INT
@@ -641,6 +666,7 @@ look_at_peers() {
 
 # One look. Before a member has served it is still joining; afterwards it is degraded.
 turn() {
+    pass_on
     cut_log
     short=joining
     [ -z "$SERVED" ] || short=degraded
@@ -694,6 +720,7 @@ ending() {
     trap '' TERM INT
     stage stopping "asked to end"
     stop_engine 50
+    pass_on
     # The reporter may be told once more that this one stops, if anybody reads.
     sleep 1
     kill $TELLER $REPORTER $CANARY 2> /dev/null

@@ -255,6 +255,7 @@ instances = Table(
     Column("silent_since", BigInteger, nullable=False, default=0),
     Column("cells", Text, nullable=False, default="[]"),
     Column("target_cells", Text, nullable=False, default="[]"),
+    Column("last_lines", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "group_uuid"),

@@ -14,6 +14,8 @@ from service.drivers.base import (
     HostFacts,
     HostRejected,
     Listing,
+    LogPiece,
+    LogSource,
     MachineGhost,
     MachineHint,
     MachineIdentity,
@@ -180,6 +182,12 @@ class FaultyDriver:
     async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver: every replica hears these guests."""
         await self._network.call("hear", budget_seconds, lambda _late: None)
+
+    async def read_log(
+        self, identity: MachineIdentity, source: LogSource, *, start: int, most: int, budget_seconds: float
+    ) -> LogPiece:
+        """See HostDriver. These hosts keep nothing of what machines say."""
+        raise HostRejected("absent", "these hosts keep no logs")
 
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Its machines have no definition beside themselves."""

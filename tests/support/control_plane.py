@@ -24,6 +24,7 @@ from service.reconcile.calls import MemberCalls
 from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
+from service.reconcile.logs import MachineLogs
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
@@ -51,6 +52,7 @@ class ControlPlane:
     sweep: Sweep
     metrics: Metrics
     custody: Custody
+    logs: MachineLogs
     drivers: dict[str, SimulatedDriver] = field(default_factory=dict)
 
     async def deploy(self, request: DeployRequest) -> list[Event]:
@@ -115,10 +117,11 @@ async def control_plane(
     planner = InlinePlanner()
     monitors: dict[str, HostMonitor] = {}
     directory = Directory({h.uuid: h for h in hosts}, {z.uuid: z for z in zones}, {e.uuid: e for e in catalogue})
+    calls = MemberCalls(custody, monitors, directory, metrics)
     context = WorkerContext(
         store=store,
         planner=planner,
-        calls=MemberCalls(custody, monitors, directory, metrics),
+        calls=calls,
         monitors=monitors,
         metrics=metrics,
         owner="test",
@@ -128,7 +131,8 @@ async def control_plane(
     signals = Signals()
     signals.group_due.listen(reconciler.poke)
     groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals)
-    plane = ControlPlane(store, feed, groups, reconciler, Sweep(store, monitors, custody, metrics), metrics, custody)
+    sweep = Sweep(store, monitors, custody, metrics)
+    plane = ControlPlane(store, feed, groups, reconciler, sweep, metrics, custody, calls.logs)
     for h in hosts:
         known = (there or {}).get(h.uuid)
         driver = SimulatedDriver(h.uuid, known or SimulatedHost(h.name, options, time.monotonic))

@@ -124,6 +124,9 @@ def test_a_group_is_planned_deployed_restarted_and_deleted_from_the_page(page: P
     page.until(lambda: page.text("h1").startswith("from-page") and "Running" in page.text("h1"), "the group runs")
     page.until(lambda: "final: Running" in "".join(page.texts("main td")), "its timeline")
     assert len(page.texts(".timeline g")) == 3  # the group, and each member
+    page.click("#log-show")
+    page.until(lambda: "simulated host: no guest runs" in page.text("#log"), "what its machine says")
+    assert page.accessibility() == []
     page.click("button", "Restart")
     page.click("dialog button", "Restart")
     page.until(lambda: "Stopping" in "".join(page.texts("main td")), "the restart in the timeline")

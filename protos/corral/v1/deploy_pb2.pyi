@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _InstanceLogSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InstanceLogSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InstanceLogSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INSTANCE_LOG_SOURCE_UNSPECIFIED: _InstanceLogSource.ValueType  # 0
+    """In a request: both."""
+    INSTANCE_LOG_SOURCE_CONSOLE: _InstanceLogSource.ValueType  # 1
+    """The first serial port: firmware, kernel, and what the guest's programs write there."""
+    INSTANCE_LOG_SOURCE_ENGINE: _InstanceLogSource.ValueType  # 2
+    """What the model's engine writes, as the supervisor in the guest passes it on."""
+
+class InstanceLogSource(_InstanceLogSource, metaclass=_InstanceLogSourceEnumTypeWrapper):
+    """What of a machine's words is kept."""
+
+INSTANCE_LOG_SOURCE_UNSPECIFIED: InstanceLogSource.ValueType  # 0
+"""In a request: both."""
+INSTANCE_LOG_SOURCE_CONSOLE: InstanceLogSource.ValueType  # 1
+"""The first serial port: firmware, kernel, and what the guest's programs write there."""
+INSTANCE_LOG_SOURCE_ENGINE: InstanceLogSource.ValueType  # 2
+"""What the model's engine writes, as the supervisor in the guest passes it on."""
+Global___InstanceLogSource: _TypeAlias = InstanceLogSource  # noqa: Y015
 
 @_typing.final
 class DeployDistributedModelServiceRequest(_message.Message):
@@ -540,6 +565,96 @@ class WatchInstanceGroupsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchInstanceGroupsResponse: _TypeAlias = WatchInstanceGroupsResponse  # noqa: Y015
+
+@_typing.final
+class GetInstanceLogRequest(_message.Message):
+    """Whose logs to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    NODE_RANKS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TAIL_LINES_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The group's UUID."""
+    source: Global___InstanceLogSource.ValueType
+    """Which log. Unset means both."""
+    tail_lines: _builtins.int
+    """How many lines of the end of each log, of its last 64 KiB. 0 means 100."""
+    follow: _builtins.bool
+    """Whether to go on with what comes."""
+    @_builtins.property
+    def node_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of the members of these ranks. Empty means all of them; with `follow` at most 16."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        node_ranks: _abc.Iterable[_builtins.int] | None = ...,
+        source: Global___InstanceLogSource.ValueType = ...,
+        tail_lines: _builtins.int = ...,
+        follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "node_ranks", b"node_ranks", "source", b"source", "tail_lines", b"tail_lines", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInstanceLogRequest: _TypeAlias = GetInstanceLogRequest  # noqa: Y015
+
+@_typing.final
+class GetInstanceLogResponse(_message.Message):
+    """Lines of one log of one member. One with neither `text` nor `note` says that there was nothing new for a while."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_RANK_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    node_rank: _builtins.int
+    """The member's rank."""
+    instance_uuid: _builtins.str
+    """The member's UUID."""
+    name: _builtins.str
+    """The member's name."""
+    source: Global___InstanceLogSource.ValueType
+    """Which log."""
+    text: _builtins.str
+    """Whole lines, without control characters but line breaks and tabs."""
+    kept: _builtins.bool
+    """Whether this is what was kept when the member failed: its machine is gone."""
+    gap: _builtins.bool
+    """Whether lines before these were left out."""
+    note: _builtins.str
+    """Why there is nothing to show."""
+    def __init__(
+        self,
+        *,
+        node_rank: _builtins.int = ...,
+        instance_uuid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        source: Global___InstanceLogSource.ValueType = ...,
+        text: _builtins.str = ...,
+        kept: _builtins.bool = ...,
+        gap: _builtins.bool = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap", "instance_uuid", b"instance_uuid", "kept", b"kept", "name", b"name", "node_rank", b"node_rank", "note", b"note", "source", b"source", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInstanceLogResponse: _TypeAlias = GetInstanceLogResponse  # noqa: Y015
 
 @_typing.final
 class ListInstanceGroupEventsRequest(_message.Message):

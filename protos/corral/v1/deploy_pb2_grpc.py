@@ -72,6 +72,11 @@ class DistributedModelServiceStub:
                 request_serializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsResponse.FromString,
                 _registered_method=True)
+        self.GetInstanceLog = channel.unary_stream(
+                '/corral.v1.DistributedModelService/GetInstanceLog',
+                request_serializer=corral_dot_v1_dot_deploy__pb2.GetInstanceLogRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_deploy__pb2.GetInstanceLogResponse.FromString,
+                _registered_method=True)
         self.UpdateInstanceGroup = channel.unary_unary(
                 '/corral.v1.DistributedModelService/UpdateInstanceGroup',
                 request_serializer=corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupRequest.SerializeToString,
@@ -161,6 +166,14 @@ class DistributedModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetInstanceLog(self, request, context):
+        """Returns what members' machines say: the end of each log, and with `follow` what comes, until the client leaves or
+        the group is gone. Values of secrets that a member was given are replaced by the secrets' names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateInstanceGroup(self, request, context):
         """Changes a group's name, description or tags.
         """
@@ -241,6 +254,11 @@ def add_DistributedModelServiceServicer_to_server(servicer, server):
                     servicer.ListInstanceGroupEvents,
                     request_deserializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsRequest.FromString,
                     response_serializer=corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsResponse.SerializeToString,
+            ),
+            'GetInstanceLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetInstanceLog,
+                    request_deserializer=corral_dot_v1_dot_deploy__pb2.GetInstanceLogRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_deploy__pb2.GetInstanceLogResponse.SerializeToString,
             ),
             'UpdateInstanceGroup': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateInstanceGroup,
@@ -465,6 +483,33 @@ class DistributedModelService:
             '/corral.v1.DistributedModelService/ListInstanceGroupEvents',
             corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsRequest.SerializeToString,
             corral_dot_v1_dot_deploy__pb2.ListInstanceGroupEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInstanceLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/corral.v1.DistributedModelService/GetInstanceLog',
+            corral_dot_v1_dot_deploy__pb2.GetInstanceLogRequest.SerializeToString,
+            corral_dot_v1_dot_deploy__pb2.GetInstanceLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

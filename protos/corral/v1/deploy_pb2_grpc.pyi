@@ -53,6 +53,10 @@ class DistributedModelServiceStub:
     """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
     ListInstanceGroupEvents: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupEventsRequest, _deploy_pb2.ListInstanceGroupEventsResponse]
     """Returns what has happened to a group, page by page, the oldest event first: its timeline."""
+    GetInstanceLog: _grpc.UnaryStreamMultiCallable[_deploy_pb2.GetInstanceLogRequest, _deploy_pb2.GetInstanceLogResponse]
+    """Returns what members' machines say: the end of each log, and with `follow` what comes, until the client leaves or
+    the group is gone. Values of secrets that a member was given are replaced by the secrets' names.
+    """
     UpdateInstanceGroup: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.UpdateInstanceGroupRequest, _deploy_pb2.UpdateInstanceGroupResponse]
     """Changes a group's name, description or tags."""
     ScaleInstanceGroup: _grpc.UnaryStreamMultiCallable[_deploy_pb2.ScaleInstanceGroupRequest, _deploy_pb2.ScaleInstanceGroupResponse]
@@ -93,6 +97,10 @@ class DistributedModelServiceAsyncStub(DistributedModelServiceStub):
     """Streams the changes of all groups or of one, from a revision on, until the client leaves."""
     ListInstanceGroupEvents: _aio.UnaryUnaryMultiCallable[_deploy_pb2.ListInstanceGroupEventsRequest, _deploy_pb2.ListInstanceGroupEventsResponse]  # type: ignore[assignment]
     """Returns what has happened to a group, page by page, the oldest event first: its timeline."""
+    GetInstanceLog: _aio.UnaryStreamMultiCallable[_deploy_pb2.GetInstanceLogRequest, _deploy_pb2.GetInstanceLogResponse]  # type: ignore[assignment]
+    """Returns what members' machines say: the end of each log, and with `follow` what comes, until the client leaves or
+    the group is gone. Values of secrets that a member was given are replaced by the secrets' names.
+    """
     UpdateInstanceGroup: _aio.UnaryUnaryMultiCallable[_deploy_pb2.UpdateInstanceGroupRequest, _deploy_pb2.UpdateInstanceGroupResponse]  # type: ignore[assignment]
     """Changes a group's name, description or tags."""
     ScaleInstanceGroup: _aio.UnaryStreamMultiCallable[_deploy_pb2.ScaleInstanceGroupRequest, _deploy_pb2.ScaleInstanceGroupResponse]  # type: ignore[assignment]
@@ -165,6 +173,15 @@ class DistributedModelServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_deploy_pb2.ListInstanceGroupEventsResponse, _abc.Awaitable[_deploy_pb2.ListInstanceGroupEventsResponse]]:
         """Returns what has happened to a group, page by page, the oldest event first: its timeline."""
+
+    def GetInstanceLog(
+        self,
+        request: _deploy_pb2.GetInstanceLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_deploy_pb2.GetInstanceLogResponse], _abc.AsyncIterator[_deploy_pb2.GetInstanceLogResponse]]:
+        """Returns what members' machines say: the end of each log, and with `follow` what comes, until the client leaves or
+        the group is gone. Values of secrets that a member was given are replaced by the secrets' names.
+        """
 
     def UpdateInstanceGroup(
         self,

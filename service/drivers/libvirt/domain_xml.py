@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, SubElement
 
-from service.drivers.base import HostRejected, MachineIdentity, MachineSpec, NetworkInterface
+from service.drivers.base import HostRejected, LogSource, MachineIdentity, MachineSpec, NetworkInterface
 from service.drivers.libvirt.numa import Pinning
 from service.drivers.libvirt.tags import Kind, Tag, tag_element
 
@@ -18,6 +18,8 @@ _DOCUMENT_NAME = re.compile(r"[a-z]{1,32}")
 MEMORY_LIMIT = 1 << 50
 VCPU_LIMIT = 4096
 FW_CFG_PREFIX = "opt/org.corral/"
+LOG_PORT = "org.corral.log"
+"""The port to which the supervisor writes what the engine says; the hypervisor keeps it, whoever reads or does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Disk:
 class Boot:
     """What the machine starts from, as paths on the host. Without a kernel it boots from its first disk.
 
-    `documents`: name -> path of the volume with its content, for the firmware to hand over.
+    `documents`: name -> path of the volume with its content, for the firmware to hand over. `logs`: what the machine
+    says -> path of the volume that keeps it.
     """
 
     kernel: str = ""
@@ -41,6 +44,7 @@ class Boot:
     arguments: str = ""
     disks: tuple[Disk, ...] = ()
     documents: Mapping[str, str] = field(default_factory=dict)
+    logs: Mapping[LogSource, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinn
     for interface in spec.interfaces:
         _interface(devices, interface)
     if platform.virt_type != "test":
-        _consoles(devices, spec.image.progress_channel)
+        _consoles(devices, spec.image.progress_channel, boot.logs)
     return _text(domain)
 
 
@@ -124,6 +128,7 @@ def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...],
             entry.set("file", path)
         elif entry.get("file") is not None:
             raise HostRejected("unsupported", "the machine was started with documents that its specification lacks")
+    _arriving_logs(domain, boot.logs)
     wired = [i for i in interfaces if i.kind != "none"]
     for element, interface in zip(domain.findall("devices/interface"), wired, strict=True):
         source = element.find("source")
@@ -147,6 +152,15 @@ def _pin(domain: Element, pinning: Pinning | None) -> None:
     tuning = Element("numatune")
     SubElement(tuning, "memory", mode="strict", nodeset=pinning.nodeset)
     domain.insert(list(domain).index(vcpu) + 1, tuning)
+
+
+def _arriving_logs(domain: Element, logs: Mapping[LogSource, str]) -> None:
+    for log in (*domain.findall("devices/serial/log"), *domain.findall("devices/console/log")):
+        log.set("file", check_text(logs.get(LogSource.CONSOLE, log.get("file", "")), "a volume's path"))
+    for channel in domain.findall("devices/channel[@type='file']"):
+        target, source = channel.find("target"), channel.find("source")
+        if target is not None and source is not None and target.get("name") == LOG_PORT:
+            source.set("path", check_text(logs.get(LogSource.ENGINE, source.get("path", "")), "a volume's path"))
 
 
 def tombstone_name(identity: MachineIdentity) -> str:
@@ -272,12 +286,19 @@ def _interface(devices: Element, interface: NetworkInterface) -> None:
     SubElement(element, "rom", enabled="no")
 
 
-def _consoles(devices: Element, progress_channel: str) -> None:
-    SubElement(devices, "serial", type="pty")
+def _consoles(devices: Element, progress_channel: str, logs: Mapping[LogSource, str]) -> None:
+    serial = SubElement(devices, "serial", type="pty")
     SubElement(devices, "console", type="pty")
+    if LogSource.CONSOLE in logs:
+        # Beside the terminal, so that an operator's `virsh console` still has it.
+        SubElement(serial, "log", file=check_text(logs[LogSource.CONSOLE], "a volume's path"), append="on")
     if progress_channel:
         channel = SubElement(devices, "channel", type="unix")
         SubElement(channel, "target", type="virtio", name=progress_channel)
+    if LogSource.ENGINE in logs:
+        channel = SubElement(devices, "channel", type="file")
+        SubElement(channel, "source", path=check_text(logs[LogSource.ENGINE], "a volume's path"), append="on")
+        SubElement(channel, "target", type="virtio", name=LOG_PORT)
     _bare(devices)
 
 

@@ -16,6 +16,8 @@ from service.drivers.base import (
     HostRejected,
     HostUnreachable,
     Listing,
+    LogPiece,
+    LogSource,
     MachineHint,
     MachineIdentity,
     MachineSpec,
@@ -191,6 +193,15 @@ class LibvirtDriver(HostDriver):
             return probing.boot_id(connection, work), self._machines.observe(connection, identity)
 
         return await self._read("observe", look, budget_seconds)
+
+    async def read_log(
+        self, identity: MachineIdentity, source: LogSource, *, start: int, most: int, budget_seconds: float
+    ) -> LogPiece:
+        """See HostDriver. After a live move it begins anew, on the host that the machine has come to."""
+        check_identity(identity)
+        return await self._read(
+            "read-log", lambda work, c: self._storage.log(c, work, identity, source, start, most), budget_seconds
+        )
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

@@ -17,16 +17,18 @@ from xml.etree.ElementTree import Element, SubElement
 import libvirt
 
 from service.domain import boot_files
-from service.drivers.base import HostRejected, MachineIdentity, MachineSpec
+from service.drivers.base import HostRejected, LogPiece, LogSource, MachineIdentity, MachineSpec
 from service.drivers.libvirt import nocloud, volumes
 from service.drivers.libvirt.addressing import Options
 from service.drivers.libvirt.base_images import BaseImages
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Boot, Disk
 from service.drivers.libvirt.errors import ALREADY, TAKEN, connection_lost
-from service.drivers.libvirt.tags import document_role, is_machine_volume, volume_name, volume_prefix
+from service.drivers.libvirt.tags import document_role, is_machine_volume, log_role, volume_name, volume_prefix
 
 POOL_PATIENCE_SECONDS = 2.0
+READ_AGAIN_SECONDS = 600.0
+"""How often the pool's directory is read anew."""
 
 
 class Storage:
@@ -35,6 +37,7 @@ class Storage:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._images = BaseImages()
+        self._read_again_at = time.monotonic() + READ_AGAIN_SECONDS
 
     def pool(self, connection: Any, work: Work) -> Any:
         """The pool, active; made where it does not exist."""
@@ -89,7 +92,8 @@ class Storage:
 
     def prepare(self, connection: Any, work: Work, spec: MachineSpec, *, has_firmware: bool = True) -> Boot:
         """Everything that the machine starts from, on the host. Images and disks that are there are used as they are;
-        documents are those of this specification. `has_firmware`: whether the hypervisor hands documents over."""
+        documents are those of this specification. `has_firmware`: whether it is a real hypervisor, which hands
+        documents over and keeps what machines say."""
         image = spec.image
         by_nocloud = image.delivery == "nocloud"
         documents = {} if by_nocloud or not has_firmware else {n: t for n, t in spec.documents.items() if t}
@@ -111,6 +115,7 @@ class Storage:
             arguments=image.kernel_arguments,
             disks=tuple(disks),
             documents={n: _document(pool, work, spec.identity, n, text).path() for n, text in documents.items()},
+            logs=_logs(pool, work, spec.identity) if has_firmware else {},
         )
 
     def _root_disk(self, pool: Any, work: Work, spec: MachineSpec) -> Any | None:
@@ -137,6 +142,21 @@ class Storage:
         except ValueError:
             return ""
 
+    def log(
+        self, connection: Any, work: Work, identity: MachineIdentity, source: LogSource, start: int, most: int
+    ) -> LogPiece:
+        """See HostDriver.read_log."""
+        pool = self._defined(connection)
+        there = pool is not None and pool.isActive()
+        volume = volumes.find(pool, volume_name(identity, log_role(source))) if there else None
+        size = None if volume is None else volumes.capacity(volume)
+        if volume is None or size is None:
+            raise HostRejected("absent", f"its host keeps no {source} log of it")
+        start = max(0, size + start) if start < 0 else min(start, size)
+        count = min(most, size - start)
+        data = volumes.read(pool, work, volume, start, count) if count else b""
+        return LogPiece(start, data, size)
+
     def delete_machine_volumes(self, connection: Any, work: Work, identity: MachineIdentity) -> None:
         """Deletes every volume of one attempt."""
         prefix = volume_prefix(identity)
@@ -146,7 +166,8 @@ class Storage:
                 volumes.delete(self.pool(connection, work), name)
 
     def machine_volumes(self, connection: Any, cluster: str) -> tuple[str, ...]:
-        """Names of all volumes of the cluster's machines."""
+        """Names of all volumes of the cluster's machines; now and then also of those that the host made itself."""
+        self._take_in_made(connection)
         return tuple(name for name in self._names(connection) if is_machine_volume(name, cluster))
 
     def delete(self, connection: Any, work: Work, cluster: str, name: str) -> None:
@@ -156,6 +177,16 @@ class Storage:
         if name in self._names(connection):
             work.check()
             volumes.delete(self.pool(connection, work), name)
+
+    def _take_in_made(self, connection: Any) -> None:
+        """A log that became too long the host keeps as another file, of which the pool knows once it was read again."""
+        if time.monotonic() < self._read_again_at:
+            return
+        self._read_again_at = time.monotonic() + READ_AGAIN_SECONDS
+        pool = self._defined(connection)
+        if pool is not None and pool.isActive():
+            # Refused while another call is making a volume there: the next time will do.
+            volumes.unless(None, pool.refresh, 0)
 
     def _names(self, connection: Any) -> list[str]:
         pool = self._defined(connection)
@@ -170,6 +201,14 @@ def _document(pool: Any, work: Work, identity: MachineIdentity, name: str, text:
     """The document as guests read it from the firmware: in base64, as it came when it stood in QEMU's arguments."""
     content = base64.b64encode(text.encode())
     return volumes.written(pool, work, volume_name(identity, document_role(name)), content)
+
+
+def _logs(pool: Any, work: Work, identity: MachineIdentity) -> dict[LogSource, str]:
+    """Paths of the volumes for what the machine says; of one that starts again they go on."""
+    return {
+        source: volumes.make(pool, work, volume_name(identity, log_role(source)), 0, "raw").path()
+        for source in LogSource
+    }
 
 
 def virtual_size(path: Path, disk_format: str) -> int:

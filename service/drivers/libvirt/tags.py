@@ -17,7 +17,7 @@ ElementTree.register_namespace("corral", NAMESPACE)
 
 _ELEMENT = f"{{{NAMESPACE}}}machine"
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_VOLUME = re.compile(r"corral\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.([a-z-]+)")
+_VOLUME = re.compile(r"corral\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.([a-z-]+)(?:\.[0-9]{1,3})?")
 
 
 class Kind(StrEnum):
@@ -175,6 +175,11 @@ def volume_name(identity: MachineIdentity, role: str) -> str:
 def document_role(name: str) -> str:
     """The role of the volume that holds a document, unlike those of disks."""
     return f"document-{name}"
+
+
+def log_role(source: str) -> str:
+    """The role of the volume that keeps what a machine says."""
+    return f"log-{source}"
 
 
 def is_machine_volume(name: str, cluster: str) -> bool:

@@ -134,8 +134,13 @@ def read_back(pool: Any, work: Work, name: str) -> bytes:
     size = None if volume is None else capacity(volume)
     if volume is None or not size or size > MOST_READ:
         return b""
+    return read(pool, work, volume, 0, size)
+
+
+def read(pool: Any, work: Work, volume: Any, start: int, count: int) -> bytes:
+    """So many bytes of a volume from `start` on, or fewer where it ends before."""
     stream = pool.connect().newStream(0)
-    volume.download(stream, 0, size, 0)
+    volume.download(stream, start, count, 0)
     parts: list[bytes] = []
 
     def take(_stream: Any, data: bytes, _opaque: Any) -> int:

@@ -15,6 +15,8 @@ from service.drivers.base import (
     HostFacts,
     HostRejected,
     Listing,
+    LogPiece,
+    LogSource,
     MachineHint,
     MachineIdentity,
     MachineSpec,
@@ -137,6 +139,16 @@ class SimulatedDriver:
     async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver: a simulated guest is heard by everybody."""
         await self._call(budget_seconds)
+
+    async def read_log(
+        self, identity: MachineIdentity, source: LogSource, *, start: int, most: int, budget_seconds: float
+    ) -> LogPiece:
+        """See HostDriver. No guest runs: the console says so, and what was done with the machine."""
+        await self._call(budget_seconds)
+        self.host.look()
+        data = self.host.said(identity, source).encode()
+        start = max(0, len(data) + start) if start < 0 else min(start, len(data))
+        return LogPiece(start, data[start : start + most], len(data))
 
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Its machines have no definition beside themselves."""

@@ -12,6 +12,7 @@ from service.drivers.base import (
     GuestReport,
     HostRejected,
     Listing,
+    LogSource,
     MachineConflict,
     MachineIdentity,
     MachineSpec,
@@ -181,6 +182,19 @@ class SimulatedHost:
         if machine is None or machine.state is not MachineState.RUNNING:
             raise HostRejected("absent", "there is no running machine to tell anything")
         machine.epoch = max(machine.epoch, epoch)
+
+    def said(self, identity: MachineIdentity, source: LogSource) -> str:
+        """What the machine's log holds. Raises HostRejected `absent` where there is no such machine."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None or machine.state is MachineState.TOMBSTONE:
+            raise HostRejected("absent", f"its host keeps no {source} log of it")
+        if source is LogSource.ENGINE:
+            return ""
+        lines = [f"corral: {self.name} is a simulated host: no guest runs here, and nothing is computed"]
+        report = self.seen(machine).report
+        if report is not None:
+            lines.append(f"corral: simulated guest of start {report.epoch}: {report.stage}")
+        return "".join(f"{line}\n" for line in lines)
 
     def stop(self, identity: MachineIdentity) -> None:
         """Power off; absent is fine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from service.domain.catalog import Image
-from service.drivers.base import MachineSpec, MachineState, ObservedMachine
+from service.drivers.base import HostRejected, LogPiece, LogSource, MachineSpec, MachineState, ObservedMachine
 from service.drivers.libvirt.driver import LibvirtDriver
 from tests.integration.libvirt.support import driver_for, guest_documents
 from tests.lab.fleet import Lab
@@ -195,3 +196,39 @@ async def test_the_guest_runs_in_the_size_of_a_big_one(drivers: list[LibvirtDriv
     await launch(drivers[0], big)
     await until(drivers[0], big, at_stage("ready"), "ready")
     await drivers[0].remove(big.identity, budget_seconds=BUDGET)
+
+
+async def test_what_a_guest_and_its_engine_say_is_kept_by_the_host_and_read_after_their_end(
+    lab: Lab, hosts: list[Hypervisor], drivers: list[LibvirtDriver], guest: Image
+) -> None:
+    driver, word = drivers[0], f"word-{random.randrange(1 << 40):x}"
+    spec = member(guest, 7, LEADER, rank=0, size=1)
+    told = (
+        "CORRAL_READINESS=process\n"
+        f"CORRAL_ENGINE_COMMAND=i=0; while [ $i -lt 400 ]; do i=$((i + 1)); echo {word} $i; done; sleep 600\n"
+    )
+    spec = replace(spec, documents={**spec.documents, "env": spec.documents["env"] + told})
+    await launch(driver, spec)
+    await until(driver, spec, at_stage("ready"), "ready")
+
+    async def read(source: LogSource, start: int = -65_536) -> LogPiece:
+        return await driver.read_log(spec.identity, source, start=start, most=65_536, budget_seconds=BUDGET)
+
+    async with asyncio.timeout(BOOT_SECONDS):
+        while f"{word} 400".encode() not in (await read(LogSource.ENGINE)).data:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.2)
+    engine = await read(LogSource.ENGINE, 0)
+    assert engine.data.split(b"\n")[:-1] == [f"{word} {n}".encode() for n in range(1, 401)]
+    assert (engine.start, engine.size) == (0, len(engine.data))
+    assert (await read(LogSource.ENGINE, 10)).data == engine.data[10:]
+    assert (await read(LogSource.ENGINE, engine.size + 99)).data == b""
+    console = (await read(LogSource.CONSOLE)).data
+    assert b"stage=booting" in console
+    assert word.encode() not in console
+    await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    assert (await read(LogSource.ENGINE, 0)).data == engine.data, "it outlives the machine's end"
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
+    with pytest.raises(HostRejected) as gone:
+        await read(LogSource.CONSOLE)
+    assert gone.value.code == "absent"
+    assert await driver.list_volumes(budget_seconds=BUDGET) == ()

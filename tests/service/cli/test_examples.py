@@ -46,6 +46,7 @@ corral list --status Running
 corral group chat
 corral get chat
 corral watch chat --until-settled
+corral logs chat 0 --tail 20
 corral scale chat --role worker=3
 corral update chat --description 'for the whole house'
 corral restart chat

@@ -34,6 +34,7 @@ from service.lifecycle.facts import (
     Evicted,
     HostAnswers,
     HostSilent,
+    LastLines,
     NotPlaced,
     Observation,
     Observed,
@@ -328,6 +329,31 @@ def test_a_boot_that_takes_too_long_fails_the_member() -> None:
     assert deadline == 100 + 60_000
     assert advance(subject, Ticked(), deadline - 1) == subject
     assert {m.status for m in advance(subject, Ticked(), deadline).instances} == {S.FAILING}
+
+
+def test_what_a_member_said_last_is_told_where_it_fails_and_kept_when_it_is_placed_anew() -> None:
+    said = "[console]\nkernel\n[engine]\nno such model"
+    subject = running()
+    member = subject.instances[1]
+    halted = Observed(member.uuid, member.attempt, Observation.HALTED, "its machine stopped by itself", last_lines=said)
+    failed = advance(subject, halted, 1)
+    assert "its machine stopped by itself; its last lines: kernel | no such model" in failed.reason
+    assert failed.instances[1].last_lines == said
+    anew = advance(failed, Observed(member.uuid, member.attempt, Observation.GONE, barred=True), 2)
+    assert (anew.instances[1].attempt, anew.instances[1].last_lines) == (member.attempt + 1, said)
+
+
+def test_what_a_member_said_last_is_told_where_its_time_is_over() -> None:
+    subject = tell_all(created(failure_budget=0), Observation.EXECUTING)
+    member = subject.instances[0]
+    assert member.deadline_at
+    for other in (LastLines(member.uuid, 7, "[engine]\nof another attempt"), LastLines("z", 1, "[engine]\nof nobody")):
+        assert advance(subject, other, 2) == subject
+    told = advance(subject, LastLines(member.uuid, member.attempt, "[engine]\nloading 3 of 9"), 2)
+    late = advance(told, Ticked(), member.deadline_at)
+    assert late.failure is not None
+    assert "not ready within" in late.failure.message
+    assert "its last lines: loading 3 of 9" in late.failure.message
 
 
 def test_the_groups_deadline_ends_a_deploy_that_is_not_running() -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from service.app.feed import Feed
 from service.app.groups import Groups
+from service.app.logs import Logs
 from service.contract.frame import CallFrame, CallLimits
 from service.domain.fleet import MEMORY, VCPU, Overcommit
 from service.listening import ListenAddress
@@ -110,6 +111,7 @@ async def running(
             address or local,
             local if admin else None,
             reachable=lambda zone: zone == ZONE,
+            logs=Logs(plane.groups, plane.feed, plane.logs),
             identify=identify,
             credentials=credentials,
         )

@@ -72,6 +72,7 @@ class Guest:
     shell: list[str]
     facts: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, command: str, channel: str = "/dev/null", **facts: str) -> None:
         self.facts = {
@@ -93,7 +94,7 @@ class Guest:
         with (self.directory / "stderr").open("wb") as errors:
             self.process = subprocess.Popen(
                 [*self.shell, str(PROGRAM)],
-                env={"PATH": os.environ["PATH"], **own, "CORRAL_CHANNEL": channel},
+                env={"PATH": os.environ["PATH"], **own, "CORRAL_CHANNEL": channel, **self.environment},
                 stderr=errors,
                 start_new_session=True,
             )

@@ -21,6 +21,19 @@ def test_an_engine_that_ends_is_started_again_and_its_last_words_are_told(guest:
     until(lambda: guest.report()["restarts"] >= 1, "the restart is counted")
 
 
+def test_what_the_engine_writes_goes_to_the_log_port_once_and_to_its_end(guest: Guest) -> None:
+    port = guest.directory / "log-port"
+    guest.environment["CORRAL_LOG_PORT"] = str(port)
+    guest.start(f"n=0; while [ $n -lt 3000 ]; do n=$((n + 1)); echo {'x' * 90} $n; done; echo last words; exit 3")
+    until(lambda: port.exists() and port.read_text().count("last words") >= 2, "two runs of the engine")
+    told = port.read_text()[: port.read_text().index("last words")]
+    numbers = [int(line.split()[1]) for line in told.splitlines() if line.startswith("x")]
+    assert numbers == sorted(set(numbers)), "in order, and none twice"
+    assert numbers[-1] == 3000
+    left_out = [line for line in told.splitlines() if "bytes of the engine's are left out" in line]
+    assert len(numbers) == 3000 or left_out, "what it does not pass on it says"
+
+
 def test_it_is_ready_while_the_model_answers_rightly_and_starts_the_engine_again_when_it_does_not(guest: Guest) -> None:
     port = free_port()
     guest.start(

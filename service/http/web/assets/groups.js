@@ -4,6 +4,7 @@ import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, begin, call } from "./api.js";
 import { matches, terms, unknown } from "./filter.js";
 import { Ask, Cut, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
+import { Logs } from "./logs.js";
 import { Timeline } from "./timeline.js";
 import { because, bytes, clock, seconds } from "./units.js";
 
@@ -74,6 +75,7 @@ export function Group({ picture, uuid, may }) {
       row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
         <td>${picture.hosts.get(member.host) ? html`<a href=${`#/host/${member.host}`}>${picture.hosts.get(member.host).name}</a>` : member.host ? "placed" : "—"}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}</td>
         <td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
+    <${Logs} uuid=${uuid} members=${members} />
     <h2>Timeline</h2>
     <${Problem} is=${history.problem} />
     <${Cut} of=${history.value} />

@@ -91,7 +91,9 @@ class FakeVolume:
                 raise error(libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_FROM_STORAGE)
             if self.name in self.host.lost_files:
                 raise absent_file()
-            return [0, int(ElementTree.fromstring(xml).findtext("capacity", "0")), 0]
+            # As libvirt does: of a raw volume that somebody has written to, its file's size.
+            made_as = int(ElementTree.fromstring(xml).findtext("capacity", "0"))
+            return [0, max(made_as, len(self.host.contents.get(self.name, b"")) if made_as == 0 else 0), 0]
 
         return self.host.step("volumeInfo", read)  # type: ignore[no-any-return]
 
@@ -108,11 +110,11 @@ class FakeVolume:
         stream.target = self.name
         return 0
 
-    def download(self, stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
+    def download(self, stream: FakeStream, offset: int, length: int, _flags: int) -> int:
         def read() -> int:
             if self.name in self.host.lost_files:
                 raise absent_file()
-            stream.target = self.name
+            stream.target, stream.part = self.name, slice(offset, offset + length if length else None)
             return 0
 
         return self.host.step("downloadVolume", read)  # type: ignore[no-any-return]
@@ -133,6 +135,7 @@ class FakeStream:
         self.host = host
         self.nonblocking = nonblocking
         self.target = ""
+        self.part = slice(None)
 
     def sendAll(self, read: Callable[[Any, int, Any], bytes], opaque: Any) -> None:  # noqa: N802
         def send() -> None:
@@ -145,7 +148,7 @@ class FakeStream:
         self.host.step("upload", send)
 
     def recvAll(self, take: Callable[[Any, bytes, Any], int], opaque: Any) -> None:  # noqa: N802
-        content = self.host.contents[self.target]
+        content = self.host.contents[self.target][self.part]
         for start in range(0, len(content), 65536):
             take(self, content[start : start + 65536], opaque)
 

@@ -12,6 +12,8 @@ from service.drivers.libvirt.driver import LibvirtDriver
 from tests.service.drivers.libvirt.fake import FakeHost
 
 CLUSTER = "test-cluster"
+LOGS = ("log-console", "log-engine")
+"""Roles of the volumes that every machine has."""
 BUDGET = 5.0
 
 

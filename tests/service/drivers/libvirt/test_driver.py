@@ -20,7 +20,7 @@ from service.drivers.base import (
 )
 from service.drivers.libvirt import inventory
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
-from tests.service.drivers.libvirt.machines import BUDGET, driver_of, identity, specification, states
+from tests.service.drivers.libvirt.machines import BUDGET, LOGS, driver_of, identity, specification, states
 
 pytestmark = pytest.mark.asyncio
 
@@ -93,7 +93,7 @@ async def test_the_order_of_ending() -> None:
     await driver.create_paused(spec, budget_seconds=BUDGET)
     host.calls.clear()
     await driver.remove(spec.identity, budget_seconds=BUDGET)
-    assert host.effects() == ["destroy", "undefine", "deleteVolume", "deleteVolume"]
+    assert host.effects() == ["destroy", "undefine", *["deleteVolume"] * 4]  # disk, documents, two logs
 
 
 @pytest.mark.parametrize("graceful", [False, True])
@@ -158,7 +158,7 @@ async def test_a_stopped_machine_whose_start_is_refused_keeps_its_disk() -> None
     host.plant("create", lambda: error(libvirt.VIR_ERR_NO_MEMORY))
     with pytest.raises(HostRejected):
         await driver.create_paused(spec, budget_seconds=BUDGET)
-    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env", *LOGS}
     assert await states(host) == [MachineState.STOPPED]
 
 
@@ -171,7 +171,7 @@ async def test_a_create_whose_reply_was_lost_is_found_done_or_finished_by_the_ne
         await driver.create_paused(spec, budget_seconds=BUDGET)
     assert (await driver.create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     assert len(host.domains) == 1
-    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env", *LOGS}
 
 
 @pytest.mark.parametrize("method", ["destroy", "undefine", "deleteVolume"])

@@ -16,7 +16,7 @@ from service.drivers.base import (
 )
 from service.drivers.libvirt.domain_xml import tombstone_xml
 from tests.service.drivers.libvirt.fake import Domain, FakeHost, error
-from tests.service.drivers.libvirt.machines import BUDGET, driver_of, identity, specification, states
+from tests.service.drivers.libvirt.machines import BUDGET, LOGS, driver_of, identity, specification, states
 
 pytestmark = pytest.mark.asyncio
 
@@ -35,7 +35,7 @@ async def test_a_refused_create_leaves_the_machine_that_another_control_plane_st
     with pytest.raises(HostRejected):
         await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
     assert await states(host) == [MachineState.PAUSED]
-    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env", *LOGS}
 
 
 async def test_already_started_by_another_is_success() -> None:
@@ -201,4 +201,4 @@ async def test_attempts_share_nothing() -> None:
     await driver.remove(first.identity, budget_seconds=BUDGET)
     listing = await driver.list_machines(budget_seconds=BUDGET)
     assert [machine.identity.attempt for machine in listing.machines] == [2]
-    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env", *LOGS}

@@ -17,7 +17,7 @@ import pytest
 from service.domain.catalog import Image
 from service.drivers.base import HostRejected, MachineState, OutcomeUnknown, volume_owner
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
-from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, driver_of, specification
+from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, LOGS, driver_of, specification
 
 pytestmark = pytest.mark.asyncio
 
@@ -39,7 +39,7 @@ async def test_a_disk_that_another_control_plane_is_making_is_waited_for() -> No
     host.plant("downloadVolume", lambda: error(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_STORAGE), times=3)
     assert (await driver_of(host).create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     assert host.calls.count("downloadVolume") == 4 + 1  # and what was written is read back
-    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env"}
+    assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env", *LOGS}
 
 
 async def test_a_pool_whose_directory_another_control_plane_is_making_is_waited_for() -> None:
@@ -63,7 +63,7 @@ async def test_an_image_is_uploaded_once_for_all_machines(tmp_path: Path) -> Non
     await driver_of(host).create_paused(specification(9, image=image, documents={}), budget_seconds=BUDGET)
     assert host.effects().count("upload") == 1
     assert b"kernel" * 50_000 in host.contents.values()
-    assert await driver.list_volumes(budget_seconds=BUDGET) == ()
+    assert {n.rpartition(".")[2] for n in await driver.list_volumes(budget_seconds=BUDGET)} == set(LOGS)
 
 
 async def test_an_image_that_is_not_what_was_registered_is_refused(tmp_path: Path) -> None:
@@ -114,7 +114,9 @@ async def test_an_orphaned_volume_can_be_found_and_deleted() -> None:
     await driver.create_paused(spec, budget_seconds=BUDGET)
     host.domains.clear()
     names = await driver.list_volumes(budget_seconds=BUDGET)
-    assert set(names) == {f"corral.{CLUSTER}.{spec.identity.instance}.1.{role}" for role in ("root", "document-env")}
+    assert set(names) == {
+        f"corral.{CLUSTER}.{spec.identity.instance}.1.{role}" for role in ("root", "document-env", *LOGS)
+    }
     assert {volume_owner(name) for name in names} == {(spec.identity.instance, 1)}
     for name in (*names, *names):
         await driver.delete_volume(name, budget_seconds=BUDGET)
@@ -129,7 +131,7 @@ async def test_documents_are_volumes_that_nobody_else_reads_and_go_with_the_mach
     driver = driver_of(host)
     await driver.create_paused(spec, budget_seconds=BUDGET)
     made = {name.rpartition(".")[2]: name for name in host.volumes}
-    assert set(made) == {"document-env", "document-rendezvous"}, "an empty one is none"
+    assert set(made) == {"document-env", "document-rendezvous", *LOGS}, "an empty one is none"
     assert all("<mode>0600</mode>" in xml for xml in host.volumes.values())
     assert base64.b64decode(host.contents[made["document-env"]]).decode() == spec.documents["env"]
     domain = ElementTree.fromstring(host.domains[spec.identity.machine_uuid].xml)
@@ -161,7 +163,7 @@ async def test_a_document_whose_upload_broke_off_is_written_again_in_its_place()
         await driver.create_paused(spec, budget_seconds=BUDGET)
     await driver.create_paused(spec, budget_seconds=BUDGET)
     assert "deleteVolume" not in host.calls, "what another control plane may be reading stays in its place"
-    (name,) = host.volumes
+    (name,) = [n for n in host.volumes if n.endswith("document-env")]
     assert base64.b64decode(host.contents[name]).decode() == spec.documents["env"]
 
 
@@ -185,7 +187,7 @@ async def test_a_document_of_another_length_replaces_the_one_before() -> None:
     await driver.power_off(spec.identity, budget_seconds=BUDGET)
     longer = replace(spec, documents={"env": "CORRAL_GROUP_EPOCH=22\n"})
     await driver.create_paused(longer, budget_seconds=BUDGET)
-    (name,) = host.volumes
+    (name,) = [n for n in host.volumes if n.endswith("document-env")]
     assert base64.b64decode(host.contents[name]).decode() == longer.documents["env"]
     assert "deleteVolume" in host.calls
 
