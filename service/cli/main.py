@@ -98,8 +98,8 @@ class Corral(VerbGroup):
     "servers",
     multiple=True,
     metavar="ADDRESS",
-    help="HOST:PORT or unix:PATH of the service; several replicas of it by commas, or by repeating it: where "
-    "one is lost the next goes on.  [default: $CORRAL_SERVER, else the context's, else "
+    help="HOST:PORT or unix:PATH of the service; several replicas with commas between them, or by repeating "
+    "the option: where one is lost the next goes on.  [default: $CORRAL_SERVER, else the context's, else "
     f"unix:{contexts.DEFAULT_SOCKET} where there is one, else {contexts.DEFAULT_SERVER}]",
 )
 @click.option(
