@@ -44,7 +44,8 @@ def _run(first: int, *more: str) -> None:
     assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr[-4000:]
 
 
-@pytest.mark.parametrize("seed", [11, 12])
+# In the second a backup is put back, which an address was taken after.
+@pytest.mark.parametrize("seed", [11, 1_000_004])
 def test_a_seed_replays_exactly_in_another_process(seed: int) -> None:
     first, second = simulate("--seed", str(seed)), simulate("--seed", str(seed), hash_seed="77")
     assert first.returncode == 0, first.stdout[-4000:] + first.stderr
