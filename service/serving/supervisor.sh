@@ -241,6 +241,33 @@ await_network() {
     done
 }
 
+# Who answers for the planned address, as hardware addresses in brackets. Of arping there is more than one: what prints
+# no such address tells nothing.
+ask_address() {
+    if command -v python3 > /dev/null 2>&1; then
+        exec python3 -c 'import socket, sys, time
+device, address = sys.argv[1], socket.inet_aton(sys.argv[2])
+line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+line.bind((device, 0x0806))
+own = line.getsockname()[4]
+probe = b"\377" * 6 + own + bytes.fromhex("0806000108000604" "0001") + own + bytes(10) + address
+for _ in range(2):
+    line.send(probe)
+    end = time.monotonic() + 1.5
+    while (left := end - time.monotonic()) > 0:
+        line.settimeout(left)
+        try:
+            frame = line.recv(128)
+        except OSError:
+            break
+        if frame[28:32] == address and frame[22:28] != own:
+            sys.exit(print("[" + frame[22:28].hex(":") + "]"))' "$INTERFACE" "$ADDRESS"
+    fi
+    ask=arping
+    command -v arping > /dev/null 2>&1 || ask='busybox arping'
+    $ask -D -c 2 -w 3 -I "$INTERFACE" "$ADDRESS"
+}
+
 # Asks the network who else has the planned address, where a tool for that is here: ARP, from no address, as one does
 # before one takes an address; every 60 turns of the main loop, half a minute. In the background, since an answer is waited for; `CLASH` is the other's hardware address.
 look_for_clash() {
@@ -248,13 +275,11 @@ look_for_clash() {
     TURNS=$((TURNS + 1))
     [ $((TURNS % ${CORRAL_CLASH_TURNS:-60})) -eq 1 ] && [ -n "$INTERFACE" ] || return 0
     case "$ADDRESS" in *:*) return 0 ;; esac
-    ask=arping
-    command -v arping > /dev/null 2>&1 || ask='busybox arping'
     (
         trap - TERM INT
         exec 3>&-
         own=$(cat "/sys/class/net/$INTERFACE/address")
-        $ask -D -c 2 -w 3 -I "$INTERFACE" "$ADDRESS" 2> /dev/null < /dev/null | tr 'A-F' 'a-f' |
+        ask_address 2> /dev/null < /dev/null | tr 'A-F' 'a-f' |
             sed -n 's/.*\[\([0-9a-f:]\{17\}\)\].*/\1/p' | grep -vx "$own" | head -n 1 > "$RUN/clash.new"
         mv "$RUN/clash.new" "$RUN/clash"
     ) &
