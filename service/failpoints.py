@@ -28,6 +28,9 @@ NAMES = frozenset({
     # a live move
     "move.planned", "move.claimed", "move.sending", "move.answered", "move.stopped", "move.barred", "move.clearing",
     "move.entombed", "move.seen",
+    # room that is made by moves
+    "room.planned", "room.booked", "room.asking", "room.begun", "room.looked", "room.taken", "room.given_back",
+    "room.target", "room.closed",
     # what is seen of a host
     "monitor.probed", "monitor.judged", "monitor.recorded", "monitor.listed", "monitor.silent", "monitor.absent_once",
     "monitor.absent_twice",

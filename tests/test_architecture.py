@@ -21,9 +21,9 @@ DOCUMENTS = (*ABOVE[:3], *GUIDES, "deploy/guest/README.md", "protos/README.md")
 TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
-    "service/domain/groups.py": 470,  # what a request and a row hold, field by field
+    "service/domain/groups.py": 550,  # what a request and a row hold, field by field
     "service/drivers/base.py": 470,  # all that every driver is asked for, and its answers
-    "service/store/schema.py": 440,  # one table after the other
+    "service/store/schema.py": 480,  # one table after the other
 }
 """The most lines of a file of Python, and of the few that may have more."""
 NO_ROOM = {"__pycache__", "node_modules"}

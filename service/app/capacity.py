@@ -51,7 +51,7 @@ class FleetCapacity:
 
 def amounts(view: HostView) -> tuple[ResourceAmounts, ...]:
     """Each resource of a host, by name."""
-    return _amounts(view.host, view.overcommit, view.overcommit.reserved)
+    return _amounts(view.host, view.overcommit, view.overcommit.reserved, view.host.booked)
 
 
 def cell_amounts(view: HostView) -> tuple[tuple[int, tuple[ResourceAmounts, ...]], ...]:
@@ -63,8 +63,10 @@ def cell_amounts(view: HostView) -> tuple[tuple[int, tuple[ResourceAmounts, ...]
     )
 
 
-def _amounts(of: Host | Cell, overcommit: Overcommit, reserved: Mapping[str, int]) -> tuple[ResourceAmounts, ...]:
-    found = []
+def _amounts(
+    of: Host | Cell, overcommit: Overcommit, reserved: Mapping[str, int], booked: Mapping[str, int] | None = None
+) -> tuple[ResourceAmounts, ...]:
+    found, kept_back = [], booked or {}
     for name in sorted({*of.total, *of.used, *of.foreign}):
         allocatable = of.allocatable.get(name, 0)
         claimed, foreign = of.used.get(name, 0), of.foreign.get(name, 0)
@@ -77,7 +79,7 @@ def _amounts(of: Host | Cell, overcommit: Overcommit, reserved: Mapping[str, int
                 allocatable,
                 claimed,
                 foreign,
-                max(0, allocatable - claimed - foreign),
+                max(0, allocatable - claimed - foreign - kept_back.get(name, 0)),
             )
         )
     return tuple(found)

@@ -30,6 +30,7 @@ from service.lifecycle.moving import wish
 from service.lifecycle.transitions import FINAL, LAUNCHING, SEARCH_GOES_ON, advance
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
+from service.planning.neighbours import LiveTargets
 from service.planning.planner import Planner
 from service.signals import Signals
 from service.store import clock as database_clock
@@ -44,10 +45,6 @@ PLAN_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # a change of the host itself is no event of a group, so the host is looked at this often
 ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
 ON_THE_WAY = frozenset({S.EVICTING, S.FAILING, S.CLAIMED, S.CREATING, S.CREATED, S.BOOTING})
-
-
-LiveTargets = Callable[[Group, Instance], frozenset[str]]
-"""The hosts that would take a member's machine as it runs."""
 
 
 @dataclass(frozen=True, slots=True)

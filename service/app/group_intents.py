@@ -15,7 +15,16 @@ from service.app.role_changes import RoleChange, joining_and_leaving, named_as_a
 from service.app.visibility import project_of, visible
 from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
-from service.domain.groups import Group, GroupPhase, GroupSpec, GroupStatus, Instance, NodeSpec
+from service.domain.groups import (
+    Group,
+    GroupPhase,
+    GroupSpec,
+    GroupStatus,
+    Instance,
+    NodeSpec,
+    RoomMoves,
+    RoomWish,
+)
 from service.domain.presets import Serves, ports_of, preset_of
 from service.domain.tenants import Caller
 from service.errors import InvalidArgument, NotFound, RequestIdReused, Unavailable, WrongState
@@ -129,10 +138,11 @@ class GroupIntents:
         ask: Ask | None = None,
         *,
         by_role: RoleChange | None = None,
+        make_room: RoomMoves | None = None,
     ) -> Started:
         """Add workers, remove members, all or nothing: nobody leaves before those that join are placed.
 
-        `by_role`: instead, what is to change of whole roles.
+        `by_role`: instead, what is to change of whole roles. `make_room`: how others may be moved for those that join.
         Raises InvalidArgument, NotFound, WrongState, Conflict; the stream ends with NoCapacity where they do not fit.
         """
 
@@ -153,11 +163,13 @@ class GroupIntents:
             framework = _framework(connection, group)
             engines.check_count(len(kept), framework, "model_services")
             engines.check_ranks(kept, framework, "remove_instance_uuids")
-            return [ScaleRequested(members, frozenset(removed))]
+            room = room_wish(caller, make_room) if members else None
+            return [ScaleRequested(members, frozenset(removed), room)]
 
         body = canonical(replace(_NO_SPEC, nodes=tuple(joining))) + ",".join(sorted(leaving))
         body += "".join(f",{role}={count}" for role, count in sorted(change.counts.items()))
         body += canonical(replace(_NO_SPEC, nodes=tuple(change.updates))) if change.updates else ""
+        body += f",room={make_room}" if make_room else ""
         return await self._intend(caller, "Scale", uuid, ask or Ask(), body, decide)
 
     async def update(self, caller: Caller, uuid: str, changes: Metadata, ask: Ask | None = None) -> Group:
@@ -297,6 +309,11 @@ def new_instance(
         created_at=now,
         updated_at=now,
     )
+
+
+def room_wish(caller: Caller, moves: RoomMoves | None) -> RoomWish | None:
+    """What may be moved for a caller's group: its own project's members, by an administrator everybody's."""
+    return RoomWish(moves, everybody=project_of(caller) is None) if moves is not None else None
 
 
 def _service_port(entry: ModelService, rank: int) -> int:

@@ -14,7 +14,16 @@ from service.app.admission import admit
 from service.app.auditing import audited
 from service.app.failures import error_of
 from service.app.feed import Bookmark, Feed
-from service.app.group_intents import Ask, GroupIntents, GroupLimits, Metadata, Started, new_instance, repeated
+from service.app.group_intents import (
+    Ask,
+    GroupIntents,
+    GroupLimits,
+    Metadata,
+    Started,
+    new_instance,
+    repeated,
+    room_wish,
+)
 from service.app.paging import Page
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
@@ -345,6 +354,7 @@ class Groups(GroupIntents):
             deadline_at=now + spec.deadline_ms if spec.deadline_ms else 0,
             created_at=now,
             updated_at=now,
+            room=room_wish(caller, request.make_room),
             instances=tuple(
                 new_instance(uuid, node, catalogue, now, past=past.version if past else 0) for node in spec.nodes
             ),

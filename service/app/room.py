@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from placement.model import Proof, Snapshot, Status
-from placement.modes.moves import MadeRoom, Neighbours
-from service.app.evacuation import LiveTargets
+from placement.modes.moves import MadeRoom
 from service.app.failures import error_of
 from service.app.groups import Groups
 from service.domain.fleet import Host
-from service.domain.groups import DeployRequest, Group, GroupPhase, Instance, MoveStage, PlacementRecord
+from service.domain.groups import DeployRequest, Group, Instance, PlacementRecord
 from service.domain.tenants import Caller
 from service.errors import Undecided
-from service.lifecycle.moving import wish
 from service.planning import translate
+from service.planning.neighbours import LiveTargets, Others, groups_in
 from service.planning.planner import Planner, answer_time
 from service.store import groups as group_rows
 from service.store.connection import Connection
@@ -69,36 +68,27 @@ class RoomPlans:
 
         def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot, tuple[Group, ...]]:
             group, hosts, snapshot = self._groups.foreseen(connection, caller, request)
-            there = {m.labels[translate.GROUP_LABEL] for host in snapshot.hosts for m in host.members}
-            return group, hosts, snapshot, group_rows.load_many(connection, sorted(there))
+            return group, hosts, snapshot, group_rows.load_many(connection, groups_in(snapshot))
 
         group, hosts, snapshot, others = await self._store.read(read)
-        now = self._clock()
-        movable = {m.uuid: (other, m) for other in others for m in _movable(other, now)}
-        seated = (translate.neighbours(o, frozenset(m.uuid for m in _movable(o, now)), snapshot, hosts) for o in others)
-        neighbours: tuple[Neighbours, ...] = tuple(one for one in seated if one is not None)
+        movable = Others(others, snapshot, hosts, self._clock())
         room = await self._planner.make_room(
             snapshot,
             translate.request(group, snapshot, hosts),
-            neighbours,
+            movable.asked(),
             budget_seconds=ROOM_SECONDS,
             answer_by=answer_by,
         )
         if room.status is not Status.PLACED or room.placed is None:
             raise _no_room(room, group, snapshot)
-        moves = tuple(self._move(*movable[move.member], hosts[move.source], hosts[move.target]) for move in room.moves)
+        moves = tuple(
+            self._move(*movable.members[move.member], hosts[move.source], hosts[move.target]) for move in room.moves
+        )
         record = translate.record(group, room.placed, hosts, 0.0, 0)
         return RoomPlan(moves, room.cost or 0, room.lower_bound or 0, room.proof, record)
 
     def _move(self, group: Group, member: Instance, source: Host, target: Host) -> RoomMove:
         return RoomMove(member, group.uuid, source, target, target.uuid in self._live_targets(group, member))
-
-
-def _movable(group: Group, now: int) -> list[Instance]:
-    """The members that could be moved as they run."""
-    if group.phase is not GroupPhase.RUNNING:
-        return []
-    return [m for m in group.instances if m.move is MoveStage.NONE and wish(m, now).move is MoveStage.WANTED]
 
 
 def _no_room(room: MadeRoom, group: Group, snapshot: Snapshot) -> Exception:

@@ -49,9 +49,21 @@ def request_options(function: Any) -> Any:
     return output_option(function)
 
 
+make_room_option = click.option(
+    "--make-room",
+    is_flag=False,
+    flag_value="live",
+    type=click.Choice(["live", "restart"]),
+    help="Where it does not fit, move members of other groups away as they run; with restart also stop and start those "
+    "that cannot. Of one's own project, for administrators of all.",
+)
+MAKE_ROOM = {"live": group_pb2.MAKE_ROOM_LIVE, "restart": group_pb2.MAKE_ROOM_RESTART}
+
+
 @request_options
+@make_room_option
 @click.option("--dry-run", "validate_only", is_flag=True, help="Only check and place it; nothing is stored.")
-def deploy(session: Session, output: Output, validate_only: bool, **options: Any) -> int:
+def deploy(session: Session, output: Output, validate_only: bool, make_room: str | None, **options: Any) -> int:
     """Place and launch a group, and follow it until it runs. FILE is the request as JSON or YAML, - standard input.
 
     Without FILE: --name, and options that say what one member is. At Ctrl-C the deploy goes on.
@@ -59,6 +71,8 @@ def deploy(session: Session, output: Output, validate_only: bool, **options: Any
     stub = session.stub(Stub)
     request = _request(session, options, deploy_pb2.DeployDistributedModelServiceRequest())
     request.validate_only = request.validate_only or validate_only
+    if make_room is not None:
+        request.make_room = MAKE_ROOM[make_room]
     # With an id the call can be made again, at another server too, and nothing is done twice.
     request.request_id = request.request_id or uuid4().hex
     again = f"the same command with --request-id {request.request_id}"

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import click
 import grpc
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, group_pb2
 
 from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.follow_up import show
-from service.cli.groups import Stub, group_uuid
+from service.cli.groups import MAKE_ROOM, Stub, group_uuid, make_room_option
 from service.cli.requests import read_nodes
 from service.cli.values import Read, count
 from service.cli.view import choose_view
@@ -40,6 +40,7 @@ def register(corral: click.Group) -> None:
     metavar="FILE",
     help="Replace all members of a role by members like this: a node as JSON, or a list of nodes; - standard input.",
 )
+@make_room_option
 @click.option("--request-id", help="An id that makes a repeated call the same change.")
 def scale(
     session: Session,
@@ -47,6 +48,7 @@ def scale(
     group: str,
     roles: tuple[tuple[str, int], ...],
     update_file: str | None,
+    make_room: str | None,
     request_id: str | None,
 ) -> int:
     """Change how many members of a role a group has, or what they are, and follow it."""
@@ -59,6 +61,7 @@ def scale(
         role_counts=dict(roles),
         role_updates=updates,
         request_id=request_id or uuid4().hex,
+        make_room=MAKE_ROOM[make_room] if make_room is not None else group_pb2.MAKE_ROOM_UNSPECIFIED,
     )
     final = show(stub, lambda: stub.ScaleInstanceGroup(request), choose_view(output))
     return errors.OK if final.status == "Running" else errors.FAILED

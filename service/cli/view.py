@@ -254,7 +254,18 @@ def cells_text(numbers: Sequence[int]) -> str:
 def describe_group(group: group_pb2.InstanceGroup) -> str:
     """A group in a line, with how far each role is."""
     told = f"{group.name}: {group.status}" + (f" ({because(group)})" if group.reason else "")
+    told = f"{told}; {describe_room(group.room)}" if group.HasField("room") else told
     return f"{told}; {describe_roles(group)}" if group.roles else told
+
+
+def describe_room(room: group_pb2.RoomInProgress) -> str:
+    """Who moves where so that a group fits."""
+    moves = [
+        f"{one.instance_name or 'a member of another project'} {one.source_host_name} -> {one.target_host_name} "
+        f"({size_text(one.memory_size)}{'' if one.live else ', restarted'}{', gone' if one.gone else ''})"
+        for one in room.moves
+    ]
+    return f"{size_text(room.moved_bytes)} move: {', '.join(moves)}"
 
 
 def describe_roles(group: group_pb2.InstanceGroup) -> str:

@@ -145,7 +145,8 @@ class Host:
     """A hypervisor or bare-metal machine. All amounts are named integer vectors.
 
     `total`: real amounts, from the probe or overridden by the operator; `foreign`: held by machines that are not ours,
-    and by the hypervisor for its guests, `beside` for each of ours; `used`: the sum of committed claims.
+    and by the hypervisor for its guests, `beside` for each of ours; `used`: the sum of committed claims; `booked`: kept
+    for groups for which room is made.
     `allocatable` = floor((total - reserved) * ratio). `cells`: its NUMA cells as last seen, each with its part of the
     same amounts; none where its kind does not tell them.
     `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
@@ -172,6 +173,7 @@ class Host:
     allocatable: Mapping[str, int] = field(default_factory=dict)
     foreign: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
+    booked: Mapping[str, int] = field(default_factory=dict)
     beside: Mapping[str, int] = field(default_factory=dict)
     cells: tuple[Cell, ...] = ()
     virt_type: str = ""

@@ -98,11 +98,18 @@ class InstanceStatus(StrEnum):
     REMOVED = "Removed"  # seen absent, claim released
 
 
+class RoomMoves(StrEnum):
+    """How members of other groups may be moved so that a group fits."""
+
+    LIVE = "live"  # as they run, or not at all
+    RESTART = "restart"  # those that no other host takes as they run are stopped and started elsewhere
+
+
 class MoveStage(StrEnum):
     """Where a member stands that leaves its host while it keeps running."""
 
     NONE = ""
-    WANTED = "wanted"  # its host is being emptied; no other host is claimed for it yet
+    WANTED = "wanted"  # its host is being emptied, or it makes room; no other host is claimed for it yet
     GOING = "going"  # claimed on both hosts; the move may have begun
     ABORTING = "aborting"  # given up; the target must be without it before anything else may be done
 
@@ -261,11 +268,12 @@ class GroupSpec:
 @dataclass(frozen=True, slots=True)
 class DeployRequest:
     """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; without `request_id` a repeat is
-    another deploy."""
+    another deploy. `make_room`: how others may be moved for it; None: not at all."""
 
     spec: GroupSpec
     resource_uuid: str = ""
     request_id: str = ""
+    make_room: RoomMoves | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +286,8 @@ class Instance(Explained):
     `cells`: the NUMA cells of its host that it is pinned to, `target_cells` of the host that it is moved to live; none:
     it floats.
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
-    `move_deadline_at`: it is given up then; 0 = it has not begun.
+    `move_deadline_at`: it is given up then; 0 = it has not begun. `room`: the room that it makes for another group by
+    leaving its host, as the `room_order`th of that room's moves; empty for none.
     `pauses`: how often its hypervisor stopped it in the middle of its work, the last time at `paused_at`; 0 = never.
     `told_epoch`: the newest start of the group that its guest says it knows; 0 = it has said nothing.
     `last_answer_at`: when the model last answered its canary rightly; 0 = never. `engine_restarts`: how often its
@@ -313,6 +322,8 @@ class Instance(Explained):
     target_host_uuid: str = ""
     target_host_name: str = ""
     move_deadline_at: int = 0
+    room: str = ""
+    room_order: int = 0
     pauses: int = 0
     paused_at: int = 0
     told_epoch: int = 0
@@ -407,6 +418,60 @@ class PlacementRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomMove:
+    """A member that makes room: from where to where. `memory`: bytes that go over; `cells`: of the target that it is
+    pinned to; `live`: as it runs.
+
+    `other_project`: of another one than the group that room is made for, whose callers are not told which member it is.
+    """
+
+    instance_uuid: str
+    group_uuid: str
+    name: str
+    source_host_uuid: str
+    source_host_name: str
+    target_host_uuid: str
+    target_host_name: str
+    memory: int
+    cells: tuple[int, ...] = ()
+    live: bool = True
+    other_project: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RoomPlan:
+    """Room in the making. `placement`: where the group goes once the moves are made; `fellows`: where its other members
+    were when that was planned, host uuids by theirs. `patience_ms`: how long it may take.
+
+    `moved`, `lower_bound`: bytes of memory; `proof`: optimal | gap. `arrived`: members that have left their hosts.
+    """
+
+    uuid: str
+    moves: tuple[RoomMove, ...]
+    placement: PlacementRecord
+    fellows: Mapping[str, str]
+    moved: int
+    lower_bound: int
+    proof: str
+    patience_ms: int
+    arrived: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoomWish:
+    """Members of other groups may be moved so that this one fits; those of other projects with `everybody` alone.
+
+    `tries`: how often that was begun; `refused`: members that did not go. `plan`: what is going on.
+    """
+
+    moves: RoomMoves = RoomMoves.LIVE
+    everybody: bool = False
+    tries: int = 0
+    refused: tuple[str, ...] = ()
+    plan: RoomPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group(Explained):
     """One instance group as stored, with its members in rank order.
 
@@ -418,6 +483,7 @@ class Group(Explained):
     Running since GO. `failures`: since it last ran for a while; `retry_at`: nothing is placed or sent before;
     `running_since`: 0 = it does not run.
     `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
+    `room`: while its members wait for hosts, what may be moved for them.
     """
 
     uuid: str
@@ -427,6 +493,7 @@ class Group(Explained):
     reason: str = ""
     failure: Failure | None = None
     placement: PlacementRecord | None = None
+    room: RoomWish | None = None
     project: str = "default"
     principal: str = "anonymous"
     instances: tuple[Instance, ...] = ()

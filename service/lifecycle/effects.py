@@ -25,6 +25,13 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitRoom:
+    """Look how far others are that make room, every `every_ms`; take the seats once they have gone, or call it off."""
+
+    every_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     """Commit that creates are about to be sent for these members."""
 
@@ -114,11 +121,12 @@ class Tell:
 
 
 MemberEffect = Create | Resume | Observe | Tell | Shutdown | PowerOff | Remove | Migrate | AbortMove
-Effect = Plan | Dispatch | FindTarget | MemberEffect
+Effect = Plan | AwaitRoom | Dispatch | FindTarget | MemberEffect
 
 BOOT_POLL_MS = 2_000
 REST_POLL_MS = 10_000
 TELL_MS = 3_000
+ROOM_MS = 500
 
 
 def effects(group: Group, now: int) -> tuple[Effect, ...]:
@@ -130,6 +138,8 @@ def effects(group: Group, now: int) -> tuple[Effect, ...]:
         # Members that leave a host together are placed together.
         more = any(m.status is S.EVICTING and not m.unknown_since for m in group.instances)
         found: list[Effect] = [Plan(pending)] if pending and not more and now >= group.retry_at else []
+        if group.room is not None and group.room.plan is not None:
+            found = [AwaitRoom(ROOM_MS)]
     else:
         found = []
     claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
@@ -192,7 +202,10 @@ def _next_to_move(group: Group) -> Instance | None:
     """A group's members move live one after the other, so that no more than one of them is slowed down."""
     if group.phase not in LAUNCHING or any(m.target_host_uuid for m in group.instances):
         return None
-    wishing = (m for m in group.instances if m.move is MoveStage.WANTED and m.status is S.RUNNING)
+    wishing = sorted(
+        (m for m in group.instances if m.move is MoveStage.WANTED and m.status is S.RUNNING),
+        key=lambda m: m.room_order if m.room else 0,  # the order in which a room's moves keep the group's rules
+    )
     return next((m for m in wishing if not m.unknown_since), None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.domain.groups import Failure, Instance, PlacementRecord
+from service.domain.groups import Failure, Instance, PlacementRecord, RoomPlan, RoomWish
 
 
 class Observation(StrEnum):
@@ -128,10 +128,14 @@ class StartRequested:
 
 @dataclass(frozen=True, slots=True)
 class ScaleRequested:
-    """The caller wants members added and removed, all or nothing. `added`: pending members with free ranks."""
+    """The caller wants members added and removed, all or nothing. `added`: pending members with free ranks.
+
+    `room`: what may be moved for them.
+    """
 
     added: tuple[Instance, ...]
     removed: frozenset[str]
+    room: RoomWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,57 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomBegun:
+    """Members of other groups are asked to leave their hosts so that the group's fit; all seats are being booked with
+    this change."""
+
+    plan: RoomPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RoomSeen:
+    """These members have left their hosts, which makes room for the group."""
+
+    arrived: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomCalledOff:
+    """The room cannot be made as it was planned; what was booked for the group is given back with this change.
+
+    `refused`: members that stayed. `reason` is safe for callers.
+    """
+
+    reason: str
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoomAsked:
+    """The member is to leave its host for a seat that is booked for it with this change. `live`: as it runs."""
+
+    instance_uuid: str
+    attempt: int
+    room: str
+    order: int
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoomClosed:
+    """Nobody wants this room any more: members that have not left their hosts stay."""
+
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomRefused:
+    """These members, which were stopped to make room, cannot take the seats that were booked for them."""
+
+    instances: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Fenced:
     """The operator states that a host is powered off: what it carried does not run any more."""
 
@@ -218,6 +273,7 @@ class TimeLost:
 
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
 MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
+RoomFact = RoomBegun | RoomSeen | RoomCalledOff | RoomAsked | RoomClosed | RoomRefused
 Fact = (
     Placed
     | NotPlaced
@@ -234,5 +290,6 @@ Fact = (
     | Kept
     | Fenced
     | MoveFact
+    | RoomFact
     | Intent
 )

@@ -115,19 +115,19 @@ def runs_from(member: Instance) -> int:
 def retire(member: Instance, now: int) -> Instance:
     """On the way out. A member that nothing was ever sent for is out at once; one that served is asked first."""
     if member.status in (S.PENDING, S.CLAIMED, S.REMOVED):
-        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
+        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0, room="")
     if member.status is S.REMOVING:
         return member
-    return _asked(replace(unwished(member), status=S.REMOVING), member.status is S.RUNNING, now)
+    return _asked(replace(unwished(member), status=S.REMOVING, room=""), member.status is S.RUNNING, now)
 
 
 def power_down(member: Instance, now: int) -> Instance:
     """On the way to STOPPED; what has no machine yet stays as it is."""
     if member.status not in (*UP, S.CREATING):
         return member
-    if member.move is not MoveStage.NONE:
+    if member.move is not MoveStage.NONE and not member.room:
         return evict(member, now)  # it leaves its host all the same
-    return _asked(replace(member, status=S.STOPPING), member.status is S.RUNNING, now)
+    return _asked(replace(unwished(member), status=S.STOPPING), member.status is S.RUNNING, now)
 
 
 def evict(member: Instance, now: int, reason: str = "") -> Instance:
@@ -143,7 +143,7 @@ def evict(member: Instance, now: int, reason: str = "") -> Instance:
 
 def unwished(member: Instance) -> Instance:
     """The member without a wish to be moved live. A move that has a target stays: what is seen there must settle it."""
-    return replace(member, move=MoveStage.NONE) if member.move is MoveStage.WANTED else member
+    return replace(member, move=MoveStage.NONE, room="") if member.move is MoveStage.WANTED else member
 
 
 def unmoved(member: Instance) -> Instance:
@@ -170,7 +170,7 @@ def fence(member: Instance) -> Instance:
     live may have arrived: it has to be seen gone from its target as well.
     """
     if member.target_host_uuid:
-        there = replace(at_target(member), unknown_since=0)
+        there = replace(at_target(member), unknown_since=0, room="")
         if member.status is S.REMOVING:
             return there
         return replace(there, status=S.EVICTING, reason="its host was powered off", stop_asked=True, deadline_at=0)

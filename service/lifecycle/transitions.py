@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance, on_host
-from service.lifecycle import last_words, moving, silence
+from service.lifecycle import last_words, moving, room, silence
 from service.lifecycle.causes import caused, explained
 from service.lifecycle.facts import (
     ClockLeapt,
@@ -36,6 +36,12 @@ from service.lifecycle.facts import (
     Observation,
     Observed,
     Placed,
+    RoomAsked,
+    RoomBegun,
+    RoomCalledOff,
+    RoomClosed,
+    RoomRefused,
+    RoomSeen,
     ScaleRequested,
     StartRequested,
     StopAsked,
@@ -62,7 +68,7 @@ from service.lifecycle.members import (
     retire,
     vacate,
 )
-from service.lifecycle.moving import go_over, move_aborted, move_claimed, move_expired, move_impossible, moved, wish
+from service.lifecycle.moving import go_over, move_aborted, move_expired, move_impossible, wish
 from service.lifecycle.present import begun_anew, carried_on, held_to_present
 from service.lifecycle.renewal import BEHIND, caught_up, heard, not_ready, renewed
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
@@ -84,7 +90,7 @@ def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
     if group.phase in FINAL:
         return group
     changed = caused(_APPLY[type(fact)](group, fact, now), fact)
-    return explained(renewed(group, settle(changed, now, may_go=not more), now))
+    return room.settled_room(explained(renewed(group, settle(changed, now, may_go=not more), now)))
 
 
 def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
@@ -149,6 +155,7 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
             mac=place.mac,
             cells=place.cells,
             reason="",
+            room="",
         )
 
     reason = "" if group.reason == SEARCH_GOES_ON else group.reason
@@ -160,6 +167,7 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
     if group.phase is not GroupPhase.PLANNING:
         return group
     failure = _with_first_cause(group, fact.failure)
+    group = replace(group, room=None)
     if any(m.joining and m.status is S.PENDING for m in group.instances):
         return withdraw(group, failure, now)
     if group.served:
@@ -290,7 +298,13 @@ def _scale_requested(group: Group, fact: ScaleRequested, now: int) -> Group:
     members = sorted((*marked.instances, *fact.added), key=lambda m: m.rank)
     nodes = tuple(m.spec for m in members)
     return replace(
-        marked, instances=tuple(members), spec=replace(group.spec, nodes=nodes), failure=None, failures=0, reason=""
+        marked,
+        instances=tuple(members),
+        spec=replace(group.spec, nodes=nodes),
+        failure=None,
+        failures=0,
+        reason="",
+        room=fact.room,
     )
 
 
@@ -316,28 +330,6 @@ def _fenced(group: Group, fact: Fenced, now: int) -> Group:
         return fence(member) if member.host_uuid == fact.host_uuid else member
 
     return each(group, power_off)
-
-
-def _move_claimed(group: Group, fact: MoveClaimed, now: int) -> Group:
-    return _of_member(group, fact, lambda m: move_claimed(m, fact, now))
-
-
-def _move_impossible(group: Group, fact: MoveImpossible, now: int) -> Group:
-    return _of_member(group, fact, lambda m: move_impossible(m, fact.reason, now))
-
-
-def _move_aborted(group: Group, fact: MoveAborted, now: int) -> Group:
-    return _of_member(group, fact, lambda m: move_aborted(m, "", now))
-
-
-def _moved(group: Group, fact: Moved, now: int) -> Group:
-    return _of_member(group, fact, moved)
-
-
-def _of_member(
-    group: Group, fact: MoveClaimed | MoveImpossible | MoveAborted | Moved, change: Callable[[Instance], Instance]
-) -> Group:
-    return each(group, lambda m: change(m) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m)
 
 
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
@@ -383,10 +375,16 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     Evicted: _evicted,
     Kept: _kept,
     Fenced: _fenced,
-    MoveClaimed: _move_claimed,
-    MoveImpossible: _move_impossible,
-    MoveAborted: _move_aborted,
-    Moved: _moved,
+    MoveClaimed: moving.member_move_claimed,
+    MoveImpossible: moving.member_move_impossible,
+    MoveAborted: moving.member_move_aborted,
+    Moved: moving.member_moved,
+    RoomBegun: room.room_begun,
+    RoomSeen: room.room_seen,
+    RoomCalledOff: room.room_called_off,
+    RoomAsked: room.room_asked,
+    RoomClosed: room.room_is_closed,
+    RoomRefused: room.room_refused,
     Ticked: _ticked,
     ClockLeapt: lambda group, fact, _now: carried_on(group, fact.by_ms),
     TimeLost: lambda group, _fact, now: begun_anew(group, now),

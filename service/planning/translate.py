@@ -133,7 +133,7 @@ def seen(
     """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above;
     `graded`: see `bare_metal.grades`."""
     used = {
-        name: host.used.get(name, 0) + host.foreign.get(name, 0)
+        name: host.used.get(name, 0) + host.foreign.get(name, 0) + host.booked.get(name, 0)
         for name in {*host.used, *host.foreign}
         if name in host.allocatable
     }
@@ -359,3 +359,8 @@ def neighbours(
         asked.staying,
         asked.excluded_hosts,
     )
+
+
+def kept_from(group: Neighbours, hosts: frozenset[str]) -> Neighbours:
+    """The members as they were, and none of them goes to these hosts."""
+    return replace(group, excluded_hosts=group.excluded_hosts | hosts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.planning.fleet_reader import FleetReader
@@ -17,7 +18,8 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(slots=True)
 class WorkerContext:
-    """What every worker of a process shares. `waits`: stored times of other rooms that are held to the present too."""
+    """What every worker of a process shares. `waits`: stored times of other rooms that are held to the present too.
+    `poke`: called with the uuid of another group that was changed."""
 
     store: Store
     planner: Planner
@@ -30,3 +32,4 @@ class WorkerContext:
     clock: StoreClock = field(default_factory=StoreClock)
     waits: tuple[Wait, ...] = ()
     fleet_reader: FleetReader = field(default_factory=FleetReader)
+    poke: Callable[[str], None] = lambda _uuid: None

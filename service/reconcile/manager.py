@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from service.drivers.base import MachineIdentity
 from service.errors import CorralError
 from service.reconcile.context import WorkerContext
+from service.reconcile.database_time import DatabaseTime
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.patience import Patience
 from service.reconcile.sweep import Sweep
-from service.reconcile.worker import LEASE_MS, REST_MS, DatabaseTime, GroupWorker
+from service.reconcile.worker import LEASE_MS, REST_MS, GroupWorker
 from service.store import clock, groups, ownership, waits
 from service.store.connection import Connection
 from service.store.waits import Wait
@@ -39,6 +40,7 @@ class Reconciler:
 
     def __init__(self, context: WorkerContext, sweep: Sweep | None = None) -> None:
         self._context = context
+        context.poke = self.poke
         self._sweep = sweep
         self._workers: dict[str, GroupWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

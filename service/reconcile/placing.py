@@ -9,14 +9,16 @@ from dataclasses import dataclass, field, replace
 from placement.model import Policy, Request, Snapshot, Status
 from service.domain.fleet import Host as FleetHost
 from service.domain.fleet import HostStatus
-from service.domain.groups import Failure, Group, Instance, InstanceStatus, QuotaViolation
+from service.domain.groups import Failure, Group, Instance, InstanceStatus, PlacementRecord, QuotaViolation
 from service.errors import CorralError, InvariantViolation, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
-from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced
+from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused
 from service.planning import cells, fleet_reader, translate
 from service.planning.planner import Planned
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
+from service.reconcile.room_making import MOST_TRIES, RoomMaking
+from service.store import bookings, fleet
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
 from service.transactions import claiming
@@ -35,6 +37,8 @@ UNDECIDED_PATIENCE_MS = 600_000
 MOVE_PATIENCE_MS = 60_000
 """The same for the target of a live move: a member can always be moved by a restart instead."""
 MOST_DOUBLINGS = 3
+Kept = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Member -> the host where a seat is kept for it, and its cells there."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,10 @@ class Placing:
     _waits_for_fleet_until: int = 0
     _search: Search = field(default_factory=Search)
     _move_searches: dict[tuple[str, int], Search] = field(default_factory=dict)
+    rooms: RoomMaking = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rooms = RoomMaking(self.context, self.now, self.steady)
 
     async def gang(self, group: Group) -> EffectResult:
         """Seats for all pending members, or why there are none. Raises InvariantViolation, LeaseLost.
@@ -120,11 +128,13 @@ class Placing:
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
 
-        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
+        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Kept]:
             claiming.held_back(connection, group, pending)  # before anybody takes the trouble to plan
-            return read(connection)
+            return *read(connection), bookings.booked(connection, pending)
 
-        hosts, snapshot = await self.context.store.read(look)
+        hosts, snapshot, booked = await self.context.store.read(look)
+        if booked:
+            return await self._booked(group, hosts, booked)
         planned = await self._decide(
             snapshot, translate.request(group, snapshot, hosts), group.project, self._search, attempt, alone=alone
         )
@@ -139,7 +149,10 @@ class Placing:
                 return EffectResult([], retry=True)
             if decision.status is Status.UNKNOWN and self._may_go_on(group):
                 return EffectResult([NotDecided()], retry=True)
-            return EffectResult([NotPlaced(translate.failure(decision, group, snapshot))], retry=True)
+            failure = translate.failure(decision, group, snapshot)
+            if group.room is not None and group.room.tries < MOST_TRIES and not alone:
+                return await self._room(group, hosts, snapshot, failure)
+            return EffectResult([NotPlaced(failure)], retry=True)
         failpoint("worker.planned")
         placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
@@ -153,9 +166,36 @@ class Placing:
         self.context.metrics.claims.inc()
         return EffectResult([], reload=True)
 
+    async def _room(
+        self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot, failure: Failure
+    ) -> EffectResult | None:
+        try:
+            return await self.rooms.begin(group, hosts, snapshot, failure)
+        except ClaimLost as lost:
+            logger.info("group %s: room for it is planned again: %s", group.uuid, lost)
+            return None
+
+    async def _booked(self, group: Group, hosts: Mapping[str, FleetHost], booked: Kept) -> EffectResult:
+        """Members that were stopped to make room take the seats that are kept for them."""
+        waiting = [m for m in group.instances if m.status is InstanceStatus.PENDING]
+        refused = EffectResult([RoomRefused(frozenset(booked))], reload=True)
+        if any(m.uuid not in booked or booked[m.uuid][0] not in hosts for m in waiting):
+            return refused
+        seats = tuple(translate.seat(m, hosts[booked[m.uuid][0]], booked[m.uuid][1]) for m in waiting)
+        placement = PlacementRecord(seats, group.spec.placement.strategy, 0, 0, 0, "gap", "room made for others")
+        cluster, now = self.context.custody.installation.cluster, self.now()
+        try:
+            await self.context.store.write(lambda c: claiming.claim(c, cluster, group, placement, now))
+        except ClaimLost as lost:
+            logger.info("group %s: a seat that was kept for it is gone: %s", group.uuid, lost)
+            return refused
+        return EffectResult([], reload=True)
+
     async def _target_once(
         self, group: Group, member: Instance, sends: Sends, attempt: int, *, alone: bool
     ) -> EffectResult | None:
+        if member.room:
+            return await self._booked_target(group, member, sends)
         hosts, snapshot = await self.context.store.read(fleet_reader.read_fleet)
         targets = self.context.calls.live_targets(group, member)
         request = translate.move_request(group, member, snapshot, hosts, targets)
@@ -181,6 +221,32 @@ class Placing:
             logger.info("group %s: a live move's claim is lost (%s), planning again", group.uuid, lost)
             return None
         failpoint("move.claimed")
+        if after.instance(member.uuid).target_host_uuid == target.uuid:
+            sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
+        return EffectResult([], reload=True)
+
+    async def _booked_target(self, group: Group, member: Instance, sends: Sends) -> EffectResult:
+        """The claim on the host where a seat is kept for a member that makes room."""
+
+        def look(connection: Connection) -> tuple[FleetHost | None, tuple[int, ...]]:
+            uuid, pinned = bookings.booked(connection, [member.uuid]).get(member.uuid, ("", ()))
+            return fleet.hosts(connection, [uuid]).get(uuid), pinned
+
+        target, pinned = await self.context.store.read(look)
+        if target is None or target.uuid not in self.context.calls.live_targets(group, member):
+            reason = "the host that it was to go to does not take it as it runs now"
+            return EffectResult([MoveImpossible(member.uuid, member.attempt, reason)])
+        failpoint("room.target")
+        search, now = self._move_searches.setdefault((member.uuid, member.attempt), Search()), self.now()
+        try:
+            after = await self.context.store.write(
+                lambda c: claiming.claim_move(c, group, member, target, now, pinned=pinned)
+            )
+        except ClaimLost as lost:
+            # A rule may ask that another member that moves is there first.
+            if search.goes_on(self.steady(), MOVE_PATIENCE_MS):
+                return EffectResult([], retry=True)
+            return EffectResult([MoveImpossible(member.uuid, member.attempt, f"its host takes it no more: {lost}")])
         if after.instance(member.uuid).target_host_uuid == target.uuid:
             sends.moves.begun.add((member.uuid, member.attempt, target.uuid))
         return EffectResult([], reload=True)

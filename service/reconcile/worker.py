@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from service.domain.groups import Group, GroupPhase
 from service.errors import InvariantViolation, NoCapacity, NotFound, QuotaExceeded, Unavailable, Unsatisfiable
 from service.failpoints import failpoint
-from service.lifecycle.effects import Dispatch, Effect, FindTarget, Observe, Plan, Tell, effects
+from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, FindTarget, Observe, Plan, Tell, effects
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
+from service.reconcile.database_time import DatabaseTime
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
 from service.store import audit, clock, groups
@@ -51,22 +52,6 @@ class Slot:
     observed_at: int = 0
     tells: bool = False
     hinted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DatabaseTime:
-    """The database's time in ms, carried on by the process's monotonic clock.
-
-    `asked_at`: the event loop's time (s) before the transaction that read `read`, so that this is never behind the
-    database's time: a lease seems shorter than it is, never longer. A wall clock that jumps changes nothing.
-    """
-
-    read: int
-    asked_at: float
-
-    def now(self) -> int:
-        """Milliseconds since the epoch."""
-        return self.read + int((asyncio.get_running_loop().time() - self.asked_at) * 1000)
 
 
 @dataclass(slots=True)
@@ -180,6 +165,7 @@ class GroupWorker:
         elif changed:
             group = await self._load()
         facts = await self.context.calls.logs.before_end(group, self._circumstances(group, now), now)
+        facts = [*facts, *await self._placing.rooms.closed(group)]
         if facts:
             group = await self._apply(facts, now)
         if not self._stopping and not self._waits_for_hosts():
@@ -300,7 +286,7 @@ class GroupWorker:
             slot.task.add_done_callback(lambda _task: self._wake.set())
 
     def _is_due(self, effect: Effect, slot: Slot, steady: int) -> bool:
-        if not isinstance(effect, Observe | Tell):
+        if not isinstance(effect, Observe | Tell | AwaitRoom):
             return True
         begins = isinstance(effect, Tell) and not slot.tells
         if not slot.hinted and not begins and steady < slot.observed_at + effect.every_ms:
@@ -311,7 +297,7 @@ class GroupWorker:
     async def _traced(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         """Within the trace of the call that changed the group last, and with its ids in the log. Looks, of which there
         are many and for ever, are in no trace."""
-        if not traces.on() or isinstance(effect, Observe):
+        if not traces.on() or isinstance(effect, Observe | AwaitRoom):
             return await self._perform(group, effect, hinted)
         request_id = await self._cause()
         values: traces.Values = {"corral.group": self.uuid, "corral.epoch": self.epoch}
@@ -331,6 +317,8 @@ class GroupWorker:
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         if isinstance(effect, Plan):
             return await self._placing.gang(group)
+        if isinstance(effect, AwaitRoom):
+            return await self._placing.rooms.look(group)
         if isinstance(effect, FindTarget):
             return await self._placing.target(group, group.instance(effect.instance_uuid), self._sends)
         if isinstance(effect, Dispatch):
@@ -397,4 +385,4 @@ class GroupWorker:
 
 def _key(effect: Effect) -> str:
     """The slot that an effect runs in."""
-    return GANG if isinstance(effect, Plan | Dispatch) else effect.instance_uuid
+    return GANG if isinstance(effect, Plan | AwaitRoom | Dispatch) else effect.instance_uuid

@@ -147,7 +147,10 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         added, removed = requests.nodes(request.model_services), tuple(request.remove_instance_uuids)
         ask = requests.ask(request)
         change = requests.role_change(request)
-        started = await self._groups.scale(current_caller(), request.uuid, added, removed, ask, by_role=change)
+        room = requests.ROOM_MOVES[request.make_room]
+        started = await self._groups.scale(
+            current_caller(), request.uuid, added, removed, ask, by_role=change, make_room=room
+        )
         # Those that join take the free ranks in the order of the list.
         joining = sorted(member.rank for member in started.group.instances if member.joining)
         try:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     text,
     tuple_,
@@ -25,7 +26,7 @@ from service.domain.fleet import HostState, HostStatus, Size
 from service.domain.groups import Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
-from service.store import schema
+from service.store import bookings, schema
 from service.store.engine import FLEET_LOCK, SPARE_LOCK
 
 
@@ -74,13 +75,19 @@ _GUESTS = (
     .where(_CLAIMS.c.host_uuid == _RESOURCES.c.host_uuid, _CLAIMS.c.resource == _RESOURCES.c.resource)
     .scalar_subquery()
 )
-_BESIDE = case((_RESOURCES.c.beside == 0, 0), else_=_RESOURCES.c.beside * (_GUESTS + bindparam("guests")))
+_KEPT = (
+    select(func.count())
+    .where(schema.bookings.c.host_uuid == _RESOURCES.c.host_uuid, schema.bookings.c.resource == _RESOURCES.c.resource)
+    .scalar_subquery()
+)
+_BESIDE = case((_RESOURCES.c.beside == 0, 0), else_=_RESOURCES.c.beside * (_GUESTS + _KEPT + bindparam("guests")))
 _USE = (
     update(_RESOURCES)
     .where(
         _RESOURCES.c.host_uuid == bindparam("host"),
         _RESOURCES.c.resource == bindparam("what"),
-        _RESOURCES.c.used + _RESOURCES.c.foreign_used + _BESIDE + bindparam("more") <= _RESOURCES.c.usable,
+        _RESOURCES.c.used + _RESOURCES.c.booked + _RESOURCES.c.foreign_used + _BESIDE + bindparam("more")
+        <= _RESOURCES.c.usable,
     )
     .values(used=_RESOURCES.c.used + bindparam("more"))
 )
@@ -109,7 +116,10 @@ _SPARE = (
         schema.hosts.c.status == HostStatus.CONNECTED.value,
         ~select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.host_uuid == schema.hosts.c.uuid).exists(),
         ~select(_RESOURCES.c.host_uuid)
-        .where(_RESOURCES.c.host_uuid == schema.hosts.c.uuid, _RESOURCES.c.foreign_used > 0)
+        .where(
+            _RESOURCES.c.host_uuid == schema.hosts.c.uuid,
+            or_(_RESOURCES.c.foreign_used > 0, _RESOURCES.c.booked > 0),
+        )
         .exists(),
     )
 )
@@ -122,7 +132,7 @@ def take(
 
     Hosts and resources are touched in id order, so that concurrent gangs cannot deadlock. `alone`: the caller is
     inside `Store.claiming(alone=True)`; everybody else waits here until that is over. `there`: for machines that the
-    hosts have already, whether or not they take new ones.
+    hosts have already, whether or not they take new ones. A seat that is booked for its member is taken out of that.
     """
     if not alone and connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": FLEET_LOCK})
@@ -135,6 +145,7 @@ def take(
     for host_uuid in sorted({seat.host_uuid for seat in seats}):
         _open_host(connection, host_uuid, there=there)
     failpoint("claim.hosts_open")
+    bookings.use(connection, seats)
     for (host_uuid, resource), amount in sorted(sums.items()):
         if amount:
             _use(connection, host_uuid, resource, amount, guests[host_uuid, resource])
@@ -196,11 +207,14 @@ def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int,
 
 
 def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
-    """Host uuid -> (instance, group, exclusive) of everything claimed (on these hosts), for rules between groups."""
+    """Host uuid -> (instance, group, exclusive) of everything claimed or booked (on these hosts), for rules between
+    groups."""
     found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
     query, values = (_SEATED, {}) if hosts is None else (_SEATED_HERE, {"hosts": sorted(hosts)})
     for row in connection.execute(query, values):
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
+    for host_uuid, seats in bookings.seated(connection, hosts).items():
+        found[host_uuid] += seats
     return found
 
 
@@ -266,6 +280,12 @@ def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | N
             schema.claims.c.instance_uuid == instance_uuid, schema.claims.c.attempt == attempt
         )
     )
+
+
+def lock_open(connection: Connection, hosts: Iterable[str]) -> None:
+    """Lock these hosts' rows, as `take` does, and see that they take claims. Raises ClaimLost."""
+    for host_uuid in sorted(set(hosts)):
+        _open_host(connection, host_uuid, there=False)
 
 
 def _open_host(connection: Connection, host_uuid: str, *, there: bool) -> None:

@@ -60,12 +60,10 @@ _SET_CONNECTED = (
 )
 _MARKED = ("uuid", "created_at", "version", "generation", "state", "status", "status_reason", "boot_id", "virt_type")
 _MARKS = select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid)
-_AMOUNTS = select(
-    *(
-        schema.host_resources.c[name]
-        for name in ("host_uuid", "resource", "total", "usable", "foreign_used", "beside", "used")
-    )
-).order_by(schema.host_resources.c.host_uuid, schema.host_resources.c.resource)
+_AMOUNT = ("host_uuid", "resource", "total", "usable", "foreign_used", "beside", "used", "booked")
+_AMOUNTS = select(*(schema.host_resources.c[name] for name in _AMOUNT)).order_by(
+    schema.host_resources.c.host_uuid, schema.host_resources.c.resource
+)
 
 
 _MEMBERS, _CLAIMS = schema.instances, schema.claims
@@ -164,7 +162,8 @@ def put_host(connection: Connection, host: Host, *, now: int | None = None) -> N
 
 def delete_host(connection: Connection, host: Host, now: int) -> None:
     """Forget the host; the caller has seen that nothing is seated or claimed on it."""
-    connection.execute(delete(schema.host_resources).where(schema.host_resources.c.host_uuid == host.uuid))
+    for table in (schema.bookings, schema.host_resources):  # a group for which room was to be made here finds out
+        connection.execute(delete(table).where(table.c.host_uuid == host.uuid))
     connection.execute(delete(schema.hosts).where(schema.hosts.c.uuid == host.uuid))
     fleet_events.append(connection, FleetChange.HOST_REMOVED, host.uuid, host.zone_uuid, now)
 
@@ -338,7 +337,7 @@ def _plain(host: Host) -> Host:
     """The host as its operator defines it."""
     return replace(
         host,
-        total={}, allocatable={}, foreign={}, used={}, beside={}, cells=(),
+        total={}, allocatable={}, foreign={}, used={}, beside={}, booked={}, cells=(),
         status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="", hypervisor="", claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from service.domain.groups import (
     MoveStage,
     NodeSpec,
     PlacementRecord,
+    RoomWish,
 )
 from service.errors import AlreadyExists, NotFound
 from service.failpoints import failpoint
@@ -34,7 +35,7 @@ _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
     "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
     "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving",
-    "target_host_uuid", "target_host_name", "move_deadline_at", "pauses", "paused_at",
+    "target_host_uuid", "target_host_name", "move_deadline_at", "room", "room_order", "pauses", "paused_at",
     "told_epoch", "last_answer_at", "engine_restarts", "silent_since", "last_lines", "created_at", "updated_at",
     "cause", "cause_of",
 )  # fmt: skip
@@ -369,6 +370,7 @@ def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
         status=GroupStatus(row.status),
         failure=decode(Failure, row.failure) if row.failure else None,
         placement=decode_known(PlacementRecord, row.placement) if row.placement else None,
+        room=decode_known(RoomWish, row.room) if row.room else None,
         excluded_hosts=tuple(json.loads(row.excluded_hosts)),
         epoch=row.epoch,
         instances=members,
@@ -382,6 +384,7 @@ def _group_values(group: Group) -> dict[str, Any]:
         "status": group.status.value,
         "failure": encode(group.failure) if group.failure else None,
         "placement": encode(group.placement) if group.placement else None,
+        "room": encode(group.room) if group.room else None,
         "excluded_hosts": json.dumps(group.excluded_hosts),
         **{name: getattr(group, name) for name in _GROUP_PLAIN},
     }

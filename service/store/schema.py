@@ -117,6 +117,8 @@ host_resources = Table(
     # What each of our guests takes there beside what it claims: of memory, QEMU's own.
     Column("beside", BigInteger, nullable=False, default=0),
     Column("used", BigInteger, nullable=False, default=0),
+    # The sum of the bookings. Others' claims leave it free, though what is booked may still be used by who leaves.
+    Column("booked", BigInteger, nullable=False, default=0),
     CheckConstraint("used >= 0", name="used_not_negative"),
 )
 
@@ -182,6 +184,7 @@ groups = Table(
     Column("cause_of", Text, nullable=False, default="", server_default=""),
     Column("failure", Text),
     Column("placement", Text),
+    Column("room", Text),
     Column("start_epoch", Integer, nullable=False, default=0),
     Column("starts", Integer, nullable=False, default=0),
     Column("go", Boolean, nullable=False, default=False),
@@ -247,6 +250,8 @@ instances = Table(
     Column("target_host_uuid", UUID, nullable=False, default=""),
     Column("target_host_name", Text, nullable=False, default=""),
     Column("move_deadline_at", BigInteger, nullable=False, default=0),
+    Column("room", UUID, nullable=False, default=""),
+    Column("room_order", Integer, nullable=False, default=0),
     Column("pauses", Integer, nullable=False, default=0),
     Column("paused_at", BigInteger, nullable=False, default=0),
     Column("told_epoch", Integer, nullable=False, default=0),
@@ -279,6 +284,23 @@ claims = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
     Index(None, "host_uuid"),
     Index(None, "group_uuid"),
+)
+
+# Seats that are kept for a group for which room is made (its own, and those of the members that move for it): one row a
+# resource. Its own stand as long as its row has the plan, a member's until it has claimed the seat or need not move.
+bookings = Table(
+    "bookings",
+    metadata,
+    Column("instance_uuid", UUID, primary_key=True),
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("resource", WORD, primary_key=True),
+    Column("room", UUID, nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+    Column("for_group", UUID, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    Index(None, "host_uuid"),
+    Index(None, "room"),
 )
 
 # One row: what this database is. `cluster` is empty in a database of older versions until its next start.

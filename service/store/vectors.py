@@ -30,6 +30,7 @@ class Amounts(TypedDict):
     allocatable: Mapping[str, int]
     foreign: Mapping[str, int]
     used: Mapping[str, int]
+    booked: Mapping[str, int]
     beside: Mapping[str, int]
     cells: tuple[Cell, ...]
 
@@ -69,12 +70,14 @@ def amounts(uuid: str, known: Vectors, guests: Mapping[tuple[str, str], int]) ->
     usable = {name: int(v.usable) for name, v in known.items()}
     foreign = {n: int(v.foreign_used) + int(v.beside) * guests.get((uuid, n), 0) for n, v in known.items()}
     used = {name: int(v.used) for name, v in known.items()}
-    of_cells = [cells.by_cell(vector) for vector in (total, usable, foreign, used)]
+    taken = {name: used[name] + int(v.booked) for name, v in known.items()}  # of a cell what is booked counts as used
+    of_cells = [cells.by_cell(vector) for vector in (total, usable, foreign, taken)]
     return Amounts(
         total=cells.without_cells(total),
         allocatable=cells.without_cells(usable),
         foreign=cells.without_cells(foreign),
         used=cells.without_cells(used),
+        booked=cells.without_cells({name: int(v.booked) for name, v in known.items() if v.booked}),
         beside={name: int(v.beside) for name, v in known.items() if v.beside and not cells.is_of_cell(name)},
         cells=tuple(
             Cell(number, *(vector[number] for vector in of_cells))

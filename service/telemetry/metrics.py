@@ -148,6 +148,18 @@ class Metrics:
             "Planned gangs that lost the race for capacity and were planned anew.",
             registry=registry,
         )
+        self.rooms = Counter(
+            "corral_rooms_total",
+            "Room for groups that did not fit: begun, made, called off.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.room_moves = Counter(
+            "corral_room_moves_total",
+            "Members that were asked to make room for a group: those that did once it was made, those that stayed.",
+            ["outcome"],
+            registry=registry,
+        )
         self.reconcile_steps = Counter(
             "corral_reconcile_steps_total", "Steps of the reconcile loop by outcome.", ["outcome"], registry=registry
         )

@@ -12,7 +12,7 @@ from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved, TimeLost
 from service.lifecycle.transitions import AT_REST, advance, released
-from service.store import addresses, claims, events, fleet, groups, ownership
+from service.store import addresses, bookings, claims, events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.events import Draft
 
@@ -80,6 +80,7 @@ def commit(
         claims.leave(connection, ended)
         failpoint("change.released")
     _let_go(connection, before, after, now)
+    _give_back(connection, before, after)
     invariants.check(before, after, claims.seats_of(connection, after.uuid))
     known = {m.uuid: m for m in before.instances}
     if _heard_alone(before, after):
@@ -107,6 +108,18 @@ def _let_go(connection: Connection, before: Group, after: Group, now: int) -> No
         return
     ownership.retire(connection, sorted(were - are), after.uuid, _why(after), now)
     ownership.take_back(connection, sorted(are - were))
+
+
+def _give_back(connection: Connection, before: Group, after: Group) -> None:
+    """Seats are kept for a group while its row has the plan of the room that is made for it, and for a member that
+    makes room while its row says so. They end with that, in the same commit."""
+    room = before.room.plan if before.room else None
+    if room is not None and (after.room is None or after.room.plan is None or after.room.plan.uuid != room.uuid):
+        bookings.give_back(connection, room.uuid, (seat.instance_uuid for seat in room.placement.assignments))
+    are = {m.uuid: m.room for m in after.instances}
+    for member in before.instances:
+        if member.room and are.get(member.uuid, "") != member.room:
+            bookings.give_back(connection, member.room, [member.uuid])
 
 
 def _wanted(group: Group) -> frozenset[tuple[str, int, str]]:
@@ -168,6 +181,8 @@ def _told(member: Instance) -> Instance:
         was_resumed=False,
         move_deadline_at=0,
         move=MoveStage.NONE,
+        room="",
+        room_order=0,
         paused_at=0,
         told_epoch=0,
         last_answer_at=0,

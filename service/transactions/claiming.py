@@ -21,7 +21,7 @@ from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
 from service.planning.group_rules import spares_are_kept
 from service.planning.translate import seat, total
-from service.store import claims, fleet, groups, ownership, quotas
+from service.store import bookings, claims, fleet, groups, ownership, quotas
 from service.store.addresses import take_addresses
 from service.store.connection import Connection
 from service.transactions.changes import LeaseLost, commit
@@ -120,6 +120,10 @@ def claim_move(
     after = advance(before, fact, now)
     if after == before or _seated(before) != _seated(planned):
         return before
+    if member.room and not bookings.open_rooms(connection, [member.room]):
+        return before  # nobody wants the room any more, and the member is told so next
+    # What an earlier move of this attempt to that host has left, if anything, is of the same machine.
+    claims.leave(connection, [(member.uuid, member.attempt, target.uuid)])
     claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)
     _check_neighbours(connection, before, {target.uuid})
     _check_labels(connection, before, {target.uuid})

@@ -58,9 +58,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     options.add_argument("--within", type=float, default=0.0, help="start no seed after so many seconds; 0: all")
     options.add_argument("--plant", help="with this bug in the program; how many seeds it takes to find it")
-    options.add_argument(
-        "--theme", default="", help="all of this kind: restore, strangers, clock, removal, moves, metal"
-    )
+    options.add_argument("--theme", default="", help="all of one kind, as scenario.THEMES has them")
     options.add_argument("--plants", action="store_true", help="all planted bugs, a table")
     options.add_argument("--only", nargs="*", default=[], help="with --plants: these")
     options.add_argument("--jobs", type=int, default=1, help="with --plants: processes at a time")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from service.app.groups import GroupFilter
 from service.domain.events import Event, EventKind
-from service.domain.groups import DeployRequest, GroupSpec
+from service.domain.groups import DeployRequest, GroupSpec, RoomMoves
 from service.domain.tenants import Caller
 from service.errors import (
     Conflict,
@@ -24,6 +24,7 @@ from service.errors import (
     RequestIdReused,
     RevisionUnavailable,
     Unavailable,
+    Undecided,
     Unsatisfiable,
     WrongState,
 )
@@ -153,7 +154,8 @@ class Client:
         leaving = [m.uuid for m in group.instances if m.rank and dice.random() < 0.4]
         node = replace(self.order.request.spec.nodes[0], name="", is_initial_node=False, node_rank=-1)
         joining = [node] * dice.choice((0, 1, 1, 2))
-        await self._insist(lambda r: r.groups.scale(ME, uuid, joining, leaving))
+        room = dice.choice(tuple(RoomMoves)) if self.world.theme == "room" else None
+        await self._insist(lambda r: r.groups.scale(ME, uuid, joining, leaving, make_room=room))
 
     async def _insist(self, call: Callable[[Replica], Coroutine[Any, Any, T]]) -> T:
         """Call one replica after the other until one answers. Raises what the service refuses."""
@@ -183,7 +185,7 @@ class Client:
                 await replica.call(read(), self.world.random.uniform(2.0, 60.0))
             except (Broken, TimeoutError, Unavailable):
                 await asyncio.sleep(0.5)
-            except (NoCapacity, Unsatisfiable, DeployFailed, QuotaExceeded):
+            except (NoCapacity, Unsatisfiable, DeployFailed, QuotaExceeded, Undecided):
                 pass
             except NotFound:
                 if not order.lost:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
+from tests.simulation.rooms import Rooms
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -60,6 +61,7 @@ class Observer:
         self.adopted: set[str] = set()
         self.commits = 0
         self.claim_changes = 0
+        self._rooms = Rooms(rows)
 
     def memory(self) -> dict[str, Any]:
         """What it was told of the database so far, to be remembered with a backup of it."""
@@ -136,6 +138,8 @@ class Observer:
         }
         self._check_go(groups, members)
         self._check_claims(members)
+        for wrong in self._rooms.wrong(self.usable):
+            self.violated("I2", wrong)
 
     def _check_fleet(self, members: Mapping[str, tuple[Any, ...]]) -> None:
         """I2: a host leaves the fleet without members, and with claims only where it was fenced and does not answer."""

@@ -57,7 +57,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
     "service.lifecycle.effects",
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
-PATIENCE = "service.reconcile.patience"
+PATIENCE, ROOM_MAKING = "service.reconcile.patience", "service.reconcile.room_making"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
 FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
@@ -66,8 +66,8 @@ PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.reco
 PLANTS: tuple[Plant, ...] = (
     # --- claims ---
     one("claim without its guard", CLAIMS,
-        "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\") <= _RESOURCES.c.usable,\n",
-        "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\") >= 0,\n"),
+        "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\")\n        <= _RESOURCES.c.usable,\n",
+        "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\")\n        >= 0,\n"),
     one("rules between groups are not checked in the claim", CLAIMING,
         "    _check_neighbours(connection, before, taken)\n", ""),
     one("at most so many a host is forgotten", GROUP_RULES, "        (policy.max_per_host, Scope.HOST),\n", "        (0, Scope.HOST),\n"),
@@ -212,7 +212,7 @@ PLANTS: tuple[Plant, ...] = (
     one("a guest that never comes up is waited for", LIFECYCLE,
         "        if boots and member.deadline_at and now", "        if False and now"),
     one("stopped without being seen stopped", MEMBERS,
-        "    return _asked(replace(member, status=S.STOPPING), member.status is S.RUNNING, now)\n",
+        "    return _asked(replace(unwished(member), status=S.STOPPING), member.status is S.RUNNING, now)\n",
         "    return replace(member, status=S.STOPPED, stop_asked=False, deadline_at=0)\n"),
     one("nobody looks again, and hints are lost", WORKER,
         "        due_at = None if group.phase in FINAL else self._now() + REST_MS\n",
@@ -311,6 +311,23 @@ PLANTS: tuple[Plant, ...] = (
              "        return 0 < deadline <= now\n"), theme="clock"),
     one("a clock that leaps ahead ends the leases of those who live", MANAGER,
         "            leases = self._context.clock.lease_time(now, asked_at)\n", "            leases = now\n", theme="clock"),
+    # --- room made for a group ---
+    one("others claim the room that is made for a group", CLAIMS,
+        "_RESOURCES.c.used + _RESOURCES.c.booked + _RESOURCES.c.foreign_used", "_RESOURCES.c.used + _RESOURCES.c.foreign_used",
+        Edit(TRANSLATE, " + host.booked.get(name, 0)", ""), theme="room"),
+    one("who moves to make room is claimed where it was alone", CLAIMING,
+        "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n", "", theme="room"),
+    one("moves for a room that nobody wants are not taken back", ROOM_MAKING,
+        "        return [RoomClosed(room) for room in sorted(wanted - still)]\n", "        return []\n", theme="room"),
+    one("a member begins to move for a room that nobody wants", CLAIMING,
+        "    if member.room and not bookings.open_rooms(connection, [member.room]):\n", "    if False:\n", theme="room"),
+    one("seats stay kept for a group that is not waiting for room any more", CHANGES,
+        "        bookings.give_back(connection, room.uuid, (seat.instance_uuid for seat in room.placement.assignments))\n",
+        "        pass\n", theme="room"),
+    one("a seat stays kept for a member that does not move any more", CHANGES,
+        "            bookings.give_back(connection, member.room, [member.uuid])\n", "            pass\n", theme="room"),
+    one("room is booked that is not there when all have gone", "service.transactions.rooms",
+        "        if amount and held.get(name, 0) - less.get(name, 0) + beside + amount > usable.get(name, 0):\n", "        if False:\n", theme="room"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "        if old is None or _told(old) != _told(member):\n",

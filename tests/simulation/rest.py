@@ -100,6 +100,10 @@ class AtRest:
         for instance, attempt, host in self._rows("SELECT DISTINCT instance_uuid, attempt, host_uuid FROM claims"):
             if (instance, attempt, host) not in wanted:
                 yield f"claim of {instance} attempt {attempt} on {host} has no owner"
+        for instance, host in self._rows("SELECT DISTINCT instance_uuid, host_uuid FROM bookings"):
+            yield f"a seat is kept for {instance} on {host}"
+        for (instance,) in self._rows("SELECT uuid FROM instances WHERE room != '' OR move != ''"):
+            yield f"member {instance} is to move, for nobody"
         present = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE status != 'Removed'")}
         for address, instance, attempt in self._rows("SELECT address, instance_uuid, attempt FROM addresses"):
             if instance not in present:

@@ -23,7 +23,7 @@ from service.domain.groups import (
     PlacementPolicy,
 )
 from service.domain.network import Network
-from tests.simulation import faults, restoring
+from tests.simulation import faults, restoring, room_orders
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
 from tests.simulation.loop import Killed, Stuck
@@ -36,8 +36,9 @@ from tests.simulation.world import World
 GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
-THEMES = {"": 48, "restore": 12, "strangers": 12, "clock": 10, "removal": 8, "moves": 10, "metal": 0}
+THEMES = {"": 42, "room": 6, "restore": 12, "strangers": 12, "clock": 10, "removal": 8, "moves": 10, "metal": 0}
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
+MOVING = ("moves", "room")
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
 CALM_SECONDS = 2.0
@@ -125,7 +126,7 @@ async def _play(world: World) -> None:
     if dice.random() < 0.35:
         faults.draw_stale(world)
         length = 90.0
-    if world.theme in FLEET_CHANGES or world.theme == "moves":
+    if world.theme in FLEET_CHANGES or world.theme in MOVING:
         length = 90.0
     orders = _orders(world, length)
     clients = [Client(world, order) for order in orders]
@@ -133,7 +134,7 @@ async def _play(world: World) -> None:
     tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
     storm = asyncio.create_task(faults.storm(world), name="storm")
     operator = Remover(world) if world.theme == "removal" else Operator(world)
-    busy = dice.random() < 0.5 or world.theme in ("removal", "moves")
+    busy = dice.random() < (0.3 if world.theme == "room" else 0.5) or world.theme in ("removal", "moves")
     works = asyncio.create_task(operator.run(), name="operator") if busy else None
     warden = Warden(world, operator)
     if world.theme in FLEET_CHANGES:
@@ -189,7 +190,7 @@ async def _settle(world: World, clients: list[Client], operator: Operator) -> No
             for host in world.hosts.values():
                 if left := [m for m in host.machines.values() if m.ours]:
                     world.observer.violated("I10", f"{len(left)} tombstones are left on {host.name}")
-        for table in ("claims", "addresses"):
+        for table in ("claims", "addresses", "bookings"):
             if count := world.database.rows(f"SELECT count(*) FROM {table}")[0][0]:
                 world.observer.violated("I10", f"{count} {table} are left when all groups are deleted")
 
@@ -256,22 +257,24 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
 
 def _fleet(world: World) -> Fleet:
     dice = world.random
-    tight = dice.random() < 0.4 and world.theme != "moves"
+    tight = dice.random() < 0.4 and world.theme not in MOVING
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
+    room = world.theme == "room"  # alike hosts, of which few are empty
+    count = 2 + count % 3 if room else count
     zone = Zone(
         ZONE,
         "zone",
         network=Network("bridge", "br0", "10.0.0.0/24", "10.0.0.1", "10.0.0.10", "10.0.0.40")
         if addresses
         else Network(),
-        overcommit=Overcommit({VCPU: Fraction(dice.choice((1, 2)))}, {MEMORY: GIB}),
+        overcommit=Overcommit({VCPU: Fraction(1 if room else dice.choice((1, 2)))}, {MEMORY: GIB}),
     )
     hosts = {}
     for number in range(count):
         uuid = f"{number + 1:032x}"
         total = {
-            VCPU: dice.choice((2, 4) if tight else (8, 16)),
+            VCPU: room_orders.VCPUS if room else dice.choice((2, 4) if tight else (8, 16)),
             MEMORY: dice.choice((5, 9) if tight else (17, 33)) * GIB,
         }
         hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"))
@@ -285,7 +288,7 @@ def _fleet(world: World) -> Fleet:
     if addresses and needs_fellows(world.seed):
         entry = replace(entry, framework="torchrun", initial_command="serve")
     catalogue = {ENTRY: entry}
-    quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 else {}
+    quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 and not room else {}
     configured = Fleet({ZONE: zone}, hosts, catalogue, quota)
     world.observer.quota = quota
     ratio = zone.overcommit.ratios[VCPU]
@@ -309,7 +312,7 @@ def needs_fellows(seed: int) -> bool:
 
 def _orders(world: World, length: float) -> list[Order]:
     dice = world.random
-    early = world.theme == "moves"  # what is there early, and stays, is moved often
+    early = world.theme in MOVING  # what is there early, and stays, is moved often
     length = length / 3 if early else length
     orders: list[Order] = []
     known: list[str] = []
@@ -330,7 +333,7 @@ def _orders(world: World, length: float) -> list[Order]:
                 manages=dice.random() < 0.4,
             )
         )
-    return orders
+    return room_orders.drawn(world, length, _spec, ENTRY) if world.theme == "room" else orders
 
 
 def _spec(world: World, name: str, known: list[str]) -> GroupSpec:

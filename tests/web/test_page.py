@@ -176,6 +176,7 @@ def test_who_would_have_to_move_is_told_where_it_does_not_fit(page: Page, http: 
     page.until(lambda: "It fits once 1 member moves" in page.text("main"), "the move")
     assert "proven the least" in page.text("main")
     assert "as it runs" in page.text("main table")
+    assert "Deploy, and move them" in page.text("main")
     page.type("#plan-nodes", "10")
     page.click("form button")
     page.until(lambda: "It does not fit" in page.text(".answer"), "the refusal")

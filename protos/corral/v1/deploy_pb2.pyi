@@ -64,6 +64,7 @@ class DeployDistributedModelServiceRequest(_message.Message):
     PLACEMENT_POLICY_FIELD_NUMBER: _builtins.int
     FAILURE_POLICY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    MAKE_ROOM_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` starts every machine at once, `sequential` brings up one after
     the other, the initial node first.
@@ -83,6 +84,10 @@ class DeployDistributedModelServiceRequest(_message.Message):
     validate_only: _builtins.bool
     """Whether only to check and plan the request and to write nothing. The stream then carries one
     `planned` event.
+    """
+    make_room: _group_pb2.MakeRoom.ValueType
+    """How members of other groups may be moved where the group does not fit without that; absent, nobody is. Those of the
+    caller's own project may be, by an administrator everybody's. While they move the room is kept for the group alone.
     """
     @_builtins.property
     def model_services(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
@@ -123,10 +128,11 @@ class DeployDistributedModelServiceRequest(_message.Message):
         placement_policy: _group_pb2.PlacementPolicy | None = ...,
         failure_policy: _group_pb2.FailurePolicy | None = ...,
         validate_only: _builtins.bool = ...,
+        make_room: _group_pb2.MakeRoom.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure_policy", b"failure_policy", "placement_policy", b"placement_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "failure_policy", b"failure_policy", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,6 +180,7 @@ class PlanDistributedModelServiceRequest(_message.Message):
     PLACEMENT_POLICY_FIELD_NUMBER: _builtins.int
     FAILURE_POLICY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    MAKE_ROOM_FIELD_NUMBER: _builtins.int
     DOCUMENT_RANKS_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` or `sequential`."""
@@ -187,6 +194,10 @@ class PlanDistributedModelServiceRequest(_message.Message):
     """The caller's name for the request. Checked as in the deploy, and not kept."""
     validate_only: _builtins.bool
     """Accepted so that a deploy's body can be sent here as it is. A plan never writes."""
+    make_room: _group_pb2.MakeRoom.ValueType
+    """Accepted so that a deploy's body can be sent here as it is. A plan tells of what fits without moves; PlanRoom tells
+    the moves.
+    """
     @_builtins.property
     def model_services(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
         """The machines that are wanted, 1 to 1024."""
@@ -230,11 +241,12 @@ class PlanDistributedModelServiceRequest(_message.Message):
         placement_policy: _group_pb2.PlacementPolicy | None = ...,
         failure_policy: _group_pb2.FailurePolicy | None = ...,
         validate_only: _builtins.bool = ...,
+        make_room: _group_pb2.MakeRoom.ValueType = ...,
         document_ranks: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure_policy", b"failure_policy", "placement_policy", b"placement_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "failure_policy", b"failure_policy", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -836,6 +848,7 @@ class ScaleInstanceGroupRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     ROLE_COUNTS_FIELD_NUMBER: _builtins.int
     ROLE_UPDATES_FIELD_NUMBER: _builtins.int
+    MAKE_ROOM_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID."""
     etag: _builtins.str
@@ -844,6 +857,8 @@ class ScaleInstanceGroupRequest(_message.Message):
     """The caller's name for this request, as in the deploy."""
     validate_only: _builtins.bool
     """Whether only to check and plan the request and to write nothing."""
+    make_room: _group_pb2.MakeRoom.ValueType
+    """How members of other groups may be moved where those that join do not fit without that, as in the deploy."""
     @_builtins.property
     def model_services(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
         """The workers to add. None may be an initial node."""
@@ -875,10 +890,11 @@ class ScaleInstanceGroupRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         role_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         role_updates: _abc.Iterable[_group_pb2.NodeSpec] | None = ...,
+        make_room: _group_pb2.MakeRoom.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "model_services", b"model_services", "remove_instance_uuids", b"remove_instance_uuids", "request_id", b"request_id", "role_counts", b"role_counts", "role_updates", b"role_updates", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "make_room", b"make_room", "model_services", b"model_services", "remove_instance_uuids", b"remove_instance_uuids", "request_id", b"request_id", "role_counts", b"role_counts", "role_updates", b"role_updates", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

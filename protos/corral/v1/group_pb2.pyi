@@ -49,6 +49,30 @@ FAILURE_ACTION_REPLACE_MEMBER: FailureAction.ValueType  # 3
 """The member is removed and placed anew, on another host where that is possible."""
 Global___FailureAction: _TypeAlias = FailureAction  # noqa: Y015
 
+class _MakeRoom:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MakeRoomEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MakeRoom.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MAKE_ROOM_UNSPECIFIED: _MakeRoom.ValueType  # 0
+    """Not at all."""
+    MAKE_ROOM_LIVE: _MakeRoom.ValueType  # 1
+    """As they run; those that no other host takes so stay where they are."""
+    MAKE_ROOM_RESTART: _MakeRoom.ValueType  # 2
+    """As they run, and those that no other host takes so are stopped and started elsewhere."""
+
+class MakeRoom(_MakeRoom, metaclass=_MakeRoomEnumTypeWrapper):
+    """How members of other groups may be moved so that a group fits."""
+
+MAKE_ROOM_UNSPECIFIED: MakeRoom.ValueType  # 0
+"""Not at all."""
+MAKE_ROOM_LIVE: MakeRoom.ValueType  # 1
+"""As they run; those that no other host takes so stay where they are."""
+MAKE_ROOM_RESTART: MakeRoom.ValueType  # 2
+"""As they run, and those that no other host takes so are stopped and started elsewhere."""
+Global___MakeRoom: _TypeAlias = MakeRoom  # noqa: Y015
+
 @_typing.final
 class NodeSpec(_message.Message):
     """One machine that is wanted in a group."""
@@ -525,6 +549,7 @@ class InstanceGroup(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    ROOM_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -605,6 +630,10 @@ class InstanceGroup(_message.Message):
         member has a role, and in events that leave out the members.
         """
 
+    @_builtins.property
+    def room(self) -> Global___RoomInProgress:
+        """The room that is being made for members that wait for hosts. Absent where none is."""
+
     def __init__(
         self,
         *,
@@ -633,14 +662,101 @@ class InstanceGroup(_message.Message):
         project: _builtins.str = ...,
         roles: _abc.Iterable[Global___RoleStatus] | None = ...,
         cause: _builtins.str = ...,
+        room: Global___RoomInProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date", "room", b"room"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceGroup: _TypeAlias = InstanceGroup  # noqa: Y015
+
+@_typing.final
+class RoomInProgress(_message.Message):
+    """Room that is being made for a group: others leave their hosts, and it goes where they were."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    LOWER_BOUND_BYTES_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    moved_bytes: _builtins.int
+    """The memory of all that moves, in bytes."""
+    lower_bound_bytes: _builtins.int
+    """No moves that make room carry less memory than this."""
+    proof: _placement_pb2.PlacementProof.ValueType
+    """Whether the moves are proven to carry the least."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberMove]:
+        """The moves, in the order in which they keep every rule."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___MemberMove] | None = ...,
+        moved_bytes: _builtins.int = ...,
+        lower_bound_bytes: _builtins.int = ...,
+        proof: _placement_pb2.PlacementProof.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lower_bound_bytes", b"lower_bound_bytes", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomInProgress: _TypeAlias = RoomInProgress  # noqa: Y015
+
+@_typing.final
+class MemberMove(_message.Message):
+    """A member's way from one host to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    INSTANCE_NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_HOST_NAME_FIELD_NUMBER: _builtins.int
+    TARGET_HOST_NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_SIZE_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    instance_uuid: _builtins.str
+    """The member. Empty, as are `group_uuid` and `instance_name`, where it is another project's."""
+    group_uuid: _builtins.str
+    """The member's group."""
+    instance_name: _builtins.str
+    """The member's name."""
+    source_host_name: _builtins.str
+    """The name of the host that it leaves."""
+    target_host_name: _builtins.str
+    """The name of the host that it goes to."""
+    memory_size: _builtins.int
+    """Its memory in bytes."""
+    live: _builtins.bool
+    """Whether it keeps running."""
+    gone: _builtins.bool
+    """Whether it has left its host."""
+    def __init__(
+        self,
+        *,
+        instance_uuid: _builtins.str = ...,
+        group_uuid: _builtins.str = ...,
+        instance_name: _builtins.str = ...,
+        source_host_name: _builtins.str = ...,
+        target_host_name: _builtins.str = ...,
+        memory_size: _builtins.int = ...,
+        live: _builtins.bool = ...,
+        gone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "group_uuid", b"group_uuid", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "live", b"live", "memory_size", b"memory_size", "source_host_name", b"source_host_name", "target_host_name", b"target_host_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberMove: _TypeAlias = MemberMove  # noqa: Y015
 
 @_typing.final
 class RoleStatus(_message.Message):

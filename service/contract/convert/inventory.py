@@ -13,7 +13,7 @@ from service.app.etags import etag_of
 from service.contract.call import told_cause
 from service.contract.convert import specification
 from service.domain import roles
-from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, Seat
+from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, RoomPlan, Seat
 
 Reachable = Callable[[str], bool]
 """Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
@@ -80,6 +80,29 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
             )
             for state in roles.states(value.instances)
         ],
+        room=_room(value.room.plan) if value.room is not None and value.room.plan is not None else None,
+    )
+
+
+def _room(plan: RoomPlan) -> group_pb2.RoomInProgress:
+    """Other projects' members are told by their size alone: whoever may see the group may not see them."""
+    return group_pb2.RoomInProgress(
+        moves=[
+            group_pb2.MemberMove(
+                instance_uuid="" if move.other_project else move.instance_uuid,
+                group_uuid="" if move.other_project else move.group_uuid,
+                instance_name="" if move.other_project else move.name,
+                source_host_name=move.source_host_name,
+                target_host_name=move.target_host_name,
+                memory_size=move.memory,
+                live=move.live,
+                gone=move.instance_uuid in plan.arrived,
+            )
+            for move in plan.moves
+        ],
+        moved_bytes=plan.moved,
+        lower_bound_bytes=plan.lower_bound,
+        proof=_PROOFS[plan.proof],
     )
 
 

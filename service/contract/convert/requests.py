@@ -25,7 +25,14 @@ from service.domain.groups import (
     PlacementPolicy,
     PlacementStrategy,
     PreferredGroup,
+    RoomMoves,
 )
+
+ROOM_MOVES: Mapping[int, RoomMoves | None] = {
+    group_pb2.MAKE_ROOM_UNSPECIFIED: None,
+    group_pb2.MAKE_ROOM_LIVE: RoomMoves.LIVE,
+    group_pb2.MAKE_ROOM_RESTART: RoomMoves.RESTART,
+}
 
 STRATEGIES: Mapping[int, PlacementStrategy] = {
     placement_pb2.PLACEMENT_STRATEGY_UNSPECIFIED: PlacementStrategy.LEAST_LOST_VALUE,
@@ -95,7 +102,7 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
     )
     if policy.HasField("budget"):
         spec = replace(spec, failure_budget=policy.budget)
-    return DeployRequest(spec=spec, resource_uuid=message.resource_uuid, request_id=message.request_id)
+    return DeployRequest(spec, message.resource_uuid, message.request_id, ROOM_MOVES[message.make_room])
 
 
 def nodes(messages: Iterable[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:

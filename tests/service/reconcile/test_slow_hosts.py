@@ -12,9 +12,10 @@ import pytest
 
 from service.domain.groups import DeployRequest, FailurePolicy, GroupStatus
 from service.reconcile import manager
+from service.reconcile.database_time import DatabaseTime
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
-from service.reconcile.worker import LEASE_MS, DatabaseTime, GroupWorker
+from service.reconcile.worker import LEASE_MS, GroupWorker
 from service.store import clock, groups
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane

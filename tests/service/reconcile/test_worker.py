@@ -12,7 +12,8 @@ from service.domain.groups import DeployRequest, GroupPhase, Instance, InstanceS
 from service.drivers.base import MachineState
 from service.errors import Unavailable
 from service.lifecycle.facts import StopRequested
-from service.reconcile.worker import LEASE_MS, RENEW_MS, DatabaseTime, GroupWorker
+from service.reconcile.database_time import DatabaseTime
+from service.reconcile.worker import LEASE_MS, RENEW_MS, GroupWorker
 from service.store import clock, groups
 from service.store.connection import Connection
 from service.transactions.changes import apply

@@ -61,9 +61,9 @@ export function Plan({ picture, may }) {
       setAnswer({ problem, asked, noRoom });
     }
   };
-  const deploy = async () => {
+  const deploy = async (makeRoom) => {
     try {
-      const first = await begin("POST", "/corral/v1/instance-groups", answer.asked);
+      const first = await begin("POST", "/corral/v1/instance-groups", { ...answer.asked, makeRoom });
       location.hash = `#/group/${first.event.groupUuid}`;
     } catch (problem) {
       setAnswer({ problem });
@@ -93,10 +93,10 @@ export function Plan({ picture, may }) {
     <${Problem} is=${entries.problem} />
     <div aria-live="polite">
       ${answer.placement && html`<${Placed} placement=${answer.placement} />`}
-      ${answer.placement && may("operator") && html`<p class="actions"><button class="primary" onClick=${deploy}>Deploy</button></p>`}
+      ${answer.placement && may("operator") && html`<p class="actions"><button class="primary" onClick=${() => deploy()}>Deploy</button></p>`}
       ${answer.problem && html`<${WhyNot} problem=${answer.problem} picture=${picture} />`}
       ${answer.problem?.failure && answer.asked && !answer.room && may("admin") && html`<p class="actions"><button disabled=${answer.busy} onClick=${makeRoom}>Who would have to move?</button></p>`}
-      ${answer.room && html`<${Moves} room=${answer.room} />`}
+      ${answer.room && html`<${Moves} room=${answer.room} deploy=${deploy} />`}
       ${answer.noRoom && html`<section class="answer problem" aria-label="No room by moves"><p>${answer.noRoom.message}</p></section>`}
     </div>`;
 }
@@ -113,14 +113,17 @@ function Placed({ placement }) {
     <ul>${[...hosts].map(([name, ranks]) => html`<li key=${name}><strong>${name}</strong>: ranks ${ranks.join(", ")}</li>`)}</ul></section>`;
 }
 
-function Moves({ room }) {
+function Moves({ room, deploy }) {
   const moves = room.moves || [];
+  const stopped = moves.filter((one) => !one.move.live).length;
+  const how = stopped ? `Deploy, stop and start ${stopped} elsewhere` : "Deploy, and move them";
   const least = room.proof === "PLACEMENT_PROOF_OPTIMAL" ? "proven the least" : `at least ${amount("memory", Number(room.lowerBoundBytes || 0))} whatever moves`;
   return html`<section class="answer" aria-label="Moves that make room"><h2>It fits once ${moves.length === 1 ? "1 member moves" : `${moves.length} members move`}</h2>
     <p>${amount("memory", Number(room.movedBytes || 0))} of memory, ${least}. Nothing is moved by this answer.</p>
     <table><thead><tr><th>Member</th><th>Group</th><th>From</th><th>To</th><th>Memory</th><th>How</th></tr></thead>
       <tbody>${moves.map((one) => html`<tr key=${one.move.instanceUuid}><td>${one.instanceName}</td><td><a href=${`#/group/${one.groupUuid}`}>${one.groupUuid.slice(0, 8)}</a></td>
-        <td>${one.sourceHostName}</td><td>${one.targetHostName}</td><td>${amount("memory", Number(one.memorySize))}</td><td>${one.move.live ? "as it runs" : "stopped and started again"}</td></tr>`)}</tbody></table></section>`;
+        <td>${one.sourceHostName}</td><td>${one.targetHostName}</td><td>${amount("memory", Number(one.memorySize))}</td><td>${one.move.live ? "as it runs" : "stopped and started again"}</td></tr>`)}</tbody></table>
+    <p class="actions"><button class="primary" onClick=${() => deploy(stopped ? "MAKE_ROOM_RESTART" : "MAKE_ROOM_LIVE")}>${how}</button></p></section>`;
 }
 
 export function WhyNot({ problem, picture }) {

@@ -10,6 +10,7 @@ from corral.v1 import deploy_pb2, group_pb2, limits_pb2, placement_pb2
 
 import placement.model
 from service.contract.convert import events, inventory, requests, specification
+from service.domain.cells import NumaPolicy
 from service.domain.events import Event, EventKind
 from service.domain.groups import (
     CreationStrategy,
@@ -25,6 +26,7 @@ from service.domain.groups import (
     PlacementRecord,
     PlacementStrategy,
     PreferredGroup,
+    RoomMoves,
     Seat,
 )
 from service.domain.roles import UNSET
@@ -85,6 +87,7 @@ SPEC = GroupSpec(
         preferred_anti_affinity=(PreferredGroup(UUIDS["b"], 8),),
         spare_hosts=10,
         max_racks=11,
+        numa=NumaPolicy.REQUIRED,
     ),
 )
 MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
@@ -140,9 +143,11 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
         preferred_anti_affinity_groups=[group_pb2.PreferredGroup(group_uuid=UUIDS["b"], weight=8)],
         spare_hosts=10,
         max_racks=11,
+        numa=placement_pb2.NUMA_POLICY_REQUIRED,
     ),
     failure_policy=group_pb2.FailurePolicy(action=group_pb2.FAILURE_ACTION_FAIL_GROUP, budget=0),
     validate_only=True,
+    make_room=group_pb2.MAKE_ROOM_RESTART,
 )
 
 
@@ -150,6 +155,7 @@ def test_every_field_of_a_request_arrives() -> None:
     converted = requests.deploy_request(MESSAGE)
     assert converted.spec == SPEC
     assert (converted.resource_uuid, converted.request_id) == (UUIDS["e"], "r")
+    assert converted.make_room is RoomMoves.RESTART
     for message in (MESSAGE, MESSAGE.model_services[0], MESSAGE.placement_policy):
         assert {field.name for field, _ in message.ListFields()} == {field.name for field in message.DESCRIPTOR.fields}
 

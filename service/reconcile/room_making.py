@@ -1,0 +1,253 @@
+"""Room for a group that does not fit: who moves for it is planned, asked, and waited for until its seats are free."""
+
+from __future__ import annotations
+
+import logging
+import uuid as uuids
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from placement.model import Assignment, Proof, Snapshot, Status
+from placement.modes.moves import MadeRoom
+from service.domain.fleet import Host, HostState
+from service.domain.groups import (
+    Failure,
+    Group,
+    Instance,
+    InstanceStatus,
+    MoveStage,
+    RoomMove,
+    RoomMoves,
+    RoomPlan,
+    RoomWish,
+)
+from service.errors import QuotaExceeded, Undecided
+from service.failpoints import failpoint
+from service.lifecycle.facts import Fact, NotPlaced, RoomCalledOff, RoomClosed, RoomSeen
+from service.lifecycle.moving import MOVE_BASE_MS, longest_move
+from service.planning import cells, translate
+from service.planning.neighbours import Others, groups_in
+from service.reconcile.calls import EffectResult
+from service.reconcile.context import WorkerContext
+from service.store import bookings, claims, fleet, groups
+from service.store.claims import ClaimLost
+from service.store.connection import Connection
+from service.transactions import claiming, rooms
+
+logger = logging.getLogger(__name__)
+
+S = InstanceStatus
+
+MOST_TRIES = 3
+"""How often room is begun to be made for one operation: a move that was refused is planned around."""
+MOST_PLANS = 6
+LEAVING = frozenset({S.REMOVING, S.EVICTING, S.FAILING})
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """The members that move for a group: where their groups stand, what is claimed, and the hosts of the seats."""
+
+    others: Mapping[str, Group]
+    claimed: Mapping[str, frozenset[str]]
+    closed: frozenset[str]
+
+
+@dataclass(slots=True)
+class RoomMaking:
+    """For one group under its worker's lease. `now`: the database's time, ms; `steady`: ms that only go on."""
+
+    context: WorkerContext
+    now: Callable[[], int]
+    steady: Callable[[], int]
+    _since: dict[str, int] = field(default_factory=dict)
+
+    # --- beginning ----------------------------------------------------------------------------------------------------
+
+    async def begin(
+        self, group: Group, hosts: Mapping[str, Host], snapshot: Snapshot, failure: Failure
+    ) -> EffectResult:
+        """Who would have to move is asked to; called within `Store.claiming`. `failure`: why the group does not fit.
+
+        Raises ClaimLost where something changed since, QuotaExceeded, HeldBack, LeaseLost, InvariantViolation.
+        """
+        wish = group.room
+        assert wish is not None
+        others = await self.context.store.read(lambda c: groups.load_many(c, groups_in(snapshot)))
+        mine = [o for o in others if o.uuid != group.uuid and (wish.everybody or o.project == group.project)]
+        asked = Others(mine, snapshot, hosts, self.now(), refused=set(wish.refused))
+        room = await self._planned(group, hosts, snapshot, asked, wish)
+        if room is None or room.status is not Status.PLACED or room.placed is None:
+            return EffectResult([NotPlaced(_no_room(room, failure))], retry=True)
+        plan = self._plan(group, room, asked, hosts)
+        failpoint("room.planned")
+        movers = {move.group_uuid for move in plan.moves}
+        theirs = [o for o in mine if o.uuid in movers]
+        now = self.now()
+        after = await self.context.store.write(lambda c: rooms.begin(c, group, theirs, plan, now))
+        failpoint("room.begun")
+        if after.room is not None and after.room.plan == plan:
+            self.context.metrics.rooms.labels("begun").inc()
+            logger.info("group %s: %d members move so that it fits", group.uuid, len(plan.moves))
+            for uuid in sorted(movers):
+                self.context.poke(uuid)
+        return EffectResult([], reload=True)
+
+    async def _planned(
+        self, group: Group, hosts: Mapping[str, Host], snapshot: Snapshot, asked: Others, wish: RoomWish
+    ) -> MadeRoom | None:
+        """Moves that can be made; None where those that were planned never could."""
+        request = translate.request(group, snapshot, hosts)
+        for _ in range(MOST_PLANS):
+            room = await self.context.planner.make_room(
+                snapshot, request, asked.asked(), budget_seconds=self.context.plan_seconds
+            )
+            if wish.moves is RoomMoves.RESTART or not asked.unfit(room, self.context.calls.live_targets):
+                return room
+        return None
+
+    def _plan(self, group: Group, room: MadeRoom, asked: Others, hosts: Mapping[str, Host]) -> RoomPlan:
+        assert room.placed is not None
+        moves: list[RoomMove] = []
+        busy: dict[str, int] = defaultdict(int)
+        for move in room.moves:
+            other, member = asked.members[move.member]
+            source, target = hosts[move.source], hosts[move.target]
+            numa, there = other.spec.placement.numa, Assignment(member.uuid, move.target, move.cells)
+            pinned = cells.given([member], [there], hosts, numa)
+            live = move.target in self.context.calls.live_targets(other, member)
+            busy[other.uuid] += longest_move(member) + (0 if live else member.boot_timeout_ms + member.stop_grace_ms)
+            moves.append(
+                RoomMove(
+                    member.uuid, other.uuid, member.spec.name, source.uuid, source.name, target.uuid, target.name,
+                    member.spec.memory_size, pinned.get(member.uuid, ()), live, other.project != group.project,
+                )
+            )  # fmt: skip
+        return RoomPlan(
+            uuid=uuids.uuid5(uuids.UUID(group.uuid), f"room {group.version}").hex,
+            moves=tuple(moves),
+            placement=translate.record(group, room.placed, hosts, 0.0, 1),
+            fellows=_fellows(group),
+            moved=room.cost or 0,
+            lower_bound=room.lower_bound or 0,
+            proof="optimal" if room.proof is Proof.OPTIMAL else "gap",
+            patience_ms=MOVE_BASE_MS + max(busy.values(), default=0),
+        )
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    async def look(self, group: Group) -> EffectResult:
+        """Take the seats once all have gone; call it off where one stays. Raises LeaseLost, InvariantViolation."""
+        if self.context.custody.held or group.room is None or group.room.plan is None:
+            return EffectResult([], retry=True)
+        plan = group.room.plan
+        sight = await self.context.store.read(lambda c: _look(c, plan))
+        failpoint("room.looked")
+        arrived = tuple(m.instance_uuid for m in plan.moves if _has_left(m, sight, plan.uuid))
+        why, refused = self._why_not(group, plan, sight, arrived)
+        if why:
+            return self._off(group, why, refused)
+        if len(arrived) < len(plan.moves):
+            return EffectResult([RoomSeen(arrived)] if arrived != plan.arrived else [])
+        return await self._take(group, plan)
+
+    async def _take(self, group: Group, plan: RoomPlan) -> EffectResult:
+        cluster, now = self.context.custody.installation.cluster, self.now()
+        try:
+            async with self.context.store.claiming(alone=False):
+                await self.context.store.write(lambda c: claiming.claim(c, cluster, group, plan.placement, now))
+        except ClaimLost as lost:
+            return self._off(group, f"the room that was made is gone: {lost}", ())
+        except QuotaExceeded as error:
+            return EffectResult([NotPlaced(Failure(error.reason, error.message))], retry=True)
+        except claiming.HeldBack:
+            return EffectResult([], retry=True)
+        failpoint("room.taken")
+        self.context.metrics.claims.inc()
+        self.context.metrics.rooms.labels("made").inc()
+        self.context.metrics.room_moves.labels("made").inc(len(plan.moves))
+        return EffectResult([], reload=True)
+
+    def _why_not(
+        self, group: Group, plan: RoomPlan, sight: _Sight, arrived: tuple[str, ...]
+    ) -> tuple[str, tuple[str, ...]]:
+        """Why it is called off, and which members did not go; "" where it goes on."""
+        waiting = {(m.uuid, m.attempt) for m in group.instances if m.status is S.PENDING}
+        if waiting != {(s.instance_uuid, s.attempt) for s in plan.placement.assignments} or plan.fellows != _fellows(
+            group
+        ):
+            return "its members are not where they were when room for it was planned", ()
+        refused = tuple(m.instance_uuid for m in plan.moves if _stays(m, sight, plan.uuid))
+        if refused:
+            return f"{len(refused)} of {len(plan.moves)} members that were to make room stay where they are", refused
+        if sight.closed:
+            return "a host on which room was being made takes no members any more", ()
+        since = self._since.setdefault(plan.uuid, self.steady())
+        if self.steady() - since > plan.patience_ms:
+            late = tuple(m.instance_uuid for m in plan.moves if m.instance_uuid not in arrived)
+            return f"{len(late)} of {len(plan.moves)} members took too long to make room", late
+        return "", ()
+
+    def _off(self, group: Group, why: str, refused: tuple[str, ...]) -> EffectResult:
+        logger.info("group %s: the room that is made for it is called off: %s", group.uuid, why)
+        self.context.metrics.rooms.labels("called_off").inc()
+        self.context.metrics.room_moves.labels("refused").inc(len(refused))
+        return EffectResult([RoomCalledOff(why, refused)])
+
+    # --- for a group whose members make room for another one ----------------------------------------------------------
+
+    async def closed(self, group: Group) -> list[Fact]:
+        """The rooms that members of this group are to make and nobody wants any more."""
+        on_the_way = (MoveStage.WANTED, MoveStage.GOING)
+        wanted = {m.room for m in group.instances if m.room and m.move in on_the_way}
+        if not wanted or self.context.custody.held:
+            return []
+        still = await self.context.store.read(lambda c: bookings.open_rooms(c, wanted))
+        failpoint("room.closed")
+        return [RoomClosed(room) for room in sorted(wanted - still)]
+
+
+def _look(connection: Connection, plan: RoomPlan) -> _Sight:
+    others = {g.uuid: g for g in groups.load_many(connection, sorted({m.group_uuid for m in plan.moves}))}
+    claimed: dict[str, set[str]] = defaultdict(set)
+    for uuid in others:
+        for (instance, _), hosts in claims.seats_of(connection, uuid).items():
+            claimed[instance] |= hosts
+    uuids = sorted({s.host_uuid for s in plan.placement.assignments})
+    open_hosts = {u for u, host in fleet.hosts(connection, uuids).items() if host.state is HostState.ENABLED}
+    return _Sight(others, {i: frozenset(h) for i, h in claimed.items()}, frozenset(uuids) - open_hosts)
+
+
+def _member(move: RoomMove, sight: _Sight) -> Instance | None:
+    group = sight.others.get(move.group_uuid)
+    return next((m for m in group.instances if m.uuid == move.instance_uuid), None) if group is not None else None
+
+
+def _has_left(move: RoomMove, sight: _Sight, room: str) -> bool:
+    """Whether the member holds nothing on its host any more, and has its seat where it went."""
+    member = _member(move, sight)
+    under_way = member is not None and member.room == room
+    return not under_way and move.source_host_uuid not in sight.claimed.get(move.instance_uuid, frozenset())
+
+
+def _stays(move: RoomMove, sight: _Sight, room: str) -> bool:
+    """Whether the member is not on its way any more, and still where it was."""
+    member = _member(move, sight)
+    if member is None or member.room == room or member.status in LEAVING:
+        return False
+    return member.host_uuid == move.source_host_uuid and not member.target_host_uuid
+
+
+def _fellows(group: Group) -> dict[str, str]:
+    """Where the group's members are that need no seat."""
+    return {m.uuid: m.target_host_uuid or m.host_uuid for m in group.instances if m.status is not S.PENDING}
+
+
+def _no_room(room: MadeRoom | None, failure: Failure) -> Failure:
+    """Why the group fits neither as it is nor by moves."""
+    if room is not None and room.status is Status.INFEASIBLE:
+        return Failure(failure.code, f"{failure.message}; no moves of others would make room", failure.explanation)
+    return Failure(
+        Undecided.reason, f"{failure.message}; no moves of others that make room were found, and none were ruled out"
+    )

@@ -1,0 +1,108 @@
+"""Room for a group, as transactions: others are asked to move and all seats are booked at once, or nothing.
+
+What is booked for the group stands as long as its row has the plan, and what is booked for a member that moves as long
+as its own row says that it makes that room (`changes.commit`). So each row is only ever written by who works on it, and
+a group that dies, is deleted or gives up takes its room with it: the others see that it is gone and stay.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from service.domain.cells import Cell, resource_of
+from service.domain.fleet import Host
+from service.domain.groups import Group, InstanceStatus, RoomPlan, Seat
+from service.failpoints import failpoint
+from service.lifecycle.facts import RoomAsked, RoomBegun
+from service.lifecycle.transitions import advance
+from service.planning.translate import seat, total
+from service.store import bookings, claims, fleet, groups, quotas
+from service.store.connection import Connection
+from service.transactions.changes import LeaseLost, apply, commit
+from service.transactions.claiming import held_back
+
+
+def begin(connection: Connection, planned: Group, others: Sequence[Group], plan: RoomPlan, now: int) -> Group:
+    """Book the group's seats and those of the members that move for it, and ask these to go; all of it, or nothing.
+
+    `planned`, `others`: the group and those of the members, as the plan was made for them.
+    Raises HeldBack; QuotaExceeded; ClaimLost where any of them, or a host, is not as it was planned for; LeaseLost.
+    """
+    expected = {group.uuid: group for group in (planned, *others)}
+    now_there = {uuid: groups.load(connection, uuid, lock=True) for uuid in sorted(expected)}
+    before = now_there[planned.uuid]
+    if before.epoch != planned.epoch:
+        raise LeaseLost(planned.uuid)
+    waiting = {(m.uuid, m.attempt) for m in before.instances if m.status is InstanceStatus.PENDING}
+    held_back(connection, before, {instance for instance, _ in waiting})
+    seats = plan.placement.assignments
+    if waiting != {(s.instance_uuid, s.attempt) for s in seats}:
+        return before
+    if any(places(now_there[uuid]) != places(group) for uuid, group in expected.items()):
+        raise claims.ClaimLost("a member that counts for the plan has another host since")
+    quotas.check(connection, before.project, total(s.resources for s in seats if s.attempt == 1))
+    asked = _asked(now_there, plan, now)
+    _book(connection, before, asked, plan)
+    after = advance(before, RoomBegun(plan), now)
+    for uuid in sorted(asked):
+        failpoint("room.asking")
+        facts = [
+            RoomAsked(m.instance_uuid, now_there[uuid].instance(m.instance_uuid).attempt, plan.uuid, n, m.live)
+            for n, m in enumerate(plan.moves)
+            if m.group_uuid == uuid
+        ]
+        apply(connection, uuid, facts, now)
+        groups.due(connection, uuid, 0)
+    return commit(connection, before, after, (), now)
+
+
+def places(group: Group) -> frozenset[tuple[str, int, str, str]]:
+    """Where the group's members are."""
+    return frozenset((m.uuid, m.attempt, m.host_uuid, m.target_host_uuid) for m in group.instances)
+
+
+def _asked(now_there: Mapping[str, Group], plan: RoomPlan, now: int) -> Mapping[str, Sequence[str]]:
+    """Group -> its members that are asked to go. Raises ClaimLost where one of them would not."""
+    asked: dict[str, list[str]] = defaultdict(list)
+    for number, move in enumerate(plan.moves):
+        group = now_there[move.group_uuid]
+        member = group.instance(move.instance_uuid)
+        fact = RoomAsked(member.uuid, member.attempt, plan.uuid, number, move.live)
+        if member.host_uuid != move.source_host_uuid or not advance(group, fact, now).instance(member.uuid).room:
+            raise claims.ClaimLost(f"member {member.uuid} cannot be asked to move now")
+        asked[group.uuid].append(member.uuid)
+    return asked
+
+
+def _book(connection: Connection, group: Group, asked: Mapping[str, Sequence[str]], plan: RoomPlan) -> None:
+    """The bookings, once it was seen that they fit when all who are asked have gone. Raises ClaimLost."""
+    targets = {move.target_host_uuid for move in plan.moves}
+    uuids = sorted(targets | {s.host_uuid for s in plan.placement.assignments})
+    claims.lock_open(connection, uuids)
+    hosts = fleet.hosts(connection, uuids)
+    others = {g.uuid: g for g in groups.load_many(connection, sorted(asked))}
+    seats = [(group.uuid, s) for s in plan.placement.assignments]
+    leaving: dict[str, list[Seat]] = defaultdict(list)
+    for move in plan.moves:
+        member = others[move.group_uuid].instance(move.instance_uuid)
+        seats.append((move.group_uuid, seat(member, hosts[move.target_host_uuid], move.cells)))
+        if move.source_host_uuid in hosts:
+            leaving[move.source_host_uuid].append(seat(member, hosts[move.source_host_uuid], member.cells))
+    for host in hosts.values():
+        _check_fits(host, [s for _, s in seats if s.host_uuid == host.uuid], leaving[host.uuid])
+    bookings.book(connection, plan.uuid, group.uuid, seats)
+
+
+def _check_fits(host: Host, coming: Sequence[Seat], leaving: Sequence[Seat]) -> None:
+    more, less = total(s.claimed for s in coming), total(s.claimed for s in leaving)
+    held = total((host.used, host.booked, host.foreign, *(_of_cell(c, c.used, c.foreign) for c in host.cells)))
+    usable = total((host.allocatable, *(_of_cell(c, c.allocatable) for c in host.cells)))
+    for name, amount in more.items():
+        beside = host.beside.get(name, 0) * (len(coming) - len(leaving))
+        if amount and held.get(name, 0) - less.get(name, 0) + beside + amount > usable.get(name, 0):
+            raise claims.ClaimLost(f"host {host.uuid} has less than {amount} {name} left, with all gone that are asked")
+
+
+def _of_cell(cell: Cell, *vectors: Mapping[str, int]) -> dict[str, int]:
+    return {resource_of(cell.number, name): amount for name, amount in total(vectors).items()}

@@ -1,0 +1,43 @@
+"""Judges room in the making: what is kept for a group others do not claim, and nobody moves for what nobody wants.
+
+May not import anything of the service: what it expects is written down here a second time, on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+
+class Rooms:
+    """Asked after every commit. `rows`: a query of the database."""
+
+    def __init__(self, rows: Callable[..., list[tuple[Any, ...]]]) -> None:
+        self._rows = rows
+        self._moving: set[str] = set()
+        self._wanted: set[str] = set()
+
+    def wrong(self, usable: Mapping[tuple[str, str], int]) -> Iterator[str]:
+        """What is wrong now, in words. `usable`: (host, resource) -> amount."""
+        plans = [json.loads(text)["plan"] for (text,) in self._rows("SELECT room FROM groups WHERE room IS NOT NULL")]
+        plans = [plan for plan in plans if plan]
+        moving = set(self._rows("SELECT uuid, room FROM instances WHERE move = 'going' AND room != ''"))
+        wanted = {plan["uuid"] for plan in plans}
+        for uuid, room in sorted(moving):
+            if uuid not in self._moving and room not in wanted | self._wanted:
+                yield f"member {uuid} begins to move for a room that nobody wants"
+        self._moving, self._wanted = {uuid for uuid, _ in moving}, wanted
+        sums: dict[tuple[str, str], int] = defaultdict(int)
+        kept = self._rows("SELECT host_uuid, resource, SUM(amount) FROM bookings GROUP BY host_uuid, resource")
+        if not kept:
+            return
+        leaving = {(move["instance_uuid"], move["source_host_uuid"]) for plan in plans for move in plan["moves"]}
+        claims = self._rows("SELECT host_uuid, resource, instance_uuid, amount FROM claims")
+        for host, resource, instance, amount in claims:
+            if (instance, host) not in leaving:
+                sums[host, resource] += amount
+        for host, resource, amount in kept:
+            if sums[host, resource] + amount > usable.get((host, resource), 0):
+                yield f"{amount} {resource} are kept on {host} and others have claimed {sums[host, resource]}"
