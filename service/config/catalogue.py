@@ -100,6 +100,10 @@ class Catalogue:
         if bool(section.canary_path) != bool(section.canary_expect):
             where = self._file.at("model_services", index)
             self._file.problems.append(f"{where}.canary_expect: canary_path and canary_expect belong together")
+        if (section.readiness_kind == "command") != bool(section.readiness_command):
+            where = self._file.at("model_services", index)
+            told = 'belongs to readiness_kind = "command", which needs one'
+            self._file.problems.append(f"{where}.readiness_command: {told}")
         ports = ports_of(section.framework, {str(role): port for role, port in section.ports.items()})
         self._file.tell(self._file.at("model_services", index), port_problems(section.framework, ports))
         values = section.model_dump(exclude={"image", "supported_metrics", "ports"})

@@ -237,6 +237,8 @@ class ModelServiceSection(Section):
     ] = "Endpoint"
     ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {}
     health_path: Annotated[str, Field(pattern=r"^/[!-~]{0,1023}$")] = "/health"
+    readiness_kind: Literal["", "http", "listening", "process", "command"] = ""
+    readiness_command: Line = ""
     canary_path: Annotated[str, Field(pattern=r"^(/[!-~]{0,1023})?$")] = ""
     canary_body: Line = ""
     canary_expect: Line = ""

@@ -187,6 +187,8 @@ def _path_begins_with_slash(request: Any) -> Iterator[FieldViolation]:
     canary = request.readiness_check.canary
     if canary.path and not canary.path.startswith("/"):
         yield FieldViolation("readiness_check.canary.path", "must begin with a slash")
+    if (request.readiness_check.kind == "command") != bool(request.readiness_check.command):
+        yield FieldViolation("readiness_check.command", "belongs to the kind `command`, which needs one")
 
 
 def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:

@@ -52,6 +52,7 @@ class Ready(StrEnum):
     HTTP = "http"  # a GET of the readiness path is answered with a status of 200 to 299
     LISTENING = "listening"  # somebody listens on the port; nobody connects to it, since that alone may break an engine
     PROCESS = "process"  # the engine's process goes on running
+    COMMAND = "command"  # a command of the entry's ends with status 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ def readiness(member: Instance, entry: ModelService) -> tuple[Ready, int]:
     """How the member's guest tells that its engine is ready, and on which port it looks; 0 where there is none."""
     preset, ports = preset_of(entry.framework), _ports(entry)
     if member.rank == 0 or preset.serves is Serves.ALL:
-        return preset.leader_ready, entry.readiness_port or ports.get("service", 0)
+        ready = Ready(entry.readiness_kind) if entry.readiness_kind else preset.leader_ready
+        return ready, entry.readiness_port or ports.get("service", 0)
     return preset.worker_ready, ports.get(preset.gate_port, 0) if preset.worker_ready is Ready.LISTENING else 0
 
 

@@ -92,6 +92,7 @@ def rendezvous(
             "port": ready_port,
             "interval_ms": entry.readiness_interval_ms or READINESS_INTERVAL_MS,
             "timeout_ms": entry.readiness_timeout_ms or READINESS_TIMEOUT_MS,
+            **({"command": entry.readiness_command} if ready is Ready.COMMAND else {}),
         },
         "canary": {"path": entry.canary_path, "body": entry.canary_body, "expect": entry.canary_expect},
         "engine": {
@@ -180,6 +181,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_READINESS": document["readiness"]["kind"],
         "CORRAL_READINESS_PATH": document["readiness"]["path"],
         "CORRAL_READINESS_PORT": document["readiness"]["port"] or "",
+        "CORRAL_READINESS_COMMAND": document["readiness"].get("command", ""),
         "CORRAL_READINESS_TIMEOUT_SECONDS": -(-document["readiness"]["timeout_ms"] // 1000),
         **{f"CORRAL_CANARY_{name.upper()}": value for name, value in document["canary"].items()},
         "CORRAL_START_DEADLINE_SECONDS": member.boot_timeout_ms // 1000,

@@ -409,11 +409,12 @@ start_engine() {
 }
 
 # Running, and not a zombie, for which kill -0 is true as well.
-engine_runs() {
-    [ -n "$ENGINE" ] || return 1
-    state=$(sed 's/.*) //; s/ .*//' "/proc/$ENGINE/stat" 2> /dev/null) || return 1
+runs() {
+    state=$(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2> /dev/null) || return 1
     [ -n "$state" ] && [ "$state" != Z ]
 }
+
+engine_runs() { [ -n "$ENGINE" ] && runs "$ENGINE"; }
 
 # By its process group: children of engines outlive their parent, and go on computing.
 stop_engine() {
@@ -524,10 +525,32 @@ own_url() {
     echo "http://$host:$CORRAL_READINESS_PORT$1"
 }
 
+# With the engine's environment, and ended with all that it started where it takes too long.
+ready_by_command() {
+    (
+        trap - TERM INT
+        take_documents '[A-Za-z_]*'
+        exec setsid /bin/sh -c "$CORRAL_READINESS_COMMAND"
+    ) > /dev/null 2>&1 < /dev/null &
+    LOOKER=$!
+    tries=0
+    while runs "$LOOKER" && [ "$tries" -lt $((${CORRAL_READINESS_TIMEOUT_SECONDS:-2} * 10)) ]; do
+        tries=$((tries + 1))
+        sleep 0.1
+    done
+    # It may not lead its group yet.
+    kill -KILL "-$LOOKER" 2> /dev/null || kill -KILL "$LOOKER" 2> /dev/null
+    wait "$LOOKER" 2> /dev/null
+    status=$?
+    LOOKER=
+    return "$status"
+}
+
 looks_ready() {
     case "${CORRAL_READINESS:-process}" in
         http) fetch "${CORRAL_READINESS_TIMEOUT_SECONDS:-2}" "$(own_url "$CORRAL_READINESS_PATH")" > /dev/null ;;
         listening) is_listening "$CORRAL_READINESS_PORT" ;;
+        command) ready_by_command ;;
         *) [ $(($(now) - STARTED_AT)) -ge 1 ] ;;
     esac
 }
@@ -646,6 +669,7 @@ main() {
     TURNS=0
     LOG_PORT=
     PASSED=0
+    LOOKER=
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     trap 'ending' TERM INT
@@ -743,6 +767,7 @@ stuck() {
 
 ending() {
     trap '' TERM INT
+    [ -z "$LOOKER" ] || kill -KILL "-$LOOKER" 2> /dev/null
     stage stopping "asked to end"
     stop_engine 50
     pass_on

@@ -188,7 +188,9 @@ Global___ModelService: _TypeAlias = ModelService  # noqa: Y015
 
 @_typing.final
 class ReadinessCheck(_message.Message):
-    """How to tell that a service answers: a GET over HTTP that must end in a status of 200 to 299."""
+    """How to tell that a service answers; the guest looks, at itself. Of members that serve callers: the initial node, and the
+    others where the framework has all serve. By default a GET over HTTP that must end in a status of 200 to 299.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,6 +199,8 @@ class ReadinessCheck(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """The path to ask for, beginning with a slash. Empty means `/health`."""
     port: _builtins.int
@@ -205,6 +209,15 @@ class ReadinessCheck(_message.Message):
     """How long to wait between two checks, in milliseconds, at most one hour. 0 means one second."""
     timeout: _builtins.int
     """How long one check may take, in milliseconds, at most one hour. 0 means two seconds."""
+    kind: _builtins.str
+    """What is looked at. Empty means what the framework says. `http`: the path is answered. `listening`: somebody listens on
+    the TCP port, as the guest's kernel knows; nothing connects to it, since a connection alone breaks some engines.
+    `process`: the engine goes on running. `command`: the command ends with status 0.
+    """
+    command: _builtins.str
+    """With the kind `command`: one line for the guest's POSIX shell, at most 4096 characters. It is run within the timeout
+    and with the engine's environment.
+    """
     @_builtins.property
     def canary(self) -> Global___Canary:
         """A request to the model whose right answer is known. Absent means none."""
@@ -217,10 +230,12 @@ class ReadinessCheck(_message.Message):
         interval: _builtins.int = ...,
         timeout: _builtins.int = ...,
         canary: Global___Canary | None = ...,
+        kind: _builtins.str = ...,
+        command: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "interval", b"interval", "path", b"path", "port", b"port", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "command", b"command", "interval", b"interval", "kind", b"kind", "path", b"path", "port", b"port", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,24 @@ def test_what_a_node_and_its_entry_say_reaches_the_guest() -> None:
     assert document["engine"]["model"] == "e" * 32
 
 
+def test_what_is_looked_at_for_readiness_reaches_the_guest() -> None:
+    def told(rank: int, **fields: str) -> tuple[dict[str, object], str]:
+        given = entry(**{"framework": "custom", **fields})
+        made = group(2)
+        member = made.instances[rank]
+        document = rendezvous(made, member, host(1), {zone().uuid: zone()}, {given.uuid: given}, NoSecrets())
+        return document["readiness"], env_file(document, member)
+
+    readiness, lines = told(0, readiness_kind="command", readiness_command="test -e /run/up")
+    assert (readiness["kind"], readiness["path"], readiness["command"]) == ("command", "", "test -e /run/up")
+    assert "CORRAL_READINESS=command\nCORRAL_READINESS_PORT=8080\nCORRAL_READINESS_COMMAND=test -e /run/up\n" in lines
+    for kind in ("listening", "process"):
+        readiness, lines = told(0, readiness_kind=kind)
+        assert (readiness["kind"], "command" in readiness) == (kind, False)
+        assert "CORRAL_READINESS_COMMAND" not in lines
+    assert told(1, framework="vllm-ray", readiness_kind="listening")[0]["kind"] == "process", "nobody calls it"
+
+
 def test_a_worker_without_a_command_of_its_own_runs_the_initial_nodes() -> None:
     made = group(2)
     zones, catalogue = {zone().uuid: zone()}, {entry().uuid: replace(entry(), initial_command="serve")}

@@ -34,6 +34,25 @@ def test_what_the_engine_writes_goes_to_the_log_port_once_and_to_its_end(guest: 
     assert len(numbers) == 3000 or left_out, "what it does not pass on it says"
 
 
+def test_it_is_ready_while_its_command_says_so_which_may_not_hang_it(guest: Guest) -> None:
+    fine = guest.directory / "fine"
+    told = f'[ "$OF_THE_ENGINE" = yes ] || exit 1; [ ! -e {fine}.hangs ] || sleep 600; [ -e {fine} ]'
+    readiness = {
+        "CORRAL_READINESS": "command",
+        "CORRAL_READINESS_COMMAND": told,
+        "CORRAL_READINESS_TIMEOUT_SECONDS": "1",
+    }
+    guest.start("exec sleep 600", OF_THE_ENGINE="yes", **readiness)
+    guest.at("joining", "the engine does not answer")
+    fine.touch()
+    guest.at("ready")
+    hangs = guest.directory / "fine.hangs"
+    hangs.touch()
+    guest.at("degraded", "the engine does not answer")
+    hangs.unlink()
+    guest.at("ready")
+
+
 def test_it_is_ready_while_the_model_answers_rightly_and_starts_the_engine_again_when_it_does_not(guest: Guest) -> None:
     port = free_port()
     guest.start(
