@@ -120,6 +120,10 @@ bench-bulkhead: ## deploys on three hosts while the fourth answers and while it 
 bench-placement: ## the planner's figures beside greedy rules, naive models and real peers, table and plot in .cache/bench; 15 min (QUICK=1: 3)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.placement_bench --peers --plot --out .cache/bench $(if $(QUICK),--quick) $(ARGS)
 
+.PHONY: bench-store
+bench-store: ## claims on SQLite that share a commit, with a commit each, and by the bare driver (ARGS=--clients 48)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.store_bench $(ARGS)
+
 .PHONY: bench-planner
 bench-planner: ## CPU time of a plan around the search: reading the fleet and telling it to a planner process (ARGS=--hosts 10000)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.planner_bench $(ARGS)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from service.domain.fleet import Overcommit
 from service.errors import CorralError
 from service.store import clock, events, settings
-from service.store.engine import NO_SPACE, Store
+from service.store.engine import Store
+from service.store.transaction import NO_SPACE
 
 logger = logging.getLogger(__name__)
 

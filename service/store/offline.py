@@ -13,10 +13,11 @@ from sqlalchemy import Connection, exc, make_url, text
 
 from service.errors import Unavailable
 from service.store import clock, groups
-from service.store.engine import Store, T, Work
+from service.store.engine import Store
 from service.store.hints import SERVING_LOCK
 from service.store.migrations import is_newest, upgrade
 from service.store.sqlite_file import DatabaseLocked
+from service.store.transaction import T, Work
 
 Run = Callable[[Work[Any]], Any]
 """Carries out one transaction and answers what its work does."""

@@ -67,15 +67,21 @@ def configure(connection: Any, _record: Any) -> None:
 
 def begin_immediate(connection: Connection) -> None:
     """Begin a transaction that writes: the file is its own from here on."""
-    _directly(connection, "BEGIN IMMEDIATE")
+    directly(connection, "BEGIN IMMEDIATE")
 
 
 def begin_deferred(connection: Connection) -> None:
     """Begin a transaction that only reads."""
-    _directly(connection, "BEGIN")
+    directly(connection, "BEGIN")
 
 
-def _directly(connection: Connection, statement: str) -> None:
+def end(connection: Connection) -> None:
+    """After a commit that failed: SQLite leaves the transaction open, and none could be begun on this connection."""
+    if connection.dialect.name == "sqlite":
+        connection.connection.driver_connection.rollback()  # type: ignore[union-attr]
+
+
+def directly(connection: Connection, statement: str) -> None:
     """Past SQLAlchemy's machinery for statements, which costs ten times what SQLite needs for this one."""
     try:
         connection.connection.driver_connection.execute(statement)  # type: ignore[union-attr]

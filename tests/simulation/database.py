@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from sqlalchemy import Connection, Engine
 
 from service.errors import Unavailable
-from service.store import migrations, ownership
+from service.store import migrations, ownership, transaction
 from service.store.clock import CLOCK
-from service.store.engine import Store, Work, _transaction
+from service.store.engine import Store
+from service.store.transaction import Work
 from tests.simulation.hosts import CLUSTER
 from tests.simulation.loop import Process
 
@@ -83,7 +84,7 @@ class Database:
     def transact(self, work: Work[T]) -> T:
         """One transaction of somebody who has the database to himself."""
         self.answers.clear()
-        return _transaction(_kept(), work)
+        return transaction.run(_kept(), work)
 
     def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         """Plain SQL, outside of any replica."""
@@ -149,7 +150,7 @@ class SimulatedStore(Store):
             return cast(T, answers[key])
         before = world.database.connection.total_changes
         try:
-            result = _transaction(_kept(), work)
+            result = transaction.run(_kept(), work)
         finally:
             if world.database.connection.total_changes != before:
                 world.committed()
