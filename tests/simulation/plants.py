@@ -57,7 +57,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
     "service.lifecycle.effects",
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
-PATIENCE, ROOM_MAKING = "service.reconcile.patience", "service.reconcile.room_making"
+PATIENCE = "service.reconcile.patience"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
 FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
@@ -315,19 +315,9 @@ PLANTS: tuple[Plant, ...] = (
     one("others claim the room that is made for a group", CLAIMS,
         "_RESOURCES.c.used + _RESOURCES.c.booked + _RESOURCES.c.foreign_used", "_RESOURCES.c.used + _RESOURCES.c.foreign_used",
         Edit(TRANSLATE, " + host.booked.get(name, 0)", ""), theme="room"),
-    one("who moves to make room is claimed where it was alone", CLAIMING,
-        "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n", "", theme="room"),
-    one("moves for a room that nobody wants are not taken back", ROOM_MAKING,
-        "        return [RoomClosed(room) for room in sorted(wanted - still)]\n", "        return []\n", theme="room"),
-    one("a member begins to move for a room that nobody wants", CLAIMING,
-        "    if member.room and not bookings.open_rooms(connection, [member.room]):\n", "    if False:\n", theme="room"),
     one("seats stay kept for a group that is not waiting for room any more", CHANGES,
         "        bookings.give_back(connection, room.uuid, (seat.instance_uuid for seat in room.placement.assignments))\n",
         "        pass\n", theme="room"),
-    one("a seat stays kept for a member that does not move any more", CHANGES,
-        "            bookings.give_back(connection, member.room, [member.uuid])\n", "            pass\n", theme="room"),
-    one("room is booked that is not there when all have gone", "service.transactions.rooms",
-        "        if amount and held.get(name, 0) - less.get(name, 0) + beside + amount > usable.get(name, 0):\n", "        if False:\n", theme="room"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "        if old is None or _told(old) != _told(member):\n",
