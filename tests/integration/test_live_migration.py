@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2, placement_pb2
 
 from tests.integration.test_service_on_hypervisors import configuration, domains, rows, small, sweep
 from tests.lab.fixtures import GuestImage, guest_image, lab
@@ -59,6 +59,18 @@ def executing(lab: Lab, name: str) -> list[str]:
     return found
 
 
+def cells(lab: Lab, name: str) -> list[str]:
+    """The sets of NUMA cells that the domain's memory must be of, on each hypervisor that has it running."""
+    found = []
+    for hypervisor in lab:
+        connection = libvirt.open(hypervisor.uri)
+        for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING):
+            if domain.name() == name:
+                found.append(domain.numaParameters(0)["numa_nodeset"])
+        connection.close()
+    return found
+
+
 def joined(lab: Lab, group: group_pb2.InstanceGroup) -> int:
     """How many workers have joined the leader; it keeps that in its memory alone, and a boot forgets it."""
     answer = lab.get_json(group.instances[0].addresses[0])
@@ -80,7 +92,8 @@ def corral_group(corral: CorralProcess, uuid: str) -> group_pb2.InstanceGroup:
 
 def test_a_drained_members_guest_runs_on_at_the_other_hypervisor(corral: CorralProcess, lab: Lab) -> None:
     fleet = corral.fleet
-    group = corral.follow(corral.deploy("movers", small(2)))
+    policy = group_pb2.PlacementPolicy(numa=placement_pb2.NUMA_POLICY_REQUIRED)
+    group = corral.follow(corral.deploy("movers", small(2), placement_policy=policy))
     leader = group.instances[0]
     assert joined_soon(lab, group, 1) == 1
     machine = f"corral-{leader.uuid}-1"
@@ -108,6 +121,7 @@ def test_a_drained_members_guest_runs_on_at_the_other_hypervisor(corral: CorralP
     moved = after.instances[0]
     assert (moved.attempt, moved.status, after.status) == (1, "Running", "Running")
     assert (moved.vm_instance_uuid, moved.addresses) == (leader.vm_instance_uuid, leader.addresses)
+    assert cells(lab, machine) == [str(number) for number in moved.numa_cells] != [], "it is confined to a cell there"
     assert moved.host_name != leader.host_name
     assert executing(lab, machine) == [moved.host_name]
     assert joined_soon(lab, group, 2) == 2, "the guest was not booted again"

@@ -107,7 +107,7 @@ class FaultyDriver:
                 spec_hash=spec.spec_hash,
                 epoch=int(document["group"]["epoch"]),
                 address=address,
-                amounts=tuple(sorted(spec.resources.items())),
+                amounts=_amounts(spec),
                 generation=spec.generation,
                 record=spec.record,
                 late=late,
@@ -214,7 +214,7 @@ class FaultyDriver:
         while True:
             left = max(0.1, end - world.loop.time())
             ended = await self._network.call(
-                "migrate", left, lambda _late: moves.ask(world, self._host, there, uuid), spec.identity
+                "migrate", left, lambda _late: moves.ask(world, self._host, there, uuid, _amounts(spec)), spec.identity
             )
             if ended or world.loop.time() + ASK_SECONDS >= end:
                 return ended
@@ -308,6 +308,12 @@ class FaultyDriver:
 
     def _cause(self, name: str, late: bool = False) -> str:
         return f"{self._process.name} {name}{' late' if late else ''}"
+
+
+def _amounts(spec: MachineSpec) -> tuple[tuple[str, int], ...]:
+    """What the machine takes of its host, and of the one cell that it may be confined to."""
+    cells = {f"cell.{cell}.{name}": spec.resources[name] for cell in spec.cells for name in ("vcpu", "memory")}
+    return tuple(sorted({**spec.resources, **cells}.items()))
 
 
 def _machine(identity: MachineIdentity, state: str) -> Machine:

@@ -23,7 +23,8 @@ NEVER = 1e9
 class Move:
     """One move on its way. `paused`: the machine executes on neither host, and an abort comes too late.
 
-    `ends_badly`: with the switch its source falls silent ("answer lost"), or keeps its paused machine ("source stays").
+    `amounts`: what the machine takes of the target. `ends_badly`: with the switch its source falls silent
+    ("answer lost"), or keeps its paused machine ("source stays").
     """
 
     world: World
@@ -31,6 +32,7 @@ class Move:
     target: SimulatedMachineHost
     uuid: str
     boots: tuple[int, int]
+    amounts: tuple[tuple[str, int], ...]
     paused: bool = False
     over: bool = False
     ends_badly: str = ""
@@ -39,7 +41,7 @@ class Move:
         """The copy appears on the target, and memory begins to flow."""
         dice = self.world.random
         machine = self.source.machines[self.uuid]
-        self.target.put(self.uuid, replace(machine, state=MIGRATING, arriving=True), "hypervisor")
+        self.target.put(self.uuid, replace(machine, state=MIGRATING, arriving=True, amounts=self.amounts), "hypervisor")
         seconds = NEVER if dice.random() < 0.08 else dice.uniform(0.1, 6.0)
         self.world.loop.outside(seconds, self._pause)
         self.world.loop.outside(KEEPALIVE_SECONDS, self._watch)
@@ -106,8 +108,17 @@ class Move:
             self.source.remove(self.uuid, "hypervisor")
 
 
-def ask(world: World, source: SimulatedMachineHost, target: SimulatedMachineHost, uuid: str) -> bool:
-    """The source is asked to move the machine: begins, or tells whether it has ended. Raises Rejected, Conflict."""
+def ask(
+    world: World,
+    source: SimulatedMachineHost,
+    target: SimulatedMachineHost,
+    uuid: str,
+    amounts: tuple[tuple[str, int], ...],
+) -> bool:
+    """The source is asked to move the machine: begins, or tells whether it has ended. `amounts`: what it takes there.
+
+    Raises Rejected, Conflict.
+    """
     going = source.moves.get(uuid)
     if going is not None and not going.over:
         return False
@@ -121,7 +132,7 @@ def ask(world: World, source: SimulatedMachineHost, target: SimulatedMachineHost
         raise Rejected
     if uuid in target.machines:
         raise Conflict
-    move = source.moves[uuid] = Move(world, source, target, uuid, (source.boot_number, target.boot_number))
+    move = source.moves[uuid] = Move(world, source, target, uuid, (source.boot_number, target.boot_number), amounts)
     move.begin()
     return False
 

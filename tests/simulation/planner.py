@@ -1,7 +1,7 @@
 """A small planner of the simulation's own: first fit over a seeded order. The real one has its own laws and tests.
 
 It keeps the rules that the scenarios use (capacity, zones, excluded and exclusive hosts, at most so many a host,
-apart); its Decisions go through the real translation and the real claim.
+apart, one cell for each); its Decisions go through the real translation and the real claim.
 """
 
 from __future__ import annotations
@@ -82,16 +82,29 @@ def place(snapshot: Snapshot, request: Request, order: random.Random) -> Decisio
     free = {h.id: {name: h.free(name) for name in h.capacity} for h in hosts}
     # What is being moved live is on two hosts.
     seated = Counter({h.id: sum(m.id in request.staying for m in h.members) for h in hosts})
+    rooms = {h.id: [{n: c.capacity[n] - c.used.get(n, 0) for n in c.capacity} for c in h.cells] for h in hosts}
     assignments = []
     for node in request.nodes:
-        home = next((h for h in hosts if _fits(h, node, request, free, seated)), None)
+        homes = (h for h in hosts if _fits(h, node, request, free, seated) and _cell(rooms[h.id], node) is not None)
+        home = next(homes, None)
         if home is None:
             return Decision(Status.INFEASIBLE, proof=Proof.INFEASIBLE, stage="first fit", strategy=request.strategy)
         for name, amount in node.demand.items():
             free[home.id][name] -= amount
         seated[home.id] += 1
-        assignments.append(Assignment(node.id, home.id))
+        cells = _cell(rooms[home.id], node) or ()
+        for name in ("vcpu", "memory") if cells else ():
+            rooms[home.id][cells[0]][name] -= node.demand[name]
+        assignments.append(Assignment(node.id, home.id, cells))
     return Decision(Status.PLACED, tuple(assignments), 0, 0, 1, Proof.GAP, "first fit", strategy=request.strategy)
+
+
+def _cell(rooms: Sequence[dict[str, int]], node: Node) -> tuple[int, ...] | None:
+    """The first of a host's cells that has room for a node that wants one; None: there is none."""
+    if not node.cells:
+        return ()
+    fitting = (n for n, room in enumerate(rooms) if all(left >= node.demand[name] for name, left in room.items()))
+    return next(((number,) for number in fitting), None)
 
 
 def _fits(host: Host, node: Node, request: Request, free: dict[str, dict[str, int]], seated: Counter[str]) -> bool:

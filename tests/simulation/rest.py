@@ -55,7 +55,8 @@ class AtRest:
         if self._observer.quota or self._rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
             return False  # others may have used it up; its rules may want more hosts than are open
         rules = self._observer.rules_of(group)
-        if rules["exclusive_hosts"] or rules["max_per_host"] or rules["anti_affinity_groups"]:
+        strict = rules["exclusive_hosts"] or rules["max_per_host"] or rules["anti_affinity_groups"]
+        if strict or rules["numa"] == "required":
             return False  # whether these leave room is the planner's business, which has tests of its own
         free = defaultdict(dict)  # type: ignore[var-annotated]
         for host, resource, amount in self._rows(

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from service import failpoints
 from service.domain.catalog import Image, ModelService
+from service.domain.cells import NumaPolicy
 from service.domain.fleet import BARE_METAL, MEMORY, VCPU, Host, HostAddress, Overcommit, Zone
 from service.domain.groups import (
     CreationStrategy,
@@ -36,7 +37,17 @@ from tests.simulation.world import World
 GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
-THEMES = {"": 42, "room": 6, "restore": 12, "strangers": 12, "clock": 10, "removal": 8, "moves": 10, "metal": 0}
+THEMES = {
+    "": 42,
+    "room": 6,
+    "restore": 12,
+    "strangers": 12,
+    "clock": 10,
+    "removal": 8,
+    "moves": 10,
+    "metal": 0,
+    "cells": 0,
+}
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 MOVING = ("moves", "room")
 SETTLE_SECONDS = 300.0
@@ -257,6 +268,7 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
 
 def _fleet(world: World) -> Fleet:
     dice = world.random
+    world.pinned.draw(world.seed, world.theme)
     tight = dice.random() < 0.4 and world.theme not in MOVING
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
@@ -278,7 +290,9 @@ def _fleet(world: World) -> Fleet:
             MEMORY: dice.choice((5, 9) if tight else (17, 33)) * GIB,
         }
         hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"))
-        world.hosts[uuid] = SimulatedMachineHost(uuid, f"host{number}", ZONE, total, world.loop.time, world.changed)
+        world.hosts[uuid] = SimulatedMachineHost(
+            uuid, f"host{number}", ZONE, world.pinned.divide(total), world.loop.time, world.changed
+        )
     for number, total in enumerate(world.metal.draw(world.seed, world.theme), count):
         uuid, name = f"{number + 1:032x}", f"metal{number}"
         hosts[uuid] = Host(uuid, name, ZONE, HostAddress("simulated"), machine_type=BARE_METAL)
@@ -292,8 +306,10 @@ def _fleet(world: World) -> Fleet:
     configured = Fleet({ZONE: zone}, hosts, catalogue, quota)
     world.observer.quota = quota
     ratio = zone.overcommit.ratios[VCPU]
+    # Of the GiB that is reserved each of two cells has half.
+    reserved = {MEMORY: GIB, "cell.0.memory": GIB // 2, "cell.1.memory": GIB // 2}
     world.observer.usable = {
-        (h.uuid, name): int((amount - (GIB if name == MEMORY else 0)) * (ratio if name == VCPU else 1))
+        (h.uuid, name): int((amount - reserved.get(name, 0)) * (ratio if name.endswith(VCPU) else 1))
         for h in world.hosts.values()
         for name, amount in h.total.items()
     }
@@ -353,6 +369,7 @@ def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
         max_per_host=dice.choice((0, 0, 1, 2)),
         exclusive_hosts=dice.random() < 0.1,
         anti_affinity_groups=(dice.choice(known),) if known and dice.random() < 0.3 else (),
+        numa=NumaPolicy(world.pinned.policy(name)),
     )
     return GroupSpec(
         name,

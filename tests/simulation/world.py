@@ -14,6 +14,7 @@ from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.metal import BareMetal
 from tests.simulation.observer import Observer
+from tests.simulation.pinned import Pinned
 from tests.simulation.rest import AtRest
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class World:
     custodian: Custodian = field(init=False)
     at_rest: AtRest = field(init=False)
     metal: BareMetal = field(init=False)
+    pinned: Pinned = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class World:
         self.database = Database(self.now_ms)
         self.observer = Observer(self.database.rows, lambda: self.loop.time(), self.machines)
         self.metal = BareMetal(self.database.rows, self.machines, self.observer.violated)
+        self.pinned = Pinned(self.database.rows, self.machines, self.observer.violated)
+        self.pinned.adopted = self.observer.adopted
         self.at_rest = AtRest(self.database.rows, self.machines, self.observer)
         self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
 
@@ -199,6 +203,7 @@ class World:
             return
         self.observer.machine_changed(host.uuid, before, after, cause)
         self.metal.changed(host.uuid)
+        self.pinned.changed(host.uuid)
         self.hint(host, machine.uuid, machine)
 
     def hint(self, host: SimulatedMachineHost, uuid: str, machine: Machine | None = None) -> None:
@@ -226,3 +231,4 @@ class World:
         self.observer.committed(LEASE.get(), process.name if process else "")
         self.custodian.committed()
         self.metal.committed()
+        self.pinned.committed()

@@ -15,6 +15,7 @@ import libvirt
 import pytest
 
 from service.domain.catalog import Image
+from service.domain.cells import by_cell, cells_in
 from service.drivers.base import (
     HostRejected,
     HostUnreachable,
@@ -83,6 +84,33 @@ async def test_what_the_host_is(hosts: list[Hypervisor], drivers: list[LibvirtDr
     assert facts.virt_type in ("kvm", "qemu")
     assert facts.virt_note
     assert facts.hypervisor_version.startswith("QEMU ")
+
+
+def bound_to(process: int, cell: int) -> list[str]:
+    """The parts of a process's memory that must be of one NUMA cell."""
+    return [line for line in Path(f"/proc/{process}/numa_maps").read_text().splitlines() if f" bind:{cell}" in line]
+
+
+async def test_a_pinned_machine_is_confined_to_its_cell(hosts: list[Hypervisor], drivers: list[LibvirtDriver]) -> None:
+    facts = await drivers[0].probe(budget_seconds=BUDGET)
+    cells = by_cell(facts.total)
+    assert sum(of["vcpu"] for of in cells.values()) == facts.total["vcpu"]
+    number = min(cells)
+    spec = specification(1, cells=(number,))
+    made = await drivers[0].create_paused(spec, budget_seconds=BUDGET)
+    assert made.state is MachineState.PAUSED
+    assert (cells_in(made.resources), made.resources[f"cell.{number}.memory"]) == ((number,), spec.memory_bytes)
+    (process,) = hosts[0].guests().values()
+    assert bound_to(process, number), "its memory is bound to the cell"
+    connection = libvirt.open(hosts[0].uri)
+    domain = connection.lookupByUUIDString(spec.identity.machine_uuid)
+    assert domain.numaParameters(0)["numa_nodeset"] == str(number)
+    allowed = [sum(cpus) for cpus in domain.vcpuPinInfo()]
+    assert allowed == [cells[number]["vcpu"]]
+    connection.close()
+    with pytest.raises(HostRejected, match="no NUMA cell 63"):
+        await drivers[0].create_paused(specification(2, cells=(63,)), budget_seconds=BUDGET)
+    assert await states(drivers[0]) == {1: MachineState.PAUSED}
 
 
 async def test_others_are_counted_and_left_alone(hosts: list[Hypervisor], drivers: list[LibvirtDriver]) -> None:

@@ -180,3 +180,19 @@ def test_facts_about_an_older_attempt_or_another_move_change_nothing() -> None:
         assert advance(subject, fact, 30) == subject
         assert released(subject, fact, subject) == ()
     assert advance(wishing(), MoveClaimed(uuid, 2, TARGET, "t"), 30) == wishing()
+
+
+def test_a_pinned_member_has_the_cell_of_the_host_that_it_is_on() -> None:
+    subject = wishing()
+    first = replace(subject.instances[0], cells=(3,))
+    subject = replace(subject, instances=(first, *subject.instances[1:]))
+    under_way = advance(subject, MoveClaimed(first.uuid, 1, TARGET, "target", (8,)), 20)
+    assert (under_way.instances[0].cells, under_way.instances[0].target_cells) == ((3,), (8,))
+    arrived = advance(under_way, Moved(first.uuid, 1), 30).instances[0]
+    assert (arrived.cells, arrived.target_cells) == ((8,), ())
+    back = advance(
+        advance(under_way, MoveImpossible(first.uuid, 1, "x"), 30), MoveAborted(first.uuid, 1, absent=True), 40
+    )
+    assert (back.instances[0].cells, back.instances[0].target_cells) == ((3,), ()), "it leaves from where it was"
+    lost = advance(under_way, Fenced(SOURCE), 30).instances[0]
+    assert (lost.host_uuid, lost.cells) == (TARGET, (8,)), "it may have arrived"
