@@ -15,6 +15,7 @@ from service.failpoints import NAMES
 from tests.concurrency.replicas import Replica
 from tests.faults.keeper import Keeper
 from tests.faults.observer import Observer, machines
+from tests.faults.site import PATIENCE
 from tests.faults.stores import PostgreSql, Sqlite
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
@@ -84,7 +85,7 @@ class Harm:
         following.start()
         self._pause(0.0, 2.0)
         started = time.monotonic()
-        replica.serve(120)
+        replica.serve(PATIENCE)
         self.recoveries.append(time.monotonic() - started)
         following.join()
         return True
