@@ -323,6 +323,8 @@ PLANTS: tuple[Plant, ...] = (
     one("seats stay kept for a group that is not waiting for room any more", CHANGES,
         "        bookings.give_back(connection, room.uuid, (seat.instance_uuid for seat in room.placement.assignments))\n",
         "        pass\n", theme="room"),
+    one("who moves to make room is claimed where it was alone", CLAIMING,
+        "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n", "", theme="room"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "        if old is None or _told(old) != _told(member):\n",
