@@ -20,6 +20,10 @@ from service.http.zstack.query import Query
 API_TIMEOUT_MS = 3 * 3600 * 1000
 MAX_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 _DELETE_MODES = ("Permissive", "Enforcing")
+_DECIDED: Mapping[str, str] = {
+    "requestId": "the job's uuid (X-Job-UUID) makes a repeat harmless",
+    "updateMask": "what is to be changed is what is given",
+}
 T = TypeVar("T")
 
 
@@ -65,6 +69,12 @@ class Call:
     def once(self, uuid: str = "") -> Ask:
         """With a request id of the job and of what it is about."""
         return Ask(request_id=f"{self.job}/{uuid}" if uuid else self.job)
+
+    def refuse(self, *names: str) -> None:
+        """Raises InvalidArgument for an argument that the call's own face decides: nothing would go by it."""
+        for name in names:
+            if self.arguments.get(name) not in (None, "", [], {}):
+                raise InvalidArgument.of(name, f"cannot be given here: {_DECIDED[name]}")
 
     def check_delete_mode(self) -> None:
         """Both of ZStack's modes do the same here. Raises InvalidArgument for another one."""

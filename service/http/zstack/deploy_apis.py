@@ -56,6 +56,7 @@ class DeployApis:
             raise NotFound(error.resource_type, error.resource_name, error.field.removeprefix(_ONLY)) from error
 
     async def _launched(self, call: Call, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        call.refuse("requestId")
         message = await self._message(arguments)
         dry_run = VALIDATION_ONLY in message.system_tags or message.validate_only
         message.system_tags[:] = [tag for tag in message.system_tags if tag != VALIDATION_ONLY]

@@ -8,8 +8,8 @@ from typing import Any
 from corral.v1 import fleet_pb2
 
 from service.app.fleet import Fleet, HostFilter
-from service.app.zones import NewZone
 from service.contract import validation
+from service.contract.convert import fleet as convert
 from service.domain.fleet import Host, HostState
 from service.errors import InvalidArgument, NotFound
 from service.http.zstack import body, fields, inventories, query
@@ -48,11 +48,16 @@ class FleetApis:
         return query.answer(call.query, found, fields.ZONE)
 
     async def _create_zone(self, call: Call) -> dict[str, Any]:
-        message = fleet_pb2.CreateZoneRequest()
+        call.refuse("requestId")
+        message = fleet_pb2.CreateZoneRequest(request_id=call.job)
         body.fill(message, call.arguments)
         validation.check(message)
-        request = NewZone(message.name, message.description, message.resource_uuid, call.job)
-        return {"inventory": inventories.zone((await self._fleet.create_zone(call.caller, request)).zone)}
+        request, only = convert.new_zone(message), message.validate_only
+        return {
+            "inventory": inventories.zone(
+                (await self._fleet.create_zone(call.caller, request, validate_only=only)).zone
+            )
+        }
 
     async def _delete_zone(self, call: Call) -> dict[str, Any]:
         call.check_delete_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from corral.v1 import deploy_pb2
@@ -46,6 +47,7 @@ class GroupApis:
         for name in _FIXED:
             if call.arguments.get(name) is not None:
                 raise InvalidArgument.of(name, "cannot be changed in a group that exists")
+        call.refuse("requestId", "updateMask")
         message = deploy_pb2.UpdateInstanceGroupRequest()
         body.fill(message, call.arguments)
         message.update_mask.paths.extend(
@@ -54,7 +56,8 @@ class GroupApis:
             if field.json_name in _CHANGEABLE and call.arguments.get(field.json_name) is not None
         )
         validation.check(message)
-        group = await self._groups.update(call.caller, message.uuid, requests.metadata(message), call.once())
+        ask = replace(call.once(), etag=message.etag, validate_only=message.validate_only)
+        group = await self._groups.update(call.caller, message.uuid, requests.metadata(message), ask)
         return {"inventory": await self._showing.group(group)}
 
     async def _restart_all(self, call: Call) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """AddModelService and UpdateModelService: a ZStack client's model service in Corral's catalogue.
 
 ZStack says where a service lies by `installPath`; here that names an image that the catalogue knows, by its uuid or its
-name. One `startCommand` is run by all members. What only ZStack's own stores and UI need (`yaml`, `modelCenterUuid`,
-`source`, versions of Python and Conda) is taken and not kept.
+name. One `startCommand` is run by all members. What only ZStack's own stores and UI need (`TAKEN`) is taken of a new
+entry and not kept; what would have to be followed is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,15 +37,17 @@ _FIELDS = {
     "resourceUuid": "resource_uuid",
 }
 _ARGUMENTS = {field: argument for argument, field in _FIELDS.items()}
+# What every client has to say of a new entry, and what only ZStack's own stores and forms show: nothing is asked by it.
+TAKEN = ("yaml", "modelCenterUuid", "readme", "source", "pythonVersion", "condaVersion")
 # They decide how ZStack runs the service, and nothing here would follow them.
-_REFUSED = ("containerCommand", "containerArgs", "gpuComputeCapability", "vendorToSpecUuidsMap")
-# Of an entry that exists, besides: what would change nothing is refused by name.
-_NOT_CHANGEABLE = (
-    *_REFUSED, "dockerImage", "vmImageUuid", "yaml", "readme", "source", "pythonVersion", "condaVersion",
+REFUSED = (
+    "containerCommand", "containerArgs", "gpuComputeCapability", "vendorToSpecUuidsMap", "dockerImage", "vmImageUuid",
     "architectureImages", "cpuArchitectures", "environmentParameters", "startupParameters", "inferenceParams",
     "serviceName", "servicePorts", "serviceLivez", "serviceReadyz", "serviceBootupTime", "serviceInstallPath",
-    "serviceStartCommand", "modelCenterUuid",
+    "serviceStartCommand",
 )  # fmt: skip
+# Of an entry that exists, besides: what would change nothing is refused by name.
+NOT_CHANGEABLE = (*REFUSED, *TAKEN)
 _CHANGEABLE = ("name", "description", "framework", "requestCpu", "requestMemory", "startCommand", "installPath")
 # ZStack's word for what it does not know either.
 _FRAMEWORKS = {"Other": "custom"}
@@ -53,9 +55,7 @@ _FRAMEWORKS = {"Other": "custom"}
 
 async def add(catalog: Catalog, caller: Caller, arguments: Mapping[str, Any], request_id: str) -> ModelService:
     """The new entry. Raises InvalidArgument and NotFound with ZStack's names of arguments, AlreadyExists."""
-    for name in _REFUSED:
-        if arguments.get(name):
-            raise InvalidArgument.of(name, "is not supported")
+    _refuse(arguments, REFUSED)
     kind = _type(arguments.get("type"))
     values = {name: arguments.get(name) for name in _FIELDS}
     values["framework"] = _framework(values["framework"])
@@ -83,11 +83,7 @@ async def update(catalog: Catalog, caller: Caller, uuid: str, arguments: Mapping
 
     Raises InvalidArgument and NotFound with ZStack's names of arguments, Conflict.
     """
-    for name in _NOT_CHANGEABLE:
-        if arguments.get(name) not in (None, "", [], {}):
-            raise InvalidArgument.of(name, "is not supported")
-    if arguments.get("supportDistributed") is False:
-        raise InvalidArgument.of("supportDistributed", "every model service can be distributed")
+    _refuse(arguments, NOT_CHANGEABLE)
     kind = _type(arguments.get("type"))
     given = {name: arguments[name] for name in _CHANGEABLE if arguments.get(name) is not None}
     if "framework" in given:
@@ -115,6 +111,15 @@ async def update(catalog: Catalog, caller: Caller, uuid: str, arguments: Mapping
         return await catalog.update_model_service(caller, uuid, ModelServiceChange(values))
     except NotFound as error:
         raise NotFound(error.resource_type, error.resource_name, _argument(error.field)) from error
+
+
+def _refuse(arguments: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises InvalidArgument for what nothing would follow. What clients' forms leave empty asks for nothing."""
+    for name in names:
+        if arguments.get(name) not in (None, "", [], {}):
+            raise InvalidArgument.of(name, "is not supported")
+    if arguments.get("supportDistributed") is False:
+        raise InvalidArgument.of("supportDistributed", "every model service can be distributed")
 
 
 def _framework(value: Any) -> Any:
