@@ -52,12 +52,17 @@ def test_every_key_of_a_configured_host_has_its_field() -> None:
 
 def test_every_option_of_a_driver_can_be_set_unless_it_names_a_file_here() -> None:
     assert KINDS["libvirt"].options == {field.name for field in dataclasses.fields(Options)} - {"ssh_key"}
-    given = dict.fromkeys(KINDS["simulated"].options, "3") | {"gpu.a100": "2", "live_migration": "no", "numa": "2"}
+    given = dict.fromkeys(KINDS["simulated"].options, "3") | {
+        "gpu.a100": "2",
+        "live_migration": "no",
+        "numa": "2",
+        "bare_metal": "no",
+    }
     read = SimulationOptions.read(given)
     of_cells = {"cell.0.vcpu": 2, "cell.0.memory": 2, "cell.1.vcpu": 1, "cell.1.memory": 1}
     assert read.total == {"vcpu": 3, "memory": 3, "gpu.a100": 2, **of_cells}
     assert {field.name for field in dataclasses.fields(SimulationOptions)} == {
-        *("total", "foreign", "boot_ms", "call_ms", "migrate_ms", "live_migration"),
+        *("total", "foreign", "boot_ms", "call_ms", "migrate_ms", "live_migration", "bare_metal"),
         "state_file",  # names a file
     }
 
