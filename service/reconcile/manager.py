@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 MOST_WORKERS = 256
 POLL_SECONDS = 1.0
 FIRST_PROBE_SECONDS = 3.0
-HINT_SECONDS = 60.0
-"""After so long a hint that could not be followed is forgotten."""
 
 GROUP_WAITS = (
     Wait("group lease", "groups", "lease_until", LEASE_MS),
@@ -50,7 +48,7 @@ class Reconciler:
         self._monitor_tasks: dict[str, asyncio.Task[None]] = {}
         self._started = False
         self._wake = asyncio.Event()
-        self._hinted: dict[str, float] = {}
+        self._hinted: set[str] = set()
         self._stopping = False
         self._held_to_present = False
         self._clock_differs = False
@@ -157,7 +155,7 @@ class Reconciler:
         if worker is not None:
             worker.hint(identity.instance)
         else:
-            self._hinted[identity.group] = asyncio.get_running_loop().time()
+            self._hinted.add(identity.group)
             self._wake.set()
 
     async def _take_due(self) -> None:
@@ -194,9 +192,7 @@ class Reconciler:
             return
         self._look_at_clock(now, asked_at)
         self._context.custody.tell(ahead)
-        # Who else has such a group may not have heard what was: the hint is kept until it was followed here.
-        mine, over = {uuid for uuid, _ in taken}, asked_at - HINT_SECONDS
-        self._hinted = {uuid: at for uuid, at in self._hinted.items() if uuid not in mine and at > over}
+        self._hinted.difference_update(hinted)
         self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
         steady = int(asked_at * 1000)
         if self._looks_since is None:
@@ -253,7 +249,7 @@ class Reconciler:
             del self._workers[uuid]
             del self._tasks[uuid]
         if worker.hinted:
-            self._hinted[uuid] = asyncio.get_running_loop().time()  # it came while the lease was being given back
+            self._hinted.add(uuid)  # it came while the lease was being given back
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("group %s: its worker broke; the lease runs out by itself", uuid, exc_info=error)
         self._wake.set()
