@@ -16,6 +16,7 @@ from service.domain.fleet import Host, Overcommit, Zone
 from service.domain.network import clashes
 from service.drivers import kinds
 from service.http.app import bind, serve_http
+from service.http.machines import machines_app
 from service.planning.pool import PoolPlanner
 from service.reconcile.housekeeping import Housekeeping
 from service.reconcile.owners import LeaseReaper
@@ -32,6 +33,7 @@ TLS_POLL_SECONDS = 5.0
 """A rotated certificate is in use this long after its file was replaced, at the latest."""
 
 _WARM = "warm the planner"
+_MACHINES = "machines"
 """The one background task that ends by itself."""
 
 
@@ -43,6 +45,8 @@ class Process:
         self.http_address = ""
         self._http_socket: socket.socket | None = None
         self._http_stop = asyncio.Event()
+        self.machines_address = ""
+        self._machines_socket: socket.socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
 
@@ -54,9 +58,14 @@ class Process:
         service = self.service
         self._http_socket = bind(service.config.server.http, service.config.server.unix_mode)
         try:
+            if service.config.server.machines is not None:
+                self._machines_socket = bind(service.config.server.machines, service.config.server.unix_mode)
+                self.machines_address = _shown(self._machines_socket)
             await self._follow_fleet()
         except BaseException:
             self._http_socket.close()  # a start that fails leaves no listener behind
+            if self._machines_socket is not None:
+                self._machines_socket.close()
             raise
         await service.feed.start()
         self._spawn(service.feed.run(), "feed")
@@ -76,6 +85,8 @@ class Process:
         await service.reconciler.start()
         await service.rpc.start()
         self._serve_http(self._http_socket)
+        if self._machines_socket is not None:
+            self._serve_machines(self._machines_socket)
         self._spawn(service.jobs.run(), "jobs")
         self._serves(await service.health.prove())
         self._spawn(service.health.run(self._serves), "health")
@@ -99,7 +110,7 @@ class Process:
         await service.reconciler.stop(grace)
         self._http_stop.set()
         for task in self._tasks:
-            if task.get_name() != "http":
+            if task.get_name() not in ("http", _MACHINES):
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         service.planner.close()
@@ -153,6 +164,13 @@ class Process:
             trusted_proxies=config.server.trusted_proxies,
         )
         self._spawn(serving, "http")
+
+    def _serve_machines(self, listener: socket.socket) -> None:
+        """BMCs and machines are no callers: they have a listener of their own, which serves nothing but theirs."""
+        seats = self.service.seats
+        app = machines_app(seats.seed, seats.report)
+        most = self.service.config.server.max_http_connections
+        self._spawn(serve_http(app, listener, self._http_stop, max_connections=most), _MACHINES)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

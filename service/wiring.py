@@ -33,6 +33,7 @@ from service.app.projects import Projects
 from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
 from service.app.room import RoomPlans
+from service.app.seats import StoredSeats
 from service.app.secrets import StoredSecrets
 from service.app.sessions import Sessions
 from service.config.file import Config
@@ -119,6 +120,7 @@ class Service:
             lambda kind, outcome, seconds: self.metrics.database_transactions.labels(kind, outcome).observe(seconds)
         )
         self.custody = Custody(self.store, installation)
+        self.seats = StoredSeats(self.store)
         self.clock = StoreClock(LEASE_MS)
         asked_at = time.monotonic()
         with self.store.engine.connect() as connection:
@@ -216,7 +218,7 @@ class Service:
             self._first_contact,
             self.planner,
             reader=self._fleet_reader,
-            ssh_keys=config.ssh_keys,
+            credentials=config.credentials,
             anonymous_loopback=config.anonymous is Anonymous.LOOPBACK and config.server.on_loopback,
             signals=self.signals,
         )
@@ -247,7 +249,7 @@ class Service:
         await self.roster.refresh()
 
     def _driver(self, host: Host) -> HostDriver:
-        return make_driver(host, self.custody.installation.cluster)
+        return make_driver(host, self.custody.installation.cluster, self.seats)
 
     async def _first_contact(self, host: Host) -> HostFacts:
         """What a host is that is not in the fleet yet. Raises DriverError."""

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 upgrade=(--upgrade)
 [ "${1:-}" != --keep ] || upgrade=()
-SERVICE=(--extra server --extra libvirt --extra postgres --extra otel)
+SERVICE=(--extra server --extra libvirt --extra redfish --extra postgres --extra otel)
 compile() {
     .venv/bin/pip-compile -q "${upgrade[@]}" --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
         --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options "$@" pyproject.toml

@@ -101,17 +101,17 @@ class Fleet(Zones, Clusters):
         *,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
         reader: FleetReader | None = None,
-        ssh_keys: Mapping[str, str] | None = None,
+        credentials: Mapping[str, Mapping[str, str]] | None = None,
         anonymous_loopback: bool = False,
         signals: Signals | None = None,
     ) -> None:
-        """`reader`: the process's own. `ssh_keys`: credential's name -> private key file.
+        """`reader`: the process's own. `credentials`: name -> option of hosts -> the file that it names.
         `anonymous_loopback`: whoever reaches this machine's loopback is an administrator."""
         super().__init__(store, clock, new_uuid, signals or Signals())
         self._probe = probe
         self._planner = planner
         self.reader = reader or FleetReader()
-        self._ssh_keys = ssh_keys or {}
+        self._credentials = credentials or {}
         self._anonymous_loopback = anonymous_loopback
 
     async def add_host(self, caller: Caller, request: NewHost, *, validate_only: bool = False) -> HostView:
@@ -315,10 +315,10 @@ class Fleet(Zones, Clusters):
                 "zone_uuid", "its guests would reach this machine's loopback, where every caller is an administrator"
             )
         require_cluster(connection, host)
-        if request.credential and request.credential not in self._ssh_keys:
+        if request.credential and request.credential not in self._credentials:
             raise NotFound("credential", request.credential, "connection.credential")
-        if request.credential and host.address.transport != "ssh":
-            raise InvalidArgument.of("connection.credential", "is for transport ssh; others log in by what libvirt has")
+        if request.credential and (wrong := kinds.credential_violation(host.address)):
+            raise InvalidArgument.of("connection.credential", wrong)
         hosts = fleet.hosts(connection)
         if host.uuid in hosts:
             raise AlreadyExists("host", host.uuid)
@@ -327,9 +327,9 @@ class Fleet(Zones, Clusters):
 
     def _with_key(self, host: Host, credential: str) -> Host:
         """The host with the key file of the named credential; an unknown name is refused by `_check_new`."""
-        if credential not in self._ssh_keys:
+        if credential not in self._credentials:
             return host
-        options = {**host.address.options, "ssh_key": self._ssh_keys[credential]}
+        options = {**host.address.options, **self._credentials[credential]}
         return replace(host, address=replace(host.address, options=options))
 
     async def _first_contact(self, host: Host) -> HostFacts:

@@ -76,12 +76,16 @@ def show_host(session: Session, output: Output, host: str) -> int:
 @output_option
 @click.argument("name")
 @click.option("--zone", type=names.ZONE, required=True, help="Its zone, by name or uuid.")
-@click.option("--driver", type=click.Choice(["libvirt", "simulated"]), default="libvirt", show_default=True)
-@click.option("--transport", type=click.Choice(_TRANSPORTS), help="[default: unix for libvirt, none for simulated]")
+@click.option("--driver", type=click.Choice(["libvirt", "redfish", "simulated"]), default="libvirt", show_default=True)
+@click.option(
+    "--transport",
+    type=click.Choice(_TRANSPORTS),
+    help="[default: unix for libvirt, tls for redfish, none for simulated]",
+)
 @click.option("--address", default="", help="Its DNS name or IP address, for tcp, tls and ssh.")
 @click.option("--port", type=int, default=0, help="[default: the transport's own]")
-@click.option("--user", "username", default="", help="The user to log in as, for ssh.")
-@click.option("--credential", default="", help="The name of one of the configuration's [[credentials]], for ssh.")
+@click.option("--user", "username", default="", help="The user to log in as, for ssh and redfish.")
+@click.option("--credential", default="", help="The name of one of the configuration's [[credentials]].")
 @click.option("--option", "options", multiple=True, type=PAIR, metavar="KEY=VALUE", help="An option of its driver.")
 @click.option("--cluster", type=names.CLUSTER, default="", help="Its cluster, by name or uuid.")
 @click.option("--rack", default="", help="The name of its rack.")
@@ -95,7 +99,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
 def add_host(session: Session, output: Output, name: str, zone: str, cluster: str, **told: Any) -> int:
     """Take a host into the fleet; it is reached before it is taken."""
     stub = session.stub(Stub)
-    transport = told["transport"] or ("none" if told["driver"] == "simulated" else "unix")
+    transport = told["transport"] or {"simulated": "none", "redfish": "tls"}.get(told["driver"], "unix")
     connection = {key: told[key] for key in ("address", "port", "username", "credential")}
     request = fleet_pb2.AddHostRequest(
         name=name,

@@ -74,7 +74,7 @@ class Builder:
             accounts=tuple(Account(entry.name, entry.password_sha512, _caller(entry)) for entry in checked.accounts),
             access_keys=tuple(AccessKey(entry.id, entry.secret, _caller(entry)) for entry in checked.access_keys),
             webhook_networks=tuple(checked.webhooks.allow),
-            ssh_keys={entry.name: entry.ssh_key for entry in checked.credentials},
+            credentials={entry.name: entry.options for entry in checked.credentials},
             secrets=tuple(
                 Secret(entry.name, self._file.path_text(entry.file), entry.variable, frozenset(entry.projects))
                 for entry in checked.secrets
@@ -158,13 +158,16 @@ class Builder:
                     f"server.{key}: {address} can be reached from other machines and asks nobody who they are; "
                     'say identity.anonymous = "nobody" and name tokens, accounts or certificates'
                 )
+        machines = section.machines if isinstance(section.machines, ListenAddress) else None
+        listeners["machines"] = machines  # a token opens what it serves, whoever asks
         used = [str(address) for address in listeners.values() if address is not None and address.port != 0]
         if len(set(used)) != len(used) and "server" not in self._file.left_out.sections:
-            self._file.problems.append("server: grpc, http and admin need different addresses")
+            self._file.problems.append("server: grpc, http, admin and machines need different addresses")
         return ServerConfig(
             grpc=section.grpc,
             http=section.http,
             admin=admin,
+            machines=machines,
             insecure=section.insecure,
             max_message_bytes=section.max_message_bytes,
             max_nodes=section.max_nodes,

@@ -85,7 +85,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         for variable, secret in unknown_secrets(entry.environment, secrets.__contains__)
     ]
     found += _of_callers(config)
-    keys = {f"credentials.{name}": Path(path) for name, path in config.ssh_keys.items()}
+    keys = {f"credentials.{name}": Path(p) for name, of in config.credentials.items() for p in of.values()}
     keys |= {f"tokens.{name}": path for name, path in config.token_files.items()}
     found += [
         f"tokens.{name}: there is no file {path}, so that nobody has this token"

@@ -100,6 +100,7 @@ class ServerSection(Section):
     grpc: Address = ListenAddress("127.0.0.1", 50051)
     http: Address = ListenAddress("127.0.0.1", 8080)
     admin: OptionalAddress = None
+    machines: OptionalAddress = None
     insecure: bool = False
     max_message_bytes: Annotated[Size, Field(ge=64 << 10, le=256 << 20)] = 4 << 20
     max_nodes: Annotated[int, Field(ge=1, le=1024)] = 1024
@@ -279,11 +280,27 @@ class AccessKeySection(Section):
     project: Name = "default"
 
 
+FileOfCredential = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._/+@:-]{1,200})?$")]
+
+
 class CredentialSection(Section):
-    """[[credentials]]: what `AddHost` names to log in to a hypervisor by ssh: a private key file of this machine."""
+    """[[credentials]]: what `AddHost` names to log in to a hypervisor by ssh, or to a BMC: a file of this machine that
+    holds a private key, or a password."""
 
     name: Name
-    ssh_key: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/+@:-]{1,200}$")]
+    ssh_key: FileOfCredential = ""
+    password_file: FileOfCredential = ""
+
+    @model_validator(mode="after")
+    def _has_one_file(self) -> Self:
+        if bool(self.ssh_key) == bool(self.password_file):
+            raise ValueError("name either an ssh_key or a password_file")
+        return self
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The host's option that it stands for."""
+        return {"ssh_key": self.ssh_key} if self.ssh_key else {"password_file": self.password_file}
 
 
 class SecretSection(Section):

@@ -44,6 +44,8 @@ class ServerConfig:
     max_http_connections: int = 4096
     host_names: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    machines: ListenAddress | None = None
+    """Where BMCs fetch what machines are told, and machines report."""
     unix_mode: int = PRIVATE
     """The mode of the files of unix sockets."""
 
@@ -104,8 +106,8 @@ class Config:
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     rates: Mapping[str, Rate] = field(default_factory=dict)
-    ssh_keys: Mapping[str, str] = field(default_factory=dict)
-    """Credential's name -> path of the private key file."""
+    credentials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Credential's name -> the host's option that it stands for (`ssh_key`, `password_file`) -> path of the file."""
     secrets: tuple[Secret, ...] = ()
     secret_keys: tuple[SecretKey, ...] = ()
     clusters: tuple[Cluster, ...] = ()

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from service.domain.fleet import BARE_METAL, GPU, VIRTUAL_MACHINE, Host, HostAddress, Overcommit, resource_violations
 from service.drivers.base import HostDriver, HostRejected
+from service.drivers.seats import Seats
+from service.drivers.unusable import UnusableDriver
 from service.errors import FieldViolation
 
 _NO_NAMES: frozenset[str] = frozenset()
@@ -38,6 +40,8 @@ class Kind:
     `in_memory(address)`: whether every process of the service would see a machine of its own.
     `attaches_devices`: whether a machine gets the devices that it claims.
     `machine_type(address)`: whether such a host is a hypervisor or bare metal.
+    `make_seated(host, cluster_id, seats)`: the driver of a kind that remembers its machines' seats, in place of `make`.
+    `takes_username`: whether its operator names an account, whatever the transport.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Kind:
     in_memory: Callable[[HostAddress], bool] = lambda _address: False
     attaches_devices: bool = False
     machine_type: Callable[[HostAddress], str] = lambda _address: VIRTUAL_MACHINE
+    make_seated: Callable[[Host, str, Seats], HostDriver] | None = None
+    takes_username: bool = False
 
     def takes_option(self, name: str, *, in_file: bool) -> bool:
         """Whether the option may be set there."""
@@ -61,11 +67,13 @@ class Kind:
         return self.option_pattern is not None and self.option_pattern.fullmatch(name) is not None
 
 
-def make_driver(host: Host, cluster_id: str) -> HostDriver:
-    """The driver that the host's fields name. Raises HostRejected."""
+def make_driver(host: Host, cluster_id: str, seats: Seats | None = None) -> HostDriver:
+    """The driver that the host's fields name. `seats`: for kinds that need them. Raises HostRejected."""
     kind = KINDS.get(host.address.driver)
     if kind is None:
         raise HostRejected("unsupported", f"there is no driver {host.address.driver!r}")
+    if kind.make_seated is not None and seats is not None:
+        return kind.make_seated(host, cluster_id, seats)
     return kind.make(host, cluster_id)
 
 
@@ -90,7 +98,7 @@ def violations(address: HostAddress, *, in_file: bool = False) -> Iterator[Field
         yield FieldViolation("address", f"must be empty for {transport}")
     if local and address.port:
         yield FieldViolation("port", f"must be 0 for {transport}")
-    if address.username and transport != "ssh":
+    if address.username and transport != "ssh" and not kind.takes_username:
         yield FieldViolation("username", f"must be empty for {transport}")
     elif address.username and not _USERNAME.fullmatch(address.username):
         yield FieldViolation("username", "must be letters, digits and ._-, a letter or _ first, at most 32 long")
@@ -128,6 +136,15 @@ def whole_violations(
         yield FieldViolation(policies, "must be empty for bare metal, which is given out as a whole")
     if bridge:
         yield FieldViolation("bridge", "must be empty for bare metal, which has its own network cards")
+
+
+def credential_violation(address: HostAddress) -> str:
+    """Why a host is not logged in to by the credential that its options have; empty where it is."""
+    if address.driver == "redfish":
+        return "" if address.options.get("password_file") else "must have a password_file for redfish"
+    if address.transport != "ssh":
+        return "is for transport ssh and driver redfish; others log in by what libvirt has"
+    return "" if address.options.get("ssh_key") else "must have an ssh_key for ssh"
 
 
 def is_this_machine(address: HostAddress) -> bool:
@@ -201,6 +218,33 @@ def _same_libvirt(address: HostAddress) -> str:
     return name if address.port in (0, _LIBVIRT_PORTS.get(address.transport)) else f"{name}:{address.port}"
 
 
+# --- redfish ---------------------------------------------------------------------------------------------------------
+
+
+def _redfish(host: Host, cluster_id: str, seats: Seats) -> HostDriver:
+    try:
+        from service.drivers.redfish.driver import RedfishDriver
+    except ImportError as error:
+        raise HostRejected("unsupported", "sushy, which speaks Redfish, is not installed here", str(error)) from error
+
+    return RedfishDriver(host.uuid, host.address, seats)
+
+
+def _without_seats(host: Host, cluster_id: str) -> HostDriver:
+    return UnusableDriver(host.uuid, "who sits on a machine stands in the database alone: nothing is recovered from it")
+
+
+def _check_redfish(address: HostAddress) -> None:
+    from service.drivers.redfish.addressing import options_of
+
+    options_of(address)
+
+
+def _same_redfish(address: HostAddress) -> str:
+    name = address.address.lower().rstrip(".")
+    return f"{name}:{address.port or 443}/{address.options.get('system', '')}"
+
+
 # --- simulated -------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +281,20 @@ KINDS: Mapping[str, Kind] = {
             ),
             file_options=frozenset({"ssh_key"}),
             same_machine=_same_libvirt,
+        ),
+        Kind(
+            "redfish",
+            _without_seats,
+            _check_redfish,
+            transports=("tls",),
+            options=frozenset({"seed_url", "report_url", "fingerprint", "system"}),
+            file_options=frozenset({"ca_file", "password_file"}),
+            same_machine=_same_redfish,
+            boots_files=False,
+            attaches_devices=True,
+            machine_type=lambda _address: BARE_METAL,
+            make_seated=_redfish,
+            takes_username=True,
         ),
         Kind(
             "simulated",

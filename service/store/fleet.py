@@ -162,7 +162,8 @@ def put_host(connection: Connection, host: Host, *, now: int | None = None) -> N
 
 def delete_host(connection: Connection, host: Host, now: int) -> None:
     """Forget the host; the caller has seen that nothing is seated or claimed on it."""
-    for table in (schema.bookings, schema.host_resources):  # a group for which room was to be made here finds out
+    # A group for which room was to be made here finds out.
+    for table in (schema.bookings, schema.machine_seats, schema.host_resources):
         connection.execute(delete(table).where(table.c.host_uuid == host.uuid))
     connection.execute(delete(schema.hosts).where(schema.hosts.c.uuid == host.uuid))
     fleet_events.append(connection, FleetChange.HOST_REMOVED, host.uuid, host.zone_uuid, now)

@@ -122,6 +122,30 @@ host_resources = Table(
     CheckConstraint("used >= 0", name="used_not_negative"),
 )
 
+# Who sits on a machine that is given out as a whole. `key`: of the token that its drive's address has.
+machine_seats = Table(
+    "machine_seats",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("instance_uuid", UUID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("cluster", Text, nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+    Column("key", WORD, nullable=False),
+    Column("former", Text, nullable=False),
+    Column("seed", LargeBinary, nullable=False),
+    Column("started", Boolean, nullable=False),
+    Column("revoked", Boolean, nullable=False),
+    Column("spec_hash", WORD, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("resources", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("reported_at", BigInteger, nullable=False),
+    Column("report", Text, nullable=False),
+    Index(None, "key"),
+)
+
 images = Table(
     "images",
     metadata,

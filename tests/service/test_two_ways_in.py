@@ -26,7 +26,7 @@ LOCAL = {"driver": "libvirt", "transport": "unix"}
 TCP = {"driver": "libvirt", "transport": "tcp", "address": "hv1.test"}
 
 BAD_HOSTS: list[tuple[dict[str, Any], str, str]] = [
-    ({"driver": "vmware", "transport": "unix"}, "driver", "must be one of libvirt, simulated"),
+    ({"driver": "vmware", "transport": "unix"}, "driver", "must be one of libvirt, redfish, simulated"),
     ({**TCP, "address": ""}, "address", "is required for tcp"),
     ({"driver": "libvirt", "transport": "unix", "address": "hv1"}, "address", "must be empty for unix"),
     ({"driver": "libvirt", "transport": "unix", "port": 7}, "port", "must be 0 for unix"),

@@ -198,7 +198,7 @@ class Host(_message.Message):
     rack: _builtins.str
     """The name of its rack. Empty where it is not known."""
     driver: _builtins.str
-    """How it is driven: `libvirt` or `simulated`."""
+    """How it is driven: `libvirt`, `redfish` or `simulated`."""
     state: _builtins.str
     """Whether new members may be placed on it: `Enabled`, `Disabled` or `Maintenance`."""
     status: _builtins.str
@@ -477,7 +477,7 @@ class HostConnection(_message.Message):
     SOCKET_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     transport: _builtins.str
-    """How to reach it: `unix` (a socket of the service's machine), `tcp`, `tls` or `ssh` for libvirt,
+    """How to reach it: `unix` (a socket of the service's machine), `tcp`, `tls` or `ssh` for libvirt, `tls` for redfish,
     `none` for a simulated host.
     """
     address: _builtins.str
@@ -1033,7 +1033,7 @@ class AddHostRequest(_message.Message):
     rack: _builtins.str
     """The name of its rack."""
     driver: _builtins.str
-    """How it is driven: `libvirt` or `simulated`."""
+    """How it is driven: `libvirt`, `redfish` or `simulated`."""
     resource_uuid: _builtins.str
     """The UUID that the host shall have. Empty means a new one."""
     request_id: _builtins.str

@@ -157,7 +157,7 @@ SIMULATED = 'driver = "simulated"\ntransport = "test"'
 @pytest.mark.parametrize(
     ("old", "new", "key", "says"),
     [
-        ('driver = "simulated"', 'driver = "vmware"', "hosts[0].driver:", "must be one of libvirt, simulated"),
+        ('driver = "simulated"', 'driver = "vmware"', "hosts[0].driver:", "must be one of libvirt, redfish, simulated"),
         ('driver = "simulated"', 'driver = "simulated"\nuri = "qemu:///system"', "hosts[0].uri:", "unknown key"),
         (
             'transport = "test"',
@@ -170,7 +170,7 @@ SIMULATED = 'driver = "simulated"\ntransport = "test"'
             SIMULATED,
             SIMULATED + '\noptions = { cpus = "4" }',
             "hosts[0].options:",
-            "may only name boot_ms, call_ms, cpu,",
+            "may only name bare_metal, boot_ms, call_ms, cpu,",
         ),
         (SIMULATED, SIMULATED + '\noptions = { cpu = "many" }', "hosts[0].options:", "'cpu' is not an amount"),
         (SIMULATED, 'driver = "libvirt"\nsocket = "/run/x?command=sh"', "hosts[0].socket:", "absolute path"),

@@ -51,7 +51,7 @@ def test_the_file_is_held_to_the_row() -> None:
 
 def test_a_kind_that_is_in_no_row_is_refused_with_the_names_of_those_that_are() -> None:
     (wrong,) = kinds.violations(HostAddress("abacus", "tls", "a.test"))
-    assert (wrong.field, wrong.description) == ("driver", "must be one of libvirt, simulated")
+    assert (wrong.field, wrong.description) == ("driver", "must be one of libvirt, redfish, simulated")
 
 
 @pytest.mark.parametrize(

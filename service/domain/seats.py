@@ -1,0 +1,89 @@
+"""Who sits on a machine that is given out as a whole: what its BMC cannot keep. Pure data.
+
+A BMC shows power and what is in its drive, and neither tells whether a machine that is off was ever let run, nor that
+an attempt was given up. A seat says so, and survives whoever asks. What a machine is told, its *seed*, has a token in
+its address, of which the seat has the hash: by it what the BMC shows and what is recorded are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SEED_PATH = "/machines/seed/"
+REPORT_PATH = "/machines/report"
+_SUFFIX = ".iso"
+
+
+class SeatTaken(Exception):
+    """The machine has another member, or the attempt was given up; the message says which."""
+
+
+def key_of(token: str) -> str:
+    """What is stored of a token, which is not to be had from it."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def seed_url(base: str, token: str) -> str:
+    """Where a BMC fetches the seed."""
+    return f"{base.rstrip('/')}{SEED_PATH}{token}{_SUFFIX}"
+
+
+def token_in(url: str) -> str:
+    """The token of a seed's address, by whatever name its server is called; empty for an address of another form."""
+    _, found, name = url.partition(SEED_PATH)
+    return name.removesuffix(_SUFFIX) if found and name.endswith(_SUFFIX) and "/" not in name else ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeatOf:
+    """Whose a seat is: one attempt of an instance."""
+
+    cluster: str
+    group: str
+    instance: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a guest said last, and how long ago in seconds. As `GuestReport` of the drivers has it, with the machine's
+    own boot id."""
+
+    stage: str
+    detail: str = ""
+    epoch: int = 0
+    address: str = ""
+    boot_id: str = ""
+    count: int = 0
+    answered: int = -1
+    restarts: int = 0
+    rank: int = -1
+    age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seating:
+    """One attempt on one machine. `key`: of its token; empty where it has none; `former`: of those that it had before,
+    which late calls may still bring into the drive. `started`: it may have been let run.
+    `revoked`: it was given up, for ever: nothing of it is handed out any more, and what still runs of it is ended."""
+
+    of: SeatOf
+    key: str
+    started: bool = False
+    revoked: bool = False
+    spec_hash: str = ""
+    generation: int = 0
+    resources: Mapping[str, int] = field(default_factory=dict)
+    record: str = field(default="", repr=False)
+    report: Report | None = None
+    former: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What is in a machine's drive when it boots: an ISO image, and when it was made, in ms since the epoch."""
+
+    content: bytes = field(repr=False)
+    made_at: int = 0

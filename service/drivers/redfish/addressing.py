@@ -1,0 +1,82 @@
+"""How a BMC is reached, by fields. Its password is a file's, read when it is used, and stands nowhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from service.domain.fleet import HostAddress
+from service.drivers.base import HostRejected
+
+DEFAULT_PORT = 443
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_SYSTEM = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A redfish host's options. `seed_url`, `report_url`: this service's listener for machines, as the BMC and as the
+    machine itself reach it. `ca_file`: who signed the BMC's certificate; `fingerprint`: SHA-256 of the certificate
+    itself, 64 hexadecimal digits; without either the system's authorities sign. `system`: the id of one of several."""
+
+    url: str
+    username: str
+    password_file: str
+    seed_url: str
+    report_url: str
+    ca_file: str = ""
+    fingerprint: str = ""
+    system: str = ""
+
+    def password(self) -> str:
+        """What the file says now. Raises HostRejected."""
+        try:
+            text = Path(self.password_file).read_text(encoding="utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HostRejected("denied", "the file with the BMC's password cannot be read", str(error)) from error
+        if not text:
+            raise HostRejected("denied", "the file with the BMC's password is empty")
+        return text
+
+
+def options_of(address: HostAddress) -> Options:
+    """The options, checked. Raises HostRejected `bad_request` that names the wrong one."""
+    given = dict(address.options)
+    if not address.username:
+        raise _wrong("username is required: the BMC's account")
+    if not given.get("seed_url"):
+        raise _wrong("option 'seed_url' is required")
+    for name in ("seed_url", "report_url"):
+        if (url := given.get(name, "")) and not _is_base(url):
+            raise _wrong(f"option {name!r} is not an address such as http://10.0.0.1:8081")
+    fingerprint = given.get("fingerprint", "").replace(":", "").lower()
+    if fingerprint and not _FINGERPRINT.fullmatch(fingerprint):
+        raise _wrong("option 'fingerprint' is not the SHA-256 of a certificate, 64 hexadecimal digits")
+    if fingerprint and given.get("ca_file"):
+        raise _wrong("options 'ca_file' and 'fingerprint' are two ways to know a BMC: give one")
+    system = given.get("system", "")
+    if system and not _SYSTEM.fullmatch(system):
+        raise _wrong("option 'system' is not the id of a Redfish system")
+    name = f"[{address.address}]" if ":" in address.address else address.address
+    return Options(
+        f"https://{name}:{address.port or DEFAULT_PORT}",
+        address.username,
+        given.get("password_file", ""),
+        given["seed_url"],
+        given.get("report_url") or given["seed_url"],
+        given.get("ca_file", ""),
+        fingerprint,
+        system,
+    )
+
+
+def _is_base(url: str) -> bool:
+    parts = urlsplit(url)
+    plain = not (parts.query or parts.fragment or parts.username or parts.password)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and len(url) <= 200
+
+
+def _wrong(text: str) -> HostRejected:
+    return HostRejected("bad_request", text)

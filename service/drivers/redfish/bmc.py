@@ -1,0 +1,352 @@
+"""One BMC, synchronously: what it shows, and acts that are believed when they are seen. Runs on a thread of its own.
+
+`sushy` retries a request that got no answer, and logs in anew where a session was lost. Both are kept to what does no
+harm: a request is sent once, within the deadline of the call that it is part of.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+import sushy
+from requests.adapters import HTTPAdapter
+from sushy import auth, connector, exceptions
+from sushy.resources.system.system import System
+
+from service.drivers.base import DriverError, HostRejected, HostUnreachable, OutcomeUnknown
+from service.drivers.redfish.addressing import Options
+from service.drivers.redfish.inventory import Inventory, read
+
+logger = logging.getLogger(__name__)
+logging.getLogger("sushy").setLevel(logging.CRITICAL)  # it quotes what is sent; what went wrong is told by our errors
+Result = TypeVar("Result")
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+POLL_SECONDS = 0.5
+OFF_TWICE_SECONDS = 2.0
+"""A BMC says Off for a moment while it switches: two looks so far apart tell that it is."""
+INVENTORY_SECONDS = 300.0
+BUSY = (503, 429)
+TRANSITIONAL = frozenset({"PoweringOn", "PoweringOff"})
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a BMC shows at one moment. `power`: Redfish's word. `image`: the address of what is in its drive, empty
+    where nothing is; `boot_id`: changes when the BMC restarts."""
+
+    power: str
+    image: str
+    boot_id: str
+
+    @property
+    def off(self) -> bool:
+        """Whether it is off; a machine on its way there is not."""
+        return self.power == "Off"
+
+
+class Late(Exception):
+    """The deadline of the call has passed; nothing was sent after that."""
+
+
+class Bmc:
+    """Connects at the first call, and again after what broke the connection."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._root: Any = None
+        self._system: Any = None
+        self._connector: _Connector | None = None
+        self._drive: Any = None
+        self._boot_id = ""
+        self._session = ""
+        self._inventory: tuple[float, Inventory] | None = None
+        self.requests = 0
+
+    def look(self, deadline: float) -> Look:
+        """What it shows now: two requests. Raises DriverError."""
+        return self._guarded(deadline, self._look, acts=False)
+
+    def inventory(self, deadline: float) -> Inventory:
+        """What the machine is; asked of the BMC every five minutes. Raises DriverError."""
+        known = self._inventory
+        if known is not None and time.monotonic() < known[0] + INVENTORY_SECONDS:
+            return known[1]
+
+        def work() -> Inventory:
+            found = read(self._opened())
+            if known is not None:
+                found = found.completed(known[1])
+            self._inventory = (time.monotonic(), found)
+            return found
+
+        return self._guarded(deadline, work, acts=False)
+
+    def insert(self, deadline: float, url: str) -> None:
+        """Put this into the drive, whatever was there; read back before it is believed.
+
+        Raises DriverError.
+        """
+
+        def work() -> None:
+            self._empty()
+            drive = self._drive_now()
+            self._act(lambda: drive.insert_media(url), lambda: self._image() == url)
+            if self._image() != url:
+                raise HostRejected("bad_request", "the BMC did not take what the machine is to boot from")
+
+        self._guarded(deadline, work, acts=True)
+
+    def eject(self, deadline: float) -> None:
+        """Empty the drive. Raises DriverError."""
+        self._guarded(deadline, self._empty, acts=True)
+
+    def power_on(self, deadline: float) -> None:
+        """Switch it on and see it on. Raises DriverError."""
+
+        def work() -> None:
+            self._reset("On", lambda power: power in ("On", "PoweringOn"), deadline)
+
+        self._guarded(deadline, work, acts=True)
+
+    def ask_to_stop(self, deadline: float) -> None:
+        """Ask the machine's system to stop; does nothing where the BMC cannot. Raises DriverError."""
+
+        def work() -> None:
+            system = self._opened()
+            allowed = {value.value for value in system.get_allowed_reset_system_values()}
+            if "GracefulShutdown" in allowed and self._power() == "On":
+                self._act(lambda: system.reset_system(sushy.RESET_GRACEFUL_SHUTDOWN), lambda: True)
+
+        self._guarded(deadline, work, acts=True)
+
+    def power_off(self, deadline: float) -> None:
+        """Cut its power and see it off twice. Off already is success. Raises DriverError."""
+
+        def work() -> None:
+            if self._power() != "Off":
+                self._reset("ForceOff", lambda power: power == "Off", deadline)
+            while True:
+                time.sleep(OFF_TWICE_SECONDS)
+                if self._power() == "Off":
+                    return
+                self._until(lambda power: power == "Off", deadline)
+
+        self._guarded(deadline, work, acts=True)
+
+    def close(self) -> None:
+        """End the session, so that it does not count among those that a BMC has few of."""
+        if self._connector is None:
+            return
+        self._connector.deadline = time.monotonic() + READ_SECONDS
+        self._end(self._connector._auth)
+        self._forget()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _guarded(self, deadline: float, work: Callable[[], Result], *, acts: bool) -> Result:
+        try:
+            self._open(deadline)
+            return work()
+        except DriverError:
+            raise
+        except Late as error:
+            lost = OutcomeUnknown if acts else HostUnreachable
+            raise lost("the BMC did not answer in time") from error
+        except (exceptions.SushyError, requests.RequestException) as error:
+            if isinstance(error, exceptions.AccessError):
+                self._forget()  # the file may have another password by now
+            raise _told(error, acts=acts) from error
+
+    def _open(self, deadline: float) -> None:
+        if self._connector is not None:
+            self._connector.deadline = deadline
+            return
+        options = self._options
+        session = auth.SessionAuth(options.username, options.password())  # never Basic: it would be sent each time
+        verify: str | bool = options.ca_file or not options.fingerprint
+        self._connector = made = _Connector(
+            options.url, verify=verify, server_side_retries=1, server_side_retries_delay=1,
+            default_request_timeout=READ_SECONDS, connect_timeout=CONNECT_SECONDS,
+        )  # fmt: skip
+        made.deadline, made.sends = deadline, self._sent
+        if options.fingerprint:
+            made._session.mount("https://", _Pinned(options.fingerprint))
+        try:
+            self._root = sushy.Sushy(options.url, auth=session, connector=made)
+            self._system = self._chosen()
+        except BaseException:
+            self._end(session)
+            self._forget()
+            raise
+
+    def _end(self, session: Any) -> None:
+        try:
+            session.close()
+        except (exceptions.SushyError, requests.RequestException, Late) as error:
+            logger.info("a session of %s ends by itself after a while: %s", self._options.url, error)
+
+    def _chosen(self) -> Any:
+        systems = self._root.get_system_collection()
+        paths = sorted(systems.members_identities)
+        if self._options.system:
+            paths = [path for path in paths if path.rstrip("/").rsplit("/", 1)[-1] == self._options.system]
+        if len(paths) != 1:
+            raise HostRejected(
+                "bad_request", f"option 'system' must name one of its systems: {len(paths)} are meant as it is"
+            )
+        return self._root.get_system(paths[0])
+
+    def _sent(self) -> None:
+        self.requests += 1
+
+    def _forget(self) -> None:
+        if self._connector is not None:
+            self._connector._session.close()
+        self._root = self._system = self._connector = self._drive = None
+
+    def _opened(self) -> System:
+        return _fresh(self._system)
+
+    def _power(self) -> str:
+        state = self._opened().power_state
+        if state is None:
+            raise OutcomeUnknown("the BMC does not tell whether the machine is on")
+        return str(state.value)
+
+    def _look(self) -> Look:
+        power = self._power()
+        return Look(power, self._image(), self._boot())
+
+    def _boot(self) -> str:
+        """Which start of the BMC this is: asked at each new session, since a start ends all sessions."""
+        session = str(self._connector._auth.get_session_key()) if self._connector is not None else ""
+        if not self._boot_id or session != self._session:
+            manager = _fresh(self._system.managers[0])
+            told = manager.json
+            self._boot_id = f"{told.get('UUID') or manager.identity} {told.get('LastResetTime', '')}".strip()
+            self._session = session
+        return self._boot_id
+
+    def _drive_now(self) -> Any:
+        if self._drive is None:
+            try:
+                found = self._system.virtual_media.get_members()
+            except exceptions.SushyError:
+                found = self._system.managers[0].virtual_media.get_members()
+            fit = [one for one in found if {kind.value for kind in one.media_types} & {"CD", "DVD"}]
+            if not fit:
+                raise HostRejected("unsupported", "the BMC has no drive for images")
+            self._drive = fit[0]
+        return _fresh(self._drive)
+
+    def _image(self) -> str:
+        drive = self._drive_now()
+        return str(drive.image or "") if drive.inserted else ""
+
+    def _empty(self) -> None:
+        drive = self._drive_now()
+        if drive.inserted:
+            self._act(drive.eject_media, lambda: not self._image())
+            if self._image():
+                raise OutcomeUnknown("the BMC does not let go of what is in its drive")
+
+    def _reset(self, how: str, reached: Callable[[str], bool], deadline: float) -> None:
+        system = self._opened()
+        value = next((v for v in system.get_allowed_reset_system_values() if v.value == how), None)
+        if value is None:
+            raise HostRejected("unsupported", f"the BMC knows no {how}")
+        self._act(lambda: system.reset_system(value), lambda: reached(self._power()))
+        self._until(reached, deadline)
+
+    def _until(self, reached: Callable[[str], bool], deadline: float) -> None:
+        while not reached(self._power()):
+            if time.monotonic() + POLL_SECONDS >= deadline:
+                raise OutcomeUnknown("the machine's power did not change in time")
+            time.sleep(POLL_SECONDS)
+
+    def _act(self, act: Callable[[], Any], done: Callable[[], bool]) -> None:
+        """Send it once. An error that came after it was done is none: a BMC may say 500, or that it was so already."""
+        try:
+            act()
+        except exceptions.HTTPError as error:
+            if isinstance(error, exceptions.AccessError) or not done():
+                raise
+
+
+def _fresh(resource: Any) -> Any:
+    """The resource read anew. (With `force` sushy would read all that hangs on it as well.)"""
+    resource.invalidate()
+    resource.refresh(force=False)
+    return resource
+
+
+_TIMEOUTS = (requests.Timeout, requests.exceptions.SSLError)
+
+
+class _Connector(connector.Connector):  # type: ignore[misc]
+    """Sushy's, with a deadline for whatever a call sends."""
+
+    deadline = 0.0
+    sends: Callable[[], None]
+
+    def _op(self, method: str, path: str = "", *arguments: Any, **named: Any) -> Any:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise Late
+        named["timeout"] = (min(CONNECT_SECONDS, left), min(READ_SECONDS, left))
+        self.sends()
+        try:
+            return super()._op(method, path, *arguments, **named)
+        except exceptions.ConnectionError as error:
+            lost = error.__context__
+            if method != "GET" or not isinstance(lost, requests.ConnectionError) or isinstance(lost, _TIMEOUTS):
+                raise
+        # A connection that the BMC has closed just now was used again: what only reads is asked once more.
+        named["timeout"] = (CONNECT_SECONDS, READ_SECONDS)
+        self.sends()
+        return super()._op(method, path, *arguments, **named)
+
+
+class _Pinned(HTTPAdapter):
+    """Knows a BMC by its certificate alone, whoever signed it."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> Any:
+        """See HTTPAdapter."""
+        return super().init_poolmanager(*arguments, **named, assert_fingerprint=self._fingerprint)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """See HTTPAdapter: the fingerprint is compared in place of the authority and the name."""
+        super().cert_verify(conn, url, False, cert)
+
+
+def _told(error: Exception, *, acts: bool) -> DriverError:
+    """What went wrong, as drivers tell it. Details quote the BMC, and no password: sushy keeps none in its errors."""
+    detail = f"{type(error).__name__}: {error}"[:500]
+    if isinstance(error, exceptions.AccessError):
+        return HostRejected("denied", "the BMC refuses its account", detail)
+    if isinstance(error, exceptions.HTTPError):
+        if error.status_code in BUSY:
+            return HostUnreachable("the BMC is busy", detail)
+        if error.status_code >= 500:
+            lost = OutcomeUnknown if acts else HostUnreachable
+            return lost("the BMC has an error of its own", detail)
+        return HostRejected("bad_request", f"the BMC refuses ({error.status_code})", detail)
+    cause = error.__context__ or error
+    if isinstance(cause, requests.exceptions.SSLError):
+        return HostRejected("denied", "the BMC's certificate is not the one that it must be", detail)
+    if isinstance(cause, requests.ConnectTimeout) or "NewConnectionError" in repr(cause):
+        return HostUnreachable("the BMC does not answer", detail)
+    if isinstance(error, exceptions.ConnectionError) or isinstance(cause, requests.RequestException):
+        lost = OutcomeUnknown if acts else HostUnreachable
+        return lost("the BMC gave no answer", detail)
+    return HostRejected("unsupported", "the BMC lacks what is needed", detail)

@@ -1,0 +1,316 @@
+"""`HostDriver` over a BMC: one machine, whose only member gets all of it.
+
+The BMC keeps power and what is in the drive; all else that has to survive is in the machine's seats. Nothing is
+switched off, and no drive is emptied, that no seat of this machine explains (ARCHITECTURE I15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from service.domain.fleet import HostAddress
+from service.domain.ownership import OwnerMark
+from service.domain.seats import REPORT_PATH, Seating, SeatOf, SeatTaken, Seed, key_of, seed_url, token_in
+from service.drivers.base import (
+    HostDriver,
+    HostFacts,
+    HostRejected,
+    HostUnreachable,
+    Listing,
+    LogPiece,
+    LogSource,
+    MachineConflict,
+    MachineHint,
+    MachineIdentity,
+    MachineSpec,
+    MachineState,
+    ObservedMachine,
+    OutcomeUnknown,
+)
+from service.drivers.redfish.addressing import options_of
+from service.drivers.redfish.bmc import Bmc, Look
+from service.drivers.redfish.seed import seed_image
+from service.drivers.redfish.states import explained, observed, of_it, seat_of, state_of
+from service.drivers.seats import Seats
+
+Result = TypeVar("Result")
+SPARE_SECONDS = 0.5
+"""What is left of a budget for the way back from the BMC's thread."""
+
+
+class RedfishDriver(HostDriver):
+    """One machine by its BMC, which takes one call at a time."""
+
+    def __init__(self, host_id: str, address: HostAddress, seats: Seats) -> None:
+        """Connects to nothing yet. Raises HostRejected `bad_request` for options that are wrong."""
+        self._host_id = host_id
+        self._options = options_of(address)
+        if not self._options.password_file:
+            raise HostRejected("bad_request", "a BMC is logged in to by a credential that names a password_file")
+        self._seats = seats
+        self._bmc = Bmc(self._options)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bmc")
+        self._mark: OwnerMark | None = None
+        self._closed = False
+
+    @property
+    def host_id(self) -> str:
+        """The host's uuid in Corral."""
+        return self._host_id
+
+    @property
+    def requests(self) -> int:
+        """How many requests the BMC was sent."""
+        return self._bmc.requests
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def probe(self, *, budget_seconds: float) -> HostFacts:
+        """See HostDriver. What is on, or in the drive, and is nobody's seat counts as others': all of the machine."""
+        inventory = await self._run(self._bmc.inventory, budget_seconds)
+        look = await self._run(self._bmc.look, budget_seconds)
+        ours = explained(await self._seats.on(self._host_id), look.power, look.image)
+        secure = f", Secure Boot {inventory.secure_boot}" if inventory.secure_boot else ""
+        return HostFacts(
+            host_uuid=self._host_id,
+            hostname=inventory.model or self._options.url,
+            boot_id=look.boot_id,
+            architecture=inventory.architecture,
+            total=inventory.amounts,
+            foreign={} if ours else inventory.amounts,
+            virt_type="none",
+            virt_note=f"bare metal, {inventory.firmware or 'firmware unknown'}{secure}",
+            hypervisor_version="redfish",
+            hypervisor=inventory.uuid,
+            mark=self._mark,
+        )
+
+    async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
+        """See HostDriver. A BMC has no place for a mark: what is ours is told by its seats, and what is in its drive by
+        the address, which no other installation has."""
+        self._mark = mark
+        return mark
+
+    async def clear_mark(self, mark: OwnerMark, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        self._mark = None
+
+    async def list_machines(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver: the one machine that may be there, and what was given up."""
+        look = await self._run(self._bmc.look, budget_seconds)
+        seats = await self._seats.on(self._host_id)
+        states = [(one, state_of(one, look.power, look.image)) for one in seats]
+        return Listing(
+            look.boot_id, tuple(observed(one, state) for one, state in states if state is not MachineState.ABSENT)
+        )
+
+    async def survey(self, *, budget_seconds: float) -> Listing:
+        """See HostDriver."""
+        return await self.list_machines(budget_seconds=budget_seconds)
+
+    async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
+        """See HostDriver. Only the machine itself reads its seed."""
+        return ""
+
+    async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
+        """See HostDriver."""
+        listing = await self.list_machines(budget_seconds=budget_seconds)
+        return listing.boot_id, listing.find(identity.machine_uuid)
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+
+    async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver: off, with its seed in the drive. Nothing of it has run then."""
+        until = _End(budget_seconds)
+        look = await self._run(self._bmc.look, until.left)
+        seats = await self._seats.on(self._host_id)
+        mine = _find(seats, spec.identity)
+        if mine is not None and not mine.revoked:
+            state = state_of(mine, look.power, look.image)
+            if state is MachineState.PAUSED or state.executing:
+                return observed(mine, state)
+        self._require_free(seats, look)
+        inventory = await self._run(self._bmc.inventory, until.left)
+        token = secrets.token_urlsafe(32)
+        image = seed_image(spec, inventory.macs, self._options.report_url.rstrip("/") + REPORT_PATH, token)
+        wanted = Seating(
+            seat_of(spec.identity),
+            key_of(token),
+            spec_hash=spec.spec_hash,
+            generation=spec.generation,
+            resources=spec.resources,
+            record=spec.record,
+        )
+        try:
+            await self._seats.take(self._host_id, wanted, token, Seed(image))
+        except SeatTaken as error:
+            raise MachineConflict(str(error)) from error
+        url = seed_url(self._options.seed_url, token)
+        await self._run(lambda deadline: self._bmc.insert(deadline, url), until.left)
+        return observed(wanted, MachineState.PAUSED)
+
+    async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
+        """See HostDriver. That it may run is remembered before it is switched on, and what it boots from is looked at
+        once more."""
+        until = _End(budget_seconds)
+        look, mine = await self._seen(identity, until)
+        state = MachineState.ABSENT if mine is None else state_of(mine, look.power, look.image)
+        if mine is None or mine.revoked or state not in (MachineState.PAUSED, MachineState.RUNNING):
+            raise HostRejected("bad_request", "there is no machine that waits to be let run")
+        if state is MachineState.PAUSED:
+            await self._start(mine.of, True)
+            try:
+                await self._run(self._bmc.power_on, until.left)
+            except (HostUnreachable, HostRejected):
+                await self._start(mine.of, False)  # it certainly was not switched on
+                raise
+        elif not mine.started:
+            await self._start(mine.of, True)  # somebody else has switched it on
+        return observed(mine, MachineState.RUNNING)
+
+    async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        until = _End(budget_seconds)
+        look, mine = await self._seen(identity, until)
+        if mine is not None and state_of(mine, look.power, look.image).executing:
+            await self._run(self._bmc.ask_to_stop, until.left)
+
+    async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver. What runs there and is not this attempt's is left alone."""
+        until = _End(budget_seconds)
+        look, mine = await self._seen(identity, until)
+        if mine is not None and state_of(mine, look.power, look.image).executing:
+            await self._run(self._bmc.power_off, until.left)
+
+    async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver: off, its seed out of the drive, and the seat is forgotten; one that was given up stays so."""
+        until = _End(budget_seconds)
+        look, mine = await self._seen(identity, until)
+        if mine is None:
+            return
+        if state_of(mine, look.power, look.image).executing:
+            await self._run(self._bmc.power_off, until.left)
+            look = await self._run(self._bmc.look, until.left)
+        if of_it(mine, look.image):
+            await self._run(self._bmc.eject, until.left)
+        if not mine.revoked:
+            await self._seats.leave(self._host_id, mine.of, revoked=False)
+
+    async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver: the seat is revoked for ever. A seed that comes late is not served then."""
+        look, mine = await self._seen(identity, _End(budget_seconds))
+        if mine is not None and not mine.revoked and state_of(mine, look.power, look.image) is not MachineState.ABSENT:
+            raise MachineConflict("the machine is there")
+        await self._seats.revoke(self._host_id, seat_of(identity))
+
+    async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        mine = _find(await self._seats.on(self._host_id), identity)
+        if mine is not None and not mine.revoked:
+            raise MachineConflict("the machine is there")
+        await self._seats.leave(self._host_id, seat_of(identity), revoked=True)
+
+    async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
+        """See HostDriver. There is no way to a machine that runs but its own network."""
+        raise HostRejected("absent", "a machine cannot be told anything while it runs")
+
+    async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver: whoever asks reads what guests last reported, which the database has."""
+
+    async def read_log(
+        self, identity: MachineIdentity, source: LogSource, *, start: int, most: int, budget_seconds: float
+    ) -> LogPiece:
+        """See HostDriver. A machine's console is its own."""
+        raise HostRejected("absent", "no log of a machine is kept")
+
+    async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver. A machine has no definition beside itself."""
+
+    def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
+        """See HostDriver: never."""
+        return False
+
+    async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:
+        """See HostDriver."""
+        raise HostRejected("unsupported", "a machine does not move")
+
+    async def abort_migration(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
+        """See HostDriver: there is none."""
+
+    async def list_volumes(self, *, budget_seconds: float) -> tuple[str, ...]:
+        """See HostDriver. A machine has its own disks."""
+        return ()
+
+    async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+
+    def subscribe(self, hint: MachineHint) -> None:
+        """See HostDriver: the reports of guests are the hints."""
+        self._seats.listen(self._host_id, lambda of: hint(self._host_id, _identity(of)))
+
+    async def close(self) -> None:
+        """See HostDriver."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._bmc.close)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _seen(self, identity: MachineIdentity, until: _End) -> tuple[Look, Seating | None]:
+        look = await self._run(self._bmc.look, until.left)
+        return look, _find(await self._seats.on(self._host_id), identity)
+
+    def _require_free(self, seats: Sequence[Seating], look: Look) -> None:
+        """Raises MachineConflict where something is there that no seat of ours allows to be ended."""
+        if not explained(seats, look.power, look.image):
+            what = "has something else in its drive" if look.image and not token_in(look.image) else "is another's"
+            raise MachineConflict(f"the machine {what}, and is left as it is")
+        if not look.off:
+            raise MachineConflict("the machine is still on")
+
+    async def _start(self, of: SeatOf, started: bool) -> None:
+        try:
+            await self._seats.start(self._host_id, of, started=started)
+        except SeatTaken as error:
+            raise MachineConflict(str(error)) from error
+
+    async def _run(self, work: Callable[[float], Result], budget_seconds: float) -> Result:
+        """On the BMC's thread, within the budget. A call that was given up there sends nothing after its deadline."""
+        left = budget_seconds - SPARE_SECONDS
+        deadline = time.monotonic() + left
+        done = self._thread.submit(work, deadline)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(done), max(0.0, budget_seconds))
+        except TimeoutError:
+            if done.cancel():
+                raise HostUnreachable("the BMC is busy with another call") from None
+            raise OutcomeUnknown("the BMC did not answer in time") from None
+
+
+class _End:
+    """When a call of several steps must end."""
+
+    def __init__(self, budget_seconds: float) -> None:
+        self._at = time.monotonic() + budget_seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(0.0, self._at - time.monotonic())
+
+
+def _find(seats: Sequence[Seating], identity: MachineIdentity) -> Seating | None:
+    of = seat_of(identity)
+    return next((one for one in seats if (one.of.instance, one.of.attempt) == (of.instance, of.attempt)), None)
+
+
+def _identity(of: SeatOf) -> MachineIdentity:
+    return MachineIdentity(of.cluster, of.group, of.instance, of.attempt)
