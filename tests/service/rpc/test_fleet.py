@@ -137,7 +137,8 @@ POLICY = "resource_policies[0]"
 BAD_HOSTS: list[tuple[dict[str, Any], grpc.StatusCode | None, str]] = [
     ({"zone_uuid": UNKNOWN}, grpc.StatusCode.NOT_FOUND, "zone_uuid"),
     ({"driver": "xen"}, grpc.StatusCode.INVALID_ARGUMENT, "driver"),
-    ({"driver": "redfish", "connection": {"transport": "tls", "address": "b.test"}}, None, "driver"),
+    ({"driver": "ipmi", "connection": {"transport": "tls", "address": "b.test"}}, None, "driver"),
+    ({"driver": "redfish", "connection": {"transport": "tls", "address": "b.test"}}, None, "connection.options"),
     ({"driver": "libvirt", "connection": {"transport": "none"}}, None, "connection.transport"),
     ({"driver": "simulated", "connection": {"transport": "unix"}}, None, "connection.transport"),
     ({"driver": "libvirt", "connection": {"transport": "tcp"}}, None, "connection.address"),

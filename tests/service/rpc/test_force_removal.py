@@ -36,7 +36,7 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedHost]:
     """The machines by name. One that is taken out of the fleet and added again is the same one, with what it holds."""
     machines: dict[str, SimulatedHost] = {}
 
-    def make(host: Host, cluster_id: str) -> SimulatedDriver:
+    def make(host: Host, _cluster_id: str, _seats: object) -> SimulatedDriver:
         options = SimulationOptions.read({"cpu": "1", "memory": "64GiB", "boot_ms": "1", "call_ms": "0"})
         there = machines.setdefault(host.name, SimulatedHost(host.name, options, time.monotonic))
         return SimulatedDriver(host.uuid, there)
