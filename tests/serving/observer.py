@@ -13,6 +13,7 @@ import grpc
 
 from tests.serving.oracle import LETTERS
 from tests.serving.site import Site
+from tests.support.process import NotRunning
 
 EVERY_SECONDS = 0.2
 PATIENCE_SECONDS = 2.0
@@ -65,7 +66,7 @@ class Observer:
         while not self._over.wait(EVERY_SECONDS):
             try:
                 group = self.site.get(self.uuid)
-            except grpc.RpcError:
+            except (grpc.RpcError, NotRunning, ValueError):  # the last: its connection was closed by its end
                 continue
             if not self.statuses or self.statuses[-1][1:] != (group.status, group.reason):
                 self.statuses.append((time.monotonic(), group.status, group.reason))

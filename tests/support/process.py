@@ -48,6 +48,10 @@ role = "admin"
 """
 
 
+class NotRunning(Exception):
+    """The process was ended, and is not started again yet."""
+
+
 class ServiceProcess:
     """One `python -m service serve` on a configuration file that asks for JSON logs: start it, end it, start it again.
 
@@ -179,8 +183,9 @@ class CorralProcess(ServiceProcess):
 
     @property
     def channel(self) -> grpc.Channel:
-        """A connection to the running process, which its end closes."""
-        assert self._channel is not None
+        """A connection to the running process, which its end closes. Raises NotRunning."""
+        if self._channel is None:
+            raise NotRunning
         return self._channel
 
     @property
