@@ -128,7 +128,7 @@ def add_host(session: Session, output: Output, name: str, zone: str, cluster: st
 @click.option("--name", help="Another name.")
 @click.option("--description")
 @click.option("--rack")
-@click.option("--cluster", help="Another cluster of its zone, by name or uuid.")
+@click.option("--cluster", type=names.CLUSTER, help="Another cluster of its zone, by name or uuid.")
 @click.option("--no-cluster", is_flag=True, help="Take it out of its cluster.")
 @click.option("--label", "labels", multiple=True, type=PAIR, metavar="KEY=VALUE", help="Add or change a label.")
 @click.option("--drop-label", "dropped", multiple=True, metavar="KEY", help="Take a label away.")
