@@ -1,4 +1,5 @@
-"""Group commit: what waits to be written at the same time shares one transaction of SQLite's one writer, and its fsync.
+"""Group commit: what waits to be written at the same time shares one transaction of SQLite's one writer, and its fsync
+(ARCHITECTURE mechanism 16).
 
 Each unit has a savepoint, so that what it raises undoes its own work alone. Nobody is answered before the commit. Where
 that fails nobody knows whether it happened, and each unit ends with Unavailable, also one that was refused: its refusal

@@ -1,4 +1,5 @@
-"""Room for a group, as transactions: others are asked to move and all seats are booked at once, or nothing.
+"""Room for a group, as transactions: others are asked to move and all seats are booked at once, or nothing
+(ARCHITECTURE mechanism 17).
 
 What is booked for the group stands as long as its row has the plan, and what is booked for a member that moves as long
 as its own row says that it makes that room (`changes.commit`). So each row is only ever written by who works on it, and
