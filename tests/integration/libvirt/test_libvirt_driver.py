@@ -166,9 +166,10 @@ async def test_disks_stand_on_the_registered_image(
     pool = hosts[0].directory / "var/lib/libvirt/corral"
     assert len([p for p in pool.iterdir() if p.name.startswith("corral-base.") and p.suffix != ".ready"]) >= 1
     volumes = await drivers[0].list_volumes(budget_seconds=BUDGET)
-    assert {name.rpartition(".")[2] for name in volumes} == {"root", "seed"}
-    assert len(volumes) == 4
-    described = hosts[0].namespace.run("qemu-img", "info", "-U", f"/var/lib/libvirt/corral/{sorted(volumes)[0]}")
+    assert {name.rpartition(".")[2] for name in volumes} == {"root", "seed", "log-console", "log-engine"}
+    assert len(volumes) == 8
+    root = next(name for name in volumes if name.endswith(".root"))
+    described = hosts[0].namespace.run("qemu-img", "info", "-U", f"/var/lib/libvirt/corral/{root}")
     assert re.search(r"virtual size: 4 MiB", described)
     assert re.search(r"backing file format: raw", described)
     assert b"cidata" in (pool / next(n for n in volumes if n.endswith("seed"))).read_bytes()
