@@ -14,8 +14,8 @@ from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
 from service.domain.environment import unknown_secrets
 from service.domain.fleet import Cluster, Zone
-from service.domain.groups import GroupSpec, NodeSpec
 from service.domain.presets import Gate, preset_of
+from service.domain.specs import GroupSpec, NodeSpec
 from service.errors import InvalidArgument, NotFound
 
 MAX_CPU = 4096

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from service.domain.catalog import ModelService
 from service.domain.fleet import Zone
-from service.domain.groups import NodeSpec
 from service.domain.presets import CUSTOM, preset_of
+from service.domain.specs import NodeSpec
 from service.errors import FieldViolation, InvalidArgument
 from service.serving import engine
 

@@ -21,7 +21,7 @@ from service.app.etags import require_etag
 from service.app.paging import Page
 from service.app.zones import Zones
 from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Overcommit, policy
-from service.domain.groups import MachineType
+from service.domain.specs import MachineType
 from service.domain.tenants import Caller
 from service.drivers import kinds
 from service.drivers.base import DriverError, HostFacts, HostRejected

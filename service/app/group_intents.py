@@ -15,17 +15,9 @@ from service.app.role_changes import RoleChange, joining_and_leaving, named_as_a
 from service.app.visibility import project_of, visible
 from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
-from service.domain.groups import (
-    Group,
-    GroupPhase,
-    GroupSpec,
-    GroupStatus,
-    Instance,
-    NodeSpec,
-    RoomMoves,
-    RoomWish,
-)
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, RoomWish
 from service.domain.presets import Serves, ports_of, preset_of
+from service.domain.specs import GroupSpec, NodeSpec, RoomMoves
 from service.domain.tenants import Caller
 from service.errors import InvalidArgument, NotFound, RequestIdReused, Unavailable, WrongState
 from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested

@@ -29,15 +29,8 @@ from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.events import Event, EventKind
 from service.domain.fleet import Host
-from service.domain.groups import (
-    DeployRequest,
-    Group,
-    GroupPhase,
-    GroupStatus,
-    Instance,
-    InstanceStatus,
-    PlacementRecord,
-)
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus, PlacementRecord
+from service.domain.specs import DeployRequest
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument
 from service.failpoints import failpoint

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from service.domain import roles
-from service.domain.groups import Group, Instance, NodeSpec
+from service.domain.groups import Group, Instance
+from service.domain.specs import NodeSpec
 from service.errors import FieldViolation, InvalidArgument, NotFound
 
 _NODES, _UPDATES = "model_services[", "role_updates["

@@ -10,7 +10,8 @@ from placement.modes.moves import MadeRoom
 from service.app.failures import error_of
 from service.app.groups import Groups
 from service.domain.fleet import Host
-from service.domain.groups import DeployRequest, Group, Instance, PlacementRecord
+from service.domain.groups import Group, Instance, PlacementRecord
+from service.domain.specs import DeployRequest
 from service.domain.tenants import Caller
 from service.errors import Undecided
 from service.planning import translate

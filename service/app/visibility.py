@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from service.app.identity import ADMIN
-from service.domain.groups import Group, GroupPhase, PlacementPolicy
+from service.domain.groups import Group, GroupPhase
+from service.domain.specs import PlacementPolicy
 from service.domain.tenants import Caller
 from service.errors import NotFound
 from service.store import groups

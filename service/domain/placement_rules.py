@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from placement.reasons import Family
 from service.domain.cells import NumaPolicy
-from service.domain.groups import HostLabel, NodeSpec, PlacementPolicy
+from service.domain.specs import HostLabel, NodeSpec, PlacementPolicy
 from service.errors import FieldViolation
 
 PATH = "placement_policy"

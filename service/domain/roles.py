@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.domain.groups import Instance, InstanceStatus, NodeSpec
+from service.domain.groups import Instance, InstanceStatus
+from service.domain.specs import NodeSpec
 from service.errors import FieldViolation
 
 UNSET = -1

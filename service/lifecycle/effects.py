@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from service.domain.groups import CreationStrategy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.domain.specs import CreationStrategy
 from service.lifecycle.members import gives_up, outdated, runs_from
 from service.lifecycle.silence import hang_at
 from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING

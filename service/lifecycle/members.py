@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from service.domain.groups import FailurePolicy, Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.network import is_planned
+from service.domain.specs import FailurePolicy
 from service.lifecycle.facts import Observation
 
 S = InstanceStatus

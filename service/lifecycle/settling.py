@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from service.domain.groups import Failure, FailurePolicy, Group, GroupPhase, GroupStatus, Instance, InstanceStatus
+from service.domain.groups import Failure, Group, GroupPhase, GroupStatus, Instance, InstanceStatus
+from service.domain.specs import FailurePolicy
 from service.lifecycle.members import LAUNCHING, PLACED, UP, S, each, outdated, retire, unheard, vacate
 
 STABLE_MS = 600_000

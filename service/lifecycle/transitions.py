@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from service.domain.groups import Failure, Group, GroupPhase, Instance, on_host
+from service.domain.groups import Failure, Group, GroupPhase, Instance
+from service.domain.specs import on_host
 from service.lifecycle import last_words, moving, room, silence
 from service.lifecycle.causes import caused, explained
 from service.lifecycle.facts import (

@@ -13,7 +13,8 @@ from placement.model import Assignment
 from placement.model import Cell as PlannersCell
 from service.domain.cells import PINNED, Cell, NumaPolicy
 from service.domain.fleet import MEMORY, VCPU, Host
-from service.domain.groups import Instance, MachineType, NodeSpec
+from service.domain.groups import Instance
+from service.domain.specs import MachineType, NodeSpec
 
 
 def told(host: Host) -> tuple[Cell, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from service.domain.fleet import GPU
 from service.domain.fleet import Host as FleetHost
-from service.domain.groups import GpuRequest, Instance
+from service.domain.groups import Instance
+from service.domain.specs import GpuRequest
 
 
 def devices_given(

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from placement.model import Snapshot
 from placement.modes.moves import MadeRoom, Move, Neighbours
 from service.domain.fleet import Host
-from service.domain.groups import Group, GroupPhase, Instance, MachineType, MoveStage
+from service.domain.groups import Group, GroupPhase, Instance, MoveStage
+from service.domain.specs import MachineType
 from service.lifecycle.moving import wish
 from service.planning import translate
 

@@ -14,17 +14,8 @@ from service.domain import placement_rules
 from service.domain.catalog import ModelService
 from service.domain.fleet import GPU, MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
-from service.domain.groups import (
-    Failure,
-    Group,
-    Instance,
-    InstanceStatus,
-    MachineType,
-    NodeSpec,
-    PlacementPolicy,
-    PlacementRecord,
-    Seat,
-)
+from service.domain.groups import Failure, Group, Instance, InstanceStatus, PlacementRecord, Seat
+from service.domain.specs import MachineType, NodeSpec, PlacementPolicy
 from service.errors import NoCapacity, Undecided, Unsatisfiable
 from service.planning import bare_metal, cells, group_rules
 from service.planning.devices import devices_given

@@ -11,17 +11,8 @@ from dataclasses import dataclass, field
 from placement.model import Assignment, Proof, Snapshot, Status
 from placement.modes.moves import MadeRoom
 from service.domain.fleet import Host, HostState
-from service.domain.groups import (
-    Failure,
-    Group,
-    Instance,
-    InstanceStatus,
-    MoveStage,
-    RoomMove,
-    RoomMoves,
-    RoomPlan,
-    RoomWish,
-)
+from service.domain.groups import Failure, Group, Instance, InstanceStatus, MoveStage, RoomMove, RoomPlan, RoomWish
+from service.domain.specs import RoomMoves
 from service.errors import QuotaExceeded, Undecided
 from service.failpoints import failpoint
 from service.lifecycle.facts import Fact, NotPlaced, RoomCalledOff, RoomClosed, RoomSeen

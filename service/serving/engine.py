@@ -11,8 +11,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from service.domain.catalog import ModelService
-from service.domain.groups import Group, Instance, NodeSpec
+from service.domain.groups import Group, Instance
 from service.domain.presets import CUSTOM, Gate, Ready, Serves, ports_of, preset_of, ranges_of
+from service.domain.specs import NodeSpec
 
 ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
 _PLACE = re.compile(r"\{([a-z_]+)\}")

@@ -9,8 +9,9 @@ from typing import Any
 
 from service.domain.catalog import ModelService
 from service.domain.environment import secret_of
-from service.domain.groups import Group, Instance, NodeSpec
+from service.domain.groups import Group, Instance
 from service.domain.recovery import MachineRecord, ranges
+from service.domain.specs import NodeSpec
 
 MOST_BYTES = 64 << 10
 """A record that would be longer leaves out its catalogue entry, and all that is only for people. Libvirt takes a

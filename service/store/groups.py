@@ -12,15 +12,14 @@ from service.domain.groups import (
     Failure,
     Group,
     GroupPhase,
-    GroupSpec,
     GroupStatus,
     Instance,
     InstanceStatus,
     MoveStage,
-    NodeSpec,
     PlacementRecord,
     RoomWish,
 )
+from service.domain.specs import GroupSpec, NodeSpec
 from service.errors import AlreadyExists, NotFound
 from service.failpoints import failpoint
 from service.store import hints, schema

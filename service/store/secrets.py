@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from service.domain.catalog import ModelService
 from service.domain.environment import SECRET_SCHEME, secret_of
-from service.domain.groups import GroupPhase, NodeSpec
+from service.domain.groups import GroupPhase
 from service.domain.secrets import Sealed, StoredSecret
+from service.domain.specs import NodeSpec
 from service.errors import NotFound
 from service.store import rows, schema
 from service.store.codec import decode

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, Select, distinct, func, select
 
-from service.domain.groups import GroupPhase, InstanceStatus, NodeSpec
+from service.domain.groups import GroupPhase, InstanceStatus
+from service.domain.specs import NodeSpec
 from service.domain.tenants import ProjectClaims
 from service.store import schema
 from service.store.claims import OF_HOST

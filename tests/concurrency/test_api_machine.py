@@ -25,7 +25,8 @@ from hypothesis.stateful import (
 
 from service.app.groups import Ask, GroupFilter
 from service.domain.events import EventKind
-from service.domain.groups import DeployRequest, GroupStatus
+from service.domain.groups import GroupStatus
+from service.domain.specs import DeployRequest
 from service.errors import AlreadyExists, Conflict, NoCapacity, NotFound, RequestIdReused, Unsatisfiable
 from service.store.engine import Store
 from service.store.migrations import upgrade

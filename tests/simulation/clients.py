@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from service.app.groups import GroupFilter
 from service.domain.events import Event, EventKind
-from service.domain.groups import DeployRequest, GroupSpec, RoomMoves
+from service.domain.specs import DeployRequest, GroupSpec, RoomMoves
 from service.domain.tenants import Caller
 from service.errors import (
     Conflict,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from service.domain.groups import DeployRequest, GroupSpec, NodeSpec, PlacementPolicy, RoomMoves
+from service.domain.specs import DeployRequest, GroupSpec, NodeSpec, PlacementPolicy, RoomMoves
 from tests.simulation.clients import Order
 from tests.simulation.world import World
 

@@ -14,7 +14,8 @@ from service import failpoints
 from service.domain.catalog import Image, ModelService
 from service.domain.cells import NumaPolicy
 from service.domain.fleet import BARE_METAL, MEMORY, VCPU, Host, HostAddress, Overcommit, Zone
-from service.domain.groups import (
+from service.domain.network import Network
+from service.domain.specs import (
     CreationStrategy,
     DeployRequest,
     FailurePolicy,
@@ -23,7 +24,6 @@ from service.domain.groups import (
     NodeSpec,
     PlacementPolicy,
 )
-from service.domain.network import Network
 from tests.simulation import faults, restoring, room_orders
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost

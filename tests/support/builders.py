@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from service.domain.catalog import Image, ModelService
 from service.domain.fleet import Host, HostAddress, Zone
-from service.domain.groups import Group, GroupSpec, Instance, NodeSpec, Seat
+from service.domain.groups import Group, Instance, Seat
 from service.domain.network import Network
+from service.domain.specs import GroupSpec, NodeSpec
 
 ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 ENTRY = "f1e135835fee363c9f57ed8232023886"

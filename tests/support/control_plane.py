@@ -14,7 +14,8 @@ from service.app.groups import Groups, Started
 from service.domain.catalog import ModelService
 from service.domain.events import Event
 from service.domain.fleet import Host, Overcommit, Zone
-from service.domain.groups import DeployRequest, Group
+from service.domain.groups import Group
+from service.domain.specs import DeployRequest
 from service.domain.tenants import Caller
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions

@@ -13,7 +13,8 @@ from service.app.etags import etag_of
 from service.contract.call import told_cause
 from service.contract.convert import specification
 from service.domain import roles
-from service.domain.groups import Group, Instance, PlacementRecord, PlacementStrategy, RoomPlan, Seat
+from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat
+from service.domain.specs import PlacementStrategy
 
 Reachable = Callable[[str], bool]
 """Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""

@@ -13,7 +13,7 @@ from service.app.role_changes import RoleChange
 from service.contract import rules
 from service.domain import ranks, roles
 from service.domain.cells import NumaPolicy
-from service.domain.groups import (
+from service.domain.specs import (
     CreationStrategy,
     DeployRequest,
     FailurePolicy,

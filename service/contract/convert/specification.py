@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from service.domain.groups import GroupSpec, NodeSpec
+from service.domain.specs import GroupSpec, NodeSpec
 
 # Every answer about a group has its YAML in it, so this is made for speed: one encoder for all.
 _scalar = json.JSONEncoder(ensure_ascii=False).encode

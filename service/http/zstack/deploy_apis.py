@@ -13,7 +13,7 @@ from service.contract import text, validation
 from service.contract.convert import requests
 from service.contract.convert.explanation import in_callers_order
 from service.domain.catalog import ModelService
-from service.domain.groups import DeployRequest
+from service.domain.specs import DeployRequest
 from service.errors import CorralError, FieldViolation, InvalidArgument, NotFound, PlacementError, Unavailable
 from service.http.zstack import body, inventories, nodes, placing_tags
 from service.http.zstack.calls import Call, Handler

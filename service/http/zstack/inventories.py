@@ -19,7 +19,8 @@ from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
 from service.domain.catalog import ModelService, RegisteredImage, version_key
 from service.domain.fleet import MEMORY, VCPU, Cluster, Host, Zone
-from service.domain.groups import Group, Instance, InstanceStatus, MachineType, PlacementRecord
+from service.domain.groups import Group, Instance, InstanceStatus, PlacementRecord
+from service.domain.specs import MachineType
 from service.http.zstack.query import Moment
 
 

@@ -12,7 +12,7 @@ from service.app.groups import Groups
 from service.config.secrets import ConfiguredSecrets
 from service.domain.catalog import Image, ModelService, RegisteredImage
 from service.domain.environment import Secret
-from service.domain.groups import DeployRequest
+from service.domain.specs import DeployRequest
 from service.domain.tenants import Caller
 from service.errors import InvalidArgument, NotFound
 from service.store import catalog as rows

@@ -6,7 +6,8 @@ import pytest
 
 from service.app.etags import etag_of
 from service.app.groups import Ask, Metadata
-from service.domain.groups import DeployRequest, GroupStatus, InstanceStatus
+from service.domain.groups import GroupStatus, InstanceStatus
+from service.domain.specs import DeployRequest
 from service.drivers.base import MachineState
 from service.errors import (
     Conflict,

@@ -12,7 +12,8 @@ from service.app.etags import etag_of
 from service.app.groups import Ask, GroupFilter, Metadata
 from service.domain.events import Event, EventKind
 from service.domain.fleet import HostStatus
-from service.domain.groups import CreationStrategy, DeployRequest, GroupStatus, InstanceStatus
+from service.domain.groups import GroupStatus, InstanceStatus
+from service.domain.specs import CreationStrategy, DeployRequest
 from service.domain.tenants import Caller, Quota
 from service.errors import (
     AlreadyExists,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from placement.reasons import Family
-from service.domain.groups import HostLabel, PlacementPolicy, PreferredGroup
 from service.domain.placement_rules import fields_of, violations
+from service.domain.specs import HostLabel, PlacementPolicy, PreferredGroup
 from tests.support.builders import node
 
 A, B, OWN = "a" * 32, "b" * 32, "c" * 32

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.domain.groups import FailurePolicy, Group, GroupPhase, InstanceStatus, MoveStage
+from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage
+from service.domain.specs import FailurePolicy
 from service.lifecycle.facts import MoveImpossible, Observation, Observed, StopRequested
 from service.lifecycle.transitions import advance
 from tests.support.builders import group, host

@@ -8,14 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.groups import (
-    CreationStrategy,
-    Failure,
-    FailurePolicy,
-    Group,
-    GroupPhase,
-    Instance,
-)
+from service.domain.groups import Failure, Group, GroupPhase, Instance
+from service.domain.specs import CreationStrategy, FailurePolicy
 from service.lifecycle.effects import (
     Create,
     Dispatch,

@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.groups import CreationStrategy, Group, GroupPhase, InstanceStatus
+from service.domain.groups import Group, GroupPhase, InstanceStatus
+from service.domain.specs import CreationStrategy
 from service.lifecycle.effects import Resume, effects, start_order
 from tests.support.builders import group
 

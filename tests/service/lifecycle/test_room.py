@@ -13,10 +13,10 @@ from service.domain.groups import (
     InstanceStatus,
     MoveStage,
     PlacementRecord,
-    PlacementStrategy,
     RoomPlan,
     RoomWish,
 )
+from service.domain.specs import PlacementStrategy
 from service.lifecycle.effects import AbortMove, AwaitRoom, FindTarget, Plan, effects
 from service.lifecycle.facts import (
     DeleteRequested,

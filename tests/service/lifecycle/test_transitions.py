@@ -7,17 +7,8 @@ from itertools import permutations
 
 import pytest
 
-from service.domain.groups import (
-    CreationStrategy,
-    Failure,
-    FailurePolicy,
-    Group,
-    GroupPhase,
-    GroupStatus,
-    InstanceStatus,
-    PlacementRecord,
-    PlacementStrategy,
-)
+from service.domain.groups import Failure, Group, GroupPhase, GroupStatus, InstanceStatus, PlacementRecord
+from service.domain.specs import CreationStrategy, FailurePolicy, PlacementStrategy
 from service.lifecycle.effects import (
     Dispatch,
     Observe,

@@ -12,7 +12,8 @@ from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Policy, Proof, Snapshot, Status
 from service.domain.fleet import BARE_METAL, GPU, MEMORY, VCPU, Host, HostStatus
-from service.domain.groups import GpuRequest, Group, MachineType, PlacementPolicy, PlacementStrategy
+from service.domain.groups import Group
+from service.domain.specs import GpuRequest, MachineType, PlacementPolicy, PlacementStrategy
 from service.planning import bare_metal, translate
 from tests.support import builders
 

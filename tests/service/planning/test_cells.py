@@ -9,7 +9,8 @@ from placement.engine import place
 from placement.model import Policy, Status
 from service.domain.cells import Cell, NumaPolicy
 from service.domain.fleet import MEMORY, VCPU, Host, HostStatus
-from service.domain.groups import Group, PlacementPolicy, PlacementRecord
+from service.domain.groups import Group, PlacementRecord
+from service.domain.specs import PlacementPolicy
 from service.planning import cells, translate
 from tests.support.builders import group, host
 

@@ -12,7 +12,8 @@ from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Policy, Proof, Snapshot, Status
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostStatus
-from service.domain.groups import GpuRequest, Group, InstanceStatus, PlacementPolicy, PlacementStrategy, on_host
+from service.domain.groups import Group, InstanceStatus
+from service.domain.specs import GpuRequest, PlacementPolicy, PlacementStrategy, on_host
 from service.planning import translate
 from tests.support import builders
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from placement.model import Snapshot
 from service.domain.fleet import MEMORY, VCPU, HostState, HostStatus, Overcommit
-from service.domain.groups import Group, GroupPhase, PlacementPolicy
+from service.domain.groups import Group, GroupPhase
+from service.domain.specs import PlacementPolicy
 from service.planning import fleet_reader
 from service.planning.fleet_reader import FleetReader
 from service.store import claims, configured, fleet, groups

@@ -11,15 +11,8 @@ from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Policy, Snapshot, Status
 from service.domain.fleet import MEMORY, VCPU, Host, HostStatus
-from service.domain.groups import (
-    Group,
-    HostLabel,
-    Instance,
-    InstanceStatus,
-    PlacementPolicy,
-    PlacementStrategy,
-    PreferredGroup,
-)
+from service.domain.groups import Group, Instance, InstanceStatus
+from service.domain.specs import HostLabel, PlacementPolicy, PlacementStrategy, PreferredGroup
 from service.planning import translate
 from tests.support import builders
 

@@ -12,8 +12,9 @@ import pytest
 
 from service.domain.events import EventKind
 from service.domain.fleet import HostStatus
-from service.domain.groups import DeployRequest, Group, GroupStatus
+from service.domain.groups import Group, GroupStatus
 from service.domain.ownership import Quarantined
+from service.domain.specs import DeployRequest
 from service.drivers.base import MachineState
 from service.drivers.simulated import SimulatedHost
 from service.errors import Conflict, WrongState

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from service.domain.fleet import HostStatus
-from service.domain.groups import DeployRequest
 from service.domain.ownership import OwnerMark
+from service.domain.specs import DeployRequest
 from service.drivers.base import HostFacts, MachineState
 from service.drivers.simulated import SimulatedDriver, SimulatedHost
 from service.reconcile import monitor, sweep

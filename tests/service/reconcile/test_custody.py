@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from service.domain.fleet import HostStatus
-from service.domain.groups import DeployRequest, FailurePolicy, Group, GroupStatus
+from service.domain.groups import Group, GroupStatus
 from service.domain.ownership import Holding, OwnerMark
+from service.domain.specs import DeployRequest, FailurePolicy
 from service.drivers.base import Listing, MachineIdentity, MachineSpec, MachineState, ObservedMachine, UuidTaken
 from service.drivers.simulated import SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine

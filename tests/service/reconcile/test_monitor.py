@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from service.domain.fleet import HostStatus
-from service.domain.groups import DeployRequest
+from service.domain.specs import DeployRequest
 from service.drivers.base import HostFacts, HostUnreachable, MachineState
 from service.errors import Unavailable
 from service.reconcile import monitor as monitors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.domain.groups import DeployRequest
+from service.domain.specs import DeployRequest
 from tests.service.reconcile.test_custody import ONE, hosts_of, machines, until
 from tests.support.builders import spec
 from tests.support.control_plane import CALLER, control_plane

@@ -10,7 +10,8 @@ from itertools import pairwise
 import pytest
 
 from service.domain.events import Event
-from service.domain.groups import DeployRequest, GroupStatus
+from service.domain.groups import GroupStatus
+from service.domain.specs import DeployRequest
 from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
 from service.drivers.simulated import SimulatedHost
 from tests.support.builders import host, spec

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from service.domain.groups import DeployRequest, FailurePolicy, Group, GroupStatus, InstanceStatus
+from service.domain.groups import Group, GroupStatus, InstanceStatus
 from service.domain.network import Network
+from service.domain.specs import DeployRequest, FailurePolicy
 from service.drivers.base import HostRejected, MachineConflict, MachineState, OutcomeUnknown
 from service.drivers.simulated import SimulatedDriver
 from service.errors import DeployFailed, NoCapacity

@@ -11,7 +11,8 @@ import pytest
 
 from placement.model import Decision, Policy, Request, Snapshot, Status
 from service.domain.fleet import HostState
-from service.domain.groups import DeployRequest, GroupStatus, InstanceStatus
+from service.domain.groups import GroupStatus, InstanceStatus
+from service.domain.specs import DeployRequest
 from service.errors import DeployFailed, Undecided, Unsatisfiable
 from service.lifecycle.facts import Fenced
 from service.lifecycle.transitions import SEARCH_GOES_ON

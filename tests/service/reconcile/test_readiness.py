@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from service.domain.events import Event
-from service.domain.groups import DeployRequest, Group, GroupStatus, InstanceStatus
+from service.domain.groups import Group, GroupStatus, InstanceStatus
+from service.domain.specs import DeployRequest
 from service.drivers.base import GuestReport, HostRejected, MachineIdentity, MachineState, ObservedMachine
 from service.drivers.simulated import SimulatedDriver, SimulatedHost
 from service.lifecycle.facts import Observation, Observed

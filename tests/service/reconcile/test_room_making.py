@@ -6,7 +6,8 @@ import pytest
 
 from service.contract.convert import inventory
 from service.domain.events import Event
-from service.domain.groups import DeployRequest, GroupStatus, PlacementPolicy, PreferredGroup, RoomMoves
+from service.domain.groups import GroupStatus
+from service.domain.specs import DeployRequest, PlacementPolicy, PreferredGroup, RoomMoves
 from service.domain.tenants import Caller
 from service.errors import NoCapacity, Undecided
 from tests.support.builders import node, spec

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.domain.groups import DeployRequest, FailurePolicy, GroupStatus
+from service.domain.groups import GroupStatus
+from service.domain.specs import DeployRequest, FailurePolicy
 from service.reconcile import manager
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.manager import Reconciler

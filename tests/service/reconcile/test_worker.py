@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.domain.groups import DeployRequest, GroupPhase, Instance, InstanceStatus
+from service.domain.groups import GroupPhase, Instance, InstanceStatus
+from service.domain.specs import DeployRequest
 from service.drivers.base import MachineState
 from service.errors import Unavailable
 from service.lifecycle.facts import StopRequested

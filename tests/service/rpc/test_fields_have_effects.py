@@ -9,7 +9,7 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
-from service.domain.groups import GpuRequest
+from service.domain.specs import GpuRequest
 from service.store import groups
 from tests.service.rpc.lab import reason_of
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole

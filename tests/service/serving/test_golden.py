@@ -12,9 +12,10 @@ import pytest
 
 from service.domain.catalog import Image
 from service.domain.environment import NoSecrets
-from service.domain.groups import GpuRequest, Group
+from service.domain.groups import Group
 from service.domain.network import mac_address
 from service.domain.presets import PRESETS, port_problems, ports_of
+from service.domain.specs import GpuRequest
 from service.serving.rendezvous import rendezvous, texts
 from tests.support.builders import entry, group, host, zone
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.domain.groups import Group, HostLabel, PlacementPolicy, PreferredGroup
+from service.domain.groups import Group
 from service.domain.recovery import MachineRecord, numbers, ranges
+from service.domain.specs import HostLabel, PlacementPolicy, PreferredGroup
 from service.serving.record import MOST_BYTES, machine_record
 from service.store.codec import decode
 from tests.support.builders import ZONE, entry, group

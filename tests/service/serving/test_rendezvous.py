@@ -9,8 +9,8 @@ import pytest
 
 from service.domain.catalog import Image
 from service.domain.environment import PLANNED, NoSecrets, SecretUnavailable, is_planned
-from service.domain.groups import CreationStrategy, GpuRequest
 from service.domain.ownership import Installation
+from service.domain.specs import CreationStrategy, GpuRequest
 from service.reconcile.machine_spec import machine_spec
 from service.serving.rendezvous import env_file, rendezvous
 from tests.support.builders import entry, group, host, zone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from service.domain.groups import DeployRequest, GroupSpec, NodeSpec, PlacementPolicy
+from service.domain.specs import DeployRequest, GroupSpec, NodeSpec, PlacementPolicy
 from service.store.codec import canonical, decode, encode
 
 

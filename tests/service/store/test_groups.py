@@ -13,21 +13,23 @@ from sqlalchemy import Connection, select
 
 from placement.model import Explanation
 from service.domain.groups import (
-    CreationStrategy,
     Failure,
-    FailurePolicy,
-    GpuRequest,
     Group,
     GroupPhase,
-    GroupSpec,
     GroupStatus,
     Instance,
     InstanceStatus,
+    PlacementRecord,
+    Seat,
+)
+from service.domain.specs import (
+    CreationStrategy,
+    FailurePolicy,
+    GpuRequest,
+    GroupSpec,
     NodeSpec,
     PlacementPolicy,
-    PlacementRecord,
     PlacementStrategy,
-    Seat,
 )
 from service.errors import AlreadyExists, NotFound
 from service.store import groups, schema

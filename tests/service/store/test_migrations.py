@@ -11,7 +11,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, Table, text
 
 from service.domain.fleet import Zone
-from service.domain.groups import Group, GroupPhase, PlacementPolicy
+from service.domain.groups import Group, GroupPhase
+from service.domain.specs import PlacementPolicy
 from service.errors import Unavailable
 from service.store import catalog, clusters, groups, schema
 from service.store.codec import encode

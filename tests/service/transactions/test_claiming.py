@@ -11,16 +11,9 @@ from sqlalchemy import Connection
 from placement.engine import place
 from placement.model import Policy, Status
 from service.domain.fleet import HostState
-from service.domain.groups import (
-    Group,
-    GroupPhase,
-    HostLabel,
-    InstanceStatus,
-    MoveStage,
-    PlacementPolicy,
-    PlacementRecord,
-)
+from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage, PlacementRecord
 from service.domain.ownership import Holding, Quarantined
+from service.domain.specs import HostLabel, PlacementPolicy
 from service.planning import fleet_reader, translate
 from service.store import claims, fleet, groups, ownership
 from service.transactions import claiming

@@ -12,24 +12,21 @@ import placement.model
 from service.contract.convert import events, inventory, requests, specification
 from service.domain.cells import NumaPolicy
 from service.domain.events import Event, EventKind
-from service.domain.groups import (
+from service.domain.groups import GroupStatus, InstanceStatus, PlacementRecord, Seat
+from service.domain.roles import UNSET
+from service.domain.specs import (
     CreationStrategy,
     FailurePolicy,
     GpuRequest,
     GroupSpec,
-    GroupStatus,
     HostLabel,
-    InstanceStatus,
     MachineType,
     NodeSpec,
     PlacementPolicy,
-    PlacementRecord,
     PlacementStrategy,
     PreferredGroup,
     RoomMoves,
-    Seat,
 )
-from service.domain.roles import UNSET
 from tests.support import ROOT, builders
 
 REFERENCE = (ROOT / "protos" / "REFERENCE.md").read_text()

@@ -1,0 +1,216 @@
+"""What a caller asks for, as it is kept: a group's specification, its nodes, its placement policy. Pure data.
+
+Times are integers: milliseconds. Sizes are bytes. Uuids are 32 hex digits without dashes.
+
+Stored as JSON under these very field names: a field is renamed or removed only with a migration (ARCHITECTURE, "Stored
+JSON"); classes may move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from service.domain.cells import NumaPolicy
+from service.domain.fleet import GPU
+
+
+class MachineType(StrEnum):
+    """ZStack's node types that Corral launches."""
+
+    VIRTUAL_MACHINE = "VirtualMachine"
+    BARE_METAL = "BareMetal"
+
+
+class CreationStrategy(StrEnum):
+    """Order of the start once all members are created paused."""
+
+    PARALLEL = "parallel"
+    SEQUENTIAL = "sequential"
+
+
+class FailurePolicy(StrEnum):
+    """What happens when a member cannot be created, does not come up, or is lost."""
+
+    FAIL_GROUP = "fail_group"
+    RESTART_MEMBER = "restart_member"
+    REPLACE_MEMBER = "replace_member"
+
+
+class PlacementStrategy(StrEnum):
+    """The planner's objective; the values are the planner's own."""
+
+    LEAST_LOST_VALUE = "least_lost_value"
+    FEWEST_HOSTS = "fewest_hosts"
+    SPREAD = "spread"
+    CLOSE = "close"
+
+
+class RoomMoves(StrEnum):
+    """How members of other groups may be moved so that a group fits."""
+
+    LIVE = "live"  # as they run, or not at all
+    RESTART = "restart"  # those that no other host takes as they run are stopped and started elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """`count` devices of `model`: the resource `gpu.<model>`. Without a model: of any, and not always of one."""
+
+    model: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One requested member. `model_service_uuid` is the contract's `uuid`: a catalogue entry.
+
+    Empty `zone_uuid`: any zone. `cpu_num`, `memory_size`, `root_disk_size`, `timeout_ms` 0: the catalogue's default.
+    `model_service_version`: of the entry at admission; the member is made from it however the entry changes.
+    `model_uuid`: what it serves; empty: what its entry does.
+    `role`: what the member is in its group (`router`, `prefill`, …), empty for none; it starts once all members of a
+    lower `start_order` are running. As a face hands it in `start_order` -1 is unset, and `count` says how many alike
+    members are meant; each stored one is one.
+    `devices`: what the devices of any model are on the host that the member was placed on last.
+    """
+
+    name: str
+    model_service_uuid: str
+    zone_uuid: str
+    cpu_num: int
+    memory_size: int
+    type: MachineType = MachineType.VIRTUAL_MACHINE
+    is_initial_node: bool = False
+    node_rank: int = -1
+    timeout_ms: int = 0
+    tensor_parallel_size: int = 0
+    cluster_uuid: str = ""
+    description: str = ""
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+    startup_parameters: str = ""
+    root_disk_size: int = 0
+    gpus: tuple[GpuRequest, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    model_service_version: int = 0
+    model_uuid: str = ""
+    role: str = ""
+    start_order: int = 0
+    count: int = 1
+    devices: tuple[GpuRequest, ...] = ()
+
+    @property
+    def held_gpus(self) -> tuple[GpuRequest, ...]:
+        """The devices of a placed member, each with its model; of one that never was, as it asks for them."""
+        if not self.devices:
+            return self.gpus
+        sums = {gpu.model: gpu.count for gpu in self.gpus if gpu.model}
+        for gpu in self.devices:
+            sums[gpu.model] = sums.get(gpu.model, 0) + gpu.count
+        return tuple(GpuRequest(model, count) for model, count in sums.items())
+
+
+def on_host(node: NodeSpec, claimed: Mapping[str, int]) -> NodeSpec:
+    """The node as a host has it that claimed these amounts for it: its devices of any model are those of the claim."""
+    if all(gpu.model for gpu in node.gpus):
+        return node
+    left = {name.removeprefix(GPU): amount for name, amount in claimed.items() if name.startswith(GPU)}
+    for gpu in node.gpus:
+        if gpu.model:
+            left[gpu.model] = left.get(gpu.model, 0) - gpu.count
+    return replace(node, devices=tuple(GpuRequest(model, left[model]) for model in sorted(left) if left[model] > 0))
+
+
+@dataclass(frozen=True, slots=True)
+class HostLabel:
+    """A label of hosts: one of these values will do. `weight`: of a wish, what each member elsewhere counts."""
+
+    key: str
+    values: tuple[str, ...]
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PreferredGroup:
+    """Another group that it is wished to be near to or apart from; each host where it is not so counts `weight`."""
+
+    group_uuid: str
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementPolicy:
+    """How the gang is placed, now and whenever a member of it is placed again.
+
+    `anti_affinity_groups` / `affinity_groups`: uuids of groups to keep away from / near to. `max_per_host`,
+    `max_per_rack`, `max_per_zone`: 0 = no limit. `exclusive_hosts`: no other group's members on the chosen hosts.
+    `max_racks`: in how many different ones the members are at most; 0 = any number.
+    `min_hosts`, `min_racks`, `min_zones`: in how many different ones the members are at least; 0 = any number.
+    `spare_hosts`: how many empty hosts a placement leaves at least. `numa`: whether each member is pinned to one cell
+    of its host. What is `preferred_` is a wish: the sum of the
+    missed ones' weights is made small before the strategy's objective is.
+    """
+
+    strategy: PlacementStrategy = PlacementStrategy.LEAST_LOST_VALUE
+    max_per_host: int = 0
+    max_per_rack: int = 0
+    exclusive_hosts: bool = False
+    affinity_groups: tuple[str, ...] = ()
+    anti_affinity_groups: tuple[str, ...] = ()
+    max_per_zone: int = 0
+    min_hosts: int = 0
+    min_racks: int = 0
+    min_zones: int = 0
+    same_rack: bool = False
+    same_zone: bool = False
+    required_host_labels: tuple[HostLabel, ...] = ()
+    preferred_host_labels: tuple[HostLabel, ...] = ()
+    preferred_affinity: tuple[PreferredGroup, ...] = ()
+    preferred_anti_affinity: tuple[PreferredGroup, ...] = ()
+    spare_hosts: int = 0
+    max_racks: int = 0
+    numa: NumaPolicy = NumaPolicy.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A whole request. As a face hands it in, what the caller left out is 0 or "" (`node_rank`: -1).
+
+    As `app` stores it, all is filled in: ranks are 0..n-1, the nodes stand in that order, rank 0 is the initial node,
+    and sizes are the catalogue's where the caller gave none. `workers_first`, `model_uuid`, `model_service_type`,
+    `support_metrics`: copied from the initial node's catalogue entry by `app`, `scope` (`member`, `head`, `group`:
+    what starts again after a fault of one member) from its preset; empty in groups of a version that did not know it.
+    """
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+    creation_strategy: CreationStrategy = CreationStrategy.PARALLEL
+    description: str = ""
+    system_tags: tuple[str, ...] = ()
+    user_tags: tuple[str, ...] = ()
+    tag_uuids: tuple[str, ...] = ()
+    failure_policy: FailurePolicy = FailurePolicy.REPLACE_MEMBER
+    failure_budget: int = 3
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    deadline_ms: int = 0
+    workers_first: bool = False
+    model_uuid: str = ""
+    model_service_type: str = ""
+    support_metrics: tuple[str, ...] = ()
+    scope: str = ""
+
+    @property
+    def tells(self) -> bool:
+        """Whether members that run are told of a new start, because their engines cannot do without each other."""
+        return self.scope not in ("", "member")
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; without `request_id` a repeat is
+    another deploy. `make_room`: how others may be moved for it; None: not at all."""
+
+    spec: GroupSpec
+    resource_uuid: str = ""
+    request_id: str = ""
+    make_room: RoomMoves | None = None
