@@ -74,7 +74,8 @@ class SharedCommit:
                     rest = self._commit(rest)
             except BaseException as error:  # nobody may be left to wait for ever
                 for unit in rest:
-                    unit.done.set_exception(error)
+                    if not unit.done.done():
+                        unit.done.set_exception(error)
 
     def _next(self) -> list[_Unit]:
         with self._guard:
