@@ -199,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
         code = 204
         if name == "Reset":
             code = self.bmc.reset(body["ResetType"])
+            if self.bmc.strikes("busy after Reset"):
+                self.bmc.faults["busy"] = 4
         elif name == "InsertMedia":
             if self.bmc.image or self.bmc.strikes("insert_refused"):
                 code = 409  # what is in there stays

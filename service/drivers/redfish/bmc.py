@@ -65,6 +65,7 @@ class Bmc:
         self._drive: Any = None
         self._boot_id = ""
         self._session = ""
+        self._heard = False  # the present call's order was taken by the BMC, or may have been
         self._inventory: tuple[float, Inventory] | None = None
         self.requests = 0
 
@@ -150,6 +151,7 @@ class Bmc:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _guarded(self, deadline: float, work: Callable[[], Result], *, acts: bool) -> Result:
+        self._heard = False
         try:
             self._open(deadline)
             return work()
@@ -161,7 +163,9 @@ class Bmc:
         except (exceptions.SushyError, requests.RequestException) as error:
             if isinstance(error, exceptions.AccessError):
                 self._forget()  # the file may have another password by now
-            raise _told(error, acts=acts) from error
+            told = _told(error, acts=acts)
+            # What went wrong after the BMC had heard an order says nothing of what became of that.
+            raise (OutcomeUnknown(told.public, told.detail) if self._heard else told) from error
 
     def _open(self, deadline: float) -> None:
         if self._connector is not None:
@@ -275,8 +279,13 @@ class Bmc:
         try:
             act()
         except exceptions.HTTPError as error:
-            if isinstance(error, exceptions.AccessError) or not done():
+            if isinstance(error, exceptions.AccessError):
                 raise
+            self._heard = True
+            if not done():
+                self._heard = False
+                raise
+        self._heard = True
 
 
 def _fresh(resource: Any) -> Any:

@@ -210,6 +210,22 @@ async def test_a_lost_answer_switches_on_once(lab: Lab, fault: str) -> None:
     assert lab.bmc.posts == ["On"]
 
 
+@pytest.mark.parametrize("also", [(), ("500 Reset",)], ids=["said yes", "said 500"])
+async def test_what_was_switched_on_is_remembered_where_nobody_could_see_it(lab: Lab, also: tuple[str, ...]) -> None:
+    one = spec()
+    await lab.create(one)
+    for fault in ("busy after Reset", *also):
+        lab.bmc.faults[fault] = 1
+    with pytest.raises(OutcomeUnknown):
+        await lab.resume(one)
+    lab.bmc.faults["busy"] = 0
+    assert lab.bmc.resets == ["On"]
+    lab.bmc.image = ""  # its guest has let go of the drive
+    assert await lab.state(one) is MachineState.RUNNING
+    lab.bmc.power = "Off"
+    assert await lab.state(one) is MachineState.STOPPED, "it has run, and is not let run again"
+
+
 @pytest.mark.parametrize("fault", ["lose InsertMedia", "500 InsertMedia", "lose EjectMedia", "500 EjectMedia"])
 async def test_a_lost_answer_about_the_drive_is_looked_at(lab: Lab, fault: str) -> None:
     one = spec()
