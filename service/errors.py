@@ -36,6 +36,8 @@ class CorralError(Exception):
     """Base of all domain errors. `reason` is a stable UPPER_SNAKE_CASE word for machines."""
 
     reason = "INTERNAL"
+    cause = ""
+    """What a host itself said behind the message, without secrets, for those who are told (`Caller`)."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

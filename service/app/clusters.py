@@ -16,7 +16,6 @@ from service.store import clusters, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
 
-_TOLD = 5
 """So many members are named by a refusal."""
 
 
@@ -136,17 +135,6 @@ def require_cluster(connection: Connection, host: Host) -> None:
         raise NotFound("cluster", host.cluster_uuid, "cluster_uuid")
     if cluster.zone_uuid != host.zone_uuid:
         raise InvalidArgument.of("cluster_uuid", f"is in zone {cluster.zone_uuid}, and the host in another")
-
-
-def require_none_bound(connection: Connection, host: Host) -> None:
-    """No member on the host, or on its way there, may only be in the cluster that the host is in.
-
-    The host's row is locked: a claim that comes later sees the cluster that the host is in by then. Raises WrongState.
-    """
-    if bound := clusters.bound(connection, host):
-        more = f" and {len(bound) - _TOLD} more" if len(bound) > _TOLD else ""
-        said = f"carrying members that may only be in its cluster {host.cluster_uuid}: {', '.join(bound[:_TOLD])}{more}"
-        raise WrongState(f"host {host.name}", said, "a host without such members: drain it")
 
 
 def _view(connection: Connection, uuid: str) -> ClusterView:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid as uuids
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,22 +16,22 @@ from placement.model import Node
 from service.app import operator_changes, paging
 from service.app.auditing import audited
 from service.app.capacity import FleetCapacity, HostView, summed
-from service.app.clusters import Clusters, require_cluster, require_none_bound
+from service.app.clusters import Clusters, require_cluster
 from service.app.etags import require_etag
+from service.app.first_contact import Probe, first_contact, refuse_twin
 from service.app.paging import Page
 from service.app.zones import Zones
 from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Overcommit, policy
 from service.domain.specs import MachineType
 from service.domain.tenants import Caller
 from service.drivers import kinds
-from service.drivers.base import DriverError, HostFacts, HostRejected
-from service.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, WrongState
+from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from service.lifecycle.facts import Kept
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import addresses, claims, clock, fleet, groups, ownership, schema, settings, usage
+from service.store import addresses, claims, clock, fleet, groups, kept_rules, ownership, schema, settings, usage
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
@@ -43,12 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROOM_SECONDS = 5.0
-
-Probe = Callable[[Host], Awaitable[HostFacts]]
-"""Connect to a host that is not of the fleet yet and read what it is. Raises DriverError."""
-
-# Boot ids of these are all alike, so that two alike are no sign of one hypervisor that was added twice.
-_ANONYMOUS = frozenset({"simulated", "test"})
 
 # What the audit calls a change of state, by whichever face it came.
 _STATE_METHODS = {
@@ -69,7 +63,8 @@ class NewHost:
 
 @dataclass(frozen=True, slots=True)
 class HostChange:
-    """What to change in a host; None leaves it."""
+    """What to change in a host; None leaves it. `allow_broken_rules`: even where members on it are left in a place that
+    their groups' rules forbid."""
 
     name: str | None = None
     description: str | None = None
@@ -77,6 +72,15 @@ class HostChange:
     overcommit: Overcommit | None = None
     labels: Mapping[str, str] | None = None
     cluster_uuid: str | None = None
+    allow_broken_rules: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostUpdate:
+    """A host as it was changed, and which rules of groups with members on it that has broken, in words."""
+
+    view: HostView
+    broken_rules: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +139,14 @@ class Fleet(Zones, Clusters):
         before = await self._store.read(known)
         if before is not None:
             return before
-        facts = await self._first_contact(host)
+        facts = await first_contact(self._probe, host)
         now = self._clock()
 
         def work(connection: Connection) -> HostView:
             there = known(connection)
             if there is not None:
                 return there
-            _refuse_twin(connection, host, facts)
+            refuse_twin(connection, host, facts)
             fleet.put_host(connection, host, now=now)
             fleet.set_facts(
                 connection,
@@ -184,29 +188,32 @@ class Fleet(Zones, Clusters):
 
     async def update_host(
         self, caller: Caller, uuid: str, change: HostChange, etag: str = "", *, validate_only: bool = False
-    ) -> HostView:
+    ) -> HostUpdate:
         """Change what the operator says of a host; a new policy counts at once.
 
         Raises NotFound (host, cluster), Conflict (etag), InvalidArgument (a cluster of another zone), WrongState: it
-        carries members that may only be in the cluster that it would leave.
+        carries members whose groups' rules its new labels, rack or cluster would break, and that is not allowed.
         """
         now = self._clock()
 
-        def work(connection: Connection) -> HostView:
+        def work(connection: Connection) -> HostUpdate:
             host = fleet.host(connection, uuid, lock=True)
             require_etag("host", host, etag)
             wanted = _changed(host, change)
             if wanted.cluster_uuid != host.cluster_uuid:
                 require_cluster(connection, wanted)
-                require_none_bound(connection, host)
+            broken = kept_rules.broken_by(connection, host, wanted)
+            if broken and not change.allow_broken_rules:
+                raise _breaks(host, broken)
             if wrong := list(kinds.whole_violations(wanted.address, wanted.overcommit, wanted.bridge)):
                 raise InvalidArgument(wrong)
             if wanted != host:
                 in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
                 fleet.set_allocatable(connection, wanted, in_force)
                 fleet.put_host(connection, wanted, now=now)
-                audited(connection, caller, "UpdateHost", uuid, "", now)
-            return self._host_view(connection, uuid)
+                method = "UpdateHost(allow_broken_rules)" if broken else "UpdateHost"
+                audited(connection, caller, method, uuid, "", now)
+            return HostUpdate(self._host_view(connection, uuid), broken)
 
         return await self._commit(work, validate_only)
 
@@ -332,20 +339,6 @@ class Fleet(Zones, Clusters):
         options = {**host.address.options, **self._credentials[credential]}
         return replace(host, address=replace(host.address, options=options))
 
-    async def _first_contact(self, host: Host) -> HostFacts:
-        try:
-            return await self._probe(host)
-        except HostRejected as error:
-            logger.info("host %s was not added: %s %s", host.name, error.public, error.detail)
-            if error.code in ("bad_request", "unsupported"):
-                raise InvalidArgument.of(
-                    "driver" if error.code == "unsupported" else "connection", error.public
-                ) from error
-            raise Unavailable(f"the host cannot be used: {error.public}") from error
-        except DriverError as error:
-            logger.info("host %s was not added: %s %s", host.name, error.public, error.detail)
-            raise Unavailable(f"the host does not answer: {error.public}") from error
-
 
 def carries(load: HostLoad) -> str:
     """What a host carries, in words."""
@@ -383,16 +376,13 @@ def _take_drain_back(connection: Connection, host_uuid: str) -> list[str]:
     return touched
 
 
+def _breaks(host: Host, rules: tuple[str, ...]) -> WrongState:
+    more = f", and {len(rules) - 5} more" if len(rules) > 5 else ""
+    said = f"carrying members whose groups' rules that would break: {'; '.join(rules[:5])}{more}"
+    return WrongState(f"host {host.name}", said, "a host without them (drain it), or allow_broken_rules")
+
+
 def _changed(host: Host, change: HostChange) -> Host:
-    wanted = {name: value for name in HostChange.__slots__ if (value := getattr(change, name)) is not None}
+    fields = set(HostChange.__slots__) - {"allow_broken_rules"}
+    wanted = {name: value for name in fields if (value := getattr(change, name)) is not None}
     return replace(host, **wanted)
-
-
-def _refuse_twin(connection: Connection, host: Host, facts: HostFacts) -> None:
-    """Raises AlreadyExists for a hypervisor that has a host already, known by its boot id: under two uuids its capacity
-    would be given out twice."""
-    if facts.virt_type in _ANONYMOUS or not facts.boot_id:
-        return
-    for other in fleet.hosts(connection).values():
-        if other.boot_id == facts.boot_id and other.address.driver == host.address.driver:
-            raise AlreadyExists("host", other.uuid)

@@ -17,7 +17,7 @@ from service.cli.hosts import Stub, all_hosts, find_host
 from service.cli.listing import pages
 from service.cli.places import find_cluster, find_zone
 from service.cli.values import AMOUNT, PAIR, RATIO
-from service.cli.view import describe_member
+from service.cli.view import because, describe_member
 
 GroupStub = deploy_pb2_grpc.DistributedModelServiceStub
 dry_run = click.option("--dry-run", "validate_only", is_flag=True, help="Only check it; nothing is changed.")
@@ -59,7 +59,8 @@ def show_host(session: Session, output: Output, host: str) -> int:
             deploy_pb2.ListInstancesRequest(host_uuid=found.uuid, page_size=500, page_token=token)
         )
     )
-    print(f"{found.name}  {found.uuid}  {found.state}  {found.status}" + (f"  {found.reason}" if found.reason else ""))
+    why = f"  {because(found)}" if found.reason else ""
+    print(f"{found.name}  {found.uuid}  {found.state}  {found.status}{why}")
     facts = {"zone": found.zone_uuid, "cluster": found.cluster_uuid, "rack": found.rack, "driver": found.driver}
     facts["takes"] = found.type
     facts |= {"description": found.description, **{f"label {key}": value for key, value in found.labels.items()}}
@@ -134,17 +135,21 @@ def add_host(session: Session, output: Output, name: str, zone: str, cluster: st
 @click.option("--drop-label", "dropped", multiple=True, metavar="KEY", help="Take a label away.")
 @click.option("--overcommit", multiple=True, type=RATIO, metavar="RESOURCE=RATIO", help="So many times as much.")
 @click.option("--reserve", multiple=True, type=AMOUNT, metavar="RESOURCE=AMOUNT", help="Kept for the host itself.")
+@click.option("--allow-broken-rules", is_flag=True, help="Even where members on it must not be there then.")
 @dry_run
 def edit_host(session: Session, output: Output, host: str, **told: Any) -> int:
     """Change a host's name, description, rack, cluster, labels or what it gives out.
 
-    A host with members that may only be in its cluster stays there; drain it first.
+    Labels, rack and cluster stay where members on the host must not be there then; drain it first, or say
+    --allow-broken-rules: they stay until they are placed anew.
 
     What --overcommit and --reserve say stands for all that was said of them before.
     """
     stub = session.stub(Stub)
     found = find_host(stub, host)
-    request = fleet_pb2.UpdateHostRequest(uuid=found.uuid, validate_only=told["validate_only"])
+    request = fleet_pb2.UpdateHostRequest(
+        uuid=found.uuid, validate_only=told["validate_only"], allow_broken_rules=told["allow_broken_rules"]
+    )
     for field in ("name", "description", "rack"):
         if told[field] is not None:
             setattr(request, field, told[field])
@@ -165,7 +170,10 @@ def edit_host(session: Session, output: Output, host: str, **told: Any) -> int:
         request.update_mask.paths.append("resource_policies")
     if not request.update_mask.paths:
         raise click.UsageError("nothing to change was named")
-    made = stub.UpdateHost(request).inventory
+    answer = stub.UpdateHost(request)
+    made = answer.inventory
+    for rule in answer.broken_rules:
+        errors.tell(f"broken: {rule}")
     output.one(made, made.name, f"{made.name} is changed")
     return errors.OK
 
@@ -261,7 +269,7 @@ def _drain_line(
             return f"member  {describe_member(answer.instance)}"
         case "final":
             host = answer.final
-            reason = f": {host.reason}" if host.reason else ""
+            reason = f": {because(host)}" if host.reason else ""
             return f"{'would be' if validate_only else 'is'}  {host.name} {host.state}, {host.status}{reason}"
     return ""
 

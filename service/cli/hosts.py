@@ -17,7 +17,7 @@ from service.cli.groups import all_groups
 from service.cli.listing import named, pages
 from service.cli.output import Columns
 from service.cli.places import all_zones
-from service.cli.view import moment_text, status_text
+from service.cli.view import because, moment_text, status_text
 
 Stub = fleet_pb2_grpc.FleetServiceStub
 
@@ -95,7 +95,7 @@ def _columns(zones: Mapping[str, str], hosts: Sequence[fleet_pb2.Host]) -> Colum
         ("members", lambda host: str(host.instance_count)),
         ("of projects", lambda host: ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)),
         ("uuid", lambda host: host.uuid),
-        ("reason", lambda host: host.reason),
+        ("reason", because),
     )
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from corral.v1 import group_pb2, placement_pb2
+from corral.v1 import fleet_pb2, group_pb2, placement_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -241,7 +241,7 @@ def describe_member(member: group_pb2.Instance) -> str:
     return " ".join(parts) + (f" ({because(member)})" if member.reason else "")
 
 
-def because(told: group_pb2.Instance | group_pb2.InstanceGroup) -> str:
+def because(told: group_pb2.Instance | group_pb2.InstanceGroup | fleet_pb2.Host) -> str:
     """The reason, with what the host itself said where this caller is told."""
     return f"{told.reason}; the host says: {told.cause}" if told.cause else told.reason
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from service import errors
+from service.contract.call import told_cause
 from service.contract.convert.explanation import hints, placement_failure
 
 DOMAIN = "corral"
@@ -192,10 +193,11 @@ def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
 
 def _told(error: errors.CorralError) -> str:
     """The message; of a gang that does not fit with the nearest miss and the cheapest cure, for callers who read no
-    details."""
+    details; with what a host said, to those who are told."""
     if isinstance(error, errors.PlacementError) and error.explanation is not None:
         return "; ".join((error.message, *hints(error.explanation)))
-    return error.message
+    cause = told_cause(error.cause)
+    return f"{error.message}; the host says: {cause}" if cause else error.message
 
 
 def _shortened(value: str, longest: int) -> str:

@@ -168,6 +168,7 @@ class Host:
     state: HostState = HostState.ENABLED
     status: HostStatus = HostStatus.CONNECTING
     status_reason: str = ""
+    status_cause: str = ""
     boot_id: str = ""
     total: Mapping[str, int] = field(default_factory=dict)
     allocatable: Mapping[str, int] = field(default_factory=dict)

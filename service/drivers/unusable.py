@@ -20,9 +20,10 @@ from service.drivers.base import (
 class UnusableDriver:
     """Stands for a host whose own driver cannot be made here: it answers everything with the reason."""
 
-    def __init__(self, host_id: str, reason: str) -> None:
+    def __init__(self, host_id: str, reason: str, detail: str = "") -> None:
         self._host_id = host_id
         self._reason = reason
+        self._detail = detail
 
     @property
     def host_id(self) -> str:
@@ -30,7 +31,7 @@ class UnusableDriver:
         return self._host_id
 
     def _refuse(self) -> HostRejected:
-        return HostRejected("unsupported", self._reason)
+        return HostRejected("unsupported", self._reason, self._detail)
 
     async def probe(self, *, budget_seconds: float) -> HostFacts:
         """See HostDriver."""

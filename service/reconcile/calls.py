@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from service.domain.catalog import version_key
+from service.domain.causes import kept
 from service.domain.environment import SecretUnavailable, referred
 from service.domain.groups import Group, Instance, InstanceStatus
 from service.drivers.base import (
@@ -43,7 +44,7 @@ from service.lifecycle.effects import (
 )
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.lifecycle.members import gives_up
-from service.reconcile import causes, sight
+from service.reconcile import sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.logs import MachineLogs
@@ -328,7 +329,7 @@ class MemberCalls:
             values = {**template(member, self.directory.catalogue).environment, **member.spec.environment_variables}
             names = referred(values)
             secrets = await self._secrets.values(self._custody.store, names, group.project)
-            return causes.kept(detail, [secrets.value(name, group.project) for name in names])
+            return kept(detail, [secrets.value(name, group.project) for name in names])
         except (KeyError, SecretUnavailable, Unavailable) as why:
             logger.info("what the host said of member %s is not told: %s", member.uuid, why)
             return ""

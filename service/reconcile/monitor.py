@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from service.domain.causes import kept
 from service.domain.fleet import Host, HostStatus
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
@@ -318,21 +319,21 @@ class HostMonitor:
         self._failures += 1
         logger.info("host %s does not answer (%d): %s %s", self.host.name, self._failures, error.public, error.detail)
         if self._silent and self.facts is None and self._failures == 1:
-            await self._record(HostStatus.DISCONNECTED, error.public)
+            await self._record(HostStatus.DISCONNECTED, error.public, kept(error.detail, ()))
         if self._failures < SILENT_AFTER and not isinstance(error, HostRejected):
             return
         if not self._silent:
             self._silent = True
             failpoint("monitor.silent")
-            await self._record(HostStatus.DISCONNECTED, error.public)
+            await self._record(HostStatus.DISCONNECTED, error.public, kept(error.detail, ()))
             self._changed(self.host.uuid)
         elif await self._unrecorded():
-            await self._record(HostStatus.DISCONNECTED, error.public)
+            await self._record(HostStatus.DISCONNECTED, error.public, kept(error.detail, ()))
 
-    async def _record(self, status: HostStatus, reason: str) -> None:
+    async def _record(self, status: HostStatus, reason: str, cause: str = "") -> None:
         self._unwritten = False
         try:
-            await self._store.write(lambda c: fleet.set_status(c, self.host.uuid, status, reason))
+            await self._store.write(lambda c: fleet.set_status(c, self.host.uuid, status, reason, cause=cause))
         except CorralError as error:
             self._unwritten = status is HostStatus.DISCONNECTED
             logger.warning("host %s: status %s not recorded: %s", self.host.name, status, error)

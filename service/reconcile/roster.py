@@ -94,7 +94,7 @@ class Roster:
         except DriverError as error:
             logger.warning("host %s cannot be used: %s %s", host.name, error.public, error.detail)
             self.unusable[host.uuid] = error.public
-            return UnusableDriver(host.uuid, error.public)
+            return UnusableDriver(host.uuid, error.public, error.detail)
         self.unusable.pop(host.uuid, None)
         return driver
 

@@ -155,14 +155,14 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.UpdateHostResponse:
         """Changes what the operator says of a host."""
         validation.check(request)
-        view = await self._fleet.update_host(
+        done = await self._fleet.update_host(
             current_caller(),
             request.uuid,
             convert.host_change(request),
             request.etag,
             validate_only=request.validate_only,
         )
-        return fleet_pb2.UpdateHostResponse(inventory=convert.host(view))
+        return fleet_pb2.UpdateHostResponse(inventory=convert.host(done.view), broken_rules=done.broken_rules)
 
     async def RemoveHost(  # noqa: N802
         self, request: fleet_pb2.RemoveHostRequest, context: Any

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select
 
-from service.domain.fleet import Cluster, Host
+from service.domain.fleet import Cluster
 from service.errors import NotFound
-from service.store import fleet, groups, rows, schema
+from service.store import fleet, rows, schema
 from service.store.codec import decode_known, encode
 
 
@@ -60,21 +60,6 @@ def hosts_in(connection: Connection) -> Mapping[str, Mapping[str, int]]:
         if host.cluster_uuid:
             found.setdefault(host.cluster_uuid, Counter())[host.zone_uuid] += 1
     return found
-
-
-def bound(connection: Connection, host: Host) -> list[str]:
-    """The members on the host, or on their way there, that may only be in the cluster that it is in, in words."""
-    if not host.cluster_uuid:
-        return []
-    there = {(group, member) for member, group, *_ in groups.on_host(connection, host.uuid)}
-    there |= {(group, member) for member, group, _ in groups.arriving(connection, host.uuid)}
-    return [
-        f"{group.spec.name} rank {member.rank}"
-        for group_uuid in sorted({group for group, _ in there})
-        for group in (groups.load(connection, group_uuid),)
-        for member in group.instances
-        if (group_uuid, member.uuid) in there and member.spec.cluster_uuid == host.cluster_uuid
-    ]
 
 
 def _cluster(row: Row[Any]) -> Cluster:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, update
 
 from service.domain.catalog import ModelService, RegisteredImage
 from service.domain.fleet import Cluster, Host, HostStatus, Overcommit, Zone
-from service.store import catalog, clusters, fleet, rows, schema, settings
+from service.store import catalog, clusters, fleet, kept_rules, rows, schema, settings
 from service.store.codec import encode
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,11 @@ def write(
 
 
 def _tell_who_is_left_outside(connection: Connection, known: Host | None, host: Host) -> None:
-    """The file has the last word, and is not refused by members: a host that it takes out of a cluster is told of."""
-    if known is not None and known.cluster_uuid != host.cluster_uuid and (left := clusters.bound(connection, known)):
+    """The file has the last word, and is not refused by members: whom it leaves where they must not be is told."""
+    if known is not None and (left := kept_rules.broken_by(connection, known, host)):
         logger.warning(
-            "host %s is taken out of cluster %s by the file, and carries members that may only be in it until they are "
-            "placed anew (drain it): %s",
+            "host %s has other labels, another rack or another cluster by the file, which breaks rules of members that "
+            "are on it until they are placed anew (drain it): %s",
             host.name,
-            known.cluster_uuid,
-            ", ".join(left),
+            "; ".join(left),
         )

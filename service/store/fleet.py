@@ -53,6 +53,7 @@ _SET_CONNECTED = (
     .values(
         status=HostStatus.CONNECTED.value,
         status_reason="",
+        status_cause="",
         boot_id=bindparam("boot"),
         virt_type=bindparam("virt"),
         generation=schema.hosts.c.generation + 1,
@@ -256,19 +257,32 @@ def status_of(connection: Connection, uuid: str) -> HostStatus | None:
 
 
 def set_status(
-    connection: Connection, uuid: str, status: HostStatus, reason: str = "", *, now: int | None = None
+    connection: Connection,
+    uuid: str,
+    status: HostStatus,
+    reason: str = "",
+    *,
+    cause: str = "",
+    now: int | None = None,
 ) -> None:
-    """Record what was seen of the host's connection; does nothing where the row says it already, or is gone."""
+    """Record what was seen of the host's connection; does nothing where the row says it already, or is gone.
+
+    `cause`: what the host itself said behind the reason, without secrets.
+    """
     table = schema.hosts
-    row = connection.execute(
-        select(table.c.status, table.c.status_reason, table.c.zone_uuid).where(table.c.uuid == uuid).with_for_update()
-    ).one_or_none()
-    if row is None or (row.status, row.status_reason) == (status.value, reason):
+    said = select(table.c.status, table.c.status_reason, table.c.status_cause, table.c.zone_uuid)
+    row = connection.execute(said.where(table.c.uuid == uuid).with_for_update()).one_or_none()
+    if row is None or tuple(row[:3]) == (status.value, reason, cause):
         return
     connection.execute(
         update(table)
         .where(table.c.uuid == uuid)
-        .values(status=status.value, status_reason=reason, generation=table.c.generation + 1)
+        .values(
+            status=status.value,
+            status_reason=reason,
+            status_cause=cause,
+            generation=table.c.generation + 1,
+        )
     )
     fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
@@ -339,7 +353,8 @@ def _plain(host: Host) -> Host:
     return replace(
         host,
         total={}, allocatable={}, foreign={}, used={}, beside={}, booked={}, cells=(),
-        status=HostStatus.CONNECTING, status_reason="", boot_id="", virt_type="", hypervisor="", claim_ordered=False,
+        status=HostStatus.CONNECTING, status_reason="", status_cause="", boot_id="", virt_type="", hypervisor="",
+        claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
 
@@ -354,6 +369,7 @@ def _host(row: Row[Any], known: vectors.Vectors, guests: Mapping[tuple[str, str]
         state=HostState(row.state),
         status=HostStatus(row.status),
         status_reason=row.status_reason,
+        status_cause=row.status_cause,
         boot_id=row.boot_id,
         virt_type=row.virt_type,
         hypervisor=row.hypervisor or "",

@@ -87,6 +87,8 @@ hosts = Table(
     Column("state", WORD, nullable=False),
     Column("status", WORD, nullable=False),
     Column("status_reason", Text, nullable=False, default=""),
+    # What the host itself, or the library that calls it, said behind the reason, without secrets.
+    Column("status_cause", Text, nullable=False, default="", server_default=""),
     Column("boot_id", Text, nullable=False, default=""),
     Column("virt_type", WORD, nullable=False, default=""),
     Column("generation", BigInteger, nullable=False, default=0),

@@ -185,6 +185,7 @@ class Host(_message.Message):
     PROJECTS_FIELD_NUMBER: _builtins.int
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -217,6 +218,10 @@ class Host(_message.Message):
     type: _builtins.str
     """Which members it takes: `VirtualMachine` (a hypervisor, which they share) or `BareMetal` (one machine, which a member
     gets as a whole).
+    """
+    cause: _builtins.str
+    """What the host itself, or the library that calls it, said behind the reason, without secrets. Empty where it said
+    nothing.
     """
     @_builtins.property
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
@@ -265,10 +270,11 @@ class Host(_message.Message):
         projects: _abc.Iterable[Global___HostProject] | None = ...,
         numa_cells: _abc.Iterable[Global___NumaCell] | None = ...,
         type: _builtins.str = ...,
+        cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1269,6 +1275,7 @@ class UpdateHostRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     CLUSTER_UUID_FIELD_NUMBER: _builtins.int
+    ALLOW_BROKEN_RULES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID."""
     name: _builtins.str
@@ -1283,7 +1290,12 @@ class UpdateHostRequest(_message.Message):
     """Whether only to check the request and to write nothing."""
     cluster_uuid: _builtins.str
     """The UUID of the cluster that the host is to be in, which is one of its zone; empty, where the mask says
-    `cluster_uuid`: in none. Refused while the host carries members that may only be in the cluster that it leaves.
+    `cluster_uuid`: in none.
+    """
+    allow_broken_rules: _builtins.bool
+    """Whether labels, rack and cluster are changed even where that breaks rules of groups with members on the host:
+    required labels, their cluster, how many members a rack may have, how many racks they are in. Without it such a
+    change is refused, and the members are named. Members that are there stay until they are placed anew.
     """
     @_builtins.property
     def resource_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePolicy]:
@@ -1310,10 +1322,11 @@ class UpdateHostRequest(_message.Message):
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         cluster_uuid: _builtins.str = ...,
+        allow_broken_rules: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "rack", b"rack", "resource_policies", b"resource_policies", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_broken_rules", b"allow_broken_rules", "cluster_uuid", b"cluster_uuid", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "rack", b"rack", "resource_policies", b"resource_policies", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1326,18 +1339,24 @@ class UpdateHostResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INVENTORY_FIELD_NUMBER: _builtins.int
+    BROKEN_RULES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inventory(self) -> Global___Host:
         """The host as it is now."""
+
+    @_builtins.property
+    def broken_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The rules of groups that the change breaks for members on the host, in words, as `allow_broken_rules` allows."""
 
     def __init__(
         self,
         *,
         inventory: Global___Host | None = ...,
+        broken_rules: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_rules", b"broken_rules", "inventory", b"inventory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

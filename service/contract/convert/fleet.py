@@ -16,6 +16,7 @@ from service.app.fleet import HostChange, NewHost
 from service.app.fleet_feed import FleetUpdate
 from service.app.room import RoomPlan
 from service.app.zones import NewZone, ZoneView
+from service.contract.call import told_cause
 from service.contract.convert.inventory import Reachable, instance, placement, proof, timestamp
 from service.contract.rules import host_address, network_wish
 from service.domain.cells import without_cells
@@ -123,6 +124,7 @@ def host(view: HostView) -> fleet_pb2.Host:
         labels=value.labels,
         instance_count=view.load.members,
         reason=value.status_reason,
+        cause=told_cause(value.status_cause),
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
         etag=etag_of(value),
@@ -276,6 +278,7 @@ def host_change(message: fleet_pb2.UpdateHostRequest) -> HostChange:
         overcommit=overcommit(message.resource_policies) if "resource_policies" in named else None,
         labels=dict(sorted(message.labels.items())) if "labels" in named else None,
         cluster_uuid=message.cluster_uuid if "cluster_uuid" in named else None,
+        allow_broken_rules=message.allow_broken_rules,
     )
 
 

@@ -16,11 +16,11 @@ def zone(view: ZoneView) -> dict[str, Any]:
     return {"uuid": view.zone.uuid, "name": view.zone.name, "hosts": view.hosts}
 
 
-def host(view: HostView) -> dict[str, Any]:
+def host(view: HostView, *, causes: bool) -> dict[str, Any]:
     """A host. `resources`: name -> [total, reserved, allocatable, claimed, foreign, available], in the resource's unit.
 
     `cells`: number -> the same of each NUMA cell. `stale`: how many claims of members that were placed elsewhere it
-    still carries.
+    still carries. `causes`: as of `group`.
     """
     value = view.host
     return {
@@ -34,6 +34,7 @@ def host(view: HostView) -> dict[str, Any]:
         "state": value.state.value,
         "status": value.status.value,
         "reason": value.status_reason,
+        "cause": value.status_cause if causes else "",
         "schedulable": value.schedulable,
         "labels": dict(value.labels),
         "members": view.load.members,

@@ -65,7 +65,7 @@ class Changes:
         """Take in one more."""
         match news:
             case Look():
-                self.hosts.update((view.host.uuid, documents.host(view)) for view in news.hosts)
+                self.hosts.update((view.host.uuid, documents.host(view, causes=self.causes)) for view in news.hosts)
                 self.removed_hosts += news.removed
                 self.complete += news.whole
                 if news.zones is not None:

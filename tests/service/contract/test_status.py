@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import re
 
@@ -16,7 +17,9 @@ from placement.model import Cure, CureKind, Explanation, Funnel, NearestMiss, Sh
 from placement.reasons import Family, Reason
 from service import errors
 from service.contract import status as table
+from service.contract.call import set_caller
 from service.contract.status import MAX_STATUS_BYTES, is_expected, status_of
+from service.domain.tenants import Caller
 from service.errors import FieldViolation
 from tests.service.rpc.lab import detail
 from tests.support import ROOT
@@ -235,3 +238,18 @@ def test_a_status_always_fits_into_headers_and_keeps_its_reason(error: errors.Co
     status = status_of(error, "r" * 128)
     assert status.ByteSize() <= MAX_STATUS_BYTES
     assert info_of(status).reason == error.reason
+
+
+def test_what_a_host_said_is_told_to_administrators_alone() -> None:
+    error = errors.Unavailable("the host does not answer")
+    error.cause = "code 38: no socket"
+
+    def told(caller: Caller) -> str:
+        set_caller(caller)
+        message: str = status_of(error, "r").message
+        return message
+
+    assert status_of(error, "r").message == "the host does not answer", "outside of a call nobody is told"
+    context = contextvars.copy_context()
+    assert context.run(told, Caller(role="admin")) == "the host does not answer; the host says: code 38: no socket"
+    assert context.run(told, Caller(role="operator")) == "the host does not answer"

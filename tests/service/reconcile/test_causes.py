@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.reconcile.causes import MOST_CHARACTERS, kept
+from service.domain.causes import MOST_CHARACTERS, kept
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ async def test_a_host_changes_its_cluster_unless_members_may_only_be_in_it(tmp_p
         for cluster in (old.uuid, ""):
             for validate_only in (True, False):
                 error = await refused(into(cluster, validate_only=validate_only), *WRONG_STATE)
-                assert f"may only be in its cluster {new.uuid}: bound rank 1;" in (error.details() or "")
+                assert f"rules that would break: bound rank 1 (only in cluster {new.uuid});" in (error.details() or "")
         assert (await lab.host("host-1")).cluster_uuid == new.uuid
         assert (await into(new.uuid)).inventory.cluster_uuid == new.uuid
 
@@ -201,6 +201,6 @@ async def test_a_file_that_takes_a_host_out_of_its_cluster_says_who_is_left_outs
         await lab.up(name="bound", model_services=[node])
     async with whole(tmp_path, config_text(1, url=url, extra=ROWS)) as lab:
         assert (await lab.host("host-1")).cluster_uuid == ""
-    (told,) = [record.getMessage() for record in caplog.records if "taken out of cluster" in record.getMessage()]
-    assert told.startswith(f"host host-1 is taken out of cluster {OF_FILE}")
-    assert told.endswith("bound rank 0")
+    (told,) = [record.getMessage() for record in caplog.records if "by the file" in record.getMessage()]
+    assert told.startswith("host host-1 has other labels, another rack or another cluster by the file")
+    assert told.endswith(f"bound rank 0 (only in cluster {OF_FILE})")

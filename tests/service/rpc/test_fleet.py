@@ -193,9 +193,41 @@ async def test_bad_hosts_are_refused_by_the_field_and_leave_nothing(tmp_path: Pa
 async def test_a_host_that_does_not_answer_is_not_added(tmp_path: Path) -> None:
     async with whole(tmp_path) as lab:
         connection = {"transport": "tcp", "address": "127.0.0.1", "port": 1}
-        await refused(lab.add_host(driver="libvirt", connection=connection), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+        call = lab.add_host(driver="libvirt", connection=connection)
+        error = await refused(call, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+        # A class of cause, and for administrators, as its callers are, what libvirt said.
+        told = "the host does not answer: the host's hypervisor does not answer; the host says: libvirt code 38 "
+        assert (error.details() or "").startswith(told), error.details()
         hosts = (await lab.fleet.ListHosts(fleet_pb2.ListHostsRequest())).inventories
         assert [h.name for h in hosts] == ["host-1", "host-2"]
+
+
+async def test_a_silent_host_says_what_was_said_behind_its_reason_until_it_answers(tmp_path: Path) -> None:
+    async with whole(tmp_path) as lab:
+        driver = lab.driver("host-1")
+
+        async def call(budget_seconds: float) -> None:
+            raise HostUnreachable("the host's hypervisor does not answer", "code 38: no socket, password=hunter2")
+
+        driver._call = call  # type: ignore[method-assign]
+        lab.service.reconciler.monitors[lab.uuid_of("host-1")].suspect()
+
+        async def silent() -> bool:
+            return (await lab.host("host-1")).status == "Disconnected"
+
+        await soon(silent)
+        host = await lab.host("host-1")
+        assert (host.reason, host.cause) == (
+            "the host's hypervisor does not answer",
+            "code 38: no socket, password=[secret]",
+        )
+        del driver._call
+
+        async def answers() -> bool:
+            now = await lab.host("host-1")
+            return (now.status, now.reason, now.cause) == ("Connected", "", "")
+
+        await soon(answers)
 
 
 async def test_an_update_changes_what_the_mask_names_and_counts_at_once(tmp_path: Path) -> None:

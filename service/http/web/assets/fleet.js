@@ -107,7 +107,7 @@ export function Host({ picture, uuid, may }) {
   const members = picture.membersOn(uuid);
   const state = (verb) => call("POST", `/corral/v1/hosts/${uuid}:${verb}`, {}).then(() => setProblem(null), setProblem);
   return html`<h1>${host.name} <${Status} is=${host.status} /></h1>
-    ${host.reason && html`<p class="reason">${host.reason}</p>`}
+    ${host.reason && html`<p class="reason">${because(host)}</p>`}
     <dl class="facts"><dt>Zone</dt><dd>${picture.zones.get(host.zone)?.name || host.zone}</dd><dt>Rack</dt><dd>${host.rack || "—"}</dd>
       <dt>Cluster</dt><dd>${clusters.find((one) => one.uuid === host.cluster)?.name || host.cluster || "—"}</dd>
       <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>Takes</dt><dd>${host.type}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
