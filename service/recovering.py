@@ -17,7 +17,7 @@ from service.config.settings import Config
 from service.domain.fleet import Host
 from service.domain.ownership import LEGACY_CLUSTER, Installation
 from service.domain.recovery import ToldValues
-from service.drivers.base import DriverError, HostDriver, HostFacts, ObservedMachine
+from service.drivers.base import DriverError, HostDriver, HostFacts, Listing, ObservedMachine
 from service.drivers.kinds import make_driver
 from service.errors import CorralError
 from service.process import write_fleet
@@ -33,7 +33,7 @@ from service.transactions.recovery_plan import (
     RecoveryPlan,
     plan,
 )
-from service.transactions.surveys import Survey, values_of, withholds
+from service.transactions.surveys import MOST_LOOKS, UNSTEADY, Survey, agree, values_of, withholds
 
 PROBE_SECONDS = 15.0
 SURVEY_SECONDS = 15.0
@@ -162,14 +162,27 @@ async def _ask_all(hosts: Sequence[Host], drivers: Mapping[str, HostDriver]) -> 
 async def _ask(host: Host, driver: HostDriver) -> _Answer | str:
     try:
         facts = await driver.probe(budget_seconds=PROBE_SECONDS)
-        listing = await driver.survey(budget_seconds=SURVEY_SECONDS)
+        listing = await _steady(driver)
     except DriverError as error:
         return error.public
     finally:
         await driver.close()
+    if listing is None:
+        return UNSTEADY
     if host.hypervisor and facts.hypervisor and host.hypervisor != facts.hypervisor:
         return f"another hypervisor answers ({facts.hypervisor}) than the one that it was ({host.hypervisor})"
     return _Answer(host, facts, listing.machines)
+
+
+async def _steady(driver: HostDriver) -> Listing | None:
+    """What two looks in a row showed; None where no two did."""
+    before = await driver.survey(budget_seconds=SURVEY_SECONDS)
+    for _ in range(MOST_LOOKS - 1):
+        after = await driver.survey(budget_seconds=SURVEY_SECONDS)
+        if agree(before, after):
+            return after
+        before = after
+    return None
 
 
 async def _look_closer(

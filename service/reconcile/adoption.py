@@ -13,7 +13,7 @@ from service.reconcile.monitor import HostMonitor, Look
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions import recovery
-from service.transactions.surveys import Survey, values_of, withholds
+from service.transactions.surveys import MOST_LOOKS, Survey, agree, values_of, withholds
 
 TOLD_SECONDS = 5.0
 
@@ -48,9 +48,15 @@ class Adoption:
         if monitor.silent:
             return None
         try:
-            return await monitor.look()
+            before = await monitor.look()
+            for _ in range(MOST_LOOKS - 1):
+                after = await monitor.look()
+                if agree(before.listing, after.listing):
+                    return after
+                before = after
         except DriverError:
             return None
+        return None
 
     async def _survey(self, monitor: HostMonitor, look: Look, group_uuid: str) -> Survey:
         told: dict[str, ToldValues] = {}

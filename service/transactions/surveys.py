@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from service.domain.fleet import Host
 from service.domain.ownership import OwnerMark
 from service.domain.recovery import RECORD_VERSION, MachineRecord, ToldValues
-from service.drivers.base import MachineState, ObservedMachine
+from service.drivers.base import Listing, MachineState, ObservedMachine
 from service.store.codec import decode
 
 HALTED = frozenset({MachineState.STOPPED, MachineState.CRASHED})
@@ -27,6 +27,18 @@ class Survey:
     machines: tuple[ObservedMachine, ...]
     mark: OwnerMark | None = None
     told: Mapping[str, ToldValues] = field(default_factory=dict)
+
+
+MOST_LOOKS = 4
+"""A host is looked at so often before it is taken for one of which nothing is known."""
+UNSTEADY = "its list of machines changes from one look to the next"
+
+
+def agree(before: Listing, after: Listing) -> bool:
+    """Whether two looks, one after the other, show the same: only then is a machine that they do not show taken to be
+    gone (ARCHITECTURE mechanism 7)."""
+    shown = [{(m.machine_uuid, m.state) for m in look.machines} for look in (before, after)]
+    return before.boot_id == after.boot_id and shown[0] == shown[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
@@ -55,6 +55,8 @@ class Observer:
         self._owners: dict[tuple[str, int], str] = {}
         self._seats: dict[str, tuple[int, str, str]] = {}
         self._go: set[str] = set()
+        self._lost_go: set[str] = set()
+        self._ended: frozenset[str] = frozenset()
         self._served: set[tuple[str, int]] = set()
         self._fleet: dict[str, tuple[str, str]] = {}
         self._left: set[str] = set()
@@ -67,8 +69,10 @@ class Observer:
         """What it was told of the database so far, to be remembered with a backup of it."""
         return {name: copy.copy(getattr(self, name)) for name in _OF_THE_DATABASE}
 
-    def went_back(self, memory: Mapping[str, Any]) -> None:
-        """The database is as it was when this was remembered."""
+    def went_back(self, memory: Mapping[str, Any], ended: Iterable[str]) -> None:
+        """The database is as it was when this was remembered. `ended`: the processes that served the one that was, of
+        which a call may arrive still."""
+        self._lost_go, self._ended = self._go - memory["_go"], frozenset(ended)
         for name in _OF_THE_DATABASE:
             setattr(self, name, copy.copy(memory[name]))
         self.commits += 1
@@ -341,7 +345,7 @@ class Observer:
         ran = before is not None and before.state in EXECUTING
         runs = after is not None and after.state in EXECUTING
         if runs and not ran and after is not None and not after.tampered:
-            self._started(host, after)
+            self._started(host, after, cause.split(" ")[0])
         if ran and not runs and before is not None and " " in cause and not before.tampered:
             self._stopped(before, cause)
 
@@ -354,7 +358,7 @@ class Observer:
         if rows and machine.attempt < rows[0][0] and not held:
             self.violated("I2", f"attempt {machine.attempt} of {machine.instance} was made on {host} without a claim")
 
-    def _started(self, host: str, machine: Machine) -> None:
+    def _started(self, host: str, machine: Machine, by: str) -> None:
         for where, other in self._machines():
             same = other.instance == machine.instance and (other.uuid, where) != (machine.uuid, host)
             if same and other.state in EXECUTING and not other.tampered:
@@ -365,6 +369,8 @@ class Observer:
             machine.late,  # a resume of an earlier start that arrives after a restart: nothing could call it back
             machine.instance,
         )
+        if by in self._ended and machine.group in self._lost_go:
+            return  # it was sent after GO, which is in no database any more
         if not rows or not rows[0][0]:
             self.violated("I4", f"{machine.instance} runs before GO of its group is committed")
         elif not machine.late and (rows[0][1] != machine.attempt or rows[0][2] in ("Removed", "Pending", "Claimed")):

@@ -13,7 +13,7 @@ from service.store.claims import ClaimLost
 from service.store.connection import Connection
 from service.transactions import recovery
 from service.transactions.recovery_plan import RecoveryPlan, plan
-from service.transactions.surveys import Survey
+from service.transactions.surveys import MOST_LOOKS, UNSTEADY, Survey, agree
 from tests.simulation.driver import FaultyDriver
 from tests.simulation.loop import Process
 
@@ -41,10 +41,11 @@ def put_back(world: World, backup: Backup, clients: list[Client]) -> None:
     world.note("the database goes back")
     world.stats["databases restored"] += 1
     world.restored = True
+    ended = [replica.process.name for replica in world.replicas]
     for replica in world.replicas:
         replica.crash(None)
     world.database.restore(backup.image)
-    world.observer.went_back(backup.told)
+    world.observer.went_back(backup.told, ended)
     world.custodian.went_back()
     for client in clients:
         client.order.lost = True
@@ -83,7 +84,7 @@ def recover(world: World) -> None:
 
 
 def _surveys(world: World, installation: Installation) -> tuple[list[Survey], dict[str, str]]:
-    """What the hosts of the fleet show, each looked at once; what they have is written, since claims go by it."""
+    """What the hosts of the fleet show to two looks that agree; what they have is written, since claims go by it."""
     surveys, silent = [], {}
     asks = Process("recover.0", world.loop)
     for host in world.database.transact(fleet.hosts).values():
@@ -95,6 +96,13 @@ def _surveys(world: World, installation: Installation) -> tuple[list[Survey], di
         facts, listing = driver.facts(), driver.listing()
         if host.hypervisor and host.hypervisor != facts.hypervisor:
             silent[host.name] = "another hypervisor answers"
+            continue
+        for _ in range(MOST_LOOKS - 1):
+            before, listing = listing, driver.listing()
+            if agree(before, listing):
+                break
+        else:
+            silent[host.name] = UNSTEADY
             continue
         surveys.append(Survey(host, listing.machines, facts.mark))
         world.database.transact(lambda c, facts=facts: _has(c, facts))  # type: ignore[misc]

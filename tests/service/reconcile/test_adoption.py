@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from service.errors import Conflict, WrongState
 from service.reconcile import sweep
 from service.reconcile.adoption import Adoption
 from service.reconcile.custody import Custody
+from service.reconcile.monitor import HostMonitor, Look
 from service.store import claims, events, fleet, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -207,3 +209,24 @@ async def recover(url: str, there: dict[str, SimulatedHost]) -> None:
         await store.write(write)
     finally:
         store.close()
+
+
+async def test_a_machine_that_one_look_misses_is_not_taken_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with yesterday(tmp_path) as held:
+        looked: set[str] = set()
+
+        async def missing_at_first(monitor: HostMonitor, *, max_age: float = 0.0) -> Look:
+            listing = await monitor.driver.list_machines(budget_seconds=5.0)
+            if monitor.host.uuid not in looked:
+                looked.add(monitor.host.uuid)
+                listing = replace(listing, machines=())
+            return Look(listing, 0.0, 0.0)
+
+        for monitor in held.adoption._monitors.values():
+            monkeypatch.setattr(monitor, "look", partial(missing_at_first, monitor))
+        adopted = await held.adoption.adopt(held.group.uuid)
+        assert {m.uuid: (m.host_uuid, m.attempt) for m in adopted.instances} == {
+            m.uuid: (m.host_uuid, 1) for m in held.group.instances
+        }
