@@ -38,7 +38,7 @@ _SETTLE: Sequence[tuple[GroupPhase, Callable[[_Statuses], bool], GroupPhase]] = 
 def settle(group: Group, now: int, *, may_go: bool = True) -> Group:
     """Move the group as far as its members allow, and to GO if it may; then derive its public status."""
     while True:
-        moved = _settle_leaving(_settle_failing(group, now), now)
+        moved = _settle_leaving(_settle_failing(_started_late(group), now), now)
         # Members on their way out by a scaling hold nobody up; the scaling itself ends when they are gone.
         staying = {_standing(moved, m) for m in moved.instances if not m.leaving or moved.phase not in LAUNCHING}
         if moved.phase in (GroupPhase.BOOTING, GroupPhase.RUNNING) and any(m.leaving for m in moved.instances):
@@ -97,6 +97,13 @@ def start_over(group: Group, now: int) -> Group:
         reason="",
         deadline_at=now + group.spec.deadline_ms if group.spec.deadline_ms else 0,
     )
+
+
+def _started_late(group: Group) -> Group:
+    """Somebody had let a stopped member run by hand, and it was being stopped again when its group was started."""
+    if group.phase not in LAUNCHING:
+        return group
+    return each(group, lambda m: unheard(_begun(m)) if m.status is S.STOPPED else m)
 
 
 def _why_less(group: Group) -> str:

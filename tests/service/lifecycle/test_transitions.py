@@ -10,6 +10,7 @@ import pytest
 from service.domain.groups import Failure, Group, GroupPhase, GroupStatus, InstanceStatus, PlacementRecord
 from service.domain.specs import CreationStrategy, FailurePolicy, PlacementStrategy
 from service.lifecycle.effects import (
+    Create,
     Dispatch,
     Observe,
     Plan,
@@ -363,3 +364,13 @@ def test_facts_about_an_older_attempt_are_ignored() -> None:
 @pytest.mark.parametrize(("status", "seen"), sorted(MEMBER))
 def test_the_transition_table_leads_from_every_status_to_another(status: InstanceStatus, seen: Observation) -> None:
     assert MEMBER[status, seen] is not status
+
+
+def test_a_group_is_started_whose_member_somebody_had_started_by_hand_and_that_is_being_stopped_again() -> None:
+    stopped = tell_all(advance(tell_all(created(), Observation.READY), StopRequested(restart=False), 2), Observation.HALTED)
+    assert stopped.phase is GroupPhase.STOPPED
+    by_hand = tell(stopped, 0, Observation.EXECUTING)
+    assert by_hand.instances[0].status is S.STOPPING
+    again = tell(advance(by_hand, StartRequested(), 3), 0, Observation.HALTED, 4)
+    assert {m.status for m in again.instances} == {S.CREATING}
+    assert len([e for e in effects(again, 5) if isinstance(e, Create)]) == len(again.instances)
