@@ -92,7 +92,8 @@ class Instance(Explained):
     `told_epoch`: the newest start of the group that its guest says it knows; 0 = it has said nothing.
     `last_answer_at`: when the model last answered its canary rightly; 0 = never. `engine_restarts`: how often its
     supervisor has started the engine again in this run of the machine. `silent_since`: since when a guest that reported
-    says nothing, while its host shows it running; 0 = it reports, or never has. `last_lines`: what its machine said
+    says nothing, while its host shows it running; 0 = it reports, or never has. `guest_boot`: which boot its
+    guest said last that it is in; empty = it has not said. `last_lines`: what its machine said
     last when it failed the last time, without values of secrets (`log_text.kept`).
     """
 
@@ -130,6 +131,7 @@ class Instance(Explained):
     last_answer_at: int = 0
     engine_restarts: int = 0
     silent_since: int = 0
+    guest_boot: str = ""
     cells: tuple[int, ...] = ()
     target_cells: tuple[int, ...] = ()
     last_lines: str = ""

@@ -179,7 +179,8 @@ class GuestReport:
     by the guest itself. `rank`: the guest's own; -1 where it does not say.
     `heard_since`: the driver clock's seconds since when every word of the guest is heard here; infinite while none is,
     so that a report gets old without its guest being silent. `clash`: the hardware address of another machine that
-    answers for its address.
+    answers for its address. `boot_id`: names the boot that the guest is in, and is another one after each reset; empty
+    of one that does not say.
     """
 
     stage: str
@@ -193,6 +194,7 @@ class GuestReport:
     rank: int = -1
     heard_since: float = 0.0
     clash: str = ""
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

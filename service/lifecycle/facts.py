@@ -58,7 +58,8 @@ class Observed:
     Of a guest that reports: `epoch`, the start of the group that it knows (0: it says nothing of itself);
     `answered_ms`, how long ago the model answered rightly, -1: never; `engine_restarts`. `silent`: it has reported,
     runs, and says nothing any more; `unheard`: what it says reaches nobody here; `clash`: the
-    hardware address of another machine that answers for the member's address.
+    hardware address of another machine that answers for the member's address; `boot_id`: which boot of its own it is
+    in, empty where it does not say so now.
     `last_lines`: what its machine said last, where it does not serve (`log_text.kept`).
     """
 
@@ -74,6 +75,7 @@ class Observed:
     silent: bool = False
     unheard: bool = False
     clash: str = ""
+    boot_id: str = ""
     detail: str = ""
     last_lines: str = ""
 

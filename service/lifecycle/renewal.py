@@ -17,6 +17,7 @@ from service.lifecycle.moving import go_over
 BEHIND = "it does not know the group's present start yet"
 UNHEARD = "its guest cannot be heard: its host refuses the progress channel"
 CLASH = "another machine answers for its address"
+BOOTED = "its guest says that it has begun its boot anew"
 FURTHEST = 1_000
 """By how many starts a guest may be ahead of the database at most."""
 ANSWERS_APART_MS = 10_000
@@ -58,6 +59,15 @@ def not_ready(member: Instance) -> Observation:
     return Observation.UNREADY if member.status is S.RUNNING else Observation.EXECUTING
 
 
+def booted_anew(member: Instance, fact: Observed) -> bool:
+    """Whether the guest of a member that runs is in another boot than it was: somebody has reset it, or it has itself.
+
+    Its boot may have passed between two looks, and was perhaps heard by a replica alone that has another turn.
+    """
+    known = member.status is S.RUNNING and member.guest_boot and fact.boot_id
+    return bool(known) and member.guest_boot != fact.boot_id
+
+
 def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     """The member with what its guest says of itself, and since when it says nothing."""
     if fact.observation not in (Observation.EXECUTING, Observation.READY, Observation.UNREADY):
@@ -65,6 +75,7 @@ def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     if member.status in (S.BOOTING, S.RUNNING) and (not member.reason or member.reason.startswith((UNHEARD, CLASH))):
         clash = f"{CLASH} {member.address or fact.address}: {fact.clash}" if fact.clash else ""
         member = replace(member, reason=UNHEARD if fact.unheard else clash)
+    member = replace(member, guest_boot=fact.boot_id or member.guest_boot)
     silent_since = (member.silent_since or now) if fact.silent else 0
     if not fact.epoch or fact.silent:
         return replace(member, silent_since=silent_since)

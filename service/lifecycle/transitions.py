@@ -71,7 +71,7 @@ from service.lifecycle.members import (
 )
 from service.lifecycle.moving import go_over, move_aborted, move_expired, move_impossible, wish
 from service.lifecycle.present import begun_anew, carried_on, held_to_present
-from service.lifecycle.renewal import BEHIND, caught_up, heard, not_ready, renewed
+from service.lifecycle.renewal import BEHIND, BOOTED, booted_anew, caught_up, heard, not_ready, renewed
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
@@ -201,6 +201,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
+        anew = fact.observation is Observation.READY and booted_anew(member, fact)
         member = last_words.remembered(heard(group, member, fact, now), fact)
         if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
             S.REMOVING,
@@ -217,7 +218,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
         if fact.observation is Observation.DISPATCHED and group.phase not in LAUNCHING:
             return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
         behind = fact.observation is Observation.READY and outdated(group, member)
-        observation = not_ready(member) if behind else fact.observation
+        observation = not_ready(member) if behind or anew else fact.observation
         relapsed = (member.status, observation) == (S.CREATED, Observation.RELAPSED)
         target = S.CREATED if relapsed else MEMBER.get((member.status, observation))
         if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
@@ -227,7 +228,8 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             return interrupted(member, entered, fact.reason, now) if entered.status is target else entered
         # Why it was paused is told until it is ready again: it may be paused again at any moment.
         told = member.reason if target is S.BOOTING and member.pauses else ""
-        return go_over(member, target, last_words.reason(fact, BEHIND if behind else fact.reason or told), now)
+        told = BEHIND if behind else BOOTED if anew else fact.reason or told
+        return go_over(member, target, last_words.reason(fact, told), now)
 
     return each(group, observe)
 

@@ -53,6 +53,8 @@ def _said(member: Instance, report: GuestReport) -> Observed:
         engine_restarts=report.restarts,
         silent=silent,
         clash=report.clash,
+        # Only what is heard now: another replica may have heard of a later boot since.
+        boot_id=report.boot_id if report.received_at >= report.heard_since else "",
     )
     if report.stage == READY and not silent:
         return replace(said, observation=Observation.READY)

@@ -72,8 +72,8 @@ publish() {
     COUNT=$((COUNT + 1))
     age=-1
     [ -z "$ANSWERED_AT" ] || age=$(($(now) - ANSWERED_AT))
-    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s"}\n' \
-        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" \
+    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s","boot_id":"%s"}\n' \
+        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" "$BOOT_ID" \
         > "$RUN/report.new"
     mv "$RUN/report.new" "$RUN/report"
     listens=false
@@ -666,6 +666,7 @@ main() {
     START_TOOK=0
     STUCK=0
     CLASH=
+    BOOT_ID=$(cat /proc/sys/kernel/random/boot_id 2> /dev/null)
     TURNS=0
     LOG_PORT=
     PASSED=0

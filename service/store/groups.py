@@ -35,8 +35,8 @@ _INSTANCE_PLAIN = (
     "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
     "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving",
     "target_host_uuid", "target_host_name", "move_deadline_at", "room", "room_order", "pauses", "paused_at",
-    "told_epoch", "last_answer_at", "engine_restarts", "silent_since", "last_lines", "created_at", "updated_at",
-    "cause", "cause_of",
+    "told_epoch", "last_answer_at", "engine_restarts", "silent_since", "guest_boot", "last_lines",
+    "created_at", "updated_at", "cause", "cause_of",
 )  # fmt: skip
 
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON

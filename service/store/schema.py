@@ -284,6 +284,7 @@ instances = Table(
     Column("last_answer_at", BigInteger, nullable=False, default=0),
     Column("engine_restarts", Integer, nullable=False, default=0),
     Column("silent_since", BigInteger, nullable=False, default=0),
+    Column("guest_boot", Text, nullable=False, default=""),
     Column("cells", Text, nullable=False, default="[]"),
     Column("target_cells", Text, nullable=False, default="[]"),
     Column("last_lines", Text, nullable=False, default=""),

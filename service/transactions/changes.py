@@ -187,6 +187,7 @@ def _told(member: Instance) -> Instance:
         told_epoch=0,
         last_answer_at=0,
         silent_since=0,
+        guest_boot="",
     )
 
 
@@ -194,7 +195,7 @@ def _heard_alone(before: Group, after: Group) -> bool:
     """Whether guests have said of themselves what changes nothing for anybody: no new version, so that an etag that a
     caller has stays good."""
     deaf = [
-        replace(g, instances=tuple(replace(m, told_epoch=0, last_answer_at=0) for m in g.instances))
+        replace(g, instances=tuple(replace(m, told_epoch=0, last_answer_at=0, guest_boot="") for m in g.instances))
         for g in (before, after)
     ]
     return deaf[0] == deaf[1]

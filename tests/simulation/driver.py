@@ -294,7 +294,8 @@ class FaultyDriver:
         if machine.state == hosts.RUNNING:
             age = self._world.loop.time() - machine.resumed_at
             stage = "ready" if age >= machine.boot_seconds else "booting"
-            report = GuestReport(stage, "", machine.epoch, machine.address, self._world.loop.time())
+            now, boot_id = self._world.loop.time(), f"boot-{machine.resumed_at:f}"
+            report = GuestReport(stage, "", machine.epoch, machine.address, now, boot_id=boot_id)
         return ObservedMachine(
             _identity(machine),
             machine.uuid,

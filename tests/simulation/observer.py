@@ -70,8 +70,7 @@ class Observer:
         return {name: copy.copy(getattr(self, name)) for name in _OF_THE_DATABASE}
 
     def went_back(self, memory: Mapping[str, Any], ended: Iterable[str]) -> None:
-        """The database is as it was when this was remembered. `ended`: the processes that served the one that was, of
-        which a call may arrive still."""
+        """The database is as it was when this was remembered. `ended`: processes of before, whose calls may come."""
         self._lost_go, self._ended = self._go - memory["_go"], frozenset(ended)
         for name in _OF_THE_DATABASE:
             setattr(self, name, copy.copy(memory[name]))

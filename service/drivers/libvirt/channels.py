@@ -28,6 +28,7 @@ READ_SIZE = 16384
 # What a column holds, and far more than any guest counts.
 MOST_RESTARTS = 1_000_000
 _HARDWARE_ADDRESS = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_BOOT_ID = re.compile("[0-9A-Za-z-]{1,64}")
 # How long a guest's end that takes nothing more is waited for before the next part is offered.
 WRITE_PAUSE_SECONDS = 0.02
 # A guest that never stops writing must not keep the one event thread to itself.
@@ -43,6 +44,7 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
     if not isinstance(found, dict) or found.get("v") != 1:
         return None
     stage, detail, epoch, address = (found.get(key) for key in ("stage", "detail", "epoch", "address"))
+    clash, boot_id = found.get("clash"), found.get("boot_id")
     if not isinstance(stage, str) or not stage.isidentifier() or len(stage) > STAGE_LIMIT:
         return None
     return GuestReport(
@@ -55,7 +57,8 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
         answered=_number(found.get("answered"), -1),
         restarts=min(_number(found.get("restarts")), MOST_RESTARTS),
         rank=_number(found.get("rank"), -1),
-        clash=clash if isinstance(clash := found.get("clash"), str) and _HARDWARE_ADDRESS.fullmatch(clash) else "",
+        clash=clash if isinstance(clash, str) and _HARDWARE_ADDRESS.fullmatch(clash) else "",
+        boot_id=boot_id if isinstance(boot_id, str) and _BOOT_ID.fullmatch(boot_id) else "",
     )
 
 

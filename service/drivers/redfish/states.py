@@ -87,4 +87,5 @@ def _guest(report: Report) -> GuestReport:
         report.answered,
         report.restarts,
         report.rank,
+        boot_id=report.boot_id,
     )

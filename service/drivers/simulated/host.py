@@ -262,7 +262,8 @@ class SimulatedHost:
         if machine.state is MachineState.RUNNING:
             age = self.clock() - machine.resumed_at
             ready = age * 1000 >= self.options.boot_ms
-            report = GuestReport("ready" if ready else "booting", "", machine.epoch, machine.address, self.clock())
+            stage, boot_id = "ready" if ready else "booting", f"boot-{machine.resumed_at:f}"
+            report = GuestReport(stage, "", machine.epoch, machine.address, self.clock(), boot_id=boot_id)
         return ObservedMachine(
             machine.identity,
             machine.identity.machine_uuid,

@@ -9,7 +9,7 @@ import pytest
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus
 from service.lifecycle.effects import Observe, Tell, effects, next_deadline
 from service.lifecycle.facts import Observation, Observed, Ticked
-from service.lifecycle.renewal import FURTHEST
+from service.lifecycle.renewal import BOOTED, FURTHEST
 from service.lifecycle.silence import HANGS_MS
 from service.lifecycle.transitions import advance
 from tests.support.builders import node, spec
@@ -120,3 +120,24 @@ def test_a_guest_that_served_and_falls_silent_is_taken_to_hang_and_one_that_spea
     assert advance(first, Ticked(), NOW + HANGS_MS).instances[1].status is S.BOOTING, (
         "it never served: it may be loading"
     )
+
+
+def test_a_boot_that_nobody_saw_is_told_once() -> None:
+    first = seen(group(), 1, Observation.READY, epoch=1, boot_id="b-1")
+    assert first.status is GroupStatus.RUNNING, "which boot it is in was not known before"
+    assert seen(first, 1, Observation.READY, epoch=1, boot_id="b-1") == first
+    assert seen(first, 1, Observation.READY, epoch=1) == first, "what is not heard now says nothing"
+    reset = seen(first, 1, Observation.READY, epoch=1, boot_id="b-2")
+    assert (reset.instances[1].status, reset.instances[1].reason) == (S.BOOTING, BOOTED)
+    again = seen(reset, 1, Observation.READY, epoch=1, boot_id="b-2")
+    assert (again.instances[1].status, again.instances[1].reason) == (S.RUNNING, "")
+    assert again.start_epoch == group().start_epoch, "its peers' supervisors see to their engines"
+
+
+def test_a_boot_that_was_seen_is_not_told_again() -> None:
+    first = seen(group(), 1, Observation.READY, epoch=1, boot_id="b-1")
+    boots = seen(first, 1, Observation.UNREADY, reason="its guest says booting", epoch=1, boot_id="b-2")
+    assert boots.instances[1].reason == "its guest says booting"
+    assert seen(boots, 1, Observation.READY, epoch=1, boot_id="b-2").instances[1].status is S.RUNNING
+    made_anew = lost(first, 1).instances[1]
+    assert made_anew.guest_boot == "", "that is a new run, whose boot is news to nobody"

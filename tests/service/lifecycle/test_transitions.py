@@ -367,7 +367,8 @@ def test_the_transition_table_leads_from_every_status_to_another(status: Instanc
 
 
 def test_a_group_is_started_whose_member_somebody_had_started_by_hand_and_that_is_being_stopped_again() -> None:
-    stopped = tell_all(advance(tell_all(created(), Observation.READY), StopRequested(restart=False), 2), Observation.HALTED)
+    runs = tell_all(created(), Observation.READY)
+    stopped = tell_all(advance(runs, StopRequested(restart=False), 2), Observation.HALTED)
     assert stopped.phase is GroupPhase.STOPPED
     by_hand = tell(stopped, 0, Observation.EXECUTING)
     assert by_hand.instances[0].status is S.STOPPING

@@ -50,6 +50,17 @@ def test_a_last_word_is_not_true_for_ever() -> None:
     assert observation(booting, "degraded")[0] is Observation.EXECUTING
 
 
+def test_which_boot_a_guest_is_in_is_believed_of_what_is_heard_now() -> None:
+    member, now = replace(group(1).instances[0], status=InstanceStatus.RUNNING), time.monotonic()
+    identity = MachineIdentity("c", member.group_uuid, member.uuid, 1)
+    for heard_since, told in ((now - 9.0, "b-1"), (now, ""), (math.inf, "")):
+        report = GuestReport("ready", "", 1, "", now - 1.0, heard_since=heard_since, boot_id="b-1")
+        machine = ObservedMachine(identity, identity.machine_uuid, MachineState.RUNNING, "", report)
+        (fact,) = seen(member, machine)
+        assert isinstance(fact, Observed)
+        assert fact.boot_id == told, "another replica may have heard of a later one"
+
+
 async def reached(plane: ControlPlane, uuid: str, status: GroupStatus) -> Group:
     """The group once it is in this status."""
     async with asyncio.timeout(60):

@@ -19,6 +19,7 @@ def test_an_engine_that_ends_is_started_again_and_its_last_words_are_told(guest:
     assert (report["v"], report["epoch"], report["rank"], report["address"]) == (1, 4, 0, "127.0.0.1")
     until(lambda: len(began.read_text().split()) >= 2, "a second start")
     until(lambda: guest.report()["restarts"] >= 1, "the restart is counted")
+    assert guest.report()["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def test_what_the_engine_writes_goes_to_the_log_port_once_and_to_its_end(guest: Guest) -> None:

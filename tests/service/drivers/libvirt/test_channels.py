@@ -34,6 +34,10 @@ def test_a_report_is_read() -> None:
         met = parse_report(line(clash=said), 7.0)
         assert met is not None
         assert met.clash == told
+    for name, kept in (("b-1", "b-1"), ("b" * 65, ""), ("<b>", ""), (7, "")):
+        booted = parse_report(line(boot_id=name), 7.0)
+        assert booted is not None
+        assert booted.boot_id == kept
     supervised = parse_report(line(count=9, answered=4, restarts=2, rank=1), 7.0)
     assert supervised == GuestReport("ready", "d", 3, "10.0.0.1", 7.0, 9, 4, 2, 1)
     strange = parse_report(line(answered=-1, restarts=1 << 30, rank="x", epoch=1 << 31), 7.0)

@@ -53,6 +53,7 @@ read_documents() {
         leader | worker) ;;
         *) [ "$CORRAL_NODE_RANK" -eq 0 ] && CORRAL_NODE_ROLE=leader || CORRAL_NODE_ROLE=worker ;;
     esac
+    BOOT_ID=$(cat /proc/sys/kernel/random/boot_id 2> /dev/null)
     MACHINE_UUID=$(cat /sys/class/dmi/id/product_uuid 2> /dev/null)
     NAME_JSON=$(json_text "$CORRAL_NODE_NAME")
     GROUP_JSON=$(json_text "$CORRAL_GROUP_UUID")
@@ -83,9 +84,9 @@ publish() {
     address=$(cat "$RUN/address" 2> /dev/null)
     status=$STAGE
     [ "$STAGE" != ready ] || status=ok
-    printf '{"v":1,"stage":"%s","name":"%s","instance":"%s","epoch":%d,"detail":"%s","joined":%d,"address":"%s","clash":"%s"}\n' \
+    printf '{"v":1,"stage":"%s","name":"%s","instance":"%s","epoch":%d,"detail":"%s","joined":%d,"address":"%s","clash":"%s","boot_id":"%s"}\n' \
         "$STAGE" "$NAME_JSON" "$INSTANCE_JSON" "$CORRAL_GROUP_EPOCH" "$DETAIL_JSON" "$joined" "$address" \
-        "$(cat "$RUN/clash" 2> /dev/null)" > "$RUN/progress.new"
+        "$(cat "$RUN/clash" 2> /dev/null)" "$BOOT_ID" > "$RUN/progress.new"
     mv "$RUN/progress.new" "$RUN/progress"
     printf '{"status":"%s","stage":"%s","name":"%s","role":"%s","rank":%d,"group":"%s","size":%d,"epoch":%d,"instance":"%s","machine_uuid":"%s","address":"%s","joined":%d}\n' \
         "$status" "$STAGE" "$NAME_JSON" "$CORRAL_NODE_ROLE" "$CORRAL_NODE_RANK" "$GROUP_JSON" "$CORRAL_GROUP_SIZE" \
