@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
 import libvirt
 
-from service.drivers.base import MachineIdentity
+from service.drivers.base import HostRejected, MachineIdentity, OutcomeUnknown
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, probe_xml
-from service.drivers.libvirt.errors import ALREADY, GONE, describe
+from service.drivers.libvirt.errors import ALREADY, GONE, describe, translate
 from service.drivers.libvirt.numa import amounts, cells_of, huge_page_bytes
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import volume_name
+from service.drivers.libvirt.volumes import unless
 
 _log = logging.getLogger(__name__)
 
 MARKER = "corral-boot-id"
 # Firmware takes a fraction of a second where KVM works, and for ever where it does not.
 PROBE_SECONDS = 6.0
+PROBE_TRIES = 2
+_NOT_OF_KVM = frozenset({"no_memory", "no_space", "missing_image", "absent"})
+"""Causes for which no guest could be created, whatever runs it: they say nothing of KVM."""
 
 # mov al, 0xfe; out 0x64, al: the keyboard controller's reset line. Then halt, and the mark of a boot sector.
 RESET_SECTOR = bytes([0xB0, 0xFE, 0xE6, 0x64, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
@@ -138,33 +144,85 @@ def _basic_model_usable(connection: Any, architecture: str) -> bool:
 
 
 def runs_guests(connection: Any, work: Work, platform: Platform, cluster: str, storage: Storage) -> bool:
-    """Boots a guest that ends by itself at its first instruction, and says whether it did."""
-    identity = MachineIdentity(cluster, "probe", secrets.token_hex(16), 0)
-    volume = storage.scratch(connection, work, volume_name(identity, "probe"), RESET_SECTOR, PROBE_DISK_BYTES)
-    try:
-        work.check()
-        xml = probe_xml(f"corral-probe-{identity.instance}", identity, platform, volume.path())
+    """Boots a guest that ends by itself at its first instruction, and says whether it did.
+
+    Raises OutcomeUnknown where that was not seen: somebody ended it, or what it needs could not be had.
+    """
+    for left in range(PROBE_TRIES - 1, -1, -1):
+        identity = MachineIdentity(cluster, "probe", secrets.token_hex(16), 0)
+        volume = storage.scratch(connection, work, volume_name(identity, "probe"), RESET_SECTOR, PROBE_DISK_BYTES)
+        watch = _Watch(connection, identity.machine_uuid)
         try:
-            # The guest ends with this connection, so that none is left running.
-            domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
-        except libvirt.libvirtError as error:
-            _log.info("the probe guest could not be created: %s", describe(error))
-            return False
-        return _ends(domain, work)
-    finally:
-        volume.delete(0)
+            work.check()
+            how = _boot(connection, work, identity, platform, volume.path(), watch)
+        finally:
+            watch.close()
+            unless(libvirt.VIR_ERR_NO_STORAGE_VOL, volume.delete, 0)
+        if how in (_End.BY_ITSELF, _End.NEVER):
+            return how is _End.BY_ITSELF
+        _log.warning("the probe guest was ended from outside, or by its hypervisor (%s); %d more tries", how, left)
+    if how is _End.FAILED:
+        return False
+    raise OutcomeUnknown("what became of the probe guest was not seen", "somebody ended it")
 
 
-def _ends(domain: Any, work: Work) -> bool:
-    until = time.monotonic() + PROBE_SECONDS
+class _End(Enum):
+    """How the probe guest ended. A domain that is gone may have been ended by anybody."""
+
+    BY_ITSELF = "by itself"
+    NEVER = "never"  # it hangs, or could not be started at all
+    FAILED = "its process failed"
+    FROM_OUTSIDE = "from outside"
+
+
+_ENDS = {
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: _End.BY_ITSELF,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: _End.FAILED,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: _End.FAILED,
+}
+
+
+class _Watch:
+    """Hears how a domain ends. `how`: None as long as nothing was heard."""
+
+    def __init__(self, connection: Any, machine_uuid: str) -> None:
+        self.how: _End | None = None
+        self._connection = connection
+        self._machine_uuid = machine_uuid
+        self._callback = connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened, None
+        )
+
+    def _happened(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and domain.UUIDString() == self._machine_uuid:
+            self.how = _ENDS.get(detail, _End.FROM_OUTSIDE)
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.domainEventDeregisterAny(self._callback)
+
+
+def _boot(connection: Any, work: Work, identity: MachineIdentity, platform: Platform, disk: str, watch: _Watch) -> _End:
+    xml = probe_xml(f"corral-probe-{identity.instance}", identity, platform, disk)
     try:
-        while time.monotonic() < until:
-            if domain.state(0)[0] == libvirt.VIR_DOMAIN_SHUTOFF:
-                return True
-            work.pause(0.05)
+        # The guest ends with this connection, so that none is left running.
+        domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    except libvirt.libvirtError as error:
+        why = translate(error, has_effect=True)
+        if not isinstance(why, HostRejected) or why.code in _NOT_OF_KVM:
+            raise
+        _log.info("the probe guest could not be created: %s", describe(error))
+        return watch.how or _End.NEVER
+    until = time.monotonic() + PROBE_SECONDS
+    while time.monotonic() < until:
+        if watch.how is not None:
+            return watch.how
+        work.pause(0.05)
+    try:
         domain.destroy()
     except libvirt.libvirtError as error:
-        if error.get_error_code() in GONE | ALREADY:
-            return True
-        raise
-    return False
+        if error.get_error_code() not in GONE | ALREADY:
+            raise
+        return watch.how or _End.FROM_OUTSIDE  # it is gone, and nothing tells why
+    return _End.NEVER

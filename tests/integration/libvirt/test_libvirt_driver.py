@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from service.drivers.libvirt.addressing import Options
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform
 from service.drivers.libvirt.driver import LibvirtDriver
+from service.drivers.libvirt.event_loop import ensure_event_loop
 from service.drivers.libvirt.storage import Storage
 from tests.integration.libvirt.support import driver_for
 from tests.lab.fleet import Lab
@@ -273,6 +276,7 @@ asyncio.run(main())
 async def test_the_probe_guest_tells_what_runs_from_what_hangs(
     hosts: list[Hypervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ensure_event_loop()
     connection = libvirt.open(hosts[0].uri)
     storage, platform = Storage(Options()), Platform("qemu", "x86_64")
 
@@ -283,8 +287,36 @@ async def test_the_probe_guest_tells_what_runs_from_what_hangs(
     monkeypatch.setattr(probing, "RESET_SECTOR", bytes([0xFA, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa")
     monkeypatch.setattr(probing, "PROBE_SECONDS", 2.0)
     assert not await asyncio.to_thread(runs)  # halted for ever, as a guest does where KVM only pretends
+    monkeypatch.setattr(probing, "PROBE_SECONDS", 30.0)
+    ended = asyncio.create_task(asyncio.to_thread(_end_probes, hosts[0], _destroyed))
+    with pytest.raises(OutcomeUnknown):  # somebody ended it: that says nothing of the host
+        await asyncio.to_thread(runs)
+    await ended
+    ended = asyncio.create_task(asyncio.to_thread(_end_probes, hosts[0], _killed))
+    assert not await asyncio.to_thread(runs), "its process failed"
+    await ended
     assert hosts[0].guests() == {}
     assert storage.machine_volumes(connection, CLUSTER) == ()
+    connection.close()
+
+
+def _destroyed(_host: Hypervisor, domain: libvirt.virDomain) -> None:
+    domain.destroy()
+
+
+def _killed(host: Hypervisor, domain: libvirt.virDomain) -> None:
+    host.signal_guest(domain.name(), signal.SIGKILL)
+
+
+def _end_probes(host: Hypervisor, end: Callable[[Hypervisor, libvirt.virDomain], None]) -> None:
+    """Ends each try of a probe guest once it runs."""
+    connection, ended = libvirt.open(host.uri), set[str]()
+    while len(ended) < probing.PROBE_TRIES:
+        for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING):
+            if domain.name().startswith("corral-probe-") and domain.name() not in ended:
+                ended.add(domain.name())
+                end(host, domain)
+        time.sleep(0.02)
     connection.close()
 
 
