@@ -139,7 +139,8 @@ class SimulatedStore(Store):
         world.point(f"db.{kind}.reply")
         if fault == "lost_reply":
             raise Unavailable("the connection was lost while the transaction was committed")
-        await asyncio.sleep(world.latency())
+        # A disk that stands still under a commit keeps its caller for a good part of the lease.
+        await asyncio.sleep(world.random.uniform(5.0, 28.0) if fault == "late_reply" else world.latency())
         return result
 
     def _run_once(self, work: Work[T], *, write: bool) -> T:

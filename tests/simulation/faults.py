@@ -43,6 +43,8 @@ def draw(world: World) -> None:
             world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * SCALE.get(kind, 1.0)
     if world.theme == "clock":
         world.rates["slow"] = 0.1  # a leap comes while one is under way
+    if world.theme == "leases":  # little of a lease is left when a call begins, and the call is long
+        world.rates["slow"], world.rates["late_commit"] = 0.3, 0.05
     for _ in range(dice.choice((0, 1, 2, 4, 8))):
         name = dice.choice(POINTS)
         nth = 1 + int(dice.expovariate(0.01 if name.startswith(OFTEN) else 0.4))
@@ -73,6 +75,8 @@ async def storm(world: World) -> None:
         kinds += ["tamper"] * 2
     if world.theme == "clock":
         kinds = [k for k in kinds if dice.random() < 0.5] + ["database_clock"] * 2
+    if world.theme == "leases":
+        kinds = [k for k in kinds if dice.random() < 0.5] + ["severed"] * 3
     pause = dice.choice((3.0, 8.0, 20.0))
     while kinds:
         await asyncio.sleep(dice.expovariate(1.0 / pause))

@@ -160,7 +160,7 @@ PLANTS: tuple[Plant, ...] = (
              "    (S.CREATING, Observation.PAUSED): S.CREATED,\n    (S.CLAIMED, Observation.PAUSED): S.CREATED,\n"),
         Edit(EFFECTS, "    if claimed and group.phase is GroupPhase.CREATING and now >= group.retry_at:\n", "    if False:\n")),
     one("the rest of the lease is not looked at before a call", CALLS,
-        "        if lease_left_ms < budget * 1000:\n", "        if False:\n"),
+        "        if lease_left_ms < budget * 1000:\n", "        if False:\n", theme="leases"),
     one("a group is deleted once one of its members is gone", SETTLING,
         "    (GroupPhase.DELETING, lambda s: s <= {S.REMOVED}, GroupPhase.DELETED),\n",
         "    (GroupPhase.DELETING, lambda s: not s or S.REMOVED in s, GroupPhase.DELETED),\n"),

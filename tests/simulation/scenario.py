@@ -47,6 +47,7 @@ THEMES = {
     "moves": 10,
     "metal": 0,
     "cells": 0,
+    "leases": 0,
 }
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 MOVING = ("moves", "room")

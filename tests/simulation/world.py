@@ -130,7 +130,9 @@ class World:
         """What happens to this transaction on its way."""
         if (process.name.split(".")[0], DATABASE) in self.cut or self.fault("unavailable"):
             return "unavailable"
-        return "lost_reply" if write and self.fault("lost_commit") else None
+        if write and self.fault("lost_commit"):
+            return "lost_reply"
+        return "late_reply" if write and self.theme == "leases" and self.fault("late_commit") else None
 
     def point(self, name: str) -> None:
         """A named point of the program was reached; perhaps the process ends, or stands still, here."""
