@@ -16,8 +16,6 @@ from service.store import clusters, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
 
-"""So many members are named by a refusal."""
-
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
