@@ -1,7 +1,7 @@
 """Offline planner: ``python -m placement COMMAND``. Reads files, prints JSON or text; nothing else here touches files.
 
-Commands: place, explain, check, replay, drain, rebalance, room. Exit status: 0 placed, right or the same; 1 not placed,
-wrong or different; 2 bad input; 3 unknown.
+Commands: place, explain, check, replay, drain, rebalance, gather, room. Exit status: 0 placed, right or the same; 1 not
+placed, wrong or different; 2 bad input; 3 unknown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from placement.model import Cure, CureKind, Decision, Explanation, Request, Snap
 from placement.modes.answered import answered
 from placement.modes.capacity import room_for
 from placement.modes.drain import drain, leaving
-from placement.modes.moves import Move
+from placement.modes.gather import gather
+from placement.modes.moves import Move, Neighbours, node_of
+from placement.modes.plans import Limits
 from placement.modes.rebalance import rebalance
 from placement.resources import InvalidPlacementInput
 from placement.stop import Stop, never
@@ -70,15 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("snapshot")
     command.add_argument("host", nargs="+")
     command.set_defaults(run=_drain)
-    command = commands.add_parser("rebalance", help="moves after which the free room is worth more, as JSON")
-    command.add_argument("snapshot")
-    command.add_argument("--most-moves", type=int, default=10, help="no more moves than this (default 10)")
-    command.set_defaults(run=_rebalance)
+    for name, run, text in (
+        ("rebalance", _rebalance, "moves after which no host is much fuller than the others, as JSON"),
+        ("gather", _gather, "moves after which the free room is worth more, as JSON"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("snapshot")
+        command.add_argument("--most-moves", type=int, default=10, help="no more moves than this (default 10)")
+        command.set_defaults(run=run)
     command = commands.add_parser("room", help="how many more nodes like the request's first one fit, as JSON")
     command.add_argument("snapshot")
     command.add_argument("request")
     command.set_defaults(run=_room)
-    for name in ("drain", "rebalance", "room"):
+    for name in ("drain", "rebalance", "gather", "room"):
         commands.choices[name].add_argument("--deadline-ms", type=int, help="end with what is known by then")
     return parser
 
@@ -175,8 +181,19 @@ def _drain(options: argparse.Namespace) -> int:
 
 
 def _rebalance(options: argparse.Namespace) -> int:
+    snapshot = codec.read_snapshot(_read(options.snapshot))
+    movable = [(m, host) for host in snapshot.hosts for m in host.members if m.movable]
+    groups = [Neighbours((node_of(m, host),), {m.id: 1}) for m, host in movable]
     with _deadline(options.deadline_ms) as stop:
-        found = rebalance(codec.read_snapshot(_read(options.snapshot)), options.most_moves, stop=stop)
+        plan = rebalance(snapshot, groups, Limits(options.most_moves), stop=stop)
+    zones = [{"zone": z.zone, "before": z.before, "after": z.after, "bound": z.bound} for z in plan.zones]
+    print(codec.dumps({"moves": _moves(plan.moves), "fullest": zones, "proof": plan.proof.value}))
+    return 0
+
+
+def _gather(options: argparse.Namespace) -> int:
+    with _deadline(options.deadline_ms) as stop:
+        found = gather(codec.read_snapshot(_read(options.snapshot)), options.most_moves, stop=stop)
     print(codec.dumps({"moves": _moves(found.moves), "gain": found.gain}))
     return 0
 

@@ -52,6 +52,25 @@ def check(snapshot: Snapshot, request: Request, decision: Decision) -> tuple[Vio
     return tuple(_violations(snapshot, request, decision))
 
 
+def missed(snapshot: Snapshot, request: Request, decision: Decision) -> int:
+    """By how much the request's rules are missed where its nodes are assigned to, capacity, zones and wishes aside."""
+    nodes = {node.id: node for node in request.nodes}
+    hosts = {host.id: host for host in snapshot.hosts}
+    landed: dict[str, list[tuple[Node, Assignment]]] = defaultdict(list)
+    for assignment in decision.assignments:
+        landed[assignment.host].append((nodes[assignment.node], assignment))
+    total = sum(_missed(rule, snapshot, request, landed) for rule in request.constraints if rule.weight is None)
+    for host_id, arrivals in landed.items():
+        host = hosts[host_id]
+        strangers = [member for member in host.members if member.id not in request.staying]
+        for node, assignment in arrivals:
+            alone = node.exclusive or any(member.exclusive for member in strangers)
+            total += bool(strangers) and alone
+            total += any(host.labels.get(key) not in allowed for key, allowed in node.host_labels.items())
+            total += bool(node.cells) and len(assignment.cells) != node.cells
+    return total
+
+
 def _violations(snapshot: Snapshot, request: Request, decision: Decision) -> Iterator[Violation]:
     if decision.status is not Status.PLACED:
         yield from _unplaced(decision)

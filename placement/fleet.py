@@ -37,7 +37,7 @@ class Cell:
 class Member:
     """An instance that already lives on a host. Its demand is part of the host's ``used`` already.
 
-    ``movable`` matters to drain and rebalance alone; ``cells`` are the NUMA cells that it is pinned to. ``exclusive``:
+    ``movable`` matters to drain and gather alone; ``cells`` are the NUMA cells that it is pinned to. ``exclusive``:
     its host takes nodes of its own gang alone.
     """
 

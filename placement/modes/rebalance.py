@@ -1,109 +1,331 @@
-"""A bounded number of moves that make the free room of a fleet worth more.
+"""A bounded number of moves after which fewer rules are broken, and no host is much fuller than the others of its zone.
 
-Steepest ascent on the value of room (``scoring.py``): each step moves the member whose move gains most, and the moves
-fit in the order in which they are given.
+First what is broken: whoever leaves together so that a rule holds again, the fewest members first. Then load: from the
+fullest host a member goes where the fuller of the two hosts becomes less full. Each step gains, measured on the fleet
+as it is once all are over; and each fits while all others are under way, so that moves may be made in any order and
+side by side, but for those of one group, which keep their own.
+
+Nothing swings: a step of load makes the sorted list of loads smaller, the fullest first, and only where two hosts are
+``threshold`` apart and ``least_gain`` is won.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from placement.constraints import Constraint
+from placement.constraints import Constraint, SpareHosts, SpreadOver, Together, Within
 from placement.engine import DEFAULT, place
-from placement.model import Host, Member, Policy, Request, Snapshot, joined, left
-from placement.modes.moves import Move, node_of
-from placement.problem.gang import collapse
-from placement.problem.index import Ints
-from placement.problem.scoring import RoomValue, free_for, room_value
-from placement.resources import MAX_NODES, checked_integer
+from placement.model import Host, Member, Policy, Proof, Request, Snapshot, Status, left
+from placement.modes.load import Load, Loads, least_peaks
+from placement.modes.moves import Move, Neighbours
+from placement.modes.plans import Cause, Fault, Limits, Rebalance, Rule, Step
+from placement.modes.standing import Standing
 from placement.stop import Stop, never
 
-TRIED = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Rebalance:
-    """``moves`` in their order; ``gain`` is how much more the fleet's room is worth after them."""
-
-    moves: tuple[Move, ...]
-    gain: int
+LOOKED = 16
+"""Among how many ways to mend something with the fewest moves the best one is taken."""
+TRIES = 2
+"""How many places of one chunk are looked at where rules of others, or a wish, speak against the first."""
+CHUNKS = (1, 8)
+"""How many hosts, the best first, a member is tried on before it may go to any of them."""
 
 
 def rebalance(
     snapshot: Snapshot,
-    most_moves: int,
-    constraints: tuple[Constraint, ...] = (),
+    groups: Sequence[Neighbours],
+    limits: Limits | None = None,
     policy: Policy = DEFAULT,
     stop: Stop = never,
 ) -> Rebalance:
-    """At most ``most_moves`` moves of movable members within their zones, each of which gains value.
+    """Moves of the groups' members. A member's size is its node's demand, and its zone its node's.
 
-    Raises ``InvalidPlacementInput`` for a negative or absurd number of moves.
+    Raises ``InvalidPlacementInput`` for a member that lives nowhere or is listed twice, and for absurd limits.
     """
-    checked_integer("most_moves", most_moves, 0, MAX_NODES)
-    moves: list[Move] = []
-    gain = 0
-    while len(moves) < most_moves and not stop():
-        step = _best_step(snapshot, constraints, policy, stop)
-        if step is None:
-            break
-        snapshot, move, won = step
-        moves.append(move)
-        gain += won
-    return Rebalance(tuple(moves), gain)
+    limits = limits or Limits()
+    standing = Standing.of(snapshot, groups)
+    search = _Search(standing, limits, replace(policy, explain=False, max_placed=False), stop)
+    broken, missed = search.broken(), standing.total[0]
+    least = _least_moves(standing, broken)
+    names = limits.resources or tuple(sorted({name for node in standing.nodes.values() for name in node.demand}))
+    before = Loads.of(standing.hosts, standing.owner, names, limits.within)
+    search.repair()
+    mended = len(search.steps)
+    search.level(before.resources)
+    after = Loads.of(standing.hosts, standing.owner, names, limits.within)
+    zones = least_peaks(before, after, limits.most_moves)
+    rest = search.broken()
+    whole = not rest and mended == least and all(zone.after == zone.bound for zone in zones)
+    return Rebalance(
+        tuple(search.steps),
+        tuple(fault for _, fault in broken),
+        tuple(fault for _, fault in rest),
+        missed,
+        standing.total[0],
+        least,
+        zones,
+        sum(groups[standing.owner[step.move.member]].costs[step.move.member] for step in search.steps),
+        Proof.OPTIMAL if whole else Proof.GAP,
+        stop(),
+    )
 
 
-def _best_step(
-    snapshot: Snapshot, constraints: tuple[Constraint, ...], policy: Policy, stop: Stop
-) -> tuple[Snapshot, Move, int] | None:
-    ranked, value = _ranked(snapshot)
-    for promise, member, host in ranked[:TRIED]:
-        if stop() or promise <= 0:
-            return None
-        source = left(host, member)
-        without = snapshot.updated((source,))
-        request = Request((node_of(member, host),), constraints=constraints, excluded_hosts=frozenset({host.id}))
-        decision = place(without, request, replace(policy, explain=False, max_placed=False), stop)
-        if not decision.assignments or decision.penalty:
+@dataclass(slots=True, eq=False)
+class _Search:
+    standing: Standing
+    limits: Limits
+    policy: Policy
+    stop: Stop
+    steps: list[Step] = field(default_factory=list)
+    parts: int = 0
+    spare: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        rules = (rule for group in self.standing.groups for rule in group.constraints if isinstance(rule, SpareHosts))
+        self.spare = max((rule.count for rule in rules), default=0)
+
+    @property
+    def room(self) -> int:
+        """How many more moves may be made."""
+        return self.limits.most_moves - len(self.steps)
+
+    def _inside(self, host: str) -> bool:
+        return self.limits.within is None or host in self.limits.within
+
+    # --- what is broken -----------------------------------------------------------------------------------------------
+
+    def broken(self) -> list[tuple[int, Fault]]:
+        """(group, or -1 for a host; what is broken there), of groups with somebody inside and of hosts inside."""
+        standing = self.standing
+        found = []
+        for number, group in enumerate(standing.groups):
+            if standing.counted[number][0] and any(self._inside(standing.where[node.id]) for node in group.nodes):
+                found += [(number, fault) for fault in standing.faults(number)]
+        for host, over in standing.over.items():
+            if over and self._inside(host):
+                found += [(-1, fault) for fault in standing.overfull(host)]
+        return found
+
+    def repair(self) -> None:
+        """Mend what can be mended, that with the fewest moves first, and of those what mends most."""
+        tried: set[tuple[str, ...]] = set()
+        while self.room and not self.stop():
+            sets = {members: fault for _, fault in self.broken() for members in fault.sets if self._may_leave(members)}
+            best: tuple[int, Sequence[Move], Fault] | None = None
+            looked, fewest = 0, 0
+            for members in sorted(sets, key=self._price):
+                if members in tried:
+                    continue
+                if best is not None and (len(members) > fewest or looked >= LOOKED):
+                    break
+                tried.add(members)
+                found = self._mending(members, sets[members])
+                if found is not None:
+                    looked += 1
+                    fewest = len(members)
+                    best = found if best is None or found[0] > best[0] else best
+            if best is None:
+                return
+            self._mend(*best)
+            tried.clear()  # who found no better place before may find one now
+
+    def _price(self, members: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
+        groups, owner = self.standing.groups, self.standing.owner
+        return len(members), sum(groups[owner[m]].costs[m] for m in members), members
+
+    def _may_leave(self, members: tuple[str, ...]) -> bool:
+        standing = self.standing
+        mine = all(m in standing.owner and m not in standing.moved for m in members)
+        inside = mine and all(self._inside(standing.where[m]) for m in members)
+        return inside and len(members) <= self.room and len({standing.owner[m] for m in members}) == 1
+
+    def _mending(self, members: tuple[str, ...], fault: Fault) -> tuple[int, Sequence[Move], Fault] | None:
+        """(how much less is missed, the moves, what they are for)."""
+        targets = self._targets(members)
+        for relaxed in (False, True):
+            found = [(self._won(moves), moves) for moves in self._seats(members, targets, relaxed)]
+            gain, moves = max(found, key=lambda entry: entry[0], default=(0, []))
+            if gain > 0:
+                return gain, moves, fault
+        return None
+
+    def _won(self, moves: Sequence[Move]) -> int:
+        """How much less is missed after the moves; 0 where more is at some moment."""
+        standing, gain, done = self.standing, 0, []
+        for move in moves:
+            done.append((move, standing.hosts[move.source], standing.held[move.source], standing.held[move.target]))
+            hard, _ = standing.move(move)
+            gain -= hard
+            if hard > 0:
+                gain = 0
+                break
+        for entry in reversed(done):
+            standing.undo(*entry)
+        return gain
+
+    def _mend(self, gain: int, moves: Sequence[Move], fault: Fault) -> None:
+        for move in moves:
+            self.standing.move(move)
+        self.parts += 1
+        self.steps += [Step(move, Cause.RULE, gain, self.parts, fault.rule) for move in moves]
+
+    # --- load ---------------------------------------------------------------------------------------------------------
+
+    def level(self, names: tuple[str, ...]) -> None:
+        """Members go from the fullest hosts to others, as long as that gains."""
+        standing = self.standing
+        loads = Loads.of(standing.hosts, standing.owner, names, self.limits.within)
+        while self.room and not self.stop():
+            if not any(self._levelled(loads, host) for host in loads.fullest(self.limits.threshold)):
+                return
+
+    def _levelled(self, loads: Loads, host: str) -> bool:
+        standing = self.standing
+        members = [m for m in standing.hosts[host].members if m.id in standing.owner and m.id not in standing.moved]
+        for member, targets in self._promising(loads, host, members):
+            if self.stop():
+                return False
+            if any(self._gained(loads, moves[0]) for moves in self._seats((member.id,), targets, False)):
+                return True
+        return False
+
+    def _promising(self, loads: Loads, host: str, members: Sequence[Member]) -> Iterator[tuple[Member, list[str]]]:
+        """The members whose move gains and the hosts where it does; the one that leaves the least full hosts first."""
+        limits, standing = self.limits, self.standing
+        full = loads.of_host(host)
+        spares = sum(1 for h in standing.held.values() if h.schedulable and h.empty) if self.spare else 1
+        found = []
+        for member in members:
+            most = full - limits.least_gain
+            rest = loads.of_host(host, less=member.demand)
+            if rest > most:
+                continue
+            zone = standing.nodes[member.id].zone or standing.hosts[host].zone
+            targets = loads.takers(zone, host, member.demand, most, full - limits.threshold)
+            if spares <= self.spare:
+                targets = [(load, name) for load, name in targets if not standing.held[name].empty]
+            if targets:
+                cost = standing.groups[standing.owner[member.id]].costs[member.id]
+                found.append((max(rest, targets[0][0]), cost, member.id, member, [name for _, name in targets]))
+        for *_, member, names in sorted(found, key=lambda entry: entry[:3]):
+            yield member, names
+
+    def _gained(self, loads: Loads, move: Move) -> bool:
+        standing = self.standing
+        before = move, standing.hosts[move.source], standing.held[move.source], standing.held[move.target]
+        full = loads.of_host(move.source)
+        hard, soft = standing.move(move)
+        changed = standing.hosts[move.source], standing.hosts[move.target]
+        gain = full - max(Load.of(host, loads.resources) for host in changed)
+        if hard > 0 or soft > 0 or gain < self.limits.least_gain:
+            standing.undo(*before)
+            return False
+        loads.change(changed)
+        self.parts += 1
+        self.steps.append(Step(move, Cause.LOAD, gain, self.parts))
+        return True
+
+    # --- where members go ---------------------------------------------------------------------------------------------
+
+    def _targets(self, members: Sequence[str]) -> list[str]:
+        """The hosts that may take some of them, the least full first."""
+        standing = self.standing
+        nodes = [standing.nodes[m] for m in members]
+        names = tuple(sorted({name for node in nodes for name in node.demand}))
+        away = {standing.where[m] for m in members}
+        found = [
+            (Load.of(host, names), name)
+            for name, host in standing.held.items()
+            if host.schedulable and name not in away and self._inside(name)
+            if any(all(host.free(r) >= amount for r, amount in node.demand.items()) for node in nodes)
+        ]
+        return [name for _, name in sorted(found)]
+
+    def _seats(self, members: Sequence[str], targets: Sequence[str], relaxed: bool) -> Iterator[list[Move]]:
+        """Some ways for them to go together, on the fleet as it is while all are under way, the likely best first.
+        ``relaxed``: rules of theirs that are broken anyway do not keep them from a better place."""
+        request = self._request(members, relaxed)
+        if request is None:
+            return
+        where, tried = self.standing.where, request.excluded_hosts
+        for names in _chunks(targets, CHUNKS):
+            allowed = frozenset(names) - tried
+            for _ in range(TRIES if allowed and not self.stop() else 0):
+                fleet = self._around(request, allowed, members)
+                asked = replace(request, excluded_hosts=frozenset(host.id for host in fleet.hosts) - allowed)
+                decision = place(fleet, asked, self.policy, self.stop)
+                if decision.status is not Status.PLACED:
+                    break
+                yield [Move(a.node, where[a.node], a.host, a.cells) for a in decision.assignments]
+                tried |= {decision.assignments[0].host}
+                allowed -= tried
+                if not allowed:
+                    break
+
+    def _request(self, members: Sequence[str], relaxed: bool) -> Request | None:
+        """The members as a gang whose fellows stay; None where nothing is left to be relaxed."""
+        standing = self.standing
+        number = standing.owner[members[0]]
+        group = standing.groups[number]
+        rules: list[Constraint] = [rule for rule in group.constraints if not isinstance(rule, SpareHosts)]
+        if relaxed:
+            kept: list[Constraint] = [rule for rule in rules if not isinstance(rule, SpreadOver | Within | Together)]
+            if len(kept) == len(rules):
+                return None
+            rules = kept
+        others = {node.id: standing.where[node.id] for node in group.nodes if node.id not in members}
+        return Request(
+            tuple(standing.nodes[m] for m in members),
+            constraints=tuple(rules),
+            excluded_hosts=group.excluded_hosts | {standing.where[m] for m in members},
+            staying={**group.staying, **others},
+        )
+
+    def _around(self, request: Request, allowed: Iterable[str], members: Sequence[str]) -> Snapshot:
+        """The part of the fleet that it is about: hosts that it may use, and those of members whom its rules name."""
+        standing = self.standing
+        names = {*allowed, *request.staying.values()}
+        for rule in request.constraints:
+            names |= standing.bearing(rule)
+        gone = set(members)
+        hosts: dict[str, Host] = {}
+        for name in names:
+            host = standing.held[name]
+            for member in [m for m in host.members if m.id in gone]:
+                host = left(host, member)
+            hosts[name] = host
+        return Snapshot(tuple(hosts[name] for name in sorted(hosts)), standing.snapshot.flavours)
+
+
+def _chunks(targets: Sequence[str], sizes: Sequence[int]) -> Iterator[Sequence[str]]:
+    """The first few, then some more, then all of them."""
+    for size in sizes:
+        if size < len(targets):
+            yield targets[:size]
+    if targets:
+        yield targets
+
+
+def _least_moves(standing: Standing, broken: Sequence[tuple[int, Fault]]) -> int:
+    """No fewer moves mend all of it: so many members have to leave each host, and so many of each group to move."""
+    leaving: dict[str, dict[object, int]] = {}
+    own: dict[int, int] = {}
+    misplaced: dict[str, set[str]] = {}
+    for number, fault in broken:
+        if number >= 0:
+            own[number] = max(own.get(number, 0), fault.own)
+        if not fault.out:
             continue
-        target = next(h for h in without.hosts if h.id == decision.assignments[0].host)
-        cells = decision.assignments[0].cells
-        arrived = joined(target, replace(member, cells=cells))
-        won = _worth(value, source) - _worth(value, host) + _worth(value, arrived) - _worth(value, target)
-        if won > 0:
-            return without.updated((arrived,)), Move(member.id, host.id, target.id, cells), won
-    return None
-
-
-def _ranked(snapshot: Snapshot) -> tuple[list[tuple[int, Member, Host]], RoomValue]:
-    """(most that a move could gain, member, host), best first, rules aside."""
-    movable = [(member, host) for host in snapshot.hosts for member in host.members if member.movable]
-    sample = tuple(node_of(member, host) for member, host in {m.id: (m, h) for m, h in movable}.values())
-    if not sample:
-        return [], RoomValue((), np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros((0, 0), np.int64), _NOTHING)
-    gang = collapse(snapshot, Request(sample[:MAX_NODES]))
-    value = room_value(gang)
-    room = free_for(gang.index, value.names)
-    before = value.of(room)
-    cheapest: dict[tuple[tuple[str, int], ...], int] = {}
-    ranked = []
-    for member, host in movable:
-        size = np.array([member.demand.get(name, 0) for name in value.names], np.int64)
-        key = tuple(sorted(member.demand.items()))
-        if key not in cheapest:
-            fits = (room >= size).all(axis=1)
-            lost = (before - value.of(room - size))[fits]
-            cheapest[key] = int(lost.min()) if len(lost) else 1 << 60
-        row = gang.index.position[host.id]
-        out = int(value.of(room[row] + size) - before[row])
-        ranked.append((out - cheapest[key], member, host))
-    return sorted(ranked, key=lambda entry: (-entry[0], entry[1].id)), value
-
-
-_NOTHING: Ints = np.zeros(0, np.int64)
-
-
-def _worth(value: RoomValue, host: Host) -> int:
-    return int(value.of(np.array([host.free(name) for name in value.names], np.int64)))
+        if fault.rule in (Rule.LABELS, Rule.NUMA) and number >= 0:
+            misplaced.setdefault(fault.where, set()).update(m for members in fault.sets for m in members)
+            continue
+        kind: object = number if fault.rule is Rule.AT_MOST else fault.rule
+        counts = leaving.setdefault(fault.where, {})
+        counts[kind] = max(counts.get(kind, 0), fault.out)
+    by_host = {host: len(members) for host, members in misplaced.items()}
+    for host, counts in leaving.items():
+        of_groups = sum(many for kind, many in counts.items() if isinstance(kind, int))
+        others = max((many for kind, many in counts.items() if not isinstance(kind, int)), default=0)
+        by_host[host] = max(by_host.get(host, 0), of_groups, others)
+    alone = sum(1 for fault in (f for _, f in broken) if fault.by) and 1
+    return max(sum(by_host.values()), sum(own.values()), alone)

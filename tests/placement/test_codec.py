@@ -145,6 +145,12 @@ def test_moves_and_room_can_be_asked_offline(tmp_path: Path, capsys: pytest.Capt
     assert main(["drain", str(fleet), "h1"]) == 0
     assert json.loads(capsys.readouterr().out)["moves"] == []
     assert main(["rebalance", str(fleet), "--most-moves", "3"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "moves": [],
+        "fullest": [{"zone": "z", "before": 500, "after": 500, "bound": 500}],
+        "proof": "optimal",
+    }
+    assert main(["gather", str(fleet), "--most-moves", "3"]) == 0
     assert json.loads(capsys.readouterr().out) == {"moves": [move], "gain": 1000}
     assert main(["room", str(fleet), str(ask)]) == 0
     assert json.loads(capsys.readouterr().out) == {"count": 4, "bound": 4, "by_zone": {"z": 4}}

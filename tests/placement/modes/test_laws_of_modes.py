@@ -11,7 +11,7 @@ from placement.check import check
 from placement.engine import DEFAULT, place
 from placement.model import Assignment, Decision, Host, Member, Node, Policy, Request, Snapshot, Status, joined
 from placement.modes import capacity as capacity_mode
-from placement.modes import rebalance as rebalance_mode
+from placement.modes import gather as gather_mode
 from placement.modes.drain import Drain, drain, leaving
 from placement.stop import Stop, never
 from tests.placement.families import FAMILIES, most_that_fit
@@ -77,7 +77,7 @@ def test_a_drain_is_right_at_each_step_and_leaves_what_it_says(family: str, seed
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", range(6))
-def test_a_rebalance_and_a_count_of_room_decide_rightly(
+def test_a_gathering_and_a_count_of_room_decide_rightly(
     family: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def verified(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: Stop = never) -> Decision:
@@ -85,10 +85,10 @@ def test_a_rebalance_and_a_count_of_room_decide_rightly(
         assert check(snapshot, request, decision) == ()
         return decision
 
-    monkeypatch.setattr(rebalance_mode, "place", verified)
+    monkeypatch.setattr(gather_mode, "place", verified)
     monkeypatch.setattr(capacity_mode, "place", verified)
     snapshot, request = FAMILIES[family](seed)
-    result = rebalance_mode.rebalance(peopled(snapshot, seed), 3)
+    result = gather_mode.gather(peopled(snapshot, seed), 3)
     assert len({(move.member, move.target) for move in result.moves}) == len(result.moves)
     node = next((node for node in request.nodes if any(node.demand.values())), None)
     if node is not None and node.cells:

@@ -28,8 +28,8 @@ from placement.model import (
 from placement.modes.answered import answered
 from placement.modes.capacity import room_for
 from placement.modes.drain import Drain, Leaving, drain, leaving
+from placement.modes.gather import gather
 from placement.modes.moves import Move
-from placement.modes.rebalance import rebalance
 
 
 def fleet(seed: int, hosts: int = 8, each: int = 3) -> Snapshot:
@@ -196,21 +196,21 @@ def test_scaling_with_affinity_joins_the_members() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_rebalancing_gains_value_within_its_moves(seed: int) -> None:
+def test_gathering_gains_value_within_its_moves(seed: int) -> None:
     snapshot = fleet(seed, hosts=6, each=4)
-    result = rebalance(snapshot, 3)
+    result = gather(snapshot, 3)
     assert len(result.moves) <= 3
     assert result.gain > 0 or not result.moves
     applied(snapshot, result.moves)
-    assert rebalance(snapshot, 0).moves == ()
+    assert gather(snapshot, 0).moves == ()
     with pytest.raises(InvalidPlacementInput):
-        rebalance(snapshot, -1)
+        gather(snapshot, -1)
 
 
-def test_rebalancing_gathers_scattered_room() -> None:
+def test_gathering_scattered_room() -> None:
     flavour = Flavour({"cpu": 8})
     hosts = tuple(Host(f"h{n}", "z", {"cpu": 8}, {"cpu": 4}, members=(Member(f"m{n}", {"cpu": 4}),)) for n in range(2))
-    result = rebalance(Snapshot(hosts, (flavour,)), 5)
+    result = gather(Snapshot(hosts, (flavour,)), 5)
     assert len(result.moves) == 1
     assert result.gain == 1000
 

@@ -1,0 +1,115 @@
+"""What a rebalance is asked, and what it answers. Importing it loads no solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from placement.model import Proof
+from placement.modes.moves import Move
+from placement.resources import MAX_NODES, checked_integer
+
+PER_HOST = 1000
+"""A host that is full, in the unit of loads: thousandths of what it has of a resource."""
+
+
+class Rule(StrEnum):
+    """What is broken."""
+
+    LABELS = "labels"
+    EXCLUSIVE = "exclusive"
+    NUMA = "numa"
+    CAPACITY = "capacity"
+    AT_MOST = "at_most"
+    TOGETHER = "together"
+    APART = "apart"
+    NEAR = "near"
+    SPREAD = "spread"
+    WITHIN = "within"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A broken rule. ``by``: how much it is missed by. ``where``: the host, rack or zone, empty where it is of several.
+
+    ``sets``: whoever leaves together may mend it, or a part of it; empty where nobody may leave. ``own``: at least so
+    many members of its group have to move before it holds; ``out``: so many members have to leave the host ``where``.
+    """
+
+    rule: Rule
+    by: int
+    where: str
+    sets: tuple[tuple[str, ...], ...]
+    own: int = 0
+    out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneLoad:
+    """The fullest host of a zone before and after the moves; ``bound``: so many moves cannot make it less full."""
+
+    zone: str
+    before: int
+    after: int
+    bound: int
+
+
+class Cause(StrEnum):
+    """What a move is for."""
+
+    RULE = "rule"
+    LOAD = "load"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``threshold``, ``least_gain``: in thousandths of a host. ``resources``: whose load counts; empty: of all that
+    members ask for. ``within``: the hosts that may be left and gone to; None: all."""
+
+    most_moves: int = 10
+    threshold: int = 200
+    least_gain: int = 50
+    resources: tuple[str, ...] = ()
+    within: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        checked_integer("limits.most_moves", self.most_moves, 0, MAX_NODES)
+        checked_integer("limits.threshold", self.threshold, 0, PER_HOST)
+        checked_integer("limits.least_gain", self.least_gain, 1, PER_HOST)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A move. ``gain``: of a rule, how much less is missed by it and its ``together`` fellows; of load, how much less
+    full the fuller of the two hosts is, in thousandths. ``together``: a number that steps share which only as a whole
+    mend their rule."""
+
+    move: Move
+    cause: Cause
+    gain: int
+    together: int
+    rule: Rule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """``steps`` in their order. ``broken``: what was, and ``left``: what still is; ``missed``, ``missed_after``: by how
+    much in all. ``least_moves``: no moves that mend all that is broken are fewer. ``zones``: the fullest host of each.
+    ``proof``: optimal where all is mended by so many moves, and no zone can be more even by as many as are allowed.
+    """
+
+    steps: tuple[Step, ...]
+    broken: tuple[Fault, ...]
+    left: tuple[Fault, ...]
+    missed: int
+    missed_after: int
+    least_moves: int
+    zones: tuple[ZoneLoad, ...]
+    cost: int
+    proof: Proof
+    stopped: bool = False
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """The moves alone."""
+        return tuple(step.move for step in self.steps)
