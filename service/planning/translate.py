@@ -279,13 +279,13 @@ def record(
 def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
     """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`.
 
-    A search that ended without an answer has not said no. What the planner calls permanent leaves out hosts that are
-    closed or do not answer, and those come back: only where every host is open can it never fit.
+    A search that ended without an answer has not said no. What the planner calls permanent counts each host as open and
+    empty; one of which nobody knows yet what it has may be large enough.
     """
     if decision.status is Status.UNKNOWN:
         return Failure(Undecided.reason, UNDECIDED)
     explanation = decision.explanation
-    if explanation is not None and explanation.permanent and not all(h.schedulable for h in fleet_now.hosts):
+    if explanation is not None and explanation.permanent and not all(any(h.capacity.values()) for h in fleet_now.hosts):
         explanation = replace(explanation, permanent=None)
     permanent = explanation is not None and explanation.permanent is True
     code = Unsatisfiable.reason if permanent else NoCapacity.reason

@@ -10,9 +10,10 @@ import pytest
 from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Policy, Snapshot, Status
-from service.domain.fleet import MEMORY, VCPU, Host, HostStatus
+from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus
 from service.domain.groups import Group, Instance, InstanceStatus
 from service.domain.specs import HostLabel, PlacementPolicy, PlacementStrategy, PreferredGroup
+from service.errors import NoCapacity, Unsatisfiable
 from service.planning import translate
 from tests.support import builders
 
@@ -210,3 +211,21 @@ def test_members_need_room_for_what_their_hypervisor_takes_beside_them() -> None
         snapshot = translate.snapshot(hosts, {})
         decision = place(snapshot, translate.request(gangs[size], snapshot, hosts), Policy())
         assert (decision.status is Status.PLACED) is fits
+
+
+@pytest.mark.parametrize(
+    ("closed", "code"),
+    [
+        ({}, Unsatisfiable.reason),  # as small as the others: the end of its maintenance would change nothing
+        ({"allocatable": {VCPU: 64, MEMORY: 64 * GIB}}, NoCapacity.reason),
+        ({"allocatable": {}}, NoCapacity.reason),  # nobody knows yet what it has
+    ],
+)
+def test_what_no_host_could_take_is_permanent_whichever_hosts_are_closed_now(closed: dict[str, Any], code: str) -> None:
+    group = gang(PlacementPolicy(), 1)
+    large = replace(group.instances[0], spec=replace(group.instances[0].spec, cpu_num=7))
+    group = replace(group, instances=(large,))
+    hosts = {**HOSTS, host(1).uuid: host(1, state=HostState.MAINTENANCE, **closed)}
+    snapshot = translate.snapshot(hosts, {})
+    decision = place(snapshot, translate.request(group, snapshot), Policy())
+    assert translate.failure(decision, group, snapshot).code == code
