@@ -120,6 +120,7 @@ class Service:
             lambda kind, outcome, seconds: self.metrics.database_transactions.labels(kind, outcome).observe(seconds)
         )
         self.custody = Custody(self.store, installation)
+        self.name = config.cluster_name or installation.cluster
         self.seats = StoredSeats(self.store)
         self.clock = StoreClock(LEASE_MS)
         asked_at = time.monotonic()
@@ -269,7 +270,7 @@ class Service:
         return [Route("/openapi.json", described), *routes]
 
     def _web_routes(self) -> list[Route]:
-        about = {"version": _version(), "grpc": str(self.rpc.address), "cluster": self.custody.installation.cluster}
+        about = {"version": _version(), "grpc": str(self.rpc.address), "name": self.name}
         picture = Picture(self.store, self.fleet.views)
         live = Live(self.frame, self.identities, self.groups, picture, self._reachable, about)
         return [live.route(), *page_routes()]
@@ -320,6 +321,7 @@ class Service:
             projects=ProjectServicer(Projects(self.store)),
             secrets=SecretServicer(self.secrets),
             version=_version(),
+            name=self.name,
         )
 
 

@@ -41,8 +41,10 @@ def _health(channel: grpc.Channel) -> tuple[bool, str]:
     except grpc.RpcError as error:
         return False, f"{error.code().name}: {error.details()}"
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    known = dict(call.initial_metadata() or ()).get("corral-version", "")
-    return status == "SERVING", status + (f"  version {known}" if known else "")
+    told = dict(call.initial_metadata() or ())
+    known, name = told.get("corral-version", ""), bytes(told.get("corral-installation-bin", b""))
+    about = (f"  version {known}" if known else "") + (f"  {name.decode('utf-8', 'replace')}" if name else "")
+    return status == "SERVING", status + about
 
 
 def tell_version(session: Session) -> int:

@@ -40,9 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a name shows the rest of the line
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8")  # as request files are, whatever the terminal's locale
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
+        return run([_as_utf8(word) for word in sys.argv[1:]] if arguments is None else arguments)
+    except UnicodeDecodeError as problem:
+        errors.tell(f"an argument is not UTF-8: {problem.object!r}")
+        return errors.USAGE
     except (KeyboardInterrupt, click.Abort):
         return errors.INTERRUPTED
     except BrokenPipeError:
@@ -51,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return errors.OK
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _as_utf8(word: str) -> str:
+    """An argument as it was typed: Python leaves its bytes undecoded where the locale has no such letters."""
+    return os.fsencode(word).decode("utf-8") if any("\udc80" <= letter <= "\udcff" for letter in word) else word
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
@@ -70,6 +80,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -
             addresses = " or ".join(sessions[0].addresses)
             mute = sessions[0].servers.mute
             wrong = f"{mute} speaks TLS: name its certificate authority with --ca" if mute else ""
+            if not mute and "WRONG_VERSION_NUMBER" in (error.details() or ""):
+                wrong = f"{addresses} speaks no TLS, which --ca or $CORRAL_CA asks for"
             errors.tell(f"  {wrong or f'is a service running at {addresses}? see --server'}")
         return errors.exit_code(error)
     except errors.NotThere as problem:

@@ -56,7 +56,7 @@ class Builder:
             server=self._server(),
             store_url=self._store_url(),
             cluster_id=checked.cluster.id,
-            cluster_name=checked.cluster.name or checked.cluster.id or LEGACY_CLUSTER,
+            cluster_name=checked.cluster.name,
             log=LogConfig(checked.log.format, checked.log.level),
             overcommit=_overcommit(checked.overcommit),
             zones=zones,

@@ -78,7 +78,7 @@ class Config:
 
     `image_directory`: where RegisterImage finds files.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
-    `cluster_id`: the id that this file names; empty: the database's own.
+    `cluster_id`: the id that this file names; empty: the database's own. `cluster_name`: for people; empty: the id.
     `anonymous`: which callers that show nothing are administrators.
     `rates`: how often callers may call, by project; that of "" holds for every project that is not named.
     """

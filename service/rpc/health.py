@@ -20,9 +20,10 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """One state for the whole server, told under the empty name and under each service's."""
 
-    def __init__(self, services: Iterable[str], version: str = "") -> None:
-        """Not serving until `set_serving` says so. `version`: what a check tells in its initial metadata."""
-        self._version = version
+    def __init__(self, services: Iterable[str], version: str = "", name: str = "") -> None:
+        """Not serving until `set_serving` says so. `version`, and the installation's `name`: what a check tells in its
+        initial metadata."""
+        self._version, self._name = version, name.encode()
         self._services = frozenset({"", *services})
         self._serving = False
         self._changed = asyncio.Event()
@@ -45,7 +46,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if status == _UNKNOWN:
             raise NotFound("service", request.service[:256], "service")
         if self._version:
-            await context.send_initial_metadata((("corral-version", self._version),))
+            told = (("corral-version", self._version), ("corral-installation-bin", self._name))
+            await context.send_initial_metadata(told)
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802  # the contract's name

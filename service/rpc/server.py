@@ -136,10 +136,11 @@ class RpcServer:
         projects: project_pb2_grpc.ProjectServiceServicer | None = None,
         secrets: secret_pb2_grpc.SecretServiceServicer | None = None,
         version: str = "",
+        name: str = "",
     ) -> None:
         """`credentials`: TLS of the public listener; None: without, as the configuration allows it.
 
-        `version`: as health checks tell it.
+        `version`, and the installation's `name`: as health checks tell them.
 
         Without `fleet`, `catalog`, `projects` or `secrets` that service's methods answer UNIMPLEMENTED.
         """
@@ -149,7 +150,7 @@ class RpcServer:
         self.admin_address = admin_address
         self._credentials = credentials
         self._unix_mode = unix_mode
-        self._health = HealthServicer(OWN_SERVICES, version)
+        self._health = HealthServicer(OWN_SERVICES, version, name)
         self._frames = (frame, frame.beside())
         public, admin = (CallGuard(each, identify) for each in self._frames)
         self._public = grpc.aio.server(interceptors=[public], options=options(frame.limits))

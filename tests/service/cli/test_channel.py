@@ -185,7 +185,7 @@ def test_each_of_several_addresses_is_known_by_its_own_name_in_its_certificate(
 def test_a_server_of_tls_that_is_called_in_plain_is_told_so(
     service: Listening, tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
-    key, certificate, _ = self_signed(tmp_path)
+    key, certificate, trusted = self_signed(tmp_path)
     server, port = over_tls(service, key, certificate)
     try:
         assert main(["--server", f"127.0.0.1:{port}", "list"]) == errors.UNAVAILABLE
@@ -195,3 +195,5 @@ def test_a_server_of_tls_that_is_called_in_plain_is_told_so(
     assert main(["--server", f"127.0.0.1:{port}", "list"]) == errors.UNAVAILABLE
     assert "speaks TLS" not in capsys.readouterr().err, "nobody is there"
     assert not channel.speaks_tls(address), "one that is called rightly"
+    assert main(["--server", address, "--ca", str(trusted), "list"]) == errors.UNAVAILABLE
+    assert f"{address} speaks no TLS, which --ca or $CORRAL_CA asks for" in capsys.readouterr().err

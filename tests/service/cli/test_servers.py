@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent import futures
@@ -16,6 +18,7 @@ from service.cli import channel, errors
 from service.cli.main import main
 from service.client import follow
 from tests.service.cli.scripted import EVENTS, GROUP, Service, event, failure, group
+from tests.support import ROOT
 
 DEAD = "unix:/nonexistent/corral.sock"
 GONE = failure(grpc.StatusCode.UNAVAILABLE, "going away")
@@ -115,3 +118,24 @@ def test_a_terminal_that_cannot_show_a_name_shows_the_rest(
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
     assert main(["--server", address, "deploy", "-f", request_file]) == errors.OK
     assert b"final     ?-?n?: Running" in written.getvalue()
+
+
+def test_letters_that_the_locale_does_not_have_are_taken_as_they_were_typed(address: str, service: Service) -> None:
+    """From the command line and from standard input, in a process of its own: Python decodes both by its locale."""
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ascii_only["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "protos")])
+
+    def corral(*words: str | bytes, stdin: str = "") -> tuple[int, str]:
+        command = [sys.executable, "-m", "service.cli", "--server", address, *words]
+        done = subprocess.run(command, input=stdin.encode(), capture_output=True, env=ascii_only, timeout=60)
+        return done.returncode, (done.stdout + done.stderr).decode("ascii")
+
+    service.deploy = [event(1, final=group("Running"))]
+    code, told = corral("deploy", "-", stdin='{"name": "组-ünï"}')
+    request = service.requests[-1]
+    assert isinstance(request, deploy_pb2.DeployDistributedModelServiceRequest)
+    assert (code, request.name) == (errors.OK, "组-ünï"), told
+    code, told = corral("group", "组-ünï")
+    assert "there is no group '?-?n?'" in told, (code, told)
+    code, told = corral("group", b"\xff")
+    assert (code, "an argument is not UTF-8: b'\\xff'" in told) == (errors.USAGE, True), told

@@ -54,7 +54,7 @@ function Page({ store, at }) {
       <${Link} store=${store} /></header>
     <main id="main" tabindex="-1">${store.link === "refused" ? html`<${SignIn} store=${store} />` : store.about && store.picture.hosts.size + store.picture.groups.size + store.picture.zones.size === 0 && store.link === "connecting" ? html`<p>Loading…</p>`
       : html`<${view} picture=${store.picture} uuid=${at.uuid} query=${at.query} setQuery=${setQuery} may=${may} key=${name + at.uuid} />`}</main>
-    <footer>${store.about && html`<span>Corral ${store.about.version}, cluster <code>${store.about.cluster.slice(0, 8)}</code>, gRPC at <code>${store.about.grpc}</code></span>`}
+    <footer>${store.about && html`<span>Corral ${store.about.version}, installation <code>${store.about.name}</code>, gRPC at <code>${store.about.grpc}</code></span>`}
       <span><a href="/openapi.json">OpenAPI</a> <a href="/metrics">metrics</a> <a href="/healthz">health</a></span></footer>`;
 }
 
