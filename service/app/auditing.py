@@ -17,5 +17,6 @@ def audited(connection: Connection, caller: Caller, method: str, subject: str, r
         subject=subject,
         request_id=caller.request_id,
         client_request_id=request_id,
+        peer=caller.peer,
         now=now,
     )

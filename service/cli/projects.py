@@ -112,6 +112,7 @@ def _usage_lines(one: project_pb2.ProjectUsage) -> Iterator[str]:
 _AUDIT_COLUMNS: Columns = (
     ("time", lambda one: one.time.ToJsonString()),
     ("who", lambda one: one.principal),
+    ("from", lambda one: one.peer or "-"),
     ("project", lambda one: one.project),
     ("method", lambda one: one.method),
     ("subject", lambda one: one.subject),

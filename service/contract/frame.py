@@ -101,7 +101,7 @@ class FramedCall:
         return self._known(caller)
 
     def _known(self, caller: Caller) -> Caller:
-        self.caller = replace(caller, request_id=self.request_id)
+        self.caller = replace(caller, request_id=self.request_id, peer=self.peer or caller.peer)
         set_caller(self.caller)
         return self.caller
 
@@ -249,7 +249,7 @@ class CallFrame:
 
         Where the work is to be tried again, this end is neither logged nor counted.
         """
-        call = FramedCall(self, JOB, method, request_id, "", None, _no_deadline)
+        call = FramedCall(self, JOB, method, request_id, caller.peer, None, _no_deadline)
         call._known(caller)
         with named(request_id), traces.continued(request_id), traces.span(f"job {method.path}"):
             try:

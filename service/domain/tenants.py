@@ -43,7 +43,7 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One change. `time`: ms since the epoch; `project`: of who made it; `request_id`: the server's own name of the
-    call; `client_request_id`: the caller's."""
+    call; `client_request_id`: the caller's; `peer`: where the call came from, as `Caller` has it."""
 
     id: int
     time: int
@@ -53,6 +53,7 @@ class AuditEvent:
     subject: str
     request_id: str
     client_request_id: str
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,15 @@ class Caller:
     """Who calls: never from the body. `project` is the tenant.
 
     `request_id`: the server's own name of the call, which its log line and its audit rows have; two calls of one
-    principal are equal without it.
+    principal are equal without it. `peer`: where the call came from: an address, of a unix socket the user's number as
+    the kernel says it (`uid 1000`), or `local` where that is not known.
     """
 
     principal: str = "anonymous"
     project: str = "default"
     role: str = "admin"
     request_id: str = field(default="", compare=False)
+    peer: str = field(default="", compare=False)
 
 
 NOBODY = Caller(principal="", project="", role="")

@@ -27,10 +27,12 @@ def record(
     request_id: str,
     now: int,
     client_request_id: str = "",
+    peer: str = "",
 ) -> None:
     """`method`: the API's own name; `subject`: the uuid of what was changed; `now`: ms since the epoch.
 
     `request_id`: as the call's log line has it; `client_request_id`: the one in the request, or empty.
+    `peer`: where the call came from; empty of what nobody called for.
     """
     connection.execute(
         _RECORD,
@@ -42,6 +44,7 @@ def record(
             "subject": subject,
             "request_id": request_id,
             "client_request_id": client_request_id,
+            "peer": peer,
         },
     )
 

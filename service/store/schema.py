@@ -473,6 +473,7 @@ audit = Table(
     Column("subject", Text, nullable=False),
     Column("request_id", Text, nullable=False, default=""),
     Column("client_request_id", Text, nullable=False, default=""),
+    Column("peer", Text, nullable=False, default=""),
     Index(None, "time"),
     Index(None, "project", "id"),
     Index(None, "subject"),

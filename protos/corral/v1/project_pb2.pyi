@@ -114,6 +114,7 @@ class AuditEvent(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CLIENT_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The event's number. It rises, with gaps."""
     principal: _builtins.str
@@ -128,6 +129,10 @@ class AuditEvent(_message.Message):
     """The service's own name of the call, as its answer's `x-request-id` and its log line have it."""
     client_request_id: _builtins.str
     """The `request_id` that the caller put into its request. Empty where it put none."""
+    peer: _builtins.str
+    """Where the call came from: an address; of a unix socket the user's number as the kernel tells it (`uid 1000`), or
+    `local` where that is not known, as over gRPC. Empty of what the service did by itself.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the change was made."""
@@ -143,10 +148,11 @@ class AuditEvent(_message.Message):
         subject: _builtins.str = ...,
         request_id: _builtins.str = ...,
         client_request_id: _builtins.str = ...,
+        peer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "id", b"id", "method", b"method", "principal", b"principal", "project", b"project", "request_id", b"request_id", "subject", b"subject", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "id", b"id", "method", b"method", "peer", b"peer", "principal", b"principal", "project", b"project", "request_id", b"request_id", "subject", b"subject", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

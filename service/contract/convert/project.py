@@ -42,6 +42,7 @@ def audit_event(value: AuditEvent) -> project_pb2.AuditEvent:
         subject=value.subject,
         request_id=value.request_id,
         client_request_id=value.client_request_id,
+        peer=value.peer,
     )
 
 

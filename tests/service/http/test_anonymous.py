@@ -50,6 +50,21 @@ async def test_by_a_unix_socket_its_mode_lets_in_and_nobody_behind_a_proxy(tmp_p
                 assert (await http.get(GROUPS, headers={header: "198.51.100.1"})).status_code == 401
 
 
+@pytest.mark.asyncio
+async def test_the_audit_tells_by_which_user_of_this_machine_a_change_was_made(tmp_path: Path) -> None:
+    text = FILE.replace('grpc = "127.0.0.1:0"', f'grpc = "unix:{tmp_path}/grpc"')
+    text = text.replace('http = "127.0.0.1:0"', f'http = "unix:{tmp_path}/http"')
+    async with whole(tmp_path, text + HOSTS) as lab:
+        uuid = lab.uuid_of("host-1")
+        await lab.fleet.UpdateHost(fleet_pb2.UpdateHostRequest(uuid=uuid, description="by gRPC"))
+        transport = httpx.AsyncHTTPTransport(uds=f"{tmp_path}/http")
+        async with httpx.AsyncClient(base_url="http://localhost", transport=transport, trust_env=False) as http:
+            changed = await http.patch(f"/corral/v1/hosts/{uuid}", json={"description": "by JSON"})
+            assert changed.status_code == 200, changed.text
+            rows = (await http.get("/corral/v1/audit-events")).json()["inventories"]
+        assert [row["peer"] for row in rows] == [f"uid {os.geteuid()}", "local"], "gRPC does not tell a peer's user"
+
+
 NOBODY = 65534
 
 

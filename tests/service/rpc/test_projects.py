@@ -160,6 +160,7 @@ async def test_the_audit_tells_who_changed_what_by_page_filter_and_role(
         assert newest.subject == uuid
         assert oldest.client_request_id == "first"
         assert oldest.request_id
+        assert oldest.peer.startswith("ipv4:127.0.0.1:")
         for fields, wanted in (
             ({"project": "red"}, [oldest]),
             ({"principal": "bob"}, [middle]),

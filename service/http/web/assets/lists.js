@@ -69,7 +69,7 @@ export function Audit() {
   return html`<h1>Audit</h1><p>Who changed what, the newest first: the last thousand changes.</p>
     <${Problem} is=${made.problem} />
     <p class="actions"><button onClick=${made.again}>Look again</button></p>
-    ${made.value && html`<${Table} caption="Changes" items=${made.value} keyOf=${(one) => one.id} head=${["At", "Who", "Project", "What", "Of", "Call"]}
-      row=${(one) => html`<td>${clock(Date.parse(one.time))}</td><th scope="row">${one.principal}</th><td>${one.project}</td><td>${one.method}</td>
+    ${made.value && html`<${Table} caption="Changes" items=${made.value} keyOf=${(one) => one.id} head=${["At", "Who", "From", "Project", "What", "Of", "Call"]}
+      row=${(one) => html`<td>${clock(Date.parse(one.time))}</td><th scope="row">${one.principal}</th><td>${one.peer}</td><td>${one.project}</td><td>${one.method}</td>
         <td><code>${one.subject}</code></td><td><code>${one.requestId}</code></td>`} />`}`;
 }
