@@ -22,7 +22,7 @@ TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
     "service/drivers/base.py": 470,  # all that every driver is asked for, and its answers
-    "service/store/schema.py": 480,  # one table after the other
+    "service/store/schema.py": 500,  # one table after the other
 }
 """The most lines of a file of Python, and of the few that may have more."""
 NO_ROOM = {"__pycache__", "node_modules"}

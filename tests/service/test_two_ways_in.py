@@ -6,6 +6,7 @@ Each row is one bad input, told by both ways. A rule that one way keeps and the 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -205,11 +206,24 @@ async def _refused_start(directory: Path, url: str, extra: str) -> str:
     return str(refused.value)
 
 
-BAD_FILES = {
-    "empty.qcow2": (b"", "is empty"),
-    "raw.qcow2": (bytes(512), ""),
-    "backed.qcow2": (b"QFI\xfb" + (3).to_bytes(4, "big") + (512).to_bytes(8, "big") + bytes(1024), ""),
-}
+def qcow2(*, backing: int = 0, features: int = 0, l1_offset: int = 0) -> bytes:
+    """The header of a disk of 64 KiB clusters, with one entry in its first table, and nothing behind it."""
+    start = b"QFI\xfb" + struct.pack(">IQIIQIIQQI", 3, backing, 0, 16, 1 << 20, 0, 1, l1_offset, 0, 0)
+    return start.ljust(72, b"\0") + features.to_bytes(8, "big") + bytes(32)
+
+
+BAD_FILES = [
+    ("empty", "qcow2", b"", "is empty"),
+    ("raw-as-qcow2", "qcow2", bytes(512), "is not a qcow2 disk"),
+    ("qcow2-as-raw", "raw", qcow2(), "is a qcow2 disk"),
+    ("vmdk", "raw", b"KDMV" + bytes(1024), "is a VMDK disk"),
+    ("packed", "raw", b"\xfd7zXZ\0" + bytes(1024), "is packed with xz"),
+    ("backed", "qcow2", qcow2(backing=512), "is a qcow2 disk with a backing file"),
+    ("external", "qcow2", qcow2(features=1 << 2), "is a qcow2 disk with an external data file"),
+    ("corrupt", "qcow2", qcow2(features=1 << 1), "is a qcow2 disk that QEMU has marked as corrupt"),
+    ("cut", "qcow2", qcow2(l1_offset=1 << 16), "is truncated: it is a qcow2 disk with data beyond its end"),
+]
+"""Name, declared format, content, and what is wrong."""
 
 
 @pytest.mark.asyncio
@@ -217,21 +231,21 @@ async def test_a_bad_image_is_refused_by_both_ways_in_the_same_words(tmp_path: P
     images = tmp_path / "images"
     images.mkdir()
     (tmp_path / "kernel").write_bytes(b"kernel")
-    for name, (content, _) in BAD_FILES.items():
+    for name, _, content, _ in BAD_FILES:
         (images / name).write_bytes(content)
     async with whole(tmp_path, config_text(0)) as lab:
-        for name, (_, words) in BAD_FILES.items():
+        for name, declared, _, words in BAD_FILES:
             file = tmp_path / "corral.toml"
-            image = table("images", {"name": "odd", "disk": f"images/{name}", "disk_format": "qcow2"})
+            image = table("images", {"name": "odd", "disk": f"images/{name}", "disk_format": declared})
             real = table("hosts", {"name": "hv1", "zone": "zone-1", **TCP})
             file.write_text(config_text(0, extra=image + real))
             with pytest.raises(ConfigError) as refused:
                 load(file)
-            request = catalog_pb2.RegisterImageRequest(name="odd", format="qcow2", file_name=name)
+            request = catalog_pb2.RegisterImageRequest(name="odd", format=declared, file_name=name)
             ((field, by_call),) = await told_by_call(lab.catalog.RegisterImage(request))
             assert field == "file_name"
             assert refused.value.problems == (f"images[1]: {images / name} {by_call}",)
-            assert words in by_call
+            assert by_call == words
 
 
 def test_all_mistakes_are_told_at_once_those_of_the_second_look_too() -> None:
