@@ -31,6 +31,8 @@ NAMES = frozenset({
     # room that is made by moves
     "room.planned", "room.booked", "room.asking", "room.begun", "room.looked", "room.taken", "room.given_back",
     "room.target", "room.closed",
+    # a rebalance
+    "rebalance.kept", "rebalance.asking",
     # what is seen of a host
     "monitor.probed", "monitor.judged", "monitor.recorded", "monitor.listed", "monitor.silent", "monitor.absent_once",
     "monitor.absent_twice",

@@ -32,6 +32,7 @@ from service.app.picture import Picture
 from service.app.projects import Projects
 from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
+from service.app.rebalancing import Rebalancing
 from service.app.room import RoomPlans
 from service.app.seats import StoredSeats
 from service.app.secrets import StoredSecrets
@@ -238,6 +239,16 @@ class Service:
             live_targets=self._calls.live_targets,
         )
         self.room = RoomPlans(self.store, self.groups, self.planner, wall_clock, self._calls.live_targets)
+        self.rebalancing = Rebalancing(
+            self.store,
+            self.feed,
+            self.planner,
+            wall_clock,
+            self._fleet_reader,
+            self._calls.live_targets,
+            metrics=self.metrics,
+            signals=self.signals,
+        )
 
     def _connect(self) -> None:
         """Who hears whom."""
@@ -315,6 +326,7 @@ class Service:
                 self.quarantine,
                 self.decisions,
                 self.room,
+                self.rebalancing,
                 self._reachable,
             ),
             catalog=CatalogServicer(self.catalog),

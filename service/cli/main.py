@@ -27,6 +27,7 @@ from service.cli import (
     logs,
     places,
     projects,
+    rebalance,
     secrets,
     server_part,
 )
@@ -144,6 +145,7 @@ for _module in (
     clusters,
     catalog,
     capacity,
+    rebalance,
     projects,
     secrets,
     decisions,

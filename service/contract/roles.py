@@ -50,6 +50,9 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}AdoptQuarantined": ADMIN,
     f"{_FLEET}GetCapacity": ADMIN,
     f"{_FLEET}PlanRoom": ADMIN,  # it names every tenant's members
+    f"{_FLEET}PlanRebalance": ADMIN,
+    f"{_FLEET}RebalanceHosts": ADMIN,
+    f"{_FLEET}CallOffRebalance": ADMIN,
     f"{_FLEET}ListDecisions": ADMIN,
     f"{_FLEET}DumpDecision": ADMIN,  # it shows every tenant's members
     f"{_FLEET}WatchFleet": ADMIN,

@@ -225,13 +225,15 @@ class RoomCalledOff:
 
 @dataclass(frozen=True, slots=True)
 class RoomAsked:
-    """The member is to leave its host for a seat that is booked for it with this change. `live`: as it runs."""
+    """The member is to leave its host for a seat that is booked for it with this change. `live`: as it runs; `why`: in
+    words for its callers."""
 
     instance_uuid: str
     attempt: int
     room: str
     order: int
     live: bool
+    why: str = "it makes room for another group"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from service.domain.groups import Group, Instance, InstanceStatus, MoveStage
-from service.lifecycle.facts import MoveAborted, MoveClaimed, Moved, MoveImpossible
+from service.lifecycle.facts import MoveAborted, MoveClaimed, Moved, MoveImpossible, RoomAsked
 from service.lifecycle.members import S, at_target, each, enter, evict, unmoved, unwished
 
 MOVE_BASE_MS = 60_000
@@ -39,15 +39,13 @@ def stay(member: Instance) -> Instance:
     return replace(unwished(member), reason="") if member.move is MoveStage.WANTED and not member.room else member
 
 
-def makes_room(member: Instance, room: str, order: int, live: bool, now: int) -> Instance:
-    """It is to leave its host so that another group fits: as it runs, or stopped and placed anew."""
+def makes_room(member: Instance, asked: RoomAsked, now: int) -> Instance:
+    """It is to leave its host for another group's room, or a rebalance: as it runs, or stopped and placed anew."""
     still = member.move is MoveStage.NONE and not (member.room or member.unknown_since)
     if not still or member.status is not S.RUNNING or member.joining or member.leaving:
         return member
-    why = "it makes room for another group"
-    if live:
-        return replace(member, move=MoveStage.WANTED, room=room, room_order=order, reason=why)
-    return replace(evict(member, now, why), room=room, room_order=order)
+    leaving = replace(member, move=MoveStage.WANTED, reason=asked.why) if asked.live else evict(member, now, asked.why)
+    return replace(leaving, room=asked.room, room_order=asked.order)
 
 
 def room_closed(member: Instance, room: str) -> Instance:
@@ -58,7 +56,7 @@ def room_closed(member: Instance, room: str) -> Instance:
     if member.move is MoveStage.WANTED:
         return replace(unwished(member), reason="")
     if member.move is MoveStage.GOING:
-        told = "the room that it was to make is not wanted any more"
+        told = "its move is not wanted any more"
         return replace(member, move=MoveStage.ABORTING, reason=told, move_deadline_at=0)
     return member
 

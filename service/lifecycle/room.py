@@ -44,11 +44,7 @@ def room_asked(group: Group, fact: RoomAsked, now: int) -> Group:
         return group
     return each(
         group,
-        lambda m: (
-            makes_room(m, fact.room, fact.order, fact.live, now)
-            if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt)
-            else m
-        ),
+        lambda m: makes_room(m, fact, now) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m,
     )
 
 

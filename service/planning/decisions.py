@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from placement import codec
 from placement.model import Decision, Host, Node, Policy, Request, Snapshot
 from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.plans import Limits, Rebalance
 from service.errors import NotFound
 from service.planning.planner import Planned, Planner
 from service.planning.translate import GROUP_LABEL
@@ -149,6 +150,20 @@ class RecordingPlanner:
         """See `Planner.make_room`."""
         return await self._planner.make_room(
             snapshot, request, neighbours, budget_seconds=budget_seconds, answer_by=answer_by
+        )
+
+    async def rebalance(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        limits: Limits,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Rebalance:
+        """See `Planner.rebalance`."""
+        return await self._planner.rebalance(
+            snapshot, groups, limits, budget_seconds=budget_seconds, answer_by=answer_by
         )
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from placement.model import Snapshot
 from placement.modes.moves import MadeRoom, Move, Neighbours
+from placement.modes.plans import Rebalance
 from service.domain.fleet import Host
 from service.domain.groups import Group, GroupPhase, Instance, MoveStage
 from service.domain.specs import MachineType
@@ -69,7 +70,7 @@ class Others:
                 closed |= self.hosts.keys() - takers - {member.host_uuid}
         return frozenset(closed)
 
-    def unfit(self, room: MadeRoom, live_targets: LiveTargets) -> bool:
+    def unfit(self, room: MadeRoom | Rebalance, live_targets: LiveTargets) -> bool:
         """Whether a move was planned that cannot be made live; what was learned counts from now on."""
         wrong = [move for move in room.moves if move.target not in self._takers(move, live_targets)]
         for move in wrong:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
 from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.plans import Limits, Rebalance
 from placement.stop import Stop
 from service.errors import InvariantViolation
 
@@ -66,6 +67,18 @@ class Planner(Protocol):
         """Verified moves after which the gang fits. Raises InvariantViolation where the checker refuses them."""
         ...
 
+    async def rebalance(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        limits: Limits,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Rebalance:
+        """Verified moves that mend and balance. Raises InvariantViolation where the checker refuses them."""
+        ...
+
     def close(self) -> None:
         """Let worker processes go."""
         ...
@@ -100,6 +113,18 @@ def room_verified(snapshot: Snapshot, request: Request, neighbours: Sequence[Nei
     if violations:
         raise InvariantViolation(f"the planner's moves break {len(violations)} rules, the first: {violations[0]}")
     return room
+
+
+def rebalance_verified(snapshot: Snapshot, groups: Sequence[Neighbours], limits: Limits, stop: Stop) -> Rebalance:
+    """Plan a rebalance and check it in this process. Raises InvariantViolation for moves that break a rule."""
+    from placement.modes.rebalance import rebalance
+    from placement.modes.rebalance_check import check_rebalance
+
+    plan = rebalance(snapshot, groups, limits, stop=stop)
+    violations = check_rebalance(snapshot, groups, limits, plan)
+    if violations:
+        raise InvariantViolation(f"the planner's moves break {len(violations)} rules, the first: {violations[0]}")
+    return plan
 
 
 def until(deadline: float) -> Stop:
@@ -148,6 +173,18 @@ class InlinePlanner:
     ) -> MadeRoom:
         """See `Planner.make_room`."""
         return room_verified(snapshot, request, neighbours, until(min(time.monotonic() + budget_seconds, answer_by)))
+
+    async def rebalance(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        limits: Limits,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Rebalance:
+        """See `Planner.rebalance`."""
+        return rebalance_verified(snapshot, groups, limits, until(min(time.monotonic() + budget_seconds, answer_by)))
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
 from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.plans import Limits, Rebalance
 from service.errors import Unavailable
 from service.planning.fair_queue import FairQueue
 from service.planning.planner import Planned
 from service.planning.process import (
+    Balance,
     Change,
     CountRoom,
     Flag,
@@ -121,7 +123,7 @@ class PoolPlanner:
     async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`. Raises Unavailable where a process died."""
         room = await self._run(snapshot, CountRoom(node), Time(budget_seconds, answer_by), "")
-        assert not isinstance(room, Decision | MadeRoom)
+        assert not isinstance(room, Decision | MadeRoom | Rebalance)
         return room
 
     async def make_room(
@@ -139,6 +141,20 @@ class PoolPlanner:
         assert isinstance(room, MadeRoom)
         return room
 
+    async def rebalance(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        limits: Limits,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Rebalance:
+        """See `Planner.rebalance`. Raises Unavailable where a process died."""
+        plan = await self._run(snapshot, Balance(tuple(groups), limits), Time(budget_seconds, answer_by), "")
+        assert isinstance(plan, Rebalance)
+        return plan
+
     async def warm(self) -> None:
         """Start the processes and load the solver, so that the first plan does not wait for it."""
         loop = asyncio.get_running_loop()
@@ -151,7 +167,9 @@ class PoolPlanner:
             worker.give_up()
             worker.executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, snapshot: Snapshot, work: Work, allowed: Time, project: str) -> Decision | Room | MadeRoom:
+    async def _run(
+        self, snapshot: Snapshot, work: Work, allowed: Time, project: str
+    ) -> Decision | Room | MadeRoom | Rebalance:
         """Have a process do the work; whoever waits for it may be cancelled, and then the process stops early."""
         if self._closed:
             raise Unavailable("the service is shutting down")
@@ -170,7 +188,7 @@ class PoolPlanner:
 
     async def _answer(
         self, worker: _Worker, snapshot: Snapshot, work: Work, allowed: Time
-    ) -> Decision | Room | MadeRoom:
+    ) -> Decision | Room | MadeRoom | Rebalance:
         try:
             reply = await self._order(worker, snapshot, work, allowed)
             if reply.result is None:  # it keeps another fleet than this process thought

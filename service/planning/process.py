@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Flavour, Host, Node, Policy, Request, Snapshot
 from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.plans import Limits, Rebalance
 from placement.stop import Stop
-from service.planning.planner import count_room, place_verified, room_verified
+from service.planning.planner import count_room, place_verified, rebalance_verified, room_verified
 
 if TYPE_CHECKING:
     from placement.modes.capacity import Room
@@ -76,7 +77,19 @@ class MakeRoom:
         return room_verified(snapshot, self.request, self.neighbours, stop)
 
 
-Work = Place | CountRoom | MakeRoom
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Work: which members move so that rules hold again and hosts are evenly full."""
+
+    groups: tuple[Neighbours, ...]
+    limits: Limits
+
+    def run(self, snapshot: Snapshot, stop: Stop) -> Rebalance:
+        """The verified moves. Raises InvariantViolation."""
+        return rebalance_verified(snapshot, self.groups, self.limits, stop)
+
+
+Work = Place | CountRoom | MakeRoom | Balance
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +129,7 @@ class Reply:
     `stopped`: the work heard that it should end before it was done.
     """
 
-    result: Decision | Room | MadeRoom | None
+    result: Decision | Room | MadeRoom | Rebalance | None
     stopped: bool = False
 
 

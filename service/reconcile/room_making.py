@@ -194,7 +194,8 @@ class RoomMaking:
         wanted = {m.room for m in group.instances if m.room and m.move in on_the_way}
         if not wanted or self.context.custody.held:
             return []
-        still = await self.context.store.read(lambda c: bookings.open_rooms(c, wanted))
+        now = self.now()
+        still = await self.context.store.read(lambda c: bookings.open_rooms(c, wanted, now))
         failpoint("room.closed")
         return [RoomClosed(room) for room in sorted(wanted - still)]
 

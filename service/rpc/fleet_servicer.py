@@ -13,11 +13,12 @@ from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
 from service.app.quarantine import Quarantine
+from service.app.rebalancing import Rebalancing
 from service.app.room import RoomPlans
 from service.contract import heartbeat, validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
-from service.contract.convert import inventory, requests
+from service.contract.convert import inventory, rebalances, requests
 from service.contract.convert.explanation import in_callers_order
 from service.contract.convert.inventory import Reachable
 from service.contract.heartbeat import beating
@@ -42,6 +43,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         quarantine: Quarantine,
         decisions: DecisionLog,
         room: RoomPlans,
+        rebalancing: Rebalancing,
         reachable: Reachable,
     ) -> None:
         """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
@@ -51,6 +53,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         self._quarantine = quarantine
         self._decisions = decisions
         self._room = room
+        self._rebalancing = rebalancing
         self._reachable = reachable
 
     async def CreateZone(  # noqa: N802
@@ -275,6 +278,35 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             return convert.room(await self._room.plan(current_caller(), wanted, seconds=seconds_left(context)))
         except PlacementError as error:
             raise in_callers_order(error, requests.positions_by_rank(request.group.model_services)) from error
+
+    async def PlanRebalance(  # noqa: N802
+        self, request: fleet_pb2.PlanRebalanceRequest, context: Any
+    ) -> fleet_pb2.PlanRebalanceResponse:
+        """Which members would move; nothing is moved."""
+        validation.check(request)
+        wish = rebalances.wish(request)
+        return rebalances.plan(await self._rebalancing.plan(wish, seconds=seconds_left(context)))
+
+    async def RebalanceHosts(  # noqa: N802
+        self, request: fleet_pb2.RebalanceHostsRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.RebalanceHostsResponse]:
+        """Moves members; a client that leaves does not stop it."""
+        validation.check(request)
+        run = self._rebalancing.run(
+            current_caller(), rebalances.wish(request), request.request_id, validate_only=request.validate_only
+        )
+        async with aclosing(beating(run, heartbeat.SECONDS)) as steps:
+            async for step in steps:
+                empty = fleet_pb2.RebalanceHostsResponse()
+                yield rebalances.progress(step, self._reachable) if step is not None else empty
+
+    async def CallOffRebalance(  # noqa: N802
+        self, request: fleet_pb2.CallOffRebalanceRequest, context: Any
+    ) -> fleet_pb2.CallOffRebalanceResponse:
+        """Moves nobody any more who has not gone."""
+        validation.check(request)
+        view = await self._rebalancing.call_off(current_caller(), request.uuid, validate_only=request.validate_only)
+        return fleet_pb2.CallOffRebalanceResponse(inventory=rebalances.rebalance(view))
 
     async def ListDecisions(  # noqa: N802
         self, request: fleet_pb2.ListDecisionsRequest, context: Any

@@ -15,7 +15,7 @@ from service.domain.cells import cells_in
 from service.domain.groups import Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
-from service.store import schema
+from service.store import rebalances, schema
 
 _BOOKINGS, _RESOURCES = schema.bookings, schema.host_resources
 _ADD = (
@@ -89,9 +89,11 @@ def use(connection: Connection, seats: Iterable[Seat]) -> None:
             _drop(connection, (_BOOKINGS.c.instance_uuid == instance) & (_BOOKINGS.c.host_uuid == host))
 
 
-def open_rooms(connection: Connection, rooms: Iterable[str]) -> frozenset[str]:
-    """Which of these rooms are still wanted: the group that they are for has its seats booked."""
-    return frozenset(connection.scalars(_OPEN, {"of": sorted(set(rooms))}))
+def open_rooms(connection: Connection, rooms: Iterable[str], now: int) -> frozenset[str]:
+    """Which of these rooms are still wanted at `now` (ms): the group that they are for has its seats booked, or they
+    are a rebalance's that goes on."""
+    asked = sorted(set(rooms))
+    return frozenset(connection.scalars(_OPEN, {"of": asked})) | rebalances.wanted(connection, asked, now)
 
 
 def booked(connection: Connection, instances: Iterable[str]) -> Mapping[str, tuple[str, tuple[int, ...]]]:

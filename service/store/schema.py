@@ -330,6 +330,17 @@ bookings = Table(
     Index(None, "room"),
 )
 
+# Rebalances that were begun: members move for one while its row says that it is wanted.
+rebalances = Table(
+    "rebalances",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("wanted_until", BigInteger, nullable=False),
+    Column("called_off_at", BigInteger, nullable=False, default=0),
+    Column("body", Text, nullable=False),
+)
+
 # One row: what this database is. `cluster` is empty in a database of older versions until its next start.
 installation = Table(
     "installation",

@@ -160,6 +160,18 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.rebalances = Counter(
+            "corral_rebalances_total",
+            "Rebalances: begun, called off.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.rebalance_moves = Counter(
+            "corral_rebalance_moves_total",
+            "Members that were asked to move by a rebalance, by what for: a broken rule, or load.",
+            ["cause"],
+            registry=registry,
+        )
         self.reconcile_steps = Counter(
             "corral_reconcile_steps_total", "Steps of the reconcile loop by outcome.", ["outcome"], registry=registry
         )

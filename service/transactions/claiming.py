@@ -120,7 +120,7 @@ def claim_move(
     after = advance(before, fact, now)
     if after == before or _seated(before) != _seated(planned):
         return before
-    if member.room and not bookings.open_rooms(connection, [member.room]):
+    if member.room and not bookings.open_rooms(connection, [member.room], now):
         return before  # nobody wants the room any more, and the member is told so next
     # What an earlier move of this attempt to that host has left, if anything, is of the same machine.
     claims.leave(connection, [(member.uuid, member.attempt, target.uuid)])

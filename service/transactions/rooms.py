@@ -91,11 +91,12 @@ def _book(connection: Connection, group: Group, asked: Mapping[str, Sequence[str
         if move.source_host_uuid in hosts:
             leaving[move.source_host_uuid].append(seat(member, hosts[move.source_host_uuid], member.cells))
     for host in hosts.values():
-        _check_fits(host, [s for _, s in seats if s.host_uuid == host.uuid], leaving[host.uuid])
+        check_fits(host, [s for _, s in seats if s.host_uuid == host.uuid], leaving[host.uuid])
     bookings.book(connection, plan.uuid, group.uuid, seats)
 
 
-def _check_fits(host: Host, coming: Sequence[Seat], leaving: Sequence[Seat]) -> None:
+def check_fits(host: Host, coming: Sequence[Seat], leaving: Sequence[Seat]) -> None:
+    """Whether the host has room for those who come once those have gone who leave. Raises ClaimLost."""
     more, less = total(s.claimed for s in coming), total(s.claimed for s in leaving)
     held = total((host.used, host.booked, host.foreign, *(_of_cell(c, c.used, c.foreign) for c in host.cells)))
     usable = total((host.allocatable, *(_of_cell(c, c.allocatable) for c in host.cells)))

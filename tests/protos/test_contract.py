@@ -141,6 +141,9 @@ def test_every_method_of_the_api_is_declared() -> None:
         "ListHosts",
         "GetCapacity",
         "PlanRoom",
+        "PlanRebalance",
+        "RebalanceHosts",
+        "CallOffRebalance",
         "WatchFleet",
     }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
@@ -162,6 +165,7 @@ def test_exactly_the_calls_that_take_time_or_follow_changes_stream() -> None:
         "DeployDistributedModelService",
         "WatchInstanceGroups",
         "DrainHost",
+        "RebalanceHosts",
         "WatchFleet",
         "DumpDecision",
         "GetInstanceLog",

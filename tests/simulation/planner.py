@@ -17,8 +17,9 @@ from placement.constraints import Apart, AtMost, Near, Scope
 from placement.model import Assignment, Decision, Host, Node, Policy, Proof, Request, Snapshot, Status
 from placement.modes.capacity import Room
 from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.plans import Limits, Rebalance
 from placement.stop import never
-from service.planning.planner import Planned, room_verified
+from service.planning.planner import Planned, rebalance_verified, room_verified
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -70,6 +71,22 @@ class FirstFitPlanner:
         self._world.stats["rooms planned"] += room.status is Status.PLACED
         await asyncio.sleep(self._world.random.uniform(0.0, 0.05))
         return room
+
+    async def rebalance(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        limits: Limits,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Rebalance:
+        """See service.planning.planner.Planner.rebalance: the real planner, without a clock."""
+        plan = rebalance_verified(snapshot, groups, limits, never)
+        self._world.point("planner.reply")
+        self._world.stats["rebalances planned"] += bool(plan.moves)
+        await asyncio.sleep(self._world.random.uniform(0.0, 0.05))
+        return plan
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -12,6 +12,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +23,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RebalanceCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RebalanceCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RebalanceCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REBALANCE_CAUSE_UNSPECIFIED: _RebalanceCause.ValueType  # 0
+    """Not told."""
+    REBALANCE_CAUSE_RULE: _RebalanceCause.ValueType  # 1
+    """A rule is broken where the member is."""
+    REBALANCE_CAUSE_LOAD: _RebalanceCause.ValueType  # 2
+    """Its host is fuller than the other."""
+
+class RebalanceCause(_RebalanceCause, metaclass=_RebalanceCauseEnumTypeWrapper):
+    """What a move is for."""
+
+REBALANCE_CAUSE_UNSPECIFIED: RebalanceCause.ValueType  # 0
+"""Not told."""
+REBALANCE_CAUSE_RULE: RebalanceCause.ValueType  # 1
+"""A rule is broken where the member is."""
+REBALANCE_CAUSE_LOAD: RebalanceCause.ValueType  # 2
+"""Its host is fuller than the other."""
+Global___RebalanceCause: _TypeAlias = RebalanceCause  # noqa: Y015
 
 @_typing.final
 class Zone(_message.Message):
@@ -1295,7 +1320,8 @@ class UpdateHostRequest(_message.Message):
     allow_broken_rules: _builtins.bool
     """Whether labels, rack and cluster are changed even where that breaks rules of groups with members on the host:
     required labels, their cluster, how many members a rack may have, how many racks they are in. Without it such a
-    change is refused, and the members are named. Members that are there stay until they are placed anew.
+    change is refused, and the members are named. Members that are there stay until they are
+    placed anew, or RebalanceHosts moves them.
     """
     @_builtins.property
     def resource_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePolicy]:
@@ -2521,3 +2547,433 @@ class WatchFleetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
 Global___WatchFleetResponse: _TypeAlias = WatchFleetResponse  # noqa: Y015
+
+@_typing.final
+class PlanRebalanceRequest(_message.Message):
+    """What to rebalance, and what a move has to gain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_UUID_FIELD_NUMBER: _builtins.int
+    CLUSTER_UUID_FIELD_NUMBER: _builtins.int
+    MOST_MOVES_FIELD_NUMBER: _builtins.int
+    THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
+    LEAST_GAIN_PERCENT_FIELD_NUMBER: _builtins.int
+    zone_uuid: _builtins.str
+    """Only hosts of this zone. Empty means any."""
+    cluster_uuid: _builtins.str
+    """Only hosts of this cluster. Empty means any."""
+    most_moves: _builtins.int
+    """How many members may move. 0 means 10."""
+    threshold_percent: _builtins.int
+    """By how many percent of a host two hosts must be apart in load, at least, for a member to move from one to the other for
+    that. 0 means 20.
+    """
+    least_gain_percent: _builtins.int
+    """How many percent less full the fuller of the two hosts is after such a move, at least. 0 means 5."""
+    def __init__(
+        self,
+        *,
+        zone_uuid: _builtins.str = ...,
+        cluster_uuid: _builtins.str = ...,
+        most_moves: _builtins.int = ...,
+        threshold_percent: _builtins.int = ...,
+        least_gain_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "threshold_percent", b"threshold_percent", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRebalanceRequest: _TypeAlias = PlanRebalanceRequest  # noqa: Y015
+
+@_typing.final
+class PlanRebalanceResponse(_message.Message):
+    """Moves that mend rules and balance load. They fit in any order and side by side; members of one group go one after the
+    other, in this order.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    BROKEN_RULES_FIELD_NUMBER: _builtins.int
+    LEFT_BROKEN_FIELD_NUMBER: _builtins.int
+    LEAST_MOVES_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    least_moves: _builtins.int
+    """No fewer moves than this mend all that is broken."""
+    moved_bytes: _builtins.int
+    """The memory of all that moves, in bytes."""
+    proof: _placement_pb2.PlacementProof.ValueType
+    """Whether no fewer moves mend as much and no more even load can be had by as many moves as are allowed."""
+    stopped: _builtins.bool
+    """Whether the search ended for want of time, so that more might be gained."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___RebalanceMove]:
+        """The moves."""
+
+    @_builtins.property
+    def broken_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___BrokenRule]:
+        """What is broken now."""
+
+    @_builtins.property
+    def left_broken(self) -> _containers.RepeatedCompositeFieldContainer[Global___BrokenRule]:
+        """What is still broken once the moves are made."""
+
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedCompositeFieldContainer[Global___ZoneLoad]:
+        """How full the fullest host of each zone is."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___RebalanceMove] | None = ...,
+        broken_rules: _abc.Iterable[Global___BrokenRule] | None = ...,
+        left_broken: _abc.Iterable[Global___BrokenRule] | None = ...,
+        least_moves: _builtins.int = ...,
+        zones: _abc.Iterable[Global___ZoneLoad] | None = ...,
+        moved_bytes: _builtins.int = ...,
+        proof: _placement_pb2.PlacementProof.ValueType = ...,
+        stopped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_rules", b"broken_rules", "least_moves", b"least_moves", "left_broken", b"left_broken", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof", "stopped", b"stopped", "zones", b"zones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRebalanceResponse: _TypeAlias = PlanRebalanceResponse  # noqa: Y015
+
+@_typing.final
+class RebalanceMove(_message.Message):
+    """A member's move, and what it is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    cause: Global___RebalanceCause.ValueType
+    """What it is for."""
+    rule: _builtins.str
+    """The rule that it mends: `labels`, `exclusive`, `numa`, `capacity`, `at_most`, `together`, `apart`, `near`, `spread` or
+    `within`. Empty where it is for load.
+    """
+    gain: _builtins.float
+    """For load: how many percent less full the fuller of the two hosts is. For a rule: by how much less it is missed."""
+    @_builtins.property
+    def move(self) -> Global___RoomMove:
+        """Which member, from where and to where."""
+
+    def __init__(
+        self,
+        *,
+        move: Global___RoomMove | None = ...,
+        cause: Global___RebalanceCause.ValueType = ...,
+        rule: _builtins.str = ...,
+        gain: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "gain", b"gain", "move", b"move", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceMove: _TypeAlias = RebalanceMove  # noqa: Y015
+
+@_typing.final
+class BrokenRule(_message.Message):
+    """A rule that is broken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    MISSED_BY_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUIDS_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """Which rule, as `RebalanceMove.rule` names it."""
+    missed_by: _builtins.int
+    """By how much it is missed: members too many, or racks too few."""
+    where: _builtins.str
+    """The host's UUID, or the rack's name. Empty where it is of several."""
+    @_builtins.property
+    def instance_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The UUIDs of members whose move may mend it. Empty where none of them can move as it runs."""
+
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        missed_by: _builtins.int = ...,
+        where: _builtins.str = ...,
+        instance_uuids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_uuids", b"instance_uuids", "missed_by", b"missed_by", "rule", b"rule", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrokenRule: _TypeAlias = BrokenRule  # noqa: Y015
+
+@_typing.final
+class ZoneLoad(_message.Message):
+    """How full the fullest host of a zone is, in percent of its processors or memory, whichever is fuller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_UUID_FIELD_NUMBER: _builtins.int
+    FULLEST_PERCENT_FIELD_NUMBER: _builtins.int
+    FULLEST_PERCENT_AFTER_FIELD_NUMBER: _builtins.int
+    LOWER_BOUND_PERCENT_FIELD_NUMBER: _builtins.int
+    zone_uuid: _builtins.str
+    """The zone's UUID."""
+    fullest_percent: _builtins.float
+    """Now."""
+    fullest_percent_after: _builtins.float
+    """Once the moves are made."""
+    lower_bound_percent: _builtins.float
+    """As many moves as are allowed cannot make it less."""
+    def __init__(
+        self,
+        *,
+        zone_uuid: _builtins.str = ...,
+        fullest_percent: _builtins.float = ...,
+        fullest_percent_after: _builtins.float = ...,
+        lower_bound_percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fullest_percent", b"fullest_percent", "fullest_percent_after", b"fullest_percent_after", "lower_bound_percent", b"lower_bound_percent", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ZoneLoad: _TypeAlias = ZoneLoad  # noqa: Y015
+
+@_typing.final
+class RebalanceHostsRequest(_message.Message):
+    """What to rebalance, and what a move has to gain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_UUID_FIELD_NUMBER: _builtins.int
+    CLUSTER_UUID_FIELD_NUMBER: _builtins.int
+    MOST_MOVES_FIELD_NUMBER: _builtins.int
+    THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
+    LEAST_GAIN_PERCENT_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    zone_uuid: _builtins.str
+    """Only hosts of this zone. Empty means any."""
+    cluster_uuid: _builtins.str
+    """Only hosts of this cluster. Empty means any."""
+    most_moves: _builtins.int
+    """How many members may move. 0 means 10."""
+    threshold_percent: _builtins.int
+    """By how many percent of a host two hosts must be apart in load, at least, for a member to move from one to the other for
+    that. 0 means 20.
+    """
+    least_gain_percent: _builtins.int
+    """How many percent less full the fuller of the two hosts is after such a move, at least. 0 means 5."""
+    validate_only: _builtins.bool
+    """Whether only to plan. The stream then carries the plan, and its end."""
+    request_id: _builtins.str
+    """The caller's name for this request: repeating it follows what it began."""
+    def __init__(
+        self,
+        *,
+        zone_uuid: _builtins.str = ...,
+        cluster_uuid: _builtins.str = ...,
+        most_moves: _builtins.int = ...,
+        threshold_percent: _builtins.int = ...,
+        least_gain_percent: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "request_id", b"request_id", "threshold_percent", b"threshold_percent", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceHostsRequest: _TypeAlias = RebalanceHostsRequest  # noqa: Y015
+
+@_typing.final
+class RebalanceHostsResponse(_message.Message):
+    """One event of a rebalance. One without a change says that nothing happened for ten seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The rebalance's UUID. Empty where nothing is moved."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @_builtins.property
+    def plan(self) -> Global___PlanRebalanceResponse:
+        """The plan: the first event of a rebalance that begins."""
+
+    @_builtins.property
+    def instance(self) -> _group_pb2.Instance:
+        """A member of it, as it is now."""
+
+    @_builtins.property
+    def final(self) -> Global___Rebalance:
+        """Nobody is on the way any more. The last event."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        uuid: _builtins.str = ...,
+        plan: Global___PlanRebalanceResponse | None = ...,
+        instance: _group_pb2.Instance | None = ...,
+        final: Global___Rebalance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "final", b"final", "instance", b"instance", "plan", b"plan", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "final", b"final", "instance", b"instance", "plan", b"plan", "time", b"time", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["plan", "instance", "final"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___RebalanceHostsResponse: _TypeAlias = RebalanceHostsResponse  # noqa: Y015
+
+@_typing.final
+class Rebalance(_message.Message):
+    """What has become of a rebalance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    CREATE_DATE_FIELD_NUMBER: _builtins.int
+    EXPIRE_DATE_FIELD_NUMBER: _builtins.int
+    CALLED_OFF_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """Its UUID. Empty where nothing was to move."""
+    called_off: _builtins.bool
+    """Whether it was called off."""
+    @_builtins.property
+    def create_date(self) -> _timestamp_pb2.Timestamp:
+        """When it was begun."""
+
+    @_builtins.property
+    def expire_date(self) -> _timestamp_pb2.Timestamp:
+        """Who is asked to move no more after this time."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RebalanceOutcome]:
+        """Its moves, and where each stands."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        create_date: _timestamp_pb2.Timestamp | None = ...,
+        expire_date: _timestamp_pb2.Timestamp | None = ...,
+        called_off: _builtins.bool = ...,
+        outcomes: _abc.Iterable[Global___RebalanceOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expire_date", b"expire_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["called_off", b"called_off", "create_date", b"create_date", "expire_date", b"expire_date", "outcomes", b"outcomes", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rebalance: _TypeAlias = Rebalance  # noqa: Y015
+
+@_typing.final
+class RebalanceOutcome(_message.Message):
+    """Where a move of a rebalance stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """`moving`, `moved`, `stayed`, or `gone` where the member has ended."""
+    reason: _builtins.str
+    """Why it stayed."""
+    @_builtins.property
+    def move(self) -> Global___RebalanceMove:
+        """The move."""
+
+    def __init__(
+        self,
+        *,
+        move: Global___RebalanceMove | None = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceOutcome: _TypeAlias = RebalanceOutcome  # noqa: Y015
+
+@_typing.final
+class CallOffRebalanceRequest(_message.Message):
+    """Which rebalance to call off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """Its UUID."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallOffRebalanceRequest: _TypeAlias = CallOffRebalanceRequest  # noqa: Y015
+
+@_typing.final
+class CallOffRebalanceResponse(_message.Message):
+    """The rebalance that was called off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Rebalance:
+        """As it is now: who is taken back is still on the way."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Rebalance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallOffRebalanceResponse: _TypeAlias = CallOffRebalanceResponse  # noqa: Y015

@@ -155,6 +155,21 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.PlanRoomRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRoomResponse.FromString,
                 _registered_method=True)
+        self.PlanRebalance = channel.unary_unary(
+                '/corral.v1.FleetService/PlanRebalance',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.PlanRebalanceRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRebalanceResponse.FromString,
+                _registered_method=True)
+        self.RebalanceHosts = channel.unary_stream(
+                '/corral.v1.FleetService/RebalanceHosts',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsResponse.FromString,
+                _registered_method=True)
+        self.CallOffRebalance = channel.unary_unary(
+                '/corral.v1.FleetService/CallOffRebalance',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceResponse.FromString,
+                _registered_method=True)
         self.ListDecisions = channel.unary_unary(
                 '/corral.v1.FleetService/ListDecisions',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.ListDecisionsRequest.SerializeToString,
@@ -352,6 +367,29 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRebalance(self, request, context):
+        """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
+        than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebalanceHosts(self, request, context):
+        """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
+        a member moves; one that cannot move stays where it is. A client that leaves does not stop it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CallOffRebalance(self, request, context):
+        """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDecisions(self, request, context):
         """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
         where several processes share a database, each tells its own.
@@ -493,6 +531,21 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.PlanRoom,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRoomRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.PlanRoomResponse.SerializeToString,
+            ),
+            'PlanRebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRebalance,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRebalanceRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.PlanRebalanceResponse.SerializeToString,
+            ),
+            'RebalanceHosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.RebalanceHosts,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsResponse.SerializeToString,
+            ),
+            'CallOffRebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.CallOffRebalance,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceResponse.SerializeToString,
             ),
             'ListDecisions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDecisions,
@@ -1137,6 +1190,87 @@ class FleetService:
             '/corral.v1.FleetService/PlanRoom',
             corral_dot_v1_dot_fleet__pb2.PlanRoomRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.PlanRoomResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/PlanRebalance',
+            corral_dot_v1_dot_fleet__pb2.PlanRebalanceRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.PlanRebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebalanceHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/corral.v1.FleetService/RebalanceHosts',
+            corral_dot_v1_dot_fleet__pb2.RebalanceHostsRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.RebalanceHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CallOffRebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/CallOffRebalance',
+            corral_dot_v1_dot_fleet__pb2.CallOffRebalanceRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.CallOffRebalanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

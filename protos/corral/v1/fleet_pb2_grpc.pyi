@@ -103,6 +103,16 @@ class FleetServiceStub:
     """Finds out which members of other groups would have to move, as they run, so that a group fits that does not fit now:
     the fewest bytes that were found, and how few it cannot go below. Nothing is moved. A group that fits needs no moves.
     """
+    PlanRebalance: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlanRebalanceRequest, _fleet_pb2.PlanRebalanceResponse]
+    """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
+    than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+    """
+    RebalanceHosts: _grpc.UnaryStreamMultiCallable[_fleet_pb2.RebalanceHostsRequest, _fleet_pb2.RebalanceHostsResponse]
+    """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
+    a member moves; one that cannot move stays where it is. A client that leaves does not stop it.
+    """
+    CallOffRebalance: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRebalanceRequest, _fleet_pb2.CallOffRebalanceResponse]
+    """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]
     """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
     where several processes share a database, each tells its own.
@@ -191,6 +201,16 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Finds out which members of other groups would have to move, as they run, so that a group fits that does not fit now:
     the fewest bytes that were found, and how few it cannot go below. Nothing is moved. A group that fits needs no moves.
     """
+    PlanRebalance: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlanRebalanceRequest, _fleet_pb2.PlanRebalanceResponse]  # type: ignore[assignment]
+    """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
+    than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+    """
+    RebalanceHosts: _aio.UnaryStreamMultiCallable[_fleet_pb2.RebalanceHostsRequest, _fleet_pb2.RebalanceHostsResponse]  # type: ignore[assignment]
+    """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
+    a member moves; one that cannot move stays where it is. A client that leaves does not stop it.
+    """
+    CallOffRebalance: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRebalanceRequest, _fleet_pb2.CallOffRebalanceResponse]  # type: ignore[assignment]
+    """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
     ListDecisions: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
     where several processes share a database, each tells its own.
@@ -391,6 +411,31 @@ class FleetServiceServicer:
         """Finds out which members of other groups would have to move, as they run, so that a group fits that does not fit now:
         the fewest bytes that were found, and how few it cannot go below. Nothing is moved. A group that fits needs no moves.
         """
+
+    def PlanRebalance(
+        self,
+        request: _fleet_pb2.PlanRebalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.PlanRebalanceResponse, _abc.Awaitable[_fleet_pb2.PlanRebalanceResponse]]:
+        """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
+        than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+        """
+
+    def RebalanceHosts(
+        self,
+        request: _fleet_pb2.RebalanceHostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.RebalanceHostsResponse], _abc.AsyncIterator[_fleet_pb2.RebalanceHostsResponse]]:
+        """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
+        a member moves; one that cannot move stays where it is. A client that leaves does not stop it.
+        """
+
+    def CallOffRebalance(
+        self,
+        request: _fleet_pb2.CallOffRebalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.CallOffRebalanceResponse, _abc.Awaitable[_fleet_pb2.CallOffRebalanceResponse]]:
+        """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
 
     def ListDecisions(
         self,

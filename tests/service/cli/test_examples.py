@@ -81,6 +81,7 @@ corral catalog add service.yaml
 corral catalog edit chat-model changes.yaml
 corral catalog remove chat-model
 corral capacity --cpu 4 --memory 16GiB
+corral rebalance --zone zone-1 --run
 corral usage
 corral audit --since 1h --limit 20
 corral secret

@@ -42,7 +42,8 @@ SERVICES = [
 ]
 METHODS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 # A GET changes nothing; a plan is a POST because its request is large.
-CHANGING = {rule.method for rule in rules(SERVICES) if rule.verb != "GET"} - {"PlanDistributedModelService", "PlanRoom"}
+PLANS = {"PlanDistributedModelService", "PlanRoom", "PlanRebalance"}
+CHANGING = {rule.method for rule in rules(SERVICES) if rule.verb != "GET"} - PLANS
 NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "name": "n", "type": "VirtualMachine"}
 
 STUBS = {
@@ -105,7 +106,8 @@ class Recorder:
 
 
 def _made(answer: Any) -> str:
-    found = answer.event.final if hasattr(answer, "event") else answer.inventory
+    told = answer.event if hasattr(answer, "event") else answer
+    found = told.final if hasattr(told, "final") else told.inventory
     uuid: str = found.uuid
     return uuid
 
@@ -156,6 +158,19 @@ async def the_fleet(calls: Recorder) -> None:
     await calls.call("FenceHost", host, uuid=host)
     await calls.call("RemoveHost", host, uuid=host)
     await calls.call("DeleteZone", zone, uuid=zone)
+
+
+async def a_rebalance(calls: Recorder) -> None:
+    """Two hosts of which one is full: a member moves, and what is over is called off."""
+    lab = calls.lab
+    other = fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-2"))
+    await lab.fleet.DisableHost(other)
+    group = await lab.up(2)
+    await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=other.uuid))
+    begun = _made(await calls.call("RebalanceHosts", request_id="even-1"))
+    await calls.call("CallOffRebalance", begun, uuid=begun)
+    async for _ in lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)):
+        pass
 
 
 async def _has_monitor(lab: Whole, host: str) -> bool:
@@ -235,7 +250,7 @@ async def test_every_changing_method_of_the_role_table_leaves_one_row(
     assert {path.split("/")[1] for path in ROLES if path.startswith("corral.")} == set(METHODS)
     async with running(tmp_path) as lab:
         calls = Recorder(lab)
-        for life in (groups, the_fleet, the_catalogue, the_secrets, the_quarantine):
+        for life in (groups, a_rebalance, the_fleet, the_catalogue, the_secrets, the_quarantine):
             await life(calls)
         assert calls.seen == CHANGING
 

@@ -1,0 +1,156 @@
+"""`corral rebalance`: which members would move so that rules hold again and hosts are evenly full, and to do it."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import click
+from corral.v1 import fleet_pb2, fleet_pb2_grpc, placement_pb2
+
+from service.cli import errors, names
+from service.cli.command import Output, Session, output_option, verb
+from service.cli.explanation import size_text
+from service.cli.follow_up import Detached
+from service.cli.places import find_cluster, find_zone
+from service.cli.view import describe_member
+
+Stub = fleet_pb2_grpc.FleetServiceStub
+
+
+def register(corral: click.Group) -> None:
+    """Add the sub-command."""
+    verb(corral, "rebalance", example="corral rebalance --zone zone-1 --run")(rebalance)
+
+
+@output_option
+@click.option("--zone", type=names.ZONE, default="", help="Only hosts of this zone, by name or uuid.")
+@click.option("--cluster", type=names.CLUSTER, default="", help="Only hosts of this cluster, by name or uuid.")
+@click.option("--run", is_flag=True, help="Make the moves, and follow them; without it they are only shown.")
+@click.option("--most-moves", type=click.IntRange(1, 1000), default=10, show_default=True, help="No more than so many.")
+@click.option(
+    "--threshold",
+    type=click.IntRange(1, 100),
+    default=20,
+    show_default=True,
+    help="Percent of a host by which two hosts must differ for a move from one to the other.",
+)
+@click.option(
+    "--least-gain",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    help="Percent by which the fuller of the two must become less full.",
+)
+@click.option("--call-off", metavar="UUID", default="", help="Call this rebalance off instead: who has not gone stays.")
+def rebalance(
+    session: Session,
+    output: Output,
+    zone: str,
+    cluster: str,
+    run: bool,
+    most_moves: int,
+    threshold: int,
+    least_gain: int,
+    call_off: str,
+) -> int:
+    """Show which live moves would mend broken rules and even hosts out; --run makes them.
+
+    Ctrl-C leaves; the moves go on.
+    """
+    stub = session.stub(Stub)
+    if call_off:
+        made = stub.CallOffRebalance(fleet_pb2.CallOffRebalanceRequest(uuid=call_off)).inventory
+        output.one(made, made.uuid, f"{made.uuid} is called off")
+        return errors.OK
+    wish = fleet_pb2.PlanRebalanceRequest(
+        zone_uuid=find_zone(stub, zone).uuid if zone else "",
+        cluster_uuid=find_cluster(stub, cluster).uuid if cluster else "",
+        most_moves=most_moves,
+        threshold_percent=threshold,
+        least_gain_percent=least_gain,
+    )
+    if run:
+        return _run(stub, output, wish)
+    plan = stub.PlanRebalance(wish)
+    if output.kind == "name":
+        for one in plan.moves:
+            print(one.move.move.instance_uuid)
+    elif output.for_people:
+        print("\n".join(_told(plan)))
+    else:
+        print(output.text(plan))
+    return errors.OK
+
+
+def _run(stub: Stub, output: Output, wish: fleet_pb2.PlanRebalanceRequest) -> int:
+    request = fleet_pb2.RebalanceHostsRequest(
+        zone_uuid=wish.zone_uuid,
+        cluster_uuid=wish.cluster_uuid,
+        most_moves=wish.most_moves,
+        threshold_percent=wish.threshold_percent,
+        least_gain_percent=wish.least_gain_percent,
+        request_id=uuid4().hex,
+    )
+    final, uuid = fleet_pb2.Rebalance(), ""
+    try:
+        for answer in stub.RebalanceHosts(request):
+            uuid = answer.uuid or uuid
+            if answer.WhichOneof("change") == "final":
+                final = answer.final
+            if output.for_people:
+                for line in _line(answer):
+                    print(line, flush=True)
+            elif answer.WhichOneof("change") and output.kind != "name":
+                print(output.text(answer), flush=True)
+    except KeyboardInterrupt:
+        errors.tell(f"left; the moves go on. Call them off with: corral rebalance --call-off {uuid}")
+        raise Detached from None
+    if output.kind == "name" and uuid:
+        print(uuid)
+    return errors.OK if all(one.state != "stayed" for one in final.outcomes) else errors.FAILED
+
+
+def _line(answer: fleet_pb2.RebalanceHostsResponse) -> list[str]:
+    match answer.WhichOneof("change"):
+        case "plan":
+            return _told(answer.plan)
+        case "instance":
+            return [f"member  {describe_member(answer.instance)}"]
+        case "final":
+            return [
+                f"{one.state}  {one.move.move.instance_name} -> {one.move.move.target_host_name}"
+                + (f": {one.reason}" if one.reason else "")
+                for one in answer.final.outcomes
+            ]
+    return []
+
+
+def _told(plan: fleet_pb2.PlanRebalanceResponse) -> list[str]:
+    lines = [
+        f"broken: {one.rule}{f' at {one.where}' if one.where else ''}, by {one.missed_by}" for one in plan.broken_rules
+    ]
+    if not plan.moves:
+        lines.append("nothing is gained by a move")
+    else:
+        proven = plan.proof == placement_pb2.PLACEMENT_PROOF_OPTIMAL
+        how = "proven the best that so many moves can do" if proven else "more may be possible"
+        many = f"{len(plan.moves)} members move" if len(plan.moves) > 1 else "1 member moves"
+        lines.append(f"{many}, {size_text(plan.moved_bytes)} of memory ({how}):")
+    for one in plan.moves:
+        why = f"mends {one.rule}" if one.rule else f"load, {one.gain:g} % less"
+        move = one.move
+        lines.append(
+            f"  {move.instance_name} of {move.group_uuid}: {move.source_host_name} -> {move.target_host_name} "
+            f"({size_text(move.memory_size)}, {why})"
+        )
+    lines += [
+        f"the fullest host of zone {zone.zone_uuid}: {zone.fullest_percent:g} % -> {zone.fullest_percent_after:g} % "
+        f"(not below {zone.lower_bound_percent:g} %)"
+        for zone in plan.zones
+    ]
+    lines += [
+        f"stays broken: {one.rule}{f' at {one.where}' if one.where else ''}, by {one.missed_by}"
+        + ("" if one.instance_uuids else " (none of its members can be moved as it runs)")
+        for one in plan.left_broken
+    ]
+    return lines

@@ -1,0 +1,56 @@
+"""Rebalances as they are asked for, planned and stored. Pure data.
+
+Times are milliseconds since the Unix epoch, sizes bytes. Stored as JSON under these very field names (ARCHITECTURE,
+"Stored JSON").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_MOVES = 10
+DEFAULT_THRESHOLD = 20
+DEFAULT_LEAST_GAIN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceWish:
+    """Of which hosts: of a zone, of a cluster, or of all. `threshold_percent`: two hosts that are less apart are left
+    alone; `least_gain_percent`: so much less full the fuller of the two is at least after a move."""
+
+    zone_uuid: str = ""
+    cluster_uuid: str = ""
+    most_moves: int = DEFAULT_MOVES
+    threshold_percent: int = DEFAULT_THRESHOLD
+    least_gain_percent: int = DEFAULT_LEAST_GAIN
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceMove:
+    """A member's move. `cause`: "rule" or "load"; `rule`: which one it mends; `gain`: how much less is missed, or how
+    many thousandths less full the fuller of the two hosts is; `cells`: of the other host, that it is pinned to."""
+
+    instance_uuid: str
+    attempt: int
+    group_uuid: str
+    name: str
+    source_host_uuid: str
+    source_host_name: str
+    target_host_uuid: str
+    target_host_name: str
+    memory_size: int
+    cause: str
+    rule: str = ""
+    gain: int = 0
+    cells: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """Moves that were begun together. `until`: who has not left by then stays; `called_off_at`: 0 where it was not."""
+
+    uuid: str
+    moves: tuple[RebalanceMove, ...]
+    created_at: int
+    until: int
+    called_off_at: int = 0

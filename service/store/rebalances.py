@@ -1,0 +1,50 @@
+"""Rebalances that were begun: what was to move, how long that is wanted, and whether it was called off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sqlalchemy import Connection, insert, select, update
+
+from service.domain.rebalances import Rebalance
+from service.errors import NotFound
+from service.store import schema
+from service.store.codec import decode, encode
+
+_ROWS = schema.rebalances
+
+
+def add(connection: Connection, rebalance: Rebalance) -> None:
+    """Keep one that begins with this commit."""
+    connection.execute(
+        insert(_ROWS).values(
+            uuid=rebalance.uuid,
+            created_at=rebalance.created_at,
+            wanted_until=rebalance.until,
+            called_off_at=rebalance.called_off_at,
+            body=encode(rebalance),
+        )
+    )
+
+
+def get(connection: Connection, uuid: str, *, lock: bool = False) -> Rebalance:
+    """One that was begun. Raises NotFound."""
+    query = select(_ROWS).where(_ROWS.c.uuid == uuid)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise NotFound("rebalance", uuid)
+    return replace(decode(Rebalance, row.body), called_off_at=row.called_off_at)
+
+
+def call_off(connection: Connection, uuid: str, now: int) -> None:
+    """Nobody is to move for it any more who has not gone yet."""
+    connection.execute(update(_ROWS).where(_ROWS.c.uuid == uuid).values(called_off_at=now))
+
+
+def wanted(connection: Connection, uuids: Iterable[str], now: int) -> frozenset[str]:
+    """Which of these are still to be carried out."""
+    query = select(_ROWS.c.uuid).where(
+        _ROWS.c.uuid.in_(sorted(set(uuids))), _ROWS.c.called_off_at == 0, _ROWS.c.wanted_until > now
+    )
+    return frozenset(connection.scalars(query))
