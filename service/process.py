@@ -75,6 +75,7 @@ class Process:
         await reaper.once()  # what the process before this one held is this one's now
         self._spawn(reaper.run(), "leases of ended processes")
         self._spawn(Housekeeping(service.store).run(), "housekeeping")
+        self._spawn(service.uploads.run(), "images")
         for key, count in (await service.secrets.rewrap()).items():
             log.error(
                 "stored secrets cannot be decrypted: machines that need them are not made, and they stay as they are",
@@ -113,6 +114,7 @@ class Process:
             if task.get_name() not in ("http", _MACHINES):
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        service.uploads.close()
         service.planner.close()
         service.store.close()
         log.info("stopped")

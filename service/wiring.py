@@ -26,6 +26,7 @@ from service.app.gauges import Gauges
 from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
+from service.app.image_store import ImageStore
 from service.app.jobs import Job, JobResult, Jobs
 from service.app.logs import Logs
 from service.app.picture import Picture
@@ -37,6 +38,7 @@ from service.app.room import RoomPlans
 from service.app.seats import StoredSeats
 from service.app.secrets import StoredSecrets
 from service.app.sessions import Sessions
+from service.app.uploads import Uploads
 from service.config.file import Config
 from service.config.keys import KeyUnusable, read_keys
 from service.config.secrets import ConfiguredSecrets
@@ -148,7 +150,7 @@ class Service:
             registry=self.metrics.registry,
             readiness=readiness,
             refresh=self.gauges.refresh,
-            notes=lambda: self.health.notes,
+            notes=lambda: {**self.health.notes, **self.uploads.notes},
             routes=[*self._json_routes(), *zstack_routes(self.zstack), *self._web_routes()],
         )
         whole = WithoutEmptySegments(app)
@@ -226,6 +228,9 @@ class Service:
         )
         self.catalog = Catalog(
             self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._known_secrets
+        )
+        self.uploads = Uploads(
+            self.store, self.catalog, ImageStore(config.image_directory, config.max_upload_size), self.metrics
         )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.quarantine = Quarantine(self.store, wall_clock, self.signals, self._adoption.prepare)
@@ -329,7 +334,7 @@ class Service:
                 self.rebalancing,
                 self._reachable,
             ),
-            catalog=CatalogServicer(self.catalog),
+            catalog=CatalogServicer(self.catalog, self.uploads),
             projects=ProjectServicer(Projects(self.store)),
             secrets=SecretServicer(self.secrets),
             version=_version(),

@@ -17,7 +17,7 @@ from service.app import environment, image_files, operator_changes, paging
 from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
-from service.domain.catalog import Image, ModelService, RegisteredImage
+from service.domain.catalog import ModelService, RegisteredImage, disk_image, kernel_image
 from service.domain.presets import port_problems, ports_of
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
@@ -57,6 +57,18 @@ class NewImage:
     initrd_sha256: str = ""
     resource_uuid: str = ""
     request_id: str = ""
+    kernel_arguments: str = ""
+    delivery: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that makes an image. `method`: by whose name it is remembered; `uuid`: empty for a new one."""
+
+    method: str
+    request: object
+    uuid: str
+    request_id: str
 
 
 class Catalog:
@@ -180,31 +192,40 @@ class Catalog:
         The same request id answers with the image that it made. Raises InvalidArgument (naming the file's field),
         AlreadyExists, RequestIdReused.
         """
-        method, uuid = "RegisterImage", request.resource_uuid or self._new_uuid()
+        asked = Asked("RegisterImage", request, request.resource_uuid, request.request_id)
+        made = await self.made_before(caller, asked)
+        if made is not None:
+            return made
+        image = await asyncio.to_thread(self._read_files, request)
+        return await self.enter(caller, asked, image, validate_only=validate_only)
 
-        def known(connection: Connection) -> RegisteredImage | None:
-            there = operator_changes.made_before(connection, caller, method, request.request_id, request)
-            if there is not None:
-                return catalog.image(connection, there)
-            if catalog.image_exists(connection, uuid):
-                raise AlreadyExists("image", uuid)
-            return None
+    async def made_before(self, caller: Caller, asked: Asked) -> RegisteredImage | None:
+        """The image that the same request has made earlier. Raises AlreadyExists, RequestIdReused."""
+        return await self._store.read(lambda connection: self._known(connection, caller, asked))
 
-        before = await self._store.read(known)
-        if before is not None:
-            return before
-        image = await asyncio.to_thread(self._read_files, request, uuid)
-        now = self._clock()
+    async def enter(
+        self, caller: Caller, asked: Asked, image: RegisteredImage, *, validate_only: bool = False
+    ) -> RegisteredImage:
+        """Put an image into the catalogue whose files were looked at. Raises AlreadyExists, RequestIdReused."""
+        now, uuid = self._clock(), asked.uuid or self._new_uuid()
 
         def work(connection: Connection) -> RegisteredImage:
-            there = known(connection)
+            there = self._known(connection, caller, asked)
             if there is not None:
                 return there
-            catalog.put_image(connection, image, now=now)
-            operator_changes.made(connection, caller, method, request.request_id, request, uuid, now)
+            catalog.put_image(connection, replace(image, uuid=uuid), now=now)
+            operator_changes.made(connection, caller, asked.method, asked.request_id, asked.request, uuid, now)
             return catalog.image(connection, uuid)
 
         return await self._commit(work, validate_only)
+
+    def _known(self, connection: Connection, caller: Caller, asked: Asked) -> RegisteredImage | None:
+        there = operator_changes.made_before(connection, caller, asked.method, asked.request_id, asked.request)
+        if there is not None:
+            return catalog.image(connection, there)
+        if asked.uuid and catalog.image_exists(connection, asked.uuid):
+            raise AlreadyExists("image", asked.uuid)
+        return None
 
     async def get_image(self, uuid: str) -> RegisteredImage:
         """One image. Raises NotFound."""
@@ -221,8 +242,8 @@ class Catalog:
         return await self._store.read(read)
 
     async def delete_image(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
-        """Forget an image; its file stays. Raises NotFound, Conflict (etag), WrongState: model services boot from it,
-        or the file defines it."""
+        """Forget an image; its file stays. Raises NotFound, Conflict (etag), WrongState: model services or groups boot
+        from it, or the file defines it."""
         now = self._clock()
 
         def work(connection: Connection) -> None:
@@ -232,12 +253,14 @@ class Catalog:
             operator_changes.require_run_time(connection, schema.images, subject, uuid)
             if users := catalog.image_users(connection, uuid):
                 raise WrongState(subject, f"in use by {users} model services", "one that no model service uses")
+            if members := catalog.image_members(connection, uuid):
+                raise WrongState(subject, f"what {members} members were made from", "one that no group uses")
             catalog.delete_image(connection, uuid, now)
             audited(connection, caller, "DeleteImage", uuid, "", now)
 
         await self._commit(work, validate_only)
 
-    def _read_files(self, request: NewImage, uuid: str) -> RegisteredImage:
+    def _read_files(self, request: NewImage) -> RegisteredImage:
         role = "kernel" if request.format == "kernel" else "disk"
         main = image_files.examine(
             self._image_directory, request.file_name, request.format, request.sha256, "file_name", "sha256"
@@ -255,18 +278,12 @@ class Catalog:
             )
             digests["initrd"], initrd_path = initrd.sha256, str(initrd.path)
             size += initrd.size
+        path, told = str(main.path), (request.kernel_arguments, request.delivery)
         if role == "kernel":
-            image = Image(request.name, kernel_path=str(main.path), initrd_path=initrd_path, sha256=digests)
+            image = kernel_image(request.name, path, initrd_path, digests, *told)
         else:
-            # A disk from anywhere can read a NoCloud volume by cloud-init; Corral's own channel it may not know.
-            image = Image(
-                request.name,
-                disk_path=str(main.path),
-                disk_format=request.format,
-                sha256=digests,
-                delivery="nocloud",
-            )
-        return RegisteredImage(uuid, image, request.format, size)
+            image = disk_image(request.name, path, request.format, main.sha256, request.delivery)
+        return RegisteredImage("", image, request.format, size)
 
     async def _commit(
         self, work: Callable[[Connection], operator_changes.T], validate_only: bool

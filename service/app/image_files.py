@@ -34,7 +34,11 @@ def examine(directory: Path, name: str, image_format: str, sha256: str, name_fie
     """
     if not _NAME.fullmatch(name):
         raise InvalidArgument.of(name_field, "must be a file's name: letters, digits and ._+-, a letter or digit first")
-    path = directory / name
+    return examine_file(directory / name, image_format, sha256, name_field, digest_field)
+
+
+def examine_file(path: Path, image_format: str, sha256: str, name_field: str, digest_field: str) -> Examined:
+    """The same of a file whose name is the service's own."""
     try:
         # Opened without following a link, and asked on the open file, so that nobody can change it in between.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

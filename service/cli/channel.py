@@ -192,7 +192,9 @@ class _CallDetails(NamedTuple):
     compression: Any
 
 
-class _BearerToken(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+class _BearerToken(
+    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor
+):
     """Puts the token into the metadata of every call."""
 
     def __init__(self, token: str) -> None:
@@ -205,6 +207,12 @@ class _BearerToken(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInter
     def intercept_unary_stream(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
         """With the token."""
         return continuation(self._with_token(client_call_details), request)
+
+    def intercept_stream_unary(
+        self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """With the token."""
+        return continuation(self._with_token(client_call_details), request_iterator)
 
     def _with_token(self, details: Any) -> Any:
         metadata = (*(details.metadata or ()), self._header)

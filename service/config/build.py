@@ -65,6 +65,7 @@ class Builder:
             images=self._catalogue.images,
             model_services=self._catalogue.model_services(),
             image_directory=self._file.path(checked.catalog.image_directory),
+            max_upload_size=checked.catalog.max_upload_size,
             anonymous=Anonymous(checked.identity.anonymous),
             open_scrape=checked.identity.scrape == "local",
             tokens=tuple(token for i, entry in enumerate(checked.tokens) for token in self._token(i, entry)),

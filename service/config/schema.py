@@ -256,9 +256,11 @@ class ModelServiceSection(Section):
 
 
 class CatalogSection(Section):
-    """[catalog]: `image_directory` is the image store, the only place that RegisterImage takes files from."""
+    """[catalog]: `image_directory` is the image store: what is uploaded lies there, and RegisterImage takes files from
+    nowhere else. `max_upload_size`: of one file."""
 
     image_directory: str = "images"
+    max_upload_size: Annotated[Size, Field(ge=1)] = 1 << 40
 
 
 class AccountSection(Section):

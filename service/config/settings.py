@@ -76,7 +76,7 @@ class LogConfig:
 class Config:
     """Everything that the service is told at start. `store_url` is SQLAlchemy's, with an absolute path for SQLite.
 
-    `image_directory`: where RegisterImage finds files.
+    `image_directory`: where RegisterImage finds files, and uploads go. `max_upload_size`: bytes of one upload.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
     `cluster_id`: the id that this file names; empty: the database's own. `cluster_name`: for people; empty: the id.
     `anonymous`: which callers that show nothing are administrators.
@@ -94,6 +94,7 @@ class Config:
     images: tuple[Image, ...]
     model_services: tuple[ModelService, ...]
     image_directory: Path
+    max_upload_size: int
     accounts: tuple[Account, ...] = ()
     webhook_networks: tuple[str, ...] = ()
     anonymous: Anonymous = Anonymous.UNIX

@@ -62,6 +62,8 @@ ROLES: Mapping[str, str] = {
     f"{_CATALOG}UpdateModelService": ADMIN,
     f"{_CATALOG}DeleteModelService": ADMIN,
     f"{_CATALOG}RegisterImage": ADMIN,
+    f"{_CATALOG}UploadImage": ADMIN,
+    f"{_CATALOG}GetImageUpload": ADMIN,
     f"{_CATALOG}GetImage": VIEWER,
     f"{_CATALOG}ListImages": VIEWER,
     f"{_CATALOG}DeleteImage": ADMIN,

@@ -197,6 +197,22 @@ def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:
             yield FieldViolation(name, "must be empty for a disk")
     if request.initrd_sha256 and not request.initrd_file_name:
         yield FieldViolation("initrd_file_name", "is required where initrd_sha256 is not empty")
+    yield from _only_kernels_have_arguments(request)
+
+
+def _only_kernels_have_arguments(request: Any) -> Iterator[FieldViolation]:
+    if request.kernel_arguments and request.format != "kernel":
+        yield FieldViolation("kernel_arguments", "must be empty for what is no kernel")
+
+
+def _only_uploaded_kernels_have_an_initrd(request: catalog_pb2.UploadImageRequest) -> Iterator[FieldViolation]:
+    if request.initrd_sha256 and request.format != "kernel":
+        yield FieldViolation("initrd_sha256", "must be empty for what is no kernel")
+    if request.initrd_sha256 and request.initrd_sha256 == request.sha256:
+        yield FieldViolation("initrd_sha256", "must be another file's than the kernel's")
+    if request.delivery and request.format == "initrd":
+        yield FieldViolation("delivery", "must be empty for an initial RAM disk: it is its kernel's")
+    yield from _only_kernels_have_arguments(request)
 
 
 def _size_is_whole(request: fleet_pb2.GetCapacityRequest) -> Iterator[FieldViolation]:
@@ -282,5 +298,6 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _path_begins_with_slash,
     ),
     "corral.v1.RegisterImageRequest": (_only_kernels_have_an_initrd,),
+    "corral.v1.UploadImageRequest": (_only_uploaded_kernels_have_an_initrd,),
     "corral.v1.ListAuditEventsRequest": (_times_are_of_a_calendar,),
 }

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class RegisteredImage:
-    """An image that the catalogue knows. `format`: raw | qcow2 | kernel; `size`: bytes of all its files."""
+    """An image that the catalogue knows. `format`: raw | qcow2 | kernel; `size`: bytes of all its files. `uploaded`:
+    digests of those files that the service itself wrote into the image store, and may delete."""
 
     uuid: str
     image: Image
@@ -22,6 +23,7 @@ class RegisteredImage:
     version: int = 0
     created_at: int = 0
     updated_at: int = 0
+    uploaded: tuple[str, ...] = ()
 
 
 def configured_image_uuid(name: str) -> str:
@@ -98,6 +100,26 @@ class Image:
     sha256: Mapping[str, str] = field(default_factory=dict)
     delivery: str = "fw_cfg"
     progress_channel: str = "org.corral.progress"
+
+
+def disk_image(name: str, path: str, disk_format: str, sha256: str, delivery: str = "") -> Image:
+    """An image of a disk. One from anywhere has cloud-init; of Corral's own ways it may know nothing."""
+    digests = {"disk": sha256}
+    return Image(name, disk_path=path, disk_format=disk_format, sha256=digests, delivery=delivery or "nocloud")
+
+
+def kernel_image(
+    name: str, path: str, initrd_path: str, sha256: Mapping[str, str], arguments: str = "", delivery: str = ""
+) -> Image:
+    """An image of a kernel and perhaps an initial RAM disk."""
+    return Image(
+        name,
+        kernel_path=path,
+        initrd_path=initrd_path,
+        kernel_arguments=arguments,
+        sha256=sha256,
+        delivery=delivery or "fw_cfg",
+    )
 
 
 def version_key(uuid: str, version: int) -> str:

@@ -14,7 +14,10 @@ _VARIABLE = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One method over HTTP. `service`: full name; `variables`: fields in the path; `has_body`: the rest is a body."""
+    """One method over HTTP. `service`: full name; `variables`: fields in the path; `has_body`: the rest is a body.
+
+    `raw`: the field whose bytes the body is, of a method that takes a stream; the others are parameters.
+    """
 
     service: str
     method: str
@@ -24,6 +27,7 @@ class Rule:
     has_body: bool
     streams: bool
     descriptor: Any
+    raw: str = ""
 
 
 def rules(services: Iterable[Any]) -> Iterator[Rule]:
@@ -45,4 +49,5 @@ def rules(services: Iterable[Any]) -> Iterator[Rule]:
                 has_body=http.body == "*",
                 streams=method.server_streaming,
                 descriptor=method,
+                raw=http.body if method.client_streaming else "",
             )

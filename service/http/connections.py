@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.http.peers import UNIX_PEER
@@ -43,6 +44,15 @@ def _peer(connection: socket.socket) -> UnixPeer | None:
         return None
 
 
+_MORE_TIME = "corral.more_time"
+
+
+def more_time(request: Request) -> Callable[[], None]:
+    """What gives the rest of a request's body as much time again: for bodies without end, of callers who may."""
+    longer: Callable[[], None] = request.scope.get("state", {}).get(_MORE_TIME, lambda: None)
+    return longer
+
+
 def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
     """The protocol of a listener, as uvicorn takes it."""
     return type("BoundedProtocol", (_BoundedProtocol,), {"bounds": bounds})
@@ -67,6 +77,7 @@ class _BoundedProtocol(H11Protocol):
             transport.write(_REFUSAL)
             transport.close()
             return
+        self.app_state = {**self.app_state, _MORE_TIME: self._more_time}
         self._expect_request()
 
     def data_received(self, data: bytes) -> None:
@@ -92,6 +103,11 @@ class _BoundedProtocol(H11Protocol):
 
     def _expect_request(self) -> None:
         self._deadline = self.loop.call_later(self.bounds.request_seconds, self._too_late)
+
+    def _more_time(self) -> None:
+        if self._deadline is not None:
+            self._stop_expecting()
+            self._expect_request()
 
     def _stop_expecting(self) -> None:
         if self._deadline is not None:

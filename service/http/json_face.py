@@ -29,7 +29,9 @@ from service.contract.roles import ROLES
 from service.contract.status import MethodUnimplemented
 from service.errors import FieldViolation, InvalidArgument, Overloaded
 from service.http.bindings import Rule, rules
+from service.http.connections import more_time
 from service.http.peers import by_unix_socket, peer
+from service.http.ranges import whole_or_part
 from service.http.reply import JSON_TYPE, NotJson, Reply, left
 from service.telemetry.call_metrics import JSON
 from service.telemetry.grpc_metrics import UNKNOWN_METHOD, Method
@@ -42,7 +44,8 @@ def json_routes(services: Mapping[str, tuple[Any, Any]], frame: CallFrame, ident
     by_path: dict[str, dict[str, _Endpoint]] = {}
     for rule in rules(descriptor for descriptor, _ in services.values()):
         handler = getattr(services[rule.service][1], rule.method)
-        by_path.setdefault(rule.path, {})[rule.verb] = _Endpoint(rule, handler, frame, identities)
+        kind = _Upload if rule.raw else _Endpoint
+        by_path.setdefault(rule.path, {})[rule.verb] = kind(rule, handler, frame, identities)
     # A path with a verb after a colon must be tried before the one whose variable would match the verb too.
     paths = sorted(by_path, key=lambda path: (":" not in path, path))
     return [*(Route(path, _Path(by_path[path], frame)) for path in paths), Route(_ANY_PATH, _Path({}, frame))]
@@ -85,7 +88,8 @@ class _Endpoint:
         self._handler = handler
         self._frame = frame
         self._identities = identities
-        self._method = Method("server_stream" if rule.streams else "unary", rule.service, rule.method)
+        kind = "client_stream" if rule.raw else "server_stream" if rule.streams else "unary"
+        self._method = Method(kind, rule.service, rule.method)
         self._message = message_factory.GetMessageClass(rule.descriptor.input_type)
 
     async def answer(self, request: Request, send: Send) -> None:
@@ -137,12 +141,14 @@ class _Endpoint:
         if self._rule.has_body:
             if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON_TYPE:
                 raise NotJson
-            values = _object(body)
-        else:
-            values = self._query(request.query_params.multi_items())
-            last = request.headers.get("last-event-id", "")
-            if self._rule.streams and last and "startRevision" not in values:
-                values["startRevision"] = last  # a browser that connects again says what it has seen last
+            return self._message_of(request, _object(body))
+        values = self._query(request.query_params.multi_items())
+        last = request.headers.get("last-event-id", "")
+        if self._rule.streams and last and "startRevision" not in values:
+            values["startRevision"] = last  # a browser that connects again says what it has seen last
+        return self._message_of(request, values)
+
+    def _message_of(self, request: Request, values: dict[str, Any]) -> Any:
         for variable in self._rule.variables:
             values[_field(self._rule, variable).json_name] = request.path_params[variable]
         try:
@@ -180,6 +186,36 @@ class _Endpoint:
             else:
                 values[field.json_name] = value
         return values
+
+
+class _Upload(_Endpoint):
+    """A method that takes a stream of bytes and answers once: the body is the bytes, all else are parameters."""
+
+    async def _answered(self, call: FramedCall, request: Request, reply: Reply) -> None:
+        shown, unix = request.headers.get("authorization", ""), by_unix_socket(request)
+        await call.permit(lambda: self._identities.identify(shown, by_unix_socket=unix), ROLES.get(self._method.path))
+        call.begun()  # what comes slowly delays nobody
+        values = self._query(request.query_params.multi_items())
+        if self._rule.raw in values:
+            raise InvalidArgument.of(self._rule.raw, "is the body, and no parameter")
+        first = self._message_of(request, whole_or_part(request, values))
+        async with aclosing(self._messages(call, request, first)) as messages:
+            answer = await self._handler(messages, None)
+        call.count_sent()
+        await reply.message(answer)
+
+    async def _messages(self, call: FramedCall, request: Request, first: Any) -> AsyncGenerator[Any, None]:
+        call.received()
+        yield first
+        longer = more_time(request)
+        try:
+            async for part in request.stream():
+                longer()
+                if part:
+                    call.received()
+                    yield self._message(**{self._rule.raw: part})
+        except ClientDisconnect as gone:
+            raise CallerLeft from gone
 
 
 def _object(text: bytes) -> dict[str, Any]:

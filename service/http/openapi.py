@@ -85,6 +85,8 @@ def _operation(rule: Rule, schemas: dict[str, Any]) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": _value(request.fields_by_name[name], schemas)}
         for name in rule.variables
     ]
+    if rule.raw:
+        operation["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
     if rule.has_body:
         body = {"application/json": {"schema": _reference(request, schemas)}}
         operation["requestBody"] = {"required": True, "content": body}
@@ -92,7 +94,7 @@ def _operation(rule: Rule, schemas: dict[str, Any]) -> dict[str, Any]:
         parameters += [
             {"name": field.json_name, "in": "query", "required": _required(field), "schema": _value(field, schemas)}
             for field in request.fields
-            if field.name not in rule.variables
+            if field.name not in (*rule.variables, rule.raw)
         ]
     if parameters:
         operation["parameters"] = parameters

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from corral.v1 import catalog_pb2, catalog_pb2_grpc
 
 from service.app.catalog import Catalog
+from service.app.uploads import Uploads
 from service.contract import validation
 from service.contract.call import current_caller
 from service.contract.convert import catalog as convert
+from service.errors import InvalidArgument
 
 SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 
@@ -17,8 +21,9 @@ SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     """Translates between the wire and `service.app.catalog`."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, uploads: Uploads) -> None:
         self._catalog = catalog
+        self._uploads = uploads
 
     async def CreateModelService(  # noqa: N802
         self, request: catalog_pb2.CreateModelServiceRequest, context: Any
@@ -83,6 +88,26 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         )
         return catalog_pb2.RegisterImageResponse(inventory=convert.image(image))
 
+    async def UploadImage(  # noqa: N802
+        self, requests: AsyncIterator[catalog_pb2.UploadImageRequest], context: Any
+    ) -> catalog_pb2.UploadImageResponse:
+        """Takes an image's bytes, and makes the image known once all are here."""
+        first = await anext(requests, None)
+        if first is None:
+            raise InvalidArgument.of("sha256", "is required: the stream has no message")
+        validation.check(first)
+        async with aclosing(_parts(first.data, requests)) as parts:
+            done = await self._uploads.take(current_caller(), convert.new_upload(first), first.offset, parts)
+        inventory = None if done.image is None else convert.image(done.image)
+        return catalog_pb2.UploadImageResponse(inventory=inventory, received=done.received)
+
+    async def GetImageUpload(  # noqa: N802
+        self, request: catalog_pb2.GetImageUploadRequest, context: Any
+    ) -> catalog_pb2.GetImageUploadResponse:
+        """How much of an upload is here."""
+        validation.check(request)
+        return catalog_pb2.GetImageUploadResponse(received=await self._uploads.received(request.sha256))
+
     async def GetImage(  # noqa: N802
         self, request: catalog_pb2.GetImageRequest, context: Any
     ) -> catalog_pb2.GetImageResponse:
@@ -105,7 +130,17 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     ) -> catalog_pb2.DeleteImageResponse:
         """Forgets an image that no model service uses."""
         validation.check(request)
-        await self._catalog.delete_image(
+        await self._uploads.delete_image(
             current_caller(), request.uuid, request.etag, validate_only=request.validate_only
         )
         return catalog_pb2.DeleteImageResponse()
+
+
+async def _parts(first: bytes, rest: AsyncIterator[catalog_pb2.UploadImageRequest]) -> AsyncGenerator[bytes, None]:
+    """The bytes of each message. Raises InvalidArgument."""
+    yield first
+    async for message in rest:
+        for field, _ in message.ListFields():
+            if field.name != "data":
+                raise InvalidArgument.of(field.name, "belongs into the first message alone")
+        yield message.data

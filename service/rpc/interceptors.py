@@ -92,7 +92,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             stream = self._stream(handler.unary_stream, method, from_stream=False)
             return grpc.unary_stream_rpc_method_handler(stream, deserializer, serializer)
         if handler.request_streaming:
-            raise TypeError(f"{method.name}: no service of ours takes a stream and answers once")
+            once = self._once(handler.stream_unary, method)
+            return grpc.stream_unary_rpc_method_handler(once, deserializer, serializer)
         return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary, method), deserializer, serializer)
 
     def _unary(self, behavior: Callable[[Any, Any], Any], method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -100,6 +101,21 @@ class CallGuard(grpc.aio.ServerInterceptor):
             async def answer(call: FramedCall) -> Any:
                 await self._permit(call, context)
                 response = await behavior(_received(call, request), context)
+                call.count_sent()
+                return response
+
+            return await self._around(method, context, answer)
+
+        return run
+
+    def _once(self, behavior: Callable[[Any, Any], Any], method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Of a method that takes a stream and answers once."""
+
+        async def run(requests: AsyncIterator[Any], context: Any) -> Any:
+            async def answer(call: FramedCall) -> Any:
+                await self._permit(call, context)
+                call.begun()  # what comes slowly delays nobody
+                response = await behavior(_each_received(call, requests), context)
                 call.count_sent()
                 return response
 

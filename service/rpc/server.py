@@ -211,10 +211,13 @@ def _methods(services: Sequence[str]) -> list[Method]:
     """All methods of some services, as metrics name them."""
     pool = descriptor_pool.Default()
     found = [method for name in services for method in pool.FindServiceByName(name).methods]
-    return [
-        Method("server_stream" if m.server_streaming else "unary", m.containing_service.full_name, m.name)
-        for m in found
-    ]
+    return [Method(_kind(m), m.containing_service.full_name, m.name) for m in found]
+
+
+def _kind(method: Any) -> str:
+    if method.client_streaming:
+        return "client_stream"
+    return "server_stream" if method.server_streaming else "unary"
 
 
 def _listen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,10 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from service.domain.catalog import ModelService, RegisteredImage, version_key
 from service.domain.groups import GroupPhase
+from service.domain.specs import NodeSpec
 from service.errors import NotFound
 from service.store import fleet_events, rows, schema
-from service.store.codec import decode, encode
+from service.store.codec import decode, decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
 
 
@@ -148,6 +150,51 @@ def image_users(connection: Connection, uuid: str) -> int:
     """How many entries boot from the image."""
     table = schema.model_services
     return int(connection.scalar(select(func.count()).where(table.c.image_uuid == uuid)) or 0)
+
+
+def image_members(connection: Connection, uuid: str) -> int:
+    """How many members of groups that are not over are made from the image, by whichever version of their entry."""
+    return sum(entry.image_uuid == uuid for entry in _entries_of_members(connection))
+
+
+def image_paths(connection: Connection) -> frozenset[str]:
+    """Every file that an image, an entry or a member is made from."""
+    images = [row.image for row in map(_image, connection.execute(select(schema.images)))]
+    images += [entry.image for entry in model_services(connection).values()]
+    images += [entry.image for entry in _entries_of_members(connection)]
+    return frozenset(path for one in images for path in (one.kernel_path, one.initrd_path, one.disk_path) if path)
+
+
+def uploaded_paths(connection: Connection) -> Mapping[str, str]:
+    """Files of images that were uploaded -> the image's name."""
+    found = [row for row in map(_image, connection.execute(select(schema.images))) if row.uploaded]
+    return {
+        path: one.image.name
+        for one in found
+        for path in (one.image.kernel_path, one.image.initrd_path, one.image.disk_path)
+        if path
+    }
+
+
+def _entries_of_members(connection: Connection) -> list[ModelService]:
+    """The version that each member is made from, of groups that are not over."""
+    groups, members, versions = schema.groups, schema.instances, schema.model_service_versions
+    over = (GroupPhase.DELETED.value, GroupPhase.FAILED.value)
+    query = (
+        select(members.c.model_service_uuid, members.c.spec)
+        .join(groups, groups.c.uuid == members.c.group_uuid)
+        .where(groups.c.phase.not_in(over))
+    )
+    wanted = Counter(
+        (row.model_service_uuid, decode_known(NodeSpec, row.spec).model_service_version)
+        for row in connection.execute(query)
+    )
+    uuids = {uuid for uuid, _ in wanted}
+    known = {
+        (row.uuid, row.version): decode(ModelService, row.document)
+        for row in connection.execute(select(versions).where(versions.c.uuid.in_(uuids)))
+    }
+    return [known[key] for key, count in wanted.items() if key in known for _ in range(count)]
 
 
 def _entry(row: Row[Any]) -> ModelService:

@@ -299,6 +299,17 @@ class Metrics:
             buckets=_DRIVER_BUCKETS,
             registry=registry,
         )
+        self.image_uploads = Gauge(
+            "corral_image_uploads", "Uploads of images that this process is receiving.", registry=registry
+        )
+        self.image_upload_bytes = Counter(
+            "corral_image_upload_bytes_total", "Bytes of images that this process has received.", registry=registry
+        )
+        self.image_files_missing = Gauge(
+            "corral_image_files_missing",
+            "Files of uploaded images that are not in this process's image store.",
+            registry=registry,
+        )
         self.certificate_not_after = Gauge(
             "corral_tls_certificate_not_after_timestamp_seconds",
             "When the certificate that the listeners show ends, by its file.",

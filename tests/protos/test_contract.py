@@ -148,7 +148,7 @@ def test_every_method_of_the_api_is_declared() -> None:
     }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
-    catalog |= {"RegisterImage", "GetImage", "ListImages", "DeleteImage"}
+    catalog |= {"RegisterImage", "UploadImage", "GetImageUpload", "GetImage", "ListImages", "DeleteImage"}
     assert {s.name: {m.name for m in s.methods} for s in SERVICES} == {
         "DistributedModelService": deploy,
         "FleetService": fleet,
@@ -170,7 +170,7 @@ def test_exactly_the_calls_that_take_time_or_follow_changes_stream() -> None:
         "DumpDecision",
         "GetInstanceLog",
     }
-    assert not any(m.client_streaming for m in METHODS)
+    assert {m.name for m in METHODS if m.client_streaming} == {"UploadImage"}
 
 
 def test_every_method_has_its_own_http_binding() -> None:

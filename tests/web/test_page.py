@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -106,6 +107,27 @@ def test_a_listing_that_is_cut_says_so(page: Page) -> None:
     page.click("button", "Look again")
     page.until(lambda: "there are more" not in page.text("main"), "all of them")
     assert "1–50 of 5000" in page.text("main")
+
+
+def test_images_are_listed_and_one_that_was_uploaded_is_deleted(page: Page, http: httpx.Client) -> None:
+    disk = b"page" * 1024
+    sent = http.put(
+        f"/corral/v1/image-uploads/{hashlib.sha256(disk).hexdigest()}",
+        params={"name": "<b>sent</b>", "format": "raw"},
+        content=disk,
+    )
+    assert sent.status_code == 200, sent.text
+    page.open("/#/images")
+    page.until(lambda: "<b>sent</b>" in page.text("main"), "the image")
+    assert "4 KiB" in page.text("main")
+    page.script(
+        "[...document.querySelectorAll('tr')].find((e) => e.textContent.includes('sent'))"
+        ".querySelector('button').click()"
+    )
+    page.until(lambda: "Delete <b>sent</b>?" in page.text("dialog"), "the question")
+    page.click("dialog button", "Delete")
+    page.until(lambda: "<b>sent</b>" not in page.text("main"), "it gone")
+    assert [one["name"] for one in http.get("/corral/v1/images").json()["inventories"]] == ["guest"]
 
 
 def test_a_group_is_planned_deployed_restarted_and_deleted_from_the_page(page: Page) -> None:

@@ -855,6 +855,8 @@ class RegisterImageRequest(_message.Message):
     INITRD_SHA256_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    KERNEL_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     resource_uuid: _builtins.str
     """The UUID that it shall have. Empty means a new one."""
     name: _builtins.str
@@ -873,6 +875,12 @@ class RegisterImageRequest(_message.Message):
     """The caller's name for this request: repeating it repeats nothing."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    kernel_arguments: _builtins.str
+    """The command line of a kernel, at most 2048 characters in one line."""
+    delivery: _builtins.str
+    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, or `fw_cfg`,
+    which Corral's own guest reads. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
+    """
     def __init__(
         self,
         *,
@@ -885,10 +893,12 @@ class RegisterImageRequest(_message.Message):
         initrd_sha256: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        kernel_arguments: _builtins.str = ...,
+        delivery: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "format", b"format", "initrd_file_name", b"initrd_file_name", "initrd_sha256", b"initrd_sha256", "name", b"name", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "sha256", b"sha256", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "file_name", b"file_name", "format", b"format", "initrd_file_name", b"initrd_file_name", "initrd_sha256", b"initrd_sha256", "kernel_arguments", b"kernel_arguments", "name", b"name", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "sha256", b"sha256", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -917,6 +927,144 @@ class RegisterImageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterImageResponse: _TypeAlias = RegisterImageResponse  # noqa: Y015
+
+@_typing.final
+class UploadImageRequest(_message.Message):
+    """A part of an upload. What the fields but `data` say is read from the first message alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    INITRD_SHA256_FIELD_NUMBER: _builtins.int
+    RESOURCE_UUID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    KERNEL_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """The digest of all bytes, by which an upload is known."""
+    size: _builtins.int
+    """How many bytes there are in all. At most what the service's configuration allows."""
+    name: _builtins.str
+    """The image's name, at most 255 characters in one line."""
+    format: _builtins.str
+    """What it is: `raw` or `qcow2` for a disk, `kernel` for a kernel, `initrd` for an initial RAM disk. The last makes no
+    image: it waits in the store for the upload of its kernel.
+    """
+    offset: _builtins.int
+    """Where in the whole the first byte of `data` belongs; at most how much has arrived. What lay behind it is sent again."""
+    initrd_sha256: _builtins.str
+    """The digest of a kernel's initial RAM disk, which was uploaded before it. Empty where there is none."""
+    resource_uuid: _builtins.str
+    """The UUID that the image shall have. Empty means a new one."""
+    request_id: _builtins.str
+    """The caller's name for this request: repeating it repeats nothing."""
+    data: _builtins.bytes
+    """The next bytes, fewer than the service takes in one message (4 MiB, unless it is configured)."""
+    kernel_arguments: _builtins.str
+    """The command line of a kernel, at most 2048 characters in one line."""
+    delivery: _builtins.str
+    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, or `fw_cfg`,
+    which Corral's own guest reads. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
+    """
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        size: _builtins.int = ...,
+        name: _builtins.str = ...,
+        format: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        initrd_sha256: _builtins.str = ...,
+        resource_uuid: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+        kernel_arguments: _builtins.str = ...,
+        delivery: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "delivery", b"delivery", "format", b"format", "initrd_sha256", b"initrd_sha256", "kernel_arguments", b"kernel_arguments", "name", b"name", "offset", b"offset", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadImageRequest: _TypeAlias = UploadImageRequest  # noqa: Y015
+
+@_typing.final
+class UploadImageResponse(_message.Message):
+    """What became of an upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """How many bytes are here. Fewer than `size`: the rest may be sent by further calls."""
+    @_builtins.property
+    def inventory(self) -> Global___Image:
+        """The new image. Absent where bytes are still missing, and for an initial RAM disk, which is no image by itself."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Image | None = ...,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory", "received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadImageResponse: _TypeAlias = UploadImageResponse  # noqa: Y015
+
+@_typing.final
+class GetImageUploadRequest(_message.Message):
+    """Which upload to tell of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """The digest of all bytes."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImageUploadRequest: _TypeAlias = GetImageUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetImageUploadResponse(_message.Message):
+    """How far an upload is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """How many bytes are here: what to send next begins at this offset. 0 where nothing is."""
+    def __init__(
+        self,
+        *,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImageUploadResponse: _TypeAlias = GetImageUploadResponse  # noqa: Y015
 
 @_typing.final
 class GetImageRequest(_message.Message):
@@ -1050,7 +1198,7 @@ Global___DeleteImageRequest: _TypeAlias = DeleteImageRequest  # noqa: Y015
 
 @_typing.final
 class DeleteImageResponse(_message.Message):
-    """The image is gone from the catalogue. Its file stays in the store."""
+    """The image is gone from the catalogue. A file that an operator has put into the store stays there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

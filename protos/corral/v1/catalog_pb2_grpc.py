@@ -67,6 +67,16 @@ class CatalogServiceStub:
                 request_serializer=corral_dot_v1_dot_catalog__pb2.RegisterImageRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_catalog__pb2.RegisterImageResponse.FromString,
                 _registered_method=True)
+        self.UploadImage = channel.stream_unary(
+                '/corral.v1.CatalogService/UploadImage',
+                request_serializer=corral_dot_v1_dot_catalog__pb2.UploadImageRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_catalog__pb2.UploadImageResponse.FromString,
+                _registered_method=True)
+        self.GetImageUpload = channel.unary_unary(
+                '/corral.v1.CatalogService/GetImageUpload',
+                request_serializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadResponse.FromString,
+                _registered_method=True)
         self.GetImage = channel.unary_unary(
                 '/corral.v1.CatalogService/GetImage',
                 request_serializer=corral_dot_v1_dot_catalog__pb2.GetImageRequest.SerializeToString,
@@ -132,6 +142,23 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadImage(self, request_iterator, context):
+        """Takes an image's bytes into the service's image store and makes the image known. The first message says what it is,
+        each message brings bytes. What was broken off goes on where it ended (GetImageUpload).
+        Over HTTP the body is the bytes themselves, and the other fields are parameters; `Content-Range: bytes FIRST-LAST/SIZE`
+        stands for `offset` and `size`, and without it the body is the whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImageUpload(self, request, context):
+        """Tells how much of an upload has arrived: where to go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetImage(self, request, context):
         """Returns one image.
         """
@@ -147,7 +174,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteImage(self, request, context):
-        """Forgets an image that no model service uses.
+        """Forgets an image that no model service and no group uses. Files that were uploaded are deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,6 +212,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.RegisterImage,
                     request_deserializer=corral_dot_v1_dot_catalog__pb2.RegisterImageRequest.FromString,
                     response_serializer=corral_dot_v1_dot_catalog__pb2.RegisterImageResponse.SerializeToString,
+            ),
+            'UploadImage': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadImage,
+                    request_deserializer=corral_dot_v1_dot_catalog__pb2.UploadImageRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_catalog__pb2.UploadImageResponse.SerializeToString,
+            ),
+            'GetImageUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImageUpload,
+                    request_deserializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadResponse.SerializeToString,
             ),
             'GetImage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetImage,
@@ -367,6 +404,60 @@ class CatalogService:
             '/corral.v1.CatalogService/RegisterImage',
             corral_dot_v1_dot_catalog__pb2.RegisterImageRequest.SerializeToString,
             corral_dot_v1_dot_catalog__pb2.RegisterImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadImage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/corral.v1.CatalogService/UploadImage',
+            corral_dot_v1_dot_catalog__pb2.UploadImageRequest.SerializeToString,
+            corral_dot_v1_dot_catalog__pb2.UploadImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImageUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.CatalogService/GetImageUpload',
+            corral_dot_v1_dot_catalog__pb2.GetImageUploadRequest.SerializeToString,
+            corral_dot_v1_dot_catalog__pb2.GetImageUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,12 +48,20 @@ class CatalogServiceStub:
     """Removes a model service that no group uses."""
     RegisterImage: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RegisterImageRequest, _catalog_pb2.RegisterImageResponse]
     """Makes an image known that lies in the service's image store."""
+    UploadImage: _grpc.StreamUnaryMultiCallable[_catalog_pb2.UploadImageRequest, _catalog_pb2.UploadImageResponse]
+    """Takes an image's bytes into the service's image store and makes the image known. The first message says what it is,
+    each message brings bytes. What was broken off goes on where it ended (GetImageUpload).
+    Over HTTP the body is the bytes themselves, and the other fields are parameters; `Content-Range: bytes FIRST-LAST/SIZE`
+    stands for `offset` and `size`, and without it the body is the whole.
+    """
+    GetImageUpload: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetImageUploadRequest, _catalog_pb2.GetImageUploadResponse]
+    """Tells how much of an upload has arrived: where to go on."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetImageRequest, _catalog_pb2.GetImageResponse]
     """Returns one image."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListImagesRequest, _catalog_pb2.ListImagesResponse]
     """Returns images page by page, ordered by name."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DeleteImageRequest, _catalog_pb2.DeleteImageResponse]
-    """Forgets an image that no model service uses."""
+    """Forgets an image that no model service and no group uses. Files that were uploaded are deleted."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -75,12 +83,20 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Removes a model service that no group uses."""
     RegisterImage: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RegisterImageRequest, _catalog_pb2.RegisterImageResponse]  # type: ignore[assignment]
     """Makes an image known that lies in the service's image store."""
+    UploadImage: _aio.StreamUnaryMultiCallable[_catalog_pb2.UploadImageRequest, _catalog_pb2.UploadImageResponse]  # type: ignore[assignment]
+    """Takes an image's bytes into the service's image store and makes the image known. The first message says what it is,
+    each message brings bytes. What was broken off goes on where it ended (GetImageUpload).
+    Over HTTP the body is the bytes themselves, and the other fields are parameters; `Content-Range: bytes FIRST-LAST/SIZE`
+    stands for `offset` and `size`, and without it the body is the whole.
+    """
+    GetImageUpload: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetImageUploadRequest, _catalog_pb2.GetImageUploadResponse]  # type: ignore[assignment]
+    """Tells how much of an upload has arrived: where to go on."""
     GetImage: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetImageRequest, _catalog_pb2.GetImageResponse]  # type: ignore[assignment]
     """Returns one image."""
     ListImages: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListImagesRequest, _catalog_pb2.ListImagesResponse]  # type: ignore[assignment]
     """Returns images page by page, ordered by name."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteImageRequest, _catalog_pb2.DeleteImageResponse]  # type: ignore[assignment]
-    """Forgets an image that no model service uses."""
+    """Forgets an image that no model service and no group uses. Files that were uploaded are deleted."""
 
 class CatalogServiceServicer:
     """Model services and images.
@@ -130,6 +146,24 @@ class CatalogServiceServicer:
     ) -> _typing.Union[_catalog_pb2.RegisterImageResponse, _abc.Awaitable[_catalog_pb2.RegisterImageResponse]]:
         """Makes an image known that lies in the service's image store."""
 
+    def UploadImage(
+        self,
+        request_iterator: _MaybeAsyncIterator[_catalog_pb2.UploadImageRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.UploadImageResponse, _abc.Awaitable[_catalog_pb2.UploadImageResponse]]:
+        """Takes an image's bytes into the service's image store and makes the image known. The first message says what it is,
+        each message brings bytes. What was broken off goes on where it ended (GetImageUpload).
+        Over HTTP the body is the bytes themselves, and the other fields are parameters; `Content-Range: bytes FIRST-LAST/SIZE`
+        stands for `offset` and `size`, and without it the body is the whole.
+        """
+
+    def GetImageUpload(
+        self,
+        request: _catalog_pb2.GetImageUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.GetImageUploadResponse, _abc.Awaitable[_catalog_pb2.GetImageUploadResponse]]:
+        """Tells how much of an upload has arrived: where to go on."""
+
     def GetImage(
         self,
         request: _catalog_pb2.GetImageRequest,
@@ -149,6 +183,6 @@ class CatalogServiceServicer:
         request: _catalog_pb2.DeleteImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.DeleteImageResponse, _abc.Awaitable[_catalog_pb2.DeleteImageResponse]]:
-        """Forgets an image that no model service uses."""
+        """Forgets an image that no model service and no group uses. Files that were uploaded are deleted."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,6 +10,7 @@ from corral.v1 import catalog_pb2
 from service.app.catalog import ModelServiceChange, NewImage, NewModelService
 from service.app.etags import etag_of
 from service.app.identity import VIEWER
+from service.app.uploads import NewUpload
 from service.contract.convert.inventory import timestamp
 from service.domain.catalog import Image, ModelService, RegisteredImage
 from service.domain.presets import ports_of
@@ -144,12 +145,29 @@ def model_service_change(message: catalog_pb2.UpdateModelServiceRequest) -> Mode
     return ModelServiceChange(values)
 
 
+def new_upload(message: catalog_pb2.UploadImageRequest) -> NewUpload:
+    """What the first message of an upload says."""
+    return NewUpload(
+        sha256=message.sha256,
+        size=message.size,
+        name=message.name,
+        format=message.format,
+        initrd_sha256=message.initrd_sha256,
+        resource_uuid=message.resource_uuid,
+        request_id=message.request_id,
+        kernel_arguments=message.kernel_arguments,
+        delivery=message.delivery,
+    )
+
+
 def new_image(message: catalog_pb2.RegisterImageRequest) -> NewImage:
     """An image to make known."""
     return NewImage(
         name=message.name,
         format=message.format,
         file_name=message.file_name,
+        kernel_arguments=message.kernel_arguments,
+        delivery=message.delivery,
         initrd_file_name=message.initrd_file_name,
         sha256=message.sha256,
         initrd_sha256=message.initrd_sha256,

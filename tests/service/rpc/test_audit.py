@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ class Recorder:
     async def _answer(self, name: str, request: Any) -> Any:
         service = METHODS[name].containing_service.name
         stub = STUBS[service]
-        call = getattr(getattr(self.lab, stub), name)(request)
+        streamed = METHODS[name].client_streaming
+        call = getattr(getattr(self.lab, stub), name)(iter([request]) if streamed else request)
         if not METHODS[name].server_streaming:
             return await call
         return [answer async for answer in call][-1]
@@ -183,6 +185,16 @@ async def the_catalogue(calls: Recorder) -> None:
         "RegisterImage", resource_uuid="c" * 32, name="own", format="raw", file_name="disk", request_id="image-1"
     )
     image = _made(registered)
+    await calls.call(
+        "UploadImage",
+        resource_uuid="9" * 32,
+        name="sent",
+        format="raw",
+        size=512,
+        sha256=sha256(bytes(512)).hexdigest(),
+        data=bytes(512),
+        request_id="upload-1",
+    )
     entry = _made(await calls.call("CreateModelService", resource_uuid="d" * 32, name="own", image_uuid=image))
     await calls.call("UpdateModelService", entry, uuid=entry, description="more")
     await calls.call("DeleteModelService", entry, uuid=entry)

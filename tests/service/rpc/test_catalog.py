@@ -201,10 +201,14 @@ async def test_an_image_of_the_store_is_registered_used_and_forgotten(tmp_path: 
             initrd_file_name="initrd",
             sha256=hashlib.sha256(b"kernel").hexdigest().upper(),
             request_id="one",
+            kernel_arguments="quiet",
+            delivery="nocloud",
         )
         image = (await lab.catalog.RegisterImage(request)).inventory
         assert (image.format, image.size) == ("kernel", 12)
         assert image.sha256 == hashlib.sha256(b"kernel").hexdigest()
+        stored = (await lab.service.catalog.get_image(image.uuid)).image
+        assert (stored.kernel_arguments, stored.delivery) == ("quiet", "nocloud")
         assert image.initrd_sha256 == hashlib.sha256(b"memory").hexdigest()
         assert (await lab.catalog.RegisterImage(request)).inventory == image
         assert (await lab.catalog.GetImage(catalog_pb2.GetImageRequest(uuid=image.uuid))).inventory == image
@@ -244,6 +248,8 @@ async def test_only_plain_files_of_the_store_in_their_own_format_are_registered(
         ({"file_name": "short", "format": "qcow2"}, "file_name"),
         ({"file_name": "disk", "format": "iso"}, "format"),
         ({"file_name": "disk", "sha256": "0" * 64}, "sha256"),
+        ({"file_name": "disk", "kernel_arguments": "quiet"}, "kernel_arguments"),
+        ({"file_name": "disk", "delivery": "pigeon"}, "delivery"),
         ({"file_name": "disk", "initrd_file_name": "disk"}, "initrd_file_name"),
         ({"file_name": "disk", "format": "kernel", "initrd_sha256": "0" * 64}, "initrd_file_name"),
         ({"file_name": "disk", "format": "kernel", "initrd_file_name": "missing"}, "initrd_file_name"),

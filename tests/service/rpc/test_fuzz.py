@@ -56,6 +56,7 @@ SMALL = [edge for edge in EDGES if -(2**31) <= edge < 2**31]
 Field = descriptor.FieldDescriptor
 SCALARS: dict[int, st.SearchStrategy[Any]] = {
     Field.TYPE_STRING: strings,
+    Field.TYPE_BYTES: st.binary(max_size=64),
     Field.TYPE_BOOL: st.booleans(),
     Field.TYPE_INT32: st.sampled_from(SMALL),
     Field.TYPE_INT64: st.sampled_from(EDGES),

@@ -4,7 +4,7 @@ import { html, render, useEffect, useState } from "./vendor/preact-htm.mjs";
 import { token } from "./api.js";
 import { Fleet, Host } from "./fleet.js";
 import { Group, Groups } from "./groups.js";
-import { Audit, Decisions, Quarantine, Usage } from "./lists.js";
+import { Audit, Decisions, Images, Quarantine, Usage } from "./lists.js";
 import { Plan } from "./plan.js";
 import { Store } from "./store.js";
 
@@ -12,6 +12,7 @@ const VIEWS = {
   fleet: { title: "Fleet", role: "admin", view: Fleet },
   groups: { title: "Groups", role: "viewer", view: Groups },
   plan: { title: "Plan", role: "viewer", view: Plan },
+  images: { title: "Images", role: "viewer", view: Images },
   quarantine: { title: "Quarantine", role: "admin", view: Quarantine },
   decisions: { title: "Decisions", role: "admin", view: Decisions },
   usage: { title: "Usage", role: "viewer", view: Usage },

@@ -1,10 +1,10 @@
-// Lists beside the fleet and the groups: what is held in quarantine, what the planner has decided, what projects use of
+// Lists beside the fleet and the groups: images, what is held in quarantine, what the planner has decided, what projects use of
 // their quotas, and who changed what.
 
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, call } from "./api.js";
 import { Ask, Problem, Status, Table, useAnswer } from "./parts.js";
-import { amount, clock, label } from "./units.js";
+import { amount, bytes, clock, label } from "./units.js";
 
 export function Quarantine({ picture }) {
   const held = useAnswer((signal) => all("/corral/v1/quarantine", "inventories", signal), []);
@@ -36,6 +36,28 @@ export function Quarantine({ picture }) {
         <td>${clock(Date.parse(one.createDate))}</td><td>${one.reason}</td>
         <td>${one.removalOrdered ? "being ended" : html`<button onClick=${() => remove(one)}>Destroy…</button>
           ${one.groupUuid && html` <button onClick=${() => adopt(one)}>Adopt…</button>`}`}</td>`} />`}
+    <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+export function Images({ may }) {
+  const listed = useAnswer((signal) => all("/corral/v1/images", "inventories", signal), []);
+  const [ask, setAsk] = useState(null);
+  const remove = (one) => setAsk({
+    title: `Delete ${one.name}?`,
+    verb: "Delete",
+    body: html`<p>No model service and no group may use it. What was uploaded for it is deleted; a file that an operator has put into the store stays.</p>`,
+    run: async () => {
+      await call("DELETE", `/corral/v1/images/${one.uuid}`);
+      listed.again();
+    },
+  });
+  return html`<h1>Images</h1><p>What machines boot from: of the configuration file, registered from the image store, or uploaded.</p>
+    <${Problem} is=${listed.problem} />
+    <p class="actions"><button onClick=${listed.again}>Look again</button></p>
+    ${listed.value && html`<${Table} caption="Images" items=${listed.value} keyOf=${(one) => one.uuid} head=${["Name", "Format", "Size", "Since", "SHA-256", "UUID", ...(may("admin") ? ["Do"] : [])]}
+      row=${(one) => html`<th scope="row">${one.name}</th><td>${one.format}</td><td>${bytes(Number(one.size || 0))}</td><td>${clock(Date.parse(one.createDate))}</td>
+        <td><code title=${one.sha256}>${one.sha256?.slice(0, 12)}</code></td><td><code>${one.uuid}</code></td>
+        ${may("admin") && html`<td><button onClick=${() => remove(one)}>Delete…</button></td>`}`} />`}
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
 }
 
