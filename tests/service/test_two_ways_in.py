@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ async def test_a_bad_image_is_refused_by_both_ways_in_the_same_words(tmp_path: P
     for name, _, content, _ in BAD_FILES:
         (images / name).write_bytes(content)
     async with whole(tmp_path, config_text(0)) as lab:
-        for name, declared, _, words in BAD_FILES:
+        for name, declared, content, words in BAD_FILES:
             file = tmp_path / "corral.toml"
             image = table("images", {"name": "odd", "disk": f"images/{name}", "disk_format": declared})
             real = table("hosts", {"name": "hv1", "zone": "zone-1", **TCP})
@@ -246,6 +247,11 @@ async def test_a_bad_image_is_refused_by_both_ways_in_the_same_words(tmp_path: P
             assert field == "file_name"
             assert refused.value.problems == (f"images[1]: {images / name} {by_call}",)
             assert by_call == words
+            if content:  # nothing at all is refused by its size
+                sent = catalog_pb2.UploadImageRequest(
+                    name="odd", format=declared, size=len(content), sha256=sha256(content).hexdigest(), data=content
+                )
+                assert await told_by_call(lab.catalog.UploadImage(iter([sent]))) == [("data", words)]
 
 
 def test_all_mistakes_are_told_at_once_those_of_the_second_look_too() -> None:
