@@ -14,7 +14,8 @@ NAMES = frozenset({
     # one change of a group
     "change.loaded", "change.decided", "change.released", "change.told", "change.stored",
     "intent.stored", "intent.told", "intent.remembered", "intent.committed",
-    "claim.checked", "claim.hosts_open", "claim.used", "claim.taken", "claim.alone", "claim.addressed",
+    "claim.checked", "claim.hosts_open", "claim.used", "claim.taken", "claim.picked", "claim.alone",
+    "claim.addressed",
     "release.deleted", "release.given_back",
     # a worker
     "worker.started", "worker.renewed", "worker.outcomes", "worker.applied", "worker.starting", "worker.dispatched",

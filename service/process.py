@@ -197,6 +197,7 @@ def write_fleet(connection: Connection, config: Config) -> Overcommit:
             for entry in config.model_services
         ],
         overcommit=config.overcommit,
+        devices=config.devices,
         now=wall_clock(),
     )
     quotas.put(connection, config.quotas)

@@ -126,7 +126,7 @@ def _prepare(connection: Connection, config: Config, installation: Installation,
         foreign = {name: facts.foreign.get(name, 0) + held.get(name, 0) for name in names}
         fleet.set_facts(
             connection, facts.host_uuid, boot_id=facts.boot_id, virt_type=facts.virt_type, total=facts.total,
-            foreign=foreign, beside=facts.beside, guests=facts.guests,
+            foreign=foreign, beside=facts.beside, guests=facts.guests, functions=facts.functions,
         )  # fmt: skip
 
 

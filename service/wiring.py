@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from service.app import jobs, sessions
 from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
+from service.app.devices import Devices
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet
@@ -233,6 +234,7 @@ class Service:
             self.store, self.catalog, ImageStore(config.image_directory, config.max_upload_size), self.metrics
         )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
+        self.devices = Devices(self.store, wall_clock, self.signals)
         self.quarantine = Quarantine(self.store, wall_clock, self.signals, self._adoption.prepare)
         self.evacuation = Evacuation(
             self.store,
@@ -329,6 +331,7 @@ class Service:
                 self.fleet_feed,
                 self.evacuation,
                 self.quarantine,
+                self.devices,
                 self.decisions,
                 self.room,
                 self.rebalancing,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from service.domain.cells import Cell, by_cell, kept, resource_of
+from service.domain.devices import Device
 from service.domain.fleet import Host, Overcommit
 from service.domain.tenants import ProjectClaims
 from service.store.fleet import HostLoad
@@ -15,12 +16,13 @@ from service.store.fleet import HostLoad
 @dataclass(frozen=True, slots=True)
 class HostView:
     """A host, what it carries, the policy that holds for it (the fleet's, with the zone's over it, and its own over
-    both), and whose claims it has."""
+    both), whose claims it has, and its devices."""
 
     host: Host
     load: HostLoad
     overcommit: Overcommit
     projects: tuple[ProjectClaims, ...] = ()
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,14 @@ class FleetCapacity:
     amounts: tuple[ResourceAmounts, ...]
     hosts: int
     unavailable_hosts: int
+
+
+def carries(load: HostLoad) -> str:
+    """What a host carries, in words."""
+    parts = [f"{load.members} members"] if load.members or not load.stale_claims else []
+    if load.stale_claims:
+        parts.append(f"claims of {load.stale_claims} members that were placed elsewhere")
+    return f"carrying {' and '.join(parts)}"
 
 
 def amounts(view: HostView) -> tuple[ResourceAmounts, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from placement.model import Node
 from service.app import operator_changes, paging
 from service.app.auditing import audited
-from service.app.capacity import FleetCapacity, HostView, summed
+from service.app.capacity import FleetCapacity, HostView, carries, summed
 from service.app.clusters import Clusters, require_cluster
 from service.app.etags import require_etag
 from service.app.first_contact import Probe, first_contact, refuse_twin
@@ -31,7 +31,19 @@ from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.signals import Signals
-from service.store import addresses, claims, clock, fleet, groups, kept_rules, ownership, schema, settings, usage
+from service.store import (
+    addresses,
+    claims,
+    clock,
+    devices,
+    fleet,
+    groups,
+    kept_rules,
+    ownership,
+    schema,
+    settings,
+    usage,
+)
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
@@ -157,6 +169,7 @@ class Fleet(Zones, Clusters):
                 foreign=facts.foreign,
                 beside=facts.beside,
                 guests=facts.guests,
+                functions=facts.functions,
                 now=now,
             )
             operator_changes.made(connection, caller, "AddHost", request.request_id, request, host.uuid, now)
@@ -305,10 +318,12 @@ class Fleet(Zones, Clusters):
 
     def views(self, connection: Connection, hosts: tuple[Host, ...]) -> tuple[HostView, ...]:
         """The hosts with what they carry and the policies that hold for them."""
-        loads = fleet.loads(connection, [h.uuid for h in hosts])
         zones, of_fleet = fleet.zones(connection), settings.overcommit(connection)
-        whose = usage.on_hosts(connection, [h.uuid for h in hosts])
-        return tuple(HostView(h, loads[h.uuid], policy(of_fleet, zones, h), whose.get(h.uuid, ())) for h in hosts)
+        holds = {h.uuid: policy(of_fleet, zones, h) for h in hosts}
+        loads, whose = fleet.loads(connection, [*holds]), usage.on_hosts(connection, [*holds])
+        its = devices.of_hosts(connection, [*holds])
+        views = (HostView(h, loads[h.uuid], holds[h.uuid], whose.get(h.uuid, ()), its.get(h.uuid, ())) for h in hosts)
+        return tuple(views)
 
     def _host_view(self, connection: Connection, uuid: str) -> HostView:
         return self.views(connection, (fleet.host(connection, uuid),))[0]
@@ -338,14 +353,6 @@ class Fleet(Zones, Clusters):
             return host
         options = {**host.address.options, **self._credentials[credential]}
         return replace(host, address=replace(host.address, options=options))
-
-
-def carries(load: HostLoad) -> str:
-    """What a host carries, in words."""
-    parts = [f"{load.members} members"] if load.members or not load.stale_claims else []
-    if load.stale_claims:
-        parts.append(f"claims of {load.stale_claims} members that were placed elsewhere")
-    return f"carrying {' and '.join(parts)}"
 
 
 def _give_up(connection: Connection, host: Host) -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from service.app.feed import Feed
 from service.app.projects import usages
+from service.domain.devices import Device
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostStatus, Zone
 from service.domain.ownership import Holding
 from service.domain.tenants import Usage
-from service.store import events, fleet, groups, ownership, settings
+from service.store import devices, events, fleet, groups, ownership, settings
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Amounts, Metrics, Samples, replace
@@ -80,6 +81,8 @@ class Gauges:
         _replace_amounts(metrics.host_allocatable, [(n, h.allocatable) for h, n in hosts])
         _replace_amounts(metrics.host_claimed, [(n, h.used) for h, n in hosts])
         _replace_amounts(metrics.host_foreign, [(n, h.foreign) for h, n in hosts])
+        states = Counter((*names.of(one.host_uuid), one.state.value) for one in stored.devices)
+        replace(metrics.host_devices, {labels: float(count) for labels, count in states.items()})
         held: Samples = {(*names.of(uuid), kind.value): count for (uuid, kind), count in stored.held.items()}
         replace(metrics.quarantined, held)
 
@@ -102,6 +105,7 @@ class _Stored:
     zones: Mapping[str, Zone] = field(default_factory=dict)
     held: Mapping[tuple[str, Holding], int] = field(default_factory=dict)
     projects: Sequence[Usage] = ()
+    devices: Sequence[Device] = ()
     secrets: Mapping[tuple[str, bool], int] = field(default_factory=dict)
     revision: int = 0
     size: int = 0
@@ -116,6 +120,7 @@ def _read(connection: Connection, secrets: CountSecrets) -> _Stored:
         zones=fleet.zones(connection),
         held=ownership.counts(connection),
         projects=usages(connection),
+        devices=[device for of_host in devices.of_hosts(connection).values() for device in of_host],
         secrets=secrets(connection),
         revision=events.head(connection)[1],
         size=settings.size(connection),
@@ -148,10 +153,10 @@ def _told_apart(named: Iterable[tuple[str, str]]) -> Mapping[str, str]:
 def _replace_amounts(gauges: Amounts, vectors: Sequence[tuple[tuple[str, ...], Mapping[str, int]]]) -> None:
     replace(gauges.vcpus, {labels: vector[VCPU] for labels, vector in vectors if VCPU in vector})
     replace(gauges.memory, {labels: vector[MEMORY] for labels, vector in vectors if MEMORY in vector})
-    devices = {
+    by_model = {
         (*labels, resource.removeprefix(GPU)): amount
         for labels, vector in vectors
         for resource, amount in vector.items()
         if resource.startswith(GPU)
     }
-    replace(gauges.gpus, devices)
+    replace(gauges.gpus, by_model)

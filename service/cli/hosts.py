@@ -28,6 +28,10 @@ def register(corral: click.Group) -> None:
     verb(hosts, "claim", example="corral hosts claim hv2")(claim)
     verb(hosts, "quarantine", example="corral hosts quarantine")(list_quarantine)
     verb(hosts, "remove-quarantined", example="corral hosts remove-quarantined hv1 KEY")(remove_quarantined)
+    verb(hosts, "quarantine-device", example="corral hosts quarantine-device hv1 0000:01:00.0 --reason 'Xid 79'")(
+        quarantine_device
+    )
+    verb(hosts, "release-device", example="corral hosts release-device hv1 0000:01:00.0")(release_device)
     verb(hosts, "adopt", example="corral hosts adopt GROUP")(adopt)
 
 
@@ -39,12 +43,17 @@ HOST_KEYS = ("name", "zone", "rack", "cluster", "status", "state", "driver", "ty
 @click.option(
     "--project", type=names.PROJECT, default="", help="Only hosts on which members of this project have claims."
 )
-def list_hosts(session: Session, output: Output, wanted: tuple[Term, ...], project: str) -> int:
+@click.option(
+    "--devices", "by_device", is_flag=True, help="List their devices, each with who has it or why nobody may."
+)
+def list_hosts(session: Session, output: Output, wanted: tuple[Term, ...], project: str, by_device: bool) -> int:
     """List hosts with what is claimed of them; with a sub-command claim them, or see to the quarantine."""
     stub = session.stub(Stub)
     zones = {zone.uuid: zone.name for zone in all_zones(stub)}
     groups = _groups_by_host(session.stub(GroupStub)) if asks(wanted, "group") else {}
     found = list(filtered(all_hosts(stub, project), wanted, lambda host: host_fields(host, zones, groups)))
+    if by_device:
+        return list_devices(session, output, found)
     output.many(found, _columns(zones, found), lambda host: host.name)
     if output.for_people:
         held = sum(1 for _ in all_quarantined(stub)) if not project else 0
@@ -54,6 +63,34 @@ def list_hosts(session: Session, output: Output, wanted: tuple[Term, ...], proje
         if held:
             print(f"{held} machine(s) or volume(s) in quarantine; `corral hosts quarantine` lists them")
     return errors.OK
+
+
+def list_devices(session: Session, output: Output, hosts: Sequence[fleet_pb2.Host]) -> int:
+    """A row for each device of these hosts."""
+    if not output.for_people:
+        output.many(hosts, (), lambda host: host.name)
+        return errors.OK
+    pairs = [(host.name, device) for host in hosts for device in host.devices]
+    host_of, found = {id(device): name for name, device in pairs}, [device for _, device in pairs]
+    taken = any(device.instance_uuid for device in found)
+    members = _names_of_members(session.stub(GroupStub)) if taken else {}
+    columns: Columns = (
+        ("host", lambda one: host_of[id(one)]),
+        ("device", lambda one: one.key),
+        ("model", lambda one: one.model),
+        ("state", lambda one: one.state),
+        ("of", lambda one: members.get(one.instance_uuid, one.instance_uuid)),
+        ("cell", lambda one: str(one.numa_cell) if one.HasField("numa_cell") else "-"),
+        ("group", lambda one: str(one.iommu_group) if one.HasField("iommu_group") else "-"),
+        ("with it", lambda one: ", ".join(address for address in one.functions if address != one.key)),
+        ("why", lambda one: one.reason),
+    )
+    output.many(found, columns, lambda one: f"{host_of[id(one)]} {one.key}")
+    return errors.OK
+
+
+def _names_of_members(stub: GroupStub) -> dict[str, str]:
+    return {member.uuid: f"{group.name}/{member.name}" for group in all_groups(stub) for member in group.instances}
 
 
 def host_fields(host: fleet_pb2.Host, zones: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> Fields:
@@ -139,6 +176,33 @@ def remove_quarantined(session: Session, output: Output, host: str, key: str) ->
     found = find_host(stub, host)
     one = stub.RemoveQuarantined(fleet_pb2.RemoveQuarantinedRequest(host_uuid=found.uuid, key=key)).inventory
     output.one(one, one.key, f"{one.key} on {found.name} is going to be removed")
+    return errors.OK
+
+
+@output_option
+@click.argument("host", type=names.HOST)
+@click.argument("device")
+@click.option("--reason", required=True, help="Why, for whoever looks at it next.")
+def quarantine_device(session: Session, output: Output, host: str, device: str, reason: str) -> int:
+    """Take one device out of service; a member that has it keeps it. DEVICE: as `corral hosts --devices` tells."""
+    stub = session.stub(Stub)
+    found = find_host(stub, host)
+    request = fleet_pb2.QuarantineDeviceRequest(host_uuid=found.uuid, key=device, reason=reason)
+    made = stub.QuarantineDevice(request).inventory
+    kept = f"; member {made.instance_uuid} keeps it until it ends" if made.instance_uuid else ""
+    output.one(made, made.key, f"{made.key} on {found.name} is given to nobody{kept}")
+    return errors.OK
+
+
+@output_option
+@click.argument("host", type=names.HOST)
+@click.argument("device")
+def release_device(session: Session, output: Output, host: str, device: str) -> int:
+    """Take a device back into service. DEVICE: as `corral hosts --devices` tells."""
+    stub = session.stub(Stub)
+    found = find_host(stub, host)
+    made = stub.ReleaseDevice(fleet_pb2.ReleaseDeviceRequest(host_uuid=found.uuid, key=device)).inventory
+    output.one(made, made.key, f"{made.key} on {found.name} is {made.state}")
     return errors.OK
 
 

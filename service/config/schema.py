@@ -96,7 +96,6 @@ class ServerSection(Section):
     """[server]"""
 
     tls: TlsSection | None = None
-
     grpc: Address = ListenAddress("127.0.0.1", 50051)
     http: Address = ListenAddress("127.0.0.1", 8080)
     admin: OptionalAddress = None
@@ -337,6 +336,19 @@ class SecretKeySection(Section):
         return self
 
 
+class DeviceSection(Section):
+    """[[devices]]: which PCI functions of hosts machines are given whole. `clean`: by what, between two members."""
+
+    kind: Literal["gpu", "companion"] = "gpu"
+    model: Line = ""
+    vendor: Line = ""
+    product: Line = ""
+    pci_class: Line = ""
+    addresses: list[Line] = []
+    hosts: list[Name] = []
+    clean: Literal["reset", "none"] = "reset"
+
+
 class QuotaSection(Section):
     """[[quotas]]: the most that a project's members may claim together; what is not named has no limit."""
 
@@ -381,6 +393,7 @@ class Configuration(Section):
     credentials: list[CredentialSection] = []
     secrets: list[SecretSection] = []
     secret_keys: list[SecretKeySection] = []
+    devices: list[DeviceSection] = []
     quotas: list[QuotaSection] = []
     rate_limits: list[RateLimitSection] = []
     certificates: list[CertificateSection] = []

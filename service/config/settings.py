@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.domain.catalog import Image, ModelService
+from service.domain.devices import DeviceRules
 from service.domain.environment import Secret
 from service.domain.fleet import Cluster, Host, Overcommit, Zone
 from service.domain.secrets import SecretKey
@@ -104,6 +105,7 @@ class Config:
     tokens: tuple[Token, ...] = ()
     token_files: Mapping[str, Path] = field(default_factory=dict)
     """Name of a token -> the file that holds it."""
+    devices: DeviceRules = field(default_factory=DeviceRules)
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     rates: Mapping[str, Rate] = field(default_factory=dict)

@@ -48,6 +48,8 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}ListQuarantine": ADMIN,
     f"{_FLEET}RemoveQuarantined": ADMIN,
     f"{_FLEET}AdoptQuarantined": ADMIN,
+    f"{_FLEET}QuarantineDevice": ADMIN,
+    f"{_FLEET}ReleaseDevice": ADMIN,
     f"{_FLEET}GetCapacity": ADMIN,
     f"{_FLEET}PlanRoom": ADMIN,  # it names every tenant's members
     f"{_FLEET}PlanRebalance": ADMIN,

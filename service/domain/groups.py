@@ -15,6 +15,7 @@ from enum import StrEnum
 from placement.model import Explanation
 from service.domain.causes import Explained
 from service.domain.cells import with_cells
+from service.domain.devices import HeldDevice
 from service.domain.specs import GroupSpec, NodeSpec, PlacementStrategy, RoomMoves
 
 
@@ -84,7 +85,7 @@ class Instance(Explained):
     executed guest code. `unknown_since`: since when its host does not answer; 0 = it does. `joining`, `leaving`: of a
     scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
     `cells`: the NUMA cells of its host that it is pinned to, `target_cells` of the host that it is moved to live; none:
-    it floats.
+    it floats. `devices`: those of its host that it has claimed and its machine is given.
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
     `move_deadline_at`: it is given up then; 0 = it has not begun. `room`: the room that it makes for another group by
     leaving its host, as the `room_order`th of that room's moves; empty for none.
@@ -134,6 +135,7 @@ class Instance(Explained):
     guest_boot: str = ""
     cells: tuple[int, ...] = ()
     target_cells: tuple[int, ...] = ()
+    devices: tuple[HeldDevice, ...] = ()
     last_lines: str = ""
     created_at: int = 0
     updated_at: int = 0
@@ -176,7 +178,8 @@ class Seat:
     count, `memory` bytes, …); `cells`: NUMA cells of the host that it is pinned to, of which it claims its part as
     well; `attempt`: of the member, 0 in records of a version that did not keep it.
 
-    `machine_uuid`, and `address` and `mac` where the zone plans addresses, are set by the claim.
+    `machine_uuid`, the `devices` that it gets, and `address` and `mac` where the zone plans addresses, are set by the
+    claim.
     """
 
     instance_uuid: str
@@ -191,6 +194,7 @@ class Seat:
     address: str = ""
     mac: str = ""
     cells: tuple[int, ...] = ()
+    devices: tuple[HeldDevice, ...] = ()
 
     @property
     def claimed(self) -> dict[str, int]:

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from service.domain.catalog import Image
+from service.domain.devices import HeldDevice, PciFunction
 from service.domain.ownership import OwnerMark
 
 _MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
@@ -51,7 +52,9 @@ class HostRejected(DriverError):
     would have to send (a secret). Trying again there at once is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
-    `denied`, `no_space`, `absent`, `missing_secret`, `internal`.
+    `denied`, `no_space`, `absent`, `missing_secret`, `internal`; of devices `device_busy` (another machine has one),
+    `device_gone` (it is not there, or is another), `device_group` (the host keeps a fellow of its IOMMU group),
+    `device_reset` (it cannot be cleaned).
     """
 
     def __init__(self, code: str, public: str, detail: str = "") -> None:
@@ -88,6 +91,11 @@ class MachineState(StrEnum):
     def executing(self) -> bool:
         """Whether guest code may be running at this moment."""
         return self in (MachineState.RUNNING, MachineState.STOPPING)
+
+    @property
+    def has_process(self) -> bool:
+        """Whether the hypervisor has given it what it claims, executing or not."""
+        return self.executing or self in (MachineState.PAUSED, MachineState.MIGRATING, MachineState.GHOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +154,10 @@ class MachineSpec:
     They may hold secrets: they reach the guest by volumes that only the hypervisor reads (mode 0600), and stand in no
     command line, definition, log or representation of this object.
     `spec_hash` stands in the machine's metadata, so that a changed spec is noticed. `host_name`: the guest's own.
-    `resources`: the claimed vector (`vcpu`, `memory`, …) for drivers that place devices. `cells`: NUMA cells of the
-    host that its processors and its memory are to be of, by the host's own numbers; none: of any. `generation`: how far
-    the database had come, for the machine's metadata: a database that is older than its machines is noticed by it.
+    `resources`: the claimed vector (`vcpu`, `memory`, …). `cells`: NUMA cells of the host that its processors and its
+    memory are to be of, by the host's own numbers; none: of any. `devices`: those of the host that it gets for itself
+    alone; where one of them is not as it was claimed the machine is refused. `generation`: how far the database had
+    come, for the machine's metadata: a database that is older than its machines is noticed by it.
     `record`: text of the metadata from which the machine's rows can be written again; each definition has the newest.
     """
 
@@ -166,6 +175,7 @@ class MachineSpec:
     record: str = ""
     host_name: str = "guest"
     cells: tuple[int, ...] = ()
+    devices: tuple[HeldDevice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,8 @@ class ObservedMachine:
     words that a tenant may read; empty where there is none.
     `undefined`: it has no definition any more, and would not be there after its host's next start.
     `unheard_seconds`: for how long its progress channel has been refused here, as where another client reads it.
+    `devices`: the addresses of the host's functions that it has; while it executes only those that it really has, since
+    one may be pulled from under it; None where the host does not tell.
     """
 
     identity: MachineIdentity
@@ -222,6 +234,7 @@ class ObservedMachine:
     why: str = ""
     undefined: bool = False
     unheard_seconds: float = 0.0
+    devices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +264,7 @@ class HostFacts:
     `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why.
     `hypervisor`: the machine's own uuid, whatever address it is reached by; empty where its kind has none.
     `mark`: the owner's mark that it bears, None where it bears none.
+    `functions`: its PCI functions; None where its kind does not tell them, and devices are only counted in `total`.
     """
 
     host_uuid: str
@@ -267,6 +281,7 @@ class HostFacts:
     mark: OwnerMark | None = None
     beside: Mapping[str, int] = field(default_factory=dict)
     guests: int = 0
+    functions: tuple[PciFunction, ...] | None = None
 
 
 class LogSource(StrEnum):

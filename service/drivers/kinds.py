@@ -20,6 +20,10 @@ from service.errors import FieldViolation
 
 _NO_NAMES: frozenset[str] = frozenset()
 _USERNAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}")
+_FOUND = {
+    "libvirt": "devices are found, and offered by the configuration's [[devices]]",
+    "simulated": "devices are those of its options",
+}
 _UNIX_SOCKET = re.compile(r"/[A-Za-z0-9._/+@-]{1,106}")
 _LOCAL = frozenset({"unix", "none", "test"})
 """Transports that lead to no other machine: they need no address, and take none."""
@@ -38,7 +42,7 @@ class Kind:
     can be told from the entries alone.
     `boots_files`: whether the files of images must be on the service's machine.
     `in_memory(address)`: whether every process of the service would see a machine of its own.
-    `attaches_devices`: whether a machine gets the devices that it claims.
+    `counts_devices`: whether its operator says how many devices it has; of others they are found, one by one.
     `machine_type(address)`: whether such a host is a hypervisor or bare metal.
     `make_seated(host, cluster_id, seats)`: the driver of a kind that remembers its machines' seats, in place of `make`.
     `takes_username`: whether its operator names an account, whatever the transport.
@@ -55,7 +59,7 @@ class Kind:
     same_machine: Callable[[HostAddress], str] = lambda _address: ""
     boots_files: bool = True
     in_memory: Callable[[HostAddress], bool] = lambda _address: False
-    attaches_devices: bool = False
+    counts_devices: bool = False
     machine_type: Callable[[HostAddress], str] = lambda _address: VIRTUAL_MACHINE
     make_seated: Callable[[Host, str, Seats], HostDriver] | None = None
     takes_username: bool = False
@@ -107,16 +111,16 @@ def violations(address: HostAddress, *, in_file: bool = False) -> Iterator[Field
 
 
 def capacity_violations(driver: str, capacity: Iterable[str]) -> Iterator[FieldViolation]:
-    """What is wrong with amounts that an operator says a host has: names that nobody can claim, devices that the host's
-    machines would not get."""
+    """What is wrong with amounts that an operator says a host has: names that nobody can claim, devices of hosts that
+    tell theirs one by one."""
     names = tuple(capacity)
     yield from resource_violations(names, "capacity")
     kind = KINDS.get(driver)
-    if kind is None or kind.attaches_devices:
+    if kind is None or kind.counts_devices:
         return
     for name in sorted(names):
         if name.startswith(GPU):
-            yield FieldViolation(f"capacity[{name}]", f"must not be given for {driver}: its machines get no devices")
+            yield FieldViolation(f"capacity[{name}]", f"must not be given for {driver}, whose {_FOUND[driver]}")
 
 
 def machine_type(address: HostAddress) -> str:
@@ -291,7 +295,7 @@ KINDS: Mapping[str, Kind] = {
             file_options=frozenset({"ca_file", "password_file"}),
             same_machine=_same_redfish,
             boots_files=False,
-            attaches_devices=True,
+            counts_devices=True,
             machine_type=lambda _address: BARE_METAL,
             make_seated=_redfish,
             takes_username=True,
@@ -313,7 +317,6 @@ KINDS: Mapping[str, Kind] = {
             same_machine=lambda address: address.options.get("state_file", ""),
             boots_files=False,
             in_memory=lambda address: not address.options.get("state_file"),
-            attaches_devices=True,  # it runs no guest that could miss them
             machine_type=lambda a: BARE_METAL if a.options.get("bare_metal") == "yes" else VIRTUAL_MACHINE,
         ),
     )

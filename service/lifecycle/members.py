@@ -218,6 +218,7 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
         host_uuid="",
         host_name="",
         cells=(),
+        devices=(),
         machine_uuid="",
         address=member.address if keeps else "",
         mac=member.mac if keeps else "",

@@ -155,6 +155,7 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
             address=place.address,
             mac=place.mac,
             cells=place.cells,
+            devices=place.devices,
             reason="",
             room="",
         )

@@ -44,7 +44,7 @@ from service.lifecycle.effects import (
 )
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
 from service.lifecycle.members import gives_up
-from service.reconcile import sight
+from service.reconcile import failing_devices, sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.logs import MachineLogs
@@ -161,6 +161,7 @@ class MemberCalls:
         except DriverError as error:
             verdict = type(error).__name__
             told = await self._told(group, member, error.detail)
+            await failing_devices.take_out(self._custody.store, member, error)
             return self._trouble(monitor, member, effect, error, sends, told)
         except TimeoutError:
             verdict = "Timeout"
@@ -190,6 +191,10 @@ class MemberCalls:
             monitor.acted()
             return sight.seen(member, await driver.create_paused(spec, budget_seconds=budget))
         if isinstance(effect, Resume):
+            if member.devices:
+                made = await monitor.observe(identity)
+                if made is not None and sight.other_devices(member, made):
+                    return sight.seen(member, made)  # it never runs with what is not its own
             return sight.let_run(member, await driver.resume(identity, budget_seconds=budget))
         if isinstance(effect, Tell):
             spec = await self._machine_spec(monitor, group, member)

@@ -57,6 +57,7 @@ def machine_spec(
         documents={**texts(document, group, member), **_programs(entry.image)},
         spec_hash=_spec_hash(member, entry.image, interfaces, pinned),
         cells=pinned,
+        devices=member.devices,
         resources=demand(member.spec),
         generation=installation.generation(group.revision),
         record=machine_record(group, member, entry, document["group"]["epoch"]),
@@ -89,5 +90,6 @@ def _spec_hash(
 ) -> str:
     """Changes whenever the machine would have to be made differently; documents may change without it."""
     made_of = (member.spec, image.name, sorted(image.sha256.items()), interfaces)
-    text = repr((*made_of, pinned) if pinned else made_of)
+    given = (*((pinned,) if pinned else ()), *((member.devices,) if member.devices else ()))
+    text = repr((*made_of, *given))
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -245,6 +245,7 @@ class HostMonitor:
                     foreign=facts.foreign,
                     beside=facts.beside,
                     guests=facts.guests,
+                    functions=facts.functions,
                 )
             )
             failpoint("monitor.recorded")

@@ -27,6 +27,19 @@ _OBSERVATION: Mapping[MachineState, Observation] = {
 }
 
 
+_STARTED = frozenset({InstanceStatus.CREATING, InstanceStatus.CREATED, InstanceStatus.BOOTING, InstanceStatus.RUNNING})
+
+
+def other_devices(member: Instance, machine: ObservedMachine) -> str:
+    """How the devices of the member's machine differ from those that it has claimed; empty: they are the very ones."""
+    claimed = {function.address for device in member.devices for function in device.functions}
+    if machine.devices is None or set(machine.devices) == claimed:
+        return ""
+    if lost := sorted(claimed - set(machine.devices)):
+        return f"its machine has lost {len(lost)} of {len(claimed)} device functions that it has claimed"
+    return "its machine has a device that it has not claimed"
+
+
 def let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     """The facts after a resume: a machine that is paused then was let run, and has stopped at once."""
     if machine.state is MachineState.PAUSED:
@@ -71,6 +84,8 @@ def seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         return ()  # somebody moves it by hand; where it goes on is seen when it does
     if machine.state is MachineState.GHOST:
         return (Observed(member.uuid, member.attempt, Observation.BURNT, "its host can neither run nor remove it"),)
+    if machine.state.has_process and member.status in _STARTED and (why := other_devices(member, machine)):
+        return (Observed(member.uuid, member.attempt, Observation.HALTED, why),)
     observation = _OBSERVATION.get(machine.state)
     if observation is None:
         return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)

@@ -9,6 +9,7 @@ from typing import Any
 
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
+from service.app.devices import Devices
 from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet, HostFilter
 from service.app.fleet_feed import FleetFeed
@@ -41,6 +42,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         feed: FleetFeed,
         evacuation: Evacuation,
         quarantine: Quarantine,
+        devices: Devices,
         decisions: DecisionLog,
         room: RoomPlans,
         rebalancing: Rebalancing,
@@ -51,6 +53,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         self._feed = feed
         self._evacuation = evacuation
         self._quarantine = quarantine
+        self._devices = devices
         self._decisions = decisions
         self._room = room
         self._rebalancing = rebalancing
@@ -254,6 +257,26 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         validation.check(request)
         group = await self._quarantine.adopt(current_caller(), request.group_uuid, validate_only=request.validate_only)
         return fleet_pb2.AdoptQuarantinedResponse(inventory=inventory.group(group, self._reachable))
+
+    async def QuarantineDevice(  # noqa: N802
+        self, request: fleet_pb2.QuarantineDeviceRequest, context: Any
+    ) -> fleet_pb2.QuarantineDeviceResponse:
+        """Takes a device out of service."""
+        validation.check(request)
+        made = await self._devices.quarantine(
+            current_caller(), request.host_uuid, request.key, request.reason, validate_only=request.validate_only
+        )
+        return fleet_pb2.QuarantineDeviceResponse(inventory=convert.device(made))
+
+    async def ReleaseDevice(  # noqa: N802
+        self, request: fleet_pb2.ReleaseDeviceRequest, context: Any
+    ) -> fleet_pb2.ReleaseDeviceResponse:
+        """Takes a device back into service."""
+        validation.check(request)
+        made = await self._devices.release(
+            current_caller(), request.host_uuid, request.key, validate_only=request.validate_only
+        )
+        return fleet_pb2.ReleaseDeviceResponse(inventory=convert.device(made))
 
     async def GetCapacity(  # noqa: N802
         self, request: fleet_pb2.GetCapacityRequest, context: Any

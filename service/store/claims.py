@@ -22,11 +22,11 @@ from sqlalchemy import (
 )
 
 from service.domain.cells import cells_in
-from service.domain.fleet import HostState, HostStatus, Size
+from service.domain.fleet import GPU, HostState, HostStatus, Size
 from service.domain.groups import Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
-from service.store import bookings, schema
+from service.store import bookings, devices, schema
 from service.store.engine import FLEET_LOCK, SPARE_LOCK
 
 
@@ -196,6 +196,8 @@ def _release(connection: Connection, which: ColumnElement[bool]) -> None:
     failpoint("release.deleted")
     for (host_uuid, resource), amount in sorted(sums.items()):  # the order in which `take` locks them
         connection.execute(_GIVE_BACK, {"host": host_uuid, "what": resource, "less": amount})
+    if with_devices := {host_uuid for host_uuid, resource in sums if resource.startswith(GPU)}:
+        devices.let_go(connection, with_devices)
     failpoint("release.given_back")
     _verify(connection, {host_uuid for host_uuid, _ in sums})
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, update
 
 from service.domain.catalog import ModelService, RegisteredImage
+from service.domain.devices import DeviceRules
 from service.domain.fleet import Cluster, Host, HostStatus, Overcommit, Zone
 from service.store import catalog, clusters, fleet, kept_rules, rows, schema, settings
 from service.store.codec import encode
@@ -25,6 +26,7 @@ def write(
     overcommit: Overcommit,
     now: int,
     clusters_of: Sequence[Cluster] = (),
+    devices: DeviceRules | None = None,
 ) -> Overcommit:
     """Bring the rows up to the file, in one transaction; returns the overcommit that the fleet had before.
 
@@ -54,6 +56,7 @@ def write(
     rows.remember_file(connection, schema.hosts, definitions)
     # Locks every host: a probe that is being recorded comes before, and the next one reads the overcommit written here.
     connection.execute(update(schema.hosts).values(status=HostStatus.CONNECTING.value))
+    settings.set_device_rules(connection, devices or DeviceRules())
     before = settings.overcommit(connection)
     if before != overcommit:
         fleet.set_overcommit(connection, overcommit, now)

@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, func, or_, select, update
 
 from service.domain import cells
-from service.domain.fleet import Host, HostState, HostStatus, Overcommit, Zone, policy
+from service.domain.devices import PciFunction, units
+from service.domain.fleet import GPU, Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.domain.groups import InstanceStatus
 from service.errors import NotFound
-from service.store import claims, fleet_events, rows, schema, settings, vectors
+from service.store import claims, devices, fleet_events, rows, schema, settings, vectors
 from service.store.catalog import model_services, put_model_service
 from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
@@ -164,6 +165,7 @@ def put_host(connection: Connection, host: Host, *, now: int | None = None) -> N
 def delete_host(connection: Connection, host: Host, now: int) -> None:
     """Forget the host; the caller has seen that nothing is seated or claimed on it."""
     # A group for which room was to be made here finds out.
+    devices.delete_of(connection, host.uuid)
     for table in (schema.bookings, schema.machine_seats, schema.host_resources):
         connection.execute(delete(table).where(table.c.host_uuid == host.uuid))
     connection.execute(delete(schema.hosts).where(schema.hosts.c.uuid == host.uuid))
@@ -297,12 +299,14 @@ def set_facts(
     foreign: Mapping[str, int],
     beside: Mapping[str, int] | None = None,
     guests: int = 0,
+    functions: Sequence[PciFunction] | None = None,
     now: int | None = None,
 ) -> None:
-    """Record a probe: the host is connected, its totals, what others hold, and what is allocatable.
+    """Record a probe: the host is connected, its totals, what others hold, its devices, and what is allocatable.
 
     `total`, `foreign`: those of NUMA cells among them, by their own names (`service/domain/cells.py`). `beside`: what
-    each of our guests takes beside its claim; `guests`: how many run, those without a claim included.
+    each of our guests takes beside its claim; `guests`: how many run, those without a claim included. `functions`: see
+    `drivers.base.HostFacts`; what the rules offer of them is counted by model.
 
     Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
     meanwhile. Does nothing where the host is gone.
@@ -315,7 +319,14 @@ def set_facts(
     operators = decode_known(Host, row.document)
     overcommit = policy(settings.overcommit(connection), zones(connection), operators)
     total = cells.overridden(total, operators.capacity_override)
-    usable = overcommit.allocatable({name: total.get(name, 0) for name in {*known, *total}})
+    new_devices = False
+    if functions is not None:
+        offered = units(settings.device_rules(connection).rules, operators.name, functions)
+        barred = devices.barred(virt_type, overcommit)
+        new_devices = devices.record(connection, uuid, offered, overcommitted=barred)
+        there, held = devices.counts(devices.of_hosts(connection, [uuid]).get(uuid, ()))
+        total, foreign = {**total, **there}, {**foreign, **held}
+    usable = _allocatable(overcommit, {name: total.get(name, 0) for name in {*known, *total}})
     claimed = claims.guests(connection, [uuid]) if (beside := beside or {}) else {}
     unclaimed = {name: each * max(0, guests - claimed.get((uuid, name), 0)) for name, each in beside.items()}
     wanted = {
@@ -327,7 +338,7 @@ def set_facts(
         }
         for resource in sorted(usable)
     }
-    changed = vectors.write(connection, uuid, known, wanted)
+    changed = vectors.write(connection, uuid, known, wanted) or new_devices
     if changed or row.status != HostStatus.CONNECTED.value:
         fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
@@ -335,8 +346,15 @@ def set_facts(
 def set_allocatable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:
     """Count the host's allocatable amounts again, after its policy changed; returns whether any of them is another."""
     known = vectors.read(connection, [host.uuid]).get(host.uuid, {})
-    usable = overcommit.allocatable({name: int(row.total) for name, row in known.items()})
+    devices.hold_to_policy(connection, host.uuid, overcommitted=devices.barred(host.virt_type, overcommit))
+    usable = _allocatable(overcommit, {name: int(row.total) for name, row in known.items()})
     return vectors.write(connection, host.uuid, known, {name: {"usable": amount} for name, amount in usable.items()})
+
+
+def _allocatable(overcommit: Overcommit, total: Mapping[str, int]) -> dict[str, int]:
+    """By the policy; of devices no more than there are, since no two machines can have one."""
+    usable = overcommit.allocatable(total)
+    return {name: min(amount, total[name]) if name.startswith(GPU) else amount for name, amount in usable.items()}
 
 
 def set_overcommit(connection: Connection, overcommit: Overcommit, now: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select, update
 
+from service.domain.devices import HeldDevice
 from service.domain.groups import (
     Failure,
     Group,
@@ -40,6 +41,7 @@ _INSTANCE_PLAIN = (
 )  # fmt: skip
 
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
+_HELD_DEVICES = tuple[HeldDevice, ...]
 
 
 # Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
@@ -48,7 +50,7 @@ _GROUP = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _GROUP_LOCKED = _GROUP.with_for_update()
 _SOME_GROUPS = select(_GROUPS).where(_GROUPS.c.uuid.in_(bindparam("of", expanding=True)))
 _MEMBERS = (
-    select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", *_INSTANCE_CELLS)))
+    select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", "devices", *_INSTANCE_CELLS)))
     .where(_INSTANCES.c.group_uuid.in_(bindparam("of", expanding=True)))
     .order_by(_INSTANCES.c.rank)
 )
@@ -355,6 +357,8 @@ def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[In
         plain: dict[str, Any] = dict(zip(_INSTANCE_PLAIN, row, strict=False))
         if row.cells != "[]" or row.target_cells != "[]":
             plain |= {name: tuple(json.loads(getattr(row, name))) for name in _INSTANCE_CELLS}
+        if row.devices != "[]":
+            plain["devices"] = decode(_HELD_DEVICES, row.devices)
         status, move = InstanceStatus(row.status), MoveStage(row.move)
         member = Instance(spec=decode_known(NodeSpec, row.spec), status=status, move=move, **plain)
         found.setdefault(member.group_uuid, []).append(member)
@@ -392,4 +396,5 @@ def _group_values(group: Group) -> dict[str, Any]:
 def _instance_values(member: Instance) -> dict[str, Any]:
     words = {"status": member.status.value, "move": member.move.value}
     pinned = {name: json.dumps(getattr(member, name)) for name in _INSTANCE_CELLS}
+    words["devices"] = encode(member.devices, _HELD_DEVICES)
     return {**words, **pinned, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}

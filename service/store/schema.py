@@ -148,6 +148,36 @@ machine_seats = Table(
     Index(None, "key"),
 )
 
+# What rules offer of hosts. `state`: available, foreign, blocked or gone, as it was last seen;
+# `quarantine`: why it is out of service all the same, empty: it is not.
+devices = Table(
+    "devices",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("key", WORD, primary_key=True),
+    Column("model", WORD, nullable=False),
+    Column("functions", Text, nullable=False),
+    Column("cell", Integer, nullable=False),
+    Column("iommu_group", Integer, nullable=False),
+    Column("virtual_of", WORD, nullable=False),
+    Column("clean", WORD, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("quarantine", Text, nullable=False),
+)
+
+# Who has which of them: one owner, by the key. A row stands as long as its attempt has claims on that host.
+device_claims = Table(
+    "device_claims",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("key", WORD, primary_key=True),
+    Column("model", WORD, nullable=False),
+    Column("instance_uuid", UUID, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+)
+
 images = Table(
     "images",
     metadata,
@@ -287,6 +317,7 @@ instances = Table(
     Column("guest_boot", Text, nullable=False, default=""),
     Column("cells", Text, nullable=False, default="[]"),
     Column("target_cells", Text, nullable=False, default="[]"),
+    Column("devices", Text, nullable=False, default="[]"),
     Column("last_lines", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),

@@ -1,14 +1,16 @@
-"""What holds for all replicas alike: the fleet's own overcommit, the proof of a write, the database's size."""
+"""What holds for all replicas alike: overcommit and rules of devices of the fleet, a proof of writing, the size."""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 
+from service.domain.devices import DeviceRules
 from service.domain.fleet import Overcommit
 from service.store import schema
 from service.store.codec import decode_known, encode
 
 _OVERCOMMIT = "overcommit"
+_DEVICES = "devices"
 _PROOF = "written_at"
 
 _TABLE = schema.settings
@@ -27,6 +29,17 @@ def overcommit(connection: Connection) -> Overcommit:
 def set_overcommit(connection: Connection, wanted: Overcommit) -> None:
     """Overwrite it. The caller then has every host's allocatable amounts counted anew (`fleet.set_overcommit`)."""
     _put(connection, _OVERCOMMIT, encode(wanted))
+
+
+def device_rules(connection: Connection) -> DeviceRules:
+    """What hosts have that machines are given whole; nothing before the first start."""
+    found = connection.scalar(_FIND, {"of": _DEVICES})
+    return DeviceRules() if found is None else decode_known(DeviceRules, found)
+
+
+def set_device_rules(connection: Connection, wanted: DeviceRules) -> None:
+    """Overwrite them. They hold from the next look at each host."""
+    _put(connection, _DEVICES, encode(wanted))
 
 
 def prove_write(connection: Connection, now: int) -> None:

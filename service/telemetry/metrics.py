@@ -224,6 +224,12 @@ class Metrics:
             ["host", "zone", "holding"],
             registry=registry,
         )
+        self.host_devices = Gauge(
+            "corral_host_devices",
+            "Devices of a host that members get whole, by what becomes of them.",
+            ["host", "zone", "state"],
+            registry=registry,
+        )
         self.secrets = Gauge(
             "corral_secrets",
             "Stored secrets by the key that they are encrypted with, and whether this process can decrypt them.",

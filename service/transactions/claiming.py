@@ -24,6 +24,7 @@ from service.planning.translate import seat, total
 from service.store import bookings, claims, fleet, groups, ownership, quotas
 from service.store.addresses import take_addresses
 from service.store.connection import Connection
+from service.store.device_picks import pick
 from service.transactions.changes import LeaseLost, commit
 
 
@@ -83,13 +84,15 @@ def claim(
     # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
     claims.take(connection, before.uuid, placement.assignments, alone=alone)
+    picked = pick(connection, before.uuid, placement.assignments)
+    failpoint("claim.picked")
     taken = {s.host_uuid for s in placement.assignments}
     _check_neighbours(connection, before, taken)
     _check_labels(connection, before, taken)
     _check_clusters(connection, before, {s.instance_uuid: s.host_uuid for s in placement.assignments})
     _check_spare_hosts(connection, before)
     failpoint("claim.alone")
-    seats = _addressed(connection, cluster, before.uuid, placement.assignments)
+    seats = _addressed(connection, cluster, before.uuid, picked)
     failpoint("claim.addressed")
     after = advance(before, Placed(replace(placement, assignments=seats)), now)
     return commit(connection, before, after, (), now)

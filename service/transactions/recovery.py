@@ -14,6 +14,7 @@ from service.planning.translate import claimed
 from service.store import catalog, claims, clock, fleet, groups, ownership
 from service.store.addresses import keep_addresses
 from service.store.connection import Connection
+from service.store.device_picks import found, pick
 from service.transactions.changes import accepted, commit, time_lost
 from service.transactions.found_state import as_if_known
 from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
@@ -52,11 +53,14 @@ def write(connection: Connection, change: GroupChange, now: int) -> Group:
         ended = [(instance, attempt, host) for (instance, attempt), hosts in held.items() for host in hosts]
         return commit(connection, before, _carried(before, after), ended, now)
     zones = fleet.zones(connection)
+    after = replace(after, instances=tuple(_with_devices(connection, change, m) for m in after.instances))
     seated = [m for m in after.instances if m.uuid in change.changed and m.host_uuid]
     new = [m for m in seated if m.host_uuid not in held.get((m.uuid, m.attempt), frozenset())]
     ownership.adopt(connection, [(m.host_uuid, m.machine_uuid) for m in seated])
     hosts = fleet.hosts(connection, sorted({m.host_uuid for m in new}))
-    claims.take(connection, after.uuid, [_seat(m, hosts[m.host_uuid]) for m in new], there=True)
+    seats = [_seat(m, hosts[m.host_uuid]) for m in new]
+    claims.take(connection, after.uuid, seats, there=True)
+    pick(connection, after.uuid, seats)
     keep_addresses(connection, [(m.zone_uuid, m.address, m.uuid, m.attempt) for m in new if _planned(zones, m)])
     stored = commit(connection, as_if_known(before, after), _carried(before, after), (), now)
     groups.due(connection, after.uuid, 0)
@@ -112,6 +116,13 @@ def settle_identity(
             time_lost(connection, now)
 
 
+def _with_devices(connection: Connection, change: GroupChange, member: Instance) -> Instance:
+    """The member with what is known of the devices that its machine was seen with."""
+    if member.uuid not in change.changed or not member.devices:
+        return member
+    return replace(member, devices=found(connection, member.host_uuid, [d.key for d in member.devices]))
+
+
 def _bare(group: Group) -> Group:
     """The group as it was accepted: the events that follow tell what became of it."""
     waiting = tuple(replace(_seatless(m), status=S.PENDING, was_resumed=False) for m in group.instances)
@@ -122,7 +133,7 @@ def _bare(group: Group) -> Group:
 
 
 def _seatless(member: Instance) -> Instance:
-    return replace(member, host_uuid="", host_name="", cells=(), machine_uuid="", address="", mac="")
+    return replace(member, host_uuid="", host_name="", cells=(), devices=(), machine_uuid="", address="", mac="")
 
 
 def _carried(before: Group, after: Group) -> Group:
@@ -143,6 +154,7 @@ def _seat(member: Instance, host: Host) -> Seat:
         resources=claimed(member.spec, host),
         attempt=member.attempt,
         cells=member.cells,
+        devices=member.devices,
     )
 
 

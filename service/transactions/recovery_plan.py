@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from service.domain.catalog import ModelService, version_key
 from service.domain.cells import cells_in
+from service.domain.devices import HeldDevice
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance
 from service.domain.ownership import Installation
 from service.domain.recovery import ToldValues, numbers, ranges
@@ -219,6 +220,7 @@ class _Planner:
             zone_uuid=host.zone_uuid,
             machine_uuid=seat.machine.machine_uuid,
             cells=cells_in(seat.machine.resources),
+            devices=_seen_devices(seat),
             created_at=record.member.created_at or self._now,
             updated_at=self._now,
         )
@@ -309,7 +311,13 @@ class _Planner:
         host, identity = seat.survey.host, seat.machine.identity
         place = replace(unmoved(member), attempt=attempt, host_uuid=host.uuid, host_name=host.name, status=status)
         pinned = cells_in(seat.machine.resources)
-        return replace(place, machine_uuid=identity.machine_uuid, zone_uuid=host.zone_uuid, cells=pinned)
+        return replace(
+            place,
+            machine_uuid=identity.machine_uuid,
+            zone_uuid=host.zone_uuid,
+            cells=pinned,
+            devices=_seen_devices(seat),
+        )
 
     def _joined(
         self, row: Group, seat: MemberMachine, members: list[Instance], missing: set[str], notes: list[str]
@@ -329,6 +337,11 @@ class _Planner:
         if not missing:
             return group
         return replace(group, reason=f"recovered without the values of {', '.join(sorted(missing))}")
+
+
+def _seen_devices(seat: MemberMachine) -> tuple[HeldDevice, ...]:
+    """The functions that the machine has; what they are is known where the claims are written."""
+    return tuple(HeldDevice(address, "", ()) for address in seat.machine.devices or ())
 
 
 def _otherwise(row: Group, seats: Mapping[str, MemberMachine]) -> bool:

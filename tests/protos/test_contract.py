@@ -147,6 +147,7 @@ def test_every_method_of_the_api_is_declared() -> None:
         "WatchFleet",
     }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
+    fleet |= {"QuarantineDevice", "ReleaseDevice"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
     catalog |= {"RegisterImage", "UploadImage", "GetImageUpload", "GetImage", "ListImages", "DeleteImage"}
     assert {s.name: {m.name for m in s.methods} for s in SERVICES} == {

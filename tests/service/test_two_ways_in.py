@@ -41,7 +41,11 @@ BAD_HOSTS: list[tuple[dict[str, Any], str, str]] = [
     ({**TCP, "capacity": {"cpu": 4}}, "capacity[cpu]", "gpu.<model>; did you mean vcpu?"),
     ({**TCP, "capacity": {"memroy": 4}}, "capacity[memroy]", "gpu.<model>; did you mean memory?"),
     ({**TCP, "capacity": {"disk": 4}}, "capacity[disk]", "must be one of vcpu, memory, gpu.<model>"),
-    ({**TCP, "capacity": {"gpu.a100": 4}}, "capacity[gpu.a100]", "must not be given for libvirt: its machines get no"),
+    (
+        {**TCP, "capacity": {"gpu.a100": 4}},
+        "capacity[gpu.a100]",
+        "must not be given for libvirt, whose devices are found",
+    ),
 ]
 
 BAD_NETWORKS: list[tuple[dict[str, Any], str, str]] = [

@@ -211,6 +211,7 @@ class Host(_message.Message):
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -272,6 +273,10 @@ class Host(_message.Message):
     def numa_cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___NumaCell]:
         """Its NUMA cells, by number. None where its kind does not tell them, or none has processors."""
 
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostDevice]:
+        """Its devices that members get whole, by key. None where its kind only counts them."""
+
     def __init__(
         self,
         *,
@@ -296,14 +301,85 @@ class Host(_message.Message):
         numa_cells: _abc.Iterable[Global___NumaCell] | None = ...,
         type: _builtins.str = ...,
         cause: _builtins.str = ...,
+        devices: _abc.Iterable[Global___HostDevice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Host: _TypeAlias = Host  # noqa: Y015
+
+@_typing.final
+class HostDevice(_message.Message):
+    """A device of a host, with all functions that go with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FUNCTIONS_FIELD_NUMBER: _builtins.int
+    NUMA_CELL_FIELD_NUMBER: _builtins.int
+    IOMMU_GROUP_FIELD_NUMBER: _builtins.int
+    VIRTUAL_OF_FIELD_NUMBER: _builtins.int
+    INSTANCE_UUID_FIELD_NUMBER: _builtins.int
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The address of its accelerator: domain:bus:slot.function."""
+    model: _builtins.str
+    """Its model, as members ask for it."""
+    state: _builtins.str
+    """Whether it is given out: `available`, `claimed` (a member has it), `foreign` (a machine that is not this service's
+    has it), `blocked` (the host cannot give it away), `quarantined` (out of service) or `gone` (the host shows it no
+    more). Only what is available is given to anybody.
+    """
+    reason: _builtins.str
+    """Why it is neither available nor claimed, in a sentence."""
+    numa_cell: _builtins.int
+    """Its NUMA cell by the hypervisor's own number. Absent where the host knows none."""
+    iommu_group: _builtins.int
+    """Its IOMMU group. Absent where the host knows none."""
+    virtual_of: _builtins.str
+    """The address of the physical function that it is a virtual one of. Empty where it is none."""
+    instance_uuid: _builtins.str
+    """The UUID of the member that has claimed it. Empty: nobody has."""
+    group_uuid: _builtins.str
+    """The UUID of that member's group."""
+    @_builtins.property
+    def functions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses of all functions that a machine gets with it."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        model: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        functions: _abc.Iterable[_builtins.str] | None = ...,
+        numa_cell: _builtins.int | None = ...,
+        iommu_group: _builtins.int | None = ...,
+        virtual_of: _builtins.str = ...,
+        instance_uuid: _builtins.str = ...,
+        group_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_iommu_group", b"_iommu_group", "_numa_cell", b"_numa_cell", "iommu_group", b"iommu_group", "numa_cell", b"numa_cell"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iommu_group", b"_iommu_group", "_numa_cell", b"_numa_cell", "functions", b"functions", "group_uuid", b"group_uuid", "instance_uuid", b"instance_uuid", "iommu_group", b"iommu_group", "key", b"key", "model", b"model", "numa_cell", b"numa_cell", "reason", b"reason", "state", b"state", "virtual_of", b"virtual_of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__iommu_group: _TypeAlias = _typing.Literal["iommu_group"]  # noqa: Y015
+    _WhichOneofArgType__iommu_group: _TypeAlias = _typing.Literal["_iommu_group", b"_iommu_group"]  # noqa: Y015
+    _WhichOneofReturnType__numa_cell: _TypeAlias = _typing.Literal["numa_cell"]  # noqa: Y015
+    _WhichOneofArgType__numa_cell: _TypeAlias = _typing.Literal["_numa_cell", b"_numa_cell"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iommu_group) -> _WhichOneofReturnType__iommu_group | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__numa_cell) -> _WhichOneofReturnType__numa_cell | None: ...
+
+Global___HostDevice: _TypeAlias = HostDevice  # noqa: Y015
 
 @_typing.final
 class NumaCell(_message.Message):
@@ -2027,6 +2103,118 @@ class RemoveQuarantinedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveQuarantinedResponse: _TypeAlias = RemoveQuarantinedResponse  # noqa: Y015
+
+@_typing.final
+class QuarantineDeviceRequest(_message.Message):
+    """Which device nobody is to get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    """The UUID of the host that it is in."""
+    key: _builtins.str
+    """Its key, as the host's devices tell it."""
+    reason: _builtins.str
+    """Why, in a sentence that operators read."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        host_uuid: _builtins.str = ...,
+        key: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_uuid", b"host_uuid", "key", b"key", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineDeviceRequest: _TypeAlias = QuarantineDeviceRequest  # noqa: Y015
+
+@_typing.final
+class QuarantineDeviceResponse(_message.Message):
+    """What is out of service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___HostDevice:
+        """The device as it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___HostDevice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineDeviceResponse: _TypeAlias = QuarantineDeviceResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseDeviceRequest(_message.Message):
+    """Which device may be given out again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    """The UUID of the host that it is in."""
+    key: _builtins.str
+    """Its key, as the host's devices tell it."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        host_uuid: _builtins.str = ...,
+        key: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_uuid", b"host_uuid", "key", b"key", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseDeviceRequest: _TypeAlias = ReleaseDeviceRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseDeviceResponse(_message.Message):
+    """What is in service again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___HostDevice:
+        """The device as it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___HostDevice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseDeviceResponse: _TypeAlias = ReleaseDeviceResponse  # noqa: Y015
 
 @_typing.final
 class AdoptQuarantinedRequest(_message.Message):

@@ -145,6 +145,16 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedResponse.FromString,
                 _registered_method=True)
+        self.QuarantineDevice = channel.unary_unary(
+                '/corral.v1.FleetService/QuarantineDevice',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.QuarantineDeviceRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.QuarantineDeviceResponse.FromString,
+                _registered_method=True)
+        self.ReleaseDevice = channel.unary_unary(
+                '/corral.v1.FleetService/ReleaseDevice',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceResponse.FromString,
+                _registered_method=True)
         self.GetCapacity = channel.unary_unary(
                 '/corral.v1.FleetService/GetCapacity',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
@@ -352,6 +362,21 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QuarantineDevice(self, request, context):
+        """Takes a device of a host out of service: nobody gets it, whoever has it keeps it, and the host stays. Repeating it only
+        changes the reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseDevice(self, request, context):
+        """Takes a device back into service that was taken out of it, by an operator or because it failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapacity(self, request, context):
         """Returns how much capacity the fleet or one zone has, and how much of it is taken.
         """
@@ -521,6 +546,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.AdoptQuarantined,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedResponse.SerializeToString,
+            ),
+            'QuarantineDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuarantineDevice,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.QuarantineDeviceRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.QuarantineDeviceResponse.SerializeToString,
+            ),
+            'ReleaseDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseDevice,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceResponse.SerializeToString,
             ),
             'GetCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapacity,
@@ -1136,6 +1171,60 @@ class FleetService:
             '/corral.v1.FleetService/AdoptQuarantined',
             corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.AdoptQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuarantineDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/QuarantineDevice',
+            corral_dot_v1_dot_fleet__pb2.QuarantineDeviceRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.QuarantineDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/ReleaseDevice',
+            corral_dot_v1_dot_fleet__pb2.ReleaseDeviceRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.ReleaseDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,12 @@ class FleetServiceStub:
     tells. They run on as they are, and what they hold is claimed. It is refused where that does not tell all of the
     group, or a host that may have a machine of it does not answer.
     """
+    QuarantineDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.QuarantineDeviceRequest, _fleet_pb2.QuarantineDeviceResponse]
+    """Takes a device of a host out of service: nobody gets it, whoever has it keeps it, and the host stays. Repeating it only
+    changes the reason.
+    """
+    ReleaseDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ReleaseDeviceRequest, _fleet_pb2.ReleaseDeviceResponse]
+    """Takes a device back into service that was taken out of it, by an operator or because it failed."""
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     PlanRoom: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlanRoomRequest, _fleet_pb2.PlanRoomResponse]
@@ -195,6 +201,12 @@ class FleetServiceAsyncStub(FleetServiceStub):
     tells. They run on as they are, and what they hold is claimed. It is refused where that does not tell all of the
     group, or a host that may have a machine of it does not answer.
     """
+    QuarantineDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.QuarantineDeviceRequest, _fleet_pb2.QuarantineDeviceResponse]  # type: ignore[assignment]
+    """Takes a device of a host out of service: nobody gets it, whoever has it keeps it, and the host stays. Repeating it only
+    changes the reason.
+    """
+    ReleaseDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ReleaseDeviceRequest, _fleet_pb2.ReleaseDeviceResponse]  # type: ignore[assignment]
+    """Takes a device back into service that was taken out of it, by an operator or because it failed."""
     GetCapacity: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     PlanRoom: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlanRoomRequest, _fleet_pb2.PlanRoomResponse]  # type: ignore[assignment]
@@ -395,6 +407,22 @@ class FleetServiceServicer:
         tells. They run on as they are, and what they hold is claimed. It is refused where that does not tell all of the
         group, or a host that may have a machine of it does not answer.
         """
+
+    def QuarantineDevice(
+        self,
+        request: _fleet_pb2.QuarantineDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.QuarantineDeviceResponse, _abc.Awaitable[_fleet_pb2.QuarantineDeviceResponse]]:
+        """Takes a device of a host out of service: nobody gets it, whoever has it keeps it, and the host stays. Repeating it only
+        changes the reason.
+        """
+
+    def ReleaseDevice(
+        self,
+        request: _fleet_pb2.ReleaseDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ReleaseDeviceResponse, _abc.Awaitable[_fleet_pb2.ReleaseDeviceResponse]]:
+        """Takes a device back into service that was taken out of it, by an operator or because it failed."""
 
     def GetCapacity(
         self,

@@ -827,6 +827,7 @@ class Instance(_message.Message):
     ENGINE_RESTARTS_FIELD_NUMBER: _builtins.int
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -900,6 +901,12 @@ class Instance(_message.Message):
         it floats over its host, and until it is placed.
         """
 
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The devices of its host that it has, by the addresses of their accelerators. Empty until it is placed, and on hosts
+        that only count theirs.
+        """
+
     def __init__(
         self,
         *,
@@ -928,10 +935,11 @@ class Instance(_message.Message):
         engine_restarts: _builtins.int = ...,
         numa_cells: _abc.Iterable[_builtins.int] | None = ...,
         cause: _builtins.str = ...,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "devices", b"devices", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

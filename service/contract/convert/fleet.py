@@ -20,6 +20,7 @@ from service.contract.call import told_cause
 from service.contract.convert.inventory import Reachable, instance, placement, proof, timestamp
 from service.contract.rules import host_address, network_wish
 from service.domain.cells import without_cells
+from service.domain.devices import Device
 from service.domain.fleet import Host, HostState, Overcommit
 from service.domain.network import network_of
 from service.domain.ownership import Quarantined
@@ -132,6 +133,23 @@ def host(view: HostView) -> fleet_pb2.Host:
             fleet_pb2.HostProject(project=one.project, instance_count=one.members, claimed=one.amounts)
             for one in view.projects
         ],
+        devices=[device(one) for one in view.devices],
+    )
+
+
+def device(value: Device) -> fleet_pb2.HostDevice:
+    """A device of a host."""
+    return fleet_pb2.HostDevice(
+        key=value.key,
+        model=value.model,
+        state=value.state.value,
+        reason=value.reason,
+        functions=[function.address for function in value.functions],
+        numa_cell=value.cell if value.cell >= 0 else None,
+        iommu_group=value.iommu_group if value.iommu_group >= 0 else None,
+        virtual_of=value.virtual_of,
+        instance_uuid=value.instance_uuid,
+        group_uuid=value.group_uuid,
     )
 
 

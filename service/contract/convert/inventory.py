@@ -137,6 +137,7 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         last_answer=timestamp(value.last_answer_at),
         engine_restarts=value.engine_restarts,
         numa_cells=value.cells,
+        devices=[device.key for device in value.devices],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.etree.ElementTree import Element, SubElement
 
 from service.drivers.base import HostRejected, LogSource, MachineIdentity, MachineSpec, NetworkInterface
@@ -93,7 +93,7 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinn
     domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
     _amounts(domain, spec.memory_bytes, spec.vcpus)
     _pin(domain, pinning)
-    _operating_system(domain, platform, boot)
+    _operating_system(domain, _for_devices(platform) if spec.devices else platform, boot)
     _firmware_documents(domain, boot.documents)
     _features(domain, platform)
     SubElement(domain, "clock", offset="utc")
@@ -104,6 +104,8 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinn
         _disk(devices, index, disk)
     for interface in spec.interfaces:
         _interface(devices, interface)
+    for address in [function.address for device in spec.devices for function in device.functions]:
+        _host_device(devices, address)
     if platform.virt_type != "test":
         _consoles(devices, spec.image.progress_channel, boot.logs)
     return _text(domain)
@@ -259,6 +261,21 @@ def _features(domain: Element, platform: Platform) -> None:
         SubElement(domain, "cpu", mode="maximum")
     if platform.virt_type == "kvm":
         SubElement(domain, "cpu", mode="host-passthrough")
+
+
+def _for_devices(platform: Platform) -> Platform:
+    """Of x86 only q35 has the PCI Express that today's accelerators expect; another one is the operator's own wish."""
+    needs = platform.architecture == "x86_64" and platform.virt_type != "test" and not platform.machine
+    return replace(platform, machine="q35") if needs else platform
+
+
+def _host_device(devices: Element, address: str) -> None:
+    """Managed: libvirt takes the function from its driver, resets it, and gives it back when the machine ends, however
+    that comes about."""
+    element = SubElement(devices, "hostdev", mode="subsystem", type="pci", managed="yes")
+    domain, bus, slot, function = re.split("[:.]", address)
+    parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
+    SubElement(SubElement(element, "source"), "address", {name: f"0x{part}" for name, part in parts.items()})
 
 
 def _disk(devices: Element, index: int, disk: Disk) -> None:

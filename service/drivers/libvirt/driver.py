@@ -32,6 +32,7 @@ from service.drivers.libvirt.domain_xml import Platform, check_spec
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.live_moves import LiveMoves
 from service.drivers.libvirt.machines import Machines
+from service.drivers.libvirt.nodedev import NodeDevices
 from service.drivers.libvirt.overhead import Overhead
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Kind, Tag, check_identity
@@ -55,6 +56,7 @@ class LibvirtDriver(HostDriver):
         self._storage = Storage(self._options)
         self._inventory = Inventory(cluster)
         self._events = DomainEvents(host_id, self._inventory)
+        self._devices = NodeDevices()
         self._overhead = Overhead(self._options.translation_cache_mib << 20)
         self._channels = Channels(self._events.changed)
         self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
@@ -90,7 +92,8 @@ class LibvirtDriver(HostDriver):
     def _probe(self, work: Work, connection: Any) -> HostFacts:
         boot_id = probing.boot_id(connection, work)
         virtualisation = self._detected(work, connection, boot_id)
-        foreign, beside, guests = self._held(connection, virtualisation.type)
+        seen = self._inventory.read_all(connection)
+        foreign, beside, guests = self._held(connection, seen, virtualisation.type)
         return HostFacts(
             host_uuid=self._host_id,
             hostname=connection.getHostname(),
@@ -105,11 +108,11 @@ class LibvirtDriver(HostDriver):
             mark=marks.read(connection),
             beside=beside,
             guests=guests,
+            functions=self._devices.read(connection, seen, self._inventory.foreign_devices(seen)),
         )
 
-    def _held(self, connection: Any, virt_type: str) -> tuple[dict[str, int], dict[str, int], int]:
+    def _held(self, connection: Any, seen: list[Seen], virt_type: str) -> tuple[dict[str, int], dict[str, int], int]:
         """`foreign`, `beside` and `guests` of HostFacts."""
-        seen = self._inventory.read_all(connection)
         foreign = self._inventory.foreign(seen)
         if virt_type == "test":
             return foreign, {}, 0
@@ -165,7 +168,7 @@ class LibvirtDriver(HostDriver):
             if seen.active and not seen.starting and tag.progress_channel:
                 self._channels.listen(connection, seen.domain, seen.machine_uuid, tag.progress_channel, take_over=False)
         transient = {d.UUIDString() for d in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)}
-        observed = (self._machines.observed(seen, tag) for seen, tag in ours)
+        observed = (self._machines.observed(connection, seen, tag) for seen, tag in ours)
         return Listing(boot_id, tuple(replace(m, undefined=m.machine_uuid in transient) for m in observed))
 
     async def survey(self, *, budget_seconds: float) -> Listing:
@@ -173,7 +176,11 @@ class LibvirtDriver(HostDriver):
 
         def look(work: Work, connection: Any) -> Listing:
             tagged = [(seen, seen.record.tag) for seen in self._inventory.read_all(connection)]
-            machines = [self._machines.observed(s, t) for s, t in tagged if t is not None and t.kind is not Kind.PROBE]
+            machines = [
+                self._machines.observed(connection, s, t)
+                for s, t in tagged
+                if t is not None and t.kind is not Kind.PROBE
+            ]
             return Listing(probing.boot_id(connection, work), tuple(machines))
 
         return await self._read("survey", look, budget_seconds)
@@ -245,23 +252,17 @@ class LibvirtDriver(HostDriver):
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         check_identity(identity)
-        await self._act(
-            "shutdown", lambda work, connection: self._machines.shutdown(work, connection, identity), budget_seconds
-        )
+        await self._act("shutdown", lambda work, c: self._machines.shutdown(work, c, identity), budget_seconds)
 
     async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         check_identity(identity)
-        await self._act(
-            "power-off", lambda work, connection: self._machines.power_off(work, connection, identity), budget_seconds
-        )
+        await self._act("power-off", lambda work, c: self._machines.power_off(work, c, identity), budget_seconds)
 
     async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         check_identity(identity)
-        await self._act(
-            "remove", lambda work, connection: self._machines.remove(work, connection, identity), budget_seconds
-        )
+        await self._act("remove", lambda work, c: self._machines.remove(work, c, identity), budget_seconds)
 
     async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""

@@ -52,6 +52,13 @@ _SYSTEM_REJECTIONS: dict[int, tuple[str, str]] = {
     errno.ENFILE: ("internal", "the host has too many files open"),
     errno.EADDRINUSE: ("internal", "a port that the machine needs is taken on the host"),
 }
+# What libvirt says of a PCI device, in errors of several codes: of one in use it has the code for "already active".
+_DEVICES_WORDS = {
+    "is in use by driver": ("device_busy", "a device of the machine is in use by another one on the host"),
+    "Unable to reset PCI device": ("device_reset", "the host cannot clean a device of the machine"),
+    "not found: could not access /sys/bus/pci": ("device_gone", "the host has a claimed device no more"),
+    "is not viable": ("device_group", "the host keeps a device that goes with one of the machine's"),
+}
 # What QEMU, qemu-img and libvirt's helpers say, the only sign that there is where libvirt has no code for it.
 _PROGRAMS_WORDS = {
     "Cannot allocate memory": _SYSTEM_REJECTIONS[errno.ENOMEM],
@@ -142,11 +149,13 @@ def translate(error: libvirt.libvirtError, *, has_effect: bool) -> DriverError:
 
 def _class_of(error: libvirt.libvirtError, code: int) -> tuple[str, str]:
     """The class of cause: by the code, by the number of the system's error, by words, by the part that failed."""
+    said = error.get_error_message() or ""
+    if (of_device := next((known for words, known in _DEVICES_WORDS.items() if words in said), None)) is not None:
+        return of_device
     if code in _REJECTIONS:
         return _REJECTIONS[code]
     if code == libvirt.VIR_ERR_SYSTEM_ERROR and (number := error.get_int1() or 0) in _SYSTEM_REJECTIONS:
         return _SYSTEM_REJECTIONS[number]
-    said = error.get_error_message() or ""
     found = next((known for words, known in _PROGRAMS_WORDS.items() if words in said), None)
     return found or _PARTS.get(error.get_error_domain(), _INTERNAL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,15 +205,23 @@ class Inventory:
         A stopped one counts when it starts by itself with the host.
         """
         held = {"vcpu": 0, "memory": 0}
+        for one in self._others(seen):
+            for name, amount in one.record.held.items():
+                if not one.record.huge_pages or resource_in(name) != "memory":
+                    held[name] = held.get(name, 0) + amount
+        return held
+
+    def foreign_devices(self, seen: Iterable[Seen]) -> frozenset[str]:
+        """The addresses of the host's functions that such domains have."""
+        return frozenset(address for one in self._others(seen) for address in one.record.devices)
+
+    def _others(self, seen: Iterable[Seen]) -> Iterator[Seen]:
         for one in seen:
             tag = one.record.tag
             if tag is not None and tag.identity.cluster == self._cluster:
                 continue
             if one.active or _starts_by_itself(one.domain):
-                for name, amount in one.record.held.items():
-                    if not one.record.huge_pages or resource_in(name) != "memory":
-                        held[name] = held.get(name, 0) + amount
-        return held
+                yield one
 
 
 def _starts_by_itself(domain: Any) -> bool:

@@ -21,7 +21,7 @@ from service.drivers.base import (
     OutcomeUnknown,
     UuidTaken,
 )
-from service.drivers.libvirt import numa, reasons
+from service.drivers.libvirt import nodedev, numa, reasons
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_name, tombstone_xml
@@ -61,9 +61,9 @@ class Machines:
     def observe(self, connection: Any, identity: MachineIdentity) -> ObservedMachine | None:
         """The machine as it stands, or None. Raises MachineConflict where the uuid is not ours."""
         seen = self._inventory.find(connection, identity)
-        return None if seen is None else self.observed(seen, self._our_tag(seen, identity))
+        return None if seen is None else self.observed(connection, seen, self._our_tag(seen, identity))
 
-    def observed(self, seen: Seen, tag: Tag) -> ObservedMachine:
+    def observed(self, connection: Any, seen: Seen, tag: Tag) -> ObservedMachine:
         """In the words of `drivers.base`."""
         return ObservedMachine(
             identity=tag.identity,
@@ -77,6 +77,7 @@ class Machines:
             name=seen.record.name,
             record=tag.record,
             why=reasons.words_for(seen.domain, seen.state, seen.reason),
+            devices=_devices(connection, seen),
         )
 
     def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:
@@ -111,7 +112,7 @@ class Machines:
                 # Another process creates it, or died while it did: it is not there until libvirt says so.
                 raise OutcomeUnknown("the machine is still being created", seen.record.name)
             if seen.active:
-                return self.observed(seen, tag)
+                return self.observed(connection, seen, tag)
         self._inventory.creating(identity.machine_uuid, True)
         try:
             self._define_and_start(work, connection, spec, platform)
@@ -136,6 +137,7 @@ class Machines:
         pinning = numa.pinning(connection.getCapabilities(), spec.cells) if spec.cells else None
         boot = self._storage.prepare(connection, work, spec, has_firmware=platform.virt_type != "test")
         xml = machine_xml(spec, platform, boot, pinning)
+        nodedev.check(connection, spec.devices)
         work.check()
         try:
             domain = connection.defineXML(xml)
@@ -323,6 +325,14 @@ class Machines:
         work.check()
         _undefine(seen.domain)
         self._inventory.forget(identity.machine_uuid)
+
+
+def _devices(connection: Any, seen: Seen) -> tuple[str, ...]:
+    """The host's functions that the domain has; libvirt's test driver gives none away, and binds no driver."""
+    told = seen.record.devices
+    if not told or not seen.active or seen.starting or connection.getType().lower() == "test":
+        return told
+    return nodedev.really_had(connection, told)
 
 
 def _is_active(domain: Any) -> bool:

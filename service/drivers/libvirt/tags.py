@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from service.domain.cells import with_cells
 from service.drivers.base import HostRejected, MachineIdentity
-from service.drivers.libvirt import numa
+from service.drivers.libvirt import nodedev, numa
 
 NAMESPACE = "urn:corral:machine:1"
 ElementTree.register_namespace("corral", NAMESPACE)
@@ -46,7 +46,8 @@ class DomainRecord:
 
     What it could be given as it runs (slots for memory, processors that are off) does not count: that is a change of
     its definition, which is read again. `huge_pages`: its memory is of what the host has set aside. `cells`: the NUMA
-    cells that its memory must be of; none where it may be of any.
+    cells that its memory must be of; none where it may be of any. `devices`: the addresses of the host's functions that
+    it is given.
     `tag` is None for a domain without ours of any cluster, and for one whose tag does not make sense.
     """
 
@@ -56,6 +57,7 @@ class DomainRecord:
     vcpus: int
     huge_pages: bool = False
     cells: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
 
     @property
     def held(self) -> dict[str, int]:
@@ -109,6 +111,9 @@ def read_domain(xml: str) -> DomainRecord:
         vcpus=0 if vcpus is None else int(vcpus.get("current") or vcpus.text or 0),
         huge_pages=root.find("memoryBacking/hugepages") is not None,
         cells=_cells(root.find("numatune/memory")),
+        devices=tuple(
+            sorted(nodedev.address_of(a) for a in root.findall("devices/hostdev[@type='pci']/source/address"))
+        ),
     )
 
 

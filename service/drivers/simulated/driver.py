@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID, uuid5
 
 from service.domain.cells import with_cells
+from service.domain.fleet import GPU
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     DriverError,
@@ -54,13 +56,14 @@ class SimulatedDriver:
             hostname=self.host.name,
             boot_id=self.host.boot_id,
             architecture="x86_64",
-            total=options.total,
+            total=options.total if options.bare_metal else _without_devices(options.total),
             foreign=options.foreign,
             virt_type="simulated",
             virt_note="a simulated host: no guest runs",
             hypervisor_version="simulated 1",
             hypervisor=self.host.hypervisor or str(uuid5(_NAMESPACE, self._host_id)),
             mark=self.host.mark,
+            functions=options.functions,
         )
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
@@ -161,8 +164,8 @@ class SimulatedDriver:
 
     def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
         """See HostDriver."""
-        if not isinstance(target, SimulatedDriver) or target is self:
-            return False
+        if not isinstance(target, SimulatedDriver) or target is self or spec.devices:
+            return False  # what is given a device stays where that is
         both = (self.host.options, target.host.options)
         return all(one.live_migration and not one.bare_metal for one in both)
 
@@ -263,3 +266,8 @@ class SimulatedDriver:
     def _hint(self, identity: MachineIdentity) -> None:
         for hint in self._hints:
             hint(self._host_id, identity)
+
+
+def _without_devices(total: Mapping[str, int]) -> dict[str, int]:
+    """The amounts of the host, whose devices are told one by one."""
+    return {name: amount for name, amount in total.items() if not name.startswith(GPU)}

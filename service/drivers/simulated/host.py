@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from service.domain.cells import PINNED, by_cell, resource_of, with_cells
+from service.domain.devices import PciFunction
+from service.domain.fleet import GPU
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     GuestReport,
@@ -21,6 +23,7 @@ from service.drivers.base import (
 )
 
 MOST_CELLS = 64
+MOST_DEVICES = 256
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
@@ -31,7 +34,8 @@ class SimulationOptions:
     `cpu` (vCPUs), `memory` (bytes, or with a unit: `256GiB`), `boot_ms` (from resume to ready), `call_ms` (every call),
     `migrate_ms` (a live move), `live_migration` (`yes` | `no`: whether machines leave and come as they run),
     `bare_metal` (`yes` | `no`: whether it is one machine, given out as a whole, and no hypervisor),
-    `gpu.<model>` (count), `numa` (into how many NUMA cells `cpu` and `memory` are divided evenly; 0: it tells none),
+    `gpu.<model>` (how many devices of the model it has, evenly over its cells), `numa` (into how many NUMA cells `cpu`
+    and `memory` are divided evenly; 0: it tells none),
     `foreign_cpu`, `foreign_memory` (held by machines of others), `state_file` (the file that the machines stand in, for
     several control planes on one machine; without it they are in memory).
     """
@@ -61,6 +65,8 @@ class SimulationOptions:
             raise HostRejected("bad_request", "option 'bare_metal' is not yes or no")
         for name in [n for n in left if n.startswith("gpu.")]:
             total[name] = _amount(left, name, 0)
+        if sum(amount for name, amount in total.items() if name.startswith(GPU)) > MOST_DEVICES:
+            raise HostRejected("bad_request", f"the options 'gpu.<model>' are more than {MOST_DEVICES} devices")
         if (numa := _amount(left, "numa", 0)) > MOST_CELLS:
             raise HostRejected("bad_request", f"option 'numa' is more than {MOST_CELLS} cells")
         of_cells = {
@@ -72,6 +78,26 @@ class SimulationOptions:
             raise HostRejected("bad_request", f"option {min(left)!r} is not one of simulated hosts")
         held = {k: v for k, v in foreign.items() if v}
         return cls(total | of_cells, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes", bare_metal == "yes")
+
+    @property
+    def functions(self) -> tuple[PciFunction, ...] | None:
+        """Its devices; None of a machine that is given out as a whole, with all that it has. They need no rule, since
+        what they are is said here, and no IOMMU."""
+        if self.bare_metal:
+            return None
+        models = [name for name in sorted(self.total) if name.startswith(GPU) for _ in range(self.total[name])]
+        cells = sorted(by_cell(self.total))
+        return tuple(
+            PciFunction(
+                address=f"0000:{index + 1:02x}:00.0" if index < 255 else f"0001:{index - 254:02x}:00.0",
+                vendor="1b36",
+                product="5ed0",
+                device_class="030200",
+                cell=cells[index * len(cells) // len(models)] if cells else None,
+                model=name.removeprefix(GPU),
+            )
+            for index, name in enumerate(models)
+        )
 
 
 def _amount(options: dict[str, str], name: str, default: int) -> int:
@@ -106,6 +132,7 @@ class SimulatedMachine:
     generation: int = 0
     resources: Mapping[str, int] = field(default_factory=dict)
     record: str = ""
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -144,6 +171,9 @@ class SimulatedHost:
     def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
         """Create paused, or find it there. Raises MachineConflict for a tombstone of the same uuid."""
         uuid = spec.identity.machine_uuid
+        wanted = {function.address for device in spec.devices for function in device.functions}
+        if lacking := wanted - {function.address for function in self.options.functions or ()}:
+            raise HostRejected("device_gone", f"the host has no device {min(lacking)}")
         if missing := set(spec.cells) - set(by_cell(self.options.total)):
             raise HostRejected("unsupported", f"the host has no NUMA cell {min(missing)}")
         there = self.machines.get(uuid)
@@ -152,6 +182,9 @@ class SimulatedHost:
         taken = any(m.state is not MachineState.TOMBSTONE and u != uuid for u, m in self.machines.items())
         if taken and self.options.bare_metal:
             raise MachineConflict("another member has the machine")
+        holders = (m for u, m in self.machines.items() if u != uuid and m.state.has_process)
+        if busy := wanted & {address for machine in holders for address in machine.devices}:
+            raise HostRejected("device_busy", "a device of the machine is in use by another one", min(busy))
         if there is None or there.state in (MachineState.STOPPED, MachineState.CRASHED):
             address = spec.interfaces[0].address if spec.interfaces else ""
             self.machines[uuid] = SimulatedMachine(
@@ -163,6 +196,7 @@ class SimulatedHost:
                 generation=spec.generation,
                 resources=with_cells(spec.resources, spec.cells),
                 record=spec.record,
+                devices=tuple(sorted(wanted)),
             )
         return self.seen(self.machines[uuid])
 
@@ -274,4 +308,5 @@ class SimulatedHost:
             machine.resources,
             machine.identity.machine_name,
             machine.record,
+            devices=tuple(machine.devices),
         )

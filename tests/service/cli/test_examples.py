@@ -55,6 +55,8 @@ corral start chat
 corral hosts
 corral hosts quarantine
 corral hosts remove-quarantined hv1 KEY
+corral hosts quarantine-device hv1 0000:01:00.0 --reason 'Xid 79'
+corral hosts release-device hv1 0000:01:00.0
 corral hosts adopt GROUP
 corral hosts claim hv2
 corral host add hv9 --zone zone-1 --driver simulated --option cpu=8 --option memory=32GiB
@@ -154,7 +156,9 @@ async def test_every_example_does_what_it_says(
     monkeypatch.setattr(sweep, "EVERY_SECONDS", 0.05)
     monkeypatch.setattr(sweep, "GRACE_SECONDS", 0.0)
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])  # `python -m service` of this checkout
-    hosts = "".join(HOST.format(name=f"hv{number}", cpu=4, migrate_ms=20, live="yes") for number in (1, 2, 3))
+    hosts = "".join(
+        HOST.format(name=f"hv{number}", cpu=4, migrate_ms=20, live="yes") + '"gpu.h100" = "1"\n' for number in (1, 2, 3)
+    )
     text = FILE + hosts + '[identity]\nanonymous = "loopback"\n' + a_key(tmp_path)
     async with whole(tmp_path, text) as lab:
         written(tmp_path)

@@ -208,6 +208,17 @@ async def the_secrets(calls: Recorder) -> None:
     await calls.call("DeleteSecret", secret, uuid=secret)
 
 
+A_DEVICE = """
+[[hosts]]
+name = "gpus"
+zone = "zone-1"
+state = "Disabled"
+driver = "simulated"
+transport = "none"
+options = { "gpu.h100" = "1" }
+"""
+
+
 async def the_quarantine(calls: Recorder) -> None:
     """A host with another's mark is claimed; of two groups that nobody knows one is adopted, one's machine is ended."""
     lab = calls.lab
@@ -220,6 +231,11 @@ async def the_quarantine(calls: Recorder) -> None:
     await soon(lambda: _is(lab, "host-1", "Foreign"))
     await calls.call("ClaimHost", host, uuid=host)
     await soon(lambda: _is(lab, "host-1", "Connected"))
+    await soon(lambda: _has_a_device(lab))
+    (device,), its = (await lab.host("gpus")).devices, lab.uuid_of("gpus")
+    named = f"{device.key} on host {its}"
+    await calls.call("QuarantineDevice", named, host_uuid=its, key=device.key, reason="it is hot")
+    await calls.call("ReleaseDevice", named, host_uuid=its, key=device.key)
     uuids: list[str] = []
     for _ in range(2):
         request: Any = deploy_pb2.DeployDistributedModelServiceRequest(
@@ -238,6 +254,10 @@ async def the_quarantine(calls: Recorder) -> None:
     )
 
 
+async def _has_a_device(lab: Whole) -> bool:
+    return len((await lab.host("gpus")).devices) == 1
+
+
 async def _is(lab: Whole, name: str, status: str) -> bool:
     return bool((await lab.host(name)).status == status)
 
@@ -251,7 +271,7 @@ async def _are_held(lab: Whole, groups: Sequence[str]) -> bool:
 async def running(directory: Path) -> AsyncIterator[Whole]:
     (directory / "images").mkdir()
     (directory / "images" / "disk").write_bytes(bytes(512))
-    async with whole(directory, config_text(extra=a_key(directory))) as lab:
+    async with whole(directory, config_text(extra=A_DEVICE + a_key(directory))) as lab:
         yield lab
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import libvirt
 
+from tests.service.drivers.libvirt.fake_devices import FakeNodeDevice, Function, found
 from tests.service.drivers.libvirt.fake_domain import Domain as Domain
 from tests.service.drivers.libvirt.fake_domain import FakeDomain, FakeNetwork
 from tests.service.drivers.libvirt.fake_errors import error as error
@@ -39,6 +40,7 @@ class FakeHost:
     """Everything that outlives a connection. `calls` lists every method called, in order."""
 
     domains: dict[str, Domain] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     resident_kib: dict[str, int] = field(default_factory=dict)
@@ -100,6 +102,7 @@ class FakeHost:
     def effects(self) -> list[str]:
         """The calls that changed something, in order."""
         reading = {"open", "lookup", "state", "XMLDesc", "stats", "networkLookup", "poolLookup"}
+        reading |= {"deviceXML", "devices", "deviceLookup"}
         return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume", "volumeInfo"}]
 
     def add_foreign(
@@ -254,6 +257,17 @@ class FakeConnection:
     def listAllDomains(self, flags: int = 0) -> list[FakeDomain]:  # noqa: N802
         assert flags == libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
         return [FakeDomain(self.host, d.uuid) for d in self.host.domains.values() if not d.persistent]
+
+    def listAllDevices(self, flags: int) -> list[FakeNodeDevice]:  # noqa: N802
+        assert flags == libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV
+        names = [function.name for function in self.host.functions.values()]
+        return self.host.step("devices", lambda: [FakeNodeDevice(self.host, name) for name in names])  # type: ignore[no-any-return]
+
+    def nodeDeviceLookupByName(self, name: str) -> FakeNodeDevice:  # noqa: N802
+        def look() -> FakeNodeDevice:
+            return FakeNodeDevice(self.host, found(self.host, name).name)
+
+        return self.host.step("deviceLookup", look)  # type: ignore[no-any-return]
 
     def domainListGetStats(self, domains: list[FakeDomain], _stats: int, _flags: int) -> list[Any]:  # noqa: N802
         resident = self.host.resident_kib

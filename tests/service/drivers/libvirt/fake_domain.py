@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import libvirt
 
+from tests.service.drivers.libvirt.fake_devices import give, take_back
 from tests.service.drivers.libvirt.fake_errors import error
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class FakeDomain:
             there = self._there()
             if there.active:
                 raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+            give(self.host, self._uuid, there.xml)
             there.state = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
             return 0
 
@@ -106,6 +108,7 @@ class FakeDomain:
             if not there.active:
                 raise error(libvirt.VIR_ERR_OPERATION_INVALID)
             there.state = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED)
+            take_back(self.host, there.xml)
             if not there.persistent:
                 del self.host.domains[self._uuid]
             return 0

@@ -1,0 +1,236 @@
+"""Rows of devices: what rules offer of hosts, what is out of service, and who has claimed which.
+
+They stand under the lock of their host's row, beside the amounts of `host_resources`: of each model as many as there
+are, those counted as foreign that nobody of ours has and that cannot be given out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, tuple_, update
+
+from service.domain.devices import Clean, Device, DeviceState, HeldFunction, Unit
+from service.domain.fleet import GPU, MEMORY, Overcommit
+from service.errors import NotFound, WrongState
+from service.store import schema
+from service.store.codec import decode, encode
+
+OVERCOMMITTED = "its host promises more memory than it has, and a machine with a device holds all of its own"
+_PIN_NOTHING = frozenset({"", "simulated", "test"})
+"""Kinds of hypervisors whose machines with devices take no memory for themselves alone: they run no guest."""
+_FUNCTIONS = tuple[HeldFunction, ...]
+_DEVICES, _HELD, _CLAIMS, _AMOUNTS = schema.devices, schema.device_claims, schema.claims, schema.host_resources
+_JOINED = (
+    select(_DEVICES, _HELD.c.instance_uuid, _HELD.c.group_uuid)
+    .join(_HELD, (_HELD.c.host_uuid == _DEVICES.c.host_uuid) & (_HELD.c.key == _DEVICES.c.key), isouter=True)
+    .order_by(_DEVICES.c.host_uuid, _DEVICES.c.key)
+)
+_HERE = _JOINED.where(_DEVICES.c.host_uuid.in_(bindparam("of", expanding=True)))
+_ONE = (_DEVICES.c.host_uuid == bindparam("host")) & (_DEVICES.c.key == bindparam("what"))
+_SET = update(_DEVICES).where(_ONE)
+_FORGET = delete(_DEVICES).where(_ONE)
+_STANDS = (
+    select(_CLAIMS.c.instance_uuid)
+    .where(
+        _CLAIMS.c.instance_uuid == _HELD.c.instance_uuid,
+        _CLAIMS.c.attempt == _HELD.c.attempt,
+        _CLAIMS.c.host_uuid == _HELD.c.host_uuid,
+    )
+    .exists()
+)
+_LET_GO = (
+    delete(_HELD)
+    .where(_HELD.c.host_uuid.in_(bindparam("of", expanding=True)), ~_STANDS)
+    .returning(_HELD.c.host_uuid, _HELD.c.key, _HELD.c.group_uuid)
+)
+_COUNTED = (
+    update(_AMOUNTS)
+    .where(_AMOUNTS.c.host_uuid == bindparam("host"), _AMOUNTS.c.resource == bindparam("what"))
+    .values(foreign_used=bindparam("held"))
+)
+
+
+def of_hosts(connection: Connection, hosts: Sequence[str] | None = None) -> Mapping[str, tuple[Device, ...]]:
+    """Host uuid -> its devices by key (of these hosts)."""
+    found: dict[str, list[Device]] = defaultdict(list)
+    query, values = (_JOINED, {}) if hosts is None else (_HERE, {"of": sorted(hosts)})
+    for row in connection.execute(query, values):
+        found[row.host_uuid].append(_device(row))
+    return {host: tuple(devices) for host, devices in found.items()}
+
+
+def one(connection: Connection, host_uuid: str, key: str) -> Device:
+    """One device. Raises NotFound."""
+    for device in of_hosts(connection, [host_uuid]).get(host_uuid, ()):
+        if device.key == key:
+            return device
+    raise NotFound("device", key, "key")
+
+
+def barred(virt_type: str, overcommit: Overcommit) -> bool:
+    """Whether a host gives no devices for OVERCOMMITTED."""
+    return virt_type not in _PIN_NOTHING and overcommit.ratios.get(MEMORY, 1) > 1
+
+
+def counts(devices: Iterable[Device]) -> tuple[dict[str, int], dict[str, int]]:
+    """Of the devices of a host: how many there are of each model, by its resource's name, and how many of these nobody
+    of ours has and nobody can be given."""
+    total: dict[str, int] = defaultdict(int)
+    held: dict[str, int] = defaultdict(int)
+    for device in devices:
+        claimed, name = bool(device.instance_uuid), f"{GPU}{device.model}"
+        if claimed or device.state is not DeviceState.GONE:
+            total[name] += 1
+            held[name] += not claimed and device.state is not DeviceState.AVAILABLE
+    return dict(total), dict(held)
+
+
+def record(connection: Connection, host_uuid: str, units: Sequence[Unit], *, overcommitted: bool) -> bool:
+    """Record what rules offer of a host that was looked at; returns whether anything is told otherwise than before.
+
+    What is no more there, or is another device, is gone: forgotten where nobody has it and no operator has a say in
+    it. `overcommitted`: see OVERCOMMITTED. The caller holds the host's row.
+    """
+    let_go(connection, [host_uuid])
+    known = {row.key: row for row in connection.execute(_HERE, {"of": [host_uuid]})}
+    changed = False
+    for unit in units:
+        values = _values(unit, overcommitted=overcommitted)
+        row = known.pop(unit.key, None)
+        if row is None:
+            connection.execute(insert(_DEVICES), {"host_uuid": host_uuid, "key": unit.key, "quarantine": "", **values})
+        elif row.instance_uuid and row.functions != values["functions"]:
+            changed |= _lose(connection, row, "another device is in its place, or with it")
+            continue
+        elif any(getattr(row, name) != value for name, value in values.items()):
+            connection.execute(_SET, {"host": host_uuid, "what": unit.key, **values})
+        else:
+            continue
+        changed = True
+    for row in known.values():
+        if row.instance_uuid or row.quarantine:
+            changed |= _lose(connection, row, "its host shows it no more, or no rule offers it")
+        else:
+            connection.execute(_FORGET, {"host": host_uuid, "what": row.key})
+            changed = True
+    return changed
+
+
+def _lose(connection: Connection, row: Row[Any], reason: str) -> bool:
+    if (row.state, row.reason) == (DeviceState.GONE.value, reason):
+        return False
+    gone = {"state": DeviceState.GONE.value, "reason": reason}
+    connection.execute(_SET, {"host": row.host_uuid, "what": row.key, **gone})
+    return True
+
+
+def hold_to_policy(connection: Connection, host_uuid: str, *, overcommitted: bool) -> None:
+    """Take a host's devices out of service while its memory is promised more than once, or back. The caller counts."""
+    for row in connection.execute(_HERE, {"of": [host_uuid]}).all():
+        barred = (row.state, row.reason) == (DeviceState.BLOCKED.value, OVERCOMMITTED)
+        if overcommitted and row.state == DeviceState.AVAILABLE.value:
+            values = {"state": DeviceState.BLOCKED.value, "reason": OVERCOMMITTED}
+        elif barred and not overcommitted:
+            values = {"state": DeviceState.AVAILABLE.value, "reason": ""}
+        else:
+            continue
+        connection.execute(_SET, {"host": host_uuid, "what": row.key, **values})
+    recount(connection, [host_uuid])
+
+
+def let_go(connection: Connection, hosts: Iterable[str]) -> None:
+    """End what attempts have of devices that have no claim on these hosts any more, in the transaction that ended it.
+
+    What nothing cleans waits for an operator. The hosts' rows, or their amounts, are locked.
+    """
+    ended = connection.execute(_LET_GO, {"of": sorted(set(hosts))}).all()
+    for row in ended:
+        why = f"a member of group {row.group_uuid} has had it, and nothing cleans it: release it once that is done"
+        unclean = (_DEVICES.c.clean == Clean.NONE.value) & (_DEVICES.c.quarantine == "")
+        connection.execute(
+            update(_DEVICES).where(_ONE, unclean).values(quarantine=why), {"host": row.host_uuid, "what": row.key}
+        )
+        gone = (_DEVICES.c.state == DeviceState.GONE.value) & (_DEVICES.c.quarantine == "")
+        connection.execute(delete(_DEVICES).where(_ONE, gone), {"host": row.host_uuid, "what": row.key})
+    recount(connection, {row.host_uuid for row in ended})
+
+
+def recount(connection: Connection, hosts: Iterable[str]) -> None:
+    """Say of each model how many devices cannot be given out now."""
+    known = of_hosts(connection, wanted) if (wanted := sorted(set(hosts))) else {}
+    for host_uuid in known:
+        for name, held in sorted(counts(known[host_uuid])[1].items()):
+            connection.execute(_COUNTED, {"host": host_uuid, "what": name, "held": held})
+
+
+def quarantine(connection: Connection, host_uuid: str, keys: Iterable[str], reason: str) -> None:
+    """Take these devices out of service; whoever has one keeps it. The caller holds the host's row."""
+    for key in sorted(set(keys)):
+        connection.execute(_SET, {"host": host_uuid, "what": key, "quarantine": reason})
+    recount(connection, [host_uuid])
+
+
+def release(connection: Connection, host_uuid: str, key: str) -> None:
+    """Take a device back into service. Raises NotFound, WrongState. The caller holds the host's row."""
+    device = one(connection, host_uuid, key)
+    if device.state is not DeviceState.QUARANTINED:
+        raise WrongState(f"device {key}", device.state.value, "a device that is quarantined")
+    connection.execute(_SET, {"host": host_uuid, "what": key, "quarantine": ""})
+    recount(connection, [host_uuid])
+
+
+def delete_of(connection: Connection, host_uuid: str) -> None:
+    """Forget all of a host that is forgotten itself."""
+    for table in (_HELD, _DEVICES):
+        connection.execute(delete(table).where(table.c.host_uuid == host_uuid))
+
+
+def claimed_by(
+    connection: Connection, attempts: Iterable[tuple[str, int]]
+) -> Mapping[tuple[str, int], Mapping[str, int]]:
+    """(instance, attempt) -> how many devices of each model it has, on all hosts."""
+    found: dict[tuple[str, int], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    wanted = sorted(set(attempts))
+    query = select(_HELD).where(tuple_(_HELD.c.instance_uuid, _HELD.c.attempt).in_(wanted))
+    for row in connection.execute(query) if wanted else ():
+        found[row.instance_uuid, row.attempt][row.model] += 1
+    return found
+
+
+def _values(unit: Unit, *, overcommitted: bool) -> dict[str, Any]:
+    barred = overcommitted and unit.state is DeviceState.AVAILABLE
+    return {
+        "model": unit.model,
+        "functions": encode(unit.functions, _FUNCTIONS),
+        "cell": unit.cell,
+        "iommu_group": unit.group,
+        "virtual_of": unit.virtual_of,
+        "clean": unit.clean.value,
+        "state": (DeviceState.BLOCKED if barred else unit.state).value,
+        "reason": OVERCOMMITTED if barred else unit.reason,
+    }
+
+
+def _device(row: Row[Any]) -> Device:
+    state, reason = DeviceState(row.state), row.reason
+    if row.quarantine and state is not DeviceState.GONE:
+        state, reason = DeviceState.QUARANTINED, row.quarantine
+    elif row.instance_uuid and state in (DeviceState.AVAILABLE, DeviceState.FOREIGN):
+        state, reason = (DeviceState.CLAIMED, "") if state is DeviceState.AVAILABLE else (state, reason)
+    return Device(
+        host_uuid=row.host_uuid,
+        key=row.key,
+        model=row.model,
+        functions=decode(_FUNCTIONS, row.functions),
+        cell=row.cell,
+        iommu_group=row.iommu_group,
+        virtual_of=row.virtual_of,
+        clean=Clean(row.clean),
+        state=state,
+        reason=reason,
+        instance_uuid=row.instance_uuid or "",
+        group_uuid=row.group_uuid or "",
+    )

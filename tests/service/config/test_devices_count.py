@@ -1,0 +1,74 @@
+"""What the file says of devices counts: which functions of which hosts are offered, and as what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.config.file import ConfigError, parse
+from service.domain.devices import Clean, PciFunction, Unit, units
+from tests.support.whole import config_text
+
+RULES = """
+[[devices]]
+model = "h100"
+vendor = "10de"
+product = "2330"
+clean = "none"
+
+[[devices]]
+kind = "companion"
+vendor = "10de"
+product = "22bc"
+
+[[devices]]
+model = "any-display"
+pci_class = "0300"
+hosts = ["hv1"]
+
+[[devices]]
+model = "by-place"
+addresses = ["0000:09:00.0"]
+hosts = ["hv1"]
+"""
+FUNCTIONS = (
+    PciFunction("0000:05:00.0", "10de", "2330", "030200", group=1),
+    PciFunction("0000:05:00.1", "10de", "22bc", "040300", group=1),
+    PciFunction("0000:06:00.0", "10de", "2331", "030200", group=2),
+    PciFunction("0000:07:00.0", "1002", "2330", "030200", group=3),
+    PciFunction("0000:08:00.0", "1002", "1478", "030000", group=4),
+    PciFunction("0000:09:00.0", "1002", "9999", "120000", group=5),
+    PciFunction("0000:0a:00.0", "1002", "9999", "120000", group=6),
+)
+
+
+def offered(directory: Path, host: str, rules: str = RULES) -> dict[str, Unit]:
+    config = parse(config_text(1, extra=rules), directory)
+    return {unit.key: unit for unit in units(config.devices.rules, host, FUNCTIONS)}
+
+
+def test_each_key_of_a_rule_decides_what_is_offered(tmp_path: Path) -> None:
+    here = offered(tmp_path, "hv1")
+    told = {key: (unit.model, unit.clean) for key, unit in here.items()}
+    assert told == {
+        "0000:05:00.0": ("h100", Clean.NONE),
+        "0000:08:00.0": ("any-display", Clean.RESET),
+        "0000:09:00.0": ("by-place", Clean.RESET),
+    }
+    assert [f.address for f in here["0000:05:00.0"].functions] == ["0000:05:00.0", "0000:05:00.1"]
+    assert {unit.state for unit in here.values()} == {"available"}
+    assert set(offered(tmp_path, "hv2")) == {"0000:05:00.0"}
+
+
+def test_rules_that_contradict_or_cannot_be_meant_are_told_by_their_places(tmp_path: Path) -> None:
+    wrong = RULES.replace('model = "h100"', 'model = "no model"') + '\n[[devices]]\nmodel = "x"\nproduct = "22bc"\n'
+    wrong += '\n[[devices]]\nmodel = "y"\naddresses = ["0000:09:00.0", "9:0"]\nhosts = ["hv1", "hv2"]\n'
+    with pytest.raises(ConfigError) as refused:
+        offered(tmp_path, "hv1", wrong)
+    told = [problem for problem in refused.value.problems if problem.startswith("devices")]
+    assert [problem.partition(":")[0] for problem in told] == [
+        "devices[0].model", "devices[4].vendor", "devices[5].addresses", "devices[5].addresses",
+    ]  # fmt: skip
+    assert "'9:0', which is no PCI address" in told[2]
+    assert "names 0000:09:00.0, which devices[3] names as well" in told[3]

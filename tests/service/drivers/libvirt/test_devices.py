@@ -1,0 +1,157 @@
+"""PCI functions of a host: as libvirt tells them, given to a machine for itself alone, and refused in exact words."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import libvirt
+import pytest
+
+from service.domain.devices import HeldDevice, HeldFunction
+from service.drivers.base import HostRejected, MachineState
+from service.drivers.libvirt.nodedev import function_of
+from tests.service.drivers.libvirt.fake import FakeHost
+from tests.service.drivers.libvirt.fake_devices import Function
+from tests.service.drivers.libvirt.machines import BUDGET, driver_of, identity, specification
+
+GPU, SOUND, OTHER, ROOT = "0000:65:00.0", "0000:65:00.1", "0000:66:00.0", "0000:64:00.0"
+
+
+def machine_room() -> FakeHost:
+    """Two accelerators, the first with its sound in one group, behind a port that is in it too."""
+    host = FakeHost()
+    for function in (
+        Function(ROOT, "8086:2030", "060400", cell=None, home="pcieport", driver="pcieport"),
+        Function(GPU),
+        Function(SOUND, "10de:22bc", "040300", home="", driver=""),
+        Function(OTHER, group=12, cell=1),
+    ):
+        host.functions[function.address] = function
+    return host
+
+
+def device(*addresses: str, ids: str = "10de:2330") -> HeldDevice:
+    functions = tuple(HeldFunction(a, "10de:22bc" if a == SOUND else ids) for a in addresses)
+    return HeldDevice(addresses[0], "h100", functions, 0)
+
+
+pytestmark = pytest.mark.asyncio
+WITH_GPU = specification(1, devices=(device(GPU, SOUND),))
+
+
+async def test_functions_are_told_with_class_ids_group_cell_and_driver() -> None:
+    host = machine_room()
+    host.functions["0000:66:00.4"] = Function("0000:66:00.4", group=13, physical=OTHER)
+    host.add_foreign("theirs", vcpus=1, memory_kib=1024, running=True, tuning=hostdev(OTHER))
+    facts = await driver_of(host).probe(budget_seconds=BUDGET)
+    assert facts.functions is not None
+    told = {f.address: f for f in facts.functions}
+    assert set(told) == set(host.functions)
+    gpu = told[GPU]
+    assert (gpu.vendor, gpu.product, gpu.device_class) == ("10de", "2330", "030200")
+    assert (gpu.group, gpu.cell, gpu.driver, gpu.foreign) == (11, 0, "nvidia", False)
+    assert (told[ROOT].cell, told[OTHER].foreign, told["0000:66:00.4"].virtual_of) == (None, True, OTHER)
+
+
+async def test_what_a_machine_has_is_read_at_each_look_and_the_rest_seldom() -> None:
+    host = machine_room()
+    driver = driver_of(host)
+    await driver.create_paused(WITH_GPU, budget_seconds=BUDGET)
+    await driver.probe(budget_seconds=BUDGET)
+    host.calls.clear()
+    host.functions[GPU].driver = ""
+    facts = await driver.probe(budget_seconds=BUDGET)
+    assert {f.address: f.driver for f in facts.functions or ()}[GPU] == ""
+    assert host.calls.count("deviceXML") == 2
+
+
+async def test_what_is_no_pci_function_is_none() -> None:
+    assert function_of("<device><name>net_eth0</name><capability type='net'/></device>") is None
+
+
+async def test_a_libvirt_that_tells_no_devices_leaves_what_is_known() -> None:
+    host = machine_room()
+    host.plant("devices", lambda: planted(libvirt.VIR_ERR_NO_SUPPORT))
+    assert (await driver_of(host).probe(budget_seconds=BUDGET)).functions is None
+
+
+async def test_a_machine_gets_all_functions_of_its_devices_and_is_seen_with_them() -> None:
+    host = machine_room()
+    driver = driver_of(host)
+    made = await driver.create_paused(WITH_GPU, budget_seconds=BUDGET)
+    assert (made.state, made.devices) == (MachineState.PAUSED, (GPU, SOUND))
+    xml = ElementTree.fromstring(host.domains[made.machine_uuid].xml)
+    given = xml.findall("devices/hostdev")
+    assert [dict(one.attrib) for one in given] == [{"mode": "subsystem", "type": "pci", "managed": "yes"}] * 2
+    address = given[0].find("source/address")
+    assert address is not None
+    assert address.attrib == {"domain": "0x0000", "bus": "0x65", "slot": "0x00", "function": "0x0"}
+    machine = xml.find("os/type")
+    assert machine is not None
+    assert machine.get("machine") == "q35"
+    assert {host.functions[a].driver for a in (GPU, SOUND)} == {"vfio-pci"}
+    await driver.remove(identity(1), budget_seconds=BUDGET)
+    assert [host.functions[a].driver for a in (GPU, SOUND)] == ["nvidia", ""]
+    await driver.create_paused(specification(2), budget_seconds=BUDGET)
+    (plain,) = (await driver.list_machines(budget_seconds=BUDGET)).machines
+    assert plain.devices == ()
+
+
+async def test_a_function_that_is_pulled_from_under_a_machine_is_seen_to_be_missing() -> None:
+    host = machine_room()
+    driver = driver_of(host)
+    await driver.create_paused(WITH_GPU, budget_seconds=BUDGET)
+    await driver.resume(identity(1), budget_seconds=BUDGET)
+    del host.functions[SOUND]
+    host.functions[GPU].driver = ""  # the domain's XML keeps both, and it is said to run
+    (machine,) = (await driver.list_machines(budget_seconds=BUDGET)).machines
+    assert (machine.state, machine.devices) == (MachineState.RUNNING, ())
+
+
+async def test_libvirts_refusals_are_told_apart_and_leave_nothing() -> None:
+    """Of a device that is in use libvirt says what it says of a machine that is active already (code 55)."""
+
+    async def refusal(host: FakeHost) -> str:
+        with pytest.raises(HostRejected) as refused:
+            await driver_of(host).create_paused(WITH_GPU, budget_seconds=BUDGET)
+        assert WITH_GPU.identity.machine_uuid not in host.domains
+        return refused.value.code
+
+    busy = machine_room()
+    busy.add_foreign("theirs", vcpus=1, memory_kib=1024, running=True, tuning=hostdev(SOUND))
+    assert await refusal(busy) == "device_busy"
+    gone = machine_room()
+    del gone.functions[GPU]
+    assert await refusal(gone) == "device_gone"
+    late = machine_room()  # between the look and the start
+    late.plant("deviceXML", lambda: planted(libvirt.VIR_ERR_NO_NODE_DEVICE))
+    assert await refusal(late) == "device_gone"
+    other = machine_room()
+    other.functions[GPU].ids = "10de:20b0"
+    assert await refusal(other) == "device_gone"
+    kept = machine_room()
+    kept.functions["0000:65:00.2"] = Function("0000:65:00.2", "10de:1ad8", "0c0330", home="xhci_hcd", driver="xhci_hcd")
+    assert await refusal(kept) == "device_group"
+    dirty = machine_room()
+    dirty.functions[GPU].resets = False
+    assert await refusal(dirty) == "device_reset"
+
+
+async def test_a_start_that_another_control_plane_has_made_meanwhile_is_success() -> None:
+    host = machine_room()
+    driver = driver_of(host)
+    await driver.create_paused(WITH_GPU, budget_seconds=BUDGET)
+    assert (await driver.create_paused(WITH_GPU, budget_seconds=BUDGET)).devices == (GPU, SOUND)
+
+
+def hostdev(address: str) -> str:
+    """What a domain has that is given this function."""
+    domain, bus, slot, function = address.replace(".", ":").split(":")
+    parts = f"domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'"
+    return f"<devices><hostdev mode='subsystem' type='pci'><source><address {parts}/></source></hostdev></devices>"
+
+
+def planted(code: int) -> libvirt.libvirtError:
+    made = libvirt.libvirtError("planted")
+    made.err = (code, libvirt.VIR_FROM_NODEDEV, "planted", libvirt.VIR_ERR_ERROR, None, None, None, 0, 0)
+    return made

@@ -1,0 +1,139 @@
+"""Devices of hosts on the whole service: given by key, told, taken out of service, and never another's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from corral.v1 import deploy_pb2, fleet_pb2
+
+from service.drivers.base import MachineState
+from tests.service.rpc.lab import reason_of, soon
+from tests.service.rpc.test_quarantine import command
+from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
+
+pytestmark = pytest.mark.asyncio
+
+HOST = """
+[[hosts]]
+name = "gpus"
+zone = "zone-1"
+driver = "simulated"
+transport = "none"
+options = { cpu = 8, memory = "64GiB", boot_ms = 1, call_ms = 0, "gpu.h100" = "3" }
+"""
+KEYS = ["0000:01:00.0", "0000:02:00.0", "0000:03:00.0"]
+
+
+def nodes(*counts: int) -> list[dict[str, Any]]:
+    """Members that take so many devices."""
+    return [
+        {
+            "uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB,
+            "gpus": [{"model": "h100", "count": count}],
+        }
+        for count in counts
+    ]  # fmt: skip
+
+
+async def devices(lab: Whole) -> Mapping[str, fleet_pb2.HostDevice]:
+    return {one.key: one for one in (await lab.host("gpus")).devices}
+
+
+async def refused(call: Any) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return reason_of(error.value)
+
+
+async def test_members_have_devices_of_their_own_and_one_out_of_service_is_nobodys(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        group = await lab.up(model_services=nodes(1, 1))
+        assert sorted(key for m in group.instances for key in m.devices) == KEYS[:2]
+        told = await devices(lab)
+        assert [told[key].state for key in KEYS] == ["claimed", "claimed", "available"]
+        assert {told[m.devices[0]].instance_uuid for m in group.instances} == {m.uuid for m in group.instances}
+        held = [tuple(m.devices) for m in lab.driver("gpus").host.machines.values()]
+        assert sorted(held) == [(key,) for key in KEYS[:2]]
+        code, shown = await command(lab, "hosts", "--devices")
+        assert code == 0
+        assert all(word in shown for word in (*KEYS, "h100", "claimed", "available"))
+
+        code, shown = await command(lab, "hosts", "quarantine-device", "gpus", KEYS[2], "--reason", "Xid 79")
+        assert (code, KEYS[2] in shown) == (0, True)
+        (of,) = [one for one in (await lab.host("gpus")).capacities if one.resource == "gpu.h100"]
+        assert (of.total, of.claimed, of.foreign, of.available) == (3, 2, 1, 0)
+        assert (await devices(lab))[KEYS[2]].reason == "Xid 79"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.up(model_services=nodes(1))
+        assert reason_of(error.value) == "NO_CAPACITY"
+        uuid = lab.uuid_of("gpus")
+        checked = fleet_pb2.ReleaseDeviceRequest(host_uuid=uuid, key=KEYS[2], validate_only=True)
+        assert (await lab.fleet.ReleaseDevice(checked)).inventory.state == "available"
+        assert (await devices(lab))[KEYS[2]].state == "quarantined"
+        code, shown = await command(lab, "hosts", "release-device", "gpus", KEYS[2])
+        assert (code, "available" in shown) == (0, True)
+        assert [list(m.devices) for m in (await lab.up(model_services=nodes(1))).instances] == [[KEYS[2]]]
+
+        request = deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)
+        _ = [answer async for answer in lab.deploy.DeleteInstanceGroup(request)]
+        assert [(await devices(lab))[key].state for key in KEYS] == ["available", "available", "claimed"]
+
+        again = fleet_pb2.ReleaseDeviceRequest(host_uuid=uuid, key=KEYS[2])
+        assert await refused(lab.fleet.ReleaseDevice(again)) == "WRONG_STATE"
+        nothing = fleet_pb2.QuarantineDeviceRequest(host_uuid=uuid, key="0000:ff:00.0", reason="x")
+        assert await refused(lab.fleet.QuarantineDevice(nothing)) == "NOT_FOUND"
+        assert await refused(lab.fleet.QuarantineDevice(replaced(nothing, reason=""))) == "INVALID_ARGUMENT"
+        assert await refused(lab.fleet.ReleaseDevice(replaced(again, host_uuid="f" * 32))) == "NOT_FOUND"
+
+
+async def test_a_member_whose_machine_loses_its_device_does_not_go_on(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        group = await lab.up(model_services=nodes(2))
+        host = lab.driver("gpus").host
+        (machine,) = host.machines.values()
+        machine.devices = machine.devices[:1]
+        lab.driver("gpus")._hint(machine.identity)
+
+        async def failed() -> bool:
+            (member,) = (await lab.get(group.uuid)).instances
+            return "has lost 1 of 2 device functions" in member.reason or member.status == "Failing"
+
+        await soon(failed)
+
+
+async def test_a_machine_with_what_is_not_its_own_is_never_let_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes a machine between its creation and its start: the group fails, and no guest has run."""
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        driver = lab.driver("gpus")
+        create, ran = driver.create_paused, list[Any]()
+
+        async def tampered(spec: Any, **budget: Any) -> Any:
+            made = await create(spec, **budget)
+            machine = driver.host.machines[made.machine_uuid]
+            machine.devices = (*machine.devices, KEYS[2])
+            return made  # as it was asked for: the change comes right after
+
+        async def resume(identity: Any, **_: Any) -> Any:
+            ran.append(identity)
+            return replace(driver.host.seen(driver.host.machines[identity.machine_uuid]), state=MachineState.RUNNING)
+
+        monkeypatch.setattr(driver, "create_paused", tampered)
+        monkeypatch.setattr(driver, "resume", resume)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await lab.up(model_services=nodes(1))
+        assert not ran
+
+
+def replaced(request: Any, **fields: Any) -> Any:
+    made = type(request)()
+    made.CopyFrom(request)
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
