@@ -62,16 +62,21 @@ def _impossible(gang: Gang, tally: Tally, number: int, fits: list[Bools]) -> boo
         fresh = int((tally.old_first[domains] == 0).sum())
         return old + min(fresh, tally.coming) < rule.minimum
     if isinstance(rule, Together) and rule.scope is not Scope.HOST:
-        return not len(domains_with_room(gang, tally, mine))
-    return isinstance(rule, Within) and not _roomy_enough(gang, tally, mine)
+        # Where members are in several domains already, the new ones may be shared out among those.
+        apart = int((tally.old_first > 0).sum()) > 1
+        return not (_roomy_enough(gang, tally, mine, 0) if apart else len(domains_with_room(gang, tally, mine)))
+    return isinstance(rule, Within) and not _roomy_enough(gang, tally, mine, tally.fresh_left())
 
 
-def _roomy_enough(gang: Gang, tally: Tally, kinds: list[int]) -> bool:
-    """Whether the domains with old members and the roomiest of the others that may be opened have the nodes' volume, of
-    each resource by itself."""
+def _roomy_enough(gang: Gang, tally: Tally, kinds: list[int], fresh_left: int) -> bool:
+    """Whether the domains with old members and the roomiest `fresh_left` of the others have the nodes' volume, of
+    each resource by itself, and as many seats as there are nodes."""
     room, need = room_of_domains(gang, tally, kinds)
-    old = tally.old_first > 0
-    fresh = np.sort(np.where(old[:, None], 0, room), axis=0)[::-1][: tally.fresh_left()]
+    old, seats = tally.old_first > 0, seats_of_domains(gang, tally, kinds)
+    opened = np.sort(np.where(old, 0, seats))[::-1][:fresh_left]
+    if int(seats[old].sum(dtype=object)) + int(opened.sum(dtype=object)) < tally.coming:
+        return False
+    fresh = np.sort(np.where(old[:, None], 0, room), axis=0)[::-1][:fresh_left]
     return all(
         int(room[old, d].sum(dtype=object)) + int(fresh[:, d].sum(dtype=object)) >= int(need[d])
         for d in range(len(gang.names))
@@ -104,12 +109,42 @@ def room_of_domains(gang: Gang, tally: Tally, kinds: list[int]) -> tuple[Ints, I
     return room, need
 
 
+def seats_of_domains(gang: Gang, tally: Tally, kinds: list[int]) -> Ints:
+    """int64[domains]: how many nodes of the kinds a domain takes at most.
+
+    By each resource of each of its hosts for the smallest of them, and by what the rules leave that let all of them be
+    only so many on a host or in a domain.
+    """
+    seats = np.full(len(gang.index.hosts), tally.coming, np.int64)
+    for column, least in enumerate(gang.demand[kinds].min(axis=0).tolist()):
+        if least:
+            seats = np.minimum(seats, gang.free[:, column] // least)
+    seats[~np.logical_or.reduce([fitting_hosts(gang, k) for k in kinds])] = 0
+    of_domain = np.full(len(tally.old_first), tally.coming, np.int64)
+    for number, rule in enumerate(gang.request.constraints):
+        if not isinstance(rule, AtMost) or rule.weight is not None:
+            continue
+        if any(gang.kinds[k].parts[number] != FIRST for k in kinds):
+            continue
+        other = Tally.start(gang, number)
+        left = np.maximum(0, rule.limit - other.old_first)
+        if rule.scope is Scope.HOST:
+            seats = np.minimum(seats, left[other.domain])
+        elif rule.scope is tally.rule.scope:  # type: ignore[union-attr]  # rules of domains have a scope
+            of_domain = np.minimum(of_domain, left)
+    found = np.zeros(len(tally.old_first), np.int64)
+    np.add.at(found, tally.domain, seats)
+    result: Ints = np.minimum(found, of_domain)
+    return result
+
+
 def domains_with_room(gang: Gang, tally: Tally, kinds: list[int]) -> Ints:
-    """Domain codes, roomiest first, whose hosts together have the volume of all nodes of the kinds."""
+    """Domain codes, roomiest first, whose hosts together have the volume and the seats for all nodes of the kinds."""
     room, need = room_of_domains(gang, tally, kinds)
     useful: Bools = np.logical_or.reduce([fitting_hosts(gang, k) for k in kinds])
     size = len(tally.old_first)
     enough = np.bincount(tally.domain[useful], minlength=size) > 0
+    enough &= seats_of_domains(gang, tally, kinds) >= tally.coming
     for d in range(len(gang.names)):
         enough &= room[:, d] >= min(int(need[d]), 1 << 62)
     if (tally.old_first > 0).any():

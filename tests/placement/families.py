@@ -126,9 +126,20 @@ def few_domains(seed: int) -> Case:
     return tiny(seed, numa=seed % 5 == 0, few=True)
 
 
+def few_seats(seed: int) -> Case:
+    """One rack for all nodes or a few, where each host or rack may have only so many of them: more than one count."""
+    r = random.Random(seed)
+    snapshot, request = tiny(seed, few=True)
+    everybody = Selector()
+    options: list[Constraint] = [Within(everybody, Scope.RACK, r.randint(1, 2)), Together(everybody, Scope.RACK)]
+    in_few = r.choice(options)
+    apart = AtMost(everybody, r.randint(1, 2), r.choice([Scope.HOST, Scope.HOST, Scope.RACK]))
+    return snapshot, replace(request, constraints=(in_few, apart))
+
+
 FAMILIES: dict[str, Callable[[int], Case]] = {
     build.__name__: build
-    for build in (unpinned, closed, neighbours, overcommitted, named_members, soft, preferring, few_domains)
+    for build in (unpinned, closed, neighbours, overcommitted, named_members, soft, preferring, few_domains, few_seats)
 }
 
 RULES: dict[Family, tuple[type, ...]] = {
