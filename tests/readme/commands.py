@@ -25,6 +25,14 @@ def commands(text: str) -> list[str]:
     return found
 
 
+_FILE = re.compile(r"^```yaml\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def files() -> dict[str, str]:
+    """The files that the README shows, by name."""
+    return dict(_FILE.findall((ROOT / "README.md").read_text()))
+
+
 def readme() -> list[str]:
     """The commands of this checkout's README."""
     return commands((ROOT / "README.md").read_text())

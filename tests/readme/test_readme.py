@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from service.cli.main import corral
-from tests.readme.commands import readme
+from tests.readme.commands import files, readme
+from tests.service.rpc.test_catalog import qcow2
 from tests.support import ROOT
 from tests.support.process import ENVIRONMENT, ServiceProcess
 
@@ -52,9 +53,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, st
     grpc, token = str(directory / "grpc.sock"), directory / "token"
     token.write_text("a-token-of-this-test\n")
     config.write_text(CONFIG.replace("GRPC", grpc))
+    (directory / "my-model.qcow2").write_bytes(qcow2())
+    for name, text in files().items():
+        (directory / name).write_text(text)
     with ServiceProcess(config) as service:
         http = service.http.removeprefix("http://")
-        yield {"/run/corral/grpc.sock": grpc, "127.0.0.1:8080": http, "var/token": str(token)}
+        mine = {f" {name}": f" {directory / name}" for name in ("my-model.qcow2", *files())}
+        yield {"/run/corral/grpc.sock": grpc, "127.0.0.1:8080": http, "var/token": str(token), **mine}
 
 
 def test_every_command_of_the_readme_is_run_by_a_test() -> None:
@@ -131,7 +136,9 @@ def test_the_calls_of_the_readme_do_what_it_says(places: Mapping[str, str]) -> N
     (final,) = [line for line in told("by-http").splitlines() if '"final"' in line]
     assert '"status": "Running"' in final
     assert '"by-http"' in told("curl -s -H")
-    assert "another: Running" in told("corral deploy")
+    assert "another: Running" in told("corral deploy deploy/")
+    assert "my-model is uploaded" in told("corral image upload")
+    assert "my-models: Running" in told("corral deploy my-model-group")
     assert "another" in told("corral groups")
     assert "accepted  another" in told("--timeline")
     assert "0 leader: Running" in told("--timeline")
