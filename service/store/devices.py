@@ -174,9 +174,12 @@ def quarantine(connection: Connection, host_uuid: str, keys: Iterable[str], reas
 
 
 def release(connection: Connection, host_uuid: str, key: str) -> None:
-    """Take a device back into service. Raises NotFound, WrongState. The caller holds the host's row."""
+    """Take a device back into service; one that is gone is forgotten at the next look. Raises NotFound, WrongState.
+
+    The caller holds the host's row.
+    """
     device = one(connection, host_uuid, key)
-    if device.state is not DeviceState.QUARANTINED:
+    if not connection.scalar(select(_DEVICES.c.quarantine).where(_ONE), {"host": host_uuid, "what": key}):
         raise WrongState(f"device {key}", device.state.value, "a device that is quarantined")
     connection.execute(_SET, {"host": host_uuid, "what": key, "quarantine": ""})
     recount(connection, [host_uuid])

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
-from service.drivers.base import MachineState
+from service.drivers.base import HostRejected, MachineState
 from tests.service.rpc.lab import reason_of, soon
 from tests.service.rpc.test_quarantine import command
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
@@ -129,6 +129,22 @@ async def test_a_machine_with_what_is_not_its_own_is_never_let_run(
         with pytest.raises(grpc.aio.AioRpcError):
             await lab.up(model_services=nodes(1))
         assert not ran
+
+
+async def test_a_device_that_cannot_be_reset_is_out_of_service_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+
+        async def dirty(*_: Any, **__: Any) -> Any:
+            raise HostRejected("device_reset", "the host cannot clean a device of the machine")
+
+        monkeypatch.setattr(lab.driver("gpus"), "create_paused", dirty)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await lab.up(model_services=nodes(2))
+        told = await devices(lab)
+        assert [told[key].state for key in KEYS] == ["quarantined", "quarantined", "available"]
+        assert "could not reset it" in told[KEYS[0]].reason
 
 
 def replaced(request: Any, **fields: Any) -> Any:

@@ -146,6 +146,16 @@ def test_what_the_host_shows_no_more_is_gone_and_another_device_in_its_place_is_
     assert amounts(db, a) == (3, 0, 0)
 
 
+def test_what_is_gone_and_out_of_service_is_shown_until_an_operator_releases_it(db: Database) -> None:
+    a = with_four(db)
+    db.write(devices.quarantine, a, [KEYS[0]], "it glows")
+    db.write(probed, a, FOUR[1:])
+    assert states(db, a)[KEYS[0]] == "gone"
+    db.write(devices.release, a, KEYS[0])
+    db.write(probed, a, FOUR[1:])
+    assert KEYS[0] not in states(db, a)
+
+
 def test_a_host_that_promises_memory_twice_gives_no_devices(db: Database) -> None:
     """A machine with a device has all its memory for itself from its start on."""
     a = with_four(db)

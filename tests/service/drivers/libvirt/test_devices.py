@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
 
 import libvirt
 import pytest
 
 from service.domain.devices import HeldDevice, HeldFunction
 from service.drivers.base import HostRejected, MachineState
-from service.drivers.libvirt.nodedev import function_of
+from service.drivers.libvirt.nodedev import NodeDevices, function_of, really_had
 from tests.service.drivers.libvirt.fake import FakeHost
 from tests.service.drivers.libvirt.fake_devices import Function
 from tests.service.drivers.libvirt.machines import BUDGET, driver_of, identity, specification
@@ -67,6 +69,22 @@ async def test_what_a_machine_has_is_read_at_each_look_and_the_rest_seldom() -> 
 
 async def test_what_is_no_pci_function_is_none() -> None:
     assert function_of("<device><name>net_eth0</name><capability type='net'/></device>") is None
+
+
+async def test_libvirt_itself_tells_functions_as_the_host_in_memory_does(tmp_path: Path) -> None:
+    """By its test driver, which reads a host from a file, and binds no drivers."""
+    host = machine_room()
+    node = tmp_path / "node.xml"
+    described = "".join(f.xml().replace("<driver", "<parent>computer</parent><driver") for f in host.functions.values())
+    node.write_text(f"<node>{described}</node>")
+    connection = libvirt.open(f"test://{node}")
+    try:
+        told = NodeDevices().read(connection, [], [OTHER])
+        mine = (await driver_of(host).probe(budget_seconds=BUDGET)).functions
+        assert told == tuple(replace(f, driver="", foreign=f.address == OTHER) for f in mine or ())
+        assert really_had(connection, [GPU, "0000:99:00.0"]) == ()
+    finally:
+        connection.close()
 
 
 async def test_a_libvirt_that_tells_no_devices_leaves_what_is_known() -> None:
