@@ -202,7 +202,7 @@ class FaultyDriver:
 
     def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
         """See HostDriver. In some runs nothing moves live."""
-        moves_live = self._world.theme in ("moves", "room") or self._world.seed % 4 != 0
+        moves_live = self._world.theme in ("moves", "room", "balance") or self._world.seed % 4 != 0
         return isinstance(target, FaultyDriver) and target is not self and moves_live
 
     async def migrate(self, spec: MachineSpec, target: HostDriver, *, budget_seconds: float) -> bool:

@@ -39,7 +39,7 @@ def draw(world: World) -> None:
     """Choose rates of faults in calls, and named points at which something happens."""
     dice = world.random
     for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer", "late_create", "lost_resume"):
-        if dice.random() < (0.2 if world.theme in ("moves", "room") else 0.4):
+        if dice.random() < (0.2 if world.theme in ("moves", "room", "balance") else 0.4):
             world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * SCALE.get(kind, 1.0)
     if world.theme == "clock":
         world.rates["slow"] = 0.1  # a leap comes while one is under way
@@ -67,7 +67,7 @@ async def storm(world: World) -> None:
     """Now and then something happens, of the few kinds that this seed has."""
     dice = world.random
     kinds = [k for k in STORMS if dice.random() < 0.35]
-    if world.theme in ("moves", "room"):  # these have mishaps of their own
+    if world.theme in ("moves", "room", "balance"):  # these have mishaps of their own
         kinds = [k for k in kinds if dice.random() < 0.5]
     if world.theme == "strangers":
         kinds = [k for k in kinds if dice.random() < 0.5] + ["stranger"] * 3

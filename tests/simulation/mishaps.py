@@ -18,7 +18,7 @@ SHARE = 0.6
 def draw(move: Move) -> None:
     """Choose what happens to this move, and when."""
     world = move.world
-    if world.theme not in ("moves", "room") or not world.faulty or world.random.random() >= SHARE:
+    if world.theme not in ("moves", "room", "balance") or not world.faulty or world.random.random() >= SHARE:
         return
     kind = world.random.choice(tuple(_KINDS))
     world.stats[f"mishap {kind}"] += 1

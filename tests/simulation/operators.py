@@ -28,7 +28,7 @@ class Operator:
     def __init__(self, world: World) -> None:
         self.world = world
         self._requests = 0
-        gentle = world.theme in ("moves", "room")
+        gentle = world.theme in ("moves", "room", "balance")
         self._fences, self._enables, self._longest = (0.1, 0.8, 10.0) if gentle else (0.35, 0.3, 40.0)
 
     async def run(self) -> None:
@@ -55,7 +55,7 @@ class Operator:
 
     def _carries(self, host: SimulatedMachineHost) -> bool:
         """Whether there is something to drain; where moves are the theme, something that can be moved live."""
-        if self.world.theme not in ("moves", "room"):
+        if self.world.theme not in ("moves", "room", "balance"):
             return bool(host.machines)
         return any(machine.state == RUNNING for machine in host.machines.values())
 

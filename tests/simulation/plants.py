@@ -327,6 +327,8 @@ PLANTS: tuple[Plant, ...] = (
         "        pass\n", theme="room"),
     one("who moves to make room is claimed where it was alone", CLAIMING,
         "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n", "", theme="room"),
+    one("who was asked to move goes on though that was called off", "service.store.rebalances", ", _ROWS.c.called_off_at == 0, ", ", ", theme="balance"),
+    one("the seat of one who does not move after all stays kept", CHANGES, "            bookings.give_back(connection, member.room, [member.uuid])\n", "            pass\n", theme="balance"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "        if old is None or _told(old) != _told(member):\n",

@@ -15,11 +15,13 @@ from service.app.feed import Feed
 from service.app.fleet import Fleet as FleetCases
 from service.app.groups import Groups
 from service.app.quarantine import Quarantine
+from service.app.rebalancing import Rebalancing
 from service.domain.catalog import ModelService
 from service.domain.fleet import Host, Overcommit, Zone
 from service.domain.ownership import Installation
 from service.domain.tenants import Quota
 from service.drivers.base import HostFacts
+from service.planning.fleet_reader import FleetReader
 from service.reconcile import manager, owners
 from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
@@ -138,6 +140,7 @@ class Replica:
         self._calls: dict[asyncio.Future[Any], None] = {}  # as asked: a set's order is that of addresses
         self.groups: Groups
         self.evacuation: Evacuation
+        self.rebalancing: Rebalancing
         self.quarantine: Quarantine
         self.fleet_cases: FleetCases
         self.reconciler: Reconciler
@@ -179,6 +182,9 @@ class Replica:
         self.fleet_cases = FleetCases(store, self.clock, self._first_contact, planner)
         self.evacuation = Evacuation(
             store, feed, planner, self.clock, self.fleet_cases, signals=signals, live_targets=calls.live_targets
+        )
+        self.rebalancing = Rebalancing(
+            store, feed, planner, self.clock, FleetReader(), calls.live_targets, metrics=metrics(), signals=signals
         )
         self._reaper = LeaseReaper(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")

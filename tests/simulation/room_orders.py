@@ -17,10 +17,10 @@ Draw = Callable[[World, str, list[str]], GroupSpec]
 
 def drawn(world: World, length: float, spec: Draw, entry: str) -> list[Order]:
     """All of a seed. `spec`: draws a group; `entry`: the catalogue's."""
-    return [*_small(world, spec, entry), *_large(world, length, spec, entry)]
+    return [*small(world, spec, entry), *_large(world, length, spec, entry)]
 
 
-def _small(world: World, spec: Draw, entry: str) -> list[Order]:
+def small(world: World, spec: Draw, entry: str) -> list[Order]:
     """Groups of a member or two, which are soon on every host."""
     dice, orders = world.random, []
     for number in range(dice.choice((5, 6, 7, 8))):

@@ -1,4 +1,5 @@
-"""Judges room in the making: what is kept for a group others do not claim, and nobody moves for what nobody wants.
+"""Judges room in the making, and rebalances: what is kept for some others do not claim, and nobody moves for what
+nobody wants.
 
 May not import anything of the service: what it expects is written down here a second time, on purpose.
 """
@@ -24,7 +25,8 @@ class Rooms:
         plans = [json.loads(text)["plan"] for (text,) in self._rows("SELECT room FROM groups WHERE room IS NOT NULL")]
         plans = [plan for plan in plans if plan]
         moving = set(self._rows("SELECT uuid, room FROM instances WHERE move = 'going' AND room != ''"))
-        wanted = {plan["uuid"] for plan in plans}
+        begun = self._rows("SELECT uuid FROM rebalances WHERE called_off_at = 0")
+        wanted = {plan["uuid"] for plan in plans} | {uuid for (uuid,) in begun}
         for uuid, room in sorted(moving):
             if uuid not in self._moving and room not in wanted | self._wanted:
                 yield f"member {uuid} begins to move for a room that nobody wants"

@@ -25,6 +25,7 @@ from service.domain.specs import (
     PlacementPolicy,
 )
 from tests.simulation import faults, restoring, room_orders
+from tests.simulation.balancer import Balancer
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
 from tests.simulation.loop import Killed, Stuck
@@ -38,7 +39,8 @@ GIB = 1 << 30
 ZONE = "a" * 32
 ENTRY = "c" * 32
 THEMES = {
-    "": 42,
+    "": 38,
+    "balance": 4,
     "room": 6,
     "restore": 12,
     "strangers": 12,
@@ -50,7 +52,7 @@ THEMES = {
     "leases": 0,
 }
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
-MOVING = ("moves", "room")
+MOVING = ("moves", "room", "balance")
 SETTLE_SECONDS = 300.0
 """Longer than a lease (45 s), the longest late call (75 s), a boot's deadline (15 s) and three attempts together."""
 CALM_SECONDS = 2.0
@@ -145,8 +147,8 @@ async def _play(world: World) -> None:
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
     tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
     storm = asyncio.create_task(faults.storm(world), name="storm")
-    operator = Remover(world) if world.theme == "removal" else Operator(world)
-    busy = dice.random() < (0.3 if world.theme == "room" else 0.5) or world.theme in ("removal", "moves")
+    operator = {"removal": Remover, "balance": Balancer}.get(world.theme, Operator)(world)
+    busy = dice.random() < (0.3 if world.theme == "room" else 0.5) or world.theme in ("removal", "moves", "balance")
     works = asyncio.create_task(operator.run(), name="operator") if busy else None
     warden = Warden(world, operator)
     if world.theme in FLEET_CHANGES:
@@ -273,7 +275,7 @@ def _fleet(world: World) -> Fleet:
     tight = dice.random() < 0.4 and world.theme not in MOVING
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
-    room = world.theme == "room"  # alike hosts, of which few are empty
+    room = world.theme in ("room", "balance")  # alike hosts, of which few are empty
     count = 2 + count % 3 if room else count
     zone = Zone(
         ZONE,
@@ -350,7 +352,16 @@ def _orders(world: World, length: float) -> list[Order]:
                 manages=dice.random() < 0.4,
             )
         )
+    if world.theme == "balance":
+        small = room_orders.small(world, _spec, ENTRY)
+        return [_without_rules(order) if dice.random() < 0.6 else order for order in small]
     return room_orders.drawn(world, length, _spec, ENTRY) if world.theme == "room" else orders
+
+
+def _without_rules(order: Order) -> Order:
+    """The same for members that may be anywhere."""
+    spec = replace(order.request.spec, placement=PlacementPolicy())
+    return replace(order, request=replace(order.request, spec=spec))
 
 
 def _spec(world: World, name: str, known: list[str]) -> GroupSpec:

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.xdist_group("browser")
 GIB = 1 << 30
 
 
-def deploy(http: httpx.Client, name: str, size: int, *, memory: int = GIB) -> str:
+def deploy(http: httpx.Client, name: str, size: int, *, memory: int = GIB, **more: Any) -> str:
     """A group that runs; its uuid."""
     node = {"uuid": ENTRY, "cpuNum": 1, "memorySize": str(memory)}
     body = {"name": name, "serviceCreationStrategy": "parallel", "modelServices": [node] * size}
-    told = http.post("/corral/v1/instance-groups", json=body).text
+    told = http.post("/corral/v1/instance-groups", json=body | more).text
     events = [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line.startswith("data: ")]
     final = next(event["event"]["final"] for event in events if "final" in event.get("event", {}))
     return str(final["uuid"])
@@ -225,6 +225,25 @@ def test_a_drain_is_seen_before_it_is_made_and_a_host_that_takes_nothing_is_neve
     assert page.script("return document.querySelectorAll('.line.wide b.closed').length") > 0
     page.click("button", "Enable")
     page.until(lambda: "Take nothing new" in page.text("main"), "enabled again")
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+
+
+def test_a_rebalance_is_seen_before_it_is_made(page: Page, http: httpx.Client) -> None:
+    packed = {"strategy": "PLACEMENT_STRATEGY_PACK"}
+    uuid = deploy(http, "uneven", 2, memory=30 * GIB, placementPolicy=packed)
+
+    def hosts() -> int:
+        group = http.get(f"/corral/v1/instance-groups/{uuid}").json()["inventory"]
+        return len({one["hostUuid"] for one in group["instances"]})
+
+    assert hosts() == 1
+    page.open()
+    page.click("button", "Rebalance")
+    page.until(lambda: "would move, as they run" in page.text("dialog"), "the moves")
+    assert "its host is fuller" in page.text("dialog")
+    assert hosts() == 1
+    page.click("dialog button", "Move")
+    page.until(lambda: hosts() == 2, "one of them on another host")
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
 
 

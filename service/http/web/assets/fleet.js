@@ -40,12 +40,17 @@ function fields(host, picture) {
   };
 }
 
-export function Fleet({ picture, query, setQuery }) {
+export function Fleet({ picture, query, setQuery, may }) {
+  const [ask, setAsk] = useState(null);
+  const [problem, setProblem] = useState(null);
   const wanted = terms(query);
   const hosts = [...picture.hosts.values()].filter((host) => matches(wanted, fields(host, picture))).sort(order);
   const sums = totals(hosts);
   const closed = hosts.filter((host) => !open(host)).length;
   return html`<h1>Fleet</h1>
+    ${may("admin") && picture.hosts.size > 1 && html`<p class="actions"><button onClick=${() => previewRebalance(setAsk, setProblem)}>Rebalance…</button></p>`}
+    <${Problem} is=${problem} />
+    <${Ask} ask=${ask} close=${() => setAsk(null)} />
     <${Filter} value=${query} set=${setQuery} keys=${HOST_KEYS} problem=${unknown(wanted, HOST_KEYS)} />
     <section aria-label="Totals" class="totals" id="totals">
       <p><strong>${hosts.length}</strong> hosts${closed > 0 && html`, <strong>${closed}</strong> take nothing new`}</p>
@@ -162,5 +167,28 @@ async function previewDrain(host, picture, setAsk, setProblem) {
     verb: "Drain",
     body: moves.length ? html`<p>These members would move:</p><ol>${moves.map(line)}</ol>` : html`<p>Nothing is on it. It goes into maintenance.</p>`,
     run: () => begin("POST", path, {}),
+  });
+}
+
+// What would move, and what for, is shown before anything moves; what then happens may be another plan, made when it is asked for.
+async function previewRebalance(setAsk, setProblem) {
+  let plan;
+  try {
+    plan = await call("POST", "/corral/v1/fleet:planRebalance", {});
+  } catch (problem) {
+    setProblem(problem);
+    return;
+  }
+  setProblem(null);
+  const why = (one) => (one.rule ? `mends the rule “${one.rule}”` : `its host is fuller: ${one.gain} % less`);
+  const line = ({ move, ...one }) => html`<li>${move.instanceName}: ${move.sourceHostName} → ${move.targetHostName} (${bytes(Number(move.memorySize))}, ${why(one)})</li>`;
+  const moves = plan.moves || [];
+  const left = plan.leftBroken || [];
+  setAsk({
+    title: "Rebalance",
+    verb: moves.length ? "Move" : "Close",
+    body: html`${moves.length ? html`<p>These members would move, as they run:</p><ol>${moves.map(line)}</ol>` : html`<p>Nothing is gained by a move.</p>`}
+      ${left.length > 0 && html`<p>Still broken then: ${left.map((one) => one.rule).join(", ")}.</p>`}`,
+    run: () => (moves.length ? begin("POST", "/corral/v1/fleet:rebalance", {}) : undefined),
   });
 }
