@@ -181,7 +181,8 @@ class _Search:
 
     def _levelled(self, loads: Loads, host: str) -> bool:
         standing = self.standing
-        members = [m for m in standing.hosts[host].members if m.id in standing.owner and m.id not in standing.moved]
+        here = (m for m in standing.hosts[host].members if standing.where.get(m.id) == host)
+        members = [m for m in here if m.id not in standing.moved]
         for member, targets in self._promising(loads, host, members):
             if self.stop():
                 return False

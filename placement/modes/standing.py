@@ -185,7 +185,7 @@ class Standing:
 
     def overfull(self, host: str) -> list[Fault]:
         """What a host, and each of its cells, has to give up before it has as much as is used of it."""
-        singles = tuple((m.id,) for m in self.hosts[host].members if m.id in self.owner)
+        singles = tuple((m.id,) for m in self.hosts[host].members if self.where.get(m.id) == host)
         return [
             Fault(Rule.NUMA if cell else Rule.CAPACITY, needed, host, singles, out=needed)
             for needed, cell in self._excess(self.hosts[host])
