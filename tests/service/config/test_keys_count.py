@@ -20,10 +20,12 @@ from corral.v1 import catalog_pb2, fleet_pb2, fleet_pb2_grpc
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.__main__ import main
 from service.config.file import parse
 from service.domain.tenants import Caller
 from service.drivers.base import MachineSpec
 from service.drivers.libvirt.addressing import connection_uri
+from service.telemetry import logs
 from tests.service.rpc.lab import reason_of, soon
 from tests.support.certificates import certificate
 from tests.support.whole import ENTRY, GIB, Whole, config_text, whole
@@ -335,3 +337,19 @@ async def test_the_certificates_that_the_file_names_are_shown_and_asked_for(tmp_
         await check(own_key, own)
         with pytest.raises(grpc.aio.AioRpcError):
             await check()  # with client_ca every gRPC client shows a certificate
+
+
+@pytest.mark.asyncio
+async def test_the_database_is_where_the_file_says(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(1, url=f"sqlite:///{tmp_path / 'own.db'}")):
+        assert (tmp_path / "own.db").stat().st_size
+
+
+def test_the_log_is_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, ...]] = []
+    monkeypatch.setattr(logs, "configure", lambda *words: said.append(words))
+    text = config_text(0, url=f"sqlite:///{tmp_path / 'none.db'}", extra='[log]\nformat = "console"\nlevel = "error"\n')
+    (tmp_path / "corral.toml").write_text(text)
+    (tmp_path / "kernel").write_bytes(b"x")
+    assert main(["backup", "--config", str(tmp_path / "corral.toml"), str(tmp_path / "copy.db")]) == 1, "there is none"
+    assert said == [("console", "error")]
