@@ -220,6 +220,7 @@ class ObservedMachine:
     `unheard_seconds`: for how long its progress channel has been refused here, as where another client reads it.
     `devices`: the addresses of the host's functions that it has; while it executes only those that it really has, since
     one may be pulled from under it; None where the host does not tell.
+    `reset_seconds`: how long ago its host told of a reset; None: it has not. What the guest said before is dropped.
     """
 
     identity: MachineIdentity
@@ -235,6 +236,7 @@ class ObservedMachine:
     undefined: bool = False
     unheard_seconds: float = 0.0
     devices: tuple[str, ...] | None = None
+    reset_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from service.lifecycle.moving import go_over
 BEHIND = "it does not know the group's present start yet"
 UNHEARD = "its guest cannot be heard: its host refuses the progress channel"
 CLASH = "another machine answers for its address"
-BOOTED = "its guest says that it has begun its boot anew"
+RESET = "its machine was reset"
 FURTHEST = 1_000
 """By how many starts a guest may be ahead of the database at most."""
 ANSWERS_APART_MS = 10_000
@@ -59,13 +59,17 @@ def not_ready(member: Instance) -> Observation:
     return Observation.UNREADY if member.status is S.RUNNING else Observation.EXECUTING
 
 
-def booted_anew(member: Instance, fact: Observed) -> bool:
-    """Whether the guest of a member that runs is in another boot than it was: somebody has reset it, or it has itself.
+def was_reset(member: Instance, fact: Observed, now: int) -> bool:
+    """Whether the guest of a member that runs boots anew, or has: somebody has reset it, or it has itself.
 
-    Its boot may have passed between two looks, and was perhaps heard by a replica alone that has another turn.
+    By its host's word, where that is newer than what is stored of the member; or by the guest's own, whose boot may
+    have passed between two looks, or was heard by a replica alone that has no turn.
     """
-    known = member.status is S.RUNNING and member.guest_boot and fact.boot_id
-    return bool(known) and member.guest_boot != fact.boot_id
+    if member.status is not S.RUNNING:
+        return False
+    if fact.reset_ms >= 0 and now - fact.reset_ms > member.updated_at:
+        return True
+    return bool(member.guest_boot and fact.boot_id) and member.guest_boot != fact.boot_id
 
 
 def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:

@@ -71,13 +71,14 @@ from service.lifecycle.members import (
 )
 from service.lifecycle.moving import go_over, move_aborted, move_expired, move_impossible, wish
 from service.lifecycle.present import begun_anew, carried_on, held_to_present
-from service.lifecycle.renewal import BEHIND, BOOTED, booted_anew, caught_up, heard, not_ready, renewed
+from service.lifecycle.renewal import BEHIND, RESET, caught_up, heard, not_ready, renewed, was_reset
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
 __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON", "UP", "advance", "advance_all",
            "public_status", "released"]  # fmt: skip
 
 CREATE_PATIENCE_MS = 15_000
+_RUNS = frozenset({Observation.EXECUTING, Observation.READY, Observation.UNREADY})
 SEARCH_GOES_ON = "no placement was found or ruled out so far; the search goes on"
 """The reason of a group whose planning is not decided yet."""
 
@@ -202,7 +203,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             member = replace(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
-        anew = fact.observation is Observation.READY and booted_anew(member, fact)
+        anew = fact.observation in _RUNS and was_reset(member, fact, now)
         member = last_words.remembered(heard(group, member, fact, now), fact)
         if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
             S.REMOVING,
@@ -229,7 +230,8 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
             return interrupted(member, entered, fact.reason, now) if entered.status is target else entered
         # Why it was paused is told until it is ready again: it may be paused again at any moment.
         told = member.reason if target is S.BOOTING and member.pauses else ""
-        told = BEHIND if behind else BOOTED if anew else fact.reason or told
+        told = BEHIND if behind else fact.reason or told
+        told = ": ".join(part for part in (RESET, fact.reason) if part) if anew else told
         return go_over(member, target, last_words.reason(fact, told), now)
 
     return each(group, observe)

@@ -18,6 +18,9 @@ UNHEARD_SECONDS = 30.0
 """A progress channel that is refused for longer is taken from whoever reads it: libvirtd gives up a silent client
 within that time, and one that lives may be another replica, which had its turn."""
 
+RESET_SECONDS = 120.0
+"""A reset that is older is no news, whatever clocks do."""
+
 _OBSERVATION: Mapping[MachineState, Observation] = {
     MachineState.PAUSED: Observation.PAUSED,
     MachineState.RUNNING: Observation.EXECUTING,
@@ -94,7 +97,10 @@ def seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         said = Observed(member.uuid, member.attempt, observation)
         if machine.report is not None:
             said = _said(member, machine.report)
-        return (replace(said, unheard=machine.unheard_seconds > UNHEARD_SECONDS),)
+        reset = machine.reset_seconds
+        news = reset is not None and reset < RESET_SECONDS
+        reset_ms = int(reset * 1000) if reset is not None and news else -1
+        return (replace(said, unheard=machine.unheard_seconds > UNHEARD_SECONDS, reset_ms=reset_ms),)
     if observation is Observation.PAUSED:
         reason = machine.why
     if observation is Observation.HALTED:

@@ -107,7 +107,7 @@ def reset(site: Site) -> Iterator[Expected]:
         domain = connection.lookupByName(_name(member))
         began = now()
         domain.reset()
-    yield Expected(began, [event(site, site.steady, "its guest says")])
+    yield Expected(began, [event(site, site.steady, "its machine was reset")])
 
 
 def hypervisor_rebooted(site: Site) -> Iterator[Expected]:

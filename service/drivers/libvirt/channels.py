@@ -181,6 +181,7 @@ class Channels:
         self._reports: dict[str, GuestReport] = {}
         self._refused: dict[str, float] = {}  # since when, in s of the monotonic clock
         self._ending: set[str] = set()
+        self._reset_at: dict[str, float] = {}  # in s of the monotonic clock
 
     def report(self, machine_uuid: str) -> GuestReport | None:
         """The newest report, or None."""
@@ -195,6 +196,18 @@ class Channels:
         with self._lock:
             since = self._refused.get(machine_uuid)
         return 0.0 if since is None else time.monotonic() - since
+
+    def was_reset(self, machine_uuid: str) -> None:
+        """Its host tells that it boots anew: what its guest has said is true no more."""
+        with self._lock:
+            self._reports.pop(machine_uuid, None)
+            self._reset_at[machine_uuid] = time.monotonic()
+
+    def reset_seconds(self, machine_uuid: str) -> float | None:
+        """How long ago it was reset; None where that was not told of this run."""
+        with self._lock:
+            at = self._reset_at.get(machine_uuid)
+        return None if at is None else time.monotonic() - at
 
     def listening(self, machine_uuid: str) -> bool:
         """Whether a channel of the machine is open."""
@@ -280,12 +293,14 @@ class Channels:
         with self._lock:
             self._reports.pop(machine_uuid, None)
             self._refused.pop(machine_uuid, None)
+            self._reset_at.pop(machine_uuid, None)
             self._ending.discard(machine_uuid)
 
     def keep_only(self, machine_uuids: set[str]) -> None:
         """Drops everything of machines that are not there any more."""
         with self._lock:
-            gone = (self._channels.keys() | self._reports.keys() | self._refused.keys() | self._ending) - machine_uuids
+            known = self._channels.keys() | self._reports.keys() | self._refused.keys() | self._reset_at.keys()
+            gone = (known | self._ending) - machine_uuids
         for machine_uuid in gone:
             self.forget(machine_uuid)
 

@@ -16,7 +16,9 @@ from service.drivers.libvirt.inventory import Inventory
 class DomainEvents:
     """Carries lifecycle events, which come on libvirt's own thread, to the hints of one host."""
 
-    def __init__(self, host_id: str, inventory: Inventory) -> None:
+    def __init__(self, host_id: str, inventory: Inventory, was_reset: Callable[[str], None]) -> None:
+        """`was_reset(machine_uuid)`: called before the hint, on libvirt's thread."""
+        self._was_reset = was_reset
         self._host_id = host_id
         self._inventory = inventory
         self._hints: list[MachineHint] = []
@@ -38,17 +40,22 @@ class DomainEvents:
         """Hear the events of a new connection, in its opening thread; what is returned ends that."""
         self._inventory.forget_all()
         try:
-            callback = connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event, None
-            )
+            callbacks = [
+                connection.domainEventRegisterAny(None, kind, happened, None)
+                for kind, happened in (
+                    (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event),
+                    (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._reboot_event),
+                )
+            ]
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
                 raise
             return lambda: None
 
         def release() -> None:
-            with contextlib.suppress(libvirt.libvirtError):
-                connection.domainEventDeregisterAny(callback)
+            for callback in callbacks:
+                with contextlib.suppress(libvirt.libvirtError):
+                    connection.domainEventDeregisterAny(callback)
 
         self._tell(None)
         return release
@@ -67,6 +74,11 @@ class DomainEvents:
         if event in (libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED):
             self._inventory.forget(machine_uuid)
         self._tell(identity)
+
+    def _reboot_event(self, _connection: Any, domain: Any, _opaque: Any) -> None:
+        """Every replica hears it, whoever reads what the guest says."""
+        self._was_reset(domain.UUIDString())
+        self.changed(domain.UUIDString())
 
     def _tell(self, identity: MachineIdentity | None) -> None:
         """From any thread to the event loop."""

@@ -55,7 +55,7 @@ class LibvirtDriver(HostDriver):
         self._options = options_of(address)
         self._storage = Storage(self._options)
         self._inventory = Inventory(cluster)
-        self._events = DomainEvents(host_id, self._inventory)
+        self._events = DomainEvents(host_id, self._inventory, lambda machine: self._channels.was_reset(machine))
         self._devices = NodeDevices()
         self._overhead = Overhead(self._options.translation_cache_mib << 20)
         self._channels = Channels(self._events.changed)

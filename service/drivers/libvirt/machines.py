@@ -72,6 +72,7 @@ class Machines:
             spec_hash=tag.spec_hash,
             report=self._channels.report(seen.machine_uuid),
             unheard_seconds=self._channels.unheard_seconds(seen.machine_uuid) if seen.active else 0.0,
+            reset_seconds=self._channels.reset_seconds(seen.machine_uuid) if seen.active else None,
             generation=tag.generation,
             resources=seen.record.held,
             name=seen.record.name,

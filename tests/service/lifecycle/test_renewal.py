@@ -9,7 +9,7 @@ import pytest
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus
 from service.lifecycle.effects import Observe, Tell, effects, next_deadline
 from service.lifecycle.facts import Observation, Observed, Ticked
-from service.lifecycle.renewal import BOOTED, FURTHEST
+from service.lifecycle.renewal import FURTHEST, RESET
 from service.lifecycle.silence import HANGS_MS
 from service.lifecycle.transitions import advance
 from tests.support.builders import node, spec
@@ -128,7 +128,7 @@ def test_a_boot_that_nobody_saw_is_told_once() -> None:
     assert seen(first, 1, Observation.READY, epoch=1, boot_id="b-1") == first
     assert seen(first, 1, Observation.READY, epoch=1) == first, "what is not heard now says nothing"
     reset = seen(first, 1, Observation.READY, epoch=1, boot_id="b-2")
-    assert (reset.instances[1].status, reset.instances[1].reason) == (S.BOOTING, BOOTED)
+    assert (reset.instances[1].status, reset.instances[1].reason) == (S.BOOTING, RESET)
     again = seen(reset, 1, Observation.READY, epoch=1, boot_id="b-2")
     assert (again.instances[1].status, again.instances[1].reason) == (S.RUNNING, "")
     assert again.start_epoch == group().start_epoch, "its peers' supervisors see to their engines"
@@ -137,7 +137,17 @@ def test_a_boot_that_nobody_saw_is_told_once() -> None:
 def test_a_boot_that_was_seen_is_not_told_again() -> None:
     first = seen(group(), 1, Observation.READY, epoch=1, boot_id="b-1")
     boots = seen(first, 1, Observation.UNREADY, reason="its guest says booting", epoch=1, boot_id="b-2")
-    assert boots.instances[1].reason == "its guest says booting"
+    assert boots.instances[1].reason == f"{RESET}: its guest says booting"
     assert seen(boots, 1, Observation.READY, epoch=1, boot_id="b-2").instances[1].status is S.RUNNING
     made_anew = lost(first, 1).instances[1]
     assert made_anew.guest_boot == "", "that is a new run, whose boot is news to nobody"
+
+
+def test_a_reset_that_its_host_tells_of_is_told_once_whether_its_guest_is_heard_or_not() -> None:
+    runs = replace(group(), instances=tuple(member(r, updated_at=NOW - 5_000) for r in range(3)))
+    for observation in (Observation.EXECUTING, Observation.READY):
+        reset = seen(runs, 1, observation, reset_ms=1_000)
+        assert (reset.instances[1].status, reset.instances[1].reason) == (S.BOOTING, RESET)
+    again = replace(runs, instances=tuple(member(r, updated_at=NOW) for r in range(3)))
+    assert seen(again, 1, Observation.READY, epoch=1, reset_ms=1_000).status is GroupStatus.RUNNING, "told before"
+    assert seen(runs, 1, Observation.READY, epoch=1).status is GroupStatus.RUNNING

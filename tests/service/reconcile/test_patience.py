@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.specs import DeployRequest
-from service.lifecycle.renewal import BOOTED
+from service.lifecycle.renewal import RESET
 from service.store import events
 from tests.service.reconcile.test_custody import ONE, hosts_of, machines, until
 from tests.support.builders import spec
@@ -60,7 +60,7 @@ async def test_a_reset_is_told_by_a_replica_that_heard_nothing_of_it(tmp_path: P
 
         async def is_told() -> bool:
             found = await plane.store.read(lambda c: events.of_group(c, group.uuid, 0, 1000))
-            return any(e.instance is not None and e.instance.reason == BOOTED for e in found)
+            return any(e.instance is not None and e.instance.reason == RESET for e in found)
 
         await until(is_told)
 

@@ -129,6 +129,7 @@ class FakeConnection:
         self.closed = False
         self._on_close: Callable[..., None] | None = None
         self._on_event: Callable[..., None] | None = None
+        self._on_reboot: Callable[..., None] | None = None
 
     # --- the connection itself ---
 
@@ -146,12 +147,18 @@ class FakeConnection:
         self._on_close = None
         return 0
 
-    def domainEventRegisterAny(self, _domain: Any, _event: int, callback: Callable[..., None], _opaque: Any) -> int:  # noqa: N802
-        self._on_event = callback
-        return 1
+    def domainEventRegisterAny(self, _domain: Any, event: int, callback: Callable[..., None], _opaque: Any) -> int:  # noqa: N802
+        if event == libvirt.VIR_DOMAIN_EVENT_ID_REBOOT:
+            self._on_reboot = callback
+        else:
+            self._on_event = callback
+        return event
 
-    def domainEventDeregisterAny(self, _callback: int) -> int:  # noqa: N802
-        self._on_event = None
+    def domainEventDeregisterAny(self, event: int) -> int:  # noqa: N802
+        if event == libvirt.VIR_DOMAIN_EVENT_ID_REBOOT:
+            self._on_reboot = None
+        else:
+            self._on_event = None
         return 0
 
     def close(self) -> int:
@@ -168,6 +175,11 @@ class FakeConnection:
         """A lifecycle event."""
         if self._on_event is not None:
             self._on_event(self, FakeDomain(self.host, machine_uuid), event, 0, None)
+
+    def reset(self, machine_uuid: str) -> None:
+        """libvirt tells that a machine was reset."""
+        assert self._on_reboot is not None
+        self._on_reboot(self, FakeDomain(self.host, machine_uuid), None)
 
     # --- the host ---
 

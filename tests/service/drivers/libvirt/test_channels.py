@@ -331,3 +331,16 @@ def test_a_guest_is_told_all_of_it_however_little_it_takes_at_once() -> None:
     for uuid in ("m", "unknown"):
         with pytest.raises(HostRejected):
             channels.tell(Work(30), uuid, "x")
+
+
+def test_what_a_guest_said_before_its_machine_was_reset_is_true_no_more() -> None:
+    channels = Channels(lambda _: None)
+    report = parse_report(line(), 7.0)
+    assert report is not None
+    channels._received("m", report)
+    assert (channels.report("m") is not None, channels.reset_seconds("m")) == (True, None)
+    channels.was_reset("m")
+    assert channels.report("m") is None
+    assert channels.reset_seconds("m") is not None
+    channels.forget("m")  # it is another run
+    assert channels.reset_seconds("m") is None

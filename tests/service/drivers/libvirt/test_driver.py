@@ -316,6 +316,17 @@ async def test_events_become_hints_on_the_event_loop() -> None:
     await asyncio.to_thread(control.emit, spec.identity.machine_uuid, libvirt.VIR_DOMAIN_EVENT_STOPPED)
     await asyncio.sleep(0)
     assert hints == [("host-1", spec.identity)]
+    hints.clear()
+    await driver.resume(spec.identity, budget_seconds=BUDGET)
+    _, before = await driver.observe(spec.identity, budget_seconds=BUDGET)
+    await asyncio.to_thread(control.reset, spec.identity.machine_uuid)
+    await asyncio.sleep(0)
+    assert ("host-1", spec.identity) in hints
+    _, after = await driver.observe(spec.identity, budget_seconds=BUDGET)
+    assert before is not None
+    assert after is not None
+    assert (before.reset_seconds, after.reset_seconds is not None) == (None, True)
+    hints[:] = [("host-1", spec.identity)]
     await asyncio.to_thread(control.break_down)
     await asyncio.sleep(0)
     assert hints[1:] == [("host-1", None)]
