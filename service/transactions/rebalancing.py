@@ -47,7 +47,9 @@ def begin(connection: Connection, planned: Sequence[Group], rebalance: Rebalance
         fact = RoomAsked(move.instance_uuid, move.attempt, rebalance.uuid, number, True, WHY[move.cause])
         group = there[move.group_uuid]
         member = group.instance(move.instance_uuid)
-        if member.host_uuid != move.source_host_uuid or not advance(group, fact, now).instance(member.uuid).room:
+        # One that goes already, for another rebalance or a room, keeps to that.
+        asks = advance(group, fact, now).instance(member.uuid).room == rebalance.uuid
+        if member.host_uuid != move.source_host_uuid or not asks:
             raise claims.ClaimLost(f"member {member.uuid} cannot be asked to move now")
         asked[move.group_uuid].append(fact)
     _book(connection, rebalance.uuid, [(there[m.group_uuid], m) for m in rebalance.moves])

@@ -12,9 +12,12 @@ from corral.v1 import fleet_pb2, placement_pb2
 from sqlalchemy import select
 
 from service.domain.groups import MoveStage
+from service.domain.rebalances import Rebalance, RebalanceWish
 from service.drivers.base import HostRejected
 from service.drivers.simulated import SimulatedDriver
 from service.store import schema
+from service.store.claims import ClaimLost
+from service.transactions.rebalancing import begin
 from tests.service.rpc.lab import reason_of
 from tests.service.rpc.test_evacuation import never_twice, soon
 from tests.service.rpc.test_make_room import at_rest, stored
@@ -161,6 +164,20 @@ async def test_called_off_in_the_middle_nobody_is_left_moving_homeless_or_double
         assert await homes(lab, groups) == [["host-1"], ["host-1"]]
         await at_rest(lab, groups)
         assert lab.service.metrics.rebalances.labels("called_off")._value.get() == 1
+
+
+async def test_who_goes_already_is_asked_by_no_second_rebalance_that_was_planned_before(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=2, migrate_ms=3_600_000)) as lab:
+        groups = await full_and_empty(lab)
+        rebalancing = lab.service.rebalancing
+        plan = await rebalancing.plan(RebalanceWish())
+        store = lab.service.store
+        begun = [Rebalance(f"{n:032x}", plan.moves, 0, 1 << 60) for n in (1, 2)]
+        await store.write(lambda c: begin(c, plan.groups, begun[0], 0))
+        with pytest.raises(ClaimLost):
+            await store.write(lambda c: begin(c, plan.groups, begun[1], 0))
+        await lab.fleet.CallOffRebalance(fleet_pb2.CallOffRebalanceRequest(uuid=begun[0].uuid))
+        await at_rest(lab, groups)
 
 
 async def test_a_move_that_a_host_refuses_leaves_the_member_where_it_runs_and_says_why(
