@@ -48,7 +48,7 @@ def begin(connection: Connection, planned: Sequence[Group], rebalance: Rebalance
         group = there[move.group_uuid]
         member = group.instance(move.instance_uuid)
         # One that goes already, for another rebalance or a room, keeps to that.
-        asks = advance(group, fact, now).instance(member.uuid).room == rebalance.uuid
+        asks = not member.room and bool(advance(group, fact, now).instance(member.uuid).room)
         if member.host_uuid != move.source_host_uuid or not asks:
             raise claims.ClaimLost(f"member {member.uuid} cannot be asked to move now")
         asked[move.group_uuid].append(fact)

@@ -70,7 +70,8 @@ def _asked(now_there: Mapping[str, Group], plan: RoomPlan, now: int) -> Mapping[
         group = now_there[move.group_uuid]
         member = group.instance(move.instance_uuid)
         fact = RoomAsked(member.uuid, member.attempt, plan.uuid, number, move.live)
-        asks = advance(group, fact, now).instance(member.uuid).room == plan.uuid  # it may go for another room already
+        # One that goes already, for another room or a rebalance, keeps to that.
+        asks = not member.room and bool(advance(group, fact, now).instance(member.uuid).room)
         if member.host_uuid != move.source_host_uuid or not asks:
             raise claims.ClaimLost(f"member {member.uuid} cannot be asked to move now")
         asked[group.uuid].append(member.uuid)
