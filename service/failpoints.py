@@ -40,6 +40,9 @@ NAMES = frozenset({
     # the sweep
     "sweep.listed", "sweep.compared", "sweep.removing", "sweep.removed", "sweep.entombed", "sweep.releasing",
     "sweep.released", "sweep.clearing", "sweep.deleting_volume",
+    # a fence by a BMC
+    "fence.leading", "fence.asking", "fence.asked", "fence.ordering", "fence.ordered", "fence.sent", "fence.proven",
+    "fence.done",
     # the feed
     "feed.read",
 })  # fmt: skip

@@ -47,7 +47,7 @@ from service.contract.frame import CallFrame, CallLimits
 from service.domain.fleet import Host
 from service.domain.tenants import Anonymous
 from service.drivers.base import HostDriver, HostFacts
-from service.drivers.kinds import make_driver
+from service.drivers.kinds import make_driver, make_switch
 from service.http import openapi
 from service.http.app import Readiness, create_app
 from service.http.guard import WebGuard
@@ -63,11 +63,13 @@ from service.planning.decisions import DecisionLog, RecordingPlanner
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
 from service.planning.pool import PoolPlanner
+from service.reconcile import fencing
 from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
 from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
+from service.reconcile.fencing import Fencer
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import owner_name
@@ -187,12 +189,22 @@ class Service:
             owner=self.owner,
             custody=self.custody,
             clock=self.clock,
-            waits=(*jobs.WAITS, *sessions.WAITS),
+            waits=(*jobs.WAITS, *sessions.WAITS, *fencing.WAITS),
             fleet_reader=self._fleet_reader,
         )
         self._adoption = Adoption(self.store, monitors, self.custody)
         self.reconciler = Reconciler(context, Sweep(self.store, monitors, self.custody, self.metrics))
         self.roster = Roster(self.store, self.reconciler, self.directory, self._driver, self.custody)
+        self.fencer = Fencer(
+            self.store,
+            monitors,
+            self.custody,
+            self.metrics,
+            self.clock,
+            self.owner,
+            make_switch,
+            group_due=self.signals.group_due,
+        )
 
     def _make_use_cases(self) -> None:
         config = self.config
@@ -261,6 +273,7 @@ class Service:
         """Who hears whom."""
         self.signals.group_due.listen(self.reconciler.poke)
         self.signals.fleet_changed.listen(self.fleet_feed.poke)
+        self.signals.fleet_changed.listen(self.fencer.poke)
         self.fleet_feed.listen(self.roster.refresh)
         self.fleet_feed.listen(self.health.compare)
 

@@ -22,7 +22,9 @@ TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
     "service/drivers/base.py": 470,  # all that every driver is asked for, and its answers
-    "service/store/schema.py": 530,  # one table after the other
+    "service/store/schema.py": 570,  # one table after the other
+    "tests/simulation/plants.py": 440,  # one bug after the other
+    "tests/simulation/scenario.py": 430,  # what there is in a seed, and how it goes
 }
 """The most lines of a file of Python, and of the few that may have more."""
 NO_ROOM = {"__pycache__", "node_modules"}
@@ -133,7 +135,7 @@ def _mechanisms() -> list[str]:
 
 def test_the_map_has_every_invariant_and_mechanism_once_and_in_order() -> None:
     assert _invariants() == [f"I{n}" for n in range(1, 20)]
-    assert _mechanisms() == [str(n) for n in range(1, 18)]
+    assert _mechanisms() == [str(n) for n in range(1, 19)]
 
 
 @pytest.mark.parametrize("room", ["service", "placement"])

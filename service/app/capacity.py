@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from service.domain.cells import Cell, by_cell, kept, resource_of
 from service.domain.devices import Device
+from service.domain.fencing import Fence, Verdict
 from service.domain.fleet import Host, Overcommit
 from service.domain.tenants import ProjectClaims
 from service.store.fleet import HostLoad
@@ -16,13 +17,16 @@ from service.store.fleet import HostLoad
 @dataclass(frozen=True, slots=True)
 class HostView:
     """A host, what it carries, the policy that holds for it (the fleet's, with the zone's over it, and its own over
-    both), whose claims it has, and its devices."""
+    both), whose claims it has, and its devices. `fence`: the last one by its BMC; `verdict`: what is thought of it
+    while it is silent and may be fenced by itself."""
 
     host: Host
     load: HostLoad
     overcommit: Overcommit
     projects: tuple[ProjectClaims, ...] = ()
     devices: tuple[Device, ...] = ()
+    fence: Fence | None = None
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)

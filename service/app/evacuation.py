@@ -1,12 +1,14 @@
-"""Emptying a host: by moving its members away (drain), or by the operator's word that it is off (fence).
+"""Emptying a host: by moving its members away (drain), or by having it off: by its BMC, or by its operator's word
+(fence).
 
 A member that runs is moved as it runs where both hosts can. Every other is restarted elsewhere, never twice at a time:
-it is seen gone from its host, or that host is stated to be off, before it may be placed again. The intent is one
-commit; reconciliation carries it out whether anybody watches or not.
+it is seen gone from its host, or that host is seen or stated to be off, before it may be placed again. The intent is
+one commit; reconciliation carries it out whether anybody watches or not.
 """
 
 from __future__ import annotations
 
+import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -21,11 +23,12 @@ from service.app.etags import require_etag
 from service.app.feed import Feed
 from service.app.fleet import Fleet
 from service.domain.events import Event, EventKind
-from service.domain.fleet import Host, HostState, HostStatus
+from service.domain.fencing import FenceCause
+from service.domain.fleet import Fencing, Host, HostState, HostStatus
 from service.domain.groups import Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.tenants import Caller
 from service.errors import CorralError, NoCapacity, Undecided, Unsatisfiable, WrongState
-from service.lifecycle.facts import Evicted, Fact, Fenced
+from service.lifecycle.facts import Evicted
 from service.lifecycle.moving import wish
 from service.lifecycle.transitions import FINAL, LAUNCHING, SEARCH_GOES_ON, advance
 from service.planning import translate
@@ -37,7 +40,8 @@ from service.store import clock as database_clock
 from service.store import events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.transactions.changes import apply, time_lost
+from service.transactions import fencing
+from service.transactions.fencing import empty
 
 S = InstanceStatus
 
@@ -101,6 +105,7 @@ class Evacuation:
         *,
         signals: Signals | None = None,
         live_targets: LiveTargets = lambda _group, _member: frozenset(),
+        new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
     ) -> None:
         self._store = store
         self._feed = feed
@@ -109,6 +114,7 @@ class Evacuation:
         self._fleet = fleet_cases
         self._signals = signals or Signals()
         self._live_targets = live_targets
+        self._new_uuid = new_uuid
 
     async def drain(
         self, caller: Caller, uuid: str, etag: str = "", request_id: str = "", *, validate_only: bool = False
@@ -138,11 +144,15 @@ class Evacuation:
             async for step in steps:
                 yield step
 
-    async def fence(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> HostView:
-        """Take the operator's word that the host is off: its members are placed anew, and it is under maintenance.
+    async def fence(
+        self, caller: Caller, uuid: str, etag: str = "", *, already_off: bool = False, validate_only: bool = False
+    ) -> HostView:
+        """Have a host that does not answer switched off by its BMC; once it was seen off, its members are placed anew,
+        and it is under maintenance. The one that is under way is shown where there is one.
 
-        Their claims on it stand until it answers again and was seen without their machines; before that it cannot be
-        enabled. Raises NotFound, Conflict (etag), WrongState where the host answers.
+        A host without a BMC, or `already_off`: the operator's word that it is off counts at once. Claims on it stand
+        until it answers again and was seen without their machines; before that it cannot be enabled.
+        Raises NotFound, Conflict (etag), WrongState where the host answers, or has a BMC and was never seen.
         """
         touched: list[str] = []
 
@@ -151,10 +161,18 @@ class Evacuation:
             require_etag("host", host, etag)
             if host.status is not HostStatus.DISCONNECTED:
                 raise WrongState(f"host {host.name}", host.status.value, "a host that does not answer")
-            if host.name in ownership.ahead(connection):
-                time_lost(connection, database_clock.now(connection))
-            touched[:] = self._empty(connection, host, Fenced(uuid))
-            ownership.off(connection, uuid)
+            if host.fencing is Fencing.OFF or already_off:
+                fencing.by_word(connection, host, database_clock.now(connection))
+                touched[:] = fencing.is_off(connection, host)
+            elif not host.hypervisor:
+                raise WrongState(
+                    f"host {host.name}",
+                    "one that has never answered",
+                    "its own uuid on record, by which its BMC is known; or already_off, if you know that it is",
+                )
+            else:
+                reason = "an operator asked for it"
+                fencing.ask(connection, host, self._new_uuid(), FenceCause.OPERATOR, caller.principal, reason)
             audited(connection, caller, "FenceHost", uuid, "", self._clock())
             return self._fleet.views(connection, (fleet.host(connection, uuid),))[0]
 
@@ -237,24 +255,10 @@ class Evacuation:
                     "database does not know",
                     "that the database is recovered, or these hosts are claimed",
                 )
-            self._empty(connection, host, Evicted(uuid, live=True))
+            empty(connection, host, Evicted(uuid, live=True))
             asked = ("DrainHost", uuid)
             operator_changes.made(connection, caller, "DrainHost", request_id, asked, uuid, now)
         return _Intent(dict([*here, *arriving]), head)
-
-    def _empty(self, connection: Connection, host: Host, fact: Fact) -> list[str]:
-        """Maintenance, and the fact for every group with a seat on the host; returns these groups."""
-        now = database_clock.now(connection)
-        seated = {group for _, group, _, _ in groups.on_host(connection, host.uuid)}
-        touched = sorted(seated | {group for _, group, _ in groups.arriving(connection, host.uuid)})
-        for group_uuid in touched:  # all locks first, so that the event counter's comes last
-            groups.load(connection, group_uuid, lock=True)
-        for group_uuid in touched:
-            apply(connection, group_uuid, [fact], now)
-            groups.due(connection, group_uuid, 0)
-        if host.state is not HostState.MAINTENANCE:
-            fleet.set_state(connection, host, HostState.MAINTENANCE, now)
-        return touched
 
     # --- following -------------------------------------------------------------------------------------------------
 

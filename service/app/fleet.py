@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid as uuids
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 
 from placement.model import Node
@@ -19,9 +19,10 @@ from service.app.capacity import FleetCapacity, HostView, carries, summed
 from service.app.clusters import Clusters, require_cluster
 from service.app.etags import require_etag
 from service.app.first_contact import Probe, first_contact, refuse_twin
+from service.app.host_requests import HostChange, HostFilter, HostUpdate, NewHost
 from service.app.paging import Page
 from service.app.zones import Zones
-from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus, Overcommit, policy
+from service.domain.fleet import MEMORY, VCPU, Bmc, Host, HostState, HostStatus, policy
 from service.domain.specs import MachineType
 from service.domain.tenants import Caller
 from service.drivers import kinds
@@ -36,6 +37,7 @@ from service.store import (
     claims,
     clock,
     devices,
+    fencing,
     fleet,
     groups,
     kept_rules,
@@ -56,53 +58,15 @@ logger = logging.getLogger(__name__)
 
 ROOM_SECONDS = 5.0
 
+# What options of a BMC come from its credential: a caller names no files.
+_OF_CREDENTIALS = ("password_file", "ca_file")
+
 # What the audit calls a change of state, by whichever face it came.
 _STATE_METHODS = {
     HostState.ENABLED: "EnableHost",
     HostState.DISABLED: "DisableHost",
     HostState.MAINTENANCE: "MaintainHost",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class NewHost:
-    """A host to take into the fleet. `host.uuid` is empty for a new one; `credential`: a configured name."""
-
-    host: Host
-    credential: str = ""
-    request_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HostChange:
-    """What to change in a host; None leaves it. `allow_broken_rules`: even where members on it are left in a place that
-    their groups' rules forbid."""
-
-    name: str | None = None
-    description: str | None = None
-    rack: str | None = None
-    overcommit: Overcommit | None = None
-    labels: Mapping[str, str] | None = None
-    cluster_uuid: str | None = None
-    allow_broken_rules: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class HostUpdate:
-    """A host as it was changed, and which rules of groups with members on it that has broken, in words."""
-
-    view: HostView
-    broken_rules: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HostFilter:
-    """Which hosts a listing shows; empty fields do not filter."""
-
-    zone_uuid: str = ""
-    states: tuple[str, ...] = ()
-    statuses: tuple[str, ...] = ()
-    project: str = ""
 
 
 class Fleet(Zones, Clusters):
@@ -138,7 +102,8 @@ class Fleet(Zones, Clusters):
         """
         host = self._with_key(replace(request.host, uuid=request.host.uuid or self._new_uuid()), request.credential)
         host = replace(host, machine_type=kinds.machine_type(host.address))
-        if wrong := list(kinds.whole_violations(host.address, host.overcommit, host.bridge)):
+        host = replace(host, bmc=self._with_password(host.bmc, request.bmc_credential, None))
+        if wrong := [*kinds.whole_violations(host.address, host.overcommit, host.bridge), *kinds.bmc_violations(host)]:
             raise InvalidArgument(wrong)
 
         def known(connection: Connection) -> HostView | None:
@@ -213,12 +178,15 @@ class Fleet(Zones, Clusters):
             host = fleet.host(connection, uuid, lock=True)
             require_etag("host", host, etag)
             wanted = _changed(host, change)
+            if (wish := change.bmc) is not None:
+                wanted = replace(wanted, bmc=self._with_password(wish.bmc, wish.credential, host.bmc))
             if wanted.cluster_uuid != host.cluster_uuid:
                 require_cluster(connection, wanted)
             broken = kept_rules.broken_by(connection, host, wanted)
             if broken and not change.allow_broken_rules:
                 raise _breaks(host, broken)
-            if wrong := list(kinds.whole_violations(wanted.address, wanted.overcommit, wanted.bridge)):
+            whole = kinds.whole_violations(wanted.address, wanted.overcommit, wanted.bridge)
+            if wrong := [*whole, *(kinds.bmc_violations(wanted) if change.bmc is not None else ())]:
                 raise InvalidArgument(wrong)
             if wanted != host:
                 in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
@@ -322,7 +290,11 @@ class Fleet(Zones, Clusters):
         holds = {h.uuid: policy(of_fleet, zones, h) for h in hosts}
         loads, whose = fleet.loads(connection, [*holds]), usage.on_hosts(connection, [*holds])
         its = devices.of_hosts(connection, [*holds])
-        views = (HostView(h, loads[h.uuid], holds[h.uuid], whose.get(h.uuid, ()), its.get(h.uuid, ())) for h in hosts)
+        fences, told = fencing.newest(connection, [*holds]), fencing.verdicts(connection, [*holds])
+        views = (
+            HostView(h, loads[u], holds[u], whose.get(u, ()), its.get(u, ()), fences.get(u), told.get(u))
+            for u, h in ((h.uuid, h) for h in hosts)
+        )
         return tuple(views)
 
     def _host_view(self, connection: Connection, uuid: str) -> HostView:
@@ -353,6 +325,16 @@ class Fleet(Zones, Clusters):
             return host
         options = {**host.address.options, **self._credentials[credential]}
         return replace(host, address=replace(host.address, options=options))
+
+    def _with_password(self, bmc: Bmc | None, credential: str, before: Bmc | None) -> Bmc | None:
+        """The BMC with the files of the named credential, or with those that it has. Raises NotFound."""
+        if bmc is None:
+            return None
+        if credential and not self._credentials.get(credential, {}).get("password_file"):
+            raise NotFound("credential with a password_file", credential, "bmc.credential")
+        kept = {k: v for k, v in (before.address.options if before else {}).items() if k in _OF_CREDENTIALS}
+        options = {**bmc.address.options, **(self._credentials[credential] if credential else kept)}
+        return replace(bmc, address=replace(bmc.address, options=options))
 
 
 def _give_up(connection: Connection, host: Host) -> None:
@@ -390,6 +372,6 @@ def _breaks(host: Host, rules: tuple[str, ...]) -> WrongState:
 
 
 def _changed(host: Host, change: HostChange) -> Host:
-    fields = set(HostChange.__slots__) - {"allow_broken_rules"}
+    fields = set(HostChange.__slots__) - {"allow_broken_rules", "bmc"}
     wanted = {name: value for name in fields if (value := getattr(change, name)) is not None}
     return replace(host, **wanted)

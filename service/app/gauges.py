@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from service.app.feed import Feed
 from service.app.projects import usages
 from service.domain.devices import Device
+from service.domain.fencing import Verdict
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostStatus, Zone
 from service.domain.ownership import Holding
 from service.domain.tenants import Usage
-from service.store import devices, events, fleet, groups, ownership, settings
+from service.store import devices, events, fencing, fleet, groups, ownership, settings
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Amounts, Metrics, Samples, replace
@@ -85,6 +86,8 @@ class Gauges:
         replace(metrics.host_devices, {labels: float(count) for labels, count in states.items()})
         held: Samples = {(*names.of(uuid), kind.value): count for (uuid, kind), count in stored.held.items()}
         replace(metrics.quarantined, held)
+        verdicts: Samples = {(*names.of(uuid), one.rule.value): 1 for uuid, one in stored.verdicts.items()}
+        replace(metrics.fence_verdicts, verdicts)
 
     def _tell_projects(self, projects: Sequence[Usage]) -> None:
         metrics = self._metrics
@@ -104,6 +107,7 @@ class _Stored:
     hosts: Mapping[str, Host] = field(default_factory=dict)
     zones: Mapping[str, Zone] = field(default_factory=dict)
     held: Mapping[tuple[str, Holding], int] = field(default_factory=dict)
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     projects: Sequence[Usage] = ()
     devices: Sequence[Device] = ()
     secrets: Mapping[tuple[str, bool], int] = field(default_factory=dict)
@@ -119,6 +123,7 @@ def _read(connection: Connection, secrets: CountSecrets) -> _Stored:
         hosts=fleet.hosts(connection),
         zones=fleet.zones(connection),
         held=ownership.counts(connection),
+        verdicts=fencing.verdicts(connection),
         projects=usages(connection),
         devices=[device for of_host in devices.of_hosts(connection).values() for device in of_host],
         secrets=secrets(connection),

@@ -12,12 +12,13 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2
 from service.cli import errors, names
 from service.cli.bars import host_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
+from service.cli.fencing import bmc_options, change_bmc, fence, said_bmc
 from service.cli.follow_up import Detached
 from service.cli.hosts import Stub, all_hosts, find_host
 from service.cli.listing import pages
 from service.cli.places import find_cluster, find_zone
 from service.cli.values import AMOUNT, PAIR, RATIO
-from service.cli.view import because, describe_member
+from service.cli.view import because, describe_member, fencing_lines
 
 GroupStub = deploy_pb2_grpc.DistributedModelServiceStub
 dry_run = click.option("--dry-run", "validate_only", is_flag=True, help="Only check it; nothing is changed.")
@@ -64,7 +65,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
     facts = {"zone": found.zone_uuid, "cluster": found.cluster_uuid, "rack": found.rack, "driver": found.driver}
     facts["takes"] = found.type
     facts |= {"description": found.description, **{f"label {key}": value for key, value in found.labels.items()}}
-    for title, value in facts.items():
+    for title, value in [*facts.items(), *fencing_lines(found)]:
         if value:
             print(f"  {title}: {value}")
     for line in host_lines(found):
@@ -96,6 +97,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
 @click.option("--reserve", multiple=True, type=AMOUNT, metavar="RESOURCE=AMOUNT", help="Kept for the host itself.")
 @click.option("--state", type=click.Choice(["Enabled", "Disabled", "Maintenance"]), help="[default: Enabled]")
 @click.option("--description", default="")
+@bmc_options
 @dry_run
 def add_host(session: Session, output: Output, name: str, zone: str, cluster: str, **told: Any) -> int:
     """Take a host into the fleet; it is reached before it is taken."""
@@ -114,6 +116,7 @@ def add_host(session: Session, output: Output, name: str, zone: str, cluster: st
         labels=dict(told["labels"]),
         capacity=dict(told["capacity"]),
         state=told["state"] or "",
+        bmc=said_bmc(told),
         validate_only=told["validate_only"],
         request_id=uuid4().hex,
     )
@@ -136,9 +139,11 @@ def add_host(session: Session, output: Output, name: str, zone: str, cluster: st
 @click.option("--overcommit", multiple=True, type=RATIO, metavar="RESOURCE=RATIO", help="So many times as much.")
 @click.option("--reserve", multiple=True, type=AMOUNT, metavar="RESOURCE=AMOUNT", help="Kept for the host itself.")
 @click.option("--allow-broken-rules", is_flag=True, help="Even where members on it must not be there then.")
+@bmc_options
+@click.option("--no-bmc", is_flag=True, help="It is switched off by nobody any more.")
 @dry_run
 def edit_host(session: Session, output: Output, host: str, **told: Any) -> int:
-    """Change a host's name, description, rack, cluster, labels or what it gives out.
+    """Change a host's name, description, rack, cluster, labels, what it gives out or its BMC.
 
     Labels, rack and cluster stay where members on the host must not be there then; drain it first, or say
     --allow-broken-rules: they stay until they are placed anew.
@@ -168,6 +173,7 @@ def edit_host(session: Session, output: Output, host: str, **told: Any) -> int:
     if told["overcommit"] or told["reserve"]:
         request.resource_policies.extend(_policies(told))
         request.update_mask.paths.append("resource_policies")
+    change_bmc(request, told)
     if not request.update_mask.paths:
         raise click.UsageError("nothing to change was named")
     answer = stub.UpdateHost(request)
@@ -272,24 +278,6 @@ def _drain_line(
             reason = f": {because(host)}" if host.reason else ""
             return f"{'would be' if validate_only else 'is'}  {host.name} {host.state}, {host.status}{reason}"
     return ""
-
-
-@output_option
-@click.argument("host", type=names.HOST)
-@click.option("--yes", is_flag=True, help="Do it without asking.")
-@dry_run
-def fence(session: Session, output: Output, host: str, yes: bool, validate_only: bool) -> int:
-    """Give a host up that does not answer: its members are placed elsewhere, and it may not come back with them.
-
-    Only after somebody made sure that its machines do not run: power it off first.
-    """
-    stub = session.stub(Stub)
-    found = find_host(stub, host)
-    if not yes and not validate_only:
-        click.confirm(f"Are the machines of {found.name} ended for good, by power or by network?", abort=True, err=True)
-    made = stub.FenceHost(fleet_pb2.FenceHostRequest(uuid=found.uuid, validate_only=validate_only)).inventory
-    output.one(made, made.name, f"{made.name} {'may be' if validate_only else 'is'} fenced")
-    return errors.OK
 
 
 @output_option

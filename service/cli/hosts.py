@@ -17,7 +17,7 @@ from service.cli.groups import all_groups
 from service.cli.listing import named, pages
 from service.cli.output import Columns
 from service.cli.places import all_zones
-from service.cli.view import because, moment_text, status_text
+from service.cli.view import because, fencing_text, moment_text, status_text
 
 Stub = fleet_pb2_grpc.FleetServiceStub
 
@@ -119,6 +119,7 @@ def _groups_by_host(stub: GroupStub) -> dict[str, list[str]]:
 
 def _columns(zones: Mapping[str, str], hosts: Sequence[fleet_pb2.Host]) -> Columns:
     of_cells: Columns = (("free of NUMA cells", cells),) if any(map(cells, hosts)) else ()
+    fenced: Columns = (("fencing", fencing_text),) if any(map(fencing_text, hosts)) else ()
     return (
         ("name", lambda host: host.name),
         ("zone", lambda host: zones.get(host.zone_uuid, host.zone_uuid)),
@@ -129,6 +130,7 @@ def _columns(zones: Mapping[str, str], hosts: Sequence[fleet_pb2.Host]) -> Colum
         ("memory", lambda host: short_bar(host, "memory")),
         ("devices free", devices),
         *of_cells,
+        *fenced,
         ("members", lambda host: str(host.instance_count)),
         ("of projects", lambda host: ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)),
         ("uuid", lambda host: host.uuid),

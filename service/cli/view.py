@@ -314,3 +314,33 @@ GROUP_COLUMNS: Columns = (
     ("accepted", lambda group: moment_text(group.create_date)),
     ("reason", lambda group: group.reason),
 )
+
+
+FENCE_OPEN = ("Ordered", "Sending")
+"""States of a fence that is under way."""
+
+
+def fencing_text(host: fleet_pb2.Host) -> str:
+    """In a few words: what is done about its silence, or what came of its last fence."""
+    if not host.HasField("fencing"):
+        return ""
+    fencing, last = host.fencing, host.fencing.last_fence
+    if last.state in FENCE_OPEN:
+        return f"{fencing.mode}: {last.state}"
+    if fencing.verdict:
+        return f"{fencing.mode}: {fencing.verdict}"
+    return f"{fencing.mode}: {last.state}" if last.state in ("Fenced", "Failed", "Rehearsed") else fencing.mode
+
+
+def fencing_lines(host: fleet_pb2.Host) -> list[tuple[str, str]]:
+    """The same as titles and values, whole."""
+    if not host.HasField("fencing"):
+        return []
+    fencing, last = host.fencing, host.fencing.last_fence
+    lines = [("fencing", f"{fencing.mode}, BMC {fencing.bmc_address}")]
+    if fencing.verdict:
+        lines.append(("it is silent", f"{fencing.verdict}: {fencing.verdict_reason}"))
+    if last.uuid:
+        told = f", told {last.orders} times" if last.orders else ""
+        lines.append((f"fence by {last.cause}", f"{last.state}{told}: {last.reason}"))
+    return lines

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from service.config import schema
 from service.config.catalogue import Catalogue
+from service.config.credentials import BmcSection
 from service.config.keys import key_problem
 from service.config.sections import Sections, known
 from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
@@ -18,7 +19,9 @@ from service.domain.fleet import (
     GPU,
     MEMORY,
     VCPU,
+    Bmc,
     Cluster,
+    Fencing,
     Host,
     HostAddress,
     HostState,
@@ -256,7 +259,7 @@ class Builder:
         self._file.tell(where, kinds.capacity_violations(section.driver, section.capacity))
         overcommit = _overcommit(section.overcommit)
         self._file.tell(where, kinds.whole_violations(address, overcommit, section.bridge, "overcommit"))
-        return Host(
+        host = Host(
             uuid=section.uuid
             or uuid.uuid5(_HOST_NAMESPACE, f"{self._file.checked.cluster.id or LEGACY_CLUSTER}/{section.name}").hex,
             name=section.name,
@@ -270,7 +273,10 @@ class Builder:
             capacity_override=section.capacity,
             bridge=section.bridge,
             state=HostState(section.state),
+            bmc=_bmc(section.bmc),
         )
+        self._file.tell(where, kinds.bmc_violations(host, in_file=True))
+        return host
 
     def _token(self, index: int, entry: schema.TokenSection) -> Iterator[Token]:
         """The token; none where its file is not there: then nobody has it."""
@@ -330,6 +336,21 @@ class Builder:
             network=network,
             overcommit=_overcommit(section.overcommit),
         )
+
+
+def _bmc(section: BmcSection | None) -> Bmc | None:
+    if section is None:
+        return None
+    options = {name: getattr(section, name) for name in ("password_file", "ca_file", "fingerprint", "system")}
+    address = HostAddress(
+        "redfish",
+        "tls",
+        section.address,
+        section.port,
+        username=section.username,
+        options={name: value for name, value in options.items() if value},
+    )
+    return Bmc(address, Fencing(section.fencing))
 
 
 def _overcommit(section: schema.OvercommitSection) -> Overcommit:

@@ -85,7 +85,14 @@ def warnings(config: Config) -> tuple[str, ...]:
         for variable, secret in unknown_secrets(entry.environment, secrets.__contains__)
     ]
     found += _of_callers(config)
-    keys = {f"credentials.{name}": Path(p) for name, of in config.credentials.items() for p in of.values()}
+    keys = {
+        f"credentials.{name}": Path(p)
+        for name, of in config.credentials.items()
+        for o, p in of.items()
+        if o != "ca_file"
+    }
+    boards = {host.name: host.bmc.address.options for host in config.hosts if host.bmc is not None}
+    keys |= {f"hosts.{name}.bmc.password_file": Path(of.get("password_file", "")) for name, of in boards.items()}
     keys |= {f"tokens.{name}": path for name, path in config.token_files.items()}
     found += [
         f"tokens.{name}: there is no file {path}, so that nobody has this token"

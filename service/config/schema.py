@@ -6,8 +6,9 @@ import ipaddress
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
+from service.config.credentials import STRICT, BmcSection, CredentialSection
 from service.config.values import (
     Address,
     Amounts,
@@ -32,7 +33,7 @@ from service.listening import ListenAddress
 class Section(BaseModel):
     """A table of the file: no unknown keys, no conversions but the stated ones."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+    model_config = STRICT
 
 
 class TlsSection(Section):
@@ -198,6 +199,7 @@ class HostSection(Section):
     rack: Line = ""
     cluster_uuid: OptionalUuid = ""
     state: Literal["Enabled", "Disabled", "Maintenance"] = "Enabled"
+    bmc: BmcSection | None = None
 
 
 class ImageSection(Section):
@@ -279,29 +281,6 @@ class AccessKeySection(Section):
     secret: Annotated[str, Field(pattern=r"^[!-~]{16,256}$")]
     role: Literal["viewer", "operator", "admin"]
     project: Name = "default"
-
-
-FileOfCredential = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._/+@:-]{1,200})?$")]
-
-
-class CredentialSection(Section):
-    """[[credentials]]: what `AddHost` names to log in to a hypervisor by ssh, or to a BMC: a file of this machine that
-    holds a private key, or a password."""
-
-    name: Name
-    ssh_key: FileOfCredential = ""
-    password_file: FileOfCredential = ""
-
-    @model_validator(mode="after")
-    def _has_one_file(self) -> Self:
-        if bool(self.ssh_key) == bool(self.password_file):
-            raise ValueError("name either an ssh_key or a password_file")
-        return self
-
-    @property
-    def options(self) -> dict[str, str]:
-        """The host's option that it stands for."""
-        return {"ssh_key": self.ssh_key} if self.ssh_key else {"password_file": self.password_file}
 
 
 class SecretSection(Section):

@@ -15,6 +15,8 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
+FileOfCredential = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._/+@:-]{1,200})?$")]
+
 
 def affordable(wanted: int) -> int:
     """`wanted` connections of one listener, or a third of the files that this process may open where that is less:

@@ -149,6 +149,13 @@ def _host_can_be_reached(request: fleet_pb2.AddHostRequest) -> Iterator[FieldVio
         yield replace(wrong, field=wrong.field if wrong.field == "driver" else f"connection.{wrong.field}")
 
 
+def _a_bmc_is_of_a_hypervisor(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
+    if request.HasField("bmc") and request.driver != "libvirt":
+        yield FieldViolation("bmc", "must be empty unless driver is libvirt: only its hypervisors are fenced")
+    if request.HasField("bmc") and not request.bmc.credential:
+        yield FieldViolation("bmc.credential", "is required: one of the [[credentials]] that names a password_file")
+
+
 def host_address(request: fleet_pb2.AddHostRequest) -> HostAddress:
     """How the host of a request is reached."""
     connection = request.connection
@@ -279,13 +286,14 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _policies_name_each_resource_once,
         _host_can_be_reached,
         _capacity_can_be_claimed,
+        _a_bmc_is_of_a_hypervisor,
     ),
     "corral.v1.UpdateClusterRequest": (
         _mask_names("name", "description"),
         _named_fields_are_not_empty("name"),
     ),
     "corral.v1.UpdateHostRequest": (
-        _mask_names("name", "description", "rack", "resource_policies", "labels", "cluster_uuid"),
+        _mask_names("name", "description", "rack", "resource_policies", "labels", "cluster_uuid", "bmc"),
         _named_fields_are_not_empty("name"),
         _ratios_in_range,
         _policies_name_each_resource_once,

@@ -140,6 +140,24 @@ class HostAddress:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+class Fencing(StrEnum):
+    """Who may have a hypervisor switched off by its BMC, so that its members are placed anew."""
+
+    OFF = "off"  # nobody; an operator's word that it is off counts
+    MANUAL = "manual"  # an operator, by FenceHost
+    DRY = "dry"  # as manual; and it is told what would be done by itself, and why not
+    AUTO = "auto"  # the service by itself, within its rules
+
+
+@dataclass(frozen=True, slots=True)
+class Bmc:
+    """The board by which a hypervisor's power is switched. `address`: as that of a machine of driver redfish, without
+    what its drive needs."""
+
+    address: HostAddress
+    fencing: Fencing = Fencing.MANUAL
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """A hypervisor or bare-metal machine. All amounts are named integer vectors.
@@ -152,6 +170,7 @@ class Host:
     `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
     that it is this database's, which is carried out when it is next looked at.
     `machine_type`: whether it is a hypervisor, or one machine that a member of type BareMetal gets as a whole.
+    `bmc`: by what its power is switched; None where its operator names nothing.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
 
@@ -182,9 +201,15 @@ class Host:
     cluster_uuid: str = ""
     hypervisor: str = ""
     claim_ordered: bool = False
+    bmc: Bmc | None = None
     version: int = 0
     created_at: int = 0
     updated_at: int = 0
+
+    @property
+    def fencing(self) -> Fencing:
+        """Who may have it switched off by its BMC; OFF where it has none."""
+        return self.bmc.fencing if self.bmc is not None else Fencing.OFF
 
     @property
     def bare_metal(self) -> bool:

@@ -12,8 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.domain.fleet import BARE_METAL, GPU, VIRTUAL_MACHINE, Host, HostAddress, Overcommit, resource_violations
+from service.domain.fleet import (
+    BARE_METAL,
+    GPU,
+    VIRTUAL_MACHINE,
+    Bmc,
+    Host,
+    HostAddress,
+    Overcommit,
+    resource_violations,
+)
 from service.drivers.base import HostDriver, HostRejected
+from service.drivers.power import PowerSwitch
 from service.drivers.seats import Seats
 from service.drivers.unusable import UnusableDriver
 from service.errors import FieldViolation
@@ -79,6 +89,43 @@ def make_driver(host: Host, cluster_id: str, seats: Seats | None = None) -> Host
     if kind.make_seated is not None and seats is not None:
         return kind.make_seated(host, cluster_id, seats)
     return kind.make(host, cluster_id)
+
+
+def make_switch(bmc: Bmc) -> PowerSwitch:
+    """By what a hypervisor's power is switched. Raises HostRejected."""
+    try:
+        from service.drivers.redfish.switch import RedfishSwitch
+    except ImportError as error:
+        raise HostRejected("unsupported", "sushy, which speaks Redfish, is not installed here", str(error)) from error
+
+    return RedfishSwitch(bmc.address)
+
+
+def bmc_violations(host: Host, *, in_file: bool = False) -> Iterator[FieldViolation]:
+    """What is wrong with the BMC that a host names: the same rules for the file and for calls."""
+    if host.bmc is None:
+        return
+    if host.bare_metal:
+        yield FieldViolation("bmc", "must be empty for bare metal, which is reached by its BMC as it is")
+        return
+    if host.address.driver != "libvirt":
+        yield FieldViolation("bmc", f"must be empty for {host.address.driver}: only hypervisors of libvirt are fenced")
+        return
+    address = host.bmc.address
+    if not address.address:
+        yield FieldViolation("bmc.address", "is required")
+    if not _USERNAME.fullmatch(address.username):
+        yield FieldViolation("bmc.username", "must be letters, digits and ._-, a letter or _ first, at most 32 long")
+    if not address.options.get("password_file"):
+        way = "bmc.password_file" if in_file else "bmc.credential"
+        yield FieldViolation(way, "is required: the file with the account's password, or a credential that names one")
+    from service.drivers.redfish.addressing import access_of
+
+    try:
+        if address.username:
+            access_of(address)
+    except HostRejected as problem:
+        yield FieldViolation("bmc", f"must be right for a BMC: {problem.public}")
 
 
 def violations(address: HostAddress, *, in_file: bool = False) -> Iterator[FieldViolation]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from service.errors import CorralError
-from service.store import clock, events, ownership, requests
+from service.store import clock, events, fencing, ownership, requests
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -39,6 +39,7 @@ class Housekeeping:
     async def once(self) -> int:
         """Forget what is older than KEEP_MS; returns how many events went. Raises Unavailable."""
         await self._store.write(lambda c: ownership.forget_retired(c, clock.now(c) - KEEP_RETIRED_MS))
+        await self._store.write(lambda c: fencing.forget_old(c, clock.now(c) - KEEP_RETIRED_MS))
         gone = 0
         while True:
             went, more = await self._store.write(_step)

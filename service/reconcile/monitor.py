@@ -40,6 +40,8 @@ MARK_STANDS_SECONDS = 30.0
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MOST_SECONDS = 10.0
 SILENT_AFTER = 2
+ATTEMPTS_APART_SECONDS = 30.0
+"""Attempts that get no answer make one silence while they are no further apart: a slow probe, and the longest pause."""
 FRESH_SECONDS = 45.0
 """A look is fresh for so long: longer than a slow probe, one that fails, and the pauses between them take together."""
 
@@ -79,6 +81,8 @@ class HostMonitor:
         self._compared_at = 0.0
         self._unwritten = False
         self._probed_at = -FRESH_SECONDS
+        self._answered_at: float | None = None
+        self._unanswered: tuple[float, float] | None = None
         self._custody = custody
         self._admitted: tuple[str, OwnerMark | None] | None = None
         self._marked_at = -MARK_EVERY_SECONDS
@@ -91,6 +95,20 @@ class HostMonitor:
     def silent(self) -> bool:
         """Whether the host does not answer at present."""
         return self._silent
+
+    @property
+    def answered_seconds(self) -> float | None:
+        """How long ago the host last answered, whatever it is to this database; None: it never did."""
+        return None if self._answered_at is None else asyncio.get_running_loop().time() - self._answered_at
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long attempts in a row got no answer at all, more than 0; 0: the last one was answered, if only by a
+        refusal, or the last one is not of late."""
+        now = asyncio.get_running_loop().time()
+        if self._unanswered is None or now > self._unanswered[1] + ATTEMPTS_APART_SECONDS:
+            return 0.0
+        return now - self._unanswered[0] + 1e-3
 
     @property
     def fresh(self) -> bool:
@@ -229,6 +247,7 @@ class HostMonitor:
         asked = asyncio.get_running_loop().time()
         facts = await self.driver.probe(budget_seconds=PROBE_SECONDS)
         failpoint("monitor.probed")
+        self._answered_at, self._unanswered = asked, None
         if not await self._is_ours(facts):
             return
         self._probed_at = asked
@@ -318,6 +337,7 @@ class HostMonitor:
 
     async def _failed(self, error: DriverError) -> None:
         self._failures += 1
+        self._count_silence(error)
         logger.info("host %s does not answer (%d): %s %s", self.host.name, self._failures, error.public, error.detail)
         if self._silent and self.facts is None and self._failures == 1:
             await self._record(HostStatus.DISCONNECTED, error.public, kept(error.detail, ()))
@@ -330,6 +350,16 @@ class HostMonitor:
             self._changed(self.host.uuid)
         elif await self._unrecorded():
             await self._record(HostStatus.DISCONNECTED, error.public, kept(error.detail, ()))
+
+    def _count_silence(self, error: DriverError) -> None:
+        """A refusal is an answer. Attempts that lie far apart, since this process stood still, begin anew."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, HostRejected):
+            self._answered_at, self._unanswered = now, None
+            return
+        before = self._unanswered
+        first = before[0] if before is not None and now <= before[1] + ATTEMPTS_APART_SECONDS else now
+        self._unanswered = first, now
 
     async def _record(self, status: HostStatus, reason: str, cause: str = "") -> None:
         self._unwritten = False

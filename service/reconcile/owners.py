@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from service.errors import CorralError
-from service.store import clock, groups
+from service.store import clock, fencing, groups
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -42,7 +42,7 @@ def has_ended(owner: str) -> bool:
 
 
 class LeaseReaper:
-    """Ends the leases of processes that are seen to have ended, so that their groups are taken over at once."""
+    """Ends the leases of processes that are seen to have ended, so that what they worked on is taken over at once."""
 
     def __init__(self, store: Store, ended: Callable[[], None]) -> None:
         """`ended()`: called where leases were ended, on the event loop."""
@@ -58,7 +58,7 @@ class LeaseReaper:
     async def once(self) -> None:
         """Look once; trouble with the database is left to the next time."""
         try:
-            owners = await self._store.read(lambda c: groups.owners(c, clock.now(c)))
+            owners = await self._store.read(_owners)
             gone = sorted(owner for owner in owners if has_ended(owner))
             if gone:
                 await self._store.write(lambda c: _end(c, gone))
@@ -68,9 +68,15 @@ class LeaseReaper:
             logger.info("leases of ended processes were not looked for: %s", error)
 
 
+def _owners(connection: Connection) -> set[str]:
+    now = clock.now(connection)
+    return {*groups.owners(connection, now), *fencing.lease_owners(connection, now)}
+
+
 def _end(connection: Connection, owners: list[str]) -> None:
     for owner in owners:
         groups.end_leases(connection, owner)
+        fencing.end_lease(connection, owner)
 
 
 @cache

@@ -11,8 +11,9 @@ from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
 from service.app.devices import Devices
 from service.app.evacuation import Evacuation
-from service.app.fleet import Fleet, HostFilter
+from service.app.fleet import Fleet
 from service.app.fleet_feed import FleetFeed
+from service.app.host_requests import HostFilter
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
 from service.app.room import RoomPlans
@@ -216,7 +217,11 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """Takes the caller's word that a host is off."""
         validation.check(request)
         view = await self._evacuation.fence(
-            current_caller(), request.uuid, request.etag, validate_only=request.validate_only
+            current_caller(),
+            request.uuid,
+            request.etag,
+            already_off=request.already_off,
+            validate_only=request.validate_only,
         )
         return fleet_pb2.FenceHostResponse(inventory=convert.host(view))
 

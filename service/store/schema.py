@@ -178,6 +178,44 @@ device_claims = Table(
     Column("group_uuid", UUID, nullable=False),
 )
 
+# Hosts that are switched off by their BMCs, and what is thought of silent ones (`service/domain/fencing.py`).
+fences = Table(
+    "fences",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), nullable=False),
+    # The host's uuid while the fence is open: a host has one at most.
+    Column("open_host", UUID, unique=True),
+    Column("cause", WORD, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("machine", WORD, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("orders", Integer, nullable=False),
+    Column("asked_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Index(None, "host_uuid", "asked_at"),
+)
+
+fence_verdicts = Table(
+    "fence_verdicts",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("rule", WORD, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+)
+
+# One row: which process may judge silent hosts and send orders to BMCs.
+fencing_lease = Table(
+    "fencing_lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+)
+
 images = Table(
     "images",
     metadata,

@@ -230,6 +230,18 @@ class Metrics:
             ["host", "zone", "state"],
             registry=registry,
         )
+        self.fences = Counter(
+            "corral_fences_total",
+            "Fences of hosts by their BMCs that ended, by who wanted it and how it ended.",
+            ["cause", "state"],
+            registry=registry,
+        )
+        self.fence_verdicts = Gauge(
+            "corral_silent_host_verdict",
+            "1 for what is done about each silent host that may be fenced by itself, or for the rule that forbids it.",
+            ["host", "zone", "verdict"],
+            registry=registry,
+        )
         self.secrets = Gauge(
             "corral_secrets",
             "Stored secrets by the key that they are encrypted with, and whether this process can decrypt them.",

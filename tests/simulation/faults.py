@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from service.failpoints import NAMES
 from tests.simulation import hosts, strangers
+from tests.simulation.boards import WATCH_SECONDS
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
 from tests.simulation.world import CALL_FAULTS, DATABASE, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
@@ -27,7 +28,8 @@ AWAITS = (
 
 A resume twice as often as others: what it begins cannot be taken back.
 """
-POINTS = (*AWAITS, *sorted(NAMES))
+FENCES = tuple(sorted(name for name in NAMES if name.startswith("fence.")))
+POINTS = (*AWAITS, *sorted(NAMES - set(FENCES)))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,
          "lost_resume": 2.0}  # fmt: skip
 """What the rate of a kind is multiplied by: some kinds have their only chance once in a machine's life."""
@@ -53,6 +55,30 @@ def draw(world: World) -> None:
         world.planned[name] = PointFault(nth, action, seconds)
 
 
+async def deaths(world: World) -> None:
+    """Hosts fall silent for long, alone or together, by power or by network; and processes end in the middle of it."""
+    dice = world.random
+    for name in dice.sample(FENCES, 3):
+        action = dice.choice(("crash", "crash", "freeze"))
+        world.planned[name] = PointFault(1 + int(dice.expovariate(0.7)), action, dice.choice((0.5, 20.0, 50.0, 70.0)))
+    while world.faulty:
+        world.boards.watch()
+        await asyncio.sleep(WATCH_SECONDS)
+        if dice.random() > 1 / 45:
+            continue
+        count = dice.choice((1, 1, 1, 1, 2, 3))
+        together = dice.sample(list(world.hosts.values()), min(count, len(world.hosts)))
+        world.stats["hosts fell silent"] += len(together)
+        seconds = dice.choice((40.0, 90.0, 150.0, 300.0))
+        for host in together:
+            if dice.random() < 0.7:
+                _cut(world, "*", host, seconds)
+            elif host.up:
+                world.note("dies", host.name)
+                host.power_off("death")
+                world.loop.outside(seconds, host.boot, "operator")
+
+
 def draw_stale(world: World) -> None:
     """One process stops right before it acts, for longer than its lease; when it goes on, another has taken over."""
     dice = world.random
@@ -69,6 +95,8 @@ async def storm(world: World) -> None:
     kinds = [k for k in STORMS if dice.random() < 0.35]
     if world.theme in ("moves", "room", "balance"):  # these have mishaps of their own
         kinds = [k for k in kinds if dice.random() < 0.5]
+    if world.theme == "fence":  # what is mended by hand has a theme of its own
+        kinds = [k for k in kinds if k not in ("isolate", "reboot") and dice.random() < 0.5]
     if world.theme == "strangers":
         kinds = [k for k in kinds if dice.random() < 0.5] + ["stranger"] * 3
     if world.theme == "restore":  # members that are placed anew after the backup

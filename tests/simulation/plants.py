@@ -58,6 +58,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
 PATIENCE = "service.reconcile.patience"
+FENCER, FENCING_RULES, FENCING = "service.reconcile.fencing", "service.domain.fencing", "service.transactions.fencing"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
 FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
@@ -309,6 +310,30 @@ PLANTS: tuple[Plant, ...] = (
         Edit(FLEET, "            if load.members or load.stale_claims:\n", "            if load.members:\n"), theme="removal"),
     one("addresses of members that ended on a host that is gone for good stay taken", FLEET,
         "    addresses.let_go(connection, [instance for instance, _ in left])\n", "", theme="removal"),
+    # --- fences by BMCs ---
+    one("a host is fenced whatever becomes of the others", FENCING_RULES,
+        "    if 2 * answering <= len(zone):\n", "    if False:\n",
+        Edit(FENCING_RULES, "    if silent > MOST_SILENT:\n", "    if False:\n"), theme="fence"),
+    one("the record of an order comes after it", FENCER,
+        "            if _over(await self._write(lambda c: steps.order(c, epoch, uuid))):\n                return True\n", "",
+        theme="fence"),
+    one("a host counts as fenced once its BMC was told", FENCER,
+        "        if not await switch.stays_off(machine, budget_seconds=PROVE_SECONDS):\n", "        if False:\n",
+        theme="fence"),
+    one("a host is fenced that other replicas reach", FENCER,
+        "        gone = {uuid for uuid, host in picture.hosts.items() if host.status is HostStatus.DISCONNECTED}\n",
+        "        gone = set(picture.hosts)\n",
+        Edit(FENCING, "    fit = host.status is HostStatus.DISCONNECTED and host.state", "    fit = host.state"),
+        Edit(FENCING, "    if host.status not in (HostStatus.DISCONNECTED, HostStatus.CONNECTING):\n", "    if False:\n"),
+        theme="fence"),
+    one("as many hosts are fenced as are silent", FENCING_RULES,
+        "    if known.lately >= MOST_IN_AN_HOUR:\n", "    if False:\n",
+        Edit(FENCING, "    if fencing.lately(connection, [FenceCause.SILENCE], now) >= MOST_IN_AN_HOUR:\n", "    if False:\n"),
+        theme="fence"),
+    one("several hosts are fenced at a time", FENCING_RULES,
+        "    if known.open_fences:\n", "    if False:\n",
+        Edit(FENCING, " or fencing.open_fences(connection):\n        return None\n", ":\n        return None\n"),
+        theme="fence"),
     # --- clocks ---
     one("what is stored under a clock that was ahead is waited for", MANAGER,
         "            if not self._held_to_present:\n                await self._hold_to_present()\n", "", theme="clock"),

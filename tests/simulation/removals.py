@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from service.app.fleet import NewHost
+from service.app.host_requests import NewHost
 from service.domain.fleet import Host, HostAddress
 from service.errors import AlreadyExists, NotFound, WrongState
 from tests.simulation.hosts import SimulatedMachineHost

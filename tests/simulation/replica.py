@@ -17,7 +17,7 @@ from service.app.groups import Groups
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
 from service.domain.catalog import ModelService
-from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.fleet import Bmc, Host, Overcommit, Zone
 from service.domain.ownership import Installation
 from service.domain.tenants import Quota
 from service.drivers.base import HostFacts
@@ -28,6 +28,7 @@ from service.reconcile.calls import MemberCalls
 from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
+from service.reconcile.fencing import Fencer
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.owners import LeaseReaper
@@ -38,12 +39,14 @@ from service.signals import Signals
 from service.store import configured, quotas
 from service.store.clock import StoreClock
 from service.telemetry.metrics import Metrics
+from tests.simulation import boards
 from tests.simulation.database import SimulatedStore
 from tests.simulation.driver import FaultyDriver
 from tests.simulation.hosts import CLUSTER
 from tests.simulation.loop import PROCESS, Killed, Process
 from tests.simulation.network import LEASE
 from tests.simulation.planner import FirstFitPlanner
+from tests.simulation.switch import SimulatedSwitch
 from tests.simulation.world import EPOCH_MS, World
 
 T = TypeVar("T")
@@ -181,11 +184,16 @@ class Replica:
         signals.group_due.listen(self.reconciler.poke)
         self.fleet_cases = FleetCases(store, self.clock, self._first_contact, planner)
         self.evacuation = Evacuation(
-            store, feed, planner, self.clock, self.fleet_cases, signals=signals, live_targets=calls.live_targets
-        )
+            store, feed, planner, self.clock, self.fleet_cases, signals=signals, live_targets=calls.live_targets,
+            new_uuid=world.new_uuid,
+        )  # fmt: skip
         self.rebalancing = Rebalancing(
             store, feed, planner, self.clock, FleetReader(), calls.live_targets, metrics=metrics(), signals=signals
         )
+        self.fencer = Fencer(
+            store, monitors, custody, metrics(), context.clock, self.process.name, self._switch,
+            group_due=signals.group_due, new_uuid=world.new_uuid,
+        )  # fmt: skip
         self._reaper = LeaseReaper(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")
 
@@ -202,6 +210,8 @@ class Replica:
         self._feed = asyncio.create_task(feed.run(), name="feed")
         await self.reconciler.start()
         self._reaper_task = asyncio.create_task(self._reaper.run(), name="reaper")
+        if self.world.theme == boards.THEME:
+            self._fencing = asyncio.create_task(self.fencer.run(), name="fencing")
         if self.world.theme in FLEET_CHANGES:
             self._follows = asyncio.create_task(self._follow_fleet(), name="roster")
         self.serving = True
@@ -215,6 +225,9 @@ class Replica:
     def _driver(self, host: Host) -> FaultyDriver:
         driver = self.drivers[host.uuid] = FaultyDriver(self.world, self.process, self.world.hosts[host.uuid])
         return driver
+
+    def _switch(self, bmc: Bmc) -> SimulatedSwitch:
+        return SimulatedSwitch(self.world, self.process, self.world.boards.boards[bmc.address.address])
 
     async def _first_contact(self, host: Host) -> HostFacts:
         """What a host that is not of the fleet yet says of itself."""

@@ -13,7 +13,7 @@ from fractions import Fraction
 from service import failpoints
 from service.domain.catalog import Image, ModelService
 from service.domain.cells import NumaPolicy
-from service.domain.fleet import BARE_METAL, MEMORY, VCPU, Host, HostAddress, Overcommit, Zone
+from service.domain.fleet import BARE_METAL, MEMORY, VCPU, Bmc, Fencing, Host, HostAddress, Overcommit, Zone
 from service.domain.network import Network
 from service.domain.specs import (
     CreationStrategy,
@@ -24,7 +24,7 @@ from service.domain.specs import (
     NodeSpec,
     PlacementPolicy,
 )
-from tests.simulation import faults, restoring, room_orders
+from tests.simulation import boards, faults, restoring, room_orders
 from tests.simulation.balancer import Balancer
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
@@ -50,6 +50,7 @@ THEMES = {
     "metal": 0,
     "cells": 0,
     "leases": 0,
+    "fence": 0,
 }
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 MOVING = ("moves", "room", "balance")
@@ -85,7 +86,7 @@ def run(seed: int, theme: str = "") -> Result:
     gc.disable()
     world = World(seed)
     drawn = world.random.choices(tuple(THEMES), tuple(THEMES.values()))[0]
-    world.theme = theme or drawn
+    world.theme = theme or drawn or (boards.THEME if boards.drawn(seed) else "")
     failpoints.install(world.point)
     alarm = _Alarm(world)
     logging.getLogger("service").addHandler(alarm)
@@ -136,17 +137,14 @@ async def _play(world: World) -> None:
         world.loop.outside(dice.uniform(0.0, 2.0), replica.start)
     if world.theme == "removal":
         configured.leave_to_run_time(world)
-    length = dice.uniform(30.0, 70.0)
-    if dice.random() < 0.35:
-        faults.draw_stale(world)
-        length = 90.0
-    if world.theme in FLEET_CHANGES or world.theme in MOVING:
-        length = 90.0
+    length = _length(world)
     orders = _orders(world, length)
     clients = [Client(world, order) for order in orders]
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
     tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
     storm = asyncio.create_task(faults.storm(world), name="storm")
+    if world.theme == boards.THEME:
+        tasks.append(asyncio.create_task(faults.deaths(world), name="deaths"))
     operator = {"removal": Remover, "balance": Balancer}.get(world.theme, Operator)(world)
     busy = dice.random() < (0.3 if world.theme == "room" else 0.5) or world.theme in ("removal", "moves", "balance")
     works = asyncio.create_task(operator.run(), name="operator") if busy else None
@@ -168,6 +166,18 @@ async def _play(world: World) -> None:
         task.cancel()
         if task.done() and not task.cancelled() and task.exception() is not None:
             world.observer.violated("sim", f"a {task.get_name()} broke: {task.exception()!r}")
+
+
+def _length(world: World) -> float:
+    """For how many seconds there are faults."""
+    dice = world.random
+    length = dice.uniform(30.0, 70.0)
+    if dice.random() < 0.35:
+        faults.draw_stale(world)
+        length = 90.0
+    if world.theme in FLEET_CHANGES or world.theme in MOVING:
+        return 90.0
+    return dice.choice((200.0, 300.0, 420.0)) if world.theme == boards.THEME else length
 
 
 async def _goes_back(world: World, clients: list[Client], length: float) -> None:
@@ -276,7 +286,8 @@ def _fleet(world: World) -> Fleet:
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
     room = world.theme in ("room", "balance")  # alike hosts, of which few are empty
-    count = 2 + count % 3 if room else count
+    fences = world.theme == boards.THEME
+    count = 2 + count % 3 if room else 3 + count % 4 if fences else count
     zone = Zone(
         ZONE,
         "zone",
@@ -292,10 +303,13 @@ def _fleet(world: World) -> Fleet:
             VCPU: room_orders.VCPUS if room else dice.choice((2, 4) if tight else (8, 16)),
             MEMORY: dice.choice((5, 9) if tight else (17, 33)) * GIB,
         }
-        hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"))
+        board = Bmc(HostAddress("redfish", "tls", uuid), Fencing.AUTO) if fences else None
+        hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"), bmc=board)
         world.hosts[uuid] = SimulatedMachineHost(
             uuid, f"host{number}", ZONE, world.pinned.divide(total), world.loop.time, world.changed
         )
+    if fences:
+        world.boards.make(world.seed)
     for number, total in enumerate(world.metal.draw(world.seed, world.theme), count):
         uuid, name = f"{number + 1:032x}", f"metal{number}"
         hosts[uuid] = Host(uuid, name, ZONE, HostAddress("simulated"), machine_type=BARE_METAL)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.simulation import hosts as machines
+from tests.simulation.boards import Boards
 from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.hosts import Machine, SimulatedMachineHost
@@ -72,6 +73,7 @@ class World:
     at_rest: AtRest = field(init=False)
     metal: BareMetal = field(init=False)
     pinned: Pinned = field(init=False)
+    boards: Boards = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +85,9 @@ class World:
         self.pinned = Pinned(self.database.rows, self.machines, self.observer.violated)
         self.pinned.adopted = self.observer.adopted
         self.at_rest = AtRest(self.database.rows, self.machines, self.observer)
+        self.boards = Boards(
+            self.database.rows, self.hosts, lambda: self.loop.time(), self.reached, self.observer.violated
+        )
         self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
 
     def note(self, *what: object) -> None:
@@ -180,6 +185,10 @@ class World:
         replica = process.name.split(".")[0]
         return host.up and (replica, host.uuid) not in self.cut and ("*", host.uuid) not in self.cut
 
+    def reached(self, host: SimulatedMachineHost) -> bool:
+        """Whether any replica that lives reaches the host now."""
+        return any(r.process.alive and self.reaches(r.process, host) for r in self.replicas)
+
     def rename(self, host: SimulatedMachineHost, uuid: str) -> None:
         """The machine comes into the fleet as another host from now on."""
         del self.hosts[host.uuid]
@@ -234,3 +243,4 @@ class World:
         self.custodian.committed()
         self.metal.committed()
         self.pinned.committed()
+        self.boards.committed()

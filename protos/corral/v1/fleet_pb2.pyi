@@ -212,6 +212,7 @@ class Host(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    FENCING_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -277,6 +278,10 @@ class Host(_message.Message):
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostDevice]:
         """Its devices that members get whole, by key. None where its kind only counts them."""
 
+    @_builtins.property
+    def fencing(self) -> Global___HostFencing:
+        """How it can be switched off by its BMC, and what came of that. Absent where it names no BMC."""
+
     def __init__(
         self,
         *,
@@ -302,10 +307,11 @@ class Host(_message.Message):
         type: _builtins.str = ...,
         cause: _builtins.str = ...,
         devices: _abc.Iterable[Global___HostDevice] | None = ...,
+        fencing: Global___HostFencing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "fencing", b"fencing", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -380,6 +386,153 @@ class HostDevice(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__numa_cell) -> _WhichOneofReturnType__numa_cell | None: ...
 
 Global___HostDevice: _TypeAlias = HostDevice  # noqa: Y015
+
+@_typing.final
+class HostFencing(_message.Message):
+    """A hypervisor that can be switched off by its BMC, so that its members are placed anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    BMC_ADDRESS_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    VERDICT_REASON_FIELD_NUMBER: _builtins.int
+    LAST_FENCE_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """Who may have it switched off: `off` (nobody), `manual` (`FenceHost`), `dry` (as `manual`, and what would be done by
+    itself is told) or `auto` (the service by itself, within its rules).
+    """
+    bmc_address: _builtins.str
+    """Where its BMC is: address and port."""
+    verdict: _builtins.str
+    """What is done about its silence, or which rule forbids it, in a word: `Fence`, `Waiting`, `Heard`, `Maintenance`,
+    `Empty`, `UnknownMachine`, `OldDatabase`, `SmallZone`, `NetworkFault`, `TooManySilent`, `OneAtATime`, `TooOften` or
+    `FailedLately`. Empty while it answers, or is fenced by nobody but operators.
+    """
+    verdict_reason: _builtins.str
+    """The same in a sentence."""
+    @_builtins.property
+    def last_fence(self) -> Global___Fence:
+        """The last time that it was, or was to be, switched off. Absent where it never was."""
+
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        bmc_address: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        verdict_reason: _builtins.str = ...,
+        last_fence: Global___Fence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_fence", b"last_fence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bmc_address", b"bmc_address", "last_fence", b"last_fence", "mode", b"mode", "verdict", b"verdict", "verdict_reason", b"verdict_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostFencing: _TypeAlias = HostFencing  # noqa: Y015
+
+@_typing.final
+class Fence(_message.Message):
+    """One host that is switched off by its BMC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    CREATE_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The fence's UUID."""
+    cause: _builtins.str
+    """Who wanted it: `Operator`, `Silence` (the service itself) or `Dry` (nothing was sent)."""
+    state: _builtins.str
+    """`Ordered` (nothing was sent to the BMC yet), `Sending` (it was, or may have been, told), and at the end `Fenced` (seen
+    off twice), `Withdrawn` (the host answers again, or nothing was left to do), `Failed` (not proven off, so that
+    nothing is concluded) or `Rehearsed` (dry: what would have been done).
+    """
+    reason: _builtins.str
+    """Why it is in its state, in a sentence."""
+    orders: _builtins.int
+    """How often the BMC was told to cut the power."""
+    @_builtins.property
+    def create_date(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def end_date(self) -> _timestamp_pb2.Timestamp:
+        """When it was over. Absent until then."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        orders: _builtins.int = ...,
+        create_date: _timestamp_pb2.Timestamp | None = ...,
+        end_date: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "end_date", b"end_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "end_date", b"end_date", "orders", b"orders", "reason", b"reason", "state", b"state", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fence: _TypeAlias = Fence  # noqa: Y015
+
+@_typing.final
+class HostBmc(_message.Message):
+    """The board by which a hypervisor's power is switched, over Redfish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    FENCING_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Its DNS name or IP address."""
+    port: _builtins.int
+    """Its port. 0 means 443."""
+    username: _builtins.str
+    """Its account."""
+    credential: _builtins.str
+    """The name of one of the `[[credentials]]` of the service's configuration: the file with the account's password, and
+    with the authority of the BMC's certificate where it names one. Never the password itself. In an update empty means
+    the one that the host has.
+    """
+    fingerprint: _builtins.str
+    """The SHA-256 of its certificate, 64 hexadecimal digits. Empty: an authority signs it."""
+    system: _builtins.str
+    """The id of the Redfish system, where it has several."""
+    fencing: _builtins.str
+    """Who may have the host switched off: `off`, `manual`, `dry` or `auto`; see `HostFencing.mode`. Empty means `manual`."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        username: _builtins.str = ...,
+        credential: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        system: _builtins.str = ...,
+        fencing: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "credential", b"credential", "fencing", b"fencing", "fingerprint", b"fingerprint", "port", b"port", "system", b"system", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostBmc: _TypeAlias = HostBmc  # noqa: Y015
 
 @_typing.final
 class NumaCell(_message.Message):
@@ -1129,6 +1282,7 @@ class AddHostRequest(_message.Message):
     BRIDGE_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    BMC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The host's name, at most 255 characters in one line."""
     description: _builtins.str
@@ -1167,6 +1321,10 @@ class AddHostRequest(_message.Message):
     def capacity(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Physical amounts by resource that count instead of what the host says: virtual CPUs, bytes, pieces."""
 
+    @_builtins.property
+    def bmc(self) -> Global___HostBmc:
+        """By what its power is switched, for a hypervisor of libvirt. Absent: by nothing."""
+
     def __init__(
         self,
         *,
@@ -1185,10 +1343,11 @@ class AddHostRequest(_message.Message):
         bridge: _builtins.str = ...,
         capacity: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         state: _builtins.str = ...,
+        bmc: Global___HostBmc | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bmc", b"bmc", "connection", b"connection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bridge", b"bridge", "capacity", b"capacity", "cluster_uuid", b"cluster_uuid", "connection", b"connection", "description", b"description", "driver", b"driver", "labels", b"labels", "name", b"name", "rack", b"rack", "request_id", b"request_id", "resource_policies", b"resource_policies", "resource_uuid", b"resource_uuid", "state", b"state", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bmc", b"bmc", "bridge", b"bridge", "capacity", b"capacity", "cluster_uuid", b"cluster_uuid", "connection", b"connection", "description", b"description", "driver", b"driver", "labels", b"labels", "name", b"name", "rack", b"rack", "request_id", b"request_id", "resource_policies", b"resource_policies", "resource_uuid", b"resource_uuid", "state", b"state", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1377,6 +1536,7 @@ class UpdateHostRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     CLUSTER_UUID_FIELD_NUMBER: _builtins.int
     ALLOW_BROKEN_RULES_FIELD_NUMBER: _builtins.int
+    BMC_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID."""
     name: _builtins.str
@@ -1411,6 +1571,10 @@ class UpdateHostRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which of the fields to change. Empty means those that are not empty."""
 
+    @_builtins.property
+    def bmc(self) -> Global___HostBmc:
+        """By what its power is switched from now on, all of it. Absent, where the mask says `bmc`: by nothing."""
+
     def __init__(
         self,
         *,
@@ -1425,10 +1589,11 @@ class UpdateHostRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         cluster_uuid: _builtins.str = ...,
         allow_broken_rules: _builtins.bool = ...,
+        bmc: Global___HostBmc | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bmc", b"bmc", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_broken_rules", b"allow_broken_rules", "cluster_uuid", b"cluster_uuid", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "rack", b"rack", "resource_policies", b"resource_policies", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_broken_rules", b"allow_broken_rules", "bmc", b"bmc", "cluster_uuid", b"cluster_uuid", "description", b"description", "etag", b"etag", "labels", b"labels", "name", b"name", "rack", b"rack", "resource_policies", b"resource_policies", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1796,29 +1961,36 @@ Global___Move: _TypeAlias = Move  # noqa: Y015
 
 @_typing.final
 class FenceHostRequest(_message.Message):
-    """Which host is powered off."""
+    """Which host is to be off."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UUID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ALREADY_OFF_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID."""
     etag: _builtins.str
     """The etag that the host must still have. Empty means any."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    already_off: _builtins.bool
+    """The caller's word that it is off, which counts at once: its BMC is not asked. A wrong statement can make two copies
+    of a machine run. Changes nothing for a host without a BMC, or with fencing `off`, where the call itself is that
+    word.
+    """
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        already_off: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_off", b"already_off", "etag", b"etag", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1833,7 +2005,7 @@ class FenceHostResponse(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inventory(self) -> Global___Host:
-        """The host as it is now."""
+        """The host as it is now; `fencing.last_fence` is under way where it has a BMC."""
 
     def __init__(
         self,

@@ -322,8 +322,10 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FenceHost(self, request, context):
-        """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
-        wrong statement can make two copies of a machine run.
+        """Has an unreachable host switched off by its BMC, and answers at once with the fence that is under way: once the BMC
+        shows it off, twice, its members are placed elsewhere (`inventory.fencing.last_fence` tells). Of a host without a
+        BMC it states that the host is off, so that its members may be placed elsewhere; a wrong statement can make two
+        copies of a machine run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

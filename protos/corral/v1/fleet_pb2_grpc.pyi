@@ -78,8 +78,10 @@ class FleetServiceStub:
     Where one of them would find no room, the call fails and nothing is done. A client that leaves does not stop it.
     """
     FenceHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.FenceHostRequest, _fleet_pb2.FenceHostResponse]
-    """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
-    wrong statement can make two copies of a machine run.
+    """Has an unreachable host switched off by its BMC, and answers at once with the fence that is under way: once the BMC
+    shows it off, twice, its members are placed elsewhere (`inventory.fencing.last_fence` tells). Of a host without a
+    BMC it states that the host is off, so that its members may be placed elsewhere; a wrong statement can make two
+    copies of a machine run.
     """
     ClaimHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ClaimHostRequest, _fleet_pb2.ClaimHostResponse]
     """States that a host is this service's, whatever it bears: the mark of another installation, traces of a later time
@@ -182,8 +184,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     Where one of them would find no room, the call fails and nothing is done. A client that leaves does not stop it.
     """
     FenceHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.FenceHostRequest, _fleet_pb2.FenceHostResponse]  # type: ignore[assignment]
-    """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
-    wrong statement can make two copies of a machine run.
+    """Has an unreachable host switched off by its BMC, and answers at once with the fence that is under way: once the BMC
+    shows it off, twice, its members are placed elsewhere (`inventory.fencing.last_fence` tells). Of a host without a
+    BMC it states that the host is off, so that its members may be placed elsewhere; a wrong statement can make two
+    copies of a machine run.
     """
     ClaimHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ClaimHostRequest, _fleet_pb2.ClaimHostResponse]  # type: ignore[assignment]
     """States that a host is this service's, whatever it bears: the mark of another installation, traces of a later time
@@ -368,8 +372,10 @@ class FleetServiceServicer:
         request: _fleet_pb2.FenceHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.FenceHostResponse, _abc.Awaitable[_fleet_pb2.FenceHostResponse]]:
-        """States that an unreachable host is powered off, so that its members may be placed elsewhere. A
-        wrong statement can make two copies of a machine run.
+        """Has an unreachable host switched off by its BMC, and answers at once with the fence that is under way: once the BMC
+        shows it off, twice, its members are placed elsewhere (`inventory.fencing.last_fence` tells). Of a host without a
+        BMC it states that the host is off, so that its members may be placed elsewhere; a wrong statement can make two
+        copies of a machine run.
         """
 
     def ClaimHost(

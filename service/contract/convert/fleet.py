@@ -12,8 +12,8 @@ from service.app.clusters import ClusterChange, ClusterView, NewCluster
 from service.app.etags import etag_of
 from service.app.evacuation import Progress
 from service.app.feed import Bookmark
-from service.app.fleet import HostChange, NewHost
 from service.app.fleet_feed import FleetUpdate
+from service.app.host_requests import BmcWish, HostChange, NewHost
 from service.app.room import RoomPlan
 from service.app.zones import NewZone, ZoneView
 from service.contract.call import told_cause
@@ -21,12 +21,13 @@ from service.contract.convert.inventory import Reachable, instance, placement, p
 from service.contract.rules import host_address, network_wish
 from service.domain.cells import without_cells
 from service.domain.devices import Device
-from service.domain.fleet import Host, HostState, Overcommit
+from service.domain.fleet import Bmc, Fencing, Host, HostAddress, HostState, Overcommit
 from service.domain.network import network_of
 from service.domain.ownership import Quarantined
 from service.planning.decisions import KeptDecision
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels", "cluster_uuid")
+"""Beside `bmc`, which is a message."""
 
 
 def decision(kept: KeptDecision) -> fleet_pb2.Decision:
@@ -134,6 +135,7 @@ def host(view: HostView) -> fleet_pb2.Host:
             for one in view.projects
         ],
         devices=[device(one) for one in view.devices],
+        fencing=_fencing(view),
     )
 
 
@@ -150,6 +152,29 @@ def device(value: Device) -> fleet_pb2.HostDevice:
         virtual_of=value.virtual_of,
         instance_uuid=value.instance_uuid,
         group_uuid=value.group_uuid,
+    )
+
+
+def _fencing(view: HostView) -> fleet_pb2.HostFencing | None:
+    board, last = view.host.bmc, view.fence
+    if board is None and last is None:
+        return None
+    return fleet_pb2.HostFencing(
+        mode=view.host.fencing.value,
+        bmc_address=f"{board.address.address}:{board.address.port or 443}" if board is not None else "",
+        verdict=view.verdict.rule.value if view.verdict is not None else "",
+        verdict_reason=view.verdict.reason if view.verdict is not None else "",
+        last_fence=fleet_pb2.Fence(
+            uuid=last.uuid,
+            cause=last.cause.value,
+            state=last.state.value,
+            reason=last.reason,
+            orders=last.orders,
+            create_date=timestamp(last.asked_at),
+            end_date=timestamp(last.ended_at),
+        )
+        if last is not None
+        else None,
     )
 
 
@@ -280,10 +305,34 @@ def new_host(message: fleet_pb2.AddHostRequest) -> NewHost:
             bridge=message.bridge,
             capacity_override=dict(sorted(message.capacity.items())),
             state=HostState(message.state) if message.state else HostState.ENABLED,
+            bmc=_bmc(message.bmc) if message.HasField("bmc") else None,
         ),
         credential=message.connection.credential,
         request_id=message.request_id,
+        bmc_credential=message.bmc.credential,
     )
+
+
+def _bmc(message: fleet_pb2.HostBmc) -> Bmc:
+    options = {"fingerprint": message.fingerprint, "system": message.system}
+    return Bmc(
+        HostAddress(
+            driver="redfish",
+            transport="tls",
+            address=message.address,
+            port=message.port,
+            username=message.username,
+            options={name: value for name, value in options.items() if value},
+        ),
+        Fencing(message.fencing) if message.fencing else Fencing.MANUAL,
+    )
+
+
+def _bmc_wish(message: fleet_pb2.UpdateHostRequest) -> BmcWish | None:
+    if message.HasField("bmc"):
+        masked = not message.update_mask.paths or "bmc" in message.update_mask.paths
+        return BmcWish(_bmc(message.bmc), message.bmc.credential) if masked else None
+    return BmcWish(None) if "bmc" in message.update_mask.paths else None
 
 
 def host_change(message: fleet_pb2.UpdateHostRequest) -> HostChange:
@@ -297,6 +346,7 @@ def host_change(message: fleet_pb2.UpdateHostRequest) -> HostChange:
         labels=dict(sorted(message.labels.items())) if "labels" in named else None,
         cluster_uuid=message.cluster_uuid if "cluster_uuid" in named else None,
         allow_broken_rules=message.allow_broken_rules,
+        bmc=_bmc_wish(message),
     )
 
 

@@ -16,16 +16,13 @@ _SYSTEM = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """A redfish host's options. `seed_url`, `report_url`: this service's listener for machines, as the BMC and as the
-    machine itself reach it. `ca_file`: who signed the BMC's certificate; `fingerprint`: SHA-256 of the certificate
-    itself, 64 hexadecimal digits; without either the system's authorities sign. `system`: the id of one of several."""
+class Access:
+    """How a BMC is reached. `ca_file`: who signed its certificate; `fingerprint`: SHA-256 of the certificate itself, 64
+    hexadecimal digits; without either the system's authorities sign. `system`: the id of one of several."""
 
     url: str
     username: str
     password_file: str
-    seed_url: str
-    report_url: str
     ca_file: str = ""
     fingerprint: str = ""
     system: str = ""
@@ -41,16 +38,32 @@ class Options:
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A redfish host's options. `seed_url`, `report_url`: this service's listener for machines, as the BMC and as the
+    machine itself reach it."""
+
+    access: Access
+    seed_url: str
+    report_url: str
+
+
 def options_of(address: HostAddress) -> Options:
     """The options, checked. Raises HostRejected `bad_request` that names the wrong one."""
-    given = dict(address.options)
-    if not address.username:
-        raise _wrong("username is required: the BMC's account")
+    access, given = access_of(address), address.options
     if not given.get("seed_url"):
         raise _wrong("option 'seed_url' is required")
     for name in ("seed_url", "report_url"):
         if (url := given.get(name, "")) and not _is_base(url):
             raise _wrong(f"option {name!r} is not an address such as http://10.0.0.1:8081")
+    return Options(access, given["seed_url"], given.get("report_url") or given["seed_url"])
+
+
+def access_of(address: HostAddress) -> Access:
+    """How the BMC is reached, checked. Raises HostRejected `bad_request` that names the wrong field."""
+    given = dict(address.options)
+    if not address.username:
+        raise _wrong("username is required: the BMC's account")
     fingerprint = given.get("fingerprint", "").replace(":", "").lower()
     if fingerprint and not _FINGERPRINT.fullmatch(fingerprint):
         raise _wrong("option 'fingerprint' is not the SHA-256 of a certificate, 64 hexadecimal digits")
@@ -60,12 +73,10 @@ def options_of(address: HostAddress) -> Options:
     if system and not _SYSTEM.fullmatch(system):
         raise _wrong("option 'system' is not the id of a Redfish system")
     name = f"[{address.address}]" if ":" in address.address else address.address
-    return Options(
+    return Access(
         f"https://{name}:{address.port or DEFAULT_PORT}",
         address.username,
         given.get("password_file", ""),
-        given["seed_url"],
-        given.get("report_url") or given["seed_url"],
         given.get("ca_file", ""),
         fingerprint,
         system,

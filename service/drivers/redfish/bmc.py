@@ -19,7 +19,9 @@ from sushy import auth, connector, exceptions
 from sushy.resources.system.system import System
 
 from service.drivers.base import DriverError, HostRejected, HostUnreachable, OutcomeUnknown
-from service.drivers.redfish.addressing import Options
+from service.drivers.power import WrongMachine
+from service.drivers.redfish.addressing import Access
+from service.drivers.redfish.errors import told_of
 from service.drivers.redfish.inventory import Inventory, read
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,6 @@ POLL_SECONDS = 0.5
 OFF_TWICE_SECONDS = 2.0
 """A BMC says Off for a moment while it switches: two looks so far apart tell that it is."""
 INVENTORY_SECONDS = 300.0
-BUSY = (503, 429)
-TRANSITIONAL = frozenset({"PoweringOn", "PoweringOff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,10 @@ class Late(Exception):
 class Bmc:
     """Connects at the first call, and again after what broke the connection."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Access) -> None:
+        """Raises HostRejected `bad_request` for one without a password."""
+        if not options.password_file:
+            raise HostRejected("bad_request", "a BMC is logged in to by a credential that names a password_file")
         self._options = options
         self._root: Any = None
         self._system: Any = None
@@ -140,6 +143,33 @@ class Bmc:
 
         self._guarded(deadline, work, acts=True)
 
+    def power_of(self, deadline: float, machine: str) -> str:
+        """Redfish's word for the power of this machine, by its uuid. Raises DriverError, WrongMachine."""
+        return self._guarded(deadline, lambda: self._power_of(machine), acts=False)
+
+    def force_off(self, deadline: float, machine: str) -> None:
+        """Cut the power of this very machine, by its uuid; nothing is sent where it is off. Raises DriverError,
+        WrongMachine: then nothing was sent."""
+
+        def work() -> None:
+            if self._power_of(machine) != "Off":
+                self._reset("ForceOff", lambda power: power == "Off", deadline)
+
+        self._guarded(deadline, work, acts=True)
+
+    def stays_off(self, deadline: float, machine: str, apart_seconds: float) -> bool:
+        """Whether this machine is seen off twice, so far apart, in one session: a BMC that has just started may not
+        know yet. Raises DriverError, WrongMachine."""
+
+        def work() -> bool:
+            if self._power_of(machine) != "Off":
+                return False
+            session = self._session_key()
+            time.sleep(apart_seconds)
+            return self._power_of(machine) == "Off" and self._session_key() == session
+
+        return self._guarded(deadline, work, acts=False)
+
     def close(self) -> None:
         """End the session, so that it does not count among those that a BMC has few of."""
         if self._connector is None:
@@ -163,7 +193,7 @@ class Bmc:
         except (exceptions.SushyError, requests.RequestException) as error:
             if isinstance(error, exceptions.AccessError):
                 self._forget()  # the file may have another password by now
-            told = _told(error, acts=acts)
+            told = told_of(error, acts=acts)
             # What went wrong after the BMC had heard an order says nothing of what became of that.
             raise (OutcomeUnknown(told.public, told.detail) if self._heard else told) from error
 
@@ -218,10 +248,18 @@ class Bmc:
         return _fresh(self._system)
 
     def _power(self) -> str:
-        state = self._opened().power_state
-        if state is None:
-            raise OutcomeUnknown("the BMC does not tell whether the machine is on")
-        return str(state.value)
+        return _power_in(self._opened())
+
+    def _power_of(self, machine: str) -> str:
+        """The power and the uuid of one and the same answer."""
+        system = self._opened()
+        told = str(system.json.get("UUID") or "")
+        if not told or told.replace("-", "").lower() != machine.replace("-", "").lower():
+            raise WrongMachine(f"the BMC is of another machine: {told or 'it tells no uuid'}, and not {machine}")
+        return _power_in(system)
+
+    def _session_key(self) -> str:
+        return str(self._connector._auth.get_session_key()) if self._connector is not None else ""
 
     def _look(self) -> Look:
         power = self._power()
@@ -229,7 +267,7 @@ class Bmc:
 
     def _boot(self) -> str:
         """Which start of the BMC this is: asked at each new session, since a start ends all sessions."""
-        session = str(self._connector._auth.get_session_key()) if self._connector is not None else ""
+        session = self._session_key()
         if not self._boot_id or session != self._session:
             manager = _fresh(self._system.managers[0])
             told = manager.json
@@ -288,6 +326,12 @@ class Bmc:
         self._heard = True
 
 
+def _power_in(system: System) -> str:
+    if (state := system.power_state) is None:
+        raise OutcomeUnknown("the BMC does not tell whether the machine is on")
+    return str(state.value)
+
+
 def _fresh(resource: Any) -> Any:
     """The resource read anew. (With `force` sushy would read all that hangs on it as well.)"""
     resource.invalidate()
@@ -336,26 +380,3 @@ class _Pinned(HTTPAdapter):
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """See HTTPAdapter: the fingerprint is compared in place of the authority and the name."""
         super().cert_verify(conn, url, False, cert)
-
-
-def _told(error: Exception, *, acts: bool) -> DriverError:
-    """What went wrong, as drivers tell it. Details quote the BMC, and no password: sushy keeps none in its errors."""
-    detail = f"{type(error).__name__}: {error}"[:500]
-    if isinstance(error, exceptions.AccessError):
-        return HostRejected("denied", "the BMC refuses its account", detail)
-    if isinstance(error, exceptions.HTTPError):
-        if error.status_code in BUSY:
-            return HostUnreachable("the BMC is busy", detail)
-        if error.status_code >= 500:
-            lost = OutcomeUnknown if acts else HostUnreachable
-            return lost("the BMC has an error of its own", detail)
-        return HostRejected("bad_request", f"the BMC refuses ({error.status_code})", detail)
-    cause = error.__context__ or error
-    if isinstance(cause, requests.exceptions.SSLError):
-        return HostRejected("denied", "the BMC's certificate is not the one that it must be", detail)
-    if isinstance(cause, requests.ConnectTimeout) or "NewConnectionError" in repr(cause):
-        return HostUnreachable("the BMC does not answer", detail)
-    if isinstance(error, exceptions.ConnectionError) or isinstance(cause, requests.RequestException):
-        lost = OutcomeUnknown if acts else HostUnreachable
-        return lost("the BMC gave no answer", detail)
-    return HostRejected("unsupported", "the BMC lacks what is needed", detail)

@@ -6,11 +6,9 @@ switched off, and no drive is emptied, that no seat of this machine explains (AR
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.domain.fleet import HostAddress
@@ -30,17 +28,15 @@ from service.drivers.base import (
     MachineSpec,
     MachineState,
     ObservedMachine,
-    OutcomeUnknown,
 )
 from service.drivers.redfish.addressing import options_of
 from service.drivers.redfish.bmc import Bmc, Look
+from service.drivers.redfish.line import BmcLine
 from service.drivers.redfish.seed import seed_image
 from service.drivers.redfish.states import explained, observed, of_it, seat_of, state_of
 from service.drivers.seats import Seats
 
 Result = TypeVar("Result")
-SPARE_SECONDS = 0.5
-"""What is left of a budget for the way back from the BMC's thread."""
 
 
 class RedfishDriver(HostDriver):
@@ -50,11 +46,9 @@ class RedfishDriver(HostDriver):
         """Connects to nothing yet. Raises HostRejected `bad_request` for options that are wrong."""
         self._host_id = host_id
         self._options = options_of(address)
-        if not self._options.password_file:
-            raise HostRejected("bad_request", "a BMC is logged in to by a credential that names a password_file")
         self._seats = seats
-        self._bmc = Bmc(self._options)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bmc")
+        self._bmc = Bmc(self._options.access)
+        self._line = BmcLine(self._bmc)
         self._mark: OwnerMark | None = None
         self._closed = False
 
@@ -78,7 +72,7 @@ class RedfishDriver(HostDriver):
         secure = f", Secure Boot {inventory.secure_boot}" if inventory.secure_boot else ""
         return HostFacts(
             host_uuid=self._host_id,
-            hostname=inventory.model or self._options.url,
+            hostname=inventory.model or self._options.access.url,
             boot_id=look.boot_id,
             architecture=inventory.architecture,
             total=inventory.amounts,
@@ -258,9 +252,7 @@ class RedfishDriver(HostDriver):
         if self._closed:
             return
         self._closed = True
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._bmc.close)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        await self._line.close()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -283,16 +275,7 @@ class RedfishDriver(HostDriver):
             raise MachineConflict(str(error)) from error
 
     async def _run(self, work: Callable[[float], Result], budget_seconds: float) -> Result:
-        """On the BMC's thread, within the budget. A call that was given up there sends nothing after its deadline."""
-        left = budget_seconds - SPARE_SECONDS
-        deadline = time.monotonic() + left
-        done = self._thread.submit(work, deadline)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(done), max(0.0, budget_seconds))
-        except TimeoutError:
-            if done.cancel():
-                raise HostUnreachable("the BMC is busy with another call") from None
-            raise OutcomeUnknown("the BMC did not answer in time") from None
+        return await self._line.run(work, budget_seconds)
 
 
 class _End:

@@ -20,7 +20,7 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
     """A host. `resources`: name -> [total, reserved, allocatable, claimed, foreign, available], in the resource's unit.
 
     `cells`: number -> the same of each NUMA cell. `stale`: how many claims of members that were placed elsewhere it
-    still carries. `causes`: as of `group`.
+    still carries. `causes`: as of `group`. `fencing`: what of its BMC an operator has to know, where it has one.
     """
     value = view.host
     return {
@@ -41,6 +41,18 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
         "stale": view.load.stale_claims,
         "resources": _resources(amounts(view)),
         "cells": {str(number): _resources(of_cell) for number, of_cell in cell_amounts(view)},
+        **({"fencing": _fencing(view)} if value.bmc is not None else {}),
+    }
+
+
+def _fencing(view: HostView) -> dict[str, Any]:
+    """`verdict`, `why`: of its silence, empty while it answers; `fence`: the last one, empty where there was none."""
+    verdict, last = view.verdict, view.fence
+    return {
+        "mode": view.host.fencing.value,
+        "verdict": verdict.rule.value if verdict is not None else "",
+        "why": verdict.reason if verdict is not None else "",
+        "fence": {"cause": last.cause.value, "state": last.state.value, "reason": last.reason} if last else {},
     }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from corral.v1 import fleet_pb2
 
-from service.app.fleet import Fleet, HostFilter
+from service.app.fleet import Fleet
+from service.app.host_requests import HostFilter
 from service.contract import validation
 from service.contract.convert import fleet as convert
 from service.domain.fleet import Host, HostState

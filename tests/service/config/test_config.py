@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.config import schema
 from service.config.file import Config, ConfigError, load, parse
 from service.config.values import affordable, parse_listen_address, parse_size
-from service.domain.fleet import MEMORY, VCPU
+from service.domain.fleet import MEMORY, VCPU, Fencing
 from service.listening import ListenAddress
 from tests.support import ROOT
 
@@ -92,6 +92,47 @@ def test_hosts_images_and_catalogue_become_domain_types() -> None:
     assert host.capacity_override == {"vcpu": 8, "memory": 16 << 30}
     assert made.model_services[0].uuid == "f1e135835fee363c9f57ed8232023886"
     assert made.model_services[0].image.kernel_path == "/etc/corral/vmlinuz"
+
+
+def test_a_hypervisor_names_its_bmc_and_nothing_else_does() -> None:
+    bmc = """
+[hosts.bmc]
+address = "bmc1.test"
+port = 8443
+username = "corral"
+password_file = "/etc/corral/bmc"
+ca_file = "/etc/corral/ca.pem"
+system = "1"
+"""
+    text = SMALL.replace('driver = "simulated"\ntransport = "test"', 'driver = "libvirt"\ntransport = "unix"')
+
+    def named(section: str, of: str = text) -> Config:
+        return config(base=of.replace("\n[[images]]", f"{section}\n[[images]]"))
+
+    host = named(bmc).hosts[0]
+    assert host.bmc is not None
+    assert host.bmc.fencing is Fencing.MANUAL
+    address = host.bmc.address
+    assert (address.address, address.port, address.username) == ("bmc1.test", 8443, "corral")
+    files = {"password_file": "/etc/corral/bmc", "ca_file": "/etc/corral/ca.pem", "system": "1"}
+    assert address.options == files
+    pinned = named(bmc.replace('ca_file = "/etc/corral/ca.pem"', f'fingerprint = "{"a" * 64}"\nfencing = "dry"'))
+    assert pinned.hosts[0].bmc is not None
+    assert pinned.hosts[0].bmc.fencing is Fencing.DRY
+    assert pinned.hosts[0].bmc.address.options["fingerprint"] == "a" * 64
+    assert config(base=text).hosts[0].bmc is None
+    for wrong, told in (
+        (bmc.replace('username = "corral"', 'username = ""'), "hosts[0].bmc.username"),
+        (bmc.replace('"/etc/corral/bmc"', '""'), "hosts[0].bmc.password_file"),
+        (bmc + 'fingerprint = "aa"\n', "hosts[0].bmc"),
+        (bmc + 'fencing = "always"\n', "hosts[0].bmc.fencing"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            named(wrong)
+        assert any(told in problem for problem in refused.value.problems), refused.value.problems
+    with pytest.raises(ConfigError) as refused:
+        named(bmc, SMALL)
+    assert any("hosts[0].bmc: must be empty for simulated" in problem for problem in refused.value.problems)
 
 
 def test_a_host_without_uuid_keeps_the_same_one_at_every_start() -> None:

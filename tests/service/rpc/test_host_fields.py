@@ -37,6 +37,7 @@ COUNTERPARTS = {
     "rack": "rack",
     "cluster_uuid": "cluster_uuid",
     "state": "state",
+    "bmc": "bmc",
 }
 
 

@@ -113,13 +113,16 @@ export function Host({ picture, uuid, may }) {
   const state = (verb) => call("POST", `/corral/v1/hosts/${uuid}:${verb}`, {}).then(() => setProblem(null), setProblem);
   return html`<h1>${host.name} <${Status} is=${host.status} /></h1>
     ${host.reason && html`<p class="reason">${because(host)}</p>`}
+    ${host.fencing?.verdict && html`<p class="reason">Fencing (${host.fencing.mode}): ${host.fencing.verdict}: ${host.fencing.why}</p>`}
+    ${host.fencing?.fence.state && html`<p class="reason">Last fence (${host.fencing.fence.cause}): ${host.fencing.fence.state}: ${host.fencing.fence.reason}</p>`}
     <dl class="facts"><dt>Zone</dt><dd>${picture.zones.get(host.zone)?.name || host.zone}</dd><dt>Rack</dt><dd>${host.rack || "—"}</dd>
       <dt>Cluster</dt><dd>${clusters.find((one) => one.uuid === host.cluster)?.name || host.cluster || "—"}</dd>
-      <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>Takes</dt><dd>${host.type}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
+      <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>Takes</dt><dd>${host.type}</dd>${host.fencing && html`<dt>Fencing</dt><dd>${host.fencing.mode}</dd>`}<dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
     ${may("admin") && html`<p class="actions">
       ${host.state === "Enabled" ? html`<button onClick=${() => state("disable")}>Take nothing new</button>` : html`<button onClick=${() => state("enable")}>Enable</button>`}
       <button onClick=${() => setAsk(toCluster(host, clusters))}>Change cluster…</button>
-      <button onClick=${() => previewDrain(host, picture, setAsk, setProblem)}>Drain…</button></p>`}
+      <button onClick=${() => previewDrain(host, picture, setAsk, setProblem)}>Drain…</button>
+      ${host.status === "Disconnected" && html`<button onClick=${() => setAsk(toFence(host))}>Fence…</button>`}</p>`}
     <${Problem} is=${problem} />
     <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
       <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} />
@@ -132,6 +135,18 @@ export function Host({ picture, uuid, may }) {
       row=${(member) => html`<th scope="row"><a href=${`#/group/${member.group}`}>${picture.groups.get(member.group)?.name || member.group}</a></th>
         <td>${member.rank}</td><td><${Status} is=${member.status} /></td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+function toFence(host) {
+  const byBmc = host.fencing && host.fencing.mode !== "off";
+  return {
+    title: `Fence ${host.name}`,
+    verb: byBmc ? "Switch off" : "It is off",
+    body: byBmc
+      ? html`<p>It is switched off by its BMC. Once that shows it off, its members are placed elsewhere. What still runs there ends.</p>`
+      : html`<p>Only if its machines are ended for good, by power or by network: its members are placed elsewhere at once, and would run twice otherwise.</p>`,
+    run: () => call("POST", `/corral/v1/hosts/${host.uuid}:fence`, {}),
+  };
 }
 
 function toCluster(host, clusters) {
