@@ -153,7 +153,7 @@ FLEET = f"""
 cpu = 3
 memory = "1/2"
 reserved_cpu = 1
-reserved_memory = "2GiB"
+reserved_memory = "4GiB"
 [[zones]]
 uuid = "{"c" * 32}"
 name = "north"
@@ -215,7 +215,7 @@ async def test_what_the_file_says_of_a_fleet_is_what_it_gives_out(tmp_path: Path
             amounts = {one.resource: one.allocatable for one in host.capacities}
             return host, amounts["vcpu"], amounts["memory"] // GIB
 
-        assert (await gives("host-1"))[1:] == (3 * (8 - 1), (64 - 2) // 2)
+        assert (await gives("host-1"))[1:] == (3 * (8 - 1), (64 - 4) // 2)
         closed, cpu, memory = await gives("of-its-zone")
         assert (closed.state, cpu, memory) == ("Disabled", 5 * (8 - 2), (64 - 4) // 4)
         host, cpu, memory = await gives("own")
