@@ -24,7 +24,7 @@ from service.reconcile.machine_spec import identity_of
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.store import groups
-from service.store.ownership import establish
+from service.store.ownership import installation
 from service.transactions import changes
 from service.transactions.changes import LeaseLost
 from tests.support.builders import entry, host, spec, zone
@@ -130,7 +130,7 @@ async def test_a_control_plane_that_restarts_with_no_memory_touches_nothing_that
             m.identity.machine_uuid: m.resumed_at for d in plane.drivers.values() for m in d.host.machines.values()
         }
         await plane.reconciler.stop(5.0)
-        reconciler = restarted(plane)
+        reconciler = await restarted(plane)
         await reconciler.start()
         try:
             for _ in range(2):
@@ -151,10 +151,12 @@ async def test_a_control_plane_that_restarts_with_no_memory_touches_nothing_that
             await reconciler.stop(5.0)
 
 
-def restarted(plane: ControlPlane) -> Reconciler:
+async def restarted(plane: ControlPlane) -> Reconciler:
     """A new process's reconciliation on the same database and hosts."""
     hosts = {uuid: host(int(uuid, 16)) for uuid in plane.drivers}
-    custody = Custody(plane.store, establish(plane.store.engine, CLUSTER, 0))
+    found = await plane.store.read(installation)  # in memory there is one connection, which the writer may be using
+    assert found is not None
+    custody = Custody(plane.store, found)
     monitors: dict[str, HostMonitor] = {}
     directory = Directory(hosts, {zone().uuid: zone()}, {entry().uuid: entry()})
     context = WorkerContext(
