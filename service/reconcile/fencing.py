@@ -156,27 +156,26 @@ class Fencer:
         gone = {uuid for uuid, host in picture.hosts.items() if host.status is HostStatus.DISCONNECTED}
         self._disconnected = {uuid: self._disconnected.get(uuid, now) for uuid in gone}
 
+    def _disconnected_for(self, uuid: str) -> float:
+        since = self._disconnected.get(uuid)
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since + 1e-3
+
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def _sights(self, hosts: Mapping[str, Host]) -> list[Sight]:
         found = []
         for uuid, host in hosts.items():
-            monitor = self._monitors.get(uuid)
-            if host.bare_metal:
-                continue
-            maintenance = host.state is HostState.MAINTENANCE
-            if monitor is None:
-                found.append(Sight(uuid, host.zone_uuid, maintenance=maintenance))
-            else:
-                found.append(Sight(uuid, host.zone_uuid, monitor.silent_seconds, monitor.answered_seconds, maintenance))
+            if not host.bare_metal:
+                monitor = self._monitors.get(uuid)
+                seen = (0.0, None) if monitor is None else (monitor.silent_seconds, monitor.answered_seconds)
+                found.append(Sight(uuid, host.zone_uuid, *seen, host.state is HostState.MAINTENANCE))
         return found
 
     def _verdict(self, picture: _Picture, uuid: str) -> Verdict:
         host, last = picture.hosts[uuid], picture.newest.get(uuid)
-        since = self._disconnected.get(uuid)
         sights = self._sights(picture.hosts)
         known = Circumstances(
-            disconnected_seconds=0.0 if since is None else asyncio.get_running_loop().time() - since + 1e-3,
+            disconnected_seconds=self._disconnected_for(uuid),
             maintenance=host.state is HostState.MAINTENANCE,
             members=picture.loads[uuid].members if uuid in picture.loads else 0,
             machine=host.hypervisor,
@@ -221,9 +220,15 @@ class Fencer:
             await self._rehearse(picture, host, verdict)
             return
         epoch, uuid = self._epoch, self._new_uuid()
+        loop = asyncio.get_running_loop()
+        by = loop.time() + EVERY_SECONDS  # what a process judged before it stood still holds no more
         failpoint("fence.asking")
         with contextlib.suppress(NotFound):
-            asked = await self._store.write(lambda c: steps.ask_for_silence(c, epoch, host.uuid, uuid, verdict.reason))
+            asked = await self._store.write(
+                lambda c: (
+                    steps.ask_for_silence(c, epoch, host.uuid, uuid, verdict.reason) if loop.time() <= by else None
+                )
+            )
             if asked is not None:
                 failpoint("fence.asked")
                 logger.warning("host %s is switched off by its BMC: %s", host.name, verdict.reason)
@@ -312,14 +317,12 @@ class Fencer:
         subject = next((one for one in sights if one.host == step.host.uuid), None)
         if subject is None or not subject.silent_seconds:
             return "the host answers again"
-        held = self._custody.held
-        since = self._disconnected.get(step.host.uuid)
         known = Circumstances(
-            disconnected_seconds=0.0 if since is None else asyncio.get_running_loop().time() - since + 1e-3,
+            disconnected_seconds=self._disconnected_for(step.host.uuid),
             maintenance=step.host.state is HostState.MAINTENANCE,
             members=1,
             machine=step.fence.machine,
-            old_database=held,
+            old_database=self._custody.held,
         )
         verdict = judge(subject, sights, known)
         return None if verdict.rule is Rule.FENCE else verdict.reason

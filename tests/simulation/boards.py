@@ -19,7 +19,7 @@ SHARE = 0.06
 WATCH_SECONDS = 1.0
 HEARD_SECONDS = 25.0
 """Who reaches a host says so in its row within 20 s, and asks it every 5 s."""
-SHORT_SECONDS = 15.0
+SHORT_SECONDS = 25.0
 """Silence that a process may not have seen yet."""
 MOST_IN_AN_HOUR, MOST_AT_A_TIME = 2, 2
 
