@@ -19,7 +19,7 @@ SHARE = 0.06
 WATCH_SECONDS = 1.0
 HEARD_SECONDS = 25.0
 """Who reaches a host says so in its row within 20 s, and asks it every 5 s."""
-SHORT_SECONDS = 25.0
+SHORT_SECONDS = 45.0
 """Silence that a process may not have seen yet."""
 MOST_IN_AN_HOUR, MOST_AT_A_TIME = 2, 2
 
@@ -100,6 +100,10 @@ class Boards:
             self._violated("I15", f"host {host.name} is switched off, and no record says that it may be")
             return
         heard = now - self._last_unreached.get(uuid, -1e9)
+        closed = {of for (of,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
+        silent = [u for u, since in self._unreached_since.items() if now - since > SHORT_SECONDS and u not in closed]
+        if found[0][0] == "Silence" and len(silent) > MOST_AT_A_TIME:
+            self._violated("I15", f"host {host.name} is switched off while {len(silent)} hosts are silent")
         if found[0][0] == "Silence" and heard > HEARD_SECONDS:
             self._violated("I15", f"host {host.name} is switched off, and was reached for {heard:.0f} s")
 
@@ -118,14 +122,9 @@ class Boards:
                 self._is_off(host)
 
     def _began(self, host: str) -> None:
-        now = self._now()
         closed = {uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
         if host in closed:
             self._violated("I15", f"host {host} is fenced by itself, and is under maintenance")
-        silent = [u for u, since in self._unreached_since.items() if now - since > SHORT_SECONDS and u not in closed]
-        alive = len(self._hosts) - len(closed)
-        if len(silent) > MOST_AT_A_TIME or 2 * len(silent) >= alive:
-            self._violated("I15", f"host {host} is fenced while {len(silent)} of {alive} hosts are silent")
         (count,) = self._rows(
             "SELECT count(*) FROM fences WHERE cause = 'Silence' AND (orders > 0 OR state != 'Withdrawn')"
         )[0]
