@@ -55,7 +55,7 @@ class InstanceStatus(StrEnum):
     """Where one member stands; shown to callers as it is."""
 
     PENDING = "Pending"  # no host
-    CLAIMED = "Claimed"  # a host's capacity is committed; nothing was ever sent there
+    CLAIMED = "Claimed"  # a host's capacity is committed; nothing was sent there since, but for a start before this one
     CREATING = "Creating"  # a create may have been sent
     CREATED = "Created"  # seen on the host, paused
     BOOTING = "Booting"  # let run, not ready yet

@@ -113,9 +113,14 @@ def runs_from(member: Instance) -> int:
     return member.paused_at + min(PAUSE_FIRST_MS << (min(member.pauses, 32) - 2), PAUSE_MOST_MS)
 
 
+def never_sent(member: Instance) -> bool:
+    """Whether nothing was ever sent for this attempt. One that starts again in its seat has a halted machine there."""
+    return member.status is S.PENDING or (member.status is S.CLAIMED and not member.restarts)
+
+
 def retire(member: Instance, now: int) -> Instance:
     """On the way out. A member that nothing was ever sent for is out at once; one that served is asked first."""
-    if member.status in (S.PENDING, S.CLAIMED, S.REMOVED):
+    if never_sent(member) or member.status is S.REMOVED:
         return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0, room="")
     if member.status is S.REMOVING:
         return member
@@ -133,7 +138,7 @@ def power_down(member: Instance, now: int) -> Instance:
 
 def evict(member: Instance, now: int, reason: str = "") -> Instance:
     """On the way to another host: stopped, removed and seen gone before it may be anywhere else."""
-    if member.status is S.CLAIMED:
+    if member.status is S.CLAIMED and never_sent(member):
         return vacate(member, keep_claim=False)
     if member.status not in PLACED - {S.REMOVING, S.EVICTING}:
         return member
@@ -215,6 +220,7 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
         unmoved(member),
         status=S.PENDING,
         attempt=member.attempt + 1,
+        restarts=0,
         host_uuid="",
         host_name="",
         cells=(),

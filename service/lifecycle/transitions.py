@@ -64,6 +64,7 @@ from service.lifecycle.members import (
     fence,
     gives_up,
     interrupted,
+    never_sent,
     outdated,
     power_down,
     retire,
@@ -113,7 +114,7 @@ def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, s
         seen_gone = (
             isinstance(fact, Observed) and fact.observation is Observation.GONE and fact.instance_uuid == old.uuid
         )
-        if seen_gone or old.status in (S.PENDING, S.CLAIMED):
+        if seen_gone or never_sent(old):
             gone.append((old.uuid, old.attempt, old.host_uuid))
     return tuple(gone)
 
@@ -350,7 +351,7 @@ def _ticked(group: Group, fact: Ticked, now: int) -> Group:
         silent = member.unknown_since and now >= member.unknown_since + CREATE_PATIENCE_MS
         if member.status in (S.CREATING, S.CREATED) and silent and not member.was_resumed and group.phase in LAUNCHING:
             return enter(member, S.FAILING, "its host stopped answering before GO", now)
-        if member.status in (S.REMOVING, S.STOPPING) and now >= member.deadline_at:
+        if member.status in (S.REMOVING, S.STOPPING, S.EVICTING) and now >= member.deadline_at:
             return replace(member, deadline_at=0)
         if silence.hangs(group, member) and now >= member.silent_since + silence.HANGS_MS:
             return enter(member, S.FAILING, member.reason or "its guest says nothing", now)

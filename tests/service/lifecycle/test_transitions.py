@@ -226,6 +226,26 @@ def test_restart_member_keeps_its_seat_and_attempt() -> None:
         assert (member.status, member.attempt, member.restarts, member.host_uuid) == (S.CLAIMED, 1, 1, "h1")
 
 
+def test_who_starts_again_in_its_seat_has_a_machine_there_that_has_to_go_first() -> None:
+    again = tell(
+        tell(running(failure_policy=FailurePolicy.RESTART_MEMBER), 1, Observation.HALTED), 1, Observation.HALTED
+    )
+    assert again.instances[1].status is S.CLAIMED
+    for fact, status in ((Evicted("h1"), S.EVICTING), (DeleteRequested(), S.REMOVING), (HostSilent("h1"), S.FAILING)):
+        after = advance(again, fact, 5)
+        assert (after.instances[1].status, after.instances[1].attempt) == (status, 1)
+        assert released(again, fact, after) == (), "what it has there counts until it was seen gone"
+    anew = tell(advance(again, Evicted("h1"), 5), 1, Observation.GONE, barred=True).instances[1]
+    assert (anew.status, anew.attempt, anew.restarts) == (S.PENDING, 2, 0)
+
+
+def test_the_grace_of_a_member_that_leaves_its_host_is_due_once() -> None:
+    asked = advance(running(), Evicted("h0"), 10)
+    due = next_deadline(asked)
+    assert due == asked.instances[0].deadline_at > 10
+    assert next_deadline(advance(asked, Ticked(), due)) == 0, "a deadline that stays due keeps its worker turning"
+
+
 def test_past_the_failure_budget_the_group_fails() -> None:
     subject = created(failure_budget=0)
     assert tell(subject, 0, Observation.HALTED).phase is GroupPhase.CLEANING
