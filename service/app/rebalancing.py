@@ -133,7 +133,7 @@ class Rebalancing:
             (VCPU, MEMORY),
             _within(wish, hosts),
         )
-        others = Others(seated, snapshot, hosts, self._clock(), refused=_on_several(snapshot))
+        others = Others(seated, snapshot, hosts, self._clock())
         answer_by = answer_time(seconds)
         for _ in range(MOST_PLANS):
             plan = await self._planner.rebalance(
@@ -257,15 +257,6 @@ def _known(connection: Connection, wish: RebalanceWish) -> None:
         fleet.zone(connection, wish.zone_uuid)
     if wish.cluster_uuid:
         clusters.get(connection, wish.cluster_uuid)
-
-
-def _on_several(snapshot: Snapshot) -> set[str]:
-    """The members with claims on more than one host: what a move has left there was not seen to be gone yet."""
-    seen: dict[str, int] = defaultdict(int)
-    for host in snapshot.hosts:
-        for member in host.members:
-            seen[member.id] += 1
-    return {member for member, hosts in seen.items() if hosts > 1}
 
 
 def _within(wish: RebalanceWish, hosts: Mapping[str, Host]) -> frozenset[str] | None:

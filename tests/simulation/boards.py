@@ -14,8 +14,8 @@ from tests.simulation.hosts import SimulatedMachineHost
 
 Query = Callable[..., Sequence[tuple[Any, ...]]]
 THEME = "fence"
-SHARE = 0.0
-"""Of the seeds without a theme, how many are about fences: none while seed 21 of `--theme fence` is not explained."""
+SHARE = 0.06
+"""Of the seeds without a theme, how many are about fences."""
 WATCH_SECONDS = 1.0
 HEARD_SECONDS = 25.0
 """Who reaches a host says so in its row within 20 s, and asks it every 5 s."""
@@ -90,6 +90,7 @@ class Boards:
 
     def ordered(self, host: SimulatedMachineHost) -> None:
         """The power of a host that is on is cut now, by its BMC."""
+        self.watch()
         now, uuid = self._now(), host.uuid
         self.switched_off.append(host.name)
         found = self._rows(
