@@ -7,15 +7,14 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import libvirt
 
 from service.domain.devices import HeldDevice, PciFunction
 from service.drivers.base import HostRejected
-
-if TYPE_CHECKING:
-    from service.drivers.libvirt.inventory import Seen
+from service.drivers.libvirt import pci_address
+from service.drivers.libvirt.inventory import Seen
 
 REREAD_SECONDS = 30.0
 """How old what is read of a function may be that no machine has; of others it is read at each look."""
@@ -88,28 +87,19 @@ def function_of(xml: str) -> PciFunction | None:
     )
     numbers = [int(pci.findtext(part, "0"), 0) for part in ("domain", "bus", "slot", "function")]
     return PciFunction(
-        address=_text(*numbers),
+        address=pci_address.text(*numbers),
         vendor=_digits(pci.find("vendor"), 4),
         product=_digits(pci.find("product"), 4),
         device_class=pci.findtext("class", "").removeprefix("0x").rjust(6, "0"),
         group=None if group is None else int(group.get("number", "0")),
         cell=None if numa is None else int(numa.get("node", "0")),
         driver=root.findtext("driver/name", ""),
-        virtual_of="" if physical is None else address_of(physical),
+        virtual_of="" if physical is None else pci_address.address_of(physical),
     )
 
 
 def _digits(element: ElementTree.Element | None, length: int) -> str:
     return "" if element is None else element.get("id", "").removeprefix("0x").rjust(length, "0")
-
-
-def address_of(element: ElementTree.Element) -> str:
-    """The address that an element's attributes say."""
-    return _text(*(int(element.get(part, "0"), 0) for part in ("domain", "bus", "slot", "function")))
-
-
-def _text(domain: int, bus: int, slot: int, function: int) -> str:
-    return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
 
 
 def really_had(connection: Any, addresses: Iterable[str]) -> tuple[str, ...]:

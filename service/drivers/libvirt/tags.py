@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from service.domain.cells import with_cells
 from service.drivers.base import HostRejected, MachineIdentity
-from service.drivers.libvirt import nodedev, numa
+from service.drivers.libvirt import numa, pci_address
 
 NAMESPACE = "urn:corral:machine:1"
 ElementTree.register_namespace("corral", NAMESPACE)
@@ -112,7 +112,7 @@ def read_domain(xml: str) -> DomainRecord:
         huge_pages=root.find("memoryBacking/hugepages") is not None,
         cells=_cells(root.find("numatune/memory")),
         devices=tuple(
-            sorted(nodedev.address_of(a) for a in root.findall("devices/hostdev[@type='pci']/source/address"))
+            sorted(pci_address.address_of(a) for a in root.findall("devices/hostdev[@type='pci']/source/address"))
         ),
     )
 
