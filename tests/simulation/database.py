@@ -97,6 +97,11 @@ _SEATS = "Sweep._host.<locals>.<lambda>"
 _TAKE = "Reconciler._take.<locals>.take"
 
 
+def _name(work: Any) -> str:
+    """What a transaction's function is called; of a `partial` nothing."""
+    return getattr(work, "__qualname__", "")
+
+
 def _cell(work: Any, name: str) -> Any:
     return work.__closure__[work.__code__.co_freevars.index(name)].cell_contents
 
@@ -157,7 +162,7 @@ class SimulatedStore(Store):
                 world.committed()
         if key is not None:
             answers[key] = result
-        if work.__qualname__ == _TAKE and isinstance(result, tuple) and result[1] == ():
+        if _name(work) == _TAKE and isinstance(result, tuple) and result[1] == ():
             answers[_TAKE] = result
         return result
 
@@ -167,7 +172,7 @@ class SimulatedStore(Store):
         They are what the real code would answer again; asking it every time takes most of a run.
         """
         world = self._world
-        if work.__qualname__ == _TAKE and not _cell(work, "hinted"):
+        if _name(work) == _TAKE and not _cell(work, "hinted"):
             now = world.now_ms()
             free = (
                 "SELECT 1 FROM groups WHERE due_at <= ?1 AND lease_until <= ?1"
@@ -175,19 +180,19 @@ class SimulatedStore(Store):
             )
             last = world.database.answers.get(_TAKE)
             return None if last is None or last[3] or world.database.rows(free, now) else (now, *last[1:])
-        if work.__qualname__ == _CATCH_UP and _cell(work, "self")._head == world.observer.revision:
+        if _name(work) == _CATCH_UP and _cell(work, "self")._head == world.observer.revision:
             return ()
-        return world.database.answers.get(self._key(work)) if work.__qualname__ == _SEATS else None
+        return world.database.answers.get(self._key(work)) if _name(work) == _SEATS else None
 
     def _key(self, work: Any) -> object:
         """Of a read that is often repeated: which one, and all that its answer depends on."""
         observer = self._world.observer
-        if work.__qualname__ == _CATCH_UP:
+        if _name(work) == _CATCH_UP:
             return _CATCH_UP, _cell(work, "self")._head, observer.revision
-        if work.__qualname__ == _SEATS:
+        if _name(work) == _SEATS:
             asked = tuple(_cell(work, "instances"))
             (held,) = self._world.database.rows("SELECT count(*), sum(removal) FROM quarantine")
             return _SEATS, _cell(work, "host_uuid"), asked, held, observer.revision, observer.claim_changes
-        if work.__qualname__ == _LOAD:
+        if _name(work) == _LOAD:
             return _LOAD, _cell(work, "self").uuid, observer.commits
         return None
