@@ -252,12 +252,13 @@ class _Planner:
             changed.add(uuid)
         members = [m for m in sorted(members, key=lambda m: m.rank) if m.status is not S.REMOVED or m.uuid in seats]
         group = replace(row, instances=tuple(members), spec=replace(row.spec, nodes=tuple(m.spec for m in members)))
-        if not changed and not (self.behind and _otherwise(row, seats)):
+        states = _where_they_are(members, seats)
+        if not changed and not (self.behind and _otherwise(row, states)):
             return None
         epochs = [s.known_record.epoch for s in seats.values() if s.record is not None]
         group = replace(group, start_epoch=max([group.start_epoch, *epochs]))
         if row.phase not in _ENDING:
-            group = as_found(group, {i: s.machine.state for i, s in seats.items()}, self._now)
+            group = as_found(group, states, self._now)
         group = self._told(group, missing)
         if not changed:
             notes.append(f"its machines show it as {group.status.value}, this database as {row.status.value}")
@@ -344,10 +345,19 @@ def _seen_devices(seat: MemberMachine) -> tuple[HeldDevice, ...]:
     return tuple(HeldDevice(address, "", ()) for address in seat.machine.devices or ())
 
 
-def _otherwise(row: Group, seats: Mapping[str, MemberMachine]) -> bool:
+def _where_they_are(members: Iterable[Instance], seats: Mapping[str, MemberMachine]) -> dict[str, MachineState]:
+    """By member, what its machine does where the member is; what is left of an earlier attempt says nothing of it."""
+    return {
+        m.uuid: seat.machine.state
+        for m in members
+        if (seat := seats.get(m.uuid)) is not None
+        and seat.place in ((m.attempt, m.host_uuid), (m.attempt, m.target_host_uuid))
+    }
+
+
+def _otherwise(row: Group, states: Mapping[str, MachineState]) -> bool:
     """Whether machines run of a group that the database has stopped, or all are stopped of one that it has running."""
-    states = [s.machine.state for s in seats.values()]
     if row.phase in (GroupPhase.STOPPED, GroupPhase.STOPPING):
-        return any(state.executing or state is MachineState.PAUSED for state in states)
+        return any(state.executing or state is MachineState.PAUSED for state in states.values())
     made = {m.uuid for m in row.instances if m.status in _MADE}
-    return row.phase in LAUNCHING and bool(made) and made <= set(seats) and all(s in HALTED for s in states)
+    return row.phase in LAUNCHING and bool(made) and made <= set(states) and all(s in HALTED for s in states.values())

@@ -14,6 +14,7 @@ from service.domain.recovery import ToldValues
 from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
 from service.errors import InvariantViolation
 from service.lifecycle.invariants import check
+from service.lifecycle.members import vacate
 from service.serving.record import machine_record
 from service.transactions.found_state import as_if_known
 from service.transactions.recovery_plan import Act, GroupChange, Known, RecoveryPlan, plan
@@ -272,6 +273,15 @@ def test_a_member_that_was_placed_anew_since_is_found_where_it_is() -> None:
     member = change.group.instances[1]
     assert (member.attempt, member.host_name, member.address, member.status) == (3, "host-3", "10.9.0.31", S.RUNNING)
     assert change.group.phase is GroupPhase.RUNNING
+
+
+def test_what_is_left_of_an_earlier_attempt_says_nothing_of_a_member_that_is_to_be_placed_anew() -> None:
+    was = running(2)
+    waits = replace(was, instances=(was.instances[0], vacate(was.instances[1], keep_claim=False)))
+    now = replace(was, instances=(seated(was.instances[0], 3, attempt=3), was.instances[1]))
+    change = only(decide(knowing(waits), surveys([], [shown(was, 1)], [shown(now, 0)], generation=9)))
+    assert [(m.status, m.host_uuid) for m in change.group.instances] == [(S.RUNNING, f"{3:032x}"), (S.PENDING, "")]
+    assert change.group.phase is GroupPhase.PLANNING
 
 
 def test_a_member_that_was_moved_live_since_keeps_its_attempt() -> None:
