@@ -124,6 +124,10 @@ bench-placement: ## the planner's figures beside greedy rules, naive models and 
 bench-store: ## claims on SQLite that share a commit, with a commit each, and by the bare driver (ARGS=--clients 48)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.store_bench $(ARGS)
 
+.PHONY: bench-counts
+bench-counts: ## transactions, statements, fsyncs, hops and tasks of a deploy, counted on both databases (ARGS=--why)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.counts_bench $(ARGS)
+
 .PHONY: bench-planner
 bench-planner: ## CPU time of a plan around the search: reading the fleet and telling it to a planner process (ARGS=--hosts 10000)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.planner_bench $(ARGS)

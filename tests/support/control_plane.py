@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -29,8 +29,10 @@ from service.reconcile.logs import MachineLogs
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.sweep import Sweep
+from service.reconcile.worker import LEASE_MS
 from service.signals import Signals
 from service.store import fleet
+from service.store.clock import StoreClock
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.ownership import establish
@@ -94,9 +96,13 @@ async def control_plane(
     overcommit: Overcommit | None = None,
     url: str = "sqlite://",
     there: Mapping[str, SimulatedHost] | None = None,
+    store: Store | None = None,
+    clock: StoreClock | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[ControlPlane]:
-    """Start everything, and end it. `size`: the simulated hosts' options; `there`: hosts that exist, by uuid."""
-    store = Store(url)
+    """Start everything, and end it. `size`: the simulated hosts' options; `there`: hosts that exist, by uuid; `store`:
+    instead of one at `url`; `monotonic`: the hosts' clock, seconds."""
+    store = store or Store(url)
     migrated(store.engine)
     hosts, zones, catalogue = hosts or (host(1), host(2)), zones or (zone(),), catalogue or (entry(),)
     options = SimulationOptions.read({"boot_ms": "10", "call_ms": "0", **(size or {})})
@@ -127,6 +133,7 @@ async def control_plane(
         metrics=metrics,
         owner="test",
         custody=custody,
+        clock=clock or StoreClock(LEASE_MS),
     )
     reconciler = Reconciler(context)
     signals = Signals()
@@ -136,7 +143,7 @@ async def control_plane(
     plane = ControlPlane(store, feed, groups, reconciler, sweep, metrics, custody, calls.logs)
     for h in hosts:
         known = (there or {}).get(h.uuid)
-        driver = SimulatedDriver(h.uuid, known or SimulatedHost(h.name, options, time.monotonic))
+        driver = SimulatedDriver(h.uuid, known or SimulatedHost(h.name, options, monotonic))
         plane.drivers[h.uuid] = driver
         monitors[h.uuid] = HostMonitor(h, driver, store, reconciler.host_changed, custody)
     reading = asyncio.create_task(feed.run())

@@ -1,0 +1,70 @@
+"""What a deploy may cost the database and the event loop, by exact count (`make bench-counts` prints the counts).
+
+A change that makes it cheaper lowers the bound in the same commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.counting import UNLIKE_MS, Counts, deploy_counts
+from tests.support.database import InTurn
+from tests.support.postgres import Postgres
+
+
+class Bound(NamedTuple):
+    """What the counts of `Counts` are at most. PostgreSQL has more statements: hints to other replicas, and a lock."""
+
+    writes: int
+    reads: int
+    flushes: int
+    statements: int
+    more_on_postgresql: int
+    tasks: int
+
+
+ALIKE = {
+    1: Bound(9, 19, 8, 108, 8, 9),
+    8: Bound(9, 19, 8, 136, 8, 51),
+    64: Bound(9, 19, 8, 192, 8, 331),
+}
+"""By the number of members, on hosts that answer at the same time."""
+UNLIKE = {8: Bound(37, 92, 29, 450, 29, 59)}
+"""The same where each host is slower than the one before: what comes of them comes one after the other."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where an empty database is, of one kind and then of the other."""
+    if request.param == "sqlite":
+        yield "sqlite://"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    shared: InTurn = request.getfixturevalue("postgres_in_turn")
+    try:
+        yield server.url(shared.name)
+    finally:
+        shared.give_back()
+
+
+@pytest.mark.parametrize("members", ALIKE)
+def test_a_deploy_on_alike_hosts_costs_no_more(url: str, members: int) -> None:
+    _holds(deploy_counts(url, members), ALIKE[members], url)
+
+
+@pytest.mark.parametrize("members", UNLIKE)
+def test_a_deploy_on_unlike_hosts_costs_no_more(url: str, members: int) -> None:
+    _holds(deploy_counts(url, members, UNLIKE_MS), UNLIKE[members], url)
+
+
+def _holds(found: Counts, bound: Bound, url: str) -> None:
+    on_postgresql = url.startswith("postgresql")
+    # SQLite writes nothing where nothing was changed; PostgreSQL's locks of rows are writes.
+    assert found.writes <= bound.writes, found.by_work
+    assert found.flushes <= (bound.writes if on_postgresql else bound.flushes), found.by_work
+    assert found.reads <= bound.reads, found.by_work
+    assert found.statements <= bound.statements + bound.more_on_postgresql * on_postgresql
+    assert found.tasks <= bound.tasks
