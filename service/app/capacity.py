@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from service.domain.cells import Cell, by_cell, kept, resource_of
-from service.domain.devices import Device
+from service.domain.cells import Cell, by_cell, kept, resource_of, without_cells
+from service.domain.devices import Device, DeviceState
 from service.domain.fencing import Fence, Verdict
-from service.domain.fleet import Host, Overcommit
+from service.domain.fleet import GPU, Host, Overcommit
 from service.domain.tenants import ProjectClaims
 from service.store.fleet import HostLoad
 
@@ -18,7 +18,7 @@ from service.store.fleet import HostLoad
 class HostView:
     """A host, what it carries, the policy that holds for it (the fleet's, with the zone's over it, and its own over
     both), whose claims it has, and its devices. `fence`: the last one by its BMC; `verdict`: what is thought of it
-    while it is silent and may be fenced by itself."""
+    while it is silent and may be fenced by itself. `held`: what of it machines in quarantine hold."""
 
     host: Host
     load: HostLoad
@@ -27,6 +27,7 @@ class HostView:
     devices: tuple[Device, ...] = ()
     fence: Fence | None = None
     verdict: Verdict | None = None
+    held: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,16 @@ class FleetCapacity:
     amounts: tuple[ResourceAmounts, ...]
     hosts: int
     unavailable_hosts: int
+
+
+def quarantined(view: HostView) -> dict[str, int]:
+    """What of each resource nobody gets until an operator has looked at it: what machines in quarantine hold, and
+    devices that nobody has and that are out of service. It counts as foreign."""
+    found = without_cells(view.held)
+    for one in view.devices:
+        if one.state in (DeviceState.QUARANTINED, DeviceState.BLOCKED) and not one.instance_uuid:
+            found[f"{GPU}{one.model}"] = found.get(f"{GPU}{one.model}", 0) + 1
+    return found
 
 
 def carries(load: HostLoad) -> str:

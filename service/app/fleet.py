@@ -23,6 +23,7 @@ from service.app.host_requests import HostChange, HostFilter, HostUpdate, NewHos
 from service.app.paging import Page
 from service.app.zones import Zones
 from service.domain.fleet import MEMORY, VCPU, Bmc, Host, HostState, HostStatus, policy
+from service.domain.ownership import Holding
 from service.domain.specs import MachineType
 from service.domain.tenants import Caller
 from service.drivers import kinds
@@ -291,8 +292,12 @@ class Fleet(Zones, Clusters):
         loads, whose = fleet.loads(connection, [*holds]), usage.on_hosts(connection, [*holds])
         its = devices.of_hosts(connection, [*holds])
         fences, told = fencing.newest(connection, [*holds]), fencing.verdicts(connection, [*holds])
+        some = {uuid for uuid, kind in ownership.counts(connection) if kind is Holding.MACHINE}
+        held = {u: ownership.held_on(connection, u) for u in some & holds.keys()}
         views = (
-            HostView(h, loads[u], holds[u], whose.get(u, ()), its.get(u, ()), fences.get(u), told.get(u))
+            HostView(
+                h, loads[u], holds[u], whose.get(u, ()), its.get(u, ()), fences.get(u), told.get(u), held.get(u, {})
+            )
             for u, h in ((h.uuid, h) for h in hosts)
         )
         return tuple(views)

@@ -14,6 +14,8 @@ from tests.support.process import ServiceProcess
 from tests.web import browser
 
 HOSTS = 10
+GPU_HOST = 3
+"""The number of the host that has devices, two of them."""
 
 
 def configuration(directory: Path, hosts: int = HOSTS, *, boot_ms: int = 50) -> str:
@@ -62,8 +64,10 @@ call_ms = "0"
 live_migration = "yes"
 migrate_ms = "{boot_ms}"
 """
+    devices = '"gpu.h100" = "2"\n'
     listed = (
         one.format(number=n, zone=("east", "west")[n % 2], rack=n % 5, cpu=(8, 16)[n % 2], boot_ms=boot_ms)
+        + (devices if n == GPU_HOST else "")
         for n in range(1, hosts + 1)
     )
     return head + "".join(listed)

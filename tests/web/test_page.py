@@ -76,7 +76,7 @@ def measured(http: httpx.Client) -> dict[str, tuple[int, int, int]]:
     for family in text_string_to_metric_families(http.get("/metrics").text):
         for sample in family.samples:
             sums[sample.name] += int(sample.value)
-    kinds = {"vcpu": "vcpus", "memory": "memory_bytes"}
+    kinds = {"vcpu": "vcpus", "memory": "memory_bytes", "gpu.h100": "gpus"}
     parts = ("allocatable", "claimed", "foreign")
     return {
         name: (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amounts
+from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amounts, quarantined
 from service.app.zones import ZoneView
 from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
 from service.domain.groups import Group, GroupStatus, Instance
@@ -20,7 +20,8 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
     """A host. `resources`: name -> [total, reserved, allocatable, claimed, foreign, available], in the resource's unit.
 
     `cells`: number -> the same of each NUMA cell. `stale`: how many claims of members that were placed elsewhere it
-    still carries. `causes`: as of `group`. `fencing`: what of its BMC an operator has to know, where it has one.
+    still carries. `quarantined`: name -> what of it counts as foreign until an operator has looked. `causes`: as of
+    `group`. `fencing`: what of its BMC an operator has to know, where it has one.
     """
     value = view.host
     return {
@@ -41,6 +42,7 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
         "stale": view.load.stale_claims,
         "resources": _resources(amounts(view)),
         "cells": {str(number): _resources(of_cell) for number, of_cell in cell_amounts(view)},
+        "quarantined": {name: amount for name, amount in quarantined(view).items() if amount},
         **({"fencing": _fencing(view)} if value.bmc is not None else {}),
     }
 

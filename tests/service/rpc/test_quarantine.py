@@ -19,8 +19,9 @@ from service.domain.ownership import OwnerMark
 from service.drivers.base import MachineIdentity, MachineState
 from service.drivers.simulated import SimulatedDriver
 from service.drivers.simulated.host import SimulatedMachine
+from service.http.web import documents
 from service.reconcile import sweep
-from service.store import claims, groups, schema
+from service.store import claims, fleet, groups, schema
 from tests.service.rpc.lab import refused, soon
 from tests.service.rpc.test_fleet import UNKNOWN
 from tests.support import ROOT
@@ -91,6 +92,11 @@ async def test_a_stranger_is_listed_counted_and_ended_by_order_alone(
             return {c.resource: c.foreign for c in (await host(lab, driver.host_id)).capacities}.get("vcpu") == 3
 
         await soon(counted)
+        picture = await lab.service.store.read(
+            lambda connection: lab.service.fleet.views(connection, tuple(fleet.hosts(connection).values()))
+        )
+        apart = {view.host.uuid: documents.host(view, causes=True)["quarantined"] for view in picture}
+        assert {uuid: of for uuid, of in apart.items() if of} == {driver.host_id: held}
         other = next(u for u in lab.service.reconciler.monitors if u != driver.host_id)
         on_other = await lab.fleet.ListQuarantine(fleet_pb2.ListQuarantineRequest(host_uuid=other))
         assert not on_other.inventories

@@ -5,6 +5,7 @@ import { all, begin, call, events } from "./api.js";
 import { matches, terms, unknown } from "./filter.js";
 import { Ask, Bar, Filter, Legend, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Tiles } from "./tiles.js";
+import { Devices } from "./devices.js";
 import { amount, because, bytes, label } from "./units.js";
 
 const MANY = 200;
@@ -18,6 +19,15 @@ export function stranded(host) {
   const used = ["vcpu", "memory"].filter((name) => host.resources[name] && host.resources[name][5] <= 0);
   if (!used.length) return [];
   return Object.keys(host.resources).filter((name) => !used.includes(name));
+}
+
+// What of each resource of these hosts is in quarantine or out of service.
+function quarantined(hosts) {
+  const sums = {};
+  for (const host of hosts.filter(open)) {
+    for (const [name, value] of Object.entries(host.quarantined)) sums[name] = (sums[name] || 0) + value;
+  }
+  return sums;
 }
 
 // Sums over the hosts that take new members, as GetCapacity and the metrics have them.
@@ -46,6 +56,7 @@ export function Fleet({ picture, query, setQuery, may }) {
   const wanted = terms(query);
   const hosts = [...picture.hosts.values()].filter((host) => matches(wanted, fields(host, picture))).sort(order);
   const sums = totals(hosts);
+  const held = quarantined(hosts);
   const closed = hosts.filter((host) => !open(host)).length;
   return html`<h1>Fleet</h1>
     ${may("admin") && picture.hosts.size > 1 && html`<p class="actions"><button onClick=${() => previewRebalance(setAsk, setProblem)}>Rebalance…</button></p>`}
@@ -55,8 +66,8 @@ export function Fleet({ picture, query, setQuery, may }) {
     <section aria-label="Totals" class="totals" id="totals">
       <p><strong>${hosts.length}</strong> hosts${closed > 0 && html`, <strong>${closed}</strong> take nothing new`}</p>
       ${Object.entries(sums).map(([name, of]) => html`<div key=${name} class="total" data-resource=${name} data-of=${of.join(" ")}>
-        <span>${label(name)}: ${amount(name, of[3])} of ${amount(name, of[2])} claimed, ${amount(name, of[5])} free</span>
-        <${Bar} resource=${name} of=${of} /></div>`)}
+        <span>${label(name)}: ${amount(name, of[3])} of ${amount(name, of[2])} claimed, ${amount(name, of[5])} free${held[name] > 0 && `, ${amount(name, held[name])} in quarantine or out of service`}</span>
+        <${Bar} resource=${name} of=${of} quarantined=${held[name]} /></div>`)}
       <${Legend} />
     </section>
     ${picture.hosts.size === 0 && html`<p>There is no host yet: the configuration file names hosts, and <code>AddHost</code> takes one into the fleet.</p>`}
@@ -84,7 +95,7 @@ function Card({ host, picture }) {
   return html`<li class="host">
     <p><a href=${`#/host/${host.uuid}`}>${host.name}</a> <${Status} is=${host.status} />${host.state !== "Enabled" && html` <em>${host.state}</em>`}${host.type === "BareMetal" && html` <em>bare metal</em>`}</p>
     ${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line"><span>${label(name)}</span>
-      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} />
+      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} />
       <span>${amount(name, of[3])} / ${amount(name, of[2])}</span></div>`)}
     <p class="members">${members.slice(0, 24).map((member) => {
       const group = picture.groups.get(member.group)?.name || member.group;
@@ -125,8 +136,8 @@ export function Host({ picture, uuid, may }) {
       ${host.status === "Disconnected" && html`<button onClick=${() => setAsk(toFence(host))}>Fence…</button>`}</p>`}
     <${Problem} is=${problem} />
     <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
-      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} />
-      <span>${amount(name, of[3])} claimed, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
+      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} />
+      <span>${amount(name, of[3])} claimed, ${amount(name, of[4])} other machines${host.quarantined[name] > 0 && ` (${amount(name, host.quarantined[name])} in quarantine or out of service)`}, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
       ${Object.keys(host.cells).length > 1 && Object.entries(host.cells).map(([number, cell]) => html`<h3 key=${number}>NUMA cell ${number}</h3>
         ${Object.entries(cell).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span><${Bar} resource=${name} of=${of} open=${open(host)} />
           <span>${amount(name, of[3])} claimed by members pinned to it, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}`)}
@@ -134,6 +145,7 @@ export function Host({ picture, uuid, may }) {
     <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Group", "Rank", "Status", "CPU", "Memory", "Why"]}
       row=${(member) => html`<th scope="row"><a href=${`#/group/${member.group}`}>${picture.groups.get(member.group)?.name || member.group}</a></th>
         <td>${member.rank}</td><td><${Status} is=${member.status} /></td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
+    <${Devices} host=${host} picture=${picture} may=${may} />
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
 }
 

@@ -54,6 +54,7 @@ export function Group({ picture, uuid, may }) {
   if (!group) return html`<h1>Group</h1><p>There is no group <code>${uuid}</code>, or it has been deleted.</p>`;
   const members = picture.membersOf(uuid);
   const answered = whole.value?.inventory?.instances?.[0]?.lastAnswer;
+  const devices = members.some((member) => member.gpus > 0);
   const url = members.find((member) => member.rank === 0)?.url;
   const put = (verb, title, body) => setAsk({
     title: `${title} ${group.name}?`,
@@ -71,14 +72,33 @@ export function Group({ picture, uuid, may }) {
     ${may("operator") && html`<p class="actions">${ACTIONS.filter(([, , when]) => when(group.status)).map(([verb, title, , body]) =>
       html`<button key=${verb} onClick=${() => put(verb, title, body)}>${title}…</button>`)}
       <button class="danger" onClick=${() => put("", "Delete", "Its machines and their disks are destroyed.")}>Delete…</button></p>`}
-    <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", "Why"]}
+    <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", ...(devices ? ["Devices"] : []), "Why"]}
       row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
-        <td>${picture.hosts.get(member.host) ? html`<a href=${`#/host/${member.host}`}>${picture.hosts.get(member.host).name}</a>` : member.host ? "placed" : "—"}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}</td>
-        <td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
+        <td>${host(picture, member.host)}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}${member.target && html` → ${host(picture, member.target)}`}</td>
+        <td>${member.cpu}</td><td>${bytes(member.memory)}</td>${devices && html`<td>${member.gpus}</td>`}<td>${because(member)}</td>`} />
+    ${whole.value?.inventory?.room && html`<${Room} room=${whole.value.inventory.room} picture=${picture} />`}
     <${Logs} uuid=${uuid} members=${members} />
     <h2>Timeline</h2>
     <${Problem} is=${history.problem} />
     <${Cut} of=${history.value} />
     ${history.value && html`<${Timeline} events=${history.value} members=${members} />`}
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+function host(picture, uuid) {
+  const found = picture.hosts.get(uuid);
+  if (found) return html`<a href=${`#/host/${uuid}`}>${found.name}</a>`;
+  return uuid ? "placed" : "—";
+}
+
+// Who leaves which host so that this group fits. Members of other projects are not named to those who may not see them.
+function Room({ room, picture }) {
+  const moves = room.moves || [];
+  const gone = moves.filter((move) => move.gone).length;
+  const group = (move) => (move.groupUuid ? html`<a href=${`#/group/${move.groupUuid}`}>${picture.groups.get(move.groupUuid)?.name || move.groupUuid.slice(0, 8)}</a>` : "another project's");
+  return html`<h2>Room is being made</h2>
+    <p><progress max=${moves.length} value=${gone} aria-label=${`${gone} of ${moves.length} gone`}></progress> ${gone} of ${moves.length} have left their hosts, ${bytes(Number(room.movedBytes || 0))} of memory in all.</p>
+    <${Table} caption="Moves that make room" items=${moves} keyOf=${(move) => move.instanceUuid + move.sourceHostName + move.targetHostName} head=${["Member", "Group", "From", "To", "Memory", "How", "Stands"]}
+      row=${(move) => html`<th scope="row">${move.instanceName || "a member"}</th><td>${group(move)}</td><td>${move.sourceHostName}</td><td>${move.targetHostName}</td>
+        <td>${bytes(Number(move.memorySize))}</td><td>${move.live ? "as it runs" : "stopped and started again"}</td><td>${move.gone ? "gone" : "to go"}</td>`} />`;
 }

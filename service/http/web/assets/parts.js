@@ -4,13 +4,13 @@ import { html, useEffect, useRef, useState } from "./vendor/preact-htm.mjs";
 import { amount, label } from "./units.js";
 
 const TONES = {
-  good: ["Running", "Connected", "placed", "optimal"],
+  good: ["Running", "Connected", "placed", "optimal", "available", "claimed"],
   busy: [
     "Deploying", "ConfigSettingUp", "ServiceBootingUp", "Starting", "Stopping", "Deleting", "Connecting",
     "Pending", "Claimed", "Creating", "Created", "Booting", "Evicting", "Removing",
   ],
-  warn: ["Degraded", "Unknown", "Foreign", "Ahead", "Mismatched", "Failing", "unknown", "gap"],
-  bad: ["Failed", "Disconnected", "infeasible"],
+  warn: ["Degraded", "Unknown", "Foreign", "Ahead", "Mismatched", "Failing", "unknown", "gap", "quarantined"],
+  bad: ["Failed", "Disconnected", "infeasible", "blocked", "gone"],
 };
 
 export function tone(status) {
@@ -21,15 +21,17 @@ export function Status({ is }) {
   return html`<span class="status ${tone(is)}"><i aria-hidden="true"></i>${is}</span>`;
 }
 
-// What of a resource is taken by whom. A host that takes nothing has nothing free, whatever it measures.
-export function shares([total, reserved, allocatable, claimed, foreign, available], open, stranded) {
+// What of a resource is taken by whom. A host that takes nothing has nothing free, whatever it measures. `quarantined`: what
+// of `foreign` waits for an operator.
+export function shares([total, reserved, allocatable, claimed, foreign, available], open, stranded, quarantined = 0) {
   const whole = Math.max(allocatable, claimed + foreign, 1);
   const free = open && !stranded ? available : 0;
   return {
     whole,
     parts: [
       ["claimed", claimed, "claimed by members"],
-      ["foreign", foreign, "taken by other machines"],
+      ["foreign", Math.max(0, foreign - quarantined), "taken by other machines"],
+      ["quarantined", Math.min(foreign, quarantined), "in quarantine or out of service"],
       ["stranded", open && stranded ? available : 0, "free, and of no use: another resource is used up"],
       ["closed", open ? 0 : available, "not given out: the host takes nothing new"],
       ["free", free, "free"],
@@ -39,8 +41,8 @@ export function shares([total, reserved, allocatable, claimed, foreign, availabl
   };
 }
 
-export function Bar({ resource, of, open = true, stranded = false }) {
-  const { whole, parts, reserved } = shares(of, open, stranded);
+export function Bar({ resource, of, open = true, stranded = false, quarantined = 0 }) {
+  const { whole, parts, reserved } = shares(of, open, stranded, quarantined);
   const told = parts.filter(([, value]) => value > 0).map(([, value, what]) => `${amount(resource, value)} ${what}`);
   if (reserved) told.push(`${amount(resource, reserved)} kept for the host itself`);
   const words = `${label(resource)}: ${told.join(", ") || "nothing"}`;
@@ -50,8 +52,8 @@ export function Bar({ resource, of, open = true, stranded = false }) {
 }
 
 export function Legend() {
-  const kinds = ["claimed", "foreign", "stranded", "closed", "free"];
-  const names = { claimed: "claimed", foreign: "other machines", stranded: "stranded", closed: "not given out", free: "free" };
+  const kinds = ["claimed", "foreign", "quarantined", "stranded", "closed", "free"];
+  const names = { claimed: "claimed", foreign: "other machines", quarantined: "in quarantine or out of service", stranded: "stranded", closed: "not given out", free: "free" };
   return html`<ul class="legend" aria-label="Colours of the bars">
     ${kinds.map((kind) => html`<li><b class=${kind} aria-hidden="true"></b>${names[kind]}</li>`)}
   </ul>`;

@@ -90,7 +90,7 @@ function one(draw, colour, host, { left, top, width, height }, open, stranded) {
   const room = named ? height - 16 : height - 4;
   const each = Math.max(2, Math.floor(room / Math.max(1, bars.length)) - 1);
   bars.forEach(([name, of], row) => {
-    const { whole, parts } = shares(of, open, stranded.includes(name));
+    const { whole, parts } = shares(of, open, stranded.includes(name), host.quarantined[name]);
     let from = left + 6;
     for (const [kind, value] of parts) {
       const wide = ((width - 8) * value) / whole;

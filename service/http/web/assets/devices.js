@@ -1,0 +1,47 @@
+// A host's devices: who has each of them, or why nobody may, and taking one out of service or back.
+
+import { html, useState } from "./vendor/preact-htm.mjs";
+import { call } from "./api.js";
+import { Ask, Problem, Status, Table, useAnswer } from "./parts.js";
+
+export function Devices({ host, picture, may }) {
+  const told = useAnswer((signal) => call("GET", `/corral/v1/hosts/${host.uuid}`, undefined, signal), [host]);
+  const [ask, setAsk] = useState(null);
+  const devices = told.value?.inventory?.devices || [];
+  const path = `/corral/v1/hosts/${host.uuid}/devices`;
+  const change = async (verb, body) => {
+    await call("POST", `${path}:${verb}`, body);
+    told.again();
+  };
+  const takeOut = (one) => setAsk({
+    title: `Take ${one.key} out of service?`,
+    verb: "Take out",
+    body: html`<p>It is given to nobody until it is taken back. Who has it keeps it.</p>
+      <label for="device-reason">Why, for whoever looks at it next</label><input id="device-reason" required maxlength="1000" />`,
+    run: () => change("quarantine", { key: one.key, reason: document.getElementById("device-reason").value }),
+  });
+  const takeBack = (one) => setAsk({
+    title: `Take ${one.key} back into service?`,
+    verb: "Take back",
+    body: html`<p>The next member that asks for such a device may get it. ${one.reason}</p>`,
+    run: () => change("release", { key: one.key }),
+  });
+  const count = (state) => devices.filter((one) => one.state === state).length;
+  const states = [...new Set(devices.map((one) => one.state))].map((state) => `${count(state)} ${state}`);
+  if (!devices.length && !told.problem) return null;
+  return html`<h2>Devices</h2>
+    <${Problem} is=${told.problem} />
+    ${told.value && html`<p id="device-states">${states.join(", ")}</p>
+      <${Table} caption="Devices" items=${devices} keyOf=${(one) => one.key} head=${["Device", "Model", "State", "Has it", "NUMA cell", "IOMMU group", "With it", "Why", ...(may("admin") ? ["Do"] : [])]}
+        row=${(one) => html`<th scope="row"><code>${one.key}</code></th><td>${one.model}</td><td><${Status} is=${one.state} /></td><td>${holder(one, picture)}</td>
+          <td>${one.numaCell ?? "—"}</td><td>${one.iommuGroup ?? "—"}</td><td>${(one.functions || []).filter((address) => address !== one.key).join(", ")}</td><td>${one.reason}</td>
+          ${may("admin") && html`<td>${one.state === "quarantined" ? html`<button onClick=${() => takeBack(one)}>Take back…</button>` : one.state !== "gone" && html`<button onClick=${() => takeOut(one)}>Take out…</button>`}</td>`}`} />`}
+    <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+function holder(device, picture) {
+  if (!device.instanceUuid) return "";
+  const member = picture.members.get(device.instanceUuid);
+  const group = picture.groups.get(device.groupUuid);
+  return html`<a href=${`#/group/${device.groupUuid}`}>${group?.name || device.groupUuid.slice(0, 8)}${member && ` rank ${member.rank}`}</a>`;
+}

@@ -1,0 +1,89 @@
+"""Devices of hosts and room in the making, on the page in Chromium."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from corral.v1 import group_pb2
+from google.protobuf.json_format import MessageToDict
+
+from tests.support.builders import ENTRY
+from tests.web.browser import Page
+from tests.web.conftest import GPU_HOST
+from tests.web.test_page import GIB, deploy
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+
+def test_devices_are_listed_and_one_that_is_out_of_service_is_never_free(page: Page, http: httpx.Client) -> None:
+    found = next(one for one in http.get("/corral/v1/hosts").json()["inventories"] if one["name"] == f"host-{GPU_HOST}")
+    node = {"uuid": ENTRY, "cpuNum": 1, "memorySize": str(GIB), "gpus": [{"model": "h100", "count": 1}]}
+    uuid = deploy(http, "with-device", 1, modelServices=[node])
+    page.open(f"/#/host/{found['uuid']}")
+    page.until(lambda: page.text("#device-states") == "1 claimed, 1 available", "both devices")
+    rows = page.texts("[aria-label=Devices] tbody tr")
+    (taken,) = [row for row in rows if "claimed" in row]
+    assert "with-device rank 0" in taken
+    (free,) = [one["key"] for one in found["devices"] if one["key"] not in taken]
+    page.script(
+        "[...document.querySelectorAll('[aria-label=Devices] tr')].find((e) => e.textContent.includes(arguments[0]))"
+        ".querySelector('button').click()",
+        free,
+    )
+    page.until(lambda: free in page.text("dialog"), "the question")
+    page.type("#device-reason", "it fell off the bus")
+    page.click("dialog button", "Take out")
+    page.until(lambda: page.text("#device-states") == "1 claimed, 1 quarantined", "it out of service")
+    assert "it fell off the bus" in page.text("main")
+    page.until(lambda: "1 in quarantine or out of service" in page.text("main"), "it apart from other machines")
+    assert page.script("return document.querySelectorAll('.line.wide b.quarantined').length") == 1
+    page.open()
+    page.until(lambda: "0 free, 1 in quarantine or out of service" in page.text("#totals"), "it in the fleet's sums")
+    page.open(f"/#/host/{found['uuid']}")
+    page.until(lambda: page.text("#device-states") == "1 claimed, 1 quarantined", "the device")
+    page.click("button", "Take back")
+    page.until(lambda: free in page.text("dialog"), "the question")
+    page.click("dialog button", "Take back")
+    page.until(lambda: page.text("#device-states") == "1 claimed, 1 available", "it in service")
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+    page.until(lambda: page.text("#device-states") == "2 available", "nobody on it")
+
+
+def test_a_groups_page_tells_who_makes_room_for_it(page: Page, http: httpx.Client) -> None:
+    uuid = deploy(http, "waits-for-room", 1)
+    moves = [
+        group_pb2.MemberMove(
+            instance_uuid=f"{number}" * 32,
+            group_uuid=uuid,
+            instance_name=f"mover-{number}",
+            source_host_name="host-1",
+            target_host_name="host-2",
+            memory_size=GIB,
+            live=number == 1,
+            gone=number == 1,
+        )
+        for number in (1, 2)
+    ]
+    room = MessageToDict(group_pb2.RoomInProgress(moves=[*moves, group_pb2.MemberMove()], moved_bytes=2 * GIB))
+    page.open("/#/groups")
+    page.script(
+        "const [room, uuid] = arguments, real = window.fetch; window.fetch = async (path, init) => {"
+        "  const answer = await real(path, init);"
+        "  if (path !== `/corral/v1/instance-groups/${uuid}`) return answer;"
+        "  const body = await answer.json();"
+        "  body.inventory.room = room;"
+        "  return new Response(JSON.stringify(body));"
+        "}; location.hash = `#/group/${uuid}`",
+        room,
+        uuid,
+    )
+    page.until(lambda: "Room is being made" in page.text("main"), "the room")
+    rows = page.texts("[aria-label='Moves that make room'] tbody tr")
+    assert [row.split("\t")[0] for row in rows] == ["mover-1", "mover-2", "a member"]
+    assert "as it runs\tgone" in rows[0]
+    assert "stopped and started again\tto go" in rows[1]
+    assert "another project's" in rows[2]
+    assert "1 of 3 have left their hosts, 2 GiB of memory" in page.text("main")
+    assert page.accessibility() == []
+    page.open()
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
