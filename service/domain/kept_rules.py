@@ -7,7 +7,7 @@ there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.domain.fleet import Host
@@ -24,6 +24,11 @@ class Broken:
     rule: str
     missed: int
     ranks: tuple[int, ...]
+    least: bool = False  # how many there are at least: who joins can only make it better
+
+
+Seated = tuple[Instance, Host]
+"""A member and a host that it is on."""
 
 
 def worsened(group: Group, before: Mapping[str, Host], after: Mapping[str, Host]) -> tuple[str, ...]:
@@ -48,7 +53,17 @@ def broken(group: Group, hosts: Mapping[str, Host]) -> tuple[Broken, ...]:
     return tuple(one for one in (*_of_hosts(group, placed), *_of_racks(group, placed)) if one.missed > 0)
 
 
-def _of_hosts(group: Group, placed: list[tuple[Instance, Host]]) -> Iterator[Broken]:
+def lost_to_racks(group: Group, before: Sequence[Seated], after: Sequence[Seated], *, whole: bool) -> tuple[str, ...]:
+    """The rules about racks that seats would miss by more than those did that there were, in words.
+
+    `before`, `after`: each of the group's members that count with the host that it is on; with both, while it moves.
+    `whole`: after it all of the gang is placed, and what is at least must be kept, however little there was before.
+    """
+    missed = {one.rule: one.missed for one in _of_racks(group, before) if not (whole and one.least)}
+    return tuple(one.rule for one in _of_racks(group, after) if one.missed > max(0, missed.get(one.rule, 0)))
+
+
+def _of_hosts(group: Group, placed: Sequence[Seated]) -> Iterator[Broken]:
     for label in group.spec.placement.required_host_labels:
         without = tuple(m.rank for m, host in placed if host.labels.get(label.key) not in label.values)
         yield Broken(f"only on hosts with {label.key} = {' or '.join(label.values)}", len(without), without)
@@ -57,22 +72,23 @@ def _of_hosts(group: Group, placed: list[tuple[Instance, Host]]) -> Iterator[Bro
         yield Broken(f"only in cluster {cluster}", len(outside), outside)
 
 
-def _of_racks(group: Group, placed: list[tuple[Instance, Host]]) -> Iterator[Broken]:
+def _of_racks(group: Group, placed: Sequence[Seated]) -> Iterator[Broken]:
     policy = group.spec.placement
     # A host without a rack is one of its own. Members that leave count for what is at most, not for what is at least.
-    rack = {m.rank: (host.rack, "") if host.rack else ("", host.uuid) for m, host in placed}
-    lasting = [m.rank for m, _ in placed if not m.leaving]
-    members, racks = Counter(rack.values()), len({rack[rank] for rank in lasting})
+    seats = [(m, (host.rack, "") if host.rack else ("", host.uuid)) for m, host in placed]
+    lasting = [(m, rack) for m, rack in seats if not m.leaving]
+    members, racks = Counter(rack for _, rack in seats), len({rack for _, rack in lasting})
     if policy.max_per_rack:
-        crowded = tuple(rank for rank in rack if members[rack[rank]] > policy.max_per_rack)
+        crowded = tuple(m.rank for m, rack in seats if members[rack] > policy.max_per_rack)
         over = sum(max(0, count - policy.max_per_rack) for count in members.values())
         yield Broken(f"at most {policy.max_per_rack} in a rack", over, crowded)
     if policy.same_rack:
-        yield Broken("all in one rack", len(members) - 1, tuple(rack))
+        yield Broken("all in one rack", len(members) - 1, tuple(m.rank for m, _ in seats))
+    ranks = tuple(m.rank for m, _ in lasting)
     if policy.max_racks:
-        yield Broken(f"in at most {policy.max_racks} racks", racks - policy.max_racks, tuple(lasting))
+        yield Broken(f"in at most {policy.max_racks} racks", racks - policy.max_racks, ranks)
     if policy.min_racks:
-        yield Broken(f"in at least {policy.min_racks} racks", policy.min_racks - racks, tuple(lasting))
+        yield Broken(f"in at least {policy.min_racks} racks", policy.min_racks - racks, ranks, least=True)
 
 
 def _ranks(ranks: tuple[int, ...]) -> str:

@@ -290,6 +290,13 @@ def lock_open(connection: Connection, hosts: Iterable[str]) -> None:
         _open_host(connection, host_uuid, there=False)
 
 
+def hold(connection: Connection, hosts: Iterable[str]) -> None:
+    """Nobody changes what an operator says of these hosts until this transaction ends; in the order of `take`."""
+    table = schema.hosts
+    query = select(table.c.uuid).where(table.c.uuid.in_(sorted(hosts))).order_by(table.c.uuid)
+    connection.execute(query.with_for_update(key_share=True)).all()
+
+
 def _open_host(connection: Connection, host_uuid: str, *, there: bool) -> None:
     """Lock the host's row and see that it takes claims."""
     if connection.execute(_ANY_HOST if there else _OPEN_HOST, {"host": host_uuid}).rowcount != 1:

@@ -14,12 +14,13 @@ from service.domain.groups import (
     PlacementRecord,
     Seat,
 )
+from service.domain.kept_rules import lost_to_racks
 from service.domain.network import mac_address
 from service.drivers.base import MachineIdentity
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
-from service.planning.group_rules import spares_are_kept
+from service.planning.group_rules import spares_are_kept, stays
 from service.planning.translate import seat, total
 from service.store import bookings, claims, fleet, groups, ownership, quotas
 from service.store.addresses import take_addresses
@@ -83,13 +84,16 @@ def claim(
     failpoint("claim.checked")
     # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
+    _hold_racks(connection, before, [s.host_uuid for s in placement.assignments])
     claims.take(connection, before.uuid, placement.assignments, alone=alone)
     picked = pick(connection, before.uuid, placement.assignments)
     failpoint("claim.picked")
-    taken = {s.host_uuid for s in placement.assignments}
+    host_of = {s.instance_uuid: s.host_uuid for s in placement.assignments}
+    taken = set(host_of.values())
     _check_neighbours(connection, before, taken)
     _check_labels(connection, before, taken)
-    _check_clusters(connection, before, {s.instance_uuid: s.host_uuid for s in placement.assignments})
+    _check_clusters(connection, before, host_of)
+    _check_racks(connection, before, host_of, whole=True)
     _check_spare_hosts(connection, before)
     failpoint("claim.alone")
     seats = _addressed(connection, cluster, before.uuid, picked)
@@ -127,10 +131,12 @@ def claim_move(
         return before  # nobody wants the room any more, and the member is told so next
     # What an earlier move of this attempt to that host has left, if anything, is of the same machine.
     claims.leave(connection, [(member.uuid, member.attempt, target.uuid)])
+    _hold_racks(connection, before, [target.uuid])
     claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)
     _check_neighbours(connection, before, {target.uuid})
     _check_labels(connection, before, {target.uuid})
     _check_clusters(connection, before, {member.uuid: target.uuid})
+    _check_racks(connection, before, {member.uuid: target.uuid}, whole=False)
     return commit(connection, before, after, (), now)
 
 
@@ -174,6 +180,42 @@ def _check_clusters(connection: Connection, group: Group, host_of: Mapping[str, 
     for uuid, cluster in sorted(wanted.items()):
         if hosts[host_of[uuid]].cluster_uuid != cluster:
             raise claims.ClaimLost(f"host {host_of[uuid]} is not in the cluster {cluster} that a member must be in")
+
+
+def _hold_racks(connection: Connection, group: Group, taken: Sequence[str]) -> None:
+    """Nobody gives another rack to these hosts, nor to those that the group is on, while rules about racks are looked
+    at. In the order in which claims lock hosts."""
+    if _has_rack_rules(group):
+        claims.hold(
+            connection, {*taken, *(uuid for m in group.instances for uuid in (m.host_uuid, m.target_host_uuid))}
+        )
+
+
+def _check_racks(connection: Connection, group: Group, host_of: Mapping[str, str], *, whole: bool) -> None:
+    """A host's rack may have changed since the plan was made. `host_of`: by the uuid of each member that comes;
+    `whole`: these are all that were to be placed. Raises ClaimLost."""
+    if not _has_rack_rules(group):
+        return
+    seats = {(uuid, host) for (uuid, _), there in claims.seats_of(connection, group.uuid).items() for host in there}
+    staying = {m.uuid: m for m in group.instances if stays(m)}
+    kept = bookings.booked(connection, staying)
+    seats |= {(uuid, host) for uuid, (host, _) in kept.items()}
+    hosts = fleet.hosts(connection, sorted({host for _, host in seats}))
+    # One that moves comes from where it is; one that is placed comes from nowhere.
+    before = [
+        (staying[uuid], hosts[host])
+        for uuid, host in seats
+        if uuid in staying and host in hosts and host_of.get(uuid) != host
+    ]
+    after = [(member, host) for member, host in before if member.uuid not in host_of]
+    after += [(group.instance(uuid), hosts[host]) for uuid, host in host_of.items()]
+    if lost := lost_to_racks(group, before, after, whole=whole):
+        raise claims.ClaimLost(f"hosts are in other racks than planned for: {'; '.join(lost)}")
+
+
+def _has_rack_rules(group: Group) -> bool:
+    policy = group.spec.placement
+    return bool(policy.max_per_rack or policy.min_racks or policy.max_racks or policy.same_rack)
 
 
 def _check_spare_hosts(connection: Connection, group: Group) -> None:

@@ -19,6 +19,7 @@ from corral.v1 import (
     fleet_pb2_grpc,
     group_pb2,
     project_pb2,
+    project_pb2_grpc,
     secret_pb2,
 )
 from cryptography import x509
@@ -202,6 +203,7 @@ client_ca = "ca.pem"
 name = "billing"
 uri = "spiffe://test/billing"
 role = "viewer"
+project = "red"
 """
     corral = CorralProcess(tmp_path, CONFIGURATION + TOKENS + identity)
     corral.start()
@@ -209,6 +211,9 @@ role = "viewer"
         known = authority.issue("billing", x509.UniformResourceIdentifier("spiffe://test/billing"))
         unknown = authority.issue("other", x509.UniformResourceIdentifier("spiffe://test/other"))
         assert lists(corral, authority, known) is None
+        with calling(corral, authority, known) as channel:
+            usage = project_pb2_grpc.ProjectServiceStub(channel).GetUsage(project_pb2.GetUsageRequest(), timeout=10)
+        assert [one.project for one in usage.inventories] == ["red"]
         assert lists(corral, authority, unknown) is grpc.StatusCode.UNAUTHENTICATED
         other = tmp_path / "other"
         other.mkdir()
@@ -222,12 +227,17 @@ role = "viewer"
         corral.stop()
 
 
-def lists(corral: CorralProcess, authority: Authority, client: tuple[bytes, bytes] | None) -> grpc.StatusCode | None:
-    """The code with which a listing is refused by this client, trusting this authority; None where it is answered."""
+def calling(corral: CorralProcess, authority: Authority, client: tuple[bytes, bytes] | None) -> grpc.Channel:
+    """A channel of who shows this certificate, and trusts this authority."""
     certificate, key = client or (None, None)
     credentials = grpc.ssl_channel_credentials(authority.pem, key, certificate)
     options = (("grpc.ssl_target_name_override", "localhost"),)
-    with grpc.secure_channel(f"127.0.0.1:{corral.port}", credentials, options) as channel:
+    return grpc.secure_channel(f"127.0.0.1:{corral.port}", credentials, options)
+
+
+def lists(corral: CorralProcess, authority: Authority, client: tuple[bytes, bytes] | None) -> grpc.StatusCode | None:
+    """The code with which a listing is refused by this client, trusting this authority; None where it is answered."""
+    with calling(corral, authority, client) as channel:
         stub = deploy_pb2_grpc.DistributedModelServiceStub(channel)
         try:
             stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest(), timeout=10)

@@ -168,7 +168,7 @@ pool = "10.7.0.9-10.7.0.9"
 cpu = 5
 memory = "1/4"
 reserved_cpu = 2
-reserved_memory = "4GiB"
+reserved_memory = "8GiB"
 [[clusters]]
 uuid = "{"a" * 32}"
 name = "rows"
@@ -191,7 +191,7 @@ vcpu = 16
 cpu = 7
 memory = "1/8"
 reserved_cpu = 4
-reserved_memory = "8GiB"
+reserved_memory = "16GiB"
 [[hosts]]
 name = "of-its-zone"
 zone = "north"
@@ -217,9 +217,9 @@ async def test_what_the_file_says_of_a_fleet_is_what_it_gives_out(tmp_path: Path
 
         assert (await gives("host-1"))[1:] == (3 * (8 - 1), (64 - 4) // 2)
         closed, cpu, memory = await gives("of-its-zone")
-        assert (closed.state, cpu, memory) == ("Disabled", 5 * (8 - 2), (64 - 4) // 4)
+        assert (closed.state, cpu, memory) == ("Disabled", 5 * (8 - 2), (64 - 8) // 4)
         host, cpu, memory = await gives("own")
-        assert (host.uuid, cpu, memory) == (HOST, 7 * (16 - 4), (64 - 8) // 8)
+        assert (host.uuid, cpu, memory) == (HOST, 7 * (16 - 4), (64 - 16) // 8)
         assert (host.rack, dict(host.labels), host.cluster_uuid) == ("r7", {"disk": "ssd"}, "a" * 32)
         zones = (await lab.fleet.ListZones(fleet_pb2.ListZonesRequest())).inventories
         assert [(one.name, one.description) for one in zones] == [("north", "cold"), ("zone-1", "")]
@@ -343,6 +343,16 @@ async def test_the_certificates_that_the_file_names_are_shown_and_asked_for(tmp_
 async def test_the_database_is_where_the_file_says(tmp_path: Path) -> None:
     async with whole(tmp_path, config_text(1, url=f"sqlite:///{tmp_path / 'own.db'}")):
         assert (tmp_path / "own.db").stat().st_size
+
+
+@pytest.mark.asyncio
+async def test_images_are_taken_from_the_directory_that_the_file_names(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "disk").write_bytes(bytes(512))
+    text = config_text(0).replace('image_directory = "images"', 'image_directory = "elsewhere"')
+    async with whole(tmp_path, text) as lab:
+        request = catalog_pb2.RegisterImageRequest(name="disk", format="raw", file_name="disk")
+        assert (await lab.catalog.RegisterImage(request)).inventory.name == "disk"
 
 
 def test_the_log_is_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

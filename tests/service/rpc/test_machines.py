@@ -59,9 +59,11 @@ async def test_a_mixed_gang_boots_by_bmc_and_leaves_its_machine_off_and_empty(
     bmc.guests = True
     text = config_text(1, cpu=8, extra=host(bmc, "metal", listener))
     text = text.replace('kernel = "kernel"', 'kernel = "kernel"\ndelivery = "nocloud"')
+    url = f"http://127.0.0.1:{listener}/machines/report"
     text = text.replace("[store]", f'machines = "127.0.0.1:{listener}"\n[store]')
     try:
         async with whole(tmp_path, text) as lab:
+            assert await asyncio.to_thread(report, url, "no-machines", {"stage": "ready"}) == 410
             await until_connected(lab)
             metal = await lab.host("metal")
             assert (metal.type, metal.driver, metal.status) == ("BareMetal", "redfish", "Connected")
@@ -82,7 +84,6 @@ async def test_a_mixed_gang_boots_by_bmc_and_leaves_its_machine_off_and_empty(
             assert (bmc.power, bmc.image, bmc.resets) == ("Off", "", ["On", "ForceOff"])
             assert {c.claimed for c in (await lab.host("metal")).capacities} == {0}
             token = seed.rsplit("/", 1)[-1].removesuffix(".iso")
-            url = f"http://127.0.0.1:{listener}/machines/report"
             assert await asyncio.to_thread(report, url, token, {"stage": "ready"}) == 410
         assert bmc.sessions == set()
     finally:
