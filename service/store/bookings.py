@@ -16,6 +16,7 @@ from service.domain.groups import Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
 from service.store import rebalances, schema
+from service.store.statement import Statement, among
 
 _BOOKINGS, _RESOURCES = schema.bookings, schema.host_resources
 _ADD = (
@@ -38,8 +39,10 @@ _OPEN = (
     .where(_BOOKINGS.c.room.in_(bindparam("of", expanding=True)), _BOOKINGS.c.group_uuid == _BOOKINGS.c.for_group)
     .distinct()
 )
-_SEATS = select(_BOOKINGS.c.instance_uuid, _BOOKINGS.c.host_uuid, _BOOKINGS.c.resource, _BOOKINGS.c.amount).where(
-    _BOOKINGS.c.instance_uuid.in_(bindparam("of", expanding=True))
+_SEATS = Statement(
+    select(_BOOKINGS.c.instance_uuid, _BOOKINGS.c.host_uuid, _BOOKINGS.c.resource, _BOOKINGS.c.amount).where(
+        among(_BOOKINGS.c.instance_uuid, "of")
+    )
 )
 _SEATED = (
     select(_BOOKINGS.c.host_uuid, _BOOKINGS.c.instance_uuid, _BOOKINGS.c.group_uuid, schema.groups.c.exclusive_hosts)
@@ -47,6 +50,8 @@ _SEATED = (
     .distinct()
     .order_by(_BOOKINGS.c.host_uuid, _BOOKINGS.c.instance_uuid)
 )
+_SEATED_ANYWHERE = Statement(_SEATED)
+_SEATED_HERE = Statement(_SEATED.where(among(_BOOKINGS.c.host_uuid, "hosts")))
 
 
 def book(connection: Connection, room: str, for_group: str, seats: Sequence[tuple[str, Seat]]) -> None:
@@ -99,7 +104,7 @@ def open_rooms(connection: Connection, rooms: Iterable[str], now: int) -> frozen
 def booked(connection: Connection, instances: Iterable[str]) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     """Instance -> the host on which a seat is kept for it and its cells there, of those for which one is."""
     found: dict[str, tuple[str, dict[str, int]]] = {}
-    for row in connection.execute(_SEATS, {"of": sorted(set(instances))}):
+    for row in _SEATS.all(connection, {"of": sorted(set(instances))}):
         found.setdefault(row.instance_uuid, (row.host_uuid, {}))[1][row.resource] = row.amount
     return {instance: (host, cells_in(vector)) for instance, (host, vector) in found.items()}
 
@@ -107,8 +112,9 @@ def booked(connection: Connection, instances: Iterable[str]) -> Mapping[str, tup
 def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
     """Host uuid -> (instance, group, exclusive) of every seat that is kept (on these hosts), as `claims.seated`."""
     found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    query = _SEATED if hosts is None else _SEATED.where(_BOOKINGS.c.host_uuid.in_(sorted(hosts)))
-    for row in connection.execute(query):
+    every = hosts is None
+    rows = _SEATED_ANYWHERE.all(connection) if every else _SEATED_HERE.all(connection, {"hosts": sorted(hosts or ())})
+    for row in rows:
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
     return found
 

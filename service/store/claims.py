@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Table,
@@ -28,6 +29,7 @@ from service.errors import InvariantViolation
 from service.failpoints import failpoint
 from service.store import bookings, devices, schema
 from service.store.engine import FLEET_LOCK, SPARE_LOCK
+from service.store.statement import Statement, among
 
 
 class ClaimLost(Exception):
@@ -38,12 +40,12 @@ class ClaimLost(Exception):
 _CLAIMS, _RESOURCES = schema.claims, schema.host_resources
 OF_HOST = ~_CLAIMS.c.resource.startswith("cell.")
 """Claims of the host itself, and not of a cell of it."""
-_ON_HOST = (
+_ON_HOST = Statement(
     select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.group_uuid)
     .where(_CLAIMS.c.host_uuid == bindparam("host"))
     .distinct()
 )
-_SEATS_OF = (
+_SEATS_OF = Statement(
     select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.host_uuid)
     .where(_CLAIMS.c.group_uuid == bindparam("of"))
     .distinct()
@@ -54,8 +56,9 @@ _SEATED = (
     .distinct()
     .order_by(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid)
 )
-_SEATED_HERE = _SEATED.where(_CLAIMS.c.host_uuid.in_(bindparam("hosts", expanding=True)))
-_OPEN_HOST = (
+_SEATED_HERE = Statement(_SEATED.where(among(_CLAIMS.c.host_uuid, "hosts")))
+_SEATED_ANYWHERE = Statement(_SEATED)
+_OPEN_HOST = Statement(
     update(schema.hosts)
     .where(
         schema.hosts.c.uuid == bindparam("host"),
@@ -64,7 +67,7 @@ _OPEN_HOST = (
     )
     .values(generation=schema.hosts.c.generation + 1)
 )
-_ANY_HOST = (
+_ANY_HOST = Statement(
     update(schema.hosts)
     .where(schema.hosts.c.uuid == bindparam("host"))
     .values(generation=schema.hosts.c.generation + 1)
@@ -81,7 +84,7 @@ _KEPT = (
     .scalar_subquery()
 )
 _BESIDE = case((_RESOURCES.c.beside == 0, 0), else_=_RESOURCES.c.beside * (_GUESTS + _KEPT + bindparam("guests")))
-_USE = (
+_USE = Statement(
     update(_RESOURCES)
     .where(
         _RESOURCES.c.host_uuid == bindparam("host"),
@@ -91,7 +94,9 @@ _USE = (
     )
     .values(used=_RESOURCES.c.used + bindparam("more"))
 )
-_GIVE_BACK = (
+_TAKE = Statement(insert(_CLAIMS), ("instance_uuid", "attempt", "resource", "host_uuid", "group_uuid", "amount"))
+_SHARE_FLEET = Statement(select(func.pg_advisory_xact_lock_shared(bindparam("key", type_=BigInteger))))
+_GIVE_BACK = Statement(
     update(_RESOURCES)
     .where(_RESOURCES.c.host_uuid == bindparam("host"), _RESOURCES.c.resource == bindparam("what"))
     .values(used=_RESOURCES.c.used - bindparam("less"))
@@ -101,10 +106,10 @@ _CLAIMED = (
     .where(_CLAIMS.c.host_uuid == _RESOURCES.c.host_uuid, _CLAIMS.c.resource == _RESOURCES.c.resource)
     .scalar_subquery()
 )
-_WRONG = (
-    select(_RESOURCES.c.host_uuid, _RESOURCES.c.resource, _RESOURCES.c.used, _CLAIMED.label("claimed"))
-    .where(_RESOURCES.c.host_uuid.in_(bindparam("hosts", expanding=True)), _RESOURCES.c.used != _CLAIMED)
-    .limit(1)
+_WRONG = Statement(
+    select(_RESOURCES.c.host_uuid, _RESOURCES.c.resource, _RESOURCES.c.used, _CLAIMED.label("claimed")).where(
+        among(_RESOURCES.c.host_uuid, "hosts"), _RESOURCES.c.used != _CLAIMED
+    )
 )
 
 
@@ -135,20 +140,17 @@ def take(
     hosts have already, whether or not they take new ones. A seat that is booked for its member is taken out of that.
     """
     if not alone and connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": FLEET_LOCK})
+        _SHARE_FLEET.all(connection, {"key": FLEET_LOCK})
     sums: dict[tuple[str, str], int] = defaultdict(int)
     guests: dict[tuple[str, str], int] = defaultdict(int)
     for seat in seats:
         for resource, amount in seat.claimed.items():
             sums[seat.host_uuid, resource] += amount
             guests[seat.host_uuid, resource] += 1
-    for host_uuid in sorted({seat.host_uuid for seat in seats}):
-        _open_host(connection, host_uuid, there=there)
+    _open_hosts(connection, {seat.host_uuid for seat in seats}, there=there)
     failpoint("claim.hosts_open")
     bookings.use(connection, seats)
-    for (host_uuid, resource), amount in sorted(sums.items()):
-        if amount:
-            _use(connection, host_uuid, resource, amount, guests[host_uuid, resource])
+    _use(connection, sums, guests)
     failpoint("claim.used")
     rows = [
         {
@@ -163,8 +165,7 @@ def take(
         for resource, amount in sorted(seat.claimed.items())
         if amount
     ]
-    if rows:
-        connection.execute(insert(schema.claims), rows)
+    _TAKE.many(connection, rows)
     failpoint("claim.taken")
     _verify(connection, {seat.host_uuid for seat in seats})
 
@@ -194,8 +195,8 @@ def _release(connection: Connection, which: ColumnElement[bool]) -> None:
     ):
         sums[row.host_uuid, row.resource] += row.amount
     failpoint("release.deleted")
-    for (host_uuid, resource), amount in sorted(sums.items()):  # the order in which `take` locks them
-        connection.execute(_GIVE_BACK, {"host": host_uuid, "what": resource, "less": amount})
+    back = [{"host": host, "what": resource, "less": amount} for (host, resource), amount in sorted(sums.items())]
+    _GIVE_BACK.many(connection, back)  # in the order in which `take` locks them
     if with_devices := {host_uuid for host_uuid, resource in sums if resource.startswith(GPU)}:
         devices.let_go(connection, with_devices)
     failpoint("release.given_back")
@@ -204,7 +205,7 @@ def _release(connection: Connection, which: ColumnElement[bool]) -> None:
 
 def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int, str]]:
     """`(instance, attempt, group)` of every claim on the host."""
-    rows = connection.execute(_ON_HOST, {"host": host_uuid})
+    rows = _ON_HOST.all(connection, {"host": host_uuid})
     return frozenset((r.instance_uuid, r.attempt, r.group_uuid) for r in rows)
 
 
@@ -212,8 +213,9 @@ def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mappin
     """Host uuid -> (instance, group, exclusive) of everything claimed or booked (on these hosts), for rules between
     groups."""
     found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    query, values = (_SEATED, {}) if hosts is None else (_SEATED_HERE, {"hosts": sorted(hosts)})
-    for row in connection.execute(query, values):
+    every = hosts is None
+    rows = _SEATED_ANYWHERE.all(connection) if every else _SEATED_HERE.all(connection, {"hosts": sorted(hosts or ())})
+    for row in rows:
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
     for host_uuid, seats in bookings.seated(connection, hosts).items():
         found[host_uuid] += seats
@@ -270,7 +272,7 @@ def guests(connection: Connection, hosts: Sequence[str] | None = None) -> Mappin
 def seats_of(connection: Connection, group_uuid: str) -> Mapping[tuple[str, int], frozenset[str]]:
     """(instance, attempt) -> hosts of all claims of a group: one, or two while the attempt is moved live."""
     found: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for row in connection.execute(_SEATS_OF, {"of": group_uuid}):
+    for row in _SEATS_OF.all(connection, {"of": group_uuid}):
         found[row.instance_uuid, row.attempt].add(row.host_uuid)
     return {attempt: frozenset(hosts) for attempt, hosts in found.items()}
 
@@ -286,8 +288,7 @@ def host_of(connection: Connection, instance_uuid: str, attempt: int) -> str | N
 
 def lock_open(connection: Connection, hosts: Iterable[str]) -> None:
     """Lock these hosts' rows, as `take` does, and see that they take claims. Raises ClaimLost."""
-    for host_uuid in sorted(set(hosts)):
-        _open_host(connection, host_uuid, there=False)
+    _open_hosts(connection, set(hosts), there=False)
 
 
 def hold(connection: Connection, hosts: Iterable[str]) -> None:
@@ -297,16 +298,23 @@ def hold(connection: Connection, hosts: Iterable[str]) -> None:
     connection.execute(query.with_for_update(key_share=True)).all()
 
 
-def _open_host(connection: Connection, host_uuid: str, *, there: bool) -> None:
-    """Lock the host's row and see that it takes claims."""
-    if connection.execute(_ANY_HOST if there else _OPEN_HOST, {"host": host_uuid}).rowcount != 1:
-        raise ClaimLost(f"host {host_uuid} takes no claims now")
+def _open_hosts(connection: Connection, hosts: Set[str], *, there: bool) -> None:
+    """Lock the hosts' rows in the order of their ids, and see that all of them take claims."""
+    rows = [{"host": host_uuid} for host_uuid in sorted(hosts)]
+    if (_ANY_HOST if there else _OPEN_HOST).many(connection, rows) != len(rows):
+        raise ClaimLost(f"one of these hosts takes no claims now: {', '.join(sorted(hosts)[:8])}")
 
 
-def _use(connection: Connection, host_uuid: str, resource: str, amount: int, guests: int) -> None:
-    values = {"host": host_uuid, "what": resource, "more": amount, "guests": guests}
-    if connection.execute(_USE, values).rowcount != 1:
-        raise ClaimLost(f"host {host_uuid} has less than {amount} {resource} left")
+def _use(connection: Connection, sums: Mapping[tuple[str, str], int], guests: Mapping[tuple[str, str], int]) -> None:
+    """Raise what is used, in the order of the ids, where there is so much left of everything; each row must match."""
+    rows = [
+        {"host": host_uuid, "what": resource, "more": amount, "guests": guests[host_uuid, resource]}
+        for (host_uuid, resource), amount in sorted(sums.items())
+        if amount
+    ]
+    if _USE.many(connection, rows) != len(rows):
+        wanted = ", ".join(f"{row['more']} {row['what']} of host {row['host']}" for row in rows[:8])
+        raise ClaimLost(f"not all of this is left: {wanted}")
 
 
 def _of(table: Table, attempts: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
@@ -318,7 +326,7 @@ def _verify(connection: Connection, hosts: Iterable[str]) -> None:
 
     One statement reads both, because on PostgreSQL every statement sees what others committed before it.
     """
-    wrong = connection.execute(_WRONG, {"hosts": sorted(hosts)}).one_or_none()
+    wrong = _WRONG.first(connection, {"hosts": sorted(hosts)})
     if wrong is not None:
         raise InvariantViolation(
             f"host {wrong.host_uuid}: {wrong.used} {wrong.resource} used is not the sum of its claims, {wrong.claimed}"

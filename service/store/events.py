@@ -16,25 +16,27 @@ from service.domain.events import Event, EventKind
 from service.domain.groups import Group, Instance, PlacementRecord
 from service.store import hints, schema
 from service.store.codec import decode, encode
+from service.store.statement import Statement
 
 REVISION = "revision"
 COMPACTED = "compacted_revision"
 
 
-_COUNT = (
+_COUNT = Statement(
     update(schema.counters)
     .where(schema.counters.c.name == REVISION)
     .values(value=schema.counters.c.value + bindparam("more"))
     .returning(schema.counters.c.value)
 )
-_HEAD = select(schema.counters.c.name, schema.counters.c.value)
-_INSERT = insert(schema.events)
+_HEAD = Statement(select(schema.counters.c.name, schema.counters.c.value))
+_INSERT = Statement(insert(schema.events), ("revision", "group_uuid", "sequence", "kind", "project", "time", "body"))
 _AFTER = (
     select(schema.events)
     .where(schema.events.c.revision > bindparam("behind"))
     .order_by(schema.events.c.revision)
     .limit(bindparam("most"))
 )
+_AFTER_ALL = Statement(_AFTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: i
     first = last - len(drafts) + 1
     if drafts:
         hints.there_is_news(connection)
-        connection.execute(
-            _INSERT,
+        _INSERT.many(
+            connection,
             [
                 {
                     "revision": first + offset,
@@ -72,12 +74,12 @@ def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: i
 
 def count(connection: Connection, more: int) -> int:
     """Take the next `more` revisions; returns the last. The counter's lock is held from here to the commit."""
-    return int(connection.execute(_COUNT, {"more": more}).scalar_one())
+    return int(_COUNT.scalar(connection, {"more": more}))
 
 
 def head(connection: Connection) -> tuple[int, int]:
     """`(oldest, newest)`: the newest revision, and the oldest that a watch may start *after* (0: nothing compacted)."""
-    values = {row.name: int(row.value) for row in connection.execute(_HEAD)}
+    values = {row.name: int(row.value) for row in _HEAD.all(connection)}
     return values.get(COMPACTED, 0), values[REVISION]
 
 
@@ -85,6 +87,8 @@ def after(
     connection: Connection, revision: int, limit: int, *, group_uuid: str | None = None, project: str | None = None
 ) -> tuple[Event, ...]:
     """Up to `limit` events with a revision above the given one, in order."""
+    if group_uuid is None and project is None:
+        return tuple(_event(row) for row in _AFTER_ALL.all(connection, {"behind": revision, "most": limit}))
     query = _AFTER
     if group_uuid is not None:
         query = query.where(schema.events.c.group_uuid == group_uuid)

@@ -25,6 +25,7 @@ from service.errors import AlreadyExists, NotFound
 from service.failpoints import failpoint
 from service.store import hints, schema
 from service.store.codec import decode, decode_known, encode
+from service.store.statement import Statement, among
 
 _GROUP_PLAIN = (
     "uuid", "project", "principal", "reason", "start_epoch", "starts", "go", "served", "failures", "retry_at",
@@ -43,50 +44,48 @@ _INSTANCE_PLAIN = (
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
-
 # Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
 _GROUPS, _INSTANCES = schema.groups, schema.instances
-_GROUP = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
-_GROUP_LOCKED = _GROUP.with_for_update()
-_SOME_GROUPS = select(_GROUPS).where(_GROUPS.c.uuid.in_(bindparam("of", expanding=True)))
-_MEMBERS = (
+_ONE = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
+_GROUP, _GROUP_LOCKED = Statement(_ONE), Statement(_ONE.with_for_update())
+_SOME_GROUPS = Statement(select(_GROUPS).where(among(_GROUPS.c.uuid, "of")))
+_MEMBERS = Statement(
     select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", "devices", *_INSTANCE_CELLS)))
-    .where(_INSTANCES.c.group_uuid.in_(bindparam("of", expanding=True)))
+    .where(among(_INSTANCES.c.group_uuid, "of"))
     .order_by(_INSTANCES.c.rank)
 )
-_SAVE_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
-_SAVE_INSTANCE = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
-_SET_DUE = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of")).values(due_at=bindparam("at"))
-_HASTEN = (
+_THAT_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
+_THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
+_GROUP_WORDS = ("phase", "status", "failure", "placement", "room", "excluded_hosts")
+_SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
+_RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
+_SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", "devices", *_INSTANCE_CELLS))
+_RESPECIFY_INSTANCE = Statement(_THAT_MEMBER, ("spec",))
+_SET_DUE = Statement(_THAT_GROUP.values(due_at=bindparam("at")))
+_HASTEN = Statement(
     update(_GROUPS)
-    .where(_GROUPS.c.uuid.in_(bindparam("of", expanding=True)), _GROUPS.c.due_at > bindparam("now"))
+    .where(among(_GROUPS.c.uuid, "of"), _GROUPS.c.due_at > bindparam("now"))
     .values(due_at=bindparam("now"))
 )
-_LEFT_BEHIND = select(_GROUPS.c.uuid).where(_GROUPS.c.owner != "", _GROUPS.c.lease_until <= bindparam("now"))
-_FREE = (
+_LEFT_BEHIND = Statement(select(_GROUPS.c.uuid).where(_GROUPS.c.owner != "", _GROUPS.c.lease_until <= bindparam("now")))
+_FREE = Statement(
     select(_GROUPS.c.uuid)
     .where(_GROUPS.c.due_at <= bindparam("now"), _GROUPS.c.lease_until <= bindparam("leases"))
     .order_by(_GROUPS.c.due_at)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_TAKE = (
+_TAKE = Statement(
     update(_GROUPS)
     .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.lease_until <= bindparam("leases"))
     .values(owner=bindparam("by"), epoch=_GROUPS.c.epoch + 1, lease_until=bindparam("until"))
     .returning(_GROUPS.c.epoch)
 )
-_RENEW = (
-    update(_GROUPS)
-    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.epoch == bindparam("mine"), _GROUPS.c.lease_until > 0)
-    .values(lease_until=bindparam("until"))
-)
-_GIVE_BACK = (
-    update(_GROUPS)
-    .where(_GROUPS.c.uuid == bindparam("of"), _GROUPS.c.epoch == bindparam("mine"))
-    .values(lease_until=0, owner="", due_at=bindparam("at"))
-)
-_GIVE_BACK_UNCHANGED = _GIVE_BACK.where(_GROUPS.c.version == bindparam("seen"))
+_HELD = _THAT_GROUP.where(_GROUPS.c.epoch == bindparam("mine"))
+_RENEW = Statement(_HELD.where(_GROUPS.c.lease_until > 0).values(lease_until=bindparam("until")))
+_FREED = _HELD.values(lease_until=0, owner="", due_at=bindparam("at"))
+_GIVE_BACK = Statement(_FREED)
+_GIVE_BACK_UNCHANGED = Statement(_FREED.where(_GROUPS.c.version == bindparam("seen")))
 _ARRIVING = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt).where(
     _INSTANCES.c.target_host_uuid == bindparam("host")
 )
@@ -105,7 +104,7 @@ _ON_HOST = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attem
 
 def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
     """The group with its members in rank order; `lock`: no other transaction changes it meanwhile. Raises NotFound."""
-    row = connection.execute(_GROUP_LOCKED if lock else _GROUP, {"of": uuid}).one_or_none()
+    row = (_GROUP_LOCKED if lock else _GROUP).first(connection, {"of": uuid})
     if row is None:
         raise NotFound("instance group", uuid)
     return _group(row, _members(connection, [uuid]).get(uuid, ()))
@@ -113,7 +112,7 @@ def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
 
 def load_many(connection: Connection, uuids: Sequence[str]) -> tuple[Group, ...]:
     """Those of the groups that exist, in the order asked for."""
-    rows = {row.uuid: row for row in connection.execute(_SOME_GROUPS, {"of": uuids})}
+    rows = {row.uuid: row for row in _SOME_GROUPS.all(connection, {"of": uuids})}
     members = _members(connection, uuids)
     return tuple(_group(rows[u], members.get(u, ())) for u in uuids if u in rows)
 
@@ -159,31 +158,29 @@ def save(connection: Connection, before: Group, after: Group) -> None:
     """Write what changed between the two. The caller holds the row's lock."""
     values = _group_values(after)
     if after.spec != before.spec:
-        values |= {"name": after.spec.name, "spec": encode(after.spec)}
-    connection.execute(_SAVE_GROUP, {"of": after.uuid, **values})
+        _RESPECIFY_GROUP.run(connection, {"of": after.uuid, "name": after.spec.name, "spec": encode(after.spec)})
+    _SAVE_GROUP.run(connection, {"of": after.uuid, **values})
     old = {m.uuid: m for m in before.instances}
     _insert_members(connection, [m for m in after.instances if m.uuid not in old])
     gone = set(old) - {m.uuid for m in after.instances}
     if gone:
         connection.execute(schema.instances.delete().where(schema.instances.c.uuid.in_(gone)))
     changed = [m for m in after.instances if m.uuid in old and old[m.uuid] != m]
-    if changed:
-        connection.execute(_SAVE_INSTANCE, [{"of": m.uuid, **_instance_values(m)} for m in changed])
+    _SAVE_INSTANCE.many(connection, [{"of": m.uuid, **_instance_values(m)} for m in changed])
     respecified = [m for m in changed if old[m.uuid].spec != m.spec]
-    if respecified:
-        connection.execute(_SAVE_INSTANCE, [{"of": m.uuid, "spec": encode(m.spec)} for m in respecified])
+    _RESPECIFY_INSTANCE.many(connection, [{"of": m.uuid, "spec": encode(m.spec)} for m in respecified])
 
 
 def due(connection: Connection, uuid: str, at: int | None) -> None:
     """Set when the group needs a look next, and tell all replicas; None: never again."""
     hints.group_is_due(connection, uuid)
-    connection.execute(_SET_DUE, {"of": uuid, "at": at})
+    _SET_DUE.run(connection, {"of": uuid, "at": at})
 
 
 def hasten(connection: Connection, uuids: Sequence[str], now: int) -> None:
     """Something was noticed about these groups: look at them now instead of when they are due."""
     if uuids:
-        connection.execute(_HASTEN, {"of": uuids, "now": now})
+        _HASTEN.run(connection, {"of": uuids, "now": now})
 
 
 def without_seats(connection: Connection, project: str) -> tuple[Group, ...]:
@@ -203,7 +200,7 @@ def without_seats(connection: Connection, project: str) -> tuple[Group, ...]:
 
 def left_behind(connection: Connection, now: int) -> frozenset[str]:
     """Groups whose owner let the lease run out instead of giving it back: it has died or hangs."""
-    return frozenset(connection.scalars(_LEFT_BEHIND, {"now": now}))
+    return frozenset(_LEFT_BEHIND.scalars(connection, {"now": now}))
 
 
 def take_due(
@@ -215,9 +212,9 @@ def take_due(
     """
     leases = now if leases_as_of is None else leases_as_of
     taken = []
-    for uuid in list(connection.scalars(_FREE, {"now": now, "leases": leases, "most": limit})):
+    for uuid in _FREE.scalars(connection, {"now": now, "leases": leases, "most": limit}):
         failpoint("lease.found")
-        epoch = connection.scalar(_TAKE, {"of": uuid, "leases": leases, "by": owner, "until": now + lease_ms})
+        epoch = _TAKE.scalar(connection, {"of": uuid, "leases": leases, "by": owner, "until": now + lease_ms})
         if epoch is not None:
             failpoint("lease.taken")
             taken.append((uuid, epoch))
@@ -226,7 +223,7 @@ def take_due(
 
 def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
     """Prolong the lease; False where a later epoch has it, or it was given back."""
-    return connection.execute(_RENEW, {"of": uuid, "mine": epoch, "until": until}).rowcount == 1
+    return _RENEW.run(connection, {"of": uuid, "mine": epoch, "until": until}) == 1
 
 
 def owners(connection: Connection, now: int) -> frozenset[str]:
@@ -247,8 +244,8 @@ def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None,
     """
     values = {"of": uuid, "mine": epoch, "at": due_at}
     if seen_version is None:
-        return connection.execute(_GIVE_BACK, values).rowcount == 1
-    return connection.execute(_GIVE_BACK_UNCHANGED, {**values, "seen": seen_version}).rowcount == 1
+        return _GIVE_BACK.run(connection, values) == 1
+    return _GIVE_BACK_UNCHANGED.run(connection, {**values, "seen": seen_version}) == 1
 
 
 def page(
@@ -353,7 +350,7 @@ def _insert_members(connection: Connection, members: Sequence[Instance]) -> None
 
 def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[Instance, ...]]:
     found: dict[str, list[Instance]] = {}
-    for row in connection.execute(_MEMBERS, {"of": uuids}):
+    for row in _MEMBERS.all(connection, {"of": uuids}):
         plain: dict[str, Any] = dict(zip(_INSTANCE_PLAIN, row, strict=False))
         if row.cells != "[]" or row.target_cells != "[]":
             plain |= {name: tuple(json.loads(getattr(row, name))) for name in _INSTANCE_CELLS}

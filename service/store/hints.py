@@ -10,7 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, Text, bindparam, func, select
+
+from service.store.statement import Statement
 
 if TYPE_CHECKING:
     import psycopg
@@ -24,6 +26,7 @@ SERVING_LOCK = 0x_C0_44_A1_03
 itself takes it alone."""
 RECONNECT_SECONDS = 1.0
 _CONNECT_SECONDS = 5
+_NOTIFY = Statement(select(func.pg_notify(bindparam("channel", type_=Text), bindparam("payload", type_=Text))))
 
 
 def there_is_news(connection: Connection) -> None:
@@ -81,4 +84,4 @@ class Listener:
 
 def _notify(connection: Connection, channel: str, payload: str) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload})
+        _NOTIFY.all(connection, {"channel": channel, "payload": payload})

@@ -17,7 +17,7 @@ from service.domain.network import Network
 from service.domain.specs import CreationStrategy, DeployRequest, GroupSpec, PlacementPolicy, PlacementStrategy
 from service.drivers.simulated import SimulatedHost, SimulationOptions
 from service.reconcile.worker import LEASE_MS
-from service.store import clock, transaction
+from service.store import clock, statement, transaction
 from service.store.clock import StoreClock
 from service.store.engine import Store
 from service.store.transaction import Work
@@ -120,12 +120,18 @@ class Counted:
         self.counts = Counts()
         self._loop = loop
         self.store = CountingStore(url, lambda: self.counts)
+        self._by_driver = statement._run
         loop.set_task_factory(self._task)
 
     def begin(self) -> Counts:
         """Count from 0."""
         self.counts = Counts()
         return self.counts
+
+    def by_driver(self, *arguments: Any, **options: Any) -> Any:
+        """Runs a statement of those that go past SQLAlchemy."""
+        self.counts.statements += 1
+        return self._by_driver(*arguments, **options)
 
     def _task(self, loop: Any, work: Any, **options: Any) -> asyncio.Task[Any]:
         self.counts.tasks += 1
@@ -152,7 +158,8 @@ def on_a_plane(
             ) as plane:
                 return await work(plane, counted)
 
-        return loop.run_until_complete(run())
+        with patch.object(statement, "_run", counted.by_driver):
+            return loop.run_until_complete(run())
 
 
 def _machine(name: str, slower_ms: int, loop: SimulatedLoop) -> SimulatedHost:
