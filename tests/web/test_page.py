@@ -302,7 +302,34 @@ def test_the_filter_reads_every_line_of_the_table_as_it_should(page: Page) -> No
     assert held == [case["holds"] for case in cases]
 
 
-VIEWS = ("/#/fleet", "/#/groups", "/#/plan", "/#/quarantine", "/#/decisions", "/#/usage", "/#/audit")
+def test_tiles_of_a_large_fleet_stand_apart_under_the_names_of_their_zones_and_racks(page: Page) -> None:
+    # (zone, rack, how many hosts): small racks, none, and one that needs several rows.
+    racks = [("east", "r1", 3), ("east", "r2", 5), ("east", "r3", 70), ("west", "", 4), ("west", "r9", 1)]
+    hosts = [{"zone": zone, "rack": rack} for zone, rack, count in racks for _ in range(count)]
+    page.open()
+    told = page.driver.execute_async_script(
+        "const [hosts, done] = arguments; import('/web/tiles.js').then(({layout}) =>"
+        "  done(layout(hosts, (zone) => `zone ${zone}`, 24, {width: 44, height: 26})))",
+        hosts,
+    )
+    places = [(one["left"], one["top"]) for one in told["places"]]
+    assert len(set(places)) == len(hosts)
+    for left, top in places:
+        assert 0 <= left <= 23 * 47
+        assert not any(0 < abs(left - x) < 44 and abs(top - y) < 26 for x, y in places)
+        assert top + 26 <= told["height"]
+    assert [one["text"] for one in told["names"]] == ["zone east", "r1", "r2", "r3", "zone west", "r9"]
+    # A rack's name stands right above its first tile.
+    first = {rack: places[hosts.index({"zone": zone, "rack": rack})] for zone, rack, _ in racks}
+    for one in told["names"]:
+        if not one["zone"]:
+            left, top = first[one["text"]]
+            assert (one["left"], top - 16 < one["bottom"] <= top) == (left, True)
+    # Racks that fit stand side by side.
+    assert first["r1"][1] == first["r2"][1] < first["r3"][1]
+
+
+VIEWS = ("/#/fleet", "/#/groups", "/#/plan", "/#/images", "/#/quarantine", "/#/decisions", "/#/usage", "/#/audit")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

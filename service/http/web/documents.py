@@ -8,7 +8,11 @@ from typing import Any
 from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amounts, quarantined
 from service.app.zones import ZoneView
 from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
+from service.domain.fleet import MEMORY, VCPU
 from service.domain.groups import Group, GroupStatus, Instance
+
+_FIRST = (VCPU, MEMORY)
+"""What every host has is drawn first."""
 
 
 def zone(view: ZoneView) -> dict[str, Any]:
@@ -60,7 +64,8 @@ def _fencing(view: HostView) -> dict[str, Any]:
 
 def _resources(of: Iterable[ResourceAmounts]) -> dict[str, list[int]]:
     return {
-        one.resource: [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available] for one in of
+        one.resource: [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available]
+        for one in sorted(of, key=lambda one: (one.resource not in _FIRST, one.resource != VCPU, one.resource))
     }
 
 

@@ -6,11 +6,12 @@ import { matches, terms, unknown } from "./filter.js";
 import { Ask, Bar, Filter, Legend, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Tiles } from "./tiles.js";
 import { Devices } from "./devices.js";
-import { amount, because, bytes, label } from "./units.js";
+import { amount, because, byResource, bytes, label } from "./units.js";
 
 const MANY = 200;
 export const HOST_KEYS = ["name", "zone", "rack", "cluster", "status", "state", "driver", "type", "label", "group"];
-const order = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
+const byName = (one, other) => one.localeCompare(other, undefined, { numeric: true });
+const order = (a, b) => byName(a.name, b.name);
 
 export const open = (host) => host.schedulable;
 
@@ -57,6 +58,7 @@ export function Fleet({ picture, query, setQuery, may }) {
   const hosts = [...picture.hosts.values()].filter((host) => matches(wanted, fields(host, picture))).sort(order);
   const sums = totals(hosts);
   const held = quarantined(hosts);
+  const zoneName = (uuid) => picture.zones.get(uuid)?.name || uuid;
   const closed = hosts.filter((host) => !open(host)).length;
   return html`<h1>Fleet</h1>
     ${may("admin") && picture.hosts.size > 1 && html`<p class="actions"><button onClick=${() => previewRebalance(setAsk, setProblem)}>Rebalance…</button></p>`}
@@ -71,8 +73,12 @@ export function Fleet({ picture, query, setQuery, may }) {
       <${Legend} />
     </section>
     ${picture.hosts.size === 0 && html`<p>There is no host yet: the configuration file names hosts, and <code>AddHost</code> takes one into the fleet.</p>`}
-    ${hosts.length > MANY ? html`<${Tiles} hosts=${hosts} open=${open} stranded=${stranded} />` : html`<${Zones} hosts=${hosts} picture=${picture} />`}
+    ${hosts.length > MANY ? html`<${Tiles} hosts=${byPlace(hosts, zoneName)} zoneName=${zoneName} open=${open} stranded=${stranded} />` : html`<${Zones} hosts=${hosts} picture=${picture} />`}
     ${hosts.length > MANY && html`<${HostTable} hosts=${hosts} picture=${picture} />`}`;
+}
+
+function byPlace(hosts, zoneName) {
+  return [...hosts].sort((a, b) => byName(zoneName(a.zone), zoneName(b.zone)) || a.zone.localeCompare(b.zone) || byName(a.rack, b.rack) || order(a, b));
 }
 
 function Zones({ hosts, picture }) {
@@ -82,11 +88,12 @@ function Zones({ hosts, picture }) {
     zones.set(host.zone, racks);
     racks.set(host.rack, [...(racks.get(host.rack) || []), host]);
   }
-  return [...zones].map(([uuid, racks]) => html`<section key=${uuid} class="zone" aria-label=${`Zone ${picture.zones.get(uuid)?.name || uuid}`}>
-    <h2>${picture.zones.get(uuid)?.name || uuid}</h2>
-    ${[...racks].map(([rack, those]) => html`<div key=${rack} class="rack">
+  const named = [...zones].map(([uuid, racks]) => ({ uuid, racks, name: picture.zones.get(uuid)?.name || uuid }));
+  return named.sort((one, other) => byName(one.name, other.name)).map(({ uuid, racks, name }) => html`<section key=${uuid} class="zone" aria-label=${`Zone ${name}`}>
+    <h2>${name}</h2>
+    <div class="racks">${[...racks].sort(([one], [other]) => byName(one, other)).map(([rack, those]) => html`<div key=${rack} class="rack">
       ${rack && html`<h3>Rack ${rack}</h3>`}
-      <ul class="hosts">${those.map((host) => html`<${Card} key=${host.uuid} host=${host} picture=${picture} />`)}</ul></div>`)}
+      <ul class="hosts">${those.map((host) => html`<${Card} key=${host.uuid} host=${host} picture=${picture} />`)}</ul></div>`)}</div>
   </section>`);
 }
 
@@ -106,7 +113,7 @@ function Card({ host, picture }) {
 }
 
 function HostTable({ hosts, picture }) {
-  const names = [...new Set(hosts.flatMap((host) => Object.keys(host.resources)))].sort();
+  const names = [...new Set(hosts.flatMap((host) => Object.keys(host.resources)))].sort(byResource);
   return html`<${Table} caption="Hosts" items=${hosts} keyOf=${(host) => host.uuid}
     head=${["Name", "Zone", "Rack", "Status", "State", "Members", ...names.map((name) => `${label(name)} claimed / given out`)]}
     row=${(host) => html`<th scope="row"><a href=${`#/host/${host.uuid}`}>${host.name}</a></th><td>${picture.zones.get(host.zone)?.name}</td>

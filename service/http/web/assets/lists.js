@@ -4,7 +4,7 @@
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, call } from "./api.js";
 import { Ask, Problem, Status, Table, useAnswer } from "./parts.js";
-import { amount, bytes, clock, label } from "./units.js";
+import { amount, byResource, bytes, clock, label } from "./units.js";
 
 export function Quarantine({ picture }) {
   const held = useAnswer((signal) => all("/corral/v1/quarantine", "inventories", signal), []);
@@ -74,7 +74,7 @@ export function Decisions({ picture }) {
 
 export function Usage() {
   const used = useAnswer((signal) => all("/corral/v1/usage", "inventories", signal), []);
-  const lines = (used.value || []).flatMap((project) => (project.resources || [{ resource: "" }]).map((one) => ({ ...one, of: project })));
+  const lines = (used.value || []).flatMap((project) => [...(project.resources || [{ resource: "" }])].sort((a, b) => byResource(a.resource, b.resource)).map((one) => ({ ...one, of: project })));
   lines.more = used.value?.more;
   return html`<h1>Usage</h1><p>What each project has claimed, what of it still waits for a host, and what its quota leaves.</p>
     <${Problem} is=${used.problem} />

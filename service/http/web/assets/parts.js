@@ -124,7 +124,7 @@ export function Table({ caption, head, items, row, keyOf, size = 50 }) {
   return html`<${Cut} of=${items} /><div class="scroll" role="region" aria-label=${caption} tabindex="0"><table>
       <caption>${caption}</caption>
       <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
-      <tbody>${shown.map((item) => html`<tr key=${keyOf(item)}>${row(item)}</tr>`)}</tbody>
+      <tbody>${shown.map((item) => html`<tr key=${keyOf(item)}>${row(item)}</tr>`)}${items.length === 0 && html`<tr><td colspan=${head.length}>none</td></tr>`}</tbody>
     </table></div>
     ${items.length > size && html`<p class="pager">
       <button onClick=${() => setFrom(start - size)} disabled=${start === 0}>Previous</button>

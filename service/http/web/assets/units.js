@@ -15,6 +15,12 @@ export function amount(resource, value) {
   return resource === "memory" ? bytes(value) : String(value);
 }
 
+// CPU, memory, then what else there is by name.
+export function byResource(one, other) {
+  const place = (name) => ["vcpu", "memory", name].indexOf(name);
+  return place(one) - place(other) || one.localeCompare(other);
+}
+
 export function label(resource) {
   if (resource === "vcpu") return "CPU";
   if (resource === "memory") return "Memory";
@@ -35,7 +41,7 @@ export function lasted(milliseconds) {
 }
 
 export function clock(milliseconds) {
-  return new Date(milliseconds).toLocaleString([], { dateStyle: "short", timeStyle: "medium" });
+  return new Date(milliseconds).toLocaleString([], { dateStyle: "short", timeStyle: "medium", hourCycle: "h23" });
 }
 
 // The reason of a group or member, with what the host itself said where the caller is told.
