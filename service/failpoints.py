@@ -27,8 +27,8 @@ NAMES = frozenset({
     "shutdown.before", "shutdown.after", "poweroff.before", "poweroff.after", "remove.before", "remove.after",
     "migrate.before", "migrate.after", "abortmove.before", "abortmove.after",
     # a live move
-    "move.planned", "move.claimed", "move.sending", "move.answered", "move.stopped", "move.barred", "move.clearing",
-    "move.entombed", "move.seen",
+    "move.planned", "move.claimed", "move.sending", "move.answered", "move.stopped", "move.barred", "move.carrying_on",
+    "move.clearing", "move.entombed", "move.seen",
     # room that is made by moves
     "room.planned", "room.booked", "room.asking", "room.begun", "room.looked", "room.taken", "room.given_back",
     "room.target", "room.closed",

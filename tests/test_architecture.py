@@ -22,7 +22,7 @@ TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
     "service/drivers/base.py": 470,  # all that every driver is asked for, and its answers
-    "service/store/schema.py": 570,  # one table after the other
+    "service/store/schema.py": 430,  # one table after the other
     "tests/simulation/plants.py": 440,  # one bug after the other
     "tests/simulation/scenario.py": 430,  # what there is in a seed, and how it goes
 }

@@ -37,10 +37,11 @@ from service.planning.neighbours import LiveTargets
 from service.planning.planner import Planner
 from service.signals import Signals
 from service.store import clock as database_clock
-from service.store import events, fleet, groups, ownership
+from service.store import events, fleet, groups
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions import fencing
+from service.transactions.changes import refuse_older_copy
 from service.transactions.fencing import empty
 
 S = InstanceStatus
@@ -248,13 +249,7 @@ class Evacuation:
         here = [(instance, group) for instance, group, _, _ in groups.on_host(connection, uuid)]
         arriving = [(instance, group) for instance, group, _ in groups.arriving(connection, uuid)]
         if not self._known(connection, caller, uuid, request_id):
-            if ahead := ownership.ahead(connection):
-                raise WrongState(
-                    f"host {host.name}",
-                    f"of a fleet in which nobody is placed, since {', '.join(ahead[:3])} may have seen what this "
-                    "database does not know",
-                    "that the database is recovered, or these hosts are claimed",
-                )
+            refuse_older_copy(connection, f"host {host.name}", "of a fleet")
             empty(connection, host, Evicted(uuid, live=True))
             asked = ("DrainHost", uuid)
             operator_changes.made(connection, caller, "DrainHost", request_id, asked, uuid, now)

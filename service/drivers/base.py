@@ -359,7 +359,8 @@ class HostDriver(Protocol):
         ...
 
     async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
-        """Let a paused machine run; opens its progress channel first. Running already is success."""
+        """Let a machine run that is paused, or was left paused by a live move that is over; opens its progress channel
+        first. Running already is success."""
         ...
 
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:

@@ -262,11 +262,8 @@ class Fencer:
         try:
             while True:
                 try:
-                    if await self._once_more(uuid, epoch, switches):
+                    if await self._tried(uuid, epoch, switches):
                         return
-                except WrongMachine as error:
-                    await self._write(partial(_fail, epoch, uuid, FenceState.FAILED, error.public))
-                    return
                 except DriverError as error:
                     logger.warning("fence %s is not done yet: %s %s", uuid, error.public, error.detail)
                     if await self._told(uuid, epoch, error.public):
@@ -280,8 +277,16 @@ class Fencer:
         finally:
             await switches.close()
 
+    async def _tried(self, uuid: str, epoch: int, switches: _Switches) -> bool:
+        """One try; whether the fence is over: it is where the BMC is another machine's. Raises as `_once_more`."""
+        try:
+            return await self._once_more(uuid, epoch, switches)
+        except WrongMachine as error:
+            why = error.public
+        return _over(await self._write(lambda c: steps.fail(c, epoch, uuid, FenceState.FAILED, why)))
+
     async def _once_more(self, uuid: str, epoch: int, switches: _Switches) -> bool:
-        """One try; whether the fence is over. Before each call to the BMC the database is asked, under the lease.
+        """As `_tried`. Before each call to the BMC the database is asked, under the lease.
 
         Raises DriverError, CorralError, NotLeading.
         """
@@ -372,10 +377,6 @@ class _Switches:
         switch, self._switch = self._switch, None
         if switch is not None:
             await switch.close()
-
-
-def _fail(epoch: int, uuid: str, state: FenceState, why: str, connection: Connection) -> Step | None:
-    return steps.fail(connection, epoch, uuid, state, why)
 
 
 def _over(step: Step | None) -> bool:

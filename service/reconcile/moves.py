@@ -110,7 +110,16 @@ class LiveMove:
         failpoint("move.barred")
         if not await self.target.confirm_absent(self.identity.machine_uuid):
             return _AGAIN
+        await self._carry_on()
         return (MoveAborted(self.member.uuid, self.member.attempt, absent=True),)
+
+    async def _carry_on(self) -> None:
+        """A hypervisor that lost the move in the middle of the switch-over leaves the machine paused for a move that
+        goes on no more; nobody else may have it by now."""
+        here = await self.source.observe(self.identity)
+        if here is not None and here.state is MachineState.MIGRATING:
+            failpoint("move.carrying_on")
+            await self.source.driver.resume(self.identity, budget_seconds=STEP_SECONDS)
 
     async def _abort_unseen(self) -> Sequence[Fact]:
         """The target does not answer. Where every request was answered and the machine executes here, it cannot be

@@ -8,6 +8,7 @@ from dataclasses import replace
 from service.domain.events import EventKind
 from service.domain.fleet import HostState
 from service.domain.groups import Group, Instance, InstanceStatus, MoveStage
+from service.errors import WrongState
 from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved, TimeLost
@@ -217,3 +218,14 @@ def accepted(connection: Connection, group: Group, now: int) -> Group:
     stored = replace(stored, revision=revision)
     groups.save(connection, group, stored)
     return stored
+
+
+def refuse_older_copy(connection: Connection, subject: str, is_one: str) -> None:
+    """Raises WrongState while a host may have seen what this database does not know: then nobody is placed.
+
+    `is_one`: what the subject is to that fleet, in words.
+    """
+    if ahead := ownership.ahead(connection):
+        since = f"since {', '.join(ahead[:3])} may have seen what this database does not know"
+        needs = "that the database is recovered, or these hosts are claimed"
+        raise WrongState(subject, f"{is_one} in which nobody is placed, {since}", needs)

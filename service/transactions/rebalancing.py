@@ -12,14 +12,13 @@ from collections.abc import Sequence
 
 from service.domain.groups import Group
 from service.domain.rebalances import Rebalance, RebalanceMove
-from service.errors import WrongState
 from service.failpoints import failpoint
 from service.lifecycle.facts import RoomAsked
 from service.lifecycle.transitions import advance
 from service.planning.translate import seat
-from service.store import bookings, claims, fleet, groups, ownership, rebalances
+from service.store import bookings, claims, fleet, groups, rebalances
 from service.store.connection import Connection
-from service.transactions.changes import apply
+from service.transactions.changes import apply, refuse_older_copy
 from service.transactions.rooms import check_fits, places
 
 WHY = {"rule": "it is moved because a rule is broken where it is", "load": "it is moved from a host that is fuller"}
@@ -31,13 +30,7 @@ def begin(connection: Connection, planned: Sequence[Group], rebalance: Rebalance
     Raises ClaimLost where one of them, or a host, is not as it was planned for; WrongState while an operator has to
     decide first what becomes of an older database.
     """
-    if ahead := ownership.ahead(connection):
-        raise WrongState(
-            "the fleet",
-            f"one in which nobody is placed, since {', '.join(ahead[:3])} may have seen what this database does not "
-            "know",
-            "that the database is recovered, or these hosts are claimed",
-        )
+    refuse_older_copy(connection, "the fleet", "one")
     expected = {group.uuid: group for group in planned}
     there = {uuid: groups.load(connection, uuid, lock=True) for uuid in sorted(expected)}
     if any(places(there[uuid]) != places(group) for uuid, group in expected.items()):

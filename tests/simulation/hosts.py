@@ -155,9 +155,13 @@ class SimulatedMachineHost:
     def resume(self, uuid: str, boot_seconds: float, cause: str, *, late: bool) -> Machine:
         """Let a paused machine run; a running one runs on."""
         there = self.machines.get(uuid)
-        if there is None or there.state not in (PAUSED, RUNNING, STOPPING):
+        going = self.moves.get(uuid)
+        left = there is not None and there.state == MIGRATING and (going is None or going.over)
+        if there is None or not (left or there.state in (PAUSED, RUNNING, STOPPING)):
             raise Rejected
-        if there.state == PAUSED:
+        if left:  # its guest goes on where it was
+            self.put(uuid, replace(there, state=RUNNING, late=there.late or late), cause)
+        elif there.state == PAUSED:
             running = replace(
                 there, state=RUNNING, resumed_at=self.now(), boot_seconds=boot_seconds, late=there.late or late
             )

@@ -170,8 +170,6 @@ PLANTS: tuple[Plant, ...] = (
         "    (GroupPhase.DELETING, lambda s: not s or S.REMOVED in s, GroupPhase.DELETED),\n"),
     one("a member being created is out at once", MEMBERS,
         "    return member.status is S.PENDING or (", "    return member.status in (S.PENDING, S.CREATING) or ("),
-    one("a member that starts again in its seat counts as one that nothing was sent for", MEMBERS,
-        "(member.status is S.CLAIMED and not member.restarts)\n", "member.status is S.CLAIMED\n", theme="balance"),
     one("the tenant's quota is looked at neither at the deploy nor in the claim", CLAIMING,
         "    quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))\n", "",
         Edit(APP, "            quotas.check(connection, admitted.project, _promised(connection, admitted))\n", "")),
@@ -308,9 +306,6 @@ PLANTS: tuple[Plant, ...] = (
     one("a host that answers is taken out by force", FLEET,
         "    if host.state is not HostState.MAINTENANCE or host.status is not HostStatus.DISCONNECTED or load.members:\n",
         "    if host.state is not HostState.MAINTENANCE or load.members:\n", theme="removal"),
-    one("claims on a host that is gone for good stay", FLEET,
-        "    claims.release(connection, left)\n", "",
-        Edit(FLEET, "            if load.members or load.stale_claims:\n", "            if load.members:\n"), theme="removal"),
     one("addresses of members that ended on a host that is gone for good stay taken", FLEET,
         "    addresses.let_go(connection, [instance for instance, _ in left])\n", "", theme="removal"),
     # --- fences by BMCs ---

@@ -203,6 +203,8 @@ class SimulatedHost:
     def resume(self, identity: MachineIdentity) -> ObservedMachine:
         """Let a paused machine run. Raises HostRejected where it is not there or not paused."""
         machine = self.machines.get(identity.machine_uuid)
+        if machine is not None and machine.state is MachineState.MIGRATING:
+            machine.state = MachineState.RUNNING  # left paused by a live move that is over: its guest goes on
         if machine is None or machine.state not in (MachineState.PAUSED, MachineState.RUNNING):
             raise HostRejected("bad_request", "there is no paused machine to resume")
         if machine.state is MachineState.PAUSED:

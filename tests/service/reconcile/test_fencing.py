@@ -19,13 +19,14 @@ from service.domain.fleet import Bmc, Fencing, Host, HostAddress, HostState, Hos
 from service.domain.specs import DeployRequest, FailurePolicy
 from service.drivers.base import HostUnreachable, OutcomeUnknown
 from service.drivers.power import PowerSwitch, WrongMachine
-from service.errors import WrongState
+from service.errors import Unavailable, WrongState
 from service.planning.planner import InlinePlanner
 from service.reconcile import fencing as fencer_module
 from service.reconcile import monitor as monitor_module
 from service.reconcile.fencing import Fencer
 from service.store import fencing, fleet, schema
 from service.store.clock import StoreClock
+from service.transactions import fencing as steps
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
 
@@ -251,6 +252,28 @@ async def test_the_wrong_machine_is_not_touched() -> None:
         await until(lambda: _ruled(made, Rule.FAILED_LATELY))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_database_that_does_not_take_the_end_of_a_fence_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused, real = [], steps.fail
+
+    def once(*arguments: Any) -> Any:
+        if not refused:
+            refused.append(arguments)
+            raise Unavailable("the database cannot be reached")
+        return real(*arguments)
+
+    monkeypatch.setattr(steps, "fail", once)
+    async with lab(run=False) as made:
+        made.board.machine = "another"
+        task = asyncio.create_task(made.fencer.run())
+        await made.ended(FenceState.FAILED)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert refused
+    assert "a fence broke" not in caplog.text
 
 
 async def _ruled(made: Lab, wanted: Rule) -> bool:

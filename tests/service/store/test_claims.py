@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from service.domain.fleet import VCPU, HostStatus
 from service.domain.network import Network
@@ -59,6 +60,14 @@ def test_a_closed_or_silent_host_takes_no_claim(db: Database) -> None:
     for uuid in (a, b):
         with pytest.raises(ClaimLost):
             db.write(claims.take, GROUP, [member(1, uuid)])
+
+
+def test_a_host_with_claims_is_not_forgotten_whatever_the_program_has_seen(db: Database) -> None:
+    (a,) = db.fill(1)
+    db.write(lambda c: claims.take(c, GROUP, [member(1, a)]))
+    with pytest.raises(IntegrityError):
+        db.write(lambda c: fleet.delete_host(c, fleet.host(c, a), 0))
+    assert db.used() != {a: 0}
 
 
 def test_an_unknown_resource_is_never_claimed(db: Database) -> None:

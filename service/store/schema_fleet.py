@@ -1,0 +1,196 @@
+"""The part of `schema` about the fleet: zones, clusters, hosts, their devices and seats, and how hosts are fenced."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+)
+
+from service.store.schema_base import UUID, WORD, metadata
+
+# `configured`: the document as the configuration file had it at the last start; empty where it was made at run time.
+zones = Table(
+    "zones",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
+)
+
+# Hosts name theirs in their documents.
+clusters = Table(
+    "clusters",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("zone_uuid", UUID, ForeignKey("zones.uuid"), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
+    Index(None, "zone_uuid"),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("zone_uuid", UUID, ForeignKey("zones.uuid"), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("status_reason", Text, nullable=False, default=""),
+    # What the host itself, or the library that calls it, said behind the reason, without secrets.
+    Column("status_cause", Text, nullable=False, default="", server_default=""),
+    Column("boot_id", Text, nullable=False, default=""),
+    Column("virt_type", WORD, nullable=False, default=""),
+    Column("generation", BigInteger, nullable=False, default=0),
+    Column("version", BigInteger, nullable=False, default=1),
+    Column("created_at", BigInteger, nullable=False, default=0),
+    Column("updated_at", BigInteger, nullable=False, default=0),
+    Column("configured", Text, nullable=False, default=""),
+    # The hypervisor's own uuid, as it tells it; NULL until it was seen, and for kinds of host that have none.
+    Column("hypervisor", WORD, unique=True),
+    Column("claim_ordered", Boolean, nullable=False, default=False),
+    # It has seen a later generation than this database had then; false again once its operator has decided.
+    Column("ahead", Boolean, nullable=False, default=False),
+    # The latest generation that its mark was seen to have for a while; a mark with an older one is a copy's.
+    Column("marked", BigInteger, nullable=False, default=0),
+    Index(None, "zone_uuid"),
+)
+
+# The claim's guard is on these rows, one for each host and resource: foreign_used + used <= usable. `usable` is what
+# everywhere else is called allocatable. Those of NUMA cells are among them (`service/domain/cells.py`).
+host_resources = Table(
+    "host_resources",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("resource", WORD, primary_key=True),
+    Column("total", BigInteger, nullable=False, default=0),
+    Column("usable", BigInteger, nullable=False, default=0),
+    Column("foreign_used", BigInteger, nullable=False, default=0),
+    # What each of our guests takes there beside what it claims: of memory, QEMU's own.
+    Column("beside", BigInteger, nullable=False, default=0),
+    Column("used", BigInteger, nullable=False, default=0),
+    # The sum of the bookings. Others' claims leave it free, though what is booked may still be used by who leaves.
+    Column("booked", BigInteger, nullable=False, default=0),
+    CheckConstraint("used >= 0", name="used_not_negative"),
+)
+
+# Who sits on a machine that is given out as a whole. `key`: of the token that its drive's address has.
+machine_seats = Table(
+    "machine_seats",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("instance_uuid", UUID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("cluster", Text, nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+    Column("key", WORD, nullable=False),
+    Column("former", Text, nullable=False),
+    Column("seed", LargeBinary, nullable=False),
+    Column("started", Boolean, nullable=False),
+    Column("revoked", Boolean, nullable=False),
+    Column("spec_hash", WORD, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("resources", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("reported_at", BigInteger, nullable=False),
+    Column("report", Text, nullable=False),
+    Index(None, "key"),
+)
+
+# What rules offer of hosts. `state`: available, foreign, blocked or gone, as it was last seen;
+# `quarantine`: why it is out of service all the same, empty: it is not.
+devices = Table(
+    "devices",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("key", WORD, primary_key=True),
+    Column("model", WORD, nullable=False),
+    Column("functions", Text, nullable=False),
+    Column("cell", Integer, nullable=False),
+    Column("iommu_group", Integer, nullable=False),
+    Column("virtual_of", WORD, nullable=False),
+    Column("clean", WORD, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("quarantine", Text, nullable=False),
+)
+
+# Who has which of them: one owner, by the key. A row stands as long as its attempt has claims on that host.
+device_claims = Table(
+    "device_claims",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("key", WORD, primary_key=True),
+    Column("model", WORD, nullable=False),
+    Column("instance_uuid", UUID, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+)
+
+# Hosts that are switched off by their BMCs, and what is thought of silent ones (`service/domain/fencing.py`).
+fences = Table(
+    "fences",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), nullable=False),
+    # The host's uuid while the fence is open: a host has one at most.
+    Column("open_host", UUID, unique=True),
+    Column("cause", WORD, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("machine", WORD, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("orders", Integer, nullable=False),
+    Column("asked_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Index(None, "host_uuid", "asked_at"),
+)
+
+fence_verdicts = Table(
+    "fence_verdicts",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("rule", WORD, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+)
+
+# One row: which process may judge silent hosts and send orders to BMCs.
+fencing_lease = Table(
+    "fencing_lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+)
+
+# What changed in the fleet and the catalogue; how it is now stands in the rows themselves.
+fleet_events = Table(
+    "fleet_events",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", WORD, nullable=False),
+    Column("uuid", UUID, nullable=False),
+    Column("zone_uuid", UUID, nullable=False, default=""),
+    Column("time", BigInteger, nullable=False),
+)
