@@ -7,6 +7,7 @@ acts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,7 @@ class MemberCalls:
         if monitor is None:
             await self.directory.refresh()
             return EffectResult(retry=True)
-        if self._custody.held:
+        if self._custody.held or monitor.host.uuid in self._custody.flagged:
             return EffectResult(retry=True)  # the database is older than its hosts: an operator decides first
         if monitor.silent:
             return EffectResult(retry=True)  # the worker has told the group that this host is silent
@@ -200,7 +201,10 @@ class MemberCalls:
             spec = await self._machine_spec(monitor, group, member)
             if spec is not None:
                 text = orders.restart(group.start_epoch, spec.documents)
-                await driver.tell(identity, text, budget_seconds=budget)
+                # A host that cannot tell it may have it no more: the look says so. What becomes of one that runs and
+                # cannot be told its deadline decides.
+                with contextlib.suppress(HostRejected):
+                    await driver.tell(identity, text, budget_seconds=budget)
             return await self._look(monitor, group, member, identity, fresh=True)
         if isinstance(effect, Observe):
             return await self._look(monitor, group, member, identity, fresh=hinted)
@@ -366,8 +370,6 @@ class MemberCalls:
             return EffectResult([MoveImpossible(*key, error.public, told)])
         if isinstance(error, HostRejected | MachineConflict) and isinstance(effect, Create | Resume):
             return EffectResult([Observed(*key, Observation.REJECTED, error.public, detail=told)])
-        if isinstance(error, HostRejected) and isinstance(effect, Tell):
-            return EffectResult(retry=True)  # what becomes of a member that cannot be told its deadline decides
         if isinstance(error, HostUnreachable):
             monitor.suspect()
             if isinstance(effect, Create) and key in sends.dispatched and key not in sends.maybe_arrived:

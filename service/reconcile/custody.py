@@ -35,6 +35,9 @@ class Custody:
     `behind`: host uuid -> why. While any host has seen what this database does not know, the database is an old one:
     then nothing is placed, sent or removed anywhere, since a member that it takes for lost may have been placed anew.
     `judged`: every host that was known at the start has been looked at since, or did not answer in its time.
+    `flagged`: uuids of the hosts that the database has put down as ahead, by whatever replica, when it was last asked.
+    `since`: the database's time (ms) when this process first looked for work.
+    `missing`: uuids of the hosts that answered by the database's last word, and have not since the start; for a while.
     """
 
     def __init__(self, store: Store, installation: Installation) -> None:
@@ -42,6 +45,9 @@ class Custody:
         self.installation = installation
         self.behind: dict[str, str] = {}
         self.judged = True
+        self.flagged: frozenset[str] = frozenset()
+        self.since = 0
+        self.missing: frozenset[str] = frozenset()
         self._told: frozenset[str] = frozenset()
         self._reached = 0
 

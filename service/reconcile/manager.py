@@ -6,15 +6,16 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from service.domain.fleet import HostStatus
 from service.drivers.base import MachineIdentity
-from service.errors import CorralError
+from service.errors import CorralError, Unavailable
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.patience import Patience
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, REST_MS, GroupWorker
-from service.store import clock, groups, ownership, waits
+from service.store import clock, fleet, groups, ownership, waits
 from service.store.connection import Connection
 from service.store.waits import Wait
 from service.telemetry import logs
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 MOST_WORKERS = 256
 POLL_SECONDS = 1.0
 FIRST_PROBE_SECONDS = 3.0
+MISSING_SECONDS = 120.0
+"""For so long after a start a host that answered before it, and does not now, may yet tell that the database is an
+older copy. A hypervisor that was only started again answers within that time."""
 
 GROUP_WAITS = (
     Wait("group lease", "groups", "lease_until", LEASE_MS),
@@ -31,8 +35,11 @@ GROUP_WAITS = (
 )
 """What is read before a group has a worker; its own times the worker holds to the present itself."""
 
-_Taken = tuple[int, tuple[tuple[str, int], ...], frozenset[str], Mapping[str, str]]
-"""The database's time, (uuid, epoch) of the groups, uuids of groups left behind, hosts that are ahead -> why."""
+_ANSWERED = (HostStatus.CONNECTED, HostStatus.DEGRADED)
+
+_Taken = tuple[int, tuple[tuple[str, int], ...], frozenset[str], Mapping[str, str], frozenset[str]]
+"""The database's time, (uuid, epoch) of the groups, uuids of groups left behind, hosts that are ahead -> why, and
+those that may be."""
 
 
 class Reconciler:
@@ -68,6 +75,7 @@ class Reconciler:
         """Start monitors, workers and the sweep. Hosts get FIRST_PROBE_SECONDS before groups are looked at, and slow
         ones their whole time before anything is done about a group that has run before."""
         self._started = True
+        answered = await self._answered_before()
         for monitor in self._context.monitors.values():
             self._watch_host(monitor)
         custody, slow = self._context.custody, list(self._context.monitors.values())
@@ -77,6 +85,10 @@ class Reconciler:
             slow = [m for m in slow if not m.settled]
             await asyncio.sleep(0.01)
         custody.judged = not slow
+        missing = [m for m in self._context.monitors.values() if m.host.uuid in answered and not _heard(m)]
+        if missing:
+            custody.missing = frozenset(m.host.uuid for m in missing)
+            self._spawn(self._wait_for_missing(missing), "wait for missing hosts")
         if slow:
             logger.warning("hosts that have not answered yet: %s; groups that have run before wait for them",
                            ", ".join(m.host.name for m in slow[:5]))  # fmt: skip
@@ -91,6 +103,28 @@ class Reconciler:
         while slow := [m for m in slow if not m.settled and self.monitors.get(m.host.uuid) is m]:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         self._context.custody.judged = True
+        self._wake.set()
+
+    async def _answered_before(self) -> frozenset[str]:
+        """The hosts that answer by the database's last word; all of them where it cannot be asked."""
+        try:
+            known = await self._context.store.read(fleet.hosts)
+        except Unavailable as error:
+            logger.warning("which hosts answered before this start is not known: %s", error)
+            return frozenset(self._context.monitors)
+        return frozenset(h.uuid for h in known.values() if h.status in _ANSWERED)
+
+    async def _wait_for_missing(self, missing: list[HostMonitor]) -> None:
+        """Each answers, is taken out of the fleet, or has had its time."""
+        logger.warning("hosts that answered before this start and do not now: %s; what was accepted and not sent "
+                       "before it waits for them, for %.0f s at most",
+                       ", ".join(m.host.name for m in missing[:5]), MISSING_SECONDS)  # fmt: skip
+        deadline = asyncio.get_running_loop().time() + MISSING_SECONDS
+        while missing and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.1)
+            missing = [m for m in missing if not _heard(m) and self.monitors.get(m.host.uuid) is m]
+            self._context.custody.missing = frozenset(m.host.uuid for m in missing)
+        self._context.custody.missing = frozenset()
         self._wake.set()
 
     async def stop(self, grace_seconds: float) -> None:
@@ -183,24 +217,33 @@ class Reconciler:
             left, ahead = groups.left_behind(connection, leases), ownership.said_ahead(connection)
             owner = self._context.owner
             taken = groups.take_due(connection, owner, now, LEASE_MS, limit, leases_as_of=leases)
-            return now, taken, left, ahead
+            return now, taken, left, ahead, ownership.flagged(connection)
 
         try:
-            now, taken, left, ahead = await self._context.store.write(take)
+            now, taken, left, ahead, flagged = await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             return
         self._look_at_clock(now, asked_at)
         self._context.custody.tell(ahead)
+        self._flag(flagged)
         self._hinted.difference_update(hinted)
         self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
         steady = int(asked_at * 1000)
         if self._looks_since is None:
             self._looks_since = now, steady
+            self._context.custody.since = now
         for uuid, epoch in taken:
             # Those whose owner left them behind have been looked at by nobody.
             patience = Patience(now, steady) if uuid in left else Patience(*self._looks_since)
             self._work(uuid, epoch, DatabaseTime(now, asked_at), patience, hinted=uuid in hinted)
+
+    def _flag(self, hosts: frozenset[str]) -> None:
+        """Hosts that were taken on for ours are judged anew where an operator's word has put them down as ahead."""
+        custody = self._context.custody
+        new, custody.flagged = hosts - custody.flagged, hosts
+        for uuid in new & self.monitors.keys():
+            self.monitors[uuid].suspect()
 
     def _look_at_clock(self, now: int, asked_at: float) -> None:
         """Notice that the database's clock was set, or that this process's own says something else."""
@@ -269,3 +312,7 @@ class Reconciler:
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("background task %s broke", task.get_name(), exc_info=error)
+
+
+def _heard(monitor: HostMonitor) -> bool:
+    return monitor.answered_seconds is not None

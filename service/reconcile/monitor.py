@@ -286,7 +286,8 @@ class HostMonitor:
         """
         now = asyncio.get_running_loop().time()
         pause = MARK_AFTER_CHANGE_SECONDS if self._acted else MARK_EVERY_SECONDS
-        if self._admitted == (facts.hypervisor, facts.mark) and not self._silent:
+        known = self._admitted == (facts.hypervisor, facts.mark) and self.host.uuid not in self._custody.flagged
+        if known and not self._silent:
             if facts.mark is not None and self._kept != facts.mark and now >= self._marked_at + MARK_STANDS_SECONDS:
                 await self._custody.keep(self.host, facts.mark)
                 self._kept = facts.mark

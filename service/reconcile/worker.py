@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.domain.groups import Group, GroupPhase
 from service.errors import InvariantViolation, NoCapacity, NotFound, QuotaExceeded, Unavailable, Unsatisfiable
 from service.failpoints import failpoint
-from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, FindTarget, Observe, Plan, Tell, effects
+from service.lifecycle.effects import (
+    AwaitRoom,
+    Create,
+    Dispatch,
+    Effect,
+    FindTarget,
+    Observe,
+    Plan,
+    Resume,
+    Tell,
+    effects,
+)
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import AT_REST, FINAL, PLACED
 from service.reconcile.calls import EffectResult, Sends
+from service.reconcile.caution import Caution
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
-from service.store import audit, clock, groups
+from service.store import audit, clock, groups, ownership
 from service.store.connection import Connection
 from service.telemetry import logs, traces
 from service.transactions import changes
@@ -72,15 +84,18 @@ class GroupWorker:
     _sends: Sends = field(default_factory=Sends)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
-    _reload: bool = True
+    _reload: bool = False
     _giving_back: bool = False
     _clock_was_set: bool = False
     _leapt_ms: int = 0
-    _ran_before: bool = False
+    _quarantined: Mapping[str, str] = field(default_factory=dict)
+    _was_held: bool = False
     _placing: Placing = field(init=False)
+    _caution: Caution = field(init=False)
 
     def __post_init__(self) -> None:
         self._placing = Placing(self.context, self._now, self._steady)
+        self._caution = Caution(self.context.custody, self.context.monitors)
 
     def poke(self) -> None:
         """The stored group changed (a caller's intent)."""
@@ -144,6 +159,9 @@ class GroupWorker:
 
     async def _step(self, group: Group | None) -> Group:
         now = self._now()
+        if group is None:
+            group = await self._load()
+            self._caution.found(group)
         # Where the answer to a give-back was lost it may have been committed: nothing may be done before that is known.
         if self._giving_back or self._clock_was_set or now >= self.lease_until - LEASE_MS + RENEW_MS:
             await self._renew()
@@ -159,23 +177,18 @@ class GroupWorker:
             self._count_end_of_deploy(before, group, now)
             failpoint("worker.applied")
             self.context.metrics.reconcile_steps.labels("changed").inc()
-        elif group is None:
-            group = await self._load()
-            self._ran_before = group.go or group.served
         elif changed:
             group = await self._load()
         facts = await self.context.calls.logs.before_end(group, self._circumstances(group, now), now)
         facts = [*facts, *await self._placing.rooms.closed(group)]
         if facts:
             group = await self._apply(facts, now)
-        if not self._stopping and not self._waits_for_hosts():
+        if self._was_held and not self.context.custody.held:
+            group = await self._load()  # a host that was claimed since may have machines in quarantine
+        self._was_held = self.context.custody.held
+        if not self._stopping and not self._caution.waits:
             self._start(group, now)
         return group
-
-    def _waits_for_hosts(self) -> bool:
-        """Right after a start, what has run before is left as it is: a host that was not looked at yet may tell that
-        this database is an old copy, and have the machines that are missed elsewhere."""
-        return self._ran_before and not self.context.custody.judged
 
     def _count_end_of_deploy(self, before: Group | None, after: Group, now: int) -> None:
         """The first deploy's duration, once it ends: not a later start, and not a failure of what already served."""
@@ -197,7 +210,14 @@ class GroupWorker:
         return await self.context.store.write(lambda c: changes.apply(c, uuid, facts, now, epoch=epoch))
 
     async def _load(self) -> Group:
-        group = await self.context.store.read(lambda c: groups.load(c, self.uuid))
+        def read(connection: Connection) -> tuple[Group, Mapping[str, str]]:
+            return groups.load(connection, self.uuid), ownership.held_of(connection, self.uuid)
+
+        before = self._quarantined
+        group, self._quarantined = await self.context.store.read(read)
+        for uuid in sorted(self._quarantined.keys() - before.keys()):
+            logger.warning("a machine of instance %s is in quarantine on host %s: no other is made or let run beside "
+                           "it, until an operator adopts or removes it", uuid, self._quarantined[uuid])  # fmt: skip
         if group.epoch != self.epoch:
             raise LeaseLost(self.uuid)
         return group
@@ -245,8 +265,8 @@ class GroupWorker:
         A database that is older than its hosts may have missed that a member was let run, or a group came up in time:
         while that is so nobody is given up, and silence is told of such alone as it leaves where they are.
         """
-        facts: list[Fact] = []
-        older = self.context.custody.held or self._waits_for_hosts()
+        facts: list[Fact] = [*self._caution.may_have_been_sent(group)]
+        older = self.context.custody.held or self._caution.waits
         steady = self._steady()
         if older:
             self.patience.anew(now, steady)
@@ -272,7 +292,7 @@ class GroupWorker:
             for member in group.instances:
                 self.hint(member.uuid)
         steady = self._steady()
-        wanted = {_key(effect): effect for effect in effects(group, now)}
+        wanted = {_key(effect): effect for effect in effects(group, now) if not self._is_held_back(effect)}
         for key, slot in self._slots.items():
             if key not in wanted:
                 slot.hinted = False  # nothing is left to do for this member, so nobody needs to look
@@ -284,6 +304,10 @@ class GroupWorker:
             failpoint("worker.starting")
             slot.task = asyncio.create_task(self._traced(group, effect, hinted), name=f"{self.uuid} {effect}")
             slot.task.add_done_callback(lambda _task: self._wake.set())
+
+    def _is_held_back(self, effect: Effect) -> bool:
+        """Whether a second machine of one member might run by it (ARCHITECTURE, I1)."""
+        return isinstance(effect, Create | Resume) and effect.instance_uuid in self._quarantined
 
     def _is_due(self, effect: Effect, slot: Slot, steady: int) -> bool:
         if not isinstance(effect, Observe | Tell | AwaitRoom):

@@ -34,6 +34,7 @@ _HELD_OF = select(_QUARANTINE).where(
     _QUARANTINE.c.group_uuid == bindparam("group"), _QUARANTINE.c.holding == Holding.MACHINE.value
 )
 _AHEAD = select(_HOSTS.c.name).where(_HOSTS.c.ahead).order_by(_HOSTS.c.name)
+_FLAGGED = select(_HOSTS.c.uuid).where(_HOSTS.c.ahead)
 _SAID_AHEAD = select(_HOSTS.c.uuid, _HOSTS.c.status_reason).where(_HOSTS.c.status == HostStatus.AHEAD.value)
 _HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
 _HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead, _HOSTS.c.marked).where(
@@ -191,6 +192,11 @@ def set_ahead(connection: Connection, host_uuid: str) -> None:
 def ahead(connection: Connection) -> tuple[str, ...]:
     """Names of the hosts that have seen what this database does not know, or may have: nobody is placed meanwhile."""
     return tuple(connection.scalars(_AHEAD))
+
+
+def flagged(connection: Connection) -> frozenset[str]:
+    """Uuids of the hosts that may have seen what this database does not know, whatever is recorded of their answers."""
+    return frozenset(connection.scalars(_FLAGGED))
 
 
 def said_ahead(connection: Connection) -> Mapping[str, str]:

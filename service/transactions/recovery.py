@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from service.domain.fleet import Host, Zone
+from service.domain.fleet import Host, HostState, Zone
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, Seat
 from service.domain.ownership import Installation
 from service.errors import Conflict, WrongState
@@ -61,6 +61,9 @@ def write(connection: Connection, change: GroupChange, now: int) -> Group:
     seats = [_seat(m, hosts[m.host_uuid]) for m in new]
     claims.take(connection, after.uuid, seats, there=True)
     pick(connection, after.uuid, seats)
+    for emptied in (h for h in hosts.values() if h.state is HostState.MAINTENANCE):
+        # By an older word it was drained. It is not empty, and nobody would move these: to have it so, drain it anew.
+        fleet.set_state(connection, emptied, HostState.DISABLED, now)
     keep_addresses(connection, [(m.zone_uuid, m.address, m.uuid, m.attempt) for m in new if _planned(zones, m)])
     stored = commit(connection, as_if_known(before, after), _carried(before, after), (), now)
     groups.due(connection, after.uuid, 0)

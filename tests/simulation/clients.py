@@ -122,7 +122,12 @@ class Client:
         """The same request id again, with the same body and with another."""
         order, request = self.order, self.order.request
         await asyncio.sleep(self.world.random.uniform(0.0, 10.0))
-        again = await self._insist(lambda r: r.groups.deploy(ME, request))
+        try:
+            again = await self._insist(lambda r: r.groups.deploy(ME, request))
+        except QuotaExceeded:
+            if order.lost:  # it is a new request to this database
+                return
+            raise
         if again.group.uuid != order.uuid and not order.lost:
             self.world.observer.violated("I7", f"{request.request_id} made {order.uuid} and {again.group.uuid}")
         other = replace(request, spec=replace(request.spec, description="another"))
@@ -132,6 +137,9 @@ class Client:
                 self.world.observer.violated("I7", f"{request.request_id} with another body made {made.group.uuid}")
         except RequestIdReused:
             self.world.stats["repeats judged"] += 1
+        except QuotaExceeded:
+            if not order.lost:
+                raise
 
     async def _manage(self) -> None:
         """Stop, start, restart, scale while faults last; what the state forbids is refused, and that is that."""

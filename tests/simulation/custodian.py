@@ -41,6 +41,7 @@ class Custodian:
         self._violated = violated
         self._database = ""
         self._ahead_since: float | None = None
+        self._flagged: dict[str, float] = {}
 
     # --- I15 --------------------------------------------------------------------------------------------------------
 
@@ -100,10 +101,12 @@ class Custodian:
         """After each transaction: from when on this database knows that it is older than its hosts."""
         ahead = self._rows("SELECT 1 FROM hosts WHERE ahead AND status = 'Ahead' LIMIT 1")
         self._ahead_since = (self._ahead_since or self._now()) if ahead else None
+        flagged = [uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE ahead")]
+        self._flagged = {uuid: self._flagged.get(uuid, self._now()) for uuid in flagged}
 
     def went_back(self) -> None:
         """The database is an older one from now on."""
-        self._ahead_since = None
+        self._ahead_since, self._flagged = None, {}
         self.committed()
 
     def touched(self, call: str, host: SimulatedMachineHost, entry: str, process: Process) -> None:
@@ -122,7 +125,7 @@ class Custodian:
                 "I16", f"{process.name} did {call} on {host.name}, which has seen {newest}; the database is at {come}"
             )
         for (ahead,) in self._rows("SELECT ahead FROM hosts WHERE uuid = ?", entry):
-            if ahead:
+            if ahead and self._now() > max(self._flagged.get(entry, 0.0), process.since) + NOTICE_SECONDS:
                 self._violated("I16", f"{process.name} did {call} on {host.name}, which is ahead of the database")
         since = self._ahead_since
         if since is not None and self._now() > max(since, process.since) + NOTICE_SECONDS:

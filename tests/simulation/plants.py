@@ -57,7 +57,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
     "service.lifecycle.effects",
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
-PATIENCE = "service.reconcile.patience"
+PATIENCE, CAUTION = "service.reconcile.patience", "service.reconcile.caution"
 FENCER, FENCING_RULES, FENCING = "service.reconcile.fencing", "service.domain.fencing", "service.transactions.fencing"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
@@ -286,9 +286,15 @@ PLANTS: tuple[Plant, ...] = (
         Edit(CUSTODY, "                await self.store.write(lambda c: ownership.set_ahead(c, host.uuid))\n",
              "                pass\n"), theme="restore"),
     one("members are given up for time or silence by an older copy", WORKER,
-        "        older = self.context.custody.held or self._waits_for_hosts()\n", "        older = False\n", theme="restore"),
-    one("members are acted on while a host is ahead", CALLS, "        if self._custody.held:\n", "        if False:\n",
+        "        older = self.context.custody.held or self._caution.waits\n", "        older = False\n", theme="restore"),
+    one("members are acted on while a host is ahead", CALLS,
+        "        if self._custody.held or monitor.host.uuid in self._custody.flagged:\n", "        if False:\n",
         theme="restore"),
+    one("what an older copy has not sent is placed without the host that has it", CAUTION,
+        "        if group.created_at < self.custody.since:\n", "        if False:\n", theme="restore"),
+    one("a member runs again beside its own machine in quarantine", WORKER,
+        "        return isinstance(effect, Create | Resume) and effect.instance_uuid in self._quarantined\n",
+        "        return False\n", theme="restore"),
     one("a member gets a second machine beside its own in quarantine", CLAIMING,
         "    for instance in sorted(set(instances) & set(held)):\n", "    for instance in ():\n", theme="restore"),
     one("a claimed host's machines are held only when the sweep comes by", CUSTODY,

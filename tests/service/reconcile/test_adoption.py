@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.events import EventKind
-from service.domain.fleet import HostStatus
+from service.domain.fleet import HostState, HostStatus
 from service.domain.groups import Group, GroupStatus
 from service.domain.ownership import Quarantined
 from service.domain.specs import DeployRequest
@@ -230,3 +230,16 @@ async def test_a_machine_that_one_look_misses_is_not_taken_to_be_gone(
         assert {m.uuid: (m.host_uuid, m.attempt) for m in adopted.instances} == {
             m.uuid: (m.host_uuid, 1) for m in held.group.instances
         }
+
+
+async def test_a_host_that_was_drained_by_an_older_word_is_not_empty_and_says_so(tmp_path: Path) -> None:
+    async with yesterday(tmp_path) as held:
+        plane, uuid = held.plane, held.group.instances[0].host_uuid
+
+        def drained(connection: Connection) -> None:
+            fleet.set_state(connection, fleet.host(connection, uuid), HostState.MAINTENANCE, 1)
+
+        await plane.store.write(drained)
+        await held.adoption.adopt(held.group.uuid)
+        host_now = await plane.store.read(lambda c: fleet.host(c, uuid))
+        assert host_now.state is HostState.DISABLED, "nobody would move its members"

@@ -257,7 +257,8 @@ async def test_the_wrong_machine_is_not_touched() -> None:
 async def test_a_database_that_does_not_take_the_end_of_a_fence_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refused, real = [], steps.fail
+    refused: list[Any] = []
+    real = steps.fail
 
     def once(*arguments: Any) -> Any:
         if not refused:

@@ -14,8 +14,10 @@ from service.domain.groups import Group, GroupStatus, InstanceStatus
 from service.domain.specs import DeployRequest
 from service.drivers.base import GuestReport, HostRejected, MachineIdentity, MachineState, ObservedMachine
 from service.drivers.simulated import SimulatedDriver, SimulatedHost
+from service.lifecycle.effects import Tell
 from service.lifecycle.facts import Observation, Observed
 from service.lifecycle.renewal import UNHEARD
+from service.reconcile.calls import Sends
 from service.reconcile.sight import SILENT_SECONDS, UNHEARD_SECONDS, seen
 from tests.support.builders import group, host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
@@ -125,3 +127,26 @@ async def test_a_member_that_another_client_hears_is_heard_here_and_one_that_nob
         assert told.status is GroupStatus.RUNNING, "that nobody hears it does not say that it is unwell"
         assert (await reason("")).instances[0].attempt == 1
         assert asked >= 3, "it was taken over from whoever read it"
+
+
+@pytest.mark.asyncio
+async def test_a_member_that_cannot_be_told_because_it_is_gone_is_seen_to_be() -> None:
+    """It would otherwise be told, and taken to run, for ever."""
+    async with control_plane(hosts=[host(1)]) as plane:
+        made = (await plane.deploy(DeployRequest(spec(1))))[-1].group
+        assert made is not None
+        (member,) = made.instances
+        driver = plane.drivers[member.host_uuid]
+        await plane.reconciler.stop(5.0)
+        calls, tell = plane.reconciler._context.calls, Tell(member.uuid, member.attempt, 1)
+
+        async def told() -> list[Observation]:
+            result = await calls.perform(made, tell, Sends(), lease_left_ms=60_000, hinted=False)
+            return [fact.observation for fact in result.facts if isinstance(fact, Observed)]
+
+        assert await told() == [Observation.READY]
+        (machine,) = driver.host.machines.values()
+        machine.state = MachineState.STOPPED
+        assert await told() == [Observation.HALTED]
+        driver.host.machines.clear()
+        assert await told() == [Observation.GONE]
