@@ -108,8 +108,7 @@ class Fencer:
                 except CorralError as error:
                     logger.warning("silent hosts were not judged: %s", error)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(EVERY_SECONDS):
-                        await self._wake.wait()
+                    await asyncio.wait_for(self._wake.wait(), EVERY_SECONDS)
         finally:
             for task in self._tasks.values():
                 task.cancel()

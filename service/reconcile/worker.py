@@ -12,8 +12,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from service.domain.groups import Group, GroupPhase
-from service.errors import InvariantViolation, NoCapacity, NotFound, QuotaExceeded, Unavailable, Unsatisfiable
+from service.domain.groups import Group
+from service.errors import InvariantViolation, NotFound, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.effects import (
     AwaitRoom,
@@ -33,6 +33,7 @@ from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.caution import Caution
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
+from service.reconcile.ends import count_end_of_deploy
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
 from service.store import audit, clock, groups, ownership
@@ -50,8 +51,6 @@ REST_MS = 10_000
 BACKOFF_FIRST_MS = 250
 BACKOFF_MOST_MS = 10_000
 GANG = "gang"
-REFUSALS = frozenset({NoCapacity.reason, QuotaExceeded.reason, Unsatisfiable.reason})
-"""Reasons of deploys that end because what they ask for cannot be had."""
 
 
 @dataclass(slots=True)
@@ -174,7 +173,7 @@ class GroupWorker:
         if facts:
             failpoint("worker.outcomes")
             before, group = group, await self._apply(facts, now)
-            self._count_end_of_deploy(before, group, now)
+            count_end_of_deploy(self.context.metrics, before, group, now)
             failpoint("worker.applied")
             self.context.metrics.reconcile_steps.labels("changed").inc()
         elif changed:
@@ -189,21 +188,6 @@ class GroupWorker:
         if not self._stopping and not self._caution.waits:
             self._start(group, now)
         return group
-
-    def _count_end_of_deploy(self, before: Group | None, after: Group, now: int) -> None:
-        """The first deploy's duration, once it ends: not a later start, and not a failure of what already served."""
-        ended = after.phase in (GroupPhase.RUNNING, GroupPhase.FAILED)
-        if before is None or not ended or before.phase is after.phase or before.served or after.starts > 1:
-            return
-        reason = after.failure.code if after.failure is not None and after.phase is GroupPhase.FAILED else ""
-        # What cannot be had is no failure of the service's; that there is no room left after a member failed is one.
-        refused = reason in REFUSALS and all(m.attempt <= 1 for m in after.instances)
-        outcome = "Refused" if refused else after.status.value
-        metrics = self.context.metrics
-        labels = (after.spec.creation_strategy.value, outcome)
-        metrics.deploy_duration.labels(*labels).observe((now - after.created_at) / 1000)
-        if after.phase is GroupPhase.FAILED:
-            metrics.deploys_not_running.labels(outcome, reason).inc()
 
     async def _apply(self, facts: Sequence[Fact], now: int) -> Group:
         uuid, epoch = self.uuid, self.epoch

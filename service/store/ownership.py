@@ -34,7 +34,6 @@ _HELD_OF = select(_QUARANTINE).where(
     _QUARANTINE.c.group_uuid == bindparam("group"), _QUARANTINE.c.holding == Holding.MACHINE.value
 )
 _AHEAD = select(_HOSTS.c.name).where(_HOSTS.c.ahead).order_by(_HOSTS.c.name)
-_FLAGGED = select(_HOSTS.c.uuid).where(_HOSTS.c.ahead)
 _SAID_AHEAD = select(_HOSTS.c.uuid, _HOSTS.c.status_reason).where(_HOSTS.c.status == HostStatus.AHEAD.value)
 _HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
 _HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead, _HOSTS.c.marked).where(
@@ -196,7 +195,7 @@ def ahead(connection: Connection) -> tuple[str, ...]:
 
 def flagged(connection: Connection) -> frozenset[str]:
     """Uuids of the hosts that may have seen what this database does not know, whatever is recorded of their answers."""
-    return frozenset(connection.scalars(_FLAGGED))
+    return frozenset(connection.scalars(select(_HOSTS.c.uuid).where(_HOSTS.c.ahead)))
 
 
 def said_ahead(connection: Connection) -> Mapping[str, str]:
@@ -206,8 +205,7 @@ def said_ahead(connection: Connection) -> Mapping[str, str]:
 
 def all_known(connection: Connection, seen: Iterable[str], unseen: Iterable[str]) -> None:
     """What these hosts (uuids) have seen is in the database now. What those that were not looked at have is not known:
-    nobody is placed until they were, or until their operator has said that they are off or are to be taken as they are.
-    """
+    nobody is placed until they were, or their operator has said that they are off or are to be taken as they are."""
     for uuids, value in ((seen, False), (unseen, True)):
         connection.execute(update(_HOSTS).where(_HOSTS.c.uuid.in_(sorted(uuids))).values(ahead=value))
 
@@ -340,11 +338,8 @@ def held_of(connection: Connection, group_uuid: str) -> Mapping[str, str]:
 
 def counts(connection: Connection) -> Mapping[tuple[str, Holding], int]:
     """(host uuid, kind) -> how many are held."""
-    found = connection.execute(
-        select(_QUARANTINE.c.host_uuid, _QUARANTINE.c.holding, func.count().label("n")).group_by(
-            _QUARANTINE.c.host_uuid, _QUARANTINE.c.holding
-        )
-    )
+    kinds = (_QUARANTINE.c.host_uuid, _QUARANTINE.c.holding)
+    found = connection.execute(select(*kinds, func.count().label("n")).group_by(*kinds))
     return {(r.host_uuid, Holding(r.holding)): int(r.n) for r in found}
 
 

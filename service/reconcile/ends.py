@@ -1,0 +1,28 @@
+"""Counts how deploys end."""
+
+from __future__ import annotations
+
+from service.domain.groups import Group, GroupPhase
+from service.errors import NoCapacity, QuotaExceeded, Unsatisfiable
+from service.telemetry.metrics import Metrics
+
+REFUSALS = frozenset({NoCapacity.reason, QuotaExceeded.reason, Unsatisfiable.reason})
+"""Reasons of deploys that end because what they ask for cannot be had."""
+
+
+def count_end_of_deploy(metrics: Metrics, before: Group | None, after: Group, now: int) -> None:
+    """The first deploy's duration, once it ends: not a later start, and not a failure of what already served.
+
+    `now`: ms.
+    """
+    ended = after.phase in (GroupPhase.RUNNING, GroupPhase.FAILED)
+    if before is None or not ended or before.phase is after.phase or before.served or after.starts > 1:
+        return
+    reason = after.failure.code if after.failure is not None and after.phase is GroupPhase.FAILED else ""
+    # What cannot be had is no failure of the service's; that there is no room left after a member failed is one.
+    refused = reason in REFUSALS and all(m.attempt <= 1 for m in after.instances)
+    outcome = "Refused" if refused else after.status.value
+    labels = (after.spec.creation_strategy.value, outcome)
+    metrics.deploy_duration.labels(*labels).observe((now - after.created_at) / 1000)
+    if after.phase is GroupPhase.FAILED:
+        metrics.deploys_not_running.labels(outcome, reason).inc()
