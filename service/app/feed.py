@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -42,9 +42,10 @@ class Feed:
         self._store = store
         self._tail: deque[Event] = deque(maxlen=TAIL)
         self._head = 0
+        self._started = False
         self._news = News()
         self.followers = 0
-        store.on_commit(self._news.poke)
+        store.on_commit(self._committed)
 
     @property
     def head(self) -> int:
@@ -58,15 +59,30 @@ class Feed:
     async def start(self) -> None:
         """Find the head of the log. Raises Unavailable."""
         _, self._head = await self._store.read(events.head)
+        self._started = True
 
     async def run(self) -> None:
-        """Read new events as they come, woken by commits of this process and every POLL_SECONDS for the others'."""
+        """Read what is new, by hints and every POLL_SECONDS; what this process commits it has already."""
         while True:
             await self._news.poked(POLL_SECONDS)
             try:
                 await self._catch_up()
             except Unavailable:
                 await asyncio.sleep(POLL_SECONDS)  # followers wait; the store's own health is shown by /healthz
+
+    def _committed(self, told: Sequence[Event]) -> None:
+        """This process has committed these. Where others came between, or come later, they are read with them."""
+        if not told:
+            return  # leases and the like
+        if not self._started or told[0].revision != self._head + 1:
+            self._news.poke()
+            return
+        self._take(told)
+
+    def _take(self, found: Sequence[Event]) -> None:
+        self._tail.extend(found)
+        self._head = found[-1].revision
+        self._news.publish()
 
     @property
     def closed(self) -> bool:
@@ -181,9 +197,9 @@ class Feed:
     async def _catch_up(self) -> None:
         while found := await self._store.read(lambda c: events.after(c, self._head, BATCH)):
             failpoint("feed.read")
-            self._tail.extend(found)
-            self._head = found[-1].revision
-            self._news.publish()
+            # Some of them this process may have committed, and taken, while they were read.
+            if new := [event for event in found if event.revision > self._head]:
+                self._take(new)
 
     async def _wait_beyond(self, cursor: int, seconds: float) -> None:
         """Wait until the head passes `cursor`, at most so long."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url, text
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from service.domain.events import Event
 from service.errors import Unavailable
-from service.store import sqlite_file, transaction
+from service.store import events, sqlite_file, transaction
 from service.store.shared_commit import SharedCommit
 from service.store.transaction import NO_SPACE, REFUSES_WRITES, T, Work
 
@@ -75,14 +76,14 @@ class Store:
         shares = self.sqlite and not self.in_memory and not inline
         self._shared = SharedCommit(self.engine, self._writes) if shares else None
         self._alone = asyncio.Lock()
-        self._committed: list[Callable[[], None]] = []
+        self._committed: list[Callable[[Sequence[Event]], None]] = []
         self._refused: list[Callable[[], None]] = []
         self._watch: Watch | None = None
         self.full_at: float | None = None
         """When (s of the event loop's clock) a write failed last because the database had no space."""
 
-    def on_commit(self, hook: Callable[[], None]) -> None:
-        """Call `hook` on the event loop after every write of this process: a hint to look for new events."""
+    def on_commit(self, hook: Callable[[Sequence[Event]], None]) -> None:
+        """Call `hook` on the event loop after every write of this process, with the events that it appended."""
         self._committed.append(hook)
 
     def on_refusal(self, hook: Callable[[], None]) -> None:
@@ -99,8 +100,9 @@ class Store:
         `work` may run more than once (serialization failures), so it must touch nothing but its connection.
         Raises what `work` raises, or Unavailable where the database cannot be reached.
         """
+        told: list[Event] = []
         try:
-            result = await self._watched("write", self._write(work))
+            result = await self._watched("write", self._write(events.noting(work, told)))
         except Unavailable as error:
             if error.message == NO_SPACE:
                 self.full_at = asyncio.get_running_loop().time()
@@ -108,8 +110,8 @@ class Store:
                 for hook in self._refused:
                     hook()
             raise
-        for hook in self._committed:
-            hook()
+        for listener in self._committed:
+            listener(told)
         return result
 
     async def read(self, work: Work[T]) -> T:

@@ -6,9 +6,10 @@ commit. The row's lock is taken last in a transaction, so that writers wait for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
@@ -18,6 +19,9 @@ from service.store import hints, schema
 from service.store.codec import decode, encode
 from service.store.statement import Statement
 
+T = TypeVar("T")
+_TOLD = "told"
+"""Key in `Connection.info` of the list that `noting` fills."""
 REVISION = "revision"
 COMPACTED = "compacted_revision"
 
@@ -48,12 +52,30 @@ class Draft:
     body: Group | Instance | PlacementRecord
 
 
+def noting(work: Callable[[Connection], T], told: list[Event]) -> Callable[[Connection], T]:
+    """`work`, which leaves in `told` the events that it appended in the run that was kept."""
+
+    @wraps(work)
+    def noted(connection: Connection) -> T:
+        told.clear()  # it may be run more than once
+        connection.info[_TOLD] = told
+        try:
+            return work(connection)
+        finally:
+            del connection.info[_TOLD]
+
+    return noted
+
+
 def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: int) -> int:
     """Write the drafts; returns the newest revision."""
     last = count(connection, len(drafts))
     first = last - len(drafts) + 1
     if drafts:
         hints.there_is_news(connection)
+        told: list[Event] | None = connection.info.get(_TOLD)
+        if told is not None:
+            told += [_drafted(group, draft, first + offset, now) for offset, draft in enumerate(drafts)]
         _INSERT.many(
             connection,
             [
@@ -146,6 +168,24 @@ def compact(connection: Connection, keep_after: int) -> int:
         .values(value=keep_after)
     )
     return gone
+
+
+def _drafted(group: Group, draft: Draft, revision: int, now: int) -> Event:
+    """The event as it will be read."""
+    body: dict[str, Any] = {}
+    if isinstance(draft.body, Group):
+        body["group"] = replace(draft.body, revision=revision, sequence=draft.sequence)
+    else:
+        body["instance" if isinstance(draft.body, Instance) else "placement"] = draft.body
+    return Event(
+        revision=revision,
+        group_uuid=group.uuid,
+        sequence=draft.sequence,
+        kind=draft.kind,
+        time=now,
+        project=group.project,
+        **body,
+    )
 
 
 def _event(row: Row[Any]) -> Event:

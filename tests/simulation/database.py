@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 
+from service.domain.events import Event
 from service.errors import Unavailable
-from service.store import migrations, ownership, transaction
+from service.store import events, migrations, ownership, transaction
 from service.store.clock import CLOCK
 from service.store.engine import Store
 from service.store.transaction import Work
@@ -119,17 +120,18 @@ class SimulatedStore(Store):
 
     async def write(self, work: Work[T]) -> T:
         """See Store.write."""
-        result = await self._transact(work, write=True)
+        told: list[Event] = []
+        result = await self._transact(work, told)
         for hook in self._committed:
-            hook()
+            hook(told)
         return result
 
     async def read(self, work: Work[T]) -> T:
         """See Store.read."""
-        return await self._transact(work, write=False)
+        return await self._transact(work, None)
 
-    async def _transact(self, work: Work[T], *, write: bool) -> T:
-        world = self._world
+    async def _transact(self, work: Work[T], told: list[Event] | None) -> T:
+        world, write = self._world, told is not None
         kind = "write" if write else "read"
         world.point(f"db.{kind}.request")
         known = self._nothing_new(work)
@@ -140,7 +142,7 @@ class SimulatedStore(Store):
         fault = world.database_fault(self._process, write=write)
         if fault == "unavailable" or not world.database.available:
             raise Unavailable("the database cannot be reached")
-        result = self._run_once(work, write=write)
+        result = self._run_once(work, told)
         world.point(f"db.{kind}.reply")
         if fault == "lost_reply":
             raise Unavailable("the connection was lost while the transaction was committed")
@@ -148,15 +150,15 @@ class SimulatedStore(Store):
         await asyncio.sleep(world.random.uniform(5.0, 28.0) if fault == "late_reply" else world.latency())
         return result
 
-    def _run_once(self, work: Work[T], *, write: bool) -> T:
+    def _run_once(self, work: Work[T], told: list[Event] | None) -> T:
         """The real transaction; what another replica has just read, and nobody has changed, is not read again."""
         world, answers = self._world, self._world.database.answers
-        key = None if write else self._key(work)
+        key = None if told is not None else self._key(work)
         if key is not None and key in answers:
             return cast(T, answers[key])
         before = world.database.connection.total_changes
         try:
-            result = transaction.run(_kept(), work)
+            result = transaction.run(_kept(), work if told is None else events.noting(work, told))
         finally:
             if world.database.connection.total_changes != before:
                 world.committed()

@@ -14,11 +14,13 @@ from service.app import feed as feeds
 from service.app.feed import Bookmark, Feed
 from service.domain.events import Event, EventKind
 from service.domain.groups import Group
+from service.domain.specs import DeployRequest
 from service.errors import RevisionUnavailable, Unavailable
 from service.store import events, groups
 from service.store.engine import Store
 from service.store.events import Draft
-from tests.support.builders import group
+from tests.support.builders import group, spec
+from tests.support.control_plane import control_plane
 from tests.support.schema import migrated
 
 pytestmark = pytest.mark.asyncio
@@ -223,3 +225,57 @@ async def test_readers_that_leave_are_forgotten() -> None:
         newest = await tell(store, ONE, 3)
         await asyncio.gather(*(read(feed, 0, newest) for _ in range(50)))
         assert feed.followers == 0
+
+
+async def test_what_the_process_commits_it_has_without_a_read_and_as_it_would_be_read() -> None:
+    async with running() as (store, feed):
+        seen, asked = [], []
+        read = store.read
+        store.read = lambda work: asked.append(work) or read(work)  # type: ignore[method-assign,func-returns-value]
+        newest = await tell(store, ONE, 3)
+        assert feed.head == newest
+        assert asked == []
+        async with asyncio.timeout(60), aclosing(feed.follow(0)) as changes:
+            async for change in changes:
+                seen.append(change)
+                if change.revision == newest:
+                    break
+        assert seen == list(await read(lambda c: events.after(c, 0, 10)))
+
+
+async def test_what_others_commit_in_between_is_read_and_nothing_is_told_twice() -> None:
+    async with running() as (store, feed):
+        other = Store("sqlite://", inline=True)
+        other.close()
+        other.engine = store.engine  # a replica whose commits this process does not hear of
+        await tell(store, ONE, 2)
+        await tell(other, TWO, 2)
+        newest = await tell(store, ONE, 2)
+        await caught_up(feed, newest)
+        assert await read(feed, 0, newest) == list(range(1, newest + 1))
+
+
+async def test_a_transaction_that_changes_no_group_wakes_nobody_and_one_that_fails_tells_nothing() -> None:
+    async with running() as (store, feed):
+        newest = await tell(store, ONE, 1)
+        await store.write(lambda c: groups.due(c, ONE, 5))
+        with pytest.raises(ValueError, match="broken"):
+            await store.write(lambda c: _append_and_break(c))
+        assert feed.head == newest
+        assert await tell(store, ONE, 1) == newest + 1
+        assert feed.head == newest + 1
+
+
+def _append_and_break(connection: Connection) -> None:
+    before = groups.load(connection, ONE, lock=True)
+    events.append(connection, before, [Draft(EventKind.GROUP, before.sequence + 1, before)], 1)
+    raise ValueError("broken")
+
+
+async def test_events_of_a_groups_whole_life_are_as_they_would_be_read() -> None:
+    async with control_plane() as plane:
+        made = await plane.deploy(DeployRequest(spec(2)))
+        await plane.delete(made[-1].group_uuid)
+        stored = await plane.store.read(lambda c: events.after(c, 0, 1000))
+        assert {event.kind for event in stored} == set(EventKind)
+        assert list(plane.feed._tail) == list(stored)
