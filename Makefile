@@ -133,14 +133,15 @@ bench-planner: ## CPU time of a plan around the search: reading the fleet and te
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.planner_bench $(ARGS)
 
 PACKAGES := .cache/packages
+VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 .PHONY: package
 package: ## build the Debian package into .cache/packages, as root, with what deploy/debian/control's Build-Depends names
 	@mkdir -p $(PACKAGES)
 	@$(AS_ROOT) deploy/debian/build.sh $(PACKAGES)
 
 .PHONY: image
-image: package ## build the container image localhost/corral from that package, with buildah, as root (BASE=mmdebstrap: its base too)
-	@$(AS_ROOT) deploy/container/build.sh $(PACKAGES)/corral_$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)_*.deb localhost/corral:latest $(BASE)
+image: package ## build the container image localhost/corral:VERSION from that package, with buildah, as root (BASE=mmdebstrap: its base too)
+	@$(AS_ROOT) deploy/container/build.sh $(PACKAGES)/corral_$(VERSION)_*.deb localhost/corral:$(VERSION) $(BASE)
 
 .PHONY: protos
 protos: ## generate the Python code and the reference of corral.v1

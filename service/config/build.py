@@ -153,7 +153,7 @@ class Builder:
             if address is None or address.local or section.insecure:
                 continue
             if section.tls is None or key == "admin":
-                if "server" in self._file.left_out.sections:
+                if self._file.left_out.may_be("server", key, "tls", "insecure"):
                     continue  # the key was left out because it was wrong, which is told already
                 self._file.problems.append(
                     f"server.{key}: {address} can be reached from other machines and has no TLS; "

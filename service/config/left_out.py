@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -12,11 +13,12 @@ class LeftOut:
     """What was left out of a file because it was wrong by itself.
 
     `entries`: whole entries of lists of tables, as the file has them, by section and index. `sections`: tables from
-    which keys were taken out.
+    which keys were taken out. `keys`: these keys; of a table that was left out as a whole none.
     """
 
     entries: dict[str, dict[int, Any]] = field(default_factory=dict)
     sections: set[str] = field(default_factory=set)
+    keys: dict[str, set[str]] = field(default_factory=dict)
 
     def without(self, raw: Mapping[str, Any], places: Iterable[Sequence[int | str]]) -> dict[str, Any]:
         """The file without what is at these places (paths of keys and indices)."""
@@ -27,13 +29,20 @@ class LeftOut:
                 self.entries.setdefault(name, {})[below[0]] = raw[name][below[0]]
                 continue
             self.sections.add(name)
-            if below and isinstance(rest.get(name), dict):
-                rest[name].pop(below[0], None)
+            if below and isinstance(raw.get(name), dict):
+                self.keys.setdefault(name, set()).add(str(below[0]))
+                if isinstance(rest.get(name), dict):
+                    rest[name].pop(below[0], None)
             else:
                 rest.pop(name, None)
         for name, entries in self.entries.items():
             rest[name] = [entry for index, entry in enumerate(raw[name]) if index not in entries]
         return rest
+
+    def may_be(self, section: str, *keys: str) -> bool:
+        """Whether one of these keys of a table was left out, or one that may be meant for it."""
+        gone = self.keys.get(section, set())
+        return section in self.sections and (not gone or any(get_close_matches(one, keys) for one in gone))
 
     def index(self, section: str, position: int) -> int:
         """The index in the file of the entry that is at `position` now."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 SIMULATED = """
 [[hosts]]
@@ -116,6 +120,13 @@ class Root:
             "find / -xdev -name '*corral*' -not -path '/proc/*' -not -path '/tmp/*' -not -path '/var/lib/dpkg/*'"
         )
         return {line for line in told.splitlines() if not line.startswith("/var/log")}
+
+
+def needed(*programs: str) -> None:
+    """Skip where these programs or root's rights are not to be had."""
+    absent = [name for name in programs if shutil.which(name) is None]
+    if absent or os.getuid() != 0:
+        pytest.skip(f"needs root and {', '.join(absent) or 'nothing else'}")
 
 
 def run(*command: str | Path, seconds: int = 120, **more: Any) -> str:

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from service.config.file import load
-from tests.deploy.debian_root import FIRST_RUNNING, SERVE, SIMULATED, UNDER_SYSTEMD, Root, run
+from tests.deploy.debian_root import FIRST_RUNNING, SERVE, SIMULATED, UNDER_SYSTEMD, Root, needed, run
 from tests.support import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -108,6 +108,17 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert run(program, DEPLOY / "container/Containerfile") == ""
 
 
+def made_image() -> str:
+    """The name that `make image` gives to the image."""
+    told = run("make", "-n", "-C", ROOT, "image", "BASE=")
+    (name,) = re.findall(r"localhost/corral:\S+", told)
+    return str(name)
+
+
+def test_the_chart_takes_the_image_that_make_makes() -> None:
+    assert f'image: "{made_image()}"' in rendered(SMALL)["deployment.yaml"]
+
+
 def test_compose_mounts_what_is_there_and_what_prepare_makes(tmp_path: Path) -> None:
     for name in ("compose", "prometheus", "grafana"):
         shutil.copytree(DEPLOY / name, tmp_path / name)
@@ -125,6 +136,7 @@ def test_compose_mounts_what_is_there_and_what_prepare_makes(tmp_path: Path) -> 
         assert all((here / file).is_file() for file in service.get("env_file", ()))
     assert all((here / secret["file"]).is_file() for secret in composed["secrets"].values())
     assert len(made) == 5
+    assert composed["services"]["corral"]["image"] == f"${{CORRAL_IMAGE:-{made_image()}}}"
     config = load(here / "corral.toml")
     assert [(t.caller.principal, t.caller.role) for t in config.tokens] == [
         ("admin", "admin"),
@@ -161,28 +173,10 @@ def test_the_guides_configuration_for_three_servers_is_one_that_the_service_take
 # --- slow: the package itself ---------------------------------------------------------------------------------------
 
 
-def _needed(*programs: str) -> None:
-    absent = [name for name in programs if shutil.which(name) is None]
-    if absent or os.getuid() != 0:
-        pytest.skip(f"needs root and {', '.join(absent) or 'nothing else'}")
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of this checkout; CORRAL_DEB names one that is built already."""
-    if built := os.environ.get("CORRAL_DEB"):
-        return Path(built)
-    _needed("dpkg-buildpackage", "dh")
-    out = tmp_path_factory.mktemp("deb")
-    run(DEPLOY / "debian/build.sh", out, seconds=1800)
-    (found,) = out.glob("corral_*.deb")
-    return found
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Root]:
     """Taken away at the end: it is a hundred megabytes and more."""
-    _needed("mmdebstrap", "unshare")
+    needed("mmdebstrap", "unshare")
     yield Root(tmp_path / "root")
     shutil.rmtree(tmp_path / "root")
 
@@ -201,6 +195,7 @@ def newer(package: Path, directory: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("package")
 @pytest.mark.timeout(3600)
 def test_the_package_is_installed_upgraded_and_removed_in_a_fresh_debian(
     package: Path, root: Root, tmp_path: Path
@@ -247,9 +242,10 @@ def test_the_package_is_installed_upgraded_and_removed_in_a_fresh_debian(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("package")
 @pytest.mark.timeout(3600)
 def test_the_image_is_built_from_the_package_and_serves(package: Path, tmp_path: Path) -> None:
-    _needed("buildah", "mmdebstrap")
+    needed("buildah", "mmdebstrap")
     storage = {
         "STORAGE_DRIVER": "vfs",
         "XDG_RUNTIME_DIR": str(tmp_path),

@@ -269,6 +269,16 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(caught.value.problems) == 3
 
 
+def test_what_a_wrong_key_cannot_have_meant_is_told_beside_it() -> None:
+    open_listener = '[server]\ngrpc = "0.0.0.0:50051"\n'
+    assert "server.grpc: 0.0.0.0:50051 can be reached" in problems(f"{open_listener}colour = 1\n{SMALL}")
+    # A certificate that is wrong, or whose key is misspelt, is no listener without one.
+    for meant in ("tls = 7", "tsl = {}", 'insecure = "perhaps"', "insecur = true"):
+        told = problems(f"{open_listener}{meant}\n{SMALL}")
+        assert "can be reached" not in told, told
+        assert "server." in told
+
+
 def test_two_hosts_of_one_name_are_refused() -> None:
     host = '[[hosts]]\nname = "sim-1"\nzone = "zone-1"\ndriver = "simulated"\n'
     assert "hosts[1].name: sim-1 is taken by hosts[0]" in problems(SMALL + host)
