@@ -79,11 +79,13 @@ HEAR_SECONDS = 5.0
 
 @dataclass(slots=True)
 class EffectResult:
-    """What came of an effect. `retry`: do it again after a pause; `reload`: the stored group changed."""
+    """What came of an effect. `retry`: do it again after a pause; `reload`: the stored group changed; `stored`: to
+    this."""
 
     facts: Sequence[Fact] = field(default_factory=tuple)
     retry: bool = False
     reload: bool = False
+    stored: Group | None = None
 
 
 @dataclass(slots=True)

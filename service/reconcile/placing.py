@@ -158,13 +158,15 @@ class Placing:
         now = self.now()
         cluster = self.context.custody.installation.cluster
         try:
-            await self.context.store.write(lambda c: claiming.claim(c, cluster, group, placement, now, alone=alone))
+            stored = await self.context.store.write(
+                lambda c: claiming.claim(c, cluster, group, placement, now, alone=alone)
+            )
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", group.uuid, lost)
             return None
         failpoint("worker.claimed")
         self.context.metrics.claims.inc()
-        return EffectResult([], reload=True)
+        return EffectResult([], stored=stored)
 
     async def _room(
         self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot, failure: Failure

@@ -36,9 +36,10 @@ from service.reconcile.database_time import DatabaseTime
 from service.reconcile.ends import count_end_of_deploy
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
-from service.store import audit, clock, groups, ownership
+from service.reconcile.slots import BACKOFF_FIRST_MS, BACKOFF_MOST_MS, Slot
+from service.reconcile.tracing import traced
+from service.store import clock, groups, ownership
 from service.store.connection import Connection
-from service.telemetry import logs, traces
 from service.transactions import changes
 from service.transactions.changes import LeaseLost
 
@@ -48,21 +49,7 @@ LEASE_MS = 45_000
 RENEW_MS = 10_000
 TICK_MS = 2_000
 REST_MS = 10_000
-BACKOFF_FIRST_MS = 250
-BACKOFF_MOST_MS = 10_000
 GANG = "gang"
-
-
-@dataclass(slots=True)
-class Slot:
-    """What is going on for one member (or for the gang): at most one call at a time, and when to try again."""
-
-    task: asyncio.Task[EffectResult] | None = None
-    not_before: int = 0
-    pause: int = BACKOFF_FIRST_MS
-    observed_at: int = 0
-    tells: bool = False
-    hinted: bool = False
 
 
 @dataclass(slots=True)
@@ -85,6 +72,7 @@ class GroupWorker:
     _stopping: bool = False
     _reload: bool = False
     _giving_back: bool = False
+    _given: bool = False
     _clock_was_set: bool = False
     _leapt_ms: int = 0
     _quarantined: Mapping[str, str] = field(default_factory=dict)
@@ -134,7 +122,7 @@ class GroupWorker:
                 self._wake.clear()
                 try:
                     group = await self._step(group)
-                    if await self._finished(group):
+                    if self._given or await self._finished(group):
                         return
                 except Unavailable as error:
                     logger.warning("group %s: %s; waiting", self.uuid, error)
@@ -165,23 +153,25 @@ class GroupWorker:
         if self._giving_back or self._clock_was_set or now >= self.lease_until - LEASE_MS + RENEW_MS:
             await self._renew()
             now = self._now()
-        facts, changed = self._outcomes()
-        if self._leapt_ms:
-            group = await self._apply([ClockLeapt(self._leapt_ms)], now)
-            self._leapt_ms = 0
+        facts, changed, group = self._outcomes(group)
         changed, self._reload = changed or self._reload, False
+        if changed:
+            group = await self._load()
+        if self._leapt_ms:
+            group = await self._apply(group, [ClockLeapt(self._leapt_ms)], now)
+            self._leapt_ms = 0
         if facts:
             failpoint("worker.outcomes")
-            before, group = group, await self._apply(facts, now)
+            before, group = group, await self._apply(group, facts, now)
             count_end_of_deploy(self.context.metrics, before, group, now)
             failpoint("worker.applied")
             self.context.metrics.reconcile_steps.labels("changed").inc()
-        elif changed:
-            group = await self._load()
+            if self._given:
+                return group
         facts = await self.context.calls.logs.before_end(group, self._circumstances(group, now), now)
         facts = [*facts, *await self._placing.rooms.closed(group)]
         if facts:
-            group = await self._apply(facts, now)
+            group = await self._apply(group, facts, now)
         if self._was_held and not self.context.custody.held:
             group = await self._load()  # a host that was claimed since may have machines in quarantine
         self._was_held = self.context.custody.held
@@ -189,9 +179,34 @@ class GroupWorker:
             self._start(group, now)
         return group
 
-    async def _apply(self, facts: Sequence[Fact], now: int) -> Group:
-        uuid, epoch = self.uuid, self.epoch
-        return await self.context.store.write(lambda c: changes.apply(c, uuid, facts, now, epoch=epoch))
+    async def _apply(self, group: Group, facts: Sequence[Fact], now: int) -> Group:
+        """The group after the facts. What changes nothing is not written; where it comes to rest by them its lease is
+        given back in the same commit. Raises as `_give_back`."""
+        after, uuid, epoch = changes.foreseen(group, facts, now), self.uuid, self.epoch
+        if after == group:
+            return group
+        rests = after is not None and self._may_rest(after, now)
+
+        def apply(connection: Connection) -> tuple[Group, bool]:
+            known = group if groups.is_as_known(connection, group) else None
+            stored = changes.apply(connection, uuid, facts, now, epoch=epoch, known=known)
+            if known is None or not rests:
+                return stored, False
+            return stored, groups.give_back(connection, uuid, epoch, _due_at(stored, now), stored.version)
+
+        self._giving_back = rests
+        stored, self._given = await self.context.store.write(apply)
+        self._giving_back = False
+        return stored
+
+    def _may_rest(self, after: Group, now: int) -> bool:
+        """Whether nobody would have to do anything about the group if it were so, until it is due again."""
+        busy = any(s.task is not None for s in self._slots.values()) or self.hinted or self.all_hinted
+        told = self._stopping or self._reload or self._leapt_ms or self._was_held or self.context.custody.held
+        if after.phase not in AT_REST or busy or told or self._caution.waits or any(m.room for m in after.instances):
+            return False
+        open_effects = any(not isinstance(effect, Observe) for effect in effects(after, now))
+        return not (open_effects or self.patience.left_ms(after, self._steady()) or self._circumstances(after, now))
 
     async def _load(self) -> Group:
         def read(connection: Connection) -> tuple[Group, Mapping[str, str]]:
@@ -222,11 +237,9 @@ class GroupWorker:
             self._leapt_ms += leapt
         self.time, self.lease_until = DatabaseTime(present, asked_at), present + LEASE_MS
 
-    def _outcomes(self) -> tuple[list[Fact], bool]:
-        """Facts of the calls that have ended, and whether one changed the stored group itself.
-
-        A call that failed is tried again after a growing pause.
-        """
+    def _outcomes(self, group: Group) -> tuple[list[Fact], bool, Group]:
+        """Facts of the calls that have ended, whether one changed the stored group unseen, and the group as known.
+        A call that failed is tried again after a growing pause."""
         facts: list[Fact] = []
         changed = False
         for slot in self._slots.values():
@@ -241,7 +254,9 @@ class GroupWorker:
             else:
                 slot.not_before, slot.pause = 0, BACKOFF_FIRST_MS
             changed = changed or outcome.reload
-        return facts, changed
+            if outcome.stored is not None and outcome.stored.version > group.version:
+                group = outcome.stored
+        return facts, changed, group
 
     def _circumstances(self, group: Group, now: int) -> list[Fact]:
         """Deadlines that passed, and hosts that fell silent or answer again.
@@ -286,7 +301,7 @@ class GroupWorker:
                 continue
             hinted, slot.hinted = slot.hinted, False
             failpoint("worker.starting")
-            slot.task = asyncio.create_task(self._traced(group, effect, hinted), name=f"{self.uuid} {effect}")
+            slot.task = asyncio.create_task(self._watched(group, effect, hinted), name=f"{self.uuid} {effect}")
             slot.task.add_done_callback(lambda _task: self._wake.set())
 
     def _is_held_back(self, effect: Effect) -> bool:
@@ -302,25 +317,10 @@ class GroupWorker:
         slot.observed_at, slot.tells = steady, isinstance(effect, Tell)
         return True
 
-    async def _traced(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
-        """Within the trace of the call that changed the group last, and with its ids in the log. Looks, of which there
-        are many and for ever, are in no trace."""
-        if not traces.on() or isinstance(effect, Observe | AwaitRoom):
-            return await self._perform(group, effect, hinted)
-        request_id = await self._cause()
-        values: traces.Values = {"corral.group": self.uuid, "corral.epoch": self.epoch}
-        with (
-            logs.about(request_id=request_id, trace_id=traces.trace_id(request_id)),
-            traces.continued(request_id),
-            traces.span(f"reconcile {type(effect).__name__.lower()}", values),
-        ):
-            return await self._perform(group, effect, hinted)
-
-    async def _cause(self) -> str:
-        try:
-            return await self.context.store.read(lambda c: audit.newest_request(c, self.uuid))
-        except Unavailable:
-            return ""  # a trace is less than the work
+    async def _watched(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
+        return await traced(
+            self.context.store, self.uuid, self.epoch, effect, lambda: self._perform(group, effect, hinted)
+        )
 
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         if isinstance(effect, Plan):
@@ -363,8 +363,7 @@ class GroupWorker:
         if self.patience.left_ms(group, self._steady()) or group.phase not in AT_REST or waiting:
             return False
         failpoint("worker.resting")
-        due_at = None if group.phase in FINAL else self._now() + REST_MS
-        given = await self._give_back(due_at, group.version)
+        given = await self._give_back(_due_at(group, self._now()), group.version)
         failpoint("worker.given_back")
         self._reload = not given
         return given
@@ -389,6 +388,11 @@ class GroupWorker:
     def _steady(self) -> int:
         """Milliseconds that only go on, by which this process measures its own pauses."""
         return int(asyncio.get_running_loop().time() * 1000)
+
+
+def _due_at(group: Group, now: int) -> int | None:
+    """When somebody has to look at the group again that is at rest; None: never."""
+    return None if group.phase in FINAL else now + REST_MS
 
 
 def _key(effect: Effect) -> str:

@@ -48,6 +48,7 @@ _HELD_DEVICES = tuple[HeldDevice, ...]
 _GROUPS, _INSTANCES = schema.groups, schema.instances
 _ONE = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _GROUP, _GROUP_LOCKED = Statement(_ONE), Statement(_ONE.with_for_update())
+_STANDS = Statement(_ONE.with_only_columns(_GROUPS.c.version, _GROUPS.c.epoch).with_for_update())
 _SOME_GROUPS = Statement(select(_GROUPS).where(among(_GROUPS.c.uuid, "of")))
 _MEMBERS = Statement(
     select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", "devices", *_INSTANCE_CELLS)))
@@ -110,6 +111,12 @@ def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
     return _group(row, _members(connection, [uuid]).get(uuid, ()))
 
 
+def is_as_known(connection: Connection, known: Group) -> bool:
+    """Whether the stored group is this very version under this very lease; it is locked from here on as by `load`."""
+    stands = _STANDS.first(connection, {"of": known.uuid})
+    return stands is not None and (stands.version, stands.epoch) == (known.version, known.epoch)
+
+
 def load_many(connection: Connection, uuids: Sequence[str]) -> tuple[Group, ...]:
     """Those of the groups that exist, in the order asked for."""
     rows = {row.uuid: row for row in _SOME_GROUPS.all(connection, {"of": uuids})}
@@ -131,23 +138,16 @@ def forget_deleted(connection: Connection, uuid: str) -> None:
 
 def unfinished(connection: Connection) -> tuple[str, ...]:
     """The uuids of all groups that are not over."""
-    over = (GroupPhase.DELETED.value, GroupPhase.FAILED.value)
-    return tuple(connection.scalars(select(_GROUPS.c.uuid).where(_GROUPS.c.phase.not_in(over))))
+    over = _GROUPS.c.phase.in_((GroupPhase.DELETED.value, GroupPhase.FAILED.value))
+    return tuple(connection.scalars(select(_GROUPS.c.uuid).where(~over)))
 
 
 def create(connection: Connection, group: Group, *, due_at: int) -> None:
     """Insert the group and its members."""
     hints.group_is_due(connection, group.uuid)
-    connection.execute(
-        insert(schema.groups).values(
-            name=group.spec.name,
-            spec=encode(group.spec),
-            exclusive_hosts=group.spec.placement.exclusive_hosts,
-            due_at=due_at,
-            epoch=group.epoch,
-            **_group_values(group),
-        )
-    )
+    values = {**_group_values(group), "name": group.spec.name, "spec": encode(group.spec), "epoch": group.epoch}
+    alone = group.spec.placement.exclusive_hosts
+    connection.execute(insert(schema.groups).values(**values, exclusive_hosts=alone, due_at=due_at))
     others = sorted(set(group.spec.placement.anti_affinity_groups))
     if others:
         connection.execute(insert(_APART), [{"group_uuid": group.uuid, "other_uuid": other} for other in others])
@@ -233,8 +233,7 @@ def owners(connection: Connection, now: int) -> frozenset[str]:
 
 def end_leases(connection: Connection, owner: str) -> None:
     """The owner has certainly ended: whoever looks next takes its groups, with the next epoch."""
-    table = schema.groups
-    connection.execute(update(table).where(table.c.owner == owner).values(lease_until=0))
+    connection.execute(update(_GROUPS).where(_GROUPS.c.owner == owner).values(lease_until=0))
 
 
 def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None, seen_version: int | None) -> bool:
@@ -289,8 +288,8 @@ def page(
 
 
 def _behind(created_at: int, uuid: str) -> ColumnElement[bool]:
-    table = schema.groups
-    return or_(table.c.created_at > created_at, and_(table.c.created_at == created_at, table.c.uuid > uuid))
+    later = _GROUPS.c.created_at > created_at
+    return or_(later, and_(_GROUPS.c.created_at == created_at, _GROUPS.c.uuid > uuid))
 
 
 def keeping_apart(connection: Connection) -> Mapping[str, frozenset[str]]:

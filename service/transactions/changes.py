@@ -12,7 +12,7 @@ from service.errors import WrongState
 from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved, TimeLost
-from service.lifecycle.transitions import AT_REST, advance, released
+from service.lifecycle.transitions import AT_REST, advance, advance_all, released
 from service.store import addresses, bookings, claims, events, fleet, groups, ownership
 from service.store.connection import Connection
 from service.store.events import Draft
@@ -24,12 +24,26 @@ class LeaseLost(Exception):
     """A later epoch has the group: the caller must stop working on it at once (ARCHITECTURE I8)."""
 
 
-def apply(connection: Connection, uuid: str, facts: Sequence[Fact], now: int, *, epoch: int | None = None) -> Group:
+def foreseen(known: Group, facts: Sequence[Fact], now: int) -> Group | None:
+    """The group after `apply`, but for its numbers, where it is stored as known; None where the database says more."""
+    return None if any(isinstance(fact, Moved) for fact in facts) else advance_all(known, facts, now)
+
+
+def apply(
+    connection: Connection,
+    uuid: str,
+    facts: Sequence[Fact],
+    now: int,
+    *,
+    epoch: int | None = None,
+    known: Group | None = None,
+) -> Group:
     """Advance the stored group by the facts and commit rows, released claims and events together.
 
-    `epoch`: the writer's lease; None for a caller's intent. Raises NotFound, LeaseLost.
+    `epoch`: the writer's lease; None for a caller's intent. `known`: the group, where this transaction has seen
+    that it is still so (`groups.is_as_known`). Raises NotFound, LeaseLost.
     """
-    before = groups.load(connection, uuid, lock=True)
+    before = known or groups.load(connection, uuid, lock=True)
     failpoint("change.loaded")
     if epoch is not None and before.epoch != epoch:
         raise LeaseLost(uuid)

@@ -112,6 +112,9 @@ PLANTS: tuple[Plant, ...] = (
     # --- leases and epochs ---
     one("a write does not check its epoch", CHANGES,
         "    if epoch is not None and before.epoch != epoch:\n", "    if False:\n"),
+    one("a version is not compared before what is known is taken for what is stored", GROUPS,
+        "    return stands is not None and (stands.version, stands.epoch) == (known.version, known.epoch)\n",
+        "    return stands is not None\n"),
     one("a worker that lost its lease goes on", WORKER,
         "        if group.epoch != self.epoch:\n", "        if False:\n",
         Edit(WORKER, "        if not mine:\n            raise LeaseLost(self.uuid)\n", "")),
@@ -222,8 +225,8 @@ PLANTS: tuple[Plant, ...] = (
         "    return _asked(replace(unwished(member), status=S.STOPPING), member.status is S.RUNNING, now)\n",
         "    return replace(member, status=S.STOPPED, stop_asked=False, deadline_at=0)\n"),
     one("nobody looks again, and hints are lost", WORKER,
-        "        due_at = None if group.phase in FINAL else self._now() + REST_MS\n",
-        "        due_at = None if group.phase in AT_REST else self._now() + REST_MS\n",
+        "    return None if group.phase in FINAL else now + REST_MS\n",
+        "    return None if group.phase in AT_REST else now + REST_MS\n",
         Edit(MANAGER, "            self._hinted.add(identity.group)\n", "            pass\n")),
     # --- tombstones and the sweep ---
     one("no tombstone before a member is placed anew", CALLS,

@@ -95,8 +95,9 @@ async def test_a_claimed_member_is_not_placed_anew_on_the_databases_word_alone(
         ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
         taken = DatabaseTime(now, asyncio.get_running_loop().time())
         worker = GroupWorker(context, group.uuid, epoch, now + LEASE_MS, taken)
-        planned = await worker._placing.gang(await worker._load())
-        placed = await worker._apply(planned.facts, now) if planned.facts else await worker._load()
+        waiting = await worker._load()
+        planned = await worker._placing.gang(waiting)
+        placed = await worker._apply(waiting, planned.facts, now) if planned.facts else await worker._load()
         (member,) = placed.instances
         assert member.status is InstanceStatus.CLAIMED
         cut_off(plane.drivers[member.host_uuid])

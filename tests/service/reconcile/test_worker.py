@@ -12,7 +12,7 @@ from service.domain.groups import GroupPhase, Instance, InstanceStatus
 from service.domain.specs import DeployRequest
 from service.drivers.base import MachineState
 from service.errors import Unavailable
-from service.lifecycle.facts import StopRequested
+from service.lifecycle.facts import DeleteRequested, Observation, Observed, StartRequested, StopRequested
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.worker import LEASE_MS, RENEW_MS, GroupWorker
 from service.store import clock, groups
@@ -149,3 +149,54 @@ async def test_a_lease_is_renewed_at_once_where_the_clock_was_set(
         worker.stop()
         await worker.run()
         assert renewed == [epoch] * was_set
+
+
+async def leased(plane: ControlPlane, uuid: str) -> GroupWorker:
+    """A worker with a lease of the group, which does nothing by itself."""
+    now = await plane.store.read(clock.now)
+    await plane.store.write(lambda c: groups.due(c, uuid, 0))
+    ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+    taken = DatabaseTime(now, asyncio.get_running_loop().time())
+    return GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken)
+
+
+async def test_a_fact_that_changes_nothing_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with control_plane() as plane:
+        worker = await leased(plane, uuid := await resting(plane))
+        known = await worker._load()
+        monkeypatch.setattr(plane.store, "write", None)  # whoever calls it breaks
+        member = known.instances[0]
+        runs = Observed(member.uuid, member.attempt, Observation.READY)
+        assert await worker._apply(known, [runs], worker._now()) is known
+        assert known.uuid == uuid
+
+
+async def test_what_is_known_is_not_taken_for_what_is_stored_once_somebody_has_changed_it() -> None:
+    async with control_plane() as plane:
+        worker = await leased(plane, uuid := await resting(plane))
+        known = await worker._load()
+        await plane.store.write(lambda c: apply(c, uuid, [DeleteRequested()], 1))
+        member = known.instances[0]
+        halted = Observed(member.uuid, member.attempt, Observation.HALTED, "it stopped")
+        after = await worker._apply(known, [halted], worker._now())
+        assert after.phase is GroupPhase.DELETING, "the intent was not overwritten"
+        assert after == await worker._load()
+
+
+async def test_where_a_group_comes_to_rest_its_lease_ends_in_the_same_commit_and_never_past_an_intent() -> None:
+    async with control_plane() as plane:
+        uuid = await resting(plane)
+        for intent in (False, True):
+            worker = await leased(plane, uuid)
+            await plane.store.write(lambda c: apply(c, uuid, [StopRequested()], 1))
+            stopping = await worker._load()
+            stopped = [Observed(m.uuid, m.attempt, Observation.HALTED, barred=False) for m in stopping.instances]
+            if intent:
+                await plane.store.write(lambda c: apply(c, uuid, [DeleteRequested()], 1))
+            after = await worker._apply(stopping, stopped, worker._now())
+            assert after.phase is (GroupPhase.DELETING if intent else GroupPhase.STOPPED)
+            assert worker._given is not intent
+            owners = await plane.store.read(lambda c: groups.owners(c, clock.now(c)))
+            assert owners == ({"test"} if intent else frozenset())
+            if not intent:
+                await plane.store.write(lambda c: apply(c, uuid, [StartRequested()], 1))
