@@ -25,7 +25,7 @@ from placement.search.greedy import greedy
 from placement.search.incumbent import Incumbent
 from placement.search.layout import lay_out
 from placement.search.reduce import Reduction, needs_rules, reduce
-from placement.search.strategies import BY_STRATEGY, fewest
+from placement.search.strategies import BY_STRATEGY, fewest, racks_needed, spread_bound
 from placement.stop import Stop
 from placement.strategy import OBJECTIVES, Strategy, Term
 
@@ -209,7 +209,11 @@ def _relaxation(
     if search.lower > int(reduction.packing.hosts.sum()):
         incumbent.infeasible, incumbent.stage = True, search.stage
         return None
-    least = {Term.HOSTS: search.lower, Term.RACKS: 1, Term.SQUARES: gang.size}
+    least = {Term.HOSTS: search.lower}
+    if Term.SQUARES in OBJECTIVES[strategy].terms:
+        least[Term.SQUARES] = spread_bound(gang)
+    if Term.RACKS in OBJECTIVES[strategy].terms:
+        least[Term.RACKS] = racks_needed(gang)
     if Term.VALUE_LOST in OBJECTIVES[strategy].terms:
         value = room_value(gang)
         least[Term.VALUE_LOST] = value.least_lost(sizes_for(gang, value.names), gang.counts)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from placement.constraints import AtMost, Scope, SpareHosts, SpreadOver, Within
 from placement.model import Policy
 from placement.packing.bounds import volume
 from placement.packing.columns import Search
@@ -14,9 +15,10 @@ from placement.packing.fill import quick_fill
 from placement.packing.instance import Load, Packing, classes_of, components
 from placement.packing.least_lost import least_lost
 from placement.packing.min_slack import balanced
-from placement.problem.gang import Gang, fitting_hosts
+from placement.problem.gang import FIRST, Gang, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value
+from placement.problem.topology import Tally
 from placement.search.greedy import greedy
 from placement.search.incumbent import Incumbent
 from placement.search.reduce import Reduction, reduce
@@ -121,6 +123,19 @@ def by_spread(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
 
 def spread_bound(gang: Gang) -> int:
     """The least sum of squares if each host could take every kind up to its own limit, whatever else it holds."""
+    most = _most_copies(gang)
+    few = [tally for tally in _of_all(gang) if isinstance(tally.rule, Within)]
+    left, level, total = gang.size, 0, 0
+    while left > 0 and (open_hosts := _open_hosts(most > level, few)):
+        take = min(left, open_hosts)
+        total += take * (2 * level + 1)
+        left -= take
+        level += 1
+    return total
+
+
+def _most_copies(gang: Gang) -> Ints:
+    """int64[H]: how many of the gang's nodes a host takes at most, each kind by itself."""
     most = np.zeros(len(gang.index.hosts), np.int64)
     for number in range(len(gang.kinds)):
         fits = fitting_hosts(gang, number)
@@ -129,13 +144,31 @@ def spread_bound(gang: Gang) -> int:
             if gang.demand[number, d]:
                 copies = np.minimum(copies, gang.free[:, d] // gang.demand[number, d])
         most += np.where(fits, np.minimum(copies, gang.counts[number]), 0)
-    left, level, total = gang.size, 0, 0
-    while left > 0 and (open_hosts := int((most > level).sum())):
-        take = min(left, open_hosts)
-        total += take * (2 * level + 1)
-        left -= take
-        level += 1
-    return total
+    for tally in _of_all(gang):
+        if isinstance(tally.rule, AtMost) and tally.rule.scope is Scope.HOST:
+            most = np.minimum(most, np.maximum(0, tally.rule.limit - tally.old_first))
+    return most
+
+
+def _of_all(gang: Gang) -> list[Tally]:
+    """The hard rules that speak of every node of the gang."""
+    return [
+        Tally.start(gang, number)
+        for number, rule in enumerate(gang.request.constraints)
+        if not isinstance(rule, SpareHosts) and rule.weight is None
+        if all(kind.parts[number] == FIRST for kind in gang.kinds)
+    ]
+
+
+def _open_hosts(mask: Bools, few: Sequence[Tally]) -> int:
+    """How many of these hosts may be used at once by rules that leave few domains to open: the richest in them."""
+    found = int(mask.sum())
+    for tally in few:
+        a_domain = np.bincount(tally.domain[mask], minlength=len(tally.old_first))
+        old = tally.old_first > 0
+        fresh = np.sort(a_domain[~old])[::-1][: tally.fresh_left()]
+        found = min(found, int(a_domain[old].sum()) + int(fresh.sum()))
+    return found
 
 
 def by_closeness(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
@@ -236,6 +269,20 @@ def _racks_needed(gang: Gang, room: Ints) -> int:
     groups = np.zeros(len(room), np.int64)
     racks = classes_of(room, gang.demand, gang.counts, groups, np.ones((1, kinds), np.bool_))
     return max(1, volume(racks)[0])
+
+
+def racks_needed(gang: Gang) -> int:
+    """A lower bound on racks: by their room, by their seats, and by rules that ask for so many."""
+    rack = gang.index.rack
+    seats = np.bincount(rack, weights=_most_copies(gang), minlength=len(gang.index.racks)).astype(np.int64)
+    asked = 1
+    for tally in _of_all(gang):
+        if isinstance(tally.rule, AtMost) and tally.rule.scope is Scope.RACK:
+            seats = np.minimum(seats, np.maximum(0, tally.rule.limit - tally.old_first))
+        elif isinstance(tally.rule, SpreadOver) and tally.rule.scope is Scope.RACK:
+            asked = max(asked, tally.rule.minimum - int((tally.old_first > 0).sum()))
+    by_seats = int(np.searchsorted(np.cumsum(np.sort(seats)[::-1]), gang.size)) + 1
+    return max(asked, min(by_seats, gang.size), _racks_needed(gang, _rack_room(gang)[1]))
 
 
 BY_STRATEGY: dict[Strategy, Callable[[Gang, Policy, Stop], Incumbent]] = {

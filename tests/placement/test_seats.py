@@ -59,3 +59,31 @@ def test_what_is_to_be_together_may_join_its_members_in_each_of_two_racks(rule: 
         staying={"m0": "h0-0", "m1": "h1-0"},
     )
     assert place(Snapshot(tuple(hosts)), request).status is Status.PLACED
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rules", "best"),
+    [
+        # 16 on the four hosts that a bound on hosts leaves: four each. On those of two racks or of a zone: one each.
+        (Strategy.SPREAD, (Within(EVERYTHING, Scope.HOST, 4),), 4 * 16),
+        (Strategy.SPREAD, (Within(EVERYTHING, Scope.RACK, 1),), 8 * 4),
+        (Strategy.SPREAD, (Within(EVERYTHING, Scope.RACK, 2),), 16),
+        (Strategy.SPREAD, (Within(EVERYTHING, Scope.ZONE, 1), AtMost(EVERYTHING, 4, Scope.RACK)), 16),
+        # A rack counts 17, a host 1: four racks of four by the rule, or two of eight hosts.
+        (Strategy.CLOSE, (Within(EVERYTHING, Scope.RACK, 5), AtMost(EVERYTHING, 4, Scope.RACK)), 4 * 17 + 4),
+        (Strategy.CLOSE, (Within(EVERYTHING, Scope.RACK, 3), AtMost(EVERYTHING, 1, Scope.HOST)), 2 * 17 + 16),
+    ],
+)
+def test_what_a_bound_on_domains_costs_is_proven_without_the_exact_model(
+    strategy: Strategy, rules: tuple[Constraint, ...], best: int
+) -> None:
+    """The exact model sees a hundred of the thousand hosts at most, and proves nothing of all."""
+    hosts = tuple(
+        Host(f"h{zone}-{rack:02}-{n}", f"z{zone}", {"cpu": 44}, rack=f"r{zone}-{rack}")
+        for zone in range(5)
+        for rack in range(25)
+        for n in range(8)
+    )
+    request = Request((Node("n", {"cpu": 11}, count=16),), strategy, rules)
+    decision = place(Snapshot(hosts), request, Policy(branches=0))
+    assert (decision.status, decision.objective, decision.lower_bound) == (Status.PLACED, best, best)
