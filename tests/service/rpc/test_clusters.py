@@ -50,9 +50,11 @@ async def test_a_cluster_is_made_once_listed_by_name_renamed_and_removed(tmp_pat
         assert [c.name for page in (first, second) for c in page.inventories] == ["north", "south"]
 
         mask = FieldMask(paths=["name", "description"])
-        change = fleet_pb2.UpdateClusterRequest(uuid=made.uuid, name="cellar", update_mask=mask, etag=made.etag)
+        change = fleet_pb2.UpdateClusterRequest(
+            uuid=made.uuid, name="cellar", description="warm", update_mask=mask, etag=made.etag
+        )
         changed = (await lab.fleet.UpdateCluster(change)).inventory
-        assert (changed.name, changed.description) == ("cellar", "")
+        assert (changed.name, changed.description) == ("cellar", "warm")
         await refused(lab.fleet.UpdateCluster(change), grpc.StatusCode.ABORTED, "CONFLICT")
         empty = fleet_pb2.UpdateClusterRequest(uuid=made.uuid, update_mask=FieldMask(paths=["name"]))
         await refused(lab.fleet.UpdateCluster(empty), *INVALID)

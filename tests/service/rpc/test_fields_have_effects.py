@@ -119,7 +119,7 @@ async def test_rules_of_a_policy_decide_where_members_are(tmp_path: Path) -> Non
         assert len(await hosts_of(lab, model_services=four, placement_policy={"max_per_host": 1})) == 4
         racks = await hosts_of(lab, model_services=two, placement_policy={"max_per_rack": 1})
         assert {name.partition("-")[0] for name in racks} == {"r1", "r2"}
-        near = {"affinity_group_uuids": [packed.uuid]}
+        near = {"affinity_group_uuids": [packed.uuid], **spread}
         assert await hosts_of(lab, model_services=two, placement_policy=near) == {first}
         reason, _ = await refused(lab, placement_policy={"exclusive_hosts": True})
         assert reason == "NO_CAPACITY", "every host has members of others"

@@ -94,8 +94,13 @@ async def test_what_is_asked_of_a_move_is_kept(tmp_path: Path, fields: dict[str,
             fields = {"cluster_uuid": (await lab.fleet.CreateCluster(created)).inventory.uuid}
         plan = await lab.fleet.PlanRebalance(fleet_pb2.PlanRebalanceRequest(**fields))
         assert list(plan.moves) == []
+        (told, _) = await steps_of(lab, validate_only=True, **fields)
+        assert list(told.plan.moves) == []
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await lab.fleet.PlanRebalance(fleet_pb2.PlanRebalanceRequest(zone_uuid=NOBODY))
+        assert reason_of(error.value) == "NOT_FOUND"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await steps_of(lab, validate_only=True, zone_uuid=NOBODY)
         assert reason_of(error.value) == "NOT_FOUND"
 
 
