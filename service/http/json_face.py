@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from itertools import islice
 from typing import Any
 
 from google.protobuf import json_format, message_factory
@@ -27,9 +28,11 @@ from service.contract.frame import CallerLeft, CallFrame, FramedCall
 from service.contract.heartbeat import beating
 from service.contract.roles import ROLES
 from service.contract.status import MethodUnimplemented
+from service.contract.validation import MAX_VIOLATIONS
 from service.errors import FieldViolation, InvalidArgument, Overloaded
 from service.http.bindings import Rule, rules
 from service.http.connections import more_time
+from service.http.json_problems import violations
 from service.http.peers import by_unix_socket, peer
 from service.http.ranges import whole_or_part
 from service.http.reply import JSON_TYPE, NotJson, Reply, left
@@ -154,7 +157,10 @@ class _Endpoint:
         try:
             return json_format.ParseDict(values, self._message())
         except json_format.ParseError as error:
-            raise InvalidArgument([FieldViolation(_named(str(error)), "is not what the field holds")]) from error
+            wrong = [*islice(violations(values, self._rule.descriptor.input_type), MAX_VIOLATIONS)]
+            raise InvalidArgument(
+                wrong or [FieldViolation(_named(str(error)), "is not what the field holds")]
+            ) from error
 
     async def _body(self, request: Request) -> bytes:
         """The whole body, read before the call's turn: a slow line delays nobody else."""

@@ -253,6 +253,10 @@ async def test_only_plain_files_of_the_store_in_their_own_format_are_registered(
         ({"file_name": "disk", "initrd_file_name": "disk"}, "initrd_file_name"),
         ({"file_name": "disk", "format": "kernel", "initrd_sha256": "0" * 64}, "initrd_file_name"),
         ({"file_name": "disk", "format": "kernel", "initrd_file_name": "missing"}, "initrd_file_name"),
+        (
+            {"file_name": "disk", "format": "kernel", "initrd_file_name": "disk", "initrd_sha256": "0" * 64},
+            "initrd_sha256",
+        ),
     ]
     async with whole(tmp_path) as lab:
         for fields, field in bad:

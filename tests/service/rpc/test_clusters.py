@@ -55,6 +55,10 @@ async def test_a_cluster_is_made_once_listed_by_name_renamed_and_removed(tmp_pat
         )
         changed = (await lab.fleet.UpdateCluster(change)).inventory
         assert (changed.name, changed.description) == ("cellar", "warm")
+        name = FieldMask(paths=["name"])
+        other = fleet_pb2.UpdateClusterRequest(uuid=made.uuid, name="south", description="hot", update_mask=name)
+        changed = (await lab.fleet.UpdateCluster(other)).inventory
+        assert (changed.name, changed.description) == ("south", "warm")
         await refused(lab.fleet.UpdateCluster(change), grpc.StatusCode.ABORTED, "CONFLICT")
         empty = fleet_pb2.UpdateClusterRequest(uuid=made.uuid, update_mask=FieldMask(paths=["name"]))
         await refused(lab.fleet.UpdateCluster(empty), *INVALID)

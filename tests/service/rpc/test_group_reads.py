@@ -41,6 +41,7 @@ async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
         assert await found(tag="one::two") == await found(tag="a" * 32) == ["g3"]
         assert await found(statuses=["Failed"]) == []
         assert await found(statuses=["Running", "Failed"], zone_uuid=lab.ZONE, name="g1") == ["g1"]
+        assert await found(zone_uuid="e" * 32) == []
         first = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest(page_size=1))
         other = deploy_pb2.ListInstanceGroupsRequest(page_token=first.next_page_token, name="g1")
         error = await failure(server.stub, "ListInstanceGroups", other)
@@ -118,6 +119,7 @@ async def test_a_client_that_leaves_does_not_stop_the_deploy_and_can_follow_it_b
         first = (await stream.read()).event
         stream.cancel()
         server.going.set()
+        await events_of(server.stub, deploy(name="another"))  # of which the watch says nothing
         watch = server.stub.WatchInstanceGroups(
             deploy_pb2.WatchInstanceGroupsRequest(uuid=first.group_uuid, start_revision=first.revision)
         )
