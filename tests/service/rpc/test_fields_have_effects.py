@@ -166,7 +166,7 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
         assert await hosts_of(lab, model_services=[node(zone_uuid="2" * 32)]) <= {"r3-1", "r3-2"}
         spread = {"strategy": "PLACEMENT_STRATEGY_SPREAD"}
         assert len({name[:2] for name in await racks(2, same_rack=True, **spread)}) == 1
-        assert len({name[:2] == "r3" for name in await racks(2, same_zone=True, **spread)}) == 1
+        assert len({name[:2] == "r3" for name in await racks(5, same_zone=True, **spread)}) == 1
         assert len({name[:2] for name in await racks(4, max_racks=2, **spread)}) == 2
         for ssd, hdd, chosen in ((1, 9, "2"), (9, 1, "1")):
             wishes = [{"key": "disk", "values": [v], "weight": w} for v, w in (("ssd", ssd), ("hdd", hdd))]
@@ -179,7 +179,14 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
         host = lab.service.directory.hosts[other.instances[0].host_uuid].name
         wish = [{"group_uuid": other.uuid, "weight": 3}]
         assert await racks(1, preferred_affinity_groups=wish, **spread) == [host]
-        assert await racks(1, preferred_anti_affinity_groups=wish, **pack) != [host]
+        everywhere = [node(zone_uuid="") for _ in range(5)]
+        many = await lab.up(model_services=everywhere, placement_policy={"max_per_host": 1})
+        (left,) = set(lab.service.directory.hosts) - {m.host_uuid for m in many.instances}
+        wish = [{"group_uuid": many.uuid, "weight": 3}]
+        empty = lab.service.directory.hosts[left].name
+        assert await racks(1, **pack) != [empty]
+        assert await racks(1, preferred_anti_affinity_groups=wish, **pack) == [empty]
+        await delete(lab, many.uuid)
         for policy, reason, word in (
             ({"required_host_labels": [{"key": "disk", "values": ["tape"]}]}, "UNSATISFIABLE", "required_host_labels"),
             ({"min_racks": 2, "same_rack": True}, "INVALID_ARGUMENT", "placement_policy.min_racks"),

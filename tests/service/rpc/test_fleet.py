@@ -47,6 +47,10 @@ async def test_a_zone_of_run_time_has_a_network_by_the_rules_of_the_file_and_pla
         request = fleet_pb2.CreateZoneRequest(name="lan", network=fleet_pb2.ZoneNetwork(**network))
         zone = (await lab.fleet.CreateZone(request)).inventory
         assert zone.network.pool == "10.8.0.2-10.8.0.254"
+        other = {**network, "subnet": "10.9.0.0/24", "gateway": "10.9.0.1", "pool": "10.9.0.7-10.9.0.9"}
+        few = fleet_pb2.ZoneNetwork(**other)
+        told = (await lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="few", network=few))).inventory
+        assert told.network.pool == "10.9.0.7-10.9.0.9"
         await lab.add_host(zone_uuid=zone.uuid)
         node = {"uuid": ENTRY, "name": "n", "zone_uuid": zone.uuid, "type": "VirtualMachine"}
         group = await lab.up(model_services=[node])
