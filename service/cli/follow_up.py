@@ -14,6 +14,7 @@ from service.client.follow import EventMessage, follow, is_lost
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
 _LOST = "connection lost; the operation goes on, taking up its events again"
+_UNHEARD = "connection lost before the operation was heard of; asking again"
 
 
 class Detached(KeyboardInterrupt):
@@ -27,24 +28,28 @@ def show(
 
     Raises RpcError; Detached at Ctrl-C, when the operation goes on.
     """
-    final, group, revision = group_pb2.InstanceGroup(), "", 0
+    final, group, revision, unheard = group_pb2.InstanceGroup(), "", 0, False
 
     def rest() -> str:
         return f"corral watch {group} --from {revision}" if group else again
 
+    def lost() -> None:
+        nonlocal unheard
+        unheard = unheard or not group
+        errors.tell(_LOST if group else _UNHEARD)
+
     try:
         with view:
-            for event in follow(
-                stub, begin, repeatable=isinstance(stub, FailoverStub), on_lost=lambda: errors.tell(_LOST)
-            ):
+            for event in follow(stub, begin, repeatable=isinstance(stub, FailoverStub), on_lost=lost):
                 group, revision = event.group_uuid or group, max(revision, event.revision)
                 if event.WhichOneof("change") != "bookmark":
                     view.show(event)
                 if event.WhichOneof("change") == "final":
                     final = event.final
     except grpc.RpcError as error:
-        if group and is_lost(error):
-            errors.tell(f"the operation on {group} goes on; see the rest with: {rest()}")
+        if is_lost(error) and (group or unheard):
+            what = f"the operation on {group} goes on" if group else "the operation may have begun, and goes on then"
+            errors.tell(f"{what}; see the rest with: {rest() or 'corral groups'}")
         raise
     except KeyboardInterrupt:
         what = f"the operation on {group} goes on" if group else "the operation may have begun, and goes on then"

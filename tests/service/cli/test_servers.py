@@ -58,6 +58,19 @@ def test_a_deploy_whose_server_is_lost_goes_on_at_the_next(
     assert len(capsys.readouterr().out.splitlines()) == len(EVENTS)
 
 
+def test_a_deploy_that_is_lost_before_its_first_event_may_have_begun_and_can_be_asked_for_again(
+    service: Service, other: Service, both: str, request_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.deploy = other.deploy = [GONE]
+    assert main(["--server", both, "deploy", "-f", request_file]) == errors.UNAVAILABLE
+    told = " ".join(capsys.readouterr().err.split())
+    asked = [*service.requests, *other.requests]
+    assert all(isinstance(one, deploy_pb2.DeployDistributedModelServiceRequest) for one in asked)
+    (identity,) = {getattr(one, "request_id", "") for one in asked}
+    assert "connection lost before the operation was heard of" in told
+    assert f"may have begun, and goes on then; see the rest with: the same command with --request-id {identity}" in told
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
 def test_a_stream_that_a_proxy_resets_is_a_lost_one(
     service: Service, other: Service, both: str, request_file: str, code: grpc.StatusCode

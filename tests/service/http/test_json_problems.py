@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from corral.v1 import deploy_pb2, fleet_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from hypothesis import given
@@ -53,9 +53,11 @@ def test_a_time_and_a_mask_are_texts() -> None:
 
 
 NAMES = sorted(
-    {field.json_name for field in DEPLOY.DESCRIPTOR.fields}
-    | {field.json_name for field in DEPLOY.DESCRIPTOR.fields_by_name["model_services"].message_type.fields}
-    | {field.json_name for field in DEPLOY.DESCRIPTOR.fields_by_name["placement_policy"].message_type.fields}
+    {
+        field.json_name
+        for message in (DEPLOY, group_pb2.NodeSpec, group_pb2.PlacementPolicy)
+        for field in message.DESCRIPTOR.fields
+    }
 )
 PLAIN = (
     st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats() | st.sampled_from(["", "7", "x", "1e3"])
@@ -70,9 +72,10 @@ VALUES = st.recursive(
 @pytest.mark.parametrize("message", [DEPLOY, fleet_pb2.AddHostRequest, fleet_pb2.UpdateHostRequest])
 @given(st.data())
 def test_of_what_is_refused_something_is_told(message: type[Message], data: st.DataObject) -> None:
-    fields = [field.json_name for field in message.DESCRIPTOR.fields]
+    descriptor: Any = message.DESCRIPTOR
+    fields = [field.json_name for field in descriptor.fields]
     values = data.draw(st.dictionaries(st.sampled_from(fields), VALUES, max_size=4))
     try:
         json_format.ParseDict(values, message())
     except json_format.ParseError:
-        assert list(violations(values, message.DESCRIPTOR))
+        assert list(violations(values, descriptor))

@@ -168,8 +168,8 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
         assert len({name[:2] for name in await racks(2, same_rack=True, **spread)}) == 1
         assert len({name[:2] == "r3" for name in await racks(5, same_zone=True, **spread)}) == 1
         assert len({name[:2] for name in await racks(4, max_racks=2, **spread)}) == 2
-        for ssd, hdd, chosen in ((1, 9, "2"), (9, 1, "1")):
-            wishes = [{"key": "disk", "values": [v], "weight": w} for v, w in (("ssd", ssd), ("hdd", hdd))]
+        for one, other_one, chosen in ((1, 9, "2"), (9, 1, "1")):
+            wishes = [{"key": "disk", "values": [v], "weight": w} for v, w in (("ssd", one), ("hdd", other_one))]
             assert {name[3] for name in await racks(2, preferred_host_labels=wishes)} == {chosen}
         ssd = {"key": "disk", "values": ["ssd", "nvme"]}
         assert {name[3] for name in await racks(3, required_host_labels=[ssd], **spread)} == {"1"}
