@@ -13,10 +13,12 @@ from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.patience import Patience
+from service.reconcile.resting import Resting
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, REST_MS, GroupWorker
 from service.store import clock, fleet, groups, ownership, waits
 from service.store.connection import Connection
+from service.store.resting import put_off
 from service.store.waits import Wait
 from service.telemetry import logs
 
@@ -37,9 +39,9 @@ GROUP_WAITS = (
 
 _ANSWERED = (HostStatus.CONNECTED, HostStatus.DEGRADED)
 
-_Taken = tuple[int, tuple[tuple[str, int], ...], frozenset[str], Mapping[str, str], frozenset[str]]
-"""The database's time, (uuid, epoch) of the groups, uuids of groups left behind, hosts that are ahead -> why, and
-those that may be."""
+_Taken = tuple[int, tuple[tuple[str, int], ...], frozenset[str], Mapping[str, str], frozenset[str], frozenset[str]]
+"""The database's time, (uuid, epoch) of the groups, uuids of groups left behind, hosts that are ahead -> why, those
+that may be, and groups that were put off."""
 
 
 class Reconciler:
@@ -56,6 +58,7 @@ class Reconciler:
         self._started = False
         self._wake = asyncio.Event()
         self._hinted: set[str] = set()
+        self._resting = Resting(context)
         self._stopping = False
         self._held_to_present = False
         self._clock_differs = False
@@ -209,6 +212,7 @@ class Reconciler:
     async def _take(self, limit: int) -> None:
         asked_at = asyncio.get_running_loop().time()
         hinted = sorted(self._hinted)
+        fine = self._resting.as_they_should_be(self._context.clock.now(), hinted)
 
         def take(connection: Connection) -> _Taken:
             now = clock.now(connection)
@@ -216,11 +220,12 @@ class Reconciler:
             leases = self._context.clock.lease_time(now, asked_at)
             left, ahead = groups.left_behind(connection, leases), ownership.said_ahead(connection)
             owner = self._context.owner
+            later = put_off(connection, fine, now, now + REST_MS, leases_as_of=leases)
             taken = groups.take_due(connection, owner, now, LEASE_MS, limit, leases_as_of=leases)
-            return now, taken, left, ahead, ownership.flagged(connection)
+            return now, taken, left, ahead, ownership.flagged(connection), later
 
         try:
-            now, taken, left, ahead, flagged = await self._context.store.write(take)
+            now, taken, left, ahead, flagged, later = await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             return
@@ -228,6 +233,7 @@ class Reconciler:
         self._context.custody.tell(ahead)
         self._flag(flagged)
         self._hinted.difference_update(hinted)
+        self._resting.put_off(fine, later, now + REST_MS)
         self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
         steady = int(asked_at * 1000)
         if self._looks_since is None:
@@ -283,6 +289,7 @@ class Reconciler:
         worker = GroupWorker(self._context, uuid, epoch, taken.read + LEASE_MS, taken, hinted, patience)
         with logs.about(group=uuid):  # in every line of its work
             task = asyncio.create_task(worker.run(), name=f"group {uuid}")
+        self._resting.forget(uuid)
         self._workers[uuid] = worker
         self._tasks[uuid] = task
         task.add_done_callback(lambda done: self._ended(uuid, worker, done))
@@ -291,6 +298,8 @@ class Reconciler:
         if self._workers.get(uuid) is worker:
             del self._workers[uuid]
             del self._tasks[uuid]
+        if worker.left is not None and uuid not in self._workers:
+            self._resting.remember(worker.left, self._context.clock.now() + REST_MS)
         if worker.hinted:
             self._hinted.add(uuid)  # it came while the lease was being given back
         if not task.cancelled() and (error := task.exception()) is not None:

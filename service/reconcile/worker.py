@@ -56,7 +56,7 @@ GANG = "gang"
 class GroupWorker:
     """One group's work. `run` returns when the lease was given back or lost.
 
-    `all_hinted`: something was noticed about the group before it was taken, so older listings will not do.
+    `all_hinted`: something was noticed before it was taken, so older listings will not do. `left`: as what it was left.
     """
 
     context: WorkerContext
@@ -73,6 +73,7 @@ class GroupWorker:
     _reload: bool = False
     _giving_back: bool = False
     _given: bool = False
+    left: Group | None = None
     _clock_was_set: bool = False
     _leapt_ms: int = 0
     _quarantined: Mapping[str, str] = field(default_factory=dict)
@@ -123,6 +124,7 @@ class GroupWorker:
                 try:
                     group = await self._step(group)
                     if self._given or await self._finished(group):
+                        self.left = group
                         return
                 except Unavailable as error:
                     logger.warning("group %s: %s; waiting", self.uuid, error)
@@ -180,8 +182,7 @@ class GroupWorker:
         return group
 
     async def _apply(self, group: Group, facts: Sequence[Fact], now: int) -> Group:
-        """The group after the facts. What changes nothing is not written; where it comes to rest by them its lease is
-        given back in the same commit. Raises as `_give_back`."""
+        """The group after the facts, written where they change it; where it comes to rest, as in `_give_back` too."""
         after, uuid, epoch = changes.foreseen(group, facts, now), self.uuid, self.epoch
         if after == group:
             return group
@@ -190,9 +191,9 @@ class GroupWorker:
         def apply(connection: Connection) -> tuple[Group, bool]:
             known = group if groups.is_as_known(connection, group) else None
             stored = changes.apply(connection, uuid, facts, now, epoch=epoch, known=known)
-            if known is None or not rests:
-                return stored, False
-            return stored, groups.give_back(connection, uuid, epoch, _due_at(stored, now), stored.version)
+            return stored, known is not None and rests and groups.give_back(
+                connection, uuid, epoch, _due_at(stored, now), stored.version
+            )
 
         self._giving_back = rests
         stored, self._given = await self.context.store.write(apply)
@@ -318,9 +319,8 @@ class GroupWorker:
         return True
 
     async def _watched(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
-        return await traced(
-            self.context.store, self.uuid, self.epoch, effect, lambda: self._perform(group, effect, hinted)
-        )
+        store = self.context.store
+        return await traced(store, self.uuid, self.epoch, effect, lambda: self._perform(group, effect, hinted))
 
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         if isinstance(effect, Plan):

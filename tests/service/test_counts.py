@@ -1,4 +1,4 @@
-"""What a deploy may cost the database and the event loop, by exact count (`make bench-counts` prints the counts).
+"""What a deploy, and groups at rest, may cost, by exact count (`make bench-counts` prints the counts).
 
 A change that makes it cheaper lowers the bound in the same commit.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.counting import UNLIKE_MS, Counts, deploy_counts
+from tests.support.counting import UNLIKE_MS, Counts, deploy_counts, idle_counts
 from tests.support.database import InTurn
 from tests.support.postgres import Postgres
 
@@ -68,3 +68,11 @@ def _holds(found: Counts, bound: Bound, url: str) -> None:
     assert found.reads <= bound.reads, found.by_work
     assert found.statements <= bound.statements + bound.more_on_postgresql * on_postgresql
     assert found.tasks <= bound.tasks
+
+
+def test_groups_at_rest_write_next_to_nothing_and_what_is_lost_is_missed_all_the_same(url: str) -> None:
+    counts, seconds = idle_counts(url)
+    assert counts.flushes <= 20, counts.by_work  # in a minute; a turn each 10 s of each group made 92
+    assert counts.statements <= 799 + 60 * url.startswith("postgresql")  # the clock is asked at each look for groups
+    assert counts.tasks <= 96
+    assert seconds <= 25.0

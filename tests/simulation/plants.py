@@ -228,6 +228,11 @@ PLANTS: tuple[Plant, ...] = (
         "    return None if group.phase in FINAL else now + REST_MS\n",
         "    return None if group.phase in AT_REST else now + REST_MS\n",
         Edit(MANAGER, "            self._hinted.add(identity.group)\n", "            pass\n")),
+    one("a group at rest has no turn whatever its hosts list", "service.reconcile.resting",
+        "        return not facts or advance_all(group, facts, now) == group\n", "        return True\n",
+        Edit("service.reconcile.resting", "        if machine is None or machine.state is not MachineState.RUNNING:\n"
+             "            return None\n", "        if machine is None:\n            return []\n"),
+        Edit(MANAGER, "            self._hinted.add(identity.group)\n", "            pass\n")),
     # --- tombstones and the sweep ---
     one("no tombstone before a member is placed anew", CALLS,
         "            await monitor.driver.entomb(identity, budget_seconds=ENTOMB_SECONDS)\n", "            pass\n"),

@@ -99,9 +99,10 @@ async def control_plane(
     store: Store | None = None,
     clock: StoreClock | None = None,
     monotonic: Callable[[], float] = time.monotonic,
+    sweeps: bool = False,
 ) -> AsyncIterator[ControlPlane]:
     """Start everything, and end it. `size`: the simulated hosts' options; `there`: hosts that exist, by uuid; `store`:
-    instead of one at `url`; `monotonic`: the hosts' clock, seconds."""
+    instead of one at `url`; `monotonic`: the hosts' clock, seconds; `sweeps`: hosts are swept."""
     store = store or Store(url)
     migrated(store.engine)
     hosts, zones, catalogue = hosts or (host(1), host(2)), zones or (zone(),), catalogue or (entry(),)
@@ -135,11 +136,11 @@ async def control_plane(
         custody=custody,
         clock=clock or StoreClock(LEASE_MS),
     )
-    reconciler = Reconciler(context)
+    sweep = Sweep(store, monitors, custody, metrics)
+    reconciler = Reconciler(context, sweep if sweeps else None)
     signals = Signals()
     signals.group_due.listen(reconciler.poke)
     groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals)
-    sweep = Sweep(store, monitors, custody, metrics)
     plane = ControlPlane(store, feed, groups, reconciler, sweep, metrics, custody, calls.logs)
     for h in hosts:
         known = (there or {}).get(h.uuid)

@@ -12,12 +12,12 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection, event
 
-from service.domain.groups import GroupPhase
+from service.domain.groups import GroupPhase, InstanceStatus
 from service.domain.network import Network
 from service.domain.specs import CreationStrategy, DeployRequest, GroupSpec, PlacementPolicy, PlacementStrategy
 from service.drivers.simulated import SimulatedHost, SimulationOptions
 from service.reconcile.worker import LEASE_MS
-from service.store import clock, statement, transaction
+from service.store import clock, groups, statement, transaction
 from service.store.clock import StoreClock
 from service.store.engine import Store
 from service.store.transaction import Work
@@ -139,7 +139,12 @@ class Counted:
 
 
 def on_a_plane(
-    url: str, work: Callable[[ControlPlane, Counted], Awaitable[T]], hosts: int = HOSTS, slower_ms: int = 0
+    url: str,
+    work: Callable[[ControlPlane, Counted], Awaitable[T]],
+    hosts: int = HOSTS,
+    slower_ms: int = 0,
+    *,
+    sweeps: bool = False,
 ) -> T:
     """What `work` answers on a control plane with so many simulated hosts, in virtual time. `slower_ms`: by so much
     each host is slower than the one before."""
@@ -155,11 +160,45 @@ def on_a_plane(
                 store=counted.store,
                 clock=StoreClock(LEASE_MS, wall=lambda: _now_ms(loop), monotonic=loop.time),
                 monotonic=loop.time,
+                sweeps=sweeps,
             ) as plane:
                 return await work(plane, counted)
 
         with patch.object(statement, "_run", counted.by_driver):
             return loop.run_until_complete(run())
+
+
+GROUPS = 12
+IDLE_SECONDS = 60.0
+
+
+def idle_counts(url: str) -> tuple[Counts, float]:
+    """Of IDLE_SECONDS of GROUPS groups of 4 members that run as they should, on hosts that are swept; and how many
+    seconds after that it takes until a machine is missed that is gone without anybody having said so."""
+
+    async def work(plane: ControlPlane, counted: Counted) -> tuple[Counts, float]:
+        for _ in range(GROUPS):
+            uuid = await _deploy(plane, 4)
+        await asyncio.sleep(25.0)  # all were looked at once
+        counts = counted.begin()
+        await asyncio.sleep(IDLE_SECONDS)
+        counted.begin()
+        return counts, await _until_missed(plane, uuid)
+
+    return on_a_plane(url, work, sweeps=True)
+
+
+async def _until_missed(plane: ControlPlane, group_uuid: str) -> float:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    member = (await plane.store.read(lambda c: groups.load(c, group_uuid))).instances[0]
+    del plane.drivers[member.host_uuid].host.machines[member.machine_uuid]
+    while loop.time() < began + 120.0:
+        found = await plane.store.read(lambda c: groups.load(c, group_uuid))
+        if found.instances[0].status is not InstanceStatus.RUNNING:
+            break
+        await asyncio.sleep(0.1)
+    return loop.time() - began
 
 
 def _machine(name: str, slower_ms: int, loop: SimulatedLoop) -> SimulatedHost:
@@ -183,12 +222,13 @@ def deploy_counts(url: str, members: int, slower_ms: int = 0) -> Counts:
     return on_a_plane(url, work, slower_ms=slower_ms)
 
 
-async def _deploy(plane: ControlPlane, members: int) -> None:
+async def _deploy(plane: ControlPlane, members: int) -> str:
     events = await plane.deploy(DeployRequest(_spread(members)))
     assert events[-1].group is not None
     assert events[-1].group.phase is GroupPhase.RUNNING
     while plane.reconciler.working:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
+    return events[-1].group.uuid
 
 
 def _spread(members: int) -> GroupSpec:
