@@ -6,6 +6,7 @@ CorralError
 ├── NotFound                 no such resource, or none that the caller may see
 ├── AlreadyExists            the uuid belongs to another resource
 ├── NoCapacity               the gang does not fit now, but would on an empty fleet
+│   └── NoAddresses          a zone's pools have too few addresses left
 ├── Unsatisfiable            the gang can never fit on this fleet
 ├── QuotaExceeded            the tenant's quota would be exceeded
 ├── WrongState               the resource's state forbids the call
@@ -112,6 +113,22 @@ class NoCapacity(PlacementError):
     """The gang does not fit now; it would fit if enough were free."""
 
     reason = "NO_CAPACITY"
+
+
+class NoAddresses(NoCapacity):
+    """Too few addresses are left in a zone's pools, or in those of all zones together (names with commas).
+
+    `pool`: "first-last" of each, with commas. `asked`: how many more are needed; `free`: how many there are.
+    """
+
+    reason = "NO_ADDRESSES"
+
+    def __init__(self, zone: str, pool: str, asked: int, free: int) -> None:
+        super().__init__(f"zone {zone} has {free} free addresses in {pool}, and {asked} are needed", None)
+        self.zone = zone
+        self.pool = pool
+        self.asked = asked
+        self.free = free
 
 
 class Unsatisfiable(PlacementError):

@@ -127,6 +127,7 @@ def _prepare(connection: Connection, config: Config, installation: Installation,
         fleet.set_facts(
             connection, facts.host_uuid, boot_id=facts.boot_id, virt_type=facts.virt_type, total=facts.total,
             foreign=foreign, beside=facts.beside, guests=facts.guests, functions=facts.functions,
+            isolation=facts.isolation,
         )  # fmt: skip
 
 

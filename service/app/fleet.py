@@ -50,6 +50,7 @@ from service.store import (
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet import HostLoad
+from service.transactions import host_facts
 from service.transactions.changes import apply, time_lost
 
 if TYPE_CHECKING:
@@ -126,18 +127,7 @@ class Fleet(Zones, Clusters):
                 return there
             refuse_twin(connection, host, facts)
             fleet.put_host(connection, host, now=now)
-            fleet.set_facts(
-                connection,
-                host.uuid,
-                boot_id=facts.boot_id,
-                virt_type=facts.virt_type,
-                total=facts.total,
-                foreign=facts.foreign,
-                beside=facts.beside,
-                guests=facts.guests,
-                functions=facts.functions,
-                now=now,
-            )
+            host_facts.record(connection, host, facts, now=now)
             operator_changes.made(connection, caller, "AddHost", request.request_id, request, host.uuid, now)
             return self._host_view(connection, host.uuid)
 
@@ -221,6 +211,7 @@ class Fleet(Zones, Clusters):
                 raise WrongState(f"host {host.name}", carries(load), "a host without members and claims: drain it")
             if host.name in ownership.ahead(connection):
                 time_lost(connection, clock.now(connection))
+            addresses.silent(connection, uuid)
             fleet.delete_host(connection, host, now)
             audited(connection, caller, "RemoveHost(force)" if force else "RemoveHost", uuid, "", now)
 

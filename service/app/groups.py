@@ -39,8 +39,7 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.serving import preview
 from service.signals import Signals
-from service.store import claims, clock, clusters, events, fleet, groups, instances, quotas, requests
-from service.store.addresses import free_addresses
+from service.store import addresses, claims, clock, clusters, events, fleet, groups, instances, quotas, requests
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -114,7 +113,8 @@ class Groups(GroupIntents):
         """Store the intent: group, members, request id and first event in one commit. That commit is the answer.
 
         The same request id with the same body answers with the group as it was accepted then.
-        Raises InvalidArgument, NotFound (naming the field), AlreadyExists, RequestIdReused, QuotaExceeded, Unavailable.
+        Raises InvalidArgument, NotFound (naming the field), AlreadyExists, RequestIdReused, QuotaExceeded, NoAddresses,
+        Unavailable.
         """
         self._refuse_when_draining()
         body_hash = hashlib.sha256(canonical(request).encode()).hexdigest()
@@ -126,6 +126,7 @@ class Groups(GroupIntents):
                 return known
             admitted = self._admitted(connection, caller, request, now, keep=True)
             quotas.check(connection, admitted.project, _promised(connection, admitted))
+            addresses.require_free(connection, admitted.instances)
             group = accepted(connection, admitted, now)
             before = group.revision - 1
             audited(connection, caller, _DEPLOY, group.uuid, request.request_id, now)
@@ -166,13 +167,13 @@ class Groups(GroupIntents):
 
         def read(connection: Connection) -> tuple[MemberDocuments, ...]:
             zones = fleet.zones(connection)
-            addresses: dict[int, str] = {}
+            planned: dict[int, str] = {}
             for zone_uuid in {seat.zone_uuid for seat in record.assignments}:
                 seats = [seat.rank for seat in record.assignments if seat.zone_uuid == zone_uuid]
                 if zones[zone_uuid].network.plans_addresses:
-                    free = free_addresses(connection, zone_uuid, zones[zone_uuid].network, len(seats))
-                    addresses |= dict(zip(seats, free, strict=True))
-            seated, catalogue = preview.seated(group, record, addresses), fleet.model_services(connection)
+                    free = addresses.free_addresses(connection, zone_uuid, zones[zone_uuid].network, len(seats))
+                    planned |= dict(zip(seats, free, strict=True))
+            seated, catalogue = preview.seated(group, record, planned), fleet.model_services(connection)
             told = preview.without_values(catalogue)
             hosts = fleet.hosts(connection, sorted({seat.host_uuid for seat in record.assignments}))
             found, left = [], MOST_DOCUMENT_BYTES
@@ -193,6 +194,7 @@ class Groups(GroupIntents):
         """The group as a deploy would store it, and the fleet. Raises what a deploy raises before it is planned."""
         group = self._admitted(connection, caller, request, clock.now(connection), keep=False)
         quotas.foresee(connection, group.project, _promised(connection, group))
+        addresses.require_free(connection, group.instances)
         hosts, snapshot = self._fleet_reader.read(connection)
         return group, hosts, snapshot
 

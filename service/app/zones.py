@@ -11,23 +11,27 @@ from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.fleet import Zone
-from service.domain.network import Network, clashes
+from service.domain.network import ForeignAddress, Network, NetworkWish, PoolUse, clashes, network_of
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, FieldViolation, InvalidArgument, WrongState
 from service.signals import Signals
-from service.store import clusters, fleet, schema
+from service.store import addresses, clusters, fleet, schema
 from service.store.connection import Connection
 from service.store.engine import Store
 
 T = TypeVar("T")
+MOST_FOREIGN = 1000
+"""So many addresses of strangers are told of a zone."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneView:
-    """A zone and how many hosts it has."""
+    """A zone and how many hosts it has. `pools`, `foreign`: who has its addresses; None where that was not read."""
 
     zone: Zone
     hosts: int
+    pools: tuple[PoolUse, ...] | None = None
+    foreign: tuple[ForeignAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,16 @@ class NewZone:
     resource_uuid: str = ""
     request_id: str = ""
     network: Network = field(default_factory=Network)
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneChange:
+    """What to change in a zone; None leaves it. `pools`: "first-last" each."""
+
+    description: str | None = None
+    pools: tuple[str, ...] | None = None
+    isolation: str | None = None
+    reachable: tuple[str, ...] | None = None
 
 
 class Zones:
@@ -82,10 +96,36 @@ class Zones:
         def read(connection: Connection) -> Page[ZoneView]:
             found = fleet.page_of_zones(connection, cursor.after, cursor.limit)
             counts = fleet.hosts_of(connection)
-            views = [ZoneView(z, counts.get(z.uuid, 0)) for z in found]
+            views = [_with_addresses(connection, ZoneView(z, counts.get(z.uuid, 0))) for z in found]
             return cursor.page(views, [(z.name, z.uuid) for z in found])
 
         return await self._store.read(read)
+
+    async def update_zone(
+        self, caller: Caller, uuid: str, change: ZoneChange, etag: str = "", *, validate_only: bool = False
+    ) -> ZoneView:
+        """Change a zone's pools and whom its groups may talk with.
+
+        Raises NotFound, Conflict (etag), InvalidArgument, WrongState where a pool is taken away that members have
+        addresses of.
+        """
+        now = self._clock()
+
+        def work(connection: Connection) -> ZoneView:
+            zone = fleet.zone(connection, uuid, lock=True)
+            require_etag("zone", zone, etag)
+            description = zone.description if change.description is None else change.description
+            wanted = replace(zone, description=description, network=_changed(zone.network, change))
+            if wanted != zone:
+                fleet.put_zone(connection, wanted, now=now)
+                # Checked after writing, as for a new zone.
+                if wrong := _clashes(wanted, fleet.zones(connection).values()):
+                    raise InvalidArgument([replace(one, field=one.field.removeprefix("network.")) for one in wrong])
+                _keep_what_is_held(connection, wanted)
+                audited(connection, caller, "UpdateZone", uuid, "", now)
+            return _zone_view(connection, uuid)
+
+        return await self._commit(work, validate_only)
 
     async def delete_zone(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
         """Remove a zone. Raises NotFound, Conflict (etag), WrongState: it has hosts, or the file defines it."""
@@ -99,6 +139,7 @@ class Zones:
                 raise WrongState(f"zone {zone.name}", f"not empty: it has {hosts} hosts", "a zone without hosts")
             if there := clusters.of_zone(connection, uuid):
                 raise WrongState(f"zone {zone.name}", f"not empty: it has {there} clusters", "a zone without clusters")
+            addresses.forget_zone(connection, uuid)
             fleet.delete_zone(connection, uuid, now)
             audited(connection, caller, "DeleteZone", uuid, "", now)
 
@@ -123,5 +164,44 @@ def _clashes(zone: Zone, others: Iterable[Zone]) -> list[FieldViolation]:
     return [replace(wrong, field=f"network.{wrong.field}") for wrong in found]
 
 
+def _changed(network: Network, change: ZoneChange) -> Network:
+    """The network as it is to be. Raises InvalidArgument."""
+    if (change.pools, change.isolation, change.reachable) == (None, None, None):
+        return network
+    pools = tuple(f"{low}-{high}" for low, high in network.pools) if change.pools is None else change.pools
+    wish = NetworkWish(
+        network.kind,
+        network.source,
+        network.subnet,
+        network.gateway,
+        pools=pools,
+        isolation=network.isolation if change.isolation is None else change.isolation,
+        reachable=network.reachable if change.reachable is None else change.reachable,
+    )
+    if change.pools == ():
+        raise InvalidArgument.of("pools", "must name at least one pool")
+    found, wrong = network_of(wish)
+    if wrong:
+        raise InvalidArgument(wrong)
+    return found
+
+
+def _keep_what_is_held(connection: Connection, zone: Zone) -> None:
+    """A member's address is its own for life, so that no pool goes which one has an address of. Raises WrongState."""
+    held = addresses.held_outside(connection, zone.uuid, zone.network)
+    if held:
+        said = f"with members at {', '.join(held[:3])}{' and others' if len(held) > 3 else ''}"
+        raise WrongState(f"zone {zone.name}", said, "pools that hold every address which a member has")
+
+
 def _zone_view(connection: Connection, uuid: str) -> ZoneView:
-    return ZoneView(fleet.zone(connection, uuid), fleet.hosts_of(connection).get(uuid, 0))
+    view = ZoneView(fleet.zone(connection, uuid), fleet.hosts_of(connection).get(uuid, 0))
+    return _with_addresses(connection, view)
+
+
+def _with_addresses(connection: Connection, view: ZoneView) -> ZoneView:
+    uuid, network = view.zone.uuid, view.zone.network
+    if not network.plans_addresses:
+        return view
+    foreign = addresses.foreign_addresses(connection, uuid, network, MOST_FOREIGN)
+    return replace(view, pools=addresses.pool_uses(connection, uuid, network), foreign=foreign)

@@ -117,9 +117,20 @@ def _groups_by_host(stub: GroupStub) -> dict[str, list[str]]:
     return found
 
 
+_NWFILTER = "nwfilter"
+
+
+def isolation_text(host: fleet_pb2.Host) -> str:
+    """Whether it keeps groups to themselves on the network."""
+    return {_NWFILTER: "yes", "": "-"}.get(host.isolation, f"no: {host.isolation}")
+
+
 def _columns(zones: Mapping[str, str], hosts: Sequence[fleet_pb2.Host]) -> Columns:
     of_cells: Columns = (("free of NUMA cells", cells),) if any(map(cells, hosts)) else ()
     fenced: Columns = (("fencing", fencing_text),) if any(map(fencing_text, hosts)) else ()
+    isolated: Columns = (
+        (("isolation", isolation_text),) if any(h.isolation not in ("", _NWFILTER) for h in hosts) else ()
+    )
     return (
         ("name", lambda host: host.name),
         ("zone", lambda host: zones.get(host.zone_uuid, host.zone_uuid)),
@@ -131,6 +142,7 @@ def _columns(zones: Mapping[str, str], hosts: Sequence[fleet_pb2.Host]) -> Colum
         ("devices free", devices),
         *of_cells,
         *fenced,
+        *isolated,
         ("members", lambda host: str(host.instance_count)),
         ("of projects", lambda host: ", ".join(f"{one.project} ({one.instance_count})" for one in host.projects)),
         ("uuid", lambda host: host.uuid),

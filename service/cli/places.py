@@ -16,6 +16,19 @@ from service.cli.output import Columns
 
 Stub = fleet_pb2_grpc.FleetServiceStub
 _PAGE = 500
+_STRANGERS = 10
+_POOL = click.option(
+    "--pool",
+    multiple=True,
+    metavar="FIRST-LAST",
+    help="Which of the subnet's addresses are given out; as often as wanted.",
+)
+_ISOLATION = click.option(
+    "--isolation", type=click.Choice(["auto", "off"]), default=None, help="Whether groups are kept to themselves."
+)
+_REACHABLE = click.option(
+    "--reachable", multiple=True, metavar="CIDR", help="What all members may reach beside their group and the gateway."
+)
 _DRY_RUN = click.option("--dry-run", "validate_only", is_flag=True, help="Only check it; nothing is changed.")
 
 
@@ -23,6 +36,7 @@ def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     zones = verb_group(corral, "zones", example="corral zones")(list_zones)
     verb(zones, "add", example="corral zones add zone-2 --description 'the second room'")(add_zone)
+    verb(zones, "set", example="corral zones set zone-2 --isolation off")(set_zone)
     verb(zones, "remove", example="corral zones remove zone-2")(remove_zone)
 
 
@@ -53,19 +67,38 @@ def _network(zone: fleet_pb2.Zone) -> str:
     return " ".join(part for part in parts if part) or "-"
 
 
+def _free(zone: fleet_pb2.Zone) -> str:
+    """`free/size` of each pool, and how many somebody else has."""
+    strangers = sum(pool.foreign for pool in zone.pools)
+    told = [f"{pool.free}/{pool.size}" for pool in zone.pools]
+    return ", ".join(told + ([f"{strangers} of strangers"] if strangers else [])) or "-"
+
+
+def _isolation(zone: fleet_pb2.Zone) -> str:
+    return zone.network.isolation if zone.pools else "-"
+
+
 _ZONE_COLUMNS: Columns = (
     ("uuid", lambda zone: zone.uuid),
     ("name", lambda zone: zone.name),
     ("hosts", lambda zone: str(zone.host_count)),
     ("network", _network),
+    ("addresses free", _free),
+    ("isolation", _isolation),
     ("description", lambda zone: zone.description),
 )
 
 
 @output_option
 def list_zones(session: Session, output: Output) -> int:
-    """List zones; with a sub-command add and remove them."""
-    output.many(all_zones(session.stub(Stub)), _ZONE_COLUMNS, lambda zone: zone.name)
+    """List zones; with a sub-command add, change and remove them."""
+    found = list(all_zones(session.stub(Stub)))
+    output.many(found, _ZONE_COLUMNS, lambda zone: zone.name)
+    for zone in found if output.for_people else ():
+        for one in zone.foreign_addresses[:_STRANGERS]:
+            print(f"{zone.name}: {one.address} is a stranger's ({one.how}, {one.hardware_address or 'unknown'})")
+        if (more := len(zone.foreign_addresses) - _STRANGERS) > 0:
+            print(f"{zone.name}: and {more} more; `-o json` has all of them")
     return errors.OK
 
 
@@ -76,10 +109,13 @@ def list_zones(session: Session, output: Output) -> int:
 @click.option("--source", default="", help="The bridge or libvirt network that machines are attached to.")
 @click.option("--subnet", default="", metavar="CIDR", help="Of the addresses that members get, as 10.0.0.0/24.")
 @click.option("--gateway", default="", metavar="ADDRESS")
-@click.option("--pool", default="", metavar="FIRST-LAST", help="Which of the subnet's addresses are given out.")
+@_POOL
+@_ISOLATION
+@_REACHABLE
 @_DRY_RUN
 def add_zone(session: Session, output: Output, name: str, description: str, validate_only: bool, **network: Any) -> int:
     """Make a zone."""
+    network["pools"], network["isolation"] = network.pop("pool"), network["isolation"] or ""
     request = fleet_pb2.CreateZoneRequest(
         name=name, description=description, validate_only=validate_only, request_id=uuid4().hex
     )
@@ -87,6 +123,49 @@ def add_zone(session: Session, output: Output, name: str, description: str, vali
         request.network.CopyFrom(fleet_pb2.ZoneNetwork(**network))
     made = session.stub(Stub).CreateZone(request).inventory
     output.one(made, made.name, f"{made.name} is {'fit to be made' if validate_only else 'made'}: {made.uuid}")
+    return errors.OK
+
+
+@output_option
+@click.argument("zone", type=names.ZONE)
+@click.option("--description", default=None)
+@_POOL
+@_ISOLATION
+@_REACHABLE
+@click.option("--unreachable", is_flag=True, help="Nothing is to be reached beside groups and gateway.")
+@_DRY_RUN
+def set_zone(
+    session: Session,
+    output: Output,
+    zone: str,
+    description: str | None,
+    pool: tuple[str, ...],
+    isolation: str | None,
+    reachable: tuple[str, ...],
+    unreachable: bool,
+    validate_only: bool,
+) -> int:
+    """Change a zone's addresses, and whom its groups may talk with. What is not named stays as it is."""
+    stub = session.stub(Stub)
+    request = fleet_pb2.UpdateZoneRequest(
+        uuid=find_zone(stub, zone).uuid,
+        description=description or "",
+        pools=pool,
+        isolation=isolation or "",
+        reachable=() if unreachable else reachable,
+        validate_only=validate_only,
+    )
+    wanted = {
+        "description": description is not None,
+        "pools": bool(pool),
+        "isolation": bool(isolation),
+        "reachable": bool(reachable) or unreachable,
+    }
+    request.update_mask.paths.extend(name for name, is_so in wanted.items() if is_so)
+    made = stub.UpdateZone(request).inventory
+    output.one(
+        made, made.name, f"{made.name} {'may be' if validate_only else 'is'} changed: {_free(made)} addresses free"
+    )
     return errors.OK
 
 

@@ -327,7 +327,18 @@ class Builder:
 
     def _zone(self, index: int, section: schema.ZoneSection) -> Zone:
         said = section.network
-        network, wrong = network_of(NetworkWish(said.kind, said.source, said.subnet, said.gateway, said.pool))
+        network, wrong = network_of(
+            NetworkWish(
+                said.kind,
+                said.source,
+                said.subnet,
+                said.gateway,
+                said.pool,
+                tuple(said.pools),
+                said.isolation,
+                tuple(said.reachable),
+            )
+        )
         self._file.tell(f"{self._file.at('zones', index)}.network", wrong)
         return Zone(
             uuid=section.uuid,

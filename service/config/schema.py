@@ -158,6 +158,9 @@ class NetworkSection(Section):
     subnet: Line = ""
     gateway: Line = ""
     pool: Line = ""
+    pools: list[Line] = []
+    isolation: Line = ""
+    reachable: list[Line] = []
 
 
 class ZoneSection(Section):

@@ -29,6 +29,7 @@ ROLES: Mapping[str, str] = {
     f"{_MODEL}DeleteInstanceGroup": OPERATOR,
     f"{_FLEET}CreateZone": ADMIN,
     f"{_FLEET}ListZones": VIEWER,
+    f"{_FLEET}UpdateZone": ADMIN,
     f"{_FLEET}DeleteZone": ADMIN,
     f"{_FLEET}CreateCluster": ADMIN,
     f"{_FLEET}ListClusters": VIEWER,

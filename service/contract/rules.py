@@ -45,7 +45,16 @@ def _network_fits_together(request: fleet_pb2.CreateZoneRequest) -> Iterator[Fie
 
 def network_wish(message: fleet_pb2.ZoneNetwork) -> NetworkWish:
     """A network as a request has it."""
-    return NetworkWish(message.kind or "none", message.source, message.subnet, message.gateway, message.pool)
+    return NetworkWish(
+        message.kind or "none",
+        message.source,
+        message.subnet,
+        message.gateway,
+        message.pool,
+        tuple(message.pools),
+        message.isolation,
+        tuple(message.reachable),
+    )
 
 
 def _gpus_are_right(
@@ -287,6 +296,10 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _host_can_be_reached,
         _capacity_can_be_claimed,
         _a_bmc_is_of_a_hypervisor,
+    ),
+    "corral.v1.UpdateZoneRequest": (
+        _mask_names("description", "pools", "isolation", "reachable"),
+        _named_fields_are_not_empty("pools"),
     ),
     "corral.v1.UpdateClusterRequest": (
         _mask_names("name", "description"),

@@ -101,6 +101,11 @@ def _of_no_capacity(error: errors.NoCapacity) -> Iterator[Message]:
         yield placement_failure(error.explanation)
 
 
+def _of_no_addresses(error: errors.NoAddresses) -> Iterator[Message]:
+    violation = error_details_pb2.QuotaFailure.Violation(subject=f"zone {error.zone}", description=error.message)
+    yield error_details_pb2.QuotaFailure(violations=[violation])
+
+
 def _of_unsatisfiable(error: errors.Unsatisfiable) -> Iterator[Message]:
     yield _precondition("CAPACITY", "fleet", error.message)
     if error.explanation is not None:
@@ -144,6 +149,7 @@ _TABLE: Mapping[type[errors.CorralError], _Row] = {
     errors.NotFound: _Row(code_pb2.NOT_FOUND, _of_not_found, ("resource_type", "resource_name", "field")),
     errors.AlreadyExists: _Row(code_pb2.ALREADY_EXISTS, _of_already_exists, ("resource_type", "resource_name")),
     errors.NoCapacity: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_no_capacity),
+    errors.NoAddresses: _Row(code_pb2.RESOURCE_EXHAUSTED, _of_no_addresses, ("zone", "pool", "asked", "free")),
     errors.Unsatisfiable: _Row(code_pb2.FAILED_PRECONDITION, _of_unsatisfiable),
     errors.QuotaExceeded: _Row(
         code_pb2.RESOURCE_EXHAUSTED, _of_quota, ("subject", "resource", "limit", "requested", "held")

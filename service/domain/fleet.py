@@ -170,6 +170,8 @@ class Host:
     `hypervisor`: the machine's own uuid as it was first seen; empty until then. `claim_ordered`: its operator has said
     that it is this database's, which is carried out when it is next looked at.
     `machine_type`: whether it is a hypervisor, or one machine that a member of type BareMetal gets as a whole.
+    `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty until
+    that was seen.
     `bmc`: by what its power is switched; None where its operator names nothing.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
@@ -197,6 +199,7 @@ class Host:
     beside: Mapping[str, int] = field(default_factory=dict)
     cells: tuple[Cell, ...] = ()
     virt_type: str = ""
+    isolation: str = ""
     description: str = ""
     cluster_uuid: str = ""
     hypervisor: str = ""

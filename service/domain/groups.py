@@ -149,6 +149,16 @@ class Instance(Explained):
 
 
 @dataclass(frozen=True, slots=True)
+class AddressShortage:
+    """Which zone's pools had how many free addresses for how many that were asked for."""
+
+    zone: str
+    pool: str
+    asked: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaViolation:
     """Whose quota of which resource would be exceeded, and by what sum. Amounts in the resource's own unit.
 
@@ -164,12 +174,14 @@ class QuotaViolation:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's."""
+    """Why a group failed. `code` is an error `reason` (errors.py); `explanation` is the planner's; `addresses`: where
+    that is what there was too little of."""
 
     code: str
     message: str
     explanation: Explanation | None = None
     quota: QuotaViolation | None = None
+    addresses: AddressShortage | None = None
 
 
 @dataclass(frozen=True, slots=True)

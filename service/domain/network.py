@@ -5,13 +5,17 @@ The configuration file and the API hold a zone's network to the same rules: `net
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from service.errors import FieldViolation
 
 KINDS = ("bridge", "network", "user", "none")
+ISOLATIONS = ("auto", "off")
+"""Whether groups are kept to themselves: where a host can, or nowhere."""
+MOST_POOLS = 64
+MOST_REACHABLE = 64
 
 _Address = IPv4Address | IPv6Address
 _Subnet = IPv4Network | IPv6Network
@@ -21,8 +25,9 @@ _Subnet = IPv4Network | IPv6Network
 class Network:
     """Where a zone's guests are attached. `kind`: bridge | network | user | none; `source`: bridge or network name.
 
-    With `subnet` (CIDR) every instance gets a static address from `first_address`..`last_address`, planned before
-    boot; without it guests ask DHCP and report what they got.
+    With `subnet` (CIDR) every instance gets a static address of one of the pools, planned before boot; without it
+    guests ask DHCP and report what they got. The first pool is `first_address`..`last_address`; `more_pools`: others.
+    `isolation`: see ISOLATIONS; `reachable`: networks (CIDR) that members may reach beside their group and the gateway.
     """
 
     kind: str = "none"
@@ -31,6 +36,14 @@ class Network:
     gateway: str = ""
     first_address: str = ""
     last_address: str = ""
+    more_pools: tuple[tuple[str, str], ...] = ()
+    isolation: str = "auto"
+    reachable: tuple[str, ...] = ()
+
+    @property
+    def pools(self) -> tuple[tuple[str, str], ...]:
+        """First and last address of each pool, in the order in which they are given out."""
+        return ((self.first_address, self.last_address), *self.more_pools) if self.first_address else ()
 
     @property
     def plans_addresses(self) -> bool:
@@ -40,20 +53,24 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class NetworkWish:
-    """A zone's network as its operator writes it. `pool`: "first-last", empty for all of the subnet but the gateway."""
+    """A zone's network as its operator writes it. `pool`: "first-last", empty for all of the subnet but the gateway, or
+    for `pools`, where there are several. `isolation`: empty for the default."""
 
     kind: str = "none"
     source: str = ""
     subnet: str = ""
     gateway: str = ""
     pool: str = ""
+    pools: tuple[str, ...] = ()
+    isolation: str = ""
+    reachable: tuple[str, ...] = ()
 
 
 def network_of(wish: NetworkWish) -> tuple[Network, tuple[FieldViolation, ...]]:
     """The network that is wished for, and what is wrong with it; with anything wrong it is an empty one."""
     wrong = tuple(_attachment_violations(wish))
     if wrong or not wish.subnet:
-        return Network() if wrong else Network(wish.kind, wish.source), wrong
+        return Network() if wrong else Network(wish.kind, wish.source, isolation=wish.isolation or "auto"), wrong
     try:
         subnet = ip_network(wish.subnet)
     except ValueError:
@@ -64,13 +81,26 @@ def network_of(wish: NetworkWish) -> tuple[Network, tuple[FieldViolation, ...]]:
         return Network(), (FieldViolation("gateway", "must be an IP address"),)
     if subnet.num_addresses < 4:
         return Network(), (FieldViolation("subnet", f"must have room for instances: {subnet} has none"),)
-    bounds = _pool(wish.pool, subnet, gateway)
-    if bounds is None:
-        return Network(), (FieldViolation("pool", f'must be "first-last" inside {subnet}, not {wish.pool!r}'),)
-    wrong = tuple(_subnet_violations(subnet, gateway, *bounds))
-    if wrong:
-        return Network(), wrong
-    return Network(wish.kind, wish.source, wish.subnet, wish.gateway, str(bounds[0]), str(bounds[1])), ()
+    bounds: list[tuple[_Address, _Address]] = []
+    for field, text in [(f"pools[{i}]", text) for i, text in enumerate(wish.pools)] or [("pool", wish.pool)]:
+        found = _pool(text, subnet, gateway) if text or field == "pool" else None
+        if found is None:
+            return Network(), (FieldViolation(field, f'must be "first-last" inside {subnet}, not {text!r}'),)
+        wrong = (*_subnet_violations(field, subnet, gateway, *found), *_overlaps(field, found, bounds))
+        if wrong:
+            return Network(), wrong
+        bounds.append(found)
+    first, *more = [(str(low), str(high)) for low, high in bounds]
+    wishes = wish.isolation or "auto", tuple(str(ip_network(text, strict=False)) for text in wish.reachable)
+    return Network(wish.kind, wish.source, wish.subnet, wish.gateway, *first, tuple(more), *wishes), ()
+
+
+def _overlaps(
+    field: str, pool: tuple[_Address, _Address], others: list[tuple[_Address, _Address]]
+) -> Iterator[FieldViolation]:
+    for low, high in others:
+        if int(pool[0]) <= int(high) and int(low) <= int(pool[1]):
+            yield FieldViolation(field, f"overlaps {low}-{high}, which is another pool of the zone")
 
 
 def _attachment_violations(wish: NetworkWish) -> Iterator[FieldViolation]:
@@ -83,9 +113,30 @@ def _attachment_violations(wish: NetworkWish) -> Iterator[FieldViolation]:
     for name in ("source", "subnet"):
         if getattr(wish, name) and not attached:
             yield FieldViolation(name, f"must be empty for kind {wish.kind}")
-    for name in ("gateway", "pool"):
+    for name in ("gateway", "pool", "pools", "reachable"):
         if getattr(wish, name) and not wish.subnet:
             yield FieldViolation(name, "must be empty where there is no subnet")
+    if wish.pool and wish.pools:
+        yield FieldViolation("pool", "must be empty where `pools` names them")
+    yield from _wish_violations(wish)
+
+
+def _wish_violations(wish: NetworkWish) -> Iterator[FieldViolation]:
+    if wish.isolation and wish.isolation not in ISOLATIONS:
+        yield FieldViolation("isolation", f"must be one of {', '.join(ISOLATIONS)}")
+    for name, most in (("pools", MOST_POOLS), ("reachable", MOST_REACHABLE)):
+        if len(getattr(wish, name)) > most:
+            yield FieldViolation(name, f"must be at most {most}")
+    for index, text in enumerate(wish.reachable):
+        if not _is_network(text):
+            yield FieldViolation(f"reachable[{index}]", "must be an IPv4 address or network, such as 10.0.0.5/32")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        return ip_network(text, strict=False).version == 4
+    except ValueError:
+        return False
 
 
 def _pool(text: str, subnet: _Subnet, gateway: _Address | None) -> tuple[_Address, _Address] | None:
@@ -103,14 +154,14 @@ def _pool(text: str, subnet: _Subnet, gateway: _Address | None) -> tuple[_Addres
 
 
 def _subnet_violations(
-    subnet: _Subnet, gateway: _Address | None, first: _Address, last: _Address
+    field: str, subnet: _Subnet, gateway: _Address | None, first: _Address, last: _Address
 ) -> Iterator[FieldViolation]:
     if gateway is not None and gateway not in subnet:
         yield FieldViolation("gateway", f"must be in {subnet}, not {gateway}")
     if gateway is not None and int(first) <= int(gateway) <= int(last):
-        yield FieldViolation("pool", f"must not hold the gateway {gateway}")
+        yield FieldViolation(field, f"must not hold the gateway {gateway}")
     if subnet.version == 4 and (first == subnet[0] or last == subnet[-1]):
-        yield FieldViolation("pool", f"must leave out {subnet[0]} and {subnet[-1]}, which no machine can have")
+        yield FieldViolation(field, f"must leave out {subnet[0]} and {subnet[-1]}, which no machine can have")
 
 
 def clashes(one: Network, other: Network, name: str) -> Iterator[FieldViolation]:
@@ -120,17 +171,69 @@ def clashes(one: Network, other: Network, name: str) -> Iterator[FieldViolation]
     """
     if not one.subnet or not other.subnet:
         return
-    if _in(one.first_address, other) or _in(other.first_address, one):
-        yield FieldViolation("pool", f"overlaps {other.first_address}-{other.last_address} of zone {name}")
-        return
-    if other.gateway and _in(other.gateway, one):
+    for low, high in other.pools:
+        if any(_in(first, low, high) or _in(low, first, last) for first, last in one.pools):
+            yield FieldViolation("pool", f"overlaps {low}-{high} of zone {name}")
+            return
+    if other.gateway and any(_in(other.gateway, *pool) for pool in one.pools):
         yield FieldViolation("pool", f"holds {other.gateway}, the gateway of zone {name}")
-    if one.gateway and _in(one.gateway, other):
-        yield FieldViolation("gateway", f"is in {other.first_address}-{other.last_address} of zone {name}")
+    for low, high in other.pools:
+        if one.gateway and _in(one.gateway, low, high):
+            yield FieldViolation("gateway", f"is in {low}-{high} of zone {name}")
 
 
-def _in(address: str, network: Network) -> bool:
-    wanted, first, last = (ip_address(text) for text in (address, network.first_address, network.last_address))
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """A pool's addresses: how many members have, how many somebody else has, how many can be given out."""
+
+    first: str
+    last: str
+    size: int
+    held: int
+    foreign: int
+
+    @property
+    def free(self) -> int:
+        """What is left."""
+        return self.size - self.held - self.foreign
+
+
+LEASE, DOMAIN, ANSWER = "lease", "domain", "answer"
+"""How an address is known to be somebody else's: a hypervisor's DHCP, a machine of its that is not ours, or what a
+member's guest heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignAddress:
+    """An address that somebody has who is no member. `hardware_address`: empty where it is not known; `how`: LEASE,
+    DOMAIN or ANSWER; `seen_by`: the host that told it, or the member whose guest heard it; `since`: ms."""
+
+    address: str
+    hardware_address: str
+    how: str
+    seen_by: str = ""
+    since: int = 0
+
+
+def pool_use(pool: tuple[str, str], held: Collection[str], foreign: Collection[str]) -> PoolUse:
+    """Of a pool (first, last), where these addresses are taken in its zone."""
+    low, high = pool
+    size = int(ip_address(high)) - int(ip_address(low)) + 1
+    return PoolUse(low, high, size, sum(_in(a, *pool) for a in held), sum(_in(a, *pool) for a in foreign))
+
+
+def in_subnet(address: str, network: Network) -> bool:
+    """Whether the address is one of the network's."""
+    return bool(network.subnet) and ip_address(address) in ip_network(network.subnet)
+
+
+def in_pools(address: str, network: Network) -> bool:
+    """Whether the network gives the address out."""
+    return any(_in(address, *pool) for pool in network.pools)
+
+
+def _in(address: str, low: str, high: str) -> bool:
+    wanted, first, last = (ip_address(text) for text in (address, low, high))
     return wanted.version == first.version and int(first) <= int(wanted) <= int(last)
 
 

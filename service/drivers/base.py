@@ -21,6 +21,8 @@ from typing import Protocol
 
 from service.domain.catalog import Image
 from service.domain.devices import HeldDevice, PciFunction
+from service.domain.isolation import GroupFilter, Isolation
+from service.domain.network import ForeignAddress
 from service.domain.ownership import OwnerMark
 
 _MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
@@ -159,6 +161,7 @@ class MachineSpec:
     alone; where one of them is not as it was claimed the machine is refused. `generation`: how far the database had
     come, for the machine's metadata: a database that is older than its machines is noticed by it.
     `record`: text of the metadata from which the machine's rows can be written again; each definition has the newest.
+    `isolation`: whom its group may talk with, held to where the host can; None: nothing is held to.
     """
 
     identity: MachineIdentity
@@ -176,6 +179,7 @@ class MachineSpec:
     host_name: str = "guest"
     cells: tuple[int, ...] = ()
     devices: tuple[HeldDevice, ...] = ()
+    isolation: Isolation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +271,8 @@ class HostFacts:
     `hypervisor`: the machine's own uuid, whatever address it is reached by; empty where its kind has none.
     `mark`: the owner's mark that it bears, None where it bears none.
     `functions`: its PCI functions; None where its kind does not tell them, and devices are only counted in `total`.
+    `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty where
+    that was not found out yet. `addresses`: that others have there, as far as it tells; None where its kind does not.
     """
 
     host_uuid: str
@@ -284,6 +290,8 @@ class HostFacts:
     beside: Mapping[str, int] = field(default_factory=dict)
     guests: int = 0
     functions: tuple[PciFunction, ...] | None = None
+    isolation: str = ""
+    addresses: tuple[ForeignAddress, ...] | None = None
 
 
 class LogSource(StrEnum):
@@ -452,6 +460,21 @@ class HostDriver(Protocol):
 
     async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
         """Delete one of `list_volumes`' names. Absent is success."""
+        ...
+
+    async def list_filters(self, *, budget_seconds: float) -> tuple[GroupFilter, ...]:
+        """What the host has in place to keep groups of this cluster to themselves; none where it cannot."""
+        ...
+
+    async def set_filter(self, isolation: Isolation, *, budget_seconds: float) -> None:
+        """Hold the group's machines there to this from now on, those that run included.
+
+        Raises HostRejected `denied` where what bears the filter's name is not ours.
+        """
+        ...
+
+    async def remove_filter(self, group: str, *, budget_seconds: float) -> None:
+        """Take away what holds the group's machines, unless there is one. Absent, or somebody else's, is success."""
         ...
 
     def subscribe(self, hint: MachineHint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.domain.isolation import GroupFilter, Isolation
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     HostDriver,
@@ -124,6 +125,18 @@ class UnusableDriver:
         raise self._refuse()
 
     async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def list_filters(self, *, budget_seconds: float) -> tuple[GroupFilter, ...]:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def set_filter(self, isolation: Isolation, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        raise self._refuse()
+
+    async def remove_filter(self, group: str, *, budget_seconds: float) -> None:
         """See HostDriver."""
         raise self._refuse()
 

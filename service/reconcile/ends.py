@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from service.domain.groups import Group, GroupPhase
-from service.errors import NoCapacity, QuotaExceeded, Unsatisfiable
+from service.errors import NoAddresses, NoCapacity, QuotaExceeded, Unsatisfiable
 from service.telemetry.metrics import Metrics
 
-REFUSALS = frozenset({NoCapacity.reason, QuotaExceeded.reason, Unsatisfiable.reason})
+REFUSALS = frozenset({NoCapacity.reason, NoAddresses.reason, QuotaExceeded.reason, Unsatisfiable.reason})
 """Reasons of deploys that end because what they ask for cannot be had."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from service.errors import CorralError
-from service.store import clock, events, fencing, ownership, requests
+from service.store import addresses, clock, events, fencing, ownership, requests
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -17,6 +17,8 @@ KEEP_MS = 7 * 24 * 3600 * 1000
 """For this long (ms) a watch can be resumed and a request be repeated."""
 KEEP_RETIRED_MS = 30 * 24 * 3600 * 1000
 """The least time (ms) for which records of retired attempts are kept: a late request may bring a machine back."""
+KEEP_ANSWERS_MS = 24 * 3600 * 1000
+"""For this long (ms) an address is given to nobody for which a stranger answered a member that is gone."""
 STEP = 10_000
 """Events that one transaction forgets at most: a large transaction would hold up the writers."""
 
@@ -40,6 +42,7 @@ class Housekeeping:
         """Forget what is older than KEEP_MS; returns how many events went. Raises Unavailable."""
         await self._store.write(lambda c: ownership.forget_retired(c, clock.now(c) - KEEP_RETIRED_MS))
         await self._store.write(lambda c: fencing.forget_old(c, clock.now(c) - KEEP_RETIRED_MS))
+        await self._store.write(lambda c: addresses.forget_foreign(c, clock.now(c) - KEEP_ANSWERS_MS))
         gone = 0
         while True:
             went, more = await self._store.write(_step)

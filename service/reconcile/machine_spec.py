@@ -14,6 +14,7 @@ from service.domain.catalog import Image, ModelService
 from service.domain.environment import Secrets
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
+from service.domain.isolation import isolation_of
 from service.domain.ownership import Installation
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
 from service.planning.translate import demand
@@ -61,6 +62,7 @@ def machine_spec(
         resources=demand(member.spec),
         generation=installation.generation(group.revision),
         record=machine_record(group, member, entry, document["group"]["epoch"]),
+        isolation=isolation_of(group, zones[host.zone_uuid], zones) if member.address else None,
     )
 
 

@@ -26,6 +26,7 @@ from service.failpoints import failpoint
 from service.reconcile.custody import Custody, status_of
 from service.store import fleet
 from service.store.engine import Store
+from service.transactions import host_facts
 
 logger = logging.getLogger(__name__)
 
@@ -254,19 +255,7 @@ class HostMonitor:
         facts = replace(facts, mark=None, foreign=_sum(facts.foreign, self._held))
         if facts != self.facts or self._silent or self._record_anew or await self._misrecorded():
             self._record_anew = False
-            await self._store.write(
-                lambda c: fleet.set_facts(
-                    c,
-                    self.host.uuid,
-                    boot_id=facts.boot_id,
-                    virt_type=facts.virt_type,
-                    total=facts.total,
-                    foreign=facts.foreign,
-                    beside=facts.beside,
-                    guests=facts.guests,
-                    functions=facts.functions,
-                )
-            )
+            await self._store.write(lambda c: host_facts.record(c, self.host, facts))
             failpoint("monitor.recorded")
             logger.info("host %s answers: %s, %s %s", self.host.name, facts.hostname, facts.virt_type, facts.virt_note)
         if self._ghosts:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from placement.model import Policy, Request, Snapshot, Status
 from service.domain.fleet import Host as FleetHost
 from service.domain.fleet import HostStatus
-from service.domain.groups import Failure, Group, Instance, InstanceStatus, PlacementRecord, QuotaViolation
-from service.errors import CorralError, InvariantViolation, QuotaExceeded, Unavailable
+from service.domain.groups import (
+    AddressShortage,
+    Failure,
+    Group,
+    Instance,
+    InstanceStatus,
+    PlacementRecord,
+    QuotaViolation,
+)
+from service.errors import CorralError, InvariantViolation, NoAddresses, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused
 from service.planning import cells, fleet_reader, translate
@@ -18,7 +26,8 @@ from service.planning.planner import Planned
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
 from service.reconcile.room_making import MOST_TRIES, RoomMaking
-from service.store import bookings, fleet
+from service.store import addresses, bookings, fleet
+from service.store.addresses import Shortages
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
 from service.transactions import claiming
@@ -84,6 +93,9 @@ class Placing:
         except QuotaExceeded as error:
             passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested, error.held)
             return EffectResult([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
+        except NoAddresses as error:
+            short = AddressShortage(error.zone, error.pool, error.asked, error.free)
+            return EffectResult([NotPlaced(Failure(error.reason, error.message, addresses=short))], retry=True)
         except claiming.HeldBack as reason:
             return EffectResult([NotDecided(str(reason))], retry=True)
         except (InvariantViolation, LeaseLost):
@@ -128,20 +140,21 @@ class Placing:
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
 
-        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Kept]:
+        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Kept, Shortages]:
             claiming.held_back(connection, group, pending)  # before anybody takes the trouble to plan
-            return *read(connection), bookings.booked(connection, pending)
+            fleet_now, kept = read(connection), bookings.booked(connection, pending)
+            waiting = [m for m in group.instances if m.uuid in pending and m.uuid not in kept]
+            return *fleet_now, kept, addresses.require_free(connection, waiting)
 
-        hosts, snapshot, booked = await self.context.store.read(look)
+        hosts, snapshot, booked, short = await self.context.store.read(look)
         if booked:
             return await self._booked(group, hosts, booked)
-        planned = await self._decide(
-            snapshot, translate.request(group, snapshot, hosts), group.project, self._search, attempt, alone=alone
-        )
-        if planned.decision.status is not Status.PLACED and group.excluded_hosts:
-            # Hosts where a member failed are shunned while there are others, not at the price of the group.
-            everywhere = replace(translate.request(group, snapshot, hosts), excluded_hosts=frozenset())
-            planned = await self._decide(snapshot, everywhere, group.project, self._search, attempt, alone=alone)
+        asked = translate.request(group, snapshot, hosts)
+        for shunned in _shunned(asked.excluded_hosts, hosts, short):
+            where = replace(asked, excluded_hosts=shunned)
+            planned = await self._decide(snapshot, where, group.project, self._search, attempt, alone=alone)
+            if planned.decision.status is Status.PLACED:
+                break
         decision = planned.decision
         if decision.status is not Status.PLACED:
             waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
@@ -275,3 +288,14 @@ class Placing:
         if not self._waits_for_fleet_until:
             self._waits_for_fleet_until = now + FLEET_PATIENCE_MS
         return now < self._waits_for_fleet_until
+
+
+def _shunned(failed: frozenset[str], hosts: Mapping[str, FleetHost], short: Shortages) -> Sequence[frozenset[str]]:
+    """Which hosts are left out, in the order in which that is tried.
+
+    `failed`: hosts where a member failed are shunned while there are others, not at the price of the group; and so is a
+    zone without addresses for all who wait, since it may have those for some. One without any is never taken.
+    """
+    none = frozenset(uuid for uuid, host in hosts.items() if host.zone_uuid in short.none)
+    tight = frozenset(uuid for uuid, host in hosts.items() if host.zone_uuid in short.tight)
+    return tuple(dict.fromkeys((failed | tight | none, failed | none, none)))

@@ -24,6 +24,7 @@ from service.drivers.base import (
 from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile.custody import Custody
+from service.reconcile.filter_sweep import FilterSweep
 from service.reconcile.holding import quarantined, records, seat_of, seats
 from service.reconcile.monitor import HostMonitor
 from service.store import addresses, audit, claims, clock, ownership
@@ -65,6 +66,7 @@ class Sweep:
         self._suspect_volumes: dict[str, set[str]] = {}
         self._tombstones: dict[tuple[str, str], float] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._filters = FilterSweep(store, metrics)
 
     async def run(self) -> None:
         """Sweep until cancelled. Each host has its own passes: a slow one delays nobody else's (ARCHITECTURE I12)."""
@@ -90,6 +92,7 @@ class Sweep:
         self._suspects.pop(host_uuid, None)
         self._suspect_volumes.pop(host_uuid, None)
         self._held.pop(host_uuid, None)
+        self._filters.forget(host_uuid)
         for key in [key for key in self._tombstones if key[0] == host_uuid]:
             del self._tombstones[key]
 
@@ -135,15 +138,19 @@ class Sweep:
             await self._release(monitor, MachineIdentity(self._custody.installation.cluster, group, instance, attempt))
         await self._clear_tombstones(monitor, look.listing.machines)
         unknown += await self._clear_volumes(monitor)
+        await self._filters.sweep(monitor, early=self._early)
         await self._hold(monitor, unknown, frozenset(seat_of(m) for m in machines))
 
     def _braked(self, monitor: HostMonitor, machine_uuids: list[str], count: int) -> list[str]:
         """Those that may be removed in this pass. The rest is kept in mind for the next one."""
-        early = asyncio.get_running_loop().time() < self._began + GRACE_SECONDS
-        allowed = 0 if early else max(1, count // SHARE)
+        allowed = 0 if self._early else max(1, count // SHARE)
         later = machine_uuids[allowed:]
         self._suspects[monitor.host.uuid] |= set(later)
         return machine_uuids[:allowed]
+
+    @property
+    def _early(self) -> bool:
+        return asyncio.get_running_loop().time() < self._began + GRACE_SECONDS
 
     async def _remove(self, monitor: HostMonitor, machine: ObservedMachine) -> None:
         host_uuid = monitor.host.uuid

@@ -80,6 +80,20 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             inventories=[convert.zone(view) for view in page.items], next_page_token=page.next_page_token
         )
 
+    async def UpdateZone(  # noqa: N802
+        self, request: fleet_pb2.UpdateZoneRequest, context: Any
+    ) -> fleet_pb2.UpdateZoneResponse:
+        """Changes a zone's pools and whom its groups may talk with."""
+        validation.check(request)
+        view = await self._fleet.update_zone(
+            current_caller(),
+            request.uuid,
+            convert.zone_change(request),
+            request.etag,
+            validate_only=request.validate_only,
+        )
+        return fleet_pb2.UpdateZoneResponse(inventory=convert.zone(view))
+
     async def DeleteZone(  # noqa: N802
         self, request: fleet_pb2.DeleteZoneRequest, context: Any
     ) -> fleet_pb2.DeleteZoneResponse:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 
 from sqlalchemy import Connection, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from service.domain.groups import InstanceStatus
-from service.domain.network import Network
-from service.errors import NoCapacity
-from service.store import schema
+from service.domain.groups import Instance, InstanceStatus
+from service.domain.network import ANSWER, ForeignAddress, Network, PoolUse, in_pools, in_subnet, pool_use
+from service.errors import NoAddresses
+from service.store import fleet, schema
 from service.store.claims import ClaimLost
 
 
 def take_addresses(
     connection: Connection, zone_uuid: str, network: Network, wanted: Sequence[tuple[str, int]]
 ) -> Mapping[str, str]:
-    """An address of the zone's pool for each (instance, attempt): instance uuid -> address.
+    """An address of the zone's pools for each (instance, attempt): instance uuid -> address.
 
     A member that has one there already keeps it, whichever attempt it took it with; others get the lowest free ones.
-    Raises NoCapacity where too few are left, ClaimLost where another transaction just took one.
+    Raises NoAddresses where too few are left, ClaimLost where another transaction just took one.
     """
     table = schema.addresses
     members = dict(wanted)
@@ -60,17 +63,151 @@ def let_go(connection: Connection, instances: Iterable[str]) -> None:
 
 
 def free_addresses(connection: Connection, zone_uuid: str, network: Network, count: int) -> Sequence[str]:
-    """The lowest addresses of the pool that nobody holds now; none of them is taken. Raises NoCapacity."""
-    taken = set(connection.scalars(select(schema.addresses.c.address).where(schema.addresses.c.zone_uuid == zone_uuid)))
-    candidate, last = ip_address(network.first_address), ip_address(network.last_address)
+    """The lowest addresses of the first pools that nobody has now; none of them is taken. Raises NoAddresses."""
+    taken = _held(connection, zone_uuid) | _foreign(connection, zone_uuid)
     found: list[str] = []
-    while len(found) < count:
-        if candidate > last:  # type: ignore[operator]  # both ends are of one family, checked by the configuration
-            raise NoCapacity(f"zone {zone_uuid} has too few free addresses", None)
-        if str(candidate) not in taken:
-            found.append(str(candidate))
-        candidate += 1
+    for low, high in network.pools:
+        candidate, last = ip_address(low), ip_address(high)
+        while len(found) < count and candidate <= last:  # type: ignore[operator]  # of one family, checked before
+            if str(candidate) not in taken:
+                found.append(str(candidate))
+            candidate += 1
+    if len(found) < count:
+        raise _too_few(connection, {zone_uuid: network}, count, len(found))
     return found
+
+
+def _held(connection: Connection, zone_uuid: str) -> set[str]:
+    table = schema.addresses
+    return set(connection.scalars(select(table.c.address).where(table.c.zone_uuid == zone_uuid)))
+
+
+def _foreign(connection: Connection, zone_uuid: str) -> set[str]:
+    table = schema.foreign_addresses
+    return set(connection.scalars(select(table.c.address).where(table.c.zone_uuid == zone_uuid)))
+
+
+def _too_few(connection: Connection, networks: Mapping[str, Network], asked: int, free: int) -> NoAddresses:
+    zones = schema.zones
+    rows = connection.execute(select(zones.c.uuid, zones.c.name).where(zones.c.uuid.in_(networks)))
+    names = {row.uuid: row.name for row in rows}
+    pools = [f"{low}-{high}" for network in networks.values() for low, high in network.pools]
+    return NoAddresses(", ".join(names.get(uuid, uuid) for uuid in networks), ", ".join(pools), asked, free)
+
+
+def pool_uses(connection: Connection, zone_uuid: str, network: Network) -> tuple[PoolUse, ...]:
+    """Who has how many addresses of each pool. One that a member and somebody else have counts as the member's."""
+    held, foreign = _held(connection, zone_uuid), _foreign(connection, zone_uuid)
+    return tuple(pool_use(pool, held, foreign - held) for pool in network.pools)
+
+
+def free_count(connection: Connection, zone_uuid: str, network: Network) -> int:
+    """How many addresses of the zone's pools can be given out."""
+    return sum(use.free for use in pool_uses(connection, zone_uuid, network))
+
+
+@dataclass(frozen=True, slots=True)
+class Shortages:
+    """Zones in which members that are to be placed would find too few addresses. `none`: there is not one."""
+
+    tight: frozenset[str] = frozenset()
+    none: frozenset[str] = frozenset()
+
+
+def require_free(connection: Connection, members: Sequence[Instance]) -> Shortages:
+    """That the zones in which these members may be placed can have addresses enough for them; and the zones that
+    cannot take all of them. Raises NoAddresses: by no placement can each have one."""
+    zones = fleet.zones(connection)
+    hosts = fleet.hosts_of(connection)
+    planned = {uuid: zone.network for uuid, zone in zones.items() if hosts.get(uuid) and zone.network.plans_addresses}
+    unlimited = any(hosts.get(uuid) and uuid not in planned for uuid in zones)
+    free = {uuid: free_count(connection, uuid, network) for uuid, network in planned.items()}
+    table = schema.addresses
+    mine = select(table.c.zone_uuid, table.c.instance_uuid).where(table.c.instance_uuid.in_([m.uuid for m in members]))
+    has = {(row.zone_uuid, row.instance_uuid) for row in connection.execute(mine)}
+    needs = {uuid: sum((uuid, m.uuid) not in has for m in members) for uuid in planned}
+    pinned = Counter(m.spec.zone_uuid for m in members if (m.spec.zone_uuid, m.uuid) not in has)
+    for uuid, asked in sorted(pinned.items()):
+        if uuid in planned and free[uuid] < asked:
+            raise _too_few(connection, {uuid: planned[uuid]}, asked, free[uuid])
+    floating = sum(not m.spec.zone_uuid and not any((uuid, m.uuid) in has for uuid in planned) for m in members)
+    left = sum(amount - pinned.get(uuid, 0) for uuid, amount in free.items())
+    if planned and not unlimited and left < floating:
+        raise _too_few(connection, planned, floating, left)
+    return Shortages(
+        frozenset(uuid for uuid in planned if free[uuid] < needs[uuid]),
+        frozenset(uuid for uuid in planned if not free[uuid] and needs[uuid] == len(members)),
+    )
+
+
+# --- addresses that somebody else has ------------------------------------------------------------------------------
+
+
+def foreign_addresses(
+    connection: Connection, zone_uuid: str, network: Network, limit: int
+) -> tuple[ForeignAddress, ...]:
+    """Those of the zone's pools that are known, at most `limit`, by address as text."""
+    table = schema.foreign_addresses
+    query = select(table).where(table.c.zone_uuid == zone_uuid).order_by(table.c.address, table.c.seen_by)
+    found = (
+        ForeignAddress(r.address, r.hardware_address, r.how, r.seen_by, r.since) for r in connection.execute(query)
+    )
+    return tuple(islice((one for one in found if in_pools(one.address, network)), limit))
+
+
+def seen_on_host(
+    connection: Connection, zone_uuid: str, network: Network, host_uuid: str, seen: Iterable[ForeignAddress], now: int
+) -> bool:
+    """What a host shows now of others' addresses, of those in the zone's subnet; returns whether it is news."""
+    table = schema.foreign_addresses
+    told = {one.address: one for one in seen if in_subnet(one.address, network)}
+    before = {
+        row.address: (row.zone_uuid, row.hardware_address, row.how)
+        for row in connection.execute(select(table).where(table.c.seen_by == host_uuid))
+    }
+    wanted = {address: (zone_uuid, one.hardware_address, one.how) for address, one in told.items()}
+    if wanted == before:
+        return False
+    changed = [address for address in {*wanted, *before} if wanted.get(address) != before.get(address)]
+    connection.execute(delete(table).where(table.c.seen_by == host_uuid, table.c.address.in_(changed)))
+    for address in sorted(set(changed) & wanted.keys()):
+        zone, hardware, how = wanted[address]
+        values = {"zone_uuid": zone, "address": address, "seen_by": host_uuid, "hardware_address": hardware}
+        connection.execute(insert(table).values(**values, how=how, since=now))
+    return True
+
+
+def held_outside(connection: Connection, zone_uuid: str, network: Network) -> list[str]:
+    """Addresses that members have in the zone and its network does not give out."""
+    return sorted(address for address in _held(connection, zone_uuid) if not in_pools(address, network))
+
+
+def forget_zone(connection: Connection, zone_uuid: str) -> None:
+    """The zone is gone: whatever strangers have there."""
+    connection.execute(delete(schema.foreign_addresses).where(schema.foreign_addresses.c.zone_uuid == zone_uuid))
+
+
+def answered(connection: Connection, member: Instance, hardware_address: str, now: int) -> None:
+    """The member's guest hears that a machine of another hardware address answers for its address."""
+    silent(connection, member.uuid)
+    values = {"zone_uuid": member.zone_uuid, "address": member.address, "seen_by": member.uuid}
+    row = {**values, "hardware_address": hardware_address, "how": ANSWER, "since": now}
+    connection.execute(insert(schema.foreign_addresses).values(**row))
+
+
+def silent(connection: Connection, seen_by: str) -> None:
+    """Forget what this member's guest heard, or this host showed."""
+    connection.execute(delete(schema.foreign_addresses).where(schema.foreign_addresses.c.seen_by == seen_by))
+
+
+def forget_foreign(connection: Connection, before: int) -> None:
+    """Forget what is known by hosts that are of the fleet no more, and what guests heard before then (ms) that are
+    gone: nobody hears any more whether it still answers."""
+    table, members = schema.foreign_addresses, schema.instances
+    alive = select(members.c.uuid).where(members.c.status != InstanceStatus.REMOVED.value)
+    gone = table.c.seen_by.not_in(alive) & (table.c.since < before) & (table.c.how == ANSWER)
+    lost = table.c.seen_by.not_in(select(schema.hosts.c.uuid)) & (table.c.how != ANSWER)
+    connection.execute(delete(table).where(or_(gone, lost)))
 
 
 def keep_addresses(connection: Connection, held: Sequence[tuple[str, str, str, int]]) -> None:

@@ -42,7 +42,6 @@ __all__ = [
     "zones",
 ]
 
-
 # Statements that run with every probe and plan are made once.
 _ZONES = select(schema.zones)
 _HOSTS = select(schema.hosts).order_by(schema.hosts.c.uuid)
@@ -57,6 +56,7 @@ _SET_CONNECTED = (
         status_cause="",
         boot_id=bindparam("boot"),
         virt_type=bindparam("virt"),
+        isolation=bindparam("isolated"),
         generation=schema.hosts.c.generation + 1,
     )
 )
@@ -66,7 +66,6 @@ _AMOUNT = ("host_uuid", "resource", "total", "usable", "foreign_used", "beside",
 _AMOUNTS = select(*(schema.host_resources.c[name] for name in _AMOUNT)).order_by(
     schema.host_resources.c.host_uuid, schema.host_resources.c.resource
 )
-
 
 _MEMBERS, _CLAIMS = schema.instances, schema.claims
 _SEATED = (
@@ -301,13 +300,14 @@ def set_facts(
     beside: Mapping[str, int] | None = None,
     guests: int = 0,
     functions: Sequence[PciFunction] | None = None,
+    isolation: str = "",
     now: int | None = None,
 ) -> None:
     """Record a probe: the host is connected, its totals, what others hold, its devices, and what is allocatable.
 
     `total`, `foreign`: those of NUMA cells among them, by their own names (`service/domain/cells.py`). `beside`: what
     each of our guests takes beside its claim; `guests`: how many run, those without a claim included. `functions`: see
-    `drivers.base.HostFacts`; what the rules offer of them is counted by model.
+    `drivers.base.HostFacts`; what the rules offer of them is counted by model. No `isolation`: the last one stands.
 
     Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
     meanwhile. Does nothing where the host is gone.
@@ -315,7 +315,8 @@ def set_facts(
     row = connection.execute(_HOST_LOCKED, {"of": uuid}).one_or_none()
     if row is None:
         return
-    connection.execute(_SET_CONNECTED, {"of": uuid, "boot": boot_id, "virt": virt_type})
+    seen = {"of": uuid, "boot": boot_id, "virt": virt_type, "isolated": isolation or row.isolation}
+    connection.execute(_SET_CONNECTED, seen)
     known = vectors.read(connection, [uuid]).get(uuid, {})
     operators = decode_known(Host, row.document)
     overcommit = policy(settings.overcommit(connection), zones(connection), operators)
@@ -340,7 +341,7 @@ def set_facts(
         for resource in sorted(usable)
     }
     changed = vectors.write(connection, uuid, known, wanted) or new_devices
-    if changed or row.status != HostStatus.CONNECTED.value:
+    if changed or row.status != HostStatus.CONNECTED.value or isolation not in ("", row.isolation):
         fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
 
@@ -373,7 +374,7 @@ def _plain(host: Host) -> Host:
         host,
         total={}, allocatable={}, foreign={}, used={}, beside={}, booked={}, cells=(),
         status=HostStatus.CONNECTING, status_reason="", status_cause="", boot_id="", virt_type="", hypervisor="",
-        claim_ordered=False,
+        isolation="", claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
 
@@ -391,6 +392,7 @@ def _host(row: Row[Any], known: vectors.Vectors, guests: Mapping[tuple[str, str]
         status_cause=row.status_cause,
         boot_id=row.boot_id,
         virt_type=row.virt_type,
+        isolation=row.isolation,
         hypervisor=row.hypervisor or "",
         claim_ordered=row.claim_ordered,
         **vectors.amounts(row.uuid, known, guests),

@@ -321,6 +321,20 @@ addresses = Table(
     UniqueConstraint("instance_uuid", "attempt"),
 )
 
+# Addresses of zones' pools that somebody has who is no member: nobody gets them. `seen_by`: the host that told it, or
+# the member whose guest heard another machine answer for its address; `how`: lease | domain | answer.
+foreign_addresses = Table(
+    "foreign_addresses",
+    metadata,
+    Column("zone_uuid", UUID, primary_key=True),
+    Column("address", WORD, primary_key=True),
+    Column("seen_by", WORD, primary_key=True),
+    Column("hardware_address", WORD, nullable=False),
+    Column("how", WORD, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Index(None, "seen_by"),
+)
+
 events = Table(
     "events",
     metadata,

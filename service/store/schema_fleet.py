@@ -59,6 +59,8 @@ hosts = Table(
     Column("status_cause", Text, nullable=False, default="", server_default=""),
     Column("boot_id", Text, nullable=False, default=""),
     Column("virt_type", WORD, nullable=False, default=""),
+    # By what it keeps groups to themselves on the network, or why it does not.
+    Column("isolation", Text, nullable=False, default="", server_default=""),
     Column("generation", BigInteger, nullable=False, default=0),
     Column("version", BigInteger, nullable=False, default=1),
     Column("created_at", BigInteger, nullable=False, default=0),

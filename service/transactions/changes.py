@@ -8,10 +8,12 @@ from dataclasses import replace
 from service.domain.events import EventKind
 from service.domain.fleet import HostState
 from service.domain.groups import Group, Instance, InstanceStatus, MoveStage
+from service.domain.network import is_planned
 from service.errors import WrongState
 from service.failpoints import failpoint
 from service.lifecycle import invariants
-from service.lifecycle.facts import Evicted, Fact, Moved, TimeLost
+from service.lifecycle.facts import Evicted, Fact, Moved, Observed, TimeLost
+from service.lifecycle.renewal import CLASH
 from service.lifecycle.transitions import AT_REST, advance, advance_all, released
 from service.store import addresses, bookings, claims, events, fleet, groups, ownership
 from service.store.connection import Connection
@@ -56,7 +58,20 @@ def apply(
         if isinstance(fact, Moved):
             group = _moved_on(connection, group, fact, now)
     failpoint("change.decided")
+    _note_answers(connection, before, group, facts, now)
     return commit(connection, before, group, ended, now)
+
+
+def _note_answers(connection: Connection, before: Group, after: Group, facts: Sequence[Fact], now: int) -> None:
+    """Keep in mind that a stranger answers for a member's address: once the member is gone nobody else gets it."""
+    heard = {fact.instance_uuid: fact.clash for fact in facts if isinstance(fact, Observed)}
+    were = {m.uuid: m.reason.startswith(CLASH) for m in before.instances if m.uuid in heard}
+    for member in after.instances:
+        is_so = member.uuid in were and member.reason.startswith(CLASH)
+        if is_so and not were[member.uuid] and is_planned(member.address, member.mac, member.uuid):
+            addresses.answered(connection, member, heard[member.uuid], now)
+        elif member.uuid in were and were[member.uuid] and not is_so and not heard[member.uuid]:
+            addresses.silent(connection, member.uuid)
 
 
 def time_lost(connection: Connection, now: int) -> None:

@@ -133,6 +133,7 @@ def test_every_method_of_the_api_is_declared() -> None:
     fleet = hosts | {
         "CreateZone",
         "ListZones",
+        "UpdateZone",
         "DeleteZone",
         "CreateCluster",
         "ListClusters",

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from service.domain.isolation import GroupFilter, Isolation
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     GuestReport,
@@ -241,6 +242,16 @@ class FaultyDriver:
                 self._world.custodian.volume_deleted(self._host.uuid, name, self._process.name)
 
         await self._network.call("delete_volume", budget_seconds, delete)
+
+    async def list_filters(self, *, budget_seconds: float) -> tuple[GroupFilter, ...]:
+        """See HostDriver. Simulated machines have no network."""
+        return ()
+
+    async def set_filter(self, isolation: Isolation, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+
+    async def remove_filter(self, group: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
 
     def subscribe(self, hint: MachineHint) -> None:
         """See HostDriver."""

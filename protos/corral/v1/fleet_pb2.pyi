@@ -62,6 +62,8 @@ class Zone(_message.Message):
     LAST_OP_DATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    FOREIGN_ADDRESSES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The zone's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -84,6 +86,16 @@ class Zone(_message.Message):
     def network(self) -> Global___ZoneNetwork:
         """Where its machines are attached."""
 
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddressPool]:
+        """How many addresses each pool of its network has, and who has them. Absent in what follows the fleet or shows a page."""
+
+    @_builtins.property
+    def foreign_addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForeignAddress]:
+        """Addresses of its pools that somebody has who is no member, at most 1000. They are given to nobody. Absent where
+        `pools` is.
+        """
+
     def __init__(
         self,
         *,
@@ -95,14 +107,100 @@ class Zone(_message.Message):
         last_op_date: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         network: Global___ZoneNetwork | None = ...,
+        pools: _abc.Iterable[Global___AddressPool] | None = ...,
+        foreign_addresses: _abc.Iterable[Global___ForeignAddress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date", "network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "description", b"description", "etag", b"etag", "host_count", b"host_count", "last_op_date", b"last_op_date", "name", b"name", "network", b"network", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "description", b"description", "etag", b"etag", "foreign_addresses", b"foreign_addresses", "host_count", b"host_count", "last_op_date", b"last_op_date", "name", b"name", "network", b"network", "pools", b"pools", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Zone: _TypeAlias = Zone  # noqa: Y015
+
+@_typing.final
+class AddressPool(_message.Message):
+    """Addresses that a zone gives out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    first: _builtins.str
+    """The first of them."""
+    last: _builtins.str
+    """The last of them."""
+    size: _builtins.int
+    """How many there are, at most 9223372036854775807."""
+    held: _builtins.int
+    """How many members have."""
+    foreign: _builtins.int
+    """How many somebody else has."""
+    free: _builtins.int
+    """How many can be given out."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.str = ...,
+        last: _builtins.str = ...,
+        size: _builtins.int = ...,
+        held: _builtins.int = ...,
+        foreign: _builtins.int = ...,
+        free: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "foreign", b"foreign", "free", b"free", "held", b"held", "last", b"last", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressPool: _TypeAlias = AddressPool  # noqa: Y015
+
+@_typing.final
+class ForeignAddress(_message.Message):
+    """An address of a zone's pools that somebody has who is no member."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    HARDWARE_ADDRESS_FIELD_NUMBER: _builtins.int
+    HOW_FIELD_NUMBER: _builtins.int
+    SEEN_BY_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address."""
+    hardware_address: _builtins.str
+    """The hardware address of who has it. Empty where it is not known."""
+    how: _builtins.str
+    """How it is known: `lease` (a lease of a hypervisor's DHCP), `domain` (a machine of a hypervisor that is not this
+    service's) or `answer` (it answers for an address that a member has or had).
+    """
+    seen_by: _builtins.str
+    """The UUID of the host that told it, or of the member whose guest heard the answer."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is known."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        hardware_address: _builtins.str = ...,
+        how: _builtins.str = ...,
+        seen_by: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "hardware_address", b"hardware_address", "how", b"how", "seen_by", b"seen_by", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForeignAddress: _TypeAlias = ForeignAddress  # noqa: Y015
 
 @_typing.final
 class Cluster(_message.Message):
@@ -213,6 +311,7 @@ class Host(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     FENCING_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -249,6 +348,10 @@ class Host(_message.Message):
     cause: _builtins.str
     """What the host itself, or the library that calls it, said behind the reason, without secrets. Empty where it said
     nothing.
+    """
+    isolation: _builtins.str
+    """`nwfilter` where it keeps groups to themselves on the network, by libvirt's network filters; otherwise why it does
+    not, in a sentence. Empty until that was seen.
     """
     @_builtins.property
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
@@ -308,10 +411,11 @@ class Host(_message.Message):
         cause: _builtins.str = ...,
         devices: _abc.Iterable[Global___HostDevice] | None = ...,
         fencing: Global___HostFencing | None = ...,
+        isolation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "fencing", b"fencing", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "isolation", b"isolation", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -790,6 +894,9 @@ class ZoneNetwork(_message.Message):
     SUBNET_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
+    REACHABLE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """`bridge` (a bridge of each host), `network` (a network of each hypervisor), `user` (outwards only) or `none`."""
     source: _builtins.str
@@ -799,7 +906,22 @@ class ZoneNetwork(_message.Message):
     gateway: _builtins.str
     """The address of the gateway, in the subnet. Empty means none."""
     pool: _builtins.str
-    """The addresses that machines may get, as `first-last`. Empty means all of the subnet's but the gateway."""
+    """The addresses that machines may get, as `first-last`. Empty means all of the subnet's but the gateway, or those of
+    `pools`. In an answer the first pool.
+    """
+    isolation: _builtins.str
+    """Whether groups are kept to themselves: `auto` (on hosts that can; see the host's `isolation`) or `off`. Empty means
+    `auto`. It needs IPv4 addresses that are planned. A member then sends from its own addresses alone, and reaches and
+    hears its group, the gateway and what is beyond it, and what `reachable` names; who is in no group reaches its url.
+    """
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The same where there are several pools, in the order in which they are given out; they must not overlap."""
+
+    @_builtins.property
+    def reachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """IPv4 addresses or networks that all members may reach too, such as that of a name server in the subnet."""
+
     def __init__(
         self,
         *,
@@ -808,10 +930,13 @@ class ZoneNetwork(_message.Message):
         subnet: _builtins.str = ...,
         gateway: _builtins.str = ...,
         pool: _builtins.str = ...,
+        pools: _abc.Iterable[_builtins.str] | None = ...,
+        isolation: _builtins.str = ...,
+        reachable: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "kind", b"kind", "pool", b"pool", "source", b"source", "subnet", b"subnet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "isolation", b"isolation", "kind", b"kind", "pool", b"pool", "pools", b"pools", "reachable", b"reachable", "source", b"source", "subnet", b"subnet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -938,6 +1063,88 @@ class ListZonesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListZonesResponse: _TypeAlias = ListZonesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateZoneRequest(_message.Message):
+    """Which zone to change, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
+    REACHABLE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The zone's UUID."""
+    description: _builtins.str
+    """The new description. Used where the mask says `description`."""
+    isolation: _builtins.str
+    """Whether groups are kept to themselves: `auto` or `off`. Used where the mask says `isolation`. Machines that were made
+    without it are held once they are made anew.
+    """
+    etag: _builtins.str
+    """The etag that the zone must still have. Empty means any."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses that machines may get from now on, each as `first-last`. Used where the mask says `pools`."""
+
+    @_builtins.property
+    def reachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What all members may reach too. Used where the mask says `reachable`."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of the fields above to change. Empty means those that are not empty."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        description: _builtins.str = ...,
+        pools: _abc.Iterable[_builtins.str] | None = ...,
+        isolation: _builtins.str = ...,
+        reachable: _abc.Iterable[_builtins.str] | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "isolation", b"isolation", "pools", b"pools", "reachable", b"reachable", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateZoneRequest: _TypeAlias = UpdateZoneRequest  # noqa: Y015
+
+@_typing.final
+class UpdateZoneResponse(_message.Message):
+    """The changed zone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Zone:
+        """The zone as it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Zone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateZoneResponse: _TypeAlias = UpdateZoneResponse  # noqa: Y015
 
 @_typing.final
 class DeleteZoneRequest(_message.Message):

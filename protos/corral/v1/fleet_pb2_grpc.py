@@ -50,6 +50,11 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.ListZonesRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.ListZonesResponse.FromString,
                 _registered_method=True)
+        self.UpdateZone = channel.unary_unary(
+                '/corral.v1.FleetService/UpdateZone',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.UpdateZoneRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.UpdateZoneResponse.FromString,
+                _registered_method=True)
         self.DeleteZone = channel.unary_unary(
                 '/corral.v1.FleetService/DeleteZone',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneRequest.SerializeToString,
@@ -215,6 +220,14 @@ class FleetServiceServicer:
 
     def ListZones(self, request, context):
         """Returns zones page by page, ordered by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateZone(self, request, context):
+        """Changes which addresses a zone gives out, whom its groups may talk with, and what it is. Members that have an
+        address keep it, so a pool can only be taken away once nobody has one of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -454,6 +467,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.ListZonesRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.ListZonesResponse.SerializeToString,
             ),
+            'UpdateZone': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateZone,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.UpdateZoneRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.UpdateZoneResponse.SerializeToString,
+            ),
             'DeleteZone': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteZone,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.DeleteZoneRequest.FromString,
@@ -660,6 +678,33 @@ class FleetService:
             '/corral.v1.FleetService/ListZones',
             corral_dot_v1_dot_fleet__pb2.ListZonesRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.ListZonesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateZone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/UpdateZone',
+            corral_dot_v1_dot_fleet__pb2.UpdateZoneRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.UpdateZoneResponse.FromString,
             options,
             channel_credentials,
             insecure,

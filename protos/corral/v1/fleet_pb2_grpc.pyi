@@ -43,6 +43,10 @@ class FleetServiceStub:
     """Makes a zone."""
     ListZones: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListZonesRequest, _fleet_pb2.ListZonesResponse]
     """Returns zones page by page, ordered by name."""
+    UpdateZone: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UpdateZoneRequest, _fleet_pb2.UpdateZoneResponse]
+    """Changes which addresses a zone gives out, whom its groups may talk with, and what it is. Members that have an
+    address keep it, so a pool can only be taken away once nobody has one of it.
+    """
     DeleteZone: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DeleteZoneRequest, _fleet_pb2.DeleteZoneResponse]
     """Removes a zone that has no hosts."""
     CreateCluster: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CreateClusterRequest, _fleet_pb2.CreateClusterResponse]
@@ -149,6 +153,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Makes a zone."""
     ListZones: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListZonesRequest, _fleet_pb2.ListZonesResponse]  # type: ignore[assignment]
     """Returns zones page by page, ordered by name."""
+    UpdateZone: _aio.UnaryUnaryMultiCallable[_fleet_pb2.UpdateZoneRequest, _fleet_pb2.UpdateZoneResponse]  # type: ignore[assignment]
+    """Changes which addresses a zone gives out, whom its groups may talk with, and what it is. Members that have an
+    address keep it, so a pool can only be taken away once nobody has one of it.
+    """
     DeleteZone: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DeleteZoneRequest, _fleet_pb2.DeleteZoneResponse]  # type: ignore[assignment]
     """Removes a zone that has no hosts."""
     CreateCluster: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CreateClusterRequest, _fleet_pb2.CreateClusterResponse]  # type: ignore[assignment]
@@ -262,6 +270,15 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ListZonesResponse, _abc.Awaitable[_fleet_pb2.ListZonesResponse]]:
         """Returns zones page by page, ordered by name."""
+
+    def UpdateZone(
+        self,
+        request: _fleet_pb2.UpdateZoneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.UpdateZoneResponse, _abc.Awaitable[_fleet_pb2.UpdateZoneResponse]]:
+        """Changes which addresses a zone gives out, whom its groups may talk with, and what it is. Members that have an
+        address keep it, so a pool can only be taken away once nobody has one of it.
+        """
 
     def DeleteZone(
         self,

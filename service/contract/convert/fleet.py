@@ -15,7 +15,7 @@ from service.app.feed import Bookmark
 from service.app.fleet_feed import FleetUpdate
 from service.app.host_requests import BmcWish, HostChange, NewHost
 from service.app.room import RoomPlan
-from service.app.zones import NewZone, ZoneView
+from service.app.zones import NewZone, ZoneChange, ZoneView
 from service.contract.call import told_cause
 from service.contract.convert.inventory import Reachable, instance, placement, proof, timestamp
 from service.contract.rules import host_address, network_wish
@@ -64,6 +64,10 @@ def cluster(view: ClusterView) -> fleet_pb2.Cluster:
     )
 
 
+_MOST = 2**63 - 1
+"""The largest number that a message has room for; pools of IPv6 may have more addresses."""
+
+
 def zone(view: ZoneView) -> fleet_pb2.Zone:
     """The inventory of a zone."""
     value = view.zone
@@ -78,7 +82,31 @@ def zone(view: ZoneView) -> fleet_pb2.Zone:
             subnet=value.network.subnet,
             gateway=value.network.gateway,
             pool=f"{value.network.first_address}-{value.network.last_address}" if value.network.subnet else "",
+            pools=[f"{low}-{high}" for low, high in value.network.pools],
+            isolation=value.network.isolation,
+            reachable=value.network.reachable,
         ),
+        pools=[
+            fleet_pb2.AddressPool(
+                first=one.first,
+                last=one.last,
+                size=min(one.size, _MOST),
+                held=one.held,
+                foreign=one.foreign,
+                free=min(one.free, _MOST),
+            )
+            for one in view.pools or ()
+        ],
+        foreign_addresses=[
+            fleet_pb2.ForeignAddress(
+                address=one.address,
+                hardware_address=one.hardware_address,
+                how=one.how,
+                seen_by=one.seen_by,
+                since=timestamp(one.since),
+            )
+            for one in view.foreign
+        ],
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
         etag=etag_of(value),
@@ -136,6 +164,7 @@ def host(view: HostView) -> fleet_pb2.Host:
         ],
         devices=[device(one) for one in view.devices],
         fencing=_fencing(view),
+        isolation=value.isolation,
     )
 
 
@@ -273,6 +302,18 @@ def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
     """A zone to make."""
     attached, _ = network_of(network_wish(message.network))
     return NewZone(message.name, message.description, message.resource_uuid, message.request_id, attached)
+
+
+def zone_change(message: fleet_pb2.UpdateZoneRequest) -> ZoneChange:
+    """What to change: the fields that the mask names, or without a mask those that are not empty."""
+    names = ("description", "pools", "isolation", "reachable")
+    named = tuple(message.update_mask.paths) or tuple(n for n in names if getattr(message, n))
+    return ZoneChange(
+        description=message.description if "description" in named else None,
+        pools=tuple(message.pools) if "pools" in named else None,
+        isolation=message.isolation if "isolation" in named else None,
+        reachable=tuple(message.reachable) if "reachable" in named else None,
+    )
 
 
 def new_cluster(message: fleet_pb2.CreateClusterRequest) -> NewCluster:

@@ -84,8 +84,11 @@ def check_spec(spec: MachineSpec) -> None:
             raise HostRejected("bad_request", f"document {name} is no UTF-8 text") from error
 
 
-def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinning | None = None) -> str:
-    """The domain of a machine. Expects a specification that `check_spec` let pass."""
+def machine_xml(
+    spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinning | None = None, network_filter: str = ""
+) -> str:
+    """The domain of a machine. Expects a specification that `check_spec` let pass. `network_filter`: the name of what
+    its interfaces with a planned address are held by; empty for nothing."""
     has_channel = platform.virt_type != "test"
     channel = spec.image.progress_channel if has_channel else ""
     tag = Tag(spec.identity, spec.spec_hash, Kind.MACHINE, channel, spec.generation, spec.record)
@@ -103,7 +106,7 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinn
     for index, disk in enumerate(boot.disks):
         _disk(devices, index, disk)
     for interface in spec.interfaces:
-        _interface(devices, interface)
+        _interface(devices, interface, network_filter)
     for address in [function.address for device in spec.devices for function in device.functions]:
         _host_device(devices, address)
     if platform.virt_type != "test":
@@ -111,9 +114,15 @@ def machine_xml(spec: MachineSpec, platform: Platform, boot: Boot, pinning: Pinn
     return _text(domain)
 
 
-def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...], pinning: Pinning | None = None) -> str:
+def arriving_xml(
+    xml: str,
+    boot: Boot,
+    interfaces: tuple[NetworkInterface, ...],
+    pinning: Pinning | None = None,
+    network_filter: str = "",
+) -> str:
     """A running domain's own XML, with the names that files, documents and bridges have on the host that it goes to,
-    and confined to that host's cells as it is to be there.
+    confined to that host's cells as it is to be there, and held by the network filter that is to hold it there.
 
     Raises HostRejected where it was started with documents that the target has not: QEMU opens each at its start.
     """
@@ -136,6 +145,9 @@ def arriving_xml(xml: str, boot: Boot, interfaces: tuple[NetworkInterface, ...],
         source = element.find("source")
         if source is not None:
             source.set(interface.kind, check_text(interface.source, "the network's source"))
+        for held in element.findall("filterref"):
+            element.remove(held)
+        _hold(element, interface, network_filter)
     _pin(domain, pinning)
     return _text(domain)
 
@@ -288,7 +300,14 @@ def _disk(devices: Element, index: int, disk: Disk) -> None:
         SubElement(element, "readonly")
 
 
-def _interface(devices: Element, interface: NetworkInterface) -> None:
+def _hold(element: Element, interface: NetworkInterface, network_filter: str) -> None:
+    """By its planned address: without one libvirt would believe the first that the guest sends from."""
+    if network_filter and interface.address and interface.kind != "user":
+        held = SubElement(element, "filterref", filter=check_text(network_filter, "the network filter's name"))
+        SubElement(held, "parameter", name="IP", value=interface.address)
+
+
+def _interface(devices: Element, interface: NetworkInterface, network_filter: str) -> None:
     if interface.kind == "none":
         return
     if interface.kind not in ("bridge", "network", "user"):
@@ -301,6 +320,7 @@ def _interface(devices: Element, interface: NetworkInterface) -> None:
     SubElement(element, "model", type="virtio")
     # Nothing here boots from the network, and loading the ROM costs time at every start.
     SubElement(element, "rom", enabled="no")
+    _hold(element, interface, network_filter)
 
 
 def _consoles(devices: Element, progress_channel: str, logs: Mapping[LogSource, str]) -> None:

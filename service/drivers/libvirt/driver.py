@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import libvirt
 
 from service.domain.fleet import HostAddress
+from service.domain.isolation import GroupFilter, Isolation
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     HostDriver,
@@ -23,18 +24,20 @@ from service.drivers.base import (
     MachineSpec,
     ObservedMachine,
 )
-from service.drivers.libvirt import marks, migration, numa, probing
+from service.drivers.libvirt import filters, marks, migration, numa, probing
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Lane, Opener, Work
 from service.drivers.libvirt.domain_events import DomainEvents
 from service.drivers.libvirt.domain_xml import Platform, check_spec
+from service.drivers.libvirt.filters import Filters
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.live_moves import LiveMoves
 from service.drivers.libvirt.machines import Machines
 from service.drivers.libvirt.nodedev import NodeDevices
 from service.drivers.libvirt.overhead import Overhead
 from service.drivers.libvirt.storage import Storage
+from service.drivers.libvirt.strangers import Strangers
 from service.drivers.libvirt.tags import Kind, Tag, check_identity
 
 Result = TypeVar("Result")
@@ -59,7 +62,9 @@ class LibvirtDriver(HostDriver):
         self._devices = NodeDevices()
         self._overhead = Overhead(self._options.translation_cache_mib << 20)
         self._channels = Channels(self._events.changed)
-        self._machines = Machines(cluster, self._inventory, self._channels, self._storage)
+        self._strangers = Strangers(cluster)
+        self._filters = Filters(cluster, self._inventory)
+        self._machines = Machines(cluster, self._inventory, self._channels, self._storage, self._filters)
         self._virtualisation: tuple[str, probing.Virtualisation] | None = None
         self._hypervisor: str | None = None
         self._admitted = ""
@@ -109,6 +114,8 @@ class LibvirtDriver(HostDriver):
             beside=beside,
             guests=guests,
             functions=self._devices.read(connection, seen, self._inventory.foreign_devices(seen)),
+            isolation=self._filters.works(work, connection) or "",
+            addresses=() if virtualisation.type == "test" else self._strangers.read(connection, seen),
         )
 
     def _held(self, connection: Any, seen: list[Seen], virt_type: str) -> tuple[dict[str, int], dict[str, int], int]:
@@ -343,7 +350,9 @@ class LibvirtDriver(HostDriver):
 
         def prepare(work: Work, connection: Any) -> migration.Arrival:
             pinning = numa.pinning(connection.getCapabilities(), spec.cells) if spec.cells else None
-            return migration.Arrival(route, self._storage.prepare(connection, work, spec), spec.interfaces, pinning)
+            boot = self._storage.prepare(connection, work, spec)
+            held_by = self._filters.hold(work, connection, spec)
+            return migration.Arrival(route, boot, spec.interfaces, pinning, held_by)
 
         return await self._act("prepare-arrival", prepare, budget_seconds)
 
@@ -367,6 +376,20 @@ class LibvirtDriver(HostDriver):
             lambda work, connection: self._storage.delete(connection, work, self._cluster, name),
             budget_seconds,
         )
+
+    async def list_filters(self, *, budget_seconds: float) -> tuple[GroupFilter, ...]:
+        """See HostDriver."""
+        return await self._read("list-filters", lambda _work, c: self._filters.list(c), budget_seconds)
+
+    async def set_filter(self, isolation: Isolation, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._act(
+            "set-filter", lambda work, c: filters.set_filter(c, work, self._cluster, isolation), budget_seconds
+        )
+
+    async def remove_filter(self, group: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._act("remove-filter", lambda work, c: self._filters.let_loose(work, c, group), budget_seconds)
 
     async def _read(self, what: str, function: Callable[[Work, Any], Result], budget_seconds: float) -> Result:
         self._events.begin()

@@ -26,6 +26,7 @@ from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_name, tombstone_xml
 from service.drivers.libvirt.errors import ALREADY, GONE, TAKEN, Abandoned, connection_lost, describe, translate
+from service.drivers.libvirt.filters import Filters
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Kind, Tag
@@ -50,11 +51,14 @@ _POLL_SECONDS = 0.05
 class Machines:
     """One host's machines of one cluster."""
 
-    def __init__(self, cluster: str, inventory: Inventory, channels: Channels, storage: Storage) -> None:
+    def __init__(
+        self, cluster: str, inventory: Inventory, channels: Channels, storage: Storage, filters: Filters
+    ) -> None:
         self._cluster = cluster
         self._inventory = inventory
         self._channels = channels
         self._storage = storage
+        self._filters = filters
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -137,7 +141,8 @@ class Machines:
     def _define_and_start(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> None:
         pinning = numa.pinning(connection.getCapabilities(), spec.cells) if spec.cells else None
         boot = self._storage.prepare(connection, work, spec, has_firmware=platform.virt_type != "test")
-        xml = machine_xml(spec, platform, boot, pinning)
+        held_by = self._filters.hold(work, connection, spec)
+        xml = machine_xml(spec, platform, boot, pinning, held_by)
         nodedev.check(connection, spec.devices)
         work.check()
         try:
@@ -146,6 +151,9 @@ class Machines:
             if self._is_taken(connection, error, spec.identity, spec.identity.machine_name):
                 raise MachineConflict(_TAKEN_HERE, describe(error)) from error
             raise
+        if held_by:
+            # The last other machine of the group may have gone since, and its filter with it; from now on it stays.
+            self._filters.hold(work, connection, spec)
         self._start_paused(work, connection, domain, spec, platform.virt_type)
 
     def _is_taken(self, connection: Any, error: libvirt.libvirtError, identity: MachineIdentity, name: str) -> bool:
@@ -275,6 +283,7 @@ class Machines:
                 raise MachineConflict("the machine came back while it was removed", seen.record.name)
         self._inventory.forget(identity.machine_uuid)
         self._storage.delete_machine_volumes(connection, work, identity)
+        self._filters.let_loose(work, connection, identity.group)
 
     def _destroy(self, work: Work, seen: Seen) -> None:
         # A QEMU that does not react is killed after ten seconds, and so long libvirt answers nobody who asks about that

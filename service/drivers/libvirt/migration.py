@@ -43,6 +43,7 @@ class Arrival:
     boot: Boot
     interfaces: tuple[NetworkInterface, ...]
     pinning: Pinning | None = None
+    network_filter: str = ""
 
 
 def movable(spec: MachineSpec) -> bool:
@@ -81,7 +82,7 @@ def migrate(
     if seen.state != libvirt.VIR_DOMAIN_RUNNING:
         raise HostRejected("bad_request", "the machine does not run")
     xml = seen.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
-    there = arriving_xml(xml, arrival.boot, arrival.interfaces, arrival.pinning)
+    there = arriving_xml(xml, arrival.boot, arrival.interfaces, arrival.pinning, arrival.network_filter)
     parameters = {libvirt.VIR_MIGRATE_PARAM_DEST_XML: there, libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: there}
     flags = _FLAGS
     if arrival.route.stream_uri:

@@ -47,7 +47,8 @@ class DomainRecord:
     What it could be given as it runs (slots for memory, processors that are off) does not count: that is a change of
     its definition, which is read again. `huge_pages`: its memory is of what the host has set aside. `cells`: the NUMA
     cells that its memory must be of; none where it may be of any. `devices`: the addresses of the host's functions that
-    it is given.
+    it is given. `filters`: names of the network filters that it refers to. `hardware_addresses`: of its interfaces, in
+    lower case. `addresses`: that its definition says they have.
     `tag` is None for a domain without ours of any cluster, and for one whose tag does not make sense.
     """
 
@@ -58,6 +59,9 @@ class DomainRecord:
     huge_pages: bool = False
     cells: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    hardware_addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
 
     @property
     def held(self) -> dict[str, int]:
@@ -114,7 +118,17 @@ def read_domain(xml: str) -> DomainRecord:
         devices=tuple(
             sorted(pci_address.address_of(a) for a in root.findall("devices/hostdev[@type='pci']/source/address"))
         ),
+        filters=tuple(sorted({f.get("filter", "") for f in root.findall("devices/interface/filterref")})),
+        addresses=_addresses(root),
+        hardware_addresses=tuple(m.get("address", "").lower() for m in root.findall("devices/interface/mac")),
     )
+
+
+def _addresses(root: ElementTree.Element) -> tuple[str, ...]:
+    """What a network filter is to believe, and what is set for an interface."""
+    believed = root.findall("devices/interface/filterref/parameter[@name='IP']")
+    told = root.findall("devices/interface/ip")
+    return tuple([p.get("value", "") for p in believed] + [ip.get("address", "") for ip in told])
 
 
 def _cells(memory: ElementTree.Element | None) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from service.domain.fleet import HostAddress
+from service.domain.isolation import GroupFilter, Isolation
 from service.domain.ownership import OwnerMark
 from service.domain.seats import REPORT_PATH, Seating, SeatOf, SeatTaken, Seed, key_of, seed_url, token_in
 from service.drivers.base import (
@@ -82,6 +83,7 @@ class RedfishDriver(HostDriver):
             hypervisor_version="redfish",
             hypervisor=inventory.uuid,
             mark=self._mark,
+            isolation="machines of bare metal are on the network themselves",
         )
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
@@ -241,6 +243,16 @@ class RedfishDriver(HostDriver):
         return ()
 
     async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+
+    async def list_filters(self, *, budget_seconds: float) -> tuple[GroupFilter, ...]:
+        """See HostDriver. No network is a host's own there."""
+        return ()
+
+    async def set_filter(self, isolation: Isolation, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+
+    async def remove_filter(self, group: str, *, budget_seconds: float) -> None:
         """See HostDriver."""
 
     def subscribe(self, hint: MachineHint) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 
 from service.domain.cells import with_cells
 from service.domain.fleet import GPU
+from service.domain.isolation import GroupFilter, Isolation
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     DriverError,
@@ -64,6 +65,7 @@ class SimulatedDriver:
             hypervisor=self.host.hypervisor or str(uuid5(_NAMESPACE, self._host_id)),
             mark=self.host.mark,
             functions=options.functions,
+            isolation="a simulated host has no network",
         )
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:
@@ -238,6 +240,19 @@ class SimulatedDriver:
         return ()
 
     async def delete_volume(self, name: str, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._call(budget_seconds)
+
+    async def list_filters(self, *, budget_seconds: float) -> tuple[GroupFilter, ...]:
+        """See HostDriver. Simulated machines have no network."""
+        await self._call(budget_seconds)
+        return ()
+
+    async def set_filter(self, isolation: Isolation, *, budget_seconds: float) -> None:
+        """See HostDriver."""
+        await self._call(budget_seconds)
+
+    async def remove_filter(self, group: str, *, budget_seconds: float) -> None:
         """See HostDriver."""
         await self._call(budget_seconds)
 

@@ -42,6 +42,7 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
         "cause": value.status_cause if causes else "",
         "schedulable": value.schedulable,
         "labels": dict(value.labels),
+        "isolation": value.isolation,
         "members": view.load.members,
         "stale": view.load.stale_claims,
         "resources": _resources(amounts(view)),

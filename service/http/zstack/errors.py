@@ -81,6 +81,7 @@ _TABLE: Mapping[type[errors.CorralError], tuple[str, Details]] = {
     errors.InvalidArgument: ("SYS.1007", _message),
     errors.NotFound: ("SYS.1003", _of_not_found),
     errors.AlreadyExists: ("SYS.1007", _message),
+    errors.NoAddresses: ("HOST_ALLOCATION.1000", _message),
     errors.NoCapacity: ("HOST_ALLOCATION.1000", _message),
     errors.Unsatisfiable: ("HOST_ALLOCATION.1000", _message),
     errors.QuotaExceeded: ("ID.1003", _message),

@@ -69,6 +69,7 @@ corral host enable hv9
 corral host remove hv9
 corral zones
 corral zones add zone-2 --description 'the second room'
+corral zones set zone-2 --isolation off
 corral zones remove zone-2
 corral clusters
 corral clusters create rows-1-to-4 --zone zone-1

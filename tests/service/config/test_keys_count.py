@@ -363,3 +363,14 @@ def test_the_log_is_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "kernel").write_bytes(b"x")
     assert main(["backup", "--config", str(tmp_path / "corral.toml"), str(tmp_path / "copy.db")]) == 1, "there is none"
     assert said == [("console", "error")]
+
+
+@pytest.mark.asyncio
+async def test_what_the_file_says_of_a_network_is_what_its_zone_has(tmp_path: Path) -> None:
+    more = 'pools = ["10.7.0.9-10.7.0.9", "10.7.0.20-10.7.0.29"]\nisolation = "off"\nreachable = ["10.7.0.53/32"]\n'
+    text = config_text(1, cpu=8).replace('name = "zone-1"\n', NETWORK + more, 1)
+    async with whole(tmp_path, text) as lab:
+        (zone,) = (await lab.fleet.ListZones(fleet_pb2.ListZonesRequest())).inventories
+        network = zone.network
+        assert (network.isolation, list(network.reachable)) == ("off", ["10.7.0.53/32"])
+        assert [pool.free for pool in zone.pools] == [1, 10]

@@ -64,6 +64,12 @@ CASES: list[tuple[errors.CorralError, code_pb2.Code, str, list[type[Message]]]] 
         "NO_CAPACITY",
         [placement_pb2.PlacementFailure],
     ),
+    (
+        errors.NoAddresses("zone-1", "10.0.0.1-10.0.0.9", 4, 2),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "NO_ADDRESSES",
+        [error_details_pb2.QuotaFailure],
+    ),
     (errors.NoCapacity("no time", None), code_pb2.RESOURCE_EXHAUSTED, "NO_CAPACITY", []),
     (
         errors.Unsatisfiable("never", EXPLANATION),

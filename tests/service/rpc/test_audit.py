@@ -136,6 +136,7 @@ async def the_fleet(calls: Recorder) -> None:
     """The life of a zone and of a host in it."""
     zone = _made(await calls.call("CreateZone", resource_uuid="a" * 32, name="north", request_id="zone-1"))
     cluster = _made(await calls.call("CreateCluster", resource_uuid="e" * 32, name="row", zone_uuid=zone))
+    await calls.call("UpdateZone", zone, uuid=zone, description="the room to the north")
     await calls.call("UpdateCluster", cluster, uuid=cluster, name="rows")
     await calls.call("DeleteCluster", cluster, uuid=cluster)
     added = await calls.call(

@@ -22,6 +22,7 @@ from tests.service.drivers.libvirt.fake_domain import Domain as Domain
 from tests.service.drivers.libvirt.fake_domain import FakeDomain, FakeNetwork
 from tests.service.drivers.libvirt.fake_errors import error as error
 from tests.service.drivers.libvirt.fake_errors import lost as lost
+from tests.service.drivers.libvirt.fake_filters import Filter, Filtering
 from tests.service.drivers.libvirt.fake_storage import FakePool, FakeStream
 
 
@@ -50,6 +51,11 @@ class FakeHost:
     disk_errors: dict[str, int] = field(default_factory=dict)
     lost_files: set[str] = field(default_factory=set)
     networks: dict[str, str] = field(default_factory=dict)
+    leases: dict[str, list[dict[str, str]]] = field(default_factory=dict)  # of networks that give some
+    heard: dict[str, dict[str, Any]] = field(default_factory=dict)  # a domain's uuid -> interfaces by ARP
+    filters: dict[str, Filter] = field(default_factory=dict)
+    bindings: dict[str, str] = field(default_factory=dict)  # a port of a bridge -> the filter's name
+    filters_work: bool = True
     pool: bool = False
     pool_active: bool = True
     calls: list[str] = field(default_factory=list)
@@ -102,7 +108,7 @@ class FakeHost:
     def effects(self) -> list[str]:
         """The calls that changed something, in order."""
         reading = {"open", "lookup", "state", "XMLDesc", "stats", "networkLookup", "poolLookup"}
-        reading |= {"deviceXML", "devices", "deviceLookup"}
+        reading |= {"deviceXML", "devices", "deviceLookup", "filters", "filterLookup"}
         return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume", "volumeInfo"}]
 
     def add_foreign(
@@ -120,7 +126,7 @@ class FakeHost:
         return self.domains[made_uuid]
 
 
-class FakeConnection:
+class FakeConnection(Filtering):
     """A virConnect."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -212,6 +218,12 @@ class FakeConnection:
             return FakeNetwork(self.host.networks[name], name not in self.host.inactive_networks)
 
         return self.host.step("networkLookup", look)
+
+    def listAllNetworks(self, flags: int) -> list[FakeNetwork]:  # noqa: N802
+        assert flags == libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE
+        there = [name for name in self.host.networks if name not in self.host.inactive_networks]
+        leases = self.host.leases
+        return [FakeNetwork(self.host.networks[name], leases=leases.get(name)) for name in there]
 
     def networkCreateXML(self, xml: str) -> Any:  # noqa: N802
         def create() -> Any:

@@ -9,6 +9,7 @@ import libvirt
 
 from tests.service.drivers.libvirt.fake_devices import give, take_back
 from tests.service.drivers.libvirt.fake_errors import error
+from tests.service.drivers.libvirt.fake_filters import missing
 
 if TYPE_CHECKING:
     from tests.service.drivers.libvirt.fake import FakeHost
@@ -36,6 +37,12 @@ class FakeNetwork:
 
     identity: str
     active: bool = True
+    leases: list[dict[str, str]] | None = None
+
+    def DHCPLeases(self) -> list[dict[str, str]]:  # noqa: N802
+        if self.leases is None:
+            raise error(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_NETWORK, "no DHCP")
+        return self.leases
 
     def UUIDString(self) -> str:  # noqa: N802
         return self.identity
@@ -69,6 +76,12 @@ class FakeDomain:
     def isActive(self) -> int:  # noqa: N802
         return int(self._there().active)
 
+    def interfaceAddresses(self, source: int) -> dict[str, Any]:  # noqa: N802
+        assert source == libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP
+        if self._uuid not in self.host.heard:
+            raise error(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_NONE, "the kernel does not tell")
+        return self.host.heard[self._uuid]
+
     def isPersistent(self) -> int:  # noqa: N802
         return int(self._there().persistent)
 
@@ -83,6 +96,8 @@ class FakeDomain:
             there = self._there()
             if there.active:
                 raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+            if name := missing(self.host, there.xml):
+                raise error(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_NWFILTER, f"filter {name!r} is missing")
             give(self.host, self._uuid, there.xml)
             there.state = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
             return 0

@@ -17,6 +17,7 @@ CASES: list[tuple[CorralError, str]] = [
     (errors.NotFound("zone", "z", "model_services[0].zone_uuid"), "SYS.1003"),
     (errors.AlreadyExists("instance group", "g"), "SYS.1007"),
     (errors.NoCapacity("full", None), "HOST_ALLOCATION.1000"),
+    (errors.NoAddresses("z", "10.0.0.1-10.0.0.9", 4, 2), "HOST_ALLOCATION.1000"),
     (errors.Unsatisfiable("too big", None), "HOST_ALLOCATION.1000"),
     (errors.QuotaExceeded("red", "vcpu", 4, 8), "ID.1003"),
     (errors.WrongState("group g", "Stopped", "Running"), "SYS.1006"),

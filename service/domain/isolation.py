@@ -1,0 +1,83 @@
+"""Who may be talked with by a group's members: each other, the gateway, and who asks at their urls. Pure.
+
+A host that can keeps its guests to that, whatever they try (`service/drivers/libvirt/filters.py`). A member sends from
+its own planned address and hardware address alone. What is in no zone's subnet is beyond the gateway, whose matter it
+is; what is in one, and no member of the group's, is nobody whom a member may reach or hear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from ipaddress import IPv4Network, collapse_addresses, ip_network
+
+from service.domain.fleet import Zone
+from service.domain.groups import Group, Instance, InstanceStatus
+from service.domain.network import Network, is_planned
+
+NWFILTER = "nwfilter"
+"""What a host says that keeps groups to themselves: libvirt's network filters."""
+EVERYBODY = ("0.0.0.0/1", "128.0.0.0/1")
+"""All addresses, as peers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What holds for a group's members in one zone. Networks in CIDR notation, sorted, none within another.
+
+    `peers`: of the group, its gateway and what the operator lets everybody reach; `closed`: of the zones, where nobody
+    else may be reached or heard; `served`: (address, port) at which members answer whoever asks; `routed`: whether
+    there is a gateway to what is in no zone.
+    """
+
+    group: str
+    peers: tuple[str, ...]
+    closed: tuple[str, ...]
+    served: tuple[tuple[str, int], ...] = ()
+    routed: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Another one for other contents, 32 hexadecimal digits."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFilter:
+    """What a host has in place for a group of ours. `used`: a machine there is attached by it."""
+
+    group: str
+    digest: str
+    used: bool
+
+
+def isolates(network: Network) -> bool:
+    """Whether members of a zone with this network are kept to their groups where their hosts can: by IPv4 addresses
+    that are planned."""
+    return network.isolation != "off" and network.plans_addresses and ":" not in network.subnet
+
+
+def isolation_of(group: Group, zone: Zone, zones: Mapping[str, Zone]) -> Isolation | None:
+    """What holds for the group's members in the zone; None where nothing is held to."""
+    if not isolates(zone.network):
+        return None
+    members = [m for m in group.instances if m.status is not InstanceStatus.REMOVED and _addressed(m)]
+    reached = [m.address for m in members] + [zone.network.gateway, *zone.network.reachable]
+    subnets = [one.network.subnet for one in zones.values() if one.network.subnet and ":" not in one.network.subnet]
+    return Isolation(
+        group.uuid,
+        _networks(text for text in reached if text and ":" not in text),
+        _networks(subnets),
+        tuple(sorted((m.address, m.service_port) for m in members if m.service_port)),
+        routed=bool(zone.network.gateway),
+    )
+
+
+def _addressed(member: Instance) -> bool:
+    return ":" not in member.address and is_planned(member.address, member.mac, member.uuid)
+
+
+def _networks(texts: Iterable[str]) -> tuple[str, ...]:
+    found = [network for text in texts if isinstance(network := ip_network(text, strict=False), IPv4Network)]
+    return tuple(str(network) for network in collapse_addresses(found))
