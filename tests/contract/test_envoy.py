@@ -182,6 +182,8 @@ async def port(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[int]:
     async with whole(directory, config_text(0, extra=HOSTS)) as lab:
         service = lab.service.rpc.address
         async with envoy(directory, service.port) as found:
+            # The first plan loads the planner, which takes its time on a busy machine; the tests are about streams.
+            await lab.up(model_services=[{"uuid": ENTRY, "cluster_uuid": FAST, "cpu_num": 1, "memory_size": GIB}])
             yield found
 
 

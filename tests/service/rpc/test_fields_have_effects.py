@@ -68,6 +68,8 @@ async def test_a_node_goes_to_the_cluster_that_it_names_and_an_unknown_one_is_no
 
 async def test_devices_are_claimed_by_their_model_and_without_one_any_will_do(tmp_path: Path) -> None:
     async with whole(tmp_path, config_text(3, extra=IN_CLUSTER)) as lab:
+        another = [node(gpus=[{"model": "b200", "count": 1}])]
+        assert (await refused(lab, model_services=another))[0] == "UNSATISFIABLE", "there are only others"
         with_gpu = [node(gpus=[{"model": "a100", "count": 2}])]
         assert await hosts_of(lab, model_services=with_gpu) == {"in-cluster"}
         assert (await refused(lab, model_services=with_gpu))[0] == "NO_CAPACITY"
