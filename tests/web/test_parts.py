@@ -1,4 +1,4 @@
-"""Devices of hosts and room in the making, on the page in Chromium."""
+"""Devices of hosts, room in the making, and all of it by the keyboard alone, on the page in Chromium."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import httpx
 import pytest
 from corral.v1 import group_pb2
 from google.protobuf.json_format import MessageToDict
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from tests.support.builders import ENTRY
 from tests.web.browser import Page
@@ -87,3 +89,52 @@ def test_a_groups_page_tells_who_makes_room_for_it(page: Page, http: httpx.Clien
     assert page.accessibility() == []
     page.open()
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+
+
+def press(page: Page, *keys: str) -> None:
+    ActionChains(page.driver).send_keys(*keys).perform()
+
+
+def focused(page: Page) -> str:
+    return str(page.script("return document.activeElement.innerText || document.activeElement.id"))
+
+
+def tab_to(page: Page, text: str) -> None:
+    """Press Tab until what bears the text has the focus, where it can be seen that it has."""
+    for _ in range(80):
+        press(page, Keys.TAB)
+        if text in focused(page) and page.script("return document.activeElement.matches('a, button')"):
+            outline = page.script("return getComputedStyle(document.activeElement).outlineStyle")
+            assert outline == "solid", f"{text} does not show that it has the focus"
+            return
+    raise AssertionError(f"no Tab leads to {text}")
+
+
+def test_a_host_is_found_drained_and_enabled_by_the_keyboard_alone(page: Page, http: httpx.Client) -> None:
+    page.open("/#/fleet?q=host-9")
+    page.until(lambda: len(page.texts(".host")) == 1, "the host")
+    press(page, Keys.TAB)
+    assert focused(page) == "Skip to the content"
+    press(page, Keys.ENTER)
+    assert focused(page).startswith("Fleet")
+    tab_to(page, "host-9")
+    press(page, Keys.ENTER)
+    page.until(lambda: page.text("h1").startswith("host-9"), "its page")
+    tab_to(page, "Drain")
+    press(page, Keys.ENTER)
+    page.until(lambda: "Drain host-9" in page.text("dialog"), "the preview")
+    # The dialog has the focus, and Escape leaves it to where one came from.
+    assert page.script("return document.querySelector('dialog').contains(document.activeElement)")
+    press(page, Keys.ESCAPE)
+    page.until(lambda: page.text("dialog") == "", "it closed")
+    assert "Drain" in focused(page)
+    press(page, Keys.ENTER)
+    page.until(lambda: "Drain host-9" in page.text("dialog"), "the preview again")
+    tab_to(page, "Drain")
+    press(page, Keys.ENTER)
+    page.until(lambda: "Maintenance" in page.text("main"), "it drained")
+    tab_to(page, "Enable")
+    press(page, Keys.ENTER)
+    page.until(lambda: "Take nothing new" in page.text("main"), "it enabled")
+    inventories = http.get("/corral/v1/hosts").json()["inventories"]
+    assert {one["state"] for one in inventories if one["name"] == "host-9"} == {"Enabled"}
