@@ -10,7 +10,7 @@ import { amount, because, byResource, bytes, label } from "./units.js";
 
 const MANY = 200;
 export const HOST_KEYS = ["name", "zone", "rack", "cluster", "status", "state", "driver", "type", "label", "group"];
-const byName = (one, other) => one.localeCompare(other, undefined, { numeric: true });
+const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 const order = (a, b) => byName(a.name, b.name);
 
 export const open = (host) => host.schedulable;
@@ -77,8 +77,9 @@ export function Fleet({ picture, query, setQuery, may }) {
     ${hosts.length > MANY && html`<${HostTable} hosts=${hosts} picture=${picture} />`}`;
 }
 
+// Hosts that are in order already, zone by zone and rack by rack.
 function byPlace(hosts, zoneName) {
-  return [...hosts].sort((a, b) => byName(zoneName(a.zone), zoneName(b.zone)) || a.zone.localeCompare(b.zone) || byName(a.rack, b.rack) || order(a, b));
+  return [...hosts].sort((a, b) => (a.zone === b.zone ? 0 : byName(zoneName(a.zone), zoneName(b.zone)) || byName(a.zone, b.zone)) || byName(a.rack, b.rack));
 }
 
 function Zones({ hosts, picture }) {
