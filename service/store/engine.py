@@ -201,7 +201,8 @@ class Store:
     def _make_engine(self, *, reader: bool = False) -> Engine:
         if not self.sqlite:
             settings = " ".join(f"-c {name}={value}" for name, value in _SERVER_SETTINGS.items())
-            arguments = {"connect_timeout": _CONNECT_SECONDS, "options": settings, **_TCP}
+            # Whatever a database or its server was made with (`SQL_ASCII` under a bare locale): texts are texts.
+            arguments = {"connect_timeout": _CONNECT_SECONDS, "client_encoding": "utf8", "options": settings, **_TCP}
             return create_engine(
                 self.url, poolclass=QueuePool, pool_size=8, max_overflow=4, pool_timeout=5, connect_args=arguments
             )

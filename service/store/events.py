@@ -58,11 +58,12 @@ def noting(work: Callable[[Connection], T], told: list[Event]) -> Callable[[Conn
     @wraps(work)
     def noted(connection: Connection) -> T:
         told.clear()  # it may be run more than once
-        connection.info[_TOLD] = told
+        noted_at = connection.info  # of a connection that is lost meanwhile it is not told any more
+        noted_at[_TOLD] = told
         try:
             return work(connection)
         finally:
-            del connection.info[_TOLD]
+            noted_at.pop(_TOLD, None)
 
     return noted
 

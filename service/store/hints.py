@@ -64,7 +64,12 @@ class Listener:
 
         address = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         connection = await psycopg.AsyncConnection.connect(
-            address, autocommit=True, connect_timeout=_CONNECT_SECONDS, keepalives_idle=5, keepalives_interval=2
+            address,
+            autocommit=True,
+            client_encoding="utf8",
+            connect_timeout=_CONNECT_SECONDS,
+            keepalives_idle=5,
+            keepalives_interval=2,
         )
         async with connection:
             await connection.execute("SELECT pg_try_advisory_lock_shared(%s)", (SERVING_LOCK,))

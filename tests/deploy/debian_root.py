@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -103,12 +104,7 @@ class Root:
             stderr=subprocess.DEVNULL,
         )
         try:
-            children = Path(f"/proc/{system.pid}/task/{system.pid}/children")
-            deadline = time.monotonic() + 60
-            while not children.read_text():
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            inside = ("nsenter", "--all", "--target", children.read_text().split()[0])
+            inside = ("nsenter", "--all", "--target", init_of(system))
             return run(*inside, "sh", "-euc", script, seconds=300)
         finally:
             system.terminate()  # which powers it off in order
@@ -120,6 +116,19 @@ class Root:
             "find / -xdev -name '*corral*' -not -path '/proc/*' -not -path '/tmp/*' -not -path '/var/lib/dpkg/*'"
         )
         return {line for line in told.splitlines() if not line.startswith("/var/log")}
+
+
+def init_of(nspawn: subprocess.Popen[bytes]) -> str:
+    """The process id of the systemd that it boots, once that runs: children that it has before end again."""
+    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
+    deadline = time.monotonic() + 120
+    while True:
+        for child in children.read_text().split():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    return child
+        assert time.monotonic() < deadline, "it does not boot"
+        time.sleep(0.05)
 
 
 def needed(*programs: str) -> None:

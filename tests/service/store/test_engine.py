@@ -197,6 +197,17 @@ async def test_a_start_without_a_server_says_so(own_server: Postgres) -> None:
 
 
 @pytest.mark.asyncio
+async def test_texts_are_texts_in_a_database_of_any_encoding(own_server: Postgres) -> None:
+    own_server.query("CREATE DATABASE bare TEMPLATE template0 ENCODING 'SQL_ASCII'")
+    store = Store(own_server.url("bare"))
+    try:
+        upgrade(store.engine)
+        assert await store.write(lambda c: c.scalar(text("SELECT 'größer'"))) == "größer"
+    finally:
+        store.close()
+
+
+@pytest.mark.asyncio
 async def test_a_commit_whose_answer_was_lost_is_not_repeated(own_server: Postgres) -> None:
     store = Store(own_server.url())
     upgrade(store.engine)
