@@ -363,6 +363,8 @@ async def test_capacity_is_the_sum_of_the_hosts_that_take_members(tmp_path: Path
         room = (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(**asked))).room
         assert (room.count, room.bound, dict(room.by_zone)) == (5, 5, {ZONE: 5}), "6 of 10, and 10, in threes"
         assert not (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(zone_uuid=empty.uuid, **asked))).room.count
+        asked["memory_size"] = 1 << 40
+        assert not (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest(**asked))).room.count, "of no host's size"
         assert not both.HasField("room")
         half = fleet_pb2.GetCapacityRequest(cpu_num=3)
         await refused(lab.fleet.GetCapacity(half), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
