@@ -83,6 +83,7 @@ from service.rpc.project_servicer import ProjectServicer
 from service.rpc.secret_servicer import SecretServicer
 from service.rpc.server import RpcServer, by
 from service.signals import Signals
+from service.store import rebalances
 from service.store.clock import StoreClock
 from service.store.clock import now as database_now
 from service.store.engine import Store
@@ -189,7 +190,7 @@ class Service:
             owner=self.owner,
             custody=self.custody,
             clock=self.clock,
-            waits=(*jobs.WAITS, *sessions.WAITS, *fencing.WAITS),
+            waits=(*jobs.WAITS, *sessions.WAITS, *fencing.WAITS, *rebalances.WAITS),
             fleet_reader=self._fleet_reader,
         )
         self._adoption = Adoption(self.store, monitors, self.custody)

@@ -46,6 +46,7 @@ from service.store import (
     schema,
     settings,
     usage,
+    waiting,
 )
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -244,6 +245,8 @@ class Fleet(Zones, Clusters):
             kept[:] = _take_drain_back(connection, uuid) if host.state is HostState.MAINTENANCE is not state else ()
             if host.state is not state:
                 fleet.set_state(connection, host, state, now)
+                if state is HostState.ENABLED:
+                    waiting.given_back(connection)
                 audited(connection, caller, _STATE_METHODS[state], uuid, "", now)
             return self._host_view(connection, uuid)
 

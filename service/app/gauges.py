@@ -16,7 +16,7 @@ from service.domain.fencing import Verdict
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostStatus, Zone
 from service.domain.ownership import Holding
 from service.domain.tenants import Usage
-from service.store import devices, events, fencing, fleet, groups, ownership, settings
+from service.store import devices, events, fencing, fleet, groups, ownership, settings, waiting
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Amounts, Metrics, Samples, replace
@@ -67,6 +67,7 @@ class Gauges:
     def _tell(self, stored: _Stored) -> None:
         metrics = self._metrics
         replace(metrics.groups, {(status,): count for status, count in stored.groups.items()})
+        replace(metrics.waiting_groups, {(reason,): count for reason, count in stored.waiting.items()})
         replace(metrics.instances, {(status,): count for status, count in stored.instances.items()})
         replace(metrics.secrets, {(key, str(ok).lower()): n for (key, ok), n in stored.secrets.items()})
         self._tell_hosts(stored)
@@ -104,6 +105,7 @@ class _Stored:
 
     groups: Mapping[str, int] = field(default_factory=dict)
     instances: Mapping[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
     hosts: Mapping[str, Host] = field(default_factory=dict)
     zones: Mapping[str, Zone] = field(default_factory=dict)
     held: Mapping[tuple[str, Holding], int] = field(default_factory=dict)
@@ -120,6 +122,7 @@ def _read(connection: Connection, secrets: CountSecrets) -> _Stored:
     return _Stored(
         groups=by_group,
         instances=by_instance,
+        waiting=waiting.counts(connection),
         hosts=fleet.hosts(connection),
         zones=fleet.zones(connection),
         held=ownership.counts(connection),

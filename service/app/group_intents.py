@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid as uuids
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -357,7 +358,7 @@ def _check_left(connection: Connection, group: Group, added: Sequence[NodeSpec],
     """
     policy = group.spec.placement
     left = [m for m in group.instances if m.uuid not in removed]
-    if not removed or not (policy.min_hosts or policy.min_racks or policy.min_zones):
+    if not removed or not (policy.min_hosts or policy.min_racks or policy.min_zones or policy.survive):
         return
     wrong = list(placement_rules.violations(policy, [*(m.spec for m in left), *roles.expanded(added, {})], group.uuid))
     if wrong:
@@ -365,6 +366,11 @@ def _check_left(connection: Connection, group: Group, added: Sequence[NodeSpec],
     if added:
         return
     on = fleet.hosts(connection, sorted({m.host_uuid for m in left if m.host_uuid}))
+    survive = policy.survive
+    in_racks = Counter(on[m.host_uuid].rack or m.host_uuid for m in left if m.host_uuid in on)
+    if survive is not None and max(in_racks.values(), default=0) > survive.most_in_a_rack(len(left)):
+        told = f"would leave fewer than {survive.members} where a rack is lost, and placement_policy.survive forbids it"
+        raise InvalidArgument.of("remove_instance_uuids", told)
     for scope, least, domains in (
         ("hosts", policy.min_hosts, set(on)),
         ("racks", policy.min_racks, {host.rack or uuid for uuid, host in on.items()}),

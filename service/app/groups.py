@@ -25,11 +25,12 @@ from service.app.group_intents import (
     room_wish,
 )
 from service.app.paging import Page
+from service.app.promised import check_quota, ends, may_wait, promised
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.events import Event, EventKind
 from service.domain.fleet import Host
-from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus, PlacementRecord
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, PlacementRecord
 from service.domain.specs import DeployRequest
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument
@@ -39,7 +40,7 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.serving import preview
 from service.signals import Signals
-from service.store import addresses, claims, clock, clusters, events, fleet, groups, instances, quotas, requests
+from service.store import addresses, clock, clusters, events, fleet, groups, instances, quotas, requests
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -125,8 +126,9 @@ class Groups(GroupIntents):
             if known is not None:
                 return known
             admitted = self._admitted(connection, caller, request, now, keep=True)
-            quotas.check(connection, admitted.project, _promised(connection, admitted))
-            addresses.require_free(connection, admitted.instances)
+            check_quota(connection, admitted)
+            if admitted.waiting is None:
+                addresses.require_free(connection, admitted.instances)
             group = accepted(connection, admitted, now)
             before = group.revision - 1
             audited(connection, caller, _DEPLOY, group.uuid, request.request_id, now)
@@ -193,7 +195,7 @@ class Groups(GroupIntents):
     ) -> tuple[Group, Mapping[str, Host], Snapshot]:
         """The group as a deploy would store it, and the fleet. Raises what a deploy raises before it is planned."""
         group = self._admitted(connection, caller, request, clock.now(connection), keep=False)
-        quotas.foresee(connection, group.project, _promised(connection, group))
+        quotas.foresee(connection, group.project, promised(connection, group))
         addresses.require_free(connection, group.instances)
         hosts, snapshot = self._fleet_reader.read(connection)
         return group, hosts, snapshot
@@ -350,6 +352,8 @@ class Groups(GroupIntents):
             created_at=now,
             updated_at=now,
             room=room_wish(caller, request.make_room),
+            waiting=may_wait(request.wait, now),
+            ends_at=ends(request.ends_at, now),
             instances=tuple(
                 new_instance(uuid, node, catalogue, now, past=past.version if past else 0) for node in spec.nodes
             ),
@@ -368,17 +372,3 @@ def _next_life(past: Group, group: Group) -> Group:
         start_epoch=past.start_epoch,
         epoch=past.epoch + 1,
     )
-
-
-def _promised(connection: Connection, group: Group) -> Mapping[str, int]:
-    """What the group asks for, and with it what members of its project ask for that still wait for their claims; of the
-    group's resources alone."""
-    wanted = translate.total(translate.demand(m.spec) for m in group.instances)
-    waiting = translate.total(
-        translate.wish(m.spec)
-        for other in groups.without_seats(connection, group.project)
-        for held in ({instance for instance, _ in claims.seats_of(connection, other.uuid)},)
-        for m in other.instances
-        if m.status is InstanceStatus.PENDING and m.uuid not in held
-    )
-    return {name: amount + waiting.get(name, 0) for name, amount in wanted.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from service.cli.follow_up import Detached, show
 from service.cli.listing import is_uuid, named, pages
 from service.cli.places import all_zones
 from service.cli.requests import BadRequestFile, Request, read_request
+from service.cli.values import DURATION
 from service.cli.view import GROUP_COLUMNS, cells_text, choose_view, describe_placement
 
 Stub = deploy_pb2_grpc.DistributedModelServiceStub
@@ -62,8 +64,28 @@ MAKE_ROOM = {"live": group_pb2.MAKE_ROOM_LIVE, "restart": group_pb2.MAKE_ROOM_RE
 
 @request_options
 @make_room_option
+@click.option(
+    "--wait",
+    type=DURATION,
+    metavar="FOR",
+    help="Where it does not fit now, wait for hosts: for 90s, 15m, 2h or 3d.",
+)
+@click.option(
+    "--ends-in",
+    type=DURATION,
+    metavar="TIME",
+    help="When the group will have been removed, at most: tells those that wait when there is room. It is not ended.",
+)
 @click.option("--dry-run", "validate_only", is_flag=True, help="Only check and place it; nothing is stored.")
-def deploy(session: Session, output: Output, validate_only: bool, make_room: str | None, **options: Any) -> int:
+def deploy(
+    session: Session,
+    output: Output,
+    validate_only: bool,
+    make_room: str | None,
+    wait: int | None,
+    ends_in: int | None,
+    **options: Any,
+) -> int:
     """Place and launch a group, and follow it until it runs. FILE is the request as JSON or YAML, - standard input.
 
     Without FILE: --name, and options that say what one member is. At Ctrl-C the deploy goes on.
@@ -73,6 +95,10 @@ def deploy(session: Session, output: Output, validate_only: bool, make_room: str
     request.validate_only = request.validate_only or validate_only
     if make_room is not None:
         request.make_room = MAKE_ROOM[make_room]
+    if wait is not None:
+        request.wait.CopyFrom(group_pb2.Wait(for_ms=wait))
+    if ends_in is not None:
+        request.expected_end.FromMilliseconds(int(time.time() * 1000) + ends_in)
     # With an id the call can be made again, at another server too, and nothing is done twice.
     request.request_id = request.request_id or uuid4().hex
     again = f"the same command with --request-id {request.request_id}"

@@ -55,6 +55,8 @@ def options(function: Any) -> Any:
     for name, text in reversed(_NUMBERS.items()):
         option = click.option(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"Placement: {text}.")
         function = option(function)
+    told = "Placement: at least N members are left whichever rack is lost."
+    function = click.option("--survive-rack", type=int, metavar="N", help=told)(function)
     told = "Placement: whether each member is pinned to one NUMA cell of its host."
     function = click.option("--numa", type=click.Choice(sorted(_NUMA)), help=told)(function)
     told = "Placement: which one is better than another."
@@ -69,6 +71,8 @@ def apply(options: Mapping[str, Any], request: Request) -> None:
         policy.strategy = _STRATEGIES[options["strategy"]]
     if options["numa"]:
         policy.numa = _NUMA[options["numa"]]
+    if options["survive_rack"] is not None:
+        policy.survive.CopyFrom(group_pb2.Survive(racks=1, members=options["survive_rack"]))
     for name in _NUMBERS:
         if options[name] is not None:
             setattr(policy, name, options[name])

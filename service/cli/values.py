@@ -1,4 +1,4 @@
-"""What options read: sizes, KEY=VALUE pairs, amounts of a resource."""
+"""What options read: sizes, durations, KEY=VALUE pairs, amounts of a resource."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _RATIO = re.compile(r"\d+(\.\d+)?")
 _SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 # Of these an amount is bytes.
@@ -56,6 +58,14 @@ def ratio(text: str) -> tuple[str, float]:
     return resource, float(told)
 
 
+def duration(text: str) -> int:
+    """Milliseconds, of `90s`, `15m`, `2h` or `3d`. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or int(found[1]) == 0:
+        raise ValueError(f"{text!r} is no duration such as 90s, 15m, 2h or 3d")
+    return int(found[1]) * _SECONDS[found[2]] * 1000
+
+
 class Read(click.ParamType[Any]):
     """What a function reads out of the option's text; its ValueError is what is wrong."""
 
@@ -76,4 +86,5 @@ SIZE = Read("size", size)
 PAIR = Read("key=value", pair)
 AMOUNT = Read("resource=amount", amount)
 COUNT = Read("key=number", count)
+DURATION = Read("duration", duration)
 RATIO = Read("resource=ratio", ratio)

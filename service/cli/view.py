@@ -32,6 +32,7 @@ _COLOURS = {
     "Failing": "red",
     "Degraded": "red",
     "Unknown": "yellow",
+    "Waiting": "yellow",
     "Stopping": "yellow",
     "Deleting": "yellow",
     "Removing": "yellow",
@@ -255,7 +256,16 @@ def describe_group(group: group_pb2.InstanceGroup) -> str:
     """A group in a line, with how far each role is."""
     told = f"{group.name}: {group.status}" + (f" ({because(group)})" if group.reason else "")
     told = f"{told}; {describe_room(group.room)}" if group.HasField("room") else told
+    told = f"{told}; {describe_waiting(group.waiting)}" if group.HasField("waiting") else told
     return f"{told}; {describe_roles(group)}" if group.roles else told
+
+
+def describe_waiting(waiting: group_pb2.WaitInProgress) -> str:
+    """Where a group stands among those that wait for hosts, and until when."""
+    told = f"number {waiting.position} of those that wait, until {waiting.until.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+    if not waiting.HasField("earliest_start"):
+        return told
+    return f"{told}; there is room by {waiting.earliest_start.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
 
 
 def describe_room(room: group_pb2.RoomInProgress) -> str:

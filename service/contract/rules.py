@@ -9,6 +9,7 @@ from typing import Any
 
 from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, project_pb2
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.domain import ranks
 from service.domain.fleet import MAX_RATIO, HostAddress, gpu_model_violation
@@ -241,11 +242,24 @@ _LAST_SECOND = 253_402_300_799
 """Of the year 9999, the last that a Timestamp may name."""
 
 
+def _of_a_calendar(time: Timestamp, path: str) -> Iterator[FieldViolation]:
+    if not (0 <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+        yield FieldViolation(path, "must be a time of the years 1970 to 9999")
+
+
+def _waits_for_or_until(request: Any) -> Iterator[FieldViolation]:
+    if request.HasField("wait"):
+        wait = request.wait
+        if bool(wait.for_ms) == wait.HasField("until"):
+            yield FieldViolation("wait", "must have exactly one of for_ms, above 0, and until")
+        yield from _of_a_calendar(wait.until, "wait.until")
+    yield from _of_a_calendar(request.expected_end, "expected_end")
+
+
 def _times_are_of_a_calendar(request: project_pb2.ListAuditEventsRequest) -> Iterator[FieldViolation]:
     for name in ("start_time", "end_time"):
-        time = getattr(request, name)
-        if not (0 <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
-            yield FieldViolation(name, "must be a time of the years 1970 to 9999")
+        for wrong in _of_a_calendar(getattr(request, name), name):
+            yield wrong
             return
     if request.HasField("start_time") and request.HasField("end_time"):
         start, end = ((t.seconds, t.nanos) for t in (request.start_time, request.end_time))
@@ -263,6 +277,7 @@ _DEPLOY: Sequence[Rule] = (
     _ranks_are_right,
     _roles_and_counts_are_right,
     _gpus_are_right,
+    _waits_for_or_until,
 )
 
 

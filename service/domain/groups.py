@@ -20,8 +20,9 @@ from service.domain.specs import GroupSpec, NodeSpec, PlacementStrategy, RoomMov
 
 
 class GroupStatus(StrEnum):
-    """What callers see; the first six are ZStack's own."""
+    """What callers see; ZStack's own are the first six but `Waiting`, which is `Deploying` there."""
 
+    WAITING = "Waiting"  # for hosts
     DEPLOYING = "Deploying"
     CONFIG_SETTING_UP = "ConfigSettingUp"
     SERVICE_BOOTING_UP = "ServiceBootingUp"
@@ -290,6 +291,28 @@ class RoomWish:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """How long a group may wait for hosts where it does not fit now, and how that stands.
+
+    `until`: it is given up then; `length`: ms, as far ahead as that is ever set; 0: it is a time of the caller's own.
+    `since`: when it was first seen not to fit; 0 = it was not so far. Of the last look: `failure`, why it did not fit,
+    which is told where it is given up; `looked`: how often room had been given back by then (`store/waiting.py`);
+    `looked_at`: when that was;
+    `position`: among those that wait, from 1; `starts_at`: by when the ends that running groups have stated make room
+    for it, proven; 0 = not known.
+    """
+
+    until: int
+    length: int = 0
+    since: int = 0
+    looked: int = 0
+    looked_at: int = 0
+    position: int = 0
+    starts_at: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group(Explained):
     """One instance group as stored, with its members in rank order.
 
@@ -301,7 +324,9 @@ class Group(Explained):
     Running since GO. `failures`: since it last ran for a while; `retry_at`: nothing is placed or sent before;
     `running_since`: 0 = it does not run.
     `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
-    `room`: while its members wait for hosts, what may be moved for them.
+    `room`: while its members wait for hosts, what may be moved for them. `waiting`: until it has hosts for the first
+    time, how long it may wait for them; None: not at all. `ends_at`: by when its caller says that it will be gone;
+    nothing is done then; 0 = not said.
     """
 
     uuid: str
@@ -312,6 +337,8 @@ class Group(Explained):
     failure: Failure | None = None
     placement: PlacementRecord | None = None
     room: RoomWish | None = None
+    waiting: Waiting | None = None
+    ends_at: int = 0
     project: str = "default"
     principal: str = "anonymous"
     instances: tuple[Instance, ...] = ()

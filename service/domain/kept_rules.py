@@ -85,6 +85,12 @@ def _of_racks(group: Group, placed: Sequence[Seated]) -> Iterator[Broken]:
     if policy.same_rack:
         yield Broken("all in one rack", len(members) - 1, tuple(m.rank for m, _ in seats))
     ranks = tuple(m.rank for m, _ in lasting)
+    if policy.survive is not None:
+        size = sum(not m.leaving and m.status is not InstanceStatus.REMOVED for m in group.instances)
+        most, here = policy.survive.most_in_a_rack(size), Counter(rack for _, rack in lasting)
+        crowded = tuple(m.rank for m, rack in lasting if here[rack] > most)
+        over = sum(max(0, count - most) for count in here.values())
+        yield Broken(f"{policy.survive.members} members are left whichever rack is lost", over, crowded)
     if policy.max_racks:
         yield Broken(f"in at most {policy.max_racks} racks", racks - policy.max_racks, ranks)
     if policy.min_racks:

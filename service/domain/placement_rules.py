@@ -32,6 +32,7 @@ def fields_of(policy: PlacementPolicy) -> Mapping[Family, tuple[str, ...]]:
             "max_per_host": policy.max_per_host,
             "max_per_rack": policy.max_per_rack,
             "max_per_zone": policy.max_per_zone,
+            "survive": policy.survive,
             "anti_affinity_group_uuids": policy.anti_affinity_groups,
         },
         Family.AFFINITY: {
@@ -70,6 +71,7 @@ def _bounds(policy: PlacementPolicy, nodes: Sequence[NodeSpec]) -> Iterator[Fiel
     if policy.max_racks and 0 < policy.max_racks * policy.max_per_rack < size:
         room = policy.max_racks * policy.max_per_rack
         yield FieldViolation(f"{PATH}.max_racks", f"leaves {room} places by max_per_rack, and there are {size} members")
+    yield from _survives(policy, size)
     for scope, most, together in (
         ("rack", policy.max_per_rack, policy.same_rack),
         ("zone", policy.max_per_zone, policy.same_zone),
@@ -78,6 +80,19 @@ def _bounds(policy: PlacementPolicy, nodes: Sequence[NodeSpec]) -> Iterator[Fiel
             message = f"is {most}, and same_{scope} puts all {size} members together"
             yield FieldViolation(f"{PATH}.max_per_{scope}", message)
     yield from _zones(policy, nodes)
+
+
+def _survives(policy: PlacementPolicy, size: int) -> Iterator[FieldViolation]:
+    survive = policy.survive
+    if survive is None:
+        return
+    if survive.members >= size:
+        message = f"is {survive.members}: with any rack at least one of the group's {size} members is lost"
+        yield FieldViolation(f"{PATH}.survive.members", message)
+    elif policy.same_rack:
+        yield FieldViolation(f"{PATH}.survive", "cannot hold together with same_rack")
+    elif 0 < policy.max_racks * survive.most_in_a_rack(size) < size:
+        yield FieldViolation(f"{PATH}.survive", f"cannot hold together with {policy.max_racks} racks at most")
 
 
 def _zones(policy: PlacementPolicy, nodes: Sequence[NodeSpec]) -> Iterator[FieldViolation]:

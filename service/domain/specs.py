@@ -139,6 +139,17 @@ class PreferredGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Survive:
+    """Whichever rack is lost, so many `members` of the group are left."""
+
+    members: int
+
+    def most_in_a_rack(self, size: int) -> int:
+        """How many of a group of `size` members may be in one rack."""
+        return size - self.members
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementPolicy:
     """How the gang is placed, now and whenever a member of it is placed again.
 
@@ -147,7 +158,7 @@ class PlacementPolicy:
     `max_racks`: in how many different ones the members are at most; 0 = any number.
     `min_hosts`, `min_racks`, `min_zones`: in how many different ones the members are at least; 0 = any number.
     `spare_hosts`: how many empty hosts a placement leaves at least. `numa`: whether each member is pinned to one cell
-    of its host. What is `preferred_` is a wish: the sum of the
+    of its host. `survive`: how many members the loss of a rack leaves. What is `preferred_` is a wish: the sum of the
     missed ones' weights is made small before the strategy's objective is.
     """
 
@@ -170,6 +181,7 @@ class PlacementPolicy:
     spare_hosts: int = 0
     max_racks: int = 0
     numa: NumaPolicy = NumaPolicy.NONE
+    survive: Survive | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +218,22 @@ class GroupSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MayWait:
+    """How long a deploy waits for hosts where it does not fit: `for_ms`, or `until` a time (ms); the other is 0."""
+
+    for_ms: int = 0
+    until: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DeployRequest:
     """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; without `request_id` a repeat is
-    another deploy. `make_room`: how others may be moved for it; None: not at all."""
+    another deploy. `make_room`: how others may be moved for it; None: not at all. `wait`: None: it does not.
+    `ends_at`: ms, by when the caller says that it will be gone; 0: not said."""
 
     spec: GroupSpec
     resource_uuid: str = ""
     request_id: str = ""
     make_room: RoomMoves | None = None
+    wait: MayWait | None = None
+    ends_at: int = 0

@@ -14,6 +14,7 @@ from service.domain.specs import CreationStrategy
 from service.lifecycle.members import gives_up, outdated, runs_from
 from service.lifecycle.silence import hang_at
 from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
+from service.lifecycle.waiting import waits
 
 S = InstanceStatus
 
@@ -236,6 +237,8 @@ def next_deadline(group: Group) -> int:
         ]
     if group.retry_at and group.phase in LAUNCHING:
         times.append(group.retry_at)
+    if waits(group) and group.waiting is not None:
+        times.append(group.waiting.until)
     times += hang_at(group)
     times += [m.move_deadline_at for m in group.instances if m.move_deadline_at]
     if group.deadline_at and group.phase in LAUNCHING and not group.served:

@@ -34,9 +34,15 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class NotPlaced:
-    """The pending members get no seats: the planner has proven that they do not fit, or a quota forbids it."""
+    """The pending members get no seats: the planner has proven that they do not fit, or a quota forbids it.
+
+    `looked`, `position`, `starts_at`: of a group that may wait, as `Waiting` has them.
+    """
 
     failure: Failure
+    looked: int = 0
+    position: int = 0
+    starts_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

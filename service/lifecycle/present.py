@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain.groups import Group, Instance
+from service.domain.groups import Group, Instance, Waiting
 from service.lifecycle.members import S
 from service.lifecycle.moving import longest_move
 from service.lifecycle.settling import RETRY_MOST_MS
@@ -26,11 +26,19 @@ def held_to_present(group: Group, now: int) -> Group:
     retry_at = _held(group.retry_at, now, RETRY_MOST_MS)
     running_since = _held(group.running_since, now, 0)
     deadline_at = _held(group.deadline_at, now, group.spec.deadline_ms)
-    if (retry_at, running_since, deadline_at) == (group.retry_at, group.running_since, group.deadline_at) and all(
-        new is old for new, old in zip(members, group.instances, strict=True)
-    ):
+    waiting = _waiting(group.waiting, now)
+    if (retry_at, running_since, deadline_at, waiting) == (
+        group.retry_at, group.running_since, group.deadline_at, group.waiting,
+    ) and all(new is old for new, old in zip(members, group.instances, strict=True)):  # fmt: skip
         return group
-    return replace(group, retry_at=retry_at, running_since=running_since, deadline_at=deadline_at, instances=members)
+    return replace(
+        group,
+        retry_at=retry_at,
+        running_since=running_since,
+        deadline_at=deadline_at,
+        waiting=waiting,
+        instances=members,
+    )
 
 
 def carried_on(group: Group, by_ms: int) -> Group:
@@ -40,6 +48,7 @@ def carried_on(group: Group, by_ms: int) -> Group:
         retry_at=_later(group.retry_at, by_ms),
         running_since=_later(group.running_since, by_ms),
         deadline_at=_later(group.deadline_at, by_ms),
+        waiting=_carried_on(group.waiting, by_ms),
         instances=tuple(
             replace(
                 member,
@@ -61,6 +70,7 @@ def begun_anew(group: Group, now: int) -> Group:
         group,
         running_since=now if group.running_since else 0,
         deadline_at=_anew(group.deadline_at, now, group.spec.deadline_ms),
+        waiting=_waits_anew(group.waiting, now),
         instances=tuple(
             replace(
                 member,
@@ -74,6 +84,25 @@ def begun_anew(group: Group, now: int) -> Group:
             for member in group.instances
         ),
     )
+
+
+def _waiting(waiting: Waiting | None, now: int) -> Waiting | None:
+    """A time that the caller has named is not moved."""
+    if waiting is None:
+        return None
+    until = _held(waiting.until, now, waiting.length) if waiting.length else waiting.until
+    return replace(waiting, until=until, since=_held(waiting.since, now, 0), looked_at=_held(waiting.looked_at, now, 0))
+
+
+def _carried_on(waiting: Waiting | None, by_ms: int) -> Waiting | None:
+    if waiting is None:
+        return None
+    until = _later(waiting.until, by_ms) if waiting.length else waiting.until
+    return replace(waiting, until=until, since=_later(waiting.since, by_ms))
+
+
+def _waits_anew(waiting: Waiting | None, now: int) -> Waiting | None:
+    return replace(waiting, until=_anew(waiting.until, now, waiting.length)) if waiting is not None else None
 
 
 def _anew(at: int, now: int, whole: int) -> int:

@@ -193,6 +193,8 @@ def public_status(group: Group) -> GroupStatus:
             return GroupStatus.UNKNOWN
         whole = all(_standing(group, m) is S.RUNNING for m in settled)
         return GroupStatus.RUNNING if whole else GroupStatus.DEGRADED
+    if group.phase is GroupPhase.PLANNING and group.waiting is not None and group.waiting.since:
+        return GroupStatus.WAITING
     if group.phase in LAUNCHING and group.starts > (1 if group.go else 0):
         return GroupStatus.STARTING
     return _STATUS[group.phase]

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance
 from service.domain.specs import on_host
-from service.lifecycle import last_words, moving, room, silence
+from service.lifecycle import last_words, moving, room, silence, waiting
 from service.lifecycle.causes import caused, explained
 from service.lifecycle.facts import (
     ClockLeapt,
@@ -93,7 +93,8 @@ def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
     if group.phase in FINAL:
         return group
     changed = caused(_APPLY[type(fact)](group, fact, now), fact)
-    return room.settled_room(explained(renewed(group, settle(changed, now, may_go=not more), now)))
+    settled = renewed(group, settle(changed, now, may_go=not more), now)
+    return room.settled_room(explained(waiting.settled_waiting(settled, now)))
 
 
 def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
@@ -170,6 +171,8 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
     """A deploy fails; a scaling is withdrawn; a group that serves waits, degraded, for room for its lost members."""
     if group.phase is not GroupPhase.PLANNING:
         return group
+    if waiting.may_wait(group, fact.failure, now):
+        return waiting.waits_on(group, fact, now)
     failure = _with_first_cause(group, fact.failure)
     group = replace(group, room=None)
     if any(m.joining and m.status is S.PENDING for m in group.instances):
@@ -189,9 +192,8 @@ def _with_first_cause(group: Group, failure: Failure) -> Failure:
     moved = next((m for m in group.instances if m.status is S.PENDING and m.attempt > 1 and m.reason), None)
     if moved is None:
         return failure
-    return replace(
-        failure, message=f"{failure.message}; model_services[{moved.rank}] needed another host: {moved.reason}"
-    )
+    told = f"{failure.message}; model_services[{moved.rank}] needed another host: {moved.reason}"
+    return replace(failure, message=told)
 
 
 def _observed(group: Group, fact: Observed, now: int) -> Group:
@@ -275,10 +277,8 @@ def _host_answers(group: Group, fact: HostAnswers, now: int) -> Group:
 
 
 def _stop_asked(group: Group, fact: StopAsked, now: int) -> Group:
-    return each(
-        group,
-        lambda m: replace(m, stop_asked=True) if (m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) else m,
-    )
+    asked = (fact.instance_uuid, fact.attempt)
+    return each(group, lambda m: replace(m, stop_asked=True) if (m.uuid, m.attempt) == asked else m)
 
 
 def _delete_requested(group: Group, fact: DeleteRequested, now: int) -> Group:
@@ -341,6 +341,8 @@ def _fenced(group: Group, fact: Fenced, now: int) -> Group:
 
 def _ticked(group: Group, fact: Ticked, now: int) -> Group:
     group = held_to_present(group, now)
+    if over := waiting.why_over(group, now):
+        return give_up(group, over, now)
     if group.deadline_at and now >= group.deadline_at and group.phase in LAUNCHING and not group.served:
         searching = group.reason == SEARCH_GOES_ON
         why = f": {SEARCH_GOES_ON.partition(';')[0]}" if searching else last_words.why_late(group, now)

@@ -34,6 +34,9 @@ def within(group: Group) -> Iterator[Constraint]:
     ):
         if limit:
             yield AtMost(EVERYTHING, limit, scope)
+    if policy.survive is not None:
+        size = sum(not m.leaving and m.status is not InstanceStatus.REMOVED for m in group.instances)
+        yield AtMost(_lasting(group), max(1, policy.survive.most_in_a_rack(size)), Scope.RACK)
     for least, scope in (
         (policy.min_hosts, Scope.HOST),
         (policy.min_racks, Scope.RACK),

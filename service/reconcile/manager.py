@@ -16,7 +16,7 @@ from service.reconcile.patience import Patience
 from service.reconcile.resting import Resting
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, REST_MS, GroupWorker
-from service.store import clock, fleet, groups, ownership, waits
+from service.store import clock, fleet, groups, ownership, waiting, waits
 from service.store.connection import Connection
 from service.store.resting import put_off
 from service.store.waits import Wait
@@ -60,6 +60,7 @@ class Reconciler:
         self._hinted: set[str] = set()
         self._resting = Resting(context)
         self._stopping = False
+        self._given_back = False
         self._held_to_present = False
         self._clock_differs = False
         self._looks_since: tuple[int, int] | None = None
@@ -171,10 +172,11 @@ class Reconciler:
             await monitor.driver.close()
 
     def poke(self, group_uuid: str) -> None:
-        """A caller's intent was committed for this group."""
+        """A caller's intent was committed for this group; of none: room may have been given back to those that wait."""
         worker = self._workers.get(group_uuid)
         if worker is not None:
             worker.poke()
+        self._given_back = self._given_back or not group_uuid
         self._wake.set()
 
     def host_changed(self, host_uuid: str) -> None:
@@ -207,16 +209,18 @@ class Reconciler:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
-                continue
+                self._given_back = True  # by another process, maybe
 
     async def _take(self, limit: int) -> None:
         asked_at = asyncio.get_running_loop().time()
-        hinted = sorted(self._hinted)
+        hinted, given_back = sorted(self._hinted), self._given_back
+        self._given_back = False
         fine = self._resting.as_they_should_be(self._context.clock.now(), hinted)
 
         def take(connection: Connection) -> _Taken:
             now = clock.now(connection)
-            groups.hasten(connection, hinted, now)
+            waking = waiting.to_wake(connection, now) if given_back else ()
+            groups.hasten(connection, sorted({*hinted, *waking}), now)
             leases = self._context.clock.lease_time(now, asked_at)
             left, ahead = groups.left_behind(connection, leases), ownership.said_ahead(connection)
             owner = self._context.owner
@@ -228,6 +232,7 @@ class Reconciler:
             now, taken, left, ahead, flagged, later = await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
+            self._given_back = given_back
             return
         self._look_at_clock(now, asked_at)
         self._context.custody.tell(ahead)

@@ -18,15 +18,16 @@ from service.domain.groups import (
     PlacementRecord,
     QuotaViolation,
 )
-from service.errors import CorralError, InvariantViolation, NoAddresses, QuotaExceeded, Unavailable
+from service.errors import CorralError, InvariantViolation, NoAddresses, NoCapacity, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused
-from service.planning import cells, fleet_reader, translate
+from service.planning import cells, fleet_reader, foresight, translate
 from service.planning.planner import Planned
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
 from service.reconcile.room_making import MOST_TRIES, RoomMaking
-from service.store import addresses, bookings, fleet
+from service.reconcile.standing_in_line import Line
+from service.store import addresses, bookings, fleet, groups
 from service.store.addresses import Shortages
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
@@ -46,6 +47,7 @@ UNDECIDED_PATIENCE_MS = 600_000
 MOVE_PATIENCE_MS = 60_000
 """The same for the target of a live move: a member can always be moved by a restart instead."""
 MOST_DOUBLINGS = 3
+QUICK = Policy(explain=False)
 Kept = Mapping[str, tuple[str, tuple[int, ...]]]
 """Member -> the host where a seat is kept for it, and its cells there."""
 
@@ -75,6 +77,7 @@ class Placing:
     _waits_for_fleet_until: int = 0
     _search: Search = field(default_factory=Search)
     _move_searches: dict[tuple[str, int], Search] = field(default_factory=dict)
+    line: Line = field(default_factory=Line)
     rooms: RoomMaking = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,8 +91,14 @@ class Placing:
         if self.context.custody.held:
             # What hosts have seen and this database has not may be these very members.
             return EffectResult([], retry=True)
+        outcome = await self._seats(group)
+        if not outcome.retry:
+            self._search = Search()
+        return replace(outcome, facts=self.line.told(outcome.facts))
+
+    async def _seats(self, group: Group) -> EffectResult:
         try:
-            outcome = await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
+            return await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
         except QuotaExceeded as error:
             passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested, error.held)
             return EffectResult([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
@@ -102,9 +111,6 @@ class Placing:
             raise
         except CorralError as error:
             return EffectResult([NotPlaced(Failure(error.reason, error.message))], retry=True)
-        if not outcome.retry:
-            self._search = Search()
-        return outcome
 
     async def target(self, group: Group, member: Instance, sends: Sends) -> EffectResult:
         """A host that the member is moved to live, or that there is none. Raises InvariantViolation, LeaseLost."""
@@ -140,15 +146,20 @@ class Placing:
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
 
-        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Kept, Shortages]:
+        now = self.now()
+
+        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Kept, Shortages, bool]:
             claiming.held_back(connection, group, pending)  # before anybody takes the trouble to plan
+            turn = self.line.look(connection, group, now)
             fleet_now, kept = read(connection), bookings.booked(connection, pending)
             waiting = [m for m in group.instances if m.uuid in pending and m.uuid not in kept]
-            return *fleet_now, kept, addresses.require_free(connection, waiting)
+            return *fleet_now, kept, addresses.require_free(connection, waiting), turn
 
-        hosts, snapshot, booked, short = await self.context.store.read(look)
+        hosts, snapshot, booked, short, turn = await self.context.store.read(look)
         if booked:
             return await self._booked(group, hosts, booked)
+        if not turn:
+            return EffectResult([], retry=True)
         asked = translate.request(group, snapshot, hosts)
         for shunned in _shunned(asked.excluded_hosts, hosts, short):
             where = replace(asked, excluded_hosts=shunned)
@@ -165,7 +176,8 @@ class Placing:
             failure = translate.failure(decision, group, snapshot)
             if group.room is not None and group.room.tries < MOST_TRIES and not alone:
                 return await self._room(group, hosts, snapshot, failure)
-            return EffectResult([NotPlaced(failure)], retry=True)
+            starts_at = await self._foreseen(group, hosts, snapshot) if failure.code == NoCapacity.reason else 0
+            return EffectResult([NotPlaced(failure, starts_at=starts_at)], retry=True)
         failpoint("worker.planned")
         placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
@@ -180,6 +192,25 @@ class Placing:
         failpoint("worker.claimed")
         self.context.metrics.claims.inc()
         return EffectResult([], stored=stored)
+
+    async def _foreseen(self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot) -> int:
+        """By when (ms) it is proven to fit, of whoever is the first in line; 0 where that is not known."""
+        now, ends = self.now(), self.line.turn.ends if self.line.turn is not None else {}
+        times = foresight.times(ends, now)
+        if not times:
+            return 0
+        going = await self.context.store.read(
+            lambda c: groups.load_many(c, sorted(uuid for uuid, at in ends.items() if now < at <= times[-1]))
+        )
+
+        async def fits(at: int) -> Status:
+            later = foresight.without(snapshot, hosts, [g for g in going if g.ends_at <= at])
+            asked, budget = translate.request(group, later, hosts), self.context.plan_seconds
+            planner, project = self.context.planner, group.project
+            planned = await planner.place(later, asked, QUICK, budget_seconds=budget, project=project)
+            return planned.decision.status
+
+        return await foresight.earliest(times, fits)
 
     async def _room(
         self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot, failure: Failure
@@ -278,7 +309,10 @@ class Placing:
         )
 
     def _may_go_on(self, group: Group) -> bool:
-        """Whether a search without an answer is repeated: until the group's deadline, or for a while without one."""
+        """Whether a search without an answer is repeated: until the group's deadline, or for a while without one. Who
+        waits in line lets others go on."""
+        if group.waiting is not None and self._search.undecided >= MOST_DOUBLINGS:
+            return False
         timed = bool(group.deadline_at) and not group.served
         return self._search.goes_on(self.steady(), None if timed else UNDECIDED_PATIENCE_MS)
 

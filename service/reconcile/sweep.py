@@ -27,7 +27,7 @@ from service.reconcile.custody import Custody
 from service.reconcile.filter_sweep import FilterSweep
 from service.reconcile.holding import quarantined, records, seat_of, seats
 from service.reconcile.monitor import HostMonitor
-from service.store import addresses, audit, claims, clock, ownership
+from service.store import addresses, audit, claims, clock, ownership, waiting
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
@@ -210,6 +210,7 @@ class Sweep:
             if (identity.instance, identity.attempt) not in seats(connection, monitor.host.uuid).wanted:
                 claims.leave(connection, [(identity.instance, identity.attempt, monitor.host.uuid)])
                 addresses.let_go(connection, [identity.instance])
+                waiting.given_back(connection)
 
         failpoint("sweep.releasing")
         await self._store.write(release)

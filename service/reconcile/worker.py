@@ -151,6 +151,7 @@ class GroupWorker:
         if group is None:
             group = await self._load()
             self._caution.found(group)
+        known = group
         # Where the answer to a give-back was lost it may have been committed: nothing may be done before that is known.
         if self._giving_back or self._clock_was_set or now >= self.lease_until - LEASE_MS + RENEW_MS:
             await self._renew()
@@ -169,14 +170,15 @@ class GroupWorker:
             failpoint("worker.applied")
             self.context.metrics.reconcile_steps.labels("changed").inc()
             if self._given:
+                self._placing.line.told_others(self.context, known, group, now)
                 return group
         facts = await self.context.calls.logs.before_end(group, self._circumstances(group, now), now)
         facts = [*facts, *await self._placing.rooms.closed(group)]
-        if facts:
-            group = await self._apply(group, facts, now)
+        group = await self._apply(group, facts, now)
         if self._was_held and not self.context.custody.held:
             group = await self._load()  # a host that was claimed since may have machines in quarantine
         self._was_held = self.context.custody.held
+        self._placing.line.told_others(self.context, known, group, now)
         if not self._stopping and not self._caution.waits:
             self._start(group, now)
         return group
@@ -341,9 +343,8 @@ class GroupWorker:
 
     async def _sleep(self, group: Group) -> None:
         now, steady = self._now(), self._steady()
-        times = [now + TICK_MS, self.lease_until - LEASE_MS + RENEW_MS]
+        times = [now + TICK_MS, self.lease_until - LEASE_MS + RENEW_MS, *self.patience.ends(group, now, steady)]
         times += [now + s.not_before - steady for s in self._slots.values() if s.not_before > steady]
-        times += self.patience.ends(group, now, steady)
         if self._reload:
             return
         try:
@@ -359,14 +360,14 @@ class GroupWorker:
         if self._stopping:
             await self._give_back(self._now(), None)
             return True
-        waiting = self._reload or self.hinted or any(not isinstance(e, Observe) for e in effects(group, self._now()))
-        if self.patience.left_ms(group, self._steady()) or group.phase not in AT_REST or waiting:
+        now, waits_until = self._now(), self._placing.line.rests_until(group, self._now())
+        busy = group.phase not in AT_REST or any(not isinstance(e, Observe) for e in effects(group, now))
+        if self._reload or self.hinted or (not waits_until and (busy or self.patience.left_ms(group, self._steady()))):
             return False
         failpoint("worker.resting")
-        given = await self._give_back(_due_at(group, self._now()), group.version)
+        self._reload = not await self._give_back(waits_until or _due_at(group, now), group.version)
         failpoint("worker.given_back")
-        self._reload = not given
-        return given
+        return not self._reload
 
     async def _give_back(self, due_at: int | None, seen_version: int | None) -> bool:
         """See `groups.give_back`. Raises Unavailable where it is not known whether it was committed."""
@@ -378,8 +379,7 @@ class GroupWorker:
     async def _abandon(self) -> None:
         """Let running calls end: each has its own deadline, and what it does is found again by whoever is next."""
         running = [s.task for s in self._slots.values() if s.task is not None]
-        if running:
-            await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
     def _now(self) -> int:
         """The database's time, by which everything that is stored is measured; it may be set back."""

@@ -19,6 +19,7 @@ from service.domain.groups import (
     MoveStage,
     PlacementRecord,
     RoomWish,
+    Waiting,
 )
 from service.domain.specs import GroupSpec, NodeSpec
 from service.errors import AlreadyExists, NotFound
@@ -26,11 +27,12 @@ from service.failpoints import failpoint
 from service.store import hints, schema
 from service.store.codec import decode, decode_known, encode
 from service.store.statement import Statement, among
+from service.store.waiting import waits
 
 _GROUP_PLAIN = (
     "uuid", "project", "principal", "reason", "start_epoch", "starts", "go", "served", "failures", "retry_at",
     "running_since", "restarting", "sequence", "version", "cause", "cause_of",
-    "revision", "deadline_at", "created_at", "updated_at",
+    "revision", "deadline_at", "ends_at", "created_at", "updated_at",
 )  # fmt: skip
 _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
@@ -41,6 +43,7 @@ _INSTANCE_PLAIN = (
     "created_at", "updated_at", "cause", "cause_of",
 )  # fmt: skip
 
+_GROUP_JSON = ("failure", "placement", "room", "waiting")
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
@@ -57,7 +60,7 @@ _MEMBERS = Statement(
 )
 _THAT_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
-_GROUP_WORDS = ("phase", "status", "failure", "placement", "room", "excluded_hosts")
+_GROUP_WORDS = ("phase", "status", "excluded_hosts", *_GROUP_JSON, *waits(None))
 _SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
 _RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
 _SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", "devices", *_INSTANCE_CELLS))
@@ -370,6 +373,7 @@ def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
         failure=decode(Failure, row.failure) if row.failure else None,
         placement=decode_known(PlacementRecord, row.placement) if row.placement else None,
         room=decode_known(RoomWish, row.room) if row.room else None,
+        waiting=decode_known(Waiting, row.waiting) if row.waiting else None,
         excluded_hosts=tuple(json.loads(row.excluded_hosts)),
         epoch=row.epoch,
         instances=members,
@@ -381,9 +385,8 @@ def _group_values(group: Group) -> dict[str, Any]:
     return {
         "phase": group.phase.value,
         "status": group.status.value,
-        "failure": encode(group.failure) if group.failure else None,
-        "placement": encode(group.placement) if group.placement else None,
-        "room": encode(group.room) if group.room else None,
+        **{name: encode(part) if (part := getattr(group, name)) else None for name in _GROUP_JSON},
+        **waits(group.waiting),
         "excluded_hosts": json.dumps(group.excluded_hosts),
         **{name: getattr(group, name) for name in _GROUP_PLAIN},
     }

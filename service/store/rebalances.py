@@ -11,7 +11,9 @@ from service.domain.rebalances import Rebalance
 from service.errors import NotFound
 from service.store import schema
 from service.store.codec import decode, encode
+from service.store.waits import Wait
 
+WAITS = (Wait("rebalance", "rebalances", "wanted_until", since="created_at"),)
 _ROWS = schema.rebalances
 
 
@@ -34,7 +36,8 @@ def get(connection: Connection, uuid: str, *, lock: bool = False) -> Rebalance:
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFound("rebalance", uuid)
-    return replace(decode(Rebalance, row.body), called_off_at=row.called_off_at)
+    times = {"created_at": row.created_at, "until": row.wanted_until, "called_off_at": row.called_off_at}
+    return replace(decode(Rebalance, row.body), **times)
 
 
 def call_off(connection: Connection, uuid: str, now: int) -> None:

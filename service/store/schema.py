@@ -141,6 +141,12 @@ groups = Table(
     Column("failure", Text),
     Column("placement", Text),
     Column("room", Text),
+    Column("waiting", Text),
+    # Of `waiting`, for the order of those that wait; `waiting_since` 0: it does not.
+    Column("waiting_since", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("waiting_looked", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("looked_at", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("ends_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("start_epoch", Integer, nullable=False, default=0),
     Column("starts", Integer, nullable=False, default=0),
     Column("go", Boolean, nullable=False, default=False),
@@ -163,6 +169,7 @@ groups = Table(
     Column("due_at", BigInteger),
     Index(None, "due_at"),
     Index(None, "project", "created_at", "uuid"),
+    Index(None, "waiting_since"),
 )
 
 # Which groups a group is to be apart from, as its specification says. Such a rule never changes.

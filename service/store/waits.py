@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Column, ColumnElement, Connection, update
 
 from service.store import schema
 
@@ -19,20 +19,29 @@ SLACK_MS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One stored time, ms since the epoch: `kind` in words for metrics, and the longest that it is set ahead, in ms."""
+    """One stored time, ms since the epoch: `kind` in words for metrics, and the longest that it is set ahead, in ms.
+
+    `since`: instead, the column of the time from which it was set, where each row has a length of its own.
+    """
 
     kind: str
     table: str
     column: str
-    longest_ms: int
+    longest_ms: int = 0
+    since: str = ""
 
 
 def hold_to_present(connection: Connection, now: int, waits: Iterable[Wait]) -> Mapping[str, int]:
     """Set each time that lies too far ahead of `now` to the furthest that it can lie. Answers kind -> how many were."""
     held: dict[str, int] = {}
     for wait in waits:
-        column = schema.metadata.tables[wait.table].c[wait.column]
-        too_far = update(column.table).where(column > now + wait.longest_ms + SLACK_MS)
-        if count := connection.execute(too_far.values({column: now + wait.longest_ms})).rowcount:
+        columns = schema.metadata.tables[wait.table].c
+        column = columns[wait.column]
+        held_to: dict[Column[int], ColumnElement[int] | int] = {column: now + wait.longest_ms}
+        too_far = column > now + wait.longest_ms + SLACK_MS
+        if wait.since:
+            begun = columns[wait.since]
+            held_to, too_far = {column: column - begun + now, begun: now}, begun > now + SLACK_MS
+        if count := connection.execute(update(column.table).where(too_far).values(held_to)).rowcount:
             held[wait.kind] = count
     return held

@@ -148,6 +148,19 @@ class Metrics:
             "Planned gangs that lost the race for capacity and were planned anew.",
             registry=registry,
         )
+        self.waiting_groups = Gauge(
+            "corral_waiting_groups",
+            "Groups that wait for hosts, by the reason of their last look.",
+            ["reason"],
+            registry=registry,
+        )
+        self.wait_duration = Histogram(
+            "corral_wait_duration_seconds",
+            "How long groups waited for hosts: those that were placed, those that were given up, stopped or deleted.",
+            ["outcome"],
+            buckets=(1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600),
+            registry=registry,
+        )
         self.rooms = Counter(
             "corral_rooms_total",
             "Room for groups that did not fit: begun, made, called off.",

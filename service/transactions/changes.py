@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from service.domain.events import EventKind
 from service.domain.fleet import HostState
-from service.domain.groups import Group, Instance, InstanceStatus, MoveStage
+from service.domain.groups import Group, Instance, InstanceStatus, MoveStage, Waiting
 from service.domain.network import is_planned
 from service.errors import WrongState
 from service.failpoints import failpoint
@@ -15,7 +15,7 @@ from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved, Observed, TimeLost
 from service.lifecycle.renewal import CLASH
 from service.lifecycle.transitions import AT_REST, advance, advance_all, released
-from service.store import addresses, bookings, claims, events, fleet, groups, ownership
+from service.store import addresses, bookings, claims, events, fleet, groups, ownership, waiting
 from service.store.connection import Connection
 from service.store.events import Draft
 
@@ -110,7 +110,7 @@ def commit(
         claims.leave(connection, ended)
         failpoint("change.released")
     _let_go(connection, before, after, now)
-    _give_back(connection, before, after)
+    gave_back = _give_back(connection, before, after)
     invariants.check(before, after, claims.seats_of(connection, after.uuid))
     known = {m.uuid: m for m in before.instances}
     if _heard_alone(before, after):
@@ -121,6 +121,8 @@ def commit(
     stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
     drafts = _drafts(before, stored)
     revision = events.append(connection, stored, drafts, now) if drafts else before.revision
+    if ended or gave_back:
+        waiting.given_back(connection)
     failpoint("change.told")
     stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
     groups.save(connection, before, stored)
@@ -140,16 +142,20 @@ def _let_go(connection: Connection, before: Group, after: Group, now: int) -> No
     ownership.take_back(connection, sorted(are - were))
 
 
-def _give_back(connection: Connection, before: Group, after: Group) -> None:
+def _give_back(connection: Connection, before: Group, after: Group) -> bool:
     """Seats are kept for a group while its row has the plan of the room that is made for it, and for a member that
-    makes room while its row says so. They end with that, in the same commit."""
+    makes room while its row says so. They end with that, in the same commit. Whether some ended."""
+    ended = False
     room = before.room.plan if before.room else None
     if room is not None and (after.room is None or after.room.plan is None or after.room.plan.uuid != room.uuid):
         bookings.give_back(connection, room.uuid, (seat.instance_uuid for seat in room.placement.assignments))
+        ended = True
     are = {m.uuid: m.room for m in after.instances}
     for member in before.instances:
         if member.room and are.get(member.uuid, "") != member.room:
             bookings.give_back(connection, member.room, [member.uuid])
+            ended = True
+    return ended
 
 
 def _wanted(group: Group) -> frozenset[tuple[str, int, str]]:
@@ -197,7 +203,7 @@ def _told_group(group: Group) -> Group:
     """The group without its counters and times."""
     return replace(
         group, version=0, sequence=0, revision=0, updated_at=0, retry_at=0, running_since=0, failures=0,
-        excluded_hosts=(), epoch=0,
+        excluded_hosts=(), epoch=0, waiting=_looked_of(group),
     )  # fmt: skip
 
 
@@ -222,13 +228,22 @@ def _told(member: Instance) -> Instance:
 
 
 def _heard_alone(before: Group, after: Group) -> bool:
-    """Whether guests have said of themselves what changes nothing for anybody: no new version, so that an etag that a
-    caller has stays good."""
+    """Whether guests have said of themselves what changes nothing for anybody, or one more look found what the one
+    before had: no new version, so that an etag that a caller has stays good."""
     deaf = [
-        replace(g, instances=tuple(replace(m, told_epoch=0, last_answer_at=0, guest_boot="") for m in g.instances))
+        replace(
+            g,
+            instances=tuple(replace(m, told_epoch=0, last_answer_at=0, guest_boot="") for m in g.instances),
+            waiting=_looked_of(g),
+        )
         for g in (before, after)
     ]
     return deaf[0] == deaf[1]
+
+
+def _looked_of(group: Group) -> Waiting | None:
+    """How the group waits, without when that was last looked at."""
+    return replace(group.waiting, looked=0, looked_at=0) if group.waiting is not None else None
 
 
 def accepted(connection: Connection, group: Group, now: int) -> Group:

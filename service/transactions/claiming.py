@@ -215,7 +215,7 @@ def _check_racks(connection: Connection, group: Group, host_of: Mapping[str, str
 
 def _has_rack_rules(group: Group) -> bool:
     policy = group.spec.placement
-    return bool(policy.max_per_rack or policy.min_racks or policy.max_racks or policy.same_rack)
+    return bool(policy.max_per_rack or policy.min_racks or policy.max_racks or policy.same_rack or policy.survive)
 
 
 def _check_spare_hosts(connection: Connection, group: Group) -> None:

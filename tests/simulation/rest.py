@@ -43,6 +43,8 @@ class AtRest:
         for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
             if phase == "planning" and status == "Degraded" and not self._has_room(uuid):
                 continue  # it served, lost a member, and waits for room
+            if phase == "planning" and status == "Waiting" and not owner and due and not self._has_room(uuid):
+                continue  # it waits for as long as its caller said, and somebody will look
             if phase not in RESTING:
                 yield f"group {uuid} is {phase}"
             if phase == "running" and status not in ("Running", "Degraded"):

@@ -24,7 +24,7 @@ from service.domain.specs import (
     NodeSpec,
     PlacementPolicy,
 )
-from tests.simulation import boards, faults, restoring, room_orders
+from tests.simulation import boards, faults, restoring, room_orders, wait_orders
 from tests.simulation.balancer import Balancer
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
@@ -51,6 +51,7 @@ THEMES = {
     "cells": 0,
     "leases": 0,
     "fence": 0,
+    "wait": 0,
 }
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 MOVING = ("moves", "room", "balance")
@@ -285,7 +286,7 @@ def _fleet(world: World) -> Fleet:
     tight = dice.random() < 0.4 and world.theme not in MOVING
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
-    room = world.theme in ("room", "balance")  # alike hosts, of which few are empty
+    room = world.theme in ("room", "balance", "wait")  # alike hosts, of which few are empty
     fences = world.theme == boards.THEME
     count = 2 + count % 3 if room else 3 + count % 4 if fences else count
     zone = Zone(
@@ -369,7 +370,8 @@ def _orders(world: World, length: float) -> list[Order]:
     if world.theme == "balance":
         small = room_orders.small(world, _spec, ENTRY)
         return [_without_rules(order) if dice.random() < 0.6 else order for order in small]
-    return room_orders.drawn(world, length, _spec, ENTRY) if world.theme == "room" else orders
+    own = {"room": room_orders.drawn, "wait": wait_orders.drawn}.get(world.theme)
+    return own(world, length, _spec, ENTRY) if own is not None else orders
 
 
 def _without_rules(order: Order) -> Order:

@@ -9,6 +9,7 @@ from corral.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -65,6 +66,8 @@ class DeployDistributedModelServiceRequest(_message.Message):
     FAILURE_POLICY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     MAKE_ROOM_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` starts every machine at once, `sequential` brings up one after
     the other, the initial node first.
@@ -113,6 +116,18 @@ class DeployDistributedModelServiceRequest(_message.Message):
     def failure_policy(self) -> _group_pb2.FailurePolicy:
         """What happens when a member fails."""
 
+    @_builtins.property
+    def wait(self) -> _group_pb2.Wait:
+        """How long the group may wait for hosts where it does not fit now; absent, it fails then. What could not fit if every
+        host were empty is refused at once.
+        """
+
+    @_builtins.property
+    def expected_end(self) -> _timestamp_pb2.Timestamp:
+        """By when the caller expects to have removed the group. Nothing is done then: it tells those that wait by when there
+        is room for them.
+        """
+
     def __init__(
         self,
         *,
@@ -129,10 +144,12 @@ class DeployDistributedModelServiceRequest(_message.Message):
         failure_policy: _group_pb2.FailurePolicy | None = ...,
         validate_only: _builtins.bool = ...,
         make_room: _group_pb2.MakeRoom.ValueType = ...,
+        wait: _group_pb2.Wait | None = ...,
+        expected_end: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure_policy", b"failure_policy", "placement_policy", b"placement_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "failure_policy", b"failure_policy", "placement_policy", b"placement_policy", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,6 +198,8 @@ class PlanDistributedModelServiceRequest(_message.Message):
     FAILURE_POLICY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     MAKE_ROOM_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_FIELD_NUMBER: _builtins.int
     DOCUMENT_RANKS_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` or `sequential`."""
@@ -223,6 +242,14 @@ class PlanDistributedModelServiceRequest(_message.Message):
         """What happens when a member fails."""
 
     @_builtins.property
+    def wait(self) -> _group_pb2.Wait:
+        """Accepted so that a deploy's body can be sent here as it is. A plan does not wait."""
+
+    @_builtins.property
+    def expected_end(self) -> _timestamp_pb2.Timestamp:
+        """Checked as in the deploy, and not kept."""
+
+    @_builtins.property
     def document_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ranks whose members' documents are to be told as well. Together they may be 2 MiB long."""
 
@@ -242,11 +269,13 @@ class PlanDistributedModelServiceRequest(_message.Message):
         failure_policy: _group_pb2.FailurePolicy | None = ...,
         validate_only: _builtins.bool = ...,
         make_room: _group_pb2.MakeRoom.ValueType = ...,
+        wait: _group_pb2.Wait | None = ...,
+        expected_end: _timestamp_pb2.Timestamp | None = ...,
         document_ranks: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure_policy", b"failure_policy", "placement_policy", b"placement_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "failure_policy", b"failure_policy", "placement_policy", b"placement_policy", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -321,6 +321,7 @@ class PlacementPolicy(_message.Message):
     SPARE_HOSTS_FIELD_NUMBER: _builtins.int
     MAX_RACKS_FIELD_NUMBER: _builtins.int
     NUMA_FIELD_NUMBER: _builtins.int
+    SURVIVE_FIELD_NUMBER: _builtins.int
     strategy: _placement_pb2.PlacementStrategy.ValueType
     """What makes one placement better than another."""
     max_per_host: _builtins.int
@@ -373,6 +374,10 @@ class PlacementPolicy(_message.Message):
     def preferred_anti_affinity_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreferredGroup]:
         """Groups whose hosts the members should not be on. Each host with both misses a wish."""
 
+    @_builtins.property
+    def survive(self) -> Global___Survive:
+        """How many members are left at least, whatever is lost. Absent means any number."""
+
     def __init__(
         self,
         *,
@@ -395,14 +400,41 @@ class PlacementPolicy(_message.Message):
         spare_hosts: _builtins.int = ...,
         max_racks: _builtins.int = ...,
         numa: _placement_pb2.NumaPolicy.ValueType = ...,
+        survive: Global___Survive | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["survive", b"survive"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "max_per_zone", b"max_per_zone", "max_racks", b"max_racks", "min_hosts", b"min_hosts", "min_racks", b"min_racks", "min_zones", b"min_zones", "numa", b"numa", "preferred_affinity_groups", b"preferred_affinity_groups", "preferred_anti_affinity_groups", b"preferred_anti_affinity_groups", "preferred_host_labels", b"preferred_host_labels", "required_host_labels", b"required_host_labels", "same_rack", b"same_rack", "same_zone", b"same_zone", "spare_hosts", b"spare_hosts", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_group_uuids", b"affinity_group_uuids", "anti_affinity_group_uuids", b"anti_affinity_group_uuids", "exclusive_hosts", b"exclusive_hosts", "max_per_host", b"max_per_host", "max_per_rack", b"max_per_rack", "max_per_zone", b"max_per_zone", "max_racks", b"max_racks", "min_hosts", b"min_hosts", "min_racks", b"min_racks", "min_zones", b"min_zones", "numa", b"numa", "preferred_affinity_groups", b"preferred_affinity_groups", "preferred_anti_affinity_groups", b"preferred_anti_affinity_groups", "preferred_host_labels", b"preferred_host_labels", "required_host_labels", b"required_host_labels", "same_rack", b"same_rack", "same_zone", b"same_zone", "spare_hosts", b"spare_hosts", "strategy", b"strategy", "survive", b"survive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlacementPolicy: _TypeAlias = PlacementPolicy  # noqa: Y015
+
+@_typing.final
+class Survive(_message.Message):
+    """What a group outlives: proven when it is placed, and kept whenever members of it are placed again or it is scaled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RACKS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    racks: _builtins.int
+    """The loss of so many racks, whichever they are: 1."""
+    members: _builtins.int
+    """How many members are left then, at least: fewer than the group has."""
+    def __init__(
+        self,
+        *,
+        racks: _builtins.int = ...,
+        members: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "racks", b"racks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Survive: _TypeAlias = Survive  # noqa: Y015
 
 @_typing.final
 class HostLabel(_message.Message):
@@ -550,6 +582,8 @@ class InstanceGroup(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     ROOM_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -557,7 +591,7 @@ class InstanceGroup(_message.Message):
     model_uuid: _builtins.str
     """The UUID of the model that the model service serves. Empty where the catalogue names none."""
     status: _builtins.str
-    """The group's state: `Deploying` (being placed and prepared), `ConfigSettingUp` (machines are being
+    """The group's state: `Waiting` (for hosts, see `waiting`), `Deploying` (being placed and prepared), `ConfigSettingUp` (machines are being
     configured), `ServiceBootingUp` (machines run, their services do not answer yet), `Starting`,
     `Running`, `Degraded` (some members do not answer), `Stopping`, `Stopped`, `Deleting`,
     `Deleted` (only in the last event of a deletion), `Failed`, or `Unknown` (a host cannot be reached).
@@ -634,6 +668,14 @@ class InstanceGroup(_message.Message):
     def room(self) -> Global___RoomInProgress:
         """The room that is being made for members that wait for hosts. Absent where none is."""
 
+    @_builtins.property
+    def waiting(self) -> Global___WaitInProgress:
+        """How it waits for hosts, where it was seen not to fit and may wait. `reason` says why it does not fit."""
+
+    @_builtins.property
+    def expected_end(self) -> _timestamp_pb2.Timestamp:
+        """By when its caller expects to have removed it. Unset where that was not said."""
+
     def __init__(
         self,
         *,
@@ -663,14 +705,92 @@ class InstanceGroup(_message.Message):
         roles: _abc.Iterable[Global___RoleStatus] | None = ...,
         cause: _builtins.str = ...,
         room: Global___RoomInProgress | None = ...,
+        waiting: Global___WaitInProgress | None = ...,
+        expected_end: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date", "room", b"room"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expected_end", b"expected_end", "last_op_date", b"last_op_date", "room", b"room", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceGroup: _TypeAlias = InstanceGroup  # noqa: Y015
+
+@_typing.final
+class Wait(_message.Message):
+    """How long a group may wait for hosts. Exactly one of the two is given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOR_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    for_ms: _builtins.int
+    """For so many milliseconds, at most 90 days."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Until this time, which must be in the future."""
+
+    def __init__(
+        self,
+        *,
+        for_ms: _builtins.int = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_ms", b"for_ms", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Wait: _TypeAlias = Wait  # noqa: Y015
+
+@_typing.final
+class WaitInProgress(_message.Message):
+    """How a group waits for hosts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    EARLIEST_START_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why it does not fit: `NO_CAPACITY`, `NO_ADDRESSES`, `QUOTA_EXCEEDED`, or `UNDECIDED` where that was not decided."""
+    position: _builtins.int
+    """Its place among all groups that wait, from 1, when it was last looked at. Who uses a smaller share of what he may
+    use goes first, and of alike ones who has waited longer.
+    """
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it was first seen not to fit."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """It is given up then."""
+
+    @_builtins.property
+    def earliest_start(self) -> _timestamp_pb2.Timestamp:
+        """By when there is room for it if all groups are gone by their `expected_end`: proven, unless somebody comes before it.
+        Unset where that is not known, which it is of the first in line alone.
+        """
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        position: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        earliest_start: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["earliest_start", b"earliest_start", "since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earliest_start", b"earliest_start", "position", b"position", "reason", b"reason", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitInProgress: _TypeAlias = WaitInProgress  # noqa: Y015
 
 @_typing.final
 class RoomInProgress(_message.Message):

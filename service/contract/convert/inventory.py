@@ -13,7 +13,7 @@ from service.app.etags import etag_of
 from service.contract.call import told_cause
 from service.contract.convert import specification
 from service.domain import roles
-from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat
+from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat, Waiting
 from service.domain.specs import PlacementStrategy
 
 Reachable = Callable[[str], bool]
@@ -82,6 +82,18 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
             for state in roles.states(value.instances)
         ],
         room=_room(value.room.plan) if value.room is not None and value.room.plan is not None else None,
+        waiting=_waiting(value.waiting) if value.waiting is not None and value.waiting.since else None,
+        expected_end=timestamp(value.ends_at),
+    )
+
+
+def _waiting(value: Waiting) -> group_pb2.WaitInProgress:
+    return group_pb2.WaitInProgress(
+        reason=value.failure.code if value.failure is not None else "",
+        position=value.position,
+        since=timestamp(value.since),
+        until=timestamp(value.until),
+        earliest_start=timestamp(value.starts_at),
     )
 
 

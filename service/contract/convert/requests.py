@@ -21,11 +21,13 @@ from service.domain.specs import (
     GroupSpec,
     HostLabel,
     MachineType,
+    MayWait,
     NodeSpec,
     PlacementPolicy,
     PlacementStrategy,
     PreferredGroup,
     RoomMoves,
+    Survive,
 )
 
 ROOM_MOVES: Mapping[int, RoomMoves | None] = {
@@ -102,7 +104,14 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
     )
     if policy.HasField("budget"):
         spec = replace(spec, failure_budget=policy.budget)
-    return DeployRequest(spec, message.resource_uuid, message.request_id, ROOM_MOVES[message.make_room])
+    return DeployRequest(
+        spec,
+        message.resource_uuid,
+        message.request_id,
+        ROOM_MOVES[message.make_room],
+        MayWait(message.wait.for_ms, message.wait.until.ToMilliseconds()) if message.HasField("wait") else None,
+        message.expected_end.ToMilliseconds(),
+    )
 
 
 def nodes(messages: Iterable[group_pb2.NodeSpec]) -> tuple[NodeSpec, ...]:
@@ -181,6 +190,7 @@ def _placement_policy(message: group_pb2.PlacementPolicy) -> PlacementPolicy:
         spare_hosts=message.spare_hosts,
         max_racks=message.max_racks,
         numa=NUMA_POLICIES[message.numa],
+        survive=Survive(message.survive.members) if message.HasField("survive") else None,
     )
 
 

@@ -9,7 +9,7 @@ from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amount
 from service.app.zones import ZoneView
 from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
 from service.domain.fleet import MEMORY, VCPU
-from service.domain.groups import Group, GroupStatus, Instance
+from service.domain.groups import Group, GroupStatus, Instance, Waiting
 
 _FIRST = (VCPU, MEMORY)
 """What every host has is drawn first."""
@@ -84,7 +84,15 @@ def group(value: Group, *, causes: bool) -> dict[str, Any]:
         "created": value.created_at,
         "updated": value.updated_at,
         "ended": value.status is GroupStatus.DELETED,
+        "waiting": _waiting(value.waiting),
     }
+
+
+def _waiting(value: Waiting | None) -> dict[str, Any] | None:
+    """How a group waits for hosts; None where it does not."""
+    if value is None or not value.since:
+        return None
+    return {"position": value.position, "since": value.since, "until": value.until, "starts": value.starts_at}
 
 
 def member(value: Instance, reachable: Reachable, *, causes: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
 from service.domain.catalog import ModelService, RegisteredImage, version_key
 from service.domain.fleet import MEMORY, VCPU, Cluster, Host, Zone
-from service.domain.groups import Group, Instance, InstanceStatus, PlacementRecord
+from service.domain.groups import Group, GroupStatus, Instance, InstanceStatus, PlacementRecord
 from service.domain.specs import MachineType
 from service.http.zstack.query import Moment
 
@@ -27,6 +27,8 @@ from service.http.zstack.query import Moment
 def group(value: Group, reachable: Reachable, images: Mapping[str, str]) -> dict[str, Any]:
     """ModelServiceInstanceGroupInventory. `images`: version of a catalogue entry -> the image that it boots."""
     told = _of_message(inventory.group(value, reachable))
+    if value.status is GroupStatus.WAITING:
+        told["status"] = GroupStatus.DEPLOYING.value  # ZStack has no word for a group that waits for hosts
     for shown, member in zip(told["instances"], value.instances, strict=True):
         vm = machine(member, images)
         if vm is not None:

@@ -298,7 +298,7 @@ def test_options_of_placement_stand_over_what_the_file_says(
     file = tmp_path / "with_policy.json"
     file.write_text(json.dumps(body))
     told = "--max-per-host 1 --min-racks 2 --strategy close --host-label disk=ssd,nvme --prefer-host-label net=rdma:7"
-    told += " --near n --prefer-apart a:3 --apart b --same-zone --numa required"
+    told += " --near n --prefer-apart a:3 --apart b --same-zone --numa required --survive-rack 2"
     assert main(["--server", address, "plan", str(file), *told.split()]) == errors.OK
     assert planned(service).placement_policy == group_pb2.PlacementPolicy(
         strategy=placement_pb2.PLACEMENT_STRATEGY_CLOSE,
@@ -307,6 +307,7 @@ def test_options_of_placement_stand_over_what_the_file_says(
         same_rack=True,
         same_zone=True,
         numa=placement_pb2.NUMA_POLICY_REQUIRED,
+        survive=group_pb2.Survive(racks=1, members=2),
         affinity_group_uuids=[GROUP, "n"],
         anti_affinity_group_uuids=["b"],
         required_host_labels=[group_pb2.HostLabel(key="disk", values=["ssd", "nvme"])],

@@ -41,3 +41,14 @@ def test_what_is_not_is_named_in_the_refusal(read: object, text: str) -> None:
     assert callable(read)
     with pytest.raises(ValueError, match=f"'{text}' is no"):
         read(text)
+
+
+@pytest.mark.parametrize(("text", "ms"), [("90s", 90_000), ("15m", 900_000), ("2h", 7_200_000), ("3d", 259_200_000)])
+def test_a_duration_is_a_number_with_its_unit(text: str, ms: int) -> None:
+    assert values.duration(text) == ms
+
+
+@pytest.mark.parametrize("text", ["", "90", "0s", "1.5h", "-1s", "2 h", "1w"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no duration"):
+        values.duration(text)

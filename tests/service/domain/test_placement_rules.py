@@ -8,7 +8,7 @@ import pytest
 
 from placement.reasons import Family
 from service.domain.placement_rules import fields_of, violations
-from service.domain.specs import HostLabel, PlacementPolicy, PreferredGroup
+from service.domain.specs import HostLabel, PlacementPolicy, PreferredGroup, Survive
 from tests.support.builders import node
 
 A, B, OWN = "a" * 32, "b" * 32, "c" * 32
@@ -42,6 +42,10 @@ def label(*values: str, key: str = "disk") -> HostLabel:
         ({"max_racks": 2, "max_per_rack": 1}, ANYWHERE, ["max_racks"]),
         ({"max_racks": 2, "max_per_rack": 2}, ANYWHERE, []),
         ({"max_per_zone": 1}, ZONES, ["max_per_zone"]),
+        ({"survive": Survive(3)}, ANYWHERE, ["survive.members"]),
+        ({"survive": Survive(2)}, ANYWHERE, []),
+        ({"survive": Survive(1), "same_rack": True}, ANYWHERE, ["survive"]),
+        ({"survive": Survive(2), "max_racks": 2}, ANYWHERE, ["survive"]),
         ({"max_per_zone": 2}, ZONES, []),
         (
             {"required_host_labels": (label("ssd"), label("hdd"))},

@@ -12,7 +12,7 @@ from placement.engine import place
 from placement.model import Decision, Policy, Snapshot, Status
 from service.domain.fleet import MEMORY, VCPU, Host, HostState, HostStatus
 from service.domain.groups import Group, Instance, InstanceStatus
-from service.domain.specs import HostLabel, PlacementPolicy, PlacementStrategy, PreferredGroup
+from service.domain.specs import HostLabel, PlacementPolicy, PlacementStrategy, PreferredGroup, Survive
 from service.errors import NoCapacity, Unsatisfiable
 from service.planning import translate
 from tests.support import builders
@@ -118,6 +118,7 @@ RULES: dict[str, tuple[PlacementPolicy, Any]] = {
     "max_per_host": (PlacementPolicy(max_per_host=1), lambda g: most(g, "host") == 1),
     "max_per_rack": (PlacementPolicy(max_per_rack=2), lambda g: most(g, "rack") <= 2),
     "max_per_zone": (PlacementPolicy(max_per_zone=3), lambda g: most(g, "zone") <= 3),
+    "survive": (PlacementPolicy(survive=Survive(2)), lambda g: most(g, "rack") <= len(g.instances) - 2),
     "min_hosts": (PlacementPolicy(min_hosts=4), lambda g: different(g, "host") >= 4),
     "min_racks": (PlacementPolicy(min_racks=3), lambda g: different(g, "rack") >= 3),
     "min_zones": (PlacementPolicy(min_zones=2), lambda g: different(g, "zone") == 2),

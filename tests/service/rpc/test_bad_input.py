@@ -9,6 +9,7 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, group_pb2
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
 from service.contract.frame import CallLimits
@@ -126,6 +127,14 @@ TABLE = [
         "model_services[1].node_rank",
         "from 0 to 1",
     ),
+    of_group("neither for nor until", "wait", "exactly one", wait=group_pb2.Wait()),
+    of_group("for and until", "wait", "exactly one", wait=group_pb2.Wait(for_ms=1, until=Timestamp(seconds=5 * 10**9))),
+    of_group("a wait below 0", "wait.for_ms", "", wait=group_pb2.Wait(for_ms=-1)),
+    of_group("a wait of years", "wait.for_ms", "", wait=group_pb2.Wait(for_ms=10**12)),
+    of_group("until no time", "wait.until", "years", wait=group_pb2.Wait(until=Timestamp(seconds=-1))),
+    of_group("until the past", "wait.until", "in the future", wait=group_pb2.Wait(until=Timestamp(seconds=1))),
+    of_group("an end in the past", "expected_end", "in the future", expected_end=Timestamp(seconds=1)),
+    of_group("an end at no time", "expected_end", "years", expected_end=Timestamp(nanos=-1)),
     Row("a rank for one only", deploy(model_services=[node(node_rank=0), node()]), "model_services[1].node_rank"),
     Row(
         "initial node of rank 1",
@@ -143,6 +152,20 @@ TABLE = [
     of_group("long request id", "request_id", "128", request_id="r" * 129),
     of_group(
         "unknown policy", "placement_policy.strategy", "PLACEMENT_STRATEGY_PACK", placement_policy={"strategy": 99}
+    ),
+    of_group("survive no rack", "placement_policy.survive.racks", "", placement_policy={"survive": {"members": 1}}),
+    of_group(
+        "survive two racks",
+        "placement_policy.survive.racks",
+        "",
+        placement_policy={"survive": {"racks": 2, "members": 1}},
+    ),
+    of_group("survive with none", "placement_policy.survive.members", "", placement_policy={"survive": {"racks": 1}}),
+    of_group(
+        "survive with all",
+        "placement_policy.survive.members",
+        "is lost",
+        placement_policy={"survive": {"racks": 1, "members": 9}},
     ),
     of_group("unknown numa", "placement_policy.numa", "NUMA_POLICY_REQUIRED", placement_policy={"numa": 9}),
     of_group("negative spread", "placement_policy.max_per_host", "from 0", placement_policy={"max_per_host": -1}),

@@ -15,7 +15,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from service.domain.fleet import Host
 from service.domain.groups import Group
 from service.domain.kept_rules import broken, worsened
-from service.domain.specs import HostLabel, PlacementPolicy
+from service.domain.specs import HostLabel, PlacementPolicy, Survive
 from tests.service.rpc.lab import reason_of
 from tests.support import builders
 from tests.support.whole import ENTRY, GIB, Whole, config_text, whole
@@ -115,6 +115,9 @@ def test_each_rule_is_counted_as_the_planner_keeps_it() -> None:
 
     assert of(PlacementPolicy(max_per_rack=1), "ab.") == []
     assert of(PlacementPolicy(max_per_rack=1), "aab") == [("at most 1 in a rack", 1, (0, 1))]
+    assert of(PlacementPolicy(survive=Survive(2)), "aabb") == []
+    told = ("2 members are left whichever rack is lost", 1, (0, 1, 2))
+    assert of(PlacementPolicy(survive=Survive(2)), "aaab") == [told]
     assert of(PlacementPolicy(same_rack=True), "aa") == []
     assert of(PlacementPolicy(same_rack=True), "..") == [("all in one rack", 1, (0, 1))]
     assert of(PlacementPolicy(max_racks=2), "abc") == [("in at most 2 racks", 1, (0, 1, 2))]

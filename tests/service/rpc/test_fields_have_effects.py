@@ -165,6 +165,8 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
         assert len(set(await racks(3, min_hosts=3, **pack))) == 3
         assert {name[:2] for name in await racks(3, min_racks=3, **pack)} == {"r1", "r2", "r3"}
         assert "r3" in {name[:2] for name in await racks(2, min_zones=2, **pack)}
+        racks_of = [name[:2] for name in await racks(4, survive={"racks": 1, "members": 2}, **pack)]
+        assert max(racks_of.count(rack) for rack in racks_of) == 2
         assert await hosts_of(lab, model_services=[node(zone_uuid="2" * 32)]) <= {"r3-1", "r3-2"}
         spread = {"strategy": "PLACEMENT_STRATEGY_SPREAD"}
         assert len({name[:2] for name in await racks(2, same_rack=True, **spread)}) == 1
@@ -194,6 +196,7 @@ async def test_a_policy_says_all_that_the_planner_can(tmp_path: Path) -> None:
             ({"min_racks": 2, "same_rack": True}, "INVALID_ARGUMENT", "placement_policy.min_racks"),
             ({"preferred_affinity_groups": [{"group_uuid": NOWHERE}]}, "NOT_FOUND", "preferred_affinity_groups[0]"),
             ({"spare_hosts": 6}, "UNSATISFIABLE", "placement_policy.spare_hosts"),
+            ({"survive": {"racks": 1, "members": 1}, "max_racks": 1}, "INVALID_ARGUMENT", "placement_policy.survive"),
             ({"min_racks": 2, "max_racks": 1}, "INVALID_ARGUMENT", "placement_policy.max_racks"),
         ):
             nodes = [node(zone_uuid=""), node(zone_uuid="")]

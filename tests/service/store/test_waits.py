@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import insert
 
 from service.app import jobs, sessions
+from service.domain.rebalances import Rebalance
 from service.reconcile.manager import GROUP_WAITS
-from service.store import groups, schema
+from service.store import groups, rebalances, schema
 from service.store.waits import SLACK_MS, hold_to_present
 from tests.support.builders import group
 from tests.support.database import Database
@@ -49,6 +50,17 @@ def test_jobs_and_sessions_are_held_too(db: Database) -> None:
     assert db.write(lambda c: hold_to_present(c, NOW, waits)) == {"job lease": 1, "session": 1}
     expires = db.read(lambda c: c.scalar(schema.sessions.select().with_only_columns(schema.sessions.c.expires_at)))
     assert expires == NOW + sessions.MAX_LIFETIME_MS
+
+
+def test_a_rebalance_is_wanted_for_no_longer_than_it_was_to_be(db: Database) -> None:
+    ahead, length = NOW + 5 * HOUR, 90_000
+    db.write(lambda c: rebalances.add(c, Rebalance("a" * 32, (), ahead, ahead + length)))
+    db.write(lambda c: rebalances.add(c, Rebalance("b" * 32, (), NOW - 1, NOW - 1 + 9 * HOUR)))
+    assert db.write(lambda c: hold_to_present(c, NOW, rebalances.WAITS)) == {"rebalance": 1}
+    held, other = (db.read(lambda c, uuid=uuid: rebalances.get(c, uuid * 32)) for uuid in "ab")  # type: ignore[misc]
+    assert (held.created_at, held.until) == (NOW, NOW + length)
+    assert (other.created_at, other.until) == (NOW - 1, NOW - 1 + 9 * HOUR)
+    assert db.read(lambda c: rebalances.wanted(c, ["a" * 32], NOW + length)) == frozenset()
 
 
 def test_a_lease_that_a_leap_of_the_clock_ended_is_not_taken(db: Database) -> None:

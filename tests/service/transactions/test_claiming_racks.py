@@ -16,7 +16,7 @@ from placement.model import Assignment, Decision, Policy, Status
 from service.domain.fleet import Host
 from service.domain.groups import Group, GroupPhase, InstanceStatus, MoveStage, PlacementRecord
 from service.domain.kept_rules import lost_to_racks
-from service.domain.specs import PlacementPolicy
+from service.domain.specs import PlacementPolicy, Survive
 from service.planning import fleet_reader, translate
 from service.store import claims, fleet, groups, schema
 from service.transactions import claiming
@@ -27,6 +27,7 @@ S = InstanceStatus
 RULES = [
     PlacementPolicy(max_per_rack=1),
     PlacementPolicy(max_per_rack=2),
+    PlacementPolicy(survive=Survive(1)),
     PlacementPolicy(same_rack=True),
     PlacementPolicy(max_racks=1),
     PlacementPolicy(max_racks=2),

@@ -6,7 +6,7 @@ import { amount, label } from "./units.js";
 const TONES = {
   good: ["Running", "Connected", "placed", "optimal", "available", "claimed"],
   busy: [
-    "Deploying", "ConfigSettingUp", "ServiceBootingUp", "Starting", "Stopping", "Deleting", "Connecting",
+    "Waiting", "Deploying", "ConfigSettingUp", "ServiceBootingUp", "Starting", "Stopping", "Deleting", "Connecting",
     "Pending", "Claimed", "Creating", "Created", "Booting", "Evicting", "Removing",
   ],
   warn: ["Degraded", "Unknown", "Foreign", "Ahead", "Mismatched", "Failing", "unknown", "gap", "quarantined"],

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from corral.v1 import deploy_pb2, group_pb2, limits_pb2, placement_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 
 import placement.model
 from service.contract.convert import events, inventory, requests, specification
@@ -21,11 +22,13 @@ from service.domain.specs import (
     GroupSpec,
     HostLabel,
     MachineType,
+    MayWait,
     NodeSpec,
     PlacementPolicy,
     PlacementStrategy,
     PreferredGroup,
     RoomMoves,
+    Survive,
 )
 from tests.support import ROOT, builders
 
@@ -85,6 +88,7 @@ SPEC = GroupSpec(
         spare_hosts=10,
         max_racks=11,
         numa=NumaPolicy.REQUIRED,
+        survive=Survive(4),
     ),
 )
 MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
@@ -141,10 +145,13 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
         spare_hosts=10,
         max_racks=11,
         numa=placement_pb2.NUMA_POLICY_REQUIRED,
+        survive=group_pb2.Survive(racks=1, members=4),
     ),
     failure_policy=group_pb2.FailurePolicy(action=group_pb2.FAILURE_ACTION_FAIL_GROUP, budget=0),
     validate_only=True,
     make_room=group_pb2.MAKE_ROOM_RESTART,
+    wait=group_pb2.Wait(for_ms=7),
+    expected_end=Timestamp(seconds=5),
 )
 
 
@@ -153,6 +160,7 @@ def test_every_field_of_a_request_arrives() -> None:
     assert converted.spec == SPEC
     assert (converted.resource_uuid, converted.request_id) == (UUIDS["e"], "r")
     assert converted.make_room is RoomMoves.RESTART
+    assert (converted.wait, converted.ends_at) == (MayWait(for_ms=7), 5000)
     for message in (MESSAGE, MESSAGE.model_services[0], MESSAGE.placement_policy):
         assert {field.name for field, _ in message.ListFields()} == {field.name for field in message.DESCRIPTOR.fields}
 
