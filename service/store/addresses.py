@@ -118,6 +118,8 @@ def require_free(connection: Connection, members: Sequence[Instance]) -> Shortag
     """That the zones in which these members may be placed can have addresses enough for them; and the zones that
     cannot take all of them. Raises NoAddresses: by no placement can each have one."""
     zones = fleet.zones(connection)
+    if not any(zone.network.plans_addresses for zone in zones.values()):
+        return Shortages()
     hosts = fleet.hosts_of(connection)
     planned = {uuid: zone.network for uuid, zone in zones.items() if hosts.get(uuid) and zone.network.plans_addresses}
     unlimited = any(hosts.get(uuid) and uuid not in planned for uuid in zones)
