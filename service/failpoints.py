@@ -34,6 +34,8 @@ NAMES = frozenset({
     "room.target", "room.closed",
     # a rebalance
     "rebalance.kept", "rebalance.asking",
+    # an update
+    "update.planned", "claim.resized",
     # what is seen of a host
     "monitor.probed", "monitor.judged", "monitor.recorded", "monitor.listed", "monitor.silent", "monitor.absent_once",
     "monitor.absent_twice",

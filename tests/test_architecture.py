@@ -21,10 +21,13 @@ DOCUMENTS = (*ABOVE[:3], *GUIDES, "deploy/guest/README.md", "protos/README.md")
 TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
+    "service/domain/groups.py": 440,  # what is stored of a group and its members
+    "service/lifecycle/transitions.py": 410,  # one function a fact
+    "service/store/groups.py": 410,  # the rows of both, and their statements
     "service/drivers/base.py": 490,  # all that every driver is asked for, and its answers
     "service/drivers/libvirt/driver.py": 430,  # the same, each with its thread and its connection
     "service/store/schema.py": 450,  # one table after the other
-    "tests/simulation/plants.py": 440,  # one bug after the other
+    "tests/simulation/plants.py": 470,  # one bug after the other
     "tests/simulation/scenario.py": 430,  # what there is in a seed, and how it goes
 }
 """The most lines of a file of Python, and of the few that may have more."""

@@ -31,6 +31,7 @@ from service.errors import CorralError, NoCapacity, Undecided, Unsatisfiable, Wr
 from service.lifecycle.facts import Evicted
 from service.lifecycle.moving import wish
 from service.lifecycle.transitions import FINAL, LAUNCHING, SEARCH_GOES_ON, advance
+from service.lifecycle.updating import gangs
 from service.planning import translate
 from service.planning.fleet_reader import FleetReader
 from service.planning.neighbours import LiveTargets
@@ -230,8 +231,9 @@ class Evacuation:
         """Which hosts take each of the leaving members as it runs; none where it does not run."""
         now = self._clock()
         return {
-            m.uuid: self._live_targets(group, m) if wish(m, now).move is MoveStage.WANTED else frozenset()
-            for m in group.instances
+            m.uuid: self._live_targets(gang, m) if wish(m, now).move is MoveStage.WANTED else frozenset()
+            for gang in gangs(group)
+            for m in gang.instances
             if m.uuid in leaving
         }
 

@@ -99,7 +99,7 @@ class GroupIntents:
         """Power the members off, keep their seats. Raises NotFound, Conflict, WrongState."""
 
         def decide(_connection: Connection, group: Group) -> Sequence[Fact]:
-            _require(group, SERVING, "it to be Running, Degraded or Unknown")
+            require(group, SERVING, "it to be Running, Degraded or Unknown")
             return [StopRequested()]
 
         return await self._intend(caller, "Stop", uuid, ask or Ask(), "", decide)
@@ -108,7 +108,7 @@ class GroupIntents:
         """Power the members off and bring them up again with the next start epoch. Raises like `stop`."""
 
         def decide(_connection: Connection, group: Group) -> Sequence[Fact]:
-            _require(group, SERVING | {GroupStatus.STOPPED}, "it to be Running, Degraded, Unknown or Stopped")
+            require(group, SERVING | {GroupStatus.STOPPED}, "it to be Running, Degraded, Unknown or Stopped")
             return [StartRequested() if group.status is GroupStatus.STOPPED else StopRequested(restart=True)]
 
         return await self._intend(caller, "Restart", uuid, ask or Ask(), "", decide)
@@ -117,7 +117,7 @@ class GroupIntents:
         """Bring a stopped group up again. Raises NotFound, Conflict, WrongState."""
 
         def decide(_connection: Connection, group: Group) -> Sequence[Fact]:
-            _require(group, {GroupStatus.STOPPED}, "it to be Stopped")
+            require(group, {GroupStatus.STOPPED}, "it to be Stopped")
             return [StartRequested()]
 
         return await self._intend(caller, "Start", uuid, ask or Ask(), "", decide)
@@ -144,7 +144,7 @@ class GroupIntents:
             raise InvalidArgument.of("model_services", "name members to add, or to remove, or both")
 
         def decide(connection: Connection, group: Group) -> Sequence[Fact]:
-            _require(group, {GroupStatus.RUNNING}, "it to be Running")
+            require(group, {GroupStatus.RUNNING}, "it to be Running")
             added, removed = joining_and_leaving(group, change) if change else (joining, leaving)
             _check_removed(group, removed)
             _check_left(connection, group, added, removed)
@@ -174,11 +174,11 @@ class GroupIntents:
         self._refuse_when_draining()
         if changes.name == "":
             raise InvalidArgument.of("name", "must not be empty")
-        body_hash = _body_hash(uuid, canonical(changes))
+        hashed = body_hash(uuid, canonical(changes))
 
         def intent(connection: Connection) -> Group:
             now = clock.now(connection)
-            known = repeated(connection, caller, "Update", ask.request_id, body_hash)
+            known = repeated(connection, caller, "Update", ask.request_id, hashed)
             if known is not None:
                 return visible(caller, known.group)
             group = visible(caller, groups.load(connection, uuid, lock=True))
@@ -187,18 +187,18 @@ class GroupIntents:
                 return group
             audited(connection, caller, "UpdateInstanceGroup", uuid, ask.request_id, now)
             if ask.request_id:
-                requests.remember(connection, caller.principal, "Update", ask.request_id, body_hash, uuid, 0, now)
+                requests.remember(connection, caller.principal, "Update", ask.request_id, hashed, uuid, 0, now)
             return commit(connection, group, replace(group, spec=_changed(group.spec, changes)), (), now)
 
         return await self._store.write(intent)
 
     async def _intend(self, caller: Caller, method: str, uuid: str, ask: Ask, body: str, decide: Decide) -> Started:
         self._refuse_when_draining()
-        body_hash = _body_hash(uuid, body)
+        hashed = body_hash(uuid, body)
 
         def intent(connection: Connection) -> Started:
             now = clock.now(connection)
-            known = repeated(connection, caller, method, ask.request_id, body_hash)
+            known = repeated(connection, caller, method, ask.request_id, hashed)
             if known is not None:
                 return known
             group = visible(caller, groups.load(connection, uuid, lock=True))
@@ -215,7 +215,7 @@ class GroupIntents:
                 groups.due(connection, uuid, 0)
             audited(connection, caller, f"{method}InstanceGroup", uuid, ask.request_id, now)
             if ask.request_id:
-                requests.remember(connection, caller.principal, method, ask.request_id, body_hash, uuid, before, now)
+                requests.remember(connection, caller.principal, method, ask.request_id, hashed, uuid, before, now)
             return Started(group, before)
 
         started = await self._store.write(intent)
@@ -261,7 +261,8 @@ class GroupIntents:
             raise Unavailable("the service is shutting down")
 
 
-def _body_hash(uuid: str, body: str) -> str:
+def body_hash(uuid: str, body: str) -> str:
+    """By which a repeated request is known for the same one."""
     return hashlib.sha256(f"{uuid}\n{body}".encode()).hexdigest()
 
 
@@ -335,7 +336,12 @@ def repeated(connection: Connection, caller: Caller, method: str, request_id: st
     return Started(group, max(found.after_revision, events.head(connection)[0]))
 
 
-def _require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], needs: str) -> None:
+def require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], needs: str) -> None:
+    """Raises WrongState where the group is in no such state, or is being updated."""
+    if group.updating and group.update is not None:
+        standing = f"in its update {group.update.number} ({group.update.stage.value})"
+        needed = "no update in progress: wait for its end, or take it back"
+        raise WrongState(f"instance group {group.uuid}", standing, needed)
     if group.status not in allowed:
         states = [status.value for status in allowed]
         raise WrongState(f"instance group {group.uuid}", group.status.value, needs, states)

@@ -1,4 +1,7 @@
-"""Instance groups as callers use them: deploy, plan, get, list, follow, watch; `group_intents` has the changes."""
+"""Instance groups as callers use them: deploy, plan, get, list, follow, watch.
+
+The changes are in `group_intents` and `updates`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from service.app.failures import error_of
 from service.app.feed import Bookmark, Feed
 from service.app.group_intents import (
     Ask,
-    GroupIntents,
     GroupLimits,
     Metadata,
     Started,
@@ -26,6 +28,7 @@ from service.app.group_intents import (
 )
 from service.app.paging import Page
 from service.app.promised import check_quota, ends, may_wait, promised
+from service.app.updates import GroupUpdates
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
 from service.domain.events import Event, EventKind
@@ -84,7 +87,7 @@ class MemberDocuments:
     documents: Mapping[str, str]
 
 
-class Groups(GroupIntents):
+class Groups(GroupUpdates):
     """The use cases. Every method raises the errors of `service.errors` and nothing else for a caller's mistakes.
 
     `signals.group_due` is told a group's uuid after an intent was committed: reconciliation may look at it at once.

@@ -171,7 +171,7 @@ class Logs:
 
 
 def _chosen(group: Group, ask: LogAsk) -> list[Instance]:
-    by_rank = {member.rank: member for member in group.instances}
+    by_rank = {member.rank: member for member in group.serving}
     for position, rank in enumerate(ask.ranks):
         if rank not in by_rank:
             there = ", ".join(str(known) for known in sorted(by_rank)[:20])

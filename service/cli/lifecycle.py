@@ -1,4 +1,4 @@
-"""What is done to a group that is there: scale, update, start, stop, restart, delete."""
+"""What is done to a group that is there: scale, start, stop, restart, delete. `updates` has the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from service.cli.view import choose_view
 def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     verb(corral, "scale", example="corral scale chat --role worker=3")(scale)
-    verb(corral, "update", example="corral update chat --description 'for the whole house'")(update)
     verb(corral, "stop", example="corral stop chat")(stop)
     verb(corral, "start", example="corral start chat")(start)
     verb(corral, "restart", example="corral restart chat")(restart)
@@ -65,30 +64,6 @@ def scale(
     )
     final = show(stub, lambda: stub.ScaleInstanceGroup(request), choose_view(output))
     return errors.OK if final.status == "Running" else errors.FAILED
-
-
-@output_option
-@click.argument("group", type=names.GROUP)
-@click.option("--name", help="Another name.")
-@click.option("--description")
-@click.option("--tag", "user_tags", multiple=True, metavar="TAG", help="Its user tags from now on (repeatable).")
-@click.option("--no-tags", is_flag=True, help="It has no user tags from now on.")
-def update(session: Session, output: Output, group: str, no_tags: bool, **told: Any) -> int:
-    """Change a group's name, description or tags; its members go on."""
-    stub = session.stub(Stub)
-    request = deploy_pb2.UpdateInstanceGroupRequest(uuid=group_uuid(stub, group), request_id=uuid4().hex)
-    for field in ("name", "description"):
-        if told[field] is not None:
-            setattr(request, field, told[field])
-            request.update_mask.paths.append(field)
-    if told["user_tags"] or no_tags:
-        request.user_tags.extend(told["user_tags"])
-        request.update_mask.paths.append("user_tags")
-    if not request.update_mask.paths:
-        raise click.UsageError("nothing to change was named")
-    made = stub.UpdateInstanceGroup(request).inventory
-    output.one(made, made.uuid, f"{made.name} is changed")
-    return errors.OK
 
 
 def _follows(method: str, kind: Callable[..., Any], end: str, text: str) -> Any:

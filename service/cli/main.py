@@ -31,6 +31,7 @@ from service.cli import (
     rebalance,
     secrets,
     server_part,
+    updates,
 )
 from service.cli.channel import CannotConnect
 from service.cli.command import Session, VerbGroup
@@ -139,6 +140,7 @@ def corral(ctx: click.Context, servers: tuple[str, ...], context: str | None, ca
 for _module in (
     groups,
     lifecycle,
+    updates,
     logs,
     hosts,
     host_verbs,

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.explanation import size_text
+from service.cli.explanation import amounts_text, size_text
 from service.cli.output import Columns, Output, plain_console
 
 # How far a member has come; a status that is not named here is at the beginning, or has failed.
@@ -183,10 +183,10 @@ def render(progress: Progress, since: float = 0.0) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("rank", "member", "host", "vCPU", "memory", "address", "status", "", ""):
         table.add_column(title, no_wrap=title != "")
-    for member in sorted(progress.members.values(), key=lambda each: each.node_rank):
+    for member in sorted(progress.members.values(), key=lambda each: (each.beside, each.node_rank)):
         done = _DONE if member.status == "Running" else _STEPS.get(member.status, 0)
         table.add_row(
-            f"{member.node_rank}{'*' if member.is_initial_node else ''}",
+            f"{member.node_rank}{'*' if member.is_initial_node else ''}{' beside' if member.beside else ''}",
             f"{member.name} [{member.role}]" if member.role else member.name,
             member.host_name or member.host_uuid[:8],
             str(member.cpu_num),
@@ -199,6 +199,8 @@ def render(progress: Progress, since: float = 0.0) -> RenderableType:
     lines: list[RenderableType] = [head]
     if group.roles:
         lines.append(Text(describe_roles(group), style="dim"))
+    if group.HasField("update"):
+        lines.append(Text(describe_update(group.update), style="dim"))
     if progress.placement is not None:
         lines.append(Text(describe_placement(progress.placement), style="dim"))
     return Group(*lines, table)
@@ -228,7 +230,8 @@ def describe_event(event: group_pb2.InstanceGroupEvent) -> str:
 def describe_member(member: group_pb2.Instance) -> str:
     """A member in a line: rank, name, status and what is known of its place."""
     role = f" [{member.role}]" if member.role else ""
-    parts = [f"{member.node_rank} {member.name}{role}: {member.status}"]
+    beside = " of the gang beside" if member.beside else ""
+    parts = [f"{member.node_rank} {member.name}{role}{beside}: {member.status}"]
     if member.host_name or member.host_uuid:
         parts.append(f"on {member.host_name or member.host_uuid}{cells_text(member.numa_cells)}")
     if member.addresses:
@@ -257,7 +260,18 @@ def describe_group(group: group_pb2.InstanceGroup) -> str:
     told = f"{group.name}: {group.status}" + (f" ({because(group)})" if group.reason else "")
     told = f"{told}; {describe_room(group.room)}" if group.HasField("room") else told
     told = f"{told}; {describe_waiting(group.waiting)}" if group.HasField("waiting") else told
+    told = f"{told}; {describe_update(group.update)}" if group.HasField("update") else told
     return f"{told}; {describe_roles(group)}" if group.roles else told
+
+
+def describe_update(update: group_pb2.GroupUpdate) -> str:
+    """Where the newest change of what a group runs stands."""
+    how = "in place" if update.mode == group_pb2.UPDATE_MODE_IN_PLACE else "surge"
+    undoes = f", takes back {update.undoes}" if update.undoes else ""
+    told = f"update {update.number} ({how}{undoes}): {update.stage.replace('_', ' ')}"
+    if update.needs and not update.HasField("end_date"):
+        told += f", needs {amounts_text(update.needs)}"
+    return told + (f" ({update.reason})" if update.reason else "")
 
 
 def describe_waiting(waiting: group_pb2.WaitInProgress) -> str:

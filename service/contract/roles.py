@@ -22,6 +22,8 @@ ROLES: Mapping[str, str] = {
     f"{_MODEL}ListInstances": VIEWER,
     f"{_MODEL}GetInstanceLog": VIEWER,
     f"{_MODEL}UpdateInstanceGroup": OPERATOR,
+    f"{_MODEL}RolloutInstanceGroup": OPERATOR,
+    f"{_MODEL}RollBackInstanceGroup": OPERATOR,
     f"{_MODEL}ScaleInstanceGroup": OPERATOR,
     f"{_MODEL}StartInstanceGroup": OPERATOR,
     f"{_MODEL}StopInstanceGroup": OPERATOR,

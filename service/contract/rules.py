@@ -65,7 +65,7 @@ def _gpus_are_right(
         yield from _gpu_violations(node, f"model_services[{index}].gpus")
 
 
-def _gpu_violations(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolation]:
+def _gpu_violations(node: group_pb2.NodeSpec | deploy_pb2.MemberChange, path: str) -> Iterator[FieldViolation]:
     seen: set[str] = set()
     for index, gpu in enumerate(node.gpus):
         if gpu.model:  # none means any
@@ -117,6 +117,18 @@ def _updates_are_right(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterato
             yield FieldViolation(f"{path}.role", "is in the list already")
         seen.add(node.role)
         yield from _gpu_violations(node, f"{path}.gpus")
+
+
+def _changes_are_right(request: deploy_pb2.RolloutInstanceGroupRequest) -> Iterator[FieldViolation]:
+    for position, change in enumerate(request.changes):
+        path = f"changes[{position}]"
+        yield from _gpu_violations(change, f"{path}.gpus")
+        if change.gpus and change.no_gpus:
+            yield FieldViolation(f"{path}.no_gpus", "must not be set where gpus are named")
+        for number, name in enumerate(change.removed_environment_variables):
+            if name in change.environment_variables:
+                where = f"{path}.removed_environment_variables[{number}]"
+                yield FieldViolation(where, f"{name} is set by the same change")
 
 
 def _adds_no_initial_node(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterator[FieldViolation]:
@@ -298,6 +310,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _roles_and_counts_are_right,
         _gpus_are_right,
     ),
+    "corral.v1.RolloutInstanceGroupRequest": (_changes_are_right,),
     "corral.v1.UpdateInstanceGroupRequest": (
         _mask_names("name", "description", "user_tags", "system_tags"),
         _named_fields_are_not_empty("name"),

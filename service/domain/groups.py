@@ -9,7 +9,7 @@ JSON"); classes may move.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from placement.model import Explanation
@@ -17,6 +17,7 @@ from service.domain.causes import Explained
 from service.domain.cells import with_cells
 from service.domain.devices import HeldDevice
 from service.domain.specs import GroupSpec, NodeSpec, PlacementStrategy, RoomMoves
+from service.domain.updates import UpdateMode, UpdateStage
 
 
 class GroupStatus(StrEnum):
@@ -84,7 +85,8 @@ class Instance(Explained):
 
     `deadline_at`: of the present status (boot, or the grace of a stop); 0 = none. `was_resumed`: this attempt may have
     executed guest code. `unknown_since`: since when its host does not answer; 0 = it does. `joining`, `leaving`: of a
-    scaling in progress. `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
+    scaling in progress. `beside`: of the group's second gang, while an update goes on (`Update.gang`).
+    `stop_asked`: the guest was asked to stop, or (FAILING) the failure has been counted.
     `cells`: the NUMA cells of its host that it is pinned to, `target_cells` of the host that it is moved to live; none:
     it floats. `devices`: those of its host that it has claimed and its machine is given.
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
@@ -121,6 +123,7 @@ class Instance(Explained):
     stop_asked: bool = False
     joining: bool = False
     leaving: bool = False
+    beside: bool = False
     move: MoveStage = MoveStage.NONE
     target_host_uuid: str = ""
     target_host_name: str = ""
@@ -313,6 +316,58 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Gang:
+    """What a second gang has of its own beside its members (`Instance.beside`). Each field as in Group."""
+
+    spec: GroupSpec
+    phase: GroupPhase = GroupPhase.PLANNING
+    status: GroupStatus = GroupStatus.DEPLOYING
+    reason: str = ""
+    failure: Failure | None = None
+    placement: PlacementRecord | None = None
+    start_epoch: int = 0
+    starts: int = 0
+    go: bool = False
+    served: bool = False
+    failures: int = 0
+    retry_at: int = 0
+    running_since: int = 0
+    restarting: bool = False
+    excluded_hosts: tuple[str, ...] = ()
+    deadline_at: int = 0
+    cause: str = ""
+    cause_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The newest change of what a group runs; the record by which it goes on after a crash, and is taken back.
+
+    `number`: from 1, of the group's updates. `before`, `after`: what ran, and what is to run. `gang`: the second one,
+    while there is one. `needs`: what it takes beside what the group has. `reason`, `failure`: why it was taken back,
+    and what failed. `undoes`: the number of the update that this one takes back.
+    """
+
+    number: int
+    mode: UpdateMode
+    stage: UpdateStage
+    before: GroupSpec
+    after: GroupSpec
+    gang: Gang | None = None
+    needs: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+    failure: Failure | None = None
+    undoes: int = 0
+    began_at: int = 0
+    ended_at: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it goes on."""
+        return self.stage not in (UpdateStage.DONE, UpdateStage.TAKEN_BACK)
+
+
+@dataclass(frozen=True, slots=True)
 class Group(Explained):
     """One instance group as stored, with its members in rank order.
 
@@ -326,7 +381,7 @@ class Group(Explained):
     `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
     `room`: while its members wait for hosts, what may be moved for them. `waiting`: until it has hosts for the first
     time, how long it may wait for them; None: not at all. `ends_at`: by when its caller says that it will be gone;
-    nothing is done then; 0 = not said.
+    nothing is done then; 0 = not said. `update`: the newest change of what it runs.
     """
 
     uuid: str
@@ -339,6 +394,7 @@ class Group(Explained):
     room: RoomWish | None = None
     waiting: Waiting | None = None
     ends_at: int = 0
+    update: Update | None = None
     project: str = "default"
     principal: str = "anonymous"
     instances: tuple[Instance, ...] = ()
@@ -360,6 +416,16 @@ class Group(Explained):
     updated_at: int = 0
     cause: str = ""
     cause_of: str = ""
+
+    @property
+    def updating(self) -> bool:
+        """Whether an update goes on."""
+        return self.update is not None and self.update.active
+
+    @property
+    def serving(self) -> tuple[Instance, ...]:
+        """The members of the gang whose answers the group's are, in rank order."""
+        return tuple(m for m in self.instances if not m.beside)
 
     def instance(self, uuid: str) -> Instance:
         """The member with this uuid. Raises KeyError."""

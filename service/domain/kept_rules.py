@@ -46,7 +46,7 @@ def broken(group: Group, hosts: Mapping[str, Host]) -> tuple[Broken, ...]:
     placed = [
         (member, hosts[uuid])
         for member in group.instances
-        if member.status is not InstanceStatus.REMOVED
+        if member.status is not InstanceStatus.REMOVED and not member.beside
         for uuid in (member.target_host_uuid or member.host_uuid,)
         if uuid in hosts
     ]

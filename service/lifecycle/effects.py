@@ -14,6 +14,7 @@ from service.domain.specs import CreationStrategy
 from service.lifecycle.members import gives_up, outdated, runs_from
 from service.lifecycle.silence import hang_at
 from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
+from service.lifecycle.updating import gangs
 from service.lifecycle.waiting import waits
 
 S = InstanceStatus
@@ -133,6 +134,10 @@ ROOM_MS = 500
 
 def effects(group: Group, now: int) -> tuple[Effect, ...]:
     """What has to be done now, from the stored group alone. Doing an effect twice is harmless."""
+    return tuple(effect for gang in gangs(group) for effect in _effects(gang, now))
+
+
+def _effects(group: Group, now: int) -> tuple[Effect, ...]:
     if group.phase in FINAL:
         return ()
     if group.phase is GroupPhase.PLANNING:
@@ -223,6 +228,10 @@ def start_order(group: Group) -> tuple[Instance, ...]:
 
 def next_deadline(group: Group) -> int:
     """The earliest time (ms) at which `Ticked` may change something; 0 = none."""
+    return min((at for gang in gangs(group) for at in _deadlines(gang)), default=0)
+
+
+def _deadlines(group: Group) -> list[int]:
     # A boot that cannot be seen is not judged: its deadline counts again when the host answers.
     times = [
         m.deadline_at
@@ -243,4 +252,4 @@ def next_deadline(group: Group) -> int:
     times += [m.move_deadline_at for m in group.instances if m.move_deadline_at]
     if group.deadline_at and group.phase in LAUNCHING and not group.served:
         times.append(group.deadline_at)
-    return min(times, default=0)
+    return times

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.domain.groups import Failure, Instance, PlacementRecord, RoomPlan, RoomWish
+from service.domain.groups import Failure, Instance, PlacementRecord, RoomPlan, RoomWish, Update
 
 
 class Observation(StrEnum):
@@ -36,23 +36,25 @@ class Placed:
 class NotPlaced:
     """The pending members get no seats: the planner has proven that they do not fit, or a quota forbids it.
 
-    `looked`, `position`, `starts_at`: of a group that may wait, as `Waiting` has them.
+    `looked`, `position`, `starts_at`: of a group that may wait, as `Waiting` has them. `beside`: of the second gang.
     """
 
     failure: Failure
     looked: int = 0
     position: int = 0
     starts_at: int = 0
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NotDecided:
     """The planner had no answer in its time, neither yes nor no, or may not be asked yet: that is done again.
 
-    `reason`: why not, safe for callers; empty where it was asked.
+    `reason`: why not, safe for callers; empty where it was asked. `beside`: of the second gang.
     """
 
     reason: str = ""
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,19 @@ class ScaleRequested:
     added: tuple[Instance, ...]
     removed: frozenset[str]
     room: RoomWish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRequested:
+    """The caller wants the group to run something else. `added`: the pending members of a second gang, of a surge."""
+
+    update: Update
+    added: tuple[Instance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBackRequested:
+    """The caller wants the update that goes on called off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +297,7 @@ class TimeLost:
     never waited for."""
 
 
-Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested
+Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested | UpdateRequested | TakeBackRequested
 MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
 RoomFact = RoomBegun | RoomSeen | RoomCalledOff | RoomAsked | RoomClosed | RoomRefused
 Fact = (

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from service.domain.groups import Group, GroupPhase, Instance
 from service.errors import InvariantViolation
 from service.lifecycle.members import FINAL, PLACED, UP, S
+from service.lifecycle.updating import gangs
 
 Seats = Mapping[tuple[str, int], frozenset[str]]
 
@@ -28,13 +29,20 @@ def _problems(before: Group, after: Group, seats: Seats) -> Iterator[str]:
     forgotten = before.phase is GroupPhase.FAILED and after.phase is GroupPhase.DELETED
     if before.phase in FINAL and after.phase is not before.phase and not forgotten:
         yield f"I11: it left the final phase {before.phase.value} for {after.phase.value}"
+    for was, gang in zip(gangs(before), gangs(after), strict=False):
+        if was.instances and gang.instances and was.instances[0].uuid != gang.instances[0].uuid:
+            continue  # the gang that was beside the other is in its place now
+        yield from _started_early(was, gang)
+    known = {m.uuid: m for m in before.instances}
+    for member in after.instances:
+        yield from _member_problems(known.get(member.uuid), member, seats)
+
+
+def _started_early(before: Group, after: Group) -> Iterator[str]:
     if after.go and not before.go:
         early = [m.uuid for m in after.instances if m.status not in UP and not m.leaving]
         if early:
             yield f"I4: GO while {early} are not created"
-    known = {m.uuid: m for m in before.instances}
-    for member in after.instances:
-        yield from _member_problems(known.get(member.uuid), member, seats)
 
 
 def _member_problems(old: Instance | None, new: Instance, seats: Seats) -> Iterator[str]:

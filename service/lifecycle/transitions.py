@@ -1,12 +1,11 @@
 """The life of a group as a pure function: `advance(group, fact, now) -> group`.
 
 Facts go in, and what has to be done is read off the result (`effects`); nothing here awaits, reads a clock or knows a
-driver. GO is the commit in which every member is known to be created.
+driver. GO is the commit in which every member is known to be created. `_APPLY` has one function for each kind of fact.
 
-`_APPLY` has one function for each kind of fact. What a host was seen to do with a member goes by the table
-`members.MEMBER`, in which a pair that is missing changes nothing; after every fact the group goes on by the table
-`settling._SETTLE`. What is in neither table: the planner's answers, what callers and operators ask for, hosts that fall
-silent, deadlines, and live moves (`moving`), each in its function below.
+What a host was seen to do with a member goes by the table `members.MEMBER`, in which a pair that is missing changes
+nothing; after every fact the group goes on by the table `settling._SETTLE`. What is in neither: the planner's answers,
+what callers and operators ask for, silent hosts, deadlines, live moves (`moving`); and an update's gangs (`updating`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance
 from service.domain.specs import on_host
-from service.lifecycle import last_words, moving, room, silence, waiting
+from service.lifecycle import last_words, moving, room, silence, updating, waiting
 from service.lifecycle.causes import caused, explained
 from service.lifecycle.facts import (
     ClockLeapt,
@@ -86,10 +85,13 @@ SEARCH_GOES_ON = "no placement was found or ruled out so far; the search goes on
 
 def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
     """The group after `fact` at `now` (ms since the epoch). A final group and an irrelevant fact change nothing.
+    `more`: further facts of the same commit follow, and GO waits for the last of them, which may say otherwise."""
+    if group.phase in FINAL:
+        return group
+    return updating.advance(group, fact, now, lambda gang, told: _step(gang, told, now, more=more))
 
-    `more`: further facts of the same commit follow, and GO waits for the last of them: one of them may say that a
-    member that was created is so no longer.
-    """
+
+def _step(group: Group, fact: Fact, now: int, *, more: bool) -> Group:
     if group.phase in FINAL:
         return group
     changed = caused(_APPLY[type(fact)](group, fact, now), fact)

@@ -1,4 +1,4 @@
-"""Counts how deploys end."""
+"""Counts how deploys and updates end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ REFUSALS = frozenset({NoCapacity.reason, NoAddresses.reason, QuotaExceeded.reaso
 
 
 def count_end_of_deploy(metrics: Metrics, before: Group | None, after: Group, now: int) -> None:
-    """The first deploy's duration, once it ends: not a later start, and not a failure of what already served.
+    """The first deploy's duration, once it ends: not a later start, and not a failure of what already served. And that
+    of an update.
 
     `now`: ms.
     """
+    if before is not None and before.updating and not after.updating and (update := after.update) is not None:
+        took = metrics.update_duration.labels(update.mode.value, update.stage.value)
+        took.observe((now - update.began_at) / 1000)
     ended = after.phase in (GroupPhase.RUNNING, GroupPhase.FAILED)
     if before is None or not ended or before.phase is after.phase or before.served or after.starts > 1:
         return

@@ -16,6 +16,7 @@ from service.drivers.base import DriverError, HostUnreachable, LogPiece, LogSour
 from service.errors import Unavailable
 from service.lifecycle import last_words
 from service.lifecycle.facts import Fact, LastLines, Ticked
+from service.lifecycle.updating import gangs
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of
@@ -97,6 +98,7 @@ class MachineLogs:
     async def before_end(self, group: Group, facts: Sequence[Fact], now: int) -> list[Fact]:
         """The facts, after what members said last whose time is over by them: from the next commit on their machines
         are on their way out."""
-        some = last_words.late(group, now)[:MOST_LAST] if Ticked() in facts else []
+        late = [member for gang in gangs(group) for member in last_words.late(gang, now)]
+        some = late[:MOST_LAST] if Ticked() in facts else []
         found = await asyncio.gather(*(self.last_lines(group, member) for member in some))
         return [*(LastLines(m.uuid, m.attempt, text) for m, text in zip(some, found, strict=True) if text), *facts]

@@ -9,6 +9,7 @@ from service.lifecycle import silence
 from service.lifecycle.effects import next_deadline
 from service.lifecycle.members import LAUNCHING, S
 from service.lifecycle.present import held_to_present
+from service.lifecycle.updating import gangs
 
 LOOK_MS = 15_000
 """A guest that lives says something within this time after somebody began to listen."""
@@ -31,7 +32,7 @@ class Patience:
         if self.left_ms(group, steady):
             return False
         deadline = next_deadline(group)
-        return 0 < deadline <= now or held_to_present(group, now) is not group
+        return 0 < deadline <= now or any(held_to_present(gang, now) is not gang for gang in gangs(group))
 
     def ends(self, group: Group, now: int, steady: int) -> list[int]:
         """The time (ms) at which that is to be asked again, if at all."""
@@ -41,7 +42,7 @@ class Patience:
     def left_ms(self, group: Group, steady: int) -> int:
         """For how long nothing of the group is given up for a time that passed; 0 where nothing passed unseen."""
         left = self.began + LOOK_MS - steady
-        return left if left > 0 and any(0 < at <= self.since for at in _late(group)) else 0
+        return left if left > 0 and any(0 < at <= self.since for gang in gangs(group) for at in _late(gang)) else 0
 
 
 def _late(group: Group) -> list[int]:

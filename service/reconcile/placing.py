@@ -84,10 +84,18 @@ class Placing:
         self.rooms = RoomMaking(self.context, self.now, self.steady)
 
     async def gang(self, group: Group) -> EffectResult:
-        """Seats for all pending members, or why there are none. Raises InvariantViolation, LeaseLost.
+        """Seats for all pending members of the group, or of that gang of it; or why there are none.
 
         What finds no room is tried again after a growing pause, where the group outlives that.
+        Raises InvariantViolation, LeaseLost.
         """
+        outcome = await self._gang(group)
+        if not group.instances[0].beside:
+            return outcome
+        told = [replace(f, beside=True) if isinstance(f, NotPlaced | NotDecided) else f for f in outcome.facts]
+        return replace(outcome, facts=told)
+
+    async def _gang(self, group: Group) -> EffectResult:
         if self.context.custody.held:
             # What hosts have seen and this database has not may be these very members.
             return EffectResult([], retry=True)

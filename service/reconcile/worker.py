@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from service.domain.groups import Group
 from service.errors import InvariantViolation, NotFound, Unavailable
@@ -28,7 +29,8 @@ from service.lifecycle.effects import (
     effects,
 )
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
-from service.lifecycle.transitions import AT_REST, FINAL, PLACED
+from service.lifecycle.transitions import FINAL, PLACED
+from service.lifecycle.updating import at_rest, gang_of
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.caution import Caution
 from service.reconcile.context import WorkerContext
@@ -45,19 +47,15 @@ from service.transactions.changes import LeaseLost
 
 logger = logging.getLogger(__name__)
 
-LEASE_MS = 45_000
-RENEW_MS = 10_000
-TICK_MS = 2_000
-REST_MS = 10_000
-GANG = "gang"
+LEASE_MS, RENEW_MS = 45_000, 10_000
+TICK_MS, REST_MS = 2_000, 10_000
+GANG, BESIDE = "gang", "gang beside"
 
 
 @dataclass(slots=True)
 class GroupWorker:
-    """One group's work. `run` returns when the lease was given back or lost.
-
-    `all_hinted`: something was noticed before it was taken, so older listings will not do. `left`: as what it was left.
-    """
+    """One group's work. `run` returns when the lease was given back or lost. `all_hinted`: something was noticed before
+    it was taken, so older listings will not do. `left`: as what it was left."""
 
     context: WorkerContext
     uuid: str
@@ -206,7 +204,7 @@ class GroupWorker:
         """Whether nobody would have to do anything about the group if it were so, until it is due again."""
         busy = any(s.task is not None for s in self._slots.values()) or self.hinted or self.all_hinted
         told = self._stopping or self._reload or self._leapt_ms or self._was_held or self.context.custody.held
-        if after.phase not in AT_REST or busy or told or self._caution.waits or any(m.room for m in after.instances):
+        if not at_rest(after) or busy or told or self._caution.waits or any(m.room for m in after.instances):
             return False
         open_effects = any(not isinstance(effect, Observe) for effect in effects(after, now))
         return not (open_effects or self.patience.left_ms(after, self._steady()) or self._circumstances(after, now))
@@ -262,11 +260,9 @@ class GroupWorker:
         return facts, changed, group
 
     def _circumstances(self, group: Group, now: int) -> list[Fact]:
-        """Deadlines that passed, and hosts that fell silent or answer again.
-
-        A database that is older than its hosts may have missed that a member was let run, or a group came up in time:
-        while that is so nobody is given up, and silence is told of such alone as it leaves where they are.
-        """
+        """Deadlines that passed, and hosts that fell silent or answer again. A database older than its hosts may have
+        missed that a member was let run, or a group came up in time: while that is so nobody is given up, and silence
+        is told of such alone as it leaves where they are."""
         facts: list[Fact] = [*self._caution.may_have_been_sent(group)]
         older = self.context.custody.held or self._caution.waits
         steady = self._steady()
@@ -294,7 +290,7 @@ class GroupWorker:
             for member in group.instances:
                 self.hint(member.uuid)
         steady = self._steady()
-        wanted = {_key(effect): effect for effect in effects(group, now) if not self._is_held_back(effect)}
+        wanted = {_key(effect, group): effect for effect in effects(group, now) if not self._is_held_back(effect)}
         for key, slot in self._slots.items():
             if key not in wanted:
                 slot.hinted = False  # nothing is left to do for this member, so nobody needs to look
@@ -321,21 +317,23 @@ class GroupWorker:
         return True
 
     async def _watched(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
-        store = self.context.store
-        return await traced(store, self.uuid, self.epoch, effect, lambda: self._perform(group, effect, hinted))
+        perform = partial(self._perform, group, effect, hinted)
+        return await traced(self.context.store, self.uuid, self.epoch, effect, perform)
 
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
-        if isinstance(effect, Plan):
-            return await self._placing.gang(group)
         if isinstance(effect, AwaitRoom):
             return await self._placing.rooms.look(group)
+        members = effect.instance_uuids if isinstance(effect, Plan | Dispatch) else (effect.instance_uuid,)
+        group = gang_of(group, members[0])
+        if isinstance(effect, Plan):
+            return await self._placing.gang(group)
         if isinstance(effect, FindTarget):
             return await self._placing.target(group, group.instance(effect.instance_uuid), self._sends)
         if isinstance(effect, Dispatch):
-            members = [group.instance(uuid) for uuid in effect.instance_uuids]
-            self._sends.dispatched.update((m.uuid, m.attempt) for m in members)
+            sent = [(uuid, group.instance(uuid).attempt) for uuid in members]
+            self._sends.dispatched.update(sent)
             failpoint("worker.dispatched")
-            return EffectResult([Observed(m.uuid, m.attempt, Observation.DISPATCHED) for m in members])
+            return EffectResult([Observed(*key, Observation.DISPATCHED) for key in sent])
         left = self.lease_until - self._now()
         return await self.context.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
 
@@ -361,7 +359,7 @@ class GroupWorker:
             await self._give_back(self._now(), None)
             return True
         now, waits_until = self._now(), self._placing.line.rests_until(group, self._now())
-        busy = group.phase not in AT_REST or any(not isinstance(e, Observe) for e in effects(group, now))
+        busy = not at_rest(group) or any(not isinstance(e, Observe) for e in effects(group, now))
         if self._reload or self.hinted or (not waits_until and (busy or self.patience.left_ms(group, self._steady()))):
             return False
         failpoint("worker.resting")
@@ -395,6 +393,8 @@ def _due_at(group: Group, now: int) -> int | None:
     return None if group.phase in FINAL else now + REST_MS
 
 
-def _key(effect: Effect) -> str:
+def _key(effect: Effect, group: Group) -> str:
     """The slot that an effect runs in."""
-    return GANG if isinstance(effect, Plan | AwaitRoom | Dispatch) else effect.instance_uuid
+    if not isinstance(effect, Plan | Dispatch):
+        return GANG if isinstance(effect, AwaitRoom) else effect.instance_uuid
+    return BESIDE if group.instance(effect.instance_uuids[0]).beside else GANG

@@ -10,6 +10,7 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 
 from service.app.groups import Ask, GroupFilter, Groups, Started
 from service.app.logs import Logs
+from service.app.updates import Rollout
 from service.contract import validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import events, inventory, logs, requests
@@ -139,6 +140,30 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         group = await self._groups.update(current_caller(), request.uuid, changes, ask)
         return deploy_pb2.UpdateInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
 
+    async def RolloutInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.RolloutInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.RolloutInstanceGroupResponse]:
+        """Changes what a group runs, then shows its events until one gang is left."""
+        validation.check(request)
+        ask, changes = requests.ask(request), requests.member_changes(request)
+        mode, left = requests.UPDATE_MODES[request.mode], seconds_left(context)
+        rollout = await self._groups.rollout(current_caller(), request.uuid, changes, mode, ask, seconds=left)
+        async with aclosing(self._rollout(rollout, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.RolloutInstanceGroupResponse(event=message)
+
+    async def RollBackInstanceGroup(  # noqa: N802
+        self, request: deploy_pb2.RollBackInstanceGroupRequest, context: Any
+    ) -> AsyncIterator[deploy_pb2.RollBackInstanceGroupResponse]:
+        """Takes the newest update back, then shows the group's events until one gang is left."""
+        validation.check(request)
+        ask = requests.ask(request)
+        left = seconds_left(context)
+        rollout = await self._groups.roll_back(current_caller(), request.uuid, ask, seconds=left)
+        async with aclosing(self._rollout(rollout, ask)) as messages:
+            async for message in messages:
+                yield deploy_pb2.RollBackInstanceGroupResponse(event=message)
+
     async def ScaleInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.ScaleInstanceGroupRequest, context: Any
     ) -> AsyncIterator[deploy_pb2.ScaleInstanceGroupResponse]:
@@ -204,6 +229,15 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         async with aclosing(self._operation(started, ask)) as messages:
             async for message in messages:
                 yield deploy_pb2.DeleteInstanceGroupResponse(event=message)
+
+    async def _rollout(self, rollout: Rollout, ask: Ask) -> AsyncGenerator[group_pb2.InstanceGroupEvent, None]:
+        """As `_operation`; of one that was only planned, where its second gang would go."""
+        if ask.validate_only and rollout.placement is not None:
+            yield events.planned(rollout.placement)
+            return
+        async with aclosing(self._operation(rollout.started, ask)) as messages:
+            async for message in messages:
+                yield message
 
     async def _operation(self, started: Started, ask: Ask) -> AsyncGenerator[group_pb2.InstanceGroupEvent, None]:
         """The events of an operation until it ends; of one that was only validated, the group as it stands."""

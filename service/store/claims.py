@@ -170,6 +170,31 @@ def take(
     _verify(connection, {seat.host_uuid for seat in seats})
 
 
+def resize(connection: Connection, sizes: Mapping[tuple[str, int, str], Mapping[str, int]]) -> None:
+    """Make the claims of these (instance, attempt, host) as large as that, by the guard of any claim where they grow.
+
+    Resources that are not named, and those that are not claimed, stay as they are. Raises ClaimLost.
+    """
+    table = schema.claims
+    more: dict[tuple[str, str], int] = defaultdict(int)
+    for (instance, attempt, host_uuid), wanted in sorted(sizes.items()):
+        mine = (table.c.instance_uuid == instance, table.c.attempt == attempt, table.c.host_uuid == host_uuid)
+        for row in connection.execute(select(table.c.resource, table.c.amount).where(*mine)).all():
+            amount = wanted.get(row.resource, row.amount)
+            if amount != row.amount:
+                more[host_uuid, row.resource] += amount - row.amount
+                what = (*mine, table.c.resource == row.resource)
+                connection.execute(update(table).where(*what).values(amount=amount))
+    failpoint("claim.resized")
+    if not more:
+        return
+    _open_hosts(connection, {host_uuid for host_uuid, _ in more}, there=True)
+    _use(connection, {key: amount for key, amount in more.items() if amount > 0}, defaultdict(int))
+    less = [{"host": h, "what": what, "less": -amount} for (h, what), amount in sorted(more.items()) if amount < 0]
+    _GIVE_BACK.many(connection, less)
+    _verify(connection, {host_uuid for host_uuid, _ in more})
+
+
 def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None:
     """Give back the capacity of these (instance, attempt), on every host; those that have none are ignored."""
     ended = sorted(set(attempts))

@@ -19,6 +19,7 @@ from service.domain.groups import (
     MoveStage,
     PlacementRecord,
     RoomWish,
+    Update,
     Waiting,
 )
 from service.domain.specs import GroupSpec, NodeSpec
@@ -37,7 +38,7 @@ _GROUP_PLAIN = (
 _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
     "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
-    "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving",
+    "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving", "beside",
     "target_host_uuid", "target_host_name", "move_deadline_at", "room", "room_order", "pauses", "paused_at",
     "told_epoch", "last_answer_at", "engine_restarts", "silent_since", "guest_boot", "last_lines",
     "created_at", "updated_at", "cause", "cause_of",
@@ -56,11 +57,11 @@ _SOME_GROUPS = Statement(select(_GROUPS).where(among(_GROUPS.c.uuid, "of")))
 _MEMBERS = Statement(
     select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", "devices", *_INSTANCE_CELLS)))
     .where(among(_INSTANCES.c.group_uuid, "of"))
-    .order_by(_INSTANCES.c.rank)
+    .order_by(_INSTANCES.c.beside, _INSTANCES.c.rank)
 )
 _THAT_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
-_GROUP_WORDS = ("phase", "status", "excluded_hosts", *_GROUP_JSON, *waits(None))
+_GROUP_WORDS = ("phase", "status", "excluded_hosts", "rollout", *_GROUP_JSON, *waits(None))
 _SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
 _RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
 _SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", "devices", *_INSTANCE_CELLS))
@@ -374,6 +375,7 @@ def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
         placement=decode_known(PlacementRecord, row.placement) if row.placement else None,
         room=decode_known(RoomWish, row.room) if row.room else None,
         waiting=decode_known(Waiting, row.waiting) if row.waiting else None,
+        update=decode_known(Update, row.rollout) if row.rollout else None,
         excluded_hosts=tuple(json.loads(row.excluded_hosts)),
         epoch=row.epoch,
         instances=members,
@@ -385,6 +387,7 @@ def _group_values(group: Group) -> dict[str, Any]:
     return {
         "phase": group.phase.value,
         "status": group.status.value,
+        "rollout": encode(group.update) if group.update else None,
         **{name: encode(part) if (part := getattr(group, name)) else None for name in _GROUP_JSON},
         **waits(group.waiting),
         "excluded_hosts": json.dumps(group.excluded_hosts),

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from service.store.schema_base import UUID, WORD, metadata
@@ -147,6 +148,7 @@ groups = Table(
     Column("waiting_looked", BigInteger, nullable=False, default=0, server_default="0"),
     Column("looked_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("ends_at", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("rollout", Text),
     Column("start_epoch", Integer, nullable=False, default=0),
     Column("starts", Integer, nullable=False, default=0),
     Column("go", Boolean, nullable=False, default=False),
@@ -209,6 +211,7 @@ instances = Table(
     Column("stop_asked", Boolean, nullable=False, default=False),
     Column("joining", Boolean, nullable=False, default=False),
     Column("leaving", Boolean, nullable=False, default=False),
+    Column("beside", Boolean, nullable=False, default=False, server_default=false()),
     Column("move", WORD, nullable=False, default=""),
     Column("target_host_uuid", UUID, nullable=False, default=""),
     Column("target_host_name", Text, nullable=False, default=""),

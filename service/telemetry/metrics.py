@@ -136,6 +136,13 @@ class Metrics:
             buckets=_DEPLOY_BUCKETS,
             registry=registry,
         )
+        self.update_duration = Histogram(
+            "corral_update_duration_seconds",
+            "From the accepted change of what a group runs to its end, by mode and outcome: done or taken_back.",
+            ["mode", "outcome"],
+            buckets=_DEPLOY_BUCKETS,
+            registry=registry,
+        )
         self.deploys_not_running = Counter(
             "corral_deploys_ended_without_running_total",
             "Deploys that ended without Running, by outcome (Failed, Refused) and the reason of the error.",

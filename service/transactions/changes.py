@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from service.domain.events import EventKind
-from service.domain.fleet import HostState
-from service.domain.groups import Group, Instance, InstanceStatus, MoveStage, Waiting
+from service.domain.fleet import MEMORY, VCPU, HostState
+from service.domain.groups import Group, Instance, InstanceStatus, MoveStage, PlacementRecord, Waiting
 from service.domain.network import is_planned
+from service.domain.specs import GroupSpec, MachineType
 from service.errors import WrongState
 from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved, Observed, TimeLost
 from service.lifecycle.renewal import CLASH
-from service.lifecycle.transitions import AT_REST, advance, advance_all, released
+from service.lifecycle.transitions import PLACED, advance, advance_all, released
+from service.lifecycle.updating import at_rest
 from service.store import addresses, bookings, claims, events, fleet, groups, ownership, waiting
 from service.store.connection import Connection
 from service.store.events import Draft
@@ -109,6 +111,8 @@ def commit(
     if ended := tuple(ended):
         claims.leave(connection, ended)
         failpoint("change.released")
+    if before.updating and not after.updating:
+        _fit_claims(connection, after)
     _let_go(connection, before, after, now)
     gave_back = _give_back(connection, before, after)
     invariants.check(before, after, claims.seats_of(connection, after.uuid))
@@ -130,6 +134,14 @@ def commit(
     addresses.let_go(connection, {instance for instance, *_ in ended} | over)
     failpoint("change.stored")
     return stored
+
+
+def _fit_claims(connection: Connection, group: Group) -> None:
+    """What was claimed for an update in place is no more than what its members are in the end."""
+    seats = (m for m in group.instances if m.status in PLACED and not m.target_host_uuid and not m.cells)
+    virtual = (m for m in seats if m.spec.type is MachineType.VIRTUAL_MACHINE)
+    sizes = {(m.uuid, m.attempt, m.host_uuid): {VCPU: m.spec.cpu_num, MEMORY: m.spec.memory_size} for m in virtual}
+    claims.resize(connection, sizes)
 
 
 def _let_go(connection: Connection, before: Group, after: Group, now: int) -> None:
@@ -171,7 +183,17 @@ def _why(group: Group) -> str:
 
 def outline(group: Group) -> Group:
     """The group without its members, for events that tell of the group alone."""
-    return replace(group, instances=(), spec=replace(group.spec, nodes=group.spec.nodes[:1]), placement=None)
+    alone = replace(group, instances=(), spec=_outlined(group.spec), placement=None)
+    if group.update is None:
+        return alone
+    update = replace(group.update, before=_outlined(group.update.before), after=_outlined(group.update.after))
+    if update.gang is not None:
+        update = replace(update, gang=replace(update.gang, spec=_outlined(update.gang.spec), placement=None))
+    return replace(alone, update=update)
+
+
+def _outlined(spec: GroupSpec) -> GroupSpec:
+    return replace(spec, nodes=spec.nodes[:1])
 
 
 def _drafts(before: Group, after: Group) -> list[Draft]:
@@ -180,9 +202,9 @@ def _drafts(before: Group, after: Group) -> list[Draft]:
     def add(kind: EventKind, body: object) -> None:
         drafts.append(Draft(kind, before.sequence + len(drafts) + 1, body))  # type: ignore[arg-type]
 
-    if after.placement is not None and after.placement != before.placement:
-        add(EventKind.PLANNED, after.placement)
-        add(EventKind.CLAIMED, after.placement)
+    for placement in _placements(before, after):
+        add(EventKind.PLANNED, placement)
+        add(EventKind.CLAIMED, placement)
     known = {m.uuid: m for m in before.instances}
     for member in after.instances:
         old = known.get(member.uuid)
@@ -192,15 +214,27 @@ def _drafts(before: Group, after: Group) -> list[Draft]:
     for gone in before.instances:
         if gone.uuid not in present:
             add(EventKind.INSTANCE, replace(gone, status=InstanceStatus.REMOVED, unknown_since=0))
-    if after.phase in AT_REST and after.phase is not before.phase:
+    if at_rest(after) and not (at_rest(before) and before.phase is after.phase):
         add(EventKind.FINAL, after)
     elif outline(_told_group(after)) != outline(_told_group(before)):
         add(EventKind.GROUP, outline(after))
     return drafts
 
 
+def _placements(before: Group, after: Group) -> Iterator[PlacementRecord]:
+    """Placements that are new; that of a second gang is not when the gang becomes the group's."""
+    was = before.update.gang.placement if before.update is not None and before.update.gang is not None else None
+    beside = after.update.gang.placement if after.update is not None and after.update.gang is not None else None
+    for placement in (after.placement, beside):
+        if placement is not None and placement not in (before.placement, was):
+            yield placement
+
+
 def _told_group(group: Group) -> Group:
     """The group without its counters and times."""
+    if group.update is not None and (gang := group.update.gang) is not None:
+        quiet = replace(gang, retry_at=0, running_since=0, failures=0, excluded_hosts=())
+        group = replace(group, update=replace(group.update, gang=quiet))
     return replace(
         group, version=0, sequence=0, revision=0, updated_at=0, retry_at=0, running_since=0, failures=0,
         excluded_hosts=(), epoch=0, waiting=_looked_of(group),

@@ -20,6 +20,7 @@ from service.drivers.base import MachineIdentity
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
+from service.lifecycle.updating import first, second
 from service.planning.group_rules import spares_are_kept, stays
 from service.planning.translate import seat, total
 from service.store import bookings, claims, fleet, groups, ownership, quotas
@@ -65,22 +66,23 @@ def claim(
 ) -> Group:
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
-    `planned`: the group as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
+    `planned`: the group, or that gang of it, as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
     Raises HeldBack; QuotaExceeded; ClaimLost where a host or address is no longer free, or a neighbour is there that
     must not be; LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is,
     unclaimed; so is one with a member that has another host since, as by a live move: the rules within the group were
     planned without that.
     """
-    before = groups.load(connection, planned.uuid, lock=True)
-    if before.epoch != planned.epoch:
+    stored = groups.load(connection, planned.uuid, lock=True)
+    if stored.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
+    before = _same_gang(stored, planned)
     waiting = {(m.uuid, m.attempt) for m in before.instances if m.status is InstanceStatus.PENDING}
     held_back(connection, before, {instance for instance, _ in waiting})
     planned_for = {(s.instance_uuid, s.attempt) for s in placement.assignments}
     if before.phase is not GroupPhase.PLANNING or waiting != planned_for:
-        return before
+        return stored
     if _seated(before) != _seated(planned):
-        return before
+        return stored
     failpoint("claim.checked")
     # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
@@ -98,8 +100,8 @@ def claim(
     failpoint("claim.alone")
     seats = _addressed(connection, cluster, before.uuid, picked)
     failpoint("claim.addressed")
-    after = advance(before, Placed(replace(placement, assignments=seats)), now)
-    return commit(connection, before, after, (), now)
+    after = advance(stored, Placed(replace(placement, assignments=seats)), now)
+    return commit(connection, stored, after, (), now)
 
 
 def claim_move(
@@ -125,19 +127,26 @@ def claim_move(
     held_back(connection, before, {member.uuid})
     fact = MoveClaimed(member.uuid, member.attempt, target.uuid, target.name, pinned)
     after = advance(before, fact, now)
-    if after == before or _seated(before) != _seated(planned):
+    gang = _same_gang(before, planned)
+    if after == before or _seated(gang) != _seated(planned):
         return before
     if member.room and not bookings.open_rooms(connection, [member.room], now):
         return before  # nobody wants the room any more, and the member is told so next
     # What an earlier move of this attempt to that host has left, if anything, is of the same machine.
     claims.leave(connection, [(member.uuid, member.attempt, target.uuid)])
-    _hold_racks(connection, before, [target.uuid])
+    _hold_racks(connection, gang, [target.uuid])
     claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)
     _check_neighbours(connection, before, {target.uuid})
     _check_labels(connection, before, {target.uuid})
     _check_clusters(connection, before, {member.uuid: target.uuid})
-    _check_racks(connection, before, {member.uuid: target.uuid}, whole=False)
+    _check_racks(connection, gang, {member.uuid: target.uuid}, whole=False)
     return commit(connection, before, after, (), now)
+
+
+def _same_gang(stored: Group, planned: Group) -> Group:
+    """Of a group with two gangs, that one for which the plan was made."""
+    beside = second(stored) if planned.instances and all(m.beside for m in planned.instances) else None
+    return beside or first(stored)
 
 
 def _seated(group: Group) -> frozenset[tuple[str, int, str, str]]:

@@ -255,6 +255,8 @@ class _Planner:
         states = _where_they_are(members, seats)
         if not changed and not (self.behind and _otherwise(row, states)):
             return None
+        if row.updating:
+            raise Unclear("an update of it was under way, with two gangs or half of one: end it by its record first")
         epochs = [s.known_record.epoch for s in seats.values() if s.record is not None]
         group = replace(group, start_epoch=max([group.start_epoch, *epochs]))
         if row.phase not in _ENDING:
@@ -271,7 +273,7 @@ class _Planner:
         if not any(m.status in _MADE for m in row.instances):
             return None  # nothing of it was ever seen on a host: it is placed as it was accepted
         gone = tuple(replace(unmoved(m), status=S.REMOVED, unknown_since=0, deadline_at=0) for m in row.instances)
-        group = replace(row, instances=gone, phase=GroupPhase.DELETED, status=GroupStatus.DELETED)
+        group = replace(row, instances=gone, phase=GroupPhase.DELETED, status=GroupStatus.DELETED, update=None)
         note = "no host has any of its machines: it was deleted after this database was saved"
         return GroupChange(Act.END, group, frozenset(m.uuid for m in gone), (note,))
 

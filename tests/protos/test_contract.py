@@ -125,7 +125,8 @@ def test_generating_leaves_grpc_tools_out_of_this_process() -> None:
 
 
 def test_every_method_of_the_api_is_declared() -> None:
-    group = {f"{verb}InstanceGroup" for verb in ("Get", "Update", "Scale", "Start", "Stop", "Restart", "Delete")}
+    verbs = ("Get", "Update", "Rollout", "RollBack", "Scale", "Start", "Stop", "Restart", "Delete")
+    group = {f"{verb}InstanceGroup" for verb in verbs}
     deploy = group | {"ListInstanceGroups", "ListInstanceGroupEvents", "ListInstances", "WatchInstanceGroups"}
     deploy |= {"DeployDistributedModelService", "PlanDistributedModelService", "GetInstanceLog"}
     host_verbs = ("Add", "Get", "Update", "Remove", "Enable", "Disable", "Maintain", "Drain", "Fence", "Claim")
@@ -162,7 +163,8 @@ def test_every_method_of_the_api_is_declared() -> None:
 
 def test_exactly_the_calls_that_take_time_or_follow_changes_stream() -> None:
     streaming = {m.name for m in METHODS if m.server_streaming}
-    changes = {f"{verb}InstanceGroup" for verb in ("Scale", "Start", "Stop", "Restart", "Delete")}
+    verbs = ("Rollout", "RollBack", "Scale", "Start", "Stop", "Restart", "Delete")
+    changes = {f"{verb}InstanceGroup" for verb in verbs}
     assert streaming == changes | {
         "DeployDistributedModelService",
         "WatchInstanceGroups",

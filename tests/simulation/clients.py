@@ -7,12 +7,14 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from service.app.groups import GroupFilter
 from service.domain.events import Event, EventKind
 from service.domain.specs import DeployRequest, GroupSpec, RoomMoves
 from service.domain.tenants import Caller
+from service.domain.updates import MemberChange, UpdateMode
 from service.errors import (
     Conflict,
     CorralError,
@@ -28,6 +30,7 @@ from service.errors import (
     Unsatisfiable,
     WrongState,
 )
+from tests.simulation import updates
 from tests.simulation.replica import Broken, Replica
 from tests.simulation.world import World
 
@@ -147,14 +150,23 @@ class Client:
         while self.world.faulty:
             await asyncio.sleep(dice.uniform(2.0, 15.0))
             kind = dice.choice(("stop", "start", "start", "restart", "scale"))
+            if self.world.theme == updates.THEME and dice.random() < 0.8:
+                kind = dice.choice(("update", "update", "taking back"))
             try:
                 if kind == "scale":
                     await self._scale(uuid)
+                elif kind == "update":
+                    changes, mode = updates.change(dice)
+                    await self._insist(partial(_rollout, uuid, changes, mode))
+                elif kind == "taking back":
+                    await self._insist(lambda r: r.groups.roll_back(ME, uuid))
                 else:
                     await self._insist(lambda r, kind=kind: getattr(r.groups, kind)(ME, uuid))  # type: ignore[misc]
                 self.world.stats[f"{kind}s accepted"] += 1
             except (WrongState, NotFound, InvalidArgument):
                 continue
+            except (NoCapacity, Unsatisfiable, Undecided, QuotaExceeded):
+                self.world.stats[f"{kind}s without room"] += 1
 
     async def _scale(self, uuid: str) -> None:
         group = await self._insist(lambda r: r.groups.get(ME, uuid))
@@ -220,6 +232,10 @@ class Client:
         if event.kind is EventKind.FINAL:
             order.final = True
             self.world.stats["streams ended"] += 1
+
+
+async def _rollout(uuid: str, changes: list[MemberChange], mode: UpdateMode, replica: Replica) -> object:
+    return await replica.groups.rollout(ME, uuid, changes, mode)
 
 
 async def browse(world: World, spec: Callable[[], GroupSpec]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
 from tests.simulation.rooms import Rooms
+from tests.simulation.updates import Updates
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -64,6 +65,7 @@ class Observer:
         self.commits = 0
         self.claim_changes = 0
         self._rooms = Rooms(rows)
+        self.updates = Updates(rows, self.violated, self._executes)
 
     def memory(self) -> dict[str, Any]:
         """What it was told of the database so far, to be remembered with a backup of it."""
@@ -74,6 +76,7 @@ class Observer:
         self._lost_go, self._ended = self._go - memory["_go"], frozenset(ended)
         for name in _OF_THE_DATABASE:
             setattr(self, name, copy.copy(memory[name]))
+        self.updates.forget()
         self.commits += 1
         self.claim_changes += 1
 
@@ -132,10 +135,11 @@ class Observer:
                 self.violated(
                     "I6", f"member {uuid} is {(status, attempt, host, reason, address, unknown)}, told: {told}"
                 )
+        self.updates.committed()
         self._served |= {
-            (member, epoch)
-            for member, epoch in self._rows(
-                "SELECT i.uuid, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
+            (member, self.updates.epoch(group, beside, epoch))
+            for member, group, beside, epoch in self._rows(
+                "SELECT i.uuid, g.uuid, i.beside, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
                 " WHERE i.status = 'Running'"
             )
         }
@@ -182,7 +186,10 @@ class Observer:
         """I4: in the commit that is GO every member is placed and known to be created."""
         gone = {uuid for uuid, row in groups.items() if row[6]}
         for uuid in gone - self._go:
-            leaving = {m for (m,) in self._rows("SELECT uuid FROM instances WHERE group_uuid = ? AND leaving", uuid)}
+            leaving = {
+                m
+                for (m,) in self._rows("SELECT uuid FROM instances WHERE group_uuid = ? AND (leaving OR beside)", uuid)
+            }
             up = ("Created", "Booting", "Running")
             early = [m[0] for m in members.values() if m[7] == uuid and m[1] not in up and m[0] not in leaving]
             if early and groups[uuid][1] == "booting":
@@ -309,6 +316,7 @@ class Observer:
             here[host].add((group, instance))
             if attempts.get(instance) == attempt:
                 present[host, group].add(instance)
+        beside = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE beside")}
         for host, seated in here.items():
             groups = {group for group, _ in seated}
             members = {group for group in groups if present[host, group]}
@@ -316,7 +324,7 @@ class Observer:
                 rules = self.rules_of(group)
                 if rules["exclusive_hosts"] and len(groups) > 1:
                     self.violated("I9", f"group {group} shares its exclusive host {host}")
-                mine = len(present[host, group])
+                mine = max(len(present[host, group] & beside), len(present[host, group] - beside))
                 if rules["max_per_host"] and mine > rules["max_per_host"]:
                     self.violated("I9", f"group {group} has {mine} members on host {host}")
                 if group in members and members & set(rules["anti_affinity_groups"]):
@@ -363,31 +371,22 @@ class Observer:
             if same and other.state in EXECUTING and not other.tampered:
                 self.violated("I1", f"{machine.instance} runs on {host} (attempt {machine.attempt}) and on {where}")
         rows = self._rows(
-            "SELECT CASE WHEN ? THEN g.start_epoch ELSE g.go END, i.attempt, i.status FROM instances i"
-            " JOIN groups g ON g.uuid = i.group_uuid WHERE i.uuid = ?",
+            "SELECT CASE WHEN ? THEN g.start_epoch ELSE g.go END, i.attempt, i.status, g.uuid, i.beside"
+            " FROM instances i JOIN groups g ON g.uuid = i.group_uuid WHERE i.uuid = ?",
             machine.late,  # a resume of an earlier start that arrives after a restart: nothing could call it back
             machine.instance,
         )
+        if rows and rows[0][4] and (gang := self.updates.gangs.get(rows[0][3])) is not None:
+            rows = [(gang["start_epoch"] if machine.late else gang["go"], *rows[0][1:])]
         if by in self._ended and machine.group in self._lost_go:
             return  # it was sent after GO, which is in no database any more
         if not rows or not rows[0][0]:
             self.violated("I4", f"{machine.instance} runs before GO of its group is committed")
         elif not machine.late and (rows[0][1] != machine.attempt or rows[0][2] in ("Removed", "Pending", "Claimed")):
-            self.violated("I3", f"{machine.instance} attempt {machine.attempt} was started; wanted is {rows[0][1:]}")
+            self.violated("I3", f"{machine.instance} attempt {machine.attempt} was started; wanted is {rows[0][1:3]}")
         elif not machine.late:
-            self._check_order(machine)
-
-    def _check_order(self, machine: Machine) -> None:
-        """I18: a member starts after all those of a lower order have been ready in this start of the group."""
-        fellows = self._rows(
-            "SELECT f.uuid, f.spec, f.leaving, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
-            " JOIN instances f ON f.group_uuid = g.uuid WHERE i.uuid = ?",
-            machine.instance,
-        )
-        order = {uuid: json.loads(spec).get("start_order", 0) for uuid, spec, *_ in fellows}
-        for uuid, _, leaving, epoch in fellows:
-            if order[uuid] < order[machine.instance] and not leaving and (uuid, epoch) not in self._served:
-                self.violated("I18", f"{machine.instance} starts before {uuid} of a role before its own was ready")
+            for fellow in self.updates.started_before(machine.instance, self._served):
+                self.violated("I18", f"{machine.instance} starts before {fellow} of a role before its own was ready")
 
     def _stopped(self, machine: Machine, cause: str) -> None:
         """A replica ended a running machine: somebody must have wanted that."""

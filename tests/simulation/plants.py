@@ -58,6 +58,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
 PATIENCE, CAUTION = "service.reconcile.patience", "service.reconcile.caution"
+UPDATING, UPDATES = "service.lifecycle.updating", "service.app.updates"
 FENCER, FENCING_RULES, FENCING = "service.reconcile.fencing", "service.domain.fencing", "service.transactions.fencing"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
@@ -354,10 +355,24 @@ PLANTS: tuple[Plant, ...] = (
         "            if not self._held_to_present:\n                await self._hold_to_present()\n", "", theme="clock"),
     one("a group waits for its own times of a clock that was ahead", LIFECYCLE,
         "    group = held_to_present(group, now)\n", "",
-        Edit(PATIENCE, "        return 0 < deadline <= now or held_to_present(group, now) is not group\n",
+        Edit(PATIENCE, "        return 0 < deadline <= now or any(held_to_present(gang, now) is not gang for gang in gangs(group))\n",
              "        return 0 < deadline <= now\n"), theme="clock"),
     one("a clock that leaps ahead ends the leases of those who live", MANAGER,
         "            leases = self._context.clock.lease_time(now, asked_at)\n", "            leases = now\n", theme="clock"),
+    # --- updates of what groups run ---
+    one("the old gang is ended before the new one answers", UPDATING,
+        "    return two is not None and two.status is GroupStatus.RUNNING\n",
+        "    return two is not None and two.phase is GroupPhase.BOOTING\n", theme="update"),
+    one("the machines of a surge that is called off are left", UPDATING,
+        "        two = replace(each(two, lambda m: retire(m, now)), phase=GroupPhase.DELETING)\n",
+        "        two = replace(two, phase=GroupPhase.DELETING)\n", theme="update"),
+    one("the old gang is forgotten at the switch, and not ended", UPDATING,
+        "    old = each(first(group), lambda m: retire(m, now))\n", "    old = first(group)\n", theme="update"),
+    one("members that grow in place claim nothing for that", UPDATES,
+        "        claims.resize(connection, sizes)\n", "        pass\n", theme="update"),
+    one("another update begins during an update", UPDATING,
+        "    if group.phase is not GroupPhase.RUNNING or group.updating:\n", "    if group.phase is not GroupPhase.RUNNING:\n",
+        Edit(INTENTS, "    if group.updating and group.update is not None:\n", "    if False and group.update is not None:\n"), theme="update"),
     # --- room made for a group ---
     one("others claim the room that is made for a group", CLAIMS,
         "_RESOURCES.c.used + _RESOURCES.c.booked + _RESOURCES.c.foreign_used", "_RESOURCES.c.used + _RESOURCES.c.foreign_used",
@@ -376,7 +391,7 @@ PLANTS: tuple[Plant, ...] = (
     one("an event without its number", CHANGES,
         "Draft(kind, before.sequence + len(drafts) + 1, body)", "Draft(kind, before.sequence + len(drafts) + 2, body)"),
     one("the end of an operation is not told", CHANGES,
-        "    if after.phase in AT_REST and after.phase is not before.phase:\n        add(EventKind.FINAL, after)\n    elif",
+        "    if at_rest(after) and not (at_rest(before) and before.phase is after.phase):\n        add(EventKind.FINAL, after)\n    elif",
         "    if"),
     one("a stream skips an event where it leaves the tail", FEED,
         "        if self._tail and self._tail[0].revision <= cursor + 1:\n",

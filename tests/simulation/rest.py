@@ -37,6 +37,7 @@ class AtRest:
             *self._machines_amiss(members, wanted),
             *self._left_over(wanted),
             *self._not_drained(),
+            *self._observer.updates.under_way(),
         ]
 
     def _groups_on_their_way(self) -> Iterator[str]:

@@ -24,7 +24,7 @@ from service.domain.specs import (
     NodeSpec,
     PlacementPolicy,
 )
-from tests.simulation import boards, faults, restoring, room_orders, wait_orders
+from tests.simulation import boards, faults, restoring, room_orders, updates, wait_orders
 from tests.simulation.balancer import Balancer
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
@@ -52,6 +52,7 @@ THEMES = {
     "leases": 0,
     "fence": 0,
     "wait": 0,
+    updates.THEME: 0,
 }
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 MOVING = ("moves", "room", "balance")
@@ -88,6 +89,7 @@ def run(seed: int, theme: str = "") -> Result:
     world = World(seed)
     drawn = world.random.choices(tuple(THEMES), tuple(THEMES.values()))[0]
     world.theme = theme or drawn or (boards.THEME if boards.drawn(seed) else "")
+    world.theme = world.theme or (updates.THEME if updates.drawn(seed) else "")
     failpoints.install(world.point)
     alarm = _Alarm(world)
     logging.getLogger("service").addHandler(alarm)
@@ -364,7 +366,7 @@ def _orders(world: World, length: float) -> list[Order]:
                 delete_after,
                 follows=dice.random() < 0.5,
                 repeats=dice.random() < 0.3,
-                manages=dice.random() < 0.4,
+                manages=dice.random() < 0.4 or world.theme == updates.THEME,
             )
         )
     if world.theme == "balance":

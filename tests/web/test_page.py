@@ -362,3 +362,32 @@ def test_a_page_that_is_hidden_asks_for_nothing_and_comes_back_current(page: Pag
     page.until(lambda: "while-hidden" in page.text("main"), "the group that came meanwhile")
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
     page.until(lambda: "while-hidden" not in page.text("main"), "its end")
+
+
+def test_an_update_is_seen_before_it_is_made_and_taken_back(page: Page) -> None:
+    page.open("/#/plan")
+    page.until(lambda: len(page.texts("#plan-entry option")) == 2, "the catalogue")
+    page.type("#plan-name", "updated")
+    page.script(
+        "const s = document.getElementById('plan-entry'); s.selectedIndex = 1;"
+        "s.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    page.type("#plan-nodes", "1")
+    page.click("form button")
+    page.until(lambda: "It fits on" in page.text(".answer"), "a placement")
+    page.click("button", "Deploy")
+    page.until(lambda: page.text("h1").startswith("updated") and "Running" in page.text("h1"), "the group runs")
+    page.click("summary", "Change what it runs")
+    page.type("#update-parameters", "--fast")
+    page.click("button", "See what would be done")
+    page.until(lambda: "It fits on" in page.text(".answer"), "where the second gang would go")
+    assert page.accessibility() == []
+    page.click("button", "Update")
+    page.until(lambda: "Update 1: done" in page.text("main"), "the new gang alone")
+    page.click("button", "Take back")
+    page.click("dialog button", "Take back")
+    page.until(lambda: "Update 2: done" in page.text("main"), "what ran before")
+    assert "takes back update 1" in page.text("main")
+    page.click("button", "Delete")
+    page.click("dialog button", "Delete")
+    page.until(lambda: "has been deleted" in page.text("main"), "the group gone")

@@ -842,6 +842,241 @@ class UpdateInstanceGroupResponse(_message.Message):
 Global___UpdateInstanceGroupResponse: _TypeAlias = UpdateInstanceGroupResponse  # noqa: Y015
 
 @_typing.final
+class RolloutInstanceGroupRequest(_message.Message):
+    """What to make a group's members from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The group's UUID."""
+    mode: _group_pb2.UpdateMode.ValueType
+    """How. Unset means by a surge."""
+    etag: _builtins.str
+    """The etag that the group must still have. Empty means any."""
+    request_id: _builtins.str
+    """The caller's name for this request, as in the deploy."""
+    validate_only: _builtins.bool
+    """Whether only to check and plan the update and to write nothing. The stream then carries one event: `planned`, with
+    where a second gang would go, or the group as it stands.
+    """
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberChange]:
+        """What changes, one after the other. Empty means: the members' model services as the catalogue has them now. Refused
+        where every member is made from all of it already.
+        """
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        changes: _abc.Iterable[Global___MemberChange] | None = ...,
+        mode: _group_pb2.UpdateMode.ValueType = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "etag", b"etag", "mode", b"mode", "request_id", b"request_id", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutInstanceGroupRequest: _TypeAlias = RolloutInstanceGroupRequest  # noqa: Y015
+
+@_typing.final
+class MemberChange(_message.Message):
+    """What some members of a group, or all, are to be made from. What is not set stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EnvironmentVariablesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    MODEL_SERVICE_UUID_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_VARIABLES_FIELD_NUMBER: _builtins.int
+    REMOVED_ENVIRONMENT_VARIABLES_FIELD_NUMBER: _builtins.int
+    STARTUP_PARAMETERS_FIELD_NUMBER: _builtins.int
+    CPU_NUM_FIELD_NUMBER: _builtins.int
+    MEMORY_SIZE_FIELD_NUMBER: _builtins.int
+    ROOT_DISK_SIZE_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    NO_GPUS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """The members of this role. Absent means all members; present and empty those without a role."""
+    model_service_uuid: _builtins.str
+    """Another model service of the catalogue, of the same framework for all members: its image, its commands, its
+    environment. Empty means the one that they have, as it is now.
+    """
+    startup_parameters: _builtins.str
+    """Arguments that are added to the start command, as in NodeSpec. Present and empty means none."""
+    cpu_num: _builtins.int
+    """Virtual CPUs."""
+    memory_size: _builtins.int
+    """Memory in bytes."""
+    root_disk_size: _builtins.int
+    """Size of the root disk in bytes. 0 means as it is."""
+    no_gpus: _builtins.bool
+    """Whether the members need no accelerators from now on. Not together with `gpus`."""
+    timeout: _builtins.int
+    """How long a machine may take until its service answers, in milliseconds. 0 means as it is."""
+    @_builtins.property
+    def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Environment variables to set, as in NodeSpec; others stay."""
+
+    @_builtins.property
+    def removed_environment_variables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Environment variables to take away, of those that the members themselves have."""
+
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.GpuRequest]:
+        """All accelerators that the members need from now on. Empty means those that they have."""
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str | None = ...,
+        model_service_uuid: _builtins.str = ...,
+        environment_variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        removed_environment_variables: _abc.Iterable[_builtins.str] | None = ...,
+        startup_parameters: _builtins.str | None = ...,
+        cpu_num: _builtins.int | None = ...,
+        memory_size: _builtins.int | None = ...,
+        root_disk_size: _builtins.int = ...,
+        gpus: _abc.Iterable[_group_pb2.GpuRequest] | None = ...,
+        no_gpus: _builtins.bool = ...,
+        timeout: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_role", b"_role", "_startup_parameters", b"_startup_parameters", "cpu_num", b"cpu_num", "memory_size", b"memory_size", "role", b"role", "startup_parameters", b"startup_parameters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_role", b"_role", "_startup_parameters", b"_startup_parameters", "cpu_num", b"cpu_num", "environment_variables", b"environment_variables", "gpus", b"gpus", "memory_size", b"memory_size", "model_service_uuid", b"model_service_uuid", "no_gpus", b"no_gpus", "removed_environment_variables", b"removed_environment_variables", "role", b"role", "root_disk_size", b"root_disk_size", "startup_parameters", b"startup_parameters", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_num: _TypeAlias = _typing.Literal["cpu_num"]  # noqa: Y015
+    _WhichOneofArgType__cpu_num: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num"]  # noqa: Y015
+    _WhichOneofReturnType__memory_size: _TypeAlias = _typing.Literal["memory_size"]  # noqa: Y015
+    _WhichOneofArgType__memory_size: _TypeAlias = _typing.Literal["_memory_size", b"_memory_size"]  # noqa: Y015
+    _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
+    _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015
+    _WhichOneofReturnType__startup_parameters: _TypeAlias = _typing.Literal["startup_parameters"]  # noqa: Y015
+    _WhichOneofArgType__startup_parameters: _TypeAlias = _typing.Literal["_startup_parameters", b"_startup_parameters"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_num) -> _WhichOneofReturnType__cpu_num | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_size) -> _WhichOneofReturnType__memory_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__role) -> _WhichOneofReturnType__role | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__startup_parameters) -> _WhichOneofReturnType__startup_parameters | None: ...
+
+Global___MemberChange: _TypeAlias = MemberChange  # noqa: Y015
+
+@_typing.final
+class RolloutInstanceGroupResponse(_message.Message):
+    """One event of an update."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> _group_pb2.InstanceGroupEvent:
+        """What happened."""
+
+    def __init__(
+        self,
+        *,
+        event: _group_pb2.InstanceGroupEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutInstanceGroupResponse: _TypeAlias = RolloutInstanceGroupResponse  # noqa: Y015
+
+@_typing.final
+class RollBackInstanceGroupRequest(_message.Message):
+    """Which group's newest update to take back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The group's UUID."""
+    etag: _builtins.str
+    """The etag that the group must still have. Empty means any."""
+    request_id: _builtins.str
+    """The caller's name for this request, as in the deploy."""
+    validate_only: _builtins.bool
+    """Whether only to check that it can be taken back and to write nothing."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "request_id", b"request_id", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackInstanceGroupRequest: _TypeAlias = RollBackInstanceGroupRequest  # noqa: Y015
+
+@_typing.final
+class RollBackInstanceGroupResponse(_message.Message):
+    """One event of taking an update back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> _group_pb2.InstanceGroupEvent:
+        """What happened."""
+
+    def __init__(
+        self,
+        *,
+        event: _group_pb2.InstanceGroupEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackInstanceGroupResponse: _TypeAlias = RollBackInstanceGroupResponse  # noqa: Y015
+
+@_typing.final
 class ScaleInstanceGroupRequest(_message.Message):
     """Which workers to add or to remove, how many members roles shall have, or what the members of roles shall be. One call
     does one of these.

@@ -82,6 +82,16 @@ class DistributedModelServiceStub:
                 request_serializer=corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupResponse.FromString,
                 _registered_method=True)
+        self.RolloutInstanceGroup = channel.unary_stream(
+                '/corral.v1.DistributedModelService/RolloutInstanceGroup',
+                request_serializer=corral_dot_v1_dot_deploy__pb2.RolloutInstanceGroupRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_deploy__pb2.RolloutInstanceGroupResponse.FromString,
+                _registered_method=True)
+        self.RollBackInstanceGroup = channel.unary_stream(
+                '/corral.v1.DistributedModelService/RollBackInstanceGroup',
+                request_serializer=corral_dot_v1_dot_deploy__pb2.RollBackInstanceGroupRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_deploy__pb2.RollBackInstanceGroupResponse.FromString,
+                _registered_method=True)
         self.ScaleInstanceGroup = channel.unary_stream(
                 '/corral.v1.DistributedModelService/ScaleInstanceGroup',
                 request_serializer=corral_dot_v1_dot_deploy__pb2.ScaleInstanceGroupRequest.SerializeToString,
@@ -175,7 +185,27 @@ class DistributedModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateInstanceGroup(self, request, context):
-        """Changes a group's name, description or tags.
+        """Changes a group's name, description or tags. RolloutInstanceGroup changes what it runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RolloutInstanceGroup(self, request, context):
+        """Changes what a group runs: model service, command, environment, size. By a surge a second gang is brought up beside
+        the first, and once all of it answers, its canary included, the group's address goes over and the first one is
+        ended; in place the members' machines are stopped, defined anew on the disks that they have, and started. Streams
+        every change until only one gang is left. What does not come up is taken back, and the stream ends with the error.
+        Refused while an update goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackInstanceGroup(self, request, context):
+        """Takes a group's newest update back, and streams every change. One that goes on is called off: until the new gang
+        serves that costs nothing but the new gang. One that is done is undone by an update of the same mode to what ran
+        before it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,6 +294,16 @@ def add_DistributedModelServiceServicer_to_server(servicer, server):
                     servicer.UpdateInstanceGroup,
                     request_deserializer=corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupRequest.FromString,
                     response_serializer=corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupResponse.SerializeToString,
+            ),
+            'RolloutInstanceGroup': grpc.unary_stream_rpc_method_handler(
+                    servicer.RolloutInstanceGroup,
+                    request_deserializer=corral_dot_v1_dot_deploy__pb2.RolloutInstanceGroupRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_deploy__pb2.RolloutInstanceGroupResponse.SerializeToString,
+            ),
+            'RollBackInstanceGroup': grpc.unary_stream_rpc_method_handler(
+                    servicer.RollBackInstanceGroup,
+                    request_deserializer=corral_dot_v1_dot_deploy__pb2.RollBackInstanceGroupRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_deploy__pb2.RollBackInstanceGroupResponse.SerializeToString,
             ),
             'ScaleInstanceGroup': grpc.unary_stream_rpc_method_handler(
                     servicer.ScaleInstanceGroup,
@@ -537,6 +577,60 @@ class DistributedModelService:
             '/corral.v1.DistributedModelService/UpdateInstanceGroup',
             corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupRequest.SerializeToString,
             corral_dot_v1_dot_deploy__pb2.UpdateInstanceGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RolloutInstanceGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/corral.v1.DistributedModelService/RolloutInstanceGroup',
+            corral_dot_v1_dot_deploy__pb2.RolloutInstanceGroupRequest.SerializeToString,
+            corral_dot_v1_dot_deploy__pb2.RolloutInstanceGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackInstanceGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/corral.v1.DistributedModelService/RollBackInstanceGroup',
+            corral_dot_v1_dot_deploy__pb2.RollBackInstanceGroupRequest.SerializeToString,
+            corral_dot_v1_dot_deploy__pb2.RollBackInstanceGroupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,7 +58,19 @@ class DistributedModelServiceStub:
     the group is gone. Values of secrets that a member was given are replaced by the secrets' names.
     """
     UpdateInstanceGroup: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.UpdateInstanceGroupRequest, _deploy_pb2.UpdateInstanceGroupResponse]
-    """Changes a group's name, description or tags."""
+    """Changes a group's name, description or tags. RolloutInstanceGroup changes what it runs."""
+    RolloutInstanceGroup: _grpc.UnaryStreamMultiCallable[_deploy_pb2.RolloutInstanceGroupRequest, _deploy_pb2.RolloutInstanceGroupResponse]
+    """Changes what a group runs: model service, command, environment, size. By a surge a second gang is brought up beside
+    the first, and once all of it answers, its canary included, the group's address goes over and the first one is
+    ended; in place the members' machines are stopped, defined anew on the disks that they have, and started. Streams
+    every change until only one gang is left. What does not come up is taken back, and the stream ends with the error.
+    Refused while an update goes on.
+    """
+    RollBackInstanceGroup: _grpc.UnaryStreamMultiCallable[_deploy_pb2.RollBackInstanceGroupRequest, _deploy_pb2.RollBackInstanceGroupResponse]
+    """Takes a group's newest update back, and streams every change. One that goes on is called off: until the new gang
+    serves that costs nothing but the new gang. One that is done is undone by an update of the same mode to what ran
+    before it.
+    """
     ScaleInstanceGroup: _grpc.UnaryStreamMultiCallable[_deploy_pb2.ScaleInstanceGroupRequest, _deploy_pb2.ScaleInstanceGroupResponse]
     """Adds or removes workers, all of them or none, and streams every change."""
     StartInstanceGroup: _grpc.UnaryStreamMultiCallable[_deploy_pb2.StartInstanceGroupRequest, _deploy_pb2.StartInstanceGroupResponse]
@@ -102,7 +114,19 @@ class DistributedModelServiceAsyncStub(DistributedModelServiceStub):
     the group is gone. Values of secrets that a member was given are replaced by the secrets' names.
     """
     UpdateInstanceGroup: _aio.UnaryUnaryMultiCallable[_deploy_pb2.UpdateInstanceGroupRequest, _deploy_pb2.UpdateInstanceGroupResponse]  # type: ignore[assignment]
-    """Changes a group's name, description or tags."""
+    """Changes a group's name, description or tags. RolloutInstanceGroup changes what it runs."""
+    RolloutInstanceGroup: _aio.UnaryStreamMultiCallable[_deploy_pb2.RolloutInstanceGroupRequest, _deploy_pb2.RolloutInstanceGroupResponse]  # type: ignore[assignment]
+    """Changes what a group runs: model service, command, environment, size. By a surge a second gang is brought up beside
+    the first, and once all of it answers, its canary included, the group's address goes over and the first one is
+    ended; in place the members' machines are stopped, defined anew on the disks that they have, and started. Streams
+    every change until only one gang is left. What does not come up is taken back, and the stream ends with the error.
+    Refused while an update goes on.
+    """
+    RollBackInstanceGroup: _aio.UnaryStreamMultiCallable[_deploy_pb2.RollBackInstanceGroupRequest, _deploy_pb2.RollBackInstanceGroupResponse]  # type: ignore[assignment]
+    """Takes a group's newest update back, and streams every change. One that goes on is called off: until the new gang
+    serves that costs nothing but the new gang. One that is done is undone by an update of the same mode to what ran
+    before it.
+    """
     ScaleInstanceGroup: _aio.UnaryStreamMultiCallable[_deploy_pb2.ScaleInstanceGroupRequest, _deploy_pb2.ScaleInstanceGroupResponse]  # type: ignore[assignment]
     """Adds or removes workers, all of them or none, and streams every change."""
     StartInstanceGroup: _aio.UnaryStreamMultiCallable[_deploy_pb2.StartInstanceGroupRequest, _deploy_pb2.StartInstanceGroupResponse]  # type: ignore[assignment]
@@ -188,7 +212,29 @@ class DistributedModelServiceServicer:
         request: _deploy_pb2.UpdateInstanceGroupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deploy_pb2.UpdateInstanceGroupResponse, _abc.Awaitable[_deploy_pb2.UpdateInstanceGroupResponse]]:
-        """Changes a group's name, description or tags."""
+        """Changes a group's name, description or tags. RolloutInstanceGroup changes what it runs."""
+
+    def RolloutInstanceGroup(
+        self,
+        request: _deploy_pb2.RolloutInstanceGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_deploy_pb2.RolloutInstanceGroupResponse], _abc.AsyncIterator[_deploy_pb2.RolloutInstanceGroupResponse]]:
+        """Changes what a group runs: model service, command, environment, size. By a surge a second gang is brought up beside
+        the first, and once all of it answers, its canary included, the group's address goes over and the first one is
+        ended; in place the members' machines are stopped, defined anew on the disks that they have, and started. Streams
+        every change until only one gang is left. What does not come up is taken back, and the stream ends with the error.
+        Refused while an update goes on.
+        """
+
+    def RollBackInstanceGroup(
+        self,
+        request: _deploy_pb2.RollBackInstanceGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_deploy_pb2.RollBackInstanceGroupResponse], _abc.AsyncIterator[_deploy_pb2.RollBackInstanceGroupResponse]]:
+        """Takes a group's newest update back, and streams every change. One that goes on is called off: until the new gang
+        serves that costs nothing but the new gang. One that is done is undone by an update of the same mode to what ran
+        before it.
+        """
 
     def ScaleInstanceGroup(
         self,

@@ -49,6 +49,34 @@ FAILURE_ACTION_REPLACE_MEMBER: FailureAction.ValueType  # 3
 """The member is removed and placed anew, on another host where that is possible."""
 Global___FailureAction: _TypeAlias = FailureAction  # noqa: Y015
 
+class _UpdateMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_MODE_UNSPECIFIED: _UpdateMode.ValueType  # 0
+    """In a request: by a surge."""
+    UPDATE_MODE_SURGE: _UpdateMode.ValueType  # 1
+    """A second gang is brought up beside the first, which ends once the second one answers. Takes room for both."""
+    UPDATE_MODE_IN_PLACE: _UpdateMode.ValueType  # 2
+    """The members' machines are stopped, defined anew where they are, on the disks that they have, and started: one after
+    the other where members do without each other, else all together. Not for another image, other devices, or less.
+    """
+
+class UpdateMode(_UpdateMode, metaclass=_UpdateModeEnumTypeWrapper):
+    """How what a group runs is changed."""
+
+UPDATE_MODE_UNSPECIFIED: UpdateMode.ValueType  # 0
+"""In a request: by a surge."""
+UPDATE_MODE_SURGE: UpdateMode.ValueType  # 1
+"""A second gang is brought up beside the first, which ends once the second one answers. Takes room for both."""
+UPDATE_MODE_IN_PLACE: UpdateMode.ValueType  # 2
+"""The members' machines are stopped, defined anew where they are, on the disks that they have, and started: one after
+the other where members do without each other, else all together. Not for another image, other devices, or less.
+"""
+Global___UpdateMode: _TypeAlias = UpdateMode  # noqa: Y015
+
 class _MakeRoom:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -582,6 +610,7 @@ class InstanceGroup(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     ROOM_FIELD_NUMBER: _builtins.int
+    UPDATE_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
@@ -669,6 +698,10 @@ class InstanceGroup(_message.Message):
         """The room that is being made for members that wait for hosts. Absent where none is."""
 
     @_builtins.property
+    def update(self) -> Global___GroupUpdate:
+        """The newest update of what the group runs, in progress or ended. Absent where there was none."""
+
+    @_builtins.property
     def waiting(self) -> Global___WaitInProgress:
         """How it waits for hosts, where it was seen not to fit and may wait. `reason` says why it does not fit."""
 
@@ -705,12 +738,13 @@ class InstanceGroup(_message.Message):
         roles: _abc.Iterable[Global___RoleStatus] | None = ...,
         cause: _builtins.str = ...,
         room: Global___RoomInProgress | None = ...,
+        update: Global___GroupUpdate | None = ...,
         waiting: Global___WaitInProgress | None = ...,
         expected_end: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expected_end", b"expected_end", "last_op_date", b"last_op_date", "room", b"room", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expected_end", b"expected_end", "last_op_date", b"last_op_date", "room", b"room", "update", b"update", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "update", b"update", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,6 +825,98 @@ class WaitInProgress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WaitInProgress: _TypeAlias = WaitInProgress  # noqa: Y015
+
+@_typing.final
+class GroupUpdate(_message.Message):
+    """A change of what a group runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NeedsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNDOES_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    GANG_STATUS_FIELD_NUMBER: _builtins.int
+    BEGIN_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number among the group's updates, from 1."""
+    mode: Global___UpdateMode.ValueType
+    """How it is made."""
+    stage: _builtins.str
+    """Where it stands: `coming` (the second gang is on its way, the first one serves), `switched` (the new gang serves, the
+    old one is being ended), `changing` (in place), `taking_back`, `done`, `taken_back`.
+    """
+    reason: _builtins.str
+    """Why it was taken back. Empty where it was not."""
+    undoes: _builtins.int
+    """The number of the update that this one takes back. 0 where it takes none back."""
+    gang_status: _builtins.str
+    """The state of that gang, as InstanceGroup's `status`. Empty where there is none."""
+    @_builtins.property
+    def needs(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What it needs beside what the group has, by resource (`vcpu`, `memory` in bytes, `gpu.<model>`): all of a second gang,
+        or what members grow by in place.
+        """
+
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
+        """The members of the gang beside the one that serves, in the order of their ranks: the new ones, and after the switch
+        the old ones. Empty where there is none, and in events that leave out the members.
+        """
+
+    @_builtins.property
+    def begin_date(self) -> _timestamp_pb2.Timestamp:
+        """When it was accepted."""
+
+    @_builtins.property
+    def end_date(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        mode: Global___UpdateMode.ValueType = ...,
+        stage: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        undoes: _builtins.int = ...,
+        needs: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        instances: _abc.Iterable[Global___Instance] | None = ...,
+        gang_status: _builtins.str = ...,
+        begin_date: _timestamp_pb2.Timestamp | None = ...,
+        end_date: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_date", b"begin_date", "end_date", b"end_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_date", b"begin_date", "end_date", b"end_date", "gang_status", b"gang_status", "instances", b"instances", "mode", b"mode", "needs", b"needs", "number", b"number", "reason", b"reason", "stage", b"stage", "undoes", b"undoes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupUpdate: _TypeAlias = GroupUpdate  # noqa: Y015
 
 @_typing.final
 class RoomInProgress(_message.Message):
@@ -948,6 +1074,7 @@ class Instance(_message.Message):
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -997,6 +1124,8 @@ class Instance(_message.Message):
     """What the host's own software said of the failure that `reason` tells of, without secrets. Told to callers with the role
     `admin` alone, because it may name what a host has; `reason` says to everybody which class of cause it is.
     """
+    beside: _builtins.bool
+    """Whether it is of the gang beside the one that serves, while an update goes on."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The member's IP addresses. Empty until they are known."""
@@ -1056,10 +1185,11 @@ class Instance(_message.Message):
         numa_cells: _abc.Iterable[_builtins.int] | None = ...,
         cause: _builtins.str = ...,
         devices: _abc.Iterable[_builtins.str] | None = ...,
+        beside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "devices", b"devices", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "beside", b"beside", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "devices", b"devices", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,8 +13,9 @@ from service.app.etags import etag_of
 from service.contract.call import told_cause
 from service.contract.convert import specification
 from service.domain import roles
-from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat, Waiting
+from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat, Update, Waiting
 from service.domain.specs import PlacementStrategy
+from service.domain.updates import UpdateMode
 
 Reachable = Callable[[str], bool]
 """Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
@@ -52,7 +53,7 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         uuid=value.uuid,
         model_service_uuid=first.model_service_uuid,
         model_uuid=spec.model_uuid,
-        instances=[instance(member, reachable) for member in value.instances],
+        instances=[instance(member, reachable) for member in value.serving],
         status=value.status.value,
         model_service_type=spec.model_service_type,
         type=first.type.value,
@@ -79,11 +80,12 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
                 running_count=state.running,
                 status=state.status.value,
             )
-            for state in roles.states(value.instances)
+            for state in roles.states(value.serving)
         ],
         room=_room(value.room.plan) if value.room is not None and value.room.plan is not None else None,
         waiting=_waiting(value.waiting) if value.waiting is not None and value.waiting.since else None,
         expected_end=timestamp(value.ends_at),
+        update=_update(value, value.update, reachable) if value.update is not None else None,
     )
 
 
@@ -94,6 +96,27 @@ def _waiting(value: Waiting) -> group_pb2.WaitInProgress:
         since=timestamp(value.since),
         until=timestamp(value.until),
         earliest_start=timestamp(value.starts_at),
+    )
+
+
+_MODES: Mapping[UpdateMode, group_pb2.UpdateMode.ValueType] = {
+    UpdateMode.SURGE: group_pb2.UPDATE_MODE_SURGE,
+    UpdateMode.IN_PLACE: group_pb2.UPDATE_MODE_IN_PLACE,
+}
+
+
+def _update(value: Group, update: Update, reachable: Reachable) -> group_pb2.GroupUpdate:
+    return group_pb2.GroupUpdate(
+        number=update.number,
+        mode=_MODES[update.mode],
+        stage=update.stage.value,
+        reason=update.reason,
+        undoes=update.undoes,
+        needs=update.needs,
+        instances=[instance(member, reachable) for member in value.instances if member.beside],
+        gang_status=update.gang.status.value if update.gang is not None else "",
+        begin_date=timestamp(update.began_at),
+        end_date=timestamp(update.ended_at),
     )
 
 
@@ -150,6 +173,7 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         engine_restarts=value.engine_restarts,
         numa_cells=value.cells,
         devices=[device.key for device in value.devices],
+        beside=value.beside,
     )
 
 

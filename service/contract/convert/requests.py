@@ -29,6 +29,7 @@ from service.domain.specs import (
     RoomMoves,
     Survive,
 )
+from service.domain.updates import MemberChange, UpdateMode
 
 ROOM_MOVES: Mapping[int, RoomMoves | None] = {
     group_pb2.MAKE_ROOM_UNSPECIFIED: None,
@@ -58,6 +59,12 @@ FAILURE_POLICIES: Mapping[int, FailurePolicy] = {
     group_pb2.FAILURE_ACTION_REPLACE_MEMBER: FailurePolicy.REPLACE_MEMBER,
 }
 
+UPDATE_MODES: Mapping[int, UpdateMode] = {
+    group_pb2.UPDATE_MODE_UNSPECIFIED: UpdateMode.SURGE,
+    group_pb2.UPDATE_MODE_SURGE: UpdateMode.SURGE,
+    group_pb2.UPDATE_MODE_IN_PLACE: UpdateMode.IN_PLACE,
+}
+
 _NODE_PATH = re.compile(r"^model_services\[(\d+)\]")
 
 _UPDATABLE = ("name", "description", "user_tags", "system_tags")
@@ -69,6 +76,8 @@ ChangeMessage = (
     | deploy_pb2.RestartInstanceGroupRequest
     | deploy_pb2.ScaleInstanceGroupRequest
     | deploy_pb2.UpdateInstanceGroupRequest
+    | deploy_pb2.RolloutInstanceGroupRequest
+    | deploy_pb2.RollBackInstanceGroupRequest
 )
 DeployMessage = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
 
@@ -128,6 +137,27 @@ def role_change(message: deploy_pb2.ScaleInstanceGroupRequest) -> RoleChange:
 def ask(message: ChangeMessage) -> Ask:
     """What every change of a group has."""
     return Ask(message.etag, message.request_id, message.validate_only)
+
+
+def member_changes(message: deploy_pb2.RolloutInstanceGroupRequest) -> tuple[MemberChange, ...]:
+    """What is to become of the members, in the caller's order."""
+    return tuple(
+        MemberChange(
+            role=change.role if change.HasField("role") else None,
+            model_service_uuid=change.model_service_uuid,
+            environment=dict(change.environment_variables),
+            dropped=tuple(change.removed_environment_variables),
+            startup_parameters=change.startup_parameters if change.HasField("startup_parameters") else None,
+            cpu_num=change.cpu_num,
+            memory_size=change.memory_size,
+            root_disk_size=change.root_disk_size,
+            gpus=tuple(GpuRequest(gpu.model, gpu.count) for gpu in change.gpus)
+            if change.gpus or change.no_gpus
+            else None,
+            timeout_ms=change.timeout,
+        )
+        for change in message.changes
+    )
 
 
 def metadata(message: deploy_pb2.UpdateInstanceGroupRequest) -> Metadata:

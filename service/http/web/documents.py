@@ -9,7 +9,7 @@ from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amount
 from service.app.zones import ZoneView
 from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
 from service.domain.fleet import MEMORY, VCPU
-from service.domain.groups import Group, GroupStatus, Instance, Waiting
+from service.domain.groups import Group, GroupStatus, Instance, Update, Waiting
 
 _FIRST = (VCPU, MEMORY)
 """What every host has is drawn first."""
@@ -85,6 +85,20 @@ def group(value: Group, *, causes: bool) -> dict[str, Any]:
         "updated": value.updated_at,
         "ended": value.status is GroupStatus.DELETED,
         "waiting": _waiting(value.waiting),
+        "update": _update(value.update) if value.update is not None else None,
+    }
+
+
+def _update(value: Update) -> dict[str, Any]:
+    return {
+        "number": value.number,
+        "mode": value.mode.value,
+        "stage": value.stage.value,
+        "reason": value.reason,
+        "undoes": value.undoes,
+        "needs": dict(value.needs),
+        "began": value.began_at,
+        "ended": value.ended_at,
     }
 
 
@@ -115,5 +129,6 @@ def member(value: Instance, reachable: Reachable, *, causes: bool) -> dict[str, 
         "memory": value.spec.memory_size,
         "gpus": sum(request.count for request in value.spec.gpus),
         "attempt": value.attempt,
+        "beside": value.beside,
         "url": url if url and reachable(zone_uuid) else "",
     }

@@ -11,7 +11,7 @@ from service.domain.groups import Group, GroupStatus
 from service.domain.tenants import Caller
 from service.errors import DeployFailed, NotFound, RevisionUnavailable
 from service.http.zstack.errors import TimedOut
-from service.lifecycle.transitions import AT_REST
+from service.lifecycle.updating import at_rest
 
 
 class Following:
@@ -36,7 +36,7 @@ class Following:
             except RevisionUnavailable:
                 # Its events were compacted while this process was down: what stands now tells the end as well.
                 standing = await self.standing(caller, uuid)
-                if standing is None or standing.phase in AT_REST:
+                if standing is None or at_rest(standing):
                     final = standing
                     break
                 after = standing.revision

@@ -29,7 +29,7 @@ def group(value: Group, reachable: Reachable, images: Mapping[str, str]) -> dict
     told = _of_message(inventory.group(value, reachable))
     if value.status is GroupStatus.WAITING:
         told["status"] = GroupStatus.DEPLOYING.value  # ZStack has no word for a group that waits for hosts
-    for shown, member in zip(told["instances"], value.instances, strict=True):
+    for shown, member in zip(told["instances"], value.serving, strict=True):
         vm = machine(member, images)
         if vm is not None:
             shown["vm"] = vm

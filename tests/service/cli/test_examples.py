@@ -48,7 +48,7 @@ corral get chat
 corral watch chat --until-settled
 corral logs chat 0 --tail 20
 corral scale chat --role worker=3
-corral update chat --description 'for the whole house'
+corral update chat --set-env LOG=debug --cpu 8 --plan
 corral restart chat
 corral stop chat
 corral start chat

@@ -126,6 +126,9 @@ async def groups(calls: Recorder) -> None:
     uuid = _made(deployed)
     await calls.call("UpdateInstanceGroup", uuid, uuid=uuid, name="other", request_id="update-1")
     await calls.call("ScaleInstanceGroup", uuid, uuid=uuid, model_services=[NODE], request_id="scale-1")
+    change = [{"startup_parameters": "--fast"}]
+    await calls.call("RolloutInstanceGroup", uuid, uuid=uuid, changes=change, request_id="rollout-1")
+    await calls.call("RollBackInstanceGroup", uuid, uuid=uuid, request_id="back-1")
     await calls.call("StopInstanceGroup", uuid, uuid=uuid)
     await calls.call("StartInstanceGroup", uuid, uuid=uuid)
     await calls.call("RestartInstanceGroup", uuid, uuid=uuid)

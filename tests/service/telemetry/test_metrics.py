@@ -29,6 +29,7 @@ def _filled() -> Metrics:
     replace(metrics.project_quota.memory, {("red",): float(1 << 34)})
     metrics.watch_streams.set(1)
     metrics.deploy_duration.labels("parallel", "Running").observe(3.2)
+    metrics.update_duration.labels("surge", "done").observe(5.1)
     metrics.reconcile_steps.labels("done").inc()
     metrics.orphans_removed.labels("machine").inc()
     metrics.plan_duration.labels("greedy", "optimal").observe(0.002)

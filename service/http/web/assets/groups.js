@@ -6,6 +6,7 @@ import { matches, terms, unknown } from "./filter.js";
 import { Ask, Cut, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Logs } from "./logs.js";
 import { Timeline } from "./timeline.js";
+import { Standing, Update } from "./update.js";
 import { because, bytes, clock, seconds } from "./units.js";
 
 export const GROUP_KEYS = ["name", "status", "project", "host", "zone", "member", "reason"];
@@ -46,15 +47,25 @@ const ACTIONS = [
   ["stop", "Stop", (status) => ["Running", "Degraded"].includes(status), "Its model no longer answers. Disks and capacity are kept."],
 ];
 
+function Members({ caption, items, devices, picture }) {
+  return html`<${Table} caption=${caption} items=${items} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", ...(devices ? ["Devices"] : []), "Why"]}
+      row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
+        <td>${host(picture, member.host)}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}${member.target && html` → ${host(picture, member.target)}`}</td>
+        <td>${member.cpu}</td><td>${bytes(member.memory)}</td>${devices && html`<td>${member.gpus}</td>`}<td>${because(member)}</td>`} />`;
+}
+
 export function Group({ picture, uuid, may }) {
   const group = picture.groups.get(uuid);
   const [ask, setAsk] = useState(null);
   const history = useAnswer((signal) => all(`/corral/v1/instance-groups/${uuid}/events`, "events", signal), [uuid, group?.updated]);
   const whole = useAnswer((signal) => call("GET", `/corral/v1/instance-groups/${uuid}`, undefined, signal), [uuid, group?.updated]);
   if (!group) return html`<h1>Group</h1><p>There is no group <code>${uuid}</code>, or it has been deleted.</p>`;
-  const members = picture.membersOf(uuid);
+  const everybody = picture.membersOf(uuid);
+  const members = everybody.filter((member) => !member.beside);
+  const beside = everybody.filter((member) => member.beside);
   const answered = whole.value?.inventory?.instances?.[0]?.lastAnswer;
   const devices = members.some((member) => member.gpus > 0);
+  const updating = group.update && !["done", "taken_back"].includes(group.update.stage);
   const url = members.find((member) => member.rank === 0)?.url;
   const put = (verb, title, body) => setAsk({
     title: `${title} ${group.name}?`,
@@ -70,13 +81,13 @@ export function Group({ picture, uuid, may }) {
       ${answered && html`<dt>Last right answer</dt><dd>${clock(Date.parse(answered))}</dd>`}
       <dt>Accepted</dt><dd>${clock(group.created)}</dd><dt>UUID</dt><dd><code>${group.uuid}</code></dd>
       ${!SETTLED.includes(group.status) && html`<dt>For</dt><dd>${seconds(Date.now() - group.updated)}</dd>`}</dl>
-    ${may("operator") && html`<p class="actions">${ACTIONS.filter(([, , when]) => when(group.status)).map(([verb, title, , body]) =>
+    ${may("operator") && html`<p class="actions">${ACTIONS.filter(([, , when]) => when(group.status) && !updating).map(([verb, title, , body]) =>
       html`<button key=${verb} onClick=${() => put(verb, title, body)}>${title}…</button>`)}
       <button class="danger" onClick=${() => put("", "Delete", "Its machines and their disks are destroyed.")}>Delete…</button></p>`}
-    <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", ...(devices ? ["Devices"] : []), "Why"]}
-      row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
-        <td>${host(picture, member.host)}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}${member.target && html` → ${host(picture, member.target)}`}</td>
-        <td>${member.cpu}</td><td>${bytes(member.memory)}</td>${devices && html`<td>${member.gpus}</td>`}<td>${because(member)}</td>`} />
+    <${Standing} update=${group.update} put=${may("operator") && put} />
+    ${may("operator") && group.status === "Running" && !updating && html`<${Update} key=${uuid} group=${group} picture=${picture} />`}
+    <${Members} caption="Members" items=${members} devices=${devices} picture=${picture} />
+    ${beside.length > 0 && html`<${Members} caption="Members of the gang beside" items=${beside} devices=${devices} picture=${picture} />`}
     ${whole.value?.inventory?.room && html`<${Room} room=${whole.value.inventory.room} picture=${picture} />`}
     <${Logs} uuid=${uuid} members=${members} />
     <h2>Timeline</h2>

@@ -101,7 +101,7 @@ export function Plan({ picture, may }) {
     </div>`;
 }
 
-function Placed({ placement }) {
+export function Placed({ placement }) {
   const hosts = new Map();
   for (const one of placement.assignments) {
     const cell = one.numaCells?.length ? ` (NUMA cell ${one.numaCells.join(", ")})` : "";
