@@ -69,7 +69,7 @@ async def test_members_are_moved_as_they_run_and_the_group_is_not_interrupted(tm
         async with never_twice(lab):
             steps = await drain(lab, name)
         told = [s.instance for s in steps if s.WhichOneof("change") == "instance"]
-        assert {i.status for i in told} == {"Running"}
+        assert {i.status for i in told} == {"Running"}, [(i.status, i.reason) for i in told]
         assert any(i.reason.startswith("it is being moved live to host-") for i in told)
         assert (steps[-1].final.state, steps[-1].final.instance_count) == ("Maintenance", 0)
         assert {c.claimed for c in steps[-1].final.capacities} == {0}
