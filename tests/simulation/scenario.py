@@ -252,6 +252,7 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
     for name, count in world.database.rows(twice) if not world.restored else ():
         world.observer.violated("I7", f"the one request for {name} made {count} groups")
     phases = dict(world.database.rows("SELECT uuid, phase FROM groups"))
+    waiting = {uuid for (uuid,) in world.database.rows("SELECT uuid FROM groups WHERE status = 'Waiting'")}
     # A member may be stopped in the middle of its first create: the volume is what it starts from, or goes with it.
     stopped = world.database.rows("SELECT host_uuid, uuid, attempt FROM instances WHERE status = 'Stopped'")
     kept = {(host, f"{instance}.{attempt}") for host, instance, attempt in stopped}
@@ -274,6 +275,8 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
             world.observer.violated("I5", f"the acknowledged group {order.uuid} is forgotten")
         elif order.deleted and not order.lost and phases[order.uuid] != "deleted":
             found.append(f"{order.uuid} is {phases[order.uuid]} and its deletion was acknowledged")
+        elif order.uuid in waiting:
+            continue  # for hosts, as its caller has it: its stream goes on
         elif order.follows and not order.final and not order.refused and not order.lost:
             found.append(f"the stream of {order.uuid} has not ended")
     return found
