@@ -44,7 +44,13 @@ class AtRest:
         for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
             if phase == "planning" and status == "Degraded" and not self._has_room(uuid):
                 continue  # it served, lost a member, and waits for room
-            if phase == "planning" and status == "Waiting" and not owner and due and not self._has_room(uuid):
+            if (
+                phase == "planning"
+                and status == "Waiting"
+                and not owner
+                and due
+                and not self._has_room(uuid, whole=True)
+            ):
                 continue  # it waits for as long as its caller said, and somebody will look
             if phase not in RESTING:
                 yield f"group {uuid} is {phase}"
@@ -53,8 +59,9 @@ class AtRest:
             if phase in ("failed", "deleted") and (owner or (due or 0) > 0):
                 yield f"final group {uuid} is still owned by {owner!r}, due at {due}"
 
-    def _has_room(self, group: str) -> bool:
-        """Whether a pending member of the group would fit on a host that is open, as far as amounts go."""
+    def _has_room(self, group: str, *, whole: bool = False) -> bool:
+        """Whether a pending member of the group would fit on a host that is open, as far as amounts go. `whole`: all of
+        them together."""
         if self._observer.quota or self._rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
             return False  # others may have used it up; its rules may want more hosts than are open
         rules = self._observer.rules_of(group)
@@ -66,11 +73,20 @@ class AtRest:
             "SELECT r.host_uuid, r.resource, r.usable - r.foreign_used - r.used FROM host_resources r"
         ):
             free[host][resource] = amount
-        for (text,) in self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group):
-            node = json.loads(text)
-            if any(f["vcpu"] >= node["cpu_num"] and f["memory"] >= node["memory_size"] for f in free.values()):
+        pending = self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group)
+        nodes = sorted((json.loads(text) for (text,) in pending), key=lambda node: -node["cpu_num"])
+        for node in nodes:
+            fits = (f for f in free.values() if f["vcpu"] >= node["cpu_num"] and f["memory"] >= node["memory_size"])
+            host = next(fits, None)
+            if host is None:
+                if whole:
+                    return False
+                continue
+            if not whole:
                 return True
-        return False
+            host["vcpu"] -= node["cpu_num"]
+            host["memory"] -= node["memory_size"]
+        return whole and bool(nodes)
 
     def _not_drained(self) -> Iterator[str]:
         """A host under maintenance carries nothing in the end, but for groups that an operator has adopted there."""
