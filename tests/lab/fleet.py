@@ -79,7 +79,7 @@ class Lab:
         return hypervisor
 
     def _learn_capabilities(self, hypervisor: Hypervisor) -> Path:
-        hypervisor.namespace.run("virsh", "-c", "qemu:///system", "capabilities", timeout=60)
+        hypervisor.namespace.run("virsh", "-c", "qemu:///system", "capabilities", timeout=300)
         learnt = hypervisor.directory / "var/cache/libvirt/qemu/capabilities"
         if self._capability_cache is not None:
             with contextlib.suppress(FileExistsError):

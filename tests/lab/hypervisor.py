@@ -136,7 +136,7 @@ class Hypervisor:
         )
         wait_until(self._accepts, 60, f"libvirtd of {self.name}")
         try:  # the socket is open before the drivers are ready, and libvirtd ends when one of them cannot be
-            self.namespace.run(program("virsh"), "-c", "qemu:///system", "uri", timeout=60)
+            self.namespace.run(program("virsh"), "-c", "qemu:///system", "uri", timeout=300)
         except RuntimeError as error:
             raise RuntimeError(f"{error}; its log ends with:\n{self.log_tail()}") from error
 
