@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ VALIDATION_ONLY = "validationOnly"
 MAX_TEMPLATES = 64
 # What of a single deploy is its group's; the rest is its only node's.
 _OF_GROUP = ("name", "description", "resourceUuid", "tagUuids", "systemTags", "userTags")
-_ONLY = "model_services[0]."
+_ANY = re.compile(r"^model_services\[\d+\]\.")
 
 
 class DeployApis:
@@ -53,7 +54,7 @@ class DeployApis:
         except InvalidArgument as error:
             raise _of_only_node(error) from error
         except NotFound as error:
-            raise NotFound(error.resource_type, error.resource_name, error.field.removeprefix(_ONLY)) from error
+            raise _not_found_by_only_node(error) from error
 
     async def _launched(self, call: Call, arguments: Mapping[str, Any]) -> dict[str, Any]:
         call.refuse("requestId")
@@ -82,13 +83,17 @@ class DeployApis:
         single = _single({"name": "match", **call.arguments})
         result = {}
         for uuid in templates:
-            node = {**single["modelServices"][0], "uuid": uuid}
+            first = {**single["modelServices"][0], "uuid": uuid}
+            # They are alike, and rank 0 is one of them in any case.
+            others = [{**first, "isInitialNode": None}] * (number - 1)
             try:
-                result[uuid] = await self._matched(call, {**single, "modelServices": [node] * number}, uuid, models)
+                result[uuid] = await self._matched(call, {**single, "modelServices": [first, *others]}, uuid, models)
             except Unavailable:
                 raise
             except InvalidArgument as error:
                 raise _of_only_node(error) from error
+            except NotFound as error:
+                result[uuid] = {"success": False, "error": error_code(_not_found_by_only_node(error), call.request_id)}
             except CorralError as error:
                 result[uuid] = {"success": False, "error": error_code(error, call.request_id)}
         return {"result": result}
@@ -149,7 +154,13 @@ def _single(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_only_node(error: InvalidArgument) -> InvalidArgument:
-    return InvalidArgument([FieldViolation(v.field.removeprefix(_ONLY), v.description) for v in error.violations])
+    """With the caller's own names, who wrote one node; what is wrong with it is told once, however many are made."""
+    told = dict.fromkeys((_ANY.sub("", v.field), v.description) for v in error.violations)
+    return InvalidArgument([FieldViolation(field, description) for field, description in told])
+
+
+def _not_found_by_only_node(error: NotFound) -> NotFound:
+    return NotFound(error.resource_type, error.resource_name, _ANY.sub("", error.field))
 
 
 def _asked_for(message: Message) -> dict[str, Any]:

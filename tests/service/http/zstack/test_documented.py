@@ -108,7 +108,8 @@ async def test_parameter_model_services_timeout_0_means_the_default_and_negative
 async def test_parameter_service_creation_strategy_is_parallel_or_sequential(zstack: Lab) -> None:
     await mandatory(zstack, "serviceCreationStrategy")
     for strategy in ("parallel", "sequential"):
-        assert (await zstack.deployed(serviceCreationStrategy=strategy))["status"] == "Running"
+        made = await zstack.deployed(serviceCreationStrategy=strategy)
+        assert (made["status"], made["serviceCreationStrategy"]) == ("Running", strategy)
     error = await zstack.refused(serviceCreationStrategy="random")
     assert (error["code"], error["details"]) == (
         "SYS.1007",

@@ -263,10 +263,10 @@ async def test_an_entry_is_changed_in_what_is_given(zstack: Lab) -> None:
     answer = await zstack.http.post("/zstack/v1/ai/model-services", json={"param": entry}, headers=who)
     made = (await zstack.ended(answer)).json()["inventory"]
     path = f"/ai/model-services/{made['uuid']}"
-    changes = {"description": "d", "requestMemory": 2 << 30, "installPath": made["installPath"]}
+    changes = {"description": "d", "requestMemory": 2 << 30, "installPath": made["installPath"], "framework": "vllm"}
     ended = (await zstack.ended(await zstack.put(path, {"updateModelService": changes}))).json()["inventory"]
     assert {name: ended[name] for name in changes} == changes
-    assert ended["name"] == "first"
+    assert (ended["name"], made["framework"]) == ("first", "custom")
     unknown = await zstack.ended(await zstack.put(path, {"updateModelService": {"installPath": "nowhere"}}))
     assert unknown.json()["error"]["code"] == "SYS.1003"
     assert (await zstack.ended(await zstack.http.delete(f"/zstack/v1{path}", headers=who))).json() == {}

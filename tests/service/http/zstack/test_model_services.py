@@ -34,22 +34,28 @@ async def add(zstack: Lab, session: str | None = None, **changes: Any) -> Any:
 
 
 async def test_an_added_model_service_is_in_the_catalogue_and_can_be_deployed(zstack: Lab) -> None:
-    entry = (await add(zstack, description="d", type="Endpoint", framework="custom", modelUuids=["b" * 32]))[
-        "inventory"
-    ]
-    assert {name: entry[name] for name in ("name", "description", "type", "framework", "modelUuid")} == {
-        "name": "served",
+    said: dict[str, Any] = {
         "description": "d",
-        "type": "Endpoint",
+        "type": "FineTune",
         "framework": "custom",
-        "modelUuid": "b" * 32,
+        "requestMemory": 2 << 30,
     }
-    assert (entry["requestCpu"], entry["requestMemory"], entry["startCommand"]) == (3, 1 << 30, "serve --port 8080")
+    entry = (await add(zstack, **said, modelUuids=["b" * 32]))["inventory"]
+    assert {name: entry[name] for name in ("name", "modelUuid", *said)} == {
+        "name": "served",
+        "modelUuid": "b" * 32,
+        **said,
+    }
+    assert (entry["requestCpu"], entry["startCommand"]) == (3, "serve --port 8080")
     queried = (await zstack.get(f"/ai/model-services/{entry['uuid']}")).json()["inventories"]
     assert queried == [entry]
     group = await zstack.deployed(modelServices=[node(uuid=entry["uuid"], cpuNum=None, memorySize=None)])
-    assert (group["modelServiceUuid"], group["modelServiceType"]) == (entry["uuid"], "Endpoint")
-    assert group["instances"][0]["cpuNum"] == 3
+    assert (group["modelServiceUuid"], group["modelServiceType"]) == (entry["uuid"], "FineTune")
+    assert (group["instances"][0]["cpuNum"], group["instances"][0]["memorySize"]) == (3, 2 << 30)
+    engine = (await add(zstack, name="engine", framework="vllm"))["inventory"]
+    assert engine["framework"] == "vllm"
+    # The zone plans no addresses, and this framework's commands name them.
+    assert "members of vllm" in (await zstack.refused(modelServices=[node(uuid=engine["uuid"])]))["details"]
 
 
 async def test_numbers_may_come_as_text_and_the_image_by_its_uuid(zstack: Lab) -> None:

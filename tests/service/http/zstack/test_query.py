@@ -111,6 +111,22 @@ def test_group_by_keeps_the_first_of_each_value() -> None:
     assert names(groupBy="size") == ["alpha", "beta"]
 
 
+def test_the_older_protocol_says_order_page_and_projection_in_its_message() -> None:
+    def told(**message: Any) -> Any:
+        return answer(from_message(message), ALL, FIELDS)
+
+    def named(**message: Any) -> list[str]:
+        return [inventory["name"] for inventory in told(**message)["inventories"]]
+
+    assert named(sortBy="createDate", sortDirection="desc") == ["Alphabet_100%", "beta", "alpha"]
+    assert named(sortBy="description")[0] == "beta"
+    assert named(sortBy="createDate", sortDirection="desc", start=1, limit=1) == ["beta"]
+    assert told(count=True) == {"total": 3}
+    assert told(replyWithCount=True, conditions=["name=alpha"])["total"] == 1
+    assert named(groupBy="size") == ["alpha", "beta"]
+    assert told(fields=["name"], conditions=["name=alpha"])["inventories"] == [{"name": "alpha"}]
+
+
 @pytest.mark.parametrize("parameters", [{"sort": "no"}, {"fields": "no"}, {"groupBy": "no"}, {"q": "no=1"}])
 def test_an_unknown_field_is_an_invalid_argument_that_names_those_that_are(parameters: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match="uuid, name, size"):

@@ -302,6 +302,8 @@ async def test_zones_hosts_capacity_and_catalogue_are_the_fleets(zstack: Lab) ->
         [{"resourceUuid": hosts[0]["uuid"], **{name: one[name] for name in sums}}],
     )
     assert (capacity["resourceType"], [part["resourceUuid"] for part in capacity["capacityData"]]) == ("ZoneVO", [ZONE])
+    nowhere = (await zstack.get("/hosts/capacities/cpu-memory", zoneUuids="0" * 32)).json()
+    assert (nowhere["totalCpu"], nowhere["capacityData"]) == (0, [])
     every = (await zstack.get("/hosts/capacities/cpu-memory")).json()
     assert every["capacityData"] == capacity["capacityData"]
     assert [entry["uuid"] for entry in (await zstack.get("/ai/model-services")).json()["inventories"]] == [ENTRY]
