@@ -49,7 +49,7 @@ CLAIMS, GROUPS, EVENTS = "service.store.claims", "service.store.groups", "servic
 ADDRESSES = "service.store.addresses"
 CHANGES, CLAIMING, APP = "service.transactions.changes", "service.transactions.claiming", "service.app.groups"
 TRANSLATE, GROUP_RULES = "service.planning.translate", "service.planning.group_rules"
-INTENTS, FEED, REQUESTS = "service.app.group_intents", "service.app.feed", "service.store.requests"
+FEED, REQUESTS = "service.app.feed", "service.store.requests"
 LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
     "service.lifecycle.transitions",
     "service.lifecycle.members",
@@ -370,9 +370,6 @@ PLANTS: tuple[Plant, ...] = (
         "    old = each(first(group), lambda m: retire(m, now))\n", "    old = first(group)\n", theme="update"),
     one("members that grow in place claim nothing for that", UPDATES,
         "        claims.resize(connection, sizes)\n", "        pass\n", theme="update"),
-    one("another update begins during an update", UPDATING,
-        "    if group.phase is not GroupPhase.RUNNING or group.updating:\n", "    if group.phase is not GroupPhase.RUNNING:\n",
-        Edit(INTENTS, "    if group.updating and group.update is not None:\n", "    if False and group.update is not None:\n"), theme="update"),
     # --- room made for a group ---
     one("others claim the room that is made for a group", CLAIMS,
         "_RESOURCES.c.used + _RESOURCES.c.booked + _RESOURCES.c.foreign_used", "_RESOURCES.c.used + _RESOURCES.c.foreign_used",

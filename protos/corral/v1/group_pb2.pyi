@@ -61,7 +61,7 @@ class _UpdateModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateMode
     """A second gang is brought up beside the first, which ends once the second one answers. Takes room for both."""
     UPDATE_MODE_IN_PLACE: _UpdateMode.ValueType  # 2
     """The members' machines are stopped, defined anew where they are, on the disks that they have, and started: one after
-    the other where members do without each other, else all together. Not for another image, other devices, or less.
+    the other where members do without each other, else all together. Not for another image, disk size, port or devices.
     """
 
 class UpdateMode(_UpdateMode, metaclass=_UpdateModeEnumTypeWrapper):
@@ -73,7 +73,7 @@ UPDATE_MODE_SURGE: UpdateMode.ValueType  # 1
 """A second gang is brought up beside the first, which ends once the second one answers. Takes room for both."""
 UPDATE_MODE_IN_PLACE: UpdateMode.ValueType  # 2
 """The members' machines are stopped, defined anew where they are, on the disks that they have, and started: one after
-the other where members do without each other, else all together. Not for another image, other devices, or less.
+the other where members do without each other, else all together. Not for another image, disk size, port or devices.
 """
 Global___UpdateMode: _TypeAlias = UpdateMode  # noqa: Y015
 
