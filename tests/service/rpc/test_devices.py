@@ -12,6 +12,7 @@ import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
 from service.drivers.base import HostRejected, MachineState
+from service.store import events
 from tests.service.rpc.lab import reason_of, soon
 from tests.service.rpc.test_quarantine import command
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
@@ -99,11 +100,14 @@ async def test_a_member_whose_machine_loses_its_device_does_not_go_on(tmp_path: 
         machine.devices = machine.devices[:1]
         lab.driver("gpus")._hint(machine.identity)
 
-        async def failed() -> bool:
-            (member,) = (await lab.get(group.uuid)).instances
-            return "has lost 1 of 2 device functions" in member.reason or member.status == "Failing"
+        async def told() -> bool:
+            """In an event: what it is at some moment, it may be no more at the next."""
+            store = lab.service.store
+            return "has lost 1 of 2 device functions" in str(
+                await store.read(lambda c: events.after(c, 0, 1000, group_uuid=group.uuid))
+            )
 
-        await soon(failed)
+        await soon(told)
 
 
 async def test_a_machine_with_what_is_not_its_own_is_never_let_run(
