@@ -11,6 +11,7 @@ import pytest
 from corral.v1 import deploy_pb2, group_pb2
 
 from service.drivers.simulated.host import SimulatedHost
+from service.store import groups
 from tests.service.rpc.lab import reason_of
 from tests.support.whole import GIB, Whole, config_text, whole
 
@@ -175,3 +176,22 @@ async def test_while_an_update_goes_on_others_are_refused_and_it_is_called_off(
         assert (back.status, back.update.stage, back.update.reason) == ("Running", "taken_back", "it was taken back")
         assert [(m.uuid, m.attempt) for m in back.instances] == [(m.uuid, m.attempt) for m in old.instances]
         assert len(lab.machines_on("host-1")) + len(lab.machines_on("host-2")) == 2
+
+
+async def test_a_change_says_all_that_members_are_made_from(tmp_path: Path) -> None:
+    """Each field through the wire, to what the next gang's members are."""
+    async with whole(tmp_path, config_text(2)) as lab:
+        old = await lab.up(1)
+        await rolled(lab, old.uuid, {"environment_variables": {"KEPT": "1", "GONE": "2"}})
+        change = {
+            "environment_variables": {"NEW": "3"},
+            "removed_environment_variables": ["GONE"],
+            "memory_size": 2 * GIB,
+            "timeout": 91_000,
+        }
+        await rolled(lab, old.uuid, change)
+        (member,) = (await lab.service.store.read(lambda c: groups.load(c, old.uuid))).instances
+        assert dict(member.spec.environment_variables) == {"KEPT": "1", "NEW": "3"}
+        assert (member.spec.memory_size, member.spec.timeout_ms) == (2 * GIB, 91_000)
+        both = {"gpus": [{"model": "a100", "count": 1}], "no_gpus": True}
+        await refused(lab, old.uuid, "INVALID_ARGUMENT", "no_gpus", both)
