@@ -13,6 +13,7 @@ from corral.v1 import deploy_pb2, group_pb2
 from service.drivers.simulated.host import SimulatedHost
 from service.store import groups
 from tests.service.rpc.lab import reason_of
+from tests.service.rpc.test_devices import HOST, nodes
 from tests.support.whole import GIB, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
@@ -193,5 +194,13 @@ async def test_a_change_says_all_that_members_are_made_from(tmp_path: Path) -> N
         (member,) = (await lab.service.store.read(lambda c: groups.load(c, old.uuid))).instances
         assert dict(member.spec.environment_variables) == {"KEPT": "1", "NEW": "3"}
         assert (member.spec.memory_size, member.spec.timeout_ms) == (2 * GIB, 91_000)
-        both = {"gpus": [{"model": "a100", "count": 1}], "no_gpus": True}
+
+
+async def test_members_can_be_made_without_the_gpus_that_they_had(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        old = await lab.up(model_services=nodes(1))
+        await rolled(lab, old.uuid, {"no_gpus": True})
+        (member,) = (await lab.service.store.read(lambda c: groups.load(c, old.uuid))).instances
+        assert (member.spec.gpus, member.devices) == ((), ())
+        both = {"gpus": [{"model": "h100", "count": 1}], "no_gpus": True}
         await refused(lab, old.uuid, "INVALID_ARGUMENT", "no_gpus", both)
