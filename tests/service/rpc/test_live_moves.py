@@ -113,7 +113,7 @@ async def test_capacity_is_claimed_on_both_hosts_until_the_member_was_seen_on_on
 
 @pytest.mark.parametrize("call", ["EnableHost", "DisableHost"])
 async def test_members_that_have_not_begun_to_move_stay_where_a_drain_is_taken_back(tmp_path: Path, call: str) -> None:
-    async with whole(tmp_path, config_text(hosts=2, cpu=4, migrate_ms=1000)) as lab:
+    async with whole(tmp_path, config_text(hosts=2, cpu=4, migrate_ms=4000)) as lab:
         await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-2")))
         group = await lab.up(4)
         await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=lab.uuid_of("host-2")))
