@@ -300,9 +300,8 @@ class Waiting:
     `until`: it is given up then; `length`: ms, as far ahead as that is ever set; 0: it is a time of the caller's own.
     `since`: when it was first seen not to fit; 0 = it was not so far. Of the last look: `failure`, why it did not fit,
     which is told where it is given up; `looked`: how often room had been given back by then (`store/waiting.py`);
-    `looked_at`: when that was;
-    `position`: among those that wait, from 1; `starts_at`: by when the ends that running groups have stated make room
-    for it, proven; 0 = not known.
+    `looked_at`: when that was; `position`: among those that wait, from 1; `starts_at`: by when the ends that running
+    groups have stated make room for it, proven; 0 = not known.
     """
 
     until: int

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain.groups import Group, Instance
+from service.domain.groups import Failure, Group, Instance
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed
-from service.lifecycle.members import each
+from service.lifecycle.members import S, each
 
 
 def caused(group: Group, fact: Fact) -> Group:
@@ -39,3 +39,12 @@ def explained(group: Group) -> Group:
     elif not group.told_cause:
         group = replace(group, cause="", cause_of="")
     return each(group, lambda m: m if m.told_cause or not m.cause else replace(m, cause="", cause_of=""))
+
+
+def with_first_cause(group: Group, failure: Failure) -> Failure:
+    """The failure, with the reason why a member had to be placed anew: that there was no room came after that."""
+    moved = next((m for m in group.instances if m.status is S.PENDING and m.attempt > 1 and m.reason), None)
+    if moved is None:
+        return failure
+    told = f"{failure.message}; model_services[{moved.rank}] needed another host: {moved.reason}"
+    return replace(failure, message=told)

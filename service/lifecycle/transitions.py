@@ -16,7 +16,7 @@ from dataclasses import replace
 from service.domain.groups import Failure, Group, GroupPhase, Instance
 from service.domain.specs import on_host
 from service.lifecycle import last_words, moving, room, silence, updating, waiting
-from service.lifecycle.causes import caused, explained
+from service.lifecycle.causes import caused, explained, with_first_cause
 from service.lifecycle.facts import (
     ClockLeapt,
     DeleteRequested,
@@ -175,7 +175,7 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
         return group
     if waiting.may_wait(group, fact.failure, now):
         return waiting.waits_on(group, fact, now)
-    failure = _with_first_cause(group, fact.failure)
+    failure = with_first_cause(group, fact.failure)
     group = replace(group, room=None)
     if any(m.joining and m.status is S.PENDING for m in group.instances):
         return withdraw(group, failure, now)
@@ -187,15 +187,6 @@ def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
 def _not_decided(group: Group, fact: NotDecided, now: int) -> Group:
     """The planner has not said no: the group goes on waiting for its seats, and says so."""
     return replace(group, reason=fact.reason or SEARCH_GOES_ON) if group.phase is GroupPhase.PLANNING else group
-
-
-def _with_first_cause(group: Group, failure: Failure) -> Failure:
-    """The failure, with the reason why a member had to be placed anew: that there was no room came after that."""
-    moved = next((m for m in group.instances if m.status is S.PENDING and m.attempt > 1 and m.reason), None)
-    if moved is None:
-        return failure
-    told = f"{failure.message}; model_services[{moved.rank}] needed another host: {moved.reason}"
-    return replace(failure, message=told)
 
 
 def _observed(group: Group, fact: Observed, now: int) -> Group:

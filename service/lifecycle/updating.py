@@ -51,7 +51,8 @@ _OWN = tuple(field.name for field in fields(Gang))
 _NAMED = ("name", "description", "system_tags", "user_tags", "tag_uuids")
 """Of a specification, what callers may change while an update goes on."""
 _GIVEN_UP = (GroupPhase.CLEANING, GroupPhase.FAILED)
-_ANY = 1 << 30
+_NO_LIMIT = 1 << 30
+"""As a failure budget."""
 _UNMADE = (S.PENDING, S.CLAIMED, S.CREATING, S.STOPPED)
 """Members that are made, or made anew, before they execute again."""
 
@@ -346,7 +347,7 @@ def _changing(group: Group, after: Group, fact: Fact, now: int, step: Advance) -
     if not given_up or group.update.stage is not UpdateStage.CHANGING:
         return _made_as(after)
     assert after.failure is not None
-    patient = replace(group.spec, failure_policy=FailurePolicy.RESTART_MEMBER, failure_budget=_ANY)
+    patient = replace(group.spec, failure_policy=FailurePolicy.RESTART_MEMBER, failure_budget=_NO_LIMIT)
     told = step(replace(group, spec=patient, deadline_at=0), fact)
     told = group if told.phase in _GIVEN_UP else replace(told, spec=group.spec)
     stage = UpdateStage.TAKING_BACK

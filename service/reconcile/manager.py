@@ -28,8 +28,8 @@ MOST_WORKERS = 256
 POLL_SECONDS = 1.0
 FIRST_PROBE_SECONDS = 3.0
 MISSING_SECONDS = 120.0
-"""For so long after a start a host that answered before it, and does not now, may yet tell that the database is an
-older copy. A hypervisor that was only started again answers within that time."""
+"""For so long after a start a host that answered before it, and does not now, is waited for, which may tell that the
+database is an older copy; no longer, so that one dead host holds nothing up for good."""
 
 GROUP_WAITS = (
     Wait("group lease", "groups", "lease_until", LEASE_MS),

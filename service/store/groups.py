@@ -36,14 +36,12 @@ _GROUP_PLAIN = (
     "revision", "deadline_at", "ends_at", "created_at", "updated_at",
 )  # fmt: skip
 _INSTANCE_PLAIN = (
-    "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid",
-    "service_port", "attempt", "restarts", "address", "mac", "unknown_since",
-    "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed", "stop_asked", "joining", "leaving", "beside",
-    "target_host_uuid", "target_host_name", "move_deadline_at", "room", "room_order", "pauses", "paused_at",
-    "told_epoch", "last_answer_at", "engine_restarts", "silent_since", "guest_boot", "last_lines",
-    "created_at", "updated_at", "cause", "cause_of",
+    "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid", "service_port", "attempt",
+    "restarts", "address", "mac", "unknown_since", "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed",
+    "stop_asked", "joining", "leaving", "beside", "target_host_uuid", "target_host_name", "move_deadline_at", "room",
+    "room_order", "pauses", "paused_at", "told_epoch", "last_answer_at", "engine_restarts", "silent_since",
+    "guest_boot", "last_lines", "created_at", "updated_at", "cause", "cause_of",
 )  # fmt: skip
-
 _GROUP_JSON = ("failure", "placement", "room", "waiting")
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _HELD_DEVICES = tuple[HeldDevice, ...]

@@ -9,25 +9,15 @@ more. Prints the rows whose tests do not notice, and ends with their number.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import multiprocessing
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from unittest.mock import patch
 
 from google.protobuf.message import Message
 
 from service.contract import validation
-from tests.support import ROOT
+from tests.support.losing import notices
 
-_VARIABLE = "CORRAL_TEST_IGNORES"
+_MODULE = "tests.protos.dropped"
 _check = validation.check
-LONGEST_SECONDS = 120
-"""How long a test may take; each takes a few seconds otherwise."""
 
 
 def lose(message: Message, field: str, messages: frozenset[str], others: frozenset[str]) -> None:
@@ -53,49 +43,6 @@ def install(words: str) -> None:
     setattr(validation, "check", losing)  # noqa: B010  # in the place of a function
 
 
-@contextlib.contextmanager
-def without(words: str) -> Iterator[None]:
-    """While this lasts nobody's requests have the field."""
-    from tests.support.process import ENVIRONMENT
-
-    with tempfile.TemporaryDirectory() as directory:
-        start = f"import os\nfrom tests.protos import dropped\ndropped.install(os.environ[{_VARIABLE!r}])\n"
-        (Path(directory) / "sitecustomize.py").write_text(start)
-        path = {"PYTHONPATH": os.pathsep.join([directory, ENVIRONMENT["PYTHONPATH"]])}
-        with patch.dict(os.environ, {_VARIABLE: words}), patch.dict(ENVIRONMENT, path):
-            install(words)
-            try:
-                yield
-            finally:
-                validation.check = _check
-
-
-def notices(words: str, test: str) -> bool:
-    """Whether the test fails without the field, or never ends: a listing whose pages do not go on has no last one."""
-    run = multiprocessing.get_context("fork").Process(target=_run, args=(words, test))
-    run.start()
-    run.join(LONGEST_SECONDS)
-    if run.is_alive():
-        run.kill()
-        run.join()
-        return True
-    if run.exitcode not in (0, 1):
-        raise RuntimeError(f"{test} could not be run: it ended with {run.exitcode}")
-    return bool(run.exitcode)
-
-
-def _run(words: str, test: str) -> None:
-    """End this process with pytest's exit code; what it said is told where that is neither passed nor failed."""
-    import pytest
-
-    said = io.StringIO()
-    with without(words), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", str(ROOT / "tests" / test)]))
-    if code not in (0, 1):
-        print(said.getvalue(), file=sys.stderr)
-    sys.exit(code)
-
-
 def main(picked: list[str]) -> int:
     """Try the rows of these fields, without any all."""
     from tests.protos.test_effects import ROWS, named
@@ -109,7 +56,7 @@ def main(picked: list[str]) -> int:
             continue
         words = " ".join([field, of or "*", *([] if of else own[field])])
         # What is nearest to the wire comes last in a row.
-        if not any(notices(words, test) for test in reversed(named(shown))):
+        if not any(notices(_MODULE, words, test) for test in reversed(named(shown))):
             blind += 1
             print(f"{of or '*'}.{field}: {shown} passes without it", flush=True)
     print(f"{blind} rows name no test that notices", flush=True)

@@ -9,20 +9,13 @@ tests do not notice, and ends with their number.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from service.config import file
-from tests.support import ROOT
+from tests.support.losing import notices
 
-_VARIABLE = "CORRAL_TEST_LOSES"
+_MODULE = "tests.service.config.dropped"
 _checked = file._checked
 
 
@@ -48,33 +41,6 @@ def install(key: str) -> None:
     setattr(file, "_checked", losing)  # noqa: B010  # of another shape for the type checker
 
 
-@contextlib.contextmanager
-def without(key: str) -> Iterator[None]:
-    """While this lasts nobody's reader of configuration files sees the key."""
-    from tests.support.process import ENVIRONMENT
-
-    with tempfile.TemporaryDirectory() as directory:
-        start = f"import os\nfrom tests.service.config import dropped\ndropped.install(os.environ[{_VARIABLE!r}])\n"
-        (Path(directory) / "sitecustomize.py").write_text(start)
-        path = {"PYTHONPATH": os.pathsep.join([directory, ENVIRONMENT["PYTHONPATH"]])}
-        with patch.dict(os.environ, {_VARIABLE: key}), patch.dict(ENVIRONMENT, path):
-            install(key)
-            try:
-                yield
-            finally:
-                file._checked = _checked
-
-
-def notices(key: str, test: str) -> bool:
-    """Whether the test fails without the key."""
-    import pytest
-
-    said = io.StringIO()
-    with without(key), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", str(ROOT / "tests" / test)])
-    return code == pytest.ExitCode.TESTS_FAILED
-
-
 def main(keys: list[str]) -> int:
     """Try the rows of these keys, without any all."""
     from tests.service.config.test_effects import ROWS
@@ -83,7 +49,7 @@ def main(keys: list[str]) -> int:
     for key, _, test in ROWS:
         if keys and key not in keys:
             continue
-        if not notices(key, test):
+        if not notices(_MODULE, key, test):
             blind += 1
             print(f"{key}: {test} passes without it", flush=True)
     print(f"{blind} rows name a test that does not notice", flush=True)
