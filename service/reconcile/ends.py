@@ -10,9 +10,9 @@ REFUSALS = frozenset({NoCapacity.reason, NoAddresses.reason, QuotaExceeded.reaso
 """Reasons of deploys that end because what they ask for cannot be had."""
 
 
-def count_end_of_deploy(metrics: Metrics, before: Group | None, after: Group, now: int) -> None:
-    """The first deploy's duration, once it ends: not a later start, and not a failure of what already served. And that
-    of an update.
+def count_ends(metrics: Metrics, before: Group | None, after: Group, now: int) -> None:
+    """An update's duration, and the first deploy's, once it ends: not a later start's, and not a failure of what has
+    served.
 
     `now`: ms.
     """

@@ -35,7 +35,7 @@ from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.caution import Caution
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
-from service.reconcile.ends import count_end_of_deploy
+from service.reconcile.ends import count_ends
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
 from service.reconcile.slots import BACKOFF_FIRST_MS, BACKOFF_MOST_MS, Slot
@@ -164,7 +164,7 @@ class GroupWorker:
         if facts:
             failpoint("worker.outcomes")
             before, group = group, await self._apply(group, facts, now)
-            count_end_of_deploy(self.context.metrics, before, group, now)
+            count_ends(self.context.metrics, before, group, now)
             failpoint("worker.applied")
             self.context.metrics.reconcile_steps.labels("changed").inc()
             if self._given:
