@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -122,6 +123,9 @@ def machine_copied(site: Site) -> Iterator[Expected]:
     name = f"corral-{member.instance}-{member.attempt}"
     with connected(source) as connection:
         xml = connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+        filters = {
+            n: connection.nwfilterLookupByName(n).XMLDesc() for n in re.findall(r"<filterref filter='([^']+)'", xml)
+        }
     pool_of(target).mkdir(exist_ok=True)
     for path in pool_of(source).iterdir():
         its_own = f".{member.instance}.{member.attempt}." in path.name
@@ -137,6 +141,9 @@ def machine_copied(site: Site) -> Iterator[Expected]:
             pool = connection.storagePoolDefineXML(f"<pool type='dir'><name>corral</name>{where}</pool>")
             pool.create()
         pool.refresh(0)
+        there = {one.name() for one in connection.listAllNWFilters()}
+        for missing in filters.keys() - there:  # without the filter that its XML names it cannot be started
+            connection.nwfilterDefineXML(filters[missing])
         copy = connection.defineXML(xml)
         copy.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         key = copy.UUIDString()
