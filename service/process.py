@@ -6,9 +6,10 @@ import asyncio
 import dataclasses
 import socket
 import ssl
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 
+from service.app.capacity import carries
 from service.app.health import shown
 from service.config.settings import Config
 from service.domain.catalog import Image, RegisteredImage, configured_image_uuid
@@ -186,7 +187,9 @@ def write_fleet(connection: Connection, config: Config) -> Overcommit:
 
     Returns the overcommit that the fleet had before. Raises StartError where the file clashes with what is there.
     """
-    _refuse_clashes(config, fleet.zones(connection), fleet.hosts(connection))
+    known = fleet.hosts(connection)
+    _refuse_clashes(config, fleet.zones(connection), known)
+    _refuse_other_types(connection, config.hosts, known)
     before = configured.write(
         connection,
         zones=config.zones,
@@ -222,6 +225,24 @@ def _refuse_clashes(config: Config, zones: Mapping[str, Zone], hosts: Mapping[st
             if host.uuid not in hosts or hosts[host.uuid].address != host.address:
                 raise StartError(f"{words}; take {host.name} out of the file, or drain and remove {twin.name} first")
             log.warning(words)
+
+
+def _refuse_other_types(connection: Connection, hosts: Sequence[Host], known: Mapping[str, Host]) -> None:
+    """A host that carries members stays what it is: those of a hypervisor have shares of it, which on bare metal nobody
+    has, and nothing could be told of them by another driver. Raises StartError that names the field."""
+    for host in hosts:
+        before = known.get(host.uuid)
+        if before is None or before.machine_type == host.machine_type:
+            continue
+        fleet.host(connection, host.uuid, lock=True)  # whoever claims there comes before, and is counted, or after
+        load = fleet.loads(connection, [host.uuid])[host.uuid]
+        if load.members or load.stale_claims:
+            key = "options" if before.address.driver == host.address.driver else "driver"
+            raise StartError(
+                f"host {host.name}: {key}: makes a host of type {before.machine_type} one of type {host.machine_type} "
+                f"while it is {carries(load)}; allowed once it carries none: give the file what it had "
+                f"({before.address.driver}), drain the host, and change it then"
+            )
 
 
 def _registered(image: Image) -> RegisteredImage:

@@ -14,14 +14,14 @@ from typing import Any
 
 import grpc
 import pytest
-from corral.v1 import catalog_pb2, fleet_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2
 from google.rpc import error_details_pb2
 
 from service.config.file import ConfigError, load, parse
 from service.process import Process
 from service.wiring import Service, StartError
 from tests.service.rpc.lab import detail, status_of
-from tests.support.whole import config_text, whole
+from tests.support.whole import ENTRY, GIB, ZONE, config_text, whole
 
 LAN = {"kind": "bridge", "source": "br0", "subnet": "10.8.0.0/24", "gateway": "10.8.0.1"}
 LOCAL = {"driver": "libvirt", "transport": "unix"}
@@ -199,6 +199,37 @@ async def test_what_the_file_adds_is_held_to_what_was_added_at_run_time(tmp_path
     assert "leads to the same machine as host hv1, which is in the" in await _refused_start(tmp_path, url, renamed)
     async with whole(tmp_path, config_text(0, url=url, extra=first)) as lab:  # nothing was written
         assert [host.name for host in lab.service.directory.hosts.values()] == ["hv1"]
+
+
+SIMULATED = {"driver": "simulated", "transport": "test", "options": {"cpu": "8", "memory": "16GiB", "boot_ms": "10"}}
+METAL = {**SIMULATED, "options": {"cpu": "8", "memory": "16GiB", "boot_ms": "10", "bare_metal": "yes"}}
+MEMBER = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("was", "becomes", "kind", "other", "field"),
+    [
+        (SIMULATED, METAL, "VirtualMachine", "BareMetal", "options"),
+        (METAL, TCP, "BareMetal", "VirtualMachine", "driver"),
+    ],
+    ids=["to bare metal", "and back"],
+)
+async def test_a_host_with_members_does_not_become_one_of_another_type(
+    tmp_path: Path, was: dict[str, Any], becomes: dict[str, Any], kind: str, other: str, field: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/corral.db"
+    first, second = (table("hosts", {"name": "hv1", "zone": "zone-1", **one}) for one in (was, becomes))
+    async with whole(tmp_path, config_text(0, url=url, extra=first)) as lab:
+        group = await lab.up(model_services=[{**MEMBER, "type": kind}])
+    told = await _refused_start(tmp_path, url, second)
+    assert f"host hv1: {field}: makes a host of type {kind} one of type {other} while it is carrying 1 members" in told
+    async with whole(tmp_path, config_text(0, url=url, extra=first)) as lab:
+        assert (await lab.host("hv1")).type == kind
+        async for _ in lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)):
+            pass
+    async with whole(tmp_path, config_text(0, url=url, extra=second)) as lab:  # without members it may
+        assert (await lab.host("hv1")).type == other
 
 
 async def _refused_start(directory: Path, url: str, extra: str) -> str:
