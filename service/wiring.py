@@ -303,7 +303,9 @@ class Service:
 
     def _web_routes(self) -> list[Route]:
         about = {"version": _version(), "grpc": str(self.rpc.address), "name": self.name}
-        picture = Picture(self.store, self.fleet.views)
+        picture = Picture(self.store, self.fleet.views, self.feed)
+        self.feed.listen(picture.poke)
+        self.signals.fleet_changed.listen(picture.poke)
         live = Live(self.frame, self.identities, self.groups, picture, self._reachable, about)
         return [live.route(), *page_routes()]
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import takewhile
 
 from service.app.news import News, told
 from service.domain.events import Event
@@ -42,10 +43,27 @@ class Feed:
         self._store = store
         self._tail: deque[Event] = deque(maxlen=TAIL)
         self._head = 0
+        self._held_from = 0
+        """The tail holds every event above this revision. Revisions of the fleet's log lie between those of events."""
         self._started = False
         self._news = News()
+        self._listeners: list[Callable[[], None]] = []
         self.followers = 0
         store.on_commit(self._committed)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever there are new events, on the event loop."""
+        self._listeners.append(listener)
+
+    def since(self, revision: int) -> list[Event] | None:
+        """The events above the revision that this process has read; None where it does not hold them any more."""
+        if revision >= self._head:
+            return []
+        if revision < self._held_from:
+            return None
+        # From the newest on: who asks often asks for a few.
+        found = list(takewhile(lambda event: event.revision > revision, reversed(self._tail)))
+        return found[::-1]
 
     @property
     def head(self) -> int:
@@ -59,6 +77,7 @@ class Feed:
     async def start(self) -> None:
         """Find the head of the log. Raises Unavailable."""
         _, self._head = await self._store.read(events.head)
+        self._held_from = self._head
         self._started = True
 
     async def run(self) -> None:
@@ -81,8 +100,12 @@ class Feed:
 
     def _take(self, found: Sequence[Event]) -> None:
         self._tail.extend(found)
+        if len(self._tail) == TAIL:
+            self._held_from = max(self._held_from, self._tail[0].revision - 1)
         self._head = found[-1].revision
         self._news.publish()
+        for listener in self._listeners:
+            listener()
 
     @property
     def closed(self) -> bool:

@@ -1,7 +1,9 @@
 """The fleet as many people look at it at once: read for all of them together, and only what has changed.
 
 A watch of the fleet tells what its operators and hosts say; what members claim is no change of it. Whoever draws hosts
-wants both, and soon. So a picture looks at the marks of all hosts every now and then, as long as somebody follows.
+wants both, and soon. So a picture follows the log of the fleet and the log of the groups, which name the hosts that
+they touch, and reads these alone, within a fraction of a second. Now and then it looks at the marks of all hosts as
+well: what no log names is seen then.
 """
 
 from __future__ import annotations
@@ -12,17 +14,31 @@ from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from service.app.capacity import HostView
+from service.app.feed import Feed
+from service.app.news import News, told
 from service.app.zones import ZoneView
+from service.domain.events import Event
 from service.domain.fleet import Host
-from service.store import fleet
+from service.domain.groups import Instance, InstanceStatus
+from service.store import fleet, fleet_events
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.store.fleet_events import FleetChange
 
 Views = Callable[[Connection, tuple[Host, ...]], tuple[HostView, ...]]
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.1
+"""So often the fleet's log is asked whether another replica, or a host, has added to it: one row, for all who look."""
+APART_SECONDS = 0.05
+"""The least time between two looks."""
+WHOLE_SECONDS = 5.0
 _SHARE = 20
-"""At most one part in this many of a processor is spent on looking."""
+"""At most one part in this many of a processor is spent on looking at all hosts,"""
+_SHARE_NAMED = 4
+"""and one in this many on those that the logs name."""
+_MOST_NAMED = 500
+"""Where the logs name more hosts than this, all are looked at."""
+_MOST_EVENTS = 1_000
 _MANY = 2_000
 """With this many changed hosts or more, all are read: no statement names so many."""
 
@@ -38,34 +54,57 @@ class Look:
     whole: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was read: hosts that may have changed, those that are gone, and how far the fleet's log was read.
+    `marks` and `zones`: where all hosts were looked at."""
+
+    hosts: tuple[HostView, ...]
+    removed: tuple[str, ...]
+    revision: int
+    marks: Mapping[str, Hashable] | None = None
+    zones: tuple[ZoneView, ...] | None = None
+
+
 class Picture:
     """The process's picture of the fleet; `watch` it."""
 
-    def __init__(self, store: Store, views: Views) -> None:
-        """`views`: hosts with what they carry, as the use cases tell it."""
+    def __init__(self, store: Store, views: Views, feed: Feed) -> None:
+        """`views`: hosts with what they carry, as the use cases tell it. `feed`: the log of the groups."""
         self._store = store
         self._read_views = views
+        self._feed = feed
+        self._news = News()
+        self._poked = False
         self._marks: Mapping[str, Hashable] = {}
         self._views: dict[str, HostView] = {}
         self._zones: tuple[ZoneView, ...] = ()
         self._change = 0
         self._changed: dict[str, int] = {}
         self._zones_changed = 0
+        self._revision = 0  # of the fleet's log
+        self._cursor = 0  # in the log of the groups
+        self._seats: dict[str, frozenset[str]] = {}
         self._looking = asyncio.Lock()
-        self._next_look = 0.0
+        self._next_look = self._next_whole = 0.0
+
+    def poke(self) -> None:
+        """A hint that there may be news: let those who follow look at once."""
+        self._poked = True
+        self._news.publish()
 
     async def watch(self) -> AsyncGenerator[Look, None]:
-        """First the whole fleet, then whatever changed, at most every LOOK_SECONDS, without end. Raises Unavailable."""
+        """First the whole fleet, then whatever changed, without end. Raises Unavailable."""
         await self._look()
-        told = self._change
+        known = self._change
         yield Look(tuple(self._views.values()), (), self._zones, whole=True)
         while True:
-            await asyncio.sleep(max(LOOK_SECONDS / 5, self._next_look - time.monotonic()))
+            await self._wait()
             await self._look()
-            if self._change == told:
+            if self._change == known:
                 continue
-            news = self._since(told)
-            told = self._change
+            news = self._since(known)
+            known = self._change
             yield news
 
     def _since(self, change: int) -> Look:
@@ -76,36 +115,104 @@ class Picture:
             self._zones if self._zones_changed > change else None,
         )
 
-    async def _look(self) -> None:
-        """Look again where nobody has for a while. Several followers look once."""
-        async with self._looking:
-            if time.monotonic() < self._next_look:
-                return
-            started = time.monotonic()
-            marks, zones, views = await self._store.read(self._read)
-            removed = self._views.keys() - marks.keys()
-            if views or removed or zones != self._zones:
-                self._change += 1
-            for uuid in removed:
-                del self._views[uuid]
-            self._views.update((view.host.uuid, view) for view in views)
-            self._changed.update(dict.fromkeys((*removed, *(view.host.uuid for view in views)), self._change))
-            if zones != self._zones:
-                self._zones, self._zones_changed = zones, self._change
-            self._marks = marks
-            took = time.monotonic() - started
-            self._next_look = time.monotonic() + max(LOOK_SECONDS, took * _SHARE)
+    async def _wait(self) -> None:
+        """Wait until it may be looked again, and then for a hint or a while."""
+        if (rest := self._next_look - time.monotonic()) > 0:
+            await asyncio.sleep(rest)
+        news = self._news.next
+        if not self._poked:
+            await told(news, POLL_SECONDS)
 
-    def _read(
-        self, connection: Connection
-    ) -> tuple[Mapping[str, Hashable], tuple[ZoneView, ...], tuple[HostView, ...]]:
+    async def _look(self) -> None:
+        """Look again where nobody has since this one may. Several followers look once."""
+        async with self._looking:
+            started = time.monotonic()
+            if started < self._next_look:
+                return
+            self._poked = False
+            # Where this look fails, the next one is at all hosts: what the logs named now is not named again.
+            next_whole, self._next_whole = self._next_whole, 0.0
+            cursor, named = self._feed.head, self._named()
+            seen = None
+            if named is not None and started < next_whole:
+                seen = await self._store.read(lambda c: self._read_named(c, named))
+            if seen is None:
+                seen = await self._store.read(self._read_all)
+            self._take(seen)
+            self._cursor = cursor
+            now = time.monotonic()
+            took = now - started
+            self._next_whole = next_whole if seen.marks is None else now + max(WHOLE_SECONDS, took * _SHARE)
+            self._next_look = now + max(APART_SECONDS, took * (_SHARE_NAMED - 1) if seen.hosts else 0.0)
+
+    def _take(self, seen: _Seen) -> None:
+        """Keep what was read; what is as it was is no change."""
+        hosts = [view for view in seen.hosts if self._views.get(view.host.uuid) != view]
+        removed = [uuid for uuid in seen.removed if uuid in self._views]
+        others = seen.zones is not None and seen.zones != self._zones
+        if hosts or removed or others:
+            self._change += 1
+        for uuid in removed:
+            del self._views[uuid]
+        self._views.update((view.host.uuid, view) for view in hosts)
+        self._changed.update(dict.fromkeys((*removed, *(view.host.uuid for view in hosts)), self._change))
+        if seen.zones is not None and others:
+            self._zones, self._zones_changed = seen.zones, self._change
+        if seen.marks is not None:
+            self._marks = seen.marks
+        self._revision = seen.revision
+
+    def _named(self) -> frozenset[str] | None:
+        """The hosts that the groups' log names since the last look: those that members are on, go to or have left.
+        None where it is not known any more."""
+        events = self._feed.since(self._cursor)
+        if events is None:
+            self._seats.clear()
+            return None
+        touched: set[str] = set()
+        for event in events:
+            for member in _members(event):
+                here = frozenset({member.host_uuid, member.target_host_uuid} - {""})
+                touched |= here | self._seats.pop(member.uuid, frozenset())
+                if here and member.status is not InstanceStatus.REMOVED:
+                    self._seats[member.uuid] = here
+        return frozenset(touched)
+
+    def _read_named(self, connection: Connection, named: frozenset[str]) -> _Seen | None:
+        """The hosts that either log names; None where only a look at all of them tells what has changed."""
+        found = fleet_events.after(connection, self._revision, _MOST_EVENTS)
+        if len(found) == _MOST_EVENTS or any(e.kind in (FleetChange.ZONE, FleetChange.ZONE_REMOVED) for e in found):
+            return None
+        kinds = (FleetChange.HOST, FleetChange.HOST_REMOVED)
+        wanted = sorted(named | {event.uuid for event in found if event.kind in kinds})
+        # How many hosts a zone has stands with the zone.
+        if len(wanted) > _MOST_NAMED or any(uuid not in self._views for uuid in wanted):
+            return None
+        revision = found[-1].revision if found else self._revision
+        if not wanted:
+            return _Seen((), (), revision)
+        hosts = fleet.hosts(connection, wanted)
+        if len(hosts) < len(wanted):
+            return None
+        return _Seen(self._read_views(connection, tuple(hosts.values())), (), revision)
+
+    def _read_all(self, connection: Connection) -> _Seen:
+        """Every host whose mark is another."""
         marks = fleet.marks(connection)
         counts = fleet.hosts_of(connection)
+        revision = fleet_events.newest(connection)
         zones = tuple(ZoneView(zone, counts.get(uuid, 0)) for uuid, zone in sorted(fleet.zones(connection).items()))
         others = [uuid for uuid, mark in marks.items() if self._marks.get(uuid) != mark]
         if zones != self._zones:
             others = list(marks)  # a zone's policy holds for its hosts
+        removed = tuple(self._views.keys() - marks.keys())
         if not others:
-            return marks, zones, ()
+            return _Seen((), removed, revision, marks, zones)
         hosts = fleet.hosts(connection, others if len(others) < _MANY else None)
-        return marks, zones, self._read_views(connection, tuple(hosts.values()))
+        return _Seen(self._read_views(connection, tuple(hosts.values())), removed, revision, marks, zones)
+
+
+def _members(event: Event) -> tuple[Instance, ...]:
+    """The members that an event tells of."""
+    of_group = event.group.instances if event.group is not None else ()
+    return of_group if event.instance is None else (*of_group, event.instance)

@@ -47,7 +47,7 @@ def register(corral: click.Group) -> None:
 @click.option("--take-back", is_flag=True, help="Call the update off, or undo the newest one.")
 @click.option("--request-id", help="An id that makes a repeated call the same change.")
 def update(session: Session, output: Output, group: str, **told: Any) -> int:
-    """Change a group's name, description or tags; or what its members run, and follow that."""
+    """Change what a group's members run, and follow that; or its name, description or tags."""
     change = _change(session, told)
     runs = change.ByteSize() > 0 or told["newest"]
     renames = any(told[field] for field in _NAMED) or told["description"] is not None

@@ -1,9 +1,13 @@
 """How fast the page is: from the address to a drawn fleet, and from a change to the screen.
 
-    python -m tests.bench.page_bench [--hosts 1000] [--members 10000] [--changes 50] [--shots DIRECTORY] [--json FILE]
+    python -m tests.bench.page_bench [--hosts 1000] [--members 10000] [--changes 50] [--seeded] [--shots DIRECTORY]
+                                     [--json FILE]
 
-One service on simulated hosts as its own process, one Chromium on the same machine. A change is a host that is disabled
-or enabled; it is on the screen when the frame that shows it has been painted. Both read this machine's clock.
+One service on simulated hosts as its own process, one Chromium on the same machine. The first paint is the frame that
+shows all hosts; `live` is when the last member has been told as well. A change is a host that is disabled or enabled;
+it is on the screen when the frame that shows it has been painted: on that host's own view, and in the fleet's sums with
+all hosts drawn. Both read this machine's clock. `--seeded`: nothing is deployed; the members are written into the
+database, and nobody reconciles them (`tests/bench/page_service.py`), so that thousands stand within a minute.
 """
 
 from __future__ import annotations
@@ -11,10 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,13 +51,18 @@ class Report:
     """All figures. Times in ms; memory of the service in MiB before and while the page is open."""
 
     load_average: float
+    """Of the last minute, when it began; `..._measuring`: when the page had been measured."""
     processors: int
     hosts: int
     members: int
     first_paint_p50_ms: float = 0.0
     first_paint_max_ms: float = 0.0
+    live_p50_ms: float = 0.0
     update_p50_ms: float = 0.0
     update_p99_ms: float = 0.0
+    fleet_update_p50_ms: float = 0.0
+    fleet_update_p99_ms: float = 0.0
+    load_average_measuring: float = 0.0
     service_mib: float = 0.0
     service_with_page_mib: float = 0.0
 
@@ -69,25 +80,65 @@ def fill(http: httpx.Client, members: int) -> None:
         assert '"final"' in answer.text, answer.text[-500:]
 
 
+@contextmanager
+def deployed(file: Path, members: int) -> Iterator[tuple[int, str]]:
+    """A whole service that has deployed the members: its process and its address."""
+    with ServiceProcess(file, start_seconds=600) as service, httpx.Client(base_url=service.http, timeout=1800) as http:
+        fill(http, members)
+        yield service.pid, service.http
+
+
+@contextmanager
+def seeded(file: Path, members: int) -> Iterator[tuple[int, str]]:
+    """A service whose members stand in its database already: its process and its address."""
+    told = file.with_name("address.json")
+    command = [sys.executable, "-m", "tests.bench.page_service", str(file), str(members), str(told)]
+    with (
+        file.with_name("corral.log").open("wb") as log,
+        subprocess.Popen(["setpriv", "--pdeathsig=KILL", "--", *command], stdout=log, stderr=log) as process,
+    ):
+        try:
+            while not told.exists():
+                assert process.poll() is None, file.with_name("corral.log").read_text()[-4000:]
+                time.sleep(0.1)
+            yield process.pid, f"http://{json.loads(told.read_text())['http']}"
+        finally:
+            process.terminate()
+
+
 def measured(page: Page, http: httpx.Client, report: Report, changes: int) -> None:
     """First paints, then changes, one after the other."""
-    paints = []
+    paints, lives = [], []
     for _ in range(5):
         page.driver.get("about:blank")
         page.driver.get(f"{page.base}/#/fleet")
-        at = page.driver.execute_async_script(_PAINTED, "#totals", f"{report.hosts} hosts")
-        paints.append(at - page.script("return performance.timeOrigin"))
+        begun = page.script("return performance.timeOrigin")
+        paints.append(page.driver.execute_async_script(_PAINTED, "#totals", f"{report.hosts} hosts") - begun)
+        lives.append(page.driver.execute_async_script(_PAINTED, "#link", "live") - begun)
     report.first_paint_p50_ms, report.first_paint_max_ms = quantile(paints, 0.5), max(paints)
+    report.live_p50_ms = quantile(lives, 0.5)
     host = http.get("/corral/v1/hosts", params={"pageSize": "1"}).json()["inventories"][0]["uuid"]
     page.open(f"/#/host/{host}")
-    updates = []
+    updates = shown(page, http, host, changes, ".facts", ("Disabled", "Enabled"))
+    report.update_p50_ms, report.update_p99_ms = quantile(updates, 0.5), quantile(updates, 0.99)
+    page.open("/#/fleet")
+    updates = shown(page, http, host, changes, "#totals", ("1 take nothing new", f"{report.hosts} hosts\n"))
+    report.fleet_update_p50_ms, report.fleet_update_p99_ms = quantile(updates, 0.5), quantile(updates, 0.99)
+    report.load_average_measuring = os.getloadavg()[0]
+
+
+def shown(
+    page: Page, http: httpx.Client, host: str, changes: int, selector: str, words: tuple[str, str]
+) -> list[float]:
+    """ms from each call that disables (enables) the host until the first (second) words are painted."""
+    found = []
     for number in range(changes):
-        verb, shown = (("disable", "Disabled"), ("enable", "Enabled"))[number % 2]
+        verb = ("disable", "enable")[number % 2]
         begun = time.time() * 1000
         http.post(f"/corral/v1/hosts/{host}:{verb}", json={}).raise_for_status()
-        updates.append(page.driver.execute_async_script(_PAINTED, ".facts", shown) - begun)
-        time.sleep(0.3)
-    report.update_p50_ms, report.update_p99_ms = quantile(updates, 0.5), quantile(updates, 0.99)
+        found.append(page.driver.execute_async_script(_PAINTED, selector, words[number % 2]) - begun)
+        time.sleep(0.3)  # a page draws at most every 250 ms
+    return found
 
 
 def main() -> int:
@@ -95,6 +146,7 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--members", type=int, default=10000)
     parser.add_argument("--changes", type=int, default=50)
+    parser.add_argument("--seeded", action="store_true", help="write the members into the database")
     parser.add_argument("--shots", type=Path, help="where pictures of the page are written")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -107,14 +159,14 @@ def main() -> int:
         (directory / "kernel").touch()
         file = directory / "corral.toml"
         file.write_text(configuration(directory, options.hosts, boot_ms=1))
-        service = stack.enter_context(ServiceProcess(file))
-        http = stack.enter_context(httpx.Client(base_url=service.http, timeout=600))
-        fill(http, options.members)
-        report.service_mib = memory(service.pid) / MIB
-        page = Page(stack.enter_context(browser(directory / "chromium")), service.http)
+        service = seeded(file, options.members) if options.seeded else deployed(file, options.members)
+        pid, address = stack.enter_context(service)
+        http = stack.enter_context(httpx.Client(base_url=address, timeout=600))
+        report.service_mib = memory(pid) / MIB
+        page = Page(stack.enter_context(browser(directory / "chromium")), address)
         page.size(1200, 900)
         measured(page, http, report, options.changes)
-        report.service_with_page_mib = memory(service.pid) / MIB
+        report.service_with_page_mib = memory(pid) / MIB
         if options.shots:
             for name, path in (("fleet", "/#/fleet"), ("groups", "/#/groups"), ("filtered", "/#/fleet?q=rack:rack-1")):
                 page.open(path)

@@ -56,12 +56,15 @@ class ServiceProcess:
     """One `python -m service serve` on a configuration file that asks for JSON logs: start it, end it, start it again.
 
     As a context manager it is started, and ended in order. The file's directory is its working directory. `python`: the
-    interpreter of another installation than this checkout.
+    interpreter of another installation than this checkout. `start_seconds`: how long a start may take.
     """
 
-    def __init__(self, configuration: Path, *, python: Path | None = None) -> None:
+    def __init__(
+        self, configuration: Path, *, python: Path | None = None, start_seconds: float = START_SECONDS
+    ) -> None:
         self.configuration = configuration
         self._python = python
+        self._start_seconds = start_seconds
         self.directory = configuration.parent
         self.log = self.directory / "corral.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,7 +84,7 @@ class ServiceProcess:
                 env={**os.environ, **(ENVIRONMENT if self._python is None else {})},
                 cwd=self.directory,
             )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
             ended = self._process.poll() is not None
             for line in self.log.read_bytes()[offset:].splitlines(keepends=True):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from google.protobuf import json_format
+
 from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amounts, quarantined
 from service.app.zones import ZoneView
+from service.contract.convert.explanation import placement_failure
 from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
 from service.domain.fleet import MEMORY, VCPU
-from service.domain.groups import Group, GroupStatus, Instance, Update, Waiting
+from service.domain.groups import Failure, Group, GroupStatus, Instance, Update, Waiting
 
 _FIRST = (VCPU, MEMORY)
 """What every host has is drawn first."""
@@ -72,7 +75,8 @@ def _resources(of: Iterable[ResourceAmounts]) -> dict[str, list[int]]:
 
 def group(value: Group, *, causes: bool) -> dict[str, Any]:
     """A group without its members. Times are milliseconds since the Unix epoch. `causes`: for a caller who is told
-    what hosts themselves said."""
+    what hosts themselves said. `why`: where it failed, or waits, because it does not fit."""
+    failure = value.waiting.failure if value.waiting is not None and value.waiting.since else value.failure
     return {
         "uuid": value.uuid,
         "name": value.spec.name,
@@ -86,6 +90,7 @@ def group(value: Group, *, causes: bool) -> dict[str, Any]:
         "ended": value.status is GroupStatus.DELETED,
         "waiting": _waiting(value.waiting),
         "update": _update(value.update) if value.update is not None else None,
+        "why": _why_not(failure),
     }
 
 
@@ -99,7 +104,16 @@ def _update(value: Update) -> dict[str, Any]:
         "needs": dict(value.needs),
         "began": value.began_at,
         "ended": value.ended_at,
+        "why": _why_not(value.failure),
     }
+
+
+def _why_not(failure: Failure | None) -> dict[str, Any] | None:
+    """Why it does not fit and what would make it fit, as the error of a plan tells it; None where that is not why."""
+    if failure is None or failure.explanation is None:
+        return None
+    told = json_format.MessageToDict(placement_failure(failure.explanation))
+    return {"message": failure.message, "failure": told}
 
 
 def _waiting(value: Waiting | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The page's one stream: who is looking, all that is there, and then what changes, at most four times a second.
+"""The page's one stream: who is looking, all that is there, and then what changes, at most ten times a second.
 
 A page opens one stream however much it shows, so that ten pages of one browser do not use up its connections. What
 comes close together is told together: a member that passes three states within a moment is told once.
@@ -7,7 +7,7 @@ comes close together is told together: a member that passes three states within 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from service.app.capacity import HostView
 from service.app.feed import Bookmark
 from service.app.groups import Groups
 from service.app.identity import ADMIN, VIEWER, Identities
@@ -34,8 +35,8 @@ from service.telemetry.call_metrics import JSON
 from service.telemetry.grpc_metrics import Method
 
 PATH = "/web/events"
-PAUSE_SECONDS = 0.25
-"""The least time between two messages of changes."""
+PAUSE_SECONDS = 0.1
+"""The least time between two messages of changes. A page draws at most every 250 ms; its pause and this one add up."""
 _QUIET_SECONDS = 10.0
 _AHEAD = 4096
 """This many changes are read ahead of a page; a slower page is told later, from the store."""
@@ -46,11 +47,33 @@ _METHOD = Method("server_stream", "corral.web", "Events")
 News = Look | Group | Event | Bookmark
 
 
+class HostDocuments:
+    """The documents of hosts, each made once for all pages while its host is as it was."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, bool], tuple[HostView, dict[str, Any]]] = {}
+
+    def of(self, view: HostView, *, causes: bool) -> dict[str, Any]:
+        """See `documents.host`."""
+        key = (view.host.uuid, causes)
+        known = self._made.get(key)
+        if known is None or known[0] is not view:
+            self._made[key] = known = (view, documents.host(view, causes=causes))
+        return known[1]
+
+    def forget(self, uuids: Iterable[str]) -> None:
+        """These hosts are gone."""
+        for uuid in uuids:
+            for causes in (False, True):
+                self._made.pop((uuid, causes), None)
+
+
 @dataclass(slots=True)
 class Changes:
     """What one message tells, by uuid: of several changes of the same thing the last. `causes`: to somebody who is told
     what hosts themselves said."""
 
+    host_documents: HostDocuments
     causes: bool = False
     hosts: dict[str, Any] = field(default_factory=dict)
     removed_hosts: list[str] = field(default_factory=list)
@@ -65,8 +88,10 @@ class Changes:
         """Take in one more."""
         match news:
             case Look():
-                self.hosts.update((view.host.uuid, documents.host(view, causes=self.causes)) for view in news.hosts)
+                made = self.host_documents
+                self.hosts.update((view.host.uuid, made.of(view, causes=self.causes)) for view in news.hosts)
                 self.removed_hosts += news.removed
+                made.forget(news.removed)
                 self.complete += news.whole
                 if news.zones is not None:
                     self.zones = [documents.zone(view) for view in news.zones]
@@ -129,6 +154,7 @@ class Live:
         self._picture = picture
         self._reachable = reachable
         self._about = about
+        self._host_documents = HostDocuments()
 
     def route(self) -> Route:
         """Where it is served."""
@@ -169,18 +195,20 @@ class Live:
         """Messages with their names; without one where there was nothing to tell for a while."""
         queue: asyncio.Queue[News | BaseException] = asyncio.Queue(_AHEAD)
         sources: list[AsyncGenerator[News, None]] = [self._groups.watch(caller, None, None)]
-        missing = 1
         if caller.role == ADMIN:
-            sources.append(self._picture.watch())
-            missing = 2
-        readers = [asyncio.create_task(_read(source, queue)) for source in sources]
+            sources.insert(0, self._picture.watch())
+        missing = len(sources)
+        # One after the other: the fleet is drawn while the groups, which are many more things, are still being read.
+        readers = [asyncio.create_task(_read(sources.pop(0), queue))]
         try:
             while True:
-                changes = Changes(sees_causes(caller))
+                changes = Changes(self._host_documents, sees_causes(caller))
                 if not await self._gathered(queue, changes):
                     yield "", None
                     continue
                 missing -= changes.complete
+                if changes.complete and sources:
+                    readers.append(asyncio.create_task(_read(sources.pop(0), queue)))
                 yield "changes", changes.document()
                 if missing == 0:
                     missing = -1

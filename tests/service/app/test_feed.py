@@ -16,9 +16,10 @@ from service.domain.events import Event, EventKind
 from service.domain.groups import Group
 from service.domain.specs import DeployRequest
 from service.errors import RevisionUnavailable, Unavailable
-from service.store import events, groups
+from service.store import events, fleet_events, groups
 from service.store.engine import Store
 from service.store.events import Draft
+from service.store.fleet_events import FleetChange
 from tests.support.builders import group, spec
 from tests.support.control_plane import control_plane
 from tests.support.schema import migrated
@@ -135,6 +136,24 @@ async def test_a_slow_reader_costs_no_memory_and_loses_nothing(monkeypatch: pyte
                 seen.append(await anext(slow))
         await slow.aclose()
         assert [e.revision for e in seen] == list(range(first, newest + 1))
+
+
+async def test_what_has_come_since_is_told_from_the_tail_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "TAIL", 16)
+    async with running() as (store, feed):
+        before = feed.head
+        assert feed.since(before) == []
+        # A revision of the fleet's log is none of an event's.
+        await store.write(lambda c: fleet_events.append(c, FleetChange.CATALOGUE, ONE, "", 1))
+        newest = await tell(store, ONE, 3)
+        await caught_up(feed, newest)
+        for after in (before, newest - 3, newest - 2, newest):
+            told = feed.since(after)
+            assert told is not None
+            assert [event.revision for event in told] == list(range(max(after, newest - 3) + 1, newest + 1))
+        newest = await tell(store, ONE, 20)
+        await caught_up(feed, newest)
+        assert feed.since(before) is None
 
 
 async def test_a_reader_that_falls_behind_the_compacted_log_is_told_where_to_begin() -> None:

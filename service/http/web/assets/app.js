@@ -45,6 +45,7 @@ function Page({ store, at }) {
   const may = (role) => store.may(role);
   const name = at.name in VIEWS && (store.role === "" || may(VIEWS[at.name].role)) ? at.name : may("admin") ? "fleet" : "groups";
   const { view, title } = VIEWS[name];
+  const loading = store.link === "connecting";
   useEffect(() => {
     document.title = `Corral: ${title || name}`;
   }, [name]);
@@ -53,8 +54,8 @@ function Page({ store, at }) {
       <nav aria-label="Views"><ul>${Object.entries(VIEWS).filter(([, one]) => one.title && may(one.role)).map(([key, one]) =>
         html`<li key=${key}><a href=${`#/${key}`} aria-current=${key === name ? "page" : null}>${one.title}</a></li>`)}</ul></nav>
       <${Link} store=${store} /></header>
-    <main id="main" tabindex="-1">${store.link === "refused" ? html`<${SignIn} store=${store} />` : store.about && store.picture.hosts.size + store.picture.groups.size + store.picture.zones.size === 0 && store.link === "connecting" ? html`<p>Loading…</p>`
-      : html`<${view} picture=${store.picture} uuid=${at.uuid} query=${at.query} setQuery=${setQuery} may=${may} key=${name + at.uuid} />`}</main>
+    <main id="main" tabindex="-1">${store.link === "refused" ? html`<${SignIn} store=${store} />` : store.about && store.picture.hosts.size + store.picture.groups.size + store.picture.zones.size === 0 && loading ? html`<p>Loading…</p>`
+      : html`<${view} picture=${store.picture} loading=${loading} uuid=${at.uuid} query=${at.query} setQuery=${setQuery} may=${may} key=${name + at.uuid} />`}</main>
     <footer>${store.about && html`<span>Corral ${store.about.version}, installation <code>${store.about.name}</code>, gRPC at <code>${store.about.grpc}</code></span>`}
       <span><a href="/openapi.json">OpenAPI</a> <a href="/metrics">metrics</a> <a href="/healthz">health</a></span></footer>`;
 }
@@ -65,7 +66,7 @@ function skip(event) {
 }
 
 function Link({ store }) {
-  const words = { live: "live", connecting: "connecting…", lost: "connection lost, trying again", refused: "not signed in" }[store.link];
+  const words = { live: "live", connecting: store.about ? "loading…" : "connecting…", lost: "connection lost, trying again", refused: "not signed in" }[store.link];
   const who = store.about?.caller;
   return html`<p class=${`link ${store.link}`} role="status">${who && store.link !== "refused" && html`<span>${who.principal} (${who.role})</span> `}<span id="link">${words}</span>
     ${token.get() && html` <button onClick=${() => { token.set(""); location.reload(); }}>Sign out</button>`}</p>`;

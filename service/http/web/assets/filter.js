@@ -22,6 +22,11 @@ export function matches(wanted, fields) {
   });
 }
 
+// Those that hold. What nothing is asked of is not looked at.
+export function chosen(things, wanted, fields) {
+  return wanted.length ? things.filter((one) => matches(wanted, fields(one))) : things;
+}
+
 export function unknown(wanted, known) {
   return wanted.filter(({ key }) => !known.includes(key)).map(({ key }) => key);
 }

@@ -2,7 +2,7 @@
 
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, begin, call, events } from "./api.js";
-import { matches, terms, unknown } from "./filter.js";
+import { chosen, terms, unknown } from "./filter.js";
 import { Ask, Bar, Filter, Legend, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Tiles } from "./tiles.js";
 import { Devices } from "./devices.js";
@@ -47,15 +47,17 @@ function fields(host, picture) {
     ...host,
     zone: [picture.zones.get(host.zone)?.name, host.zone],
     label: Object.entries(host.labels).map(([key, value]) => `${key}=${value}`),
-    group: picture.membersOn(host.uuid).map((member) => picture.groups.get(member.group)?.name),
+    get group() {
+      return picture.membersOn(host.uuid).map((member) => picture.groups.get(member.group)?.name);
+    },
   };
 }
 
-export function Fleet({ picture, query, setQuery, may }) {
+export function Fleet({ picture, loading, query, setQuery, may }) {
   const [ask, setAsk] = useState(null);
   const [problem, setProblem] = useState(null);
   const wanted = terms(query);
-  const hosts = [...picture.hosts.values()].filter((host) => matches(wanted, fields(host, picture))).sort(order);
+  const hosts = chosen([...picture.hosts.values()], wanted, (host) => fields(host, picture)).sort(order);
   const sums = totals(hosts);
   const held = quarantined(hosts);
   const zoneName = (uuid) => picture.zones.get(uuid)?.name || uuid;
@@ -72,7 +74,7 @@ export function Fleet({ picture, query, setQuery, may }) {
         <${Bar} resource=${name} of=${of} quarantined=${held[name]} /></div>`)}
       <${Legend} />
     </section>
-    ${picture.hosts.size === 0 && html`<p>There is no host yet: the configuration file names hosts, and <code>AddHost</code> takes one into the fleet.</p>`}
+    ${picture.hosts.size === 0 && !loading && html`<p>There is no host yet: the configuration file names hosts, and <code>AddHost</code> takes one into the fleet.</p>`}
     ${hosts.length > MANY ? html`<${Tiles} hosts=${byPlace(hosts, zoneName)} zoneName=${zoneName} open=${open} stranded=${stranded} />` : html`<${Zones} hosts=${hosts} picture=${picture} />`}
     ${hosts.length > MANY && html`<${HostTable} hosts=${hosts} picture=${picture} />`}`;
 }
@@ -122,12 +124,12 @@ function HostTable({ hosts, picture }) {
       ${names.map((name) => html`<td>${host.resources[name] ? `${amount(name, host.resources[name][3])} / ${amount(name, host.resources[name][2])}` : ""}</td>`)}`} />`;
 }
 
-export function Host({ picture, uuid, may }) {
+export function Host({ picture, loading, uuid, may }) {
   const host = picture.hosts.get(uuid);
   const [ask, setAsk] = useState(null);
   const [problem, setProblem] = useState(null);
   const clusters = useAnswer((signal) => all("/corral/v1/clusters", "inventories", signal), [uuid]).value || [];
-  if (!host) return html`<h1>Host</h1><p>There is no host <code>${uuid}</code>.</p>`;
+  if (!host) return html`<h1>Host</h1>${loading ? html`<p>Loading…</p>` : html`<p>There is no host <code>${uuid}</code>.</p>`}`;
   const members = picture.membersOn(uuid);
   const state = (verb) => call("POST", `/corral/v1/hosts/${uuid}:${verb}`, {}).then(() => setProblem(null), setProblem);
   return html`<h1>${host.name} <${Status} is=${host.status} /></h1>

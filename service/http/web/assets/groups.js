@@ -2,9 +2,10 @@
 
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { all, begin, call } from "./api.js";
-import { matches, terms, unknown } from "./filter.js";
+import { chosen, terms, unknown } from "./filter.js";
 import { Ask, Cut, Filter, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Logs } from "./logs.js";
+import { WhyNot } from "./plan.js";
 import { Timeline } from "./timeline.js";
 import { Standing, Update } from "./update.js";
 import { because, bytes, clock, seconds } from "./units.js";
@@ -13,23 +14,29 @@ export const GROUP_KEYS = ["name", "status", "project", "host", "zone", "member"
 const SETTLED = ["Running", "Stopped", "Failed"];
 
 function fields(group, picture) {
-  const members = picture.membersOf(group.uuid);
+  const members = () => picture.membersOf(group.uuid);
   return {
     ...group,
     name: [group.name, group.uuid],
-    host: members.map((member) => picture.hosts.get(member.host)?.name),
-    zone: members.map((member) => picture.zones.get(member.zone)?.name),
-    member: members.map((member) => member.name),
+    get host() {
+      return members().map((member) => picture.hosts.get(member.host)?.name);
+    },
+    get zone() {
+      return members().map((member) => picture.zones.get(member.zone)?.name);
+    },
+    get member() {
+      return members().map((member) => member.name);
+    },
   };
 }
 
-export function Groups({ picture, query, setQuery }) {
+export function Groups({ picture, loading, query, setQuery }) {
   const wanted = terms(query);
-  const found = [...picture.groups.values()].filter((group) => matches(wanted, fields(group, picture)));
+  const found = chosen([...picture.groups.values()], wanted, (group) => fields(group, picture));
   const groups = found.sort((a, b) => b.updated - a.updated);
   return html`<h1>Groups</h1>
     <${Filter} value=${query} set=${setQuery} keys=${GROUP_KEYS} problem=${unknown(wanted, GROUP_KEYS)} />
-    <p><strong id="group-count">${groups.length}</strong> groups, <strong>${groups.filter((group) => group.status === "Running").length}</strong> running. <a href="#/plan">Plan a deploy</a></p>
+    <p><strong id="group-count">${groups.length}</strong> groups, <strong>${groups.filter((group) => group.status === "Running").length}</strong> running${loading && ", and more are being read"}. <a href="#/plan">Plan a deploy</a></p>
     <${Table} caption="Groups" items=${groups} keyOf=${(group) => group.uuid} head=${["Name", "Status", "Members running", "Project", "Changed", "Why"]}
       row=${(group) => html`<th scope="row"><a href=${`#/group/${group.uuid}`}>${group.name}</a></th><td><${Status} is=${group.status} /></td>
         <td><${Progress} group=${group} members=${picture.membersOf(group.uuid)} /></td><td>${group.project}</td><td>${clock(group.updated)}</td><td>${group.reason}</td>`} />`;
@@ -54,12 +61,12 @@ function Members({ caption, items, devices, picture }) {
         <td>${member.cpu}</td><td>${bytes(member.memory)}</td>${devices && html`<td>${member.gpus}</td>`}<td>${because(member)}</td>`} />`;
 }
 
-export function Group({ picture, uuid, may }) {
+export function Group({ picture, loading, uuid, may }) {
   const group = picture.groups.get(uuid);
   const [ask, setAsk] = useState(null);
   const history = useAnswer((signal) => all(`/corral/v1/instance-groups/${uuid}/events`, "events", signal), [uuid, group?.updated]);
   const whole = useAnswer((signal) => call("GET", `/corral/v1/instance-groups/${uuid}`, undefined, signal), [uuid, group?.updated]);
-  if (!group) return html`<h1>Group</h1><p>There is no group <code>${uuid}</code>, or it has been deleted.</p>`;
+  if (!group) return html`<h1>Group</h1>${loading ? html`<p>Loading…</p>` : html`<p>There is no group <code>${uuid}</code>, or it has been deleted.</p>`}`;
   const everybody = picture.membersOf(uuid);
   const members = everybody.filter((member) => !member.beside);
   const beside = everybody.filter((member) => member.beside);
@@ -77,6 +84,7 @@ export function Group({ picture, uuid, may }) {
     ${group.reason && html`<p class="reason">${group.reason}</p>`}
     ${group.cause && html`<p class="reason cause">The host says: ${group.cause}</p>`}
     ${group.waiting && html`<p class="waiting">Number ${group.waiting.position} of the groups that wait for hosts, until ${clock(group.waiting.until)}${group.waiting.starts > 0 && `; there is room by ${clock(group.waiting.starts)}`}.</p>`}
+    ${group.why && html`<${WhyNot} problem=${group.why} picture=${picture} />`}
     <dl class="facts"><dt>Project</dt><dd>${group.project}</dd>${url && html`<dt>Answers at</dt><dd><code>${url}</code></dd>`}
       ${answered && html`<dt>Last right answer</dt><dd>${clock(Date.parse(answered))}</dd>`}
       <dt>Accepted</dt><dd>${clock(group.created)}</dd><dt>UUID</dt><dd><code>${group.uuid}</code></dd>
@@ -84,7 +92,7 @@ export function Group({ picture, uuid, may }) {
     ${may("operator") && html`<p class="actions">${ACTIONS.filter(([, , when]) => when(group.status) && !updating).map(([verb, title, , body]) =>
       html`<button key=${verb} onClick=${() => put(verb, title, body)}>${title}…</button>`)}
       <button class="danger" onClick=${() => put("", "Delete", "Its machines and their disks are destroyed.")}>Delete…</button></p>`}
-    <${Standing} update=${group.update} put=${may("operator") && put} />
+    <${Standing} update=${group.update} put=${may("operator") && put} picture=${picture} />
     ${may("operator") && group.status === "Running" && !updating && html`<${Update} key=${uuid} group=${group} picture=${picture} />`}
     <${Members} caption="Members" items=${members} devices=${devices} picture=${picture} />
     ${beside.length > 0 && html`<${Members} caption="Members of the gang beside" items=${beside} devices=${devices} picture=${picture} />`}

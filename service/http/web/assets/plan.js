@@ -133,7 +133,7 @@ export function WhyNot({ problem, picture }) {
   return html`<section class="answer problem" aria-label="Why it does not fit"><h2>It does not fit</h2><p>${problem.message.replace(/\b[0-9a-f]{32}\b/g, name)}</p>
     ${failure.placeable !== undefined && html`<p>${failure.placeable} of ${failure.requested} would fit together.</p>`}
     ${(failure.funnels || []).map((funnel) => html`<p key=${funnel.field}><code>${funnel.field}</code>: of ${funnel.hosts} hosts, ${(funnel.ruledOut || []).map((out) =>
-      `${out.hosts} ruled out by ${out.reason}${out.resource ? ` (${label(out.resource)})` : ""}`).join(", ")}; ${funnel.candidates || 0} could hold one.</p>`)}
+      `${out.hosts} ruled out by ${out.reason}${out.resource ? ` (${label(out.resource)})` : ""}, `)}${funnel.candidates || 0} could hold one.</p>`)}
     ${failure.nearestMiss && html`<p>Nearest: ${name(failure.nearestMiss.hostUuid)} lacks ${amounts(failure.nearestMiss.missing)}.</p>`}
     ${failure.cures?.length > 0 && html`<h3>What would make it fit</h3><ol class="cures">${failure.cures.map((cure) => html`<li>${cureWords(cure, name)}</li>`)}</ol>`}
     ${failure.permanent && html`<p>It would not fit on these hosts even if they were empty: waiting is of no use.</p>`}</section>`;

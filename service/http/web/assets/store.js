@@ -110,14 +110,16 @@ export class Store {
     }, wait);
   }
 
-  // What is drawn stays until all that stands now has been told, so that a new connection does not empty the page.
+  // Of the first connection what comes is drawn as it comes: the fleet first, then its groups. Later on what is drawn stays until
+  // all that stands now has been told, so that a new connection does not empty the page.
   async _read(stream) {
-    let next = new Picture();
+    let next = this.link === "connecting" ? null : new Picture();
+    if (!next) this.picture = new Picture();
     for await (const { name, data } of events("GET", "/web/events", undefined, stream.signal)) {
       if (name === "hello") this.about = data;
       else if (name === "changes") (next || this.picture).apply(data);
       else if (name === "ready") {
-        this.picture = next;
+        this.picture = next || this.picture;
         next = null;
         this._failures = 0;
         this.link = "live";

@@ -58,7 +58,11 @@ function beside(places, at, direction) {
 
 function colours(element) {
   const style = getComputedStyle(element);
-  return (name) => style.getPropertyValue(`--${name}`).trim();
+  const known = new Map(); // the browser works each out anew
+  return (name) => {
+    if (!known.has(name)) known.set(name, style.getPropertyValue(`--${name}`).trim());
+    return known.get(name);
+  };
 }
 
 export function Tiles({ hosts, zoneName, open, stranded }) {

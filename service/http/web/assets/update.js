@@ -31,7 +31,7 @@ function needs(update) {
   return Object.entries(update.needs).map(([resource, value]) => `${amount(resource, value)} ${label(resource)}`).join(", ");
 }
 
-export function Standing({ update, put }) {
+export function Standing({ update, put, picture }) {
   if (!update) return null;
   const ended = ["done", "taken_back"].includes(update.stage);
   const may = ["coming", "changing"].includes(update.stage) ? "Call off" : update.stage === "done" ? "Take back" : "";
@@ -39,6 +39,7 @@ export function Standing({ update, put }) {
     <p>${update.mode === "surge" ? "By a second gang" : "In place"}${update.undoes > 0 && `, takes back update ${update.undoes}`}: ${STAGES[update.stage]}${ended ? ` at ${clock(update.ended)}` : ""}.
       ${!ended && needs(update) && ` It needs ${needs(update)} beside what the group has.`}</p>
     ${update.reason && html`<p class="reason">${update.reason}</p>`}
+    ${update.why && html`<${WhyNot} problem=${update.why} picture=${picture} />`}
     ${put && may && html`<p class="actions"><button onClick=${() => put("roll-back", may, "The group runs again what it ran before.")}>${may}…</button></p>`}</section>`;
 }
 

@@ -64,3 +64,9 @@ async def test_every_module_that_is_imported_is_there() -> None:
     for name, text in SOURCES.items():
         for module in re.findall(r'from "\./([^"]+)"', text):
             assert (ASSETS / module).is_file(), f"{name} imports {module}"
+
+
+async def test_all_modules_are_asked_for_at_once() -> None:
+    imported = {module for text in SOURCES.values() for module in re.findall(r'from "\./([^"]+)"', text)}
+    named = re.findall(r'<link rel="modulepreload" href="/web/([^"]+)">', SOURCES["index.html"])
+    assert sorted(named) == sorted(imported)
