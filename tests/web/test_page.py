@@ -223,6 +223,7 @@ def test_a_drain_is_seen_before_it_is_made_and_a_host_that_takes_nothing_is_neve
     page.until(lambda: "Maintenance" in page.text("main"), "maintenance")
     assert page.script("return document.querySelectorAll('.line.wide b.free').length") == 0
     assert page.script("return document.querySelectorAll('.line.wide b.closed').length") > 0
+    assert page.script("return document.querySelectorAll('.line.wide b.reserved').length") > 0
     page.click("button", "Enable")
     page.until(lambda: "Take nothing new" in page.text("main"), "enabled again")
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")

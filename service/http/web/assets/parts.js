@@ -22,12 +22,13 @@ export function Status({ is }) {
 }
 
 // What of a resource is taken by whom. A host that takes nothing has nothing free, whatever it measures. `quarantined`: what
-// of `foreign` waits for an operator.
+// of `foreign` waits for an operator. Parts are [kind, width, words, amount]; a whole bar is what there is, by the measure of
+// what may be claimed: with overcommit a CPU that the host keeps is as wide as all that could have been claimed of it.
 export function shares([total, reserved, allocatable, claimed, foreign, available], open, stranded, quarantined = 0) {
-  const whole = Math.max(allocatable, claimed + foreign, 1);
+  const kept = total > reserved ? (reserved * allocatable) / (total - reserved) : 0;
   const free = open && !stranded ? available : 0;
   return {
-    whole,
+    whole: Math.max(allocatable, claimed + foreign, 1) + kept,
     parts: [
       ["claimed", claimed, "claimed by members"],
       ["foreign", Math.max(0, foreign - quarantined), "taken by other machines"],
@@ -35,16 +36,14 @@ export function shares([total, reserved, allocatable, claimed, foreign, availabl
       ["stranded", open && stranded ? available : 0, "free, and of no use: another resource is used up"],
       ["closed", open ? 0 : available, "not given out: the host takes nothing new"],
       ["free", free, "free"],
+      ["reserved", kept, "kept for the host itself", reserved],
     ],
-    reserved,
-    total,
   };
 }
 
 export function Bar({ resource, of, open = true, stranded = false, quarantined = 0 }) {
-  const { whole, parts, reserved } = shares(of, open, stranded, quarantined);
-  const told = parts.filter(([, value]) => value > 0).map(([, value, what]) => `${amount(resource, value)} ${what}`);
-  if (reserved) told.push(`${amount(resource, reserved)} kept for the host itself`);
+  const { whole, parts } = shares(of, open, stranded, quarantined);
+  const told = parts.filter(([, value]) => value > 0).map(([, value, what, exactly = value]) => `${amount(resource, exactly)} ${what}`);
   const words = `${label(resource)}: ${told.join(", ") || "nothing"}`;
   return html`<div class="bar" role="img" aria-label=${words} title=${words}>
     ${parts.map(([kind, value]) => value > 0 && html`<b class=${kind} style=${{ width: `${(100 * value) / whole}%` }}></b>`)}
@@ -52,8 +51,8 @@ export function Bar({ resource, of, open = true, stranded = false, quarantined =
 }
 
 export function Legend() {
-  const kinds = ["claimed", "foreign", "quarantined", "stranded", "closed", "free"];
-  const names = { claimed: "claimed", foreign: "other machines", quarantined: "in quarantine or out of service", stranded: "stranded", closed: "not given out", free: "free" };
+  const kinds = ["claimed", "foreign", "quarantined", "stranded", "closed", "free", "reserved"];
+  const names = { claimed: "claimed", foreign: "other machines", quarantined: "in quarantine or out of service", stranded: "stranded", closed: "not given out", free: "free", reserved: "kept for the host itself" };
   return html`<ul class="legend" aria-label="Colours of the bars">
     ${kinds.map((kind) => html`<li><b class=${kind} aria-hidden="true"></b>${names[kind]}</li>`)}
   </ul>`;
