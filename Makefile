@@ -41,7 +41,7 @@ tools: ## install grpcurl into .venv, promtool and Prometheus into .cache/tools
 
 .PHONY: dev
 dev: ## install what tests and checks need
-	@$(PREPARE) system dev clients postgres guest browser promtool engine packaging
+	@$(PREPARE) system dev clients postgres guest browser promtool engine packaging metal
 
 .PHONY: test
 test: dev lint ## every check, and every test but the long ones
@@ -85,6 +85,11 @@ contract: dev ## every outside client against a service on simulated hosts, a li
 .PHONY: history
 history: ## many clients of three processes on a nearly full fleet, checked for double allocation (ARGS=--claims=1000000 --races=10000)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.concurrency $(ARGS)
+
+.PHONY: baremetal
+baremetal: ## a group of a virtual machine and two machines of bare metal (BIOS, UEFI) behind real BMC emulators: figures, faults, gone; as root
+	@$(PREPARE) dev metal guest
+	@$(AS_ROOT) $(PYTEST) -q -s tests/baremetal $(ARGS)
 
 KILLS ?= 200
 SEEDS ?= 1000

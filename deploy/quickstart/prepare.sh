@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine] [packaging]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine] [packaging] [metal]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
@@ -10,6 +10,7 @@
 #   browser   Debian's Chromium and its driver, for the tests of the page
 #   promtool  promtool and Prometheus into .cache/tools, from Debian's package, without installing its service
 #   engine    llama.cpp's RPC server and a small head for the tests of a group that answers, built into .cache/serving
+#   metal     GRUB, OVMF and Debian's ordinary kernel (unpacked, not installed), and the guest of bare metal into .cache/metal
 #   packaging Helm, Kubernetes' schemas and hadolint for the tests of the packages, into .cache/tools
 # Runs again in well under a second when nothing changed: a step leaves a stamp with the hash of what it was made from, or looks
 # whether what it installs is there.
@@ -235,6 +236,27 @@ prepare_packaging() {
     printf '%s\n' "$hash" >"$target/.stamp"
 }
 
+# The kernel that knows network cards is unpacked alone: installed, it would be this machine's.
+prepare_metal() {
+    local directory
+    { command -v grub-mkrescue && command -v xorriso && command -v mformat; } >/dev/null &&
+        [ -d /usr/lib/grub/i386-pc ] && [ -d /usr/lib/grub/x86_64-efi ] && [ -r /usr/share/OVMF/OVMF_CODE.fd ] ||
+        apt_install grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools ovmf
+    if ! compgen -G '.cache/metal/root/lib/modules/*/modules.dep' >/dev/null; then
+        say "fetching Debian's ordinary kernel"
+        directory=$(mktemp -d)
+        (cd "$directory" && kernel() { apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1; } &&
+            { apt-get -q download "$(kernel)" || { as_root apt-get -q update && apt-get -q download "$(kernel)"; }; } &&
+            dpkg-deb -x linux-image-*.deb content && /sbin/depmod -b content "$(ls content/lib/modules)") >.cache/metal.log 2>&1 ||
+            { tail -n 3 .cache/metal.log >&2; fail "Debian's kernel could not be fetched"; }
+        mkdir -p .cache/metal/root/lib .cache/metal/root/boot
+        mv "$directory"/content/boot/vmlinuz-* .cache/metal/root/boot/
+        mv "$directory"/content/lib/modules .cache/metal/root/lib/
+        rm -rf "$directory"
+    fi
+    python3 deploy/guest/metal.py .cache/metal --root .cache/metal/root
+}
+
 prepare_promtool() {
     local directory program
     { command -v promtool && command -v prometheus; } >/dev/null && return
@@ -262,12 +284,12 @@ flock 9
 declare -A WHAT=(
     [system]="Debian packages" [runtime]="the service's Python environment" [tools]="grpcurl" [dev]="tests' and checks' Python environment"
     [clients]="outside clients" [postgres]="PostgreSQL" [guest]="the default guest" [browser]="Chromium" [promtool]="Prometheus and promtool"
-    [engine]="llama.cpp" [packaging]="what builds packages"
+    [engine]="llama.cpp" [packaging]="what builds packages" [metal]="the guest of bare metal"
 )
 number=0
 for step in "$@"; do
     number=$((number + 1))
-    [ -n "${WHAT[$step]:-}" ] || fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging"
+    [ -n "${WHAT[$step]:-}" ] || fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging metal"
     say "$number of $#: ${WHAT[$step]}"
     "prepare_$step"
 done

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 from service.domain.fleet import Overcommit
 from service.errors import CorralError
-from service.store import clock, events, settings
+from service.store import clock, events, fencing, fleet, settings
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.transaction import NO_SPACE
 
@@ -36,7 +37,8 @@ class Health:
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """What is not as this process's configuration file says, by part; the process serves all the same."""
+        """What an operator should know by part: what is not as this process's configuration file says, and what is done
+        about silent hosts, or why nothing is. The process serves all the same."""
         return self._notes
 
     async def failing(self) -> Mapping[str, str]:
@@ -86,8 +88,13 @@ class Health:
         return full_at is not None and asyncio.get_running_loop().time() < full_at + FULL_HOLDS_SECONDS
 
     async def compare(self) -> None:
-        """See whether another replica has put another overcommit in force. Raises Unavailable."""
-        present = await self._store.read(settings.overcommit)
+        """See whether another replica has put another overcommit in force, and what is thought of silent hosts. Called
+        when the fleet has changed. Raises Unavailable."""
+        present, silent = await self._store.read(lambda c: (settings.overcommit(c), _silent(c)))
+        if silent:
+            self._notes["fencing"] = silent
+        else:
+            self._notes.pop("fencing", None)
         if present == self._overcommit:
             if self._notes.pop("overcommit", None):
                 logger.info("the fleet's overcommit is as this configuration file says again")
@@ -99,6 +106,18 @@ class Health:
         if self._notes.get("overcommit") != told:
             logger.warning("[overcommit]: %s", told)
         self._notes["overcommit"] = told
+
+
+def _silent(connection: Connection) -> str:
+    """What is done about hosts that are silent and may be fenced by the service itself, or why not; empty: none is."""
+    verdicts = fencing.verdicts(connection)
+    if not verdicts:
+        return ""
+    hosts = fleet.hosts(connection, sorted(verdicts))
+    return "; ".join(
+        f"host {host.name} ({host.fencing.value}): {verdicts[host.uuid].rule.value}: {verdicts[host.uuid].reason}"
+        for host in sorted(hosts.values(), key=lambda one: one.name)
+    )
 
 
 def shown(overcommit: Overcommit) -> str:

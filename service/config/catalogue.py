@@ -12,6 +12,9 @@ from service.domain import boot_files, environment
 from service.domain.catalog import Image, ModelService
 from service.domain.presets import port_problems, ports_of
 
+METAL_FORMAT = "corral-metal/1"
+METAL_FILE = "metal.iso"
+
 
 class Catalogue:
     """Makes them of the checked sections; problems go where those of the other sections go."""
@@ -63,10 +66,14 @@ class Catalogue:
         )
 
     def _image_from_manifest(self, where: str, section: schema.ImageSection) -> Image:
-        """An image as `deploy/guest/build.py` leaves it: kernel, initramfs, their digests and the command line."""
+        """An image as `deploy/guest/build.py` leaves it: kernel, initramfs, their digests and the command line; or as
+        `deploy/guest/metal.py` does: one file that bare metal boots."""
         path = self._file.path(section.manifest)
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
+            if told["format"] == METAL_FORMAT:
+                disk, sha256 = str(path.parent / METAL_FILE), {"disk": str(told["sha256"])}
+                return Image(section.name, disk_path=disk, sha256=sha256, delivery="seed")
             kernel, initramfs = told["kernel"], told["initramfs"]
             digests = {"kernel": str(kernel["sha256"]), "initrd": str(initramfs["sha256"])}
             files = (path.parent / str(kernel["file"]), path.parent / str(initramfs["file"]))

@@ -206,7 +206,7 @@ class HostSection(Section):
 
 
 class ImageSection(Section):
-    """[[images]]: `manifest` of deploy/guest, or the paths themselves."""
+    """[[images]]: `manifest` of deploy/guest (of a hypervisor's guest or of bare metal's), or the paths themselves."""
 
     name: Name
     manifest: str = ""
@@ -219,7 +219,7 @@ class ImageSection(Section):
         dict[Literal["kernel", "initrd", "disk"], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]],
         Field(default_factory=dict),
     ]
-    delivery: Literal["fw_cfg", "nocloud"] = "fw_cfg"
+    delivery: Literal["fw_cfg", "nocloud", "seed"] = "fw_cfg"
     progress_channel: Line = "org.corral.progress"
 
 

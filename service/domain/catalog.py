@@ -88,7 +88,7 @@ class Image:
 
     Either `kernel_path` (+ `initrd_path`, `kernel_arguments`) for a direct boot, or `disk_path` with `disk_format`
     (`raw` | `qcow2`), or both. `sha256` maps a path's role (`kernel`, `initrd`, `disk`) to its expected hex digest.
-    `delivery`: `fw_cfg` or `nocloud`.
+    `delivery`: `fw_cfg`, `nocloud`, or `seed`: a disk image that bare metal boots, with the documents laid in.
     """
 
     name: str

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 SEED_PATH = "/machines/seed/"
 REPORT_PATH = "/machines/report"
 _SUFFIX = ".iso"
+_BOOTS = ".boot"
 
 
 class SeatTaken(Exception):
@@ -25,15 +26,26 @@ def key_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def seed_url(base: str, token: str) -> str:
-    """Where a BMC fetches the seed."""
-    return f"{base.rstrip('/')}{SEED_PATH}{token}{_SUFFIX}"
+def seed_url(base: str, token: str, *, boots: bool = False) -> str:
+    """Where a BMC fetches the seed. `boots`: the machine is to boot from it, and not from its own disk."""
+    return f"{base.rstrip('/')}{SEED_PATH}{token}{_BOOTS if boots else ''}{_SUFFIX}"
 
 
 def token_in(url: str) -> str:
     """The token of a seed's address, by whatever name its server is called; empty for an address of another form."""
     _, found, name = url.partition(SEED_PATH)
-    return name.removesuffix(_SUFFIX) if found and name.endswith(_SUFFIX) and "/" not in name else ""
+    fit = found and name.endswith(_SUFFIX) and "/" not in name
+    return token_of(name.removesuffix(_SUFFIX)) if fit else ""
+
+
+def token_of(name: str) -> str:
+    """The token of a seed by the name that it is fetched by, without its suffix."""
+    return name.removesuffix(_BOOTS)
+
+
+def boots(url: str) -> bool:
+    """Whether the machine is to boot from the seed at this address."""
+    return bool(token_in(url)) and url.endswith(_BOOTS + _SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +94,26 @@ class Seating:
 
 
 @dataclass(frozen=True, slots=True)
+class BootImage:
+    """An image of the catalogue that machines boot from: where it is, its size, its SHA-256 in hexadecimal digits, and
+    at which byte a member's own content is laid over it."""
+
+    path: str
+    size: int
+    sha256: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seed:
-    """What is in a machine's drive when it boots: an ISO image, and when it was made, in ms since the epoch."""
+    """What is in a machine's drive when it boots: an ISO image, and when it was made, in ms since the epoch. `over`:
+    the image over which the content is laid; None: the content is all of it."""
 
     content: bytes = field(repr=False)
     made_at: int = 0
+    over: BootImage | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole image."""
+        return len(self.content) if self.over is None else self.over.size

@@ -6,6 +6,7 @@ are not.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -13,13 +14,15 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from service.domain.seats import REPORT_PATH, SEED_PATH, Report, Seed
+from service.app.seed_images import SeedImage
+from service.domain.seats import REPORT_PATH, SEED_PATH, Report, Seed, token_of
 from service.errors import CorralError
 
 MOST_BYTES = 16 << 10
+_KIND = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 _TEXTS = {"stage": 64, "detail": 512, "address": 64, "boot_id": 64}
 _NUMBERS = ("epoch", "count", "answered", "restarts", "rank")
@@ -34,12 +37,13 @@ def machines_app(seed: GetSeed, tell: Tell) -> Starlette:
 
     async def serve_seed(request: Request) -> Response:
         try:
-            found = await seed(request.path_params["token"])
+            found = await seed(token_of(request.path_params["token"]))
+            if found is None:
+                return PlainTextResponse("given up\n", 410)
+            image = await asyncio.to_thread(SeedImage, found)
         except CorralError:
             return _unavailable()
-        if found is None:
-            return PlainTextResponse("given up\n", 410)
-        return _part(found, request.headers.get("range", ""))
+        return _part(image, request.headers.get("range", ""), head=request.method == "HEAD")
 
     async def take_report(request: Request) -> Response:
         token = request.headers.get("authorization", "")
@@ -92,20 +96,24 @@ def _report(said: Any) -> Report:
     return Report(**values)
 
 
-def _part(seed: Seed, wanted: str) -> Response:
+def _part(image: SeedImage, wanted: str, *, head: bool) -> Response:
     """All of it, or the bytes that the header `Range` names; a BMC reads its drive piece by piece."""
-    content = seed.content
-    headers = {"accept-ranges": "bytes", "etag": f'"{seed.made_at:x}-{len(content):x}"', "cache-control": "no-store"}
-    kind = "application/octet-stream"
+    size = image.size
+    headers = {"accept-ranges": "bytes", "etag": f'"{image.made_at:x}-{size:x}"', "cache-control": "no-store"}
+    first, last, code = 0, size - 1, 200
     named = _RANGE.fullmatch(wanted.strip())
-    if named is None or not (named[1] or named[2]):
-        return Response(content, 200, headers, kind)
-    if named[1]:
-        first = int(named[1])
-        last = min(int(named[2]) if named[2] else len(content) - 1, len(content) - 1)
-    else:
-        first, last = max(0, len(content) - int(named[2])), len(content) - 1
-    if first > last:
-        return Response(b"", 416, {**headers, "content-range": f"bytes */{len(content)}"}, kind)
-    told = {**headers, "content-range": f"bytes {first}-{last}/{len(content)}"}
-    return Response(content[first : last + 1], 206, told, kind)
+    if named is not None and (named[1] or named[2]):
+        code = 206
+        if named[1]:
+            first, last = int(named[1]), min(int(named[2]) if named[2] else size - 1, size - 1)
+        else:
+            first = max(0, size - int(named[2]))
+        if first > last:
+            return Response(b"", 416, {**headers, "content-range": f"bytes */{size}"}, _KIND)
+        headers["content-range"] = f"bytes {first}-{last}/{size}"
+    headers["content-length"] = str(last + 1 - first)
+    return (
+        Response(b"", code, headers, _KIND)
+        if head
+        else StreamingResponse(image.pieces(first, last), code, headers, _KIND)
+    )

@@ -18,11 +18,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
-from service.domain.seats import Report, Seating, SeatOf, SeatTaken, Seed, key_of
+from service.domain.seats import BootImage, Report, Seating, SeatOf, SeatTaken, Seed, key_of
 from service.store import clock, schema
 
 _SEATS = schema.machine_seats
 _NONCE = 12
+_OVER = b"over "
 
 
 def on_host(connection: Connection, host: str) -> Sequence[Seating]:
@@ -46,7 +47,7 @@ def take(connection: Connection, host: str, seating: Seating, token: str, seed: 
         "cluster": identity.cluster,
         "group_uuid": identity.group,
         "key": key_of(token),
-        "seed": _sealed(token, seed.content),
+        "seed": _sealed(token, _packed(seed)),
         "started": False,
         "spec_hash": seating.spec_hash,
         "generation": seating.generation,
@@ -104,7 +105,7 @@ def seed(connection: Connection, token: str) -> Seed | None:
         packed = cipher.decrypt(row.seed[:_NONCE], row.seed[_NONCE:], None)
     except InvalidTag:
         return None  # what is stored was changed by somebody else
-    return Seed(zlib.decompress(packed), int(row.made_at))
+    return _unpacked(zlib.decompress(packed), int(row.made_at))
 
 
 def reported(connection: Connection, token: str, report: Report) -> tuple[str, SeatOf] | None:
@@ -133,6 +134,18 @@ def _this(host: str, identity: SeatOf) -> Any:
 
 def _secret(token: str) -> bytes:
     return hashlib.sha256(b"corral seed " + token.encode()).digest()
+
+
+def _packed(seed: Seed) -> bytes:
+    """One that is laid over an image names that in a first line; an ISO image by itself begins with zeros."""
+    return seed.content if seed.over is None else _OVER + json.dumps(asdict(seed.over)).encode() + b"\n" + seed.content
+
+
+def _unpacked(packed: bytes, made_at: int) -> Seed:
+    if not packed.startswith(_OVER):
+        return Seed(packed, made_at)
+    line, _, content = packed.removeprefix(_OVER).partition(b"\n")
+    return Seed(content, made_at, BootImage(**json.loads(line)))
 
 
 def _sealed(token: str, content: bytes) -> bytes:

@@ -48,6 +48,15 @@ class Bmc:
             "MemorySummary": {"TotalSystemMemoryGiB": 64},
         }
         self.guests = False
+        self.heard = threading.Event()  # ends a silence of more than 30 s
+        self.boot = {"BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideTarget": "None"}
+        self.allowed = ["None", "Cd", "Hdd"]
+        self.shown: list[str | None] = []  # what it shows of its power before it shows the truth
+        self.changes: dict[
+            str, dict[str, Any]
+        ] = {}  # what another make tells besides, by path; None: it tells no such thing
+        self.quirks: frozenset[str] = frozenset()
+        self.basic = 0  # requests that bore the password itself
         self.reports: list[tuple[str, int]] = []
         self._changing = threading.Lock()
         pem, key = certificate()
@@ -91,6 +100,10 @@ class Bmc:
             return 204  # said yes to, and nothing happens
         if wanted == self.power:
             return 409
+        if self.strikes("lag"):
+            self.shown = [f"Powering{wanted}"] * 2
+        if self.strikes("falls back"):
+            self.shown, wanted = ["PoweringOn"], self.power
         self.resets.append(how)
         self.power = wanted
         if how == "On" and self.guests and self.image:
@@ -159,12 +172,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self._serve("DELETE")
 
+    def do_PATCH(self) -> None:
+        self._serve("PATCH")
+
     def _serve(self, method: str) -> None:
         self.bmc.requests += 1
+        self.bmc.basic += "Authorization" in self.headers
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.rstrip("/")
         if self.bmc.faults["silent"]:
-            time.sleep(min(self.bmc.faults["silent"], 30))
+            if self.bmc.faults["silent"] > 30:
+                self.bmc.heard.wait(120)
+            else:
+                time.sleep(self.bmc.faults["silent"])
             self.close_connection = True
             return
         if self.bmc.strikes("busy"):
@@ -181,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif method == "GET":
             found = _resource(self.bmc, path)
             self._answer(200 if found else 404, found or {"error": {"code": "none", "message": path}})
+        elif method == "PATCH":
+            self._change(path, json.loads(body))
         else:
             self._act(path, json.loads(body or b"{}"))
 
@@ -194,9 +216,36 @@ class _Handler(BaseHTTPRequestHandler):
             self.bmc.sessions.add(token)
             self._answer(201, {"@odata.id": f"{SESSIONS}/{token}", "Id": token, "Name": "s"}, token=token)
 
+    def _change(self, path: str, body: dict[str, Any]) -> None:
+        if "weak etags" in self.bmc.quirks and self.headers.get("If-Match", "").startswith("W/"):
+            self._answer(412, {"error": {"code": "Base.1.8.PreconditionFailed", "message": "another version"}})
+        elif path == DRIVE:
+            self.bmc.image = body["Image"] or ""
+            self._answer(204, None)
+        elif not self.bmc.strikes("override_ignored"):
+            self.bmc.boot |= body["Boot"]
+            if self.bmc.boot["BootSourceOverrideEnabled"] == "Continuous" and "once alone" in self.bmc.quirks:
+                self.bmc.boot["BootSourceOverrideEnabled"] = "Once"
+            self._answer_or_lose("PATCH", 204)
+        else:
+            self._answer(204, None)
+
+    def _refused(self, name: str, body: dict[str, Any]) -> tuple[str, str] | None:
+        """How a make refuses what another takes: code and message."""
+        if name == "InsertMedia" and self.bmc.image and "SYS518" in self.bmc.quirks:
+            return "IDRAC.2.5.SYS518", "The virtual media is attached already."
+        if name == "InsertMedia" and "protocol" in self.bmc.quirks and "TransferProtocolType" not in body:
+            return "Base.1.12.GeneralError", "The parameter TransferProtocolType is missing."
+        if name == "EjectMedia" and "no body" in self.bmc.quirks and int(self.headers.get("Content-Length") or 0) == 0:
+            return "Base.1.4.MalformedJSON", "The request has no body."
+        return None
+
     def _act(self, path: str, body: dict[str, Any]) -> None:
         name = path.rsplit(".", 1)[-1]
         code = 204
+        if (refused := self._refused(name, body)) is not None:
+            self._answer(400, {"error": {"code": refused[0], "message": refused[1]}})
+            return
         if name == "Reset":
             code = self.bmc.reset(body["ResetType"])
             if self.bmc.strikes("busy after Reset"):
@@ -208,13 +257,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.bmc.image = body["Image"]
         elif name == "EjectMedia" and not self.bmc.strikes("eject_ignored"):
             self.bmc.image = ""
+        self._answer_or_lose(name, 202 if code == 204 and self.bmc.strikes(f"task {name}") else code)
+
+    def _answer_or_lose(self, name: str, code: int) -> None:
         if self.bmc.strikes(f"lose {name}"):
             self.close_connection = True
             self.connection.close()
         elif self.bmc.strikes(f"500 {name}"):
             self._answer(500, {"error": {"code": "internal", "message": "an error"}})
         else:
-            self._answer(code, None if code == 204 else {"error": {"code": "refused", "message": "refused"}})
+            told = {204: None, 202: {"@odata.id": "/redfish/v1/TaskService/Tasks/1", "Id": "1", "Name": "task"}}
+            self._answer(code, told.get(code, {"error": {"code": "refused", "message": "refused"}}))
 
     def _answer(self, code: int, said: object, *, token: str = "", retry_after: str = "") -> None:
         content = b"" if said is None else json.dumps(said).encode()
@@ -227,6 +280,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", f"{SESSIONS}/{token}")
         if retry_after:
             self.send_header("Retry-After", retry_after)
+        if "weak etags" in self.bmc.quirks:
+            self.send_header("ETag", f'W/"{self.bmc.requests}"')
+        if "PATCH" in self.bmc.quirks:
+            self.send_header("Allow", "GET, PATCH")
         self.end_headers()
         self.wfile.write(content)
 
@@ -246,10 +303,15 @@ def _collection(path: str, *members: str) -> dict[str, Any]:
 
 def _resource(bmc: Bmc, path: str) -> dict[str, Any] | None:
     power = None if bmc.strikes("power_null") else bmc.power
+    if path == SYSTEM and bmc.shown:
+        power = bmc.shown.pop(0)
     system = {
         "@odata.id": SYSTEM, "Id": "1", "Name": "machine", "UUID": bmc.uuid, "PowerState": power,
         "Manufacturer": "Maker", "Model": "M1", **bmc.inventory,
-        "Boot": {"BootSourceOverrideMode": "UEFI", "BootSourceOverrideTarget": "None"},
+        "Boot": {
+            "BootSourceOverrideMode": "UEFI", **bmc.boot,
+            "BootSourceOverrideTarget@Redfish.AllowableValues": bmc.allowed,
+        },
         "Processors": {"@odata.id": f"{SYSTEM}/Processors"},
         "EthernetInterfaces": {"@odata.id": f"{SYSTEM}/EthernetInterfaces"},
         "SecureBoot": {"@odata.id": f"{SYSTEM}/SecureBoot"},
@@ -295,4 +357,11 @@ def _resource(bmc: Bmc, path: str) -> dict[str, Any] | None:
             },
         },
     }  # fmt: skip
-    return known.get(path)
+    if (found := known.get(path)) is None:
+        return None
+    for name, value in bmc.changes.get(path, {}).items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = {**found[name], **value} if isinstance(found.get(name), dict) else value
+    return found

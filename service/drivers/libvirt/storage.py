@@ -95,6 +95,8 @@ class Storage:
         documents are those of this specification. `has_firmware`: whether it is a real hypervisor, which hands
         documents over and keeps what machines say."""
         image = spec.image
+        if image.delivery == "seed":
+            raise HostRejected("bad_request", f"image {image.name!r} is for bare metal, by a BMC's drive")
         by_nocloud = image.delivery == "nocloud"
         documents = {} if by_nocloud or not has_firmware else {n: t for n, t in spec.documents.items() if t}
         if not (image.disk_path or spec.root_disk_bytes or by_nocloud or image.kernel_path or documents):

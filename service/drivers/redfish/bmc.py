@@ -14,24 +14,24 @@ from typing import Any, TypeVar
 
 import requests
 import sushy
-from requests.adapters import HTTPAdapter
-from sushy import auth, connector, exceptions
+from sushy import auth, exceptions
 from sushy.resources.system.system import System
 
 from service.drivers.base import DriverError, HostRejected, HostUnreachable, OutcomeUnknown
 from service.drivers.power import WrongMachine
 from service.drivers.redfish.addressing import Access
+from service.drivers.redfish.connecting import CONNECT_SECONDS, READ_SECONDS, Connector, Late, Pinned
 from service.drivers.redfish.errors import told_of
 from service.drivers.redfish.inventory import Inventory, read
 
 logger = logging.getLogger(__name__)
 logging.getLogger("sushy").setLevel(logging.CRITICAL)  # it quotes what is sent; what went wrong is told by our errors
 Result = TypeVar("Result")
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 10.0
 POLL_SECONDS = 0.5
 OFF_TWICE_SECONDS = 2.0
 """A BMC says Off for a moment while it switches: two looks so far apart tell that it is."""
+_DRIVES = frozenset({"Cd", "UsbCd"})
+"""By which words BMCs tell that a machine starts from their virtual drive."""
 INVENTORY_SECONDS = 300.0
 
 
@@ -50,10 +50,6 @@ class Look:
         return self.power == "Off"
 
 
-class Late(Exception):
-    """The deadline of the call has passed; nothing was sent after that."""
-
-
 class Bmc:
     """Connects at the first call, and again after what broke the connection."""
 
@@ -64,7 +60,7 @@ class Bmc:
         self._options = options
         self._root: Any = None
         self._system: Any = None
-        self._connector: _Connector | None = None
+        self._connector: Connector | None = None
         self._drive: Any = None
         self._boot_id = ""
         self._session = ""
@@ -109,6 +105,46 @@ class Bmc:
     def eject(self, deadline: float) -> None:
         """Empty the drive. Raises DriverError."""
         self._guarded(deadline, self._empty, acts=True)
+
+    def boot_from_drive(self, deadline: float) -> None:
+        """Have the machine start from its drive each time that it starts; read back before it is believed. Nothing is
+        sent where it is so. Raises DriverError."""
+
+        def work() -> None:
+            system = self._opened()
+            if _starts_from_drive(system):
+                return
+            always = sushy.BOOT_SOURCE_ENABLED_CONTINUOUS
+            self._act(
+                lambda: system.set_system_boot_options(target=sushy.BOOT_SOURCE_TARGET_CD, enabled=always),
+                lambda: _starts_from_drive(self._opened()),
+            )
+            if not _starts_from_drive(self._opened()):
+                raise HostRejected("unsupported", "the BMC does not have the machine start from its drive")
+
+        self._guarded(deadline, work, acts=True)
+
+    def boot_as_set(self, deadline: float) -> None:
+        """Have the machine start as its firmware is set. One that goes on to try its drive, which is empty then, starts
+        so as well: a BMC that refuses is told about, and no error. Raises DriverError."""
+
+        def work() -> None:
+            system = self._opened()
+            if not _starts_from_drive(system):
+                return
+            allowed = set(system.get_allowed_system_boot_source_values())
+            target = next(
+                (one for one in (sushy.BOOT_SOURCE_TARGET_NONE, sushy.BOOT_SOURCE_TARGET_HDD) if one in allowed), None
+            )
+            try:
+                system.set_system_boot_options(target=target, enabled=sushy.BOOT_SOURCE_ENABLED_DISABLED)
+            except exceptions.HTTPError as error:
+                if isinstance(error, exceptions.AccessError):
+                    raise
+                logger.warning("the BMC of %s goes on to try its drive first: %s", self._options.url, error)
+            self._heard = True
+
+        self._guarded(deadline, work, acts=True)
 
     def power_on(self, deadline: float) -> None:
         """Switch it on and see it on. Raises DriverError."""
@@ -204,13 +240,13 @@ class Bmc:
         options = self._options
         session = auth.SessionAuth(options.username, options.password())  # never Basic: it would be sent each time
         verify: str | bool = options.ca_file or not options.fingerprint
-        self._connector = made = _Connector(
+        self._connector = made = Connector(
             options.url, verify=verify, server_side_retries=1, server_side_retries_delay=1,
             default_request_timeout=READ_SECONDS, connect_timeout=CONNECT_SECONDS,
         )  # fmt: skip
         made.deadline, made.sends = deadline, self._sent
         if options.fingerprint:
-            made._session.mount("https://", _Pinned(options.fingerprint))
+            made._session.mount("https://", Pinned(options.fingerprint))
         try:
             self._root = sushy.Sushy(options.url, auth=session, connector=made)
             self._system = self._chosen()
@@ -326,6 +362,13 @@ class Bmc:
         self._heard = True
 
 
+def _starts_from_drive(system: System) -> bool:
+    """A BMC may say Once for what it was told for ever, and the other way round."""
+    boot = system.json.get("Boot") or {}
+    told = boot.get("BootSourceOverrideEnabled", "Disabled") != "Disabled"
+    return told and boot.get("BootSourceOverrideTarget") in _DRIVES
+
+
 def _power_in(system: System) -> str:
     if (state := system.power_state) is None:
         raise OutcomeUnknown("the BMC does not tell whether the machine is on")
@@ -337,46 +380,3 @@ def _fresh(resource: Any) -> Any:
     resource.invalidate()
     resource.refresh(force=False)
     return resource
-
-
-_TIMEOUTS = (requests.Timeout, requests.exceptions.SSLError)
-
-
-class _Connector(connector.Connector):  # type: ignore[misc]
-    """Sushy's, with a deadline for whatever a call sends."""
-
-    deadline = 0.0
-    sends: Callable[[], None]
-
-    def _op(self, method: str, path: str = "", *arguments: Any, **named: Any) -> Any:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise Late
-        named["timeout"] = (min(CONNECT_SECONDS, left), min(READ_SECONDS, left))
-        self.sends()
-        try:
-            return super()._op(method, path, *arguments, **named)
-        except exceptions.ConnectionError as error:
-            lost = error.__context__
-            if method != "GET" or not isinstance(lost, requests.ConnectionError) or isinstance(lost, _TIMEOUTS):
-                raise
-        # A connection that the BMC has closed just now was used again: what only reads is asked once more.
-        named["timeout"] = (CONNECT_SECONDS, READ_SECONDS)
-        self.sends()
-        return super()._op(method, path, *arguments, **named)
-
-
-class _Pinned(HTTPAdapter):
-    """Knows a BMC by its certificate alone, whoever signed it."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **named: Any) -> Any:
-        """See HTTPAdapter."""
-        return super().init_poolmanager(*arguments, **named, assert_fingerprint=self._fingerprint)
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """See HTTPAdapter: the fingerprint is compared in place of the authority and the name."""
-        super().cert_verify(conn, url, False, cert)

@@ -6,6 +6,7 @@ switched off, and no drive is emptied, that no seat of this machine explains (AR
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import TypeVar
 from service.domain.fleet import HostAddress
 from service.domain.isolation import GroupFilter, Isolation
 from service.domain.ownership import OwnerMark
-from service.domain.seats import REPORT_PATH, Seating, SeatOf, SeatTaken, Seed, key_of, seed_url, token_in
+from service.domain.seats import REPORT_PATH, Seating, SeatOf, SeatTaken, boots, key_of, seed_url, token_in
 from service.drivers.base import (
     HostDriver,
     HostFacts,
@@ -33,7 +34,7 @@ from service.drivers.base import (
 from service.drivers.redfish.addressing import options_of
 from service.drivers.redfish.bmc import Bmc, Look
 from service.drivers.redfish.line import BmcLine
-from service.drivers.redfish.seed import seed_image
+from service.drivers.redfish.seed import seed_for
 from service.drivers.redfish.states import explained, observed, of_it, seat_of, state_of
 from service.drivers.seats import Seats
 
@@ -133,7 +134,8 @@ class RedfishDriver(HostDriver):
         self._require_free(seats, look)
         inventory = await self._run(self._bmc.inventory, until.left)
         token = secrets.token_urlsafe(32)
-        image = seed_image(spec, inventory.macs, self._options.report_url.rstrip("/") + REPORT_PATH, token)
+        report_url = self._options.report_url.rstrip("/") + REPORT_PATH
+        seed = await asyncio.to_thread(seed_for, spec, inventory.macs, report_url, token)
         wanted = Seating(
             seat_of(spec.identity),
             key_of(token),
@@ -143,11 +145,13 @@ class RedfishDriver(HostDriver):
             record=spec.record,
         )
         try:
-            await self._seats.take(self._host_id, wanted, token, Seed(image))
+            await self._seats.take(self._host_id, wanted, token, seed)
         except SeatTaken as error:
             raise MachineConflict(str(error)) from error
-        url = seed_url(self._options.seed_url, token)
+        url = seed_url(self._options.seed_url, token, boots=seed.over is not None)
         await self._run(lambda deadline: self._bmc.insert(deadline, url), until.left)
+        if boots(url):
+            await self._run(self._bmc.boot_from_drive, until.left)
         return observed(wanted, MachineState.PAUSED)
 
     async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
@@ -161,6 +165,8 @@ class RedfishDriver(HostDriver):
         if state is MachineState.PAUSED:
             await self._start(mine.of, True)
             try:
+                if boots(look.image):  # a BMC may have forgotten it
+                    await self._run(self._bmc.boot_from_drive, until.left)
                 await self._run(self._bmc.power_on, until.left)
             except (HostUnreachable, HostRejected):
                 await self._start(mine.of, False)  # it certainly was not switched on
@@ -193,6 +199,8 @@ class RedfishDriver(HostDriver):
             await self._run(self._bmc.power_off, until.left)
             look = await self._run(self._bmc.look, until.left)
         if of_it(mine, look.image):
+            if boots(look.image):
+                await self._run(self._bmc.boot_as_set, until.left)
             await self._run(self._bmc.eject, until.left)
         if not mine.revoked:
             await self._seats.leave(self._host_id, mine.of, revoked=False)

@@ -1,6 +1,8 @@
-"""What a machine is told before it boots: a small ISO image in its BMC's drive, which cloud-init on its disk reads.
+"""What a machine is told before it boots: an ISO image in its BMC's drive.
 
-It holds cloud-init's first configuration, the documents of the member, and where and how its guest reports.
+Either a small one, which cloud-init on the machine's own disk reads, or, for an image of delivery `seed`, that image
+with the member's documents laid into the place that it keeps for them: from it the machine boots to memory. It holds
+the documents of the member, and where and how its guest reports.
 """
 
 from __future__ import annotations
@@ -8,17 +10,84 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pycdlib
+from pycdlib.pycdlibexception import PyCdlibException
 
+from service.domain.seats import BootImage, Seed
 from service.drivers.base import HostRejected, MachineSpec
+from service.drivers.files import digest
 
 LABEL = "cidata"
 DIRECTORY = "/etc/corral"
 SUPERVISOR = "supervisor"
 MACHINE = "machine"
 """The document by which a guest knows its cards and where it reports."""
+
+
+BOOTS = "seed"
+"""The delivery of images that machines boot from their BMC's drive."""
+_PLACE = "/seed.cpio"
+_MARK = b"corral seed, to be laid in\n"
+_BLOCK = 2048
+
+
+def seed_for(spec: MachineSpec, macs: tuple[str, ...], report_url: str, token: str) -> Seed:
+    """What the machine is to have in its drive. Reads the image's file where it boots from that.
+
+    Raises HostRejected for an image that is not for bare metal, or has no place for the documents.
+    """
+    if spec.image.delivery != BOOTS:
+        return Seed(seed_image(spec, macs, report_url, token))
+    documents = {**spec.documents, MACHINE: _machine(spec, macs, report_url, token)}
+    over, room = _place(spec.image.name, spec.image.disk_path)
+    content = _archive(documents)
+    if len(content) > room:
+        raise HostRejected(
+            "bad_request", f"image {spec.image.name!r} has room for {room} bytes of documents, not for {len(content)}"
+        )
+    return Seed(content.ljust(room, b"\0"), over=over)
+
+
+def _place(name: str, path: str) -> tuple[BootImage, int]:
+    """Where in the image documents are laid, and how many bytes of them. Raises HostRejected."""
+    image = pycdlib.PyCdlib()
+    try:
+        with Path(path).open("rb") as file:
+            image.open_fp(file)
+            record = image.get_record(rr_path=_PLACE)
+            at, room = record.extent_location() * _BLOCK, int(record.get_data_length())
+            image.close()
+            file.seek(at)
+            marked = file.read(len(_MARK)) == _MARK
+        stat = Path(path).stat()
+        if marked:
+            return BootImage(path, stat.st_size, digest(path, stat.st_size, stat.st_mtime_ns), at), room
+    except OSError as error:
+        raise HostRejected("bad_request", f"image {name!r} cannot be read", str(error)) from error
+    except PyCdlibException as error:
+        raise HostRejected("bad_request", f"image {name!r} is no ISO image for bare metal", str(error)) from error
+    raise HostRejected("bad_request", f"image {name!r} keeps no place for documents at {_PLACE}")
+
+
+def _archive(documents: Mapping[str, str]) -> bytes:
+    """A cpio archive of the format `newc`, which Linux unpacks over its first files: the documents under /seed."""
+    archive = bytearray()
+
+    def append(number: int, name: str, mode: int, content: bytes) -> None:
+        encoded = name.encode() + b"\0"
+        fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded), 0)
+        for part in (b"070701" + b"".join(b"%08X" % value for value in fields) + encoded, content):
+            archive.extend(part)
+            archive.extend(bytes(-len(archive) % 4))
+
+    append(1, "seed", 0o040700, b"")
+    for number, (name, text) in enumerate(sorted(documents.items()), start=2):
+        append(number, f"seed/{name}", 0o100600, text.encode())
+    append(0, "TRAILER!!!", 0, b"")
+    return bytes(archive)
 
 
 def seed_image(spec: MachineSpec, macs: tuple[str, ...], report_url: str, token: str) -> bytes:
@@ -28,7 +97,7 @@ def seed_image(spec: MachineSpec, macs: tuple[str, ...], report_url: str, token:
     """
     if spec.image.delivery != "nocloud":
         raise HostRejected(
-            "bad_request", f"image {spec.image.name!r} is not for bare metal: its delivery is not nocloud"
+            "bad_request", f"image {spec.image.name!r} is not for bare metal: its delivery is not nocloud or seed"
         )
     documents = {**spec.documents, MACHINE: _machine(spec, macs, report_url, token)}
     files = {

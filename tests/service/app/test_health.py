@@ -13,11 +13,13 @@ from sqlalchemy import text
 
 from service.app import health as health_module
 from service.app.health import Health
+from service.domain.fencing import Rule, Verdict
 from service.domain.fleet import Overcommit
 from service.errors import Unavailable
-from service.store import events, settings
+from service.store import events, fencing, fleet, settings
 from service.store.engine import Store
 from service.store.migrations import upgrade
+from tests.support import builders
 from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.asyncio
@@ -130,5 +132,25 @@ async def test_a_write_that_hangs_is_no_proof(tmp_path: Path, monkeypatch: pytes
         assert await health.prove()
         monkeypatch.setattr("service.app.health.PROOF_HOLDS_SECONDS", -1.0)
         assert "no write has ended" in (await health.failing())["store"]
+    finally:
+        store.close()
+
+
+async def test_what_is_thought_of_silent_hosts_is_told_while_they_are_silent() -> None:
+    store = Store("sqlite://")
+    try:
+        upgrade(store.engine)
+        host = builders.host(1)
+        await store.write(lambda c: fleet.put_zone(c, builders.zone()))
+        await store.write(lambda c: fleet.put_host(c, host))
+        health = Health(store, Overcommit())
+        verdict = Verdict(Rule.NETWORK_FAULT, "only 1 of the 3 hosts of its zone answered")
+        await store.write(lambda c: fencing.set_verdict(c, host.uuid, host.zone_uuid, verdict, 1))
+        await health.compare()
+        assert health.notes == {"fencing": f"host {host.name} (off): NetworkFault: {verdict.reason}"}
+        assert await health.failing() == {}
+        await store.write(lambda c: fencing.set_verdict(c, host.uuid, host.zone_uuid, None, 2))
+        await health.compare()
+        assert health.notes == {}
     finally:
         store.close()

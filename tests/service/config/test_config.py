@@ -332,6 +332,15 @@ def test_the_quickstarts_configuration_holds_the_documented_zone_and_model_servi
     assert made.images[0].sha256 == {"kernel": "1" * 64, "initrd": "2" * 64}
 
 
+def test_the_manifest_of_the_guest_for_bare_metal_is_an_image_that_it_boots(tmp_path: Path) -> None:
+    (tmp_path / "metal.iso").write_bytes(b"\0" * 4096)
+    (tmp_path / "metal.json").write_text(json.dumps({"format": "corral-metal/1", "sha256": "1" * 64}))
+    text = SMALL.replace('kernel = "vmlinuz"', 'manifest = "metal.json"')
+    (image,) = parse(text, tmp_path).images
+    assert (image.disk_path, image.delivery) == (str(tmp_path / "metal.iso"), "seed")
+    assert image.sha256 == {"disk": "1" * 64}
+
+
 def _write_manifest(directory: Path) -> Path:
     manifest = directory / "guest.json"
     content = {

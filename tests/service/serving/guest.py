@@ -73,6 +73,7 @@ class Guest:
     facts: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
 
     def start(self, command: str, channel: str = "/dev/null", **facts: str) -> None:
         self.facts = {
@@ -89,6 +90,8 @@ class Guest:
         told.mkdir()
         (told / "env").write_text("".join(f"{name}={value}\n" for name, value in self.facts.items()))
         (told / "hosts").write_text("10.0.0.1 node-0\n")
+        for name, text in self.documents.items():
+            (told / name).write_text(text)
         self.hosts.write_text("127.0.0.1 localhost\n127.0.1.1 node-0\n# corral begin\nold\n# corral end\n")
         own = {"CORRAL_RUN": str(self.run), "CORRAL_DOCUMENTS": str(told), "CORRAL_HOSTS_FILE": str(self.hosts)}
         with (self.directory / "stderr").open("wb") as errors:

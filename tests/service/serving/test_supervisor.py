@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from tests.service.serving.guest import Guest, engine, free_port, guest, port, until
 
@@ -165,3 +169,37 @@ def test_one_that_hangs_falls_silent(guest: Guest) -> None:
     finally:
         guest.stop()
         os.close(host)
+
+
+def test_on_bare_metal_it_reports_to_the_address_and_by_the_token_that_it_was_given(guest: Guest) -> None:
+    told: list[tuple[str, str, dict[str, Any]]] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+        def do_POST(self) -> None:
+            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told.append((self.path, self.headers["Authorization"], said))
+            self.send_response(204)
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/machines/report"
+        document = {
+            "report_url": url,
+            "token": "a-token_",
+            "instance": "i",
+            "attempt": 1,
+            "macs": ["52:54:00:00:00:01"],
+        }
+        guest.documents["machine"] = json.dumps(document, indent=1, sort_keys=True)
+        guest.start("exec sleep 600")
+        until(lambda: any(said["stage"] == "ready" for _, _, said in told), "it has said that it is ready")
+        assert {(path, bearer) for path, bearer, _ in told} == {("/machines/report", "Bearer a-token_")}
+        assert told[-1][2]["epoch"] == 4
+    finally:
+        server.shutdown()
+        server.server_close()

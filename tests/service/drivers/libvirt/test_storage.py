@@ -247,3 +247,11 @@ async def test_a_machine_without_an_images_disk_has_an_empty_one_of_the_size_tha
     await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
     (root,) = [ElementTree.fromstring(xml) for name, xml in host.volumes.items() if name.endswith(".root")]
     assert root.findtext("capacity") == str(3 << 20)
+
+
+async def test_an_image_that_bare_metal_boots_is_refused_by_name(tmp_path: Path) -> None:
+    host = FakeHost()
+    image = Image("metal", disk_path=str(tmp_path / "metal.iso"), delivery="seed")
+    with pytest.raises(HostRejected, match="image 'metal' is for bare metal"):
+        await driver_of(host).create_paused(specification(1, image=image), budget_seconds=BUDGET)
+    assert not host.volumes

@@ -22,6 +22,8 @@ number_or() { case "$1" in '' | *[!0-9]*) echo "$2" ;; *) echo "$1" ;; esac; }
 # The documents that the machine was started with, as files under $DOCUMENTS.
 unpack_documents() {
     mkdir -p "$DOCUMENTS"
+    # On bare metal GRUB has laid them beside the first files.
+    if [ -d /seed ]; then mv /seed/* "$DOCUMENTS/"; fi
     for entry in "$FW_CFG"/*.base64; do
         [ -r "$entry/raw" ] || continue
         name=${entry##*/}
@@ -113,11 +115,41 @@ progress_port() {
     return 1
 }
 
+# The value of a line of the document of bare metal.
+of_machine() { sed -n "s/^ *\"$1\": \"\(.*\)\",*\$/\1/p" "$DOCUMENTS/machine"; }
+
+# tell_machine TEXT: says it to the listener for machines. One whose attempt was given up (410) is switched off.
+tell_machine() {
+    timeout 5 wget -q -O /dev/null --header "Authorization: Bearer $(of_machine token)" \
+        --header 'Content-Type: application/json' --post-data "$1" "$(of_machine report_url)" 2> "$RUN/telling" && return 0
+    if grep -q ' 410 ' "$RUN/telling"; then
+        log "this attempt was given up: switched off"
+        sync
+        poweroff -f
+    fi
+    return 1
+}
+
+# Bare metal has no channel to a hypervisor: it says the same over its network, every 5 s and at each change.
+report_by_http() {
+    while :; do
+        changed=
+        cp "$RUN/progress" "$RUN/reporting"
+        if tell_machine "$(cat "$RUN/reporting")"; then mv "$RUN/reporting" "$RUN/reported"; fi
+        if [ -z "$changed" ]; then
+            sleep 5 &
+            wait "$!"
+            kill "$!" 2> /dev/null
+        fi
+    done
+}
+
 # Repeats the present stage for as long as the guest lives. A write blocks while nobody reads, which is why this is a
 # process of its own; the leading newline ends a line that an earlier reader saw only half of.
 report_in_background() {
     trap 'changed=yes' USR1
     trap - TERM USR2
+    [ ! -r "$DOCUMENTS/machine" ] || report_by_http
     until port=$(progress_port); do sleep 1; done
     while :; do
         changed=

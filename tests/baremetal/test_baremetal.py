@@ -1,0 +1,182 @@
+"""A group of a virtual machine and two machines of bare metal, one BIOS, one UEFI: Running and gone, with figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
+
+from tests.baremetal.emulator import OVMF
+from tests.baremetal.machines import Machine, Relay, machines
+from tests.integration.test_service_on_hypervisors import ZONE, sweep
+from tests.lab.fixtures import GuestImage, guest_image, lab
+from tests.lab.fleet import Lab
+from tests.lab.namespaces import wait_until
+from tests.service.rpc.test_machines import free_port
+from tests.support import ROOT
+from tests.support.process import CorralProcess
+
+__all__ = ["guest_image", "lab"]
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+VIRTUAL, METAL = "f1e135835fee363c9f57ed8232023886", "f1e135835fee363c9f57ed8232023887"
+MANY_SECONDS = 900
+FIRMWARES = {"metal-bios": "bios", "metal-uefi": "uefi"}
+
+
+@pytest.fixture(scope="module")
+def metal_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of the guest for bare metal. Skips where its packages are missing."""
+    if not Path(OVMF).is_file():
+        pytest.skip("OVMF is missing: apt-get install --no-install-recommends ovmf")
+    out = tmp_path_factory.mktemp("metal")
+    kernel = ROOT / ".cache/metal/root"
+    for built in (kernel.parent / "metal.json", kernel.parent / "metal.iso"):
+        if built.is_file():
+            shutil.copy(built, out)
+    command = [sys.executable, str(ROOT / "deploy/guest/metal.py"), str(out)]
+    root = ["--root", str(kernel)] if kernel.is_dir() else []
+    done = subprocess.run([*command, *root], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"{done.stderr.strip()}; `make baremetal` prepares it")
+    return out / "metal.json"
+
+
+@dataclass
+class Site:
+    """A service, a hypervisor and two machines."""
+
+    lab: Lab
+    corral: CorralProcess
+    machines: list[Machine]
+
+    def statuses(self) -> dict[str, str]:
+        """Host name -> its status."""
+        answer = self.corral.fleet.ListHosts(fleet_pb2.ListHostsRequest())
+        return {host.name: host.status for host in answer.inventories}
+
+    def requests(self) -> int:
+        """How many requests the BMCs had."""
+        return sum(len(machine.requests()) for machine in self.machines)
+
+
+@pytest.fixture
+def site(lab: Lab, guest_image: GuestImage, metal_image: Path, tmp_path: Path) -> Iterator[Site]:
+    port = free_port()
+    relay = Relay(lab, port)
+    try:
+        with machines(lab, tmp_path, FIRMWARES) as made:
+            own = "".join(machine.entry(f"http://127.0.0.1:{port}", relay.url) for machine in made)
+            corral = CorralProcess(
+                tmp_path, configuration(lab, guest_image, metal_image) + own, server=f'machines = "127.0.0.1:{port}"'
+            )
+            corral.start()
+            try:
+                found = Site(lab, corral, made)
+                wait_until(lambda: set(found.statuses().values()) == {"Connected"}, 120, "all hosts")
+                yield found
+            finally:
+                corral.kill()
+                sweep(lab[0].uri)
+    finally:
+        relay.close()
+
+
+def configuration(lab: Lab, guest: GuestImage, metal: Path) -> str:
+    return f"""
+[[zones]]
+uuid = "{ZONE}"
+name = "zone-1"
+[zones.network]
+kind = "bridge"
+source = "br0"
+subnet = "10.77.0.0/16"
+gateway = "10.77.0.1"
+pool = "10.77.1.10-10.77.1.99"
+[[hosts]]
+name = "hv1"
+zone = "zone-1"
+driver = "libvirt"
+socket = "{lab[0].socket}"
+[hosts.capacity]
+vcpu = 4
+memory = "20GiB"
+[[images]]
+name = "default-guest"
+manifest = "{guest.manifest}"
+[[images]]
+name = "metal"
+manifest = "{metal}"
+[[model_services]]
+uuid = "{VIRTUAL}"
+name = "virtual"
+image = "default-guest"
+stop_grace_ms = 3000
+[[model_services]]
+uuid = "{METAL}"
+name = "metal"
+image = "metal"
+stop_grace_ms = 3000
+"""
+
+
+def nodes() -> list[group_pb2.NodeSpec]:
+    common = {"zone_uuid": ZONE, "cpu_num": 1, "timeout": MANY_SECONDS * 1000}
+    head = group_pb2.NodeSpec(uuid=VIRTUAL, memory_size=96 << 20, is_initial_node=True, **common)
+    worker = {**common, "uuid": METAL, "memory_size": 512 << 20, "type": "BareMetal"}
+    return [head, group_pb2.NodeSpec(**worker), group_pb2.NodeSpec(**worker)]
+
+
+def test_a_mixed_group_runs_and_is_gone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    before, began = site.requests(), time.monotonic()
+    early: list[str] = []
+    stages: dict[str, str] = {}
+    running = None
+    request = deploy_pb2.DeployDistributedModelServiceRequest(
+        name="mixed", model_services=nodes(), service_creation_strategy="parallel"
+    )
+    for message in site.corral.groups.DeployDistributedModelService(request, timeout=MANY_SECONDS):
+        event = message.event
+        if not site.machines[0].resets() and not site.machines[1].resets():
+            early += [m.name for m in site.machines if m.on()]
+        if event.WhichOneof("change") == "instance":
+            stages[event.instance.host_name] = event.instance.status
+        running = event
+    assert running is not None
+    consoles = "\n".join(machine.console() for machine in site.machines)
+    assert running.WhichOneof("change") == "final", f"{stages}\n{consoles}"
+    group = running.final
+    seconds, asked = time.monotonic() - began, site.requests() - before
+    assert (group.status, early) == ("Running", []), consoles
+    assert {i.host_name for i in group.instances} == {"hv1", *FIRMWARES}
+    assert [machine.resets() for machine in site.machines] == [["On"], ["On"]]
+    health = {i.host_name: site.lab.get_json(i.addresses[0]) for i in group.instances}
+    assert health["hv1"]["joined"] == 2
+    for machine in site.machines:
+        assert health[machine.name]["machine_uuid"].lower() == machine.uuid
+        assert machine.drive()
+    rest, rested = site.requests(), time.monotonic()
+    wait_until(lambda: time.monotonic() > rested + 20, 60, "rest to be measured")
+    at_rest = (site.requests() - rest) / (time.monotonic() - rested) / len(site.machines)
+    deleted = time.monotonic()
+    assert site.corral.delete(group.uuid).status == "Deleted"
+    gone = time.monotonic() - deleted
+    assert [(machine.on(), machine.drive()) for machine in site.machines] == [(False, [])] * 2
+    assert [machine.resets() for machine in site.machines] == [["On", "ForceOff"]] * 2
+    figures = {
+        "call to Running, s": round(seconds, 1),
+        "BMC calls per machine and deploy": asked / len(site.machines),
+        "BMC calls per machine and second at rest": round(at_rest, 2),
+        "deletion, s": round(gone, 1),
+    }
+    with capsys.disabled():
+        print(f"\n{json.dumps(figures)}")
