@@ -171,7 +171,8 @@ def test_a_mixed_group_runs_and_is_gone(site: Site, capsys: pytest.CaptureFixtur
     assert site.corral.delete(group.uuid).status == "Deleted"
     gone = time.monotonic() - deleted
     assert [(machine.on(), machine.drive()) for machine in site.machines] == [(False, [])] * 2
-    assert [machine.resets() for machine in site.machines] == [["On", "ForceOff"]] * 2
+    for machine in site.machines:  # asked to stop first, which this guest does not hear on every firmware
+        assert [how for how in machine.resets() if how != "GracefulShutdown"] in (["On", "ForceOff"], ["On"])
     figures = {
         "call to Running, s": round(seconds, 1),
         "BMC calls per machine and deploy": asked / len(site.machines),
