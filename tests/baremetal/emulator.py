@@ -26,7 +26,7 @@ OVMF = "/usr/share/OVMF/OVMF_CODE.fd"
 Start = Callable[..., Any]
 
 
-class Lost(Exception):
+class Lost(ConnectionError):
     """The answer is dropped."""
 
 

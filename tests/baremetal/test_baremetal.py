@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
@@ -130,7 +132,7 @@ stop_grace_ms = 3000
 
 
 def nodes() -> list[group_pb2.NodeSpec]:
-    common = {"zone_uuid": ZONE, "cpu_num": 1, "timeout": MANY_SECONDS * 1000}
+    common: dict[str, Any] = {"zone_uuid": ZONE, "cpu_num": 1, "timeout": MANY_SECONDS * 1000}
     head = group_pb2.NodeSpec(uuid=VIRTUAL, memory_size=96 << 20, is_initial_node=True, **common)
     worker = {**common, "uuid": METAL, "memory_size": 512 << 20, "type": "BareMetal"}
     return [head, group_pb2.NodeSpec(**worker), group_pb2.NodeSpec(**worker)]
@@ -179,5 +181,40 @@ def test_a_mixed_group_runs_and_is_gone(site: Site, capsys: pytest.CaptureFixtur
         "BMC calls per machine and second at rest": round(at_rest, 2),
         "deletion, s": round(gone, 1),
     }
+    with capsys.disabled():
+        print(f"\n{json.dumps(figures)}")
+
+
+def test_what_bmcs_and_power_do_is_got_over(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answers to an insert and to the order On are lost; then the machine loses its power, and starts again."""
+    for machine in site.machines:
+        machine.faults(lose={"InsertMedia": 1, "Reset": 1})
+    request = deploy_pb2.DeployDistributedModelServiceRequest(
+        name="faulty", model_services=nodes()[1:2], service_creation_strategy="parallel"
+    )
+    began = time.monotonic()
+    group = site.corral.follow(site.corral.groups.DeployDistributedModelService(request, timeout=MANY_SECONDS))
+    (machine,) = [one for one in site.machines if one.name == group.instances[0].host_name]
+    assert group.status == "Running", machine.console()
+    assert machine.resets() == ["On"], "sent once, though nobody answered"
+    deployed = time.monotonic() - began
+    machine.faults()
+    machine.hypervisor.signal_guest(machine.name, signal.SIGKILL)
+    began = time.monotonic()
+    wait_until(lambda: machine.resets().count("On") == 2, MANY_SECONDS, "the machine to be switched on again")
+    switched = time.monotonic() - began
+
+    def running() -> bool:
+        get = deploy_pb2.GetInstanceGroupRequest(uuid=group.uuid)
+        return site.corral.groups.GetInstanceGroup(get).inventory.status == "Running" and machine.on()
+
+    wait_until(running, MANY_SECONDS, "the group to run again")
+    figures = {
+        "call to Running with two answers lost, s": round(deployed, 1),
+        "from the loss of power to On, s": round(switched, 1),
+        "from the loss of power to Running, s": round(time.monotonic() - began, 1),
+    }
+    assert site.corral.delete(group.uuid).status == "Deleted"
+    assert (machine.on(), machine.drive()) == (False, [])
     with capsys.disabled():
         print(f"\n{json.dumps(figures)}")

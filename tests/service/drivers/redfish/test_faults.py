@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from service.drivers.redfish import connecting
 from service.drivers.redfish.driver import RedfishDriver
 from tests.service.drivers.redfish.test_boot import booted
 from tests.service.drivers.redfish.test_redfish import HOST, SECONDS, Lab, lab, spec
-from tests.support.bmc import SYSTEM
+from tests.support.bmc import PASSWORD, SYSTEM
 
 __all__ = ["lab"]
 
@@ -79,6 +80,25 @@ async def test_a_version_that_is_compared_weakly_is_no_hindrance(lab: Lab, tmp_p
     assert await lab.resume(one) is MachineState.RUNNING
     await lab.driver.remove(one.identity, budget_seconds=SECONDS)
     assert lab.bmc.boot["BootSourceOverrideEnabled"] == "Disabled"
+
+
+async def test_the_password_stands_in_no_log_no_error_and_no_row(
+    lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    told: list[str] = []
+    for fault in ("busy", "lose InsertMedia", "500 Reset", "power_null", "insert_ignored"):
+        lab.bmc.faults[fault] = 2
+        for _ in range(3):
+            try:
+                await lived(lab, lab.driver, booted(tmp_path / "metal.iso"))
+            except DriverError as error:
+                told += [str(error), error.detail, repr(error.__cause__)]
+        lab.bmc.faults[fault] = 0
+    rows = await lab.seats._store.read(lambda c: "\n".join(c.connection.dbapi_connection.iterdump()))  # type: ignore
+    assert told
+    for text in ("\n".join(told), caplog.text, rows):
+        assert PASSWORD not in text
 
 
 class Killed(BaseException):
