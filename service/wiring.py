@@ -27,7 +27,9 @@ from service.app.gauges import Gauges
 from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
+from service.app.image_sources import ImageSources
 from service.app.image_store import ImageStore
+from service.app.imports import Imports
 from service.app.jobs import Job, JobResult, Jobs
 from service.app.logs import Logs
 from service.app.picture import Picture
@@ -246,6 +248,13 @@ class Service:
         self.uploads = Uploads(
             self.store, self.catalog, ImageStore(config.image_directory, config.max_upload_size), self.metrics
         )
+        self.imports = Imports(
+            self.uploads,
+            self.catalog,
+            ImageSources(config.import_networks),
+            config.max_upload_size,
+            config.max_import_ms,
+        )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.devices = Devices(self.store, wall_clock, self.signals)
         self.quarantine = Quarantine(self.store, wall_clock, self.signals, self._adoption.prepare)
@@ -353,7 +362,7 @@ class Service:
                 self.rebalancing,
                 self._reachable,
             ),
-            catalog=CatalogServicer(self.catalog, self.uploads),
+            catalog=CatalogServicer(self.catalog, self.uploads, self.imports),
             projects=ProjectServicer(Projects(self.store)),
             secrets=SecretServicer(self.secrets),
             version=_version(),

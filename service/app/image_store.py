@@ -20,6 +20,7 @@ from pathlib import Path
 
 from service.app import image_files
 from service.app.image_files import Examined
+from service.domain.boot_files import QCOW2_MAGIC
 from service.errors import Conflict, InvalidArgument, WrongState
 
 KEEP_SECONDS = 24 * 3600.0
@@ -50,6 +51,12 @@ class ImageStore:
             with contextlib.suppress(OSError):
                 return path.lstat().st_size
         return 0
+
+    def kept_size(self, sha256: str) -> int | None:
+        """Bytes of the file that an image has, None where none has it."""
+        with contextlib.suppress(OSError):
+            return self.kept(sha256).lstat().st_size
+        return None
 
     def begin(self, sha256: str, size: int, offset: int) -> Arrival:
         """Go on with the upload at `offset`; what lay behind it is forgotten.
@@ -97,6 +104,14 @@ class ImageStore:
     def examine(self, sha256: str, image_format: str, digest_field: str) -> Examined:
         """The one set of checks for every way in, of a file that has arrived. Raises InvalidArgument."""
         return image_files.examine_file(self.part(sha256), image_format, sha256, "data", digest_field)
+
+    def disk_format(self, sha256: str) -> str:
+        """As what a disk that has arrived is to be looked at, where nobody said: raw | qcow2. Raises WrongState."""
+        try:
+            with self.part(sha256).open("rb") as file:
+                return "qcow2" if file.read(len(QCOW2_MAGIC)) == QCOW2_MAGIC else "raw"
+        except OSError as error:
+            raise _unfit(error) from error
 
     def keep(self, sha256: str) -> None:
         """Give the file that has arrived its name; its temporary one stays until `settle`. Raises WrongState."""

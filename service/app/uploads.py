@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -84,13 +84,26 @@ class Uploads:
         """How many bytes of an upload are here."""
         return await self._file(self._images.received, sha256)
 
-    async def take(self, caller: Caller, request: NewUpload, offset: int, parts: AsyncIterator[bytes]) -> Uploaded:
+    async def kept(self, sha256: str) -> int | None:
+        """The size in bytes of a file that an image has already; None where none has it."""
+        return await self._file(self._images.kept_size, sha256)
+
+    async def take(
+        self,
+        caller: Caller,
+        request: NewUpload,
+        offset: int,
+        parts: AsyncIterator[bytes],
+        asked: Asked | None = None,
+    ) -> Uploaded:
         """Take bytes that begin at `offset`; make the image once all are here.
 
-        A call that breaks off leaves what has come. What is found wrong when it is whole is deleted.
+        A call that breaks off leaves what has come. What is found wrong when it is whole is deleted. `asked`: by which
+        request it is remembered, where that is not the upload itself; an empty format is told by the bytes.
         Raises InvalidArgument, AlreadyExists, RequestIdReused, Conflict, WrongState, Unavailable.
         """
-        made = await self._catalog.made_before(caller, _asked(request))
+        asked = asked or Asked("UploadImage", request, request.resource_uuid, request.request_id)
+        made = await self._catalog.made_before(caller, asked)
         if made is not None:
             return Uploaded(request.size, made)
         if request.initrd_sha256 and not await self.received(request.initrd_sha256):
@@ -102,7 +115,7 @@ class Uploads:
                 if not arrival.whole:
                     return Uploaded(arrival.received)
                 await self._file(arrival.sync)
-                return Uploaded(arrival.received, await self._made(caller, request))
+                return Uploaded(arrival.received, await self._made(caller, request, asked))
 
     async def _receive(self, arrival: Arrival, parts: AsyncIterator[bytes]) -> None:
         while True:
@@ -117,9 +130,11 @@ class Uploads:
                 await self._file(arrival.write, data)
                 self._metrics.image_upload_bytes.inc(len(data))
 
-    async def _made(self, caller: Caller, request: NewUpload) -> RegisteredImage | None:
+    async def _made(self, caller: Caller, request: NewUpload, asked: Asked) -> RegisteredImage | None:
         """The image of a file that has arrived and is held; None for an initial RAM disk."""
         try:
+            if not request.format:
+                request = replace(request, format=await self._file(self._images.disk_format, request.sha256))
             main = await self._file(self._images.examine, request.sha256, request.format, "sha256")
         except InvalidArgument:
             await self._file(self._images.discard, request.sha256)
@@ -127,17 +142,17 @@ class Uploads:
         if request.format == "initrd":
             return None  # its temporary name stays, by which its kernel finds it
         if not request.initrd_sha256:
-            return await self._entered(caller, request, main.size)
+            return await self._entered(caller, request, asked, main.size)
         async with self._opened(partial(self._images.hold, request.initrd_sha256)):
             initrd = await self._file(self._images.examine, request.initrd_sha256, "initrd", "initrd_sha256")
-            return await self._entered(caller, request, main.size + initrd.size)
+            return await self._entered(caller, request, asked, main.size + initrd.size)
 
-    async def _entered(self, caller: Caller, request: NewUpload, size: int) -> RegisteredImage:
+    async def _entered(self, caller: Caller, request: NewUpload, asked: Asked, size: int) -> RegisteredImage:
         digests = tuple(digest for digest in (request.sha256, request.initrd_sha256) if digest)
         for digest in digests:
             await self._file(self._images.keep, digest)
         made = RegisteredImage("", self._image(request), request.format, size, uploaded=digests)
-        entered = await self._catalog.enter(caller, _asked(request), made)
+        entered = await self._catalog.enter(caller, asked, made)
         for digest in digests:
             await self._file(partial(self._images.settle, digest, in_use=True))
         return entered
@@ -245,10 +260,6 @@ class Uploads:
 def _close_late(opening: asyncio.Future[Arrival]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
-
-
-def _asked(request: NewUpload) -> Asked:
-    return Asked("UploadImage", request, request.resource_uuid, request.request_id)
 
 
 def _told(names: tuple[str, ...]) -> str:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import click
 import grpc
 from corral.v1 import catalog_pb2
+from grpc_status import rpc_status
 
 from service.cli import errors, names
 from service.cli.catalog import Stub, find_image
@@ -31,11 +33,12 @@ def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     image = verb_group(corral, "image", example="corral image upload disk.qcow2")(explain_image)
     verb(image, "upload", example="corral image upload images/disk.raw --name mine")(upload_image)
+    verb(image, "import", example="corral image import https://mirror.example/disk.raw --sha256 SUM")(import_image)
     verb(image, "delete", example="corral image delete mine")(delete_image)
 
 
 def explain_image(session: Session) -> int:
-    """Upload an image, or delete one; `corral images` lists all."""
+    """Upload or import an image, or delete one; `corral images` lists all."""
     click.echo(click.get_current_context().get_help())
     return errors.OK
 
@@ -73,6 +76,55 @@ def upload_image(
     request.format = kind or _format_of(file)
     made = _sent(stub, _measured(file, request), file).answer.inventory
     output.one(made, made.name, f"{made.name} is uploaded: {made.uuid}, {size_text(made.size)}")
+    return errors.OK
+
+
+@output_option
+@click.argument("url")
+@click.option("--sha256", required=True, help="The digest that all bytes must have.")
+@click.option("--name", default="", help="What the image is called.  [default: the last part of the URL's path]")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["raw", "qcow2", "kernel"]),
+    help="What it is.  [default: a disk, of the format that its bytes show]",
+)
+@click.option("--initrd", default="", metavar="URL", help="The initial RAM disk of a kernel.")
+@click.option("--initrd-sha256", default="", help="The digest of the initial RAM disk.")
+@click.option("--arguments", "kernel_arguments", default="", help="The command line of a kernel.")
+@click.option(
+    "--delivery",
+    type=click.Choice(["nocloud", "fw_cfg"]),
+    default=None,
+    help="How documents reach the guest.  [default: nocloud, by cloud-init; for a kernel fw_cfg]",
+)
+def import_image(
+    session: Session,
+    output: Output,
+    url: str,
+    name: str,
+    kind: str | None,
+    initrd: str,
+    initrd_sha256: str,
+    **told: Any,
+) -> int:
+    """Have the service fetch a disk or a kernel from a URL; what was broken off is gone on with by the same command.
+
+    A URL of `-` is read from standard input, so that a token in it stands in no list of processes.
+    """
+    if (initrd or initrd_sha256) and (kind != "kernel" or not (initrd and initrd_sha256)):
+        raise click.UsageError("--initrd and --initrd-sha256 belong together, and to --format kernel")
+    url = sys.stdin.readline().strip() if url == "-" else url
+    called = unquote(urlsplit(url).path.rpartition("/")[2])
+    if not (name or called):
+        raise click.UsageError("the URL's path ends in no name: say --name")
+    stub = session.stub(Stub)
+    request = catalog_pb2.ImportImageRequest(url=url, name=name or called, request_id=uuid4().hex, **told)
+    request.format, request.initrd_sha256 = kind or "", initrd_sha256
+    if initrd:
+        _fetched(stub, catalog_pb2.ImportImageRequest(url=initrd, name="initrd", sha256=initrd_sha256, format="initrd"))
+    made = _fetched(stub, request).inventory
+    output.one(made, made.name, f"{made.name} is imported: {made.uuid}, {size_text(made.size)}")
     return errors.OK
 
 
@@ -129,6 +181,33 @@ def _sent(stub: Stub, request: catalog_pb2.UploadImageRequest, file: Path) -> _S
                 time.sleep(_PAUSE_SECONDS)
 
 
+def _fetched(stub: Stub, request: catalog_pb2.ImportImageRequest) -> catalog_pb2.ImportImageResponse:
+    """Follow an import to its end; where the connection breaks, call again, and it goes on from where it was."""
+    progress, tries, before = Progress(request.name, 0), _TRIES, -1
+    while True:
+        at = before
+        try:
+            for step in stub.ImportImage(request):
+                if step.received > before:
+                    tries, before = _TRIES, step.received
+                if step.size and not step.done:
+                    progress.of(step.size)
+                    progress.at(step.received)
+                if step.done:
+                    progress.end()
+                    return step
+            raise click.ClickException("the service ended the stream before its end")
+        except grpc.RpcError as error:
+            held = error.code() is grpc.StatusCode.ABORTED  # the call that broke off is not seen to have ended
+            # Where the service itself says that it cannot, it has tried often enough, unless bytes have come meanwhile.
+            lost = is_lost(error) and (rpc_status.from_call(error) is None or before > at)
+            tries -= 1
+            if tries <= 0 or not (lost or held):
+                progress.end()
+                raise
+            time.sleep(_PAUSE_SECONDS)
+
+
 def _parts(
     request: catalog_pb2.UploadImageRequest, file: BinaryIO, told: Callable[[int], None]
 ) -> Iterator[catalog_pb2.UploadImageRequest]:
@@ -143,7 +222,7 @@ def _parts(
 
 
 class Progress:
-    """How far an upload is, on standard error: on a terminal a line that changes, elsewhere now and then a new one."""
+    """How far something has come, on standard error: on a terminal a line that changes, else now and then a new one."""
 
     def __init__(self, name: str, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
@@ -154,6 +233,10 @@ class Progress:
         self._began: tuple[float, int] | None = None
         self._told_at = clock()
         self._shown = False
+
+    def of(self, size: int) -> None:
+        """So many bytes there are."""
+        self._size = size
 
     def at(self, count: int) -> None:
         """So many bytes are sent."""

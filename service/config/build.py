@@ -70,6 +70,8 @@ class Builder:
             model_services=self._catalogue.model_services(),
             image_directory=self._file.path(checked.catalog.image_directory),
             max_upload_size=checked.catalog.max_upload_size,
+            import_networks=tuple(checked.catalog.import_networks),
+            max_import_ms=checked.catalog.max_import_ms,
             anonymous=Anonymous(checked.identity.anonymous),
             open_scrape=checked.identity.scrape == "local",
             tokens=tuple(token for i, entry in enumerate(checked.tokens) for token in self._token(i, entry)),

@@ -261,10 +261,13 @@ class ModelServiceSection(Section):
 
 class CatalogSection(Section):
     """[catalog]: `image_directory` is the image store: what is uploaded lies there, and RegisterImage takes files from
-    nowhere else. `max_upload_size`: of one file."""
+    nowhere else. `max_upload_size`: of one file, however it comes. `import_networks`: where the servers may be that
+    ImportImage fetches from; none named: anywhere but on this machine and its links. `max_import_ms`: of one call."""
 
     image_directory: str = "images"
     max_upload_size: Annotated[Size, Field(ge=1)] = 1 << 40
+    import_networks: list[Annotated[str, AfterValidator(_network)]] = []
+    max_import_ms: Annotated[Milliseconds, Field(ge=1)] = 86_400_000
 
 
 class AccountSection(Section):

@@ -78,6 +78,8 @@ class Config:
     """Everything that the service is told at start. `store_url` is SQLAlchemy's, with an absolute path for SQLite.
 
     `image_directory`: where RegisterImage finds files, and uploads go. `max_upload_size`: bytes of one upload.
+    `import_networks`: where images may be fetched from, in CIDR notation; empty: anywhere but here. `max_import_ms`:
+    how long one call may fetch.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
     `cluster_id`: the id that this file names; empty: the database's own. `cluster_name`: for people; empty: the id.
     `anonymous`: which callers that show nothing are administrators.
@@ -96,6 +98,8 @@ class Config:
     model_services: tuple[ModelService, ...]
     image_directory: Path
     max_upload_size: int
+    import_networks: tuple[str, ...] = ()
+    max_import_ms: int = 86_400_000
     accounts: tuple[Account, ...] = ()
     webhook_networks: tuple[str, ...] = ()
     anonymous: Anonymous = Anonymous.UNIX

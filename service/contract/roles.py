@@ -69,6 +69,7 @@ ROLES: Mapping[str, str] = {
     f"{_CATALOG}RegisterImage": ADMIN,
     f"{_CATALOG}UploadImage": ADMIN,
     f"{_CATALOG}GetImageUpload": ADMIN,
+    f"{_CATALOG}ImportImage": ADMIN,
     f"{_CATALOG}GetImage": VIEWER,
     f"{_CATALOG}ListImages": VIEWER,
     f"{_CATALOG}DeleteImage": ADMIN,

@@ -234,7 +234,9 @@ def _only_kernels_have_arguments(request: Any) -> Iterator[FieldViolation]:
         yield FieldViolation("kernel_arguments", "must be empty for what is no kernel")
 
 
-def _only_uploaded_kernels_have_an_initrd(request: catalog_pb2.UploadImageRequest) -> Iterator[FieldViolation]:
+def _only_uploaded_kernels_have_an_initrd(
+    request: catalog_pb2.UploadImageRequest | catalog_pb2.ImportImageRequest,
+) -> Iterator[FieldViolation]:
     if request.initrd_sha256 and request.format != "kernel":
         yield FieldViolation("initrd_sha256", "must be empty for what is no kernel")
     if request.initrd_sha256 and request.initrd_sha256 == request.sha256:
@@ -348,5 +350,6 @@ _RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "corral.v1.RegisterImageRequest": (_only_kernels_have_an_initrd,),
     "corral.v1.UploadImageRequest": (_only_uploaded_kernels_have_an_initrd,),
+    "corral.v1.ImportImageRequest": (_only_uploaded_kernels_have_an_initrd,),
     "corral.v1.ListAuditEventsRequest": (_times_are_of_a_calendar,),
 }

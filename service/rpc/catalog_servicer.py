@@ -9,6 +9,7 @@ from typing import Any
 from corral.v1 import catalog_pb2, catalog_pb2_grpc
 
 from service.app.catalog import Catalog
+from service.app.imports import Imports
 from service.app.uploads import Uploads
 from service.contract import validation
 from service.contract.call import current_caller
@@ -21,9 +22,10 @@ SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     """Translates between the wire and `service.app.catalog`."""
 
-    def __init__(self, catalog: Catalog, uploads: Uploads) -> None:
+    def __init__(self, catalog: Catalog, uploads: Uploads, imports: Imports) -> None:
         self._catalog = catalog
         self._uploads = uploads
+        self._imports = imports
 
     async def CreateModelService(  # noqa: N802
         self, request: catalog_pb2.CreateModelServiceRequest, context: Any
@@ -107,6 +109,15 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         """How much of an upload is here."""
         validation.check(request)
         return catalog_pb2.GetImageUploadResponse(received=await self._uploads.received(request.sha256))
+
+    async def ImportImage(  # noqa: N802
+        self, request: catalog_pb2.ImportImageRequest, context: Any
+    ) -> AsyncGenerator[catalog_pb2.ImportImageResponse, None]:
+        """Fetches an image's bytes, and makes the image known once all are here."""
+        validation.check(request)
+        async with aclosing(self._imports.fetch(current_caller(), convert.new_import(request))) as steps:
+            async for step in steps:
+                yield convert.import_step(step)
 
     async def GetImage(  # noqa: N802
         self, request: catalog_pb2.GetImageRequest, context: Any

@@ -96,6 +96,9 @@ def configure(format: str = "auto", level: str = "info", stream: TextIO | None =
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # It would log each plugin that it loads.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # They would log URLs and headers, in which secrets may stand.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def hide_secrets(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

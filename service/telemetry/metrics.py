@@ -338,7 +338,7 @@ class Metrics:
             registry=registry,
         )
         self.image_uploads = Gauge(
-            "corral_image_uploads", "Uploads of images that this process is receiving.", registry=registry
+            "corral_image_uploads", "Images that this process is receiving: uploads and imports.", registry=registry
         )
         self.image_upload_bytes = Counter(
             "corral_image_upload_bytes_total", "Bytes of images that this process has received.", registry=registry

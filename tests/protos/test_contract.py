@@ -151,7 +151,15 @@ def test_every_method_of_the_api_is_declared() -> None:
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
     fleet |= {"QuarantineDevice", "ReleaseDevice"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
-    catalog |= {"RegisterImage", "UploadImage", "GetImageUpload", "GetImage", "ListImages", "DeleteImage"}
+    catalog |= {
+        "RegisterImage",
+        "UploadImage",
+        "GetImageUpload",
+        "ImportImage",
+        "GetImage",
+        "ListImages",
+        "DeleteImage",
+    }
     assert {s.name: {m.name for m in s.methods} for s in SERVICES} == {
         "DistributedModelService": deploy,
         "FleetService": fleet,
@@ -173,6 +181,7 @@ def test_exactly_the_calls_that_take_time_or_follow_changes_stream() -> None:
         "WatchFleet",
         "DumpDecision",
         "GetInstanceLog",
+        "ImportImage",
     }
     assert {m.name for m in METHODS if m.client_streaming} == {"UploadImage"}
 

@@ -1067,6 +1067,112 @@ class GetImageUploadResponse(_message.Message):
 Global___GetImageUploadResponse: _TypeAlias = GetImageUploadResponse  # noqa: Y015
 
 @_typing.final
+class ImportImageRequest(_message.Message):
+    """Where an image's bytes are, and what they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    INITRD_SHA256_FIELD_NUMBER: _builtins.int
+    RESOURCE_UUID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KERNEL_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """An http or https URL, at most 2048 characters. It may hold a user and a password, and a signed query: nothing of it
+    but its host is told or logged. Redirects are followed, a few, and none from https to http.
+    """
+    sha256: _builtins.str
+    """The digest that all bytes must have."""
+    name: _builtins.str
+    """The image's name, at most 255 characters in one line."""
+    format: _builtins.str
+    """What it is: `raw` or `qcow2` for a disk, `kernel` for a kernel, `initrd` for an initial RAM disk, which makes no image
+    and waits in the store for its kernel. Empty means a disk, of the format that its bytes show.
+    """
+    initrd_sha256: _builtins.str
+    """The digest of a kernel's initial RAM disk, which came before it. Empty where there is none."""
+    resource_uuid: _builtins.str
+    """The UUID that the image shall have. Empty means a new one."""
+    request_id: _builtins.str
+    """The caller's name for this request: repeating it repeats nothing. The URL is no part of what it stands for."""
+    kernel_arguments: _builtins.str
+    """The command line of a kernel, at most 2048 characters in one line."""
+    delivery: _builtins.str
+    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, or `fw_cfg`,
+    which Corral's own guest reads. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
+    """
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        name: _builtins.str = ...,
+        format: _builtins.str = ...,
+        initrd_sha256: _builtins.str = ...,
+        resource_uuid: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        kernel_arguments: _builtins.str = ...,
+        delivery: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "format", b"format", "initrd_sha256", b"initrd_sha256", "kernel_arguments", b"kernel_arguments", "name", b"name", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "sha256", b"sha256", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportImageRequest: _TypeAlias = ImportImageRequest  # noqa: Y015
+
+@_typing.final
+class ImportImageResponse(_message.Message):
+    """How far an import is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    REMAINING_MS_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """How many bytes are here."""
+    size: _builtins.int
+    """How many there are. 0 until the server has told it."""
+    bytes_per_second: _builtins.int
+    """How many bytes come in a second, of late."""
+    remaining_ms: _builtins.int
+    """How long the rest takes at this rate, in milliseconds. Absent where nobody can say."""
+    done: _builtins.bool
+    """Whether this is the last message."""
+    @_builtins.property
+    def inventory(self) -> Global___Image:
+        """The new image, in the last message. Absent for an initial RAM disk, which is no image by itself."""
+
+    def __init__(
+        self,
+        *,
+        received: _builtins.int = ...,
+        size: _builtins.int = ...,
+        bytes_per_second: _builtins.int = ...,
+        remaining_ms: _builtins.int | None = ...,
+        done: _builtins.bool = ...,
+        inventory: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "inventory", b"inventory", "remaining_ms", b"remaining_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "bytes_per_second", b"bytes_per_second", "done", b"done", "inventory", b"inventory", "received", b"received", "remaining_ms", b"remaining_ms", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__remaining_ms: _TypeAlias = _typing.Literal["remaining_ms"]  # noqa: Y015
+    _WhichOneofArgType__remaining_ms: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_ms) -> _WhichOneofReturnType__remaining_ms | None: ...
+
+Global___ImportImageResponse: _TypeAlias = ImportImageResponse  # noqa: Y015
+
+@_typing.final
 class GetImageRequest(_message.Message):
     """Which image to return."""
 

@@ -77,6 +77,11 @@ class CatalogServiceStub:
                 request_serializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadResponse.FromString,
                 _registered_method=True)
+        self.ImportImage = channel.unary_stream(
+                '/corral.v1.CatalogService/ImportImage',
+                request_serializer=corral_dot_v1_dot_catalog__pb2.ImportImageRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_catalog__pb2.ImportImageResponse.FromString,
+                _registered_method=True)
         self.GetImage = channel.unary_unary(
                 '/corral.v1.CatalogService/GetImage',
                 request_serializer=corral_dot_v1_dot_catalog__pb2.GetImageRequest.SerializeToString,
@@ -159,6 +164,15 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportImage(self, request, context):
+        """Fetches an image's bytes from a URL into the service's image store and makes the image known. The stream tells how far
+        it is, each second; the last message has `done`. Leaving the stream ends it; what has come is kept for a day, and the
+        same call goes on with it, also at another replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetImage(self, request, context):
         """Returns one image.
         """
@@ -222,6 +236,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.GetImageUpload,
                     request_deserializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadRequest.FromString,
                     response_serializer=corral_dot_v1_dot_catalog__pb2.GetImageUploadResponse.SerializeToString,
+            ),
+            'ImportImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ImportImage,
+                    request_deserializer=corral_dot_v1_dot_catalog__pb2.ImportImageRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_catalog__pb2.ImportImageResponse.SerializeToString,
             ),
             'GetImage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetImage,
@@ -458,6 +477,33 @@ class CatalogService:
             '/corral.v1.CatalogService/GetImageUpload',
             corral_dot_v1_dot_catalog__pb2.GetImageUploadRequest.SerializeToString,
             corral_dot_v1_dot_catalog__pb2.GetImageUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/corral.v1.CatalogService/ImportImage',
+            corral_dot_v1_dot_catalog__pb2.ImportImageRequest.SerializeToString,
+            corral_dot_v1_dot_catalog__pb2.ImportImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,11 @@ class CatalogServiceStub:
     """
     GetImageUpload: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetImageUploadRequest, _catalog_pb2.GetImageUploadResponse]
     """Tells how much of an upload has arrived: where to go on."""
+    ImportImage: _grpc.UnaryStreamMultiCallable[_catalog_pb2.ImportImageRequest, _catalog_pb2.ImportImageResponse]
+    """Fetches an image's bytes from a URL into the service's image store and makes the image known. The stream tells how far
+    it is, each second; the last message has `done`. Leaving the stream ends it; what has come is kept for a day, and the
+    same call goes on with it, also at another replica.
+    """
     GetImage: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetImageRequest, _catalog_pb2.GetImageResponse]
     """Returns one image."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListImagesRequest, _catalog_pb2.ListImagesResponse]
@@ -91,6 +96,11 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """
     GetImageUpload: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetImageUploadRequest, _catalog_pb2.GetImageUploadResponse]  # type: ignore[assignment]
     """Tells how much of an upload has arrived: where to go on."""
+    ImportImage: _aio.UnaryStreamMultiCallable[_catalog_pb2.ImportImageRequest, _catalog_pb2.ImportImageResponse]  # type: ignore[assignment]
+    """Fetches an image's bytes from a URL into the service's image store and makes the image known. The stream tells how far
+    it is, each second; the last message has `done`. Leaving the stream ends it; what has come is kept for a day, and the
+    same call goes on with it, also at another replica.
+    """
     GetImage: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetImageRequest, _catalog_pb2.GetImageResponse]  # type: ignore[assignment]
     """Returns one image."""
     ListImages: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListImagesRequest, _catalog_pb2.ListImagesResponse]  # type: ignore[assignment]
@@ -163,6 +173,16 @@ class CatalogServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.GetImageUploadResponse, _abc.Awaitable[_catalog_pb2.GetImageUploadResponse]]:
         """Tells how much of an upload has arrived: where to go on."""
+
+    def ImportImage(
+        self,
+        request: _catalog_pb2.ImportImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.ImportImageResponse], _abc.AsyncIterator[_catalog_pb2.ImportImageResponse]]:
+        """Fetches an image's bytes from a URL into the service's image store and makes the image known. The stream tells how far
+        it is, each second; the last message has `done`. Leaving the stream ends it; what has come is kept for a day, and the
+        same call goes on with it, also at another replica.
+        """
 
     def GetImage(
         self,

@@ -10,6 +10,7 @@ from corral.v1 import catalog_pb2
 from service.app.catalog import ModelServiceChange, NewImage, NewModelService
 from service.app.etags import etag_of
 from service.app.identity import VIEWER
+from service.app.imports import NewImport, Step
 from service.app.uploads import NewUpload
 from service.contract.convert.inventory import timestamp
 from service.domain.catalog import Image, ModelService, RegisteredImage
@@ -158,6 +159,34 @@ def new_upload(message: catalog_pb2.UploadImageRequest) -> NewUpload:
         kernel_arguments=message.kernel_arguments,
         delivery=message.delivery,
     )
+
+
+def new_import(message: catalog_pb2.ImportImageRequest) -> NewImport:
+    """What is to be fetched."""
+    what = NewUpload(
+        sha256=message.sha256,
+        size=0,
+        name=message.name,
+        format=message.format,
+        initrd_sha256=message.initrd_sha256,
+        resource_uuid=message.resource_uuid,
+        request_id=message.request_id,
+        kernel_arguments=message.kernel_arguments,
+        delivery=message.delivery,
+    )
+    return NewImport(what, message.url)
+
+
+def import_step(step: Step) -> catalog_pb2.ImportImageResponse:
+    """How far an import is."""
+    message = catalog_pb2.ImportImageResponse(
+        received=step.received, size=step.size, bytes_per_second=step.rate, done=step.done
+    )
+    if step.remaining_ms is not None:
+        message.remaining_ms = step.remaining_ms
+    if step.image is not None:
+        message.inventory.CopyFrom(image(step.image))
+    return message
 
 
 def new_image(message: catalog_pb2.RegisterImageRequest) -> NewImage:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 import httpx
 
 from service.app.jobs import Job, JobState
+from service.app.resolving import Resolve, resolve
 from service.http.zstack.apis import APIS
 from service.http.zstack.schema import with_schema
 from service.telemetry.logs import get_logger
@@ -23,20 +23,11 @@ _TIMEOUT_SECONDS = 5.0
 _MAX_URL = 2048
 _AT_ONCE = 32
 
-Resolve = Callable[[str, int], Awaitable[list[str]]]
-"""The addresses of a host name and port. Raises OSError."""
-
 _log = get_logger("corral.webhook")
 
 
 class WebhookRefused(Exception):
     """The address may not be called; the text says why."""
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host by the system's resolver. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
 
 
 class Webhooks:

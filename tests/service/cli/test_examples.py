@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shlex
@@ -25,6 +26,7 @@ from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.service.rpc.test_quarantine import forget
 from tests.support.process import ENVIRONMENT
 from tests.support.secrets import a_key
+from tests.support.source import source
 from tests.support.whole import ENTRY, FILE, GIB, HOST, ZONE, Whole, whole
 
 # In this order; every sub-command has one of its own.
@@ -79,6 +81,7 @@ corral images
 corral images add cloud --format raw --file disk.raw
 corral images remove cloud
 corral image upload images/disk.raw --name mine
+corral image import https://mirror.example/disk.raw --sha256 SUM
 corral image delete mine
 corral catalog
 corral catalog show default
@@ -161,24 +164,36 @@ async def test_every_example_does_what_it_says(
         HOST.format(name=f"hv{number}", cpu=4, migrate_ms=20, live="yes") + '"gpu.h100" = "1"\n' for number in (1, 2, 3)
     )
     text = FILE + hosts + '[identity]\nanonymous = "loopback"\n' + a_key(tmp_path)
-    async with whole(tmp_path, text) as lab:
-        written(tmp_path)
-        values = {"KEY": "", "GROUP": ""}
-        environment = {
-            "CORRAL_SERVER": str(lab.service.rpc.address),
-            "XDG_CONFIG_HOME": str(tmp_path / "home"),
-            "PATH": os.environ["PATH"],
-        }
-        prepared = preparations(lab, values)
-        for example in EXAMPLES:
-            if prepare := prepared.get(example):
-                await prepare()
-            words = [values.get(word, word) for word in shlex.split(example)[1:]]
-            code = await asyncio.to_thread(run, words, environment)
-            captured = capfd.readouterr()
-            assert code == ENDS.get(example, errors.OK), f"{example}: {code}\n{captured.out[-2000:]}\n{captured.err}"
-            assert captured.out or captured.err or example.startswith("corral dump"), example
-        assert json.loads((tmp_path / "dump.json").read_text())
+    text = text.replace("[catalog]\n", '[catalog]\nimport_networks = ["127.0.0.0/8"]\n')
+    with source() as mirror:
+        mirror.files["/disk.raw"] = b"\1" * 4096
+        async with whole(tmp_path, text) as lab:
+            written(tmp_path)
+            values = {
+                "KEY": "",
+                "GROUP": "",
+                "SUM": hashlib.sha256(mirror.files["/disk.raw"]).hexdigest(),
+                "https://mirror.example/disk.raw": mirror.url("/disk.raw"),
+            }
+            await run_all(lab, tmp_path, values, capfd)
+
+
+async def run_all(lab: Whole, tmp_path: Path, values: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    environment = {
+        "CORRAL_SERVER": str(lab.service.rpc.address),
+        "XDG_CONFIG_HOME": str(tmp_path / "home"),
+        "PATH": os.environ["PATH"],
+    }
+    prepared = preparations(lab, values)
+    for example in EXAMPLES:
+        if prepare := prepared.get(example):
+            await prepare()
+        words = [values.get(word, word) for word in shlex.split(example)[1:]]
+        code = await asyncio.to_thread(run, words, environment)
+        captured = capfd.readouterr()
+        assert code == ENDS.get(example, errors.OK), f"{example}: {code}\n{captured.out[-2000:]}\n{captured.err}"
+        assert captured.out or captured.err or example.startswith("corral dump"), example
+    assert json.loads((tmp_path / "dump.json").read_text())
 
 
 def preparations(lab: Whole, values: dict[str, str]) -> dict[str, Callable[[], Awaitable[None]]]:

@@ -32,6 +32,7 @@ from tests.service.rpc.lab import soon
 from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.service.rpc.test_quarantine import forget
 from tests.support.secrets import a_key
+from tests.support.source import source
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
@@ -189,16 +190,12 @@ async def the_catalogue(calls: Recorder) -> None:
         "RegisterImage", resource_uuid="c" * 32, name="own", format="raw", file_name="disk", request_id="image-1"
     )
     image = _made(registered)
-    await calls.call(
-        "UploadImage",
-        resource_uuid="9" * 32,
-        name="sent",
-        format="raw",
-        size=512,
-        sha256=sha256(bytes(512)).hexdigest(),
-        data=bytes(512),
-        request_id="upload-1",
-    )
+    sent = {"name": "sent", "format": "raw", "size": 512, "sha256": sha256(bytes(512)).hexdigest(), "data": bytes(512)}
+    await calls.call("UploadImage", resource_uuid="9" * 32, request_id="upload-1", **sent)
+    with source() as mirror:
+        mirror.files["/disk"] = bytes(1024)
+        said = {"url": mirror.url("/disk"), "sha256": sha256(bytes(1024)).hexdigest(), "name": "fetched"}
+        await calls.call("ImportImage", resource_uuid="8" * 32, request_id="import-1", **said)
     entry = _made(await calls.call("CreateModelService", resource_uuid="d" * 32, name="own", image_uuid=image))
     await calls.call("UpdateModelService", entry, uuid=entry, description="more")
     await calls.call("DeleteModelService", entry, uuid=entry)
@@ -275,7 +272,8 @@ async def _are_held(lab: Whole, groups: Sequence[str]) -> bool:
 async def running(directory: Path) -> AsyncIterator[Whole]:
     (directory / "images").mkdir()
     (directory / "images" / "disk").write_bytes(bytes(512))
-    async with whole(directory, config_text(extra=A_DEVICE + a_key(directory))) as lab:
+    text = config_text(extra=A_DEVICE + a_key(directory))
+    async with whole(directory, text.replace("[catalog]\n", '[catalog]\nimport_networks = ["127.0.0.0/8"]\n')) as lab:
         yield lab
 
 
