@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from service.config.file import load
+from service.config.overlay import Overlay
 from tests.deploy.debian_root import FIRST_RUNNING, SERVE, SIMULATED, UNDER_SYSTEMD, Root, needed, run
 from tests.support import ROOT
 
@@ -86,11 +87,58 @@ def test_the_charts_configuration_is_one_that_the_service_takes(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("values", "told"),
-    [({"tls": {"insecure": True}}, "need database.url"), ({"replicas": 1}, "tls.secretName is needed")],
+    [
+        ({"tls": {"insecure": True}}, "need database.url"),
+        ({"replicas": 1}, "tls.secretName is needed"),
+        ({**SMALL, "database": POSTGRESQL, "replicas": 2, "images": {"persistent": False}}, "images.persistent must"),
+        ({**SMALL, "database": POSTGRESQL, "replicas": 2, "images": {"accessMode": "ReadWriteOnce"}}, "ReadWriteMany"),
+        ({**SMALL, "images": {"size": "much"}}, "size"),
+    ],
 )
 def test_helm_refuses_what_cannot_work(values: dict[str, Any], told: str) -> None:
     with pytest.raises(AssertionError, match=told):
         rendered(values)
+
+
+def claims(values: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(filter(None, yaml.safe_load_all(rendered(values).get("images.yaml", ""))))
+
+
+def image_volume(values: dict[str, Any]) -> dict[str, Any]:
+    """The volume behind the directory that the service of the chart takes images from."""
+    (deployment,) = yaml.safe_load_all(rendered(values)["deployment.yaml"])
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    given = {one["name"]: one.get("value") for one in container["env"]}
+    (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == given["CORRAL_CATALOG_IMAGE_DIRECTORY"]]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+    assert not mount.get("readOnly")
+    return dict(volume)
+
+
+def test_the_chart_keeps_images_on_a_claim_that_replicas_share_and_that_stays() -> None:
+    several = {**SMALL, "database": POSTGRESQL, "replicas": 3, "images": {"storageClassName": "nfs", "size": "2Ti"}}
+    (claim,) = claims(several)
+    assert image_volume(several)["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert (claim["spec"]["accessModes"], claim["spec"]["storageClassName"]) == (["ReadWriteMany"], "nfs")
+    assert claim["spec"]["resources"] == {"requests": {"storage": "2Ti"}}
+    (alone,) = claims(SMALL)
+    assert alone["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert "storageClassName" not in alone["spec"], "the cluster's default"
+    mine = {**several, "images": {"existingClaim": "mine"}}
+    assert claims(mine) == []
+    assert image_volume(mine)["persistentVolumeClaim"] == {"claimName": "mine"}
+    tried = {**SMALL, "images": {"persistent": False}}
+    assert (claims(tried), image_volume(tried)["emptyDir"]) == ([], {})
+
+
+def test_the_charts_image_directory_stands_over_the_file(tmp_path: Path) -> None:
+    (secret,) = yaml.safe_load_all(rendered(SMALL)["config.yaml"])
+    path = tmp_path / "corral.toml"
+    path.write_text(secret["stringData"]["corral.toml"] + '\n[catalog]\nmax_upload_size = "1GiB"\n')
+    config = load(path, Overlay({"CORRAL_CATALOG_IMAGE_DIRECTORY": "/var/lib/corral/images"}))
+    assert (config.image_directory, config.max_upload_size) == (Path("/var/lib/corral/images"), 1 << 30)
 
 
 def test_the_chart_has_the_rules_and_the_dashboard_of_the_repository() -> None:
