@@ -77,6 +77,9 @@ class ImageSources:
             try:
                 return await self._ask(stack, url, address, offset, secret)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if _not_trusted(error):
+                    told = f"leads to {url.host}, whose certificate is not one that this machine trusts for that name"
+                    raise InvalidArgument.of("url", told) from None
                 problem = type(error).__name__
             except httpx.TransportError as error:
                 raise _Passing(f"{url.host} broke off ({type(error).__name__})") from None
@@ -253,6 +256,13 @@ class Download:
             raise Unavailable(f"url: {problem}; what has come is kept: ask again to go on at {self.at}")
         logger.info("fetching an image is tried again: %s", problem)
         await asyncio.sleep(self._sources.pauses[min(self._failures, len(self._sources.pauses)) - 1])
+
+
+def _not_trusted(error: BaseException | None) -> bool:
+    """Whether the certificate was refused: that does not pass by itself."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def parsed(text: str) -> httpx.URL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,8 +75,8 @@ class Source:
 
 
 @contextmanager
-def source() -> Iterator[Source]:
-    """A server with a thread of its own."""
+def source(tls: ssl.SSLContext | None = None) -> Iterator[Source]:
+    """A server with a thread of its own. `tls`: it speaks https, with this context's certificate."""
     state = Source()
 
     class Handler(BaseHTTPRequestHandler):
@@ -93,6 +94,8 @@ def source() -> Iterator[Source]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     state.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from service.app.image_sources import TRIES, ImageSources
 from service.errors import InvalidArgument, Unavailable
+from tests.support.certificates import certificate
 from tests.support.source import Source, source
 
 pytestmark = pytest.mark.asyncio
@@ -133,6 +135,30 @@ async def test_without_networks_neither_this_machine_nor_its_links_are_asked(mir
         f"http://mirror.test:{mirror.port}/disk", 0
     ) as found:
         assert found.size == len(DATA)
+
+
+async def test_over_https_the_certificate_must_be_of_the_name_that_was_asked(tmp_path: Path) -> None:
+    pem, key = certificate("mirror.test")
+    (tmp_path / "pem").write_bytes(pem + key)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(tmp_path / "pem")
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    trust = ssl.create_default_context(cadata=pem.decode())
+    sources = ImageSources(LOOPBACK, resolve=resolve, trust=trust, pauses=(0.0,))
+    with source(serving) as mirror:
+        mirror.files["/disk"] = DATA
+        async with sources.opened(f"https://mirror.test:{mirror.port}/disk", 4000) as download:
+            assert b"".join([part async for part in download.parts()]) == DATA[4000:]
+        with pytest.raises(InvalidArgument, match=r"url: leads to other\.test, whose certificate is not one that"):
+            async with sources.opened(f"https://other.test:{mirror.port}/disk", 0):
+                pass
+        mirror.redirects["/down"] = mirror.url("/disk")
+        with pytest.raises(InvalidArgument, match="redirects from https to http"):
+            async with sources.opened(f"https://mirror.test:{mirror.port}/down", 0):
+                pass
 
 
 async def test_a_password_goes_to_its_own_server_alone(mirror: Source) -> None:
