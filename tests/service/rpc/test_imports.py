@@ -285,6 +285,6 @@ async def test_another_replica_goes_on_with_it(
                 return False
 
             await soon(let_in, 60)
-            assert {first for _, first, _ in mirror.asked} == {0, 9000}
+            assert min(first for _, first, _ in mirror.asked[1:]) == 9000, "what was here was not fetched again"
     finally:
         stuck.set()
