@@ -258,6 +258,7 @@ def cells_text(numbers: Sequence[int]) -> str:
 def describe_group(group: group_pb2.InstanceGroup) -> str:
     """A group in a line, with how far each role is."""
     told = f"{group.name}: {group.status}" + (f" ({because(group)})" if group.reason else "")
+    told = f"{told}; called at {group.endpoint}" if group.endpoint else told
     told = f"{told}; {describe_room(group.room)}" if group.HasField("room") else told
     told = f"{told}; {describe_waiting(group.waiting)}" if group.HasField("waiting") else told
     told = f"{told}; {describe_update(group.update)}" if group.HasField("update") else told

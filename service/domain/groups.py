@@ -16,6 +16,7 @@ from placement.model import Explanation
 from service.domain.causes import Explained
 from service.domain.cells import with_cells
 from service.domain.devices import HeldDevice
+from service.domain.endpoints import Endpoint
 from service.domain.specs import GroupSpec, NodeSpec, PlacementStrategy, RoomMoves
 from service.domain.updates import UpdateMode, UpdateStage
 
@@ -97,7 +98,8 @@ class Instance(Explained):
     `last_answer_at`: when the model last answered its canary rightly; 0 = never. `engine_restarts`: how often its
     supervisor has started the engine again in this run of the machine. `silent_since`: since when a guest that reported
     says nothing, while its host shows it running; 0 = it reports, or never has. `guest_boot`: which boot its
-    guest said last that it is in; empty = it has not said. `last_lines`: what its machine said
+    guest said last that it is in; empty = it has not said. `endpoint`: the group's address, where it is called there;
+    `holds`: what its guest says that it has beside its own; None: it takes none. `last_lines`: what its machine said
     last when it failed the last time, without values of secrets (`log_text.kept`).
     """
 
@@ -137,6 +139,8 @@ class Instance(Explained):
     engine_restarts: int = 0
     silent_since: int = 0
     guest_boot: str = ""
+    endpoint: str = ""
+    holds: str | None = None
     cells: tuple[int, ...] = ()
     target_cells: tuple[int, ...] = ()
     devices: tuple[HeldDevice, ...] = ()
@@ -380,7 +384,8 @@ class Group(Explained):
     `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
     `room`: while its members wait for hosts, what may be moved for them. `waiting`: until it has hosts for the first
     time, how long it may wait for them; None: not at all. `ends_at`: by when its caller says that it will be gone;
-    nothing is done then; 0 = not said. `update`: the newest change of what it runs.
+    nothing is done then; 0 = not said. `update`: the newest change of what it runs. `endpoint`: once a surge has handed
+    on its first head's address; until then it is that head's like any other.
     """
 
     uuid: str
@@ -394,6 +399,7 @@ class Group(Explained):
     waiting: Waiting | None = None
     ends_at: int = 0
     update: Update | None = None
+    endpoint: Endpoint | None = None
     project: str = "default"
     principal: str = "anonymous"
     instances: tuple[Instance, ...] = ()

@@ -28,7 +28,8 @@ class Isolation:
 
     `peers`: of the group, its gateway and what the operator lets everybody reach; `closed`: of the zones, where nobody
     else may be reached or heard; `served`: (address, port) at which members answer whoever asks; `routed`: whether
-    there is a gateway to what is in no zone.
+    there is a gateway to what is in no zone; `lent`: (mac, address, port) of members that may answer at the group's own
+    address beside theirs.
     """
 
     group: str
@@ -36,6 +37,7 @@ class Isolation:
     closed: tuple[str, ...]
     served: tuple[tuple[str, int], ...] = ()
     routed: bool = False
+    lent: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -63,7 +65,14 @@ def isolation_of(group: Group, zone: Zone, zones: Mapping[str, Zone]) -> Isolati
     if not isolates(zone.network):
         return None
     members = [m for m in group.instances if m.status is not InstanceStatus.REMOVED and _addressed(m)]
-    reached = [m.address for m in members] + [zone.network.gateway, *zone.network.reachable]
+    own = group.endpoint
+    lent = own is not None and own.zone_uuid == zone.uuid
+    heads = [m for m in members if lent and m.rank == 0 and own is not None and m.address != own.address]
+    reached = (
+        [m.address for m in members]
+        + [own.address for _ in heads if own is not None]
+        + [zone.network.gateway, *zone.network.reachable]
+    )
     subnets = [one.network.subnet for one in zones.values() if one.network.subnet and ":" not in one.network.subnet]
     return Isolation(
         group.uuid,
@@ -71,6 +80,7 @@ def isolation_of(group: Group, zone: Zone, zones: Mapping[str, Zone]) -> Isolati
         _networks(subnets),
         tuple(sorted((m.address, m.service_port) for m in members if m.service_port)),
         routed=bool(zone.network.gateway),
+        lent=tuple(sorted((m.mac, own.address, m.service_port) for m in heads if own is not None and m.service_port)),
     )
 
 

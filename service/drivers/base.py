@@ -194,7 +194,8 @@ class GuestReport:
     `heard_since`: the driver clock's seconds since when every word of the guest is heard here; infinite while none is,
     so that a report gets old without its guest being silent. `clash`: the hardware address of another machine that
     answers for its address. `boot_id`: names the boot that the guest is in, and is another one after each reset; empty
-    of one that does not say.
+    of one that does not say. `endpoint`: the address beside its own that it has, empty for none; None of a guest that
+    takes none.
     """
 
     stage: str
@@ -209,6 +210,7 @@ class GuestReport:
     heard_since: float = 0.0
     clash: str = ""
     boot_id: str = ""
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

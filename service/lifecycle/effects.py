@@ -11,6 +11,7 @@ from itertools import groupby
 
 from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.specs import CreationStrategy
+from service.lifecycle.endpoint import to_have
 from service.lifecycle.members import gives_up, outdated, runs_from
 from service.lifecycle.silence import hang_at
 from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
@@ -123,7 +124,18 @@ class Tell:
     every_ms: int
 
 
-MemberEffect = Create | Resume | Observe | Tell | Shutdown | PowerOff | Remove | Migrate | AbortMove
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Tell the member's guest to have this address beside its own, empty for none; then look what it says, every
+    `every_ms`."""
+
+    instance_uuid: str
+    attempt: int
+    address: str
+    every_ms: int
+
+
+MemberEffect = Create | Resume | Observe | Tell | Take | Shutdown | PowerOff | Remove | Migrate | AbortMove
 Effect = Plan | AwaitRoom | Dispatch | FindTarget | MemberEffect
 
 BOOT_POLL_MS = 2_000
@@ -169,15 +181,11 @@ def _member_effect(group: Group, member: Instance, startable: frozenset[str], no
     if member.status is S.CREATING:
         return Create(*key)
     if member.status is S.CREATED:
-        if member.uuid not in startable:
-            return Observe(*key, REST_POLL_MS)
-        return Resume(*key) if now >= runs_from(member) else Observe(*key, BOOT_POLL_MS)
-    if member.status in (S.BOOTING, S.RUNNING) and member.told_epoch and outdated(group, member):
-        return Tell(*key, TELL_MS)
-    if member.status is S.BOOTING:
-        return Observe(*key, BOOT_POLL_MS)
-    if member.status is S.RUNNING:
-        return FindTarget(*key) if member is _next_to_move(group) else Observe(*key, REST_POLL_MS)
+        may = member.uuid in startable
+        every = BOOT_POLL_MS if may else REST_POLL_MS
+        return Resume(*key) if may and now >= runs_from(member) else Observe(*key, every)
+    if member.status in (S.BOOTING, S.RUNNING):
+        return _of_one_that_executes(group, member)
     if member.status is S.FAILING:
         # One that is started again where it is keeps its machine, and what is on its disks.
         return Remove(*key) if gives_up(group, member) else PowerOff(*key)
@@ -186,6 +194,17 @@ def _member_effect(group: Group, member: Instance, startable: frozenset[str], no
             return Observe(*key, 500) if member.stop_asked else Shutdown(*key)
         return PowerOff(*key) if member.status is S.STOPPING else Remove(*key)
     return None
+
+
+def _of_one_that_executes(group: Group, member: Instance) -> MemberEffect | FindTarget:
+    key = (member.uuid, member.attempt)
+    if member.told_epoch and outdated(group, member):
+        return Tell(*key, TELL_MS)
+    if member.status is S.RUNNING and member is _next_to_move(group):
+        return FindTarget(*key)
+    if (address := to_have(group, member)) is not None:
+        return Take(*key, address, TELL_MS)
+    return Observe(*key, BOOT_POLL_MS if member.status is S.BOOTING else REST_POLL_MS)
 
 
 def _startable(group: Group) -> frozenset[str]:

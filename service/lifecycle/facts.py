@@ -67,7 +67,8 @@ class Observed:
     `answered_ms`, how long ago the model answered rightly, -1: never; `engine_restarts`. `silent`: it has reported,
     runs, and says nothing any more; `unheard`: what it says reaches nobody here; `clash`: the
     hardware address of another machine that answers for the member's address; `boot_id`: which boot of its own it is
-    in, empty where it does not say so now; `reset_ms`: how long ago its host told of a reset, -1: not lately.
+    in, empty where it does not say so now; `endpoint`: which address beside its own it has, None: it takes none;
+    `reset_ms`: how long ago its host told of a reset, -1: not lately.
     `last_lines`: what its machine said last, where it does not serve (`log_text.kept`).
     """
 
@@ -84,6 +85,7 @@ class Observed:
     unheard: bool = False
     clash: str = ""
     boot_id: str = ""
+    endpoint: str | None = None
     reset_ms: int = -1
     detail: str = ""
     last_lines: str = ""

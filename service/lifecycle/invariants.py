@@ -33,9 +33,20 @@ def _problems(before: Group, after: Group, seats: Seats) -> Iterator[str]:
         if was.instances and gang.instances and was.instances[0].uuid != gang.instances[0].uuid:
             continue  # the gang that was beside the other is in its place now
         yield from _started_early(was, gang)
+    yield from _address_problems(before, after)
     known = {m.uuid: m for m in before.instances}
     for member in after.instances:
         yield from _member_problems(known.get(member.uuid), member, seats)
+
+
+def _address_problems(before: Group, after: Group) -> Iterator[str]:
+    """The group's own address is another member's only once whoever may have had it is gone."""
+    had = before.endpoint.holder if before.endpoint is not None else ""
+    has = after.endpoint.holder if after.endpoint is not None else ""
+    if had and has != had and after.endpoint is not None:
+        there = [m.uuid for m in after.instances if m.uuid == had and m.status is not S.REMOVED]
+        if there:
+            yield f"I17: the group's address went from {had}, which is not gone, to {has or 'nobody'}"
 
 
 def _started_early(before: Group, after: Group) -> Iterator[str]:

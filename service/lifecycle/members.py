@@ -81,7 +81,7 @@ def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> In
 
 def unheard(member: Instance) -> Instance:
     """The member without what its guest has said: a new run of the machine has said nothing yet."""
-    return replace(member, told_epoch=0, engine_restarts=0, silent_since=0, guest_boot="")
+    return replace(member, told_epoch=0, engine_restarts=0, silent_since=0, guest_boot="", holds=None)
 
 
 def outdated(group: Group, member: Instance) -> bool:

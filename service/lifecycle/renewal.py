@@ -91,5 +91,6 @@ def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
         told_epoch=max(member.told_epoch, fact.epoch),
         last_answer_at=answered_at if news else member.last_answer_at,
         engine_restarts=fact.engine_restarts,
+        holds=fact.endpoint,
     )
     return replace(told, reason="") if told.reason == BEHIND and not outdated(group, told) else told

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance
 from service.domain.specs import on_host
-from service.lifecycle import last_words, moving, room, silence, updating, waiting
+from service.lifecycle import endpoint, last_words, moving, room, silence, updating, waiting
 from service.lifecycle.causes import caused, explained, with_first_cause
 from service.lifecycle.facts import (
     ClockLeapt,
@@ -88,7 +88,8 @@ def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
     `more`: further facts of the same commit follow, and GO waits for the last of them, which may say otherwise."""
     if group.phase in FINAL:
         return group
-    return updating.advance(group, fact, now, lambda gang, told: _step(gang, told, now, more=more))
+    after = updating.advance(group, fact, now, lambda gang, told: _step(gang, told, now, more=more))
+    return endpoint.settled(after, now)
 
 
 def _step(group: Group, fact: Fact, now: int, *, more: bool) -> Group:

@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from service.domain.groups import Gang, Group, GroupPhase, GroupStatus, Instance, Update
 from service.domain.specs import FailurePolicy, GroupSpec, NodeSpec
 from service.domain.updates import UpdateMode, UpdateStage, described
+from service.lifecycle import endpoint
 from service.lifecycle.facts import (
     ClockLeapt,
     DeleteRequested,
@@ -181,6 +182,8 @@ def _switch(group: Group, now: int) -> Group:
     assert group.update is not None
     assert two is not None
     old = each(first(group), lambda m: retire(m, now))
+    if endpoint.takes(group, two.instances[0]):
+        old, two = each(old, lambda m: endpoint.hurried(group, m)), endpoint.handed_on(two)
     told = {name: getattr(group.spec, name) for name in _NAMED}
     new = replace(
         two,
@@ -264,6 +267,7 @@ def _requested(group: Group, fact: UpdateRequested, now: int) -> Group:
     group = replace(group, failure=None, failures=0, reason="")
     if update.mode is UpdateMode.IN_PLACE:
         return _begun_in_place(replace(group, update=update), now)
+    group = endpoint.begun(group, now)
     late = update.after.deadline_ms
     gang = Gang(update.after, start_epoch=group.start_epoch, deadline_at=now + late if late else 0)
     members = (*group.instances, *(replace(m, beside=True) for m in fact.added))

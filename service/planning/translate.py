@@ -196,7 +196,7 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
             Node(
                 id=m.uuid,
                 demand=_taken_of_host(m.spec, of_any_model, more),
-                zone=m.spec.zone_uuid or None,
+                zone=m.spec.zone_uuid or _zone_of_endpoint(group, m),
                 labels=labels,
                 host_labels=_host_labels(m.spec, policy),
                 exclusive=policy.exclusive_hosts,
@@ -209,6 +209,12 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
         excluded_hosts=frozenset(group.excluded_hosts),
         staying=staying,
     )
+
+
+def _zone_of_endpoint(group: Group, member: Instance) -> str | None:
+    """Where a surge's head has to be: the group's address is one of that zone's."""
+    leads = member.beside and member.rank == 0 and group.endpoint is not None
+    return group.endpoint.zone_uuid if leads and group.endpoint is not None else None
 
 
 def _taken_of_host(node: NodeSpec, with_total: bool, more: Mapping[str, int]) -> dict[str, int]:

@@ -41,6 +41,7 @@ from service.lifecycle.effects import (
     Remove,
     Resume,
     Shutdown,
+    Take,
     Tell,
 )
 from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
@@ -49,7 +50,7 @@ from service.reconcile import failing_devices, sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.logs import MachineLogs
-from service.reconcile.machine_spec import identity_of, machine_spec
+from service.reconcile.machine_spec import Unread, identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.moves import LiveMove, Trail
 from service.serving import orders
@@ -65,6 +66,7 @@ BUDGET_SECONDS: Mapping[type, float] = {
     Resume: 10.0,
     Observe: 10.0,
     Tell: 10.0,
+    Take: 10.0,
     Shutdown: 10.0,
     PowerOff: 25.0,
     Remove: 25.0,  # a frozen QEMU takes 12 to 18 s to destroy (measured)
@@ -199,14 +201,14 @@ class MemberCalls:
                 if made is not None and sight.other_devices(member, made):
                     return sight.seen(member, made)  # it never runs with what is not its own
             return sight.let_run(member, await driver.resume(identity, budget_seconds=budget))
-        if isinstance(effect, Tell):
-            spec = await self._machine_spec(monitor, group, member)
-            if spec is not None:
+        if isinstance(effect, Tell | Take):
+            text = orders.take(group.uuid, effect.address) if isinstance(effect, Take) else ""
+            if isinstance(effect, Tell) and (spec := await self._machine_spec(monitor, group, member)) is not None:
                 text = orders.restart(group.start_epoch, spec.documents)
-                # A host that cannot tell it may have it no more: the look says so. What becomes of one that runs and
-                # cannot be told its deadline decides.
-                with contextlib.suppress(HostRejected):
-                    await driver.tell(identity, text, budget_seconds=budget)
+            # A host that cannot tell it may have it no more: the look says so. What becomes of one that runs and
+            # cannot be told its deadline decides.
+            with contextlib.suppress(HostRejected):
+                await driver.tell(identity, text, budget_seconds=budget)
             return await self._look(monitor, group, member, identity, fresh=True)
         if isinstance(effect, Observe):
             return await self._look(monitor, group, member, identity, fresh=hinted)
@@ -248,7 +250,7 @@ class MemberCalls:
                     host=monitor.host,
                     zones=zones,
                     catalogue=catalogue,
-                    secrets=_Unread(),
+                    secrets=Unread(),
                 )
             except KeyError:
                 continue  # its catalogue entry is gone: nothing says what it is made from
@@ -384,15 +386,3 @@ class MemberCalls:
 
 
 _AGAIN: Sequence[Fact] = ()
-
-
-class _Unread:
-    """For a specification that is only looked at: no secret is read."""
-
-    def known(self, name: str, project: str | None) -> bool:
-        """Whatever was admitted."""
-        return True
-
-    def value(self, name: str, project: str) -> str:
-        """Nothing."""
-        return ""

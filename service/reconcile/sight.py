@@ -69,6 +69,7 @@ def _said(member: Instance, report: GuestReport) -> Observed:
         engine_restarts=report.restarts,
         silent=silent,
         clash=report.clash,
+        endpoint=report.endpoint,
         # Only what is heard now: another replica may have heard of a later boot since.
         boot_id=report.boot_id if report.received_at >= report.heard_since else "",
     )

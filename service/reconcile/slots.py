@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from service.lifecycle.effects import AwaitRoom, Effect, Observe, Take, Tell
 from service.reconcile.calls import EffectResult
 
 BACKOFF_FIRST_MS = 250
@@ -19,5 +20,15 @@ class Slot:
     not_before: int = 0
     pause: int = BACKOFF_FIRST_MS
     observed_at: int = 0
-    tells: bool = False
+    did: type | None = None
     hinted: bool = False
+
+    def is_due(self, effect: Effect, steady: int) -> bool:
+        """Whether it is to be done now (ms of a steady clock): what looks is done at its pace, or when hinted."""
+        if not isinstance(effect, Observe | Tell | Take | AwaitRoom):
+            return True
+        anew = self.hinted or (isinstance(effect, Tell | Take) and self.did is not type(effect))
+        if not anew and steady < self.observed_at + effect.every_ms:
+            return False
+        self.observed_at, self.did = steady, type(effect)
+        return True

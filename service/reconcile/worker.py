@@ -25,9 +25,8 @@ from service.lifecycle.effects import (
     Observe,
     Plan,
     Resume,
-    Tell,
     effects,
-)
+)  # fmt: skip
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import FINAL, PLACED
 from service.lifecycle.updating import at_rest, gang_of
@@ -296,7 +295,7 @@ class GroupWorker:
                 slot.hinted = False  # nothing is left to do for this member, so nobody needs to look
         for key, effect in wanted.items():
             slot = self._slots.setdefault(key, Slot())
-            if slot.task is not None or steady < slot.not_before or not self._is_due(effect, slot, steady):
+            if slot.task is not None or steady < slot.not_before or not slot.is_due(effect, steady):
                 continue
             hinted, slot.hinted = slot.hinted, False
             failpoint("worker.starting")
@@ -306,15 +305,6 @@ class GroupWorker:
     def _is_held_back(self, effect: Effect) -> bool:
         """Whether a second machine of one member might run by it (ARCHITECTURE, I1)."""
         return isinstance(effect, Create | Resume) and effect.instance_uuid in self._quarantined
-
-    def _is_due(self, effect: Effect, slot: Slot, steady: int) -> bool:
-        if not isinstance(effect, Observe | Tell | AwaitRoom):
-            return True
-        begins = isinstance(effect, Tell) and not slot.tells
-        if not slot.hinted and not begins and steady < slot.observed_at + effect.every_ms:
-            return False
-        slot.observed_at, slot.tells = steady, isinstance(effect, Tell)
-        return True
 
     async def _watched(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         perform = partial(self._perform, group, effect, hinted)

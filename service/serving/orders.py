@@ -10,6 +10,13 @@ TOLD = ("env", "hosts", "hostfile", "rendezvous")
 """The documents of a start, as `rendezvous.texts` names them."""
 
 
+def take(group_uuid: str, address: str) -> str:
+    """Have this address beside the member's own, and no other; empty: none. Told again the guest does nothing."""
+    coded = base64.b64encode(address.encode()).decode()
+    line = json.dumps({"v": 1, "do": "take", "group": group_uuid, "address": coded}, separators=(",", ":"))
+    return f"\n{line}\n"
+
+
 def restart(epoch: int, documents: Mapping[str, str]) -> str:
     """The group starts anew as `epoch`: take over these documents, and start the engine again.
 

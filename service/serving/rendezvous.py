@@ -69,6 +69,7 @@ def rendezvous(
             "mac": member.mac,
             "prefix_length": ip_network(network.subnet).prefixlen if network.subnet else 0,
             "gateway": network.gateway,
+            **_endpoint(group, member),
             "host": host.name,
             "zone": host.zone_uuid,
             "rack": host.rack,
@@ -130,6 +131,14 @@ def _peer(member: Instance, host_name: str) -> dict[str, Any]:
     }
 
 
+def _endpoint(group: Group, member: Instance) -> dict[str, str]:
+    """The group's own address, where the member has it beside its own."""
+    there = group.endpoint
+    if there is None or there.holder != member.uuid or there.zone_uuid != member.zone_uuid:
+        return {}
+    return {"endpoint": there.address} if there.address != member.address else {}
+
+
 def _named_role(member: Instance) -> dict[str, str]:
     """The role that the request names (`router`, `prefill`, …), beside that of leader or worker."""
     return {"group_role": member.spec.role} if member.spec.role else {}
@@ -165,6 +174,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_NODE_ROLE": node["role"],
         "CORRAL_NODE_ADDRESS": f"{address}/{node['prefix_length']}" if address else "",
         "CORRAL_NODE_GATEWAY": node["gateway"],
+        "CORRAL_ENDPOINT_ADDRESS": node.get("endpoint", ""),
         "CORRAL_LEADER_ADDRESS": leader["address"],
         "CORRAL_LEADER_PORT": leader["ports"].get("service", ""),
         "CORRAL_SERVICE_PORT": ports.get("service", ""),

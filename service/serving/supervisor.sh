@@ -72,8 +72,8 @@ publish() {
     COUNT=$((COUNT + 1))
     age=-1
     [ -z "$ANSWERED_AT" ] || age=$(($(now) - ANSWERED_AT))
-    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s","boot_id":"%s"}\n' \
-        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" "$BOOT_ID" \
+    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s","boot_id":"%s","endpoint":"%s"}\n' \
+        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" "$BOOT_ID" "$HELD" \
         > "$RUN/report.new"
     mv "$RUN/report.new" "$RUN/report"
     listens=false
@@ -167,7 +167,15 @@ listen_in_background() {
             sleep 1  # nobody is at the other end
             continue
         fi
-        case "$line" in '{"v":1,"do":"restart",'*'}') ;; *) continue ;; esac
+        case "$line" in
+            '{"v":1,"do":"restart",'*'}') ;;
+            '{"v":1,"do":"take",'*'}')
+                [ "$(field group)" = "$CORRAL_GROUP_UUID" ] || continue
+                field address | base64 -d > "$RUN/told.new" 2> /dev/null && mv "$RUN/told.new" "$RUN/told"
+                continue
+                ;;
+            *) continue ;;
+        esac
         epoch=$(field epoch)
         case "$epoch" in '' | *[!0-9]*) continue ;; esac
         rm -rf "$RUN/order.new"
@@ -194,12 +202,54 @@ heed() {
         if [ -s "$RUN/taken/$name" ]; then cat "$RUN/taken/$name" > "$DOCUMENTS/$name"; else rm -f "$DOCUMENTS/$name"; fi
     done
     rm -rf "$RUN/taken"
+    # What is in no document any more is so no more.
+    export CORRAL_ENDPOINT_ADDRESS=
     take_documents 'CORRAL_*'
     write_hosts
+    rm -f "$RUN/told"
     FOLLOWED=
     PASSED_BY=
     PAUSE=0
     return 0
+}
+
+# The group's own address, beside this member's: what was told last, or else what the documents say. It is told to one
+# member alone, once the machine of whoever had it before is gone, so that nobody is asked here.
+have_endpoint() {
+    [ -n "$INTERFACE" ] || return 0
+    wanted=${CORRAL_ENDPOINT_ADDRESS:-}
+    [ ! -r "$RUN/told" ] || wanted=$(cat "$RUN/told")
+    case "$wanted" in *[!0-9.]*) return 0 ;; esac
+    [ "$wanted" != "$HELD" ] || return 0
+    [ -z "$HELD" ] || ip address del "$HELD/32" dev "$INTERFACE" 2> /dev/null
+    HELD=
+    if [ -n "$wanted" ]; then
+        ip address add "$wanted/32" dev "$INTERFACE" 2> /dev/null || holds_address "$wanted" || return 0
+        HELD=$wanted
+        announce "$wanted" &
+    fi
+    publish
+}
+
+holds_address() { ip -o addr show dev "$INTERFACE" 2> /dev/null | grep -qF " $1/32 "; }
+
+# Neighbours learn at once who has the address now, instead of after their entries expire. Said more than once, since
+# nobody acknowledges it.
+announce() {
+    trap - TERM INT
+    if command -v python3 > /dev/null 2>&1; then
+        exec python3 -c 'import socket, sys, time
+device, address = sys.argv[1], socket.inet_aton(sys.argv[2])
+line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+line.bind((device, 0))
+own = line.getsockname()[4]
+for _ in range(5):
+    line.send(b"\377" * 6 + own + bytes.fromhex("0806000108000604" "0001") + own + address + bytes(6) + address)
+    time.sleep(0.5)' "$INTERFACE" "$1" > /dev/null 2>&1 < /dev/null
+    fi
+    tell=arping
+    command -v arping > /dev/null 2>&1 || tell='busybox arping'
+    exec $tell -U -c 5 -I "$INTERFACE" "$1" > /dev/null 2>&1 < /dev/null
 }
 
 # Peers ask each other where they stand, because a look at an engine's own port may break it.
@@ -694,6 +744,7 @@ main() {
     START_TOOK=0
     STUCK=0
     CLASH=
+    HELD=
     BOOT_ID=$(cat /proc/sys/kernel/random/boot_id 2> /dev/null)
     TURNS=0
     LOG_PORT=
@@ -716,6 +767,7 @@ main() {
     REPORTER=$!
     write_hosts
     await_network
+    have_endpoint
     tell_peers &
     TELLER=$!
     pass_gate
@@ -724,6 +776,7 @@ main() {
         if heed; then
             if [ -n "${CORRAL_ENGINE_COMMAND:-}" ]; then rejoin "start $CORRAL_GROUP_EPOCH of the group"; else publish; fi
         fi
+        have_endpoint
         look_for_clash
         look_at_peers
         turn

@@ -48,6 +48,18 @@ def take_addresses(
     return found
 
 
+def hand_over(connection: Connection, zone_uuid: str, instance_uuid: str, group_uuid: str) -> None:
+    """The address that a member has there is its group's from now on, whoever leads it."""
+    table = schema.addresses
+    mine = table.c.zone_uuid == zone_uuid, table.c.instance_uuid == instance_uuid
+    connection.execute(update(table).where(*mine).values(instance_uuid=group_uuid, attempt=0))
+
+
+def give_back(connection: Connection, group_uuid: str) -> None:
+    """The group is over, and with it what it has kept for whoever led it."""
+    connection.execute(delete(schema.addresses).where(schema.addresses.c.instance_uuid == group_uuid))
+
+
 def let_go(connection: Connection, instances: Iterable[str]) -> None:
     """Give back the addresses that these members have no use for any more: those of an attempt without a claim, where
     the member is over or has a later attempt in another zone."""

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select, update
 
 from service.domain.devices import HeldDevice
+from service.domain.endpoints import Endpoint
 from service.domain.groups import (
     Failure,
     Group,
@@ -40,9 +41,9 @@ _INSTANCE_PLAIN = (
     "restarts", "address", "mac", "unknown_since", "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed",
     "stop_asked", "joining", "leaving", "beside", "target_host_uuid", "target_host_name", "move_deadline_at", "room",
     "room_order", "pauses", "paused_at", "told_epoch", "last_answer_at", "engine_restarts", "silent_since",
-    "guest_boot", "last_lines", "created_at", "updated_at", "cause", "cause_of",
+    "guest_boot", "endpoint", "holds", "last_lines", "created_at", "updated_at", "cause", "cause_of",
 )  # fmt: skip
-_GROUP_JSON = ("failure", "placement", "room", "waiting")
+_GROUP_JSON = ("failure", "placement", "room", "waiting", "endpoint")
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
@@ -357,9 +358,8 @@ def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[In
             plain |= {name: tuple(json.loads(getattr(row, name))) for name in _INSTANCE_CELLS}
         if row.devices != "[]":
             plain["devices"] = decode(_HELD_DEVICES, row.devices)
-        status, move = InstanceStatus(row.status), MoveStage(row.move)
-        member = Instance(spec=decode_known(NodeSpec, row.spec), status=status, move=move, **plain)
-        found.setdefault(member.group_uuid, []).append(member)
+        plain |= {"status": InstanceStatus(row.status), "move": MoveStage(row.move)}
+        found.setdefault(row.group_uuid, []).append(Instance(spec=decode_known(NodeSpec, row.spec), **plain))
     return {uuid: tuple(members) for uuid, members in found.items()}
 
 
@@ -374,6 +374,7 @@ def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
         room=decode_known(RoomWish, row.room) if row.room else None,
         waiting=decode_known(Waiting, row.waiting) if row.waiting else None,
         update=decode_known(Update, row.rollout) if row.rollout else None,
+        endpoint=decode_known(Endpoint, row.endpoint) if row.endpoint else None,
         excluded_hosts=tuple(json.loads(row.excluded_hosts)),
         epoch=row.epoch,
         instances=members,
@@ -394,7 +395,6 @@ def _group_values(group: Group) -> dict[str, Any]:
 
 
 def _instance_values(member: Instance) -> dict[str, Any]:
-    words = {"status": member.status.value, "move": member.move.value}
     pinned = {name: json.dumps(getattr(member, name)) for name in _INSTANCE_CELLS}
-    words["devices"] = encode(member.devices, _HELD_DEVICES)
-    return {**words, **pinned, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}
+    words = {"status": member.status.value, "devices": encode(member.devices, _HELD_DEVICES), **pinned}
+    return {**words, "move": member.move.value, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}

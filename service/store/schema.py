@@ -149,6 +149,7 @@ groups = Table(
     Column("looked_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("ends_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("rollout", Text),
+    Column("endpoint", Text),
     Column("start_epoch", Integer, nullable=False, default=0),
     Column("starts", Integer, nullable=False, default=0),
     Column("go", Boolean, nullable=False, default=False),
@@ -225,6 +226,8 @@ instances = Table(
     Column("engine_restarts", Integer, nullable=False, default=0),
     Column("silent_since", BigInteger, nullable=False, default=0),
     Column("guest_boot", Text, nullable=False, default=""),
+    Column("endpoint", Text, nullable=False, default="", server_default=""),
+    Column("holds", Text),
     Column("cells", Text, nullable=False, default="[]"),
     Column("target_cells", Text, nullable=False, default="[]"),
     Column("devices", Text, nullable=False, default="[]"),
@@ -326,7 +329,7 @@ addresses = Table(
     metadata,
     Column("zone_uuid", UUID, primary_key=True),
     Column("address", WORD, primary_key=True),
-    Column("instance_uuid", UUID, nullable=False),
+    Column("instance_uuid", UUID, nullable=False),  # or a group's, of what it keeps itself (`Group.endpoint`)
     Column("attempt", Integer, nullable=False),
     UniqueConstraint("instance_uuid", "attempt"),
 )

@@ -15,7 +15,7 @@ from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved, Observed, TimeLost
 from service.lifecycle.renewal import CLASH
-from service.lifecycle.transitions import PLACED, advance, advance_all, released
+from service.lifecycle.transitions import FINAL, PLACED, advance, advance_all, released
 from service.lifecycle.updating import at_rest
 from service.store import addresses, bookings, claims, events, fleet, groups, ownership, waiting
 from service.store.connection import Connection
@@ -131,9 +131,19 @@ def commit(
     stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
     groups.save(connection, before, stored)
     over = {m.uuid for m in before.instances} - {m.uuid for m in stored.instances if m.status is not _REMOVED}
+    _keep_address(connection, before, stored)
     addresses.let_go(connection, {instance for instance, *_ in ended} | over)
     failpoint("change.stored")
     return stored
+
+
+def _keep_address(connection: Connection, before: Group, after: Group) -> None:
+    """The address that a surge hands on is the group's from the switch to its end."""
+    was = before.endpoint is not None and before.endpoint.kept
+    if after.endpoint is not None and after.endpoint.kept and not was:
+        addresses.hand_over(connection, after.endpoint.zone_uuid, after.endpoint.holder, after.uuid)
+    if was and after.phase in FINAL:
+        addresses.give_back(connection, after.uuid)
 
 
 def _fit_claims(connection: Connection, group: Group) -> None:
@@ -258,6 +268,7 @@ def _told(member: Instance) -> Instance:
         last_answer_at=0,
         silent_since=0,
         guest_boot="",
+        holds=None,
     )
 
 
@@ -267,7 +278,7 @@ def _heard_alone(before: Group, after: Group) -> bool:
     deaf = [
         replace(
             g,
-            instances=tuple(replace(m, told_epoch=0, last_answer_at=0, guest_boot="") for m in g.instances),
+            instances=tuple(replace(m, told_epoch=0, last_answer_at=0, guest_boot="", holds=None) for m in g.instances),
             waiting=_looked_of(g),
         )
         for g in (before, after)

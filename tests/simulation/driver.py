@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -108,6 +109,7 @@ class FaultyDriver:
                 spec_hash=spec.spec_hash,
                 epoch=int(document["group"]["epoch"]),
                 address=address,
+                endpoint=document["node"].get("endpoint", ""),
                 amounts=_amounts(spec),
                 generation=spec.generation,
                 record=spec.record,
@@ -176,9 +178,15 @@ class FaultyDriver:
 
     async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
         """See HostDriver. A guest takes over a newer start in no time."""
-        epoch = int(json.loads(text)["epoch"])
-        uuid = identity.machine_uuid
-        await self._network.call("tell", budget_seconds, lambda _late: self._host.tell(uuid, epoch), identity)
+        order, uuid = json.loads(text), identity.machine_uuid
+
+        def tell(_late: bool) -> None:
+            if order["do"] == "take":
+                self._host.take(uuid, base64.b64decode(order["address"]).decode())
+            else:
+                self._host.tell(uuid, int(order["epoch"]))
+
+        await self._network.call("tell", budget_seconds, tell, identity)
 
     async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver: every replica hears these guests."""
@@ -305,8 +313,9 @@ class FaultyDriver:
         if machine.state == hosts.RUNNING:
             age = self._world.loop.time() - machine.resumed_at
             stage = "ready" if age >= machine.boot_seconds else "booting"
+            holds = machine.endpoint
             now, boot_id = self._world.loop.time(), f"boot-{machine.resumed_at:f}"
-            report = GuestReport(stage, "", machine.epoch, machine.address, now, boot_id=boot_id)
+            report = GuestReport(stage, "", machine.epoch, machine.address, now, boot_id=boot_id, endpoint=holds)
         return ObservedMachine(
             _identity(machine),
             machine.uuid,

@@ -43,6 +43,7 @@ class Machine:
     spec_hash: str = ""
     epoch: int = 0
     address: str = ""
+    endpoint: str = ""
     resumed_at: float = 0.0
     boot_seconds: float = 0.0
     amounts: tuple[tuple[str, int], ...] = ()
@@ -174,6 +175,13 @@ class SimulatedMachineHost:
         if there is None or there.state != RUNNING:
             raise Rejected
         self.put(uuid, replace(there, epoch=max(there.epoch, epoch)), "tell")
+
+    def take(self, uuid: str, address: str) -> None:
+        """The guest has this address beside its own from now on; one that does not run hears nothing."""
+        there = self.machines.get(uuid)
+        if there is None or there.state != RUNNING:
+            raise Rejected
+        self.put(uuid, replace(there, endpoint=address), "take")
 
     def set_state(self, uuid: str, state: str, cause: str, *, tampered: bool = False) -> None:
         """Another state for a machine that is there; a tombstone or ghost stays one."""

@@ -65,7 +65,7 @@ class Observer:
         self.commits = 0
         self.claim_changes = 0
         self._rooms = Rooms(rows)
-        self.updates = Updates(rows, self.violated, self._executes)
+        self.updates = Updates(rows, self.violated, self._executes, machines)
 
     def memory(self) -> dict[str, Any]:
         """What it was told of the database so far, to be remembered with a backup of it."""
@@ -260,10 +260,10 @@ class Observer:
             self.claim_changes += 1
             self._check_sums(claims)
             self._check_rules(claims, {uuid: row[2] for uuid, row in members.items() if row[1] != "Removed"})
-        present = {uuid for uuid, row in members.items() if row[1] != "Removed"}
+        present = {m for m, row in members.items() if row[1] != "Removed"} | self.updates.endpoints.keeping()
         if addresses != self._addresses:
             for key, holder in self._addresses.items():
-                if key not in addresses or addresses[key][0] != holder[0]:
+                if self.updates.endpoints.is_let_go(key[1], holder, addresses.get(key)):
                     self._released(f"address {key[1]}", *holder, None)
             self._addresses = addresses
             for (zone, address), holder in addresses.items():
@@ -347,6 +347,7 @@ class Observer:
 
     def machine_changed(self, host: str, before: Machine | None, after: Machine | None, cause: str) -> None:
         """Something on a host is not as it was."""
+        self.updates.endpoints.machine_changed(after)
         if before is None and after is not None and after.state != TOMBSTONE and cause != "stranger":
             self._appeared(host, after)
         ran = before is not None and before.state in EXECUTING

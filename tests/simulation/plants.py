@@ -59,6 +59,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
 PATIENCE, CAUTION = "service.reconcile.patience", "service.reconcile.caution"
 UPDATING, UPDATES = "service.lifecycle.updating", "service.app.updates"
+ENDPOINT, INVARIANTS = "service.lifecycle.endpoint", "service.lifecycle.invariants"
 FENCER, FENCING_RULES, FENCING = "service.reconcile.fencing", "service.domain.fencing", "service.transactions.fencing"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
@@ -365,6 +366,17 @@ PLANTS: tuple[Plant, ...] = (
         "        two = replace(two, phase=GroupPhase.DELETING)\n", theme="update"),
     one("the old gang is forgotten at the switch, and not ended", UPDATING,
         "    old = each(first(group), lambda m: retire(m, now))\n", "    old = first(group)\n", theme="update"),
+    one("the group's address is another head's before the old one is gone", ENDPOINT,
+        "    return all(m.uuid != holder or m.status is S.REMOVED for m in group.instances)\n",
+        "    return all(m.uuid != holder or m.beside for m in group.instances)\n",
+        Edit(INVARIANTS, "        if there:\n            yield f\"I17", "        if not there:\n            yield f\"I17"), theme="update"),
+    one("an address that a group keeps is let go with its first head", CHANGES,
+        "        addresses.hand_over(connection, after.endpoint.zone_uuid, after.endpoint.holder, after.uuid)\n",
+        "        pass\n", theme="update"),
+    one("a group that is over keeps the address that it has handed on", CHANGES,
+        "        addresses.give_back(connection, after.uuid)\n", "        pass\n", theme="update"),
+    one("a new head is not told of the address that it has", ENDPOINT,
+        "    return None if wanted == member.holds else wanted\n", "    return None\n", theme="update"),
     one("members that grow in place claim nothing for that", UPDATES,
         "        claims.resize(connection, sizes)\n", "        pass\n", theme="update"),
     # --- room made for a group ---

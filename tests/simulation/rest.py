@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
@@ -125,6 +125,19 @@ class AtRest:
         for (instance,) in self._rows("SELECT uuid FROM instances WHERE room != '' OR move != ''"):
             yield f"member {instance} is to move, for nobody"
         present = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE status != 'Removed'")}
+        kept = "endpoint IS NOT NULL AND phase NOT IN ('deleted', 'failed')"
+        present |= {uuid for (uuid,) in self._rows(f"SELECT uuid FROM groups WHERE {kept}")}
+        for uuid, called in self._rows(f"SELECT uuid, endpoint FROM groups WHERE {kept} AND phase = 'running'"):
+            yield from self._not_called(uuid, json.loads(called))
         for address, instance, attempt in self._rows("SELECT address, instance_uuid, attempt FROM addresses"):
             if instance not in present:
                 yield f"address {address} of {instance} attempt {attempt} has no owner"
+
+    def _not_called(self, group: str, called: Mapping[str, Any]) -> Iterator[str]:
+        """A group that runs is called at its address, where its head is in that zone."""
+        head = "group_uuid = ? AND NOT beside AND status = 'Running' ORDER BY rank LIMIT 1"
+        for uuid, zone, attempt in self._rows(f"SELECT uuid, zone_uuid, attempt FROM instances WHERE {head}", group):
+            has = {m.endpoint for _, m in self._machines() if (m.instance, m.attempt) == (uuid, attempt)}
+            own = {m.address for _, m in self._machines() if (m.instance, m.attempt) == (uuid, attempt)}
+            if zone == called["zone_uuid"] and called["address"] not in has | own:
+                yield f"{uuid}, the head of {group}, does not answer at {called['address']}"

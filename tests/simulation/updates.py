@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from service.domain.updates import MemberChange, UpdateMode
+from tests.simulation.endpoints import Endpoints, Machines
 
 Query = Callable[..., Sequence[tuple[Any, ...]]]
 THEME = "update"
@@ -35,12 +36,17 @@ class Updates:
     """Told of every commit."""
 
     def __init__(
-        self, rows: Query, violated: Callable[[str, str], None], runs: Callable[[str, str, int], bool]
+        self,
+        rows: Query,
+        violated: Callable[[str, str], None],
+        runs: Callable[[str, str, int], bool],
+        machines: Machines,
     ) -> None:
         """`runs(host, instance, attempt)`: whether that very machine executes there now."""
         self._rows = rows
         self._violated = violated
         self._runs = runs
+        self.endpoints = Endpoints(rows, violated, machines)
         self._serving: dict[str, frozenset[str]] = {}
         self._gone: set[str] = set()
         self.gangs: Mapping[str, Mapping[str, Any]] = {}

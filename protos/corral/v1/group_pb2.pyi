@@ -613,6 +613,7 @@ class InstanceGroup(_message.Message):
     UPDATE_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -654,6 +655,12 @@ class InstanceGroup(_message.Message):
     cause: _builtins.str
     """What the host's own software said of the failure that `reason` tells of, without secrets. Told to callers with the role
     `admin` alone, because it may name what a host has; `reason` says to everybody which class of cause it is.
+    """
+    endpoint: _builtins.str
+    """Where the group is called from outside: the `url` of its initial node. It stays the same while that node is placed
+    anew in its zone, and by a surge where the zone plans IPv4 addresses and Corral's supervisor runs in the guest: the
+    new initial node takes the address over once the machine of the old one is gone. Empty where `url` is, and in events
+    that leave out the members.
     """
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
@@ -741,10 +748,11 @@ class InstanceGroup(_message.Message):
         update: Global___GroupUpdate | None = ...,
         waiting: Global___WaitInProgress | None = ...,
         expected_end: _timestamp_pb2.Timestamp | None = ...,
+        endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expected_end", b"expected_end", "last_op_date", b"last_op_date", "room", b"room", "update", b"update", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "update", b"update", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "endpoint", b"endpoint", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "update", b"update", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1089,8 +1097,8 @@ class Instance(_message.Message):
     `Removing`, `Removed` (seen absent, capacity given back), or `Unknown` (its host cannot be reached).
     """
     url: _builtins.str
-    """Where the member's service answers from outside of its host. Empty until it is known, and where the
-    zone's network cannot be reached from outside.
+    """Where the member's service answers from outside of its host: of the initial node at the group's own address, once
+    a surge has handed one on. Empty until it is known, and where the zone's network cannot be reached from outside.
     """
     internal_url: _builtins.str
     """Where the member's service answers inside the group's network. Empty until it is known."""

@@ -71,6 +71,7 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         tag_uuids=spec.tag_uuids,
         revision=value.revision,
         etag=etag_of(value),
+        endpoint=_endpoint(value, reachable),
         project=value.project,
         roles=[
             group_pb2.RoleStatus(
@@ -87,6 +88,11 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         expected_end=timestamp(value.ends_at),
         update=_update(value, value.update, reachable) if value.update is not None else None,
     )
+
+
+def _endpoint(value: Group, reachable: Reachable) -> str:
+    head = next((m for m in value.serving if m.rank == 0), None)
+    return instance(head, reachable).url if head is not None else ""
 
 
 def _waiting(value: Waiting) -> group_pb2.WaitInProgress:
@@ -178,10 +184,12 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
 
 
 def service_url(value: Instance) -> str:
-    """Where the member's service answers in its network; empty until its address is known."""
-    if not value.address or not value.service_port:
+    """Where the member's service answers in its network, its group's own address before that of the member itself;
+    empty until that is known."""
+    address = value.endpoint or value.address
+    if not address or not value.service_port:
         return ""
-    host = f"[{value.address}]" if ":" in value.address else value.address
+    host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{value.service_port}"
 
 

@@ -44,7 +44,7 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
     if not isinstance(found, dict) or found.get("v") != 1:
         return None
     stage, detail, epoch, address = (found.get(key) for key in ("stage", "detail", "epoch", "address"))
-    clash, boot_id = found.get("clash"), found.get("boot_id")
+    clash, boot_id, endpoint = found.get("clash"), found.get("boot_id"), found.get("endpoint")
     if not isinstance(stage, str) or not stage.isidentifier() or len(stage) > STAGE_LIMIT:
         return None
     return GuestReport(
@@ -59,6 +59,7 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
         rank=_number(found.get("rank"), -1),
         clash=clash if isinstance(clash, str) and _HARDWARE_ADDRESS.fullmatch(clash) else "",
         boot_id=boot_id if isinstance(boot_id, str) and _BOOT_ID.fullmatch(boot_id) else "",
+        endpoint=_plain(endpoint)[:64] if isinstance(endpoint, str) else None,
     )
 
 

@@ -245,6 +245,13 @@ def filter_xml(name: str, own: str, isolation: Isolation) -> str:
     for address in ("$IP", "0.0.0.0"):
         _rule(root, "accept", "out", 200, "arp", arpsrcmacaddr="$MAC", arpsrcipaddr=address)
     _rule(root, "accept", "in", 200, "arp")
+    for mac, address, port in isolation.lent:
+        # Whoever leads the group answers at its address beside the own one, at that port and not otherwise.
+        _rule(root, "accept", "out", 200, "arp", arpsrcmacaddr=mac, arpsrcipaddr=address)
+        ours = {"protocol": "tcp", "srcipaddr": address, "srcportstart": str(port)}
+        _rule(root, "accept", "out", 250, "ip", srcmacaddr=mac, **ours)
+        theirs = {"protocol": "tcp", "dstipaddr": address, "dstportstart": str(port)}
+        _rule(root, "accept", "in", 250, "ip", dstmacaddr=mac, **theirs)
     _rule(root, "drop", "out", 300, "ip", match="no", srcipaddr="$IP")
     _rule(root, "drop", "in", 300, "ip", match="no", dstipaddr="$IP")
     for address, port in isolation.served:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -103,7 +104,8 @@ class SimulatedDriver:
         """See HostDriver."""
         await self._call(budget_seconds)
         document = json.loads(spec.documents.get("rendezvous") or "{}")
-        return self.host.create(spec, int(document.get("group", {}).get("epoch", 0)))
+        epoch, endpoint = document.get("group", {}).get("epoch", 0), document.get("node", {}).get("endpoint", "")
+        return self.host.create(spec, int(epoch), str(endpoint))
 
     async def resume(self, identity: MachineIdentity, *, budget_seconds: float) -> ObservedMachine:
         """See HostDriver."""
@@ -138,7 +140,9 @@ class SimulatedDriver:
     async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
         """See HostDriver. A simulated guest starts its engine again in no time."""
         await self._call(budget_seconds)
-        self.host.tell(identity, int(json.loads(text).get("epoch", 0)))
+        order = json.loads(text)
+        address = base64.b64decode(order["address"]).decode() if order.get("do") == "take" else None
+        self.host.tell(identity, int(order.get("epoch", 0)), address)
         self._hint(identity)
 
     async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:

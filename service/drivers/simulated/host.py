@@ -133,6 +133,7 @@ class SimulatedMachine:
     resources: Mapping[str, int] = field(default_factory=dict)
     record: str = ""
     devices: tuple[str, ...] = ()
+    endpoint: str = ""
 
 
 @dataclass(slots=True)
@@ -168,7 +169,7 @@ class SimulatedHost:
         if self.mark is not None and (self.mark.database, self.mark.host) == (mark.database, mark.host):
             self.mark = None
 
-    def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
+    def create(self, spec: MachineSpec, epoch: int, endpoint: str = "") -> ObservedMachine:
         """Create paused, or find it there. Raises MachineConflict for a tombstone of the same uuid."""
         uuid = spec.identity.machine_uuid
         wanted = {function.address for device in spec.devices for function in device.functions}
@@ -197,6 +198,7 @@ class SimulatedHost:
                 resources=with_cells(spec.resources, spec.cells),
                 record=spec.record,
                 devices=tuple(sorted(wanted)),
+                endpoint=endpoint,
             )
         return self.seen(self.machines[uuid])
 
@@ -212,12 +214,14 @@ class SimulatedHost:
             machine.resumed_at = self.clock()
         return self.seen(machine)
 
-    def tell(self, identity: MachineIdentity, epoch: int) -> None:
-        """The guest takes over a newer start. Raises HostRejected where it does not run."""
+    def tell(self, identity: MachineIdentity, epoch: int, endpoint: str | None = None) -> None:
+        """The guest takes over a newer start, and an address (None: it keeps what it has). Raises HostRejected where
+        it does not run."""
         machine = self.machines.get(identity.machine_uuid)
         if machine is None or machine.state is not MachineState.RUNNING:
             raise HostRejected("absent", "there is no running machine to tell anything")
         machine.epoch = max(machine.epoch, epoch)
+        machine.endpoint = machine.endpoint if endpoint is None else endpoint
 
     def said(self, identity: MachineIdentity, source: LogSource) -> str:
         """What the machine's log holds. Raises HostRejected `absent` where there is no such machine."""
@@ -299,7 +303,10 @@ class SimulatedHost:
             age = self.clock() - machine.resumed_at
             ready = age * 1000 >= self.options.boot_ms
             stage, boot_id = "ready" if ready else "booting", f"boot-{machine.resumed_at:f}"
-            report = GuestReport(stage, "", machine.epoch, machine.address, self.clock(), boot_id=boot_id)
+            holds = machine.endpoint
+            report = GuestReport(
+                stage, "", machine.epoch, machine.address, self.clock(), boot_id=boot_id, endpoint=holds
+            )
         return ObservedMachine(
             machine.identity,
             machine.identity.machine_uuid,

@@ -46,15 +46,20 @@ class SharedHost(SimulatedHost):
         with self._held():
             super().clear_mark(mark)
 
-    def create(self, spec: MachineSpec, epoch: int) -> ObservedMachine:
+    def create(self, spec: MachineSpec, epoch: int, endpoint: str = "") -> ObservedMachine:
         """See SimulatedHost."""
         with self._held():
-            return super().create(spec, epoch)
+            return super().create(spec, epoch, endpoint)
 
     def resume(self, identity: MachineIdentity) -> ObservedMachine:
         """See SimulatedHost."""
         with self._held():
             return super().resume(identity)
+
+    def tell(self, identity: MachineIdentity, epoch: int, endpoint: str | None = None) -> None:
+        """See SimulatedHost."""
+        with self._held():
+            super().tell(identity, epoch, endpoint)
 
     def stop(self, identity: MachineIdentity) -> None:
         """See SimulatedHost."""

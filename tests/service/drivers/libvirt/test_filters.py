@@ -41,6 +41,20 @@ async def test_the_filter_is_there_before_the_first_machine_and_goes_with_the_la
     await driver.close()
 
 
+async def test_whoever_leads_may_answer_at_the_groups_address_at_its_port_and_nothing_else() -> None:
+    lent = replace(WHOLE, lent=(("52:54:0a:00:00:09", "10.0.0.7", 8000),))
+    before, after = (ElementTree.fromstring(filter_xml(OURS, "u", one)) for one in (WHOLE, lent))
+    known = {ElementTree.tostring(rule) for rule in before}
+    more = [rule for rule in after if ElementTree.tostring(rule) not in known and rule.get("action") != "drop"]
+    said = [(r.get("direction"), int(r.get("priority", "0")), dict(r[0].attrib)) for r in more if r.tag == "rule"]
+    tcp = {"protocol": "tcp"}
+    assert said == [
+        ("out", 200, {"arpsrcmacaddr": "52:54:0a:00:00:09", "arpsrcipaddr": "10.0.0.7"}),
+        ("out", 250, {"srcmacaddr": "52:54:0a:00:00:09", **tcp, "srcipaddr": "10.0.0.7", "srcportstart": "8000"}),
+        ("in", 250, {"dstmacaddr": "52:54:0a:00:00:09", **tcp, "dstipaddr": "10.0.0.7", "dstportstart": "8000"}),
+    ], "before the rule that drops what is not the member's own address"
+
+
 async def test_other_members_are_let_in_where_machines_run() -> None:
     host = FakeHost()
     driver = driver_of(host)
