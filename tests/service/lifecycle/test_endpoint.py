@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -109,7 +110,9 @@ def may_answer(subject: Group, address: str) -> list[str]:
 def test_no_two_members_may_answer_at_one_address_and_in_the_end_the_head_does(data: st.DataObject) -> None:
     subject, now = running(), 1_000_000_000
     subject = advance(subject, wanted(subject), now)
-    facts = st.sampled_from([None, None, None, HostSilent, HostAnswers, Evicted, Fenced, TakeBackRequested, "again"])
+    facts: st.SearchStrategy[Any] = st.sampled_from(
+        [None, None, None, HostSilent, HostAnswers, Evicted, Fenced, TakeBackRequested, "again"]
+    )
     for _ in range(data.draw(st.integers(1, 25))):
         now += data.draw(st.sampled_from([0, 100, TAKE_MS + 1]))
         before, kind = subject, data.draw(facts)
