@@ -25,6 +25,7 @@ from service.rpc import tls
 from service.store import configured, fleet, quotas
 from service.store.connection import Connection
 from service.store.hints import Listener
+from service.store.loads import of_hosts
 from service.telemetry.logs import get_logger
 from service.wiring import Service, StartError, pem, wall_clock
 
@@ -235,7 +236,7 @@ def _refuse_other_types(connection: Connection, hosts: Sequence[Host], known: Ma
         if before is None or before.machine_type == host.machine_type:
             continue
         fleet.host(connection, host.uuid, lock=True)  # whoever claims there comes before, and is counted, or after
-        load = fleet.loads(connection, [host.uuid])[host.uuid]
+        load = of_hosts(connection, [host.uuid])[host.uuid]
         if load.members or load.stale_claims:
             key = "options" if before.address.driver == host.address.driver else "driver"
             raise StartError(

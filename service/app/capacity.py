@@ -11,7 +11,7 @@ from service.domain.devices import Device, DeviceState
 from service.domain.fencing import Fence, Verdict
 from service.domain.fleet import GPU, Host, Overcommit
 from service.domain.tenants import ProjectClaims
-from service.store.fleet import HostLoad
+from service.store.loads import HostLoad
 
 
 @dataclass(frozen=True, slots=True)

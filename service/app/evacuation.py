@@ -41,6 +41,7 @@ from service.store import clock as database_clock
 from service.store import events, fleet, groups
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.store.loads import of_hosts
 from service.transactions import fencing
 from service.transactions.changes import refuse_older_copy
 from service.transactions.fencing import empty
@@ -292,15 +293,15 @@ class Evacuation:
                 raise WrongState(
                     f"host {host.name}", host.state.value, "it to stay under maintenance until it is empty"
                 )
-            view = self._fleet.views(connection, (host,))[0]
-            if view.load.members or view.load.stale_claims:
+            load = of_hosts(connection, [uuid])[uuid]
+            if load.members or load.stale_claims:
                 return None
             moving = groups.load_many(connection, sorted(set(intent.leaving.values())))
             for group in moving:
                 on_the_way = any(_on_the_way(group, m) for m in group.instances if m.uuid in intent.leaving)
                 if on_the_way or group.revision > told:
                     return None
-            return view
+            return self._fleet.views(connection, (host,))[0]
 
         view = await self._store.read(read)
         return Progress(self._clock(), final=view) if view is not None else None

@@ -18,7 +18,7 @@ from service.domain.events import Event
 from service.domain.groups import Group
 from service.errors import NotFound, RevisionUnavailable, Unavailable
 from service.failpoints import failpoint
-from service.store import events, groups
+from service.store import events, group_pages, groups
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -190,7 +190,7 @@ class Feed:
             return
         after: tuple[int, str] | None = None
         while page := await self._store.read(
-            lambda c, key=after: groups.page(c, project=project, after=key, limit=BATCH)  # type: ignore[misc]
+            lambda c, key=after: group_pages.page(c, project=project, after=key, limit=BATCH)  # type: ignore[misc]
         ):
             for group in page:
                 yield group

@@ -50,7 +50,7 @@ from service.store import (
 )
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.store.fleet import HostLoad
+from service.store.loads import HostLoad, of_hosts
 from service.transactions import host_facts
 from service.transactions.changes import apply, time_lost
 
@@ -207,7 +207,7 @@ class Fleet(Zones, Clusters):
             operator_changes.require_run_time(connection, schema.hosts, f"host {host.name}", uuid)
             if force:
                 _give_up(connection, host)
-            load = fleet.loads(connection, [uuid])[uuid]
+            load = of_hosts(connection, [uuid])[uuid]
             if load.members or load.stale_claims:
                 raise WrongState(f"host {host.name}", carries(load), "a host without members and claims: drain it")
             if host.name in ownership.ahead(connection):
@@ -233,7 +233,7 @@ class Fleet(Zones, Clusters):
         def work(connection: Connection) -> HostView:
             host = fleet.host(connection, uuid, lock=True)
             require_etag("host", host, etag)
-            load = fleet.loads(connection, [uuid])[uuid]
+            load = of_hosts(connection, [uuid])[uuid]
             if state is HostState.MAINTENANCE and load.members and host.state is not state:
                 raise WrongState(f"host {host.name}", carries(load), "a host without members: drain it")
             if host.state is HostState.MAINTENANCE and host.state is not state and load.stale_claims:
@@ -283,7 +283,7 @@ class Fleet(Zones, Clusters):
         """The hosts with what they carry and the policies that hold for them."""
         zones, of_fleet = fleet.zones(connection), settings.overcommit(connection)
         holds = {h.uuid: policy(of_fleet, zones, h) for h in hosts}
-        loads, whose = fleet.loads(connection, [*holds]), usage.on_hosts(connection, [*holds])
+        loads, whose = of_hosts(connection, [*holds]), usage.on_hosts(connection, [*holds])
         its = devices.of_hosts(connection, [*holds])
         fences, told = fencing.newest(connection, [*holds]), fencing.verdicts(connection, [*holds])
         some = {uuid for uuid, kind in ownership.counts(connection) if kind is Holding.MACHINE}
@@ -342,7 +342,7 @@ def _give_up(connection: Connection, host: Host) -> None:
     The host's row is locked: a probe that sees it answer comes before, and then this is refused, or finds no row.
     Raises WrongState where the host was not fenced: then its members were placed nowhere else.
     """
-    load = fleet.loads(connection, [host.uuid])[host.uuid]
+    load = of_hosts(connection, [host.uuid])[host.uuid]
     if host.state is not HostState.MAINTENANCE or host.status is not HostStatus.DISCONNECTED or load.members:
         state = f"{host.state.value}, {host.status.value} and {carries(load)}"
         raise WrongState(f"host {host.name}", state, "a host that was fenced and does not answer")

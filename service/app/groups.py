@@ -43,7 +43,7 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.serving import preview
 from service.signals import Signals
-from service.store import addresses, clock, clusters, events, fleet, groups, instances, quotas, requests
+from service.store import addresses, clock, clusters, events, fleet, group_pages, groups, instances, quotas, requests
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -236,7 +236,7 @@ class Groups(GroupUpdates):
         def read(connection: Connection) -> tuple[int, tuple[Group, ...]]:
             if own is not None and query.project not in ("", own):
                 return events.head(connection)[1], ()
-            found = groups.page(
+            found = group_pages.page(
                 connection,
                 project=own or query.project or None,
                 after=cursor.after_time(),
@@ -343,7 +343,8 @@ class Groups(GroupUpdates):
         )
         require_visible(connection, caller, spec.placement)
         uuid = request.resource_uuid or self._new_uuid()
-        past = next(iter(groups.load_many(connection, [uuid])), None)
+        # One that is made at random is nobody's.
+        past = next(iter(groups.load_many(connection, [uuid] if request.resource_uuid else ())), None)
         if past is not None and past.phase is not GroupPhase.DELETED:
             raise AlreadyExists("instance group", uuid)
         group = Group(

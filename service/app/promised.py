@@ -31,7 +31,8 @@ def ends(ends_at: int, now: int) -> int:
 def check_quota(connection: Connection, group: Group) -> None:
     """Raises QuotaExceeded; of a group that may wait only where it would be more than its project may ever have."""
     try:
-        quotas.check(connection, group.project, promised(connection, group))
+        if limits := quotas.lock(connection, group.project):
+            quotas.compare(connection, group.project, limits, promised(connection, group))
     except QuotaExceeded as error:
         own = translate.total(translate.demand(m.spec) for m in group.instances)
         if group.waiting is None or own.get(error.resource, 0) > error.limit:

@@ -104,8 +104,7 @@ def _changed(
     some = others if len(others) < _MANY else None
     hosts = fleet.hosts(connection, some) if others else {}
     seated = claims.seated(connection, some) if others else {}
-    sizes = claims.sizes(connection, some) if others else {}
-    pinned = claims.pinned(connection, some) if others else {}
+    sizes, pinned = claims.sizes_and_cells(connection, some) if others else ({}, {})
     found = {
         uuid: _Known(marks[uuid], host, seats, asked, here, translate.seen(host, seats, apart, pinned=here))
         for uuid in others
@@ -124,7 +123,7 @@ def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapsho
     """All hosts, and the snapshot made of them, read in full; `FleetReader` gives the same and reads what changed."""
     hosts = fleet.hosts(connection)
     sizes = catalogue_sizes(fleet.model_services(connection).values())
-    for uuid, of_host in claims.sizes(connection).items():
+    claimed, pinned = claims.sizes_and_cells(connection)
+    for uuid, of_host in claimed.items():
         sizes.update(() if hosts[uuid].bare_metal else of_host)
-    apart, pinned = groups.keeping_apart(connection), claims.pinned(connection)
-    return hosts, snapshot(hosts, claims.seated(connection), apart, sizes, pinned)
+    return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection), sizes, pinned)

@@ -11,7 +11,7 @@ from service.domain.ownership import HostRecord, Installation, OwnerMark, Standi
 from service.drivers.base import DriverError, HostDriver, HostFacts, ObservedMachine
 from service.errors import AlreadyExists, Unavailable
 from service.reconcile.holding import hold_unknown
-from service.store import clock, ownership
+from service.store import clock, events, ownership
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.transactions import changes
@@ -150,7 +150,8 @@ class Custody:
             if installation is None or record is None:
                 return HostRecord(host.uuid), Verdict(Standing.MISMATCHED, "the host is of the fleet no more")
             self.installation = installation
-            self._reached = max(self._reached, generation := ownership.generation(connection))
+            generation = installation.generation(events.head(connection)[1])
+            self._reached = max(self._reached, generation)
             stands = mark
             own = stands is not None and stands.database == installation.database
             # Of a host that was taken out of the fleet since; it says nothing of which machine this host was.

@@ -26,7 +26,7 @@ from service.store import clock, fencing, fleet
 from service.store.clock import StoreClock
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.store.fleet import HostLoad
+from service.store.loads import HostLoad, of_hosts
 from service.store.waits import Wait
 from service.telemetry.metrics import Metrics
 from service.transactions import fencing as steps
@@ -390,7 +390,7 @@ def _read(connection: Connection, silent: set[str]) -> _Picture:
     uuids = sorted(silent)
     return _Picture(
         hosts=fleet.hosts(connection),
-        loads=fleet.loads(connection, uuids),
+        loads=of_hosts(connection, uuids),
         newest=fencing.newest(connection, uuids),
         open=under_way,
         told=told,

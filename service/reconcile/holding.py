@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from service.domain.ownership import Fate, Holding, Quarantined, Records, fate
 from service.drivers.base import MachineState, ObservedMachine
-from service.store import claims, clock, groups, ownership
+from service.store import claims, clock, groups, ownership, retired
 from service.store.connection import Connection
 
 
@@ -34,7 +34,7 @@ def seats(connection: Connection, host_uuid: str) -> Seats:
 def records(connection: Connection, host_uuid: str, instances: Sequence[str]) -> tuple[Seats, Records]:
     """The seats of a host, and what is on record of these instances, in one transaction."""
     here = seats(connection, host_uuid)
-    return here, ownership.records(connection, host_uuid, here.wanted, instances)
+    return here, retired.records(connection, host_uuid, here.wanted, instances)
 
 
 def hold_unknown(connection: Connection, host_uuid: str, machines: Sequence[ObservedMachine]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from service.errors import CorralError
-from service.store import addresses, clock, events, fencing, ownership, requests
+from service.store import addresses, clock, events, fencing, requests, retired
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -40,7 +40,7 @@ class Housekeeping:
 
     async def once(self) -> int:
         """Forget what is older than KEEP_MS; returns how many events went. Raises Unavailable."""
-        await self._store.write(lambda c: ownership.forget_retired(c, clock.now(c) - KEEP_RETIRED_MS))
+        await self._store.write(lambda c: retired.forget_retired(c, clock.now(c) - KEEP_RETIRED_MS))
         await self._store.write(lambda c: fencing.forget_old(c, clock.now(c) - KEEP_RETIRED_MS))
         await self._store.write(lambda c: addresses.forget_foreign(c, clock.now(c) - KEEP_ANSWERS_MS))
         gone = 0

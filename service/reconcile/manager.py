@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from service.domain.fleet import HostStatus
 from service.drivers.base import MachineIdentity
 from service.errors import CorralError, Unavailable
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
+from service.reconcile.finding import Found, find_taken
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.patience import Patience
 from service.reconcile.resting import Resting
@@ -18,6 +20,7 @@ from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, REST_MS, GroupWorker
 from service.store import clock, fleet, groups, ownership, waiting, waits
 from service.store.connection import Connection
+from service.store.groups import Lease
 from service.store.resting import put_off
 from service.store.waits import Wait
 from service.telemetry import logs
@@ -39,9 +42,18 @@ GROUP_WAITS = (
 
 _ANSWERED = (HostStatus.CONNECTED, HostStatus.DEGRADED)
 
-_Taken = tuple[int, tuple[tuple[str, int], ...], frozenset[str], Mapping[str, str], frozenset[str], frozenset[str]]
-"""The database's time, (uuid, epoch) of the groups, uuids of groups left behind, hosts that are ahead -> why, those
-that may be, and groups that were put off."""
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one look at the due groups has found. `now`: the database's time, ms; `found`: of those that were taken, as
+    they are; `ahead`: hosts -> why; `flagged`: those that may be; `later`: groups that were put off."""
+
+    now: int
+    leases: tuple[Lease, ...]
+    found: Mapping[str, Found]
+    ahead: Mapping[str, str]
+    flagged: frozenset[str]
+    later: frozenset[str]
 
 
 class Reconciler:
@@ -217,37 +229,39 @@ class Reconciler:
         self._given_back = False
         fine = self._resting.as_they_should_be(self._context.clock.now(), hinted)
 
-        def take(connection: Connection) -> _Taken:
+        def take(connection: Connection) -> Taken:
             now = clock.now(connection)
             waking = waiting.to_wake(connection, now) if given_back else ()
             groups.hasten(connection, sorted({*hinted, *waking}), now)
             leases = self._context.clock.lease_time(now, asked_at)
-            left, ahead = groups.left_behind(connection, leases), ownership.said_ahead(connection)
             owner = self._context.owner
             later = put_off(connection, fine, now, now + REST_MS, leases_as_of=leases)
             taken = groups.take_due(connection, owner, now, LEASE_MS, limit, leases_as_of=leases)
-            return now, taken, left, ahead, ownership.flagged(connection), later
+            return Taken(now, taken, find_taken(connection, taken), *ownership.ahead_or_flagged(connection), later)
 
         try:
-            now, taken, left, ahead, flagged, later = await self._context.store.write(take)
+            seen = await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             self._given_back = given_back
             return
+        now = seen.now
         self._look_at_clock(now, asked_at)
-        self._context.custody.tell(ahead)
-        self._flag(flagged)
+        self._context.custody.tell(seen.ahead)
+        self._flag(seen.flagged)
         self._hinted.difference_update(hinted)
-        self._resting.put_off(fine, later, now + REST_MS)
-        self._context.metrics.lease_takeovers.inc(sum(uuid in left for uuid, _ in taken))
+        self._resting.put_off(fine, seen.later, now + REST_MS)
+        self._context.metrics.lease_takeovers.inc(sum(lease.left_behind for lease in seen.leases))
         steady = int(asked_at * 1000)
         if self._looks_since is None:
             self._looks_since = now, steady
             self._context.custody.since = now
-        for uuid, epoch in taken:
+        for lease in seen.leases:
             # Those whose owner left them behind have been looked at by nobody.
-            patience = Patience(now, steady) if uuid in left else Patience(*self._looks_since)
-            self._work(uuid, epoch, DatabaseTime(now, asked_at), patience, hinted=uuid in hinted)
+            patience = Patience(now, steady) if lease.left_behind else Patience(*self._looks_since)
+            self._work(
+                lease, DatabaseTime(now, asked_at), patience, seen.found.get(lease.uuid), hinted=lease.uuid in hinted
+            )
 
     def _flag(self, hosts: frozenset[str]) -> None:
         """Hosts that were taken on for ours are judged anew where an operator's word has put them down as ahead."""
@@ -290,8 +304,11 @@ class Reconciler:
             self._context.metrics.times_held.labels(kind).inc(count)
             logger.warning("%d times (%s) lay further ahead than they are ever set: the clock was ahead", count, kind)
 
-    def _work(self, uuid: str, epoch: int, taken: DatabaseTime, patience: Patience, *, hinted: bool) -> None:
-        worker = GroupWorker(self._context, uuid, epoch, taken.read + LEASE_MS, taken, hinted, patience)
+    def _work(
+        self, lease: Lease, taken: DatabaseTime, patience: Patience, found: Found | None, *, hinted: bool
+    ) -> None:
+        uuid, until = lease.uuid, taken.read + LEASE_MS
+        worker = GroupWorker(self._context, uuid, lease.epoch, until, taken, hinted, patience, found=found)
         with logs.about(group=uuid):  # in every line of its work
             task = asyncio.create_task(worker.run(), name=f"group {uuid}")
         self._resting.forget(uuid)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from service.lifecycle.effects import AwaitRoom, Effect, Observe, Take, Tell
+from service.domain.groups import Group
+from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, Observe, Plan, Take, Tell
 from service.reconcile.calls import EffectResult
 
+GANG, BESIDE = "gang", "gang beside"
 BACKOFF_FIRST_MS = 250
 BACKOFF_MOST_MS = 10_000
 
@@ -32,3 +34,10 @@ class Slot:
             return False
         self.observed_at, self.did = steady, type(effect)
         return True
+
+
+def key_of(effect: Effect, group: Group) -> str:
+    """The slot that an effect runs in."""
+    if not isinstance(effect, Plan | Dispatch):
+        return GANG if isinstance(effect, AwaitRoom) else effect.instance_uuid
+    return BESIDE if group.instance(effect.instance_uuids[0]).beside else GANG

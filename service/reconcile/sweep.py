@@ -27,7 +27,7 @@ from service.reconcile.custody import Custody
 from service.reconcile.filter_sweep import FilterSweep
 from service.reconcile.holding import quarantined, records, seat_of, seats
 from service.reconcile.monitor import HostMonitor
-from service.store import addresses, audit, claims, clock, ownership, waiting
+from service.store import addresses, audit, claims, clock, ownership, retired, waiting
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
@@ -193,8 +193,8 @@ class Sweep:
                 )  # fmt: skip
             self._held[host_uuid] = unknown
         monitor.hold(held(unknown))
-        if await self._store.read(lambda c: ownership.has_unseen(c, host_uuid)):
-            await self._store.write(lambda c: ownership.seen_gone(c, host_uuid, there))
+        if await self._store.read(lambda c: retired.has_unseen(c, host_uuid)):
+            await self._store.write(lambda c: retired.seen_gone(c, host_uuid, there))
 
     async def _release(self, monitor: HostMonitor, identity: MachineIdentity) -> None:
         """A claim of an attempt that is over ends once its machine is absent and cannot appear any more."""

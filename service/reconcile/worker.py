@@ -35,11 +35,12 @@ from service.reconcile.caution import Caution
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.ends import count_ends
+from service.reconcile.finding import Found, find
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
-from service.reconcile.slots import BACKOFF_FIRST_MS, BACKOFF_MOST_MS, Slot
+from service.reconcile.slots import BACKOFF_FIRST_MS, BACKOFF_MOST_MS, Slot, key_of
 from service.reconcile.tracing import traced
-from service.store import clock, groups, ownership
+from service.store import clock, groups
 from service.store.connection import Connection
 from service.transactions import changes
 from service.transactions.changes import LeaseLost
@@ -48,13 +49,12 @@ logger = logging.getLogger(__name__)
 
 LEASE_MS, RENEW_MS = 45_000, 10_000
 TICK_MS, REST_MS = 2_000, 10_000
-GANG, BESIDE = "gang", "gang beside"
 
 
 @dataclass(slots=True)
 class GroupWorker:
     """One group's work. `run` returns when the lease was given back or lost. `all_hinted`: something was noticed before
-    it was taken, so older listings will not do. `left`: as what it was left."""
+    it was taken, so older listings will not do. `found`: as it was when it was taken; `left`: as what it was left."""
 
     context: WorkerContext
     uuid: str
@@ -70,6 +70,7 @@ class GroupWorker:
     _reload: bool = False
     _giving_back: bool = False
     _given: bool = False
+    found: Found | None = None
     left: Group | None = None
     _clock_was_set: bool = False
     _leapt_ms: int = 0
@@ -146,7 +147,7 @@ class GroupWorker:
     async def _step(self, group: Group | None) -> Group:
         now = self._now()
         if group is None:
-            group = await self._load()
+            group = await self._load() if self.found is None else self._read(*self.found)
             self._caution.found(group)
         known = group
         # Where the answer to a give-back was lost it may have been committed: nothing may be done before that is known.
@@ -188,7 +189,7 @@ class GroupWorker:
         rests = after is not None and self._may_rest(after, now)
 
         def apply(connection: Connection) -> tuple[Group, bool]:
-            known = group if groups.is_as_known(connection, group) else None
+            known = changes.as_known(connection, group)
             stored = changes.apply(connection, uuid, facts, now, epoch=epoch, known=known)
             return stored, known is not None and rests and groups.give_back(
                 connection, uuid, epoch, _due_at(stored, now), stored.version
@@ -209,14 +210,13 @@ class GroupWorker:
         return not (open_effects or self.patience.left_ms(after, self._steady()) or self._circumstances(after, now))
 
     async def _load(self) -> Group:
-        def read(connection: Connection) -> tuple[Group, Mapping[str, str]]:
-            return groups.load(connection, self.uuid), ownership.held_of(connection, self.uuid)
+        return self._read(*await self.context.store.read(lambda c: find(c, self.uuid)))
 
-        before = self._quarantined
-        group, self._quarantined = await self.context.store.read(read)
-        for uuid in sorted(self._quarantined.keys() - before.keys()):
+    def _read(self, group: Group, quarantined: Mapping[str, str]) -> Group:
+        for uuid in sorted(quarantined.keys() - self._quarantined.keys()):
             logger.warning("a machine of instance %s is in quarantine on host %s: no other is made or let run beside "
-                           "it, until an operator adopts or removes it", uuid, self._quarantined[uuid])  # fmt: skip
+                           "it, until an operator adopts or removes it", uuid, quarantined[uuid])  # fmt: skip
+        self._quarantined = quarantined
         if group.epoch != self.epoch:
             raise LeaseLost(self.uuid)
         return group
@@ -289,7 +289,7 @@ class GroupWorker:
             for member in group.instances:
                 self.hint(member.uuid)
         steady = self._steady()
-        wanted = {_key(effect, group): effect for effect in effects(group, now) if not self._is_held_back(effect)}
+        wanted = {key_of(effect, group): effect for effect in effects(group, now) if not self._is_held_back(effect)}
         for key, slot in self._slots.items():
             if key not in wanted:
                 slot.hinted = False  # nothing is left to do for this member, so nobody needs to look
@@ -381,10 +381,3 @@ class GroupWorker:
 def _due_at(group: Group, now: int) -> int | None:
     """When somebody has to look at the group again that is at rest; None: never."""
     return None if group.phase in FINAL else now + REST_MS
-
-
-def _key(effect: Effect, group: Group) -> str:
-    """The slot that an effect runs in."""
-    if not isinstance(effect, Plan | Dispatch):
-        return GANG if isinstance(effect, AwaitRoom) else effect.instance_uuid
-    return BESIDE if group.instance(effect.instance_uuids[0]).beside else GANG

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import islice
 
-from sqlalchemy import Connection, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal, or_, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from service.domain.groups import Instance, InstanceStatus
@@ -16,6 +16,33 @@ from service.domain.network import ANSWER, ForeignAddress, Network, PoolUse, in_
 from service.errors import NoAddresses
 from service.store import fleet, schema
 from service.store.claims import ClaimLost
+from service.store.statement import Statement, among
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Of a zone: address -> the member that holds it, and those that somebody else has."""
+
+    held: dict[str, str]
+    foreign: set[str]
+
+
+_ADDRESSES, _FOREIGN = schema.addresses, schema.foreign_addresses
+_KNOWN = Statement(
+    union_all(
+        select(_ADDRESSES.c.zone_uuid, _ADDRESSES.c.address, _ADDRESSES.c.instance_uuid).where(
+            among(_ADDRESSES.c.zone_uuid, "zones")
+        ),
+        select(_FOREIGN.c.zone_uuid, _FOREIGN.c.address, literal("").label("instance_uuid")).where(
+            among(_FOREIGN.c.zone_uuid, "zones")
+        ),
+    )
+)
+_KEEP = Statement(
+    update(_ADDRESSES).where(_ADDRESSES.c.zone_uuid == bindparam("in"), _ADDRESSES.c.address == bindparam("at")),
+    ("attempt",),
+)
+_TAKE = Statement(insert(_ADDRESSES), ("zone_uuid", "address", "instance_uuid", "attempt"))
 
 
 def take_addresses(
@@ -26,26 +53,23 @@ def take_addresses(
     A member that has one there already keeps it, whichever attempt it took it with; others get the lowest free ones.
     Raises NoAddresses where too few are left, ClaimLost where another transaction just took one.
     """
-    table = schema.addresses
-    members = dict(wanted)
-    here = select(table.c.instance_uuid, table.c.address).where(
-        table.c.zone_uuid == zone_uuid, table.c.instance_uuid.in_(members)
+    members, known = dict(wanted), _known(connection, [zone_uuid])[zone_uuid]
+    found = {known.held[address]: address for address in known.held if known.held[address] in members}
+    _KEEP.many(
+        connection,
+        [{"in": zone_uuid, "at": at, "attempt": members[instance]} for instance, at in sorted(found.items())],
     )
-    found: dict[str, str] = {row.instance_uuid: row.address for row in connection.execute(here)}
-    for instance_uuid, address in sorted(found.items()):
-        mine = table.c.zone_uuid == zone_uuid, table.c.address == address
-        connection.execute(update(table).where(*mine).values(attempt=members[instance_uuid]))
     new = [instance_uuid for instance_uuid, _ in wanted if instance_uuid not in found]
-    for instance_uuid, address in zip(new, free_addresses(connection, zone_uuid, network, len(new)), strict=True):
-        found[instance_uuid] = address
-        row = insert(table).values(
-            zone_uuid=zone_uuid, address=address, instance_uuid=instance_uuid, attempt=members[instance_uuid]
-        )
-        try:
-            connection.execute(row)
-        except IntegrityError as error:  # another transaction took it since the SELECT
-            raise ClaimLost(f"address {address} was just taken") from error
-    return found
+    taken = dict(zip(new, _free(connection, zone_uuid, network, known, len(new)), strict=True))
+    rows = [
+        {"zone_uuid": zone_uuid, "address": address, "instance_uuid": instance, "attempt": members[instance]}
+        for instance, address in taken.items()
+    ]
+    try:
+        _TAKE.many(connection, rows)
+    except IntegrityError as error:  # another transaction took it since the SELECT
+        raise ClaimLost(f"one of the addresses {', '.join(list(taken.values())[:8])} was just taken") from error
+    return found | taken
 
 
 def hand_over(connection: Connection, zone_uuid: str, instance_uuid: str, group_uuid: str) -> None:
@@ -76,7 +100,11 @@ def let_go(connection: Connection, instances: Iterable[str]) -> None:
 
 def free_addresses(connection: Connection, zone_uuid: str, network: Network, count: int) -> Sequence[str]:
     """The lowest addresses of the first pools that nobody has now; none of them is taken. Raises NoAddresses."""
-    taken = _held(connection, zone_uuid) | _foreign(connection, zone_uuid)
+    return _free(connection, zone_uuid, network, _known(connection, [zone_uuid])[zone_uuid], count)
+
+
+def _free(connection: Connection, zone_uuid: str, network: Network, known: _Known, count: int) -> Sequence[str]:
+    taken = known.held.keys() | known.foreign
     found: list[str] = []
     for low, high in network.pools:
         candidate, last = ip_address(low), ip_address(high)
@@ -89,14 +117,14 @@ def free_addresses(connection: Connection, zone_uuid: str, network: Network, cou
     return found
 
 
-def _held(connection: Connection, zone_uuid: str) -> set[str]:
-    table = schema.addresses
-    return set(connection.scalars(select(table.c.address).where(table.c.zone_uuid == zone_uuid)))
-
-
-def _foreign(connection: Connection, zone_uuid: str) -> set[str]:
-    table = schema.foreign_addresses
-    return set(connection.scalars(select(table.c.address).where(table.c.zone_uuid == zone_uuid)))
+def _known(connection: Connection, zones: Iterable[str]) -> Mapping[str, _Known]:
+    found = {zone_uuid: _Known({}, set()) for zone_uuid in sorted(zones)}
+    for zone_uuid, address, instance_uuid in _KNOWN.all(connection, {"zones": list(found)}) if found else ():
+        if instance_uuid:
+            found[zone_uuid].held[address] = instance_uuid
+        else:
+            found[zone_uuid].foreign.add(address)
+    return found
 
 
 def _too_few(connection: Connection, networks: Mapping[str, Network], asked: int, free: int) -> NoAddresses:
@@ -109,13 +137,12 @@ def _too_few(connection: Connection, networks: Mapping[str, Network], asked: int
 
 def pool_uses(connection: Connection, zone_uuid: str, network: Network) -> tuple[PoolUse, ...]:
     """Who has how many addresses of each pool. One that a member and somebody else have counts as the member's."""
-    held, foreign = _held(connection, zone_uuid), _foreign(connection, zone_uuid)
-    return tuple(pool_use(pool, held, foreign - held) for pool in network.pools)
+    return _uses(network, _known(connection, [zone_uuid])[zone_uuid])
 
 
-def free_count(connection: Connection, zone_uuid: str, network: Network) -> int:
-    """How many addresses of the zone's pools can be given out."""
-    return sum(use.free for use in pool_uses(connection, zone_uuid, network))
+def _uses(network: Network, known: _Known) -> tuple[PoolUse, ...]:
+    held = set(known.held)
+    return tuple(pool_use(pool, held, known.foreign - held) for pool in network.pools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +156,14 @@ class Shortages:
 def require_free(connection: Connection, members: Sequence[Instance]) -> Shortages:
     """That the zones in which these members may be placed can have addresses enough for them; and the zones that
     cannot take all of them. Raises NoAddresses: by no placement can each have one."""
-    zones = fleet.zones(connection)
-    if not any(zone.network.plans_addresses for zone in zones.values()):
+    zones = fleet.zones_with_hosts(connection)
+    planned = {zone.uuid: zone.network for zone in zones if zone.network.plans_addresses}
+    if not planned:
         return Shortages()
-    hosts = fleet.hosts_of(connection)
-    planned = {uuid: zone.network for uuid, zone in zones.items() if hosts.get(uuid) and zone.network.plans_addresses}
-    unlimited = any(hosts.get(uuid) and uuid not in planned for uuid in zones)
-    free = {uuid: free_count(connection, uuid, network) for uuid, network in planned.items()}
-    table = schema.addresses
-    mine = select(table.c.zone_uuid, table.c.instance_uuid).where(table.c.instance_uuid.in_([m.uuid for m in members]))
-    has = {(row.zone_uuid, row.instance_uuid) for row in connection.execute(mine)}
+    unlimited = len(planned) < len(zones)
+    known = _known(connection, planned)
+    free = {uuid: sum(use.free for use in _uses(network, known[uuid])) for uuid, network in planned.items()}
+    has = {(uuid, instance) for uuid, one in known.items() for instance in one.held.values()}
     needs = {uuid: sum((uuid, m.uuid) not in has for m in members) for uuid in planned}
     pinned = Counter(m.spec.zone_uuid for m in members if (m.spec.zone_uuid, m.uuid) not in has)
     for uuid, asked in sorted(pinned.items()):
@@ -193,7 +218,8 @@ def seen_on_host(
 
 def held_outside(connection: Connection, zone_uuid: str, network: Network) -> list[str]:
     """Addresses that members have in the zone and its network does not give out."""
-    return sorted(address for address in _held(connection, zone_uuid) if not in_pools(address, network))
+    held = _known(connection, [zone_uuid])[zone_uuid].held
+    return sorted(address for address in held if not in_pools(address, network))
 
 
 def forget_zone(connection: Connection, zone_uuid: str) -> None:

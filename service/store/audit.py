@@ -6,8 +6,12 @@ from sqlalchemy import Connection, bindparam, insert, select
 
 from service.domain.tenants import AuditEvent, AuditFilter
 from service.store import schema
+from service.store.statement import Statement
 
-_RECORD = insert(schema.audit)
+_RECORD = Statement(
+    insert(schema.audit),
+    ("time", "principal", "project", "method", "subject", "request_id", "client_request_id", "peer"),
+)
 _NEWEST = (
     select(schema.audit.c.request_id)
     .where(schema.audit.c.subject == bindparam("of"))
@@ -34,8 +38,8 @@ def record(
     `request_id`: as the call's log line has it; `client_request_id`: the one in the request, or empty.
     `peer`: where the call came from; empty of what nobody called for.
     """
-    connection.execute(
-        _RECORD,
+    _RECORD.run(
+        connection,
         {
             "time": now,
             "principal": principal,

@@ -44,14 +44,12 @@ _SEATS = Statement(
         among(_BOOKINGS.c.instance_uuid, "of")
     )
 )
-_SEATED = (
+SEATED = (
     select(_BOOKINGS.c.host_uuid, _BOOKINGS.c.instance_uuid, _BOOKINGS.c.group_uuid, schema.groups.c.exclusive_hosts)
     .join(schema.groups, schema.groups.c.uuid == _BOOKINGS.c.group_uuid)
     .distinct()
-    .order_by(_BOOKINGS.c.host_uuid, _BOOKINGS.c.instance_uuid)
 )
-_SEATED_ANYWHERE = Statement(_SEATED)
-_SEATED_HERE = Statement(_SEATED.where(among(_BOOKINGS.c.host_uuid, "hosts")))
+"""Every seat that is kept, as `claims.seated` tells it."""
 
 
 def book(connection: Connection, room: str, for_group: str, seats: Sequence[tuple[str, Seat]]) -> None:
@@ -107,16 +105,6 @@ def booked(connection: Connection, instances: Iterable[str]) -> Mapping[str, tup
     for row in _SEATS.all(connection, {"of": sorted(set(instances))}):
         found.setdefault(row.instance_uuid, (row.host_uuid, {}))[1][row.resource] = row.amount
     return {instance: (host, cells_in(vector)) for instance, (host, vector) in found.items()}
-
-
-def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
-    """Host uuid -> (instance, group, exclusive) of every seat that is kept (on these hosts), as `claims.seated`."""
-    found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    every = hosts is None
-    rows = _SEATED_ANYWHERE.all(connection) if every else _SEATED_HERE.all(connection, {"hosts": sorted(hosts or ())})
-    for row in rows:
-        found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
-    return found
 
 
 def on_host(connection: Connection, host_uuid: str) -> int:

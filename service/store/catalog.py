@@ -16,6 +16,10 @@ from service.errors import NotFound
 from service.store import fleet_events, rows, schema
 from service.store.codec import decode, decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
+from service.store.statement import Statement
+
+_MODEL_SERVICES = Statement(select(schema.model_services))
+_VERSIONS = Statement(select(schema.model_service_versions))
 
 
 def put_model_service(connection: Connection, entry: ModelService, *, now: int | None = None) -> None:
@@ -65,7 +69,7 @@ def delete_model_service(connection: Connection, uuid: str, now: int) -> None:
 
 def model_services(connection: Connection) -> Mapping[str, ModelService]:
     """The catalogue by uuid."""
-    return {r.uuid: _entry(r) for r in connection.execute(select(schema.model_services))}
+    return {r.uuid: _entry(r) for r in _MODEL_SERVICES.all(connection)}
 
 
 def model_service(connection: Connection, uuid: str, *, lock: bool = False) -> ModelService:
@@ -86,9 +90,8 @@ def page_of_model_services(
 
 def every_version(connection: Connection) -> Mapping[str, ModelService]:
     """The catalogue by uuid, and besides by `version_key` every version that a member may still be made from."""
-    table = schema.model_service_versions
     found = dict(model_services(connection))
-    for row in connection.execute(select(table)):
+    for row in _VERSIONS.all(connection):
         found[version_key(row.uuid, row.version)] = replace(decode(ModelService, row.document), version=row.version)
     return found
 

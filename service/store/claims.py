@@ -19,10 +19,11 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    union_all,
     update,
 )
 
-from service.domain.cells import cells_in
+from service.domain.cells import cells_in, is_of_cell
 from service.domain.fleet import GPU, HostState, HostStatus, Size
 from service.domain.groups import Seat
 from service.errors import InvariantViolation
@@ -54,10 +55,16 @@ _SEATED = (
     select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.group_uuid, schema.groups.c.exclusive_hosts)
     .join(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid)
     .distinct()
-    .order_by(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid)
 )
-_SEATED_HERE = Statement(_SEATED.where(among(_CLAIMS.c.host_uuid, "hosts")))
-_SEATED_ANYWHERE = Statement(_SEATED)
+_SEATED_HERE = Statement(
+    union_all(
+        _SEATED.where(among(_CLAIMS.c.host_uuid, "hosts")),
+        bookings.SEATED.where(among(schema.bookings.c.host_uuid, "hosts")),
+    ).order_by("host_uuid", "instance_uuid")
+)
+_SEATED_ANYWHERE = Statement(union_all(_SEATED, bookings.SEATED).order_by("host_uuid", "instance_uuid"))
+_AMOUNT = select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.resource, _CLAIMS.c.amount)
+_AMOUNTS, _AMOUNTS_HERE = Statement(_AMOUNT), Statement(_AMOUNT.where(among(_CLAIMS.c.host_uuid, "hosts")))
 _OPEN_HOST = Statement(
     update(schema.hosts)
     .where(
@@ -242,36 +249,25 @@ def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mappin
     rows = _SEATED_ANYWHERE.all(connection) if every else _SEATED_HERE.all(connection, {"hosts": sorted(hosts or ())})
     for row in rows:
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
-    for host_uuid, seats in bookings.seated(connection, hosts).items():
-        found[host_uuid] += seats
     return found
 
 
-def sizes(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[Size]]:
-    """Host uuid -> what each attempt holds there, of everything claimed (on these hosts)."""
-    table = schema.claims
-    query = select(table.c.host_uuid, table.c.instance_uuid, table.c.attempt, table.c.resource, table.c.amount)
-    query = query.where(OF_HOST)
-    if hosts is not None:
-        query = query.where(table.c.host_uuid.in_(sorted(hosts)))
-    found: dict[str, dict[tuple[str, int], list[tuple[str, int]]]] = defaultdict(dict)
-    for host_uuid, instance_uuid, attempt, resource, amount in connection.execute(query).all():
-        found[host_uuid].setdefault((instance_uuid, attempt), []).append((resource, int(amount)))
-    return {
-        host_uuid: tuple(tuple(sorted(vector)) for vector in vectors.values()) for host_uuid, vectors in found.items()
-    }
-
-
-def pinned(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
-    """Host uuid -> instance -> the cells that it is pinned to there, of those that are (on these hosts)."""
-    table = schema.claims
-    query = select(table.c.host_uuid, table.c.instance_uuid, table.c.resource, table.c.amount).where(~OF_HOST)
-    if hosts is not None:
-        query = query.where(table.c.host_uuid.in_(sorted(hosts)))
-    found: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
-    for host_uuid, instance_uuid, resource, amount in connection.execute(query).all():
-        found[host_uuid][instance_uuid][resource] = int(amount)
-    return {host: {uuid: cells_in(held) for uuid, held in members.items()} for host, members in found.items()}
+def sizes_and_cells(
+    connection: Connection, hosts: Iterable[str] | None = None
+) -> tuple[Mapping[str, Sequence[Size]], Mapping[str, Mapping[str, tuple[int, ...]]]]:
+    """Of everything claimed (on these hosts): host uuid -> what each attempt holds there, without what it holds of
+    cells; and host uuid -> instance -> the cells that it is pinned to there, of those that are."""
+    vectors: dict[str, dict[tuple[str, int], list[tuple[str, int]]]] = defaultdict(dict)
+    of_cells: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    rows = _AMOUNTS.all(connection) if hosts is None else _AMOUNTS_HERE.all(connection, {"hosts": sorted(hosts)})
+    for host_uuid, instance_uuid, attempt, resource, amount in rows:
+        if is_of_cell(resource):
+            of_cells[host_uuid][instance_uuid][resource] = int(amount)
+        else:
+            vectors[host_uuid].setdefault((instance_uuid, attempt), []).append((resource, int(amount)))
+    sizes = {host: tuple(tuple(sorted(vector)) for vector in held.values()) for host, held in vectors.items()}
+    pinned = {host: {uuid: cells_in(held) for uuid, held in members.items()} for host, members in of_cells.items()}
+    return sizes, pinned
 
 
 def spare_hosts(connection: Connection) -> int:

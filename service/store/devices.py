@@ -17,6 +17,7 @@ from service.domain.fleet import GPU, MEMORY, Overcommit
 from service.errors import NotFound, WrongState
 from service.store import schema
 from service.store.codec import decode, encode
+from service.store.statement import Statement, among
 
 OVERCOMMITTED = "its host promises more memory than it has, and a machine with a device holds all of its own"
 _PIN_NOTHING = frozenset({"", "simulated", "test"})
@@ -28,7 +29,7 @@ _JOINED = (
     .join(_HELD, (_HELD.c.host_uuid == _DEVICES.c.host_uuid) & (_HELD.c.key == _DEVICES.c.key), isouter=True)
     .order_by(_DEVICES.c.host_uuid, _DEVICES.c.key)
 )
-_HERE = _JOINED.where(_DEVICES.c.host_uuid.in_(bindparam("of", expanding=True)))
+_EVERYWHERE, _HERE = Statement(_JOINED), Statement(_JOINED.where(among(_DEVICES.c.host_uuid, "of")))
 _ONE = (_DEVICES.c.host_uuid == bindparam("host")) & (_DEVICES.c.key == bindparam("what"))
 _SET = update(_DEVICES).where(_ONE)
 _FORGET = delete(_DEVICES).where(_ONE)
@@ -56,8 +57,7 @@ _COUNTED = (
 def of_hosts(connection: Connection, hosts: Sequence[str] | None = None) -> Mapping[str, tuple[Device, ...]]:
     """Host uuid -> its devices by key (of these hosts)."""
     found: dict[str, list[Device]] = defaultdict(list)
-    query, values = (_JOINED, {}) if hosts is None else (_HERE, {"of": sorted(hosts)})
-    for row in connection.execute(query, values):
+    for row in _EVERYWHERE.all(connection) if hosts is None else _HERE.all(connection, {"of": sorted(hosts)}):
         found[row.host_uuid].append(_device(row))
     return {host: tuple(devices) for host, devices in found.items()}
 
@@ -95,7 +95,7 @@ def record(connection: Connection, host_uuid: str, units: Sequence[Unit], *, ove
     it. `overcommitted`: see OVERCOMMITTED. The caller holds the host's row.
     """
     let_go(connection, [host_uuid])
-    known = {row.key: row for row in connection.execute(_HERE, {"of": [host_uuid]})}
+    known = {row.key: row for row in _HERE.all(connection, {"of": [host_uuid]})}
     changed = False
     for unit in units:
         values = _values(unit, overcommitted=overcommitted)
@@ -129,7 +129,7 @@ def _lose(connection: Connection, row: Row[Any], reason: str) -> bool:
 
 def hold_to_policy(connection: Connection, host_uuid: str, *, overcommitted: bool) -> None:
     """Take a host's devices out of service while its memory is promised more than once, or back. The caller counts."""
-    for row in connection.execute(_HERE, {"of": [host_uuid]}).all():
+    for row in _HERE.all(connection, {"of": [host_uuid]}):
         barred = (row.state, row.reason) == (DeviceState.BLOCKED.value, OVERCOMMITTED)
         if overcommitted and row.state == DeviceState.AVAILABLE.value:
             values = {"state": DeviceState.BLOCKED.value, "reason": OVERCOMMITTED}

@@ -9,14 +9,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, case, delete, func, insert, select, update
 
 from service.domain.fencing import HOUR_MS, OPEN, Fence, FenceCause, FenceState, Rule, Verdict
 from service.store import fleet_events, schema
 from service.store.fleet_events import FleetChange
+from service.store.statement import Statement, among
 
 _FENCES, _VERDICTS, _LEASE = schema.fences, schema.fence_verdicts, schema.fencing_lease
-_OPEN = select(_FENCES).where(_FENCES.c.open_host.is_not(None)).order_by(_FENCES.c.asked_at, _FENCES.c.uuid)
+_OPEN = Statement(select(_FENCES).where(_FENCES.c.open_host.is_not(None)).order_by(_FENCES.c.asked_at, _FENCES.c.uuid))
+_OWNERS = Statement(select(_LEASE.c.owner).where(_LEASE.c.lease_until > bindparam("now")))
+_LAST = (
+    select(_FENCES.c.host_uuid, func.max(_FENCES.c.asked_at).label("at"))
+    .where(among(_FENCES.c.host_uuid, "of"))
+    .group_by(_FENCES.c.host_uuid)
+    .subquery()
+)
+_NEWEST = Statement(
+    select(_FENCES)
+    .join(_LAST, (_FENCES.c.host_uuid == _LAST.c.host_uuid) & (_FENCES.c.asked_at == _LAST.c.at))
+    .order_by(case((_FENCES.c.open_host.is_not(None), 1), else_=0), _FENCES.c.uuid)
+)
+_ALL_VERDICTS = Statement(select(_VERDICTS))
+_SOME_VERDICTS = Statement(select(_VERDICTS).where(among(_VERDICTS.c.host_uuid, "of")))
 
 
 # --- the lease -------------------------------------------------------------------------------------------------------
@@ -46,7 +61,7 @@ def end_lease(connection: Connection, owner: str) -> None:
 
 def lease_owners(connection: Connection, now: int) -> tuple[str, ...]:
     """Who has the lease now: one, or nobody."""
-    return tuple(connection.scalars(select(_LEASE.c.owner).where(_LEASE.c.lease_until > now)))
+    return tuple(_OWNERS.scalars(connection, {"now": now}))
 
 
 # --- fences ----------------------------------------------------------------------------------------------------------
@@ -54,7 +69,7 @@ def lease_owners(connection: Connection, now: int) -> tuple[str, ...]:
 
 def open_fences(connection: Connection) -> tuple[Fence, ...]:
     """All that are under way, the oldest first."""
-    return tuple(_fence(row) for row in connection.execute(_OPEN))
+    return tuple(_fence(row) for row in _OPEN.all(connection))
 
 
 def fence(connection: Connection, uuid: str) -> Fence | None:
@@ -102,19 +117,7 @@ def lately(connection: Connection, causes: Sequence[FenceCause], now: int) -> in
 
 def newest(connection: Connection, hosts: Sequence[str]) -> Mapping[str, Fence]:
     """The last fence of each of these hosts."""
-    last = (
-        select(_FENCES.c.host_uuid, func.max(_FENCES.c.asked_at).label("at"))
-        .where(_FENCES.c.host_uuid.in_(hosts))
-        .group_by(_FENCES.c.host_uuid)
-        .subquery()
-    )
-    open_last = case((_FENCES.c.open_host.is_not(None), 1), else_=0)
-    query = (
-        select(_FENCES)
-        .join(last, (_FENCES.c.host_uuid == last.c.host_uuid) & (_FENCES.c.asked_at == last.c.at))
-        .order_by(open_last, _FENCES.c.uuid)
-    )
-    return {row.host_uuid: _fence(row) for row in connection.execute(query)}
+    return {row.host_uuid: _fence(row) for row in _NEWEST.all(connection, {"of": hosts})} if hosts else {}
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -122,10 +125,8 @@ def newest(connection: Connection, hosts: Sequence[str]) -> Mapping[str, Fence]:
 
 def verdicts(connection: Connection, hosts: Sequence[str] | None = None) -> Mapping[str, Verdict]:
     """What is thought of the hosts that are silent."""
-    query = select(_VERDICTS)
-    if hosts is not None:
-        query = query.where(_VERDICTS.c.host_uuid.in_(hosts))
-    return {row.host_uuid: Verdict(Rule(row.rule), row.reason) for row in connection.execute(query)}
+    rows = _ALL_VERDICTS.all(connection) if hosts is None else _SOME_VERDICTS.all(connection, {"of": hosts})
+    return {row.host_uuid: Verdict(Rule(row.rule), row.reason) for row in rows}
 
 
 def set_verdict(connection: Connection, host: str, zone: str, verdict: Verdict | None, now: int) -> None:

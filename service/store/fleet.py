@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from service.domain import cells
 from service.domain.devices import PciFunction, units
 from service.domain.fleet import GPU, Host, HostState, HostStatus, Overcommit, Zone, policy
-from service.domain.groups import InstanceStatus
 from service.errors import NotFound
 from service.store import claims, devices, fleet_events, rows, schema, settings, vectors
 from service.store.catalog import model_services, put_model_service
 from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange, wall_clock
+from service.store.statement import Statement, among
 
 __all__ = [
-    "HostLoad",
     "delete_host",
     "delete_zone",
     "host",
     "hosts",
     "hosts_of",
-    "loads",
     "marks",
     "model_services",
     "page_of_hosts",
@@ -40,14 +38,35 @@ __all__ = [
     "set_status",
     "zone",
     "zones",
+    "zones_with_hosts",
 ]
 
 # Statements that run with every probe and plan are made once.
-_ZONES = select(schema.zones)
-_HOSTS = select(schema.hosts).order_by(schema.hosts.c.uuid)
-_HOST_LOCKED = select(schema.hosts).where(schema.hosts.c.uuid == bindparam("of")).with_for_update()
-_STATUS = select(schema.hosts.c.status).where(schema.hosts.c.uuid == bindparam("of"))
-_SET_CONNECTED = (
+_ZONES = Statement(select(schema.zones))
+_ZONES_WITH_HOSTS = Statement(
+    select(schema.zones)
+    .where(select(schema.hosts.c.uuid).where(schema.hosts.c.zone_uuid == schema.zones.c.uuid).exists())
+    .order_by(schema.zones.c.uuid)
+)
+_IN_ORDER = select(schema.hosts).order_by(schema.hosts.c.uuid)
+_HOSTS, _SOME_HOSTS = Statement(_IN_ORDER), Statement(_IN_ORDER.where(among(schema.hosts.c.uuid, "uuids")))
+_THAT_HOST = select(schema.hosts).where(schema.hosts.c.uuid == bindparam("of"))
+_HOST, _HOST_LOCKED = Statement(_THAT_HOST), Statement(_THAT_HOST.with_for_update())
+_SAID = _THAT_HOST.with_only_columns(
+    schema.hosts.c.status, schema.hosts.c.status_reason, schema.hosts.c.status_cause, schema.hosts.c.zone_uuid
+)
+_STATUS, _STATUS_LOCKED = Statement(_SAID), Statement(_SAID.with_for_update())
+_SET_STATUS = Statement(
+    update(schema.hosts)
+    .where(schema.hosts.c.uuid == bindparam("of"))
+    .values(
+        status=bindparam("is"),
+        status_reason=bindparam("reason"),
+        status_cause=bindparam("cause"),
+        generation=schema.hosts.c.generation + 1,
+    )
+)
+_SET_CONNECTED = Statement(
     update(schema.hosts)
     .where(schema.hosts.c.uuid == bindparam("of"))
     .values(
@@ -61,46 +80,15 @@ _SET_CONNECTED = (
     )
 )
 _MARKED = ("uuid", "created_at", "version", "generation", "state", "status", "status_reason", "boot_id", "virt_type")
-_MARKS = select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid)
+_MARKS = Statement(select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid))
 _AMOUNT = ("host_uuid", "resource", "total", "usable", "foreign_used", "beside", "used", "booked")
-_AMOUNTS = select(*(schema.host_resources.c[name] for name in _AMOUNT)).order_by(
-    schema.host_resources.c.host_uuid, schema.host_resources.c.resource
-)
-
-_MEMBERS, _CLAIMS = schema.instances, schema.claims
-_SEATED = (
-    select(_MEMBERS.c.host_uuid, func.count().label("n"))
-    .where(_MEMBERS.c.host_uuid.in_(bindparam("of", expanding=True)), _MEMBERS.c.status != InstanceStatus.REMOVED.value)
-    .group_by(_MEMBERS.c.host_uuid)
-)
-_ARRIVING = (
-    select(_MEMBERS.c.target_host_uuid.label("host_uuid"), func.count().label("n"))
-    .where(_MEMBERS.c.target_host_uuid.in_(bindparam("of", expanding=True)))
-    .group_by(_MEMBERS.c.target_host_uuid)
-)
-_CURRENT = (
-    select(_MEMBERS.c.uuid)
-    .where(
-        _MEMBERS.c.uuid == _CLAIMS.c.instance_uuid,
-        _MEMBERS.c.attempt == _CLAIMS.c.attempt,
-        or_(_MEMBERS.c.host_uuid == _CLAIMS.c.host_uuid, _MEMBERS.c.target_host_uuid == _CLAIMS.c.host_uuid),
-        _MEMBERS.c.status != InstanceStatus.REMOVED.value,
+_AMOUNTS = Statement(
+    select(*(schema.host_resources.c[name] for name in _AMOUNT)).order_by(
+        schema.host_resources.c.host_uuid, schema.host_resources.c.resource
     )
-    .exists()
-)
-_STALE = (
-    select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.attempt)
-    .where(_CLAIMS.c.host_uuid.in_(bindparam("of", expanding=True)), ~_CURRENT)
-    .distinct()
 )
 
-
-@dataclass(frozen=True, slots=True)
-class HostLoad:
-    """What the store knows a host to carry: seated members, and claims of attempts that are over."""
-
-    members: int = 0
-    stale_claims: int = 0
+_CLAIMS = schema.claims
 
 
 # --- zones ---------------------------------------------------------------------------------------------------------
@@ -122,7 +110,12 @@ def delete_zone(connection: Connection, uuid: str, now: int) -> None:
 
 def zones(connection: Connection) -> Mapping[str, Zone]:
     """All zones by uuid."""
-    return {r.uuid: _zone(r) for r in connection.execute(_ZONES)}
+    return {r.uuid: _zone(r) for r in _ZONES.all(connection)}
+
+
+def zones_with_hosts(connection: Connection) -> Sequence[Zone]:
+    """Those in which there is a host, by uuid."""
+    return [_zone(row) for row in _ZONES_WITH_HOSTS.all(connection)]
 
 
 def zone(connection: Connection, uuid: str, *, lock: bool = False) -> Zone:
@@ -175,8 +168,7 @@ def delete_host(connection: Connection, host: Host, now: int) -> None:
 def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping[str, Host]:
     """All hosts (or these) by uuid, with their resource vectors."""
     known = vectors.read(connection, uuids)
-    query = _HOSTS if uuids is None else _HOSTS.where(schema.hosts.c.uuid.in_(uuids))
-    found = connection.execute(query)
+    found = _HOSTS.all(connection) if uuids is None else _SOME_HOSTS.all(connection, {"uuids": uuids})
     guests = vectors.guests(connection, known)
     return {row.uuid: _host(row, known.get(row.uuid, {}), guests) for row in found}
 
@@ -189,15 +181,14 @@ def marks(connection: Connection) -> Mapping[str, Hashable]:
     another time of creation.
     """
     amounts: dict[str, tuple[Any, ...]] = {}
-    for row in connection.execute(_AMOUNTS).all():
+    for row in _AMOUNTS.all(connection):
         amounts[row[0]] = amounts.get(row[0], ()) + row[1:]
-    return {row[0]: (row[1:], amounts.get(row[0])) for row in connection.execute(_MARKS).all()}
+    return {row[0]: (row[1:], amounts.get(row[0])) for row in _MARKS.all(connection)}
 
 
 def host(connection: Connection, uuid: str, *, lock: bool = False) -> Host:
     """One host; `lock`: nobody claims on it or changes it meanwhile. Raises NotFound."""
-    query = select(schema.hosts).where(schema.hosts.c.uuid == uuid)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = (_HOST_LOCKED if lock else _HOST).first(connection, {"of": uuid})
     if row is None:
         raise NotFound("host", uuid)
     known = vectors.read(connection, [uuid])
@@ -235,17 +226,6 @@ def page_of_hosts(
     return tuple(_host(row, known.get(row.uuid, {}), guests) for row in found)
 
 
-def loads(connection: Connection, uuids: Sequence[str]) -> Mapping[str, HostLoad]:
-    """What these hosts carry."""
-    counted = {r.host_uuid: int(r.n) for r in connection.execute(_SEATED, {"of": uuids})}
-    for row in connection.execute(_ARRIVING, {"of": uuids}):
-        counted[row.host_uuid] = counted.get(row.host_uuid, 0) + int(row.n)
-    over: dict[str, int] = {}
-    for row in connection.execute(_STALE, {"of": uuids}):
-        over[row.host_uuid] = over.get(row.host_uuid, 0) + 1
-    return {uuid: HostLoad(counted.get(uuid, 0), over.get(uuid, 0)) for uuid in uuids}
-
-
 def set_state(connection: Connection, host: Host, state: HostState, now: int) -> None:
     """Record what the operator wants of the host."""
     rows.touch(connection, schema.hosts, host.uuid, {"state": state.value}, now)
@@ -254,7 +234,7 @@ def set_state(connection: Connection, host: Host, state: HostState, now: int) ->
 
 def status_of(connection: Connection, uuid: str) -> HostStatus | None:
     """What is recorded of the host's connection; None where the host is gone."""
-    found = connection.scalar(_STATUS, {"of": uuid})
+    found = _STATUS.scalar(connection, {"of": uuid})
     return None if found is None else HostStatus(found)
 
 
@@ -271,21 +251,10 @@ def set_status(
 
     `cause`: what the host itself said behind the reason, without secrets.
     """
-    table = schema.hosts
-    said = select(table.c.status, table.c.status_reason, table.c.status_cause, table.c.zone_uuid)
-    row = connection.execute(said.where(table.c.uuid == uuid).with_for_update()).one_or_none()
+    row = _STATUS_LOCKED.first(connection, {"of": uuid})
     if row is None or tuple(row[:3]) == (status.value, reason, cause):
         return
-    connection.execute(
-        update(table)
-        .where(table.c.uuid == uuid)
-        .values(
-            status=status.value,
-            status_reason=reason,
-            status_cause=cause,
-            generation=table.c.generation + 1,
-        )
-    )
+    _SET_STATUS.run(connection, {"of": uuid, "is": status.value, "reason": reason, "cause": cause})
     fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
 
@@ -312,11 +281,11 @@ def set_facts(
     Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
     meanwhile. Does nothing where the host is gone.
     """
-    row = connection.execute(_HOST_LOCKED, {"of": uuid}).one_or_none()
+    row = _HOST_LOCKED.first(connection, {"of": uuid})
     if row is None:
         return
     seen = {"of": uuid, "boot": boot_id, "virt": virt_type, "isolated": isolation or row.isolation}
-    connection.execute(_SET_CONNECTED, seen)
+    _SET_CONNECTED.run(connection, seen)
     known = vectors.read(connection, [uuid]).get(uuid, {})
     operators = decode_known(Host, row.document)
     overcommit = policy(settings.overcommit(connection), zones(connection), operators)

@@ -13,12 +13,13 @@ from enum import StrEnum
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from service.store import events, schema
+from service.store.statement import Statement
 
 FLEET_REVISION = "fleet_revision"
 
 _COUNTERS = schema.counters
-_REMEMBER = update(_COUNTERS).where(_COUNTERS.c.name == FLEET_REVISION).values(value=bindparam("newest"))
-_INSERT = insert(schema.fleet_events)
+_REMEMBER = Statement(update(_COUNTERS).where(_COUNTERS.c.name == FLEET_REVISION).values(value=bindparam("newest")))
+_INSERT = Statement(insert(schema.fleet_events), ("revision", "kind", "uuid", "zone_uuid", "time"))
 
 
 class FleetChange(StrEnum):
@@ -50,9 +51,9 @@ def wall_clock() -> int:
 def append(connection: Connection, kind: FleetChange, uuid: str, zone_uuid: str, now: int) -> int:
     """Record a change; returns its revision. The counter's lock is held from here to the commit, so this comes last."""
     revision = events.count(connection, 1)
-    connection.execute(_REMEMBER, {"newest": revision})
-    connection.execute(
-        _INSERT, {"revision": revision, "kind": kind.value, "uuid": uuid, "zone_uuid": zone_uuid, "time": now}
+    _REMEMBER.run(connection, {"newest": revision})
+    _INSERT.run(
+        connection, {"revision": revision, "kind": kind.value, "uuid": uuid, "zone_uuid": zone_uuid, "time": now}
     )
     return revision
 

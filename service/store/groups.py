@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, true, update
 
 from service.domain.devices import HeldDevice
 from service.domain.endpoints import Endpoint
@@ -43,15 +43,39 @@ _INSTANCE_PLAIN = (
     "room_order", "pauses", "paused_at", "told_epoch", "last_answer_at", "engine_restarts", "silent_since",
     "guest_boot", "endpoint", "holds", "last_lines", "created_at", "updated_at", "cause", "cause_of",
 )  # fmt: skip
+Seats = Mapping[tuple[str, int], frozenset[str]]
+"""(instance, attempt) -> hosts."""
+
+
+class Lease(NamedTuple):
+    """One that was taken. `left_behind`: its owner let it run out instead of giving it back: it has died or hangs."""
+
+    uuid: str
+    epoch: int
+    left_behind: bool = False
+
+
 _GROUP_JSON = ("failure", "placement", "room", "waiting", "endpoint")
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
 # Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
-_GROUPS, _INSTANCES = schema.groups, schema.instances
+_GROUPS, _INSTANCES, _CLAIMS = schema.groups, schema.instances, schema.claims
 _ONE = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _GROUP, _GROUP_LOCKED = Statement(_ONE), Statement(_ONE.with_for_update())
-_STANDS = Statement(_ONE.with_only_columns(_GROUPS.c.version, _GROUPS.c.epoch).with_for_update())
+# Its claims with it: where the group is as known they are of the same moment, for they change in its commits alone.
+_SEATS = (
+    select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.host_uuid)
+    .where(_CLAIMS.c.group_uuid == bindparam("of"))
+    .distinct()
+    .subquery()
+)
+_STANDS = Statement(
+    select(_GROUPS.c.version, _GROUPS.c.epoch, *_SEATS.c)
+    .select_from(_GROUPS.outerjoin(_SEATS, true()))
+    .where(_GROUPS.c.uuid == bindparam("of"))
+    .with_for_update(of=_GROUPS)
+)
 _SOME_GROUPS = Statement(select(_GROUPS).where(among(_GROUPS.c.uuid, "of")))
 _MEMBERS = Statement(
     select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", "devices", *_INSTANCE_CELLS)))
@@ -71,9 +95,8 @@ _HASTEN = Statement(
     .where(among(_GROUPS.c.uuid, "of"), _GROUPS.c.due_at > bindparam("now"))
     .values(due_at=bindparam("now"))
 )
-_LEFT_BEHIND = Statement(select(_GROUPS.c.uuid).where(_GROUPS.c.owner != "", _GROUPS.c.lease_until <= bindparam("now")))
 _FREE = Statement(
-    select(_GROUPS.c.uuid)
+    select(_GROUPS.c.uuid, _GROUPS.c.owner)
     .where(_GROUPS.c.due_at <= bindparam("now"), _GROUPS.c.lease_until <= bindparam("leases"))
     .order_by(_GROUPS.c.due_at)
     .limit(bindparam("most"))
@@ -90,19 +113,41 @@ _RENEW = Statement(_HELD.where(_GROUPS.c.lease_until > 0).values(lease_until=bin
 _FREED = _HELD.values(lease_until=0, owner="", due_at=bindparam("at"))
 _GIVE_BACK = Statement(_FREED)
 _GIVE_BACK_UNCHANGED = Statement(_FREED.where(_GROUPS.c.version == bindparam("seen")))
-_ARRIVING = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt).where(
-    _INSTANCES.c.target_host_uuid == bindparam("host")
+_ARRIVING = Statement(
+    select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt).where(
+        _INSTANCES.c.target_host_uuid == bindparam("host")
+    )
 )
 _OVER = (GroupPhase.CLEANING, GroupPhase.FAILED, GroupPhase.DELETING, GroupPhase.DELETED)
-_OWNERS = select(_GROUPS.c.owner).where(_GROUPS.c.lease_until > bindparam("now")).distinct()
+_OWNERS = Statement(select(_GROUPS.c.owner).where(_GROUPS.c.lease_until > bindparam("now")).distinct())
 _APART = schema.group_apart
-_KEEPING_APART = (
+_KEEPING_APART = Statement(
     select(_APART.c.group_uuid, _APART.c.other_uuid)
     .join(_GROUPS, _GROUPS.c.uuid == _APART.c.group_uuid)
     .where(_GROUPS.c.phase != GroupPhase.DELETED.value)
 )
-_ON_HOST = select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
-    _INSTANCES.c.host_uuid == bindparam("host"), _INSTANCES.c.status != InstanceStatus.REMOVED.value
+_WITHOUT_SEATS = Statement(
+    select(_INSTANCES.c.group_uuid)
+    .join(_GROUPS, _GROUPS.c.uuid == _INSTANCES.c.group_uuid)
+    .where(
+        _INSTANCES.c.status == InstanceStatus.PENDING.value,
+        _GROUPS.c.project == bindparam("of"),
+        *(_GROUPS.c.phase != phase.value for phase in _OVER),
+    )
+    .distinct()
+)
+_ADD_MEMBER = Statement(
+    insert(_INSTANCES),
+    (*_INSTANCE_PLAIN, "rank", "spec", "model_service_uuid", "status", "move", "devices", *_INSTANCE_CELLS),
+)
+_ADD_GROUP = Statement(
+    insert(_GROUPS), (*_GROUP_PLAIN, *_GROUP_WORDS, "name", "spec", "epoch", "exclusive_hosts", "due_at", "owner",
+                      "lease_until")
+)  # fmt: skip
+_ON_HOST = Statement(
+    select(_INSTANCES.c.uuid, _INSTANCES.c.group_uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
+        _INSTANCES.c.host_uuid == bindparam("host"), _INSTANCES.c.status != InstanceStatus.REMOVED.value
+    )
 )
 
 
@@ -114,14 +159,23 @@ def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
     return _group(row, _members(connection, [uuid]).get(uuid, ()))
 
 
-def is_as_known(connection: Connection, known: Group) -> bool:
-    """Whether the stored group is this very version under this very lease; it is locked from here on as by `load`."""
-    stands = _STANDS.first(connection, {"of": known.uuid})
-    return stands is not None and (stands.version, stands.epoch) == (known.version, known.epoch)
+def as_known(connection: Connection, known: Group) -> Seats | None:
+    """Where the stored group is this very version under this very lease: (instance, attempt) -> hosts of its claims.
+    None where it is not. It is locked from here on as by `load`."""
+    rows = _STANDS.all(connection, {"of": known.uuid})
+    if not rows or (rows[0].version, rows[0].epoch) != (known.version, known.epoch):
+        return None
+    seats: dict[tuple[str, int], set[str]] = {}
+    for row in rows:
+        if row.instance_uuid is not None:
+            seats.setdefault((row.instance_uuid, row.attempt), set()).add(row.host_uuid)
+    return {attempt: frozenset(hosts) for attempt, hosts in seats.items()}
 
 
 def load_many(connection: Connection, uuids: Sequence[str]) -> tuple[Group, ...]:
     """Those of the groups that exist, in the order asked for."""
+    if not uuids:
+        return ()
     rows = {row.uuid: row for row in _SOME_GROUPS.all(connection, {"of": uuids})}
     members = _members(connection, uuids)
     return tuple(_group(rows[u], members.get(u, ())) for u in uuids if u in rows)
@@ -150,7 +204,7 @@ def create(connection: Connection, group: Group, *, due_at: int) -> None:
     hints.group_is_due(connection, group.uuid)
     values = {**_group_values(group), "name": group.spec.name, "spec": encode(group.spec), "epoch": group.epoch}
     alone = group.spec.placement.exclusive_hosts
-    connection.execute(insert(schema.groups).values(**values, exclusive_hosts=alone, due_at=due_at))
+    _ADD_GROUP.run(connection, {**values, "exclusive_hosts": alone, "due_at": due_at, "owner": "", "lease_until": 0})
     others = sorted(set(group.spec.placement.anti_affinity_groups))
     if others:
         connection.execute(insert(_APART), [{"group_uuid": group.uuid, "other_uuid": other} for other in others])
@@ -188,39 +242,24 @@ def hasten(connection: Connection, uuids: Sequence[str], now: int) -> None:
 
 def without_seats(connection: Connection, project: str) -> tuple[Group, ...]:
     """Groups of the project with members that were accepted and have no claim."""
-    waits = (
-        select(_INSTANCES.c.group_uuid)
-        .join(_GROUPS, _GROUPS.c.uuid == _INSTANCES.c.group_uuid)
-        .where(
-            _INSTANCES.c.status == InstanceStatus.PENDING.value,
-            _GROUPS.c.project == project,
-            _GROUPS.c.phase.not_in([phase.value for phase in _OVER]),
-        )
-        .distinct()
-    )
-    return load_many(connection, sorted(connection.scalars(waits)))
-
-
-def left_behind(connection: Connection, now: int) -> frozenset[str]:
-    """Groups whose owner let the lease run out instead of giving it back: it has died or hangs."""
-    return frozenset(_LEFT_BEHIND.scalars(connection, {"now": now}))
+    return load_many(connection, sorted(_WITHOUT_SEATS.scalars(connection, {"of": project})))
 
 
 def take_due(
     connection: Connection, owner: str, now: int, lease_ms: int, limit: int, *, leases_as_of: int | None = None
-) -> tuple[tuple[str, int], ...]:
-    """Lease up to `limit` due groups that nobody holds: `(uuid, epoch)` each, oldest due first.
+) -> tuple[Lease, ...]:
+    """Lease up to `limit` due groups that nobody holds, oldest due first.
 
     `leases_as_of`: the time (ms) by which leases are judged, where it is not `now`.
     """
     leases = now if leases_as_of is None else leases_as_of
     taken = []
-    for uuid in _FREE.scalars(connection, {"now": now, "leases": leases, "most": limit}):
+    for uuid, before in _FREE.all(connection, {"now": now, "leases": leases, "most": limit}):
         failpoint("lease.found")
         epoch = _TAKE.scalar(connection, {"of": uuid, "leases": leases, "by": owner, "until": now + lease_ms})
         if epoch is not None:
             failpoint("lease.taken")
-            taken.append((uuid, epoch))
+            taken.append(Lease(uuid, epoch, bool(before)))
     return tuple(taken)
 
 
@@ -231,7 +270,7 @@ def renew(connection: Connection, uuid: str, epoch: int, until: int) -> bool:
 
 def owners(connection: Connection, now: int) -> frozenset[str]:
     """Everybody who holds a lease at `now`."""
-    return frozenset(connection.scalars(_OWNERS, {"now": now}))
+    return frozenset(_OWNERS.scalars(connection, {"now": now}))
 
 
 def end_leases(connection: Connection, owner: str) -> None:
@@ -250,68 +289,23 @@ def give_back(connection: Connection, uuid: str, epoch: int, due_at: int | None,
     return _GIVE_BACK_UNCHANGED.run(connection, {**values, "seen": seen_version}) == 1
 
 
-def page(
-    connection: Connection,
-    *,
-    project: str | None,
-    after: tuple[int, str] | None,
-    limit: int,
-    name: str = "",
-    statuses: Sequence[str] = (),
-    zone_uuid: str = "",
-    tag: str = "",
-) -> tuple[Group, ...]:
-    """Up to `limit` groups that are not deleted, by (created_at, uuid), after the given key. `project` None: all.
-
-    `zone_uuid`: a node was asked for or is seated there; `tag`: is one of the group's tags or tag uuids.
-    """
-    table = schema.groups
-    query = select(table.c.created_at, table.c.uuid).where(table.c.phase != GroupPhase.DELETED.value)
-    if project is not None:
-        query = query.where(table.c.project == project)
-    if name:
-        query = query.where(table.c.name == name)
-    if statuses:
-        query = query.where(table.c.status.in_(statuses))
-    if zone_uuid:
-        seated = select(schema.instances.c.group_uuid).where(schema.instances.c.zone_uuid == zone_uuid)
-        query = query.where(table.c.uuid.in_(seated))
-    if tag:  # the text of the document says which groups to read; whether it is a tag there is seen in the document
-        query = query.where(table.c.spec.contains(json.dumps(tag, ensure_ascii=False), autoescape=True))
-    query = query.order_by(table.c.created_at, table.c.uuid).limit(limit)
-    found: list[Group] = []
-    while len(found) < limit:
-        keys = connection.execute(query if after is None else query.where(_behind(*after))).all()
-        batch = load_many(connection, [key.uuid for key in keys])
-        found += [g for g in batch if not tag or tag in (*g.spec.system_tags, *g.spec.user_tags, *g.spec.tag_uuids)]
-        if len(keys) < limit:
-            break
-        after = (keys[-1].created_at, keys[-1].uuid)
-    return tuple(found[:limit])
-
-
-def _behind(created_at: int, uuid: str) -> ColumnElement[bool]:
-    later = _GROUPS.c.created_at > created_at
-    return or_(later, and_(_GROUPS.c.created_at == created_at, _GROUPS.c.uuid > uuid))
-
-
 def keeping_apart(connection: Connection) -> Mapping[str, frozenset[str]]:
     """Group uuid -> the groups that it is to be apart from, of every group that has such a rule and is not deleted."""
     found: dict[str, set[str]] = {}
-    for row in connection.execute(_KEEPING_APART):
+    for row in _KEEPING_APART.all(connection):
         found.setdefault(row.group_uuid, set()).add(row.other_uuid)
     return {uuid: frozenset(others) for uuid, others in found.items()}
 
 
 def on_host(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int, str], ...]:
     """`(instance, group, attempt, status)` of every member that is seated on the host now."""
-    rows = connection.execute(_ON_HOST, {"host": host_uuid})
+    rows = _ON_HOST.all(connection, {"host": host_uuid})
     return tuple((r.uuid, r.group_uuid, r.attempt, r.status) for r in rows)
 
 
 def arriving(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, int], ...]:
     """`(instance, group, attempt)` of every member that is being moved live to the host."""
-    rows = connection.execute(_ARRIVING, {"host": host_uuid})
+    rows = _ARRIVING.all(connection, {"host": host_uuid})
     return tuple((r.uuid, r.group_uuid, r.attempt) for r in rows)
 
 
@@ -335,19 +329,11 @@ def _pairs(rows: Iterable[Any]) -> Iterable[tuple[str, int]]:
 
 
 def _insert_members(connection: Connection, members: Sequence[Instance]) -> None:
-    if members:
-        connection.execute(
-            insert(schema.instances),
-            [
-                {
-                    "rank": m.rank,
-                    "spec": encode(m.spec),
-                    "model_service_uuid": m.spec.model_service_uuid,
-                    **_instance_values(m),
-                }
-                for m in members
-            ],
-        )
+    rows = [
+        {"rank": m.rank, "spec": encode(m.spec), "model_service_uuid": m.spec.model_service_uuid, **_instance_values(m)}
+        for m in members
+    ]
+    _ADD_MEMBER.many(connection, rows)
 
 
 def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[Instance, ...]]:

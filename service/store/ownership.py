@@ -1,4 +1,4 @@
-"""Rows by which this database knows what is its own: the installation, hypervisors, retired attempts, quarantine."""
+"""Rows by which this database knows what is its own: the installation, hypervisors, quarantine."""
 
 from __future__ import annotations
 
@@ -6,42 +6,65 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, and_, bindparam, case, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from service.domain.fleet import HostStatus
-from service.domain.groups import InstanceStatus
-from service.domain.ownership import LEGACY_CLUSTER, Holding, HostRecord, Installation, Quarantined, Records, held
+from service.domain.ownership import LEGACY_CLUSTER, Holding, HostRecord, Installation, Quarantined, held
 from service.errors import AlreadyExists, NotFound
 from service.store import events, fleet_events, schema
 from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange
+from service.store.statement import Statement, among
 
-_INSTALLATION, _RETIRED, _QUARANTINE = schema.installation, schema.retired, schema.quarantine
-_HOSTS, _INSTANCES = schema.hosts, schema.instances
-_THIS = select(_INSTALLATION).where(_INSTALLATION.c.id == 1)
-_RETIRED_HERE = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.why).where(
-    _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.instance_uuid.in_(bindparam("of", expanding=True))
+_INSTALLATION, _QUARANTINE, _HOSTS = schema.installation, schema.quarantine, schema.hosts
+_THIS = Statement(select(_INSTALLATION).where(_INSTALLATION.c.id == 1))
+_HELD_OF = Statement(
+    select(_QUARANTINE.c.group_uuid, _QUARANTINE.c.document).where(
+        among(_QUARANTINE.c.group_uuid, "groups"), _QUARANTINE.c.holding == Holding.MACHINE.value
+    )
 )
-_RETIRED_OF = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.host_uuid).where(
-    _RETIRED.c.instance_uuid.in_(bindparam("of", expanding=True))
+_AHEAD = select(_HOSTS.c.name).where(_HOSTS.c.ahead)
+_AHEAD_NAMES = Statement(_AHEAD.order_by(_HOSTS.c.name))
+_IN_THE_WAY = Statement(
+    union_all(
+        _AHEAD.with_only_columns(_HOSTS.c.name.label("host"), literal("").label("document")),
+        select(literal(""), _QUARANTINE.c.document).where(
+            _QUARANTINE.c.group_uuid == bindparam("group"), _QUARANTINE.c.holding == Holding.MACHINE.value
+        ),
+    )
 )
-_ATTEMPTS = select(_INSTANCES.c.uuid, _INSTANCES.c.attempt, _INSTANCES.c.status).where(
-    _INSTANCES.c.uuid.in_(bindparam("of", expanding=True))
+_SAID_AHEAD = _HOSTS.c.status == HostStatus.AHEAD.value
+_AHEAD_OR_FLAGGED = Statement(
+    select(_HOSTS.c.uuid, _HOSTS.c.ahead, _HOSTS.c.status, _HOSTS.c.status_reason).where(_HOSTS.c.ahead | _SAID_AHEAD)
 )
-_KEYS = select(_QUARANTINE.c.key, _QUARANTINE.c.removal).where(_QUARANTINE.c.host_uuid == bindparam("host"))
-_HELD_OF = select(_QUARANTINE).where(
-    _QUARANTINE.c.group_uuid == bindparam("group"), _QUARANTINE.c.holding == Holding.MACHINE.value
+_HELD = Statement(select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host")))
+_HOST = Statement(
+    select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead, _HOSTS.c.marked).where(
+        _HOSTS.c.uuid == bindparam("of")
+    )
 )
-_AHEAD = select(_HOSTS.c.name).where(_HOSTS.c.ahead).order_by(_HOSTS.c.name)
-_SAID_AHEAD = select(_HOSTS.c.uuid, _HOSTS.c.status_reason).where(_HOSTS.c.status == HostStatus.AHEAD.value)
-_HELD = select(_QUARANTINE).where(_QUARANTINE.c.host_uuid == bindparam("host"))
-_HOST = select(_HOSTS.c.hypervisor, _HOSTS.c.zone_uuid, _HOSTS.c.claim_ordered, _HOSTS.c.ahead, _HOSTS.c.marked).where(
-    _HOSTS.c.uuid == bindparam("of")
+_TWIN = Statement(
+    select(_HOSTS.c.name).where(_HOSTS.c.hypervisor == bindparam("hypervisor"), _HOSTS.c.uuid != bindparam("of"))
 )
-_TWIN = select(_HOSTS.c.name).where(_HOSTS.c.hypervisor == bindparam("hypervisor"), _HOSTS.c.uuid != bindparam("of"))
-_UNSEEN = select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt).where(
-    _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.seen_gone.is_(False)
+_COUNTS = Statement(
+    select(_QUARANTINE.c.host_uuid, _QUARANTINE.c.holding, func.count().label("n")).group_by(
+        _QUARANTINE.c.host_uuid, _QUARANTINE.c.holding
+    )
 )
 
 
@@ -100,7 +123,7 @@ def first_installation(named: str = "") -> Installation:
 
 def installation(connection: Connection) -> Installation | None:
     """What this database is; None before its first start."""
-    row = connection.execute(_THIS).one_or_none()
+    row = _THIS.first(connection)
     return None if row is None else Installation(row.database, row.cluster, row.generation_offset)
 
 
@@ -143,16 +166,16 @@ def become(connection: Connection, wanted: Installation, now: int) -> None:
 def host_record(connection: Connection, host_uuid: str, hypervisor: str) -> HostRecord | None:
     """What is known of a host at whose address this hypervisor answers (empty: its kind has no uuid). None: the host is
     gone."""
-    row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
+    row = _HOST.first(connection, {"of": host_uuid})
     if row is None:
         return None
-    twin = connection.scalar(_TWIN, {"hypervisor": hypervisor, "of": host_uuid}) if hypervisor else None
+    twin = _TWIN.scalar(connection, {"hypervisor": hypervisor, "of": host_uuid}) if hypervisor else None
     return HostRecord(host_uuid, row.hypervisor or "", twin or "", row.claim_ordered, row.ahead, row.marked)
 
 
 def knows(connection: Connection, host_uuid: str) -> bool:
     """Whether a host of this uuid is of the fleet."""
-    return connection.execute(_HOST, {"of": host_uuid}).first() is not None
+    return _HOST.first(connection, {"of": host_uuid}) is not None
 
 
 def host_of_hypervisor(connection: Connection, hypervisor: str) -> str | None:
@@ -190,17 +213,22 @@ def set_ahead(connection: Connection, host_uuid: str) -> None:
 
 def ahead(connection: Connection) -> tuple[str, ...]:
     """Names of the hosts that have seen what this database does not know, or may have: nobody is placed meanwhile."""
-    return tuple(connection.scalars(_AHEAD))
+    return tuple(_AHEAD_NAMES.scalars(connection))
 
 
-def flagged(connection: Connection) -> frozenset[str]:
-    """Uuids of the hosts that may have seen what this database does not know, whatever is recorded of their answers."""
-    return frozenset(connection.scalars(select(_HOSTS.c.uuid).where(_HOSTS.c.ahead)))
+def ahead_or_flagged(connection: Connection) -> tuple[Mapping[str, str], frozenset[str]]:
+    """Host uuid -> why, of those that some replica has found to be ahead of this database; and uuids of the hosts that
+    may have seen what it does not know, whatever is recorded of their answers."""
+    rows = _AHEAD_OR_FLAGGED.all(connection)
+    said = {r.uuid: r.status_reason for r in rows if r.status == HostStatus.AHEAD.value}
+    return said, frozenset(r.uuid for r in rows if r.ahead)
 
 
-def said_ahead(connection: Connection) -> Mapping[str, str]:
-    """Host uuid -> why, of those that some replica has found to be ahead of this database."""
-    return {r.uuid: r.status_reason for r in connection.execute(_SAID_AHEAD)}
+def in_the_way(connection: Connection, group_uuid: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """What keeps a group from being placed, in one look: see `ahead` and `held_of`."""
+    rows = _IN_THE_WAY.all(connection, {"group": group_uuid})
+    held = (decode_known(Quarantined, row.document) for row in rows if row.document)
+    return tuple(sorted(row.host for row in rows if not row.document)), {one.instance: one.host for one in held}
 
 
 def all_known(connection: Connection, seen: Iterable[str], unseen: Iterable[str]) -> None:
@@ -217,7 +245,7 @@ def off(connection: Connection, host_uuid: str) -> None:
 
 def order_claim(connection: Connection, host_uuid: str, now: int) -> None:
     """An operator's word that the host is this database's, whatever it bears: carried out when it is next looked at."""
-    row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
+    row = _HOST.first(connection, {"of": host_uuid})
     if row is None:
         raise NotFound("host", host_uuid)
     connection.execute(
@@ -226,82 +254,12 @@ def order_claim(connection: Connection, host_uuid: str, now: int) -> None:
     fleet_events.append(connection, FleetChange.HOST, host_uuid, row.zone_uuid, now)
 
 
-# --- retired attempts ----------------------------------------------------------------------------------------------
-
-
-def retire(connection: Connection, seats: Iterable[tuple[str, int, str]], group_uuid: str, why: str, now: int) -> None:
-    """Record that these (instance, attempt, host) were let go: what is found of them there may be ended."""
-    values = [
-        {"instance_uuid": i, "attempt": a, "host_uuid": h, "group_uuid": group_uuid, "why": why, "at": now}
-        for i, a, h in seats
-    ]
-    if values:
-        take_back(connection, [(v["instance_uuid"], v["attempt"], v["host_uuid"]) for v in values])  # type: ignore[misc]
-        connection.execute(insert(_RETIRED), values)
-
-
-def take_back(connection: Connection, seats: Sequence[tuple[str, int, str]]) -> None:
-    """A member is seated there again: what is found of it is its own."""
-    key = tuple_(_RETIRED.c.instance_uuid, _RETIRED.c.attempt, _RETIRED.c.host_uuid)
-    if seats:
-        connection.execute(delete(_RETIRED).where(key.in_(seats)))
-
-
-def records(
-    connection: Connection, host_uuid: str, wanted: frozenset[tuple[str, int]], instances: Sequence[str]
-) -> Records:
-    """What is on record of these instances on a host; `wanted`: attempts that members want there."""
-    of = sorted(set(instances))
-    retired = {
-        (r.instance_uuid, r.attempt): r.why for r in connection.execute(_RETIRED_HERE, {"host": host_uuid, "of": of})
-    }
-    current = {
-        r.uuid: r.attempt for r in connection.execute(_ATTEMPTS, {"of": of}) if r.status != InstanceStatus.REMOVED.value
-    }
-    keys = {r.key: r.removal for r in connection.execute(_KEYS, {"host": host_uuid})}
-    ordered = frozenset(key for key, removal in keys.items() if removal)
-    return Records(wanted, current, retired, ordered, frozenset(keys))
-
-
-def retired_of(connection: Connection, instances: Sequence[str]) -> frozenset[tuple[str, int, str]]:
-    """(instance, attempt, host) of every record of these instances."""
-    found = connection.execute(_RETIRED_OF, {"of": instances})
-    return frozenset((r.instance_uuid, r.attempt, r.host_uuid) for r in found)
-
-
-def seen_gone(connection: Connection, host_uuid: str, there: frozenset[tuple[str, int]]) -> None:
-    """A complete listing has shown these attempts on the host: the records of all others there have done their work."""
-    gone = [
-        (r.instance_uuid, r.attempt)
-        for r in connection.execute(_UNSEEN, {"host": host_uuid})
-        if (r.instance_uuid, r.attempt) not in there
-    ]
-    if gone:
-        key = tuple_(_RETIRED.c.instance_uuid, _RETIRED.c.attempt)
-        connection.execute(
-            update(_RETIRED).where(_RETIRED.c.host_uuid == host_uuid, key.in_(gone)).values(seen_gone=True)
-        )
-
-
-def has_unseen(connection: Connection, host_uuid: str) -> bool:
-    """Whether some record of the host waits to be seen carried out."""
-    return connection.execute(_UNSEEN.limit(1), {"host": host_uuid}).first() is not None
-
-
-def forget_retired(connection: Connection, before: int) -> None:
-    """Forget records older than `before` (ms) whose attempts were seen gone, or whose host is of the fleet no more."""
-    known = select(_HOSTS.c.uuid)
-    connection.execute(
-        delete(_RETIRED).where(_RETIRED.c.at < before, _RETIRED.c.seen_gone | _RETIRED.c.host_uuid.not_in(known))
-    )
-
-
 # --- the quarantine ------------------------------------------------------------------------------------------------
 
 
 def quarantine(connection: Connection, host_uuid: str) -> tuple[Quarantined, ...]:
     """What is held on a host, by key."""
-    rows = connection.execute(_HELD, {"host": host_uuid})
+    rows = _HELD.all(connection, {"host": host_uuid})
     return tuple(sorted((_held(r.document, r.since, r.removal) for r in rows), key=lambda q: q.key))
 
 
@@ -332,15 +290,21 @@ def quarantined(connection: Connection, host_uuid: str, key: str) -> Quarantined
 
 def held_of(connection: Connection, group_uuid: str) -> Mapping[str, str]:
     """Instance -> host uuid, of the group's machines that are in quarantine."""
-    found = (_held(r.document, r.since, r.removal) for r in connection.execute(_HELD_OF, {"group": group_uuid}))
-    return {one.instance: one.host for one in found}
+    return held_of_each(connection, [group_uuid]).get(group_uuid, {})
+
+
+def held_of_each(connection: Connection, group_uuids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """`held_of` of several groups, of those of which something is held."""
+    found: dict[str, dict[str, str]] = {}
+    for row in _HELD_OF.all(connection, {"groups": group_uuids}):
+        one = decode_known(Quarantined, row.document)
+        found.setdefault(row.group_uuid, {})[one.instance] = one.host
+    return found
 
 
 def counts(connection: Connection) -> Mapping[tuple[str, Holding], int]:
     """(host uuid, kind) -> how many are held."""
-    kinds = (_QUARANTINE.c.host_uuid, _QUARANTINE.c.holding)
-    found = connection.execute(select(*kinds, func.count().label("n")).group_by(*kinds))
-    return {(r.host_uuid, Holding(r.holding)): int(r.n) for r in found}
+    return {(r.host_uuid, Holding(r.holding)): int(r.n) for r in _COUNTS.all(connection)}
 
 
 def hold(connection: Connection, host_uuid: str, found: Sequence[Quarantined], now: int) -> bool:
@@ -360,7 +324,7 @@ def hold(connection: Connection, host_uuid: str, found: Sequence[Quarantined], n
             connection.execute(update(_QUARANTINE).where(which).values(document=encode(one)))
     changed = bool(gone) or not set(after) <= set(before)
     if changed:
-        row = connection.execute(_HOST, {"of": host_uuid}).one_or_none()
+        row = _HOST.first(connection, {"of": host_uuid})
         if row is not None:
             fleet_events.append(connection, FleetChange.HOST, host_uuid, row.zone_uuid, now)
     return changed

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from service.domain.tenants import Quota
 from service.errors import QuotaExceeded
 from service.store import schema
+from service.store.statement import Statement
 
-_LOCK = (
+_LOCK = Statement(
     update(schema.quotas)
     .where(schema.quotas.c.project == bindparam("of"))
     .values(generation=schema.quotas.c.generation + 1)
@@ -42,13 +43,17 @@ def put(connection: Connection, quotas: Iterable[Quota]) -> None:
 
 
 def check(connection: Connection, project: str, wanted: Mapping[str, int]) -> None:
-    """Raises QuotaExceeded where `wanted` (a named vector) would bring the project above a limit.
+    """Raises QuotaExceeded where `wanted` (a named vector) would bring the project above a limit."""
+    compare(connection, project, lock(connection, project), wanted)
 
-    The rows are written first, so that two gangs of one project wait for each other: the second one reads the sum with
+
+def lock(connection: Connection, project: str) -> Mapping[str, int]:
+    """The limits of the project, by which nobody else is judged until this transaction ends.
+
+    The rows are written, so that two gangs of one project wait for each other: the second one reads the sum with
     the first one's claims in it. A plain SELECT would let both pass.
     """
-    rows = connection.execute(_LOCK, {"of": project}).all()
-    _compare(connection, project, {row.resource: int(row.limit) for row in rows}, wanted)
+    return {resource: int(limit) for resource, limit in _LOCK.all(connection, {"of": project})}
 
 
 def foresee(connection: Connection, project: str, wanted: Mapping[str, int]) -> None:
@@ -56,10 +61,11 @@ def foresee(connection: Connection, project: str, wanted: Mapping[str, int]) -> 
     rows = connection.execute(
         select(schema.quotas.c.resource, schema.quotas.c.limit).where(schema.quotas.c.project == project)
     )
-    _compare(connection, project, {row.resource: int(row.limit) for row in rows}, wanted)
+    compare(connection, project, {row.resource: int(row.limit) for row in rows}, wanted)
 
 
-def _compare(connection: Connection, project: str, limits: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+def compare(connection: Connection, project: str, limits: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+    """See `check`; `limits`: those of the project."""
     if not limits:
         return
     sums = connection.execute(_USED, {"of": project})

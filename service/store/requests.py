@@ -8,11 +8,14 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from service.errors import RequestIdReused
 from service.store import schema
+from service.store.statement import Statement
 
-_FIND = select(schema.requests).where(
-    schema.requests.c.principal == bindparam("by"),
-    schema.requests.c.method == bindparam("what"),
-    schema.requests.c.request_id == bindparam("of"),
+_FIND = Statement(
+    select(schema.requests).where(
+        schema.requests.c.principal == bindparam("by"),
+        schema.requests.c.method == bindparam("what"),
+        schema.requests.c.request_id == bindparam("of"),
+    )
 )
 _REMEMBER = insert(schema.requests)
 
@@ -28,7 +31,7 @@ class Remembered:
 def find(connection: Connection, principal: str, method: str, request_id: str, body_hash: str) -> Remembered | None:
     """What this request started earlier, or None. Raises RequestIdReused for another body."""
     asked = {"by": principal, "what": method, "of": request_id}
-    row = connection.execute(_FIND, asked).one_or_none()
+    row = _FIND.first(connection, asked)
     if row is None:
         return None
     if row.body_hash != body_hash:

@@ -8,13 +8,14 @@ from service.domain.devices import DeviceRules
 from service.domain.fleet import Overcommit
 from service.store import schema
 from service.store.codec import decode_known, encode
+from service.store.statement import Statement
 
 _OVERCOMMIT = "overcommit"
 _DEVICES = "devices"
 _PROOF = "written_at"
 
 _TABLE = schema.settings
-_FIND = select(_TABLE.c.document).where(_TABLE.c.name == bindparam("of"))
+_FIND = Statement(select(_TABLE.c.document).where(_TABLE.c.name == bindparam("of")))
 _SET = update(_TABLE).where(_TABLE.c.name == bindparam("of")).values(document=bindparam("text"))
 _ADD = insert(_TABLE)
 _SQLITE_SIZE = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
@@ -22,7 +23,7 @@ _SQLITE_SIZE = text("SELECT page_count * page_size FROM pragma_page_count(), pra
 
 def overcommit(connection: Connection) -> Overcommit:
     """The fleet's own overcommit; nothing reserved and every ratio 1 before the first start."""
-    found = connection.scalar(_FIND, {"of": _OVERCOMMIT})
+    found = _FIND.scalar(connection, {"of": _OVERCOMMIT})
     return Overcommit() if found is None else decode_known(Overcommit, found)
 
 
@@ -33,7 +34,7 @@ def set_overcommit(connection: Connection, wanted: Overcommit) -> None:
 
 def device_rules(connection: Connection) -> DeviceRules:
     """What hosts have that machines are given whole; nothing before the first start."""
-    found = connection.scalar(_FIND, {"of": _DEVICES})
+    found = _FIND.scalar(connection, {"of": _DEVICES})
     return DeviceRules() if found is None else decode_known(DeviceRules, found)
 
 

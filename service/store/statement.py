@@ -18,7 +18,7 @@ from sqlalchemy import (
     Delete,
     Dialect,
     Insert,
-    Select,
+    SelectBase,
     Text,
     TypeDecorator,
     Update,
@@ -36,7 +36,7 @@ _Process = Callable[[Any], Any]
 class Statement:
     """One statement. `names`: what an INSERT or UPDATE is given values of when it runs."""
 
-    def __init__(self, core: Select[Any] | Insert | Update | Delete, names: Iterable[str] = ()) -> None:
+    def __init__(self, core: SelectBase | Insert | Update | Delete, names: Iterable[str] = ()) -> None:
         self.core = core
         self._names = tuple(names) or None
         self._forms: dict[str, _Form] = {}
@@ -146,7 +146,9 @@ def _compiled(core: Any, names: tuple[str, ...] | None, dialect: Dialect) -> _Fo
     made: Any = core.compile(dialect=dialect, column_keys=None if names is None else list(names))
     if made.insert_prefetch or made.update_prefetch:
         raise TypeError("a column has a default that Python would have to give: name it")
-    columns = list(core.exported_columns) if isinstance(core, Select) else list(getattr(core, "_returning", ()))
+    if "POSTCOMPILE" in str(made):
+        raise TypeError("a list would be written out when it runs: use `among`, or compare with each")
+    columns = list(core.exported_columns) if isinstance(core, SelectBase) else list(getattr(core, "_returning", ()))
     binds = ((name, _impl(bind.type, dialect).bind_processor(dialect)) for name, bind in made.binds.items())
     results = (
         (place, _impl(column.type, dialect).result_processor(dialect, None)) for place, column in enumerate(columns)

@@ -13,10 +13,28 @@ from service.domain.tenants import ProjectClaims
 from service.store import schema
 from service.store.claims import OF_HOST
 from service.store.codec import decode_known
+from service.store.statement import Statement, among
 
 _GROUPS, _INSTANCES, _CLAIMS = schema.groups, schema.instances, schema.claims
 _OVER = tuple(
     phase.value for phase in (GroupPhase.CLEANING, GroupPhase.FAILED, GroupPhase.DELETING, GroupPhase.DELETED)
+)
+
+
+_WHOSE = (
+    select(_CLAIMS.c.host_uuid, _GROUPS.c.project)
+    .join(_GROUPS, _GROUPS.c.uuid == _CLAIMS.c.group_uuid)
+    .where(among(_CLAIMS.c.host_uuid, "of"))
+)
+_MEMBERS_THERE = Statement(
+    _WHOSE.add_columns(func.count(distinct(_CLAIMS.c.instance_uuid)).label("n")).group_by(
+        _CLAIMS.c.host_uuid, _GROUPS.c.project
+    )
+)
+_AMOUNTS_THERE = Statement(
+    _WHOSE.add_columns(_CLAIMS.c.resource, func.sum(_CLAIMS.c.amount).label("amount"))
+    .where(OF_HOST)
+    .group_by(_CLAIMS.c.host_uuid, _GROUPS.c.project, _CLAIMS.c.resource)
 )
 
 
@@ -97,15 +115,9 @@ def limits(connection: Connection, of: Collection[str] | None = None) -> Mapping
 
 def on_hosts(connection: Connection, hosts: Sequence[str]) -> Mapping[str, tuple[ProjectClaims, ...]]:
     """Host uuid -> what each project's members claim there, ordered by project."""
-    here = _CLAIMS.c.host_uuid.in_(hosts)
-    whose = select(_CLAIMS.c.host_uuid, _GROUPS.c.project).join(_GROUPS, _GROUPS.c.uuid == _CLAIMS.c.group_uuid)
-    members = whose.add_columns(func.count(distinct(_CLAIMS.c.instance_uuid)).label("n"))
-    counted = connection.execute(members.where(here).group_by(_CLAIMS.c.host_uuid, _GROUPS.c.project))
-    sums = whose.add_columns(_CLAIMS.c.resource, func.sum(_CLAIMS.c.amount).label("amount"))
+    counted = _MEMBERS_THERE.all(connection, {"of": hosts}) if hosts else []
     amounts: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-    for row in connection.execute(
-        sums.where(here, OF_HOST).group_by(_CLAIMS.c.host_uuid, _GROUPS.c.project, _CLAIMS.c.resource)
-    ):
+    for row in _AMOUNTS_THERE.all(connection, {"of": hosts}) if hosts else ():
         amounts[row.host_uuid, row.project][row.resource] = int(row.amount)
     found: dict[str, list[ProjectClaims]] = defaultdict(list)
     for row in sorted(counted, key=lambda row: row.project):

@@ -10,14 +10,15 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from service.domain import cells
 from service.domain.cells import Cell
 from service.store import claims, schema
+from service.store.statement import Statement, among
 
 _MANY = 2_000  # of so many hosts or more all are read: one statement cannot name more
 _NEW = insert(schema.host_resources)
 _SET = update(schema.host_resources).where(
     schema.host_resources.c.host_uuid == bindparam("host"), schema.host_resources.c.resource == bindparam("what")
 )
-_ALL = select(schema.host_resources)
-_SOME = _ALL.where(schema.host_resources.c.host_uuid.in_(bindparam("of", expanding=True)))
+_EVERY = select(schema.host_resources)
+_ALL, _SOME = Statement(_EVERY), Statement(_EVERY.where(among(schema.host_resources.c.host_uuid, "of")))
 
 Vectors = Mapping[str, Row[Any]]
 """Resource -> its row."""
@@ -38,8 +39,7 @@ class Amounts(TypedDict):
 def read(connection: Connection, host_uuids: Sequence[str] | None) -> Mapping[str, Vectors]:
     """The rows of these hosts by uuid; None: of all."""
     found: dict[str, dict[str, Row[Any]]] = {}
-    query, values = (_ALL, {}) if host_uuids is None else (_SOME, {"of": host_uuids})
-    for row in connection.execute(query, values):
+    for row in _ALL.all(connection) if host_uuids is None else _SOME.all(connection, {"of": host_uuids}):
         found.setdefault(row.host_uuid, {})[row.resource] = row
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from service.domain.events import EventKind
 from service.domain.fleet import MEMORY, VCPU, HostState
@@ -17,9 +18,10 @@ from service.lifecycle.facts import Evicted, Fact, Moved, Observed, TimeLost
 from service.lifecycle.renewal import CLASH
 from service.lifecycle.transitions import FINAL, PLACED, advance, advance_all, released
 from service.lifecycle.updating import at_rest
-from service.store import addresses, bookings, claims, events, fleet, groups, ownership, waiting
+from service.store import addresses, bookings, claims, events, fleet, groups, ownership, retired, waiting
 from service.store.connection import Connection
 from service.store.events import Draft
+from service.store.groups import Seats
 
 _REMOVED = InstanceStatus.REMOVED
 
@@ -33,6 +35,19 @@ def foreseen(known: Group, facts: Sequence[Fact], now: int) -> Group | None:
     return None if any(isinstance(fact, Moved) for fact in facts) else advance_all(known, facts, now)
 
 
+class Known(NamedTuple):
+    """A group as the writer has it, which this transaction has seen to be the stored one; and all of its claims."""
+
+    group: Group
+    seats: Seats
+
+
+def as_known(connection: Connection, group: Group) -> Known | None:
+    """The group, locked as by a load, where it is stored as the writer has it; None where it has to be read again."""
+    seats = groups.as_known(connection, group)
+    return None if seats is None else Known(group, seats)
+
+
 def apply(
     connection: Connection,
     uuid: str,
@@ -40,14 +55,13 @@ def apply(
     now: int,
     *,
     epoch: int | None = None,
-    known: Group | None = None,
+    known: Known | None = None,
 ) -> Group:
     """Advance the stored group by the facts and commit rows, released claims and events together.
 
-    `epoch`: the writer's lease; None for a caller's intent. `known`: the group, where this transaction has seen
-    that it is still so (`groups.is_as_known`). Raises NotFound, LeaseLost.
+    `epoch`: the writer's lease; None for a caller's intent. `known`: see `as_known`. Raises NotFound, LeaseLost.
     """
-    before = known or groups.load(connection, uuid, lock=True)
+    before, seats = known or (groups.load(connection, uuid, lock=True), None)
     failpoint("change.loaded")
     if epoch is not None and before.epoch != epoch:
         raise LeaseLost(uuid)
@@ -61,7 +75,7 @@ def apply(
             group = _moved_on(connection, group, fact, now)
     failpoint("change.decided")
     _note_answers(connection, before, group, facts, now)
-    return commit(connection, before, group, ended, now)
+    return commit(connection, before, group, ended, now, seats=seats)
 
 
 def _note_answers(connection: Connection, before: Group, after: Group, facts: Sequence[Fact], now: int) -> None:
@@ -98,11 +112,17 @@ def _moved_on(connection: Connection, group: Group, fact: Moved, now: int) -> Gr
 
 
 def commit(
-    connection: Connection, before: Group, after: Group, ended: Iterable[tuple[str, int, str]], now: int
+    connection: Connection,
+    before: Group,
+    after: Group,
+    ended: Iterable[tuple[str, int, str]],
+    now: int,
+    *,
+    seats: Seats | None = None,
 ) -> Group:
     """Write the difference, release the claims of `ended` (instance, attempt, host), append the events.
 
-    Returns the group as stored.
+    Returns the group as stored. `seats`: of all its claims, where this transaction has read them and changed none.
 
     Raises InvariantViolation: the change is a bug's, and nothing of it is kept.
     """
@@ -115,7 +135,8 @@ def commit(
         _fit_claims(connection, after)
     _let_go(connection, before, after, now)
     gave_back = _give_back(connection, before, after)
-    invariants.check(before, after, claims.seats_of(connection, after.uuid))
+    seats = claims.seats_of(connection, after.uuid) if seats is None or ended or before.updating else seats
+    invariants.check(before, after, seats)
     known = {m.uuid: m for m in before.instances}
     if _heard_alone(before, after):
         groups.save(connection, before, after)
@@ -160,8 +181,8 @@ def _let_go(connection: Connection, before: Group, after: Group, now: int) -> No
     were, are = _wanted(before), _wanted(after)
     if were == are:
         return
-    ownership.retire(connection, sorted(were - are), after.uuid, _why(after), now)
-    ownership.take_back(connection, sorted(are - were))
+    retired.retire(connection, sorted(were - are), after.uuid, _why(after), now)
+    retired.take_back(connection, sorted(are - were))
 
 
 def _give_back(connection: Connection, before: Group, after: Group) -> bool:
@@ -299,13 +320,12 @@ def accepted(connection: Connection, group: Group, now: int) -> Group:
     """
     if group.sequence:
         groups.forget_deleted(connection, group.uuid)
-    groups.create(connection, group, due_at=0)
-    failpoint("intent.stored")
     stored = replace(group, sequence=group.sequence + 1, version=group.version + 1)
     revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, stored.sequence, stored)], now)
     failpoint("intent.told")
     stored = replace(stored, revision=revision)
-    groups.save(connection, group, stored)
+    groups.create(connection, stored, due_at=0)
+    failpoint("intent.stored")
     return stored
 
 

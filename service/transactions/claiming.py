@@ -41,12 +41,12 @@ def held_back(connection: Connection, group: Group, instances: Iterable[str]) ->
     That is while some host has seen what this database does not know, or may have, and while a machine of the member is
     in quarantine.
     """
-    if ahead := ownership.ahead(connection):
+    ahead, held = ownership.in_the_way(connection, group.uuid)
+    if ahead:
         raise HeldBack(
             f"nobody is placed while the database is older than what hosts have seen ({', '.join(ahead[:3])}): "
             "an operator recovers it, or claims them"
         )
-    held = ownership.held_of(connection, group.uuid)
     for instance in sorted(set(instances) & set(held)):
         rank = next(m.rank for m in group.instances if m.uuid == instance)
         raise HeldBack(

@@ -11,7 +11,7 @@ from service.domain.ownership import Installation
 from service.errors import Conflict, WrongState
 from service.lifecycle.members import S
 from service.planning.translate import claimed
-from service.store import catalog, claims, clock, fleet, groups, ownership
+from service.store import catalog, claims, clock, fleet, groups, ownership, retired
 from service.store.addresses import keep_addresses
 from service.store.connection import Connection
 from service.store.device_picks import found, pick
@@ -31,7 +31,7 @@ def known(connection: Connection, installation: Installation, surveys: Iterable[
         generation=ownership.generation(connection),
         ahead=bool(ownership.ahead(connection)),
         groups={group.uuid: group for group in found},
-        retired=ownership.retired_of(connection, sorted({m.identity.instance for m in machines})),
+        retired=retired.retired_of(connection, sorted({m.identity.instance for m in machines})),
         versions=frozenset(catalog.every_version(connection)),
     )
 

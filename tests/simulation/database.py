@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from service.domain.events import Event
 from service.errors import Unavailable
+from service.reconcile.manager import Taken
 from service.store import events, migrations, ownership, transaction
 from service.store.clock import CLOCK
 from service.store.engine import Store
@@ -164,7 +166,7 @@ class SimulatedStore(Store):
                 world.committed()
         if key is not None:
             answers[key] = result
-        if _name(work) == _TAKE and isinstance(result, tuple) and result[1] == ():
+        if _name(work) == _TAKE and isinstance(result, Taken) and not result.leases:
             answers[_TAKE] = result
         return result
 
@@ -181,7 +183,7 @@ class SimulatedStore(Store):
                 " UNION ALL SELECT 1 FROM hosts WHERE status = 'Ahead' LIMIT 1"
             )
             last = world.database.answers.get(_TAKE)
-            return None if last is None or last[3] or world.database.rows(free, now) else (now, *last[1:])
+            return None if last is None or last.ahead or world.database.rows(free, now) else replace(last, now=now)
         if _name(work) == _CATCH_UP and _cell(work, "self")._head == world.observer.revision:
             return ()
         return world.database.answers.get(self._key(work)) if _name(work) == _SEATS else None

@@ -62,7 +62,7 @@ UPDATING, UPDATES = "service.lifecycle.updating", "service.app.updates"
 ENDPOINT, INVARIANTS = "service.lifecycle.endpoint", "service.lifecycle.invariants"
 FENCER, FENCING_RULES, FENCING = "service.reconcile.fencing", "service.domain.fencing", "service.transactions.fencing"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
-OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.ownership"
+OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.retired"
 FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
 PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.recovery_plan"
 
@@ -115,8 +115,8 @@ PLANTS: tuple[Plant, ...] = (
     one("a write does not check its epoch", CHANGES,
         "    if epoch is not None and before.epoch != epoch:\n", "    if False:\n"),
     one("a version is not compared before what is known is taken for what is stored", GROUPS,
-        "    return stands is not None and (stands.version, stands.epoch) == (known.version, known.epoch)\n",
-        "    return stands is not None\n"),
+        "    if not rows or (rows[0].version, rows[0].epoch) != (known.version, known.epoch):\n",
+        "    if not rows:\n"),
     one("a worker that lost its lease goes on", WORKER,
         "        if group.epoch != self.epoch:\n", "        if False:\n",
         Edit(WORKER, "        if not mine:\n            raise LeaseLost(self.uuid)\n", "")),
@@ -177,7 +177,7 @@ PLANTS: tuple[Plant, ...] = (
         "    return member.status is S.PENDING or (", "    return member.status in (S.PENDING, S.CREATING) or ("),
     one("the tenant's quota is looked at neither at the deploy nor in the claim", CLAIMING,
         "    quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))\n", "",
-        Edit("service.app.promised", "        quotas.check(connection, group.project, promised(connection, group))\n", "        pass\n")),
+        Edit("service.app.promised", "            quotas.compare(connection, group.project, limits, promised(connection, group))\n", "            pass\n")),
     one("whoever waits for hosts is looked after by nobody once its worker rests", "service.reconcile.worker",
         "self._give_back(waits_until or _due_at(group, now), group.version)\n",
         "self._give_back(None if waits_until else _due_at(group, now), group.version)\n", theme="wait"),
@@ -274,8 +274,8 @@ PLANTS: tuple[Plant, ...] = (
         "    return Fate.QUARANTINE, \"its instance is on another host", "    return Fate.REMOVE, \"its instance is on another host",
         theme="strangers"),
     one("a record of one host is believed of every host", RECORDS,
-        "    _RETIRED.c.host_uuid == bindparam(\"host\"), _RETIRED.c.instance_uuid.in_(",
-        "    func.coalesce(bindparam(\"host\"), \"\") != \"\", _RETIRED.c.instance_uuid.in_(", theme="strangers"),
+        "        _RETIRED.c.host_uuid == bindparam(\"host\"), among(_RETIRED.c.instance_uuid, \"of\")",
+        "        func.coalesce(bindparam(\"host\"), \"\") != \"\", among(_RETIRED.c.instance_uuid, \"of\")", theme="strangers"),
     one("what is in quarantine is let go by a later record", OWNERSHIP,
         "    if key in records.held:\n        return Fate.QUARANTINE, \"it is held until an operator decides\"\n", "",
         theme="strangers"),
@@ -419,7 +419,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return compile(changed(Path(self.path).read_text(), self._edits), self.path, "exec")
 
 
-UNCHECKED = Edit(CHANGES, "    invariants.check(before, after, claims.seats_of(connection, after.uuid))\n", "")
+UNCHECKED = Edit(CHANGES, "    invariants.check(before, after, seats)\n", "")
 """The service's own check in the transaction would stop some bugs; here the observer has to find them."""
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.app.capacity import HostView, amounts, summed
 from service.domain.fleet import Overcommit
-from service.store.fleet import HostLoad
+from service.store.loads import HostLoad
 from tests.support.builders import host
 
 # A loaded machine draws slowly; that says nothing about the law.

@@ -92,7 +92,7 @@ async def test_a_claimed_member_is_not_placed_anew_on_the_databases_word_alone(
         group = await accepted(plane)
         context = plane.reconciler._context
         now = await plane.store.read(clock.now)
-        ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+        ((_, epoch, _),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
         taken = DatabaseTime(now, asyncio.get_running_loop().time())
         worker = GroupWorker(context, group.uuid, epoch, now + LEASE_MS, taken)
         waiting = await worker._load()
@@ -136,7 +136,7 @@ async def test_beside_a_machine_in_quarantine_a_member_is_not_let_run_again(capl
         machine.state = MachineState.STOPPED
         now = await plane.store.read(clock.now)
         await plane.store.write(lambda c: groups.due(c, uuid, 0))
-        ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+        ((_, epoch, _),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
         taken = DatabaseTime(now, asyncio.get_running_loop().time())
         worker = GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken, all_hinted=True)
         task = asyncio.create_task(worker.run())

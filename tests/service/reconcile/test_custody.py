@@ -24,7 +24,7 @@ from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
 from service.reconcile.adoption import Adoption
 from service.reconcile.worker import GroupWorker
-from service.store import fleet, ownership
+from service.store import fleet, ownership, retired
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
 
@@ -317,7 +317,7 @@ async def test_what_a_database_let_go_is_ended_by_its_record_and_no_more_than_a_
         for stray in strays:
             home.machines[stray.machine_uuid] = SimulatedMachine(stray, MachineState.STOPPED)
         seats = [(s.instance, s.attempt, f"{1:032x}") for s in strays]
-        await plane.store.write(lambda c: ownership.retire(c, seats, "g", "by a test", 0))
+        await plane.store.write(lambda c: retired.retire(c, seats, "g", "by a test", 0))
         await plane.sweep.once()
         left = [len(home.machines)]
         while len(home.machines) > 1:

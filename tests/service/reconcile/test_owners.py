@@ -91,6 +91,6 @@ def test_groups_of_an_ended_process_are_free_at_once_and_others_are_not() -> Non
         assert ended == [1]
         taken = await store.write(lambda c: groups.take_due(c, "heir", 2, 1000, 9))
         store.close()
-        return list(taken)
+        return [(lease.uuid, lease.epoch) for lease in taken]
 
     assert asyncio.run(scenario()) == [(f"{0:032x}", 2)]

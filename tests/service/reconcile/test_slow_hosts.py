@@ -28,7 +28,7 @@ async def work(plane: ControlPlane, uuid: str) -> None:
     """Take the group, as after a hint, and run a worker to its end."""
     now = await plane.store.read(clock.now)
     await plane.store.write(lambda c: groups.due(c, uuid, 0))
-    ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+    ((_, epoch, _),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
     taken = DatabaseTime(now, asyncio.get_running_loop().time())
     worker = GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken, all_hinted=True)
     async with asyncio.timeout(60):

@@ -37,7 +37,7 @@ async def work(plane: ControlPlane, uuid: str) -> None:
     """Take the group and run a worker to its end."""
     now = await plane.store.read(clock.now)
     await plane.store.write(lambda c: groups.due(c, uuid, 0))
-    ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+    ((_, epoch, _),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
     taken = DatabaseTime(now, asyncio.get_running_loop().time())
     async with asyncio.timeout(60):
         await GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken).run()
@@ -112,7 +112,7 @@ async def test_a_leap_of_the_clock_ends_no_boot(monkeypatch: pytest.MonkeyPatch)
         await plane.reconciler.stop(5.0)
         now = await plane.store.read(clock.now)
         await plane.store.write(lambda c: groups.due(c, uuid, 0))
-        ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+        ((_, epoch, _),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
         real = clock.now
         monkeypatch.setattr(clock, "now", lambda connection: real(connection) + HOUR_MS)
         taken = DatabaseTime(now, asyncio.get_running_loop().time())
@@ -134,7 +134,7 @@ async def test_a_lease_is_renewed_at_once_where_the_clock_was_set(
         uuid = await resting(plane)
         now = await plane.store.read(clock.now)
         await plane.store.write(lambda c: groups.due(c, uuid, 0))
-        ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+        ((_, epoch, _),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
         real, renewed = groups.renew, list[int]()
 
         def renew(connection: Connection, group_uuid: str, of: int, until: int) -> bool:
@@ -155,7 +155,7 @@ async def leased(plane: ControlPlane, uuid: str) -> GroupWorker:
     """A worker with a lease of the group, which does nothing by itself."""
     now = await plane.store.read(clock.now)
     await plane.store.write(lambda c: groups.due(c, uuid, 0))
-    ((_, epoch),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
+    ((_, epoch, _),) = await plane.store.write(lambda c: groups.take_due(c, "test", now, LEASE_MS, 1))
     taken = DatabaseTime(now, asyncio.get_running_loop().time())
     return GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken)
 

@@ -14,7 +14,7 @@ from service.domain.groups import InstanceStatus
 from service.domain.isolation import EVERYBODY, NWFILTER, GroupFilter, Isolation, isolation_of
 from service.domain.network import DOMAIN, ForeignAddress
 from service.reconcile.filter_sweep import FilterSweep
-from service.store import addresses, fleet, groups, ownership
+from service.store import addresses, fleet, groups, retired
 from tests.service.rpc.lab import refused
 from tests.support.whole import ENTRY, Whole, config_text, whole
 
@@ -169,7 +169,7 @@ async def test_filters_follow_their_groups_and_go_only_by_a_record_and_without_a
         there, sweep = Filtering(host), FilterSweep(lab.service.store, lab.service.metrics)
         unknown, let_go = "d" * 32, "e" * 32
         there.there = {g: GroupFilter(g, "old", used=False) for g in (group.uuid, unknown, let_go)}
-        await lab.service.store.write(lambda c: ownership.retire(c, [("f" * 32, 1, uuid)], let_go, "it ended", 1))
+        await lab.service.store.write(lambda c: retired.retire(c, [("f" * 32, 1, uuid)], let_go, "it ended", 1))
         there.there[let_go] = GroupFilter(let_go, "old", used=True)
         for _ in range(3):
             await sweep.sweep(there, early=False)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from service.domain.specs import (
     PlacementStrategy,
 )
 from service.errors import AlreadyExists, NotFound
-from service.store import groups, schema
+from service.store import group_pages, groups, schema
 from tests.support.builders import ZONE, group
 from tests.support.database import Database, together
 
@@ -206,7 +206,7 @@ def test_pages_show_every_group_once_by_creation(db: Database) -> None:
     expected = [g.uuid for g in sorted(made, key=lambda g: (g.created_at, g.uuid))]
     shown: list[str] = []
     after: tuple[int, str] | None = None
-    while found := db.read(partial(groups.page, project=None, after=after, limit=5)):
+    while found := db.read(partial(group_pages.page, project=None, after=after, limit=5)):
         shown += [g.uuid for g in found]
         after = found[-1].created_at, found[-1].uuid
     assert shown == expected
@@ -218,7 +218,7 @@ def test_pages_filter_by_what_was_asked_for(db: Database) -> None:
     _put(db, 3, phase=GroupPhase.DELETED, created_at=3)
 
     def shown(project: str | None = None, **filters: object) -> list[str]:
-        found = db.read(lambda c: groups.page(c, project=project, after=None, limit=10, **filters))  # type: ignore[arg-type]
+        found = db.read(lambda c: group_pages.page(c, project=project, after=None, limit=10, **filters))  # type: ignore[arg-type]
         return [g.uuid for g in found]
 
     assert shown() == [one.uuid, two.uuid]
@@ -236,7 +236,7 @@ def test_a_filter_that_hides_most_still_fills_its_page(db: Database) -> None:
     for number in range(9):
         _put(db, number, description="rare", created_at=number)
     last = _put(db, 9, user_tags=("rare",), created_at=9)
-    found = db.read(lambda c: groups.page(c, project=None, after=None, limit=2, tag="rare"))
+    found = db.read(lambda c: group_pages.page(c, project=None, after=None, limit=2, tag="rare"))
     assert [g.uuid for g in found] == [last.uuid]
 
 

@@ -7,7 +7,7 @@ import pytest
 from service.domain.fleet import HostStatus
 from service.domain.ownership import Fate, Holding, Quarantined, fate
 from service.errors import AlreadyExists, NotFound
-from service.store import fleet, ownership
+from service.store import fleet, ownership, retired
 from service.store.engine import Store
 from service.store.migrations import upgrade
 from service.store.ownership import AnotherCluster, establish
@@ -73,20 +73,20 @@ def test_a_hypervisor_is_one_host(db: Database) -> None:
 def test_a_record_of_what_was_let_go_holds_for_its_host_until_it_was_seen_gone_for_long(db: Database) -> None:
     two_hosts(db)
     nobody: frozenset[tuple[str, int]] = frozenset()
-    db.write(lambda c: ownership.retire(c, [("i", 1, H1), ("j", 2, H1)], "g", "why", 100))
-    db.write(lambda c: ownership.retire(c, [("i", 1, H1)], "g", "again", 200))  # told twice is told once
+    db.write(lambda c: retired.retire(c, [("i", 1, H1), ("j", 2, H1)], "g", "why", 100))
+    db.write(lambda c: retired.retire(c, [("i", 1, H1)], "g", "again", 200))  # told twice is told once
 
     def what(where: str, instance: str, attempt: int) -> Fate:
-        return fate(db.read(lambda c: ownership.records(c, where, nobody, [instance])), instance, attempt, "")[0]
+        return fate(db.read(lambda c: retired.records(c, where, nobody, [instance])), instance, attempt, "")[0]
 
     assert (what(H1, "i", 1), what(H2, "i", 1), what(H1, "i", 2)) == (Fate.REMOVE, Fate.QUARANTINE, Fate.QUARANTINE)
-    db.write(lambda c: ownership.seen_gone(c, H1, frozenset({("j", 2)})))
-    assert db.read(lambda c: ownership.has_unseen(c, H1))
-    db.write(lambda c: ownership.forget_retired(c, 100))  # not old enough
+    db.write(lambda c: retired.seen_gone(c, H1, frozenset({("j", 2)})))
+    assert db.read(lambda c: retired.has_unseen(c, H1))
+    db.write(lambda c: retired.forget_retired(c, 100))  # not old enough
     assert what(H1, "i", 1) is Fate.REMOVE
-    db.write(lambda c: ownership.forget_retired(c, 100 + 30 * DAY))
+    db.write(lambda c: retired.forget_retired(c, 100 + 30 * DAY))
     assert (what(H1, "i", 1), what(H1, "j", 2)) == (Fate.QUARANTINE, Fate.REMOVE)  # j was never seen gone
-    db.write(lambda c: ownership.take_back(c, [("j", 2, H1)]))
+    db.write(lambda c: retired.take_back(c, [("j", 2, H1)]))
     assert what(H1, "j", 2) is Fate.QUARANTINE
 
 
@@ -126,10 +126,10 @@ def test_what_is_held_stays_so_whatever_is_recorded_afterwards(db: Database) -> 
     two_hosts(db)
     nobody: frozenset[tuple[str, int]] = frozenset()
     db.write(lambda c: ownership.hold(c, H1, [Quarantined("", "k", Holding.MACHINE, "g", "i", 1)], 7))
-    db.write(lambda c: ownership.retire(c, [("i", 1, H1)], "g", "later", 8))
+    db.write(lambda c: retired.retire(c, [("i", 1, H1)], "g", "later", 8))
 
     def what(key: str) -> Fate:
-        return fate(db.read(lambda c: ownership.records(c, H1, nobody, ["i"])), "i", 1, key)[0]
+        return fate(db.read(lambda c: retired.records(c, H1, nobody, ["i"])), "i", 1, key)[0]
 
     assert (what("k"), what("another")) == (Fate.QUARANTINE, Fate.REMOVE)
     assert db.read(lambda c: ownership.held_of(c, "g")) == {"i": H1}
@@ -147,6 +147,8 @@ def test_hosts_that_may_have_seen_more_are_named_until_they_are_known_or_off(db:
     assert db.read(ownership.ahead) == ("host-2",)
     db.write(lambda c: ownership.off(c, H2))
     assert db.read(ownership.ahead) == ()
-    assert db.read(ownership.said_ahead) == {}
+    assert db.read(ownership.ahead_or_flagged) == ({}, frozenset())
     db.write(lambda c: fleet.set_status(c, H2, HostStatus.AHEAD, "why"))
-    assert db.read(ownership.said_ahead) == {H2: "why"}
+    assert db.read(ownership.ahead_or_flagged) == ({H2: "why"}, frozenset())
+    db.write(lambda c: ownership.set_ahead(c, H1))
+    assert db.read(ownership.ahead_or_flagged) == ({H2: "why"}, frozenset({H1}))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from functools import partial
 
 import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, bindparam, exc, insert, select, update
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import psycopg
 
+import service.store
 from service.store import claims, groups, schema
-from service.store.statement import Statement, among
+from service.store.statement import Statement, _compiled, among
 from tests.support.builders import host
 from tests.support.database import Database, member, together
 
@@ -104,3 +109,21 @@ def _deadlocks(connection: Connection) -> int:
     connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
     query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     return int(connection.exec_driver_sql(query).scalar_one())
+
+
+def test_every_statement_can_be_made_for_both_databases() -> None:
+    """One that cannot is noticed here, and not by the first caller who needs it."""
+    made = 0
+    for module in pkgutil.iter_modules(service.store.__path__, "service.store."):
+        for one in vars(importlib.import_module(module.name)).values():
+            if isinstance(one, Statement):
+                made += len(
+                    [_compiled(one.core, one._names, dialect()) for dialect in (sqlite.dialect, psycopg.dialect)]
+                )
+    assert made > 150
+
+
+def test_a_list_that_would_be_written_out_when_it_runs_is_refused() -> None:
+    query = Statement(select(_HOSTS.c.uuid).where(_HOSTS.c.status.in_(["Connected", "Degraded"])))
+    with pytest.raises(TypeError, match="among"):
+        _compiled(query.core, None, sqlite.dialect())
