@@ -114,7 +114,7 @@ bench-api: ## throughput and latency of unary calls and streams, a thousand watc
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.api_bench $(ARGS)
 
 .PHONY: bench-page
-bench-page: ## the page's first paint and how soon it shows a change (ARGS=--hosts 1000 --members 10000 --shots DIRECTORY)
+bench-page: ## the page's first paint and how soon it shows a change (ARGS=--hosts 1000 --members 10000 --seeded --shots DIRECTORY)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.page_bench $(ARGS)
 
 .PHONY: bench-bulkhead

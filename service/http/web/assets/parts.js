@@ -25,7 +25,7 @@ export function Status({ is }) {
 // of `foreign` waits for an operator. Parts are [kind, width, words, amount]; a whole bar is what there is, by the measure of
 // what may be claimed: with overcommit a CPU that the host keeps is as wide as all that could have been claimed of it.
 export function shares([total, reserved, allocatable, claimed, foreign, available], open, stranded, quarantined = 0) {
-  const kept = total > reserved ? (reserved * allocatable) / (total - reserved) : 0;
+  const kept = total > reserved ? (reserved * allocatable) / (total - reserved) : reserved;
   const free = open && !stranded ? available : 0;
   return {
     whole: Math.max(allocatable, claimed + foreign, 1) + kept,
