@@ -194,6 +194,7 @@ class Service:
             clock=self.clock,
             waits=(*jobs.WAITS, *sessions.WAITS, *fencing.WAITS, *rebalances.WAITS),
             fleet_reader=self._fleet_reader,
+            kept_after_ms=1000 * self.config.keep_room_after,
         )
         self._adoption = Adoption(self.store, monitors, self.custody)
         self.reconciler = Reconciler(context, Sweep(self.store, monitors, self.custody, self.metrics))
@@ -217,7 +218,7 @@ class Service:
             self.feed,
             self.planner,
             cluster=self.custody.installation.cluster,
-            limits=GroupLimits(max_nodes=config.server.max_nodes),
+            limits=GroupLimits(max_nodes=config.server.max_nodes, priorities=config.priorities),
             fleet_reader=self._fleet_reader,
             signals=self.signals,
             secrets=self._known_secrets,

@@ -21,10 +21,10 @@ DOCUMENTS = (*ABOVE[:3], *GUIDES, "deploy/guest/README.md", "protos/README.md")
 TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
-    "service/domain/groups.py": 440,  # what is stored of a group and its members
+    "service/domain/groups.py": 470,  # what is stored of a group and its members
     "service/drivers/base.py": 490,  # all that every driver is asked for, and its answers
     "service/drivers/libvirt/driver.py": 430,  # the same, each with its thread and its connection
-    "service/store/schema.py": 450,  # one table after the other
+    "service/store/schema.py": 460,  # one table after the other
     "tests/simulation/plants.py": 470,  # one bug after the other
     "tests/simulation/scenario.py": 430,  # what there is in a seed, and how it goes
 }

@@ -54,7 +54,7 @@ def make_room(
 
     Raises ``InvalidPlacementInput`` for a neighbour that lives nowhere, is listed twice, or belongs to the gang.
     """
-    fleet = _Fleet.of(snapshot, request, neighbours)
+    fleet = Fleet.of(snapshot, request, neighbours)
     decision = place(snapshot, request, policy, stop)
     if decision.status is Status.PLACED:
         return MadeRoom(Status.PLACED, decision, (), decision, 0, 0, Proof.OPTIMAL)
@@ -62,7 +62,7 @@ def make_room(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Fleet:
+class Fleet:
     """The question. ``owner``: member -> its neighbours; ``home``: member -> its host; ``costs``: of its move."""
 
     snapshot: Snapshot
@@ -74,7 +74,8 @@ class _Fleet:
     costs: dict[str, int]
 
     @classmethod
-    def of(cls, snapshot: Snapshot, request: Request, neighbours: Sequence[Neighbours]) -> _Fleet:
+    def of(cls, snapshot: Snapshot, request: Request, neighbours: Sequence[Neighbours]) -> Fleet:
+        """The question for these neighbours. Raises ``InvalidPlacementInput``."""
         living = {member.id: host.id for host in snapshot.hosts for member in host.members}
         owner: dict[str, Neighbours] = {}
         nodes: dict[str, Node] = {}
@@ -111,7 +112,7 @@ def _sized(snapshot: Snapshot, nodes: Mapping[str, Node]) -> Snapshot:
 class _Search:
     """``dearer``: demand -> how many times a member that asks for it was left without a home."""
 
-    fleet: _Fleet
+    fleet: Fleet
     decision: Decision
     policy: Policy
     stop: Stop
@@ -149,7 +150,7 @@ class _Search:
     def _residents(self) -> tuple[list[list[int]], list[list[Resident]]]:
         """(positions among its members, residents) of each host of the index; the gang's own members stay aside."""
         gang, costs = self.fleet.gang, self.fleet.costs
-        staying, size_of = gang.request.staying, _sizer(gang.names)
+        staying, size_of = gang.request.staying, sizer(gang.names)
         numbers: list[list[int]] = []
         residents: list[list[Resident]] = []
         for host in gang.index.hosts:
@@ -248,7 +249,7 @@ class _Search:
         return list(most.unplaced) or [node.id for node in request.nodes]
 
 
-def _sizer(names: tuple[str, ...]) -> Callable[[Mapping[str, int]], tuple[int, ...]]:
+def sizer(names: tuple[str, ...]) -> Callable[[Mapping[str, int]], tuple[int, ...]]:
     """Takes some resources out of a demand; most members name them all, and for those it has to be fast."""
     if len(names) < 2:
         return lambda demand: tuple(demand.get(name, 0) for name in names)

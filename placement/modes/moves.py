@@ -76,3 +76,34 @@ class MadeRoom:
     proof: Proof = Proof.NONE
     homeless: tuple[str, ...] = ()
     stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A group that may go, as a whole: its members that have seats, each a node whose id is its member's.
+
+    ``cost``: from 0 to 2**50; ``level``: groups of a lower one go before those of a higher one.
+    """
+
+    nodes: tuple[Node, ...]
+    cost: int
+    level: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evictions:
+    """``status``: ``placed``: once ``gone`` (numbers of the groups) are gone, ``placed`` fits. ``infeasible``: not even
+    without all of them, proven. ``unknown``: no plan was found, though one may exist.
+
+    ``lower_bound``: no groups up to the level of the highest that goes cost less. ``decision``: the answer while all
+    stay.
+    """
+
+    status: Status
+    decision: Decision
+    gone: tuple[int, ...] = ()
+    placed: Decision | None = None
+    cost: int | None = None
+    lower_bound: int | None = None
+    proof: Proof = Proof.NONE
+    stopped: bool = False

@@ -67,6 +67,7 @@ class Gauges:
     def _tell(self, stored: _Stored) -> None:
         metrics = self._metrics
         replace(metrics.groups, {(status,): count for status, count in stored.groups.items()})
+        metrics.kept_hosts.set(stored.kept_hosts)
         replace(metrics.waiting_groups, {(reason,): count for reason, count in stored.waiting.items()})
         replace(metrics.instances, {(status,): count for status, count in stored.instances.items()})
         replace(metrics.secrets, {(key, str(ok).lower()): n for (key, ok), n in stored.secrets.items()})
@@ -106,6 +107,7 @@ class _Stored:
     groups: Mapping[str, int] = field(default_factory=dict)
     instances: Mapping[str, int] = field(default_factory=dict)
     waiting: Mapping[str, int] = field(default_factory=dict)
+    kept_hosts: int = 0
     hosts: Mapping[str, Host] = field(default_factory=dict)
     zones: Mapping[str, Zone] = field(default_factory=dict)
     held: Mapping[tuple[str, Holding], int] = field(default_factory=dict)
@@ -123,6 +125,7 @@ def _read(connection: Connection, secrets: CountSecrets) -> _Stored:
         groups=by_group,
         instances=by_instance,
         waiting=waiting.counts(connection),
+        kept_hosts=waiting.kept_hosts(connection),
         hosts=fleet.hosts(connection),
         zones=fleet.zones(connection),
         held=ownership.counts(connection),

@@ -6,7 +6,7 @@ import hashlib
 import uuid as uuids
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from service.app import engines
 from service.app.admission import admit, wish_of
@@ -36,10 +36,12 @@ SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKN
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """What one call may ask for. `plan_seconds`: the planner's budget for it."""
+    """What one call may ask for. `plan_seconds`: the planner's budget for it; `priorities`: by project the highest that
+    it may use, of "" all that are not named."""
 
     max_nodes: int = 1024
     plan_seconds: float = 5.0
+    priorities: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

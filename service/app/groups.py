@@ -27,7 +27,7 @@ from service.app.group_intents import (
     room_wish,
 )
 from service.app.paging import Page
-from service.app.promised import check_quota, ends, may_wait, promised
+from service.app.promised import check_quota, ends, may_wait, priority, promised
 from service.app.updates import GroupUpdates
 from service.app.visibility import project_of, require_visible, visible
 from service.domain.catalog import ModelService
@@ -358,6 +358,7 @@ class Groups(GroupUpdates):
             room=room_wish(caller, request.make_room),
             waiting=may_wait(request.wait, now),
             ends_at=ends(request.ends_at, now),
+            priority=priority(request.priority, caller.project, self._limits.priorities),
             instances=tuple(
                 new_instance(uuid, node, catalogue, now, past=past.version if past else 0) for node in spec.nodes
             ),

@@ -28,6 +28,17 @@ def ends(ends_at: int, now: int) -> int:
     return ends_at
 
 
+def priority(asked: int, project: str, most: Mapping[str, int]) -> int:
+    """How important the group is. `most`: by project the highest that it may use, of "" all that are not named.
+
+    Raises InvalidArgument for more than that.
+    """
+    limit = most.get(project, most.get("", 0))
+    if asked > limit:
+        raise InvalidArgument.of("priority", f"must be at most {limit}, the highest that project {project} may use")
+    return asked
+
+
 def check_quota(connection: Connection, group: Group) -> None:
     """Raises QuotaExceeded; of a group that may wait only where it would be more than its project may ever have."""
     try:

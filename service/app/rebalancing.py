@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from placement.model import Assignment, Snapshot
 from placement.modes.plans import Limits
 from placement.modes.plans import Rebalance as Plan
-from service.app import operator_changes
+from service.app import operator_changes, paging
 from service.app.auditing import audited
 from service.app.feed import Feed
+from service.app.paging import Page
 from service.domain.events import Event, EventKind
 from service.domain.fleet import MEMORY, VCPU, Host
 from service.domain.groups import Group, Instance
@@ -164,6 +165,24 @@ class Rebalancing:
         async with aclosing(self._follow(known)) as steps:
             async for step in steps:
                 yield step
+
+    async def get(self, uuid: str) -> RebalanceView:
+        """One as it is now. Raises NotFound."""
+        return await self._store.read(lambda c: _view(c, uuid))
+
+    async def list(self, asked: int, page_token: str) -> Page[RebalanceView]:
+        """Those that were begun, the newest first, a page at a time. `asked`: its size, 0 for the default.
+
+        Raises InvalidArgument for a token of another listing.
+        """
+        cursor = paging.cursor("rebalances", asked, page_token)
+
+        def read(connection: Connection) -> Page[RebalanceView]:
+            found = rebalances.page(connection, cursor.after_time(), cursor.limit)
+            page = cursor.page(found, [(str(one.created_at), one.uuid) for one in found])
+            return Page(tuple(_view(connection, one.uuid) for one in page.items), page.next_page_token)
+
+        return await self._store.read(read)
 
     async def call_off(self, caller: Caller, uuid: str, *, validate_only: bool = False) -> RebalanceView:
         """Nobody begins to move for it any more, and who is under way is taken back where that is possible.

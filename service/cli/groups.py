@@ -76,6 +76,11 @@ MAKE_ROOM = {"live": group_pb2.MAKE_ROOM_LIVE, "restart": group_pb2.MAKE_ROOM_RE
     metavar="TIME",
     help="When the group will have been removed, at most: tells those that wait when there is room. It is not ended.",
 )
+@click.option(
+    "--priority",
+    type=click.IntRange(-1000, 1000),
+    help="Of groups that wait for hosts a higher one goes first; 0 is ordinary. The operator says how high it may be.",
+)
 @click.option("--dry-run", "validate_only", is_flag=True, help="Only check and place it; nothing is stored.")
 def deploy(
     session: Session,
@@ -84,6 +89,7 @@ def deploy(
     make_room: str | None,
     wait: int | None,
     ends_in: int | None,
+    priority: int | None,
     **options: Any,
 ) -> int:
     """Place and launch a group, and follow it until it runs. FILE is the request as JSON or YAML, - standard input.
@@ -99,6 +105,8 @@ def deploy(
         request.wait.CopyFrom(group_pb2.Wait(for_ms=wait))
     if ends_in is not None:
         request.expected_end.FromMilliseconds(int(time.time() * 1000) + ends_in)
+    if priority is not None:
+        request.priority = priority
     # With an id the call can be made again, at another server too, and nothing is done twice.
     request.request_id = request.request_id or uuid4().hex
     again = f"the same command with --request-id {request.request_id}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from uuid import uuid4
 
 import click
@@ -11,10 +12,13 @@ from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.explanation import size_text
 from service.cli.follow_up import Detached
+from service.cli.listing import pages
+from service.cli.output import Columns
 from service.cli.places import find_cluster, find_zone
 from service.cli.view import describe_member
 
 Stub = fleet_pb2_grpc.FleetServiceStub
+_PAGE = 500
 
 
 def register(corral: click.Group) -> None:
@@ -41,6 +45,8 @@ def register(corral: click.Group) -> None:
     show_default=True,
     help="Percent by which the fuller of the two must become less full.",
 )
+@click.option("--list", "listing", is_flag=True, help="Show the rebalances that were begun instead, the newest first.")
+@click.option("--show", metavar="UUID", default="", help="Show where each move of this rebalance stands instead.")
 @click.option("--call-off", metavar="UUID", default="", help="Call this rebalance off instead: who has not gone stays.")
 def rebalance(
     session: Session,
@@ -51,6 +57,8 @@ def rebalance(
     most_moves: int,
     threshold: int,
     least_gain: int,
+    listing: bool,
+    show: str,
     call_off: str,
 ) -> int:
     """Show which live moves would mend broken rules and even hosts out; --run makes them.
@@ -61,6 +69,15 @@ def rebalance(
     if call_off:
         made = stub.CallOffRebalance(fleet_pb2.CallOffRebalanceRequest(uuid=call_off)).inventory
         output.one(made, made.uuid, f"{made.uuid} is called off")
+        return errors.OK
+    if listing:
+        ask = fleet_pb2.ListRebalancesRequest
+        found = pages(lambda token: stub.ListRebalances(ask(page_size=_PAGE, page_token=token)))
+        output.many(found, _COLUMNS, lambda one: one.uuid)
+        return errors.OK
+    if show:
+        one = stub.GetRebalance(fleet_pb2.GetRebalanceRequest(uuid=show)).inventory
+        output.one(one, one.uuid, "\n".join(_outcomes(one)))
         return errors.OK
     wish = fleet_pb2.PlanRebalanceRequest(
         zone_uuid=find_zone(stub, zone).uuid if zone else "",
@@ -117,12 +134,35 @@ def _line(answer: fleet_pb2.RebalanceHostsResponse) -> list[str]:
         case "instance":
             return [f"member  {describe_member(answer.instance)}"]
         case "final":
-            return [
-                f"{one.state}  {one.move.move.instance_name} -> {one.move.move.target_host_name}"
-                + (f": {one.reason}" if one.reason else "")
-                for one in answer.final.outcomes
-            ]
+            return _outcomes(answer.final)
     return []
+
+
+def _outcomes(one: fleet_pb2.Rebalance) -> list[str]:
+    return [
+        f"{outcome.state}  {outcome.move.move.instance_name} -> {outcome.move.move.target_host_name}"
+        + (f": {outcome.reason}" if outcome.reason else "")
+        for outcome in one.outcomes
+    ]
+
+
+def _state(one: fleet_pb2.Rebalance) -> str:
+    if one.called_off:
+        return "called off"
+    return "goes on" if any(outcome.state == "moving" for outcome in one.outcomes) else "over"
+
+
+def _moves(one: fleet_pb2.Rebalance) -> str:
+    states = Counter(outcome.state for outcome in one.outcomes)
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+
+
+_COLUMNS: Columns = (
+    ("UUID", lambda one: one.uuid),
+    ("BEGUN", lambda one: f"{one.create_date.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"),
+    ("STATE", _state),
+    ("MOVES", _moves),
+)
 
 
 def _told(plan: fleet_pb2.PlanRebalanceResponse) -> list[str]:

@@ -259,6 +259,7 @@ def describe_group(group: group_pb2.InstanceGroup) -> str:
     """A group in a line, with how far each role is."""
     told = f"{group.name}: {group.status}" + (f" ({because(group)})" if group.reason else "")
     told = f"{told}; called at {group.endpoint}" if group.endpoint else told
+    told = f"{told}; priority {group.priority}" if group.priority else told
     told = f"{told}; {describe_room(group.room)}" if group.HasField("room") else told
     told = f"{told}; {describe_waiting(group.waiting)}" if group.HasField("waiting") else told
     told = f"{told}; {describe_update(group.update)}" if group.HasField("update") else told
@@ -278,9 +279,11 @@ def describe_update(update: group_pb2.GroupUpdate) -> str:
 def describe_waiting(waiting: group_pb2.WaitInProgress) -> str:
     """Where a group stands among those that wait for hosts, and until when."""
     told = f"number {waiting.position} of those that wait, until {waiting.until.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
-    if not waiting.HasField("earliest_start"):
-        return told
-    return f"{told}; there is room by {waiting.earliest_start.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+    if waiting.HasField("earliest_start"):
+        told += f"; there is room by {waiting.earliest_start.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+    if waiting.kept_hosts:
+        told += f"; room is kept for it on {waiting.kept_hosts} {'host' if waiting.kept_hosts == 1 else 'hosts'}"
+    return told
 
 
 def describe_room(room: group_pb2.RoomInProgress) -> str:

@@ -91,6 +91,8 @@ class Builder:
                 SecretKey(entry.name, self._file.path_text(entry.file), entry.variable) for entry in checked.secret_keys
             ),
             rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in checked.rate_limits},
+            keep_room_after=checked.waiting.keep_room_after,
+            priorities={section.project: section.most for section in checked.priorities},
         )
         self._boots_files = any(_boots_files(host) for host in hosts)
         self._compare(config)
@@ -118,6 +120,7 @@ class Builder:
         self._file.require_unique("secret_keys", "name", [entry.name for entry in checked.secret_keys])
         self._file.require_unique("quotas", "project", [quota.project for quota in config.quotas])
         self._file.require_unique("rate_limits", "project", [rate.project for rate in checked.rate_limits])
+        self._file.require_unique("priorities", "project", [section.project for section in checked.priorities])
         self._file.require_unique("clusters", "uuid", [cluster.uuid for cluster in config.clusters])
         self._file.require_unique("clusters", "name", [cluster.name for cluster in config.clusters])
         self._file.require_unique("hosts", "uuid", [host.uuid for host in config.hosts])

@@ -119,6 +119,7 @@ def _of_callers(config: Config) -> Iterator[str]:
     for section, named_in in (
         ("quotas", [quota.project for quota in config.quotas]),
         ("rate_limits", [project for project in config.rates if project]),
+        ("priorities", [project for project in config.priorities if project]),
     ):
         yield from (
             f"{section}: nobody calls for project {project}; there are: {', '.join(sorted(projects))}"

@@ -132,6 +132,12 @@ class LogSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class WaitingSection(Section):
+    """[waiting]: groups that wait for hosts."""
+
+    keep_room_after: Annotated[int, Field(ge=0, le=90 * 86_400)] = 600
+
+
 class OvercommitSection(Section):
     """[overcommit] of a zone or host: only what is named differs from the level above."""
 
@@ -351,6 +357,13 @@ class RateLimitSection(Section):
     burst: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+class PrioritySection(Section):
+    """[[priorities]]: the highest priority that a project may use; without `project`, all that are not named."""
+
+    project: OptionalName = ""
+    most: Annotated[int, Field(ge=-1000, le=1000)]
+
+
 class WebhooksSection(Section):
     """[webhooks]: the networks that webhooks may lead to. Without any, webhooks are refused."""
 
@@ -364,6 +377,7 @@ class Configuration(Section):
     store: StoreSection = StoreSection()
     cluster: ClusterSection = ClusterSection()
     log: LogSection = LogSection()
+    waiting: WaitingSection = WaitingSection()
     overcommit: FleetOvercommitSection = FleetOvercommitSection()
     zones: list[ZoneSection] = []
     clusters: list[HostClusterSection] = []
@@ -381,5 +395,6 @@ class Configuration(Section):
     devices: list[DeviceSection] = []
     quotas: list[QuotaSection] = []
     rate_limits: list[RateLimitSection] = []
+    priorities: list[PrioritySection] = []
     certificates: list[CertificateSection] = []
     webhooks: WebhooksSection = WebhooksSection()

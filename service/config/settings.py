@@ -113,6 +113,10 @@ class Config:
     quotas: tuple[Quota, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     rates: Mapping[str, Rate] = field(default_factory=dict)
+    keep_room_after: int = 600
+    """s; after so long room is kept for the first in line though no start is proven; 0: never."""
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    """By project the highest that it may use, of "" all that are not named."""
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Credential's name -> the host's option that it stands for (`ssh_key`, `password_file`) -> path of the file."""
     secrets: tuple[Secret, ...] = ()

@@ -57,6 +57,8 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}PlanRoom": ADMIN,  # it names every tenant's members
     f"{_FLEET}PlanRebalance": ADMIN,
     f"{_FLEET}RebalanceHosts": ADMIN,
+    f"{_FLEET}GetRebalance": ADMIN,
+    f"{_FLEET}ListRebalances": ADMIN,
     f"{_FLEET}CallOffRebalance": ADMIN,
     f"{_FLEET}ListDecisions": ADMIN,
     f"{_FLEET}DumpDecision": ADMIN,  # it shows every tenant's members

@@ -298,6 +298,27 @@ class RoomWish:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSeat:
+    """A seat that nobody behind a group in line may take from its member; `cells` as of a Seat."""
+
+    instance_uuid: str
+    host_uuid: str
+    cells: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRoom:
+    """Where the first in line will go. Until `starts_at` (ms), when all who go by then are gone, others may use it.
+
+    `starts_at` 0: nobody has said when he goes. Then it is kept because the group has waited for long, and what
+    becomes free there is left free.
+    """
+
+    seats: tuple[KeptSeat, ...]
+    starts_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """How long a group may wait for hosts where it does not fit now, and how that stands.
 
@@ -305,7 +326,8 @@ class Waiting:
     `since`: when it was first seen not to fit; 0 = it was not so far. Of the last look: `failure`, why it did not fit,
     which is told where it is given up; `looked`: how often room had been given back by then (`store/waiting.py`);
     `looked_at`: when that was; `position`: among those that wait, from 1; `starts_at`: by when the ends that running
-    groups have stated make room for it, proven; 0 = not known.
+    groups have stated make room for it, proven; 0 = not known; `promised_at`: the first such time that it was told;
+    `kept`: the room that those behind it leave it.
     """
 
     until: int
@@ -315,6 +337,8 @@ class Waiting:
     looked_at: int = 0
     position: int = 0
     starts_at: int = 0
+    promised_at: int = 0
+    kept: KeptRoom | None = None
     failure: Failure | None = None
 
 
@@ -384,8 +408,9 @@ class Group(Explained):
     `restarting`: the stop in progress is the first half of a restart. `epoch`: of the control plane's lease.
     `room`: while its members wait for hosts, what may be moved for them. `waiting`: until it has hosts for the first
     time, how long it may wait for them; None: not at all. `ends_at`: by when its caller says that it will be gone;
-    nothing is done then; 0 = not said. `update`: the newest change of what it runs. `endpoint`: once a surge has handed
-    on its first head's address; until then it is that head's like any other.
+    nothing is done then; 0 = not said. `priority`: in line; the higher goes first. `update`: the newest change of what
+    it runs. `endpoint`: once a surge has handed on its first head's address; until then it is that head's like any
+    other.
     """
 
     uuid: str
@@ -398,6 +423,7 @@ class Group(Explained):
     room: RoomWish | None = None
     waiting: Waiting | None = None
     ends_at: int = 0
+    priority: int = 0
     update: Update | None = None
     endpoint: Endpoint | None = None
     project: str = "default"

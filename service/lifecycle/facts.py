@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.domain.groups import Failure, Instance, PlacementRecord, RoomPlan, RoomWish, Update
+from service.domain.groups import Failure, Instance, KeptRoom, PlacementRecord, RoomPlan, RoomWish, Update
 
 
 class Observation(StrEnum):
@@ -36,13 +36,15 @@ class Placed:
 class NotPlaced:
     """The pending members get no seats: the planner has proven that they do not fit, or a quota forbids it.
 
-    `looked`, `position`, `starts_at`: of a group that may wait, as `Waiting` has them. `beside`: of the second gang.
+    `looked`, `position`, `starts_at`, `kept`: of a group that may wait, as `Waiting` has them. `beside`: of the second
+    gang.
     """
 
     failure: Failure
     looked: int = 0
     position: int = 0
     starts_at: int = 0
+    kept: KeptRoom | None = None
     beside: bool = False
 
 

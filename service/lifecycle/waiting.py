@@ -45,6 +45,8 @@ def waits_on(group: Group, fact: NotPlaced, now: int) -> Group:
         looked_at=now,
         position=fact.position,
         starts_at=fact.starts_at,
+        promised_at=group.waiting.promised_at or fact.starts_at,
+        kept=fact.kept,
         failure=fact.failure,
     )
     # Who may move for it may have come, or have stopped refusing, by the next look.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from placement import codec
 from placement.model import Decision, Host, Node, Policy, Request, Snapshot
-from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.modes.plans import Limits, Rebalance
 from service.errors import NotFound
 from service.planning.planner import Planned, Planner
@@ -151,6 +151,18 @@ class RecordingPlanner:
         return await self._planner.make_room(
             snapshot, request, neighbours, budget_seconds=budget_seconds, answer_by=answer_by
         )
+
+    async def evict(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        leaving: Sequence[Leaving],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Evictions:
+        """See `Planner.evict`."""
+        return await self._planner.evict(snapshot, request, leaving, budget_seconds=budget_seconds, answer_by=answer_by)
 
     async def rebalance(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
-from placement.model import Host, Snapshot, Status, left
+from placement.model import Decision, Host, Snapshot, Status, left
 from service.domain.fleet import GPU
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Group
@@ -25,22 +25,25 @@ def times(ends: Mapping[str, int], now: int) -> Sequence[int]:
     return sorted({at for at in ends.values() if at > now})[:MOST_TIMES]
 
 
-async def earliest(times: Sequence[int], fits: Callable[[int], Awaitable[Status]]) -> int:
-    """The first of the times at which it `fits`; 0 where it does at none, or none is proven.
+async def earliest(times: Sequence[int], fits: Callable[[int], Awaitable[Decision]]) -> tuple[int, Decision | None]:
+    """The first of the times at which it `fits`, and where it goes then; (0, None) where it does at none, or none is
+    proven.
 
     More room never makes it fit less, but for rules that want others near; a time that it is answered with has been
     tried, whatever is true of those before.
     """
-    if not times or await fits(times[-1]) is not Status.PLACED:
-        return 0
+    found = await fits(times[-1]) if times else None
+    if found is None or found.status is not Status.PLACED:
+        return 0, None
     low, high = 0, len(times) - 1
     while low < high:
         middle = (low + high) // 2
-        if await fits(times[middle]) is Status.PLACED:
-            high = middle
+        decision = await fits(times[middle])
+        if decision.status is Status.PLACED:
+            high, found = middle, decision
         else:
             low = middle + 1
-    return times[low]
+    return times[low], found
 
 
 def without(fleet_now: Snapshot, hosts: Mapping[str, FleetHost], groups: Sequence[Group]) -> Snapshot:

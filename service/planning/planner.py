@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
-from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.modes.plans import Limits, Rebalance
 from placement.stop import Stop
 from service.errors import InvariantViolation
@@ -67,6 +67,18 @@ class Planner(Protocol):
         """Verified moves after which the gang fits. Raises InvariantViolation where the checker refuses them."""
         ...
 
+    async def evict(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        leaving: Sequence[Leaving],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Evictions:
+        """Verified groups after whose end the gang fits. Raises InvariantViolation where the checker refuses them."""
+        ...
+
     async def rebalance(
         self,
         snapshot: Snapshot,
@@ -113,6 +125,18 @@ def room_verified(snapshot: Snapshot, request: Request, neighbours: Sequence[Nei
     if violations:
         raise InvariantViolation(f"the planner's moves break {len(violations)} rules, the first: {violations[0]}")
     return room
+
+
+def evictions_verified(snapshot: Snapshot, request: Request, leaving: Sequence[Leaving], stop: Stop) -> Evictions:
+    """Say which groups go and check it in this process. Raises InvariantViolation for a plan that breaks a rule."""
+    from placement.modes.evict import evict
+    from placement.modes.evict_check import check_evictions
+
+    plan = evict(snapshot, request, leaving, stop=stop)
+    violations = check_evictions(snapshot, request, leaving, plan)
+    if violations:
+        raise InvariantViolation(f"the planner's evictions break {len(violations)} rules, the first: {violations[0]}")
+    return plan
 
 
 def rebalance_verified(snapshot: Snapshot, groups: Sequence[Neighbours], limits: Limits, stop: Stop) -> Rebalance:
@@ -173,6 +197,18 @@ class InlinePlanner:
     ) -> MadeRoom:
         """See `Planner.make_room`."""
         return room_verified(snapshot, request, neighbours, until(min(time.monotonic() + budget_seconds, answer_by)))
+
+    async def evict(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        leaving: Sequence[Leaving],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Evictions:
+        """See `Planner.evict`."""
+        return evictions_verified(snapshot, request, leaving, until(min(time.monotonic() + budget_seconds, answer_by)))
 
     async def rebalance(
         self,

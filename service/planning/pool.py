@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
-from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.modes.plans import Limits, Rebalance
 from service.errors import Unavailable
 from service.planning.fair_queue import FairQueue
@@ -29,6 +29,7 @@ from service.planning.process import (
     Balance,
     Change,
     CountRoom,
+    Evict,
     Flag,
     MakeRoom,
     Order,
@@ -123,7 +124,7 @@ class PoolPlanner:
     async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`. Raises Unavailable where a process died."""
         room = await self._run(snapshot, CountRoom(node), Time(budget_seconds, answer_by), "")
-        assert not isinstance(room, Decision | MadeRoom | Rebalance)
+        assert not isinstance(room, Decision | MadeRoom | Evictions | Rebalance)
         return room
 
     async def make_room(
@@ -140,6 +141,21 @@ class PoolPlanner:
         room = await self._run(snapshot, work, Time(budget_seconds, answer_by), "")
         assert isinstance(room, MadeRoom)
         return room
+
+    async def evict(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        leaving: Sequence[Leaving],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Evictions:
+        """See `Planner.evict`. Raises Unavailable where a process died."""
+        work = Evict(request, tuple(leaving))
+        plan = await self._run(snapshot, work, Time(budget_seconds, answer_by), "")
+        assert isinstance(plan, Evictions)
+        return plan
 
     async def rebalance(
         self,
@@ -169,7 +185,7 @@ class PoolPlanner:
 
     async def _run(
         self, snapshot: Snapshot, work: Work, allowed: Time, project: str
-    ) -> Decision | Room | MadeRoom | Rebalance:
+    ) -> Decision | Room | MadeRoom | Evictions | Rebalance:
         """Have a process do the work; whoever waits for it may be cancelled, and then the process stops early."""
         if self._closed:
             raise Unavailable("the service is shutting down")
@@ -188,7 +204,7 @@ class PoolPlanner:
 
     async def _answer(
         self, worker: _Worker, snapshot: Snapshot, work: Work, allowed: Time
-    ) -> Decision | Room | MadeRoom | Rebalance:
+    ) -> Decision | Room | MadeRoom | Evictions | Rebalance:
         try:
             reply = await self._order(worker, snapshot, work, allowed)
             if reply.result is None:  # it keeps another fleet than this process thought

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Flavour, Host, Node, Policy, Request, Snapshot
-from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.modes.plans import Limits, Rebalance
 from placement.stop import Stop
-from service.planning.planner import count_room, place_verified, rebalance_verified, room_verified
+from service.planning.planner import count_room, evictions_verified, place_verified, rebalance_verified, room_verified
 
 if TYPE_CHECKING:
     from placement.modes.capacity import Room
@@ -78,6 +78,18 @@ class MakeRoom:
 
 
 @dataclass(frozen=True, slots=True)
+class Evict:
+    """Work: which groups have to go so that a gang fits."""
+
+    request: Request
+    leaving: tuple[Leaving, ...]
+
+    def run(self, snapshot: Snapshot, stop: Stop) -> Evictions:
+        """The verified plan. Raises InvariantViolation."""
+        return evictions_verified(snapshot, self.request, self.leaving, stop)
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
     """Work: which members move so that rules hold again and hosts are evenly full."""
 
@@ -89,7 +101,7 @@ class Balance:
         return rebalance_verified(snapshot, self.groups, self.limits, stop)
 
 
-Work = Place | CountRoom | MakeRoom | Balance
+Work = Place | CountRoom | MakeRoom | Evict | Balance
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +141,7 @@ class Reply:
     `stopped`: the work heard that it should end before it was done.
     """
 
-    result: Decision | Room | MadeRoom | Rebalance | None
+    result: Decision | Room | MadeRoom | Evictions | Rebalance | None
     stopped: bool = False
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from placement.model import Policy, Request, Snapshot, Status
+from placement.model import Decision, Policy, Request, Snapshot, Status
 from service.domain.fleet import Host as FleetHost
 from service.domain.fleet import HostStatus
 from service.domain.groups import (
@@ -21,13 +21,14 @@ from service.domain.groups import (
 from service.errors import CorralError, InvariantViolation, NoAddresses, NoCapacity, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused
-from service.planning import cells, fleet_reader, foresight, translate
+from service.planning import backfill, cells, fleet_reader, translate
 from service.planning.planner import Planned
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
+from service.reconcile.reserving import Reserving
 from service.reconcile.room_making import MOST_TRIES, RoomMaking
 from service.reconcile.standing_in_line import Line
-from service.store import addresses, bookings, fleet, groups
+from service.store import addresses, bookings, fleet
 from service.store.addresses import Shortages
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
@@ -47,8 +48,8 @@ UNDECIDED_PATIENCE_MS = 600_000
 MOVE_PATIENCE_MS = 60_000
 """The same for the target of a live move: a member can always be moved by a restart instead."""
 MOST_DOUBLINGS = 3
-QUICK = Policy(explain=False)
-Kept = Mapping[str, tuple[str, tuple[int, ...]]]
+KEPT = "there is room for it, and that is kept for a group before it in line, which it would hold up"
+Booked = Mapping[str, tuple[str, tuple[int, ...]]]
 """Member -> the host where a seat is kept for it, and its cells there."""
 
 
@@ -79,8 +80,10 @@ class Placing:
     _move_searches: dict[tuple[str, int], Search] = field(default_factory=dict)
     line: Line = field(default_factory=Line)
     rooms: RoomMaking = field(init=False)
+    reserving: Reserving = field(init=False)
 
     def __post_init__(self) -> None:
+        self.reserving = Reserving(self.context, self.now)
         self.rooms = RoomMaking(self.context, self.now, self.steady)
 
     async def gang(self, group: Group) -> EffectResult:
@@ -156,7 +159,7 @@ class Placing:
 
         now = self.now()
 
-        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Kept, Shortages, bool]:
+        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Booked, Shortages, bool]:
             claiming.held_back(connection, group, pending)  # before anybody takes the trouble to plan
             turn = self.line.look(connection, group, now)
             fleet_now, kept = read(connection), bookings.booked(connection, pending)
@@ -168,57 +171,79 @@ class Placing:
             return await self._booked(group, hosts, booked)
         if not turn:
             return EffectResult([], retry=True)
-        asked = translate.request(group, snapshot, hosts)
-        for shunned in _shunned(asked.excluded_hosts, hosts, short):
-            where = replace(asked, excluded_hosts=shunned)
-            planned = await self._decide(snapshot, where, group.project, self._search, attempt, alone=alone)
-            if planned.decision.status is Status.PLACED:
-                break
+        everything, kept = snapshot, self.line.turn.kept if self.line.turn is not None else None
+        snapshot, closed = backfill.open_to(group, kept, everything, hosts)
+        planned = await self._gang_decided(group, snapshot, hosts, short, closed, attempt, alone=alone)
         decision = planned.decision
+        if decision.status is not Status.PLACED and snapshot is not everything:
+            planned = await self._gang_decided(group, everything, hosts, short, frozenset(), attempt, alone=alone)
+            decision = planned.decision
+            if decision.status is Status.PLACED:
+                self.context.metrics.backfill.labels("held_back").inc()
+                return EffectResult([NotPlaced(Failure(NoCapacity.reason, KEPT))], retry=True)
         if decision.status is not Status.PLACED:
-            waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
-            if waiting and self._may_wait_for_fleet():
-                return EffectResult([], retry=True)
-            if decision.status is Status.UNKNOWN and self._may_go_on(group):
-                return EffectResult([NotDecided()], retry=True)
-            failure = translate.failure(decision, group, snapshot)
-            if group.room is not None and group.room.tries < MOST_TRIES and not alone:
-                return await self._room(group, hosts, snapshot, failure)
-            starts_at = await self._foreseen(group, hosts, snapshot) if failure.code == NoCapacity.reason else 0
-            return EffectResult([NotPlaced(failure, starts_at=starts_at)], retry=True)
+            return await self._unplaced(group, decision, hosts, snapshot, alone=alone)
         failpoint("worker.planned")
         placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
         cluster = self.context.custody.installation.cluster
         try:
             stored = await self.context.store.write(
-                lambda c: claiming.claim(c, cluster, group, placement, now, alone=alone)
+                lambda c: self._claimed(c, cluster, group, placement, now, alone=alone)
             )
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", group.uuid, lost)
             return None
         failpoint("worker.claimed")
         self.context.metrics.claims.inc()
+        if kept is not None:
+            self.context.metrics.backfill.labels("passed").inc()
         return EffectResult([], stored=stored)
 
-    async def _foreseen(self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot) -> int:
-        """By when (ms) it is proven to fit, of whoever is the first in line; 0 where that is not known."""
-        now, ends = self.now(), self.line.turn.ends if self.line.turn is not None else {}
-        times = foresight.times(ends, now)
-        if not times:
-            return 0
-        going = await self.context.store.read(
-            lambda c: groups.load_many(c, sorted(uuid for uuid, at in ends.items() if now < at <= times[-1]))
-        )
+    async def _unplaced(
+        self, group: Group, decision: Decision, hosts: Mapping[str, FleetHost], snapshot: Snapshot, *, alone: bool
+    ) -> EffectResult | None:
+        """What follows where the gang fits nowhere, or that was not decided."""
+        waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
+        if waiting and self._may_wait_for_fleet():
+            return EffectResult([], retry=True)
+        if decision.status is Status.UNKNOWN and self._may_go_on(group):
+            return EffectResult([NotDecided()], retry=True)
+        failure = translate.failure(decision, group, snapshot)
+        if group.room is not None and group.room.tries < MOST_TRIES and not alone:
+            return await self._room(group, hosts, snapshot, failure)
+        if failure.code != NoCapacity.reason:
+            return EffectResult([NotPlaced(failure)], retry=True)
+        # Whoever is the first in line leaves nobody room: it sees all of the fleet.
+        starts_at, kept = await self.reserving.foreseen(group, hosts, snapshot, self.line.turn)
+        return EffectResult([NotPlaced(failure, starts_at=starts_at, kept=kept)], retry=True)
 
-        async def fits(at: int) -> Status:
-            later = foresight.without(snapshot, hosts, [g for g in going if g.ends_at <= at])
-            asked, budget = translate.request(group, later, hosts), self.context.plan_seconds
-            planner, project = self.context.planner, group.project
-            planned = await planner.place(later, asked, QUICK, budget_seconds=budget, project=project)
-            return planned.decision.status
+    async def _gang_decided(
+        self,
+        group: Group,
+        snapshot: Snapshot,
+        hosts: Mapping[str, FleetHost],
+        short: Shortages,
+        closed: frozenset[str],
+        attempt: int,
+        *,
+        alone: bool,
+    ) -> Planned:
+        """Where the gang goes, in the best order of hosts that are left out. `closed`: those that it may not use."""
+        asked = translate.request(group, snapshot, hosts)
+        for shunned in _shunned(asked.excluded_hosts, hosts, short):
+            where = replace(asked, excluded_hosts=shunned | closed)
+            planned = await self._decide(snapshot, where, group.project, self._search, attempt, alone=alone)
+            if planned.decision.status is Status.PLACED:
+                break
+        return planned
 
-        return await foresight.earliest(times, fits)
+    def _claimed(
+        self, connection: Connection, cluster: str, group: Group, placement: PlacementRecord, now: int, *, alone: bool
+    ) -> Group:
+        """See `claiming.claim`. Raises ClaimLost too where other room is kept for somebody before it by now."""
+        self.line.still(connection, group, now)
+        return claiming.claim(connection, cluster, group, placement, now, alone=alone)
 
     async def _room(
         self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot, failure: Failure
@@ -229,7 +254,7 @@ class Placing:
             logger.info("group %s: room for it is planned again: %s", group.uuid, lost)
             return None
 
-    async def _booked(self, group: Group, hosts: Mapping[str, FleetHost], booked: Kept) -> EffectResult:
+    async def _booked(self, group: Group, hosts: Mapping[str, FleetHost], booked: Booked) -> EffectResult:
         """Members that were stopped to make room take the seats that are kept for them."""
         waiting = [m for m in group.instances if m.status is InstanceStatus.PENDING]
         refused = EffectResult([RoomRefused(frozenset(booked))], reload=True)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from service.domain.groups import Group, GroupPhase, InstanceStatus
-from service.domain.waiting import Queue, Waiter
+from service.domain.waiting import Queue, Waiter, first_for_hosts, keeper
 from service.lifecycle.facts import Fact, NotPlaced
 from service.lifecycle.waiting import waits
+from service.planning.backfill import Kept
 from service.reconcile.context import WorkerContext
-from service.store import waiting
+from service.store import groups, waiting
+from service.store.claims import ClaimLost
 from service.store.connection import Connection
 
 NOT_YET_MS = 5_000
@@ -20,13 +22,17 @@ NOT_YET_MS = 5_000
 @dataclass(frozen=True, slots=True)
 class Turn:
     """`come`: those before it have seen that they do not fit into what is there.
-    `ends`: of groups whose callers have stated them, where the first wants to know (ms, by their uuids)."""
+    `first`: nobody before it waits for hosts. `ends`: of groups whose callers have stated them, where the first wants
+    to know (ms, by their uuids). `kept`: room that it leaves to somebody before it. `ahead`: whether anybody is."""
 
     position: int
     looked: int
     come: bool
     poll_ms: int
+    first: bool
     ends: dict[str, int]
+    kept: Kept | None = None
+    ahead: bool = False
 
 
 @dataclass(slots=True)
@@ -51,6 +57,17 @@ class Line:
         if not self.turn.come:
             self.rest_ms = NOT_YET_MS
         return self.turn.come
+
+    def still(self, connection: Connection, group: Group, now: int) -> None:
+        """Raises ClaimLost where the room that it leaves to somebody before it is another by now. Where nobody was
+        before it when it looked, nobody's is."""
+        if self.turn is None or not self.turn.ahead:
+            return
+        queue, shares = waiting.queue(connection, now, group.project, counted=False)
+        mine = Waiter(group.uuid, group.project, group.created_at, priority=group.priority)
+        kept, was = _kept(connection, queue.ahead(mine, shares), now), self.turn.kept
+        if kept is not None and (was is None or (kept.group.uuid, kept.room) != (was.group.uuid, was.room)):
+            raise ClaimLost("room is kept for another group before it since")
 
     def told(self, facts: Sequence[Fact]) -> list[Fact]:
         """The facts of a look, with where the group stands."""
@@ -83,15 +100,33 @@ class Line:
 
 
 def _turn(connection: Connection, queue: Queue, shares: Mapping[str, float], group: Group, now: int) -> Turn:
-    mine = Waiter(group.uuid, group.project, group.created_at)
+    mine = Waiter(group.uuid, group.project, group.created_at, priority=group.priority)
     ahead = queue.ahead(mine, shares)
+    first = first_for_hosts(ahead) and group.waiting is not None
     return Turn(
         position=len(ahead) + 1,
         looked=queue.given_back,
         come=not queue.owed(ahead),
         poll_ms=queue.poll_ms,
-        ends=dict(waiting.ends(connection)) if not ahead and group.waiting is not None else {},
+        first=first,
+        ends=dict(waiting.ends(connection)) if first else {},
+        kept=_kept(connection, ahead, queue.as_of),
+        ahead=bool(ahead),
     )
+
+
+def _kept(connection: Connection, ahead: Sequence[Waiter], now: int) -> Kept | None:
+    """The room that those behind the first leave alone, and who will have gone when it starts."""
+    holder = keeper(ahead)
+    if holder is None:
+        return None
+    group = next(iter(groups.load_many(connection, [holder.uuid])), None)
+    room = group.waiting.kept if group is not None and group.waiting is not None else None
+    if group is None or room is None:
+        return None
+    ends = waiting.ends(connection) if room.starts_at else {}
+    going = sorted(uuid for uuid, at in ends.items() if now < at <= room.starts_at)
+    return Kept(group, room, tuple(groups.load_many(connection, going)))
 
 
 def _has_seat(status: InstanceStatus) -> bool:

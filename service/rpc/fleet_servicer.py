@@ -342,6 +342,22 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                 empty = fleet_pb2.RebalanceHostsResponse()
                 yield rebalances.progress(step, self._reachable) if step is not None else empty
 
+    async def GetRebalance(  # noqa: N802
+        self, request: fleet_pb2.GetRebalanceRequest, context: Any
+    ) -> fleet_pb2.GetRebalanceResponse:
+        """One rebalance as it is now."""
+        validation.check(request)
+        return fleet_pb2.GetRebalanceResponse(inventory=rebalances.rebalance(await self._rebalancing.get(request.uuid)))
+
+    async def ListRebalances(  # noqa: N802
+        self, request: fleet_pb2.ListRebalancesRequest, context: Any
+    ) -> fleet_pb2.ListRebalancesResponse:
+        """A page of rebalances, the newest first."""
+        validation.check(request)
+        page = await self._rebalancing.list(request.page_size, request.page_token)
+        there = [rebalances.rebalance(view) for view in page.items]
+        return fleet_pb2.ListRebalancesResponse(inventories=there, next_page_token=page.next_page_token)
+
     async def CallOffRebalance(  # noqa: N802
         self, request: fleet_pb2.CallOffRebalanceRequest, context: Any
     ) -> fleet_pb2.CallOffRebalanceResponse:

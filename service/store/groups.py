@@ -34,7 +34,7 @@ from service.store.waiting import waits
 _GROUP_PLAIN = (
     "uuid", "project", "principal", "reason", "start_epoch", "starts", "go", "served", "failures", "retry_at",
     "running_since", "restarting", "sequence", "version", "cause", "cause_of",
-    "revision", "deadline_at", "ends_at", "created_at", "updated_at",
+    "revision", "deadline_at", "ends_at", "priority", "created_at", "updated_at",
 )  # fmt: skip
 _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid", "service_port", "attempt",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
 from service.domain.rebalances import Rebalance
 from service.errors import NotFound
@@ -36,6 +37,18 @@ def get(connection: Connection, uuid: str, *, lock: bool = False) -> Rebalance:
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFound("rebalance", uuid)
+    return _rebalance(row)
+
+
+def page(connection: Connection, after: tuple[int, str] | None, limit: int) -> Sequence[Rebalance]:
+    """Those that were begun, the newest first. `after`: the time (ms) and uuid of the last one of the page before."""
+    query = select(_ROWS).order_by(_ROWS.c.created_at.desc(), _ROWS.c.uuid.desc()).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(_ROWS.c.created_at, _ROWS.c.uuid) < tuple_(*after))
+    return [_rebalance(row) for row in connection.execute(query)]
+
+
+def _rebalance(row: Row[Any]) -> Rebalance:
     times = {"created_at": row.created_at, "until": row.wanted_until, "called_off_at": row.called_off_at}
     return replace(decode(Rebalance, row.body), **times)
 

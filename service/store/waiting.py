@@ -32,6 +32,9 @@ _QUEUE = Statement(
         _GROUPS.c.created_at,
         _GROUPS.c.waiting_looked,
         _GROUPS.c.looked_at,
+        _GROUPS.c.waiting_why,
+        _GROUPS.c.waiting_kept,
+        _GROUPS.c.priority,
         _SO_FAR.label("given_back"),
     ).where(_WAITS)
 )
@@ -41,10 +44,18 @@ _ENDS = select(_GROUPS.c.uuid, _GROUPS.c.ends_at).where(
 )
 
 
-def waits(waiting: Waiting | None) -> Mapping[str, int]:
+def waits(waiting: Waiting | None) -> Mapping[str, int | str]:
     """Of how a group waits, what its row has in columns of their own."""
-    since, looked, at = (waiting.since, waiting.looked, waiting.looked_at) if waiting is not None else (0, 0, 0)
-    return {"waiting_since": since, "waiting_looked": looked, "looked_at": at}
+    if waiting is None:
+        return {"waiting_since": 0, "waiting_looked": 0, "looked_at": 0, "waiting_why": "", "waiting_kept": 0}
+    kept = {seat.host_uuid for seat in waiting.kept.seats} if waiting.kept is not None else ()
+    return {
+        "waiting_since": waiting.since,
+        "waiting_looked": waiting.looked,
+        "looked_at": waiting.looked_at,
+        "waiting_why": waiting.failure.code if waiting.failure is not None else "",
+        "waiting_kept": len(kept),
+    }
 
 
 def given_back(connection: Connection) -> None:
@@ -68,7 +79,19 @@ def queue(connection: Connection, now: int, project: str, *, counted: bool) -> t
         return Queue((), so_far(connection) if counted else 0, now), {}
     projects = {row.project for row in rows} | {project}
     shares = _shares(connection, projects) if len(projects) > 1 else {}
-    waiters = [Waiter(r.uuid, r.project, r.created_at, r.waiting_looked, r.looked_at) for r in rows]
+    waiters = [
+        Waiter(
+            r.uuid,
+            r.project,
+            r.created_at,
+            r.waiting_looked,
+            r.looked_at,
+            r.waiting_why,
+            r.waiting_kept > 0,
+            r.priority,
+        )
+        for r in rows
+    ]
     return Queue(ordered(waiters, shares), rows[0].given_back or 0, now), shares
 
 
@@ -89,6 +112,11 @@ def counts(connection: Connection) -> Mapping[str, int]:
     """How many wait for which reason."""
     why = (decode_known(Waiting, text).failure for text in connection.scalars(select(_GROUPS.c.waiting).where(_WAITS)))
     return Counter(failure.code for failure in why if failure is not None)
+
+
+def kept_hosts(connection: Connection) -> int:
+    """On how many hosts room is kept for whoever is the first in line."""
+    return int(connection.scalar(select(func.max(_GROUPS.c.waiting_kept)).where(_WAITS)) or 0)
 
 
 def _shares(connection: Connection, projects: set[str]) -> Mapping[str, float]:

@@ -161,6 +161,18 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.kept_hosts = Gauge(
+            "corral_waiting_kept_hosts",
+            "Hosts on which room is kept for the first group in line.",
+            registry=registry,
+        )
+        self.backfill = Counter(
+            "corral_backfill_total",
+            "Groups that came while room was kept for one before them, by outcome: passed (they do not delay it), "
+            "held_back (there is room, and it is kept).",
+            ("outcome",),
+            registry=registry,
+        )
         self.wait_duration = Histogram(
             "corral_wait_duration_seconds",
             "How long groups waited for hosts: those that were placed, those that were given up, stopped or deleted.",

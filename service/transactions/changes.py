@@ -308,8 +308,11 @@ def _heard_alone(before: Group, after: Group) -> bool:
 
 
 def _looked_of(group: Group) -> Waiting | None:
-    """How the group waits, without when that was last looked at."""
-    return replace(group.waiting, looked=0, looked_at=0) if group.waiting is not None else None
+    """How the group waits, without when that was last looked at, and which seats exactly are kept for it."""
+    if group.waiting is None:
+        return None
+    kept = replace(group.waiting.kept, seats=()) if group.waiting.kept is not None else None
+    return replace(group.waiting, looked=0, looked_at=0, kept=kept)
 
 
 def accepted(connection: Connection, group: Group, now: int) -> Group:

@@ -146,6 +146,8 @@ def test_every_method_of_the_api_is_declared() -> None:
         "PlanRebalance",
         "RebalanceHosts",
         "CallOffRebalance",
+        "GetRebalance",
+        "ListRebalances",
         "WatchFleet",
     }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
+from tests.simulation.lines import Lines
 from tests.simulation.rooms import Rooms
 from tests.simulation.updates import Updates
 
@@ -62,9 +63,8 @@ class Observer:
         self._fleet: dict[str, tuple[str, str]] = {}
         self._left: set[str] = set()
         self.adopted: set[str] = set()
-        self.commits = 0
-        self.claim_changes = 0
-        self._rooms = Rooms(rows)
+        self.commits = self.claim_changes = 0
+        self._rooms, self._lines = Rooms(rows), Lines(rows)
         self.updates = Updates(rows, self.violated, self._executes, machines)
 
     def memory(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class Observer:
         }
         self._check_go(groups, members)
         self._check_claims(members)
-        for wrong in self._rooms.wrong(self.usable):
+        for wrong in (*self._rooms.wrong(self.usable), *self._lines.wrong(self.usable)):
             self.violated("I2", wrong)
 
     def _check_fleet(self, members: Mapping[str, tuple[Any, ...]]) -> None:

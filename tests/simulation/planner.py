@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from placement.constraints import Apart, AtMost, Near, Scope
 from placement.model import Assignment, Decision, Host, Node, Policy, Proof, Request, Snapshot, Status
 from placement.modes.capacity import Room
-from placement.modes.moves import MadeRoom, Neighbours
+from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.modes.plans import Limits, Rebalance
 from placement.stop import never
-from service.planning.planner import Planned, rebalance_verified, room_verified
+from service.planning.planner import Planned, evictions_verified, rebalance_verified, room_verified
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -71,6 +71,22 @@ class FirstFitPlanner:
         self._world.stats["rooms planned"] += room.status is Status.PLACED
         await asyncio.sleep(self._world.random.uniform(0.0, 0.05))
         return room
+
+    async def evict(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        leaving: Sequence[Leaving],
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Evictions:
+        """See service.planning.planner.Planner.evict: the real planner, without a clock."""
+        plan = evictions_verified(snapshot, request, leaving, never)
+        self._world.point("planner.reply")
+        self._world.stats["evictions planned"] += bool(plan.gone)
+        await asyncio.sleep(self._world.random.uniform(0.0, 0.05))
+        return plan
 
     async def rebalance(
         self,

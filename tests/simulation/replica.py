@@ -172,7 +172,7 @@ class Replica:
         calls = MemberCalls(custody, monitors, directory, metrics())
         context = WorkerContext(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
-            owner=self.process.name, custody=custody,
+            owner=self.process.name, custody=custody, kept_after_ms=8_000,
             clock=StoreClock(LEASE_MS, wall=self.clock, monotonic=world.loop.time),
         )  # fmt: skip
         self.reconciler = Reconciler(context, Sweep(store, monitors, custody, metrics()))

@@ -68,6 +68,7 @@ class DeployDistributedModelServiceRequest(_message.Message):
     MAKE_ROOM_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` starts every machine at once, `sequential` brings up one after
     the other, the initial node first.
@@ -91,6 +92,10 @@ class DeployDistributedModelServiceRequest(_message.Message):
     make_room: _group_pb2.MakeRoom.ValueType
     """How members of other groups may be moved where the group does not fit without that; absent, nobody is. Those of the
     caller's own project may be, by an administrator everybody's. While they move the room is kept for the group alone.
+    """
+    priority: _builtins.int
+    """How important the group is: of those that wait for hosts, one of a higher priority goes first. 0 is the ordinary one;
+    a project uses none above what the operator's configuration gives it, which is 0 where that says nothing.
     """
     @_builtins.property
     def model_services(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
@@ -146,10 +151,11 @@ class DeployDistributedModelServiceRequest(_message.Message):
         make_room: _group_pb2.MakeRoom.ValueType = ...,
         wait: _group_pb2.Wait | None = ...,
         expected_end: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "failure_policy", b"failure_policy", "placement_policy", b"placement_policy", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "priority", b"priority", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,6 +206,7 @@ class PlanDistributedModelServiceRequest(_message.Message):
     MAKE_ROOM_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     DOCUMENT_RANKS_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` or `sequential`."""
@@ -217,6 +224,8 @@ class PlanDistributedModelServiceRequest(_message.Message):
     """Accepted so that a deploy's body can be sent here as it is. A plan tells of what fits without moves; PlanRoom tells
     the moves.
     """
+    priority: _builtins.int
+    """Checked as in the deploy: nothing of a plan waits for anybody."""
     @_builtins.property
     def model_services(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
         """The machines that are wanted, 1 to 1024."""
@@ -271,11 +280,12 @@ class PlanDistributedModelServiceRequest(_message.Message):
         make_room: _group_pb2.MakeRoom.ValueType = ...,
         wait: _group_pb2.Wait | None = ...,
         expected_end: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.int = ...,
         document_ranks: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "failure_policy", b"failure_policy", "placement_policy", b"placement_policy", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "priority", b"priority", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3544,3 +3544,103 @@ class CallOffRebalanceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallOffRebalanceResponse: _TypeAlias = CallOffRebalanceResponse  # noqa: Y015
+
+@_typing.final
+class GetRebalanceRequest(_message.Message):
+    """Which rebalance to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """Its UUID."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRebalanceRequest: _TypeAlias = GetRebalanceRequest  # noqa: Y015
+
+@_typing.final
+class GetRebalanceResponse(_message.Message):
+    """One rebalance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Rebalance:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Rebalance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRebalanceResponse: _TypeAlias = GetRebalanceResponse  # noqa: Y015
+
+@_typing.final
+class ListRebalancesRequest(_message.Message):
+    """Which page of the rebalances to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many rebalances at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty means the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRebalancesRequest: _TypeAlias = ListRebalancesRequest  # noqa: Y015
+
+@_typing.final
+class ListRebalancesResponse(_message.Message):
+    """A page of rebalances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """What to ask for the next page with. Empty on the last page."""
+    @_builtins.property
+    def inventories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rebalance]:
+        """The rebalances, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        inventories: _abc.Iterable[Global___Rebalance] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventories", b"inventories", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRebalancesResponse: _TypeAlias = ListRebalancesResponse  # noqa: Y015

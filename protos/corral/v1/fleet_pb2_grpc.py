@@ -180,6 +180,16 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsResponse.FromString,
                 _registered_method=True)
+        self.GetRebalance = channel.unary_unary(
+                '/corral.v1.FleetService/GetRebalance',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.GetRebalanceRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.GetRebalanceResponse.FromString,
+                _registered_method=True)
+        self.ListRebalances = channel.unary_unary(
+                '/corral.v1.FleetService/ListRebalances',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.ListRebalancesRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.ListRebalancesResponse.FromString,
+                _registered_method=True)
         self.CallOffRebalance = channel.unary_unary(
                 '/corral.v1.FleetService/CallOffRebalance',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceRequest.SerializeToString,
@@ -423,6 +433,20 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRebalance(self, request, context):
+        """Returns one rebalance as it is now: which moves it has, and where each stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRebalances(self, request, context):
+        """Returns rebalances that were begun page by page, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CallOffRebalance(self, request, context):
         """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible.
         """
@@ -596,6 +620,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.RebalanceHosts,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.RebalanceHostsResponse.SerializeToString,
+            ),
+            'GetRebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRebalance,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.GetRebalanceRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.GetRebalanceResponse.SerializeToString,
+            ),
+            'ListRebalances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRebalances,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.ListRebalancesRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.ListRebalancesResponse.SerializeToString,
             ),
             'CallOffRebalance': grpc.unary_unary_rpc_method_handler(
                     servicer.CallOffRebalance,
@@ -1380,6 +1414,60 @@ class FleetService:
             '/corral.v1.FleetService/RebalanceHosts',
             corral_dot_v1_dot_fleet__pb2.RebalanceHostsRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.RebalanceHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/GetRebalance',
+            corral_dot_v1_dot_fleet__pb2.GetRebalanceRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.GetRebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRebalances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/ListRebalances',
+            corral_dot_v1_dot_fleet__pb2.ListRebalancesRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.ListRebalancesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -123,6 +123,10 @@ class FleetServiceStub:
     """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
     a member moves; one that cannot move stays where it is. A client that leaves does not stop it.
     """
+    GetRebalance: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetRebalanceRequest, _fleet_pb2.GetRebalanceResponse]
+    """Returns one rebalance as it is now: which moves it has, and where each stands."""
+    ListRebalances: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListRebalancesRequest, _fleet_pb2.ListRebalancesResponse]
+    """Returns rebalances that were begun page by page, the newest first."""
     CallOffRebalance: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRebalanceRequest, _fleet_pb2.CallOffRebalanceResponse]
     """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]
@@ -233,6 +237,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
     a member moves; one that cannot move stays where it is. A client that leaves does not stop it.
     """
+    GetRebalance: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetRebalanceRequest, _fleet_pb2.GetRebalanceResponse]  # type: ignore[assignment]
+    """Returns one rebalance as it is now: which moves it has, and where each stands."""
+    ListRebalances: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListRebalancesRequest, _fleet_pb2.ListRebalancesResponse]  # type: ignore[assignment]
+    """Returns rebalances that were begun page by page, the newest first."""
     CallOffRebalance: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRebalanceRequest, _fleet_pb2.CallOffRebalanceResponse]  # type: ignore[assignment]
     """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
     ListDecisions: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]  # type: ignore[assignment]
@@ -480,6 +488,20 @@ class FleetServiceServicer:
         """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
         a member moves; one that cannot move stays where it is. A client that leaves does not stop it.
         """
+
+    def GetRebalance(
+        self,
+        request: _fleet_pb2.GetRebalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.GetRebalanceResponse, _abc.Awaitable[_fleet_pb2.GetRebalanceResponse]]:
+        """Returns one rebalance as it is now: which moves it has, and where each stands."""
+
+    def ListRebalances(
+        self,
+        request: _fleet_pb2.ListRebalancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListRebalancesResponse, _abc.Awaitable[_fleet_pb2.ListRebalancesResponse]]:
+        """Returns rebalances that were begun page by page, the newest first."""
 
     def CallOffRebalance(
         self,

@@ -614,6 +614,7 @@ class InstanceGroup(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -662,6 +663,8 @@ class InstanceGroup(_message.Message):
     new initial node takes the address over once the machine of the old one is gone. Empty where `url` is, and in events
     that leave out the members.
     """
+    priority: _builtins.int
+    """Of those that wait for hosts, one of a higher priority goes first."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
         """The members, in the order of their ranks."""
@@ -749,10 +752,11 @@ class InstanceGroup(_message.Message):
         waiting: Global___WaitInProgress | None = ...,
         expected_end: _timestamp_pb2.Timestamp | None = ...,
         endpoint: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expected_end", b"expected_end", "last_op_date", b"last_op_date", "room", b"room", "update", b"update", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "endpoint", b"endpoint", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "update", b"update", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "endpoint", b"endpoint", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "priority", b"priority", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "update", b"update", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -797,11 +801,16 @@ class WaitInProgress(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     EARLIEST_START_FIELD_NUMBER: _builtins.int
+    KEPT_HOSTS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why it does not fit: `NO_CAPACITY`, `NO_ADDRESSES`, `QUOTA_EXCEEDED`, or `UNDECIDED` where that was not decided."""
     position: _builtins.int
-    """Its place among all groups that wait, from 1, when it was last looked at. Who uses a smaller share of what he may
-    use goes first, and of alike ones who has waited longer.
+    """Its place among all groups that wait, from 1, when it was last looked at. A higher priority goes first, then who
+    uses a smaller share of what he may use, and of alike ones who has waited longer.
+    """
+    kept_hosts: _builtins.int
+    """On how many hosts room is kept for it: the first in line that waits for hosts has it as soon as its start is proven,
+    or it has waited for ten minutes. Those behind it take nothing there that would hold it up.
     """
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
@@ -825,10 +834,11 @@ class WaitInProgress(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         earliest_start: _timestamp_pb2.Timestamp | None = ...,
+        kept_hosts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["earliest_start", b"earliest_start", "since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["earliest_start", b"earliest_start", "position", b"position", "reason", b"reason", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earliest_start", b"earliest_start", "kept_hosts", b"kept_hosts", "position", b"position", "reason", b"reason", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

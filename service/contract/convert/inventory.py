@@ -86,6 +86,7 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         room=_room(value.room.plan) if value.room is not None and value.room.plan is not None else None,
         waiting=_waiting(value.waiting) if value.waiting is not None and value.waiting.since else None,
         expected_end=timestamp(value.ends_at),
+        priority=value.priority,
         update=_update(value, value.update, reachable) if value.update is not None else None,
     )
 
@@ -102,6 +103,7 @@ def _waiting(value: Waiting) -> group_pb2.WaitInProgress:
         since=timestamp(value.since),
         until=timestamp(value.until),
         earliest_start=timestamp(value.starts_at),
+        kept_hosts=len({seat.host_uuid for seat in value.kept.seats}) if value.kept is not None else 0,
     )
 
 

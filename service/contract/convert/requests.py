@@ -120,6 +120,7 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
         ROOM_MOVES[message.make_room],
         MayWait(message.wait.for_ms, message.wait.until.ToMilliseconds()) if message.HasField("wait") else None,
         message.expected_end.ToMilliseconds(),
+        message.priority,
     )
 
 

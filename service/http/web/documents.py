@@ -88,6 +88,7 @@ def group(value: Group, *, causes: bool) -> dict[str, Any]:
         "created": value.created_at,
         "updated": value.updated_at,
         "ended": value.status is GroupStatus.DELETED,
+        "priority": value.priority,
         "waiting": _waiting(value.waiting),
         "update": _update(value.update) if value.update is not None else None,
         "why": _why_not(failure),
@@ -120,7 +121,9 @@ def _waiting(value: Waiting | None) -> dict[str, Any] | None:
     """How a group waits for hosts; None where it does not."""
     if value is None or not value.since:
         return None
-    return {"position": value.position, "since": value.since, "until": value.until, "starts": value.starts_at}
+    kept = len({seat.host_uuid for seat in value.kept.seats}) if value.kept is not None else 0
+    told = {"position": value.position, "since": value.since, "until": value.until, "starts": value.starts_at}
+    return {**told, "kept": kept}
 
 
 def member(value: Instance, reachable: Reachable, *, causes: bool) -> dict[str, Any]:

@@ -194,3 +194,41 @@ async def test_it_goes_on_waiting_under_the_next_process(tmp_path: Path) -> None
         assert (waiting.waiting.since, waiting.waiting.until) == (until.since, until.until)
         await plane.delete(full)
         await soon(lambda: _is(plane, started.group.uuid, GroupStatus.RUNNING))
+
+
+async def test_a_small_one_passes_the_first_only_where_its_proven_start_stands() -> None:
+    async with control_plane(hosts=(host(1),), size={"cpu": "10", "memory": "64GiB"}) as plane:
+        going = (await plane.deploy(wanted(8, ends_in_ms=600_000)))[-1].group
+        assert going is not None
+        first = await waits(plane, wanted(10))
+        waiting = (await stored(plane, first.group.uuid)).waiting
+        assert waiting is not None
+        assert waiting.kept is not None
+        assert {seat.host_uuid for seat in waiting.kept.seats} == {host(1).uuid}
+        with pytest.raises(NoCapacity, match="kept for a group before it"):
+            await plane.deploy(wanted(2, wait=None))
+        with pytest.raises(NoCapacity, match="kept for a group before it"):
+            await plane.deploy(wanted(2, wait=None, ends_in_ms=900_000))
+        short = (await plane.deploy(wanted(2, wait=None, ends_in_ms=300_000)))[-1].group
+        assert short is not None
+        assert short.status is GroupStatus.RUNNING
+        assert ((await stored(plane, first.group.uuid)).waiting or waiting).starts_at == going.ends_at
+
+
+async def test_where_nobody_says_when_he_goes_what_becomes_free_is_kept_for_who_has_waited_long() -> None:
+    async with control_plane(hosts=(host(1), host(2)), size={"cpu": "10", "memory": "64GiB"}) as plane:
+        plane.reconciler._context.kept_after_ms = 1
+        await plane.deploy(DeployRequest(spec(1, nodes=(node(cpu_num=10, memory_size=4 << 30),))))
+        two = (await plane.deploy(wanted(3)))[-1].group_uuid
+        first = await waits(plane, wanted(10))
+
+        async def is_kept() -> bool:
+            plane.reconciler.poke(first.group.uuid)
+            waiting = (await stored(plane, first.group.uuid)).waiting
+            return waiting is not None and waiting.kept is not None
+
+        await soon(is_kept)
+        await waits(plane, wanted(4))
+        assert plane.metrics.backfill.labels("held_back")._value.get() > 0
+        await plane.delete(two)
+        assert (await followed(plane, first))[-1].group.status is GroupStatus.RUNNING  # type: ignore[union-attr]

@@ -142,6 +142,8 @@ TABLE = [
         "model_services[0].node_rank",
         "must be 0",
     ),
+    of_group("a priority above all", "priority", "1000", priority=1001),
+    of_group("a priority that its project may not use", "priority", "at most 0", priority=1),
     of_group("malformed resource uuid", "resource_uuid", "32 hexadecimal", resource_uuid="x"),
     of_group("a tag uuid twice", "tag_uuids[1]", "already", tag_uuids=["a" * 32] * 2),
     of_group("malformed tag uuid", "tag_uuids[0]", "32 hexadecimal", tag_uuids=["tag"]),

@@ -1,4 +1,4 @@
-"""PlanRebalance, RebalanceHosts, CallOffRebalance: live moves mend rules and even hosts out, or nothing is done."""
+"""Rebalances, planned, begun, listed and called off: live moves mend rules and even hosts out, or nothing is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.domain.groups import MoveStage
 from service.domain.rebalances import Rebalance, RebalanceWish
 from service.drivers.base import HostRejected
 from service.drivers.simulated import SimulatedDriver
-from service.store import schema
+from service.store import rebalances, schema
 from service.store.claims import ClaimLost
 from service.transactions.rebalancing import begin
 from tests.service.rpc.lab import reason_of
@@ -75,6 +75,13 @@ async def test_the_fuller_host_gives_one_to_the_emptier_as_it_runs_and_then_ther
         assert reason_of(error.value) == "REQUEST_ID_REUSED"
         (nothing, end) = await steps_of(lab)
         assert (list(nothing.plan.moves), nothing.uuid, end.final.uuid) == ([], "", "")
+        one = await lab.fleet.GetRebalance(fleet_pb2.GetRebalanceRequest(uuid=steps[0].uuid))
+        assert one.inventory == steps[-1].final
+        listed = await lab.fleet.ListRebalances(fleet_pb2.ListRebalancesRequest())
+        assert (list(listed.inventories), listed.next_page_token) == ([one.inventory], "")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.fleet.GetRebalance(fleet_pb2.GetRebalanceRequest(uuid=NOBODY))
+        assert reason_of(error.value) == "NOT_FOUND"
         metrics = lab.service.metrics
         assert metrics.rebalances.labels("begun")._value.get() == 1
         assert metrics.rebalance_moves.labels("load")._value.get() == 1
@@ -222,3 +229,26 @@ async def test_moves_go_on_without_the_client_and_end_with_their_time(tmp_path: 
 
         await soon(moved)
         await at_rest(lab, groups)
+
+
+async def test_rebalances_are_listed_by_pages_the_newest_first(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=1)) as lab:
+
+        def stored(connection: Any) -> None:
+            for number in range(5):
+                rebalances.add(connection, Rebalance(f"{number:032x}", (), 1000 + number // 2, 2000))
+
+        await lab.service.store.write(stored)
+        found: list[str] = []
+        token = ""
+        while True:
+            ask = fleet_pb2.ListRebalancesRequest(page_size=2, page_token=token)
+            page = await lab.fleet.ListRebalances(ask)
+            found += [one.uuid for one in page.inventories]
+            token = page.next_page_token
+            if not token:
+                break
+        assert found == [f"{number:032x}" for number in (4, 3, 2, 1, 0)]
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.fleet.ListRebalances(fleet_pb2.ListRebalancesRequest(page_token="eA"))
+        assert reason_of(error.value) == "INVALID_ARGUMENT"

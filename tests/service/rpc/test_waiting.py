@@ -110,3 +110,39 @@ async def test_a_plan_checks_what_it_says_of_waiting_and_waits_for_nothing(tmp_p
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await lab.deploy.PlanDistributedModelService(plan)
         assert reason_of(error.value) == "INVALID_ARGUMENT"
+        plan.wait.for_ms, plan.priority = 1, 1
+        with pytest.raises(grpc.aio.AioRpcError, match="priority: must be at most 0") as error:
+            await lab.deploy.PlanDistributedModelService(plan)
+        assert reason_of(error.value) == "INVALID_ARGUMENT"
+
+
+async def test_a_higher_priority_goes_first_as_high_as_its_project_may_go(tmp_path: Path) -> None:
+    policy = "[[priorities]]\nmost = 3\n[[priorities]]\nproject = 'default'\nmost = 7\n"
+    text = config_text(hosts=1, extra=policy)
+    async with whole(tmp_path, text) as lab, waiting(lab) as longer:
+        with pytest.raises(grpc.aio.AioRpcError, match="priority: must be at most 7, the highest that project default"):
+            await deployed(lab, large("c0" * 16, wait=LONG, priority=8))
+        urgent = asyncio.create_task(deployed(lab, large("c0" * 16, wait=LONG, priority=7)))
+
+        async def is_first() -> bool:
+            places = {g.uuid: g.waiting.position for g in (await listed(lab, "Waiting"))}
+            return places.get("c0" * 16) == 1
+
+        await soon(is_first)
+        [_ async for _ in lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=FULL))]
+        final = (await urgent)[-1].final
+        assert (final.status, final.priority) == ("Running", 7)
+        assert not longer.done()
+
+
+async def test_room_is_kept_by_age_where_no_ends_are_stated_and_the_operator_says_after_how_long(
+    tmp_path: Path,
+) -> None:
+    text = config_text(hosts=1, extra="[waiting]\nkeep_room_after = 1\n")
+    async with whole(tmp_path, text) as lab, waiting(lab):
+
+        async def is_kept() -> bool:
+            lab.service.reconciler.poke(WAITS)
+            return bool((await lab.get(WAITS)).waiting.kept_hosts == 1)
+
+        await soon(is_kept)

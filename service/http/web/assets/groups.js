@@ -83,7 +83,8 @@ export function Group({ picture, loading, uuid, may }) {
   return html`<h1>${group.name} <${Status} is=${group.status} /></h1>
     ${group.reason && html`<p class="reason">${group.reason}</p>`}
     ${group.cause && html`<p class="reason cause">The host says: ${group.cause}</p>`}
-    ${group.waiting && html`<p class="waiting">Number ${group.waiting.position} of the groups that wait for hosts, until ${clock(group.waiting.until)}${group.waiting.starts > 0 && `; there is room by ${clock(group.waiting.starts)}`}.</p>`}
+    ${group.priority ? html`<p>Priority ${group.priority}: of groups that wait, the higher goes first.</p>` : ""}
+    ${group.waiting && html`<p class="waiting">Number ${group.waiting.position} of the groups that wait for hosts, until ${clock(group.waiting.until)}${group.waiting.starts > 0 && `; there is room by ${clock(group.waiting.starts)}`}${group.waiting.kept > 0 && `; room is kept for it on ${group.waiting.kept} ${group.waiting.kept === 1 ? "host" : "hosts"}`}.</p>`}
     ${group.why && html`<${WhyNot} problem=${group.why} picture=${picture} />`}
     <dl class="facts"><dt>Project</dt><dd>${group.project}</dd>${url && html`<dt>Answers at</dt><dd><code>${url}</code></dd>`}
       ${answered && html`<dt>Last right answer</dt><dd>${clock(Date.parse(answered))}</dd>`}

@@ -152,6 +152,7 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
     make_room=group_pb2.MAKE_ROOM_RESTART,
     wait=group_pb2.Wait(for_ms=7),
     expected_end=Timestamp(seconds=5),
+    priority=12,
 )
 
 
@@ -161,6 +162,7 @@ def test_every_field_of_a_request_arrives() -> None:
     assert (converted.resource_uuid, converted.request_id) == (UUIDS["e"], "r")
     assert converted.make_room is RoomMoves.RESTART
     assert (converted.wait, converted.ends_at) == (MayWait(for_ms=7), 5000)
+    assert converted.priority == 12
     for message in (MESSAGE, MESSAGE.model_services[0], MESSAGE.placement_policy):
         assert {field.name for field, _ in message.ListFields()} == {field.name for field in message.DESCRIPTOR.fields}
 

@@ -1,0 +1,151 @@
+"""Which groups have to go so that a gang fits that does not fit now, at a cost with a proven bound.
+
+A group goes as a whole, and needs no home. The groups stand on levels: those of the lowest level that is enough are
+looked at, and none above it. Of a group each member bears a share of the cost, so the cheapest cover of members
+(``packing/vacate.py``) costs no more than any set of whole groups that makes room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from placement.engine import DEFAULT, place
+from placement.model import Decision, InvalidPlacementInput, Policy, Proof, Request, Snapshot, Status, left
+from placement.modes.leavers import leavers
+from placement.modes.make_room import Fleet, sizer
+from placement.modes.moves import Evictions, Leaving, Neighbours
+from placement.packing.vacate import Resident, Vacated
+from placement.stop import Stop, never
+
+MOST_SPARED = 24
+"""So many groups of a cover are tried to be kept, the dearest first."""
+
+
+def evict(
+    snapshot: Snapshot,
+    request: Request,
+    leaving: Sequence[Leaving],
+    policy: Policy = DEFAULT,
+    stop: Stop = never,
+) -> Evictions:
+    """The cheapest groups that were found, of the lowest level that is enough, with the bound for that level.
+
+    Raises ``InvalidPlacementInput`` for a member that lives nowhere, is listed twice, or belongs to the gang.
+    """
+    fleet = Fleet.of(snapshot, request, [_shared(group) for group in leaving])
+    if any(group.level < 0 for group in leaving):
+        raise InvalidPlacementInput("leaving.level", "must not be below 0")
+    decision = place(snapshot, request, policy, stop)
+    if decision.status is Status.PLACED:
+        return Evictions(Status.PLACED, decision, (), decision, 0, 0, Proof.OPTIMAL)
+    search = _Search(fleet, tuple(leaving), decision, replace(policy, explain=False, max_placed=False), stop)
+    return search.run()
+
+
+def _shared(group: Leaving) -> Neighbours:
+    """The group's members, its cost divided among them so that the shares are its cost."""
+    each, over = divmod(group.cost, max(1, len(group.nodes)))
+    costs = {node.id: each + (number < over) for number, node in enumerate(group.nodes)}
+    return Neighbours(group.nodes, costs)
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    fleet: Fleet
+    leaving: tuple[Leaving, ...]
+    decision: Decision
+    policy: Policy
+    stop: Stop
+    owner: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.owner = {node.id: number for number, group in enumerate(self.leaving) for node in group.nodes}
+
+    def run(self) -> Evictions:
+        undecided = False
+        for level in sorted({group.level for group in self.leaving}):
+            may = frozenset(number for number, group in enumerate(self.leaving) if group.level <= level)
+            found, members = self._cover(may)
+            if found.lower is None:
+                continue
+            plan = self._plan(members, may, found.lower)
+            if plan is not None and plan.proof is not Proof.OPTIMAL and not self.stop():
+                # Shares flatter who has fellows; each member at all of its group's cost does the opposite.
+                dear = self._plan(self._cover(may, whole=True)[1], may, found.lower)
+                plan = dear if dear is not None and _worth(dear) < _worth(plan) else plan
+            if plan is not None:
+                return plan
+            undecided = True
+            if self.stop():
+                break
+        status, proof = (Status.UNKNOWN, Proof.NONE) if undecided else (Status.INFEASIBLE, Proof.INFEASIBLE)
+        return Evictions(status, self.decision, proof=proof, stopped=self.stop())
+
+    def _plan(self, members: list[str] | None, may: frozenset[int], lower: int) -> Evictions | None:
+        """The groups of these members, or all that may go, without those that need not after all."""
+        chosen = frozenset(self.owner[member] for member in members) if members is not None else may
+        placed = self._without(chosen)
+        if placed is None and chosen != may and not self.stop():
+            chosen, placed = may, self._without(may)
+        return None if placed is None else self._spared(chosen, placed, lower)
+
+    def _cover(self, may: frozenset[int], *, whole: bool = False) -> tuple[Vacated, list[str] | None]:
+        """The cheapest cover by members of these groups, and who they are; None where none was found. `whole`: each
+        member at the cost of all of its group."""
+        gang, size_of = self.fleet.gang, sizer(self.fleet.gang.names)
+        residents: list[list[Resident]] = []
+        names: list[list[str]] = []
+        for host in gang.index.hosts:
+            there = [m for m in host.members if m.id not in gang.request.staying]
+            names.append([m.id for m in there])
+            residents.append(
+                [
+                    Resident(
+                        size_of(m.demand),
+                        self._price(m.id, whole=whole) if self.owner.get(m.id, -1) in may else None,
+                        m.exclusive,
+                    )
+                    for m in there
+                ]
+            )
+        found = leavers(gang, residents, self.stop)
+        return found, None if found.leaving is None else [names[row][number] for row, number in found.leaving]
+
+    def _price(self, member: str, *, whole: bool) -> int:
+        return self.leaving[self.owner[member]].cost if whole else self.fleet.cost(member)
+
+    def _without(self, chosen: frozenset[int]) -> Decision | None:
+        """Where the gang goes once these groups are gone; None where it was not placed."""
+        gone = {node.id for number in chosen for node in self.leaving[number].nodes}
+        changed = []
+        for host in self.fleet.snapshot.hosts:
+            emptied = host
+            for member in host.members:
+                if member.id in gone:
+                    emptied = left(emptied, member)
+            if emptied is not host:
+                changed.append(emptied)
+        decision = place(self.fleet.snapshot.updated(tuple(changed)), self.fleet.request, self.policy, self.stop)
+        return decision if decision.status is Status.PLACED else None
+
+    def _spared(self, chosen: frozenset[int], placed: Decision, lower: int) -> Evictions:
+        """The plan without the groups that need not go after all."""
+
+        def worth(number: int) -> tuple[int, int, int]:
+            return -self.leaving[number].level, -self.leaving[number].cost, number
+
+        for number in sorted(chosen, key=worth)[:MOST_SPARED]:
+            if self.stop():
+                break
+            if (without := self._without(chosen - {number})) is not None:
+                chosen, placed = chosen - {number}, without
+        cost = sum(self.leaving[number].cost for number in chosen)
+        proof = Proof.OPTIMAL if cost == lower else Proof.GAP
+        return Evictions(
+            Status.PLACED, self.decision, tuple(sorted(chosen)), placed, cost, lower, proof, stopped=self.stop()
+        )
+
+
+def _worth(plan: Evictions) -> int:
+    return plan.cost or 0
