@@ -22,11 +22,11 @@ TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
     "service/domain/groups.py": 470,  # what is stored of a group and its members
-    "service/drivers/base.py": 490,  # all that every driver is asked for, and its answers
+    "service/drivers/base.py": 495,  # all that every driver is asked for, and its answers
     "service/drivers/libvirt/driver.py": 430,  # the same, each with its thread and its connection
     "service/store/schema.py": 460,  # one table after the other
-    "tests/simulation/plants.py": 470,  # one bug after the other
-    "tests/simulation/scenario.py": 430,  # what there is in a seed, and how it goes
+    "tests/simulation/plants.py": 500,  # one bug after the other
+    "tests/simulation/scenario.py": 440,  # what there is in a seed, and how it goes
 }
 """The most lines of a file of Python, and of the few that may have more."""
 NO_ROOM = {"__pycache__", "node_modules"}

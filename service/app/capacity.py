@@ -59,7 +59,8 @@ class FleetCapacity:
 def quarantined(view: HostView) -> dict[str, int]:
     """What of each resource nobody gets until an operator has looked at it: what machines in quarantine hold, and
     devices that nobody has and that are out of service. It counts as foreign."""
-    found = without_cells(view.held)
+    keyed = {f"{GPU}{one.model}" for one in view.devices}
+    found = {name: amount for name, amount in without_cells(view.held).items() if name not in keyed}
     for one in view.devices:
         if one.state in (DeviceState.QUARANTINED, DeviceState.BLOCKED) and not one.instance_uuid:
             found[f"{GPU}{one.model}"] = found.get(f"{GPU}{one.model}", 0) + 1

@@ -161,7 +161,7 @@ class Quarantined:
     """A machine or volume that bears this installation's tag and that the database does not know: kept as it is.
 
     `key`: the machine's uuid, or the volume's name. `resources`: what it holds, as claims do (`vcpu`, `memory` bytes).
-    `removal`: an operator has ordered its end.
+    `removal`: an operator has ordered its end. `devices`: the addresses of the host's functions that it has.
     """
 
     host: str
@@ -176,6 +176,7 @@ class Quarantined:
     resources: Mapping[str, int] = field(default_factory=dict)
     since: int = 0
     removal: bool = False
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ class GuestReport:
     so that a report gets old without its guest being silent. `clash`: the hardware address of another machine that
     answers for its address. `boot_id`: names the boot that the guest is in, and is another one after each reset; empty
     of one that does not say. `endpoint`: the address beside its own that it has, empty for none; None of a guest that
-    takes none.
+    takes none. `ailing`: (address as the guest has it, what ails it) of its devices that fail.
     """
 
     stage: str
@@ -211,6 +211,7 @@ class GuestReport:
     clash: str = ""
     boot_id: str = ""
     endpoint: str | None = None
+    ailing: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,8 @@ class ObservedMachine:
     `undefined`: it has no definition any more, and would not be there after its host's next start.
     `unheard_seconds`: for how long its progress channel has been refused here, as where another client reads it.
     `devices`: the addresses of the host's functions that it has; while it executes only those that it really has, since
-    one may be pulled from under it; None where the host does not tell.
+    one may be pulled from under it; None where the host does not tell. `ailing`: of those functions the ones that its
+    guest says fail, with what ails them.
     `reset_seconds`: how long ago its host told of a reset; None: it has not. What the guest said before is dropped.
     """
 
@@ -242,6 +244,7 @@ class ObservedMachine:
     undefined: bool = False
     unheard_seconds: float = 0.0
     devices: tuple[str, ...] | None = None
+    ailing: Mapping[str, str] = field(default_factory=dict)
     reset_seconds: float | None = None
 
 

@@ -236,6 +236,8 @@ class MemberCalls:
     def live_targets(self, group: Group, member: Instance) -> frozenset[str]:
         """The hosts of its own zone (the guest keeps its address) that would take the member's machine as it runs, as
         far as is known without asking."""
+        if member.devices:
+            return frozenset()  # a device stays where it is, and so does what it is given to
         source = self._monitors.get(member.host_uuid)
         found = set()
         for uuid, monitor in self._monitors.items():

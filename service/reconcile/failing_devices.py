@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 from service.domain.groups import Instance
-from service.drivers.base import DriverError, HostRejected
+from service.drivers.base import DriverError, HostRejected, ObservedMachine
 from service.errors import CorralError
-from service.store import devices, fleet
+from service.store import clock, devices, fleet, fleet_events
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.store.fleet_events import FleetChange
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ async def take_out(store: Store, member: Instance, error: DriverError) -> None:
     def quarantine(connection: Connection) -> None:
         fleet.host(connection, member.host_uuid, lock=True)
         devices.quarantine(connection, member.host_uuid, keys, NOT_CLEANED)
+        _told(connection, member.host_uuid)
 
     try:
         await store.write(quarantine)
@@ -33,3 +35,23 @@ async def take_out(store: Store, member: Instance, error: DriverError) -> None:
         logger.warning("devices of %s are not taken out of service: %s", member.uuid, why)
         return
     logger.error("devices %s of host %s are in quarantine: %s", ", ".join(keys), member.host_name, NOT_CLEANED)
+
+
+async def heed(store: Store, host_name: str, host_uuid: str, machine: ObservedMachine) -> None:
+    """Quarantine what the guest of a member's machine says fails. Raises CorralError: the next look brings it again."""
+    of = machine.identity
+
+    def reported(connection: Connection) -> tuple[str, ...]:
+        keys = devices.reported(connection, host_uuid, of.instance, of.attempt, machine.ailing)
+        if keys:
+            _told(connection, host_uuid)
+        return keys
+
+    if keys := await store.write(reported):
+        logger.error("devices %s of host %s are in quarantine: the guest of %s reports %s", ", ".join(keys), host_name,
+                     of.instance, "; ".join(sorted(set(machine.ailing.values()))))  # fmt: skip
+
+
+def _told(connection: Connection, host_uuid: str) -> None:
+    host = fleet.host(connection, host_uuid)
+    fleet_events.append(connection, FleetChange.HOST, host_uuid, host.zone_uuid, clock.now(connection))

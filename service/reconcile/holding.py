@@ -61,6 +61,7 @@ def quarantined(machine: ObservedMachine, reason: str) -> Quarantined:
         state=machine.state.value,
         reason=reason,
         resources=machine.resources,
+        devices=machine.devices or (),
     )
 
 

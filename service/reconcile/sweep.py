@@ -23,6 +23,7 @@ from service.drivers.base import (
 )
 from service.errors import CorralError
 from service.failpoints import failpoint
+from service.reconcile import failing_devices
 from service.reconcile.custody import Custody
 from service.reconcile.filter_sweep import FilterSweep
 from service.reconcile.holding import quarantined, records, seat_of, seats
@@ -133,7 +134,11 @@ class Sweep:
         self._suspects[host_uuid] = set(unwanted) - before
         for machine_uuid in self._braked(monitor, sorted(set(unwanted) & before), len(machines)):
             await self._remove(monitor, unwanted[machine_uuid])
-        await self._define_again(monitor, [m for m in machines if fates[m.machine_uuid][0] is Fate.KEEP])
+        wanted = [m for m in machines if fates[m.machine_uuid][0] is Fate.KEEP]
+        for machine in wanted:
+            if machine.ailing:
+                await failing_devices.heed(self._store, monitor.host.name, host_uuid, machine)
+        await self._define_again(monitor, wanted)
         for instance, attempt, group in sorted(here.stale_claims):
             await self._release(monitor, MachineIdentity(self._custody.installation.cluster, group, instance, attempt))
         await self._clear_tombstones(monitor, look.listing.machines)

@@ -76,6 +76,7 @@ def rendezvous(
             "cpu": member.spec.cpu_num,
             "memory": member.spec.memory_size,
             "gpus": [{"model": g.model, "count": g.count} for g in member.spec.held_gpus],
+            **_devices(member),
         },
         "leader": {
             "rank": 0,
@@ -139,6 +140,24 @@ def _endpoint(group: Group, member: Instance) -> dict[str, str]:
     return {"endpoint": there.address} if there.address != member.address else {}
 
 
+def _devices(member: Instance) -> dict[str, Any]:
+    """The devices that the member has for itself: what its guest must see. Of where they are on the host it is told the
+    NUMA cell, by which it knows which are near each other."""
+    if not member.devices:
+        return {}
+    return {
+        "devices": [
+            {"model": d.model, "functions": [f.ids for f in d.functions], "numa_cell": d.cell} for d in member.devices
+        ]
+    }
+
+
+def _must_see(node: Mapping[str, Any]) -> str:
+    """`VENDOR:PRODUCT=COUNT` of the functions that a guest must see, by their ids."""
+    ids = [ids for device in node.get("devices", ()) for ids in device["functions"]]
+    return " ".join(f"{one}={ids.count(one)}" for one in sorted(set(ids)))
+
+
 def _named_role(member: Instance) -> dict[str, str]:
     """The role that the request names (`router`, `prefill`, …), beside that of leader or worker."""
     return {"group_role": member.spec.role} if member.spec.role else {}
@@ -175,6 +194,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_NODE_ADDRESS": f"{address}/{node['prefix_length']}" if address else "",
         "CORRAL_NODE_GATEWAY": node["gateway"],
         "CORRAL_ENDPOINT_ADDRESS": node.get("endpoint", ""),
+        "CORRAL_DEVICES": _must_see(node),
         "CORRAL_LEADER_ADDRESS": leader["address"],
         "CORRAL_LEADER_PORT": leader["ports"].get("service", ""),
         "CORRAL_SERVICE_PORT": ports.get("service", ""),

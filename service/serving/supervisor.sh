@@ -72,8 +72,8 @@ publish() {
     COUNT=$((COUNT + 1))
     age=-1
     [ -z "$ANSWERED_AT" ] || age=$(($(now) - ANSWERED_AT))
-    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s","boot_id":"%s","endpoint":"%s"}\n' \
-        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" "$BOOT_ID" "$HELD" \
+    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s","boot_id":"%s","endpoint":"%s","ailing":"%s"}\n' \
+        "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" "$BOOT_ID" "$HELD" "$AILING" \
         > "$RUN/report.new"
     mv "$RUN/report.new" "$RUN/report"
     listens=false
@@ -745,6 +745,8 @@ main() {
     STUCK=0
     CLASH=
     HELD=
+    MISSING=
+    AILING=
     BOOT_ID=$(cat /proc/sys/kernel/random/boot_id 2> /dev/null)
     TURNS=0
     LOG_PORT=
@@ -778,11 +780,33 @@ main() {
         fi
         have_endpoint
         look_for_clash
+        look_at_devices
         look_at_peers
         turn
         sleep 0.5 &
         wait "$!"
     done
+}
+
+# What was given to this member is there, and what the kernel says of it: errors of the card itself, by the numbers that
+# its driver gives them (memory that cannot be corrected, a link or bus that is lost), and none that a program can cause.
+look_at_devices() {
+    [ -n "${CORRAL_DEVICES:-}" ] && [ $((TURNS % ${CORRAL_DEVICE_TURNS:-20})) -eq 1 ] || return 0
+    MISSING=
+    for wanted in $CORRAL_DEVICES; do
+        ids=${wanted%=*}
+        there=0
+        for function in "${CORRAL_PCI:-/sys/bus/pci/devices}"/*; do
+            [ "$(cat "$function/vendor" "$function/device" 2> /dev/null | tr -d '\n')" = "0x${ids%:*}0x${ids#*:}" ] || continue
+            there=$((there + 1))
+        done
+        [ "$there" -ge "${wanted#*=}" ] || MISSING="it sees $there of the ${wanted#*=} devices $ids that it was given"
+    done
+    ailing=$(${CORRAL_KERNEL_LOG:-dmesg} 2> /dev/null | sed -n 's/.*Xid (PCI:\([0-9a-f:]*\)): \([0-9]*\),.*/\1 \2/p' |
+        sort -u | while read -r at xid; do
+            case "$xid" in 48 | 64 | 74 | 79 | 95 | 140) printf '%s.0 Xid %s;' "$at" "$xid" ;; esac
+        done | cut -c1-1000)
+    [ -z "$ailing" ] || AILING=$ailing
 }
 
 # Every other second, and the less often the larger the group is.
@@ -814,6 +838,8 @@ turn() {
         stage "$short" "the engine does not answer"
         has_canary && judge_canary
         ! overdue && ! stuck || restart_engine "the engine does not answer${WRONG:+: $WRONG}"
+    elif [ -n "$MISSING" ]; then
+        stage "$short" "$MISSING"
     elif answers; then
         FINE_AT=$(now)
         if [ -z "$READY_AT" ]; then

@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, bindparam, case, delete, insert, select, tuple_, update
 
 from service.domain.devices import Clean, Device, DeviceState, HeldFunction, Unit
 from service.domain.fleet import GPU, MEMORY, Overcommit
+from service.domain.ownership import Holding, Quarantined
 from service.errors import NotFound, WrongState
 from service.store import schema
-from service.store.codec import decode, encode
+from service.store.codec import decode, decode_known, encode
 from service.store.statement import Statement, among
 
 OVERCOMMITTED = "its host promises more memory than it has, and a machine with a device holds all of its own"
@@ -24,14 +25,23 @@ _PIN_NOTHING = frozenset({"", "simulated", "test"})
 """Kinds of hypervisors whose machines with devices take no memory for themselves alone: they run no guest."""
 _FUNCTIONS = tuple[HeldFunction, ...]
 _DEVICES, _HELD, _CLAIMS, _AMOUNTS = schema.devices, schema.device_claims, schema.claims, schema.host_resources
+_UNKNOWN = select(schema.quarantine.c.host_uuid, schema.quarantine.c.document).where(
+    schema.quarantine.c.holding == Holding.MACHINE.value
+)
 _JOINED = (
     select(_DEVICES, _HELD.c.instance_uuid, _HELD.c.group_uuid)
     .join(_HELD, (_HELD.c.host_uuid == _DEVICES.c.host_uuid) & (_HELD.c.key == _DEVICES.c.key), isouter=True)
     .order_by(_DEVICES.c.host_uuid, _DEVICES.c.key)
 )
 _EVERYWHERE, _HERE = Statement(_JOINED), Statement(_JOINED.where(among(_DEVICES.c.host_uuid, "of")))
+_LOCK = select(schema.hosts.c.uuid).where(schema.hosts.c.uuid == bindparam("host")).with_for_update()
 _ONE = (_DEVICES.c.host_uuid == bindparam("host")) & (_DEVICES.c.key == bindparam("what"))
 _SET = update(_DEVICES).where(_ONE)
+_HAS = select(_HELD.c.key).where(
+    _HELD.c.host_uuid == bindparam("host"),
+    _HELD.c.instance_uuid == bindparam("of"),
+    _HELD.c.attempt == bindparam("nth"),
+)
 _FORGET = delete(_DEVICES).where(_ONE)
 _STANDS = (
     select(_CLAIMS.c.instance_uuid)
@@ -45,7 +55,14 @@ _STANDS = (
 _LET_GO = (
     delete(_HELD)
     .where(_HELD.c.host_uuid.in_(bindparam("of", expanding=True)), ~_STANDS)
-    .returning(_HELD.c.host_uuid, _HELD.c.key, _HELD.c.group_uuid)
+    .returning(_HELD.c.host_uuid, _HELD.c.key, _HELD.c.group_uuid, _HELD.c.model)
+)
+_ONE_LESS = (
+    update(_AMOUNTS)
+    .where(_AMOUNTS.c.host_uuid == bindparam("host"), _AMOUNTS.c.resource == bindparam("what"))
+    .values(
+        total=_AMOUNTS.c.total - 1, usable=case((_AMOUNTS.c.usable > 0, _AMOUNTS.c.usable - 1), else_=_AMOUNTS.c.usable)
+    )
 )
 _COUNTED = (
     update(_AMOUNTS)
@@ -57,9 +74,21 @@ _COUNTED = (
 def of_hosts(connection: Connection, hosts: Sequence[str] | None = None) -> Mapping[str, tuple[Device, ...]]:
     """Host uuid -> its devices by key (of these hosts)."""
     found: dict[str, list[Device]] = defaultdict(list)
-    for row in _EVERYWHERE.all(connection) if hosts is None else _HERE.all(connection, {"of": sorted(hosts)}):
-        found[row.host_uuid].append(_device(row))
+    rows = _EVERYWHERE.all(connection) if hosts is None else _HERE.all(connection, {"of": sorted(hosts)})
+    held = _held_by_unknown(connection, hosts) if rows else {}
+    for row in rows:
+        found[row.host_uuid].append(_device(row, held))
     return {host: tuple(devices) for host, devices in found.items()}
+
+
+def _held_by_unknown(connection: Connection, hosts: Sequence[str] | None) -> dict[tuple[str, str], str]:
+    """(host, address of a function) -> the name of the machine in quarantine that has it (of these hosts)."""
+    query = _UNKNOWN if hosts is None else _UNKNOWN.where(schema.quarantine.c.host_uuid.in_(sorted(hosts)))
+    held = {}
+    for row in connection.execute(query):
+        machine = decode_known(Quarantined, row.document)
+        held.update({(row.host_uuid, address): machine.name for address in machine.devices})
+    return held
 
 
 def one(connection: Connection, host_uuid: str, key: str) -> Device:
@@ -154,12 +183,19 @@ def let_go(connection: Connection, hosts: Iterable[str]) -> None:
             update(_DEVICES).where(_ONE, unclean).values(quarantine=why), {"host": row.host_uuid, "what": row.key}
         )
         gone = (_DEVICES.c.state == DeviceState.GONE.value) & (_DEVICES.c.quarantine == "")
-        connection.execute(delete(_DEVICES).where(_ONE, gone), {"host": row.host_uuid, "what": row.key})
+        forgotten = connection.execute(delete(_DEVICES).where(_ONE, gone), {"host": row.host_uuid, "what": row.key})
+        if forgotten.rowcount:
+            connection.execute(_ONE_LESS, {"host": row.host_uuid, "what": f"{GPU}{row.model}"})
     recount(connection, {row.host_uuid for row in ended})
 
 
+def lock(connection: Connection, host_uuid: str) -> None:
+    """Hold the host's row, under which its devices are counted."""
+    connection.execute(_LOCK, {"host": host_uuid})
+
+
 def recount(connection: Connection, hosts: Iterable[str]) -> None:
-    """Say of each model how many devices cannot be given out now."""
+    """Say of each model how many devices cannot be given out now. The caller holds the hosts, or their amounts."""
     known = of_hosts(connection, wanted) if (wanted := sorted(set(hosts))) else {}
     for host_uuid in known:
         for name, held in sorted(counts(known[host_uuid])[1].items()):
@@ -173,6 +209,23 @@ def quarantine(connection: Connection, host_uuid: str, keys: Iterable[str], reas
     recount(connection, [host_uuid])
 
 
+def reported(
+    connection: Connection, host_uuid: str, instance_uuid: str, attempt: int, ailing: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Take out of service what the guest of this attempt says fails; returns the keys that were not out before.
+
+    `ailing`: address of a function -> what ails it. What its member has not is not its to speak of.
+    """
+    lock(connection, host_uuid)
+    has = {row.key for row in connection.execute(_HAS, {"host": host_uuid, "of": instance_uuid, "nth": attempt})}
+    there = [d for d in of_hosts(connection, [host_uuid]).get(host_uuid, ()) if d.key in has]
+    said = {d.key: why for d in there for f in d.functions if (why := ailing.get(f.address))}
+    out = tuple(d.key for d in there if d.key in said and d.state in (DeviceState.CLAIMED, DeviceState.FOREIGN))
+    for key in out:
+        quarantine(connection, host_uuid, [key], f"its guest reports {said[key]}")
+    return out
+
+
 def release(connection: Connection, host_uuid: str, key: str) -> None:
     """Take a device back into service; one that is gone is forgotten at the next look. Raises NotFound, WrongState.
 
@@ -180,7 +233,8 @@ def release(connection: Connection, host_uuid: str, key: str) -> None:
     """
     device = one(connection, host_uuid, key)
     if not connection.scalar(select(_DEVICES.c.quarantine).where(_ONE), {"host": host_uuid, "what": key}):
-        raise WrongState(f"device {key}", device.state.value, "a device that is quarantined")
+        wanted = device.reason if device.state is DeviceState.QUARANTINED else "a device that is quarantined"
+        raise WrongState(f"device {key}", device.state.value, wanted)
     connection.execute(_SET, {"host": host_uuid, "what": key, "quarantine": ""})
     recount(connection, [host_uuid])
 
@@ -217,17 +271,21 @@ def _values(unit: Unit, *, overcommitted: bool) -> dict[str, Any]:
     }
 
 
-def _device(row: Row[Any]) -> Device:
+def _device(row: Row[Any], unknown: Mapping[tuple[str, str], str]) -> Device:
     state, reason = DeviceState(row.state), row.reason
+    functions = decode(_FUNCTIONS, row.functions)
+    holder = next((unknown[at] for f in functions if (at := (row.host_uuid, f.address)) in unknown), "")
     if row.quarantine and state is not DeviceState.GONE:
         state, reason = DeviceState.QUARANTINED, row.quarantine
+    elif holder and state is not DeviceState.GONE:
+        state, reason = DeviceState.QUARANTINED, f"{holder} has it, a machine in quarantine: adopt or remove that"
     elif row.instance_uuid and state in (DeviceState.AVAILABLE, DeviceState.FOREIGN):
         state, reason = (DeviceState.CLAIMED, "") if state is DeviceState.AVAILABLE else (state, reason)
     return Device(
         host_uuid=row.host_uuid,
         key=row.key,
         model=row.model,
-        functions=decode(_FUNCTIONS, row.functions),
+        functions=functions,
         cell=row.cell,
         iommu_group=row.iommu_group,
         virtual_of=row.virtual_of,

@@ -26,12 +26,13 @@ from sqlalchemy.exc import IntegrityError
 from service.domain.fleet import HostStatus
 from service.domain.ownership import LEGACY_CLUSTER, Holding, HostRecord, Installation, Quarantined, held
 from service.errors import AlreadyExists, NotFound
-from service.store import events, fleet_events, schema
+from service.store import devices, events, fleet_events, schema
 from service.store.codec import decode_known, encode
 from service.store.fleet_events import FleetChange
 from service.store.statement import Statement, among
 
 _INSTALLATION, _QUARANTINE, _HOSTS = schema.installation, schema.quarantine, schema.hosts
+_AMOUNTS = schema.host_resources
 _THIS = Statement(select(_INSTALLATION).where(_INSTALLATION.c.id == 1))
 _HELD_OF = Statement(
     select(_QUARANTINE.c.group_uuid, _QUARANTINE.c.document).where(
@@ -264,7 +265,7 @@ def quarantine(connection: Connection, host_uuid: str) -> tuple[Quarantined, ...
 
 
 def held_on(connection: Connection, host_uuid: str) -> Mapping[str, int]:
-    """What the machines in quarantine on a host hold together."""
+    """What those machines hold together."""
     return held(quarantine(connection, host_uuid))
 
 
@@ -322,39 +323,38 @@ def hold(connection: Connection, host_uuid: str, found: Sequence[Quarantined], n
         elif replace(before[key], since=0, removal=False) != one:
             which = and_(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)
             connection.execute(update(_QUARANTINE).where(which).values(document=encode(one)))
-    changed = bool(gone) or not set(after) <= set(before)
-    if changed:
-        row = _HOST.first(connection, {"of": host_uuid})
-        if row is not None:
-            fleet_events.append(connection, FleetChange.HOST, host_uuid, row.zone_uuid, now)
+    other_devices = {a for q in before.values() for a in q.devices} != {a for q in found for a in q.devices}
+    if other_devices:
+        devices.lock(connection, host_uuid)
+        devices.recount(connection, [host_uuid])
+    changed = bool(gone) or not set(after) <= set(before) or other_devices
+    if changed and (row := _HOST.first(connection, {"of": host_uuid})) is not None:
+        fleet_events.append(connection, FleetChange.HOST, host_uuid, row.zone_uuid, now)
     return changed
 
 
 def adopt(connection: Connection, machines: Iterable[tuple[str, str]]) -> None:
     """Take these (host, machine uuid) out of the quarantine: this transaction makes them members', and claims what
     counted as used by others so far."""
-    resources = schema.host_resources
     for host_uuid, key in sorted(machines):
         which = and_(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)
         row = connection.execute(select(_QUARANTINE).where(which)).one_or_none()
         if row is None:
             continue
+        devices.lock(connection, host_uuid)
         for name, amount in sorted(_held(row.document, row.since, row.removal).resources.items()):
-            connection.execute(
-                update(resources)
-                .where(resources.c.host_uuid == host_uuid, resources.c.resource == name)
-                .values(
-                    foreign_used=case((resources.c.foreign_used > amount, resources.c.foreign_used - amount), else_=0)
-                )
-            )
+            of = (_AMOUNTS.c.host_uuid == host_uuid, _AMOUNTS.c.resource == name)
+            less = case((_AMOUNTS.c.foreign_used > amount, _AMOUNTS.c.foreign_used - amount), else_=0)
+            connection.execute(update(_AMOUNTS).where(*of).values(foreign_used=less))
         connection.execute(delete(_QUARANTINE).where(which))
+        devices.recount(connection, [host_uuid])
 
 
 def order_removal(connection: Connection, host_uuid: str, key: str) -> Quarantined:
     """An operator's word that this is to be ended: the record by which the sweep may. Raises NotFound."""
     one = quarantined(connection, host_uuid, key)
-    which = and_(_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)
-    connection.execute(update(_QUARANTINE).where(which).values(removal=True))
+    here = (_QUARANTINE.c.host_uuid == host_uuid, _QUARANTINE.c.key == key)
+    connection.execute(update(_QUARANTINE).where(*here).values(removal=True))
     return replace(one, removal=True)
 
 

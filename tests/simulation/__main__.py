@@ -119,7 +119,7 @@ def hunt(seeds: range, theme: str) -> int:
     from tests.simulation.scenario import run
 
     for number, seed in enumerate(seeds, 1):
-        found = [v for v in run(seed, theme).violations if v.split()[1].startswith("I")]
+        found = [v for v in run(seed, theme).violations if v.split()[1][0] in "ID"]
         if found:
             print(f"{number}\t{found[0]}")
             return 0

@@ -26,7 +26,7 @@ from service.drivers.base import (
     ObservedMachine,
     OutcomeUnknown,
 )
-from tests.simulation import hosts, moves
+from tests.simulation import card_faults, hosts, moves
 from tests.simulation.hosts import CLUSTER, Machine, SimulatedMachineHost
 from tests.simulation.loop import Process
 from tests.simulation.network import Network
@@ -104,6 +104,7 @@ class FaultyDriver:
         def create(late: bool) -> ObservedMachine:
             if self._world.fault("no_memory"):
                 raise HostRejected("no_memory", "the host has no memory for it")
+            devices, mistaken = card_faults.given(self._world, self._host, identity.machine_uuid, spec.devices)
             machine = replace(
                 _machine(identity, hosts.PAUSED),
                 spec_hash=spec.spec_hash,
@@ -114,6 +115,8 @@ class FaultyDriver:
                 generation=spec.generation,
                 record=spec.record,
                 late=late,
+                devices=devices,
+                mistaken=mistaken,
             )
             if self._world.fault("half_create"):
                 self._host.make_volume(machine)
@@ -288,11 +291,12 @@ class FaultyDriver:
                 "vcpu": sum(cpu for cpu, _ in host.foreign.values()),
                 "memory": sum(memory for _, memory in host.foreign.values()),
             },
-            virt_type="simulated",
+            virt_type="kvm" if self._world.cards.drawn else "simulated",
             virt_note="",
             hypervisor_version="1",
             hypervisor=host.hypervisor,
             mark=OwnerMark(*host.mark) if host.mark is not None else None,
+            functions=card_faults.functions(host) if self._world.cards.drawn else None,
         )
 
     def listing(self) -> Listing:
@@ -325,7 +329,14 @@ class FaultyDriver:
             machine.generation,
             dict(machine.amounts),
             record=machine.record,
+            devices=self._devices(machine) if self._world.cards.drawn else None,
+            ailing=dict(machine.ailing) if machine.state == hosts.RUNNING else {},
         )
+
+    def _devices(self, machine: Machine) -> tuple[str, ...]:
+        if machine.state in hosts.HOLDING:
+            return self._host.really_had(machine)
+        return tuple(address for address, _ in machine.devices)
 
     def _cause(self, name: str, late: bool = False) -> str:
         return f"{self._process.name} {name}{' late' if late else ''}"

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from service.failpoints import NAMES
-from tests.simulation import hosts, strangers
+from tests.simulation import card_faults, hosts, strangers
 from tests.simulation.boards import WATCH_SECONDS
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
@@ -31,7 +31,7 @@ A resume twice as often as others: what it begins cannot be taken back.
 FENCES = tuple(sorted(name for name in NAMES if name.startswith("fence.")))
 POINTS = (*AWAITS, *sorted(NAMES - set(FENCES)))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,
-         "lost_resume": 2.0}  # fmt: skip
+         "lost_resume": 2.0, "other_device": 4.0}  # fmt: skip
 """What the rate of a kind is multiplied by: some kinds have their only chance once in a machine's life."""
 OFTEN = ("db.", "transaction.", "feed.", "change.", "monitor.", "probe.", "list.", "observe.", "sweep.listed",
          "sweep.compared", "worker.")  # fmt: skip
@@ -40,7 +40,8 @@ OFTEN = ("db.", "transaction.", "feed.", "change.", "monitor.", "probe.", "list.
 def draw(world: World) -> None:
     """Choose rates of faults in calls, and named points at which something happens."""
     dice = world.random
-    for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer", "late_create", "lost_resume"):
+    for kind in (*CALL_FAULTS, *HOST_FAULTS, *DATABASE_FAULTS, "lost_answer", "late_create", "lost_resume",
+                 *(["other_device"] if world.cards.drawn else [])):  # fmt: skip
         if dice.random() < (0.2 if world.theme in ("moves", "room", "balance") else 0.4):
             world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * SCALE.get(kind, 1.0)
     if world.theme == "clock":
@@ -207,6 +208,7 @@ def stop(world: World) -> None:
     for host in world.hosts.values():
         host.boot("peace")  # one that the operator keeps off comes later
         host.foreign.clear()
+        card_faults.mend(world, host)
         for machine in list(host.machines.values()):
             if machine.state == hosts.GHOST:
                 host.machines[machine.uuid] = replace(machine, state=hosts.STOPPED)

@@ -14,6 +14,7 @@ PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, MIGRATING, TOMBSTONE, GHOST = (
     "paused", "running", "stopping", "stopped", "crashed", "migrating", "tombstone", "ghost",
 )  # fmt: skip
 EXECUTING = frozenset({RUNNING, STOPPING})
+HOLDING = frozenset({PAUSED, RUNNING, STOPPING, MIGRATING, GHOST})
 CLUSTER = "simulation"
 """What the machines of the installation under test bear; others' bear something else."""
 
@@ -31,9 +32,26 @@ class Undying(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """A PCI function that is there. `driver`: of its host's own, which keeps it from machines; `foreign`: another's
+    machine has it; `resets`: it can be cleaned; `serial`: another piece in the same place has another one."""
+
+    address: str
+    ids: str
+    device_class: str
+    group: int
+    driver: str = ""
+    foreign: bool = False
+    resets: bool = True
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One machine, ours or by its `cluster` another installation's. `tampered`: somebody else had a hand in its state;
-    `late`: a stray request made it; `arriving`: it comes by a live move and has never executed here."""
+    `late`: a stray request made it; `arriving`: it comes by a live move and has never executed here. `devices`: the
+    (address, serial) of what it was made with, `mistaken`: which is not what was asked for; `ailing`: what its guest
+    says fails."""
 
     uuid: str
     group: str
@@ -53,6 +71,9 @@ class Machine:
     generation: int = 0
     record: str = ""
     cluster: str = CLUSTER
+    devices: tuple[tuple[str, int], ...] = ()
+    mistaken: bool = False
+    ailing: tuple[tuple[str, str], ...] = ()
 
     @property
     def ours(self) -> bool:
@@ -87,6 +108,7 @@ class SimulatedMachineHost:
     foreign: dict[str, tuple[int, int]] = field(default_factory=dict)
     moves: dict[str, Any] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    slots: dict[str, Slot] = field(default_factory=dict)
     mark: Mark | None = None
     marked_at: float = 0.0
     deaf_to: float = 0.0
@@ -117,6 +139,17 @@ class SimulatedMachineHost:
         if mark is None or self.mark is None or mark[:2] != self.mark[:2]:
             self.marked_at = self.now()
         self.mark = mark
+
+    def really_had(self, machine: Machine) -> tuple[str, ...]:
+        """Addresses of the machine's devices that were not pulled from under it."""
+        return tuple(a for a, serial in machine.devices if a in self.slots and self.slots[a].serial == serial)
+
+    def holder(self, address: str, *, but: str = "") -> Machine | None:
+        """Which machine has the function now, other than the one with this uuid."""
+        for uuid, machine in self.machines.items():
+            if uuid != but and machine.state in HOLDING and address in self.really_had(machine):
+                return machine
+        return None
 
     def newest(self, database: str) -> int:
         """The latest generation of this database that the host has seen."""

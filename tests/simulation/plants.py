@@ -63,6 +63,7 @@ ENDPOINT, INVARIANTS = "service.lifecycle.endpoint", "service.lifecycle.invarian
 FENCER, FENCING_RULES, FENCING = "service.reconcile.fencing", "service.domain.fencing", "service.transactions.fencing"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.retired"
+DEVICES, PICKS = "service.store.devices", "service.store.device_picks"
 FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
 PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.recovery_plan"
 
@@ -393,6 +394,39 @@ PLANTS: tuple[Plant, ...] = (
         "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n", "", theme="room"),
     one("who was asked to move goes on though that was called off", "service.store.rebalances", ", _ROWS.c.called_off_at == 0, ", ", ", theme="balance"),
     one("the seat of one who does not move after all stays kept", CHANGES, "            bookings.give_back(connection, member.room, [member.uuid])\n", "            pass\n", theme="balance"),
+    # --- devices ---
+    one("two members are given one device", PICKS,
+        "    free[:] = [device for device in free if device.key not in keys]\n", "",
+        Edit(PICKS, "insert(schema.device_claims), rows", "insert(schema.device_claims).prefix_with(\"OR IGNORE\"), rows"),
+        Edit(PICKS, "    verify(connection, with_devices, keyed)\n", ""), theme="devices"),
+    one("a member is given fewer devices than it claims", PICKS,
+        "there[key].cell) for key in keys)", "there[key].cell) for key in keys[1:])",
+        Edit(PICKS, "    verify(connection, with_devices, keyed)\n", ""), theme="devices"),
+    one("devices that are out of service count as free", DEVICES,
+        "            held[name] += not claimed and device.state is not DeviceState.AVAILABLE\n",
+        "            held[name] += 0\n", theme="devices"),
+    one("a device that is gone stays counted once it is let go", DEVICES,
+        "        if forgotten.rowcount:\n", "        if False:\n", theme="devices"),
+    one("an accelerator is given without the rest of its group", "service.domain.devices",
+        "if not reason else (function,)\n", "if False else (function,)\n", theme="devices"),
+    one("what a machine was really given is not looked at", "service.reconcile.sight",
+        "    if machine.devices is None or set(machine.devices) == claimed:\n", "    if True:\n", theme="devices"),
+    one("devices are let go with any change on their host", DEVICES,
+        "_HELD.c.host_uuid.in_(bindparam(\"of\", expanding=True)), ~_STANDS)",
+        "_HELD.c.host_uuid.in_(bindparam(\"of\", expanding=True)))", theme="devices"),
+    one("a member with devices is moved live", CALLS,
+        "        if member.devices:\n            return frozenset()", "        if False:\n            return frozenset()",
+        theme="devices"),
+    one("a host that promises its memory twice gives devices", DEVICES,
+        "    return virt_type not in _PIN_NOTHING and ", "    return False and ", theme="devices"),
+    one("a device that is out of service is picked", PICKS,
+        "            if device.state is DeviceState.AVAILABLE or (device.key in had and not device.instance_uuid):\n",
+        "            if not device.instance_uuid:\n", theme="devices"),
+    one("what a machine in quarantine has is given out", DEVICES,
+        "machine.name for address in machine.devices})\n", "machine.name for address in ()})\n", theme="devices"),
+    one("what nothing cleans goes to the next one", DEVICES,
+        "        unclean = (_DEVICES.c.clean == Clean.NONE.value)", "        unclean = (_DEVICES.c.clean == \"\")",
+        theme="devices"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "        if old is None or _told(old) != _told(member):\n",

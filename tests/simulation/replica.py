@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from service.app import feed as feed_module
+from service.app.devices import Devices
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet as FleetCases
@@ -17,6 +18,7 @@ from service.app.groups import Groups
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
 from service.domain.catalog import ModelService
+from service.domain.devices import DeviceRules
 from service.domain.fleet import Bmc, Host, Overcommit, Zone
 from service.domain.ownership import Installation
 from service.domain.tenants import Quota
@@ -101,11 +103,13 @@ class Fleet:
         hosts: dict[str, Host],
         catalogue: dict[str, ModelService],
         quota: dict[str, int],
+        devices: DeviceRules | None = None,
     ) -> None:
         self.zones = zones
         self.hosts = hosts
         self.catalogue = catalogue
         self.quota = quota
+        self.devices = devices
 
     def write(self, connection: Connection) -> None:
         """As the service does at its start."""
@@ -116,6 +120,7 @@ class Fleet:
             images=(),
             model_services=list(self.catalogue.values()),
             overcommit=Overcommit(),
+            devices=self.devices,
             now=EPOCH_MS,
         )
         quotas.put(connection, [Quota("default", self.quota)] if self.quota else [])
@@ -145,6 +150,7 @@ class Replica:
         self.evacuation: Evacuation
         self.rebalancing: Rebalancing
         self.quarantine: Quarantine
+        self.devices: Devices
         self.fleet_cases: FleetCases
         self.reconciler: Reconciler
 
@@ -182,6 +188,7 @@ class Replica:
         self._roster = Roster(store, self.reconciler, directory, self._driver, custody)
         self.quarantine = Quarantine(store, self.clock, signals, Adoption(store, monitors, custody).prepare)
         signals.group_due.listen(self.reconciler.poke)
+        self.devices = Devices(store, self.clock, signals)
         self.fleet_cases = FleetCases(store, self.clock, self._first_contact, planner)
         self.evacuation = Evacuation(
             store, feed, planner, self.clock, self.fleet_cases, signals=signals, live_targets=calls.live_targets,

@@ -75,6 +75,8 @@ class AtRest:
             free[host][resource] = amount
         pending = self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group)
         nodes = sorted((json.loads(text) for (text,) in pending), key=lambda node: -node["cpu_num"])
+        if any(node["gpus"] for node in nodes):
+            return False  # which devices are left is the planner's business too
         for node in nodes:
             fits = (f for f in free.values() if f["vcpu"] >= node["cpu_num"] and f["memory"] >= node["memory_size"])
             host = next(fits, None)

@@ -24,7 +24,7 @@ from service.domain.specs import (
     NodeSpec,
     PlacementPolicy,
 )
-from tests.simulation import boards, faults, restoring, room_orders, updates, wait_orders
+from tests.simulation import boards, card_faults, cards, faults, restoring, room_orders, updates, wait_orders
 from tests.simulation.balancer import Balancer
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
@@ -53,6 +53,7 @@ THEMES = {
     "fence": 0,
     "wait": 0,
     updates.THEME: 0,
+    cards.THEME: 0,
 }
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
 MOVING = ("moves", "room", "balance")
@@ -107,7 +108,10 @@ def run(seed: int, theme: str = "") -> Result:
     return Result(seed, world.observer.violations, world.timeline, world.stats, world.passed, elapsed)
 
 
-_TELLS = ("service.reconcile.monitor", "service.reconcile.sweep", "service.reconcile.custody")
+_TELLS = (
+    "service.reconcile.monitor", "service.reconcile.sweep", "service.reconcile.custody",
+    "service.reconcile.failing_devices",
+)  # fmt: skip
 """What these find on hosts is told as an error, and is none of the service's own."""
 
 
@@ -121,7 +125,8 @@ class _Alarm(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, Killed) and not (record.name in _TELLS and self._world.theme in FLEET_CHANGES):
+        expected = record.name in _TELLS and (self._world.theme in FLEET_CHANGES or self._world.cards.drawn)
+        if not isinstance(error, Killed) and not expected:
             self._world.observer.alarmed(f"{record.getMessage()}: {error!r}")
 
 
@@ -146,6 +151,9 @@ async def _play(world: World) -> None:
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
     tasks.append(asyncio.create_task(browse(world, lambda: _spec(world, "plan", [])), name="browse"))
     storm = asyncio.create_task(faults.storm(world), name="storm")
+    if world.cards.drawn:
+        keeper = card_faults.Keeper(world)
+        tasks += [asyncio.create_task(w, name="devices") for w in (card_faults.storm(world), keeper.run())]
     if world.theme == boards.THEME:
         tasks.append(asyncio.create_task(faults.deaths(world), name="deaths"))
     operator = {"removal": Remover, "balance": Balancer}.get(world.theme, Operator)(world)
@@ -288,6 +296,7 @@ def _unserved(world: World, clients: list[Client]) -> list[str]:
 def _fleet(world: World) -> Fleet:
     dice = world.random
     world.pinned.draw(world.seed, world.theme)
+    world.cards.draw(world.seed, world.theme)
     tight = dice.random() < 0.4 and world.theme not in MOVING
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
@@ -300,9 +309,12 @@ def _fleet(world: World) -> Fleet:
         network=Network("bridge", "br0", "10.0.0.0/24", "10.0.0.1", "10.0.0.10", "10.0.0.40")
         if addresses
         else Network(),
-        overcommit=Overcommit({VCPU: Fraction(1 if room else dice.choice((1, 2)))}, {MEMORY: GIB}),
+        overcommit=Overcommit(
+            {VCPU: Fraction(1 if room else dice.choice((1, 2))), MEMORY: Fraction(1 + world.cards.twice)}, {MEMORY: GIB}
+        ),
     )
     hosts = {}
+    devices: dict[tuple[str, str], int] = {}
     for number in range(count):
         uuid = f"{number + 1:032x}"
         total = {
@@ -314,6 +326,7 @@ def _fleet(world: World) -> Fleet:
         world.hosts[uuid] = SimulatedMachineHost(
             uuid, f"host{number}", ZONE, world.pinned.divide(total), world.loop.time, world.changed
         )
+        devices |= {(uuid, name): amount for name, amount in world.cards.fill(world.hosts[uuid]).items()}
     if fences:
         world.boards.make(world.seed)
     for number, total in enumerate(world.metal.draw(world.seed, world.theme), count):
@@ -326,18 +339,20 @@ def _fleet(world: World) -> Fleet:
         entry = replace(entry, framework="torchrun", initial_command="serve")
     catalogue = {ENTRY: entry}
     quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 and not room else {}
-    configured = Fleet({ZONE: zone}, hosts, catalogue, quota)
+    configured = Fleet({ZONE: zone}, hosts, catalogue, quota, card_faults.RULES if world.cards.drawn else None)
     world.observer.quota = quota
     ratio = zone.overcommit.ratios[VCPU]
     # Of the GiB that is reserved each of two cells has half.
     reserved = {MEMORY: GIB, "cell.0.memory": GIB // 2, "cell.1.memory": GIB // 2}
     world.observer.usable = {
-        (h.uuid, name): int((amount - reserved.get(name, 0)) * (ratio if name.endswith(VCPU) else 1))
+        (h.uuid, name): int(
+            (amount - reserved.get(name, 0)) * (ratio if name.endswith(VCPU) else 1 + world.cards.twice)
+        )
         for h in world.hosts.values()
         for name, amount in h.total.items()
     }
     whole = {(uuid, name): amount for uuid, total in world.metal.totals.items() for name, amount in total.items()}
-    world.observer.usable = {**world.observer.usable, **whole}
+    world.observer.usable = {**world.observer.usable, **whole, **devices}
     return configured
 
 
@@ -396,6 +411,7 @@ def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
     if len(nodes) > 1 and parts.random() < 0.4:
         waves = [parts.randint(0, 2) for _ in nodes]
         nodes = tuple(replace(n, role=f"r{wave}", start_order=wave) for n, wave in zip(nodes, waves, strict=True))
+    nodes = card_faults.asked(world, name, nodes)
     if world.metal.totals:
         nodes = tuple(replace(n, type=MachineType.BARE_METAL) if parts.random() < 0.4 else n for n in nodes)
     policy = PlacementPolicy(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation import hosts as machines
 from tests.simulation.boards import Boards
+from tests.simulation.cards import Cards
 from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.hosts import Machine, SimulatedMachineHost
@@ -74,6 +75,7 @@ class World:
     metal: BareMetal = field(init=False)
     pinned: Pinned = field(init=False)
     boards: Boards = field(init=False)
+    cards: Cards = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class World:
         self.metal = BareMetal(self.database.rows, self.machines, self.observer.violated)
         self.pinned = Pinned(self.database.rows, self.machines, self.observer.violated)
         self.pinned.adopted = self.observer.adopted
+        self.cards = Cards(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
         self.at_rest = AtRest(self.database.rows, self.machines, self.observer)
         self.boards = Boards(
             self.database.rows, self.hosts, lambda: self.loop.time(), self.reached, self.observer.violated
@@ -215,6 +218,7 @@ class World:
         self.observer.machine_changed(host.uuid, before, after, cause)
         self.metal.changed(host.uuid)
         self.pinned.changed(host.uuid)
+        self.cards.changed(host, before, after, cause)
         self.hint(host, machine.uuid, machine)
 
     def hint(self, host: SimulatedMachineHost, uuid: str, machine: Machine | None = None) -> None:
@@ -243,4 +247,5 @@ class World:
         self.custodian.committed()
         self.metal.committed()
         self.pinned.committed()
+        self.cards.committed()
         self.boards.committed()

@@ -28,6 +28,8 @@ READ_SIZE = 16384
 # What a column holds, and far more than any guest counts.
 MOST_RESTARTS = 1_000_000
 _HARDWARE_ADDRESS = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_AILING = re.compile(r"([0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]) ([ -~]{1,80})")
+MOST_AILING = 64
 _BOOT_ID = re.compile("[0-9A-Za-z-]{1,64}")
 # How long a guest's end that takes nothing more is waited for before the next part is offered.
 WRITE_PAUSE_SECONDS = 0.02
@@ -60,7 +62,14 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
         clash=clash if isinstance(clash, str) and _HARDWARE_ADDRESS.fullmatch(clash) else "",
         boot_id=boot_id if isinstance(boot_id, str) and _BOOT_ID.fullmatch(boot_id) else "",
         endpoint=_plain(endpoint)[:64] if isinstance(endpoint, str) else None,
+        ailing=_ailing(found.get("ailing")),
     )
+
+
+def _ailing(value: Any) -> tuple[tuple[str, str], ...]:
+    """Of `ADDRESS WORDS;ADDRESS WORDS`; what is not of that form says nothing."""
+    told = value.split(";")[:MOST_AILING] if isinstance(value, str) else ()
+    return tuple((match[1], match[2]) for one in told if (match := _AILING.fullmatch(one.strip())))
 
 
 def _number(value: Any, otherwise: int = 0) -> int:

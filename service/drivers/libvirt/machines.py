@@ -12,6 +12,7 @@ from typing import Any
 import libvirt
 
 from service.drivers.base import (
+    GuestReport,
     HostRejected,
     MachineConflict,
     MachineGhost,
@@ -69,12 +70,13 @@ class Machines:
 
     def observed(self, connection: Any, seen: Seen, tag: Tag) -> ObservedMachine:
         """In the words of `drivers.base`."""
+        report = self._channels.report(seen.machine_uuid)
         return ObservedMachine(
             identity=tag.identity,
             machine_uuid=seen.machine_uuid,
             state=self._inventory.machine_state(seen, tag.kind),
             spec_hash=tag.spec_hash,
-            report=self._channels.report(seen.machine_uuid),
+            report=report,
             unheard_seconds=self._channels.unheard_seconds(seen.machine_uuid) if seen.active else 0.0,
             reset_seconds=self._channels.reset_seconds(seen.machine_uuid) if seen.active else None,
             generation=tag.generation,
@@ -83,6 +85,7 @@ class Machines:
             record=tag.record,
             why=reasons.words_for(seen.domain, seen.state, seen.reason),
             devices=_devices(connection, seen),
+            ailing=_ailing(report, seen) if report is not None and seen.active else {},
         )
 
     def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:
@@ -343,6 +346,14 @@ def _devices(connection: Any, seen: Seen) -> tuple[str, ...]:
     if not told or not seen.active or seen.starting or connection.getType().lower() == "test":
         return told
     return nodedev.really_had(connection, told)
+
+
+def _ailing(report: GuestReport, seen: Seen) -> dict[str, str]:
+    """Of the host's functions that the domain has those that its guest says fail. An address that it has not is its own
+    affair, unless it has one device alone: firmware may have numbered its buses otherwise."""
+    seats = seen.record.seats
+    alone = seen.record.devices[0] if len(seen.record.devices) == 1 else ""
+    return {host: why for address, why in report.ailing if (host := seats.get(address, alone))}
 
 
 def _is_active(domain: Any) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.domain.cells import with_cells
@@ -47,8 +48,9 @@ class DomainRecord:
     What it could be given as it runs (slots for memory, processors that are off) does not count: that is a change of
     its definition, which is read again. `huge_pages`: its memory is of what the host has set aside. `cells`: the NUMA
     cells that its memory must be of; none where it may be of any. `devices`: the addresses of the host's functions that
-    it is given. `filters`: names of the network filters that it refers to. `hardware_addresses`: of its interfaces, in
-    lower case. `addresses`: that its definition says they have.
+    it is given; `seats`: those by their addresses in the guest, where it has begun to run. `filters`: names of the
+    network filters that it refers to. `hardware_addresses`: of its interfaces, in lower case. `addresses`: that its
+    definition says they have.
     `tag` is None for a domain without ours of any cluster, and for one whose tag does not make sense.
     """
 
@@ -59,6 +61,7 @@ class DomainRecord:
     huge_pages: bool = False
     cells: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
+    seats: Mapping[str, str] = field(default_factory=dict)
     filters: tuple[str, ...] = ()
     hardware_addresses: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
@@ -118,6 +121,7 @@ def read_domain(xml: str) -> DomainRecord:
         devices=tuple(
             sorted(pci_address.address_of(a) for a in root.findall("devices/hostdev[@type='pci']/source/address"))
         ),
+        seats=_seats(root),
         filters=tuple(sorted({f.get("filter", "") for f in root.findall("devices/interface/filterref")})),
         addresses=_addresses(root),
         hardware_addresses=tuple(m.get("address", "").lower() for m in root.findall("devices/interface/mac")),
@@ -129,6 +133,16 @@ def _addresses(root: ElementTree.Element) -> tuple[str, ...]:
     believed = root.findall("devices/interface/filterref/parameter[@name='IP']")
     told = root.findall("devices/interface/ip")
     return tuple([p.get("value", "") for p in believed] + [ip.get("address", "") for ip in told])
+
+
+def _seats(root: ElementTree.Element) -> dict[str, str]:
+    """The address in the guest -> the host's, of each function that it is given."""
+    found = {}
+    for given in root.findall("devices/hostdev[@type='pci']"):
+        source, seat = given.find("source/address"), given.find("address[@type='pci']")
+        if source is not None and seat is not None:
+            found[pci_address.address_of(seat)] = pci_address.address_of(source)
+    return found
 
 
 def _cells(memory: ElementTree.Element | None) -> tuple[int, ...]:

@@ -134,6 +134,7 @@ class SimulatedMachine:
     record: str = ""
     devices: tuple[str, ...] = ()
     endpoint: str = ""
+    ailing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -318,4 +319,5 @@ class SimulatedHost:
             machine.identity.machine_name,
             machine.record,
             devices=tuple(machine.devices),
+            ailing=dict(machine.ailing),
         )

@@ -12,6 +12,7 @@ import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
 from service.drivers.base import HostRejected, MachineState
+from service.reconcile import sweep
 from service.store import events
 from tests.service.rpc.lab import reason_of, soon
 from tests.service.rpc.test_quarantine import command
@@ -90,6 +91,37 @@ async def test_members_have_devices_of_their_own_and_one_out_of_service_is_nobod
         assert await refused(lab.fleet.QuarantineDevice(nothing)) == "NOT_FOUND"
         assert await refused(lab.fleet.QuarantineDevice(replaced(nothing, reason=""))) == "INVALID_ARGUMENT"
         assert await refused(lab.fleet.ReleaseDevice(replaced(again, host_uuid="f" * 32))) == "NOT_FOUND"
+
+
+async def test_a_device_is_out_of_service_by_its_guests_word_and_the_host_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "EVERY_SECONDS", 0.05)
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        group = await lab.up(model_services=nodes(2))
+        (machine,) = lab.driver("gpus").host.machines.values()
+        machine.ailing = {KEYS[0]: "Xid 79", KEYS[2]: "Xid 79"}
+        await soon(lambda: _is(lab, KEYS[0], "quarantined"))
+        told = await devices(lab)
+        assert (told[KEYS[0]].reason, told[KEYS[1]].state) == ("its guest reports Xid 79", "claimed")
+        assert told[KEYS[2]].state == "available", "it is none of that member's"
+        host = await lab.host("gpus")
+        assert (host.status, host.state) == ("Connected", "Enabled")
+        request = deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)
+        _ = [answer async for answer in lab.deploy.DeleteInstanceGroup(request)]
+        assert await _amounts(lab) == (3, 0, 1, 2)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.up(model_services=nodes(3))
+        assert reason_of(error.value) == "NO_CAPACITY"
+
+
+async def _is(lab: Whole, key: str, state: str) -> bool:
+    return (await devices(lab))[key].state == state
+
+
+async def _amounts(lab: Whole) -> tuple[float, float, float, float]:
+    (of,) = [one for one in (await lab.host("gpus")).capacities if one.resource == "gpu.h100"]
+    return of.total, of.claimed, of.foreign, of.available
 
 
 async def test_a_member_whose_machine_loses_its_device_does_not_go_on(tmp_path: Path) -> None:

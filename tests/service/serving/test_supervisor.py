@@ -203,3 +203,30 @@ def test_on_bare_metal_it_reports_to_the_address_and_by_the_token_that_it_was_gi
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_it_is_ready_with_all_devices_that_it_was_given_and_tells_which_of_them_fail(guest: Guest) -> None:
+    functions, kernel = guest.directory / "pci", guest.directory / "kernel"
+    seen = ("0000:05:00.0 10de 2330", "0000:06:00.0 10de 2330", "0000:07:00.0 10de 22bc")
+
+    def plug(address: str, vendor: str, product: str) -> None:
+        function = functions / address
+        function.mkdir(parents=True)
+        (function / "vendor").write_text(f"0x{vendor}\n")
+        (function / "device").write_text(f"0x{product}\n")
+
+    for line in seen[1:]:
+        plug(*line.split())
+    # The last two are a program's fault, and another card's that is well again.
+    kernel.write_text(
+        "[ 9.1] NVRM: Xid (PCI:0000:06:00): 79, pid=1, GPU has fallen off the bus.\n"
+        "[ 9.2] NVRM: Xid (PCI:0000:05:00): 13, pid=7, Graphics Exception\n"
+        "[ 9.3] NVRM: Xid (PCI:0000:05:00): 45, pid=7, Ch 0000\n"
+    )
+    guest.environment |= {
+        "CORRAL_PCI": str(functions), "CORRAL_KERNEL_LOG": f"cat {kernel}", "CORRAL_DEVICE_TURNS": "2",
+    }  # fmt: skip
+    guest.start("exec sleep 600", CORRAL_DEVICES="10de:22bc=1 10de:2330=2")
+    guest.at("joining", "it sees 1 of the 2 devices 10de:2330")
+    plug(*seen[0].split())
+    assert guest.at("ready")["ailing"] == "0000:06:00.0 Xid 79;"

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, delete, select
 from service.domain.devices import Clean, DeviceRule, DeviceRules, DeviceState, HeldDevice, PciFunction, RuleKind
 from service.domain.fleet import MEMORY, VCPU, Overcommit
 from service.domain.groups import Seat
+from service.domain.ownership import Holding, Quarantined
 from service.errors import InvariantViolation, NotFound, WrongState
-from service.store import claims, device_picks, devices, fleet, schema, settings
+from service.store import claims, device_picks, devices, fleet, ownership, schema, settings
 from service.store.claims import ClaimLost
 from tests.support.database import Database, member, together
 
@@ -118,6 +119,48 @@ def test_what_is_out_of_service_is_given_to_nobody_and_counted_so(db: Database) 
     assert keys(db.write(take, seat(3, a))) == [(KEYS[1],)]
     db.write(probed, a)
     assert amounts(db, a) == (4, 3, 1), "a look at the host brings nothing back"
+
+
+def test_what_a_machine_in_quarantine_has_is_given_to_nobody_until_that_is_adopted_or_gone(db: Database) -> None:
+    a = with_four(db)
+    resources = {VCPU: 1, MEMORY: GIB}
+    machine = Quarantined("", "m", Holding.MACHINE, "g", "i", 1, "corral-i-1", resources=resources, devices=(KEYS[1],))
+    assert db.write(lambda c: ownership.hold(c, a, [machine], 5))
+    told = db.read(devices.one, a, KEYS[1])
+    assert (told.state, "corral-i-1" in told.reason, amounts(db, a)) == (DeviceState.QUARANTINED, True, (4, 0, 1))
+    db.write(probed, a)
+    assert amounts(db, a) == (4, 0, 1), "nor does a look at the host bring it back"
+    with pytest.raises(ClaimLost):
+        db.write(take, seat(1, a, 4))
+    with pytest.raises(WrongState, match="corral-i-1"):
+        db.write(devices.release, a, KEYS[1])
+    assert sorted(keys(db.write(take, seat(1, a, 3)))[0]) == [KEYS[0], *KEYS[2:]]
+
+    def adopted(connection: Connection) -> tuple[Seat, ...]:
+        ownership.adopt(connection, [(a, "m")])
+        return take(connection, seat(2, a, devices=device_picks.found(connection, a, [KEYS[1]])))
+
+    assert keys(db.write(adopted)) == [(KEYS[1],)]
+    assert (states(db, a)[KEYS[1]], amounts(db, a)) == ("claimed", (4, 4, 0))
+    db.write(lambda c: claims.release(c, [(f"{2:032x}", 1)]))
+    db.write(lambda c: ownership.hold(c, a, [machine], 5))
+    assert amounts(db, a) == (4, 3, 1)
+    db.write(lambda c: ownership.hold(c, a, [], 6))
+    assert (states(db, a)[KEYS[1]], amounts(db, a)) == ("available", (4, 3, 0))
+
+
+def test_a_guest_takes_out_of_service_what_its_own_member_has_and_nothing_else(db: Database) -> None:
+    a = with_four(db)
+    db.write(take, seat(1, a, 2))
+    said = {KEYS[0]: "Xid 79", KEYS[2]: "Xid 79", "0000:ff:00.0": "ECC"}
+    assert db.write(devices.reported, a, f"{1:032x}", 1, said) == (KEYS[0],)
+    told = db.read(devices.one, a, KEYS[0])
+    assert (told.state, told.reason) == (DeviceState.QUARANTINED, "its guest reports Xid 79")
+    assert (told.instance_uuid, amounts(db, a)) == (f"{1:032x}", (4, 2, 0)), "whoever has it keeps it"
+    assert db.write(devices.reported, a, f"{1:032x}", 1, said) == (), "it is told once"
+    assert db.write(devices.reported, a, f"{1:032x}", 2, {KEYS[1]: "Xid 79"}) == (), "that attempt has none"
+    db.write(lambda c: claims.release(c, [(f"{1:032x}", 1)]))
+    assert amounts(db, a) == (4, 0, 1)
 
 
 def test_what_nothing_cleans_waits_for_an_operator_after_each_member(db: Database) -> None:

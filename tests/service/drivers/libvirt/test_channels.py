@@ -34,6 +34,21 @@ def test_a_report_is_read() -> None:
         met = parse_report(line(clash=said), 7.0)
         assert met is not None
         assert met.clash == told
+
+
+def test_what_ails_devices_is_told_in_its_form_or_not_at_all() -> None:
+    one = ("0000:06:00.0", "Xid 79")
+    for said, told in (
+        ("0000:06:00.0 Xid 79;", (one,)),
+        ("0000:06:00.0 Xid 79; 0000:07:00.0 ECC;x;0000:08:00.0", (one, ("0000:07:00.0", "ECC"))),
+        ("06:00.0 Xid 79", ()),
+        (["0000:06:00.0 Xid 79"], ()),
+        (None, ()),
+        ("0000:06:00.0 " + "x" * 81, ()),
+    ):
+        met = parse_report(line(ailing=said), 7.0)
+        assert met is not None
+        assert met.ailing == told
     for name, kept in (("b-1", "b-1"), ("b" * 65, ""), ("<b>", ""), (7, "")):
         booted = parse_report(line(boot_id=name), 7.0)
         assert booted is not None

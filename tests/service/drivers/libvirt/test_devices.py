@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import libvirt
 import pytest
 
 from service.domain.devices import HeldDevice, HeldFunction
-from service.drivers.base import HostRejected, MachineState
+from service.drivers.base import GuestReport, HostRejected, MachineState
+from service.drivers.libvirt.machines import _ailing
 from service.drivers.libvirt.nodedev import NodeDevices, function_of, really_had
+from service.drivers.libvirt.tags import read_domain
 from tests.service.drivers.libvirt.fake import FakeHost
 from tests.service.drivers.libvirt.fake_devices import Function
 from tests.service.drivers.libvirt.machines import BUDGET, driver_of, identity, specification
@@ -124,6 +129,35 @@ async def test_a_function_that_is_pulled_from_under_a_machine_is_seen_to_be_miss
     host.functions[GPU].driver = ""  # the domain's XML keeps both, and it is said to run
     (machine,) = (await driver.list_machines(budget_seconds=BUDGET)).machines
     assert (machine.state, machine.devices) == (MachineState.RUNNING, ())
+
+
+async def test_what_a_guest_says_of_its_devices_is_about_those_of_the_host() -> None:
+    """It knows them by other addresses than the host: those of its own buses."""
+    seats = {GPU: "0000:06:00.0", SOUND: "0000:07:00.0"}
+    assert _seats_of(seats) == {seat: address for address, seat in seats.items()}
+    said = GuestReport("ready", "", 1, "", 0.0, ailing=(("0000:06:00.0", "Xid 79"), ("0000:01:00.0", "Xid 48")))
+    assert _ailing(said, _running(seats)) == {GPU: "Xid 79"}, "what it has not is no device of the host"
+    alone = _running({GPU: "0000:09:00.0"})
+    assert _ailing(said, alone) == {GPU: "Xid 48"}, "of one that has one device, whatever number its bus has"
+
+
+def _running(seats: Mapping[str, str]) -> Any:
+    given = "".join(
+        f"<hostdev type='pci'><source>{_address(host)}</source>{_address(seat)}</hostdev>"
+        for host, seat in seats.items()
+    )
+    record = read_domain(f"<domain><name>m</name><devices>{given}</devices></domain>")
+    return SimpleNamespace(record=record)
+
+
+def _seats_of(seats: Mapping[str, str]) -> Mapping[str, str]:
+    found: Mapping[str, str] = _running(seats).record.seats
+    return found
+
+
+def _address(text: str) -> str:
+    domain, bus, slot, function = text.replace(".", ":").split(":")
+    return f"<address type='pci' domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'/>"
 
 
 async def test_libvirts_refusals_are_told_apart_and_leave_nothing() -> None:
