@@ -63,7 +63,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
     why = f"  {because(found)}" if found.reason else ""
     print(f"{found.name}  {found.uuid}  {found.state}  {found.status}{why}")
     facts = {"zone": found.zone_uuid, "cluster": found.cluster_uuid, "rack": found.rack, "driver": found.driver}
-    facts["takes"] = found.type
+    facts |= {"takes": found.type, "firmware": found.firmware, "Secure Boot": found.secure_boot}
     facts |= {"description": found.description, **{f"label {key}": value for key, value in found.labels.items()}}
     for title, value in [*facts.items(), *fencing_lines(found)]:
         if value:

@@ -172,6 +172,7 @@ class Host:
     `machine_type`: whether it is a hypervisor, or one machine that a member of type BareMetal gets as a whole.
     `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty until
     that was seen.
+    `firmware`: of bare metal, `UEFI` or `Legacy`; `secure_boot`: `on` or `off`; both empty where its BMC does not say.
     `bmc`: by what its power is switched; None where its operator names nothing.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
@@ -200,6 +201,8 @@ class Host:
     cells: tuple[Cell, ...] = ()
     virt_type: str = ""
     isolation: str = ""
+    firmware: str = ""
+    secure_boot: str = ""
     description: str = ""
     cluster_uuid: str = ""
     hypervisor: str = ""

@@ -278,6 +278,7 @@ class HostFacts:
     `functions`: its PCI functions; None where its kind does not tell them, and devices are only counted in `total`.
     `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty where
     that was not found out yet. `addresses`: that others have there, as far as it tells; None where its kind does not.
+    `firmware`, `secure_boot`: see `domain.fleet.Host`; empty where it does not say now.
     """
 
     host_uuid: str
@@ -297,6 +298,8 @@ class HostFacts:
     functions: tuple[PciFunction, ...] | None = None
     isolation: str = ""
     addresses: tuple[ForeignAddress, ...] | None = None
+    firmware: str = ""
+    secure_boot: str = ""
 
 
 class LogSource(StrEnum):

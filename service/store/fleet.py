@@ -76,6 +76,8 @@ _SET_CONNECTED = Statement(
         boot_id=bindparam("boot"),
         virt_type=bindparam("virt"),
         isolation=bindparam("isolated"),
+        firmware=bindparam("by_firmware"),
+        secure_boot=bindparam("secured"),
         generation=schema.hosts.c.generation + 1,
     )
 )
@@ -270,13 +272,16 @@ def set_facts(
     guests: int = 0,
     functions: Sequence[PciFunction] | None = None,
     isolation: str = "",
+    firmware: str = "",
+    secure_boot: str = "",
     now: int | None = None,
 ) -> None:
     """Record a probe: the host is connected, its totals, what others hold, its devices, and what is allocatable.
 
     `total`, `foreign`: those of NUMA cells among them, by their own names (`service/domain/cells.py`). `beside`: what
     each of our guests takes beside its claim; `guests`: how many run, those without a claim included. `functions`: see
-    `drivers.base.HostFacts`; what the rules offer of them is counted by model. No `isolation`: the last one stands.
+    `drivers.base.HostFacts`; what the rules offer of them is counted by model. No `isolation`, `firmware` or
+    `secure_boot`: the last one stands.
 
     Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
     meanwhile. Does nothing where the host is gone.
@@ -285,7 +290,8 @@ def set_facts(
     if row is None:
         return
     seen = {"of": uuid, "boot": boot_id, "virt": virt_type, "isolated": isolation or row.isolation}
-    _SET_CONNECTED.run(connection, seen)
+    told = {"by_firmware": firmware or row.firmware, "secured": secure_boot or row.secure_boot}
+    _SET_CONNECTED.run(connection, {**seen, **told})
     known = vectors.read(connection, [uuid]).get(uuid, {})
     operators = decode_known(Host, row.document)
     overcommit = policy(settings.overcommit(connection), zones(connection), operators)
@@ -310,6 +316,7 @@ def set_facts(
         for resource in sorted(usable)
     }
     changed = vectors.write(connection, uuid, known, wanted) or new_devices
+    changed = changed or told != {"by_firmware": row.firmware, "secured": row.secure_boot}
     if changed or row.status != HostStatus.CONNECTED.value or isolation not in ("", row.isolation):
         fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
@@ -343,7 +350,7 @@ def _plain(host: Host) -> Host:
         host,
         total={}, allocatable={}, foreign={}, used={}, beside={}, booked={}, cells=(),
         status=HostStatus.CONNECTING, status_reason="", status_cause="", boot_id="", virt_type="", hypervisor="",
-        isolation="", claim_ordered=False,
+        isolation="", firmware="", secure_boot="", claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
 
@@ -362,6 +369,8 @@ def _host(row: Row[Any], known: vectors.Vectors, guests: Mapping[tuple[str, str]
         boot_id=row.boot_id,
         virt_type=row.virt_type,
         isolation=row.isolation,
+        firmware=row.firmware,
+        secure_boot=row.secure_boot,
         hypervisor=row.hypervisor or "",
         claim_ordered=row.claim_ordered,
         **vectors.amounts(row.uuid, known, guests),

@@ -61,6 +61,9 @@ hosts = Table(
     Column("virt_type", WORD, nullable=False, default=""),
     # By what it keeps groups to themselves on the network, or why it does not.
     Column("isolation", Text, nullable=False, default="", server_default=""),
+    # Of bare metal: by what it starts, and whether it holds what it starts to signatures.
+    Column("firmware", WORD, nullable=False, default="", server_default=""),
+    Column("secure_boot", WORD, nullable=False, default="", server_default=""),
     Column("generation", BigInteger, nullable=False, default=0),
     Column("version", BigInteger, nullable=False, default=1),
     Column("created_at", BigInteger, nullable=False, default=0),

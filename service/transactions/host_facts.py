@@ -25,6 +25,8 @@ def record(connection: Connection, host: Host, facts: HostFacts, *, now: int | N
         guests=facts.guests,
         functions=facts.functions,
         isolation=facts.isolation,
+        firmware=facts.firmware,
+        secure_boot=facts.secure_boot,
         now=now,
     )
     zone = fleet.zones(connection).get(host.zone_uuid) if facts.addresses is not None else None

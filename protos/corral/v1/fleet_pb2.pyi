@@ -312,6 +312,8 @@ class Host(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     FENCING_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    SECURE_BOOT_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -352,6 +354,12 @@ class Host(_message.Message):
     isolation: _builtins.str
     """`nwfilter` where it keeps groups to themselves on the network, by libvirt's network filters; otherwise why it does
     not, in a sentence. Empty until that was seen.
+    """
+    firmware: _builtins.str
+    """By what bare metal starts, as its BMC tells it: `UEFI` or `Legacy`. Empty where it does not, and for hypervisors."""
+    secure_boot: _builtins.str
+    """Whether bare metal holds what it starts to signatures (Secure Boot), as its BMC tells it: `on` or `off`. Empty where it
+    does not, and for hypervisors.
     """
     @_builtins.property
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceCapacity]:
@@ -412,10 +420,12 @@ class Host(_message.Message):
         devices: _abc.Iterable[Global___HostDevice] | None = ...,
         fencing: Global___HostFencing | None = ...,
         isolation: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        secure_boot: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "fencing", b"fencing", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "isolation", b"isolation", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "firmware", b"firmware", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "isolation", b"isolation", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "secure_boot", b"secure_boot", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

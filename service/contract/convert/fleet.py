@@ -165,6 +165,8 @@ def host(view: HostView) -> fleet_pb2.Host:
         devices=[device(one) for one in view.devices],
         fencing=_fencing(view),
         isolation=value.isolation,
+        firmware=value.firmware,
+        secure_boot=value.secure_boot,
     )
 
 

@@ -71,7 +71,6 @@ class RedfishDriver(HostDriver):
         inventory = await self._run(self._bmc.inventory, budget_seconds)
         look = await self._run(self._bmc.look, budget_seconds)
         ours = explained(await self._seats.on(self._host_id), look.power, look.image)
-        secure = f", Secure Boot {inventory.secure_boot}" if inventory.secure_boot else ""
         return HostFacts(
             host_uuid=self._host_id,
             hostname=inventory.model or self._options.access.url,
@@ -80,11 +79,13 @@ class RedfishDriver(HostDriver):
             total=inventory.amounts,
             foreign={} if ours else inventory.amounts,
             virt_type="none",
-            virt_note=f"bare metal, {inventory.firmware or 'firmware unknown'}{secure}",
+            virt_note="bare metal",
             hypervisor_version="redfish",
             hypervisor=inventory.uuid,
             mark=self._mark,
             isolation="machines of bare metal are on the network themselves",
+            firmware=inventory.firmware,
+            secure_boot=inventory.secure_boot,
         )
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:

@@ -46,6 +46,8 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
         "schedulable": value.schedulable,
         "labels": dict(value.labels),
         "isolation": value.isolation,
+        "firmware": value.firmware,
+        "secureBoot": value.secure_boot,
         "members": view.load.members,
         "stale": view.load.stale_claims,
         "resources": _resources(amounts(view)),

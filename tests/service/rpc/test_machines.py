@@ -6,6 +6,7 @@ import asyncio
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
@@ -67,6 +68,10 @@ async def test_a_mixed_gang_boots_by_bmc_and_leaves_its_machine_off_and_empty(
             await until_connected(lab)
             metal = await lab.host("metal")
             assert (metal.type, metal.driver, metal.status) == ("BareMetal", "redfish", "Connected")
+            assert (metal.firmware, metal.secure_boot) == ("UEFI", "off")
+            async with httpx.AsyncClient(base_url=f"http://{lab.http_address}") as page:
+                shown = (await page.get(f"/corral/v1/hosts/{metal.uuid}")).json()["inventory"]
+            assert (shown["firmware"], shown["secureBoot"]) == ("UEFI", "off")
             assert {c.resource: c.total for c in metal.capacities} == {
                 "vcpu": 16, "memory": 64 * GIB, "gpu.A100-80GB": 1,
             }  # fmt: skip

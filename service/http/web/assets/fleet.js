@@ -138,7 +138,7 @@ export function Host({ picture, loading, uuid, may }) {
     ${host.fencing?.fence.state && html`<p class="reason">Last fence (${host.fencing.fence.cause}): ${host.fencing.fence.state}: ${host.fencing.fence.reason}</p>`}
     <dl class="facts"><dt>Zone</dt><dd>${picture.zones.get(host.zone)?.name || host.zone}</dd><dt>Rack</dt><dd>${host.rack || "—"}</dd>
       <dt>Cluster</dt><dd>${clusters.find((one) => one.uuid === host.cluster)?.name || host.cluster || "—"}</dd>
-      <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>Takes</dt><dd>${host.type}</dd>${host.fencing && html`<dt>Fencing</dt><dd>${host.fencing.mode}</dd>`}<dt>Groups kept to themselves</dt><dd>${{ nwfilter: "yes (nwfilter)", "": "not seen yet" }[host.isolation] ?? `no: ${host.isolation}`}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
+      <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>Takes</dt><dd>${host.type}</dd>${host.fencing && html`<dt>Fencing</dt><dd>${host.fencing.mode}</dd>`}${host.firmware && html`<dt>Firmware</dt><dd>${host.firmware}</dd>`}${host.secureBoot && html`<dt>Secure Boot</dt><dd>${host.secureBoot}</dd>`}<dt>Groups kept to themselves</dt><dd>${{ nwfilter: "yes (nwfilter)", "": "not seen yet" }[host.isolation] ?? `no: ${host.isolation}`}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
     ${may("admin") && html`<p class="actions">
       ${host.state === "Enabled" ? html`<button onClick=${() => state("disable")}>Take nothing new</button>` : html`<button onClick=${() => state("enable")}>Enable</button>`}
       <button onClick=${() => setAsk(toCluster(host, clusters))}>Change cluster…</button>

@@ -96,7 +96,7 @@ async def test_an_inventory_is_the_hosts_facts(lab: Lab) -> None:
     facts = await lab.driver.probe(budget_seconds=SECONDS)
     assert facts.total == {"vcpu": 16, "memory": 64 * GIB, "gpu.A100-80GB": 1}
     assert (facts.foreign, facts.hypervisor, facts.architecture) == ({}, lab.bmc.uuid, "x86_64")
-    assert facts.virt_note == "bare metal, UEFI, Secure Boot off"
+    assert (facts.firmware, facts.secure_boot) == ("UEFI", "off")
     lab.bmc.restart()
     assert (await lab.driver.probe(budget_seconds=SECONDS)).boot_id != facts.boot_id
 
