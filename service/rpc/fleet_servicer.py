@@ -372,7 +372,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """What was planned lately."""
         validation.check(request)
         kept = self._decisions.list(request.group_uuid)
-        return fleet_pb2.ListDecisionsResponse(inventories=[convert.decision(one) for one in kept])
+        return fleet_pb2.ListDecisionsResponse(inventories=[inventory.decision(one) for one in kept])
 
     async def DumpDecision(  # noqa: N802
         self, request: fleet_pb2.DumpDecisionRequest, context: Any

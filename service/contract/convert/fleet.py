@@ -24,28 +24,9 @@ from service.domain.devices import Device
 from service.domain.fleet import Bmc, Fencing, Host, HostAddress, HostState, Overcommit
 from service.domain.network import network_of
 from service.domain.ownership import Quarantined
-from service.planning.decisions import KeptDecision
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels", "cluster_uuid")
 """Beside `bmc`, which is a message."""
-
-
-def decision(kept: KeptDecision) -> fleet_pb2.Decision:
-    """A decision in short."""
-    made = kept.decision
-    return fleet_pb2.Decision(
-        uuid=kept.uuid,
-        group_uuid=kept.group_uuid,
-        create_date=timestamp(kept.created_at),
-        status=made.status.value,
-        strategy=made.strategy.value,
-        proof=made.proof.value,
-        stage=made.stage,
-        nodes=kept.request.size,
-        hosts=len(kept.snapshot.hosts),
-        duration_ms=kept.duration_ms,
-        stopped=made.stopped,
-    )
 
 
 def cluster(view: ClusterView) -> fleet_pb2.Cluster:

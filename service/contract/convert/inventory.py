@@ -1,10 +1,10 @@
-"""Groups, members, placements and claims as messages."""
+"""Groups, members, placements, decisions and claims as messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from corral.v1 import group_pb2, placement_pb2
+from corral.v1 import fleet_pb2, group_pb2, placement_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,6 +16,7 @@ from service.domain import roles
 from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat, Update, Waiting
 from service.domain.specs import PlacementStrategy
 from service.domain.updates import UpdateMode
+from service.planning.decisions import KeptDecision
 
 Reachable = Callable[[str], bool]
 """Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
@@ -247,4 +248,22 @@ def claim(record: PlacementRecord) -> placement_pb2.Claim:
             for seat in _by_rank(record)
         ],
         attempts=record.claim_tries,
+    )
+
+
+def decision(kept: KeptDecision) -> fleet_pb2.Decision:
+    """A decision in short."""
+    made = kept.decision
+    return fleet_pb2.Decision(
+        uuid=kept.uuid,
+        group_uuid=kept.group_uuid,
+        create_date=timestamp(kept.created_at),
+        status=made.status.value,
+        strategy=made.strategy.value,
+        proof=made.proof.value,
+        stage=made.stage,
+        nodes=kept.request.size,
+        hosts=len(kept.snapshot.hosts),
+        duration_ms=kept.duration_ms,
+        stopped=made.stopped,
     )
