@@ -16,7 +16,14 @@ from sqlalchemy import Connection, Engine, exc, text
 
 from service.errors import Unavailable
 
-_ONE_AT_A_TIME = 0x_C0_44_A1_02
+logger = logging.getLogger(__name__)
+
+_ONE_AT_A_TIME = 0x_C0_44_A1_04
+"""Key of the advisory lock: one replica changes the schema. `store/engine` and `store/hints` have the others."""
+OTHERS_SECONDS = 900
+"""How long a replica waits for another one's upgrade. A large database takes minutes."""
+_STATEMENT_SECONDS = 600
+"""How long one statement of an upgrade may take: it may write a whole table anew."""
 _HERE = Path(__file__).parent
 
 
@@ -37,12 +44,29 @@ def upgrade(engine: Engine, to: str = "head") -> None:
         raise Unavailable(f"the database cannot be reached: {error.orig}") from error
     with connection, _tables_may_be_rebuilt(connection), connection.begin():
         if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
+            _be_alone(connection)
         _refuse_newer(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, to)
         if engine.dialect.name == "sqlite" and (wrong := connection.execute(text("PRAGMA foreign_key_check")).all()):
             raise Unavailable(f"the upgrade would leave rows that refer to nothing, in {wrong[0][0]}: nothing was done")
+
+
+def _be_alone(connection: Connection) -> None:
+    """Wait for a replica that changes the schema now, by limits that are not those of a claim: both may take long.
+    How long a statement waits for locks of replicas at work stays as it is, since all of them wait behind it."""
+    if not connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME}).scalar_one():
+        logger.info("another replica upgrades the database: waiting for it")
+        usual = connection.execute(text("SHOW lock_timeout")).scalar_one()
+        for limit in ("lock_timeout", "statement_timeout"):
+            connection.execute(text(f"SET LOCAL {limit} = '{OTHERS_SECONDS}s'"))
+        try:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
+        except exc.OperationalError as error:
+            said = f"another replica has upgraded the database for {OTHERS_SECONDS} s: look at it"
+            raise Unavailable(said) from error
+        connection.execute(text(f"SET LOCAL lock_timeout = '{usual}'"))
+    connection.execute(text(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'"))
 
 
 @contextmanager

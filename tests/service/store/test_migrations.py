@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -14,7 +16,7 @@ from service.domain.fleet import Zone
 from service.domain.groups import Group, GroupPhase
 from service.domain.specs import PlacementPolicy
 from service.errors import Unavailable
-from service.store import catalog, clusters, groups, schema
+from service.store import catalog, clusters, engine, groups, migrations, schema
 from service.store.codec import encode
 from service.store.engine import Store
 from service.store.migrations import upgrade
@@ -110,6 +112,31 @@ def _as_version_0005_did(made: list[Group], connection: Connection) -> None:
                 {"uuid": f"{number:08x}{member.rank:024x}", "group": one.uuid, "rank": member.rank,
                  "spec": encode(member.spec)},
             )  # fmt: skip
+
+
+def test_a_replica_waits_for_anothers_upgrade_for_longer_than_a_claim_would(url: str) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("one process owns a SQLite file")
+    with patch.dict(engine._SERVER_SETTINGS, {"lock_timeout": 20, "statement_timeout": 100}):
+        stores = [Store(url) for _ in range(2)]
+        with ThreadPoolExecutor(1) as pool, stores[0].engine.connect() as first, stores[1].engine.connect() as look:
+            first.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": migrations._ONE_AT_A_TIME})
+            upgrading = pool.submit(upgrade, stores[1].engine)
+            long = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+                " AND query_start < clock_timestamp() - interval '300 ms'"
+            )
+            while not upgrading.done() and look.execute(long).scalar_one() == 0:
+                look.rollback()  # what a transaction once read of others' activity stays
+            assert not upgrading.done(), upgrading.exception()
+            first.rollback()
+            assert upgrading.result() is None
+            # Nobody waits for ever, and what is waited for is named.
+            first.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": migrations._ONE_AT_A_TIME})
+            with patch.object(migrations, "OTHERS_SECONDS", 0.05), pytest.raises(Unavailable, match="another replica"):
+                upgrade(stores[1].engine)
+        for store in stores:
+            store.close()
 
 
 def test_replicas_that_start_at_once_on_an_empty_database_wait_for_each_other(url: str) -> None:
