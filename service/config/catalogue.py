@@ -71,14 +71,14 @@ class Catalogue:
         path = self._file.path(section.manifest)
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            if told["format"] == METAL_FORMAT:
+            if told.get("format") == METAL_FORMAT:
                 disk, sha256 = str(path.parent / METAL_FILE), {"disk": str(told["sha256"])}
                 return Image(section.name, disk_path=disk, sha256=sha256, delivery="seed")
             kernel, initramfs = told["kernel"], told["initramfs"]
             digests = {"kernel": str(kernel["sha256"]), "initrd": str(initramfs["sha256"])}
             files = (path.parent / str(kernel["file"]), path.parent / str(initramfs["file"]))
             arguments = section.kernel_arguments or str(told["command_line"])
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
             self._file.problems.append(
                 f"{where}.manifest: {path} cannot be used ({type(problem).__name__}: {problem}); "
                 "`make guest` builds the default guest"
