@@ -144,7 +144,7 @@ class Sweep:
         await self._clear_tombstones(monitor, look.listing.machines)
         unknown += await self._clear_volumes(monitor)
         await self._filters.sweep(monitor, early=self._early)
-        await self._hold(monitor, unknown, frozenset(seat_of(m) for m in machines))
+        await self._hold(monitor, unknown, known.held, frozenset(seat_of(m) for m in machines))
 
     def _braked(self, monitor: HostMonitor, machine_uuids: list[str], count: int) -> list[str]:
         """Those that may be removed in this pass. The rest is kept in mind for the next one."""
@@ -186,11 +186,18 @@ class Sweep:
                 await monitor.driver.define_again(machine.identity, budget_seconds=REMOVE_SECONDS)
                 self._metrics.definitions_restored.labels(monitor.host.name).inc()
 
-    async def _hold(self, monitor: HostMonitor, unknown: list[Quarantined], there: frozenset[tuple[str, int]]) -> None:
-        """Keep what nobody knows, count it as used, and let an operator see it."""
+    async def _hold(
+        self,
+        monitor: HostMonitor,
+        unknown: list[Quarantined],
+        recorded: frozenset[str],
+        there: frozenset[tuple[str, int]],
+    ) -> None:
+        """Keep what nobody knows, count it as used, and let an operator see it. `recorded`: keys that are held so far,
+        which a connect may have added to since the last pass."""
         host_uuid = monitor.host.uuid
         known = self._held.get(host_uuid)
-        if known is None or known != unknown:
+        if known is None or known != unknown or recorded != {q.key for q in unknown}:
             if await self._store.write(lambda c: ownership.hold(c, host_uuid, unknown, clock.now(c))) and unknown:
                 logger.error(
                     "host %s: %d machines or volumes are held in quarantine, which this database does not know: %s",

@@ -182,10 +182,11 @@ def let_go(connection: Connection, hosts: Iterable[str]) -> None:
         connection.execute(
             update(_DEVICES).where(_ONE, unclean).values(quarantine=why), {"host": row.host_uuid, "what": row.key}
         )
-        gone = (_DEVICES.c.state == DeviceState.GONE.value) & (_DEVICES.c.quarantine == "")
-        forgotten = connection.execute(delete(_DEVICES).where(_ONE, gone), {"host": row.host_uuid, "what": row.key})
-        if forgotten.rowcount:
+        gone = _DEVICES.c.state == DeviceState.GONE.value
+        where = {"host": row.host_uuid, "what": row.key}
+        if connection.execute(select(_DEVICES.c.key).where(_ONE, gone), where).first() is not None:
             connection.execute(_ONE_LESS, {"host": row.host_uuid, "what": f"{GPU}{row.model}"})
+            connection.execute(delete(_DEVICES).where(_ONE, _DEVICES.c.quarantine == ""), where)
     recount(connection, {row.host_uuid for row in ended})
 
 

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
-from service.drivers.base import HostRejected, MachineState
+from service.drivers.base import HostRejected, MachineIdentity, MachineState
+from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
 from service.store import events
 from tests.service.rpc.lab import reason_of, soon
@@ -113,6 +114,30 @@ async def test_a_device_is_out_of_service_by_its_guests_word_and_the_host_stays(
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await lab.up(model_services=nodes(3))
         assert reason_of(error.value) == "NO_CAPACITY"
+
+
+async def test_what_a_machine_in_quarantine_has_is_nobodys_in_capacity_list_and_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "EVERY_SECONDS", 0.05)
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        stray = MachineIdentity(lab.service.custody.installation.cluster, "a" * 32, "b" * 32, 1)
+        holds = {"vcpu": 1, "memory": GIB, "gpu.h100": 1}
+        machine = SimulatedMachine(stray, MachineState.RUNNING, resources=holds, devices=(KEYS[0],))
+        lab.driver("gpus").host.machines[stray.machine_uuid] = machine
+        await soon(lambda: _is(lab, KEYS[0], "quarantined"))
+        assert stray.machine_name in (await devices(lab))[KEYS[0]].reason
+        assert await _amounts(lab) == (3, 0, 1, 2)
+        group = await lab.up(model_services=nodes(2))
+        assert [sorted(m.devices) for m in group.instances] == [KEYS[1:]]
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await lab.up(model_services=nodes(1))
+        assert reason_of(error.value) == "NO_CAPACITY"
+        release = fleet_pb2.ReleaseDeviceRequest(host_uuid=lab.uuid_of("gpus"), key=KEYS[0])
+        assert await refused(lab.fleet.ReleaseDevice(release)) == "WRONG_STATE"
+        del lab.driver("gpus").host.machines[stray.machine_uuid]
+        await soon(lambda: _is(lab, KEYS[0], "available"))
+        assert await _amounts(lab) == (3, 2, 0, 1)
 
 
 async def _is(lab: Whole, key: str, state: str) -> bool:

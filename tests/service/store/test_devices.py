@@ -199,6 +199,18 @@ def test_what_is_gone_and_out_of_service_is_shown_until_an_operator_releases_it(
     assert KEYS[0] not in states(db, a)
 
 
+@pytest.mark.parametrize("clean", list(Clean))
+def test_what_is_gone_is_not_counted_any_more_once_its_member_lets_it_go(db: Database, clean: Clean) -> None:
+    """The host is not looked at anew for that: what it shows is what it showed before."""
+    a = with_four(db, clean)
+    db.write(take, seat(1, a))
+    db.write(probed, a, FOUR[1:])
+    assert amounts(db, a) == (4, 1, 0)
+    db.write(lambda c: claims.release(c, [(f"{1:032x}", 1)]))
+    assert amounts(db, a) == (3, 0, 0)
+    assert (KEYS[0] in states(db, a)) is (clean is Clean.NONE), "an operator has a say in it"
+
+
 def test_a_host_that_promises_memory_twice_gives_no_devices(db: Database) -> None:
     """A machine with a device has all its memory for itself from its start on."""
     a = with_four(db)
