@@ -227,6 +227,15 @@ def fate(records: Records, instance: str, attempt: int, key: str) -> tuple[Fate,
     return Fate.QUARANTINE, "its instance is on another host, and never was on this one by this database's records"
 
 
+def fate_at_claim(records: Records, instance: str, attempt: int, key: str) -> tuple[Fate, str]:
+    """`fate` of a machine on a host that is claimed: a database that is an older copy may have counted an attempt on
+    from a seat that the member had left for this host since. So a later attempt alone is no word against it here."""
+    what, why = fate(records, instance, attempt, key)
+    if what is Fate.REMOVE and key not in records.ordered and (instance, attempt) not in records.retired:
+        return Fate.QUARANTINE, f"{why}, but this database never knew it on this host"
+    return what, why
+
+
 def held(quarantine: Sequence[Quarantined]) -> dict[str, int]:
     """What the machines in quarantine hold together."""
     total: dict[str, int] = {}

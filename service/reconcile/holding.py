@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.domain.ownership import Fate, Holding, Quarantined, Records, fate
+from service.domain.ownership import Fate, Holding, Quarantined, Records, fate_at_claim
 from service.drivers.base import MachineState, ObservedMachine
 from service.store import claims, clock, groups, ownership, retired
 from service.store.connection import Connection
@@ -41,7 +41,7 @@ def hold_unknown(connection: Connection, host_uuid: str, machines: Sequence[Obse
     """Take into quarantine what nobody knows of these, beside what is held there already."""
     there = [m for m in machines if m.state is not MachineState.TOMBSTONE]
     _, known = records(connection, host_uuid, [m.identity.instance for m in there])
-    judged = [(m, *fate(known, *seat_of(m), m.machine_uuid)) for m in there]
+    judged = [(m, *fate_at_claim(known, *seat_of(m), m.machine_uuid)) for m in there]
     unknown = {m.machine_uuid: quarantined(m, why) for m, what, why in judged if what is Fate.QUARANTINE}
     before = {q.key: q for q in ownership.quarantine(connection, host_uuid)}
     ownership.hold(connection, host_uuid, list((before | unknown).values()), clock.now(connection))

@@ -14,6 +14,7 @@ from service.domain.ownership import (
     Records,
     Standing,
     fate,
+    fate_at_claim,
     held,
     judge,
 )
@@ -97,6 +98,17 @@ RECORDS = Records(
 )
 def test_only_what_a_record_names_may_be_ended(instance: str, attempt: int, key: str, what: Fate) -> None:
     assert fate(RECORDS, instance, attempt, key)[0] is what
+
+
+def test_at_a_claim_a_later_attempt_alone_is_no_word_against_a_machine_that_was_never_known_there() -> None:
+    found = {seat: fate_at_claim(RECORDS, *seat, "")[0] for seat in (("i1", 1), ("i3", 1), ("i1", 2), ("i9", 1))}
+    assert found == {
+        ("i1", 1): Fate.QUARANTINE,
+        ("i3", 1): Fate.REMOVE,
+        ("i1", 2): Fate.KEEP,
+        ("i9", 1): Fate.QUARANTINE,
+    }
+    assert fate_at_claim(RECORDS, "i1", 1, "machine-x")[0] is Fate.REMOVE  # an operator ordered it
 
 
 def test_what_is_held_counts_together() -> None:
