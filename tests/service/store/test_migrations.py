@@ -117,7 +117,7 @@ def _as_version_0005_did(made: list[Group], connection: Connection) -> None:
 def test_a_replica_waits_for_anothers_upgrade_for_longer_than_a_claim_would(url: str) -> None:
     if url.startswith("sqlite"):
         pytest.skip("one process owns a SQLite file")
-    with patch.dict(engine._SERVER_SETTINGS, {"lock_timeout": 20, "statement_timeout": 100}):
+    with patch.dict(engine._SERVER_SETTINGS, {"lock_timeout": 20}):
         stores = [Store(url) for _ in range(2)]
         with ThreadPoolExecutor(1) as pool, stores[0].engine.connect() as first, stores[1].engine.connect() as look:
             first.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": migrations._ONE_AT_A_TIME})
