@@ -43,6 +43,15 @@ def explain_image(session: Session) -> int:
     return errors.OK
 
 
+_arguments_option = click.option("--arguments", "kernel_arguments", default="", help="The command line of a kernel.")
+_delivery_option = click.option(
+    "--delivery",
+    type=click.Choice(["nocloud", "fw_cfg"]),
+    default=None,
+    help="How documents reach the guest.  [default: nocloud, by cloud-init; for a kernel fw_cfg]",
+)
+
+
 @output_option
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", default="", help="What the image is called.  [default: the file's name]")
@@ -55,13 +64,8 @@ def explain_image(session: Session) -> int:
 @click.option(
     "--initrd", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The initial RAM disk of a kernel."
 )
-@click.option("--arguments", "kernel_arguments", default="", help="The command line of a kernel.")
-@click.option(
-    "--delivery",
-    type=click.Choice(["nocloud", "fw_cfg"]),
-    default=None,
-    help="How documents reach the guest.  [default: nocloud, by cloud-init; for a kernel fw_cfg]",
-)
+@_arguments_option
+@_delivery_option
 def upload_image(
     session: Session, output: Output, file: Path, name: str, kind: str | None, initrd: Path | None, **told: Any
 ) -> int:
@@ -91,13 +95,8 @@ def upload_image(
 )
 @click.option("--initrd", default="", metavar="URL", help="The initial RAM disk of a kernel.")
 @click.option("--initrd-sha256", default="", help="The digest of the initial RAM disk.")
-@click.option("--arguments", "kernel_arguments", default="", help="The command line of a kernel.")
-@click.option(
-    "--delivery",
-    type=click.Choice(["nocloud", "fw_cfg"]),
-    default=None,
-    help="How documents reach the guest.  [default: nocloud, by cloud-init; for a kernel fw_cfg]",
-)
+@_arguments_option
+@_delivery_option
 def import_image(
     session: Session,
     output: Output,

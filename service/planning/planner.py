@@ -103,8 +103,7 @@ def place_verified(snapshot: Snapshot, request: Request, policy: Policy, stop: S
 
     decision = place(snapshot, request, policy, stop)
     violations = check(snapshot, request, decision)
-    if violations:
-        raise InvariantViolation(f"the planner's decision breaks {len(violations)} rules, the first: {violations[0]}")
+    _refuse("the planner's decision breaks", violations)
     return decision
 
 
@@ -122,8 +121,7 @@ def room_verified(snapshot: Snapshot, request: Request, neighbours: Sequence[Nei
 
     room = make_room(snapshot, request, neighbours, stop=stop)
     violations = check_room(snapshot, request, neighbours, room)
-    if violations:
-        raise InvariantViolation(f"the planner's moves break {len(violations)} rules, the first: {violations[0]}")
+    _refuse("the planner's moves break", violations)
     return room
 
 
@@ -134,8 +132,7 @@ def evictions_verified(snapshot: Snapshot, request: Request, leaving: Sequence[L
 
     plan = evict(snapshot, request, leaving, stop=stop)
     violations = check_evictions(snapshot, request, leaving, plan)
-    if violations:
-        raise InvariantViolation(f"the planner's evictions break {len(violations)} rules, the first: {violations[0]}")
+    _refuse("the planner's evictions break", violations)
     return plan
 
 
@@ -146,9 +143,13 @@ def rebalance_verified(snapshot: Snapshot, groups: Sequence[Neighbours], limits:
 
     plan = rebalance(snapshot, groups, limits, stop=stop)
     violations = check_rebalance(snapshot, groups, limits, plan)
-    if violations:
-        raise InvariantViolation(f"the planner's moves break {len(violations)} rules, the first: {violations[0]}")
+    _refuse("the planner's moves break", violations)
     return plan
+
+
+def _refuse(what: str, violations: Sequence[object]) -> None:
+    if violations:
+        raise InvariantViolation(f"{what} {len(violations)} rules, the first: {violations[0]}")
 
 
 def until(deadline: float) -> Stop:

@@ -148,24 +148,18 @@ def model_service_change(message: catalog_pb2.UpdateModelServiceRequest) -> Mode
 
 def new_upload(message: catalog_pb2.UploadImageRequest) -> NewUpload:
     """What the first message of an upload says."""
-    return NewUpload(
-        sha256=message.sha256,
-        size=message.size,
-        name=message.name,
-        format=message.format,
-        initrd_sha256=message.initrd_sha256,
-        resource_uuid=message.resource_uuid,
-        request_id=message.request_id,
-        kernel_arguments=message.kernel_arguments,
-        delivery=message.delivery,
-    )
+    return _sent(message, message.size)
 
 
 def new_import(message: catalog_pb2.ImportImageRequest) -> NewImport:
     """What is to be fetched."""
-    what = NewUpload(
+    return NewImport(_sent(message, 0), message.url)
+
+
+def _sent(message: catalog_pb2.UploadImageRequest | catalog_pb2.ImportImageRequest, size: int) -> NewUpload:
+    return NewUpload(
         sha256=message.sha256,
-        size=0,
+        size=size,
         name=message.name,
         format=message.format,
         initrd_sha256=message.initrd_sha256,
@@ -174,7 +168,6 @@ def new_import(message: catalog_pb2.ImportImageRequest) -> NewImport:
         kernel_arguments=message.kernel_arguments,
         delivery=message.delivery,
     )
-    return NewImport(what, message.url)
 
 
 def import_step(step: Step) -> catalog_pb2.ImportImageResponse:
