@@ -74,6 +74,7 @@ class Prometheus:
             stderr=self._log,
         )
         self.client = httpx.Client(base_url=f"http://{self._address(directory)}", timeout=30)
+        self._await_ready()
 
     def _address(self, directory: Path) -> str:
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -84,6 +85,13 @@ class Prometheus:
             time.sleep(0.05)
         self.end()
         raise AssertionError((directory / "prometheus.log").read_text())
+
+    def _await_ready(self) -> None:
+        """It listens before it has read its store, and until then answers every query with words instead of JSON."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while (answer := self.client.get("/-/ready")).status_code != httpx.codes.OK:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.05)
 
     def ask(self, query: str) -> list[Any]:
         """The result of a query. Raises AssertionError where it is not one."""

@@ -64,8 +64,8 @@ class BaseImages:
             found = _usable(pool, source, name)
             if found is not None:
                 return found
-            _delete_stale_uploads(pool)
-            _delete_useless(pool, source)
+            _delete_stale_uploads(pool, work)
+            _delete_useless(pool, work, source)
             return _upload(pool, work, image, source, name or f"corral-base.{source.sha256}.{secrets.token_hex(4)}")
         finally:
             self._uploading.release()
@@ -100,14 +100,14 @@ def _usable(pool: Any, source: _Source, name: str) -> Any | None:
     return None
 
 
-def _delete_useless(pool: Any, source: _Source) -> None:
+def _delete_useless(pool: Any, work: Work, source: _Source) -> None:
     """What the pool remembers of earlier uploads of the content whose files are gone, or not as they were."""
     for name in _ready_names(pool, source):
         volume = volumes.find(pool, name)
         if volume is None or volumes.capacity(volume) != source.size:
             _log.warning("base volume %s is gone, or not as it was uploaded: it is uploaded again", name)
-            volumes.delete(pool, f"{name}.ready")  # first: what has no marker is never used
-            volumes.delete(pool, name)
+            volumes.delete(pool, work, f"{name}.ready")  # first: what has no marker is never used
+            volumes.delete(pool, work, name)
 
 
 def _upload(pool: Any, work: Work, image: Image, source: _Source, name: str) -> Any:
@@ -119,14 +119,14 @@ def _upload(pool: Any, work: Work, image: Image, source: _Source, name: str) -> 
     with source.path.open("rb") as file:
         volumes.send(stream, _reader(file, digest, work))
     if digest.hexdigest() != source.sha256:
-        volumes.delete(pool, name)
+        volumes.delete(pool, work, name)
         text = f"image {image.name}: a file is not the one that was registered"
         raise HostRejected("missing_image", text, f"{source.path}: {digest.hexdigest()}")
     volumes.make(pool, work, f"{name}.ready", 0, "raw")
     return volume
 
 
-def _delete_stale_uploads(pool: Any) -> None:
+def _delete_stale_uploads(pool: Any, work: Work) -> None:
     names = set(pool.listVolumes())
     for name in names:
         match = _BASE.fullmatch(name)
@@ -134,12 +134,12 @@ def _delete_stale_uploads(pool: Any) -> None:
             continue
         volume = volumes.find(pool, name)
         if volume is None or volumes.capacity(volume) is None:
-            volumes.delete(pool, name)
+            volumes.delete(pool, work, name)
             continue
         changed = ElementTree.fromstring(volume.XMLDesc(0)).findtext("target/timestamps/mtime", "0")
         if time.time() - float(changed) > STALE_UPLOAD_SECONDS:
             _log.info("deleting upload %s, which was never finished", name)
-            volumes.delete(pool, name)
+            volumes.delete(pool, work, name)
 
 
 def _sha256(path: Path) -> str:

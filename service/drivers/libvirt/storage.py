@@ -165,7 +165,7 @@ class Storage:
         for name in self._names(connection):
             if name.startswith(prefix):
                 work.check()
-                volumes.delete(self.pool(connection, work), name)
+                volumes.delete(self.pool(connection, work), work, name)
 
     def machine_volumes(self, connection: Any, cluster: str) -> tuple[str, ...]:
         """Names of all volumes of the cluster's machines; now and then also of those that the host made itself."""
@@ -178,7 +178,7 @@ class Storage:
             raise HostRejected("bad_request", "the volume does not belong to a machine of this cluster")
         if name in self._names(connection):
             work.check()
-            volumes.delete(self.pool(connection, work), name)
+            volumes.delete(self.pool(connection, work), work, name)
 
     def _take_in_made(self, connection: Any) -> None:
         """A log that became too long the host keeps as another file, of which the pool knows once it was read again."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
@@ -58,7 +58,7 @@ def make(
         if capacity(there) is not None:
             return there
         _log.warning("volume %s is listed and its file is gone: it is made anew", name)
-        delete(pool, name)
+        delete(pool, work, name)
     return pool.createXML(wanted, 0)
 
 
@@ -88,11 +88,11 @@ def written(pool: Any, work: Work, name: str, content: bytes, *, size: int = 0) 
     size = max(size, len(content))
     there = find(pool, name)
     if there is not None and capacity(there) != size:
-        delete(pool, name)
+        delete(pool, work, name)
         there = None
     volume = there or make(pool, work, name, size, "raw")
     stream = pool.connect().newStream(0)
-    volume.upload(stream, 0, len(content), 0)
+    _once_free(pool, work, volume.upload, stream, 0, len(content), 0)
     position = 0
 
     def read(_stream: Any, count: int, _opaque: Any) -> bytes:
@@ -188,11 +188,27 @@ def backing_path(volume: Any) -> str:
         return ""
 
 
-def delete(pool: Any, name: str) -> None:
-    """Deletes it; absent, or listed without a file, is success."""
+def delete(pool: Any, work: Work, name: str) -> None:
+    """Deletes it; absent, or listed without a file, is success. One that is being written is waited for."""
     volume = find(pool, name)
     if volume is not None:
-        unless(libvirt.VIR_ERR_NO_STORAGE_VOL, volume.delete, 0)
+        unless(libvirt.VIR_ERR_NO_STORAGE_VOL, _once_free, pool, work, volume.delete, 0)
+
+
+def _once_free(pool: Any, work: Work, step: Callable[..., object], *arguments: Any) -> None:
+    """Takes the step, again and again while another call writes the volume: libvirt refuses it meanwhile.
+
+    It refuses with the code that a pool which is not active has too; that one is raised.
+    """
+    while True:
+        try:
+            step(*arguments)
+            return
+        except libvirt.libvirtError as error:
+            held = error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and not connection_lost(error)
+            if not held or not pool.isActive():
+                raise
+        work.pause(ALLOCATION_POLL_SECONDS)
 
 
 def send(stream: Any, read: Any) -> None:
@@ -222,8 +238,7 @@ def _await_allocated(pool: Any, work: Work, volume: Any) -> None:
         else:
             unless(None, stream.abort)
             return
-        work.check()
-        time.sleep(ALLOCATION_POLL_SECONDS)
+        work.pause(ALLOCATION_POLL_SECONDS)
 
 
 def unless(code: int | None, call: Any, *arguments: Any) -> None:

@@ -108,7 +108,7 @@ class FakeHost:
     def effects(self) -> list[str]:
         """The calls that changed something, in order."""
         reading = {"open", "lookup", "state", "XMLDesc", "stats", "networkLookup", "poolLookup"}
-        reading |= {"deviceXML", "devices", "deviceLookup", "filters", "filterLookup"}
+        reading |= {"deviceXML", "devices", "deviceLookup", "filters", "filterLookup", "openUpload"}
         return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume", "volumeInfo"}]
 
     def add_foreign(

@@ -107,8 +107,11 @@ class FakeVolume:
         return self.host.step("deleteVolume", remove)  # type: ignore[no-any-return]
 
     def upload(self, stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
-        stream.target = self.name
-        return 0
+        def begin() -> int:
+            stream.target = self.name
+            return 0
+
+        return self.host.step("openUpload", begin)  # type: ignore[no-any-return]
 
     def download(self, stream: FakeStream, offset: int, length: int, _flags: int) -> int:
         def read() -> int:

@@ -42,6 +42,33 @@ async def test_a_disk_that_another_control_plane_is_making_is_waited_for() -> No
     assert {name.rpartition(".")[2] for name in host.volumes} == {"root", "document-env", *LOGS}
 
 
+async def test_a_volume_that_another_control_plane_writes_in_this_moment_is_waited_for() -> None:
+    def held() -> libvirt.libvirtError:
+        return error(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_STORAGE, "volume 'x' is still in use.")
+
+    host, spec = FakeHost(), specification()
+    host.plant("openUpload", held, times=3)
+    host.plant("deleteVolume", held, times=3)
+    made = await driver_of(host).create_paused(spec, budget_seconds=BUDGET)
+    assert made.state is MachineState.PAUSED
+    assert host.calls.count("openUpload") == 3 + 1
+    await driver_of(host).remove(spec.identity, budget_seconds=BUDGET)
+    assert host.volumes == {}
+
+
+async def test_a_pool_that_is_stopped_under_a_write_is_no_volume_to_wait_for() -> None:
+    host = FakeHost()
+
+    def stopped() -> libvirt.libvirtError:
+        host.pool_active = False
+        return error(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_FROM_STORAGE, "storage pool is not active")
+
+    host.plant("openUpload", stopped)
+    with pytest.raises(HostRejected, match="storage failed"):
+        await driver_of(host).create_paused(specification(), budget_seconds=BUDGET)
+    assert host.calls.count("openUpload") == 1
+
+
 async def test_a_pool_whose_directory_another_control_plane_is_making_is_waited_for() -> None:
     def absent() -> libvirt.libvirtError:
         return error(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_STORAGE, number=errno.ENOENT)
