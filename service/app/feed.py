@@ -201,8 +201,9 @@ class Feed:
     ) -> tuple[list[Event], int]:
         """The next events after `cursor`, and the cursor after them."""
         if self._tail and self._tail[0].revision <= cursor + 1:
-            head = self._head
-            return [e for e in self._tail if cursor < e.revision <= head and wanted(e)], max(head, cursor)
+            # From the newest on: most followers have read all but the last few.
+            new = list(takewhile(lambda event: event.revision > cursor, reversed(self._tail)))
+            return [event for event in reversed(new) if wanted(event)], max(self._head, cursor)
         head = self._head
 
         def read(connection: Connection) -> tuple[int, int, tuple[Event, ...]]:

@@ -71,11 +71,20 @@ class GroupFilter:
 
 @dataclass(frozen=True, slots=True)
 class GroupPage:
-    """One page, the token of the next ("" at the end), and the revision after which a watch misses nothing of it."""
+    """One page, and the revision after which a watch misses nothing of it."""
 
-    groups: tuple[Group, ...]
-    next_page_token: str
+    page: Page[Group]
     revision: int
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What the page holds."""
+        return self.page.items
+
+    @property
+    def next_page_token(self) -> str:
+        """The token of the next page ("" at the end)."""
+        return self.page.next_page_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +259,7 @@ class Groups(GroupUpdates):
 
         revision, found = await self._store.read(read)
         page = cursor.page(found, [(str(group.created_at), group.uuid) for group in found])
-        return GroupPage(page.items, page.next_page_token, revision)
+        return GroupPage(page, revision)
 
     async def history(self, caller: Caller, uuid: str, asked: int, page_token: str) -> Page[Event]:
         """What has happened to the group, the oldest first, a page at a time. `asked`: its size, 0 for the default.

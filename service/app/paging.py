@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,6 +25,8 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     next_page_token: str
+    tokens: Callable[[int], str] = lambda _count: ""
+    """The token of a page that would begin behind the first so many items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,11 @@ class Cursor:
     def page(self, found: Sequence[T], keys: Sequence[tuple[str, str]]) -> Page[T]:
         """The page of what was read. `keys`: name (or time of creation) and uuid of each."""
         items = tuple(found[: self.size])
-        if len(found) <= self.size:
-            return Page(items, "")
-        return Page(items, _write(rows.page_key(*keys[self.size - 1]), self.scope))
+
+        def token(count: int) -> str:
+            return _write(rows.page_key(*keys[count - 1]), self.scope)
+
+        return Page(items, token(self.size) if len(found) > self.size else "", token)
 
 
 def cursor(kind: str, page_size: int, page_token: str, *filters: object) -> Cursor:

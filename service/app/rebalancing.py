@@ -180,7 +180,8 @@ class Rebalancing:
         def read(connection: Connection) -> Page[RebalanceView]:
             found = rebalances.page(connection, cursor.after_time(), cursor.limit)
             page = cursor.page(found, [(str(one.created_at), one.uuid) for one in found])
-            return Page(tuple(_view(connection, one.uuid) for one in page.items), page.next_page_token)
+            views = tuple(_view(connection, one.uuid) for one in page.items)
+            return Page(views, page.next_page_token, page.tokens)
 
         return await self._store.read(read)
 

@@ -11,7 +11,7 @@ from corral.v1 import catalog_pb2, catalog_pb2_grpc
 from service.app.catalog import Catalog
 from service.app.imports import Imports
 from service.app.uploads import Uploads
-from service.contract import validation
+from service.contract import pages, validation
 from service.contract.call import current_caller
 from service.contract.convert import catalog as convert
 from service.errors import InvalidArgument
@@ -51,9 +51,11 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         """A page of model services."""
         validation.check(request)
         page = await self._catalog.list_model_services(request.page_size, request.page_token)
+        caller = current_caller()
+        found, token = pages.fitting(page, lambda entry: convert.model_service(entry, caller))
         return catalog_pb2.ListModelServicesResponse(
-            inventories=[convert.model_service(entry, current_caller()) for entry in page.items],
-            next_page_token=page.next_page_token,
+            inventories=found,
+            next_page_token=token,
         )
 
     async def UpdateModelService(  # noqa: N802
@@ -132,9 +134,8 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         """A page of images."""
         validation.check(request)
         page = await self._catalog.list_images(request.page_size, request.page_token)
-        return catalog_pb2.ListImagesResponse(
-            inventories=[convert.image(image) for image in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.image)
+        return catalog_pb2.ListImagesResponse(inventories=found, next_page_token=token)
 
     async def DeleteImage(  # noqa: N802
         self, request: catalog_pb2.DeleteImageRequest, context: Any

@@ -17,7 +17,7 @@ from service.app.host_requests import HostFilter
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
 from service.app.room import RoomPlans
-from service.contract import heartbeat, validation
+from service.contract import heartbeat, pages, validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
 from service.contract.convert import inventory, rebalances, requests
@@ -76,9 +76,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """A page of zones."""
         validation.check(request)
         page = await self._fleet.list_zones(request.page_size, request.page_token)
-        return fleet_pb2.ListZonesResponse(
-            inventories=[convert.zone(view) for view in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.zone)
+        return fleet_pb2.ListZonesResponse(inventories=found, next_page_token=token)
 
     async def UpdateZone(  # noqa: N802
         self, request: fleet_pb2.UpdateZoneRequest, context: Any
@@ -139,9 +138,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """A page of clusters."""
         validation.check(request)
         page = await self._fleet.list_clusters(request.page_size, request.page_token)
-        return fleet_pb2.ListClustersResponse(
-            inventories=[convert.cluster(view) for view in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.cluster)
+        return fleet_pb2.ListClustersResponse(inventories=found, next_page_token=token)
 
     async def AddHost(  # noqa: N802
         self, request: fleet_pb2.AddHostRequest, context: Any
@@ -167,9 +165,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         validation.check(request)
         query = HostFilter(request.zone_uuid, tuple(request.states), tuple(request.statuses), request.project)
         page = await self._fleet.list_hosts(query, request.page_size, request.page_token)
-        return fleet_pb2.ListHostsResponse(
-            inventories=[convert.host(view) for view in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.host)
+        return fleet_pb2.ListHostsResponse(inventories=found, next_page_token=token)
 
     async def UpdateHost(  # noqa: N802
         self, request: fleet_pb2.UpdateHostRequest, context: Any
@@ -255,9 +252,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """A page of what nobody knows."""
         validation.check(request)
         page = await self._quarantine.list(request.host_uuid, request.page_size, request.page_token)
-        return fleet_pb2.ListQuarantineResponse(
-            inventories=[convert.quarantined(one) for one in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.quarantined)
+        return fleet_pb2.ListQuarantineResponse(inventories=found, next_page_token=token)
 
     async def RemoveQuarantined(  # noqa: N802
         self, request: fleet_pb2.RemoveQuarantinedRequest, context: Any
@@ -355,8 +351,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """A page of rebalances, the newest first."""
         validation.check(request)
         page = await self._rebalancing.list(request.page_size, request.page_token)
-        there = [rebalances.rebalance(view) for view in page.items]
-        return fleet_pb2.ListRebalancesResponse(inventories=there, next_page_token=page.next_page_token)
+        found, token = pages.fitting(page, rebalances.rebalance)
+        return fleet_pb2.ListRebalancesResponse(inventories=found, next_page_token=token)
 
     async def CallOffRebalance(  # noqa: N802
         self, request: fleet_pb2.CallOffRebalanceRequest, context: Any

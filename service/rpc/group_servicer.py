@@ -11,7 +11,7 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2
 from service.app.groups import Ask, GroupFilter, Groups, Started
 from service.app.logs import Logs
 from service.app.updates import Rollout
-from service.contract import validation
+from service.contract import pages, validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import events, inventory, logs, requests
 from service.contract.convert.explanation import in_callers_order
@@ -29,6 +29,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         self._groups = groups
         self._logs = instance_logs
         self._reachable = reachable
+        self._events = events.EventMessages(reachable)
 
     async def DeployDistributedModelService(  # noqa: N802
         self, request: deploy_pb2.DeployDistributedModelServiceRequest, context: Any
@@ -82,11 +83,8 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         validation.check(request)
         query = GroupFilter(request.name, tuple(request.statuses), request.zone_uuid, request.tag, request.project)
         page = await self._groups.list(current_caller(), query, request.page_size, request.page_token)
-        return deploy_pb2.ListInstanceGroupsResponse(
-            inventories=[inventory.group(group, self._reachable) for group in page.groups],
-            next_page_token=page.next_page_token,
-            revision=page.revision,
-        )
+        found, token = pages.fitting(page.page, lambda group: inventory.group(group, self._reachable))
+        return deploy_pb2.ListInstanceGroupsResponse(inventories=found, next_page_token=token, revision=page.revision)
 
     async def ListInstances(  # noqa: N802
         self, request: deploy_pb2.ListInstancesRequest, context: Any
@@ -96,10 +94,8 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         page = await self._groups.list_instances(
             current_caller(), request.page_size, request.page_token, request.group_uuid, request.host_uuid
         )
-        return deploy_pb2.ListInstancesResponse(
-            inventories=[inventory.instance(member, self._reachable) for member in page.items],
-            next_page_token=page.next_page_token,
-        )
+        found, token = pages.fitting(page, lambda member: inventory.instance(member, self._reachable))
+        return deploy_pb2.ListInstancesResponse(inventories=found, next_page_token=token)
 
     async def WatchInstanceGroups(  # noqa: N802
         self, request: deploy_pb2.WatchInstanceGroupsRequest, context: Any
@@ -109,8 +105,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         watch = self._groups.watch(current_caller(), request.start_revision or None, request.uuid or None)
         async with aclosing(watch) as changes:
             async for change in changes:
-                message = events.change(change, self._reachable)
-                yield deploy_pb2.WatchInstanceGroupsResponse(event=message)
+                yield deploy_pb2.WatchInstanceGroupsResponse(event=self._events.change(change))
 
     async def ListInstanceGroupEvents(  # noqa: N802
         self, request: deploy_pb2.ListInstanceGroupEventsRequest, context: Any
@@ -118,9 +113,8 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         """A page of what has happened to a group."""
         validation.check(request)
         page = await self._groups.history(current_caller(), request.uuid, request.page_size, request.page_token)
-        return deploy_pb2.ListInstanceGroupEventsResponse(
-            events=[events.event(one, self._reachable) for one in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, lambda one: events.event(one, self._reachable))
+        return deploy_pb2.ListInstanceGroupEventsResponse(events=found, next_page_token=token)
 
     async def GetInstanceLog(  # noqa: N802
         self, request: deploy_pb2.GetInstanceLogRequest, context: Any
@@ -246,4 +240,4 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
             return
         async with aclosing(self._groups.follow_marked(started.group.uuid, started.after_revision)) as changes:
             async for change in changes:
-                yield events.change(change, self._reachable)
+                yield self._events.change(change)

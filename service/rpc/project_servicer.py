@@ -7,7 +7,7 @@ from typing import Any
 from corral.v1 import project_pb2, project_pb2_grpc
 
 from service.app.projects import Projects
-from service.contract import validation
+from service.contract import pages, validation
 from service.contract.call import current_caller
 from service.contract.convert import project as convert
 
@@ -26,9 +26,8 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
         """What projects use of their quotas."""
         validation.check(request)
         page = await self._projects.usage(current_caller(), request.project, request.page_size, request.page_token)
-        return project_pb2.GetUsageResponse(
-            inventories=[convert.usage(one) for one in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.usage)
+        return project_pb2.GetUsageResponse(inventories=found, next_page_token=token)
 
     async def ListAuditEvents(  # noqa: N802
         self, request: project_pb2.ListAuditEventsRequest, context: Any
@@ -38,6 +37,5 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
         page = await self._projects.audit_events(
             current_caller(), convert.audit_filter(request), request.page_size, request.page_token
         )
-        return project_pb2.ListAuditEventsResponse(
-            inventories=[convert.audit_event(one) for one in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.audit_event)
+        return project_pb2.ListAuditEventsResponse(inventories=found, next_page_token=token)

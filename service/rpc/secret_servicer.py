@@ -7,7 +7,7 @@ from typing import Any
 from corral.v1 import secret_pb2, secret_pb2_grpc
 
 from service.app.secrets import StoredSecrets
-from service.contract import validation
+from service.contract import pages, validation
 from service.contract.call import current_caller
 from service.contract.convert import secrets as convert
 
@@ -42,9 +42,8 @@ class SecretServicer(secret_pb2_grpc.SecretServiceServicer):
         """A page of secrets."""
         validation.check(request)
         page = await self._secrets.list(current_caller(), request.name, request.page_size, request.page_token)
-        return secret_pb2.ListSecretsResponse(
-            inventories=[convert.secret(shown) for shown in page.items], next_page_token=page.next_page_token
-        )
+        found, token = pages.fitting(page, convert.secret)
+        return secret_pb2.ListSecretsResponse(inventories=found, next_page_token=token)
 
     async def RotateSecret(  # noqa: N802
         self, request: secret_pb2.RotateSecretRequest, context: Any

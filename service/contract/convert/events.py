@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 
 from corral.v1 import group_pb2
 
 from service.app.feed import Bookmark
+from service.contract.call import told_cause
 from service.contract.convert import inventory
 from service.contract.convert.inventory import Reachable
 from service.domain.events import Event, EventKind
 from service.domain.groups import Group, PlacementRecord
+
+_MOST_SHARED = 64
+"""Who is further behind than this many events has its messages made anew."""
 
 
 def event(value: Event, reachable: Reachable) -> group_pb2.InstanceGroupEvent:
@@ -61,6 +66,32 @@ def bookmark(value: Bookmark) -> group_pb2.InstanceGroupEvent:
         revision=value.revision,
         bookmark=group_pb2.Bookmark(initial_state_complete=value.initial_state_complete),
     )
+
+
+class EventMessages:
+    """Events as messages, each made once for all that are told of it: a thousand watchers hear of the same event.
+
+    A message is shared: whoever gets one does not change it.
+    """
+
+    def __init__(self, reachable: Reachable) -> None:
+        self._reachable = reachable
+        self._made: OrderedDict[tuple[int, frozenset[str], bool], group_pb2.InstanceGroupEvent] = OrderedDict()
+
+    def change(self, value: Group | Event | Bookmark) -> group_pb2.InstanceGroupEvent:
+        """As the function `change`."""
+        if not isinstance(value, Event):
+            return change(value, self._reachable)
+        members = value.group.instances if value.group is not None else ()
+        zones = {member.zone_uuid for member in (value.instance, *members) if member is not None}
+        # What is reachable may change with a zone's network; and not every caller is told what a host itself said.
+        key = value.revision, frozenset(zone for zone in zones if self._reachable(zone)), told_cause("any") != ""
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = event(value, self._reachable)
+            if len(self._made) > _MOST_SHARED:
+                self._made.popitem(last=False)
+        return made
 
 
 def change(value: Group | Event | Bookmark, reachable: Reachable) -> group_pb2.InstanceGroupEvent:

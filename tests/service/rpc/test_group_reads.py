@@ -8,6 +8,7 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, placement_pb2
 
+from service.contract import pages
 from tests.service.rpc import lab
 from tests.service.rpc.lab import deploy, events_of, failure, node
 
@@ -46,6 +47,31 @@ async def test_pages_hold_every_group_once_and_filters_hold_together() -> None:
         other = deploy_pb2.ListInstanceGroupsRequest(page_token=first.next_page_token, name="g1")
         error = await failure(server.stub, "ListInstanceGroups", other)
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_page_ends_before_its_message_is_larger_than_clients_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with lab.running() as server:
+        small = node(cpu_num=1, memory_size=lab.GIB)
+        for number in range(5):
+            await events_of(server.stub, deploy(name=f"g{number}", model_services=[small]))
+        whole = (await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest())).inventories
+        most = sum(group.ByteSize() for group in whole[:2])
+        monkeypatch.setattr(pages, "MOST_PAGE_BYTES", most)
+        found: list[Any] = []
+        sizes: list[int] = []
+        token = ""
+        while not sizes or token:
+            page = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest(page_token=token))
+            found += page.inventories
+            sizes.append(len(page.inventories))
+            token = page.next_page_token
+        assert found == list(whole)
+        assert sizes == [2, 2, 1]
+        # One that is larger than a page comes alone.
+        monkeypatch.setattr(pages, "MOST_PAGE_BYTES", 1)
+        page = await server.stub.ListInstanceGroups(deploy_pb2.ListInstanceGroupsRequest())
+        assert list(page.inventories) == list(whole[:1])
+        assert page.next_page_token
 
 
 async def test_members_of_all_groups_are_listed_by_pages_by_group_and_by_host() -> None:
@@ -94,12 +120,12 @@ async def test_a_groups_timeline_is_all_that_its_stream_told_page_by_page() -> N
         told = await events_of(server.stub, deploy())
         await events_of(server.stub, deploy(name="another"))
         request = deploy_pb2.ListInstanceGroupEventsRequest(uuid=told[0].group_uuid, page_size=3)
-        pages = [await server.stub.ListInstanceGroupEvents(request)]
-        while pages[-1].next_page_token:
-            request.page_token = pages[-1].next_page_token
-            pages.append(await server.stub.ListInstanceGroupEvents(request))
-        assert [event for page in pages for event in page.events] == told
-        assert {len(page.events) for page in pages[:-1]} == {3}
+        found = [await server.stub.ListInstanceGroupEvents(request)]
+        while found[-1].next_page_token:
+            request.page_token = found[-1].next_page_token
+            found.append(await server.stub.ListInstanceGroupEvents(request))
+        assert [event for page in found for event in page.events] == told
+        assert {len(page.events) for page in found[:-1]} == {3}
         error = await failure(
             server.stub,
             "ListInstanceGroupEvents",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import json
 
@@ -10,6 +11,7 @@ from corral.v1 import deploy_pb2, group_pb2, limits_pb2, placement_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import placement.model
+from service.contract.call import set_caller
 from service.contract.convert import events, inventory, requests, specification
 from service.domain.cells import NumaPolicy
 from service.domain.events import Event, EventKind
@@ -30,6 +32,7 @@ from service.domain.specs import (
     RoomMoves,
     Survive,
 )
+from service.domain.tenants import Caller
 from tests.support import ROOT, builders
 
 REFERENCE = (ROOT / "protos" / "REFERENCE.md").read_text()
@@ -301,3 +304,26 @@ def test_what_a_guest_says_of_its_model_is_told_and_one_that_was_never_asked_tel
     )
     assert (told.last_answer.seconds, told.engine_restarts) == (5, 2)
     assert not inventory.instance(builders.group(1).instances[0], lambda _zone: True).HasField("last_answer")
+
+
+def test_an_event_is_made_into_a_message_once_for_all_who_are_told_the_same_of_it() -> None:
+    member = dataclasses.replace(builders.group(1).instances[0], zone_uuid="2" * 32, address="192.0.2.7")
+    told = Event(7, "1" * 32, 1, EventKind.INSTANCE, 1_000, "default", instance=member)
+    reachable: set[str] = set()
+    messages = events.EventMessages(reachable.__contains__)
+    first = messages.change(told)
+    assert first == events.change(told, reachable.__contains__)
+    assert messages.change(told) is first
+
+    def by_an_administrator() -> object:
+        set_caller(Caller())
+        return messages.change(told)
+
+    assert contextvars.copy_context().run(by_an_administrator) is not first  # one who may be told more
+    reachable.add("2" * 32)
+    later = messages.change(told)
+    assert later == events.change(told, reachable.__contains__)
+    for revision in range(100):
+        messages.change(dataclasses.replace(told, revision=1_000 + revision))
+    assert messages.change(told) == later
+    assert messages.change(told) is not later  # nothing is kept for ever
