@@ -144,6 +144,7 @@ async def watchers(port: int, pid: int, count: int, rounds: int) -> tuple[float,
     """(KiB of the service for each watcher, ms from a change of a group until every watcher has its event)."""
     channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", (("bench.number", n),)) for n in range(8)]
     stubs = [_stub(channel) for channel in channels]
+    words = f"round of {time.time_ns()}:"  # none that an earlier run left
     arrived: dict[str, int] = {}
     all_have = asyncio.Event()
     ready = 0
@@ -157,7 +158,7 @@ async def watchers(port: int, pid: int, count: int, rounds: int) -> tuple[float,
                 if ready == count:
                     all_ready.set()
             name = answer.event.group.description
-            if name.startswith("round "):
+            if name.startswith(words):
                 arrived[name] = arrived.get(name, 0) + 1
                 if arrived[name] == count:
                     all_have.set()
@@ -172,7 +173,7 @@ async def watchers(port: int, pid: int, count: int, rounds: int) -> tuple[float,
     for number in range(rounds):
         all_have.clear()
         begun = time.perf_counter()
-        change = deploy_pb2.UpdateInstanceGroupRequest(uuid=uuid, description=f"round {number}")
+        change = deploy_pb2.UpdateInstanceGroupRequest(uuid=uuid, description=f"{words} {number}")
         change.update_mask.paths.append("description")
         await stubs[0].UpdateInstanceGroup(change)
         await asyncio.wait_for(all_have.wait(), 60)
