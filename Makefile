@@ -117,6 +117,10 @@ bench-api: ## throughput and latency of unary calls and streams, a thousand watc
 bench-page: ## the page's first paint and how soon it shows a change (ARGS=--hosts 1000 --members 10000 --seeded --shots DIRECTORY)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.page_bench $(ARGS)
 
+.PHONY: bench-metrics
+bench-metrics: ## what metrics cost a call, and a scrape of a thousand hosts (ARGS=--hosts 1000)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.metrics_bench $(ARGS)
+
 .PHONY: bench-bulkhead
 bench-bulkhead: ## deploys on three hosts while the fourth answers and while it hangs
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.bulkhead_bench $(ARGS)

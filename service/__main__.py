@@ -18,7 +18,14 @@ from service.telemetry import logs, traces
 
 # How long a thread that computes keeps the interpreter while others wait. With Python's default of 5 ms the event loop
 # waits that long for the store's threads, several times a call.
-_SWITCH_SECONDS = 0.0002
+SWITCH_SECONDS = 0.0002
+
+
+def keep_what_started() -> None:
+    """A full collection would look each time at all modules, descriptors and tables of the start, which stay for good:
+    some 100 ms in which nothing is answered."""
+    gc.collect()
+    gc.freeze()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _recover(config, options)
     if options.command == "backup":
         return _backup(config, options.file)
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     traces.configure()
     return asyncio.run(_serve(config, options.config, overlay))
 
@@ -125,10 +132,7 @@ async def _serve(config: Config, path: Path, overlay: Overlay) -> int:
         print(f"corral cannot start: {error}", file=sys.stderr)
         await process.stop()
         return 1
-    # A full collection would look each time at all modules, descriptors and tables of the start, which stay for good:
-    # some 100 ms in which nothing is answered.
-    gc.collect()
-    gc.freeze()
+    keep_what_started()
     status = f"serving gRPC at {process.service.rpc.address}, HTTP at {process.http_address}"
 
     async def take_over() -> None:

@@ -42,6 +42,7 @@ from service.app.seats import StoredSeats
 from service.app.secrets import StoredSecrets
 from service.app.sessions import Sessions
 from service.app.uploads import Uploads
+from service.app.used import Used
 from service.config.file import Config
 from service.config.keys import KeyUnusable, read_keys
 from service.config.secrets import ConfiguredSecrets
@@ -146,7 +147,9 @@ class Service:
         self._make_use_cases()
         self.zstack = self._make_zstack()
         self.health = Health(self.store, config.overcommit)
-        self.gauges = Gauges(self.store, self.metrics, self.feed, lambda: self.reconciler.working, self.secrets.counted)
+        self.gauges = Gauges(
+            self.store, self.metrics, self.feed, lambda: self.reconciler.working, self.secrets.counted, self.used.of
+        )
         self.rpc = self._make_rpc()
         self._connect()
 
@@ -182,6 +185,7 @@ class Service:
 
     def _make_reconciliation(self) -> None:
         monitors: dict[str, HostMonitor] = {}
+        self.used = Used(monitors)
         self._calls = MemberCalls(self.custody, monitors, self.directory, self.metrics, self._known_secrets)
         context = WorkerContext(
             store=self.store,
@@ -242,6 +246,7 @@ class Service:
             credentials=config.credentials,
             anonymous_loopback=config.anonymous is Anonymous.LOOPBACK and config.server.on_loopback,
             signals=self.signals,
+            used=self.used.of,
         )
         self.catalog = Catalog(
             self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._known_secrets
@@ -316,7 +321,7 @@ class Service:
         picture = Picture(self.store, self.fleet.views, self.feed)
         self.feed.listen(picture.poke)
         self.signals.fleet_changed.listen(picture.poke)
-        live = Live(self.frame, self.identities, self.groups, picture, self._reachable, about)
+        live = Live(self.frame, self.identities, self.groups, picture, self.used, self._reachable, about)
         return [live.route(), *page_routes()]
 
     def _make_zstack(self) -> ZStackFace:

@@ -18,7 +18,8 @@ from service.store.loads import HostLoad
 class HostView:
     """A host, what it carries, the policy that holds for it (the fleet's, with the zone's over it, and its own over
     both), whose claims it has, and its devices. `fence`: the last one by its BMC; `verdict`: what is thought of it
-    while it is silent and may be fenced by itself. `held`: what of it machines in quarantine hold."""
+    while it is silent and may be fenced by itself. `held`: what of it machines in quarantine hold. `used`: what its
+    guests take just now, as far as it was measured, which makes no other view."""
 
     host: Host
     load: HostLoad
@@ -28,11 +29,13 @@ class HostView:
     fence: Fence | None = None
     verdict: Verdict | None = None
     held: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceAmounts:
     """One resource of a host or of many. `ratio`: how much may be claimed for each unit that is not reserved.
+    `used`: what guests take of it just now; of many hosts over those that were measured, None where none was.
 
     `allocatable` = floor((total - reserved) * ratio); `available` = allocatable - claimed - foreign, at least 0.
     """
@@ -45,6 +48,7 @@ class ResourceAmounts:
     claimed: int
     foreign: int
     available: int
+    used: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ def carries(load: HostLoad) -> str:
 
 def amounts(view: HostView) -> tuple[ResourceAmounts, ...]:
     """Each resource of a host, by name."""
-    return _amounts(view.host, view.overcommit, view.overcommit.reserved, view.host.booked)
+    found = _amounts(view.host, view.overcommit, view.overcommit.reserved, view.host.booked)
+    return tuple(replace(one, used=view.used[one.resource]) if one.resource in view.used else one for one in found)
 
 
 def cell_amounts(view: HostView) -> tuple[tuple[int, tuple[ResourceAmounts, ...]], ...]:
@@ -135,4 +140,5 @@ def _plus(left: ResourceAmounts, right: ResourceAmounts) -> ResourceAmounts:
         claimed=left.claimed + right.claimed,
         foreign=left.foreign + right.foreign,
         available=left.available + right.available,
+        used=left.used if right.used is None else (left.used or 0.0) + right.used,
     )

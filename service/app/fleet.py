@@ -87,15 +87,18 @@ class Fleet(Zones, Clusters):
         credentials: Mapping[str, Mapping[str, str]] | None = None,
         anonymous_loopback: bool = False,
         signals: Signals | None = None,
+        used: Callable[[str], Mapping[str, float]] = lambda _host_uuid: {},
     ) -> None:
         """`reader`: the process's own. `credentials`: name -> option of hosts -> the file that it names.
-        `anonymous_loopback`: whoever reaches this machine's loopback is an administrator."""
+        `anonymous_loopback`: whoever reaches this machine's loopback is an administrator. `used`: what guests take of a
+        host just now."""
         super().__init__(store, clock, new_uuid, signals or Signals())
         self._probe = probe
         self._planner = planner
         self.reader = reader or FleetReader()
         self._credentials = credentials or {}
         self._anonymous_loopback = anonymous_loopback
+        self._used = used
 
     async def add_host(self, caller: Caller, request: NewHost, *, validate_only: bool = False) -> HostView:
         """Take a host into the fleet once it has answered; the same request id answers with the host that it made.
@@ -263,7 +266,11 @@ class Fleet(Zones, Clusters):
                 raise NotFound("zone", zone_uuid, "zone_uuid")
             hosts = [h for h in fleet.hosts(connection).values() if zone_uuid in ("", h.zone_uuid)]
             zones, of_fleet = fleet.zones(connection), settings.overcommit(connection)
-            views = [HostView(h, HostLoad(), policy(of_fleet, zones, h)) for h in hosts if h.schedulable]
+            views = [
+                HostView(h, HostLoad(), policy(of_fleet, zones, h), used=self._used(h.uuid))
+                for h in hosts
+                if h.schedulable
+            ]
             return FleetCapacity(summed(views), len(views), len(hosts) - len(views))
 
         return await self._store.read(read)
@@ -290,7 +297,15 @@ class Fleet(Zones, Clusters):
         held = {u: ownership.held_on(connection, u) for u in some & holds.keys()}
         views = (
             HostView(
-                h, loads[u], holds[u], whose.get(u, ()), its.get(u, ()), fences.get(u), told.get(u), held.get(u, {})
+                h,
+                loads[u],
+                holds[u],
+                whose.get(u, ()),
+                its.get(u, ()),
+                fences.get(u),
+                told.get(u),
+                held.get(u, {}),
+                self._used(u),
             )
             for u, h in ((h.uuid, h) for h in hosts)
         )

@@ -33,10 +33,17 @@ class Gauges:
     """What the metrics tell of the store and of this process's followers and workers."""
 
     def __init__(
-        self, store: Store, metrics: Metrics, feed: Feed, working: Callable[[], int], secrets: CountSecrets
+        self,
+        store: Store,
+        metrics: Metrics,
+        feed: Feed,
+        working: Callable[[], int],
+        secrets: CountSecrets,
+        used: Callable[[str], Mapping[str, float]],
     ) -> None:
-        """`working`: how many groups are being worked on by this process."""
+        """`working`: how many groups are being worked on by this process. `used`: what guests take of a host now."""
         self._secrets = secrets
+        self._used = used
         self._store = store
         self._metrics = metrics
         self._feed = feed
@@ -84,6 +91,7 @@ class Gauges:
         _replace_amounts(metrics.host_allocatable, [(n, h.allocatable) for h, n in hosts])
         _replace_amounts(metrics.host_claimed, [(n, h.used) for h, n in hosts])
         _replace_amounts(metrics.host_foreign, [(n, h.foreign) for h, n in hosts])
+        _replace_amounts(metrics.host_used, [(n, self._used(h.uuid)) for h, n in hosts])
         states = Counter((*names.of(one.host_uuid), one.state.value) for one in stored.devices)
         replace(metrics.host_devices, {labels: float(count) for labels, count in states.items()})
         held: Samples = {(*names.of(uuid), kind.value): count for (uuid, kind), count in stored.held.items()}
@@ -161,7 +169,7 @@ def _told_apart(named: Iterable[tuple[str, str]]) -> Mapping[str, str]:
     return {uuid: name if times[name] == 1 else f"{name} ({uuid[:_HEAD]})" for uuid, name in pairs}
 
 
-def _replace_amounts(gauges: Amounts, vectors: Sequence[tuple[tuple[str, ...], Mapping[str, int]]]) -> None:
+def _replace_amounts(gauges: Amounts, vectors: Sequence[tuple[tuple[str, ...], Mapping[str, float]]]) -> None:
     replace(gauges.vcpus, {labels: vector[VCPU] for labels, vector in vectors if VCPU in vector})
     replace(gauges.memory, {labels: vector[MEMORY] for labels, vector in vectors if MEMORY in vector})
     by_model = {

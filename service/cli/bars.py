@@ -27,6 +27,8 @@ def totals(hosts: Iterable[fleet_pb2.Host]) -> list[fleet_pb2.ResourceCapacity]:
         of = sums.setdefault(one.resource, fleet_pb2.ResourceCapacity(resource=one.resource))
         for field in ("total", "reserved", "allocatable", "claimed", "foreign", "available"):
             setattr(of, field, getattr(of, field) + getattr(one, field))
+        if one.HasField("used"):
+            of.used += one.used
     return [sums[name] for name in sorted(sums, key=_order)]
 
 
@@ -62,12 +64,18 @@ def capacity_line(of: fleet_pb2.ResourceCapacity, *, useless: bool = False) -> s
     """A resource with its bar and its amounts."""
     name = of.resource
     parts = [f"{amount_text(name, of.claimed)} of {amount_text(name, of.allocatable)} claimed"]
+    if of.HasField("used"):
+        parts.append(f"{_used_text(of)} used now")
     if of.foreign:
         parts.append(f"{amount_text(name, of.foreign)} used by other machines")
     if of.reserved:
         parts.append(f"{amount_text(name, of.reserved)} reserved")
     parts.append(f"{amount_text(name, of.available)} {'of no use' if useless else 'free'}")
     return f"{bar(of, useless=useless)}  {', '.join(parts)}"
+
+
+def _used_text(of: fleet_pb2.ResourceCapacity) -> str:
+    return amount_text("memory", round(of.used)) if of.resource == "memory" else f"{of.used:.1f} {of.resource}"
 
 
 def short_bar(host: fleet_pb2.Host, resource: str) -> str:

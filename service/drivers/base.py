@@ -279,6 +279,9 @@ class HostFacts:
     `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty where
     that was not found out yet. `addresses`: that others have there, as far as it tells; None where its kind does not.
     `firmware`, `secure_boot`: see `domain.fleet.Host`; empty where it does not say now.
+    `used`: what guests of ours take of what they claim: `vcpu` (processors' worth of time since the look before),
+    `memory` (bytes resident, without what the hypervisor takes beside). A resource is absent where it was not measured.
+    It is another at each look, and so makes no other facts.
     """
 
     host_uuid: str
@@ -300,6 +303,7 @@ class HostFacts:
     addresses: tuple[ForeignAddress, ...] | None = None
     firmware: str = ""
     secure_boot: str = ""
+    used: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class LogSource(StrEnum):

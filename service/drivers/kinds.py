@@ -356,7 +356,7 @@ KINDS: Mapping[str, Kind] = {
             options=frozenset(
                 {
                     *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
-                    *("migrate_ms", "live_migration", "numa", "bare_metal"),
+                    *("migrate_ms", "live_migration", "numa", "bare_metal", "busy"),
                 }
             ),
             option_pattern=re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}"),

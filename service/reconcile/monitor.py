@@ -118,6 +118,11 @@ class HostMonitor:
         return asyncio.get_running_loop().time() < self._probed_at + FRESH_SECONDS
 
     @property
+    def used(self) -> Mapping[str, float]:
+        """What guests take there, as it was last measured; nothing is known of a host that does not answer."""
+        return {} if self._silent or self.facts is None else self.facts.used
+
+    @property
     def settled(self) -> bool:
         """Whether the first probe has ended, either way."""
         return self.facts is not None or self._failures > 0

@@ -77,6 +77,9 @@ class Metrics:
         )
         self.host_claimed = Amounts(registry, "corral_host_claimed", "that committed claims hold on a host", labels)
         self.host_foreign = Amounts(registry, "corral_host_foreign", "that machines of others hold on a host", labels)
+        self.host_used = Amounts(
+            registry, "corral_host_used", "that members' guests take on a host now, where it is measured", labels
+        )
 
     def _define_projects(self) -> None:
         """Labelled by project: as many as the configuration names."""

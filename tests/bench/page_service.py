@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+from service.__main__ import SWITCH_SECONDS, keep_what_started
 from service.config.file import load
 from service.domain.fleet import MEMORY, VCPU, Host
 from service.domain.groups import Group, GroupPhase, GroupStatus, InstanceStatus
@@ -87,6 +88,7 @@ async def serve(configuration: Path, members: int, told: Path) -> None:
     process = Process(service)
     with patch.multiple(service.reconciler, start=nothing, stop=nothing):
         await process.start()
+        keep_what_started()
         try:
             await service.store.write(connect)
             for number in range(-(-members // GANG)):
@@ -103,4 +105,5 @@ async def serve(configuration: Path, members: int, told: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))

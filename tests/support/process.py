@@ -56,14 +56,21 @@ class ServiceProcess:
     """One `python -m service serve` on a configuration file that asks for JSON logs: start it, end it, start it again.
 
     As a context manager it is started, and ended in order. The file's directory is its working directory. `python`: the
-    interpreter of another installation than this checkout. `start_seconds`: how long a start may take.
+    interpreter of another installation than this checkout. `start_seconds`: how long a start may take. `module`: what
+    is run in place of `service`, with the same arguments.
     """
 
     def __init__(
-        self, configuration: Path, *, python: Path | None = None, start_seconds: float = START_SECONDS
+        self,
+        configuration: Path,
+        *,
+        python: Path | None = None,
+        start_seconds: float = START_SECONDS,
+        module: str = "service",
     ) -> None:
         self.configuration = configuration
         self._python = python
+        self._module = module
         self._start_seconds = start_seconds
         self.directory = configuration.parent
         self.log = self.directory / "corral.log"
@@ -75,7 +82,14 @@ class ServiceProcess:
         with self.log.open("ab") as log:
             offset = log.tell()
             # Ends with whoever started it. Not by an option of Popen, which would make it fork with gRPC's handlers.
-            serve = [str(self._python or sys.executable), "-m", "service", "serve", "--config", str(self.configuration)]
+            serve = [
+                str(self._python or sys.executable),
+                "-m",
+                self._module,
+                "serve",
+                "--config",
+                str(self.configuration),
+            ]
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", "--", *serve],
                 stdin=subprocess.DEVNULL,

@@ -62,6 +62,7 @@ memory = "64GiB"
 boot_ms = "{boot_ms}"
 call_ms = "0"
 live_migration = "yes"
+busy = "25"
 migrate_ms = "{boot_ms}"
 """
     devices = '"gpu.h100" = "2"\n'
@@ -79,7 +80,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
     (directory / "kernel").touch()
     file = directory / "corral.toml"
     file.write_text(configuration(directory))
-    with ServiceProcess(file) as made:
+    with ServiceProcess(file, module="tests.web.patient_service") as made:
         yield made
 
 

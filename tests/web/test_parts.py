@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 from corral.v1 import group_pb2
@@ -49,6 +51,40 @@ def test_devices_are_listed_and_one_that_is_out_of_service_is_never_free(page: P
     page.until(lambda: page.text("#device-states") == "1 claimed, 1 available", "it in service")
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
     page.until(lambda: page.text("#device-states") == "2 available", "nobody on it")
+
+
+def test_what_guests_use_is_drawn_apart_from_what_is_claimed_and_told_alike_everywhere(
+    page: Page, http: httpx.Client
+) -> None:
+    uuid = deploy(http, "busy", 1, memory=8 * GIB)
+    host = http.get(f"/corral/v1/instance-groups/{uuid}").json()["inventory"]["instances"][0]["hostUuid"]
+
+    def told() -> dict[str, float]:
+        of = http.get(f"/corral/v1/hosts/{host}").json()["inventory"]["capacities"]
+        return {one["resource"]: one["used"] for one in of if "used" in one}
+
+    page.open(f"/#/host/{host}")
+    page.until(lambda: "2 GiB used now" in page.text("main"), "a quarter of what it claims")
+    assert told()["memory"] == 2 * GIB
+    drawn = (
+        "return [...document.querySelectorAll('.line.wide .bar')]"
+        ".map((bar) => [...bar.children].map((e) => e.className))"
+    )
+    (memory,) = [
+        kinds for kinds, text in zip(page.script(drawn), page.texts(".line.wide"), strict=True) if "Memory" in text
+    ]
+    assert memory[:2] == ["used", "claimed"]
+    assert "corral_host_used_memory_bytes{" in http.get("/metrics").text
+    name = page.text("h1").split()[0]
+    sample = re.search(
+        rf'^corral_host_used_memory_bytes{{host="{name}",.*}} (.*)$', http.get("/metrics").text, re.MULTILINE
+    )
+    assert sample is not None
+    assert float(sample[1]) == 2 * GIB
+    page.open()
+    page.until(lambda: "2 GiB used now" in page.text("#totals"), "it in the fleet's sums")
+    assert page.accessibility() == []
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
 
 
 def test_a_groups_page_tells_who_makes_room_for_it(page: Page, http: httpx.Client) -> None:

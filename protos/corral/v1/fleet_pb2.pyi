@@ -744,6 +744,7 @@ class ResourceCapacity(_message.Message):
     CLAIMED_FIELD_NUMBER: _builtins.int
     FOREIGN_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """The resource's name: `vcpu` in virtual CPUs, `memory` in bytes."""
     total: _builtins.int
@@ -760,6 +761,11 @@ class ResourceCapacity(_message.Message):
     """What machines take that are not this service's, and hypervisors for their guests."""
     available: _builtins.int
     """What can still be given out: allocatable - claimed - foreign, at least 0."""
+    used: _builtins.float
+    """What members' guests take of it just now, as the replica that answers has measured it within some seconds: processors'
+    worth of time, or bytes that are resident. Absent where it is not measured. A sum over hosts leaves those out that are
+    not measured.
+    """
     def __init__(
         self,
         *,
@@ -771,12 +777,15 @@ class ResourceCapacity(_message.Message):
         claimed: _builtins.int = ...,
         foreign: _builtins.int = ...,
         available: _builtins.int = ...,
+        used: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_used", b"_used", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "available", b"available", "claimed", b"claimed", "foreign", b"foreign", "overcommit_ratio", b"overcommit_ratio", "reserved", b"reserved", "resource", b"resource", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used", b"_used", "allocatable", b"allocatable", "available", b"available", "claimed", b"claimed", "foreign", b"foreign", "overcommit_ratio", b"overcommit_ratio", "reserved", b"reserved", "resource", b"resource", "total", b"total", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__used: _TypeAlias = _typing.Literal["used"]  # noqa: Y015
+    _WhichOneofArgType__used: _TypeAlias = _typing.Literal["_used", b"_used"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used) -> _WhichOneofReturnType__used | None: ...
 
 Global___ResourceCapacity: _TypeAlias = ResourceCapacity  # noqa: Y015
 
@@ -870,7 +879,7 @@ class HostConnection(_message.Message):
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the driver lets its operator choose, by name. For libvirt: `pool`, `pool_path`, `virt_type`, `machine`,
         `translation_cache_mib`, `migration_address`, `migration_transport`. For a simulated host: `cpu`, `memory`,
-        `boot_ms`, `call_ms`, `foreign_cpu`, `foreign_memory`, `gpu.<model>`, `migrate_ms`, `live_migration`.
+        `boot_ms`, `call_ms`, `foreign_cpu`, `foreign_memory`, `gpu.<model>`, `migrate_ms`, `live_migration`, `busy`.
         Options that name files of the service's machine stand in its configuration alone.
         """
 

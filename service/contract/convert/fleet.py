@@ -201,6 +201,7 @@ def resource(value: ResourceAmounts) -> fleet_pb2.ResourceCapacity:
         claimed=value.claimed,
         foreign=value.foreign,
         available=value.available,
+        used=value.used,
     )
 
 

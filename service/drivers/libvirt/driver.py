@@ -35,7 +35,7 @@ from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.live_moves import LiveMoves
 from service.drivers.libvirt.machines import Machines
 from service.drivers.libvirt.nodedev import NodeDevices
-from service.drivers.libvirt.overhead import Overhead
+from service.drivers.libvirt.overhead import Overhead, Taken
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.strangers import Strangers
 from service.drivers.libvirt.tags import Kind, Tag, check_identity
@@ -98,7 +98,7 @@ class LibvirtDriver(HostDriver):
         boot_id = probing.boot_id(connection, work)
         virtualisation = self._detected(work, connection, boot_id)
         seen = self._inventory.read_all(connection)
-        foreign, beside, guests = self._held(connection, seen, virtualisation.type)
+        foreign, taken = self._held(connection, seen, virtualisation.type)
         return HostFacts(
             host_uuid=self._host_id,
             hostname=connection.getHostname(),
@@ -111,21 +111,22 @@ class LibvirtDriver(HostDriver):
             hypervisor_version=probing.version_text(connection),
             hypervisor=self._hypervisor_of(connection),
             mark=marks.read(connection),
-            beside=beside,
-            guests=guests,
+            beside={"memory": taken.each} if taken is not None else {},
+            guests=taken.ours if taken is not None else 0,
+            used=taken.used if taken is not None else {},
             functions=self._devices.read(connection, seen, self._inventory.foreign_devices(seen)),
             isolation=self._filters.works(work, connection) or "",
             addresses=() if virtualisation.type == "test" else self._strangers.read(connection, seen),
         )
 
-    def _held(self, connection: Any, seen: list[Seen], virt_type: str) -> tuple[dict[str, int], dict[str, int], int]:
-        """`foreign`, `beside` and `guests` of HostFacts."""
+    def _held(self, connection: Any, seen: list[Seen], virt_type: str) -> tuple[dict[str, int], Taken | None]:
+        """`foreign` of HostFacts, and what guests take; None of a hypervisor that runs none."""
         foreign = self._inventory.foreign(seen)
         if virt_type == "test":
-            return foreign, {}, 0
-        each, ours, others = self._overhead.measure(connection, seen, self._cluster, emulated=virt_type == "qemu")
-        foreign["memory"] += each * others
-        return foreign, {"memory": each}, ours
+            return foreign, None
+        taken = self._overhead.measure(connection, seen, self._cluster, emulated=virt_type == "qemu")
+        foreign["memory"] += taken.each * taken.others
+        return foreign, taken
 
     def _hypervisor_of(self, connection: Any) -> str:
         if self._hypervisor is None:

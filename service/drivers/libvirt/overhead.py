@@ -1,4 +1,4 @@
-"""Memory of a host that no guest is given: what QEMU takes beside a guest's.
+"""What guests take: of the memory and time that they claim, and the memory that QEMU takes beside a guest's.
 
 Seen with QEMU 7.2: a guest of 96 MiB that has used all of it takes 184 MiB under software emulation, of which 32 MiB
 are the cache of translated code; one that has not run yet takes 51 MiB in all.
@@ -7,7 +7,9 @@ are the cache of translated code; one that has not run yet takes 51 MiB in all.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
@@ -20,6 +22,17 @@ LEAST_BYTES = 64 << 20
 STEP_BYTES = 16 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """`each`: bytes for each guest beside its memory; `ours`: how many of this cluster run or are paused, `others`: how
+    many others do; `used`: see `drivers.base.HostFacts`."""
+
+    each: int
+    ours: int
+    others: int
+    used: Mapping[str, float] = field(default_factory=dict)
+
+
 class Overhead:
     """What QEMU takes for itself on one host: measured for each guest of ours, and as much assumed for every other, and
     for those that are yet to come.
@@ -27,28 +40,57 @@ class Overhead:
     `cache_bytes`: the cache of translated code of each guest under software emulation. Safe to use from any thread.
     """
 
-    def __init__(self, cache_bytes: int) -> None:
+    def __init__(self, cache_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._cache_bytes = cache_bytes
+        self._clock = clock
         self._lock = threading.Lock()
         self._most = 0
+        self._times: dict[str, tuple[int, float]] = {}
 
-    def measure(self, connection: Any, seen: Iterable[Seen], cluster: str, *, emulated: bool) -> tuple[int, int, int]:
-        """(bytes for each guest, how many of this cluster run or are paused, how many others do).
+    def measure(self, connection: Any, seen: Iterable[Seen], cluster: str, *, emulated: bool) -> Taken:
+        """One call for all guests.
 
         For a guest that has not used all of its memory yet less is measured than QEMU will take: it counts with the
         most that was measured for any guest.
         """
         active = [one for one in seen if one.active and not one.starting]
-        measured = self._measured(connection, [one for one in active if one.record.tag is not None])
-        ours = sum(one.record.machine_of(cluster) is not None for one in active)
+        told = self._told(connection, [one for one in active if one.record.tag is not None])
+        ours = [one for one in active if one.record.machine_of(cluster) is not None]
         least = LEAST_BYTES + (self._cache_bytes if emulated else 0)
+        beside = (told[one.machine_uuid].get("balloon.rss", 0) * 1024 - one.record.memory for one in active
+                  if one.machine_uuid in told)  # fmt: skip
         with self._lock:
-            self._most = max(self._most, least, *measured.values(), 0)
-            most = self._most
-        return -(-most // STEP_BYTES) * STEP_BYTES, ours, len(active) - ours
+            self._most = most = max(self._most, least, *beside)
+            used = self._memory(ours, told) | self._processors(ours, told)
+        return Taken(-(-most // STEP_BYTES) * STEP_BYTES, len(ours), len(active) - len(ours), used)
 
-    def _measured(self, connection: Any, ours: list[Seen]) -> dict[str, int]:
-        """By uuid, bytes resident beyond the guest's memory, at least 0.
+    @staticmethod
+    def _memory(ours: list[Seen], told: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+        """What is resident of the guests' own memory."""
+        resident = [
+            min(told[one.machine_uuid]["balloon.rss"] * 1024, one.record.memory)
+            for one in ours
+            if "balloon.rss" in told.get(one.machine_uuid, {})
+        ]
+        return {"memory": float(sum(resident))} if resident or not ours else {}
+
+    def _processors(self, ours: list[Seen], told: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+        """Processors' worth of time since the look before, of the guests that ran then too."""
+        now, before = self._clock(), self._times
+        self._times = {
+            one.machine_uuid: (told[one.machine_uuid]["cpu.time"], now)
+            for one in ours
+            if "cpu.time" in told.get(one.machine_uuid, {})
+        }
+        shares = [
+            max(0.0, (spent - before[uuid][0]) / 1e9 / (at - before[uuid][1]))
+            for uuid, (spent, at) in self._times.items()
+            if uuid in before and at > before[uuid][1]
+        ]
+        return {"vcpu": sum(shares)} if shares or not ours else {}
+
+    def _told(self, connection: Any, ours: list[Seen]) -> dict[str, Mapping[str, int]]:
+        """By uuid, libvirt's own figures: `balloon.rss` (KiB resident), `cpu.time` (ns); without those it has not.
 
         Only our own guests are measured: they have no balloon, so that libvirt reads the process and does not ask a
         QEMU that may hang; and none of their memory is shared or swapped on purpose.
@@ -58,13 +100,11 @@ class Overhead:
         try:
             answers = connection.domainListGetStats(
                 [one.domain for one in ours],
-                libvirt.VIR_DOMAIN_STATS_BALLOON,
+                libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL,
                 libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
             )
         except libvirt.libvirtError as error:
             if error.get_error_code() not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
                 raise
             return {}
-        memory = {one.machine_uuid: one.record.memory for one in ours}
-        resident = {domain.UUIDString(): int(values.get("balloon.rss", 0)) << 10 for domain, values in answers}
-        return {uuid: max(0, size - memory[uuid]) for uuid, size in resident.items() if uuid in memory}
+        return {domain.UUIDString(): values for domain, values in answers}

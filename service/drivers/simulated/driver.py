@@ -67,6 +67,7 @@ class SimulatedDriver:
             mark=self.host.mark,
             functions=options.functions,
             isolation="a simulated host has no network",
+            used=self.host.used,
         )
 
     async def leave_mark(self, mark: OwnerMark, *, take_over: bool = False, budget_seconds: float) -> OwnerMark:

@@ -36,7 +36,8 @@ class SimulationOptions:
     `bare_metal` (`yes` | `no`: whether it is one machine, given out as a whole, and no hypervisor),
     `gpu.<model>` (how many devices of the model it has, evenly over its cells), `numa` (into how many NUMA cells `cpu`
     and `memory` are divided evenly; 0: it tells none),
-    `foreign_cpu`, `foreign_memory` (held by machines of others), `state_file` (the file that the machines stand in, for
+    `foreign_cpu`, `foreign_memory` (held by machines of others), `busy` (the percentage of what they claim that running
+    machines take; without it that is not told), `state_file` (the file that the machines stand in, for
     several control planes on one machine; without it they are in memory).
     """
 
@@ -48,6 +49,7 @@ class SimulationOptions:
     migrate_ms: int = 100
     live_migration: bool = True
     bare_metal: bool = False
+    busy: int | None = None
 
     @classmethod
     def read(cls, options: Mapping[str, str]) -> SimulationOptions:
@@ -60,6 +62,9 @@ class SimulationOptions:
         migrate_ms, live = _amount(left, "migrate_ms", 100), left.pop("live_migration", "yes")
         if live not in ("yes", "no"):
             raise HostRejected("bad_request", "option 'live_migration' is not yes or no")
+        busy = _amount(left, "busy", 0) if "busy" in left else None
+        if busy is not None and busy > 100:
+            raise HostRejected("bad_request", "option 'busy' is more than 100 percent")
         bare_metal = left.pop("bare_metal", "no")
         if bare_metal not in ("yes", "no"):
             raise HostRejected("bad_request", "option 'bare_metal' is not yes or no")
@@ -77,7 +82,9 @@ class SimulationOptions:
         if left:
             raise HostRejected("bad_request", f"option {min(left)!r} is not one of simulated hosts")
         held = {k: v for k, v in foreign.items() if v}
-        return cls(total | of_cells, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes", bare_metal == "yes")
+        return cls(
+            total | of_cells, held, boot_ms, call_ms, state_file, migrate_ms, live == "yes", bare_metal == "yes", busy
+        )
 
     @property
     def functions(self) -> tuple[PciFunction, ...] | None:
@@ -288,6 +295,15 @@ class SimulatedHost:
     def listing(self) -> Listing:
         """Everything on the host."""
         return Listing(self.boot_id, tuple(self.seen(m) for m in self.machines.values()))
+
+    @property
+    def used(self) -> dict[str, float]:
+        """What its running machines take of what they claim."""
+        if self.options.busy is None:
+            return {}
+        running = [machine for machine in self.machines.values() if machine.state is MachineState.RUNNING]
+        share = self.options.busy / 100
+        return {name: share * sum(one.resources.get(name, 0) for one in running) for name in PINNED}
 
     def reboot(self) -> None:
         """The host restarts: machines are defined still, and stopped."""

@@ -21,6 +21,7 @@ from service.app.feed import Bookmark
 from service.app.groups import Groups
 from service.app.identity import ADMIN, VIEWER, Identities
 from service.app.picture import Look, Picture
+from service.app.used import Used, UsedNews
 from service.app.visibility import sees_causes
 from service.contract.call import REQUEST_ID_KEY, request_id_of
 from service.contract.convert.inventory import Reachable
@@ -44,7 +45,7 @@ _PART = 2000
 """A message tells of this many things at most: a page draws what has come while the rest is under way."""
 _METHOD = Method("server_stream", "corral.web", "Events")
 
-News = Look | Group | Event | Bookmark
+News = Look | Group | Event | Bookmark | UsedNews
 
 
 class HostDocuments:
@@ -80,6 +81,7 @@ class Changes:
     zones: list[Any] | None = None
     groups: dict[str, Any] = field(default_factory=dict)
     members: dict[str, Any] = field(default_factory=dict)
+    used: dict[str, Any] = field(default_factory=dict)
     revision: int = 0
     complete: int = 0
     """How many of the sources have told here that all that stood when they began has been told."""
@@ -95,6 +97,8 @@ class Changes:
                 self.complete += news.whole
                 if news.zones is not None:
                     self.zones = [documents.zone(view) for view in news.zones]
+            case UsedNews():
+                self.used.update(news.hosts)
             case Group():
                 self._group(news, reachable)
             case Bookmark():
@@ -128,6 +132,7 @@ class Changes:
             "removed_hosts": self.removed_hosts,
             "groups": list(self.groups.values()),
             "members": list(self.members.values()),
+            "used": self.used,
         }
         told: dict[str, Any] = {name: value for name, value in whole.items() if value}
         if self.zones is not None:
@@ -144,6 +149,7 @@ class Live:
         identities: Identities,
         groups: Groups,
         picture: Picture,
+        used: Used,
         reachable: Reachable,
         about: Mapping[str, Any],
     ) -> None:
@@ -152,6 +158,7 @@ class Live:
         self._identities = identities
         self._groups = groups
         self._picture = picture
+        self._used = used
         self._reachable = reachable
         self._about = about
         self._host_documents = HostDocuments()
@@ -213,6 +220,8 @@ class Live:
                 if missing == 0:
                     missing = -1
                     yield "ready", {"revision": changes.revision}
+                    if caller.role == ADMIN:
+                        readers.append(asyncio.create_task(_read(self._used.watch(), queue)))
                 if missing < 0:
                     await asyncio.sleep(PAUSE_SECONDS)
         finally:

@@ -135,6 +135,24 @@ def test_letters_of_bars_are_plain_where_the_terminal_has_no_others(monkeypatch:
     assert bar(of, width=8) == "████▓▓··"
 
 
+def test_what_is_used_is_told_where_it_is_measured() -> None:
+    from corral.v1 import fleet_pb2
+
+    from service.cli.bars import capacity_line, totals
+
+    def memory(used: float | None) -> fleet_pb2.ResourceCapacity:
+        return fleet_pb2.ResourceCapacity(resource="memory", allocatable=8 << 30, claimed=4 << 30, used=used)
+
+    assert "4 GiB memory of 8 GiB memory claimed, 1.5 GiB memory used now, " in capacity_line(memory(1.5 * (1 << 30)))
+    assert "used now" not in capacity_line(memory(None))
+    assert "3.4 vcpu used now" in capacity_line(fleet_pb2.ResourceCapacity(resource="vcpu", claimed=4, used=3.41))
+    hosts = [fleet_pb2.Host(state="Enabled", status="Connected", capacities=[memory(u)]) for u in (1.0, None, 2.0)]
+    (of,) = totals(hosts)
+    assert of.used == 3.0
+    (of,) = totals(hosts[1:2])
+    assert not of.HasField("used")
+
+
 def test_every_exit_code_is_told_by_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == errors.OK
     told = capsys.readouterr().out

@@ -63,7 +63,7 @@ def test_every_option_of_a_driver_can_be_set_unless_it_names_a_file_here() -> No
     of_cells = {"cell.0.vcpu": 2, "cell.0.memory": 2, "cell.1.vcpu": 1, "cell.1.memory": 1}
     assert read.total == {"vcpu": 3, "memory": 3, "gpu.a100": 2, **of_cells}
     assert {field.name for field in dataclasses.fields(SimulationOptions)} == {
-        *("total", "foreign", "boot_ms", "call_ms", "migrate_ms", "live_migration", "bare_metal"),
+        *("total", "foreign", "boot_ms", "call_ms", "migrate_ms", "live_migration", "bare_metal", "busy"),
         "state_file",  # names a file
     }
 

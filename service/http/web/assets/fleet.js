@@ -42,6 +42,17 @@ export function totals(hosts) {
   return sums;
 }
 
+// What guests take now of those hosts, where that is measured.
+function usedOf(hosts, picture) {
+  const sums = {};
+  for (const host of hosts.filter(open)) {
+    for (const [name, value] of Object.entries(picture.usedOf(host.uuid))) sums[name] = (sums[name] || 0) + value;
+  }
+  return sums;
+}
+
+const usedText = (name, used) => (name in used ? `, ${amount(name, used[name])} used now` : "");
+
 function fields(host, picture) {
   return {
     ...host,
@@ -60,6 +71,7 @@ export function Fleet({ picture, loading, query, setQuery, may }) {
   const hosts = chosen([...picture.hosts.values()], wanted, (host) => fields(host, picture)).sort(order);
   const sums = totals(hosts);
   const held = quarantined(hosts);
+  const used = usedOf(hosts, picture);
   const zoneName = (uuid) => picture.zones.get(uuid)?.name || uuid;
   const closed = hosts.filter((host) => !open(host)).length;
   return html`<h1>Fleet</h1>
@@ -70,12 +82,12 @@ export function Fleet({ picture, loading, query, setQuery, may }) {
     <section aria-label="Totals" class="totals" id="totals">
       <p><strong>${hosts.length}</strong> hosts${closed > 0 && html`, <strong>${closed}</strong> take nothing new`}</p>
       ${Object.entries(sums).map(([name, of]) => html`<div key=${name} class="total" data-resource=${name} data-of=${of.join(" ")}>
-        <span>${label(name)}: ${amount(name, of[3])} of ${amount(name, of[2])} claimed, ${amount(name, of[5])} free${held[name] > 0 && `, ${amount(name, held[name])} in quarantine or out of service`}</span>
-        <${Bar} resource=${name} of=${of} quarantined=${held[name]} /></div>`)}
+        <span>${label(name)}: ${amount(name, of[3])} of ${amount(name, of[2])} claimed${usedText(name, used)}, ${amount(name, of[5])} free${held[name] > 0 && `, ${amount(name, held[name])} in quarantine or out of service`}</span>
+        <${Bar} resource=${name} of=${of} quarantined=${held[name]} used=${used[name]} /></div>`)}
       <${Legend} />
     </section>
     ${picture.hosts.size === 0 && !loading && html`<p>There is no host yet: the configuration file names hosts, and <code>AddHost</code> takes one into the fleet.</p>`}
-    ${hosts.length > MANY ? html`<${Tiles} hosts=${byPlace(hosts, zoneName)} zoneName=${zoneName} open=${open} stranded=${stranded} />` : html`<${Zones} hosts=${hosts} picture=${picture} />`}
+    ${hosts.length > MANY ? html`<${Tiles} hosts=${byPlace(hosts, zoneName)} zoneName=${zoneName} open=${open} stranded=${stranded} used=${(host) => picture.usedOf(host.uuid)} />` : html`<${Zones} hosts=${hosts} picture=${picture} />`}
     ${hosts.length > MANY && html`<${HostTable} hosts=${hosts} picture=${picture} />`}`;
 }
 
@@ -105,7 +117,7 @@ function Card({ host, picture }) {
   return html`<li class="host">
     <p><a href=${`#/host/${host.uuid}`}>${host.name}</a> <${Status} is=${host.status} />${host.state !== "Enabled" && html` <em>${host.state}</em>`}${host.type === "BareMetal" && html` <em>bare metal</em>`}</p>
     ${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line"><span>${label(name)}</span>
-      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} />
+      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} used=${picture.usedOf(host.uuid)[name]} />
       <span>${amount(name, of[3])} / ${amount(name, of[2])}</span></div>`)}
     <p class="members">${members.slice(0, 24).map((member) => {
       const group = picture.groups.get(member.group)?.name || member.group;
@@ -146,8 +158,8 @@ export function Host({ picture, loading, uuid, may }) {
       ${host.status === "Disconnected" && html`<button onClick=${() => setAsk(toFence(host))}>Fence…</button>`}</p>`}
     <${Problem} is=${problem} />
     <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
-      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} />
-      <span>${amount(name, of[3])} claimed, ${amount(name, of[4])} other machines${host.quarantined[name] > 0 && ` (${amount(name, host.quarantined[name])} in quarantine or out of service)`}, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
+      <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} used=${picture.usedOf(uuid)[name]} />
+      <span>${amount(name, of[3])} claimed${usedText(name, picture.usedOf(uuid))}, ${amount(name, of[4])} other machines${host.quarantined[name] > 0 && ` (${amount(name, host.quarantined[name])} in quarantine or out of service)`}, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
       ${Object.keys(host.cells).length > 1 && Object.entries(host.cells).map(([number, cell]) => html`<h3 key=${number}>NUMA cell ${number}</h3>
         ${Object.entries(cell).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span><${Bar} resource=${name} of=${of} open=${open(host)} />
           <span>${amount(name, of[3])} claimed by members pinned to it, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}`)}

@@ -22,15 +22,18 @@ export function Status({ is }) {
 }
 
 // What of a resource is taken by whom. A host that takes nothing has nothing free, whatever it measures. `quarantined`: what
-// of `foreign` waits for an operator. Parts are [kind, width, words, amount]; a whole bar is what there is, by the measure of
-// what may be claimed: with overcommit a CPU that the host keeps is as wide as all that could have been claimed of it.
-export function shares([total, reserved, allocatable, claimed, foreign, available], open, stranded, quarantined = 0) {
+// of `foreign` waits for an operator; `used`: what guests take now of what is claimed, undefined where that is not measured. Parts
+// are [kind, width, words, amount]; a whole bar is what there is, by the measure of what may be claimed: with overcommit a CPU that
+// the host keeps is as wide as all that could have been claimed of it.
+export function shares([total, reserved, allocatable, claimed, foreign, available], open, stranded, quarantined = 0, used = 0) {
+  const taken = Math.min(used, claimed);
   const kept = total > reserved ? (reserved * allocatable) / (total - reserved) : reserved;
   const free = open && !stranded ? available : 0;
   return {
     whole: Math.max(allocatable, claimed + foreign, 1) + kept,
     parts: [
-      ["claimed", claimed, "claimed by members"],
+      ["used", taken, "used now", used],
+      ["claimed", claimed - taken, "claimed by members", claimed],
       ["foreign", Math.max(0, foreign - quarantined), "taken by other machines"],
       ["quarantined", Math.min(foreign, quarantined), "in quarantine or out of service"],
       ["stranded", open && stranded ? available : 0, "free, and of no use: another resource is used up"],
@@ -41,9 +44,9 @@ export function shares([total, reserved, allocatable, claimed, foreign, availabl
   };
 }
 
-export function Bar({ resource, of, open = true, stranded = false, quarantined = 0 }) {
-  const { whole, parts } = shares(of, open, stranded, quarantined);
-  const told = parts.filter(([, value]) => value > 0).map(([, value, what, exactly = value]) => `${amount(resource, exactly)} ${what}`);
+export function Bar({ resource, of, open = true, stranded = false, quarantined = 0, used }) {
+  const { whole, parts } = shares(of, open, stranded, quarantined, used);
+  const told = parts.filter(([, value, , exactly = value]) => exactly > 0).map(([, value, what, exactly = value]) => `${amount(resource, exactly)} ${what}`);
   const words = `${label(resource)}: ${told.join(", ") || "nothing"}`;
   return html`<div class="bar" role="img" aria-label=${words} title=${words}>
     ${parts.map(([kind, value]) => value > 0 && html`<b class=${kind} style=${{ width: `${(100 * value) / whole}%` }}></b>`)}
@@ -51,8 +54,8 @@ export function Bar({ resource, of, open = true, stranded = false, quarantined =
 }
 
 export function Legend() {
-  const kinds = ["claimed", "foreign", "quarantined", "stranded", "closed", "free", "reserved"];
-  const names = { claimed: "claimed", foreign: "other machines", quarantined: "in quarantine or out of service", stranded: "stranded", closed: "not given out", free: "free", reserved: "kept for the host itself" };
+  const kinds = ["used", "claimed", "foreign", "quarantined", "stranded", "closed", "free", "reserved"];
+  const names = { used: "claimed and used now", claimed: "claimed", foreign: "other machines", quarantined: "in quarantine or out of service", stranded: "stranded", closed: "not given out", free: "free", reserved: "kept for the host itself" };
   return html`<ul class="legend" aria-label="Colours of the bars">
     ${kinds.map((kind) => html`<li><b class=${kind} aria-hidden="true"></b>${names[kind]}</li>`)}
   </ul>`;

@@ -11,6 +11,7 @@ export class Picture {
     this.hosts = new Map();
     this.groups = new Map();
     this.members = new Map();
+    this.used = new Map(); // what guests take of a host now, where that is measured
     this.byHost = new Map();
     this.byGroup = new Map();
   }
@@ -18,6 +19,7 @@ export class Picture {
   apply(changes) {
     if (changes.zones) this.zones = new Map(changes.zones.map((zone) => [zone.uuid, zone]));
     for (const uuid of changes.removed_hosts || []) this.hosts.delete(uuid);
+    for (const [uuid, used] of Object.entries(changes.used || {})) this.used.set(uuid, used);
     for (const host of changes.hosts || []) this.hosts.set(host.uuid, host);
     for (const member of changes.members || []) this._member(member);
     for (const group of changes.groups || []) this._group(group);
@@ -25,6 +27,10 @@ export class Picture {
 
   membersOf(group) {
     return [...(this.byGroup.get(group) || [])].map((uuid) => this.members.get(uuid)).sort((a, b) => a.rank - b.rank);
+  }
+
+  usedOf(host) {
+    return this.used.get(host) || {};
   }
 
   membersOn(host) {

@@ -65,7 +65,7 @@ function colours(element) {
   };
 }
 
-export function Tiles({ hosts, zoneName, open, stranded }) {
+export function Tiles({ hosts, zoneName, open, stranded, used }) {
   const canvas = useRef(null);
   const [at, setAt] = useState(-1);
   const [width, setWidth] = useState(800);
@@ -77,7 +77,7 @@ export function Tiles({ hosts, zoneName, open, stranded }) {
     watch.observe(canvas.current.parentElement);
     return () => watch.disconnect();
   }, []);
-  useEffect(() => paint(canvas.current, hosts, { tile, places, names, height, width, at, open, stranded }));
+  useEffect(() => paint(canvas.current, hosts, { tile, places, names, height, width, at, open, stranded, used }));
   const under = (event) => {
     const box = canvas.current.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
@@ -95,16 +95,16 @@ export function Tiles({ hosts, zoneName, open, stranded }) {
     <canvas ref=${canvas} tabindex="0" role="application" aria-label=${`${hosts.length} hosts as tiles; arrow keys move, Enter opens; the table below says the same`}
       aria-describedby="tile-told" onMouseMove=${(event) => setAt(under(event))} onMouseLeave=${() => setAt(-1)} onKeyDown=${pressed}
       onClick=${(event) => under(event) >= 0 && (location.hash = `#/host/${hosts[under(event)].uuid}`)}></canvas>
-    <p id="tile-told" class="told" aria-live="polite">${host ? words(host) : "Point at a tile for its name."}</p>
+    <p id="tile-told" class="told" aria-live="polite">${host ? words(host, used(host)) : "Point at a tile for its name."}</p>
   </div>`;
 }
 
-function words(host) {
-  const free = Object.entries(host.resources).map(([name, of]) => `${label(name)} ${amount(name, of[3])} of ${amount(name, of[2])} claimed`);
+function words(host, used) {
+  const free = Object.entries(host.resources).map(([name, of]) => `${label(name)} ${amount(name, of[3])} of ${amount(name, of[2])} claimed${name in used ? `, ${amount(name, used[name])} used now` : ""}`);
   return `${host.name}${host.rack && ` in rack ${host.rack}`}: ${host.status}, ${host.state}, ${host.members} members; ${free.join("; ")}`;
 }
 
-function paint(canvas, hosts, { tile, places, names, height, width, at, open, stranded }) {
+function paint(canvas, hosts, { tile, places, names, height, width, at, open, stranded, used }) {
   const scale = window.devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
@@ -127,7 +127,7 @@ function paint(canvas, hosts, { tile, places, names, height, width, at, open, st
   draw.textBaseline = "middle";
   hosts.forEach((host, index) => {
     const { left, top } = places[index];
-    one(draw, colour, host, { left, top, ...tile }, open(host), stranded(host));
+    one(draw, colour, host, { left, top, ...tile }, open(host), stranded(host), used(host));
     if (index !== at) return;
     draw.strokeStyle = colour("text");
     draw.lineWidth = 2;
@@ -135,7 +135,7 @@ function paint(canvas, hosts, { tile, places, names, height, width, at, open, st
   });
 }
 
-function one(draw, colour, host, { left, top, width, height }, open, stranded) {
+function one(draw, colour, host, { left, top, width, height }, open, stranded, used) {
   draw.fillStyle = colour("surface");
   draw.fillRect(left, top, width, height);
   draw.fillStyle = colour(tone(host.status));
@@ -145,7 +145,7 @@ function one(draw, colour, host, { left, top, width, height }, open, stranded) {
   const room = named ? height - 16 : height - 4;
   const each = Math.max(2, Math.floor(room / Math.max(1, bars.length)) - 1);
   bars.forEach(([name, of], row) => {
-    const { whole, parts } = shares(of, open, stranded.includes(name), host.quarantined[name]);
+    const { whole, parts } = shares(of, open, stranded.includes(name), host.quarantined[name], used[name]);
     let from = left + 6;
     for (const [kind, value] of parts) {
       const wide = ((width - 8) * value) / whole;

@@ -12,7 +12,7 @@ export function bytes(amount) {
 }
 
 export function amount(resource, value) {
-  return resource === "memory" ? bytes(value) : String(value);
+  return resource === "memory" ? bytes(value) : String(Math.round(value * 10) / 10);
 }
 
 // CPU, memory, then what else there is by name.

@@ -45,6 +45,7 @@ class FakeHost:
     volumes: dict[str, str] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     resident_kib: dict[str, int] = field(default_factory=dict)
+    cpu_ns: dict[str, int] = field(default_factory=dict)
     topology: str = ""  # an element of the capabilities
     pool_full: bool = False  # as libvirt 9.0 has it: a small upload is lost without a word
     inactive_networks: set[str] = field(default_factory=set)
@@ -294,13 +295,12 @@ class FakeConnection(Filtering):
         return self.host.step("deviceLookup", look)  # type: ignore[no-any-return]
 
     def domainListGetStats(self, domains: list[FakeDomain], _stats: int, _flags: int) -> list[Any]:  # noqa: N802
-        resident = self.host.resident_kib
-        return self.host.step(  # type: ignore[no-any-return]
-            "stats",
-            lambda: [
-                (d, {"balloon.rss": resident[d.UUIDString()]} if d.UUIDString() in resident else {}) for d in domains
-            ],
-        )
+        told = {"balloon.rss": self.host.resident_kib, "cpu.time": self.host.cpu_ns}
+
+        def of(uuid: str) -> dict[str, int]:
+            return {name: by_uuid[uuid] for name, by_uuid in told.items() if uuid in by_uuid}
+
+        return self.host.step("stats", lambda: [(d, of(d.UUIDString())) for d in domains])  # type: ignore[no-any-return]
 
     # --- storage ---
 
