@@ -25,6 +25,7 @@ def base(directory: Path, installed: Sequence[str], fetched: Sequence[str]) -> R
         "cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys;"
         "echo 'StrictHostKeyChecking accept-new' >/root/.ssh/config"
     )
+    (directory / "etc/hostname").unlink(missing_ok=True)  # each has its own
     (directory / "usr/sbin/policy-rc.d").unlink()  # from here on what is installed is started, as on any server
     return made
 
@@ -98,7 +99,7 @@ def _booted(directory: Path, name: str, network: Namespace) -> Iterator[Server]:
     system = subprocess.Popen(
         [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe", "--read-only",
-            "--volatile=overlay", "--resolv-conf=off", f"--machine={name}", f"--hostname={name}",
+            "--volatile=overlay", "--resolv-conf=off", "--timezone=off", f"--machine={name}", f"--hostname={name}",
             f"--network-namespace-path=/proc/{network.pid}/ns/net", "-D", str(directory),
         ],
         stdin=subprocess.DEVNULL,
