@@ -278,10 +278,8 @@ class HostFacts:
     `functions`: its PCI functions; None where its kind does not tell them, and devices are only counted in `total`.
     `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty where
     that was not found out yet. `addresses`: that others have there, as far as it tells; None where its kind does not.
-    `firmware`, `secure_boot`: see `domain.fleet.Host`; empty where it does not say now.
-    `used`: what guests of ours take of what they claim: `vcpu` (processors' worth of time since the look before),
-    `memory` (bytes resident, without what the hypervisor takes beside). A resource is absent where it was not measured.
-    It is another at each look, and so makes no other facts.
+    `firmware`, `secure_boot`: see `domain.fleet.Host`; empty where it does not say now. `used`: of what guests of ours
+    claim, `vcpu` (processors' worth of time since the look before) and `memory` (bytes resident), as far as measured.
     """
 
     host_uuid: str
