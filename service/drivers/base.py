@@ -272,7 +272,7 @@ class HostFacts:
     `foreign`: what machines without this cluster's tag hold (not what they could be given as they run), without stopped
     ones that do not autostart; and what the hypervisor takes for itself beside their memory.
     `beside`: what the hypervisor takes for each guest of ours beside what the guest is given; `guests`: how many run.
-    `virt_type`: `kvm` | `qemu` | `test` | `simulated`. `virt_note` says why. `mark`: the owner's, None where it has none.
+    `virt_type`: `kvm` | `qemu` | `test` | `simulated`; `virt_note`: why. `mark`: the owner's, None where it has none.
     `hypervisor`: the machine's own uuid, whatever address it is reached by; empty where its kind has none.
     `functions`: its PCI functions; None where its kind does not tell them, and devices are only counted in `total`.
     `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty where
