@@ -111,6 +111,10 @@ class Catalogue:
             where = self._file.at("model_services", index)
             told = 'belongs to readiness_kind = "command", which needs one'
             self._file.problems.append(f"{where}.readiness_command: {told}")
+        if (section.readiness_kind == "serial") != bool(section.readiness_line.strip(" *")):
+            where = self._file.at("model_services", index)
+            told = 'belongs to readiness_kind = "serial", which needs one'
+            self._file.problems.append(f"{where}.readiness_line: {told}")
         ports = ports_of(section.framework, {str(role): port for role, port in section.ports.items()})
         self._file.tell(self._file.at("model_services", index), port_problems(section.framework, ports))
         values = section.model_dump(exclude={"image", "supported_metrics", "ports"})

@@ -248,8 +248,9 @@ class ModelServiceSection(Section):
     ] = "Endpoint"
     ports: dict[Literal["service", "rendezvous", "rpc"], Port] = {}
     health_path: Annotated[str, Field(pattern=r"^/[!-~]{0,1023}$")] = "/health"
-    readiness_kind: Literal["", "http", "listening", "process", "command"] = ""
+    readiness_kind: Literal["", "http", "listening", "process", "command", "agent", "serial"] = ""
     readiness_command: Line = ""
+    readiness_line: Line = ""
     canary_path: Annotated[str, Field(pattern=r"^(/[!-~]{0,1023})?$")] = ""
     canary_body: Line = ""
     canary_expect: Line = ""
@@ -266,9 +267,8 @@ class ModelServiceSection(Section):
 
 
 class CatalogSection(Section):
-    """[catalog]: `image_directory` is the image store: what is uploaded lies there, and RegisterImage takes files from
-    nowhere else. `max_upload_size`: of one file, however it comes. `import_networks`: where the servers may be that
-    ImportImage fetches from; none named: anywhere but on this machine and its links. `max_import_ms`: of one call."""
+    """[catalog]: `image_directory` is the image store; RegisterImage takes files from nowhere else. `max_upload_size`:
+    of one file. `import_networks`: all that ImportImage asks; none: any but here. `max_import_ms`: a call"""
 
     image_directory: str = "images"
     max_upload_size: Annotated[Size, Field(ge=1)] = 1 << 40

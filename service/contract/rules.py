@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from service.domain import ranks
 from service.domain.fleet import MAX_RATIO, HostAddress, gpu_model_violation
 from service.domain.network import NetworkWish, network_of
+from service.domain.presets import BY_HOST, MOST_HOST_CHECK_MS
 from service.drivers import kinds
 from service.errors import FieldViolation
 
@@ -218,6 +219,11 @@ def _path_begins_with_slash(request: Any) -> Iterator[FieldViolation]:
         yield FieldViolation("readiness_check.canary.path", "must begin with a slash")
     if (request.readiness_check.kind == "command") != bool(request.readiness_check.command):
         yield FieldViolation("readiness_check.command", "belongs to the kind `command`, which needs one")
+    if (request.readiness_check.kind == "serial") != bool(request.readiness_check.line.strip(" *")):
+        yield FieldViolation("readiness_check.line", "belongs to the kind `serial`, which needs one")
+    if request.readiness_check.kind in BY_HOST and request.readiness_check.timeout > MOST_HOST_CHECK_MS:
+        told = f"must be at most {MOST_HOST_CHECK_MS} with the kinds `agent` and `serial`"
+        yield FieldViolation("readiness_check.timeout", told)
 
 
 def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:

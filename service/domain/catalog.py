@@ -39,7 +39,8 @@ class ModelService:
     """A catalogue entry: the template that a node spec's `uuid` names. Sizes in bytes, times in ms.
 
     `image_uuid`: where `image` was copied from. `readiness_*`: 0 leaves it to the guest.
-    `readiness_kind`: a word of `presets.Ready`, empty for the framework's; `readiness_command` belongs to `command`.
+    `readiness_kind`: a word of `presets.Ready`, empty for the framework's; `readiness_command` belongs to `command`,
+    `readiness_line` to `serial`.
     `canary_*`: a request that rank 0 answers and a POSIX extended regular expression that a right answer matches; empty
     for none. An empty body is asked for by GET.
     `version` rises with every change; members name the one that they were admitted with.
@@ -74,6 +75,7 @@ class ModelService:
     readiness_timeout_ms: int = 0
     readiness_kind: str = ""
     readiness_command: str = ""
+    readiness_line: str = ""
     canary_path: str = ""
     canary_body: str = ""
     canary_expect: str = ""

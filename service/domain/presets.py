@@ -47,12 +47,20 @@ class Serves(StrEnum):
 
 
 class Ready(StrEnum):
-    """How a member's guest tells that its engine is ready, asked in the guest itself."""
+    """By what a member is known to be ready: what its guest looks at itself, or what its host is asked."""
 
     HTTP = "http"  # a GET of the readiness path is answered with a status of 200 to 299
     LISTENING = "listening"  # somebody listens on the port; nobody connects to it, since that alone may break an engine
     PROCESS = "process"  # the engine's process goes on running
     COMMAND = "command"  # a command of the entry's ends with status 0
+    AGENT = "agent"  # asked of the host: the guest agent answers a ping
+    SERIAL = "serial"  # asked of the host: the console has said a line since the machine was started
+
+
+BY_HOST = frozenset({Ready.AGENT, Ready.SERIAL})
+"""What no program of Corral's in the guest looks at."""
+MOST_HOST_CHECK_MS = 5_000
+"""What one look by the host may take: calls of other machines wait behind it."""
 
 
 @dataclass(frozen=True, slots=True)

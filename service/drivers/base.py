@@ -162,6 +162,8 @@ class MachineSpec:
     come, for the machine's metadata: a database that is older than its machines is noticed by it.
     `record`: text of the metadata from which the machine's rows can be written again; each definition has the newest.
     `isolation`: whom its group may talk with, held to where the host can; None: nothing is held to.
+    `asked_for`: what the host is to be asked of the guest's readiness, `agent` or `serial`; empty for nothing. A host
+    that cannot be asked that refuses the machine (HostRejected `unsupported`).
     """
 
     identity: MachineIdentity
@@ -180,6 +182,7 @@ class MachineSpec:
     cells: tuple[int, ...] = ()
     devices: tuple[HeldDevice, ...] = ()
     isolation: Isolation | None = None
+    asked_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +232,7 @@ class ObservedMachine:
     one may be pulled from under it; None where the host does not tell. `ailing`: of those functions the ones that its
     guest says fail, with what ails them.
     `reset_seconds`: how long ago its host told of a reset; None: it has not. What the guest said before is dropped.
+    `console_from`: how much its console's log held when it was started last, in bytes: what comes after is of this run.
     """
 
     identity: MachineIdentity
@@ -246,6 +250,7 @@ class ObservedMachine:
     devices: tuple[str, ...] | None = None
     ailing: Mapping[str, str] = field(default_factory=dict)
     reset_seconds: float | None = None
+    console_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +429,14 @@ class HostDriver(Protocol):
         A `start` beyond the end gives none.
 
         Raises HostRejected `absent` where the host keeps no such log of that machine.
+        """
+        ...
+
+    async def agent_answers(self, identity: MachineIdentity, *, budget_seconds: float) -> bool:
+        """Whether the QEMU guest agent of a machine that executes answers a ping, within half the budget.
+
+        Raises HostRejected `unsupported` where the machine or its host has no way to it, `absent` where it does not
+        run.
         """
         ...
 

@@ -100,6 +100,10 @@ class UnusableDriver:
         """See HostDriver."""
         raise self._refuse()
 
+    async def agent_answers(self, identity: MachineIdentity, *, budget_seconds: float) -> bool:
+        """See HostDriver."""
+        raise self._refuse()
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         raise self._refuse()

@@ -18,6 +18,7 @@ class Observation(StrEnum):
     EXECUTING = "executing"
     READY = "ready"  # executing, and the guest says that it answers
     UNREADY = "unready"  # executing, and a guest that was ready says that it does not serve, or has fallen silent
+    GIVEN_UP = "given_up"  # executing, and its guest starts its engine no more: it never lasted
     HALTED = "halted"  # there, not executing: shut off or crashed
     GONE = "gone"  # two complete listings without it (ARCHITECTURE mechanism 7)
     REJECTED = "rejected"  # the host cannot do it

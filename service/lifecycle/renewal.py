@@ -22,6 +22,7 @@ FURTHEST = 1_000
 """By how many starts a guest may be ahead of the database at most."""
 ANSWERS_APART_MS = 10_000
 """A right answer is written down when the one before is so much older."""
+_RUNNING = (Observation.EXECUTING, Observation.READY, Observation.UNREADY, Observation.GIVEN_UP)
 _NOT_RUNNING = (Observation.HALTED, Observation.GONE, Observation.PAUSED)
 
 
@@ -74,7 +75,7 @@ def was_reset(member: Instance, fact: Observed, now: int) -> bool:
 
 def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     """The member with what its guest says of itself, and since when it says nothing."""
-    if fact.observation not in (Observation.EXECUTING, Observation.READY, Observation.UNREADY):
+    if fact.observation not in _RUNNING:
         return replace(member, silent_since=0) if fact.observation in _NOT_RUNNING else member
     if member.status in (S.BOOTING, S.RUNNING) and (not member.reason or member.reason.startswith((UNHEARD, CLASH))):
         clash = f"{CLASH} {member.address or fact.address}: {fact.clash}" if fact.clash else ""

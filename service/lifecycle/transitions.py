@@ -78,7 +78,7 @@ __all__ = ["AT_REST", "FINAL", "LAUNCHING", "MEMBER", "PLACED", "SEARCH_GOES_ON"
            "public_status", "released"]  # fmt: skip
 
 CREATE_PATIENCE_MS = 15_000
-_RUNS = frozenset({Observation.EXECUTING, Observation.READY, Observation.UNREADY})
+_RUNS = frozenset({Observation.EXECUTING, Observation.READY, Observation.UNREADY, Observation.GIVEN_UP})
 SEARCH_GOES_ON = "no placement was found or ruled out so far; the search goes on"
 """The reason of a group whose planning is not decided yet."""
 

@@ -49,6 +49,7 @@ from service.lifecycle.members import gives_up
 from service.reconcile import failing_devices, sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
+from service.reconcile.host_checks import HostChecks
 from service.reconcile.logs import MachineLogs
 from service.reconcile.machine_spec import Unread, identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
@@ -120,6 +121,11 @@ class MemberCalls:
         self.directory = directory
         self._metrics = metrics
         self.logs = logs or MachineLogs(custody, monitors, directory, self._secrets)
+        self._checks = HostChecks(directory)
+
+    def asks_host(self, member: Instance) -> bool:
+        """Whether the member is ready by what its host is asked, over and over."""
+        return self._checks.asks(member)
 
     async def perform(
         self, group: Group, effect: MemberEffect, sends: Sends, *, lease_left_ms: int, hinted: bool
@@ -194,13 +200,15 @@ class MemberCalls:
             if spec is None:
                 return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its catalogue entry is gone"),)
             monitor.acted()
-            return sight.seen(member, await driver.create_paused(spec, budget_seconds=budget))
+            created = await driver.create_paused(spec, budget_seconds=budget)
+            return await self._checks.judged(monitor, member, created, sight.seen(member, created))
         if isinstance(effect, Resume):
             if member.devices:
                 made = await monitor.observe(identity)
                 if made is not None and sight.other_devices(member, made):
                     return sight.seen(member, made)  # it never runs with what is not its own
-            return sight.let_run(member, await driver.resume(identity, budget_seconds=budget))
+            running = await driver.resume(identity, budget_seconds=budget)
+            return await self._checks.judged(monitor, member, running, sight.let_run(member, running))
         if isinstance(effect, Tell | Take):
             text = orders.take(group.uuid, effect.address) if isinstance(effect, Take) else ""
             if isinstance(effect, Tell) and (spec := await self._machine_spec(monitor, group, member)) is not None:
@@ -318,7 +326,8 @@ class MemberCalls:
             machine = await monitor.observe(identity)
         if machine is not None and machine.state is not MachineState.TOMBSTONE:
             heard = await self._heard(monitor, identity, machine)
-            return [await self._with_last_lines(group, member, fact) for fact in sight.seen(member, heard)]
+            facts = await self._checks.judged(monitor, member, heard, sight.seen(member, heard))
+            return [await self._with_last_lines(group, member, fact) for fact in facts]
         return await self._absent(monitor, group, member, identity, "its machine is gone from the host")
 
     async def _heard(
@@ -353,7 +362,8 @@ class MemberCalls:
         """The fact, with what the machine said last where it tells that a member serves no more."""
         if not isinstance(fact, Observed) or not fact.reason:
             return fact
-        fails = fact.observation is Observation.HALTED and member.status not in ENDING
+        ends = fact.observation in (Observation.HALTED, Observation.GIVEN_UP)
+        fails = ends and member.status not in ENDING
         stops = fact.observation is Observation.UNREADY and member.status is InstanceStatus.RUNNING
         return replace(fact, last_lines=await self.logs.last_lines(group, member)) if fails or stops else fact
 

@@ -18,7 +18,7 @@ from service.domain.isolation import isolation_of
 from service.domain.ownership import Installation
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
 from service.planning.translate import demand
-from service.serving import supervisor
+from service.serving import engine, supervisor
 from service.serving.record import machine_record
 from service.serving.rendezvous import rendezvous, template, texts
 
@@ -46,6 +46,8 @@ def machine_spec(
     interfaces = _interfaces(member, zones[host.zone_uuid], host)
     pinned = member.target_cells if host.uuid == member.target_host_uuid else member.cells
     document = rendezvous(group, member, host, zones, catalogue, secrets)
+    check = engine.host_check(member, entry)
+    asked_for = check.kind.value if check is not None else ""
     return MachineSpec(
         identity=identity_of(installation.cluster, member),
         display_name=member.spec.name,
@@ -56,13 +58,14 @@ def machine_spec(
         image=entry.image,
         interfaces=interfaces,
         documents={**texts(document, group, member), **_programs(entry.image)},
-        spec_hash=_spec_hash(member, entry.image, interfaces, pinned),
+        spec_hash=_spec_hash(member, entry.image, interfaces, pinned, asked_for),
         cells=pinned,
         devices=member.devices,
         resources=demand(member.spec),
         generation=installation.generation(group.revision),
         record=machine_record(group, member, entry, document["group"]["epoch"]),
         isolation=isolation_of(group, zones[host.zone_uuid], zones) if member.address else None,
+        asked_for=asked_for,
     )
 
 
@@ -88,11 +91,12 @@ def _interfaces(member: Instance, zone: Zone, host: Host) -> tuple[NetworkInterf
 
 
 def _spec_hash(
-    member: Instance, image: Image, interfaces: tuple[NetworkInterface, ...], pinned: tuple[int, ...]
+    member: Instance, image: Image, interfaces: tuple[NetworkInterface, ...], pinned: tuple[int, ...], asked_for: str
 ) -> str:
     """Changes whenever the machine would have to be made differently; documents may change without it."""
     made_of = (member.spec, image.name, sorted(image.sha256.items()), interfaces)
     given = (*((pinned,) if pinned else ()), *((member.devices,) if member.devices else ()))
+    given = (*given, *((asked_for,) if asked_for else ()))
     text = repr((*made_of, *given))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -86,6 +86,8 @@ class Resting:
             return None
         if group.phase is GroupPhase.STOPPED:
             return []  # a turn looks at none of its machines either
+        if self.context.calls.asks_host(member):
+            return None  # no listing has the answer
         machine = monitor.last.listing.find(member.machine_uuid)
         if machine is None or machine.state is not MachineState.RUNNING:
             return None

@@ -11,6 +11,7 @@ from service.drivers.base import GuestReport, MachineState, ObservedMachine
 from service.lifecycle.facts import Fact, Observation, Observed
 
 READY = "ready"
+FAILED = "failed"
 SILENT_SECONDS = 15.0
 """After so long without a word a guest that counts its looks, two a second, hangs."""
 
@@ -75,6 +76,9 @@ def _said(member: Instance, report: GuestReport) -> Observed:
     )
     if report.stage == READY and not silent:
         return replace(said, observation=Observation.READY)
+    if report.stage == FAILED and not silent:
+        told = f"its guest has given its engine up: {report.detail}"
+        return replace(said, observation=Observation.GIVEN_UP, reason=told)
     if silent:
         said = replace(said, reason=f"its guest has said nothing for {SILENT_SECONDS:.0f} s")
     elif member.status is InstanceStatus.RUNNING:

@@ -9,12 +9,25 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, Instance
-from service.domain.presets import CUSTOM, Gate, Ready, Serves, ports_of, preset_of, ranges_of
+from service.domain.presets import (
+    BY_HOST,
+    CUSTOM,
+    MOST_HOST_CHECK_MS,
+    Gate,
+    Ready,
+    Serves,
+    ports_of,
+    preset_of,
+    ranges_of,
+)
 from service.domain.specs import NodeSpec
 
+READINESS_INTERVAL_MS = 1_000
+READINESS_TIMEOUT_MS = 2_000
 ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 
@@ -71,6 +84,37 @@ def readiness(member: Instance, entry: ModelService) -> tuple[Ready, int]:
         ready = Ready(entry.readiness_kind) if entry.readiness_kind else preset.leader_ready
         return ready, entry.readiness_port or ports.get("service", 0)
     return preset.worker_ready, ports.get(preset.gate_port, 0) if preset.worker_ready is Ready.LISTENING else 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostCheck:
+    """What a member's host is asked of its guest. Times in ms. `line`: of the console, `*` for any text.
+
+    `alone`: nothing in the guest has a say, since it neither runs an engine of Corral's nor asks a canary.
+    """
+
+    kind: Ready
+    line: str
+    interval_ms: int
+    timeout_ms: int
+    alone: bool
+
+
+def host_check(member: Instance, entry: ModelService) -> HostCheck | None:
+    """What the member's host is asked; None where the guest itself tells."""
+    kind, _ = readiness(member, entry)
+    if kind not in BY_HOST:
+        return None
+    preset = preset_of(entry.framework)
+    own = entry.initial_command if member.rank == 0 else entry.worker_command or entry.initial_command
+    starts = own or (preset.leader_command if member.rank == 0 else preset.worker_command)
+    return HostCheck(
+        kind,
+        entry.readiness_line,
+        entry.readiness_interval_ms or READINESS_INTERVAL_MS,
+        min(entry.readiness_timeout_ms or READINESS_TIMEOUT_MS, MOST_HOST_CHECK_MS),
+        alone=not starts and not entry.canary_path,
+    )
 
 
 def hostfile(group: Group) -> str:

@@ -16,8 +16,6 @@ from service.serving import engine
 from service.serving.host_names import host_names
 
 CONTRACT = "rendezvous/v1"
-READINESS_INTERVAL_MS = 1_000
-READINESS_TIMEOUT_MS = 2_000
 MASTER_PORT = 29_500
 """torch's own default; RAY_PORT is Ray's."""
 RAY_PORT = 6_379
@@ -92,9 +90,10 @@ def rendezvous(
             "kind": ready.value,
             "path": entry.health_path if ready is Ready.HTTP else "",
             "port": ready_port,
-            "interval_ms": entry.readiness_interval_ms or READINESS_INTERVAL_MS,
-            "timeout_ms": entry.readiness_timeout_ms or READINESS_TIMEOUT_MS,
+            "interval_ms": entry.readiness_interval_ms or engine.READINESS_INTERVAL_MS,
+            "timeout_ms": entry.readiness_timeout_ms or engine.READINESS_TIMEOUT_MS,
             **({"command": entry.readiness_command} if ready is Ready.COMMAND else {}),
+            **({"line": entry.readiness_line} if ready is Ready.SERIAL else {}),
         },
         "canary": {"path": entry.canary_path, "body": entry.canary_body, "expect": entry.canary_expect},
         "engine": {
@@ -213,6 +212,7 @@ def env_file(document: Mapping[str, Any], member: Instance) -> str:
         "CORRAL_READINESS_PORT": document["readiness"]["port"] or "",
         "CORRAL_READINESS_COMMAND": document["readiness"].get("command", ""),
         "CORRAL_READINESS_TIMEOUT_SECONDS": -(-document["readiness"]["timeout_ms"] // 1000),
+        "CORRAL_READINESS_INTERVAL_SECONDS": -(-document["readiness"]["interval_ms"] // 1000),
         **{f"CORRAL_CANARY_{name.upper()}": value for name, value in document["canary"].items()},
         "CORRAL_START_DEADLINE_SECONDS": member.boot_timeout_ms // 1000,
         **({"CORRAL_GROUP_ROLE": node["group_role"]} if "group_role" in node else {}),

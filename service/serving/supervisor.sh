@@ -17,8 +17,11 @@ LOG_PORT_NAME=org.corral.log
 FW_CFG=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
 NOCLOUD_LABEL=cidata
 LOG_BYTES=262144
-MOST_PAUSE=30
+# Seconds: between two starts of an engine that does not last, and for how long one has to serve to be taken to last.
+MOST_PAUSE=${CORRAL_MOST_PAUSE:-30}
 STABLE_SECONDS=60
+# So often an engine that has served is started again without lasting in between.
+MOST_FAULTS=5
 # An engine that computes has so many times the patience; so many hundredths of a second between two looks are work.
 BUSY_PATIENCE=4
 LEAST_TICKS=4
@@ -210,6 +213,7 @@ heed() {
     FOLLOWED=
     PASSED_BY=
     PAUSE=0
+    FAULTS=0
     return 0
 }
 
@@ -477,6 +481,7 @@ start_engine() {
         exec setsid /bin/sh -c "$CORRAL_ENGINE_COMMAND"
     ) >> "$RUN/engine.log" 2>&1 < /dev/null &
     ENGINE=$!
+    LOOKS_AT=0
     STARTED_AT=$(now)
     READY_AT=
     ANSWERED_AT=
@@ -544,10 +549,19 @@ restart_engine() {
     new_run
     lasted=0
     [ -z "$READY_AT" ] || lasted=$(($(now) - READY_AT))
-    [ "$lasted" -lt "$STABLE_SECONDS" ] || PAUSE=0
+    if [ "$lasted" -ge "$STABLE_SECONDS" ]; then
+        PAUSE=0
+        FAULTS=0
+    fi
     READY_AT=
-    RESTARTS=$((RESTARTS + 1))
     pass_on
+    # Not before it has served: one that waits for its peers or loads its model has its boot's deadline.
+    [ -z "$SERVED" ] || FAULTS=$((FAULTS + 1))
+    if [ "$FAULTS" -gt "$MOST_FAULTS" ]; then
+        give_up "$1"
+        return
+    fi
+    RESTARTS=$((RESTARTS + 1))
     stage degraded "$1"
     until=$(($(now) + PAUSE))
     while [ "$(now)" -lt "$until" ]; do
@@ -558,6 +572,21 @@ restart_engine() {
     done
     PAUSE=$((PAUSE == 0 ? 1 : PAUSE * 2))
     [ "$PAUSE" -le "$MOST_PAUSE" ] || PAUSE=$MOST_PAUSE
+    pass_gate
+    start_engine
+}
+
+# Started again so often, it would be for ever. What else may help is the control plane's to say: it starts the machine
+# anew, or the group.
+give_up() {
+    stage failed "started again $MOST_FAULTS times, and it never served for $STABLE_SECONDS s: $1"
+    until heed; do
+        publish
+        sleep 1 &
+        wait "$!"
+    done
+    FAULTS=0
+    new_run
     pass_gate
     start_engine
 }
@@ -624,7 +653,16 @@ ready_by_command() {
     return "$status"
 }
 
+# What was seen to be ready is looked at again after the interval, what was not in the next turn: it would be taken for
+# overdue before that.
 looks_ready() {
+    [ "$(now)" -ge "$LOOKS_AT" ] || return 0
+    look || return 1
+    LOOKS_AT=$(($(now) + ${CORRAL_READINESS_INTERVAL_SECONDS:-1}))
+}
+
+# What the host is asked instead (`agent`, `serial`) is no matter of the guest's: here its engine runs.
+look() {
     case "${CORRAL_READINESS:-process}" in
         http) fetch "${CORRAL_READINESS_TIMEOUT_SECONDS:-2}" "$(own_url "$CORRAL_READINESS_PATH")" > /dev/null ;;
         listening) is_listening "$CORRAL_READINESS_PORT" ;;
@@ -720,6 +758,7 @@ main() {
     FINE_AT=0
     PAUSE=0
     RESTARTS=0
+    FAULTS=0
     COUNT=0
     SERVED=
     ASKED=
@@ -752,6 +791,7 @@ main() {
     LOG_PORT=
     PASSED=0
     LOOKER=
+    LOOKS_AT=0
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     trap 'ending' TERM INT

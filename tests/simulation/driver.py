@@ -201,6 +201,10 @@ class FaultyDriver:
         """See HostDriver. These hosts keep nothing of what machines say."""
         raise HostRejected("absent", "these hosts keep no logs")
 
+    async def agent_answers(self, identity: MachineIdentity, *, budget_seconds: float) -> bool:
+        """See HostDriver. None of these guests has an agent."""
+        raise HostRejected("unsupported", "these machines have no guest agent")
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Its machines have no definition beside themselves."""
         await self._network.call("define", budget_seconds, lambda _late: None)

@@ -188,8 +188,8 @@ Global___ModelService: _TypeAlias = ModelService  # noqa: Y015
 
 @_typing.final
 class ReadinessCheck(_message.Message):
-    """How to tell that a service answers; the guest looks, at itself. Of members that serve callers: the initial node, and the
-    others where the framework has all serve. By default a GET over HTTP that must end in a status of 200 to 299.
+    """How to tell that a service answers. Of members that serve callers: the initial node, and the others where the framework
+    has all serve. By default a GET over HTTP that must end in a status of 200 to 299, which the guest makes to itself.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -201,22 +201,35 @@ class ReadinessCheck(_message.Message):
     CANARY_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """The path to ask for, beginning with a slash. Empty means `/health`."""
     port: _builtins.int
     """The TCP port. 0 means the port named `service`."""
     interval: _builtins.int
-    """How long to wait between two checks, in milliseconds, at most one hour. 0 means one second."""
+    """How long what was found to be ready is not checked again, in milliseconds, at most one hour. 0 means one second. What is
+    not ready is checked over and over.
+    """
     timeout: _builtins.int
-    """How long one check may take, in milliseconds, at most one hour. 0 means two seconds."""
+    """How long one check may take, in milliseconds, at most one hour, and at most five seconds with the kinds `agent` and
+    `serial`. 0 means two seconds.
+    """
     kind: _builtins.str
     """What is looked at. Empty means what the framework says. `http`: the path is answered. `listening`: somebody listens on
     the TCP port, as the guest's kernel knows; nothing connects to it, since a connection alone breaks some engines.
-    `process`: the engine goes on running. `command`: the command ends with status 0.
+    `process`: the engine goes on running. `command`: the command ends with status 0. The guest looks at these itself.
+    Of images that run nothing of Corral's the host is asked: `agent`: the QEMU guest agent answers a ping, over and over;
+    it proves that the guest's programs run, not that the model answers. `serial`: the console has said the line since the
+    machine was started; it proves that this came to pass once. Where the member has a start command or a canary, both the
+    host's answer and the guest's own are needed. Bare metal has neither, and is refused.
     """
     command: _builtins.str
     """With the kind `command`: one line for the guest's POSIX shell, at most 4096 characters. It is run within the timeout
     and with the engine's environment.
+    """
+    line: _builtins.str
+    """With the kind `serial`: the text that some line of the console has in it, at most 1024 characters; `*` in it stands
+    for any text, also none.
     """
     @_builtins.property
     def canary(self) -> Global___Canary:
@@ -232,10 +245,11 @@ class ReadinessCheck(_message.Message):
         canary: Global___Canary | None = ...,
         kind: _builtins.str = ...,
         command: _builtins.str = ...,
+        line: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "command", b"command", "interval", b"interval", "kind", b"kind", "path", b"path", "port", b"port", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "command", b"command", "interval", b"interval", "kind", b"kind", "line", b"line", "path", b"path", "port", b"port", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,9 @@ MEMORY_LIMIT = 1 << 50
 VCPU_LIMIT = 4096
 FW_CFG_PREFIX = "opt/org.corral/"
 LOG_PORT = "org.corral.log"
+AGENT = "agent"
+AGENT_PORT = "org.qemu.guest_agent.0"
+"""By which the agents of all distributions listen."""
 """The port to which the supervisor writes what the engine says; the hypervisor keeps it, whoever reads or does not."""
 
 
@@ -36,7 +39,7 @@ class Boot:
     """What the machine starts from, as paths on the host. Without a kernel it boots from its first disk.
 
     `documents`: name -> path of the volume with its content, for the firmware to hand over. `logs`: what the machine
-    says -> path of the volume that keeps it.
+    says -> path of the volume that keeps it. `console_from`: how many bytes the console's holds.
     """
 
     kernel: str = ""
@@ -45,6 +48,7 @@ class Boot:
     disks: tuple[Disk, ...] = ()
     documents: Mapping[str, str] = field(default_factory=dict)
     logs: Mapping[LogSource, str] = field(default_factory=dict)
+    console_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,9 @@ def machine_xml(
     its interfaces with a planned address are held by; empty for nothing."""
     has_channel = platform.virt_type != "test"
     channel = spec.image.progress_channel if has_channel else ""
-    tag = Tag(spec.identity, spec.spec_hash, Kind.MACHINE, channel, spec.generation, spec.record)
+    tag = Tag(
+        spec.identity, spec.spec_hash, Kind.MACHINE, channel, spec.generation, spec.record, boot.console_from
+    )  # fmt: skip
     domain = _domain(platform.virt_type, spec.identity.machine_name, spec.identity.machine_uuid, tag)
     domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
     _amounts(domain, spec.memory_bytes, spec.vcpus)
@@ -111,6 +117,10 @@ def machine_xml(
         _host_device(devices, address)
     if platform.virt_type != "test":
         _consoles(devices, spec.image.progress_channel, boot.logs)
+    elif spec.asked_for:
+        raise HostRejected("unsupported", f"libvirt's test driver has no readiness by {spec.asked_for}")
+    if spec.asked_for == AGENT:
+        SubElement(SubElement(devices, "channel", type="unix"), "target", type="virtio", name=AGENT_PORT)
     return _text(domain)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import libvirt
@@ -24,7 +25,7 @@ from service.drivers.base import (
     MachineSpec,
     ObservedMachine,
 )
-from service.drivers.libvirt import filters, marks, migration, numa, probing
+from service.drivers.libvirt import filters, guest_agent, marks, migration, numa, probing
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Lane, Opener, Work
@@ -217,6 +218,13 @@ class LibvirtDriver(HostDriver):
         return await self._read(
             "read-log", lambda work, c: self._storage.log(c, work, identity, source, start, most), budget_seconds
         )
+
+    async def agent_answers(self, identity: MachineIdentity, *, budget_seconds: float) -> bool:
+        """See HostDriver. Not on the connection that lists: an agent that hangs takes its time."""
+        check_identity(identity)
+        found, most = self._inventory.find, budget_seconds / 2
+        ask = partial(guest_agent.answers, cluster=self._cluster, seconds=most)
+        return await self._act("agent", lambda _work, c: ask(found(c, identity)), budget_seconds)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

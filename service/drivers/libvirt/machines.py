@@ -86,6 +86,7 @@ class Machines:
             why=reasons.words_for(seen.domain, seen.state, seen.reason),
             devices=_devices(connection, seen),
             ailing=_ailing(report, seen) if report is not None and seen.active else {},
+            console_from=tag.console_from,
         )
 
     def _our_tag(self, seen: Seen, identity: MachineIdentity) -> Tag:

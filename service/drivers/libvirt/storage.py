@@ -117,7 +117,7 @@ class Storage:
             arguments=image.kernel_arguments,
             disks=tuple(disks),
             documents={n: _document(pool, work, spec.identity, n, text).path() for n, text in documents.items()},
-            logs=_logs(pool, work, spec.identity) if has_firmware else {},
+            **(_logs(pool, work, spec.identity) if has_firmware else {}),
         )
 
     def _root_disk(self, pool: Any, work: Work, spec: MachineSpec) -> Any | None:
@@ -205,12 +205,11 @@ def _document(pool: Any, work: Work, identity: MachineIdentity, name: str, text:
     return volumes.written(pool, work, volume_name(identity, document_role(name)), content)
 
 
-def _logs(pool: Any, work: Work, identity: MachineIdentity) -> dict[LogSource, str]:
-    """Paths of the volumes for what the machine says; of one that starts again they go on."""
-    return {
-        source: volumes.make(pool, work, volume_name(identity, log_role(source)), 0, "raw").path()
-        for source in LogSource
-    }
+def _logs(pool: Any, work: Work, identity: MachineIdentity) -> dict[str, Any]:
+    """`Boot.logs` and `console_from`; logs of a machine that starts again go on."""
+    made = {s: volumes.make(pool, work, volume_name(identity, log_role(s)), 0, "raw") for s in LogSource}
+    paths = {source: volume.path() for source, volume in made.items()}
+    return {"logs": paths, "console_from": volumes.capacity(made[LogSource.CONSOLE]) or 0}
 
 
 def virtual_size(path: Path, disk_format: str) -> int:

@@ -39,6 +39,7 @@ class Tag:
     progress_channel: str = ""
     generation: int = 0
     record: str = ""
+    console_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def tag_element(tag: Tag) -> ElementTree.Element:
             "spec-hash": tag.spec_hash,
             "progress-channel": tag.progress_channel,
             "generation": str(tag.generation),
+            **({"console-from": str(tag.console_from)} if tag.console_from else {}),
         },
     )
     element.text = tag.record or None
@@ -172,6 +174,7 @@ def _read_tag(element: ElementTree.Element | None, domain_uuid: str) -> Tag | No
             element.get("progress-channel", ""),
             int(element.get("generation", "0")),
             (element.text or "").strip(),
+            int(element.get("console-from", "0")),
         )
     except (KeyError, ValueError):
         return None  # somebody wrote it by hand: not ours to touch

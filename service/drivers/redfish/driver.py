@@ -233,6 +233,10 @@ class RedfishDriver(HostDriver):
         """See HostDriver. A machine's console is its own."""
         raise HostRejected("absent", "no log of a machine is kept")
 
+    async def agent_answers(self, identity: MachineIdentity, *, budget_seconds: float) -> bool:
+        """See HostDriver. A BMC has no way to programs of the machine's."""
+        raise HostRejected("unsupported", "bare metal has no guest agent")
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. A machine has no definition beside itself."""
 

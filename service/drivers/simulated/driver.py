@@ -160,6 +160,12 @@ class SimulatedDriver:
         start = max(0, len(data) + start) if start < 0 else min(start, len(data))
         return LogPiece(start, data[start : start + most], len(data))
 
+    async def agent_answers(self, identity: MachineIdentity, *, budget_seconds: float) -> bool:
+        """See HostDriver. A simulated guest has an agent, which answers once it has booted."""
+        await self._call(budget_seconds)
+        self.host.look()
+        return self.host.agent_answers(identity)
+
     async def define_again(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Its machines have no definition beside themselves."""
         await self._call(budget_seconds)

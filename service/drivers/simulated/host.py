@@ -180,6 +180,8 @@ class SimulatedHost:
     def create(self, spec: MachineSpec, epoch: int, endpoint: str = "") -> ObservedMachine:
         """Create paused, or find it there. Raises MachineConflict for a tombstone of the same uuid."""
         uuid = spec.identity.machine_uuid
+        if spec.asked_for and self.options.bare_metal:
+            raise HostRejected("unsupported", f"bare metal has no readiness by {spec.asked_for}")
         wanted = {function.address for device in spec.devices for function in device.functions}
         if lacking := wanted - {function.address for function in self.options.functions or ()}:
             raise HostRejected("device_gone", f"the host has no device {min(lacking)}")
@@ -230,6 +232,14 @@ class SimulatedHost:
             raise HostRejected("absent", "there is no running machine to tell anything")
         machine.epoch = max(machine.epoch, epoch)
         machine.endpoint = machine.endpoint if endpoint is None else endpoint
+
+    def agent_answers(self, identity: MachineIdentity) -> bool:
+        """Whether the machine's guest has booted. Raises HostRejected `absent` where it does not run."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None or machine.state is not MachineState.RUNNING:
+            raise HostRejected("absent", "there is no running machine to ask")
+        report = self.seen(machine).report
+        return report is not None and report.stage == "ready"
 
     def said(self, identity: MachineIdentity, source: LogSource) -> str:
         """What the machine's log holds. Raises HostRejected `absent` where there is no such machine."""

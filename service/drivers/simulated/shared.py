@@ -96,6 +96,11 @@ class SharedHost(SimulatedHost):
         with self._held():
             super().go_on(identity)
 
+    def agent_answers(self, identity: MachineIdentity) -> bool:
+        """See SimulatedHost."""
+        with self._held():
+            return super().agent_answers(identity)
+
     def listing(self) -> Listing:
         """See SimulatedHost."""
         with self._held():

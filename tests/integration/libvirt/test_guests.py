@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import random
 import time
@@ -13,7 +14,15 @@ from typing import Any
 import pytest
 
 from service.domain.catalog import Image
-from service.drivers.base import HostRejected, LogPiece, LogSource, MachineSpec, MachineState, ObservedMachine
+from service.drivers.base import (
+    HostRejected,
+    LogPiece,
+    LogSource,
+    MachineIdentity,
+    MachineSpec,
+    MachineState,
+    ObservedMachine,
+)
 from service.drivers.libvirt.driver import LibvirtDriver
 from tests.integration.libvirt.support import driver_for, guest_documents
 from tests.lab.fleet import Lab
@@ -227,8 +236,51 @@ async def test_what_a_guest_and_its_engine_say_is_kept_by_the_host_and_read_afte
     assert word.encode() not in console
     await driver.power_off(spec.identity, budget_seconds=BUDGET)
     assert (await read(LogSource.ENGINE, 0)).data == engine.data, "it outlives the machine's end"
+    again = await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert again.console_from == (await read(LogSource.CONSOLE)).size > 0, "what comes now is of another run"
     await driver.remove(spec.identity, budget_seconds=BUDGET)
     with pytest.raises(HostRejected) as gone:
         await read(LogSource.CONSOLE)
     assert gone.value.code == "absent"
     assert await driver.list_volumes(budget_seconds=BUDGET) == ()
+
+
+AGENT = r"""
+for port in /sys/class/virtio-ports/*; do
+    [ "$(cat "$port/name")" != org.qemu.guest_agent.0 ] || device=/dev/${port##*/}
+done
+[ -n "$device" ] && exec 3<> "$device"
+pings=0
+while [ $pings -lt 3 ] && IFS= read -r line <&3; do
+    case "$line" in
+        *guest-sync*) id=${line##*:}; echo "{\"return\": ${id%%[!0-9 ]*}}" >&3 ;;
+        *guest-ping*) pings=$((pings + 1)); echo "{\"return\": {}}" >&3 ;;
+    esac
+done
+sleep 600
+"""
+"""What the QEMU guest agent says to libvirt's pings, three times: the default guest has no agent of its own."""
+
+
+async def test_a_guests_agent_is_asked_by_its_host_alone(drivers: list[LibvirtDriver], guest: Image) -> None:
+    driver, spec = drivers[0], member(guest, 8, "10.77.2.8", rank=0, size=1)
+    code = base64.b64encode(AGENT.encode()).decode()
+    told = f'CORRAL_READINESS=agent\nCORRAL_ENGINE_COMMAND=eval "$(echo {code} | base64 -d)"\n'
+    spec = replace(spec, asked_for="agent", documents={**spec.documents, "env": spec.documents["env"] + told})
+    await launch(driver, spec)
+
+    async def answers(identity: MachineIdentity = spec.identity) -> bool:
+        return await driver.agent_answers(identity, budget_seconds=6.0)
+
+    assert not await answers(), "it boots"
+    async with asyncio.timeout(BOOT_SECONDS):
+        while not await answers():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.2)
+    assert [await answers(), await answers()] == [True, True]
+    assert not await answers(), "it has ended, and its guest goes on"
+    other = member(guest, 9, "10.77.2.9", rank=0, size=1)
+    await launch(driver, other)
+    with pytest.raises(HostRejected) as refusal:
+        await answers(other.identity)
+    assert refusal.value.code == "unsupported"
+    await asyncio.gather(*(driver.remove(one.identity, budget_seconds=BUDGET) for one in (spec, other)))

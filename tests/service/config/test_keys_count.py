@@ -30,7 +30,7 @@ from tests.service.rpc.lab import reason_of, soon
 from tests.support.certificates import certificate
 from tests.support.whole import ENTRY, GIB, Whole, config_text, whole
 
-OTHER, THIRD, HOST = "d" * 32, "b" * 32, "5b3a4f4e1f0b4b7f9b0c6a1d2e3f4a5b"
+OTHER, THIRD, FOURTH, HOST = "d" * 32, "b" * 32, "f" * 32, "5b3a4f4e1f0b4b7f9b0c6a1d2e3f4a5b"
 CATALOGUE = f"""
 [[images]]
 name = "cloud"
@@ -73,6 +73,12 @@ name = "third"
 image = "cloud"
 readiness_kind = "command"
 readiness_command = "test -e /up"
+[[model_services]]
+uuid = "{FOURTH}"
+name = "fourth"
+image = "own"
+readiness_kind = "serial"
+readiness_line = "is * up"
 """
 
 
@@ -139,6 +145,8 @@ async def test_what_the_file_says_of_an_image_is_what_machines_boot_from(tmp_pat
         assert image.progress_channel == "com.example.progress"
         readiness = json.loads(spec.documents["rendezvous"])["readiness"]
         assert (readiness["kind"], readiness["command"]) == ("command", "test -e /up")
+        with pytest.raises(grpc.aio.AioRpcError, match="its console has not said the line"):
+            await made(lab, {"uuid": FOURTH, "cpu_num": 1, "memory_size": GIB, "timeout": 1_000})
         _, (spec,) = await made(lab, {"uuid": OTHER})
         files = (Path(spec.image.kernel_path).name, Path(spec.image.initrd_path).name)
         assert (spec.image.name, files, spec.image.kernel_arguments) == (

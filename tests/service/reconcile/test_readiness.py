@@ -11,14 +11,16 @@ import pytest
 
 from service.domain.events import Event
 from service.domain.groups import Group, GroupStatus, InstanceStatus
-from service.domain.specs import DeployRequest
+from service.domain.specs import DeployRequest, FailurePolicy
 from service.drivers.base import GuestReport, HostRejected, MachineIdentity, MachineState, ObservedMachine
 from service.drivers.simulated import SimulatedDriver, SimulatedHost
+from service.drivers.simulated.host import SimulatedMachine
 from service.lifecycle.effects import Tell
 from service.lifecycle.facts import Observation, Observed
 from service.lifecycle.renewal import UNHEARD
 from service.reconcile.calls import Sends
 from service.reconcile.sight import SILENT_SECONDS, UNHEARD_SECONDS, seen
+from service.store import events
 from tests.support.builders import group, host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
 
@@ -50,6 +52,10 @@ def test_a_last_word_is_not_true_for_ever() -> None:
         assert unheard[0] is Observation.READY, "nobody listened: that is no silence"
     assert observation(running, "degraded") == (Observation.UNREADY, "its guest says degraded: why")
     assert observation(booting, "degraded")[0] is Observation.EXECUTING
+    for status in (booting, running):
+        told = observation(status, "failed")
+        assert told == (Observation.GIVEN_UP, "its guest has given its engine up: why")
+        assert observation(status, "failed", age=SILENT_SECONDS + 1)[0] is not Observation.GIVEN_UP
 
 
 def test_which_boot_a_guest_is_in_is_believed_of_what_is_heard_now() -> None:
@@ -90,6 +96,35 @@ async def test_a_group_whose_model_answers_wrongly_is_degraded_and_says_why(monk
         driver._hint(machine.identity)
         well = await reached(plane, made.uuid, GroupStatus.RUNNING)
         assert (well.instances[0].reason, well.instances[0].attempt) == ("", 1)
+
+
+@pytest.mark.asyncio
+async def test_an_engine_that_its_guest_has_given_up_costs_the_budget_once_and_its_machine_starts_again_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with control_plane(hosts=[host(1)], size={"cpu": "8"}) as plane:
+        policy = FailurePolicy.RESTART_MEMBER
+        made = (await plane.deploy(DeployRequest(spec(1, failure_policy=policy))))[-1].group
+        assert made is not None
+        driver = plane.drivers[made.instances[0].host_uuid]
+        (machine,) = driver.host.machines.values()
+        first_run, as_it_is = machine.resumed_at, SimulatedHost.seen
+        failed = GuestReport("failed", "started again 5 times: status 7", 1, "", 0.0)
+
+        def seen_failed(of: SimulatedHost, m: SimulatedMachine) -> ObservedMachine:
+            seen = as_it_is(of, m)
+            return replace(seen, report=failed) if m.resumed_at == first_run and seen.report else seen
+
+        monkeypatch.setattr(SimulatedHost, "seen", seen_failed)
+        driver._hint(machine.identity)
+        worse = await reached(plane, made.uuid, GroupStatus.DEGRADED)
+        assert "its guest has given its engine up: started again 5 times: status 7" in worse.reason
+        well = await reached(plane, made.uuid, GroupStatus.RUNNING)
+        member = well.instances[0]
+        assert (well.failures, member.attempt, member.restarts) == (1, 1, 1), "on the disks that it has"
+        assert machine.identity.machine_uuid in driver.host.machines
+        told = await plane.store.read(lambda c: events.of_group(c, made.uuid, 0, 1_000))
+        assert any(e.instance is not None and "given its engine up" in e.instance.reason for e in told)
 
 
 @pytest.mark.asyncio

@@ -93,6 +93,13 @@ async def test_a_command_of_an_entry_tells_when_its_machines_are_ready(tmp_path:
         _, (spec,) = await made(lab, {"uuid": uuid, "cpu_num": 1, "memory_size": GIB})
         readiness = json.loads(spec.documents["rendezvous"])["readiness"]
         assert (readiness["kind"], readiness["command"]) == ("command", "test -e /up")
+        asked = {"kind": "serial", "line": "guest of start * ready"}
+        uuid = await entry(lab, name="quiet", readiness_check=asked)
+        told = (await lab.catalog.GetModelService(catalog_pb2.GetModelServiceRequest(uuid=uuid))).inventory
+        assert (told.readiness_check.kind, told.readiness_check.line) == ("serial", asked["line"])
+        _, (spec,) = await made(lab, {"uuid": uuid, "cpu_num": 1, "memory_size": GIB})
+        readiness = json.loads(spec.documents["rendezvous"])["readiness"]
+        assert (spec.asked_for, readiness["line"]) == ("serial", asked["line"])
 
 
 async def test_what_a_request_says_of_a_node_is_in_its_machine(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.service.serving.guest import Guest, engine, free_port, guest, port, until
+from tests.service.serving.guest import Guest, engine, free_port, guest, order, port, until
 
 __all__ = ["guest"]
 
@@ -56,6 +56,51 @@ def test_it_is_ready_while_its_command_says_so_which_may_not_hang_it(guest: Gues
     guest.at("degraded", "the engine does not answer")
     hangs.unlink()
     guest.at("ready")
+
+
+def test_what_is_ready_is_looked_at_again_after_the_interval(guest: Guest) -> None:
+    looks = guest.directory / "looks"
+    readiness = {
+        "CORRAL_READINESS": "command",
+        "CORRAL_READINESS_COMMAND": f"echo >> {looks}; [ $(wc -l < {looks}) -gt 2 ]",
+        "CORRAL_READINESS_INTERVAL_SECONDS": "3600",
+    }
+    guest.start("exec sleep 600", **readiness)
+    guest.at("ready")
+    count = guest.report()["count"]
+    until(lambda: guest.report()["count"] > count + 4, "it goes round")
+    assert len(looks.read_text().splitlines()) == 3, "what is not ready is looked at in each turn"
+
+
+def test_an_engine_that_never_lasts_is_given_up_and_started_anew_with_a_new_start(guest: Guest) -> None:
+    guest.environment["CORRAL_MOST_PAUSE"] = "1"
+    began, ends = guest.directory / "began", guest.directory / "ends"
+    host, channel = port()
+    try:
+        guest.start(f"echo >> {began}; while [ ! -e {ends} ]; do sleep 0.1; done; echo no more; exit 7", channel)
+        guest.at("ready")
+        ends.touch()
+        report = guest.at("failed", "started again 5 times")
+        assert "the engine ended with status 7: no more" in report["detail"]
+        assert (report["restarts"], len(began.read_text().splitlines())) == (5, 6)
+        count = report["count"]
+        until(lambda: guest.report()["count"] > count + 2, "it is not silent")
+        assert len(began.read_text().splitlines()) == 6, "nothing is started any more"
+        ends.unlink()
+        os.write(host, order(guest, 5))
+        guest.at("ready")
+        assert (guest.report()["epoch"], guest.report()["restarts"]) == (5, 5)
+    finally:
+        guest.stop()
+        os.close(host)
+
+
+def test_an_engine_that_has_not_served_yet_is_started_again_without_an_end(guest: Guest) -> None:
+    """It may wait for its peers or for its weights: its boot's deadline is the control plane's."""
+    guest.environment["CORRAL_MOST_PAUSE"] = "0"
+    guest.start("exit 1")
+    until(lambda: guest.report().get("restarts", 0) > 8, "it is started again")
+    assert guest.report()["stage"] != "failed"
 
 
 def test_it_is_ready_while_the_model_answers_rightly_and_starts_the_engine_again_when_it_does_not(guest: Guest) -> None:

@@ -135,6 +135,23 @@ def test_a_machine_says_whose_it_is() -> None:
     assert record.vcpus == 3
 
 
+def test_a_machine_has_an_agents_channel_where_it_is_asked_for_and_a_mark_in_its_consoles_log() -> None:
+    def channels(asked_for: str, console: int = 0) -> tuple[list[str | None], int]:
+        xml = machine_xml(specification(asked_for=asked_for), QEMU, Boot(console_from=console))
+        record = read_domain(xml)
+        assert record.tag is not None
+        targets = parsed(xml).findall("devices/channel[@type='unix']/target")
+        return [target.get("name") for target in targets], record.tag.console_from
+
+    assert channels("") == (["org.corral.progress"], 0)
+    assert channels("serial", 4711) == (["org.corral.progress"], 4711)
+    assert channels("agent") == (["org.corral.progress", "org.qemu.guest_agent.0"], 0)
+    for asked_for in ("agent", "serial"):
+        with pytest.raises(HostRejected, match=f"no readiness by {asked_for}") as refusal:
+            machine_xml(specification(asked_for=asked_for), Platform("test", "x86_64"), Boot())
+        assert refusal.value.code == "unsupported"
+
+
 def test_a_tombstone_has_the_uuid_and_another_name() -> None:
     record = read_domain(tombstone_xml(identity(), "qemu"))
     assert record.name != identity().machine_name
