@@ -36,7 +36,7 @@ GPU_HOST = """
 name = "two"
 zone = "zone-1"
 driver = "simulated"
-options = { cpu = "8", memory = "32GiB", boot_ms = "10", "gpu.a100" = "2" }
+options = { cpu = "8", memory = "32GiB", boot_ms = "10", busy = "50", "gpu.a100" = "2" }
 [[quotas]]
 project = "default"
 cpu = 8000
