@@ -67,7 +67,7 @@ def test_three_servers_are_installed_by_the_guides_commands(package: Path, root:
         assert "hv1" in c1.run(for_users)
 
         # All three have the one database, by TLS, and each answers by TLS to who has the token.
-        told = db.run(f'su postgres -c "psql -AtX" <<END\n{CONNECTED}\nEND').split()
+        told = db.run(f'cd /; su postgres -c "psql -AtX" <<END\n{CONNECTED}\nEND').split()
         assert told == [f"{ADDRESSES[name]}|t" for name in ("c1", "c2", "c3")]
         for name in ("c1", "c2", "c3"):
             one = for_users.replace("c1:50051,c2:50051,c3:50051", f"{name}:50051")
