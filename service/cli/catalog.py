@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.explanation import size_text
-from service.cli.listing import named, pages
+from service.cli.listing import is_uuid, named, pages
 from service.cli.output import Columns, yaml_document
 from service.cli.requests import BadRequestFile, read_mapping
 from service.cli.view import moment_text
@@ -31,6 +31,7 @@ def register(corral: click.Group) -> None:
     verb(catalog, "edit", example="corral catalog edit chat-model changes.yaml")(edit_service)
     verb(catalog, "remove", example="corral catalog remove chat-model")(remove_service)
     images = verb_group(corral, "images", example="corral images")(list_images)
+    verb(images, "show", example="corral images show guest")(show_image)
     verb(images, "add", example="corral images add cloud --format raw --file disk.raw")(add_image)
     verb(images, "remove", example="corral images remove cloud")(remove_image)
 
@@ -86,9 +87,9 @@ def list_services(session: Session, output: Output) -> int:
 @click.argument("name", type=names.MODEL_SERVICE)
 def show_service(session: Session, output: Output, name: str) -> int:
     """Show one model service, by name or uuid."""
-    found = find_service(session.stub(Stub), name)
-    told = yaml_document(MessageToDict(found)).removeprefix("---\n")
-    output.one(found, found.name, told)
+    stub = session.stub(Stub)
+    uuid = name if is_uuid(name) else find_service(stub, name).uuid
+    _show(output, stub.GetModelService(catalog_pb2.GetModelServiceRequest(uuid=uuid)).inventory)
     return errors.OK
 
 
@@ -163,9 +164,23 @@ _IMAGE_COLUMNS: Columns = (
 
 @output_option
 def list_images(session: Session, output: Output) -> int:
-    """List images; with a sub-command add and remove them."""
+    """List images; with a sub-command show, add and remove them."""
     output.many(all_images(session.stub(Stub)), _IMAGE_COLUMNS, lambda one: one.name)
     return errors.OK
+
+
+@output_option
+@click.argument("name", type=names.IMAGE)
+def show_image(session: Session, output: Output, name: str) -> int:
+    """Show one image, by name or uuid."""
+    stub = session.stub(Stub)
+    uuid = name if is_uuid(name) else find_image(stub, name).uuid
+    _show(output, stub.GetImage(catalog_pb2.GetImageRequest(uuid=uuid)).inventory)
+    return errors.OK
+
+
+def _show(output: Output, found: catalog_pb2.ModelService | catalog_pb2.Image) -> None:
+    output.one(found, found.name, yaml_document(MessageToDict(found)).removeprefix("---\n"))
 
 
 @output_option

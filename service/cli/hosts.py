@@ -12,6 +12,7 @@ from service.cli import errors, names
 from service.cli.bars import cells, devices, short_bar, totals_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.filter import Fields, Term, asks, filter_option, filtered
+from service.cli.fleet_watch import watch_hosts
 from service.cli.groups import Stub as GroupStub
 from service.cli.groups import all_groups
 from service.cli.listing import named, pages
@@ -25,6 +26,7 @@ Stub = fleet_pb2_grpc.FleetServiceStub
 def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     hosts = verb_group(corral, "hosts", example="corral hosts")(list_hosts)
+    verb(hosts, "watch", example="corral hosts watch --until-current")(watch_hosts)
     verb(hosts, "claim", example="corral hosts claim hv2")(claim)
     verb(hosts, "quarantine", example="corral hosts quarantine")(list_quarantine)
     verb(hosts, "remove-quarantined", example="corral hosts remove-quarantined hv1 KEY")(remove_quarantined)

@@ -42,7 +42,7 @@ class Output:
     def one(self, message: Message, name: str, told: str) -> None:
         """One message; for people the sentence `told`."""
         if self.for_people:
-            print(told)
+            print(told, flush=True)
         else:
             self.data(message, name)
 

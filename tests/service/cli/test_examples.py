@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
-from corral.v1 import fleet_pb2
+from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, project_pb2, secret_pb2
 
 from service.cli import errors
 from service.cli.command import Verb, VerbGroup
@@ -24,6 +25,7 @@ from service.reconcile import sweep
 from tests.service.rpc.lab import soon
 from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.service.rpc.test_quarantine import forget
+from tests.support import ROOT
 from tests.support.process import ENVIRONMENT
 from tests.support.secrets import a_key
 from tests.support.source import source
@@ -55,6 +57,7 @@ corral restart chat
 corral stop chat
 corral start chat
 corral hosts
+corral hosts watch --until-current
 corral hosts quarantine
 corral hosts remove-quarantined hv1 KEY
 corral hosts quarantine-device hv1 0000:01:00.0 --reason 'Xid 79'
@@ -78,6 +81,7 @@ corral clusters create rows-1-to-4 --zone zone-1
 corral clusters rename rows-1-to-4 cellar
 corral clusters delete cellar
 corral images
+corral images show guest
 corral images add cloud --format raw --file disk.raw
 corral images remove cloud
 corral image upload images/disk.raw --name mine
@@ -127,6 +131,16 @@ def test_every_sub_command_has_an_example_of_its_own_which_its_help_shows() -> N
         assert f"Example:\n  {command.example}\n" in command.get_help(context), words
         told.append(command.example)
     assert sorted(told) == sorted(EXAMPLES)
+
+
+def test_the_command_has_a_verb_for_every_call_that_the_contract_has() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "service/cli").glob("*.py"))
+    called = set(re.findall(r"\.([A-Z]\w+)\(|\"([A-Z]\w+)\"", source))
+    known = {name for pair in called for name in pair}
+    pool = [deploy_pb2, fleet_pb2, catalog_pb2, project_pb2, secret_pb2]
+    services = [service for module in pool for service in module.DESCRIPTOR.services_by_name.values()]
+    assert len(services) == 5
+    assert [f"{s.name}/{m.name}" for s in services for m in s.methods if m.name not in known] == []
 
 
 def written(directory: Path) -> None:
