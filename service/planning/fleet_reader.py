@@ -1,14 +1,14 @@
 """The fleet for the planner, read often: only hosts that changed since the last read are read and translated anew.
 
-What was read before is kept for as long as the host's value of `fleet.marks` is the same; it differs whenever the host
-or its claims do. The marks come from the same transaction as the rest, so a snapshot is of one moment, as if all of it
-had been read. A snapshot that is too old costs a lost claim and no more: the claim's guard stands in its UPDATE.
+Which did is told by `store.changed_hosts`, for the moment of the same transaction as the rest, so a snapshot is of one
+moment, as if all of it had been read. A snapshot that is too old costs a lost claim and no more: the claim's guard
+stands in its UPDATE.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from placement import model
@@ -17,7 +17,8 @@ from service.domain.fleet import Host, Size
 from service.domain.fleet import Host as FleetHost
 from service.planning import bare_metal, translate
 from service.planning.translate import catalogue_sizes, snapshot
-from service.store import claims, fleet, groups
+from service.store import changed_hosts, claims, fleet, groups
+from service.store.changed_hosts import Moment
 from service.store.connection import Connection
 
 _MANY = 2_000
@@ -31,7 +32,6 @@ Seated = tuple[str, str, bool]
 class _Known:
     """A host as it was read, and as the planner sees it."""
 
-    mark: Hashable
     host: Host
     seats: Sequence[Seated]
     sizes: Sequence[Size]
@@ -41,8 +41,9 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """One read: all hosts in order, which groups were to be apart from which, and what was answered."""
+    """One read: its moment, all hosts in order, which groups were to be apart from which, and what was answered."""
 
+    moment: Moment | None
     known: Mapping[str, _Known]
     apart: Mapping[str, frozenset[str]]
     sizes: Counter[Size]
@@ -51,72 +52,88 @@ class _Memory:
     snapshot: model.Snapshot
 
 
+_NOTHING = _Memory(None, {}, {}, Counter(), {}, {}, model.Snapshot(()))
+
+
 class FleetReader:
     """Reads of one process share it; it may be used by several threads at once."""
 
     def __init__(self) -> None:
-        self._memory = _Memory({}, {}, Counter(), {}, {}, model.Snapshot(()))
+        self._memory = _NOTHING
 
     def read(self, connection: Connection) -> tuple[Mapping[str, Host], model.Snapshot]:
-        """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only."""
-        before = self._memory
-        marks = fleet.marks(connection)
+        """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only.
+
+        The transaction must not be one whose writes may still be taken back.
+        """
+        kept = self._memory
+        moment = changed_hosts.moment(connection)
+        # Of a moment that is no later than what is kept, nothing of that may be used.
+        before = kept if kept.moment is not None and kept.moment.is_before(moment) else _NOTHING
         apart = groups.keeping_apart(connection)
-        fresh = _changed(connection, before, marks, apart)
-        if fresh or len(marks) != len(before.known):
-            before = _renewed(before, marks, apart, fresh)
-            self._memory = before
+        fresh, gone = _changed(connection, before, moment, apart)
+        if fresh or gone:
+            before = _renewed(before, gone, apart, fresh)
+        before = replace(before, moment=moment)
         sizes = translate.catalogue_sizes(fleet.model_services(connection).values())
         flavours = translate.flavours(sizes + before.sizes, before.graded)
         if flavours != before.snapshot.flavours:
             before = replace(before, snapshot=before.snapshot.updated(flavours=flavours))
+        # What is kept may be later than this: of a transaction that began later. It stays.
+        if moment == self._memory.moment or not moment.is_before(self._memory.moment):
             self._memory = before
         return before.hosts, before.snapshot
 
 
 def _renewed(
-    before: _Memory,
-    marks: Mapping[str, Hashable],
-    apart: Mapping[str, frozenset[str]],
-    fresh: Mapping[str, _Known],
+    before: _Memory, gone: Set[str], apart: Mapping[str, frozenset[str]], fresh: Mapping[str, _Known]
 ) -> _Memory:
-    known = {uuid: fresh.get(uuid) or before.known[uuid] for uuid in marks}
+    known = {uuid: fresh.get(uuid) or one for uuid, one in before.known.items() if uuid not in gone}
+    if added := fresh.keys() - known.keys():
+        known = {uuid: known.get(uuid) or fresh[uuid] for uuid in sorted(known.keys() | added)}
     graded = bare_metal.grades(one.host for one in known.values())
     for uuid, one in known.items():
         if one.host.bare_metal and (uuid in fresh or graded != before.graded):
             known[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart, graded))
     sizes = before.sizes.copy()
-    for uuid, one in before.known.items():
-        if uuid in fresh or uuid not in known:
-            sizes.subtract(one.sizes)
+    for uuid in gone | fresh.keys() & before.known.keys():
+        sizes.subtract(before.known[uuid].sizes)
     for one in fresh.values():
         sizes.update(one.sizes)
     snapshot = model.Snapshot(tuple(one.seen for one in known.values()), before.snapshot.flavours)
-    return _Memory(known, apart, +sizes, graded, {uuid: one.host for uuid, one in known.items()}, snapshot)
+    hosts = {uuid: one.host for uuid, one in known.items()}
+    return _Memory(before.moment, known, apart, +sizes, graded, hosts, snapshot)
 
 
 def _changed(
-    connection: Connection, before: _Memory, marks: Mapping[str, Hashable], apart: Mapping[str, frozenset[str]]
-) -> dict[str, _Known]:
-    """The hosts that are not as they were, by uuid."""
+    connection: Connection, before: _Memory, moment: Moment, apart: Mapping[str, frozenset[str]]
+) -> tuple[dict[str, _Known], frozenset[str]]:
+    """The hosts that are not as they were, by uuid, and those that are not there any more."""
     known = before.known
-    others = [uuid for uuid, mark in marks.items() if uuid not in known or known[uuid].mark != mark]
-    some = others if len(others) < _MANY else None
-    hosts = fleet.hosts(connection, some) if others else {}
-    seated = claims.seated(connection, some) if others else {}
-    sizes, pinned = claims.sizes_and_cells(connection, some) if others else ({}, {})
-    found = {
-        uuid: _Known(marks[uuid], host, seats, asked, here, translate.seen(host, seats, apart, pinned=here))
-        for uuid in others
-        for host, seats, here in ((hosts[uuid], seated.get(uuid, ()), pinned.get(uuid, {})),)
-        for asked in (() if host.bare_metal else sizes.get(uuid, ()),)  # what is claimed there is more than was asked
-    }
+    named = changed_hosts.since(connection, before.moment) if before.moment is not None else None
+    some = sorted(named) if named is not None and len(named) < _MANY else None
+    found: dict[str, _Known] = {}
+    gone: frozenset[str] = frozenset()
+    if some is None or some:
+        hosts = fleet.hosts(connection, some)
+        seated = claims.seated(connection, some)
+        sizes, pinned = claims.sizes_and_cells(connection, some)
+        for uuid, host in hosts.items():
+            # What is claimed of bare metal is more than was asked.
+            asked = () if host.bare_metal else sizes.get(uuid, ())
+            here, seats = pinned.get(uuid, {}), seated.get(uuid, ())
+            was = known.get(uuid)
+            if was is None or (was.host, was.seats, was.sizes, was.pinned) != (host, seats, asked, here):
+                found[uuid] = _Known(host, seats, asked, here, translate.seen(host, seats, apart, pinned=here))
+        gone = frozenset(known.keys() - hosts.keys() if some is None else known.keys() & some - hosts.keys())
+    if len(known) + len(found.keys() - known.keys()) - len(gone) != moment.hosts:
+        gone = frozenset(known.keys() - fleet.host_uuids(connection))
     if before.apart != apart:
         regrouped = {uuid for uuid in {*before.apart, *apart} if before.apart.get(uuid) != apart.get(uuid)}
         for uuid, one in known.items():
-            if uuid in marks and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
+            if uuid not in gone and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
                 found[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart, before.graded, one.pinned))
-    return found
+    return found, gone
 
 
 def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:

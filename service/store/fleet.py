@@ -83,6 +83,7 @@ _SET_CONNECTED = Statement(
 )
 _MARKED = ("uuid", "created_at", "version", "generation", "state", "status", "status_reason", "boot_id", "virt_type")
 _MARKS = Statement(select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid))
+_UUIDS = Statement(select(schema.hosts.c.uuid))
 _AMOUNT = ("host_uuid", "resource", "total", "usable", "foreign_used", "beside", "used", "booked")
 _AMOUNTS = Statement(
     select(*(schema.host_resources.c[name] for name in _AMOUNT)).order_by(
@@ -173,6 +174,11 @@ def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping
     found = _HOSTS.all(connection) if uuids is None else _SOME_HOSTS.all(connection, {"uuids": uuids})
     guests = vectors.guests(connection, known)
     return {row.uuid: _host(row, known.get(row.uuid, {}), guests) for row in found}
+
+
+def host_uuids(connection: Connection) -> frozenset[str]:
+    """Which hosts there are."""
+    return frozenset(_UUIDS.scalars(connection))
 
 
 def marks(connection: Connection) -> Mapping[str, Hashable]:

@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, exc, text
 
 from service.errors import Unavailable
+from service.store import changed_hosts
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def upgrade(engine: Engine, to: str = "head") -> None:
         _refuse_newer(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, to)
+        if to == "head":
+            changed_hosts.install(connection)
         if engine.dialect.name == "sqlite" and (wrong := connection.execute(text("PRAGMA foreign_key_check")).all()):
             raise Unavailable(f"the upgrade would leave rows that refer to nothing, in {wrong[0][0]}: nothing was done")
 
