@@ -31,7 +31,7 @@ NAMES = frozenset({
     "move.clearing", "move.entombed", "move.seen",
     # room that is made by moves
     "room.planned", "room.booked", "room.asking", "room.begun", "room.looked", "room.taken", "room.given_back",
-    "room.target", "room.closed",
+    "room.target", "room.closed", "eviction.due", "eviction.begun",
     # a rebalance
     "rebalance.kept", "rebalance.asking",
     # an update

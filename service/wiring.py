@@ -199,6 +199,7 @@ class Service:
             waits=(*jobs.WAITS, *sessions.WAITS, *fencing.WAITS, *rebalances.WAITS),
             fleet_reader=self._fleet_reader,
             kept_after_ms=1000 * self.config.keep_room_after,
+            priorities=self.config.priorities,
         )
         self._adoption = Adoption(self.store, monitors, self.custody)
         self.reconciler = Reconciler(context, Sweep(self.store, monitors, self.custody, self.metrics))
@@ -273,7 +274,9 @@ class Service:
             signals=self.signals,
             live_targets=self._calls.live_targets,
         )
-        self.room = RoomPlans(self.store, self.groups, self.planner, wall_clock, self._calls.live_targets)
+        self.room = RoomPlans(
+            self.store, self.groups, self.planner, wall_clock, self._calls.live_targets, config.priorities
+        )
         self.rebalancing = Rebalancing(
             self.store,
             self.feed,

@@ -17,6 +17,7 @@ from service.app.visibility import project_of, visible
 from service.domain import placement_rules, ranks, roles
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, RoomWish
+from service.domain.preemption import Policies, require_evictor
 from service.domain.presets import Serves, ports_of, preset_of
 from service.domain.specs import GroupSpec, NodeSpec, RoomMoves
 from service.domain.tenants import Caller
@@ -36,12 +37,12 @@ SERVING = frozenset({GroupStatus.RUNNING, GroupStatus.DEGRADED, GroupStatus.UNKN
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """What one call may ask for. `plan_seconds`: the planner's budget for it; `priorities`: by project the highest that
-    it may use, of "" all that are not named."""
+    """What one call may ask for. `plan_seconds`: the planner's budget for it; `priorities`: by project how high
+    it may go and who evicts whom, of "" all that are not named."""
 
     max_nodes: int = 1024
     plan_seconds: float = 5.0
-    priorities: Mapping[str, int] = field(default_factory=dict)
+    priorities: Policies = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class GroupIntents:
             framework = _framework(connection, group)
             engines.check_count(len(kept), framework, "model_services")
             engines.check_ranks(kept, framework, "remove_instance_uuids")
-            room = room_wish(caller, make_room) if members else None
+            room = room_wish(caller, make_room, group.project, self._limits.priorities) if members else None
             return [ScaleRequested(members, frozenset(removed), room)]
 
         body = canonical(replace(_NO_SPEC, nodes=tuple(joining))) + ",".join(sorted(leaving))
@@ -307,8 +308,13 @@ def new_instance(
     )
 
 
-def room_wish(caller: Caller, moves: RoomMoves | None) -> RoomWish | None:
-    """What may be moved for a caller's group: its own project's members, by an administrator everybody's."""
+def room_wish(caller: Caller, moves: RoomMoves | None, project: str, policies: Policies) -> RoomWish | None:
+    """What may be moved for a caller's group: its own project's members, by an administrator everybody's.
+
+    Raises InvalidArgument where groups are to end for it, and the group's `project` may evict nobody.
+    """
+    if moves is RoomMoves.EVICT:
+        require_evictor(policies, project)
     return RoomWish(moves, everybody=project_of(caller) is None) if moves is not None else None
 
 

@@ -364,8 +364,9 @@ class Groups(GroupUpdates):
             deadline_at=now + spec.deadline_ms if spec.deadline_ms else 0,
             created_at=now,
             updated_at=now,
-            room=room_wish(caller, request.make_room),
+            room=room_wish(caller, request.make_room, caller.project, self._limits.priorities),
             waiting=may_wait(request.wait, now),
+            may_wait=request.wait,
             ends_at=ends(request.ends_at, now),
             priority=priority(request.priority, caller.project, self._limits.priorities),
             instances=tuple(

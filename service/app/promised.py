@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from service.domain.groups import Group, InstanceStatus, Waiting
+from service.domain.preemption import Policies, policy_of
 from service.domain.specs import MayWait
 from service.errors import InvalidArgument, QuotaExceeded
 from service.planning import translate
@@ -28,12 +29,12 @@ def ends(ends_at: int, now: int) -> int:
     return ends_at
 
 
-def priority(asked: int, project: str, most: Mapping[str, int]) -> int:
-    """How important the group is. `most`: by project the highest that it may use, of "" all that are not named.
+def priority(asked: int, project: str, policies: Policies) -> int:
+    """How important the group is. `policies`: say how high each project may go.
 
     Raises InvalidArgument for more than that.
     """
-    limit = most.get(project, most.get("", 0))
+    limit = policy_of(policies, project).most
     if asked > limit:
         raise InvalidArgument.of("priority", f"must be at most {limit}, the highest that project {project} may use")
     return asked

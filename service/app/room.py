@@ -1,8 +1,9 @@
-"""Which members of other groups would have to move, as they run, so that a group fits. Nothing is written."""
+"""Which members of other groups would have to move, as they run, so that a group fits; or where no moves do, and it is
+asked for, which groups of a lower priority would have to end. Nothing is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from placement.model import Proof, Snapshot, Status
@@ -11,12 +12,15 @@ from service.app.failures import error_of
 from service.app.groups import Groups
 from service.domain.fleet import Host
 from service.domain.groups import Group, Instance, PlacementRecord
-from service.domain.specs import DeployRequest
+from service.domain.leaving import RoomEviction
+from service.domain.preemption import Policies
+from service.domain.specs import DeployRequest, RoomMoves
 from service.domain.tenants import Caller
 from service.errors import Undecided
 from service.planning import translate
 from service.planning.neighbours import LiveTargets, Others, groups_in
 from service.planning.planner import Planner, answer_time
+from service.planning.victims import told_of, victims
 from service.store import groups as group_rows
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -38,21 +42,30 @@ class RoomMove:
 
 @dataclass(frozen=True, slots=True)
 class RoomPlan:
-    """`moved`, `lower_bound`: bytes of memory; no moves that make room carry less than the bound."""
+    """`moved`, `lower_bound`: bytes of memory; no moves that make room carry less than the bound, nor do groups up to
+    the highest priority that ends."""
 
     moves: tuple[RoomMove, ...]
     moved: int
     lower_bound: int
     proof: Proof
     record: PlacementRecord
+    evictions: tuple[RoomEviction, ...] = ()
 
 
 class RoomPlans:
-    """The use case. `live_targets`: the hosts that would take a member as it runs."""
+    """The use case. `live_targets`: the hosts that would take a member as it runs; `priorities`: who evicts whom."""
 
     def __init__(
-        self, store: Store, groups: Groups, planner: Planner, clock: Callable[[], int], live_targets: LiveTargets
+        self,
+        store: Store,
+        groups: Groups,
+        planner: Planner,
+        clock: Callable[[], int],
+        live_targets: LiveTargets,
+        priorities: Policies,
     ) -> None:
+        self._priorities = priorities
         self._store = store
         self._groups = groups
         self._planner = planner
@@ -81,12 +94,36 @@ class RoomPlans:
             answer_by=answer_by,
         )
         if room.status is not Status.PLACED or room.placed is None:
+            if request.make_room is RoomMoves.EVICT:
+                return await self._evictions(group, hosts, snapshot, others, answer_by)
             raise _no_room(room, group, snapshot)
         moves = tuple(
             self._move(*movable.members[move.member], hosts[move.source], hosts[move.target]) for move in room.moves
         )
         record = translate.record(group, room.placed, hosts, 0.0, 0)
         return RoomPlan(moves, room.cost or 0, room.lower_bound or 0, room.proof, record)
+
+    async def _evictions(
+        self,
+        group: Group,
+        hosts: Mapping[str, Host],
+        snapshot: Snapshot,
+        others: Sequence[Group],
+        answer_by: float,
+    ) -> RoomPlan:
+        now = self._clock()
+        may = victims(self._priorities, group, others, snapshot, hosts, now)
+        asked = translate.request(group, snapshot, hosts)
+        found = await self._planner.evict(
+            snapshot, asked, may.leaving, budget_seconds=ROOM_SECONDS, answer_by=answer_by
+        )
+        if found.status is Status.UNKNOWN:
+            raise Undecided("no moves that make room were found; which groups would have to end was not decided")
+        if found.status is not Status.PLACED or found.placed is None:
+            raise error_of(translate.failure(found.decision, group, snapshot), group.uuid)
+        told, _ = told_of(self._priorities, group, [may.groups[number] for number in found.gone], now)
+        record = translate.record(group, found.placed, hosts, 0.0, 0)
+        return RoomPlan((), found.cost or 0, found.lower_bound or 0, found.proof, record, told)
 
     def _move(self, group: Group, member: Instance, source: Host, target: Host) -> RoomMove:
         return RoomMove(member, group.uuid, source, target, target.uuid in self._live_targets(group, member))

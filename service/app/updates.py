@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from placement.model import Policy, Snapshot, Status
 from service.app.admission import admit
 from service.app.failures import error_of
-from service.app.group_intents import Ask, GroupIntents, Started, body_hash, new_instance, repeated, require
+from service.app.group_intents import (
+    Ask,
+    GroupIntents,
+    Started,
+    body_hash,
+    new_instance,
+    repeated,
+    require,
+)
 from service.app.visibility import visible
 from service.domain.catalog import ModelService, version_key
 from service.domain.fleet import MEMORY, VCPU, Host
@@ -91,6 +99,7 @@ class GroupUpdates(GroupIntents):
 
         def wanted(connection: Connection, group: Group) -> UpdateRequested:
             require(group, RUNNING, "it to be Running")
+            _require_no_eviction(group)
             after = self._changed(connection, group, changes)
             return self._request(connection, group, after, mode)
 
@@ -115,6 +124,7 @@ class GroupUpdates(GroupIntents):
             if update.active:
                 return TakeBackRequested()
             require(group, RUNNING, "it to be Running")
+            _require_no_eviction(group)
             asked = self._request(connection, group, update.before, update.mode)
             return replace(asked, update=replace(asked.update, undoes=update.number))
 
@@ -305,3 +315,10 @@ def _grow(connection: Connection, group: Group, update: Update, *, keep: bool) -
     finally:
         if not keep:
             tried.rollback()
+
+
+def _require_no_eviction(group: Group) -> None:
+    """Raises WrongState where the group is to end so that another one fits: what it runs is not changed then."""
+    if group.eviction is not None:
+        needed = "no eviction ahead: wait until it is over or called off"
+        raise WrongState(f"instance group {group.uuid}", "to be evicted", needed)

@@ -19,6 +19,7 @@ from service.cli.follow_up import Detached, show
 from service.cli.listing import is_uuid, named, pages
 from service.cli.places import all_zones
 from service.cli.requests import BadRequestFile, Request, read_request
+from service.cli.room_view import describe_eviction
 from service.cli.values import DURATION
 from service.cli.view import GROUP_COLUMNS, cells_text, choose_view, describe_placement
 
@@ -55,11 +56,22 @@ make_room_option = click.option(
     "--make-room",
     is_flag=False,
     flag_value="live",
-    type=click.Choice(["live", "restart"]),
+    type=click.Choice(["live", "restart", "evict"]),
     help="Where it does not fit, move members of other groups away as they run; with restart also stop and start those "
-    "that cannot. Of one's own project, for administrators of all.",
+    "that cannot. Of one's own project, for administrators of all. With evict groups of a lower priority end where no "
+    "moves do, as the operator allows this project.",
 )
-MAKE_ROOM = {"live": group_pb2.MAKE_ROOM_LIVE, "restart": group_pb2.MAKE_ROOM_RESTART}
+MAKE_ROOM = {
+    "live": group_pb2.MAKE_ROOM_LIVE,
+    "restart": group_pb2.MAKE_ROOM_RESTART,
+    "evict": group_pb2.MAKE_ROOM_EVICT,
+}
+priority_option = click.option(
+    "--priority",
+    type=click.IntRange(-1000, 1000),
+    help="Of groups that wait for hosts a higher one goes first, and one may end others of a lower one; 0 is ordinary. "
+    "The operator says how high it may be.",
+)
 
 
 @request_options
@@ -76,11 +88,7 @@ MAKE_ROOM = {"live": group_pb2.MAKE_ROOM_LIVE, "restart": group_pb2.MAKE_ROOM_RE
     metavar="TIME",
     help="When the group will have been removed, at most: tells those that wait when there is room. It is not ended.",
 )
-@click.option(
-    "--priority",
-    type=click.IntRange(-1000, 1000),
-    help="Of groups that wait for hosts a higher one goes first; 0 is ordinary. The operator says how high it may be.",
-)
+@priority_option
 @click.option("--dry-run", "validate_only", is_flag=True, help="Only check and place it; nothing is stored.")
 def deploy(
     session: Session,
@@ -124,16 +132,30 @@ def deploy(
 )
 @click.option(
     "--make-room",
-    is_flag=True,
-    help="Where it does not fit, tell which members of other groups would have to move; for administrators.",
+    is_flag=False,
+    flag_value="live",
+    type=click.Choice(sorted(MAKE_ROOM)),
+    help="Where it does not fit, tell which members of other groups would have to move; with evict also which groups "
+    "of a lower priority would have to end, where no moves do. For administrators.",
 )
-def plan(session: Session, output: Output, documents: str | None, make_room: bool, **options: Any) -> int:
+@priority_option
+def plan(
+    session: Session,
+    output: Output,
+    documents: str | None,
+    make_room: str | None,
+    priority: int | None,
+    **options: Any,
+) -> int:
     """Tell where a group would be placed, or why nowhere and what would help; writes nothing."""
     stub = session.stub(Stub)
     request = _request(session, options, deploy_pb2.PlanDistributedModelServiceRequest())
-    if make_room and documents is not None:
+    if make_room is not None and documents is not None:
         raise click.UsageError("--documents is of a plan without --make-room")
-    if make_room:
+    if priority is not None:
+        request.priority = priority
+    if make_room is not None:
+        request.make_room = MAKE_ROOM[make_room]
         return _plan_room(session.stub(fleet_pb2_grpc.FleetServiceStub), output, request)
     if documents is not None:
         request.document_ranks[:] = _ranks(documents, len(request.model_services))
@@ -165,20 +187,26 @@ def _plan_room(
     if output.kind == "name":
         for one in answer.moves:
             print(one.move.instance_uuid)
+        for victim in answer.evictions:
+            print(victim.group_uuid)
         return errors.OK
     if not output.for_people:
         print(output.text(answer))
         return errors.OK
-    if not answer.moves:
+    if not answer.moves and not answer.evictions:
         print("it fits as it is; nobody has to move")
     else:
+        doing = "ends" if answer.evictions else "moves"
         fewest = (
             "proven the least"
             if answer.proof == placement_pb2.PLACEMENT_PROOF_OPTIMAL
-            else (f"at least {size_text(answer.lower_bound_bytes)} whatever moves")
+            else (f"at least {size_text(answer.lower_bound_bytes)} whatever {doing}")
         )
-        who = f"{len(answer.moves)} members move" if len(answer.moves) > 1 else "1 member moves"
+        count, what = (len(answer.evictions), "group") if answer.evictions else (len(answer.moves), "member")
+        who = f"{count} {what}s {doing[:-1]}" if count > 1 else f"1 {what} {doing}"
         print(f"{who}, {size_text(answer.moved_bytes)} of memory ({fewest}):")
+    for victim in answer.evictions:
+        print(f"  {describe_eviction(victim)}")
     for one in answer.moves:
         how = "as it runs" if one.move.live else "stopped and started again"
         print(

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from service.cli.explanation import amounts_text, size_text
 from service.cli.output import Columns, Output, plain_console
+from service.cli.room_view import describe_notice, describe_room
 
 # How far a member has come; a status that is not named here is at the beginning, or has failed.
 _STEPS = {"Claimed": 1, "Creating": 2, "Created": 3, "Booting": 4}
@@ -261,6 +262,7 @@ def describe_group(group: group_pb2.InstanceGroup) -> str:
     told = f"{told}; called at {group.endpoint}" if group.endpoint else told
     told = f"{told}; priority {group.priority}" if group.priority else told
     told = f"{told}; {describe_room(group.room)}" if group.HasField("room") else told
+    told = f"{told}; {describe_notice(group.eviction)}" if group.HasField("eviction") else told
     told = f"{told}; {describe_waiting(group.waiting)}" if group.HasField("waiting") else told
     told = f"{told}; {describe_update(group.update)}" if group.HasField("update") else told
     return f"{told}; {describe_roles(group)}" if group.roles else told
@@ -284,16 +286,6 @@ def describe_waiting(waiting: group_pb2.WaitInProgress) -> str:
     if waiting.kept_hosts:
         told += f"; room is kept for it on {waiting.kept_hosts} {'host' if waiting.kept_hosts == 1 else 'hosts'}"
     return told
-
-
-def describe_room(room: group_pb2.RoomInProgress) -> str:
-    """Who moves where so that a group fits."""
-    moves = [
-        f"{one.instance_name or 'a member of another project'} {one.source_host_name} -> {one.target_host_name} "
-        f"({size_text(one.memory_size)}{'' if one.live else ', restarted'}{', gone' if one.gone else ''})"
-        for one in room.moves
-    ]
-    return f"{size_text(room.moved_bytes)} move: {', '.join(moves)}"
 
 
 def describe_roles(group: group_pb2.InstanceGroup) -> str:

@@ -10,6 +10,7 @@ from service.config import schema
 from service.config.catalogue import Catalogue
 from service.config.credentials import BmcSection
 from service.config.keys import key_problem
+from service.config.priorities import priority_policy
 from service.config.sections import Sections, known
 from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
 from service.config.values import affordable, plain_uuid
@@ -92,7 +93,7 @@ class Builder:
             ),
             rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in checked.rate_limits},
             keep_room_after=checked.waiting.keep_room_after,
-            priorities={section.project: section.most for section in checked.priorities},
+            priorities={section.project: priority_policy(section) for section in checked.priorities},
         )
         self._boots_files = any(_boots_files(host) for host in hosts)
         self._compare(config)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from service.config.credentials import STRICT, BmcSection, CredentialSection
+from service.config.priorities import PrioritySection
 from service.config.values import (
     Address,
     Amounts,
@@ -355,13 +356,6 @@ class RateLimitSection(Section):
     project: OptionalName = ""
     calls_per_second: Annotated[float, Field(gt=0, le=1_000_000)]
     burst: Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class PrioritySection(Section):
-    """[[priorities]]: the highest priority that a project may use; without `project`, all that are not named."""
-
-    project: OptionalName = ""
-    most: Annotated[int, Field(ge=-1000, le=1000)]
 
 
 class WebhooksSection(Section):

@@ -10,6 +10,7 @@ from service.domain.catalog import Image, ModelService
 from service.domain.devices import DeviceRules
 from service.domain.environment import Secret
 from service.domain.fleet import Cluster, Host, Overcommit, Zone
+from service.domain.preemption import Policies
 from service.domain.secrets import SecretKey
 from service.domain.tenants import AccessKey, Account, Anonymous, Certificate, Quota, Rate, Token
 from service.listening import PRIVATE, ListenAddress
@@ -115,8 +116,8 @@ class Config:
     rates: Mapping[str, Rate] = field(default_factory=dict)
     keep_room_after: int = 600
     """s; after so long room is kept for the first in line though no start is proven; 0: never."""
-    priorities: Mapping[str, int] = field(default_factory=dict)
-    """By project the highest that it may use, of "" all that are not named."""
+    priorities: Policies = field(default_factory=dict)
+    """By project how high it may go and who evicts whom, of "" all that are not named."""
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Credential's name -> the host's option that it stands for (`ssh_key`, `password_file`) -> path of the file."""
     secrets: tuple[Secret, ...] = ()

@@ -17,7 +17,8 @@ from service.domain.causes import Explained
 from service.domain.cells import with_cells
 from service.domain.devices import HeldDevice
 from service.domain.endpoints import Endpoint
-from service.domain.specs import GroupSpec, NodeSpec, PlacementStrategy, RoomMoves
+from service.domain.leaving import Eviction, RoomEviction, RoomMove
+from service.domain.specs import GroupSpec, MayWait, NodeSpec, PlacementStrategy, RoomMoves
 from service.domain.updates import UpdateMode, UpdateStage
 
 
@@ -244,32 +245,12 @@ class PlacementRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class RoomMove:
-    """A member that makes room: from where to where. `memory`: bytes that go over; `cells`: of the target that it is
-    pinned to; `live`: as it runs.
-
-    `other_project`: of another one than the group that room is made for, whose callers are not told which member it is.
-    """
-
-    instance_uuid: str
-    group_uuid: str
-    name: str
-    source_host_uuid: str
-    source_host_name: str
-    target_host_uuid: str
-    target_host_name: str
-    memory: int
-    cells: tuple[int, ...] = ()
-    live: bool = True
-    other_project: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class RoomPlan:
     """Room in the making. `placement`: where the group goes once the moves are made; `fellows`: where its other members
     were when that was planned, host uuids by theirs. `patience_ms`: how long it may take.
 
     `moved`, `lower_bound`: bytes of memory; `proof`: optimal | gap. `arrived`: members that have left their hosts.
+    `evictions`: groups that end in place of moves; `moved` and `arrived` are of their members then.
     """
 
     uuid: str
@@ -281,13 +262,14 @@ class RoomPlan:
     proof: str
     patience_ms: int
     arrived: tuple[str, ...] = ()
+    evictions: tuple[RoomEviction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RoomWish:
     """Members of other groups may be moved so that this one fits; those of other projects with `everybody` alone.
 
-    `tries`: how often that was begun; `refused`: members that did not go. `plan`: what is going on.
+    `tries`: how often that was begun; `refused`: members, and groups, that did not go. `plan`: what is going on.
     """
 
     moves: RoomMoves = RoomMoves.LIVE
@@ -409,8 +391,9 @@ class Group(Explained):
     `room`: while its members wait for hosts, what may be moved for them. `waiting`: until it has hosts for the first
     time, how long it may wait for them; None: not at all. `ends_at`: by when its caller says that it will be gone;
     nothing is done then; 0 = not said. `priority`: in line; the higher goes first. `update`: the newest change of what
-    it runs. `endpoint`: once a surge has handed on its first head's address; until then it is that head's like any
-    other.
+    it runs. `may_wait`: how long it was deployed to wait for hosts, which it may again where it is evicted; `eviction`:
+    it is to end for another group, or ends. `endpoint`: once a surge has handed on its first head's address; until then
+    it is that head's like any other.
     """
 
     uuid: str
@@ -425,6 +408,8 @@ class Group(Explained):
     ends_at: int = 0
     priority: int = 0
     update: Update | None = None
+    may_wait: MayWait | None = None
+    eviction: Eviction | None = None
     endpoint: Endpoint | None = None
     project: str = "default"
     principal: str = "anonymous"

@@ -52,6 +52,7 @@ class RoomMoves(StrEnum):
 
     LIVE = "live"  # as they run, or not at all
     RESTART = "restart"  # those that no other host takes as they run are stopped and started elsewhere
+    EVICT = "evict"  # as with restart; where no moves do, groups of a lower priority end
 
 
 @dataclass(frozen=True, slots=True)

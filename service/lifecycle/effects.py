@@ -12,6 +12,7 @@ from itertools import groupby
 from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.specs import CreationStrategy
 from service.lifecycle.endpoint import to_have
+from service.lifecycle.evicting import is_due
 from service.lifecycle.members import gives_up, outdated, runs_from
 from service.lifecycle.silence import hang_at
 from service.lifecycle.transitions import CREATE_PATIENCE_MS, FINAL, LAUNCHING
@@ -33,6 +34,11 @@ class AwaitRoom:
     """Look how far others are that make room, every `every_ms`; take the seats once they have gone, or call it off."""
 
     every_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveWay:
+    """The group's notice is over: see whether its room is still wanted, and commit that its members leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,7 @@ class Take:
 
 
 MemberEffect = Create | Resume | Observe | Tell | Take | Shutdown | PowerOff | Remove | Migrate | AbortMove
-Effect = Plan | AwaitRoom | Dispatch | FindTarget | MemberEffect
+Effect = Plan | AwaitRoom | GiveWay | Dispatch | FindTarget | MemberEffect
 
 BOOT_POLL_MS = 2_000
 REST_POLL_MS = 10_000
@@ -161,6 +167,8 @@ def _effects(group: Group, now: int) -> tuple[Effect, ...]:
             found = [AwaitRoom(ROOM_MS)]
     else:
         found = []
+    if is_due(group, now):
+        found.append(GiveWay())
     claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
     if claimed and group.phase is GroupPhase.CREATING and now >= group.retry_at:
         found.append(Dispatch(claimed))

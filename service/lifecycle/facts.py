@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from service.domain.groups import Failure, Instance, KeptRoom, PlacementRecord, RoomPlan, RoomWish, Update
+from service.domain.leaving import Eviction
 
 
 class Observation(StrEnum):
@@ -264,6 +265,20 @@ class RoomAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class EvictionAsked:
+    """The group is to end so that another one fits; what it leaves is booked with this change."""
+
+    eviction: Eviction
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionBegun:
+    """Its notice is over, and the room is still wanted: its members leave their hosts."""
+
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoomClosed:
     """Nobody wants this room any more: members that have not left their hosts stay."""
 
@@ -305,6 +320,7 @@ class TimeLost:
 Intent = DeleteRequested | StopRequested | StartRequested | ScaleRequested | UpdateRequested | TakeBackRequested
 MoveFact = MoveClaimed | MoveImpossible | MoveAborted | Moved
 RoomFact = RoomBegun | RoomSeen | RoomCalledOff | RoomAsked | RoomClosed | RoomRefused
+EvictionFact = EvictionAsked | EvictionBegun
 Fact = (
     Placed
     | NotPlaced
@@ -322,5 +338,6 @@ Fact = (
     | Fenced
     | MoveFact
     | RoomFact
+    | EvictionFact
     | Intent
 )

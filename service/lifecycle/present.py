@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain.groups import Group, Instance, Waiting
+from service.domain.leaving import Eviction
 from service.lifecycle.members import S
 from service.lifecycle.moving import longest_move
 from service.lifecycle.settling import RETRY_MOST_MS
@@ -26,9 +27,9 @@ def held_to_present(group: Group, now: int) -> Group:
     retry_at = _held(group.retry_at, now, RETRY_MOST_MS)
     running_since = _held(group.running_since, now, 0)
     deadline_at = _held(group.deadline_at, now, group.spec.deadline_ms)
-    waiting = _waiting(group.waiting, now)
-    if (retry_at, running_since, deadline_at, waiting) == (
-        group.retry_at, group.running_since, group.deadline_at, group.waiting,
+    waiting, eviction = _waiting(group.waiting, now), _eviction(group.eviction, now)
+    if (retry_at, running_since, deadline_at, waiting, eviction) == (
+        group.retry_at, group.running_since, group.deadline_at, group.waiting, group.eviction,
     ) and all(new is old for new, old in zip(members, group.instances, strict=True)):  # fmt: skip
         return group
     return replace(
@@ -37,6 +38,7 @@ def held_to_present(group: Group, now: int) -> Group:
         running_since=running_since,
         deadline_at=deadline_at,
         waiting=waiting,
+        eviction=eviction,
         instances=members,
     )
 
@@ -49,6 +51,7 @@ def carried_on(group: Group, by_ms: int) -> Group:
         running_since=_later(group.running_since, by_ms),
         deadline_at=_later(group.deadline_at, by_ms),
         waiting=_carried_on(group.waiting, by_ms),
+        eviction=replace(group.eviction, at=_later(group.eviction.at, by_ms)) if group.eviction is not None else None,
         instances=tuple(
             replace(
                 member,
@@ -71,6 +74,7 @@ def begun_anew(group: Group, now: int) -> Group:
         running_since=now if group.running_since else 0,
         deadline_at=_anew(group.deadline_at, now, group.spec.deadline_ms),
         waiting=_waits_anew(group.waiting, now),
+        eviction=_noticed_anew(group.eviction, now),
         instances=tuple(
             replace(
                 member,
@@ -103,6 +107,14 @@ def _carried_on(waiting: Waiting | None, by_ms: int) -> Waiting | None:
 
 def _waits_anew(waiting: Waiting | None, now: int) -> Waiting | None:
     return replace(waiting, until=_anew(waiting.until, now, waiting.length)) if waiting is not None else None
+
+
+def _eviction(asked: Eviction | None, now: int) -> Eviction | None:
+    return replace(asked, at=_held(asked.at, now, asked.notice_ms)) if asked is not None else None
+
+
+def _noticed_anew(asked: Eviction | None, now: int) -> Eviction | None:
+    return replace(asked, at=_anew(asked.at, now, asked.notice_ms)) if asked is not None else None
 
 
 def _anew(at: int, now: int, whole: int) -> int:

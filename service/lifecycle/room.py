@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain.groups import Group, GroupPhase
+from service.lifecycle.evicting import eviction_closed
 from service.lifecycle.facts import RoomAsked, RoomBegun, RoomCalledOff, RoomClosed, RoomRefused, RoomSeen
 from service.lifecycle.members import S, each
 from service.lifecycle.moving import makes_room, room_closed
 
 MAKING_ROOM = "room is being made for it: other groups' members move"
+OTHERS_END = "room is being made for it: groups of a lower priority end"
 
 
 def room_begun(group: Group, fact: RoomBegun, now: int) -> Group:
@@ -20,7 +22,7 @@ def room_begun(group: Group, fact: RoomBegun, now: int) -> Group:
     if group.phase is not GroupPhase.PLANNING or group.room is None or group.room.plan is not None:
         return group
     wish = replace(group.room, tries=group.room.tries + 1, plan=fact.plan)
-    return replace(group, room=wish, reason=MAKING_ROOM)
+    return replace(group, room=wish, reason=OTHERS_END if fact.plan.evictions else MAKING_ROOM)
 
 
 def room_seen(group: Group, fact: RoomSeen, now: int) -> Group:
@@ -49,8 +51,8 @@ def room_asked(group: Group, fact: RoomAsked, now: int) -> Group:
 
 
 def room_is_closed(group: Group, fact: RoomClosed, now: int) -> Group:
-    """Members that were to make this room need not."""
-    return each(group, lambda m: room_closed(m, fact.room))
+    """Members that were to make this room need not, nor need the group end for it."""
+    return each(eviction_closed(group, fact), lambda m: room_closed(m, fact.room))
 
 
 def room_refused(group: Group, fact: RoomRefused, now: int) -> Group:
@@ -65,4 +67,4 @@ def settled_room(group: Group) -> Group:
     waits = group.phase is GroupPhase.PLANNING and any(m.status is S.PENDING for m in group.instances)
     if waits:
         return group
-    return replace(group, room=None, reason="" if group.reason == MAKING_ROOM else group.reason)
+    return replace(group, room=None, reason="" if group.reason in (MAKING_ROOM, OTHERS_END) else group.reason)

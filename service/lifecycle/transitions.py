@@ -15,12 +15,14 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance
 from service.domain.specs import on_host
-from service.lifecycle import endpoint, last_words, moving, room, silence, updating, waiting
+from service.lifecycle import endpoint, evicting, last_words, moving, room, silence, updating, waiting
 from service.lifecycle.causes import caused, explained, with_first_cause
 from service.lifecycle.facts import (
     ClockLeapt,
     DeleteRequested,
     Evicted,
+    EvictionAsked,
+    EvictionBegun,
     Fact,
     Fenced,
     HostAnswers,
@@ -96,7 +98,7 @@ def _step(group: Group, fact: Fact, now: int, *, more: bool) -> Group:
     if group.phase in FINAL:
         return group
     changed = caused(_APPLY[type(fact)](group, fact, now), fact)
-    settled = renewed(group, settle(changed, now, may_go=not more), now)
+    settled = evicting.settled_eviction(renewed(group, settle(changed, now, may_go=not more), now), now)
     return room.settled_room(explained(waiting.settled_waiting(settled, now)))
 
 
@@ -388,6 +390,8 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     RoomAsked: room.room_asked,
     RoomClosed: room.room_is_closed,
     RoomRefused: room.room_refused,
+    EvictionAsked: evicting.eviction_asked,
+    EvictionBegun: evicting.eviction_begun,
     Ticked: _ticked,
     ClockLeapt: lambda group, fact, _now: carried_on(group, fact.by_ms),
     TimeLost: lambda group, _fact, now: begun_anew(group, now),

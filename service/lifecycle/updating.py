@@ -261,7 +261,7 @@ _NEXT: Sequence[tuple[UpdateStage, Callable[[Group, Group | None], bool], Callab
 
 
 def _requested(group: Group, fact: UpdateRequested, now: int) -> Group:
-    if group.phase is not GroupPhase.RUNNING or group.updating:
+    if group.phase is not GroupPhase.RUNNING or group.updating or group.eviction is not None:
         return group
     update = replace(fact.update, began_at=now)
     group = replace(group, failure=None, failures=0, reason="")

@@ -26,7 +26,7 @@ LiveTargets = Callable[[Group, Instance], frozenset[str]]
 
 def movable(group: Group, now: int) -> list[Instance]:
     """The members that could be moved as they run: no machines of their own."""
-    if group.phase is not GroupPhase.RUNNING or group.updating:
+    if group.phase is not GroupPhase.RUNNING or group.updating or group.eviction is not None:
         return []
     wishing = (m for m in group.instances if m.move is MoveStage.NONE and not m.room and m.spec.type is VM)
     return [m for m in wishing if wish(m, now).move is MoveStage.WANTED]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from service.domain.preemption import Policies
 from service.domain.waiting import KEPT_AFTER_MS
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner
@@ -20,7 +21,8 @@ from service.telemetry.metrics import Metrics
 @dataclass(slots=True)
 class WorkerContext:
     """What every worker of a process shares. `waits`: stored times of other rooms that are held to the present too.
-    `poke`: called with the uuid of another group that was changed. `kept_after_ms`: see `domain.waiting`."""
+    `poke`: called with the uuid of another group that was changed. `kept_after_ms`: see `domain.waiting`;
+    `priorities`: by project, who evicts whom."""
 
     store: Store
     planner: Planner
@@ -31,6 +33,7 @@ class WorkerContext:
     custody: Custody
     plan_seconds: float = 5.0
     kept_after_ms: int = KEPT_AFTER_MS
+    priorities: Policies = field(default_factory=dict)
     clock: StoreClock = field(default_factory=StoreClock)
     waits: tuple[Wait, ...] = ()
     fleet_reader: FleetReader = field(default_factory=FleetReader)

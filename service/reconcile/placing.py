@@ -25,6 +25,7 @@ from service.planning import backfill, cells, fleet_reader, translate
 from service.planning.planner import Planned
 from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
+from service.reconcile.evictions import Evicting
 from service.reconcile.reserving import Reserving
 from service.reconcile.room_making import MOST_TRIES, RoomMaking
 from service.reconcile.standing_in_line import Line
@@ -81,10 +82,12 @@ class Placing:
     line: Line = field(default_factory=Line)
     rooms: RoomMaking = field(init=False)
     reserving: Reserving = field(init=False)
+    evictions: Evicting = field(init=False)
 
     def __post_init__(self) -> None:
         self.reserving = Reserving(self.context, self.now)
-        self.rooms = RoomMaking(self.context, self.now, self.steady)
+        self.evictions = Evicting(self.context, self.now)
+        self.rooms = RoomMaking(self.context, self.now, self.steady, self.evictions)
 
     async def gang(self, group: Group) -> EffectResult:
         """Seats for all pending members of the group, or of that gang of it; or why there are none.
@@ -249,7 +252,7 @@ class Placing:
         self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot, failure: Failure
     ) -> EffectResult | None:
         try:
-            return await self.rooms.begin(group, hosts, snapshot, failure)
+            return await self.rooms.begin(group, hosts, snapshot, failure, self.line)
         except ClaimLost as lost:
             logger.info("group %s: room for it is planned again: %s", group.uuid, lost)
             return None

@@ -6,12 +6,13 @@ import logging
 import uuid as uuids
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from placement.model import Assignment, Proof, Snapshot, Status
-from placement.modes.moves import MadeRoom
+from placement.model import Assignment, Proof, Request, Snapshot, Status
+from placement.modes.moves import Evictions, MadeRoom
 from service.domain.fleet import Host, HostState
-from service.domain.groups import Failure, Group, Instance, InstanceStatus, MoveStage, RoomMove, RoomPlan, RoomWish
+from service.domain.groups import Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage, RoomPlan, RoomWish
+from service.domain.leaving import RoomEviction, RoomMove
 from service.domain.specs import RoomMoves
 from service.errors import QuotaExceeded, Undecided
 from service.failpoints import failpoint
@@ -21,6 +22,8 @@ from service.planning import cells, translate
 from service.planning.neighbours import Others, groups_in
 from service.reconcile.calls import EffectResult
 from service.reconcile.context import WorkerContext
+from service.reconcile.evictions import Evicting, Victims
+from service.reconcile.standing_in_line import Line
 from service.store import bookings, claims, fleet, groups
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
@@ -33,7 +36,9 @@ S = InstanceStatus
 MOST_TRIES = 3
 """How often room is begun to be made for one operation: a move that was refused is planned around."""
 MOST_PLANS = 6
+NOBODY_TO_END = "no moves were found that make room, and the end of all groups that may be evicted for it would not"
 LEAVING = frozenset({S.REMOVING, S.EVICTING, S.FAILING})
+ENDING = frozenset({GroupPhase.CLEANING, GroupPhase.FAILED, GroupPhase.DELETING, GroupPhase.DELETED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +57,16 @@ class RoomMaking:
     context: WorkerContext
     now: Callable[[], int]
     steady: Callable[[], int]
+    evicting: Evicting
     _since: dict[str, int] = field(default_factory=dict)
 
     # --- beginning ----------------------------------------------------------------------------------------------------
 
     async def begin(
-        self, group: Group, hosts: Mapping[str, Host], snapshot: Snapshot, failure: Failure
+        self, group: Group, hosts: Mapping[str, Host], snapshot: Snapshot, failure: Failure, line: Line
     ) -> EffectResult:
-        """Who would have to move is asked to; called within `Store.claiming`. `failure`: why the group does not fit.
+        """Who would have to move, or end, is asked to; called within `Store.claiming`. `failure`: why the group does
+        not fit. What others leave on hosts where room is kept for somebody before it in line is not for it.
 
         Raises ClaimLost where something changed since, QuotaExceeded, HeldBack, LeaseLost, InvariantViolation.
         """
@@ -68,33 +75,47 @@ class RoomMaking:
         others = await self.context.store.read(lambda c: groups.load_many(c, groups_in(snapshot)))
         mine = [o for o in others if o.uuid != group.uuid and (wish.everybody or o.project == group.project)]
         asked = Others(mine, snapshot, hosts, self.now(), refused=set(wish.refused))
-        room = await self._planned(group, hosts, snapshot, asked, wish)
-        if room is None or room.status is not Status.PLACED or room.placed is None:
+        wanted = translate.request(group, snapshot, hosts)
+        request = replace(wanted, excluded_hosts=wanted.excluded_hosts | line.kept_hosts)
+        room = await self._planned(group, request, snapshot, asked, wish)
+        if room is not None and room.status is Status.PLACED and room.placed is not None:
+            plan = self._plan(group, room, asked, hosts)
+        elif wish.moves is RoomMoves.EVICT:
+            found, victims = await self.evicting.planned(group, request, hosts, snapshot, others, wish.refused)
+            if found.status is not Status.PLACED or found.placed is None:
+                return EffectResult([NotPlaced(_no_room(room, failure, found))], retry=True)
+            plan = self._ended(group, found, victims, hosts)
+        else:
             return EffectResult([NotPlaced(_no_room(room, failure))], retry=True)
-        plan = self._plan(group, room, asked, hosts)
         failpoint("room.planned")
-        movers = {move.group_uuid for move in plan.moves}
-        theirs = [o for o in mine if o.uuid in movers]
+        movers = {move.group_uuid for move in plan.moves} | {one.group_uuid for one in plan.evictions}
+        theirs = [o for o in others if o.uuid in movers]
         now = self.now()
-        after = await self.context.store.write(lambda c: rooms.begin(c, group, theirs, plan, now))
+
+        def begin(connection: Connection) -> Group:
+            line.still(connection, group, now)
+            return rooms.begin(connection, group, theirs, plan, now)
+
+        after = await self.context.store.write(begin)
         failpoint("room.begun")
         if after.room is not None and after.room.plan == plan:
             self.context.metrics.rooms.labels("begun").inc()
-            logger.info("group %s: %d members move so that it fits", group.uuid, len(plan.moves))
+            self.context.metrics.evictions.labels("told").inc(len(plan.evictions))
+            logger.info("group %s: %d members move, %d groups end so that it fits", group.uuid, len(plan.moves),
+                        len(plan.evictions))  # fmt: skip
             for uuid in sorted(movers):
                 self.context.poke(uuid)
         return EffectResult([], reload=True)
 
     async def _planned(
-        self, group: Group, hosts: Mapping[str, Host], snapshot: Snapshot, asked: Others, wish: RoomWish
+        self, group: Group, request: Request, snapshot: Snapshot, asked: Others, wish: RoomWish
     ) -> MadeRoom | None:
         """Moves that can be made; None where those that were planned never could."""
-        request = translate.request(group, snapshot, hosts)
         for _ in range(MOST_PLANS):
             room = await self.context.planner.make_room(
                 snapshot, request, asked.asked(), budget_seconds=self.context.plan_seconds
             )
-            if wish.moves is RoomMoves.RESTART or not asked.unfit(room, self.context.calls.live_targets):
+            if wish.moves is not RoomMoves.LIVE or not asked.unfit(room, self.context.calls.live_targets):
                 return room
         return None
 
@@ -126,6 +147,23 @@ class RoomMaking:
             patience_ms=MOVE_BASE_MS + max(busy.values(), default=0),
         )
 
+    def _ended(self, group: Group, found: Evictions, victims: Victims, hosts: Mapping[str, Host]) -> RoomPlan:
+        assert found.placed is not None
+        ending = [victims.groups[number] for number in found.gone]
+        grace = max((m.stop_grace_ms for victim in ending for m in victim.instances), default=0)
+        told, notice_ms = self.evicting.told(group, ending)
+        return RoomPlan(
+            uuid=uuids.uuid5(uuids.UUID(group.uuid), f"room {group.version}").hex,
+            moves=(),
+            placement=translate.record(group, found.placed, hosts, 0.0, 1),
+            fellows=_fellows(group),
+            moved=found.cost or 0,
+            lower_bound=found.lower_bound or 0,
+            proof="optimal" if found.proof is Proof.OPTIMAL else "gap",
+            patience_ms=MOVE_BASE_MS + notice_ms + grace,
+            evictions=told,
+        )
+
     # --- waiting ------------------------------------------------------------------------------------------------------
 
     async def look(self, group: Group) -> EffectResult:
@@ -135,11 +173,16 @@ class RoomMaking:
         plan = group.room.plan
         sight = await self.context.store.read(lambda c: _look(c, plan))
         failpoint("room.looked")
-        arrived = tuple(m.instance_uuid for m in plan.moves if _has_left(m, sight, plan.uuid))
+        arrived = tuple(m.instance_uuid for m in plan.moves if _has_left(m, sight, plan.uuid)) + tuple(
+            instance
+            for one in plan.evictions
+            for instance, host in one.seats.items()
+            if host not in sight.claimed.get(instance, frozenset())
+        )
         why, refused = self._why_not(group, plan, sight, arrived)
         if why:
             return self._off(group, why, refused)
-        if len(arrived) < len(plan.moves):
+        if len(arrived) < _going(plan):
             return EffectResult([RoomSeen(arrived)] if arrived != plan.arrived else [])
         return await self._take(group, plan)
 
@@ -158,6 +201,7 @@ class RoomMaking:
         self.context.metrics.claims.inc()
         self.context.metrics.rooms.labels("made").inc()
         self.context.metrics.room_moves.labels("made").inc(len(plan.moves))
+        self.context.metrics.evictions.labels("made").inc(len(plan.evictions))
         return EffectResult([], reload=True)
 
     def _why_not(
@@ -172,12 +216,17 @@ class RoomMaking:
         refused = tuple(m.instance_uuid for m in plan.moves if _stays(m, sight, plan.uuid))
         if refused:
             return f"{len(refused)} of {len(plan.moves)} members that were to make room stay where they are", refused
+        stayed = tuple(one.group_uuid for one in plan.evictions if _keeps(one, sight, plan.uuid))
+        if stayed:
+            return f"{len(stayed)} of {len(plan.evictions)} groups that were to make room stay where they are", stayed
         if sight.closed:
             return "a host on which room was being made takes no members any more", ()
         since = self._since.setdefault(plan.uuid, self.steady())
         if self.steady() - since > plan.patience_ms:
-            late = tuple(m.instance_uuid for m in plan.moves if m.instance_uuid not in arrived)
-            return f"{len(late)} of {len(plan.moves)} members took too long to make room", late
+            late = tuple(m.instance_uuid for m in plan.moves if m.instance_uuid not in arrived) + tuple(
+                one.group_uuid for one in plan.evictions if not set(one.seats) <= set(arrived)
+            )
+            return f"{_going(plan) - len(arrived)} of {_going(plan)} members took too long to make room", late
         return "", ()
 
     def _off(self, group: Group, why: str, refused: tuple[str, ...]) -> EffectResult:
@@ -192,6 +241,8 @@ class RoomMaking:
         """The rooms that members of this group are to make and nobody wants any more."""
         on_the_way = (MoveStage.WANTED, MoveStage.GOING)
         wanted = {m.room for m in group.instances if m.room and m.move in on_the_way}
+        if group.eviction is not None and not group.eviction.begun:
+            wanted.add(group.eviction.room)
         if not wanted or self.context.custody.held:
             return []
         now = self.now()
@@ -201,7 +252,8 @@ class RoomMaking:
 
 
 def _look(connection: Connection, plan: RoomPlan) -> _Sight:
-    others = {g.uuid: g for g in groups.load_many(connection, sorted({m.group_uuid for m in plan.moves}))}
+    theirs = {m.group_uuid for m in plan.moves} | {one.group_uuid for one in plan.evictions}
+    others = {g.uuid: g for g in groups.load_many(connection, sorted(theirs))}
     claimed: dict[str, set[str]] = defaultdict(set)
     for uuid in others:
         for (instance, _), hosts in claims.seats_of(connection, uuid).items():
@@ -231,13 +283,33 @@ def _stays(move: RoomMove, sight: _Sight, room: str) -> bool:
     return member.host_uuid == move.source_host_uuid and not member.target_host_uuid
 
 
+def _keeps(one: RoomEviction, sight: _Sight, room: str) -> bool:
+    """Whether the group does not end for this room any more, and still has a seat that it was to leave."""
+    victim = sight.others.get(one.group_uuid)
+    if victim is None or victim.phase in ENDING or (victim.eviction is not None and victim.eviction.room == room):
+        return False
+    there = {m.uuid for m in victim.instances if m.host_uuid == one.seats.get(m.uuid) and m.status not in LEAVING}
+    return bool(there)
+
+
+def _going(plan: RoomPlan) -> int:
+    """How many members have to have left their hosts."""
+    return len(plan.moves) + sum(len(one.seats) for one in plan.evictions)
+
+
 def _fellows(group: Group) -> dict[str, str]:
     """Where the group's members are that need no seat."""
     return {m.uuid: m.target_host_uuid or m.host_uuid for m in group.instances if m.status is not S.PENDING}
 
 
-def _no_room(room: MadeRoom | None, failure: Failure) -> Failure:
-    """Why the group fits neither as it is nor by moves."""
+def _no_room(room: MadeRoom | None, failure: Failure, found: Evictions | None = None) -> Failure:
+    """Why the group fits neither as it is nor by moves, nor where `found` is given by the end of other groups."""
+    if found is not None:
+        if found.status is Status.INFEASIBLE:
+            return Failure(failure.code, f"{failure.message}; {NOBODY_TO_END}", failure.explanation)
+        return Failure(
+            Undecided.reason, f"{failure.message}; which groups would have to end was not found, nor ruled out"
+        )
     if room is not None and room.status is Status.INFEASIBLE:
         return Failure(failure.code, f"{failure.message}; no moves of others would make room", failure.explanation)
     return Failure(

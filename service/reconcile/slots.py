@@ -6,10 +6,10 @@ import asyncio
 from dataclasses import dataclass
 
 from service.domain.groups import Group
-from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, Observe, Plan, Take, Tell
+from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, GiveWay, Observe, Plan, Take, Tell
 from service.reconcile.calls import EffectResult
 
-GANG, BESIDE = "gang", "gang beside"
+GANG, BESIDE, LEAVING = "gang", "gang beside", "the gang's leaving"
 BACKOFF_FIRST_MS = 250
 BACKOFF_MOST_MS = 10_000
 
@@ -38,6 +38,8 @@ class Slot:
 
 def key_of(effect: Effect, group: Group) -> str:
     """The slot that an effect runs in."""
+    if isinstance(effect, GiveWay):
+        return LEAVING
     if not isinstance(effect, Plan | Dispatch):
         return GANG if isinstance(effect, AwaitRoom) else effect.instance_uuid
     return BESIDE if group.instance(effect.instance_uuids[0]).beside else GANG

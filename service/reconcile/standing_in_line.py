@@ -45,11 +45,12 @@ class Line:
 
     def look(self, connection: Connection, group: Group, now: int) -> bool:
         """Whether it is the group's turn. Members that were placed before, and those that join, do not stand in line:
-        their group serves."""
+        their group serves. One that was evicted, and waits again, does."""
         self.turn = None
-        if group.served or group.starts or any(m.attempt > 1 or _has_seat(m.status) for m in group.instances):
-            return True
         may_wait = group.waiting is not None
+        began = group.served or group.starts or any(m.attempt > 1 or _has_seat(m.status) for m in group.instances)
+        if began and not may_wait:
+            return True
         queue, shares = waiting.queue(connection, now, group.project, counted=may_wait)
         if not queue.waiters and not may_wait:
             return True
@@ -68,6 +69,12 @@ class Line:
         kept, was = _kept(connection, queue.ahead(mine, shares), now), self.turn.kept
         if kept is not None and (was is None or (kept.group.uuid, kept.room) != (was.group.uuid, was.room)):
             raise ClaimLost("room is kept for another group before it since")
+
+    @property
+    def kept_hosts(self) -> frozenset[str]:
+        """Where room is kept for somebody before the group: what becomes free there is for that one."""
+        kept = self.turn.kept if self.turn is not None else None
+        return frozenset(seat.host_uuid for seat in kept.room.seats) if kept is not None else frozenset()
 
     def told(self, facts: Sequence[Fact]) -> list[Fact]:
         """The facts of a look, with where the group stands."""

@@ -22,6 +22,7 @@ from service.lifecycle.effects import (
     Dispatch,
     Effect,
     FindTarget,
+    GiveWay,
     Observe,
     Plan,
     Resume,
@@ -204,7 +205,7 @@ class GroupWorker:
         """Whether nobody would have to do anything about the group if it were so, until it is due again."""
         busy = any(s.task is not None for s in self._slots.values()) or self.hinted or self.all_hinted
         told = self._stopping or self._reload or self._leapt_ms or self._was_held or self.context.custody.held
-        if not at_rest(after) or busy or told or self._caution.waits or any(m.room for m in after.instances):
+        if not at_rest(after) or busy or told or self._caution.waits or _makes_room(after):
             return False
         open_effects = any(not isinstance(effect, Observe) for effect in effects(after, now))
         return not (open_effects or self.patience.left_ms(after, self._steady()) or self._circumstances(after, now))
@@ -313,6 +314,8 @@ class GroupWorker:
     async def _perform(self, group: Group, effect: Effect, hinted: bool) -> EffectResult:
         if isinstance(effect, AwaitRoom):
             return await self._placing.rooms.look(group)
+        if isinstance(effect, GiveWay):
+            return await self._placing.evictions.begin(group)
         members = effect.instance_uuids if isinstance(effect, Plan | Dispatch) else (effect.instance_uuid,)
         group = gang_of(group, members[0])
         if isinstance(effect, Plan):
@@ -349,7 +352,7 @@ class GroupWorker:
             await self._give_back(self._now(), None)
             return True
         now, waits_until = self._now(), self._placing.line.rests_until(group, self._now())
-        busy = not at_rest(group) or any(not isinstance(e, Observe) for e in effects(group, now))
+        busy = not at_rest(group) or _makes_room(group) or any(not isinstance(e, Observe) for e in effects(group, now))
         if self._reload or self.hinted or (not waits_until and (busy or self.patience.left_ms(group, self._steady()))):
             return False
         failpoint("worker.resting")
@@ -376,6 +379,11 @@ class GroupWorker:
     def _steady(self) -> int:
         """Milliseconds that only go on, by which this process measures its own pauses."""
         return int(asyncio.get_running_loop().time() * 1000)
+
+
+def _makes_room(group: Group) -> bool:
+    """Whether somebody has to see that the room is still wanted for which it, or a member of it, is to go."""
+    return group.eviction is not None or any(m.room for m in group.instances)
 
 
 def _due_at(group: Group, now: int) -> int | None:

@@ -23,7 +23,8 @@ from service.domain.groups import (
     Update,
     Waiting,
 )
-from service.domain.specs import GroupSpec, NodeSpec
+from service.domain.leaving import Eviction
+from service.domain.specs import GroupSpec, MayWait, NodeSpec
 from service.errors import AlreadyExists, NotFound
 from service.failpoints import failpoint
 from service.store import hints, schema
@@ -55,7 +56,7 @@ class Lease(NamedTuple):
     left_behind: bool = False
 
 
-_GROUP_JSON = ("failure", "placement", "room", "waiting", "endpoint")
+_GROUP_JSON = ("failure", "placement", "room", "waiting", "endpoint", "may_wait", "eviction")
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
@@ -361,6 +362,8 @@ def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
         waiting=decode_known(Waiting, row.waiting) if row.waiting else None,
         update=decode_known(Update, row.rollout) if row.rollout else None,
         endpoint=decode_known(Endpoint, row.endpoint) if row.endpoint else None,
+        may_wait=decode_known(MayWait, row.may_wait) if row.may_wait else None,
+        eviction=decode_known(Eviction, row.eviction) if row.eviction else None,
         excluded_hosts=tuple(json.loads(row.excluded_hosts)),
         epoch=row.epoch,
         instances=members,

@@ -150,6 +150,8 @@ groups = Table(
     Column("waiting_why", WORD, nullable=False, default="", server_default=""),
     Column("waiting_kept", Integer, nullable=False, default=0, server_default="0"),
     Column("priority", Integer, nullable=False, default=0, server_default="0"),
+    Column("may_wait", Text),
+    Column("eviction", Text),
     Column("ends_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("rollout", Text),
     Column("endpoint", Text),

@@ -195,6 +195,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.evictions = Counter(
+            "corral_evictions_total",
+            "Groups that were told to end for one of a higher priority, that began to, and of those for whom it came.",
+            ["outcome"],
+            registry=registry,
+        )
         self.rebalances = Counter(
             "corral_rebalances_total",
             "Rebalances: begun, called off.",

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from service.domain.cells import Cell, resource_of
 from service.domain.fleet import Host
 from service.domain.groups import Group, InstanceStatus, RoomPlan, Seat
+from service.domain.leaving import Eviction
 from service.failpoints import failpoint
-from service.lifecycle.facts import RoomAsked, RoomBegun
+from service.lifecycle.facts import EvictionAsked, Fact, RoomAsked, RoomBegun
 from service.lifecycle.transitions import advance
 from service.planning.translate import seat, total
 from service.store import bookings, claims, fleet, groups, quotas
@@ -43,16 +44,20 @@ def begin(connection: Connection, planned: Group, others: Sequence[Group], plan:
     if any(places(now_there[uuid]) != places(group) for uuid, group in expected.items()):
         raise claims.ClaimLost("a member that counts for the plan has another host since")
     quotas.check(connection, before.project, total(s.resources for s in seats if s.attempt == 1))
-    asked = _asked(now_there, plan, now)
+    asked, ending = _asked(now_there, plan, now), _ending(now_there, before, plan, now)
     _book(connection, before, asked, plan)
     after = advance(before, RoomBegun(plan), now)
-    for uuid in sorted(asked):
+    for uuid in sorted({*asked, *ending}):
         failpoint("room.asking")
-        facts = [
-            RoomAsked(m.instance_uuid, now_there[uuid].instance(m.instance_uuid).attempt, plan.uuid, n, m.live)
-            for n, m in enumerate(plan.moves)
-            if m.group_uuid == uuid
-        ]
+        facts: list[Fact] = (
+            [EvictionAsked(ending[uuid])]
+            if uuid in ending
+            else [
+                RoomAsked(m.instance_uuid, now_there[uuid].instance(m.instance_uuid).attempt, plan.uuid, n, m.live)
+                for n, m in enumerate(plan.moves)
+                if m.group_uuid == uuid
+            ]
+        )
         apply(connection, uuid, facts, now)
         groups.due(connection, uuid, 0)
     return commit(connection, before, after, (), now)
@@ -78,6 +83,26 @@ def _asked(now_there: Mapping[str, Group], plan: RoomPlan, now: int) -> Mapping[
     return asked
 
 
+def _ending(now_there: Mapping[str, Group], group: Group, plan: RoomPlan, now: int) -> Mapping[str, Eviction]:
+    """What each group that is to end is told. Raises ClaimLost where one of them would not."""
+    told: dict[str, Eviction] = {}
+    for one in plan.evictions:
+        victim = now_there[one.group_uuid]
+        notice = Eviction(
+            plan.uuid, one.at, max(0, one.at - now), one.becomes, group.uuid, group.spec.name, group.project,
+            group.priority,
+        )  # fmt: skip
+        takes = advance(victim, EvictionAsked(notice), now).eviction == notice
+        if victim.priority >= group.priority or not takes or dict(one.seats) != _seats(victim):
+            raise claims.ClaimLost(f"group {victim.uuid} cannot be asked to end now")
+        told[victim.uuid] = notice
+    return told
+
+
+def _seats(group: Group) -> dict[str, str]:
+    return {m.uuid: m.host_uuid for m in group.instances}
+
+
 def _book(connection: Connection, group: Group, asked: Mapping[str, Sequence[str]], plan: RoomPlan) -> None:
     """The bookings, once it was seen that they fit when all who are asked have gone. Raises ClaimLost."""
     targets = {move.target_host_uuid for move in plan.moves}
@@ -92,6 +117,10 @@ def _book(connection: Connection, group: Group, asked: Mapping[str, Sequence[str
         seats.append((move.group_uuid, seat(member, hosts[move.target_host_uuid], move.cells)))
         if move.source_host_uuid in hosts:
             leaving[move.source_host_uuid].append(seat(member, hosts[move.source_host_uuid], member.cells))
+    for victim in groups.load_many(connection, [one.group_uuid for one in plan.evictions]):
+        for member in victim.instances:
+            if member.host_uuid in hosts:
+                leaving[member.host_uuid].append(seat(member, hosts[member.host_uuid], member.cells))
     for host in hosts.values():
         check_fits(host, [s for _, s in seats if s.host_uuid == host.uuid], leaving[host.uuid])
     bookings.book(connection, plan.uuid, group.uuid, seats)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from tests.simulation import plants
+from tests.simulation import planting, plants
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Result
@@ -131,7 +131,7 @@ def all_plants(seeds: int, first: int, jobs: int, only: Sequence[str]) -> int:
     """Every plant in a process of its own; prints the table. 1 where one was not found."""
     chosen = [p for p in plants.PLANTS if not only or p.name in only]
 
-    def look(plant: plants.Plant) -> tuple[str, int, str]:
+    def look(plant: planting.Plant) -> tuple[str, int, str]:
         command = [sys.executable, "-m", "tests.simulation", "--plant", plant.name, "--seeds", str(seeds)]
         ended = subprocess.run([*command, "--first", str(first)], capture_output=True, text=True, check=False)
         count, _, what = ended.stdout.strip().rpartition("\n")[2].partition("\t")

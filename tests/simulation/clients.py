@@ -174,7 +174,8 @@ class Client:
         leaving = [m.uuid for m in group.instances if m.rank and dice.random() < 0.4]
         node = replace(self.order.request.spec.nodes[0], name="", is_initial_node=False, node_rank=-1)
         joining = [node] * dice.choice((0, 1, 1, 2))
-        room = dice.choice(tuple(RoomMoves)) if self.world.theme == "room" else None
+        room = dice.choice((RoomMoves.LIVE, RoomMoves.RESTART)) if self.world.theme == "room" else None
+        room = RoomMoves.EVICT if self.world.theme == "evict" else room
         await self._insist(lambda r: r.groups.scale(ME, uuid, joining, leaving, make_room=room))
 
     async def _insist(self, call: Callable[[Replica], Coroutine[Any, Any, T]]) -> T:

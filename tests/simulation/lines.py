@@ -20,7 +20,7 @@ class _First:
     """The first for whom room is kept: its place in line, what it needs where, and who was where by then."""
 
     uuid: str
-    place: tuple[int, str]
+    place: tuple[int, int, str]
     needs: Amounts
     used: Amounts
     there: frozenset[tuple[str, str]]
@@ -43,11 +43,12 @@ class Lines:
         came: dict[tuple[str, str], int] = defaultdict(int)
         late = {
             uuid
-            for uuid, at, attempts in self.rows(
-                "SELECT g.uuid, g.created_at, MAX(i.attempt) FROM groups g JOIN instances i ON i.group_uuid = g.uuid"
-                " WHERE g.starts = 0 GROUP BY g.uuid, g.created_at"
+            for uuid, priority, at, attempts in self.rows(
+                "SELECT g.uuid, g.priority, g.created_at, MAX(i.attempt) FROM groups g"
+                " JOIN instances i ON i.group_uuid = g.uuid"
+                " WHERE g.starts = 0 GROUP BY g.uuid, g.priority, g.created_at"
             )
-            if attempts == 1 and (at, uuid) > first.place
+            if attempts == 1 and (-priority, at, uuid) > first.place
         }
         for host, resource, instance, group, amount in self.rows(
             "SELECT host_uuid, resource, instance_uuid, group_uuid, amount FROM claims"
@@ -62,11 +63,11 @@ class Lines:
 
     def _now(self) -> _First | None:
         waiting = self.rows(
-            "SELECT created_at, uuid, waiting FROM groups WHERE waiting_kept > 0 AND phase = 'planning'"
+            "SELECT -priority, created_at, uuid, waiting FROM groups WHERE waiting_kept > 0 AND phase = 'planning'"
         )
         if not waiting:
             return None
-        at, uuid, text = min(waiting)
+        urgency, at, uuid, text = min(waiting)
         kept = json.loads(text)["kept"]
         if not kept or kept["starts_at"]:
             return None
@@ -87,4 +88,4 @@ class Lines:
         ):
             used[host, resource] += amount
             there.add((instance, host))
-        return _First(uuid, (at, uuid), needs, used, frozenset(there))
+        return _First(uuid, (urgency, at, uuid), needs, used, frozenset(there))

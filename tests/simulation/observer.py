@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from tests.simulation.evictions import Evictions
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
 from tests.simulation.lines import Lines
 from tests.simulation.rooms import Rooms
@@ -22,7 +23,6 @@ SEATED = frozenset(
     {"Claimed", "Creating", "Created", "Booting", "Running", "Stopping", "Stopped", "Failing", "Removing"}
 )
 LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "Removed"})
-
 
 _OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_own",
                     "_rules", "_owners", "_go", "_seats", "_fleet")  # fmt: skip
@@ -64,7 +64,7 @@ class Observer:
         self._left: set[str] = set()
         self.adopted: set[str] = set()
         self.commits = self.claim_changes = 0
-        self._rooms, self._lines = Rooms(rows), Lines(rows)
+        self._rooms, self._lines, self._evictions = Rooms(rows), Lines(rows), Evictions(rows, now)
         self.updates = Updates(rows, self.violated, self._executes, machines)
 
     def memory(self) -> dict[str, Any]:
@@ -145,8 +145,8 @@ class Observer:
         }
         self._check_go(groups, members)
         self._check_claims(members)
-        for wrong in (*self._rooms.wrong(self.usable), *self._lines.wrong(self.usable)):
-            self.violated("I2", wrong)
+        for wrong in (*self._rooms.wrong(self.usable), *self._lines.wrong(self.usable), *self._evictions.wrong()):
+            self.violated("I20" if wrong.startswith("group ") else "I2", wrong)
 
     def _check_fleet(self, members: Mapping[str, tuple[Any, ...]]) -> None:
         """I2: a host leaves the fleet without members, and with claims only where it was fenced and does not answer."""

@@ -12,37 +12,16 @@ import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from tests.simulation.planting import Edit, Plant, one
+from tests.simulation.room_plants import ROOM_PLANTS
+
 
 class StalePlant(Exception):
     """The text to change is not there, or more than once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """Replace `old`, which must stand in the module exactly once, by `new`."""
-
-    module: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plant:
-    """One bug. `theme`: of which seeds it is looked for in; empty: of all."""
-
-    name: str
-    edits: tuple[Edit, ...]
-    theme: str = ""
-
-
-def one(name: str, module: str, old: str, new: str, *more: Edit, theme: str = "") -> Plant:
-    """A plant of one edit, or of a few that only together take the guard away."""
-    return Plant(name, (Edit(module, old, new), *more), theme)
 
 
 CLAIMS, GROUPS, EVENTS = "service.store.claims", "service.store.groups", "service.store.events"
@@ -383,17 +362,7 @@ PLANTS: tuple[Plant, ...] = (
         "    return None if wanted == member.holds else wanted\n", "    return None\n", theme="update"),
     one("members that grow in place claim nothing for that", UPDATES,
         "        claims.resize(connection, sizes)\n", "        pass\n", theme="update"),
-    # --- room made for a group ---
-    one("others claim the room that is made for a group", CLAIMS,
-        "_RESOURCES.c.used + _RESOURCES.c.booked + _RESOURCES.c.foreign_used", "_RESOURCES.c.used + _RESOURCES.c.foreign_used",
-        Edit(TRANSLATE, " + host.booked.get(name, 0)", ""), theme="room"),
-    one("seats stay kept for a group that is not waiting for room any more", CHANGES,
-        "        bookings.give_back(connection, room.uuid, (seat.instance_uuid for seat in room.placement.assignments))\n",
-        "        pass\n", theme="room"),
-    one("who moves to make room is claimed where it was alone", CLAIMING,
-        "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n", "", theme="room"),
-    one("who was asked to move goes on though that was called off", "service.store.rebalances", ", _ROWS.c.called_off_at == 0, ", ", ", theme="balance"),
-    one("the seat of one who does not move after all stays kept", CHANGES, "            bookings.give_back(connection, member.room, [member.uuid])\n", "            pass\n", theme="balance"),
+    *ROOM_PLANTS,
     # --- devices ---
     one("two members are given one device", PICKS,
         "    free[:] = [device for device in free if device.key not in keys]\n", "",

@@ -14,7 +14,7 @@ from service.app.devices import Devices
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
 from service.app.fleet import Fleet as FleetCases
-from service.app.groups import Groups
+from service.app.groups import GroupLimits, Groups
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
 from service.domain.catalog import ModelService
@@ -41,7 +41,7 @@ from service.signals import Signals
 from service.store import configured, quotas
 from service.store.clock import StoreClock
 from service.telemetry.metrics import Metrics
-from tests.simulation import boards
+from tests.simulation import boards, priorities
 from tests.simulation.database import SimulatedStore
 from tests.simulation.driver import FaultyDriver
 from tests.simulation.hosts import CLUSTER
@@ -172,13 +172,16 @@ class Replica:
         planner = FirstFitPlanner(world)
         signals = Signals()
         custody = Custody(store, INSTALLATION)
-        self.groups = Groups(store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals)
+        self.groups = Groups(
+            store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals,
+            limits=GroupLimits(priorities=priorities.POLICIES),
+        )  # fmt: skip
         monitors: dict[str, HostMonitor] = {}
         directory = Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue)
         calls = MemberCalls(custody, monitors, directory, metrics())
         context = WorkerContext(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
-            owner=self.process.name, custody=custody, kept_after_ms=8_000,
+            owner=self.process.name, custody=custody, kept_after_ms=8_000, priorities=priorities.POLICIES,
             clock=StoreClock(LEASE_MS, wall=self.clock, monotonic=world.loop.time),
         )  # fmt: skip
         self.reconciler = Reconciler(context, Sweep(store, monitors, custody, metrics()))

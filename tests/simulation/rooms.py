@@ -36,6 +36,7 @@ class Rooms:
         if not kept:
             return
         leaving = {(move["instance_uuid"], move["source_host_uuid"]) for plan in plans for move in plan["moves"]}
+        leaving |= {seat for plan in plans for one in plan["evictions"] for seat in one["seats"].items()}
         claims = self._rows("SELECT host_uuid, resource, instance_uuid, amount FROM claims")
         for host, resource, instance, amount in claims:
             if (instance, host) not in leaving:

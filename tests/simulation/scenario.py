@@ -24,7 +24,7 @@ from service.domain.specs import (
     NodeSpec,
     PlacementPolicy,
 )
-from tests.simulation import boards, card_faults, cards, faults, restoring, room_orders, updates, wait_orders
+from tests.simulation import boards, card_faults, cards, faults, orders_of, restoring, room_orders, updates
 from tests.simulation.balancer import Balancer
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
@@ -52,6 +52,7 @@ THEMES = {
     "leases": 0,
     "fence": 0,
     "wait": 0,
+    orders_of.EVICT: 0,
     updates.THEME: 0,
     cards.THEME: 0,
 }
@@ -300,7 +301,7 @@ def _fleet(world: World) -> Fleet:
     tight = dice.random() < 0.4 and world.theme not in MOVING
     addresses = dice.random() < 0.5
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
-    room = world.theme in ("room", "balance", "wait")  # alike hosts, of which few are empty
+    room = world.theme in ("room", "balance", "wait", orders_of.EVICT)  # alike hosts, of which few are empty
     fences = world.theme == boards.THEME
     count = 2 + count % 3 if room else 3 + count % 4 if fences else count
     zone = Zone(
@@ -390,8 +391,7 @@ def _orders(world: World, length: float) -> list[Order]:
     if world.theme == "balance":
         small = room_orders.small(world, _spec, ENTRY)
         return [_without_rules(order) if dice.random() < 0.6 else order for order in small]
-    own = {"room": room_orders.drawn, "wait": wait_orders.drawn}.get(world.theme)
-    return own(world, length, _spec, ENTRY) if own is not None else orders
+    return orders_of.own(world, length, _spec, ENTRY) or orders
 
 
 def _without_rules(order: Order) -> Order:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.plants import PLANTS, Edit, Plant, StalePlant, changed
+from tests.simulation.planting import Edit, Plant
+from tests.simulation.plants import PLANTS, StalePlant, changed
 from tests.simulation.test_simulation import simulate
 
 MOST_SEEDS = 400

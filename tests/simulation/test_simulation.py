@@ -84,7 +84,7 @@ def test_a_seed_does_not_depend_on_the_seeds_before_it() -> None:
 
 def test_the_observer_shares_no_code_with_the_service() -> None:
     imported: set[str] = set()
-    for name in ("observer", "cards", "custodian", "pinned", "rest", "rooms", "hosts", "loop"):
+    for name in ("observer", "cards", "custodian", "pinned", "rest", "rooms", "lines", "evictions", "hosts", "loop"):
         imported |= _imports(ROOT / f"tests/simulation/{name}.py")
     assert not {name for name in imported if name.split(".")[0] in ("service", "placement", "corral")}
 

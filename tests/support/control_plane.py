@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.app.feed import Feed
-from service.app.groups import Groups, Started
+from service.app.groups import GroupLimits, Groups, Started
 from service.domain.catalog import ModelService
 from service.domain.events import Event
 from service.domain.fleet import Host, Overcommit, Zone
 from service.domain.groups import Group
+from service.domain.preemption import Policies
 from service.domain.specs import DeployRequest
 from service.domain.tenants import Caller
 from service.drivers.base import MachineState
@@ -100,6 +101,7 @@ async def control_plane(
     clock: StoreClock | None = None,
     monotonic: Callable[[], float] = time.monotonic,
     sweeps: bool = False,
+    priorities: Policies | None = None,
 ) -> AsyncIterator[ControlPlane]:
     """Start everything, and end it. `size`: the simulated hosts' options; `there`: hosts that exist, by uuid; `store`:
     instead of one at `url`; `monotonic`: the hosts' clock, seconds; `sweeps`: hosts are swept."""
@@ -135,12 +137,14 @@ async def control_plane(
         owner="test",
         custody=custody,
         clock=clock or StoreClock(LEASE_MS),
+        priorities=priorities or {},
     )
     sweep = Sweep(store, monitors, custody, metrics)
     reconciler = Reconciler(context, sweep if sweeps else None)
     signals = Signals()
     signals.group_due.listen(reconciler.poke)
-    groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals)
+    limits = GroupLimits(priorities=priorities or {})
+    groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals, limits=limits)
     plane = ControlPlane(store, feed, groups, reconciler, sweep, metrics, custody, calls.logs)
     for h in hosts:
         known = (there or {}).get(h.uuid)

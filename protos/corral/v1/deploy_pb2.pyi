@@ -91,7 +91,8 @@ class DeployDistributedModelServiceRequest(_message.Message):
     """
     make_room: _group_pb2.MakeRoom.ValueType
     """How members of other groups may be moved where the group does not fit without that; absent, nobody is. Those of the
-    caller's own project may be, by an administrator everybody's. While they move the room is kept for the group alone.
+    caller's own project may be, by an administrator everybody's. While they move, or end, the room is kept for the group alone.
+    Groups of a lower priority end with `MAKE_ROOM_EVICT` alone, and as the operator's configuration has it.
     """
     priority: _builtins.int
     """How important the group is: of those that wait for hosts, one of a higher priority goes first. 0 is the ordinary one;
@@ -221,8 +222,8 @@ class PlanDistributedModelServiceRequest(_message.Message):
     validate_only: _builtins.bool
     """Accepted so that a deploy's body can be sent here as it is. A plan never writes."""
     make_room: _group_pb2.MakeRoom.ValueType
-    """Accepted so that a deploy's body can be sent here as it is. A plan tells of what fits without moves; PlanRoom tells
-    the moves.
+    """Checked as in the deploy. A plan tells of what fits without moves; PlanRoom tells the moves, and with
+    `MAKE_ROOM_EVICT` which groups would have to end where no moves make room.
     """
     priority: _builtins.int
     """Checked as in the deploy: nothing of a plan waits for anybody."""

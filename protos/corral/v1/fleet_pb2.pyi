@@ -2819,6 +2819,7 @@ class PlanRoomResponse(_message.Message):
     LOWER_BOUND_BYTES_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
     moved_bytes: _builtins.int
     """The memory of all that moves, in bytes."""
     lower_bound_bytes: _builtins.int
@@ -2835,6 +2836,13 @@ class PlanRoomResponse(_message.Message):
     def placement(self) -> _placement_pb2.Placement:
         """Where the group would be placed once they are made."""
 
+    @_builtins.property
+    def evictions(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.RoomEviction]:
+        """Groups of a lower priority that would have to end, where no moves make room and the group's `make_room` allows it.
+        `moved_bytes` is their memory then, and no groups up to the highest of their priorities have less than
+        `lower_bound_bytes`. They end all at the same time.
+        """
+
     def __init__(
         self,
         *,
@@ -2843,10 +2851,11 @@ class PlanRoomResponse(_message.Message):
         lower_bound_bytes: _builtins.int = ...,
         proof: _placement_pb2.PlacementProof.ValueType = ...,
         placement: _placement_pb2.Placement | None = ...,
+        evictions: _abc.Iterable[_group_pb2.RoomEviction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lower_bound_bytes", b"lower_bound_bytes", "moved_bytes", b"moved_bytes", "moves", b"moves", "placement", b"placement", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evictions", b"evictions", "lower_bound_bytes", b"lower_bound_bytes", "moved_bytes", b"moved_bytes", "moves", b"moves", "placement", b"placement", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,10 @@ class _MakeRoomEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MakeRoom.Val
     """As they run; those that no other host takes so stay where they are."""
     MAKE_ROOM_RESTART: _MakeRoom.ValueType  # 2
     """As they run, and those that no other host takes so are stopped and started elsewhere."""
+    MAKE_ROOM_EVICT: _MakeRoom.ValueType  # 3
+    """As with restart; where no moves make room, groups of a lower priority end: those that the operator's configuration
+    lets this project evict, whatever their project, the lowest priorities first. Refused where it names nobody.
+    """
 
 class MakeRoom(_MakeRoom, metaclass=_MakeRoomEnumTypeWrapper):
     """How members of other groups may be moved so that a group fits."""
@@ -99,7 +103,39 @@ MAKE_ROOM_LIVE: MakeRoom.ValueType  # 1
 """As they run; those that no other host takes so stay where they are."""
 MAKE_ROOM_RESTART: MakeRoom.ValueType  # 2
 """As they run, and those that no other host takes so are stopped and started elsewhere."""
+MAKE_ROOM_EVICT: MakeRoom.ValueType  # 3
+"""As with restart; where no moves make room, groups of a lower priority end: those that the operator's configuration
+lets this project evict, whatever their project, the lowest priorities first. Refused where it names nobody.
+"""
 Global___MakeRoom: _TypeAlias = MakeRoom  # noqa: Y015
+
+class _EvictedTo:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EvictedToEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvictedTo.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVICTED_TO_UNSPECIFIED: _EvictedTo.ValueType  # 0
+    """Not told."""
+    EVICTED_TO_WAITING: _EvictedTo.ValueType  # 1
+    """It waits for hosts again, for as long as it was deployed to wait."""
+    EVICTED_TO_STOPPED: _EvictedTo.ValueType  # 2
+    """It is stopped, without its hosts; a start places it anew."""
+    EVICTED_TO_DELETED: _EvictedTo.ValueType  # 3
+    """It is deleted."""
+
+class EvictedTo(_EvictedTo, metaclass=_EvictedToEnumTypeWrapper):
+    """What becomes of a group that is evicted."""
+
+EVICTED_TO_UNSPECIFIED: EvictedTo.ValueType  # 0
+"""Not told."""
+EVICTED_TO_WAITING: EvictedTo.ValueType  # 1
+"""It waits for hosts again, for as long as it was deployed to wait."""
+EVICTED_TO_STOPPED: EvictedTo.ValueType  # 2
+"""It is stopped, without its hosts; a start places it anew."""
+EVICTED_TO_DELETED: EvictedTo.ValueType  # 3
+"""It is deleted."""
+Global___EvictedTo: _TypeAlias = EvictedTo  # noqa: Y015
 
 @_typing.final
 class NodeSpec(_message.Message):
@@ -615,6 +651,7 @@ class InstanceGroup(_message.Message):
     EXPECTED_END_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    EVICTION_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The group's UUID, 32 hexadecimal digits."""
     model_service_uuid: _builtins.str
@@ -719,6 +756,10 @@ class InstanceGroup(_message.Message):
     def expected_end(self) -> _timestamp_pb2.Timestamp:
         """By when its caller expects to have removed it. Unset where that was not said."""
 
+    @_builtins.property
+    def eviction(self) -> Global___EvictionNotice:
+        """It is to end so that a group of a higher priority fits, or is ending for that. Absent where it is not."""
+
     def __init__(
         self,
         *,
@@ -753,10 +794,11 @@ class InstanceGroup(_message.Message):
         expected_end: _timestamp_pb2.Timestamp | None = ...,
         endpoint: _builtins.str = ...,
         priority: _builtins.int = ...,
+        eviction: Global___EvictionNotice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expected_end", b"expected_end", "last_op_date", b"last_op_date", "room", b"room", "update", b"update", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "eviction", b"eviction", "expected_end", b"expected_end", "last_op_date", b"last_op_date", "room", b"room", "update", b"update", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "endpoint", b"endpoint", "etag", b"etag", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "priority", b"priority", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "update", b"update", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "create_date", b"create_date", "dataset_ref_inventories", b"dataset_ref_inventories", "description", b"description", "endpoint", b"endpoint", "etag", b"etag", "eviction", b"eviction", "expected_end", b"expected_end", "export_path", b"export_path", "instances", b"instances", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_service_uuid", b"model_service_uuid", "model_uuid", b"model_uuid", "name", b"name", "priority", b"priority", "project", b"project", "reason", b"reason", "revision", b"revision", "roles", b"roles", "room", b"room", "service_creation_strategy", b"service_creation_strategy", "status", b"status", "support_metrics", b"support_metrics", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "type", b"type", "update", b"update", "user_tags", b"user_tags", "uuid", b"uuid", "waiting", b"waiting", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,6 +979,102 @@ class GroupUpdate(_message.Message):
 Global___GroupUpdate: _TypeAlias = GroupUpdate  # noqa: Y015
 
 @_typing.final
+class EvictionNotice(_message.Message):
+    """A group ends so that one of a higher priority fits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    BECOMES_FIELD_NUMBER: _builtins.int
+    BY_PRIORITY_FIELD_NUMBER: _builtins.int
+    BY_GROUP_UUID_FIELD_NUMBER: _builtins.int
+    BY_NAME_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
+    becomes: Global___EvictedTo.ValueType
+    """What becomes of it."""
+    by_priority: _builtins.int
+    """The priority of the group that it makes room for."""
+    by_group_uuid: _builtins.str
+    """That group. Empty, as is `by_name`, where it is another project's."""
+    by_name: _builtins.str
+    """That group's name."""
+    begun: _builtins.bool
+    """Whether its members leave their hosts already."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When; not before. The room may be called off until then, and nothing happens."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        becomes: Global___EvictedTo.ValueType = ...,
+        by_priority: _builtins.int = ...,
+        by_group_uuid: _builtins.str = ...,
+        by_name: _builtins.str = ...,
+        begun: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["becomes", b"becomes", "begun", b"begun", "by_group_uuid", b"by_group_uuid", "by_name", b"by_name", "by_priority", b"by_priority", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvictionNotice: _TypeAlias = EvictionNotice  # noqa: Y015
+
+@_typing.final
+class RoomEviction(_message.Message):
+    """A group that ends, or would end, to make room."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_UUID_FIELD_NUMBER: _builtins.int
+    GROUP_NAME_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MEMORY_SIZE_FIELD_NUMBER: _builtins.int
+    INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    BECOMES_FIELD_NUMBER: _builtins.int
+    GONE_COUNT_FIELD_NUMBER: _builtins.int
+    group_uuid: _builtins.str
+    """The group. Empty, as is `group_name`, where it is another project's and the caller may not see it."""
+    group_name: _builtins.str
+    """The group's name."""
+    priority: _builtins.int
+    """The group's priority."""
+    memory_size: _builtins.int
+    """The memory of its members in bytes, which is what its end costs."""
+    instance_count: _builtins.int
+    """How many members it has."""
+    becomes: Global___EvictedTo.ValueType
+    """What becomes of it."""
+    gone_count: _builtins.int
+    """How many of its members have left their hosts."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends; in a plan, when it would if that was carried out now."""
+
+    def __init__(
+        self,
+        *,
+        group_uuid: _builtins.str = ...,
+        group_name: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        memory_size: _builtins.int = ...,
+        instance_count: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        becomes: Global___EvictedTo.ValueType = ...,
+        gone_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["becomes", b"becomes", "gone_count", b"gone_count", "group_name", b"group_name", "group_uuid", b"group_uuid", "instance_count", b"instance_count", "memory_size", b"memory_size", "priority", b"priority", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomEviction: _TypeAlias = RoomEviction  # noqa: Y015
+
+@_typing.final
 class RoomInProgress(_message.Message):
     """Room that is being made for a group: others leave their hosts, and it goes where they were."""
 
@@ -946,15 +1084,20 @@ class RoomInProgress(_message.Message):
     MOVED_BYTES_FIELD_NUMBER: _builtins.int
     LOWER_BOUND_BYTES_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
     moved_bytes: _builtins.int
-    """The memory of all that moves, in bytes."""
+    """The memory of all that moves or ends, in bytes."""
     lower_bound_bytes: _builtins.int
-    """No moves that make room carry less memory than this."""
+    """No moves that make room carry less memory than this; of evictions, no groups up to the highest priority that ends."""
     proof: _placement_pb2.PlacementProof.ValueType
-    """Whether the moves are proven to carry the least."""
+    """Whether the moves, or evictions, are proven to be the least."""
     @_builtins.property
     def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberMove]:
         """The moves, in the order in which they keep every rule."""
+
+    @_builtins.property
+    def evictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoomEviction]:
+        """Groups that end in place of moves, all at the same time."""
 
     def __init__(
         self,
@@ -963,10 +1106,11 @@ class RoomInProgress(_message.Message):
         moved_bytes: _builtins.int = ...,
         lower_bound_bytes: _builtins.int = ...,
         proof: _placement_pb2.PlacementProof.ValueType = ...,
+        evictions: _abc.Iterable[Global___RoomEviction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lower_bound_bytes", b"lower_bound_bytes", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evictions", b"evictions", "lower_bound_bytes", b"lower_bound_bytes", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

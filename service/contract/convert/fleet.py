@@ -17,7 +17,7 @@ from service.app.host_requests import BmcWish, HostChange, NewHost
 from service.app.room import RoomPlan
 from service.app.zones import NewZone, ZoneChange, ZoneView
 from service.contract.call import told_cause
-from service.contract.convert.inventory import Reachable, instance, placement, proof, timestamp
+from service.contract.convert.inventory import Reachable, instance, placement, proof, room_eviction, timestamp
 from service.contract.rules import host_address, network_wish
 from service.domain.cells import without_cells
 from service.domain.devices import Device
@@ -279,6 +279,7 @@ def room(plan: RoomPlan) -> fleet_pb2.PlanRoomResponse:
         lower_bound_bytes=plan.lower_bound,
         proof=proof(plan.proof),
         placement=placement(plan.record, planned_only=True),
+        evictions=[room_eviction(one, one.name, len(one.seats)) for one in plan.evictions],
     )
 
 

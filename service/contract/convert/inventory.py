@@ -14,6 +14,7 @@ from service.contract.call import told_cause
 from service.contract.convert import specification
 from service.domain import roles
 from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat, Update, Waiting
+from service.domain.leaving import EvictedTo, Eviction, RoomEviction
 from service.domain.specs import PlacementStrategy
 from service.domain.updates import UpdateMode
 from service.planning.decisions import KeptDecision
@@ -88,6 +89,7 @@ def group(value: Group, reachable: Reachable) -> group_pb2.InstanceGroup:
         waiting=_waiting(value.waiting) if value.waiting is not None and value.waiting.since else None,
         expected_end=timestamp(value.ends_at),
         priority=value.priority,
+        eviction=_eviction(value, value.eviction) if value.eviction is not None else None,
         update=_update(value, value.update, reachable) if value.update is not None else None,
     )
 
@@ -148,6 +150,46 @@ def _room(plan: RoomPlan) -> group_pb2.RoomInProgress:
         moved_bytes=plan.moved,
         lower_bound_bytes=plan.lower_bound,
         proof=_PROOFS[plan.proof],
+        evictions=[
+            room_eviction(
+                one, "" if one.other_project else one.name, len(one.seats), sum(m in plan.arrived for m in one.seats)
+            )
+            for one in plan.evictions
+        ],
+    )
+
+
+EVICTED_TO: Mapping[EvictedTo, group_pb2.EvictedTo.ValueType] = {
+    EvictedTo.WAITING: group_pb2.EVICTED_TO_WAITING,
+    EvictedTo.STOPPED: group_pb2.EVICTED_TO_STOPPED,
+    EvictedTo.DELETED: group_pb2.EVICTED_TO_DELETED,
+}
+
+
+def room_eviction(one: RoomEviction, name: str, members: int, gone: int = 0) -> group_pb2.RoomEviction:
+    """A group that ends to make room. `name`: empty where the caller may not see it."""
+    return group_pb2.RoomEviction(
+        group_uuid=one.group_uuid if name else "",
+        group_name=name,
+        priority=one.priority,
+        memory_size=one.memory,
+        instance_count=members,
+        time=timestamp(one.at),
+        becomes=EVICTED_TO[one.becomes],
+        gone_count=gone,
+    )
+
+
+def _eviction(value: Group, asked: Eviction) -> group_pb2.EvictionNotice:
+    """For whom it ends is told where that is its own project's group: whoever may see the one may see the other."""
+    own = asked.by_project == value.project
+    return group_pb2.EvictionNotice(
+        time=timestamp(asked.at),
+        becomes=EVICTED_TO[asked.becomes],
+        by_priority=asked.by_priority,
+        by_group_uuid=asked.by_group if own else "",
+        by_name=asked.by_name if own else "",
+        begun=asked.begun,
     )
 
 

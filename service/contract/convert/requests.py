@@ -35,6 +35,7 @@ ROOM_MOVES: Mapping[int, RoomMoves | None] = {
     group_pb2.MAKE_ROOM_UNSPECIFIED: None,
     group_pb2.MAKE_ROOM_LIVE: RoomMoves.LIVE,
     group_pb2.MAKE_ROOM_RESTART: RoomMoves.RESTART,
+    group_pb2.MAKE_ROOM_EVICT: RoomMoves.EVICT,
 }
 
 STRATEGIES: Mapping[int, PlacementStrategy] = {

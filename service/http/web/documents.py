@@ -91,9 +91,25 @@ def group(value: Group, *, causes: bool) -> dict[str, Any]:
         "updated": value.updated_at,
         "ended": value.status is GroupStatus.DELETED,
         "priority": value.priority,
+        "eviction": _eviction(value),
         "waiting": _waiting(value.waiting),
         "update": _update(value.update) if value.update is not None else None,
         "why": _why_not(failure),
+    }
+
+
+def _eviction(value: Group) -> dict[str, Any] | None:
+    """That it ends for another group; whose that is, where it is of the same project."""
+    asked = value.eviction
+    if asked is None:
+        return None
+    by = asked.by_name if asked.by_project == value.project else ""
+    return {
+        "at": asked.at,
+        "becomes": asked.becomes.value,
+        "priority": asked.by_priority,
+        "by": by,
+        "begun": asked.begun,
     }
 
 

@@ -85,6 +85,7 @@ export function Group({ picture, loading, uuid, may }) {
     ${group.cause && html`<p class="reason cause">The host says: ${group.cause}</p>`}
     ${group.priority ? html`<p>Priority ${group.priority}: of groups that wait, the higher goes first.</p>` : ""}
     ${group.waiting && html`<p class="waiting">Number ${group.waiting.position} of the groups that wait for hosts, until ${clock(group.waiting.until)}${group.waiting.starts > 0 && `; there is room by ${clock(group.waiting.starts)}`}${group.waiting.kept > 0 && `; room is kept for it on ${group.waiting.kept} ${group.waiting.kept === 1 ? "host" : "hosts"}`}.</p>`}
+    ${group.eviction && html`<p class="waiting">It makes room for ${group.eviction.by ? html`<strong>${group.eviction.by}</strong>` : "a group of another project"} of priority ${group.eviction.priority}: it ${BECOMES[group.eviction.becomes]} ${group.eviction.begun ? "now" : `at ${clock(group.eviction.at)}`}.</p>`}
     ${group.why && html`<${WhyNot} problem=${group.why} picture=${picture} />`}
     <dl class="facts"><dt>Project</dt><dd>${group.project}</dd>${url && html`<dt>Answers at</dt><dd><code>${url}</code></dd>`}
       ${answered && html`<dt>Last right answer</dt><dd>${clock(Date.parse(answered))}</dd>`}
@@ -112,9 +113,16 @@ function host(picture, uuid) {
   return uuid ? "placed" : "—";
 }
 
+const BECOMES = { waiting: "waits for hosts again", stopped: "is stopped, without its hosts", deleted: "is deleted" };
+
 // Who leaves which host so that this group fits. Members of other projects are not named to those who may not see them.
 function Room({ room, picture }) {
   const moves = room.moves || [];
+  if (room.evictions?.length) return html`<h2>Room is being made</h2>
+    <p>${bytes(Number(room.movedBytes || 0))} of memory in all, of groups that end for it.</p>
+    <${Table} caption="Groups that end to make room" items=${room.evictions} keyOf=${(one) => one.groupUuid + one.groupName + one.priority + one.memorySize} head=${["Group", "Priority", "Members", "Memory", "When", "Then"]}
+      row=${(one) => html`<th scope="row">${one.groupUuid ? html`<a href=${`#/group/${one.groupUuid}`}>${one.groupName}</a>` : "another project's"}</th><td>${one.priority || 0}</td>
+        <td>${one.goneCount || 0} of ${one.instanceCount} gone</td><td>${bytes(Number(one.memorySize))}</td><td>${clock(Date.parse(one.time))}</td><td>it ${BECOMES[one.becomes.replace("EVICTED_TO_", "").toLowerCase()]}</td>`} />`;
   const gone = moves.filter((move) => move.gone).length;
   const group = (move) => (move.groupUuid ? html`<a href=${`#/group/${move.groupUuid}`}>${picture.groups.get(move.groupUuid)?.name || move.groupUuid.slice(0, 8)}</a>` : "another project's");
   return html`<h2>Room is being made</h2>
