@@ -142,7 +142,7 @@ class Service:
         self.pool = planner or PoolPlanner(max(2, (os.cpu_count() or 1) - 1), self.metrics)
         self.planner = RecordingPlanner(self.pool, self.decisions, self.metrics, wall_clock)
         self._make_identity()
-        self.directory = Directory({}, {}, {}, self._read_fleet_again)
+        self.directory = Directory({}, {}, {}, lambda: self.roster.refresh())
         self._make_reconciliation()
         self._make_use_cases()
         self.zstack = self._make_zstack()
@@ -295,9 +295,6 @@ class Service:
         self.signals.fleet_changed.listen(self.fencer.poke)
         self.fleet_feed.listen(self.roster.refresh)
         self.fleet_feed.listen(self.health.compare)
-
-    async def _read_fleet_again(self) -> None:
-        await self.roster.refresh()
 
     def _driver(self, host: Host) -> HostDriver:
         return make_driver(host, self.custody.installation.cluster, self.seats)
