@@ -45,6 +45,8 @@ NAMES = frozenset({
     # a fence by a BMC
     "fence.leading", "fence.asking", "fence.asked", "fence.ordering", "fence.ordered", "fence.sent", "fence.proven",
     "fence.done",
+    # an image on its way to a host
+    "staging.taking", "staging.sending", "staging.proven",
     # the feed
     "feed.read",
 })  # fmt: skip

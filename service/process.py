@@ -23,11 +23,12 @@ from service.reconcile.housekeeping import Housekeeping
 from service.reconcile.owners import LeaseReaper
 from service.rpc import tls
 from service.store import configured, fleet, quotas
+from service.store.clock import wall_clock
 from service.store.connection import Connection
 from service.store.hints import Listener
 from service.store.loads import of_hosts
 from service.telemetry.logs import get_logger
-from service.wiring import Service, StartError, pem, wall_clock
+from service.wiring import Service, StartError, pem
 
 log = get_logger("corral.process")
 

@@ -77,6 +77,7 @@ from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import owner_name
 from service.reconcile.roster import Roster
+from service.reconcile.staging import Stagings
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS
 from service.rpc import tls
@@ -87,7 +88,7 @@ from service.rpc.secret_servicer import SecretServicer
 from service.rpc.server import RpcServer, by
 from service.signals import Signals
 from service.store import rebalances
-from service.store.clock import StoreClock
+from service.store.clock import StoreClock, wall_clock
 from service.store.clock import now as database_now
 from service.store.engine import Store
 from service.store.migrations import upgrade
@@ -102,11 +103,6 @@ REACHABLE_KINDS = frozenset({"bridge", "network"})
 
 class StartError(Exception):
     """The service cannot start; the message says why and what to do."""
-
-
-def wall_clock() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Service:
@@ -186,7 +182,9 @@ class Service:
     def _make_reconciliation(self) -> None:
         monitors: dict[str, HostMonitor] = {}
         self.used = Used(monitors)
-        self._calls = MemberCalls(self.custody, monitors, self.directory, self.metrics, self._known_secrets)
+        stagings = Stagings(self.store, self.metrics, self.owner, self.config.least_staging_rate)
+        held = (self.custody, monitors, self.directory, self.metrics, self._known_secrets)
+        self._calls = MemberCalls(*held, stagings=stagings)
         context = WorkerContext(
             store=self.store,
             planner=self.planner,

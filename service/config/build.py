@@ -71,6 +71,7 @@ class Builder:
             model_services=self._catalogue.model_services(),
             image_directory=self._file.path(checked.catalog.image_directory),
             max_upload_size=checked.catalog.max_upload_size,
+            least_staging_rate=checked.catalog.least_staging_rate,
             import_networks=tuple(checked.catalog.import_networks),
             max_import_ms=checked.catalog.max_import_ms,
             anonymous=Anonymous(checked.identity.anonymous),

@@ -79,6 +79,7 @@ class Config:
     """Everything that the service is told at start. `store_url` is SQLAlchemy's, with an absolute path for SQLite.
 
     `image_directory`: where RegisterImage finds files, and uploads go. `max_upload_size`: bytes of one upload.
+    `least_staging_rate`: bytes a second below which the way of an image to a host is given up.
     `import_networks`: where images may be fetched from, in CIDR notation; empty: anywhere but here. `max_import_ms`:
     how long one call may fetch.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
@@ -99,6 +100,7 @@ class Config:
     model_services: tuple[ModelService, ...]
     image_directory: Path
     max_upload_size: int
+    least_staging_rate: int
     import_networks: tuple[str, ...] = ()
     max_import_ms: int = 86_400_000
     accounts: tuple[Account, ...] = ()

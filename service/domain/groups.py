@@ -19,6 +19,7 @@ from service.domain.devices import HeldDevice
 from service.domain.endpoints import Endpoint
 from service.domain.leaving import Eviction, RoomEviction, RoomMove
 from service.domain.specs import GroupSpec, MayWait, NodeSpec, PlacementStrategy, RoomMoves
+from service.domain.staging import Staging
 from service.domain.updates import UpdateMode, UpdateStage
 
 
@@ -102,6 +103,7 @@ class Instance(Explained):
     guest said last that it is in; empty = it has not said. `endpoint`: the group's address, where it is called there;
     `holds`: what its guest says that it has beside its own; None: it takes none. `last_lines`: what its machine said
     last when it failed the last time, without values of secrets (`log_text.kept`).
+    `staging`: of one that is being created, how far its image has come that its host does not have yet.
     """
 
     uuid: str
@@ -146,6 +148,7 @@ class Instance(Explained):
     target_cells: tuple[int, ...] = ()
     devices: tuple[HeldDevice, ...] = ()
     last_lines: str = ""
+    staging: Staging | None = None
     created_at: int = 0
     updated_at: int = 0
     cause: str = ""

@@ -24,6 +24,7 @@ from service.domain.devices import HeldDevice, PciFunction
 from service.domain.isolation import GroupFilter, Isolation
 from service.domain.network import ForeignAddress
 from service.domain.ownership import OwnerMark
+from service.drivers.copies import HostCopies
 
 _MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
 
@@ -54,9 +55,9 @@ class HostRejected(DriverError):
     would have to send (a secret). Trying again there at once is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
-    `denied`, `no_space`, `absent`, `missing_secret`, `internal`; of devices `device_busy` (another machine has one),
-    `device_gone` (it is not there, or is another), `device_group` (the host keeps a fellow of its IOMMU group),
-    `device_reset` (it cannot be cleaned).
+    `denied`, `no_space`, `absent`, `missing_secret`, `internal`; of images `too_slow`, `in_use`, `undecided`;
+    of devices `device_busy` (another machine has one), `device_gone` (it is not there, or is another), `device_group`
+    (the host keeps a fellow of its IOMMU group), `device_reset` (it cannot be cleaned).
     """
 
     def __init__(self, code: str, public: str, detail: str = "") -> None:
@@ -328,7 +329,7 @@ MachineHint = Callable[[str, MachineIdentity | None], None]
 """`(host_id, identity)`: something changed there, observe soon. May be lost, repeated or wrong. On the event loop."""
 
 
-class HostDriver(Protocol):
+class HostDriver(HostCopies, Protocol):
     """One host. All methods are coroutines on the control plane's event loop and never block it."""
 
     @property

@@ -16,9 +16,10 @@ from service.drivers.base import (
     MachineSpec,
     ObservedMachine,
 )
+from service.drivers.staging import WithoutCopies
 
 
-class UnusableDriver:
+class UnusableDriver(WithoutCopies):
     """Stands for a host whose own driver cannot be made here: it answers everything with the reason."""
 
     def __init__(self, host_id: str, reason: str, detail: str = "") -> None:

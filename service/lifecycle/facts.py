@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from service.domain.groups import Failure, Instance, KeptRoom, PlacementRecord, RoomPlan, RoomWish, Update
 from service.domain.leaving import Eviction
+from service.domain.staging import Staging
 
 
 class Observation(StrEnum):
@@ -93,6 +94,15 @@ class Observed:
     reset_ms: int = -1
     detail: str = ""
     last_lines: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The image of a member that is being created is on its way to its host, and has come so far."""
+
+    instance_uuid: str
+    attempt: int
+    staging: Staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +337,7 @@ Fact = (
     | NotDecided
     | Observed
     | LastLines
+    | Staged
     | HostSilent
     | HostAnswers
     | StopAsked

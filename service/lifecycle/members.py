@@ -77,13 +77,14 @@ def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> In
         deadline_at=(member.deadline_at or now + member.boot_timeout_ms) if boots else 0,
         was_resumed=member.was_resumed or status in (S.BOOTING, S.RUNNING),
         stop_asked=False,
+        staging=None,
         joining=member.joining and status is not S.RUNNING,
     )
 
 
 def unheard(member: Instance) -> Instance:
     """The member without what its guest has said: a new run of the machine has said nothing yet."""
-    return replace(member, told_epoch=0, engine_restarts=0, silent_since=0, guest_boot="", holds=None)
+    return replace(member, told_epoch=0, engine_restarts=0, silent_since=0, guest_boot="", holds=None, staging=None)
 
 
 def outdated(group: Group, member: Instance) -> bool:
@@ -126,7 +127,7 @@ def retire(member: Instance, now: int) -> Instance:
         return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0, room="")
     if member.status is S.REMOVING:
         return member
-    return _asked(replace(unwished(member), status=S.REMOVING, room=""), member.status is S.RUNNING, now)
+    return _asked(replace(unwished(member), status=S.REMOVING, room="", staging=None), member.status is S.RUNNING, now)
 
 
 def power_down(member: Instance, now: int) -> Instance:
@@ -135,7 +136,7 @@ def power_down(member: Instance, now: int) -> Instance:
         return member
     if member.move is not MoveStage.NONE and not member.room:
         return evict(member, now)  # it leaves its host all the same
-    return _asked(replace(unwished(member), status=S.STOPPING), member.status is S.RUNNING, now)
+    return _asked(replace(unwished(member), status=S.STOPPING, staging=None), member.status is S.RUNNING, now)
 
 
 def evict(member: Instance, now: int, reason: str = "") -> Instance:
@@ -144,7 +145,7 @@ def evict(member: Instance, now: int, reason: str = "") -> Instance:
         return vacate(member, keep_claim=False)
     if member.status not in PLACED - {S.REMOVING, S.EVICTING}:
         return member
-    leaving = replace(member, status=S.EVICTING, reason="its host is being emptied")
+    leaving = replace(member, status=S.EVICTING, reason="its host is being emptied", staging=None)
     leaving = replace(unwished(leaving), reason=reason or leaving.reason)
     return _asked(leaving, member.status is S.RUNNING, now)
 

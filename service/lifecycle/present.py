@@ -60,6 +60,7 @@ def carried_on(group: Group, by_ms: int) -> Group:
                 unknown_since=_later(member.unknown_since, by_ms),
                 paused_at=_later(member.paused_at, by_ms),
                 silent_since=_later(member.silent_since, by_ms),
+                staging=replace(member.staging, at=member.staging.at + by_ms) if member.staging else None,
             )
             for member in group.instances
         ),

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance
 from service.domain.specs import on_host
-from service.lifecycle import endpoint, evicting, last_words, moving, room, silence, updating, waiting
+from service.lifecycle import endpoint, evicting, last_words, moving, room, silence, staging, updating, waiting
 from service.lifecycle.causes import caused, explained, with_first_cause
 from service.lifecycle.facts import (
     ClockLeapt,
@@ -45,6 +45,7 @@ from service.lifecycle.facts import (
     RoomRefused,
     RoomSeen,
     ScaleRequested,
+    Staged,
     StartRequested,
     StopAsked,
     StopRequested,
@@ -370,6 +371,7 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     NotDecided: _not_decided,
     Observed: _observed,
     LastLines: last_words.taken,
+    Staged: staging.staged,
     HostSilent: _host_silent,
     HostAnswers: _host_answers,
     StopAsked: _stop_asked,

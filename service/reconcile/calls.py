@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from service.domain.catalog import version_key
 from service.domain.causes import kept
@@ -29,6 +29,7 @@ from service.drivers.base import (
     ObservedMachine,
     UuidTaken,
 )
+from service.drivers.staging import NotStaged
 from service.errors import Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.effects import (
@@ -44,7 +45,7 @@ from service.lifecycle.effects import (
     Take,
     Tell,
 )
-from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, StopAsked
+from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, Staged, StopAsked
 from service.lifecycle.members import gives_up
 from service.reconcile import failing_devices, sight
 from service.reconcile.custody import Custody
@@ -53,7 +54,10 @@ from service.reconcile.host_checks import HostChecks
 from service.reconcile.logs import MachineLogs
 from service.reconcile.machine_spec import Unread, identity_of, machine_spec
 from service.reconcile.monitor import HostMonitor
-from service.reconcile.moves import LiveMove, Trail
+from service.reconcile.moves import LiveMove
+from service.reconcile.outcomes import EffectResult, Sends
+from service.reconcile.owners import owner_name
+from service.reconcile.staging import Stagings
 from service.serving import orders
 from service.serving.rendezvous import template
 from service.telemetry import traces
@@ -80,29 +84,6 @@ ENTOMB_SECONDS = 10.0
 HEAR_SECONDS = 5.0
 
 
-@dataclass(slots=True)
-class EffectResult:
-    """What came of an effect. `retry`: do it again after a pause; `reload`: the stored group changed; `stored`: to
-    this."""
-
-    facts: Sequence[Fact] = field(default_factory=tuple)
-    retry: bool = False
-    reload: bool = False
-    stored: Group | None = None
-
-
-@dataclass(slots=True)
-class Sends:
-    """What this lease knows of creates, as (instance, attempt): which it dispatched itself, and which may have arrived.
-
-    Only an attempt that was dispatched under this very lease can be known never to have been sent.
-    """
-
-    dispatched: set[tuple[str, int]] = field(default_factory=set)
-    maybe_arrived: set[tuple[str, int]] = field(default_factory=set)
-    moves: Trail = field(default_factory=Trail)
-
-
 class MemberCalls:
     """Performs member effects through the hosts' monitors."""
 
@@ -114,12 +95,14 @@ class MemberCalls:
         metrics: Metrics,
         secrets: KnownSecrets | None = None,
         logs: MachineLogs | None = None,
+        stagings: Stagings | None = None,
     ) -> None:
         self._custody = custody
         self._secrets = secrets or KnownSecrets()
         self._monitors = monitors
         self.directory = directory
         self._metrics = metrics
+        self.stagings = stagings or Stagings(custody.store, metrics, owner_name())
         self.logs = logs or MachineLogs(custody, monitors, directory, self._secrets)
         self._checks = HostChecks(directory)
 
@@ -169,6 +152,10 @@ class MemberCalls:
             if isinstance(effect, Create):
                 sends.maybe_arrived.add((member.uuid, member.attempt))
             return EffectResult(facts, retry=not facts)
+        except NotStaged as missing:
+            verdict = "NotStaged"
+            host = monitor if isinstance(effect, Create) else self._monitors[member.target_host_uuid]
+            return await self._bring(host, member, effect, missing, sends)
         except DriverError as error:
             verdict = type(error).__name__
             told = await self._told(group, member, error.detail)
@@ -183,6 +170,19 @@ class MemberCalls:
             running.dec()
             seconds = time.perf_counter() - started
             self._metrics.driver_calls.labels(monitor.host.address.driver, name, verdict).observe(seconds)
+
+    async def _bring(
+        self, monitor: HostMonitor, member: Instance, effect: MemberEffect, missing: NotStaged, sends: Sends
+    ) -> EffectResult:
+        """The image's way to the host; nothing was made there, and the effect is done again once it is there."""
+        try:
+            far = await self.stagings.bring(monitor, missing.files)
+        except HostRejected as error:
+            return self._trouble(monitor, member, effect, error, sends, "")
+        except (DriverError, Unavailable) as error:
+            logger.info("the image of %s is not on %s yet: %s", member.uuid, monitor.host.name, error)
+            return EffectResult(retry=True)
+        return EffectResult([Staged(member.uuid, member.attempt, far)] if far and isinstance(effect, Create) else ())
 
     async def _call(
         self,

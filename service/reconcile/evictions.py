@@ -14,8 +14,8 @@ from service.domain.leaving import RoomEviction
 from service.failpoints import failpoint
 from service.lifecycle.facts import RoomClosed
 from service.planning.victims import Victims, told_of, victims
-from service.reconcile.calls import EffectResult
 from service.reconcile.context import WorkerContext
+from service.reconcile.outcomes import EffectResult
 from service.transactions import evicting
 
 __all__ = ["Evicting", "Victims"]

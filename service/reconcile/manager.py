@@ -157,6 +157,7 @@ class Reconciler:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await self._context.calls.stagings.close()
         await asyncio.gather(*(m.driver.close() for m in self._context.monitors.values()), return_exceptions=True)
 
     def add_host(self, monitor: HostMonitor) -> None:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from service.errors import CorralError
-from service.store import clock, fencing, groups
+from service.store import clock, copies, fencing, groups
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -70,13 +70,14 @@ class LeaseReaper:
 
 def _owners(connection: Connection) -> set[str]:
     now = clock.now(connection)
-    return {*groups.owners(connection, now), *fencing.lease_owners(connection, now)}
+    return {*groups.owners(connection, now), *fencing.lease_owners(connection, now), *copies.owners(connection, now)}
 
 
 def _end(connection: Connection, owners: list[str]) -> None:
     for owner in owners:
         groups.end_leases(connection, owner)
         fencing.end_lease(connection, owner)
+        copies.end_ownership(connection, owner)
 
 
 @cache

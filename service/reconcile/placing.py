@@ -23,9 +23,9 @@ from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused
 from service.planning import backfill, cells, fleet_reader, translate
 from service.planning.planner import Planned
-from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.context import WorkerContext
 from service.reconcile.evictions import Evicting
+from service.reconcile.outcomes import EffectResult, Sends
 from service.reconcile.reserving import Reserving
 from service.reconcile.room_making import MOST_TRIES, RoomMaking
 from service.reconcile.standing_in_line import Line

@@ -20,9 +20,9 @@ from service.lifecycle.facts import Fact, NotPlaced, RoomCalledOff, RoomClosed, 
 from service.lifecycle.moving import MOVE_BASE_MS, longest_move
 from service.planning import cells, translate
 from service.planning.neighbours import Others, groups_in
-from service.reconcile.calls import EffectResult
 from service.reconcile.context import WorkerContext
 from service.reconcile.evictions import Evicting, Victims
+from service.reconcile.outcomes import EffectResult
 from service.reconcile.standing_in_line import Line
 from service.store import bookings, claims, fleet, groups
 from service.store.claims import ClaimLost

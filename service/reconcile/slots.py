@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from service.domain.groups import Group
 from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, GiveWay, Observe, Plan, Take, Tell
-from service.reconcile.calls import EffectResult
+from service.reconcile.outcomes import EffectResult
 
 GANG, BESIDE, LEAVING = "gang", "gang beside", "the gang's leaving"
 BACKOFF_FIRST_MS = 250

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from service.errors import Unavailable
 from service.lifecycle.effects import AwaitRoom, Effect, Observe
-from service.reconcile.calls import EffectResult
+from service.reconcile.outcomes import EffectResult
 from service.store import audit
 from service.store.engine import Store
 from service.telemetry import logs, traces

@@ -31,12 +31,12 @@ from service.lifecycle.effects import (
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import FINAL, PLACED
 from service.lifecycle.updating import at_rest, gang_of
-from service.reconcile.calls import EffectResult, Sends
 from service.reconcile.caution import Caution
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.ends import count_ends
 from service.reconcile.finding import Found, find
+from service.reconcile.outcomes import EffectResult, Sends
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
 from service.reconcile.slots import BACKOFF_FIRST_MS, BACKOFF_MOST_MS, Slot, key_of

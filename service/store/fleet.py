@@ -161,7 +161,14 @@ def delete_host(connection: Connection, host: Host, now: int) -> None:
     """Forget the host; the caller has seen that nothing is seated or claimed on it."""
     # A group for which room was to be made here finds out.
     devices.delete_of(connection, host.uuid)
-    tables = (schema.bookings, schema.machine_seats, schema.fences, schema.fence_verdicts, schema.host_resources)
+    tables = (
+        schema.bookings,
+        schema.image_copies,
+        schema.machine_seats,
+        schema.fences,
+        schema.fence_verdicts,
+        schema.host_resources,
+    )
     for table in tables:
         connection.execute(delete(table).where(table.c.host_uuid == host.uuid))
     connection.execute(delete(schema.hosts).where(schema.hosts.c.uuid == host.uuid))

@@ -25,6 +25,7 @@ from service.domain.groups import (
 )
 from service.domain.leaving import Eviction
 from service.domain.specs import GroupSpec, MayWait, NodeSpec
+from service.domain.staging import Staging
 from service.errors import AlreadyExists, NotFound
 from service.failpoints import failpoint
 from service.store import hints, schema
@@ -58,6 +59,7 @@ class Lease(NamedTuple):
 
 _GROUP_JSON = ("failure", "placement", "room", "waiting", "endpoint", "may_wait", "eviction")
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
+_INSTANCE_JSON = ("devices", "staging")
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
 # Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
@@ -79,7 +81,12 @@ _STANDS = Statement(
 )
 _SOME_GROUPS = Statement(select(_GROUPS).where(among(_GROUPS.c.uuid, "of")))
 _MEMBERS = Statement(
-    select(*(_INSTANCES.c[name] for name in (*_INSTANCE_PLAIN, "spec", "status", "move", "devices", *_INSTANCE_CELLS)))
+    select(
+        *(
+            _INSTANCES.c[name]
+            for name in (*_INSTANCE_PLAIN, "spec", "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS)
+        )
+    )
     .where(among(_INSTANCES.c.group_uuid, "of"))
     .order_by(_INSTANCES.c.beside, _INSTANCES.c.rank)
 )
@@ -88,7 +95,7 @@ _THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
 _GROUP_WORDS = ("phase", "status", "excluded_hosts", "rollout", *_GROUP_JSON, *waits(None))
 _SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
 _RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
-_SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", "devices", *_INSTANCE_CELLS))
+_SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS))
 _RESPECIFY_INSTANCE = Statement(_THAT_MEMBER, ("spec",))
 _SET_DUE = Statement(_THAT_GROUP.values(due_at=bindparam("at")))
 _HASTEN = Statement(
@@ -139,7 +146,7 @@ _WITHOUT_SEATS = Statement(
 )
 _ADD_MEMBER = Statement(
     insert(_INSTANCES),
-    (*_INSTANCE_PLAIN, "rank", "spec", "model_service_uuid", "status", "move", "devices", *_INSTANCE_CELLS),
+    (*_INSTANCE_PLAIN, "rank", "spec", "model_service_uuid", "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS),
 )
 _ADD_GROUP = Statement(
     insert(_GROUPS), (*_GROUP_PLAIN, *_GROUP_WORDS, "name", "spec", "epoch", "exclusive_hosts", "due_at", "owner",
@@ -345,6 +352,8 @@ def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[In
             plain |= {name: tuple(json.loads(getattr(row, name))) for name in _INSTANCE_CELLS}
         if row.devices != "[]":
             plain["devices"] = decode(_HELD_DEVICES, row.devices)
+        if row.staging:
+            plain["staging"] = decode_known(Staging, row.staging)
         plain |= {"status": InstanceStatus(row.status), "move": MoveStage(row.move)}
         found.setdefault(row.group_uuid, []).append(Instance(spec=decode_known(NodeSpec, row.spec), **plain))
     return {uuid: tuple(members) for uuid, members in found.items()}
@@ -385,5 +394,7 @@ def _group_values(group: Group) -> dict[str, Any]:
 
 def _instance_values(member: Instance) -> dict[str, Any]:
     pinned = {name: json.dumps(getattr(member, name)) for name in _INSTANCE_CELLS}
-    words = {"status": member.status.value, "devices": encode(member.devices, _HELD_DEVICES), **pinned}
-    return {**words, "move": member.move.value, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}
+    staging = encode(member.staging) if member.staging else None
+    words = {"status": member.status.value, "move": member.move.value, "staging": staging}
+    devices = {"devices": encode(member.devices, _HELD_DEVICES)}
+    return {**words, **pinned, **devices, **{name: getattr(member, name) for name in _INSTANCE_PLAIN}}

@@ -32,6 +32,7 @@ from service.store.schema_fleet import (
     fleet_events,
     host_resources,
     hosts,
+    image_copies,
     machine_seats,
     zones,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "groups",
     "host_resources",
     "hosts",
+    "image_copies",
     "images",
     "installation",
     "instances",
@@ -237,6 +239,7 @@ instances = Table(
     Column("target_cells", Text, nullable=False, default="[]"),
     Column("devices", Text, nullable=False, default="[]"),
     Column("last_lines", Text, nullable=False, default=""),
+    Column("staging", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "group_uuid"),

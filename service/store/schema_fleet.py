@@ -11,6 +11,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    String,
     Table,
     Text,
 )
@@ -64,6 +65,8 @@ hosts = Table(
     # Of bare metal: by what it starts, and whether it holds what it starts to signatures.
     Column("firmware", WORD, nullable=False, default="", server_default=""),
     Column("secure_boot", WORD, nullable=False, default="", server_default=""),
+    # Sums of the images' files that it has whole, as JSON.
+    Column("images", Text, nullable=False, default="[]", server_default="[]"),
     Column("generation", BigInteger, nullable=False, default=0),
     Column("version", BigInteger, nullable=False, default=1),
     Column("created_at", BigInteger, nullable=False, default=0),
@@ -95,6 +98,34 @@ host_resources = Table(
     # The sum of the bookings. Others' claims leave it free, though what is booked may still be used by who leaves.
     Column("booked", BigInteger, nullable=False, default=0),
     CheckConstraint("used >= 0", name="used_not_negative"),
+)
+
+# Copies of images on hosts that this installation has made or begun: the records by which they go on, and may go.
+# `volume`: its name there. `done`, `digest`, `boot_id`: how far it has come (`drivers.copies.Copied`). `withdrawn_at`:
+# since when no machine is made of it, 0: it is in use; `used_at`: when a machine last stood on it or was made of it.
+# `began_at`, `began_done`: since when and from where on it is being brought; `rate`: bytes a second, of late; `owner`,
+# `owned_until`: the process that brings it, and until when nobody else does.
+image_copies = Table(
+    "image_copies",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("volume", String(128), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("image", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False, default=0),
+    Column("digest", String(64), nullable=False, default=""),
+    Column("boot_id", Text, nullable=False, default=""),
+    Column("whole", Boolean, nullable=False, default=False),
+    Column("withdrawn_at", BigInteger, nullable=False, default=0),
+    Column("used_at", BigInteger, nullable=False, default=0),
+    Column("made_at", BigInteger, nullable=False),
+    Column("began_at", BigInteger, nullable=False, default=0),
+    Column("began_done", BigInteger, nullable=False, default=0),
+    Column("rate", BigInteger, nullable=False, default=0),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False, default=""),
+    Column("owned_until", BigInteger, nullable=False, default=0),
 )
 
 # Who sits on a machine that is given out as a whole. `key`: of the token that its drive's address has.

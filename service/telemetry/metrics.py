@@ -19,6 +19,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from service.telemetry.image_metrics import ImageMetrics
+
 _PLAN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _GAP_BUCKETS = (0.0, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _DRIVER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -341,6 +343,8 @@ class Metrics:
         self.driver_calls_running = Gauge(
             "corral_driver_calls_running", "Calls to hosts in progress, by driver.", ["driver"], registry=registry
         )
+
+        self.images = ImageMetrics(registry)
 
     def _define_process(self) -> None:
         registry = self.registry

@@ -26,6 +26,7 @@ from service.drivers.base import (
     ObservedMachine,
     OutcomeUnknown,
 )
+from service.drivers.staging import WithoutCopies
 from tests.simulation import card_faults, hosts, moves
 from tests.simulation.hosts import CLUSTER, Machine, SimulatedMachineHost
 from tests.simulation.loop import Process
@@ -39,7 +40,7 @@ ASK_SECONDS = 0.7
 """A replica asks this often whether a live move has ended."""
 
 
-class FaultyDriver:
+class FaultyDriver(WithoutCopies):
     """One replica's way to one host."""
 
     def __init__(self, world: World, process: Process, host: SimulatedMachineHost) -> None:

@@ -35,6 +35,7 @@ from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.owners import LeaseReaper
 from service.reconcile.roster import Roster
+from service.reconcile.staging import Stagings
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, GroupWorker
 from service.signals import Signals
@@ -178,7 +179,8 @@ class Replica:
         )  # fmt: skip
         monitors: dict[str, HostMonitor] = {}
         directory = Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue)
-        calls = MemberCalls(custody, monitors, directory, metrics())
+        stagings = Stagings(store, metrics(), self.process.name, token=lambda: world.new_uuid()[:8])
+        calls = MemberCalls(custody, monitors, directory, metrics(), stagings=stagings)
         context = WorkerContext(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
             owner=self.process.name, custody=custody, kept_after_ms=8_000, priorities=priorities.POLICIES,

@@ -29,6 +29,7 @@ from service.reconcile.directory import Directory
 from service.reconcile.logs import MachineLogs
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
+from service.reconcile.staging import Stagings
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS
 from service.signals import Signals
@@ -127,7 +128,7 @@ async def control_plane(
     planner = InlinePlanner()
     monitors: dict[str, HostMonitor] = {}
     directory = Directory({h.uuid: h for h in hosts}, {z.uuid: z for z in zones}, {e.uuid: e for e in catalogue})
-    calls = MemberCalls(custody, monitors, directory, metrics)
+    calls = MemberCalls(custody, monitors, directory, metrics, stagings=Stagings(store, metrics, "test"))
     context = WorkerContext(
         store=store,
         planner=planner,

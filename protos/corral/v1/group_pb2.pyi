@@ -6,6 +6,7 @@ A group of machines that serve one model together, and everything that is said a
 from collections import abc as _abc
 from corral.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -1237,6 +1238,7 @@ class Instance(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     BESIDE_FIELD_NUMBER: _builtins.int
+    IMAGE_STAGING_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -1318,6 +1320,10 @@ class Instance(_message.Message):
         that only count theirs.
         """
 
+    @_builtins.property
+    def image_staging(self) -> Global___ImageStaging:
+        """How far its image has come that its host does not have yet. Unset where the host has it."""
+
     def __init__(
         self,
         *,
@@ -1348,14 +1354,55 @@ class Instance(_message.Message):
         cause: _builtins.str = ...,
         devices: _abc.Iterable[_builtins.str] | None = ...,
         beside: _builtins.bool = ...,
+        image_staging: Global___ImageStaging | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "image_staging", b"image_staging", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "beside", b"beside", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "devices", b"devices", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "beside", b"beside", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "devices", b"devices", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "image_staging", b"image_staging", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Instance: _TypeAlias = Instance  # noqa: Y015
+
+@_typing.final
+class ImageStaging(_message.Message):
+    """An image on its way to a member's host. It has a time of its own, by its size; the group's does not run meanwhile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_NAME_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    image_name: _builtins.str
+    """The image's name."""
+    done_bytes: _builtins.int
+    """How many bytes of its files are on the host and were seen to be there."""
+    total_bytes: _builtins.int
+    """How many bytes those files have."""
+    bytes_per_second: _builtins.int
+    """How many come in a second, of late. 0 where that is not known yet."""
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration:
+        """For how much longer that takes at this rate. Unset where that is not known yet."""
+
+    def __init__(
+        self,
+        *,
+        image_name: _builtins.str = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        bytes_per_second: _builtins.int = ...,
+        remaining: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "done_bytes", b"done_bytes", "image_name", b"image_name", "remaining", b"remaining", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageStaging: _TypeAlias = ImageStaging  # noqa: Y015
 
 @_typing.final
 class DatasetRef(_message.Message):

@@ -16,6 +16,7 @@ from service.domain import roles
 from service.domain.groups import Group, Instance, PlacementRecord, RoomPlan, Seat, Update, Waiting
 from service.domain.leaving import EvictedTo, Eviction, RoomEviction
 from service.domain.specs import PlacementStrategy
+from service.domain.staging import Staging
 from service.domain.updates import UpdateMode
 from service.planning.decisions import KeptDecision
 
@@ -225,6 +226,18 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         numa_cells=value.cells,
         devices=[device.key for device in value.devices],
         beside=value.beside,
+        image_staging=_staging(value.staging) if value.staging is not None else None,
+    )
+
+
+def _staging(value: Staging) -> group_pb2.ImageStaging:
+    left = value.left_seconds
+    return group_pb2.ImageStaging(
+        image_name=value.image,
+        done_bytes=value.done,
+        total_bytes=value.total,
+        bytes_per_second=value.rate,
+        remaining=Duration(seconds=left) if left is not None else None,
     )
 
 

@@ -29,6 +29,7 @@ from service.drivers.libvirt import filters, guest_agent, marks, migration, numa
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
 from service.drivers.libvirt.connection import Lane, Opener, Work
+from service.drivers.libvirt.copy_calls import CopyCalls
 from service.drivers.libvirt.domain_events import DomainEvents
 from service.drivers.libvirt.domain_xml import Platform, check_spec
 from service.drivers.libvirt.filters import Filters
@@ -44,7 +45,7 @@ from service.drivers.libvirt.tags import Kind, Tag, check_identity
 Result = TypeVar("Result")
 
 
-class LibvirtDriver(HostDriver):
+class LibvirtDriver(CopyCalls, HostDriver):
     """One hypervisor. `cluster` tells this control plane's machines from others'.
 
     One connection for what must always get through (lists, events, progress channels), and up to four for the work,
@@ -82,6 +83,9 @@ class LibvirtDriver(HostDriver):
         self._route = migration_route(address)
         # A move's call lasts as long as the move: it must not take the place of other work.
         moving = self._control if self._lonely else Lane(uri, opener=opener, check=self._check_hypervisor)
+        # Nor must a slice of an upload. One at a time: two would share the same link.
+        slices = Lane(uri, calls_at_a_time=1, opener=opener, check=self._check_hypervisor)
+        self._uploads = self._control if self._lonely else slices
         self._moves = LiveMoves(cluster, self._inventory, self._storage, moving, self._act)
 
     @property
@@ -427,4 +431,5 @@ class LibvirtDriver(HostDriver):
         self._channels.connection_lost()
         await self._control.close()
         await self._work.close()
+        await self._uploads.close()
         await self._moves.close()

@@ -18,9 +18,10 @@ import libvirt
 
 from service.domain import boot_files
 from service.drivers.base import HostRejected, LogPiece, LogSource, MachineIdentity, MachineSpec
-from service.drivers.libvirt import nocloud, volumes
+from service.drivers.copies import Copied, ImageFile, SeenCopy
+from service.drivers.libvirt import base_images, nocloud, volumes
 from service.drivers.libvirt.addressing import Options
-from service.drivers.libvirt.base_images import BaseImages
+from service.drivers.libvirt.base_images import BaseImages, Wanted
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Boot, Disk
 from service.drivers.libvirt.errors import ALREADY, TAKEN, connection_lost
@@ -102,10 +103,10 @@ class Storage:
         if not (image.disk_path or spec.root_disk_bytes or by_nocloud or image.kernel_path or documents):
             return Boot()
         pool = self.pool(connection, work)
-        kernel = self._images.volume(pool, work, image, "kernel", image.kernel_path) if image.kernel_path else None
-        initrd = self._images.volume(pool, work, image, "initrd", image.initrd_path) if image.initrd_path else None
+        bases = self._images.volumes(pool, image, self._wanted(pool, spec))
+        kernel, initrd = bases.get("kernel"), bases.get("initrd")
         disks: list[Disk] = []
-        root = self._root_disk(pool, work, spec)
+        root = self._root_disk(pool, work, spec, bases.get("disk"))
         if root is not None:
             disks.append(Disk(root.path(), "qcow2"))
         if by_nocloud:
@@ -120,15 +121,39 @@ class Storage:
             **(_logs(pool, work, spec.identity) if has_firmware else {}),
         )
 
-    def _root_disk(self, pool: Any, work: Work, spec: MachineSpec) -> Any | None:
+    def _wanted(self, pool: Any, spec: MachineSpec) -> list[Wanted]:
+        image = spec.image
+        paths = {"kernel": image.kernel_path, "initrd": image.initrd_path}
+        wanted = [Wanted(role, path) for role, path in paths.items() if path]
+        if image.disk_path:
+            there = volumes.find(pool, volume_name(spec.identity, "root"))
+            known_as = "" if there is None else Path(volumes.backing_path(there)).name
+            wanted.append(Wanted("disk", image.disk_path, known_as))
+        return wanted
+
+    def stage(self, connection: Any, work: Work, file: ImageFile, copied: Copied, boot_id: str) -> Copied:
+        """See HostDriver.stage."""
+        return self._images.stage(self.pool(connection, work), work, file, copied, boot_id)
+
+    def copies(self, connection: Any) -> tuple[SeenCopy, ...]:
+        """See HostDriver.list_copies."""
+        pool = self._defined(connection)
+        return () if pool is None or not pool.isActive() else base_images.seen(connection, pool)
+
+    def withdraw_copy(self, connection: Any, work: Work, name: str) -> None:
+        """See HostDriver.withdraw_copy."""
+        base_images.withdraw(self.pool(connection, work), work, name)
+
+    def delete_copy(self, connection: Any, work: Work, name: str) -> None:
+        """See HostDriver.delete_copy."""
+        base_images.delete(connection, self.pool(connection, work), work, name)
+
+    def _root_disk(self, pool: Any, work: Work, spec: MachineSpec, base: Any | None) -> Any | None:
         image, name = spec.image, volume_name(spec.identity, "root")
-        if not image.disk_path:
+        if base is None:
             if spec.root_disk_bytes == 0:
                 return None
             return volumes.make(pool, work, name, spec.root_disk_bytes, "qcow2")
-        there = volumes.find(pool, name)
-        known_as = "" if there is None else Path(volumes.backing_path(there)).name
-        base = self._images.volume(pool, work, image, "disk", image.disk_path, known_as=known_as)
         size = max(spec.root_disk_bytes, virtual_size(Path(image.disk_path), image.disk_format))
         return volumes.make(pool, work, name, size, "qcow2", backing=(base.path(), image.disk_format))
 

@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 ALLOCATION_POLL_SECONDS = 0.02
 MOST_READ = 64 << 20
+Reader = Callable[[Any, int, Any], bytes]
+"""The next bytes, as many as asked for or fewer, for a stream; none at the end."""
 _LITTLE = 1 << 20
 
 
@@ -91,8 +93,6 @@ def written(pool: Any, work: Work, name: str, content: bytes, *, size: int = 0) 
         delete(pool, work, name)
         there = None
     volume = there or make(pool, work, name, size, "raw")
-    stream = pool.connect().newStream(0)
-    _once_free(pool, work, volume.upload, stream, 0, len(content), 0)
     position = 0
 
     def read(_stream: Any, count: int, _opaque: Any) -> bytes:
@@ -102,10 +102,18 @@ def written(pool: Any, work: Work, name: str, content: bytes, *, size: int = 0) 
         position += len(part)
         return part
 
-    send(stream, read)
+    upload(pool, work, volume, 0, len(content), read)
     if size <= MOST_READ and not _kept(content, read_back(pool, work, name)):
-        raise _not_kept(pool)
+        raise not_kept(pool)
     return volume
+
+
+def upload(pool: Any, work: Work, volume: Any, start: int, length: int, read: Reader) -> None:
+    """Writes what `read` gives, to its end, into the volume from `start` on; at most so many bytes. One that is being
+    written is waited for."""
+    stream = pool.connect().newStream(0)
+    _once_free(pool, work, volume.upload, stream, start, length, 0)
+    send(stream, read)
 
 
 def _kept(content: bytes, found: bytes) -> bool:
@@ -121,7 +129,8 @@ def _kept(content: bytes, found: bytes) -> bool:
     return any(found[next(other, len(found)) :])
 
 
-def _not_kept(pool: Any) -> HostRejected:
+def not_kept(pool: Any) -> HostRejected:
+    """Why what was written is not there."""
     pool.refresh(0)
     if pool.info()[3] < _LITTLE:
         return HostRejected("no_space", "the host's storage pool is full")
@@ -211,7 +220,7 @@ def _once_free(pool: Any, work: Work, step: Callable[..., object], *arguments: A
         work.pause(ALLOCATION_POLL_SECONDS)
 
 
-def send(stream: Any, read: Any) -> None:
+def send(stream: Any, read: Reader) -> None:
     """Sends what `read` gives, to its end; what a broken upload leaves is the caller's to delete."""
     try:
         stream.sendAll(read, None)

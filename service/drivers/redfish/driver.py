@@ -37,11 +37,12 @@ from service.drivers.redfish.line import BmcLine
 from service.drivers.redfish.seed import seed_for
 from service.drivers.redfish.states import explained, observed, of_it, seat_of, state_of
 from service.drivers.seats import Seats
+from service.drivers.staging import WithoutCopies
 
 Result = TypeVar("Result")
 
 
-class RedfishDriver(HostDriver):
+class RedfishDriver(WithoutCopies, HostDriver):
     """One machine by its BMC, which takes one call at a time."""
 
     def __init__(self, host_id: str, address: HostAddress, seats: Seats) -> None:

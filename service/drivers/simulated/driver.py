@@ -29,11 +29,12 @@ from service.drivers.base import (
     OutcomeUnknown,
 )
 from service.drivers.simulated.host import SimulatedHost
+from service.drivers.staging import WithoutCopies
 
 _NAMESPACE = UUID("b6a4a3f0-2f49-5d0c-9c39-0c9d1f3f7a55")
 
 
-class SimulatedDriver:
+class SimulatedDriver(WithoutCopies):
     """One simulated host with the interface of a driver."""
 
     def __init__(self, host_id: str, host: SimulatedHost) -> None:

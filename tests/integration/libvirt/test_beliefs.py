@@ -12,7 +12,7 @@ from service.drivers.base import HostRejected, MachineState, NetworkInterface
 from service.drivers.libvirt.driver import LibvirtDriver
 from tests.integration.libvirt.test_guests import at_stage, member, until
 from tests.lab.hypervisor import Hypervisor
-from tests.service.drivers.libvirt.machines import identity, specification
+from tests.service.drivers.libvirt.machines import identity, made, specification
 
 pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(900)]
 
@@ -28,17 +28,17 @@ async def test_base_files_that_were_deleted_behind_the_pools_back_are_uploaded_a
 ) -> None:
     pool = hosts[0].directory / "var/lib/libvirt/corral"
     sizes = {path.stat().st_size for path in map(Path, (guest.kernel_path, guest.initrd_path))}
-    await drivers[0].create_paused(specification(1, image=guest), budget_seconds=BUDGET)
+    await made(drivers[0], specification(1, image=guest), budget_seconds=BUDGET)
     assert {path.stat().st_size for path in pool.glob("corral-base.*")} >= sizes
     for path in pool.glob("corral-base.*"):
         path.unlink()
-    await drivers[0].create_paused(specification(2, image=guest), budget_seconds=BUDGET)
+    await made(drivers[0], specification(2, image=guest), budget_seconds=BUDGET)
     assert {path.stat().st_size for path in pool.glob("corral-base.*")} >= sizes
     # A disk that somebody restored badly: the file is there, and shorter.
     for path in pool.glob("corral-base.*"):
         if path.stat().st_size:
             path.write_bytes(path.read_bytes()[:1000])
-    await drivers[0].create_paused(specification(3, image=guest), budget_seconds=BUDGET)
+    await made(drivers[0], specification(3, image=guest), budget_seconds=BUDGET)
     assert {path.stat().st_size for path in pool.glob("corral-base.*")} >= sizes
     for path in volumes(hosts[0]):
         path.unlink()
@@ -54,14 +54,14 @@ async def test_a_stopped_machine_starts_again_on_its_disk_when_what_that_stands_
     disk.write_bytes(b"image" * 200_000)
     image = Image("disk", disk_path=str(disk), disk_format="raw", delivery="nocloud")
     spec = specification(1, image=image)
-    await drivers[0].create_paused(spec, budget_seconds=BUDGET)
+    await made(drivers[0], spec, budget_seconds=BUDGET)
     await drivers[0].power_off(spec.identity, budget_seconds=BUDGET)
     for path in (hosts[0].directory / "var/lib/libvirt/corral").glob("corral-base.*"):
         path.unlink()
     connection = libvirt.open(hosts[0].uri)
     connection.storagePoolLookupByName("corral").refresh(0)  # as libvirt does itself after each upload
     connection.close()
-    assert (await drivers[0].create_paused(spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
+    assert (await made(drivers[0], spec, budget_seconds=BUDGET)).state is MachineState.PAUSED
     await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
 
 
@@ -137,7 +137,7 @@ async def test_what_a_guest_takes_beside_its_memory_is_seen(
 ) -> None:
     """The figure that is assumed stands above what the process table says of a guest that has used its memory."""
     spec = member(guest, 1, "10.77.2.1", rank=0)
-    await drivers[0].create_paused(spec, budget_seconds=BUDGET)
+    await made(drivers[0], spec, budget_seconds=BUDGET)
     await drivers[0].resume(spec.identity, budget_seconds=BUDGET)
     await until(drivers[0], spec, at_stage("ready"), "ready")
     pid = hosts[0].guests()[spec.identity.machine_name]

@@ -14,7 +14,7 @@ from service.drivers.base import HostRejected, MachineState, ObservedMachine
 from service.drivers.libvirt.driver import LibvirtDriver
 from service.drivers.libvirt.reasons import NO_SPACE
 from tests.lab.hypervisor import Hypervisor
-from tests.service.drivers.libvirt.machines import CLUSTER, identity, specification
+from tests.service.drivers.libvirt.machines import CLUSTER, identity, made, specification
 
 pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(900)]
 
@@ -66,7 +66,7 @@ async def test_a_guest_whose_pool_is_full_is_paused_says_why_and_goes_on_once_th
     spec = specification(1, image=image, root_disk_bytes=64 << 20)
     driver = driver_of(small_pool)
     try:
-        await driver.create_paused(spec, budget_seconds=BUDGET)
+        await made(driver, spec, budget_seconds=BUDGET)
         await driver.resume(spec.identity, budget_seconds=BUDGET)
         stopped = await paused(driver)
         assert (stopped.state, stopped.why) == (MachineState.PAUSED, NO_SPACE)
@@ -77,7 +77,7 @@ async def test_a_guest_whose_pool_is_full_is_paused_says_why_and_goes_on_once_th
         assert (again.state, again.why) == (MachineState.PAUSED, NO_SPACE), "nothing has changed"
         other = specification(2, root_disk_bytes=64 << 20)
         with pytest.raises(HostRejected, match="storage pool is full") as refusal:
-            await driver.create_paused(other, budget_seconds=BUDGET)
+            await made(driver, other, budget_seconds=BUDGET)
         assert refusal.value.code == "no_space"
         small_pool.namespace.run("mount", "-o", "remount,size=128m", POOL)
         await driver.resume(spec.identity, budget_seconds=BUDGET)

@@ -27,7 +27,7 @@ from service.drivers.libvirt.driver import LibvirtDriver
 from tests.integration.libvirt.support import driver_for, guest_documents
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
-from tests.service.drivers.libvirt.machines import bridged, identity, specification
+from tests.service.drivers.libvirt.machines import bridged, identity, made, specification
 
 # A boot takes three seconds, and a minute on a machine that is busy with other tests.
 pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(900)]
@@ -74,7 +74,7 @@ def at_stage(stage: str) -> Callable[[ObservedMachine], bool]:
 
 
 async def launch(driver: LibvirtDriver, spec: MachineSpec) -> None:
-    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await made(driver, spec, budget_seconds=BUDGET)
     await driver.resume(spec.identity, budget_seconds=BUDGET)
 
 

@@ -38,6 +38,7 @@ from tests.integration.libvirt.support import driver_for
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.service.drivers.libvirt.machines import CLUSTER, bridged, identity, specification
+from tests.service.drivers.libvirt.machines import made as put
 from tests.support import ROOT
 
 pytestmark = [pytest.mark.qemu, pytest.mark.asyncio]
@@ -165,7 +166,7 @@ async def test_disks_stand_on_the_registered_image(
     disk.write_bytes(b"image" + bytes(1 << 20))
     image = Image("disk", disk_path=str(disk), disk_format="raw", delivery="nocloud")
     specs = [specification(n, image=image, root_disk_bytes=4 << 20, interfaces=(bridged(n),)) for n in (1, 2)]
-    await asyncio.gather(*(drivers[0].create_paused(spec, budget_seconds=BUDGET) for spec in specs))
+    await asyncio.gather(*(put(drivers[0], spec, budget_seconds=BUDGET) for spec in specs))
     pool = hosts[0].directory / "var/lib/libvirt/corral"
     assert len([p for p in pool.iterdir() if p.name.startswith("corral-base.") and p.suffix != ".ready"]) >= 1
     volumes = await drivers[0].list_volumes(budget_seconds=BUDGET)

@@ -18,8 +18,8 @@ from service.drivers.simulated import SimulatedDriver, SimulatedHost
 from service.errors import DeployFailed
 from service.lifecycle.effects import Observe
 from service.lifecycle.facts import Observation, Observed
-from service.reconcile.calls import Sends
 from service.reconcile.host_checks import MOST_LINE, has_text
+from service.reconcile.outcomes import Sends
 from tests.service.reconcile.test_readiness import reached
 from tests.support.builders import entry, host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane

@@ -18,7 +18,7 @@ from service.drivers.simulated.host import SimulatedMachine
 from service.lifecycle.effects import Tell
 from service.lifecycle.facts import Observation, Observed
 from service.lifecycle.renewal import UNHEARD
-from service.reconcile.calls import Sends
+from service.reconcile.outcomes import Sends
 from service.reconcile.sight import SILENT_SECONDS, UNHEARD_SECONDS, seen
 from service.store import events
 from tests.support.builders import group, host, spec

@@ -44,6 +44,8 @@ class FakeHost:
     functions: dict[str, Function] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
+    uploaded: dict[str, int] = field(default_factory=dict)  # bytes that were sent to each volume, twice sent ones too
+    link_carries: int | None = None  # so many bytes are sent, then the connection breaks, once
     resident_kib: dict[str, int] = field(default_factory=dict)
     cpu_ns: dict[str, int] = field(default_factory=dict)
     topology: str = ""  # an element of the capabilities
@@ -280,6 +282,8 @@ class FakeConnection(Filtering):
         return self.host.step("stats", read)  # type: ignore[no-any-return]
 
     def listAllDomains(self, flags: int = 0) -> list[FakeDomain]:  # noqa: N802
+        if not flags:
+            return [FakeDomain(self.host, d.uuid) for d in self.host.domains.values()]
         assert flags == libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
         return [FakeDomain(self.host, d.uuid) for d in self.host.domains.values() if not d.persistent]
 
@@ -311,6 +315,10 @@ class FakeConnection(Filtering):
             return FakePool(self.host)
 
         return self.host.step("poolLookup", look)  # type: ignore[no-any-return]
+
+    def listAllStoragePools(self, flags: int) -> list[FakePool]:  # noqa: N802
+        assert flags == libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE
+        return [FakePool(self.host)] if self.host.pool and self.host.pool_active else []
 
     def storagePoolDefineXML(self, _xml: str, _flags: int) -> FakePool:  # noqa: N802
         self.host.pool = True

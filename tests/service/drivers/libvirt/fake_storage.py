@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import libvirt
 
-from tests.service.drivers.libvirt.fake_errors import error
+from tests.service.drivers.libvirt.fake_errors import error, lost
 
 if TYPE_CHECKING:
     from tests.service.drivers.libvirt.fake import FakeConnection, FakeHost
@@ -52,6 +52,9 @@ class FakePool:
     def setAutostart(self, _on: int) -> int:  # noqa: N802
         return 0
 
+    def listAllVolumes(self, _flags: int) -> list[FakeVolume]:  # noqa: N802
+        return self.host.step("listVolumes", lambda: [FakeVolume(self.host, name) for name in self.host.volumes])  # type: ignore[no-any-return]
+
     def listVolumes(self) -> list[str]:  # noqa: N802
         return self.host.step("listVolumes", lambda: list(self.host.volumes))  # type: ignore[no-any-return]
 
@@ -77,57 +80,61 @@ class FakeVolume:
 
     def __init__(self, host: FakeHost, name: str) -> None:
         self.host = host
-        self.name = name
+        self._name = name
+
+    def name(self) -> str:
+        return self._name
 
     def path(self) -> str:
-        return f"/pool/{self.name}"
+        return f"/pool/{self._name}"
 
     def info(self) -> list[int]:
         """Type, capacity and allocation, read from the file, which may be gone without libvirt's knowledge."""
 
         def read() -> list[int]:
-            xml = self.host.volumes.get(self.name)
+            xml = self.host.volumes.get(self._name)
             if xml is None:
                 raise error(libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_FROM_STORAGE)
-            if self.name in self.host.lost_files:
+            if self._name in self.host.lost_files:
                 raise absent_file()
             # As libvirt does: of a raw volume that somebody has written to, its file's size.
             made_as = int(ElementTree.fromstring(xml).findtext("capacity", "0"))
-            return [0, max(made_as, len(self.host.contents.get(self.name, b"")) if made_as == 0 else 0), 0]
+            return [0, max(made_as, len(self.host.contents.get(self._name, b"")) if made_as == 0 else 0), 0]
 
         return self.host.step("volumeInfo", read)  # type: ignore[no-any-return]
 
     def delete(self, _flags: int) -> int:
         def remove() -> int:
-            self.host.lost_files.discard(self.name)
-            if self.host.volumes.pop(self.name, None) is None:
+            self.host.lost_files.discard(self._name)
+            if self.host.volumes.pop(self._name, None) is None:
                 raise error(libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_FROM_STORAGE)
             return 0
 
         return self.host.step("deleteVolume", remove)  # type: ignore[no-any-return]
 
-    def upload(self, stream: FakeStream, _offset: int, _length: int, _flags: int) -> int:
+    def upload(self, stream: FakeStream, offset: int, length: int, _flags: int) -> int:
         def begin() -> int:
-            stream.target = self.name
+            stream.target, stream.offset, stream.length = self._name, offset, length
             return 0
 
         return self.host.step("openUpload", begin)  # type: ignore[no-any-return]
 
     def download(self, stream: FakeStream, offset: int, length: int, _flags: int) -> int:
         def read() -> int:
-            if self.name in self.host.lost_files:
+            if self._name in self.host.lost_files:
                 raise absent_file()
-            stream.target, stream.part = self.name, slice(offset, offset + length if length else None)
+            stream.target, stream.part = self._name, slice(offset, offset + length if length else None)
             return 0
 
         return self.host.step("downloadVolume", read)  # type: ignore[no-any-return]
 
     def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
-        volume = ElementTree.fromstring(self.host.volumes[self.name])
+        volume = ElementTree.fromstring(self.host.volumes[self._name])
         target = volume.find("target")
         assert target is not None
         # As old as the epoch, so that a driver that looks for stale uploads takes it for one.
         ElementTree.SubElement(ElementTree.SubElement(target, "timestamps"), "mtime").text = "1.0"
+        ElementTree.SubElement(target, "path").text = self.path()
         return ElementTree.tostring(volume, encoding="unicode")
 
 
@@ -138,15 +145,26 @@ class FakeStream:
         self.host = host
         self.nonblocking = nonblocking
         self.target = ""
+        self.offset = 0
+        self.length = 0
         self.part = slice(None)
 
     def sendAll(self, read: Callable[[Any, int, Any], bytes], opaque: Any) -> None:  # noqa: N802
         def send() -> None:
-            parts = []
+            made = ElementTree.fromstring(self.host.volumes[self.target]).findtext("capacity", "0")
+            content = bytearray(self.host.contents.get(self.target, b"").ljust(int(made), b"\0"))
+            at = self.offset
             while part := read(self, 65536, opaque):
-                parts.append(part)
-            content = b"".join(parts)
-            self.host.contents[self.target] = bytes(len(content)) if self.host.pool_full else content
+                assert at + len(part) - self.offset <= self.length, "libvirt takes no more than was said"
+                if not self.host.pool_full:
+                    content[at : at + len(part)] = part
+                at += len(part)
+                self.host.contents[self.target] = bytes(content)
+                self.host.uploaded[self.target] = self.host.uploaded.get(self.target, 0) + len(part)
+                if self.host.link_carries is not None and sum(self.host.uploaded.values()) >= self.host.link_carries:
+                    self.host.link_carries = None
+                    raise lost()
+            self.host.contents.setdefault(self.target, bytes(content))
 
         self.host.step("upload", send)
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import Any
 
 from service.domain.catalog import Image
 from service.domain.fleet import HostAddress
-from service.drivers.base import MachineIdentity, MachineSpec, MachineState, NetworkInterface
+from service.drivers.base import (
+    MachineIdentity,
+    MachineSpec,
+    MachineState,
+    NetworkInterface,
+    ObservedMachine,
+)
+from service.drivers.copies import Copied, ImageFile, copy_name
 from service.drivers.libvirt.driver import LibvirtDriver
+from service.drivers.staging import NotStaged
 from tests.service.drivers.libvirt.fake import FakeHost
 
 CLUSTER = "test-cluster"
@@ -46,6 +55,26 @@ def bridged(number: int, address: str = "") -> NetworkInterface:
 def driver_of(host: FakeHost, cluster: str = CLUSTER) -> LibvirtDriver:
     """The real driver over a fake host."""
     return LibvirtDriver("host-1", cluster, HostAddress("libvirt", "unix"), opener=host.open)
+
+
+async def made(driver: LibvirtDriver, spec: MachineSpec, *, budget_seconds: float = BUDGET) -> ObservedMachine:
+    """The machine, created once the files of its image are on the host, as the control plane does it."""
+    while True:
+        try:
+            return await driver.create_paused(spec, budget_seconds=budget_seconds)
+        except NotStaged as missing:
+            for file in missing.files:
+                await staged(driver, file, budget_seconds=budget_seconds)
+
+
+async def staged(
+    driver: LibvirtDriver, file: ImageFile, copied: Copied | None = None, *, budget_seconds: float = BUDGET
+) -> Copied:
+    """The file on the host, whole."""
+    copied = copied or Copied(file.volume or copy_name(file.sha256, secrets.token_hex(4)))
+    while not copied.whole:
+        copied = await driver.stage(file, copied, budget_seconds=budget_seconds)
+    return copied
 
 
 async def states(host: FakeHost) -> list[MachineState]:

@@ -16,8 +16,9 @@ from service.domain.catalog import Image
 from service.domain.fleet import HostAddress
 from service.drivers.base import HostRejected, MachineSpec, MachineState, OutcomeUnknown
 from service.drivers.libvirt.driver import LibvirtDriver
+from service.drivers.staging import NotStaged
 from tests.service.drivers.libvirt.fake import FakeHost, lost, wait_for
-from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, bridged, specification
+from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, bridged, made, specification, staged
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,7 +52,11 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     )
     for driver in (source, target):
         await driver.probe(budget_seconds=BUDGET)
-    await source.create_paused(spec, budget_seconds=BUDGET)
+    await made(source, spec)
+    with pytest.raises(NotStaged) as missing:
+        await target.prepare_arrival(spec, budget_seconds=BUDGET)
+    for file in missing.value.files:
+        await staged(target, file)
     await source.resume(spec.identity, budget_seconds=BUDGET)
     yield Pair(here, there, source, target, replace(spec, interfaces=(replace(bridged(1), source="br-of-hv2"),)))
     here.let_moves_end.set()

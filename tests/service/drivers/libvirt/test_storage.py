@@ -17,7 +17,7 @@ import pytest
 from service.domain.catalog import Image
 from service.drivers.base import HostRejected, MachineState, OutcomeUnknown, volume_owner
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
-from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, LOGS, driver_of, specification
+from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, LOGS, driver_of, made, specification
 
 pytestmark = pytest.mark.asyncio
 
@@ -84,10 +84,10 @@ async def test_an_image_is_uploaded_once_for_all_machines(tmp_path: Path) -> Non
     image = registered(tmp_path / "kernel", b"kernel" * 50_000)
     driver = driver_of(host)
     await asyncio.gather(
-        *(driver.create_paused(specification(n, image=image, documents={}), budget_seconds=BUDGET) for n in range(1, 5))
+        *(made(driver, specification(n, image=image, documents={}), budget_seconds=BUDGET) for n in range(1, 5))
     )
     assert host.effects().count("upload") == 1
-    await driver_of(host).create_paused(specification(9, image=image, documents={}), budget_seconds=BUDGET)
+    await made(driver_of(host), specification(9, image=image, documents={}), budget_seconds=BUDGET)
     assert host.effects().count("upload") == 1
     assert b"kernel" * 50_000 in host.contents.values()
     assert {n.rpartition(".")[2] for n in await driver.list_volumes(budget_seconds=BUDGET)} == set(LOGS)
@@ -97,21 +97,23 @@ async def test_an_image_that_is_not_what_was_registered_is_refused(tmp_path: Pat
     host = FakeHost()
     image = registered(tmp_path / "kernel", b"tampered", hashlib.sha256(b"registered").hexdigest())
     with pytest.raises(HostRejected) as refusal:
-        await driver_of(host).create_paused(specification(image=image), budget_seconds=BUDGET)
+        await made(driver_of(host), specification(image=image), budget_seconds=BUDGET)
     assert refusal.value.code == "missing_image"
     assert str(tmp_path) not in refusal.value.public
     assert (host.domains, host.volumes) == ({}, {})
 
 
-async def test_an_upload_that_broke_off_is_never_used_and_goes_at_the_next(tmp_path: Path) -> None:
+async def test_an_upload_that_broke_off_is_never_used_and_goes_at_the_next_that_knows_nothing_of_it(
+    tmp_path: Path,
+) -> None:
     host = FakeHost()
     image = registered(tmp_path / "kernel", b"kernel")
     driver = driver_of(host)
     host.plant("upload", lost)
     with pytest.raises(OutcomeUnknown):
-        await driver.create_paused(specification(image=image), budget_seconds=BUDGET)
+        await made(driver, specification(image=image))
     (broken,) = bases(host)
-    await driver.create_paused(specification(image=image), budget_seconds=BUDGET)
+    await made(driver, specification(image=image))
     assert broken not in host.volumes
     assert len(bases(host)) == 2  # the image and the mark that it is whole
 
@@ -230,16 +232,16 @@ async def test_a_base_image_whose_file_is_gone_is_uploaded_again_under_its_name(
     image = Image("guest", disk_path=str(disk), disk_format="raw", delivery="nocloud")
     driver = driver_of(host)
     spec = specification(1, image=image)
-    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await made(driver, spec, budget_seconds=BUDGET)
     await driver.power_off(spec.identity, budget_seconds=BUDGET)
     before = bases(host)
     if remembered:
         host.lost_files = set(before)
     else:
         host.volumes = {name: xml for name, xml in host.volumes.items() if name not in before}
-        await driver.create_paused(specification(2, image=image), budget_seconds=BUDGET)
+        await made(driver, specification(2, image=image), budget_seconds=BUDGET)
         assert len(bases(host)) == 2
-    await driver.create_paused(spec, budget_seconds=BUDGET)
+    await made(driver, spec, budget_seconds=BUDGET)
     assert bases(host) >= before, "the machine's disk stands on that very name"
     assert host.lost_files == set()
     (name,) = [name for name in before if not name.endswith(".ready")]
@@ -250,11 +252,11 @@ async def test_a_base_image_that_is_shorter_than_it_was_is_uploaded_again(tmp_pa
     host = FakeHost()
     image = registered(tmp_path / "kernel", b"kernel" * 10)
     driver = driver_of(host)
-    await driver.create_paused(specification(1, image=image), budget_seconds=BUDGET)
+    await made(driver, specification(1, image=image), budget_seconds=BUDGET)
     (name,) = [name for name in bases(host) if not name.endswith(".ready")]
     host.volumes[name] = host.volumes[name].replace('<capacity unit="bytes">60<', '<capacity unit="bytes">20<')
     host.contents[name] = b"kernel"
-    await driver.create_paused(specification(2, image=image), budget_seconds=BUDGET)
+    await made(driver, specification(2, image=image), budget_seconds=BUDGET)
     (again,) = [name for name in bases(host) if not name.endswith(".ready")]
     assert host.contents[again] == b"kernel" * 10
 
