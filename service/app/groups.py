@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import astuple, dataclass, replace
 
-from placement.model import Policy, Snapshot, Status
-from service.app import paging
+from placement.model import Snapshot
+from service.app import paging, plans
 from service.app.admission import admit
 from service.app.auditing import audited
 from service.app.failures import error_of
@@ -39,6 +39,7 @@ from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument
 from service.failpoints import failpoint
 from service.planning import translate
+from service.planning.backfill import Kept
 from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.serving import preview
@@ -47,6 +48,7 @@ from service.store import addresses, clock, clusters, events, fleet, group_pages
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.transactions import kept_room
 from service.transactions.changes import accepted
 from service.transactions.secrets import KnownSecrets
 
@@ -216,17 +218,15 @@ class Groups(GroupUpdates):
         self, caller: Caller, request: DeployRequest, seconds: float | None
     ) -> tuple[Group, PlacementRecord]:
         answer_by = answer_time(seconds)
-        group, hosts, snapshot = await self._store.read(lambda c: self.foreseen(c, caller, request))
-        planned = await self._planner.place(
-            snapshot,
-            translate.request(group, snapshot, hosts),
-            Policy(),
-            budget_seconds=self._limits.plan_seconds,
-            answer_by=answer_by,
-            project=group.project,
+
+        def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot, Kept | None]:
+            group, hosts, snapshot = self.foreseen(connection, caller, request)
+            return group, hosts, snapshot, kept_room.before(connection, group, group.created_at)
+
+        group, hosts, everything, kept = await self._store.read(read)
+        planned = await plans.decided(
+            self._planner, group, kept, everything, hosts, self._limits.plan_seconds, answer_by
         )
-        if planned.decision.status is not Status.PLACED:
-            raise error_of(translate.failure(planned.decision, group, snapshot), group.uuid)
         return group, translate.record(group, planned.decision, hosts, planned.duration_ms, 0)
 
     async def get(self, caller: Caller, uuid: str) -> Group:

@@ -4,9 +4,9 @@ asked for, which groups of a lower priority would have to end. Nothing is writte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from placement.model import Proof, Snapshot, Status
+from placement.model import Proof, Request, Snapshot, Status
 from placement.modes.moves import MadeRoom
 from service.app.failures import error_of
 from service.app.groups import Groups
@@ -16,17 +16,21 @@ from service.domain.leaving import RoomEviction
 from service.domain.preemption import Policies
 from service.domain.specs import DeployRequest, RoomMoves
 from service.domain.tenants import Caller
-from service.errors import Undecided
-from service.planning import translate
+from service.errors import NoCapacity, Undecided
+from service.planning import backfill, translate
 from service.planning.neighbours import LiveTargets, Others, groups_in
 from service.planning.planner import Planner, answer_time
 from service.planning.victims import told_of, victims
 from service.store import groups as group_rows
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.transactions import kept_room
 
 ROOM_SECONDS = 10.0
 """What the search may take. Eighty moves on a thousand hosts took some 200 ms of a busy machine's CPU."""
+
+
+KEPT_FROM_IT = "nothing that makes room was found beside the hosts where room is kept for a group before it in line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +84,31 @@ class RoomPlans:
         """
         answer_by = answer_time(seconds)
 
-        def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot, tuple[Group, ...]]:
+        def read(
+            connection: Connection,
+        ) -> tuple[Group, Mapping[str, Host], Snapshot, tuple[Group, ...], frozenset[str]]:
             group, hosts, snapshot = self._groups.foreseen(connection, caller, request)
-            return group, hosts, snapshot, group_rows.load_many(connection, groups_in(snapshot))
+            kept = kept_room.before(connection, group, group.created_at)
+            # Who moves may not go where room is kept either.
+            open_fleet, closed = backfill.open_to(group, kept, snapshot, hosts)
+            others = group_rows.load_many(connection, groups_in(snapshot))
+            return group, hosts, open_fleet, others, closed | backfill.kept_hosts(kept)
 
-        group, hosts, snapshot, others = await self._store.read(read)
+        group, hosts, snapshot, others, closed = await self._store.read(read)
+        wanted = translate.request(group, snapshot, hosts)
+        wanted = replace(wanted, excluded_hosts=wanted.excluded_hosts | closed)
         movable = Others(others, snapshot, hosts, self._clock())
         room = await self._planner.make_room(
             snapshot,
-            translate.request(group, snapshot, hosts),
+            wanted,
             movable.asked(),
             budget_seconds=ROOM_SECONDS,
             answer_by=answer_by,
         )
         if room.status is not Status.PLACED or room.placed is None:
             if request.make_room is RoomMoves.EVICT:
-                return await self._evictions(group, hosts, snapshot, others, answer_by)
-            raise _no_room(room, group, snapshot)
+                return await self._evictions(group, wanted, hosts, snapshot, others, answer_by)
+            raise NoCapacity(KEPT_FROM_IT, None) if closed else _no_room(room, group, snapshot)
         moves = tuple(
             self._move(*movable.members[move.member], hosts[move.source], hosts[move.target]) for move in room.moves
         )
@@ -106,6 +118,7 @@ class RoomPlans:
     async def _evictions(
         self,
         group: Group,
+        wanted: Request,
         hosts: Mapping[str, Host],
         snapshot: Snapshot,
         others: Sequence[Group],
@@ -113,13 +126,14 @@ class RoomPlans:
     ) -> RoomPlan:
         now = self._clock()
         may = victims(self._priorities, group, others, snapshot, hosts, now)
-        asked = translate.request(group, snapshot, hosts)
         found = await self._planner.evict(
-            snapshot, asked, may.leaving, budget_seconds=ROOM_SECONDS, answer_by=answer_by
+            snapshot, wanted, may.leaving, budget_seconds=ROOM_SECONDS, answer_by=answer_by
         )
         if found.status is Status.UNKNOWN:
             raise Undecided("no moves that make room were found; which groups would have to end was not decided")
         if found.status is not Status.PLACED or found.placed is None:
+            if wanted.excluded_hosts:
+                raise NoCapacity(KEPT_FROM_IT, None)
             raise error_of(translate.failure(found.decision, group, snapshot), group.uuid)
         told, _ = told_of(self._priorities, group, [may.groups[number] for number in found.gone], now)
         record = translate.record(group, found.placed, hosts, 0.0, 0)

@@ -15,6 +15,8 @@ from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Group, KeptRoom, KeptSeat
 from service.planning import cells, foresight, translate
 
+KEPT = "there is room for it, and that is kept for a group before it in line, which it would hold up"
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -30,6 +32,11 @@ def seats(group: Group, assignments: Sequence[Assignment], hosts: Mapping[str, F
     landing = [m for m in group.instances if m.uuid in {a.node for a in assignments}]
     pinned = cells.given(landing, assignments, hosts, group.spec.placement.numa)
     return tuple(KeptSeat(a.node, a.host, pinned.get(a.node, ())) for a in assignments)
+
+
+def kept_hosts(kept: Kept | None) -> frozenset[str]:
+    """The hosts of the seats: what others leave there is not for those behind."""
+    return frozenset(seat.host_uuid for seat in kept.room.seats) if kept is not None else frozenset()
 
 
 def still_there(kept: KeptRoom, group: Group, hosts: Mapping[str, FleetHost]) -> bool:

@@ -49,7 +49,6 @@ UNDECIDED_PATIENCE_MS = 600_000
 MOVE_PATIENCE_MS = 60_000
 """The same for the target of a live move: a member can always be moved by a restart instead."""
 MOST_DOUBLINGS = 3
-KEPT = "there is room for it, and that is kept for a group before it in line, which it would hold up"
 Booked = Mapping[str, tuple[str, tuple[int, ...]]]
 """Member -> the host where a seat is kept for it, and its cells there."""
 
@@ -183,7 +182,7 @@ class Placing:
             decision = planned.decision
             if decision.status is Status.PLACED:
                 self.context.metrics.backfill.labels("held_back").inc()
-                return EffectResult([NotPlaced(Failure(NoCapacity.reason, KEPT))], retry=True)
+                return EffectResult([NotPlaced(Failure(NoCapacity.reason, backfill.KEPT))], retry=True)
         if decision.status is not Status.PLACED:
             return await self._unplaced(group, decision, hosts, snapshot, alone=alone)
         failpoint("worker.planned")

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from service.domain.groups import Group, GroupPhase, InstanceStatus
-from service.domain.waiting import Queue, Waiter, first_for_hosts, keeper
+from service.domain.waiting import Queue, Waiter, first_for_hosts
 from service.lifecycle.facts import Fact, NotPlaced
 from service.lifecycle.waiting import waits
-from service.planning.backfill import Kept
+from service.planning.backfill import Kept, kept_hosts
 from service.reconcile.context import WorkerContext
-from service.store import groups, waiting
+from service.store import waiting
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
+from service.transactions import kept_room
 
 NOT_YET_MS = 5_000
 """How long one rests whose turn has not come; it is woken when it does."""
@@ -66,15 +67,14 @@ class Line:
             return
         queue, shares = waiting.queue(connection, now, group.project, counted=False)
         mine = Waiter(group.uuid, group.project, group.created_at, priority=group.priority)
-        kept, was = _kept(connection, queue.ahead(mine, shares), now), self.turn.kept
+        kept, was = kept_room.kept(connection, queue.ahead(mine, shares), now), self.turn.kept
         if kept is not None and (was is None or (kept.group.uuid, kept.room) != (was.group.uuid, was.room)):
             raise ClaimLost("room is kept for another group before it since")
 
     @property
     def kept_hosts(self) -> frozenset[str]:
         """Where room is kept for somebody before the group: what becomes free there is for that one."""
-        kept = self.turn.kept if self.turn is not None else None
-        return frozenset(seat.host_uuid for seat in kept.room.seats) if kept is not None else frozenset()
+        return kept_hosts(self.turn.kept if self.turn is not None else None)
 
     def told(self, facts: Sequence[Fact]) -> list[Fact]:
         """The facts of a look, with where the group stands."""
@@ -117,23 +117,9 @@ def _turn(connection: Connection, queue: Queue, shares: Mapping[str, float], gro
         poll_ms=queue.poll_ms,
         first=first,
         ends=dict(waiting.ends(connection)) if first else {},
-        kept=_kept(connection, ahead, queue.as_of),
+        kept=kept_room.kept(connection, ahead, queue.as_of),
         ahead=bool(ahead),
     )
-
-
-def _kept(connection: Connection, ahead: Sequence[Waiter], now: int) -> Kept | None:
-    """The room that those behind the first leave alone, and who will have gone when it starts."""
-    holder = keeper(ahead)
-    if holder is None:
-        return None
-    group = next(iter(groups.load_many(connection, [holder.uuid])), None)
-    room = group.waiting.kept if group is not None and group.waiting is not None else None
-    if group is None or room is None:
-        return None
-    ends = waiting.ends(connection) if room.starts_at else {}
-    going = sorted(uuid for uuid, at in ends.items() if now < at <= room.starts_at)
-    return Kept(group, room, tuple(groups.load_many(connection, going)))
 
 
 def _has_seat(status: InstanceStatus) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from corral.v1 import deploy_pb2, group_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from service.http.zstack import inventories
 from service.store import groups
@@ -146,3 +146,32 @@ async def test_room_is_kept_by_age_where_no_ends_are_stated_and_the_operator_say
             return bool((await lab.get(WAITS)).waiting.kept_hosts == 1)
 
         await soon(is_kept)
+
+
+async def test_a_plan_leaves_the_room_that_is_kept_for_somebody_before_it(tmp_path: Path) -> None:
+    text = config_text(hosts=1, extra="[waiting]\nkeep_room_after = 1\n")
+    async with whole(tmp_path, text) as lab:
+        await lab.up(1, resource_uuid=FULL)  # 4 of 10 CPUs
+        small: Any = {"uuid": ENTRY, "cpu_num": 2, "memory_size": GIB, "type": "VirtualMachine"}
+        plan = deploy_pb2.PlanDistributedModelServiceRequest(
+            model_services=[small], service_creation_strategy="parallel", name="small"
+        )
+        assert len((await lab.deploy.PlanDistributedModelService(plan)).placement.assignments) == 1
+        waits = asyncio.create_task(deployed(lab, large(WAITS, wait=LONG)))
+
+        async def is_kept() -> bool:
+            lab.service.reconciler.poke(WAITS)
+            found = [g.waiting.kept_hosts for g in await listed(lab, "Waiting")]
+            return found == [1]
+
+        await soon(is_kept)
+        for call, request in (
+            (lab.deploy.PlanDistributedModelService, plan),
+            (lab.fleet.PlanRoom, fleet_pb2.PlanRoomRequest(group=plan)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call(request)
+            assert reason_of(error.value) == "NO_CAPACITY", error.value.details()
+            assert "kept for a group before it in line" in str(error.value.details())
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
