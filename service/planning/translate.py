@@ -11,6 +11,7 @@ from placement.model import Decision, Explanation, Flavour, Host, Member, Node, 
 from placement.modes.moves import Neighbours
 from placement.reasons import Family
 from service.domain import placement_rules
+from service.domain.amounts import in_words
 from service.domain.catalog import ModelService
 from service.domain.fleet import GPU, MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
@@ -303,6 +304,8 @@ def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
     message = explanation.message
     for uuid, name in names.items():
         message = message.replace(uuid, name)
+    for short in explanation.shortages:
+        message = message.replace(f"{short.missing} {short.resource}", in_words(short.resource, short.missing))
     nearest = explanation.nearest
     told = replace(
         explanation,

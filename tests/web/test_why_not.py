@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 
@@ -19,6 +21,7 @@ def test_the_page_of_a_group_that_failed_says_why_it_does_not_fit_and_what_would
     page.until(lambda: "What would make it fit" in page.text(".answer"), "the cures")
     told = page.text(".answer")
     assert "10 of 12 would fit together" in told
+    assert re.search(r"the fleet lacks [\d.]+ GiB memory", told), told
     assert "add 2 hosts of the size of" in told
     assert "ask for 10 machines" in told
     assert page.accessibility() == []

@@ -11,6 +11,7 @@ from placement.model import Cure, Explanation, Funnel, NearestMiss, Shortage
 from placement.outcome import CureKind
 from placement.reasons import Reason
 from service.contract.convert.requests import path_as_written
+from service.domain.amounts import in_words
 from service.errors import PlacementError
 
 # The detail travels in HTTP/2 headers, whose size is limited, and a person reads a few kinds of nodes at most.
@@ -81,7 +82,7 @@ def _cure_in_words(cure: Cure, total: int) -> str:
 
 
 def _words(shortages: Iterable[Shortage]) -> str:
-    return ", ".join(f"{shortage.missing} {shortage.resource}" for shortage in shortages)
+    return ", ".join(in_words(shortage.resource, shortage.missing) for shortage in shortages)
 
 
 def _funnel(funnel: Funnel) -> placement_pb2.HostFunnel:
