@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import Metric
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -58,6 +60,41 @@ async def test_a_scrape_shows_what_was_refreshed_just_before() -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     assert "corral_events_revision 42.0" in answer.text
+
+
+class Slow:
+    """A collector that takes as long as it is let."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def describe(self) -> Iterator[Metric]:
+        yield from ()
+
+    def collect(self) -> Iterator[Metric]:
+        self.asked.set()
+        assert self.go_on.wait(60)
+        yield from ()
+
+
+@pytest.mark.asyncio
+async def test_calls_go_on_while_a_scrape_is_written_and_a_second_one_waits_for_it() -> None:
+    metrics, refreshed = Metrics(), []
+
+    async def refresh() -> None:
+        refreshed.append(1)
+
+    async with client(refresh=refresh, metrics=metrics) as http:
+        slow = Slow()
+        metrics.registry.register(slow)
+        first = asyncio.create_task(http.get("/metrics"))
+        assert await asyncio.to_thread(slow.asked.wait, 60)
+        second = asyncio.create_task(http.get("/metrics"))
+        assert (await http.get("/healthz")).status_code == 200
+        assert len(refreshed) == 1, "what is being written is not replaced under it"
+        slow.go_on.set()
+        assert [answer.status_code for answer in (await first, await second)] == [200, 200]
+        assert len(refreshed) == 2
 
 
 @pytest.mark.asyncio
