@@ -1,6 +1,6 @@
 """How fast the page is: from the address to a drawn fleet, and from a change to the screen.
 
-    python -m tests.bench.page_bench [--hosts 1000] [--members 10000] [--changes 50] [--seeded] [--shots DIRECTORY]
+    python -m tests.bench.page_bench [--hosts 1000] [--members 10000] [--changes 200] [--seeded] [--shots DIRECTORY]
                                      [--json FILE]
 
 One service on simulated hosts as its own process, one Chromium on the same machine. The first paint is the frame that
@@ -152,7 +152,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.page_bench", description=__doc__)
     parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--members", type=int, default=10000)
-    parser.add_argument("--changes", type=int, default=50)
+    parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--seeded", action="store_true", help="write the members into the database")
     parser.add_argument("--shots", type=Path, help="where pictures of the page are written")
     parser.add_argument("--json", type=Path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import libvirt
@@ -145,4 +146,22 @@ async def test_what_a_guest_takes_beside_its_memory_is_seen(
     held = (await drivers[0].probe(budget_seconds=BUDGET)).beside["memory"]
     assert held + spec.memory_bytes >= resident
     assert held < 2 * spec.memory_bytes
+    await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
+
+
+async def test_what_a_guest_uses_of_its_claim_is_told_by_libvirt(
+    hosts: list[Hypervisor], drivers: list[LibvirtDriver], guest: Image
+) -> None:
+    """One call tells of all guests how much is resident and how much time they had, here too, where nobody keeps
+    account of groups of processes."""
+    spec = member(guest, 1, "10.77.2.1", rank=0)
+    await made(drivers[0], spec, budget_seconds=BUDGET)
+    await drivers[0].probe(budget_seconds=BUDGET)
+    await drivers[0].resume(spec.identity, budget_seconds=BUDGET)
+    pid = hosts[0].guests()[spec.identity.machine_name]
+    await drivers[0].probe(budget_seconds=BUDGET)
+    await until(drivers[0], spec, at_stage("ready"), "ready")
+    used = (await drivers[0].probe(budget_seconds=BUDGET)).used
+    assert 0 < used["memory"] <= min(resident_bytes(pid), spec.memory_bytes)
+    assert 0 < used["vcpu"] < 1 + (os.cpu_count() or 1)
     await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
