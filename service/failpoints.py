@@ -42,6 +42,9 @@ NAMES = frozenset({
     # the sweep
     "sweep.listed", "sweep.compared", "sweep.removing", "sweep.removed", "sweep.entombed", "sweep.releasing",
     "sweep.released", "sweep.clearing", "sweep.deleting_volume",
+    # the cleaning of a machine of bare metal
+    "clean.beginning", "clean.begun", "clean.creating", "clean.created", "clean.resumed", "clean.removed", "clean.done",
+    "clean.failing",
     # a fence by a BMC
     "fence.leading", "fence.asking", "fence.asked", "fence.ordering", "fence.ordered", "fence.sent", "fence.proven",
     "fence.done",

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from service.app import jobs, sessions
 from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
+from service.app.cleaning import Cleanings
 from service.app.devices import Devices
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
@@ -69,6 +70,7 @@ from service.planning.pool import PoolPlanner
 from service.reconcile import fencing
 from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
+from service.reconcile.cleaning import Cleaner
 from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
@@ -203,15 +205,10 @@ class Service:
         self.reconciler = Reconciler(context, Sweep(self.store, monitors, self.custody, self.metrics))
         self.roster = Roster(self.store, self.reconciler, self.directory, self._driver, self.custody)
         self.fencer = Fencer(
-            self.store,
-            monitors,
-            self.custody,
-            self.metrics,
-            self.clock,
-            self.owner,
-            make_switch,
+            self.store, monitors, self.custody, self.metrics, self.clock, self.owner, make_switch,
             group_due=self.signals.group_due,
-        )
+        )  # fmt: skip
+        self.cleaner = Cleaner(self.store, monitors, self.custody, self.metrics, self.clock, self.owner)
 
     def _make_use_cases(self) -> None:
         config = self.config
@@ -262,6 +259,7 @@ class Service:
         )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.devices = Devices(self.store, wall_clock, self.signals)
+        self.cleanings = Cleanings(self.store, wall_clock, self.fleet, self.signals)
         self.quarantine = Quarantine(self.store, wall_clock, self.signals, self._adoption.prepare)
         self.evacuation = Evacuation(
             self.store,
@@ -291,6 +289,7 @@ class Service:
         self.signals.group_due.listen(self.reconciler.poke)
         self.signals.fleet_changed.listen(self.fleet_feed.poke)
         self.signals.fleet_changed.listen(self.fencer.poke)
+        self.signals.fleet_changed.listen(self.cleaner.poke)
         self.fleet_feed.listen(self.roster.refresh)
         self.fleet_feed.listen(self.health.compare)
 
@@ -359,6 +358,7 @@ class Service:
                 self.fleet,
                 self.fleet_feed,
                 self.evacuation,
+                self.cleanings,
                 self.quarantine,
                 self.devices,
                 self.decisions,

@@ -30,9 +30,10 @@ FORMAT = "corral-metal/1"
 SEED_BYTES = 1 << 20
 SEED_MARK = b"corral seed, to be laid in\n"
 """How the place of the documents begins; the service looks for it before it lays anything there."""
-# Network cards of servers and of emulated machines; nothing is read from disks or drives once GRUB has loaded all.
+# Network cards of servers and of emulated machines, and their disks, which only a guest that cleans looks at.
 MODULES = (
     *("virtio_pci", "virtio_net", "e1000", "e1000e", "igb", "ixgbe", "i40e", "tg3", "bnxt_en", "mlx5_core", "r8169"),
+    *("ahci", "ata_piix", "nvme", "virtio_blk", "virtio_scsi", "megaraid_sas", "mpt3sas", "smartpqi", "sd_mod"),
     *("evdev", "button"),
 )
 COMMAND_LINE = "console=tty0 console=ttyS0,115200 no_timer_check quiet loglevel=3 panic=30"

@@ -265,6 +265,8 @@ class Catalog:
         main = image_files.examine(
             self._image_directory, request.file_name, request.format, request.sha256, "file_name", "sha256"
         )
+        if request.delivery == "seed":
+            image_files.require_seed(main.path, "file_name")
         digests, size = {role: main.sha256}, main.size
         initrd_path = ""
         if request.initrd_file_name:

@@ -96,6 +96,8 @@ class Gauges:
         replace(metrics.host_devices, {labels: float(count) for labels, count in states.items()})
         held: Samples = {(*names.of(uuid), kind.value): count for (uuid, kind), count in stored.held.items()}
         replace(metrics.quarantined, held)
+        closed: Samples = {(*n, h.cleaning.state.value): 1 for h, n in hosts if h.cleaning.state.value}
+        replace(metrics.machine_cleaning, closed)
         verdicts: Samples = {(*names.of(uuid), one.rule.value): 1 for uuid, one in stored.verdicts.items()}
         replace(metrics.fence_verdicts, verdicts)
 

@@ -37,6 +37,17 @@ def examine(directory: Path, name: str, image_format: str, sha256: str, name_fie
     return examine_file(directory / name, image_format, sha256, name_field, digest_field)
 
 
+def require_seed(path: Path, name_field: str) -> None:
+    """That bare metal can boot from the file. Raises InvalidArgument that names the field."""
+    try:
+        with path.open("rb") as file:
+            wrong = boot_files.seed_problem(file)
+    except OSError as error:
+        raise InvalidArgument.of(name_field, "is no file of the image store that can be read") from error
+    if wrong:
+        raise InvalidArgument.of(name_field, wrong)
+
+
 def examine_file(path: Path, image_format: str, sha256: str, name_field: str, digest_field: str) -> Examined:
     """The same of a file whose name is the service's own."""
     try:

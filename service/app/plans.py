@@ -43,5 +43,5 @@ async def decided(
         if planned.decision.status is Status.PLACED:
             raise NoCapacity(backfill.KEPT, None)
     if planned.decision.status is not Status.PLACED:
-        raise error_of(translate.failure(planned.decision, group, fleet_now), group.uuid)
+        raise error_of(translate.failure(planned.decision, group, fleet_now, hosts), group.uuid)
     return planned

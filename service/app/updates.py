@@ -180,7 +180,7 @@ class GroupUpdates(GroupIntents):
         )
         if planned.decision.status is Status.PLACED:
             return translate.record(gang, planned.decision, seen.hosts, planned.duration_ms, 0)
-        error = error_of(translate.failure(planned.decision, gang, seen.snapshot), gang.uuid)
+        error = error_of(translate.failure(planned.decision, gang, seen.snapshot, seen.hosts), gang.uuid)
         if isinstance(error, NoCapacity | Unsatisfiable):
             amount = translate.total(translate.demand(m.spec) for m in gang.instances)
             need = f"a second gang needs {amount[VCPU]} vCPUs and {amount[MEMORY]} bytes of memory beside the first"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from service.app import image_files
 from service.app.catalog import Asked, Catalog
 from service.app.image_store import KEEP_SECONDS, Arrival, ImageStore
 from service.domain.catalog import Image, RegisteredImage, disk_image, kernel_image
@@ -136,6 +137,8 @@ class Uploads:
             if not request.format:
                 request = replace(request, format=await self._file(self._images.disk_format, request.sha256))
             main = await self._file(self._images.examine, request.sha256, request.format, "sha256")
+            if request.delivery == "seed":
+                await self._file(image_files.require_seed, main.path, "data")
         except InvalidArgument:
             await self._file(self._images.discard, request.sha256)
             raise

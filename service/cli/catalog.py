@@ -191,7 +191,7 @@ def _show(output: Output, found: catalog_pb2.ModelService | catalog_pb2.Image) -
 @click.option("--sha256", default="", help="What the file must have.")
 @click.option("--initrd-sha256", default="", help="What the initrd must have.")
 @click.option("--arguments", "kernel_arguments", default="", help="The command line of a kernel.")
-@click.option("--delivery", type=click.Choice(["nocloud", "fw_cfg"]), help="How documents reach the guest.")
+@click.option("--delivery", type=click.Choice(["nocloud", "fw_cfg", "seed"]), help="How documents reach the guest.")
 @_DRY_RUN
 def add_image(session: Session, output: Output, name: str, kind: str, **told: Any) -> int:
     """Register a file that lies in the service's image directory."""

@@ -11,6 +11,7 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2
 
 from service.cli import errors, names
 from service.cli.bars import host_lines
+from service.cli.cleaning import clean, cleaning_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.fencing import bmc_options, change_bmc, fence, said_bmc
 from service.cli.follow_up import Detached
@@ -37,6 +38,7 @@ def register(corral: click.Group) -> None:
         verb(host, name, example=f"corral host {name} hv9")(run)
     verb(host, "drain", example="corral host drain hv9 --dry-run")(drain)
     verb(host, "fence", example="corral host fence hv3 --dry-run")(fence)
+    verb(host, "clean", example="corral host clean metal3")(clean)
     verb(host, "remove", example="corral host remove hv9")(remove_host)
 
 
@@ -65,6 +67,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
     facts = {"zone": found.zone_uuid, "cluster": found.cluster_uuid, "rack": found.rack, "driver": found.driver}
     facts |= {"takes": found.type, "firmware": found.firmware, "Secure Boot": found.secure_boot}
     facts |= {"description": found.description, **{f"label {key}": value for key, value in found.labels.items()}}
+    facts |= cleaning_lines(found)
     for title, value in [*facts.items(), *fencing_lines(found)]:
         if value:
             print(f"  {title}: {value}")

@@ -46,7 +46,7 @@ def explain_image(session: Session) -> int:
 _arguments_option = click.option("--arguments", "kernel_arguments", default="", help="The command line of a kernel.")
 _delivery_option = click.option(
     "--delivery",
-    type=click.Choice(["nocloud", "fw_cfg"]),
+    type=click.Choice(["nocloud", "fw_cfg", "seed"]),
     default=None,
     help="How documents reach the guest.  [default: nocloud, by cloud-init; for a kernel fw_cfg]",
 )

@@ -47,6 +47,7 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}MaintainHost": ADMIN,
     f"{_FLEET}DrainHost": ADMIN,
     f"{_FLEET}FenceHost": ADMIN,
+    f"{_FLEET}CleanHost": ADMIN,
     f"{_FLEET}ClaimHost": ADMIN,
     f"{_FLEET}ListQuarantine": ADMIN,
     f"{_FLEET}RemoveQuarantined": ADMIN,

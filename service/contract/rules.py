@@ -236,6 +236,8 @@ def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:
 
 
 def _only_kernels_have_arguments(request: Any) -> Iterator[FieldViolation]:
+    if request.delivery == "seed" and request.format not in ("", "raw"):
+        yield FieldViolation("delivery", "may only be seed for a raw ISO image, from which bare metal boots")
     if request.kernel_arguments and request.format != "kernel":
         yield FieldViolation("kernel_arguments", "must be empty for what is no kernel")
 

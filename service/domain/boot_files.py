@@ -13,6 +13,10 @@ from typing import BinaryIO
 
 QCOW2_MAGIC = b"QFI\xfb"
 SECTOR = 512
+ISO_BLOCK = 2048
+_BLOCKS = 512
+SEED_MARK = b"corral seed, to be laid in\n"
+"""How the file begins in whose place a member's documents are laid; files of an ISO image begin at a block."""
 
 # What QEMU's docs/interop/qcow2.txt calls incompatible features.
 _CORRUPT, _EXTERNAL_DATA, _EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
@@ -74,6 +78,21 @@ def problem(file: BinaryIO, size: int, declared: str) -> str | None:
     if declared == "raw":
         return _raw_problem(file, size, start)
     return _kernel_problem(file, size) if declared == "kernel" else None
+
+
+def seed_problem(file: BinaryIO) -> str | None:
+    """What is wrong with a file from which bare metal is to boot: an ISO image (ECMA-119) that keeps a place for the
+    documents of members; None: nothing. As `problem`."""
+    if _at(file, 0x8001, 5) != b"CD001":
+        return "is no ISO image, from which bare metal boots"
+    file.seek(0)
+    while block := file.read(_BLOCKS * ISO_BLOCK):
+        at = block.find(SEED_MARK)
+        while at >= 0:
+            if at % ISO_BLOCK == 0:
+                return None
+            at = block.find(SEED_MARK, at + 1)
+    return "keeps no place for the documents of members (`/seed.cpio`, as deploy/guest/metal.py makes it)"
 
 
 def disk_size(file: BinaryIO, size: int, declared: str) -> int:

@@ -17,6 +17,7 @@ from fractions import Fraction
 
 from service.domain import cells
 from service.domain.cells import Cell
+from service.domain.cleaning import Cleaning, CleaningState, Wipe
 from service.domain.network import Network
 from service.errors import FieldViolation
 
@@ -173,6 +174,7 @@ class Host:
     `isolation`: `nwfilter` where it keeps groups to themselves on the network, otherwise why it does not; empty until
     that was seen.
     `firmware`: of bare metal, `UEFI` or `Legacy`; `secure_boot`: `on` or `off`; both empty where its BMC does not say.
+    `cleaning`: of bare metal, whose data it may hold, and how far its cleaning is.
     `bmc`: by what its power is switched; None where its operator names nothing.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
@@ -203,6 +205,7 @@ class Host:
     isolation: str = ""
     firmware: str = ""
     secure_boot: str = ""
+    cleaning: Cleaning = field(default_factory=Cleaning)
     description: str = ""
     cluster_uuid: str = ""
     hypervisor: str = ""
@@ -225,7 +228,21 @@ class Host:
     @property
     def schedulable(self) -> bool:
         """Whether new claims may be made on it."""
-        return self.state is HostState.ENABLED and self.status is HostStatus.CONNECTED
+        ready = self.state is HostState.ENABLED and self.status is HostStatus.CONNECTED
+        return ready and self.cleaning.state is CleaningState.OPEN
+
+    @property
+    def wipe(self) -> Wipe:
+        """How it is cleaned between two projects: its option `clean`. Nothing stays on a simulated machine."""
+        if not self.bare_metal:
+            return Wipe.NONE
+        return Wipe(
+            self.address.options.get("clean", Wipe.NONE if self.address.driver == "simulated" else Wipe.METADATA)
+        )
+
+    def open_to(self, project: str) -> bool:
+        """Whether what is left there may be seen by a member of this project."""
+        return self.cleaning.served in ("", project) or self.wipe is Wipe.NONE
 
 
 def policy(of_fleet: Overcommit, zones: Mapping[str, Zone], host: Host) -> Overcommit:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.domain.cleaning import Wipe
 from service.domain.fleet import (
     BARE_METAL,
     GPU,
@@ -289,6 +290,20 @@ def _check_redfish(address: HostAddress) -> None:
     from service.drivers.redfish.addressing import options_of
 
     options_of(address)
+    wipe = _wipe(address, Wipe.METADATA)
+    named = bool(address.options.get("clean_image"))
+    if wipe is not Wipe.NONE and not named:
+        what = "the image that the machine is cleaned by between two projects; or say clean = none"
+        raise HostRejected("bad_request", f"option 'clean_image' is required: {what}")
+    if wipe is Wipe.NONE and named:
+        raise HostRejected("bad_request", "option 'clean_image' changes nothing where clean is none")
+
+
+def _wipe(address: HostAddress, otherwise: Wipe) -> Wipe:
+    said = address.options.get("clean", otherwise.value)
+    if said not in {one.value for one in Wipe}:
+        raise HostRejected("bad_request", f"option 'clean' is not one of {', '.join(Wipe)}")
+    return Wipe(said)
 
 
 def _same_redfish(address: HostAddress) -> str:
@@ -338,7 +353,7 @@ KINDS: Mapping[str, Kind] = {
             _without_seats,
             _check_redfish,
             transports=("tls",),
-            options=frozenset({"seed_url", "report_url", "fingerprint", "system"}),
+            options=frozenset({"seed_url", "report_url", "fingerprint", "system", "clean", "clean_image"}),
             file_options=frozenset({"ca_file", "password_file"}),
             same_machine=_same_redfish,
             boots_files=False,
@@ -356,7 +371,7 @@ KINDS: Mapping[str, Kind] = {
             options=frozenset(
                 {
                     *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
-                    *("migrate_ms", "live_migration", "numa", "bare_metal", "busy"),
+                    *("migrate_ms", "live_migration", "numa", "bare_metal", "busy", "clean"),
                 }
             ),
             option_pattern=re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}"),

@@ -207,9 +207,16 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
         ),
         strategy=Strategy(policy.strategy.value),
         constraints=tuple(rules),
-        excluded_hosts=frozenset(group.excluded_hosts),
+        excluded_hosts=frozenset(group.excluded_hosts) | kept_for_others(group, hosts or {}),
         staying=staying,
     )
+
+
+def kept_for_others(group: Group, hosts: Mapping[str, FleetHost]) -> frozenset[str]:
+    """Machines that may hold what members of another project have left there: until they were cleaned, none for it."""
+    if not any(m.spec.type is MachineType.BARE_METAL for m in group.instances):
+        return frozenset()
+    return frozenset(uuid for uuid, host in hosts.items() if host.bare_metal and not host.open_to(group.project))
 
 
 def _zone_of_endpoint(group: Group, member: Instance) -> str | None:
@@ -283,16 +290,22 @@ def record(
     )
 
 
-def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
+def failure(
+    decision: Decision, group: Group, fleet_now: Snapshot, hosts: Mapping[str, FleetHost] | None = None
+) -> Failure:
     """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`.
 
     A search that ended without an answer has not said no. What the planner calls permanent counts each host as open and
-    empty; one of which nobody knows yet what it has may be large enough.
+    empty; one of which nobody knows yet what it has may be large enough, and one that is to be cleaned will be there.
+    `hosts`: the same fleet's rows.
     """
     if decision.status is Status.UNKNOWN:
         return Failure(Undecided.reason, UNDECIDED)
     explanation = decision.explanation
     if explanation is not None and explanation.permanent and not all(any(h.capacity.values()) for h in fleet_now.hosts):
+        explanation = replace(explanation, permanent=None)
+    kept = kept_for_others(group, hosts or {})
+    if explanation is not None and kept:
         explanation = replace(explanation, permanent=None)
     permanent = explanation is not None and explanation.permanent is True
     code = Unsatisfiable.reason if permanent else NoCapacity.reason
@@ -313,7 +326,12 @@ def failure(decision: Decision, group: Group, fleet_now: Snapshot) -> Failure:
         funnels=tuple(replace(f, node=names.get(f.node, f.node)) for f in explanation.funnels),
         nearest=replace(nearest, node=names.get(nearest.node, nearest.node)) if nearest else None,
     )
-    return Failure(code, message + rules, told)
+    return Failure(code, message + rules + _to_be_cleaned(len(kept)), told)
+
+
+def _to_be_cleaned(count: int) -> str:
+    machines = f"{count} machines are" if count > 1 else "1 machine is"
+    return f"; {machines} left out until what another project left there was cleaned" if count else ""
 
 
 def _rules_named(explanation: Explanation, group: Group) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from service.domain.cleaning import cleaner_of
 from service.domain.ownership import Fate, Holding, Quarantined, Records, fate_at_claim
 from service.drivers.base import MachineState, ObservedMachine
-from service.store import claims, clock, groups, ownership, retired
+from service.store import claims, cleanings, clock, groups, ownership, retired
 from service.store.connection import Connection
 
 
@@ -34,7 +35,16 @@ def seats(connection: Connection, host_uuid: str) -> Seats:
 def records(connection: Connection, host_uuid: str, instances: Sequence[str]) -> tuple[Seats, Records]:
     """The seats of a host, and what is on record of these instances, in one transaction."""
     here = seats(connection, host_uuid)
-    return here, retired.records(connection, host_uuid, here.wanted, instances)
+    found = retired.records(connection, host_uuid, here.wanted, instances)
+    return here, _with_cleaning(connection, host_uuid, found) if cleaner_of(host_uuid) in instances else found
+
+
+def _with_cleaning(connection: Connection, host_uuid: str, found: Records) -> Records:
+    """What cleans the host is wanted while that is under way, and is at a later attempt once it is over."""
+    mine = cleaner_of(host_uuid)
+    count, under_way = cleanings.attempt_now(connection, host_uuid)
+    wanted = found.wanted | {(mine, count)} if under_way else found.wanted
+    return replace(found, wanted=wanted, current={**found.current, mine: count if under_way else count + 1})
 
 
 def hold_unknown(connection: Connection, host_uuid: str, machines: Sequence[ObservedMachine]) -> None:

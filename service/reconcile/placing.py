@@ -211,7 +211,7 @@ class Placing:
             return EffectResult([], retry=True)
         if decision.status is Status.UNKNOWN and self._may_go_on(group):
             return EffectResult([NotDecided()], retry=True)
-        failure = translate.failure(decision, group, snapshot)
+        failure = translate.failure(decision, group, snapshot, hosts)
         if group.room is not None and group.room.tries < MOST_TRIES and not alone:
             return await self._room(group, hosts, snapshot, failure)
         if failure.code != NoCapacity.reason:
@@ -233,8 +233,9 @@ class Placing:
     ) -> Planned:
         """Where the gang goes, in the best order of hosts that are left out. `closed`: those that it may not use."""
         asked = translate.request(group, snapshot, hosts)
-        for shunned in _shunned(asked.excluded_hosts, hosts, short):
-            where = replace(asked, excluded_hosts=shunned | closed)
+        never = closed | translate.kept_for_others(group, hosts)
+        for shunned in _shunned(frozenset(group.excluded_hosts), hosts, short):
+            where = replace(asked, excluded_hosts=shunned | never)
             planned = await self._decide(snapshot, where, group.project, self._search, attempt, alone=alone)
             if planned.decision.status is Status.PLACED:
                 break

@@ -9,6 +9,7 @@ from typing import Any
 
 from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
+from service.app.cleaning import Cleanings
 from service.app.devices import Devices
 from service.app.evacuation import Evacuation
 from service.app.fleet import Fleet
@@ -20,13 +21,14 @@ from service.app.room import RoomPlans
 from service.contract import heartbeat, pages, validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
-from service.contract.convert import inventory, rebalances, requests
+from service.contract.convert import inventory, requests
 from service.contract.convert.explanation import in_callers_order
 from service.contract.convert.inventory import Reachable
 from service.contract.heartbeat import beating
 from service.domain.fleet import HostState
 from service.errors import PlacementError
 from service.planning.decisions import DecisionLog
+from service.rpc.rebalance_calls import RebalanceCalls
 
 SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 
@@ -34,7 +36,7 @@ _PART = 256 << 10
 """Characters of a dump in one message; each takes at most four bytes."""
 
 
-class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
+class FleetServicer(RebalanceCalls, fleet_pb2_grpc.FleetServiceServicer):
     """Translates between the wire and `service.app.fleet`."""
 
     def __init__(
@@ -42,6 +44,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         fleet: Fleet,
         feed: FleetFeed,
         evacuation: Evacuation,
+        cleanings: Cleanings,
         quarantine: Quarantine,
         devices: Devices,
         decisions: DecisionLog,
@@ -53,6 +56,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         self._fleet = fleet
         self._feed = feed
         self._evacuation = evacuation
+        self._cleanings = cleanings
         self._quarantine = quarantine
         self._devices = devices
         self._decisions = decisions
@@ -273,6 +277,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         group = await self._quarantine.adopt(current_caller(), request.group_uuid, validate_only=request.validate_only)
         return fleet_pb2.AdoptQuarantinedResponse(inventory=inventory.group(group, self._reachable))
 
+    async def CleanHost(  # noqa: N802
+        self, request: fleet_pb2.CleanHostRequest, context: Any
+    ) -> fleet_pb2.CleanHostResponse:
+        """Has a machine of bare metal cleaned."""
+        validation.check(request)
+        view = await self._cleanings.clean(
+            current_caller(), request.uuid, request.etag, validate_only=request.validate_only
+        )
+        return fleet_pb2.CleanHostResponse(inventory=convert.host(view))
+
     async def QuarantineDevice(  # noqa: N802
         self, request: fleet_pb2.QuarantineDeviceRequest, context: Any
     ) -> fleet_pb2.QuarantineDeviceResponse:
@@ -316,51 +330,6 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             return convert.room(await self._room.plan(current_caller(), wanted, seconds=seconds_left(context)))
         except PlacementError as error:
             raise in_callers_order(error, requests.positions_by_rank(request.group.model_services)) from error
-
-    async def PlanRebalance(  # noqa: N802
-        self, request: fleet_pb2.PlanRebalanceRequest, context: Any
-    ) -> fleet_pb2.PlanRebalanceResponse:
-        """Which members would move; nothing is moved."""
-        validation.check(request)
-        wish = rebalances.wish(request)
-        return rebalances.plan(await self._rebalancing.plan(wish, seconds=seconds_left(context)))
-
-    async def RebalanceHosts(  # noqa: N802
-        self, request: fleet_pb2.RebalanceHostsRequest, context: Any
-    ) -> AsyncIterator[fleet_pb2.RebalanceHostsResponse]:
-        """Moves members; a client that leaves does not stop it."""
-        validation.check(request)
-        run = self._rebalancing.run(
-            current_caller(), rebalances.wish(request), request.request_id, validate_only=request.validate_only
-        )
-        async with aclosing(beating(run, heartbeat.SECONDS)) as steps:
-            async for step in steps:
-                empty = fleet_pb2.RebalanceHostsResponse()
-                yield rebalances.progress(step, self._reachable) if step is not None else empty
-
-    async def GetRebalance(  # noqa: N802
-        self, request: fleet_pb2.GetRebalanceRequest, context: Any
-    ) -> fleet_pb2.GetRebalanceResponse:
-        """One rebalance as it is now."""
-        validation.check(request)
-        return fleet_pb2.GetRebalanceResponse(inventory=rebalances.rebalance(await self._rebalancing.get(request.uuid)))
-
-    async def ListRebalances(  # noqa: N802
-        self, request: fleet_pb2.ListRebalancesRequest, context: Any
-    ) -> fleet_pb2.ListRebalancesResponse:
-        """A page of rebalances, the newest first."""
-        validation.check(request)
-        page = await self._rebalancing.list(request.page_size, request.page_token)
-        found, token = pages.fitting(page, rebalances.rebalance)
-        return fleet_pb2.ListRebalancesResponse(inventories=found, next_page_token=token)
-
-    async def CallOffRebalance(  # noqa: N802
-        self, request: fleet_pb2.CallOffRebalanceRequest, context: Any
-    ) -> fleet_pb2.CallOffRebalanceResponse:
-        """Moves nobody any more who has not gone."""
-        validation.check(request)
-        view = await self._rebalancing.call_off(current_caller(), request.uuid, validate_only=request.validate_only)
-        return fleet_pb2.CallOffRebalanceResponse(inventory=rebalances.rebalance(view))
 
     async def ListDecisions(  # noqa: N802
         self, request: fleet_pb2.ListDecisionsRequest, context: Any

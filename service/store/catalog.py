@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from service.domain.catalog import ModelService, RegisteredImage, version_key
+from service.domain.catalog import Image, ModelService, RegisteredImage, version_key
 from service.domain.groups import GroupPhase
 from service.domain.specs import NodeSpec
 from service.errors import NotFound
@@ -142,6 +142,14 @@ def image(connection: Connection, uuid: str, *, lock: bool = False) -> Registere
 def image_exists(connection: Connection, uuid: str) -> bool:
     """Whether there is an image of this uuid."""
     return connection.scalar(select(schema.images.c.uuid).where(schema.images.c.uuid == uuid)) is not None
+
+
+def image_named(connection: Connection, name: str) -> Image | None:
+    """The image that bears this name; None: there is none. Of several that were registered the oldest."""
+    table = schema.images
+    query = select(table).where(table.c.name == name).order_by(table.c.created_at, table.c.uuid).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _image(row).image
 
 
 def page_of_images(connection: Connection, after: tuple[str, str] | None, limit: int) -> tuple[RegisteredImage, ...]:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from service.domain.cells import cells_in, is_of_cell
+from service.domain.cleaning import CleaningState
 from service.domain.fleet import GPU, HostState, HostStatus, Size
 from service.domain.groups import Seat
 from service.errors import InvariantViolation
@@ -71,6 +72,7 @@ _OPEN_HOST = Statement(
         schema.hosts.c.uuid == bindparam("host"),
         schema.hosts.c.state == HostState.ENABLED.value,
         schema.hosts.c.status == HostStatus.CONNECTED.value,
+        schema.hosts.c.cleaning == CleaningState.OPEN.value,
     )
     .values(generation=schema.hosts.c.generation + 1)
 )
@@ -126,6 +128,7 @@ _SPARE = (
     .where(
         schema.hosts.c.state == HostState.ENABLED.value,
         schema.hosts.c.status == HostStatus.CONNECTED.value,
+        schema.hosts.c.cleaning == CleaningState.OPEN.value,
         ~select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.host_uuid == schema.hosts.c.uuid).exists(),
         ~select(_RESOURCES.c.host_uuid)
         .where(

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from service.domain import cells
+from service.domain.cleaning import Cleaning, CleaningState
 from service.domain.devices import PciFunction, units
 from service.domain.fleet import GPU, Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.errors import NotFound
@@ -363,7 +364,7 @@ def _plain(host: Host) -> Host:
         host,
         total={}, allocatable={}, foreign={}, used={}, beside={}, booked={}, cells=(),
         status=HostStatus.CONNECTING, status_reason="", status_cause="", boot_id="", virt_type="", hypervisor="",
-        isolation="", firmware="", secure_boot="", claim_ordered=False,
+        isolation="", firmware="", secure_boot="", cleaning=Cleaning(), claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
 
@@ -384,6 +385,9 @@ def _host(row: Row[Any], known: vectors.Vectors, guests: Mapping[tuple[str, str]
         isolation=row.isolation,
         firmware=row.firmware,
         secure_boot=row.secure_boot,
+        cleaning=Cleaning(
+            row.served, CleaningState(row.cleaning), row.cleaning_reason, row.cleaning_count, row.cleaning_until
+        ),
         hypervisor=row.hypervisor or "",
         claim_ordered=row.claim_ordered,
         **vectors.amounts(row.uuid, known, guests),

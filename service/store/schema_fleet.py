@@ -67,6 +67,12 @@ hosts = Table(
     Column("secure_boot", WORD, nullable=False, default="", server_default=""),
     # Sums of the images' files that it has whole, as JSON.
     Column("images", Text, nullable=False, default="[]", server_default="[]"),
+    # Of bare metal: which project's data it may hold, and how far its cleaning is (`service/domain/cleaning.py`).
+    Column("served", Text, nullable=False, default="", server_default=""),
+    Column("cleaning", WORD, nullable=False, default="", server_default=""),
+    Column("cleaning_reason", Text, nullable=False, default="", server_default=""),
+    Column("cleaning_count", Integer, nullable=False, default=0, server_default="0"),
+    Column("cleaning_until", BigInteger, nullable=False, default=0, server_default="0"),
     Column("generation", BigInteger, nullable=False, default=0),
     Column("version", BigInteger, nullable=False, default=1),
     Column("created_at", BigInteger, nullable=False, default=0),

@@ -167,9 +167,7 @@ class Metrics:
             registry=registry,
         )
         self.kept_hosts = Gauge(
-            "corral_waiting_kept_hosts",
-            "Hosts on which room is kept for the first group in line.",
-            registry=registry,
+            "corral_waiting_kept_hosts", "Hosts on which room is kept for the first group in line.", registry=registry
         )
         self.backfill = Counter(
             "corral_backfill_total",
@@ -204,10 +202,7 @@ class Metrics:
             registry=registry,
         )
         self.rebalances = Counter(
-            "corral_rebalances_total",
-            "Rebalances: begun, called off.",
-            ["outcome"],
-            registry=registry,
+            "corral_rebalances_total", "Rebalances: begun, called off.", ["outcome"], registry=registry
         )
         self.rebalance_moves = Counter(
             "corral_rebalance_moves_total",
@@ -278,6 +273,12 @@ class Metrics:
             "Fences of hosts by their BMCs that ended, by who wanted it and how it ended.",
             ["cause", "state"],
             registry=registry,
+        )
+        self.cleanings = Counter(
+            "corral_machine_cleanings_total", "Cleanings of bare metal that ended.", ["outcome"], registry=registry
+        )
+        self.machine_cleaning = Gauge(
+            "corral_machine_cleaning", "1 for bare metal that is closed.", ["host", "zone", "state"], registry=registry
         )
         self.fence_verdicts = Gauge(
             "corral_silent_host_verdict",

@@ -16,6 +16,7 @@ from service.domain.groups import (
 )
 from service.domain.kept_rules import lost_to_racks
 from service.domain.network import mac_address
+from service.domain.specs import MachineType
 from service.drivers.base import MachineIdentity
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveClaimed, Placed
@@ -23,7 +24,7 @@ from service.lifecycle.transitions import advance
 from service.lifecycle.updating import first, second
 from service.planning.group_rules import spares_are_kept, stays
 from service.planning.translate import seat, total
-from service.store import bookings, claims, fleet, groups, ownership, quotas
+from service.store import bookings, claims, cleanings, fleet, groups, ownership, quotas
 from service.store.addresses import take_addresses
 from service.store.connection import Connection
 from service.store.device_picks import pick
@@ -88,6 +89,7 @@ def claim(
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
     _hold_racks(connection, before, [s.host_uuid for s in placement.assignments])
     claims.take(connection, before.uuid, placement.assignments, alone=alone)
+    _serve(connection, before, placement.assignments)
     picked = pick(connection, before.uuid, placement.assignments)
     failpoint("claim.picked")
     host_of = {s.instance_uuid: s.host_uuid for s in placement.assignments}
@@ -102,6 +104,13 @@ def claim(
     failpoint("claim.addressed")
     after = advance(stored, Placed(replace(placement, assignments=seats)), now)
     return commit(connection, stored, after, (), now)
+
+
+def _serve(connection: Connection, group: Group, seats: Sequence[Seat]) -> None:
+    """Machines of bare metal that members get have served their project from now on. Raises ClaimLost."""
+    whole = {m.uuid for m in group.instances if m.spec.type is MachineType.BARE_METAL}
+    if hosts := {seat.host_uuid for seat in seats if seat.instance_uuid in whole}:
+        cleanings.serve(connection, hosts, group.project)
 
 
 def claim_move(

@@ -8,10 +8,11 @@ from dataclasses import replace
 from service.domain.fleet import Host, HostState, Zone
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, Seat
 from service.domain.ownership import Installation
+from service.domain.specs import MachineType
 from service.errors import Conflict, WrongState
 from service.lifecycle.members import S
 from service.planning.translate import claimed
-from service.store import catalog, claims, clock, fleet, groups, ownership, retired
+from service.store import catalog, claims, cleanings, clock, fleet, groups, ownership, retired
 from service.store.addresses import keep_addresses
 from service.store.connection import Connection
 from service.store.device_picks import found, pick
@@ -60,6 +61,8 @@ def write(connection: Connection, change: GroupChange, now: int) -> Group:
     hosts = fleet.hosts(connection, sorted({m.host_uuid for m in new}))
     seats = [_seat(m, hosts[m.host_uuid]) for m in new]
     claims.take(connection, after.uuid, seats, there=True)
+    served = {m.host_uuid for m in new if m.spec.type is MachineType.BARE_METAL}
+    cleanings.serve(connection, served, after.project, there=True)
     pick(connection, after.uuid, seats)
     for emptied in (h for h in hosts.values() if h.state is HostState.MAINTENANCE):
         # By an older word it was drained. It is not empty, and nobody would move these: to have it so, drain it anew.

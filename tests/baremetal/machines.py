@@ -66,6 +66,7 @@ class Machine:
             "system": self.uuid,
             "seed_url": listener,
             "report_url": report_url,
+            "clean_image": "metal",
         }
         told = "\n".join(f'{name} = "{value}"' for name, value in options.items())
         return (
@@ -92,6 +93,11 @@ class Machine:
         """Whether QEMU executes it, by the process table."""
         return self.name in self.hypervisor.guests()
 
+    @property
+    def disk(self) -> Path:
+        """The file that its disk is."""
+        return self.hypervisor.directory / IMAGES.lstrip("/") / f"{self.name}.raw"
+
     def drive(self) -> list[str]:
         """What is in its drive, by libvirt alone."""
         with closing(libvirt.open(self.hypervisor.uri)) as connection:
@@ -104,6 +110,9 @@ class Machine:
         """The end of what it wrote to its serial port."""
         path = self.hypervisor.directory / "var/log/libvirt" / f"{self.name}.log"
         return path.read_text(errors="replace")[-3000:] if path.exists() else "(nothing)"
+
+
+DISK_BYTES = 64 << 20
 
 
 @contextmanager
@@ -123,7 +132,7 @@ def machines(lab: Lab, directory: Path, firmwares: Mapping[str, str], virt: str 
                 machine, loader, bus, disk, card = _FIRMWARE[firmware]
                 own, mac = str(uuid.uuid4()), f"52:54:00:77:00:{number:02x}"
                 with (hypervisor.directory / IMAGES.lstrip("/") / f"{name}.raw").open("wb") as file:
-                    file.truncate(16 << 20)
+                    file.truncate(DISK_BYTES)
                 text = _DOMAIN.format(
                     virt=virt, name=name, uuid=own, machine=machine, loader=loader.format(name=name), images=IMAGES,
                     disk=disk, bus=bus, mac=mac, card=card,

@@ -17,7 +17,7 @@ import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from tests.baremetal.emulator import OVMF
-from tests.baremetal.machines import Machine, Relay, machines
+from tests.baremetal.machines import DISK_BYTES, Machine, Relay, machines
 from tests.integration.test_service_on_hypervisors import ZONE, sweep
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
@@ -223,5 +223,48 @@ def test_what_bmcs_and_power_do_is_got_over(site: Site, capsys: pytest.CaptureFi
     }
     assert site.corral.delete(group.uuid).status == "Deleted"
     assert [(one.on(), one.drive()) for one in site.machines] == [(False, [])] * 2
+    with capsys.disabled():
+        print(f"\n{json.dumps(figures)}")
+
+
+LEFT = b"what a member has left on its disk "
+
+
+def test_a_machine_is_cleaned_once_its_member_is_gone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was on its disk at both ends, where tables and signatures are, is there no more; then it is open again."""
+    marked = LEFT * (4096 // len(LEFT))
+    for machine in site.machines:
+        with machine.disk.open("r+b") as file:
+            for place in (0, DISK_BYTES - len(marked)):
+                file.seek(place)
+                file.write(marked)
+    request = deploy_pb2.DeployDistributedModelServiceRequest(
+        name="leaving", model_services=nodes()[1:2], service_creation_strategy="parallel"
+    )
+    group = site.corral.follow(site.corral.groups.DeployDistributedModelService(request, timeout=MANY_SECONDS))
+    (machine,) = [one for one in site.machines if one.name == group.instances[0].host_name]
+    assert group.status == "Running", machine.console()
+    assert site.corral.delete(group.uuid).status == "Deleted"
+
+    def cleaning() -> fleet_pb2.HostCleaning:
+        answer = site.corral.fleet.ListHosts(fleet_pb2.ListHostsRequest())
+        return next(host.cleaning for host in answer.inventories if host.name == machine.name)
+
+    def over() -> bool:
+        assert cleaning().state != "Unclean", f"{cleaning().reason}\n{machine.console()}"
+        return not cleaning().state
+
+    assert cleaning().served_project
+    assert LEFT in machine.disk.read_bytes()
+    wait_until(lambda: cleaning().state == "Cleaning", 120, "the machine to be closed")
+    began, calls = time.monotonic(), len(machine.requests())
+    wait_until(over, MANY_SECONDS, "the machine to be clean")
+    assert not cleaning().served_project
+    assert LEFT not in machine.disk.read_bytes()
+    assert (machine.on(), machine.drive()) == (False, [])
+    figures = {
+        "cleaning, s": round(time.monotonic() - began, 1),
+        "BMC calls of it": len(machine.requests()) - calls,
+    }
     with capsys.disabled():
         print(f"\n{json.dumps(figures)}")

@@ -151,7 +151,7 @@ def test_every_method_of_the_api_is_declared() -> None:
         "WatchFleet",
     }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}
-    fleet |= {"QuarantineDevice", "ReleaseDevice"}
+    fleet |= {"QuarantineDevice", "ReleaseDevice", "CleanHost"}
     catalog = {f"{verb}ModelService" for verb in ("Create", "Get", "Update", "Delete")} | {"ListModelServices"}
     catalog |= {
         "RegisterImage",

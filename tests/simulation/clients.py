@@ -64,6 +64,7 @@ class Client:
     def __init__(self, world: World, order: Order) -> None:
         self.world = world
         self.order = order
+        self.me = replace(ME, project=world.metal.project(order.request.spec.name))
 
     async def run(self) -> None:
         """Deploy, follow, repeat, delete."""
@@ -87,14 +88,14 @@ class Client:
         """Until it is acknowledged, or was already."""
         uuid = self.order.uuid
         with contextlib.suppress(NotFound):  # an earlier request arrived, and its answer was lost
-            await self._insist(lambda r: r.groups.delete(ME, uuid))
+            await self._insist(lambda r: r.groups.delete(self.me, uuid))
         self.order.deleted = True
         self.world.stats["deletes acknowledged"] += 1
 
     async def _deploy(self, request: DeployRequest, before: DeployRequest | None = None) -> bool:
         """`before`: what was asked for under the same id and refused; a late copy of it may be accepted yet."""
         try:
-            started = await self._insist(lambda r: r.groups.deploy(ME, request))
+            started = await self._insist(lambda r: r.groups.deploy(self.me, request))
         except NotFound as error:
             # The group that it was to be apart from has not been accepted, or is long forgotten.
             policy = request.spec.placement
@@ -126,7 +127,7 @@ class Client:
         order, request = self.order, self.order.request
         await asyncio.sleep(self.world.random.uniform(0.0, 10.0))
         try:
-            again = await self._insist(lambda r: r.groups.deploy(ME, request))
+            again = await self._insist(lambda r: r.groups.deploy(self.me, request))
         except QuotaExceeded:
             if order.lost:  # it is a new request to this database
                 return
@@ -135,7 +136,7 @@ class Client:
             self.world.observer.violated("I7", f"{request.request_id} made {order.uuid} and {again.group.uuid}")
         other = replace(request, spec=replace(request.spec, description="another"))
         try:
-            made = await self._insist(lambda r: r.groups.deploy(ME, other))
+            made = await self._insist(lambda r: r.groups.deploy(self.me, other))
             if not order.lost:
                 self.world.observer.violated("I7", f"{request.request_id} with another body made {made.group.uuid}")
         except RequestIdReused:
@@ -159,9 +160,9 @@ class Client:
                     changes, mode = updates.change(dice)
                     await self._insist(partial(_rollout, uuid, changes, mode))
                 elif kind == "taking back":
-                    await self._insist(lambda r: r.groups.roll_back(ME, uuid))
+                    await self._insist(lambda r: r.groups.roll_back(self.me, uuid))
                 else:
-                    await self._insist(lambda r, kind=kind: getattr(r.groups, kind)(ME, uuid))  # type: ignore[misc]
+                    await self._insist(lambda r, kind=kind: getattr(r.groups, kind)(self.me, uuid))  # type: ignore[misc]
                 self.world.stats[f"{kind}s accepted"] += 1
             except (WrongState, NotFound, InvalidArgument):
                 continue
@@ -169,14 +170,14 @@ class Client:
                 self.world.stats[f"{kind}s without room"] += 1
 
     async def _scale(self, uuid: str) -> None:
-        group = await self._insist(lambda r: r.groups.get(ME, uuid))
+        group = await self._insist(lambda r: r.groups.get(self.me, uuid))
         dice = self.world.random
         leaving = [m.uuid for m in group.instances if m.rank and dice.random() < 0.4]
         node = replace(self.order.request.spec.nodes[0], name="", is_initial_node=False, node_rank=-1)
         joining = [node] * dice.choice((0, 1, 1, 2))
         room = dice.choice((RoomMoves.LIVE, RoomMoves.RESTART)) if self.world.theme == "room" else None
         room = RoomMoves.EVICT if self.world.theme == "evict" else room
-        await self._insist(lambda r: r.groups.scale(ME, uuid, joining, leaving, make_room=room))
+        await self._insist(lambda r: r.groups.scale(self.me, uuid, joining, leaving, make_room=room))
 
     async def _insist(self, call: Callable[[Replica], Coroutine[Any, Any, T]]) -> T:
         """Call one replica after the other until one answers. Raises what the service refuses."""

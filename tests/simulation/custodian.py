@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine, SimulatedMachineHost
 from tests.simulation.loop import Process
+from tests.simulation.metal import CLEANING
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -66,6 +67,8 @@ class Custodian:
     def _may_end(self, host: str, machine: Machine) -> bool:
         if self._on_record(host, machine.instance, machine.attempt, machine.uuid):
             return True
+        if machine.group == CLEANING:  # its own work, which the host's row numbers
+            return int(self._rows("SELECT cleaning_count FROM hosts WHERE uuid = ?", host)[0][0]) >= machine.attempt
         moving = self._rows(
             "SELECT host_uuid, target_host_uuid FROM instances"
             " WHERE uuid = ? AND attempt = ? AND target_host_uuid != ''",

@@ -30,6 +30,7 @@ from service.drivers.staging import WithoutCopies
 from tests.simulation import card_faults, hosts, moves
 from tests.simulation.hosts import CLUSTER, Machine, SimulatedMachineHost
 from tests.simulation.loop import Process
+from tests.simulation.metal import CLEANING
 from tests.simulation.network import Network
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class FaultyDriver(WithoutCopies):
 
     async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
         """See HostDriver."""
-        document = json.loads(spec.documents["rendezvous"])
+        document = json.loads(spec.documents.get("rendezvous", '{"group": {"epoch": 0}, "node": {}}'))
         identity = spec.identity
         address = spec.interfaces[0].address if spec.interfaces else ""
 
@@ -135,7 +136,7 @@ class FaultyDriver(WithoutCopies):
         """See HostDriver."""
 
         def resume(late: bool) -> ObservedMachine:
-            seconds = self._world.boot_seconds()
+            seconds = self._world.boot_seconds() * (8 if identity.group == CLEANING else 1)
             uuid = identity.machine_uuid
             machine = self._host.resume(uuid, seconds, self._cause("resume"), late=late)
             self._world.loop.outside(seconds + 0.01, self._world.hint, self._host, uuid)

@@ -18,11 +18,13 @@ class Endpoints:
         self._rows = rows
         self._violated = violated
         self._machines = machines
+        self.cleaners: Callable[[], frozenset[str]] = frozenset
+        """What cleans machines has an address meanwhile, and is no member."""
 
     def keeping(self) -> Set[str]:
         """Groups that may have an address in their own name."""
         where = "endpoint IS NOT NULL AND phase NOT IN ('deleted', 'failed')"
-        return {uuid for (uuid,) in self._rows(f"SELECT uuid FROM groups WHERE {where}")}
+        return {uuid for (uuid,) in self._rows(f"SELECT uuid FROM groups WHERE {where}")} | self.cleaners()
 
     def is_let_go(self, address: str, holder: tuple[str, int], after: tuple[str, int] | None) -> bool:
         """Whether the member that had the address has it no more. What becomes its group's stays taken; what was a

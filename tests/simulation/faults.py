@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 
 from service.failpoints import NAMES
@@ -29,7 +30,8 @@ AWAITS = (
 A resume twice as often as others: what it begins cannot be taken back.
 """
 FENCES = tuple(sorted(name for name in NAMES if name.startswith("fence.")))
-POINTS = (*AWAITS, *sorted(NAMES - set(FENCES)))
+CLEANINGS = tuple(sorted(name for name in NAMES if name.startswith("clean.")))
+POINTS = (*AWAITS, *sorted(NAMES - set(FENCES) - set(CLEANINGS)))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,
          "lost_resume": 2.0, "other_device": 4.0}  # fmt: skip
 """What the rate of a kind is multiplied by: some kinds have their only chance once in a machine's life."""
@@ -54,6 +56,14 @@ def draw(world: World) -> None:
         action = dice.choice(("crash", "crash", "crash", "freeze", "jump"))
         seconds = dice.choice((0.5, 5.0, 20.0, 50.0, 70.0)) if action != "jump" else dice.uniform(-90.0, 90.0)
         world.planned[name] = PointFault(nth, action, seconds)
+
+
+def draw_cleanings(world: World) -> None:
+    """Processes end in the middle of the cleaning of machines. Of dice of its own, so that all else is the same."""
+    dice = random.Random(f"cleanings {world.seed}")
+    for name in dice.sample(CLEANINGS, 3):
+        action = dice.choice(("crash", "crash", "freeze"))
+        world.planned[name] = PointFault(1 + int(dice.expovariate(0.7)), action, dice.choice((0.5, 20.0, 50.0, 70.0)))
 
 
 async def deaths(world: World) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.simulation.hosts import EXECUTING, Machine
+
+CLEANING = "c1ea0000000000000000000000000000"
+"""What machines that clean have in a group's place."""
+_CLEANERS = uuid.UUID("0b6f5f3e-6f0f-5a3c-8f0e-6d1c4e1ea401")
 
 Query = Callable[..., Sequence[tuple[Any, ...]]]
 GIB = 1 << 30
@@ -23,24 +28,50 @@ class BareMetal:
         rows: Query,
         machines: Callable[[], Sequence[tuple[str, Machine]]],
         violated: Callable[[str, str], None],
+        now: Callable[[], float],
     ) -> None:
         self._rows = rows
         self._machines = machines
         self._violated = violated
         self.totals: dict[str, Mapping[str, int]] = {}
+        self._now = now
+        self._left: dict[str, str] = {}
+        self._projects: dict[str, str] = {}
+        self._several = ""
 
     def draw(self, seed: int, theme: str) -> Sequence[dict[str, int]]:
         """What the machines of this seed have, with dice of its own, so that all other seeds stay as they are."""
         dice = random.Random(f"bare metal {seed}")
+        self._several = f"project {seed} " if theme == "metal" else ""
         if theme != "metal" and (theme or dice.random() >= SHARE):
             return ()
         count = dice.choice((2, 3, 3, 4))
         return [{"vcpu": dice.choice((2, 4, 8)), "memory": dice.choice((2, 4, 8)) * GIB} for _ in range(count)]
 
+    def project(self, group: str) -> str:
+        """Whose a group of this name is: several projects take turns on machines that are cleaned."""
+        if not self._several:
+            return "default"
+        return random.Random(self._several + group).choice(("default", "default", "blue", "green"))
+
+    def cleaners(self) -> frozenset[str]:
+        """What stands in an instance's place where a machine is being cleaned."""
+        if not self._several:
+            return frozenset()
+        return frozenset(
+            uuid.uuid5(_CLEANERS, host).hex
+            for (host,) in self._rows("SELECT uuid FROM hosts WHERE cleaning = 'Cleaning'")
+        )
+
     def committed(self) -> None:
-        """After every transaction: each member is on a host of its type, alone on a machine, with all of it."""
+        """After every transaction: each member is on a host of its type, alone on a machine, with all of it, and none
+        is on one that is being cleaned, or could not be."""
         if not self.totals:
             return
+        for host, state in self._rows(
+            "SELECT uuid, cleaning FROM hosts WHERE cleaning != '' AND uuid IN (SELECT host_uuid FROM claims)"
+        ):
+            self._violated("I21", f"a member has the machine {host}, which is {state}")
         claimed: dict[str, dict[tuple[str, int], dict[str, int]]] = {}
         for host, instance, attempt, resource, amount in self._rows(
             "SELECT host_uuid, instance_uuid, attempt, resource, amount FROM claims"
@@ -57,9 +88,28 @@ class BareMetal:
                 elif whole is not None and amounts != whole:
                     self._violated("I2", f"of the machine {host} a member claims {amounts}, not all: {whole}")
 
-    def changed(self, host: str) -> None:
-        """After every change of a machine: one at most executes."""
+    def changed(self, host: str, before: Machine | None, after: Machine | None) -> None:
+        """After every change of a machine: one at most executes, and none where another project's has left anything."""
         if host in self.totals:
+            self._leaves(host, before, after)
             here = [m for where, m in self._machines() if where == host and m.state in EXECUTING and not m.tampered]
             if len(here) > 1:
                 self._violated("I1", f"{len(here)} guests execute on the machine {host}")
+
+    def _leaves(self, host: str, before: Machine | None, after: Machine | None) -> None:
+        """What is on the disks of a machine: of whom, until a guest that cleans has run to its end."""
+        ran = before is not None and before.state in EXECUTING
+        runs = after is not None and after.state in EXECUTING
+        ended = ran and not runs and before is not None and before.group == CLEANING
+        if ended and before is not None and self._now() - before.resumed_at >= before.boot_seconds:
+            self._left.pop(host, None)
+        if not runs or ran or after is None or after.group == CLEANING or not after.ours:
+            return
+        if after.group not in self._projects:
+            self._projects |= dict(self._rows("SELECT uuid, project FROM groups"))
+        project, left = self._projects.get(after.group, ""), self._left.get(host)
+        if left is not None and left != project and self._several:
+            self._violated(
+                "I21", f"a member of project {project} runs on the machine {host}, which holds what {left} left"
+            )
+        self._left[host] = project

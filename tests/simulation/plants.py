@@ -16,6 +16,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from tests.simulation.metal_plants import METAL
 from tests.simulation.planting import Edit, Plant, one
 from tests.simulation.room_plants import ROOM_PLANTS
 
@@ -47,6 +48,7 @@ FLEET, MOVES = "service.app.fleet", "service.reconcile.moves"
 PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.recovery_plan"
 
 PLANTS: tuple[Plant, ...] = (
+    *METAL,
     # --- claims ---
     one("claim without its guard", CLAIMS,
         "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\")\n        <= _RESOURCES.c.usable,\n",
@@ -62,13 +64,6 @@ PLANTS: tuple[Plant, ...] = (
     one("rules between groups are not checked in the claim", CLAIMING,
         "    _check_neighbours(connection, before, taken)\n", ""),
     one("at most so many a host is forgotten", GROUP_RULES, "        (policy.max_per_host, Scope.HOST),\n", "        (0, Scope.HOST),\n"),
-    one("a member claims of a machine what it asked for", TRANSLATE,
-        "    return dict(bare_metal.size(host)) if host.bare_metal else demand(node)\n", "    return demand(node)\n",
-        theme="metal"),
-    one("bare metal takes any member", TRANSLATE,
-        "    wanted[TYPE_LABEL] = (node.type.value,)\n", "", Edit(TRANSLATE,
-        "    return bare_metal.demand(asked) if node.type is MachineType.BARE_METAL else total((asked, more))\n",
-        "    return total((asked, more))\n"), theme="metal"),
     one("a role does not wait for those before it", EFFECTS,
         "        if any(m.status is not S.RUNNING and not m.leaving for m in members):\n", "        if False:\n"),
     one("claims are released before the machine is destroyed", LIFECYCLE,

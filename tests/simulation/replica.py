@@ -18,6 +18,7 @@ from service.app.groups import GroupLimits, Groups
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
 from service.domain.catalog import ModelService
+from service.domain.cleaning import DEADLINE_MS, Wipe
 from service.domain.devices import DeviceRules
 from service.domain.fleet import Bmc, Host, Overcommit, Zone
 from service.domain.ownership import Installation
@@ -27,6 +28,7 @@ from service.planning.fleet_reader import FleetReader
 from service.reconcile import manager, owners
 from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
+from service.reconcile.cleaning import Cleaner
 from service.reconcile.context import WorkerContext
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
@@ -76,6 +78,7 @@ def install() -> None:
     """Let the manager make workers that can be told by their lease."""
     setattr(manager, "GroupWorker", LeasedWorker)  # noqa: B010  # a class that the module imports
     owners.has_ended = _has_ended
+    DEADLINE_MS[Wipe.METADATA] = 60_000  # the rest of a run is not much longer
     feed_module.TAIL, feed_module.BATCH = 6, 3  # followers fall out of a short tail, and read on from the store
     feed_module.POLL_SECONDS = 2.0  # its polls are most of what happens, and commits of this process wake it anyway
 
@@ -206,6 +209,7 @@ class Replica:
             store, monitors, custody, metrics(), context.clock, self.process.name, self._switch,
             group_due=signals.group_due, new_uuid=world.new_uuid,
         )  # fmt: skip
+        self.cleaner = Cleaner(store, monitors, custody, metrics(), context.clock, self.process.name)
         self._reaper = LeaseReaper(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")
 
@@ -224,6 +228,8 @@ class Replica:
         self._reaper_task = asyncio.create_task(self._reaper.run(), name="reaper")
         if self.world.theme == boards.THEME:
             self._fencing = asyncio.create_task(self.fencer.run(), name="fencing")
+        if self.world.theme == "metal":
+            self._cleaning = asyncio.create_task(self.cleaner.run(), name="cleaning")
         if self.world.theme in FLEET_CHANGES:
             self._follows = asyncio.create_task(self._follow_fleet(), name="roster")
         self.serving = True

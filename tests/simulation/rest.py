@@ -73,6 +73,8 @@ class AtRest:
             "SELECT r.host_uuid, r.resource, r.usable - r.foreign_used - r.used FROM host_resources r"
         ):
             free[host][resource] = amount
+        for (host,) in self._rows("SELECT uuid FROM hosts WHERE cleaning != ''"):
+            free.pop(host, None)
         pending = self._rows("SELECT spec FROM instances WHERE group_uuid = ? AND status = 'Pending'", group)
         nodes = sorted((json.loads(text) for (text,) in pending), key=lambda node: -node["cpu_num"])
         if any(node["gpus"] for node in nodes):

@@ -142,6 +142,8 @@ async def _play(world: World) -> None:
     configured = _fleet(world)
     world.replicas += [Replica(world, f"r{i}", configured) for i in range(dice.choice((2, 2, 3)))]
     faults.draw(world)
+    if world.theme == "metal":
+        faults.draw_cleanings(world)
     for replica in world.replicas:
         world.loop.outside(dice.uniform(0.0, 2.0), replica.start)
     if world.theme == "removal":
@@ -332,7 +334,8 @@ def _fleet(world: World) -> Fleet:
         world.boards.make(world.seed)
     for number, total in enumerate(world.metal.draw(world.seed, world.theme), count):
         uuid, name = f"{number + 1:032x}", f"metal{number}"
-        hosts[uuid] = Host(uuid, name, ZONE, HostAddress("simulated"), machine_type=BARE_METAL)
+        how = {"clean": "metadata"} if world.theme == "metal" else {}
+        hosts[uuid] = Host(uuid, name, ZONE, HostAddress("simulated", options=how), machine_type=BARE_METAL)
         world.hosts[uuid] = SimulatedMachineHost(uuid, name, ZONE, total, world.loop.time, world.changed)
         world.metal.totals[uuid] = total
     entry = ModelService(ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000)))
@@ -340,6 +343,7 @@ def _fleet(world: World) -> Fleet:
         entry = replace(entry, framework="torchrun", initial_command="serve")
     catalogue = {ENTRY: entry}
     quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 and not room else {}
+    quota = quota if world.theme != "metal" else {}  # several projects, of which a quota would be one's
     configured = Fleet({ZONE: zone}, hosts, catalogue, quota, card_faults.RULES if world.cards.drawn else None)
     world.observer.quota = quota
     ratio = zone.overcommit.ratios[VCPU]
@@ -375,7 +379,7 @@ def _orders(world: World, length: float) -> list[Order]:
     for number in range(dice.choice((3, 4, 5) if early else (1, 2, 3, 4, 5))):
         uuid = world.new_uuid() if dice.random() < 0.4 else ""
         request = DeployRequest(_spec(world, f"g{number}", known), uuid, f"request-{number}")
-        if uuid:
+        if uuid and world.theme != "metal":  # whose groups are of several projects, which see nothing of each other
             known.append(uuid)
         delete_after = dice.uniform(0.0, length / 2) if dice.random() < (0.1 if early else 0.35) else None
         orders.append(

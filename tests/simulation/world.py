@@ -14,7 +14,7 @@ from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
-from tests.simulation.metal import BareMetal
+from tests.simulation.metal import CLEANING, BareMetal
 from tests.simulation.observer import Observer
 from tests.simulation.pinned import Pinned
 from tests.simulation.rest import AtRest
@@ -83,7 +83,8 @@ class World:
         self.loop = SimulatedLoop()
         self.database = Database(self.now_ms)
         self.observer = Observer(self.database.rows, lambda: self.loop.time(), self.machines)
-        self.metal = BareMetal(self.database.rows, self.machines, self.observer.violated)
+        self.metal = BareMetal(self.database.rows, self.machines, self.observer.violated, lambda: self.loop.time())
+        self.observer.updates.endpoints.cleaners = self.metal.cleaners
         self.pinned = Pinned(self.database.rows, self.machines, self.observer.violated)
         self.pinned.adopted = self.observer.adopted
         self.cards = Cards(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
@@ -215,8 +216,9 @@ class World:
         self.custodian.changed(host.uuid, before, after, cause)
         if not machine.ours:
             return
-        self.observer.machine_changed(host.uuid, before, after, cause)
-        self.metal.changed(host.uuid)
+        if machine.group != CLEANING:  # what cleans is no member
+            self.observer.machine_changed(host.uuid, before, after, cause)
+        self.metal.changed(host.uuid, before, after)
         self.pinned.changed(host.uuid)
         self.cards.changed(host, before, after, cause)
         self.hint(host, machine.uuid, machine)

@@ -56,6 +56,7 @@ class Bmc:
             str, dict[str, Any]
         ] = {}  # what another make tells besides, by path; None: it tells no such thing
         self.quirks: frozenset[str] = frozenset()
+        self.unread: list[int] = []  # what it was answered where it could not read an image that it was to take
         self.basic = 0  # requests that bore the password itself
         self.reports: list[tuple[str, int]] = []
         self._changing = threading.Lock()
@@ -234,6 +235,12 @@ class _Handler(BaseHTTPRequestHandler):
         """How a make refuses what another takes: code and message."""
         if name == "InsertMedia" and self.bmc.image and "SYS518" in self.bmc.quirks:
             return "IDRAC.2.5.SYS518", "The virtual media is attached already."
+        if name == "InsertMedia" and "reads the image" in self.bmc.quirks:
+            try:
+                fetch(body["Image"])
+            except urllib.error.HTTPError as error:
+                self.bmc.unread.append(error.code)
+                return "Base.1.12.ResourceAtUriUnauthorized", "The image cannot be read."
         if name == "InsertMedia" and "protocol" in self.bmc.quirks and "TransferProtocolType" not in body:
             return "Base.1.12.GeneralError", "The parameter TransferProtocolType is missing."
         if name == "EjectMedia" and "no body" in self.bmc.quirks and int(self.headers.get("Content-Length") or 0) == 0:

@@ -892,8 +892,9 @@ class RegisterImageRequest(_message.Message):
     kernel_arguments: _builtins.str
     """The command line of a kernel, at most 2048 characters in one line."""
     delivery: _builtins.str
-    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, or `fw_cfg`,
-    which Corral's own guest reads. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
+    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, `fw_cfg`,
+    which Corral's own guest reads, or `seed`, of a raw ISO image that bare metal boots to memory from its BMC's drive and
+    that keeps a place for them. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
     """
     def __init__(
         self,
@@ -982,8 +983,9 @@ class UploadImageRequest(_message.Message):
     kernel_arguments: _builtins.str
     """The command line of a kernel, at most 2048 characters in one line."""
     delivery: _builtins.str
-    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, or `fw_cfg`,
-    which Corral's own guest reads. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
+    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, `fw_cfg`,
+    which Corral's own guest reads, or `seed`, of a raw ISO image that bare metal boots to memory from its BMC's drive and
+    that keeps a place for them. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
     """
     def __init__(
         self,
@@ -1116,8 +1118,9 @@ class ImportImageRequest(_message.Message):
     kernel_arguments: _builtins.str
     """The command line of a kernel, at most 2048 characters in one line."""
     delivery: _builtins.str
-    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, or `fw_cfg`,
-    which Corral's own guest reads. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
+    """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, `fw_cfg`,
+    which Corral's own guest reads, or `seed`, of a raw ISO image that bare metal boots to memory from its BMC's drive and
+    that keeps a place for them. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
     """
     def __init__(
         self,

@@ -314,6 +314,7 @@ class Host(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     FIRMWARE_FIELD_NUMBER: _builtins.int
     SECURE_BOOT_FIELD_NUMBER: _builtins.int
+    CLEANING_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -393,6 +394,10 @@ class Host(_message.Message):
     def fencing(self) -> Global___HostFencing:
         """How it can be switched off by its BMC, and what came of that. Absent where it names no BMC."""
 
+    @_builtins.property
+    def cleaning(self) -> Global___HostCleaning:
+        """How bare metal is cleaned before another project gets it, and how far that is. Absent for hypervisors."""
+
     def __init__(
         self,
         *,
@@ -422,14 +427,53 @@ class Host(_message.Message):
         isolation: _builtins.str = ...,
         firmware: _builtins.str = ...,
         secure_boot: _builtins.str = ...,
+        cleaning: Global___HostCleaning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "fencing", b"fencing", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cleaning", b"cleaning", "create_date", b"create_date", "fencing", b"fencing", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "firmware", b"firmware", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "isolation", b"isolation", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "secure_boot", b"secure_boot", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cleaning", b"cleaning", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "firmware", b"firmware", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "isolation", b"isolation", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "secure_boot", b"secure_boot", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Host: _TypeAlias = Host  # noqa: Y015
+
+@_typing.final
+class HostCleaning(_message.Message):
+    """How a machine of bare metal is cleaned before another project gets it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SERVED_PROJECT_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """By its option `clean`: `none`, `metadata` or `erase`."""
+    state: _builtins.str
+    """`Cleaning` (nobody gets it until that is done) or `Unclean` (it failed: out of service until `CleanHost`). Empty while
+    it is given out.
+    """
+    reason: _builtins.str
+    """How far that is, or why it failed, in a sentence."""
+    served_project: _builtins.str
+    """The project whose members were there since it was last cleaned; while it is given out, to that one alone unless `mode`
+    is `none`. Empty: nobody's.
+    """
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        served_project: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "reason", b"reason", "served_project", b"served_project", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostCleaning: _TypeAlias = HostCleaning  # noqa: Y015
 
 @_typing.final
 class HostDevice(_message.Message):
@@ -2245,6 +2289,60 @@ class FenceHostResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FenceHostResponse: _TypeAlias = FenceHostResponse  # noqa: Y015
+
+@_typing.final
+class CleanHostRequest(_message.Message):
+    """Which machine is to be cleaned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """The host's UUID."""
+    etag: _builtins.str
+    """The etag that the host must still have. Empty means any."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanHostRequest: _TypeAlias = CleanHostRequest  # noqa: Y015
+
+@_typing.final
+class CleanHostResponse(_message.Message):
+    """The machine that is cleaned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Host:
+        """The host as it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Host | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanHostResponse: _TypeAlias = CleanHostResponse  # noqa: Y015
 
 @_typing.final
 class ClaimHostRequest(_message.Message):

@@ -160,6 +160,11 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceResponse.FromString,
                 _registered_method=True)
+        self.CleanHost = channel.unary_unary(
+                '/corral.v1.FleetService/CleanHost',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.CleanHostRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.CleanHostResponse.FromString,
+                _registered_method=True)
         self.GetCapacity = channel.unary_unary(
                 '/corral.v1.FleetService/GetCapacity',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.GetCapacityRequest.SerializeToString,
@@ -402,6 +407,14 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CleanHost(self, request, context):
+        """Has a machine of bare metal cleaned now that nobody has: one that could not be cleaned, or that nobody trusts. It is
+        closed until that is done. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapacity(self, request, context):
         """Returns how much capacity the fleet or one zone has, and how much of it is taken.
         """
@@ -600,6 +613,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ReleaseDevice,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.ReleaseDeviceResponse.SerializeToString,
+            ),
+            'CleanHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.CleanHost,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.CleanHostRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.CleanHostResponse.SerializeToString,
             ),
             'GetCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapacity,
@@ -1306,6 +1324,33 @@ class FleetService:
             '/corral.v1.FleetService/ReleaseDevice',
             corral_dot_v1_dot_fleet__pb2.ReleaseDeviceRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.ReleaseDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CleanHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/CleanHost',
+            corral_dot_v1_dot_fleet__pb2.CleanHostRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.CleanHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

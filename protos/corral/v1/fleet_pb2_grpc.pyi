@@ -109,6 +109,10 @@ class FleetServiceStub:
     """
     ReleaseDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ReleaseDeviceRequest, _fleet_pb2.ReleaseDeviceResponse]
     """Takes a device back into service that was taken out of it, by an operator or because it failed."""
+    CleanHost: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CleanHostRequest, _fleet_pb2.CleanHostResponse]
+    """Has a machine of bare metal cleaned now that nobody has: one that could not be cleaned, or that nobody trusts. It is
+    closed until that is done. Repeating it changes nothing.
+    """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     PlanRoom: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlanRoomRequest, _fleet_pb2.PlanRoomResponse]
@@ -223,6 +227,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     ReleaseDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ReleaseDeviceRequest, _fleet_pb2.ReleaseDeviceResponse]  # type: ignore[assignment]
     """Takes a device back into service that was taken out of it, by an operator or because it failed."""
+    CleanHost: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CleanHostRequest, _fleet_pb2.CleanHostResponse]  # type: ignore[assignment]
+    """Has a machine of bare metal cleaned now that nobody has: one that could not be cleaned, or that nobody trusts. It is
+    closed until that is done. Repeating it changes nothing.
+    """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCapacityRequest, _fleet_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Returns how much capacity the fleet or one zone has, and how much of it is taken."""
     PlanRoom: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlanRoomRequest, _fleet_pb2.PlanRoomResponse]  # type: ignore[assignment]
@@ -454,6 +462,15 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ReleaseDeviceResponse, _abc.Awaitable[_fleet_pb2.ReleaseDeviceResponse]]:
         """Takes a device back into service that was taken out of it, by an operator or because it failed."""
+
+    def CleanHost(
+        self,
+        request: _fleet_pb2.CleanHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.CleanHostResponse, _abc.Awaitable[_fleet_pb2.CleanHostResponse]]:
+        """Has a machine of bare metal cleaned now that nobody has: one that could not be cleaned, or that nobody trusts. It is
+        closed until that is done. Repeating it changes nothing.
+        """
 
     def GetCapacity(
         self,

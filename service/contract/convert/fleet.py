@@ -148,6 +148,7 @@ def host(view: HostView) -> fleet_pb2.Host:
         isolation=value.isolation,
         firmware=value.firmware,
         secure_boot=value.secure_boot,
+        cleaning=_cleaning(value),
     )
 
 
@@ -164,6 +165,15 @@ def device(value: Device) -> fleet_pb2.HostDevice:
         virtual_of=value.virtual_of,
         instance_uuid=value.instance_uuid,
         group_uuid=value.group_uuid,
+    )
+
+
+def _cleaning(host: Host) -> fleet_pb2.HostCleaning | None:
+    if not host.bare_metal:
+        return None
+    known = host.cleaning
+    return fleet_pb2.HostCleaning(
+        mode=host.wipe.value, state=known.state.value, reason=known.reason, served_project=known.served
     )
 
 

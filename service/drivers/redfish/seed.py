@@ -16,6 +16,7 @@ from typing import Any
 import pycdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
+from service.domain.boot_files import ISO_BLOCK, SEED_MARK
 from service.domain.seats import BootImage, Seed
 from service.drivers.base import HostRejected, MachineSpec
 from service.drivers.files import digest
@@ -30,8 +31,6 @@ MACHINE = "machine"
 BOOTS = "seed"
 """The delivery of images that machines boot from their BMC's drive."""
 _PLACE = "/seed.cpio"
-_MARK = b"corral seed, to be laid in\n"
-_BLOCK = 2048
 
 
 def seed_for(spec: MachineSpec, macs: tuple[str, ...], report_url: str, token: str) -> Seed:
@@ -61,10 +60,10 @@ def _place(name: str, path: str) -> tuple[BootImage, int]:
         with Path(path).open("rb") as file:
             image.open_fp(file)
             record = image.get_record(rr_path=_PLACE)
-            at, room = record.extent_location() * _BLOCK, int(record.get_data_length())
+            at, room = record.extent_location() * ISO_BLOCK, int(record.get_data_length())
             image.close()
             file.seek(at)
-            marked = file.read(len(_MARK)) == _MARK
+            marked = file.read(len(SEED_MARK)) == SEED_MARK
         stat = Path(path).stat()
         if marked:
             return BootImage(path, stat.st_size, digest(path, stat.st_size, stat.st_mtime_ns), at), room

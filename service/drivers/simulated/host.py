@@ -33,7 +33,8 @@ class SimulationOptions:
 
     `cpu` (vCPUs), `memory` (bytes, or with a unit: `256GiB`), `boot_ms` (from resume to ready), `call_ms` (every call),
     `migrate_ms` (a live move), `live_migration` (`yes` | `no`: whether machines leave and come as they run),
-    `bare_metal` (`yes` | `no`: whether it is one machine, given out as a whole, and no hypervisor),
+    `bare_metal` (`yes` | `no`: whether it is one machine, given out as a whole, and no hypervisor), `clean` (`none` |
+    `metadata` | `erase`: whether such a machine boots once between two projects, and is out of service meanwhile),
     `gpu.<model>` (how many devices of the model it has, evenly over its cells), `numa` (into how many NUMA cells `cpu`
     and `memory` are divided evenly; 0: it tells none),
     `foreign_cpu`, `foreign_memory` (held by machines of others), `busy` (the percentage of what they claim that running
@@ -68,6 +69,9 @@ class SimulationOptions:
         bare_metal = left.pop("bare_metal", "no")
         if bare_metal not in ("yes", "no"):
             raise HostRejected("bad_request", "option 'bare_metal' is not yes or no")
+        clean = left.pop("clean", "none")
+        if clean not in ("none", "metadata", "erase") or (clean != "none" and bare_metal == "no"):
+            raise HostRejected("bad_request", "option 'clean' is none, or of bare metal metadata or erase")
         for name in [n for n in left if n.startswith("gpu.")]:
             total[name] = _amount(left, name, 0)
         if sum(amount for name, amount in total.items() if name.startswith(GPU)) > MOST_DEVICES:

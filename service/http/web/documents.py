@@ -11,7 +11,7 @@ from service.app.capacity import HostView, ResourceAmounts, amounts, cell_amount
 from service.app.zones import ZoneView
 from service.contract.convert.explanation import placement_failure
 from service.contract.convert.inventory import UNKNOWN, Reachable, service_url
-from service.domain.fleet import MEMORY, VCPU
+from service.domain.fleet import MEMORY, VCPU, Host
 from service.domain.groups import Failure, Group, GroupStatus, Instance, Update, Waiting
 
 _FIRST = (VCPU, MEMORY)
@@ -48,6 +48,7 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
         "isolation": value.isolation,
         "firmware": value.firmware,
         "secureBoot": value.secure_boot,
+        **({"cleaning": _cleaning(value)} if value.bare_metal else {}),
         "members": view.load.members,
         "stale": view.load.stale_claims,
         "resources": _resources(amounts(view)),
@@ -55,6 +56,12 @@ def host(view: HostView, *, causes: bool) -> dict[str, Any]:
         "quarantined": {name: amount for name, amount in quarantined(view).items() if amount},
         **({"fencing": _fencing(view)} if value.bmc is not None else {}),
     }
+
+
+def _cleaning(host: Host) -> dict[str, str]:
+    """`mode`: how it is cleaned; `state`, `why`: how far that is; `project`: who was there since."""
+    known = host.cleaning
+    return {"mode": host.wipe.value, "state": known.state.value, "why": known.reason, "project": known.served}
 
 
 def _fencing(view: HostView) -> dict[str, Any]:

@@ -211,7 +211,7 @@ SIMULATED = 'driver = "simulated"\ntransport = "test"'
             SIMULATED,
             SIMULATED + '\noptions = { cpus = "4" }',
             "hosts[0].options:",
-            "may only name bare_metal, boot_ms, call_ms, cpu,",
+            "may only name bare_metal, boot_ms, busy, call_ms, clean, cpu,",
         ),
         (SIMULATED, SIMULATED + '\noptions = { cpu = "many" }', "hosts[0].options:", "'cpu' is not an amount"),
         (SIMULATED, 'driver = "libvirt"\nsocket = "/run/x?command=sh"', "hosts[0].socket:", "absolute path"),

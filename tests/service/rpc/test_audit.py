@@ -217,7 +217,12 @@ state = "Disabled"
 driver = "simulated"
 transport = "none"
 options = { "gpu.h100" = "1" }
-"""
+[[hosts]]
+name = "metal"
+zone = "zone-1"
+driver = "simulated"
+transport = "none"
+options = { bare_metal = "yes", clean = "erase" }"""
 
 
 async def the_quarantine(calls: Recorder) -> None:
@@ -233,10 +238,12 @@ async def the_quarantine(calls: Recorder) -> None:
     await calls.call("ClaimHost", host, uuid=host)
     await soon(lambda: _is(lab, "host-1", "Connected"))
     await soon(lambda: _has_a_device(lab))
-    (device,), its = (await lab.host("gpus")).devices, lab.uuid_of("gpus")
+    (device,), its, metal = (await lab.host("gpus")).devices, lab.uuid_of("gpus"), lab.uuid_of("metal")
     named = f"{device.key} on host {its}"
     await calls.call("QuarantineDevice", named, host_uuid=its, key=device.key, reason="it is hot")
     await calls.call("ReleaseDevice", named, host_uuid=its, key=device.key)
+    await soon(lambda: _is(lab, "metal", "Connected"))
+    await calls.call("CleanHost", metal, uuid=metal)
     uuids: list[str] = []
     for _ in range(2):
         request: Any = deploy_pb2.DeployDistributedModelServiceRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Awaitable
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pycdlib
 import pytest
 from corral.v1 import catalog_pb2, deploy_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -253,6 +255,8 @@ async def test_only_plain_files_of_the_store_in_their_own_format_are_registered(
         ({"file_name": "disk", "sha256": "0" * 64}, "sha256"),
         ({"file_name": "disk", "kernel_arguments": "quiet"}, "kernel_arguments"),
         ({"file_name": "disk", "delivery": "pigeon"}, "delivery"),
+        ({"file_name": "disk", "format": "kernel", "delivery": "seed"}, "delivery"),
+        ({"file_name": "disk", "format": "raw", "delivery": "seed"}, "file_name"),
         ({"file_name": "disk", "initrd_file_name": "disk"}, "initrd_file_name"),
         ({"file_name": "disk", "format": "kernel", "initrd_sha256": "0" * 64}, "initrd_file_name"),
         ({"file_name": "disk", "format": "kernel", "initrd_file_name": "missing"}, "initrd_file_name"),
@@ -298,3 +302,25 @@ async def test_viewers_are_told_names_of_variables_and_no_values(tmp_path: Path)
         assert dict(one.inventory.environment_variables) == {"A": "", "B": ""}
         page = await lab.catalog.ListModelServices(catalog_pb2.ListModelServicesRequest(), metadata=viewer)
         assert "canary" not in str(page)
+
+
+@pytest.mark.parametrize("place", [b"corral seed, to be laid in\n", b"something else"])
+async def test_an_image_that_bare_metal_boots_is_registered_where_it_keeps_a_place(
+    tmp_path: Path, place: bytes
+) -> None:
+    made, written = pycdlib.PyCdlib(), io.BytesIO()
+    made.new(interchange_level=3, rock_ridge="1.09")
+    made.add_fp(io.BytesIO(place.ljust(4096, b"\0")), 4096, "/SEED.;1", rr_name="seed.cpio")
+    made.write_fp(written)
+    made.close()
+    store(tmp_path, **{"metal.iso": written.getvalue()})
+    request = catalog_pb2.RegisterImageRequest(name="metal", format="raw", file_name="metal.iso", delivery="seed")
+    async with whole(tmp_path) as lab:
+        if place.startswith(b"corral"):
+            image = (await lab.catalog.RegisterImage(request)).inventory
+            stored = (await lab.service.catalog.get_image(image.uuid)).image
+            assert (stored.delivery, Path(stored.disk_path).name) == ("seed", "metal.iso")
+            return
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await lab.catalog.RegisterImage(request)
+        assert "file_name" in str(refused.value.details())

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
+from service.app.seats import StoredSeats
+from service.domain.seats import Seed
 from service.drivers.redfish import bmc as bmc_module
+from service.errors import Unavailable
+from tests.service.rpc.lab import soon
 from tests.service.rpc.test_bare_metal import node
 from tests.support.bmc import ACCOUNT, GIB, Bmc, fetch, report
 from tests.support.whole import Whole, config_text, whole
@@ -26,7 +32,7 @@ transport = "tls"
 address = "localhost"
 port = {port}
 username = "{account}"
-options = {{ ca_file = "{ca}", password_file = "{password}", seed_url = "http://127.0.0.1:{listener}" }}
+options = {{ ca_file = "{ca}", password_file = "{password}", seed_url = "http://127.0.0.1:{listener}", clean = "none" }}
 """
 
 
@@ -93,3 +99,79 @@ async def test_a_mixed_gang_boots_by_bmc_and_leaves_its_machine_off_and_empty(
         assert bmc.sessions == set()
     finally:
         bmc.close()
+
+
+@asynccontextmanager
+async def one_machine(tmp_path: Path, bmc: Bmc) -> AsyncIterator[Whole]:
+    """A service with this machine alone, which boots from its own disk."""
+    listener = free_port()
+    text = config_text(0, extra=host(bmc, "metal", listener))
+    text = text.replace('kernel = "kernel"', 'kernel = "kernel"\ndelivery = "nocloud"')
+    text = text.replace("[store]", f'machines = "127.0.0.1:{listener}"\n[store]')
+    async with whole(tmp_path, text) as lab:
+        await until_connected(lab)
+        yield lab
+
+
+@pytest.fixture
+def bmc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bmc]:
+    monkeypatch.setattr(bmc_module, "OFF_TWICE_SECONDS", 0.05)
+    monkeypatch.setattr(bmc_module, "POLL_SECONDS", 0.05)
+    made = Bmc(tmp_path)
+    made.guests = True
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("given_up", [True, False], ids=["410", "503"])
+async def test_a_machine_whose_seed_is_not_served_stays_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bmc: Bmc, given_up: bool
+) -> None:
+    """Its BMC reads the image when it is told of it, and refuses one that is not there: nothing of it ever runs."""
+    bmc.quirks = frozenset({"reads the image"})
+    served, trouble = StoredSeats.seed, [True]
+
+    async def seed(seats: StoredSeats, token: str) -> Seed | None:
+        if trouble and given_up:
+            return None
+        if trouble:
+            raise Unavailable("the database is away")
+        return await served(seats, token)
+
+    monkeypatch.setattr(StoredSeats, "seed", seed)
+    async with one_machine(tmp_path, bmc) as lab:
+        deploying = asyncio.create_task(lab.up(model_services=[node("BareMetal", 8, 32)]))
+        await soon(lambda: _refused(bmc, 410 if given_up else 503))
+        assert (bmc.power, bmc.image, bmc.posts, bmc.reports) == ("Off", "", [], [])
+        trouble.clear()
+        group = await deploying
+        assert group.status == "Running"
+        assert (bmc.posts, bmc.reports) == (["On"], [("booting", 204), ("ready", 204)])
+
+
+async def _refused(bmc: Bmc, code: int) -> bool:
+    return code in bmc.unread
+
+
+async def test_one_that_switches_itself_off_runs_again_as_often_as_its_budget_says(tmp_path: Path, bmc: Bmc) -> None:
+    async with one_machine(tmp_path, bmc) as lab:
+        policy = {"action": "FAILURE_ACTION_RESTART_MEMBER", "budget": 1}
+        group = await lab.up(model_services=[node("BareMetal", 8, 32)], failure_policy=policy)
+        assert (group.status, bmc.resets) == ("Running", ["On"])
+
+        async def running_after(count: int) -> bool:
+            get = deploy_pb2.GetInstanceGroupRequest(uuid=group.uuid)
+            status = (await lab.deploy.GetInstanceGroup(get)).inventory.status
+            return bmc.resets.count("On") == count and status == "Running"
+
+        bmc.power = "Off"  # its guest has done so
+        await soon(lambda: running_after(2), 60)
+        bmc.power = "Off"
+
+        async def failed() -> bool:
+            get = deploy_pb2.GetInstanceGroupRequest(uuid=group.uuid)
+            return bool((await lab.deploy.GetInstanceGroup(get)).inventory.status == "Failed")
+
+        await soon(failed, 60)
+        assert bmc.resets.count("On") == 2, "its budget was one"
+        assert bmc.power == "Off"

@@ -188,6 +188,8 @@ async def test_what_is_wrong_with_an_upload_is_told_by_its_field_and_leaves_noth
         (DISK, {"kernel_arguments": "quiet"}, "kernel_arguments"),
         (DISK, {"format": "kernel", "kernel_arguments": "a\nb"}, "kernel_arguments"),
         (DISK, {"delivery": "pigeon"}, "delivery"),
+        (DISK, {"delivery": "seed", "format": "kernel"}, "delivery"),
+        (DISK, {"delivery": "seed"}, "data"),
         (DISK, {"format": "initrd", "delivery": "nocloud"}, "delivery"),
         (DISK, {"format": "qcow2"}, "data"),
         (qcow2(), {"format": "raw"}, "data"),
