@@ -50,6 +50,8 @@ NAMES = frozenset({
     "fence.done",
     # an image on its way to a host
     "staging.taking", "staging.sending", "staging.proven",
+    # a copy of an image that goes
+    "copies.withdrawing", "copies.deleting", "copies.deleted",
     # the feed
     "feed.read",
 })  # fmt: skip

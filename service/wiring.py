@@ -72,6 +72,7 @@ from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
 from service.reconcile.cleaning import Cleaner
 from service.reconcile.context import WorkerContext
+from service.reconcile.copy_sweep import CopySweep
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.fencing import Fencer
@@ -202,7 +203,8 @@ class Service:
             priorities=self.config.priorities,
         )
         self._adoption = Adoption(self.store, monitors, self.custody)
-        self.reconciler = Reconciler(context, Sweep(self.store, monitors, self.custody, self.metrics))
+        copies = CopySweep(self.store, self.metrics, self.owner, self.config.image_copies_budget)
+        self.reconciler = Reconciler(context, Sweep(self.store, monitors, self.custody, self.metrics, copies))
         self.roster = Roster(self.store, self.reconciler, self.directory, self._driver, self.custody)
         self.fencer = Fencer(
             self.store, monitors, self.custody, self.metrics, self.clock, self.owner, make_switch,

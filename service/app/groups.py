@@ -219,15 +219,14 @@ class Groups(GroupUpdates):
     ) -> tuple[Group, PlacementRecord]:
         answer_by = answer_time(seconds)
 
-        def read(connection: Connection) -> tuple[Group, Mapping[str, Host], Snapshot, Kept | None]:
+        def read(connection: Connection) -> tuple[Group, plans.Fleet, Kept | None]:
             group, hosts, snapshot = self.foreseen(connection, caller, request)
-            return group, hosts, snapshot, kept_room.before(connection, group, group.created_at)
+            known = plans.Fleet(snapshot, hosts, fleet.model_services(connection))
+            return group, known, kept_room.before(connection, group, group.created_at)
 
-        group, hosts, everything, kept = await self._store.read(read)
-        planned = await plans.decided(
-            self._planner, group, kept, everything, hosts, self._limits.plan_seconds, answer_by
-        )
-        return group, translate.record(group, planned.decision, hosts, planned.duration_ms, 0)
+        group, known, kept = await self._store.read(read)
+        planned = await plans.decided(self._planner, group, kept, known, self._limits.plan_seconds, answer_by)
+        return group, translate.record(group, planned.decision, known.hosts, planned.duration_ms, 0)
 
     async def get(self, caller: Caller, uuid: str) -> Group:
         """The group as it stands. A deleted one, and one of another tenant, is NotFound."""

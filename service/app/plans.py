@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from placement.model import Policy, Snapshot, Status
 from service.app.failures import error_of
+from service.domain.catalog import ModelService
 from service.domain.fleet import Host
 from service.domain.groups import Group
 from service.errors import NoCapacity
-from service.planning import backfill, translate
+from service.planning import backfill, images, translate
 from service.planning.backfill import Kept
 from service.planning.planner import Planned, Planner
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The fleet of one moment, as the planner sees it and as its rows are; and the catalogue."""
+
+    snapshot: Snapshot
+    hosts: Mapping[str, Host]
+    catalogue: Mapping[str, ModelService]
 
 
 async def decided(
     planner: Planner,
     group: Group,
     kept: Kept | None,
-    fleet_now: Snapshot,
-    hosts: Mapping[str, Host],
+    known: Fleet,
     budget_seconds: float,
     answer_by: float,
 ) -> Planned:
@@ -29,8 +38,10 @@ async def decided(
     Raises NoCapacity, Unsatisfiable, Undecided; NoCapacity too where it only fits into the room that is kept.
     """
 
+    fleet_now, hosts = known.snapshot, known.hosts
+
     async def place(snapshot: Snapshot, closed: frozenset[str]) -> Planned:
-        asked = translate.request(group, snapshot, hosts)
+        asked = images.preferring(translate.request(group, snapshot, hosts), group, hosts, known.catalogue)
         asked = replace(asked, excluded_hosts=asked.excluded_hosts | closed)
         return await planner.place(
             snapshot, asked, Policy(), budget_seconds=budget_seconds, answer_by=answer_by, project=group.project

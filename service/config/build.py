@@ -72,6 +72,7 @@ class Builder:
             image_directory=self._file.path(checked.catalog.image_directory),
             max_upload_size=checked.catalog.max_upload_size,
             least_staging_rate=checked.catalog.least_staging_rate,
+            image_copies_budget=checked.catalog.image_copies_budget,
             import_networks=tuple(checked.catalog.import_networks),
             max_import_ms=checked.catalog.max_import_ms,
             anonymous=Anonymous(checked.identity.anonymous),

@@ -80,6 +80,7 @@ class Config:
 
     `image_directory`: where RegisterImage finds files, and uploads go. `max_upload_size`: bytes of one upload.
     `least_staging_rate`: bytes a second below which the way of an image to a host is given up.
+    `image_copies_budget`: bytes that copies of images may take on a host that says nothing else; 0: no limit.
     `import_networks`: where images may be fetched from, in CIDR notation; empty: anywhere but here. `max_import_ms`:
     how long one call may fetch.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
@@ -101,6 +102,7 @@ class Config:
     image_directory: Path
     max_upload_size: int
     least_staging_rate: int
+    image_copies_budget: int
     import_networks: tuple[str, ...] = ()
     max_import_ms: int = 86_400_000
     accounts: tuple[Account, ...] = ()

@@ -175,6 +175,7 @@ class Host:
     that was seen.
     `firmware`: of bare metal, `UEFI` or `Legacy`; `secure_boot`: `on` or `off`; both empty where its BMC does not say.
     `cleaning`: of bare metal, whose data it may hold, and how far its cleaning is.
+    `images`: sums of the large files of images that it has a copy of.
     `bmc`: by what its power is switched; None where its operator names nothing.
     `version` (rises with what the operator says, not with what is observed), `created_at`, `updated_at`: of the row.
     """
@@ -206,6 +207,7 @@ class Host:
     firmware: str = ""
     secure_boot: str = ""
     cleaning: Cleaning = field(default_factory=Cleaning)
+    images: tuple[str, ...] = ()
     description: str = ""
     cluster_uuid: str = ""
     hypervisor: str = ""

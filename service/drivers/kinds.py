@@ -341,7 +341,7 @@ KINDS: Mapping[str, Kind] = {
             file_transports=("test",),
             options=frozenset(
                 {
-                    *("pool", "pool_path", "virt_type", "machine", "translation_cache_mib"),
+                    *("pool", "pool_path", "virt_type", "machine", "translation_cache_mib", "image_budget_gib"),
                     *("migration_address", "migration_transport"),
                 }
             ),

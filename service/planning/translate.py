@@ -18,7 +18,7 @@ from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Failure, Group, Instance, InstanceStatus, PlacementRecord, Seat
 from service.domain.specs import MachineType, NodeSpec, PlacementPolicy
 from service.errors import NoCapacity, Undecided, Unsatisfiable
-from service.planning import bare_metal, cells, group_rules
+from service.planning import bare_metal, cells, group_rules, images
 from service.planning.devices import devices_given
 
 TYPE_LABEL = "corral.type"
@@ -160,7 +160,7 @@ def seen(
 
 def _labels(host: FleetHost) -> dict[str, str]:
     cluster = {CLUSTER_LABEL: host.cluster_uuid} if host.cluster_uuid else {}
-    return {**host.labels, TYPE_LABEL: host.machine_type, **cluster}
+    return {**host.labels, **images.labels(host), TYPE_LABEL: host.machine_type, **cluster}
 
 
 def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str, str]:

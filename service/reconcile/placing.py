@@ -21,7 +21,7 @@ from service.domain.groups import (
 from service.errors import CorralError, InvariantViolation, NoAddresses, NoCapacity, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused
-from service.planning import backfill, cells, fleet_reader, translate
+from service.planning import backfill, cells, fleet_reader, images, translate
 from service.planning.planner import Planned
 from service.reconcile.context import WorkerContext
 from service.reconcile.evictions import Evicting
@@ -232,7 +232,8 @@ class Placing:
         alone: bool,
     ) -> Planned:
         """Where the gang goes, in the best order of hosts that are left out. `closed`: those that it may not use."""
-        asked = translate.request(group, snapshot, hosts)
+        catalogue = self.context.calls.directory.catalogue
+        asked = images.preferring(translate.request(group, snapshot, hosts), group, hosts, catalogue)
         never = closed | translate.kept_for_others(group, hosts)
         for shunned in _shunned(frozenset(group.excluded_hosts), hosts, short):
             where = replace(asked, excluded_hosts=shunned | never)

@@ -24,6 +24,7 @@ from service.drivers.base import (
 from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile import failing_devices
+from service.reconcile.copy_sweep import CopySweep
 from service.reconcile.custody import Custody
 from service.reconcile.filter_sweep import FilterSweep
 from service.reconcile.holding import quarantined, records, seat_of, seats
@@ -56,7 +57,9 @@ class Sweep:
         monitors: Mapping[str, HostMonitor],
         custody: Custody,
         metrics: Metrics,
+        copies: CopySweep | None = None,
     ) -> None:
+        """`copies`: None: copies of images are left alone."""
         self._store = store
         self._monitors = monitors
         self._custody = custody
@@ -68,6 +71,7 @@ class Sweep:
         self._tombstones: dict[tuple[str, str], float] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._filters = FilterSweep(store, metrics)
+        self._copies = copies
 
     async def run(self) -> None:
         """Sweep until cancelled. Each host has its own passes: a slow one delays nobody else's (ARCHITECTURE I12)."""
@@ -94,6 +98,8 @@ class Sweep:
         self._suspect_volumes.pop(host_uuid, None)
         self._held.pop(host_uuid, None)
         self._filters.forget(host_uuid)
+        if self._copies is not None:
+            self._copies.forget(host_uuid)
         for key in [key for key in self._tombstones if key[0] == host_uuid]:
             del self._tombstones[key]
 
@@ -145,6 +151,8 @@ class Sweep:
         unknown += await self._clear_volumes(monitor)
         await self._filters.sweep(monitor, early=self._early)
         await self._hold(monitor, unknown, known.held, frozenset(seat_of(m) for m in machines))
+        if self._copies is not None:
+            await self._copies.sweep(monitor, early=self._early)
 
     def _braked(self, monitor: HostMonitor, machine_uuids: list[str], count: int) -> list[str]:
         """Those that may be removed in this pass. The rest is kept in mind for the next one."""

@@ -16,6 +16,8 @@ from service.store import clock, fleet_events, schema
 from service.store.fleet_events import FleetChange
 
 _COPIES = schema.image_copies
+LARGE = 256 << 20
+"""Bytes from which on it is worth something to a plan that a host has a file: about 2 s of a link of 1 Gbit/s."""
 IDLE_MS = 600_000
 """A copy that nobody went on with for so long begins a new time in which it has to arrive."""
 
@@ -130,15 +132,40 @@ def withdraw(connection: Connection, host_uuid: str, volume: str) -> bool:
     return changed
 
 
-def used(connection: Connection, host_uuid: str, volumes: Sequence[str]) -> None:
-    """Machines stand on these now."""
-    some = _COPIES.c.host_uuid == host_uuid, _COPIES.c.volume.in_(volumes)
-    connection.execute(update(_COPIES).where(*some).values(used_at=clock.now(connection)))
+def hold(connection: Connection, copy: Copy, owner: str, for_ms: int) -> bool:
+    """Whether the row is this process's from now on, and as it was when it was read."""
+    now = clock.now(connection)
+    same = _COPIES.c.withdrawn_at == copy.withdrawn_at, _COPIES.c.changed_at == copy.changed_at
+    free = _that(copy.host_uuid, copy.volume) & (_COPIES.c.owned_until <= now)
+    held = update(_COPIES).where(free, *same).values(owner=owner, owned_until=now + for_ms)
+    return connection.execute(held).rowcount == 1
+
+
+def use_again(connection: Connection, copy: Copy, owner: str) -> None:
+    """One that was withdrawn is in use again."""
+    mine = _that(copy.host_uuid, copy.volume) & (_COPIES.c.owner == owner)
+    values = {"withdrawn_at": 0, "owner": "", "owned_until": 0, "used_at": clock.now(connection)}
+    connection.execute(update(_COPIES).where(mine).values(values))
+    tell(connection, copy.host_uuid)
+
+
+def seen(connection: Connection, host_uuid: str, *, gone: Sequence[str], used: Sequence[str]) -> None:
+    """Machines stand on some now; others are gone from the host."""
+    if gone:
+        forget(connection, host_uuid, gone)
+    if used:
+        some = _COPIES.c.host_uuid == host_uuid, _COPIES.c.volume.in_(used)
+        connection.execute(update(_COPIES).where(*some).values(used_at=clock.now(connection)))
 
 
 def tell(connection: Connection, host_uuid: str) -> None:
-    """The host's row says which contents it has whole and in use; whoever plans reads it there."""
-    in_use = _COPIES.c.host_uuid == host_uuid, _COPIES.c.whole, _COPIES.c.withdrawn_at == 0
+    """The host's row says which large files it has whole and in use; whoever plans reads it there."""
+    in_use = (
+        _COPIES.c.host_uuid == host_uuid,
+        _COPIES.c.whole,
+        _COPIES.c.withdrawn_at == 0,
+        _COPIES.c.size >= LARGE,
+    )
     sums = json.dumps(sorted(connection.scalars(select(_COPIES.c.sha256).where(*in_use).distinct())))
     hosts = schema.hosts
     there = connection.execute(select(hosts.c.images, hosts.c.zone_uuid).where(hosts.c.uuid == host_uuid)).first()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -364,7 +365,7 @@ def _plain(host: Host) -> Host:
         host,
         total={}, allocatable={}, foreign={}, used={}, beside={}, booked={}, cells=(),
         status=HostStatus.CONNECTING, status_reason="", status_cause="", boot_id="", virt_type="", hypervisor="",
-        isolation="", firmware="", secure_boot="", cleaning=Cleaning(), claim_ordered=False,
+        isolation="", firmware="", secure_boot="", cleaning=Cleaning(), images=(), claim_ordered=False,
         version=0, created_at=0, updated_at=0,
     )  # fmt: skip
 
@@ -388,6 +389,7 @@ def _host(row: Row[Any], known: vectors.Vectors, guests: Mapping[tuple[str, str]
         cleaning=Cleaning(
             row.served, CleaningState(row.cleaning), row.cleaning_reason, row.cleaning_count, row.cleaning_until
         ),
+        images=tuple(json.loads(row.images)),
         hypervisor=row.hypervisor or "",
         claim_ordered=row.claim_ordered,
         **vectors.amounts(row.uuid, known, guests),

@@ -22,7 +22,8 @@ from tests.lab.hypervisor import Hypervisor
 from tests.lab.requirements import program
 from tests.support.postgres import Postgres
 
-_POINTS = sorted(name for name in NAMES if not name.startswith(("move.", "migrate.", "abortmove.", "staging.")))
+_RARE = ("move.", "migrate.", "abortmove.", "staging.", "copies.")
+_POINTS = sorted(name for name in NAMES if not name.startswith(_RARE))
 _POINT_SECONDS = 5.0
 
 _LEASES = "SELECT uuid, epoch FROM groups WHERE lease_until > 0 AND owner LIKE '%/{pid}/%'"

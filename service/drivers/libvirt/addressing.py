@@ -31,7 +31,7 @@ class Options:
 
     `pool`, `pool_path`: storage pool, made as a directory pool where it is missing. `virt_type`: auto | kvm | qemu.
     `machine`: QEMU machine type, empty for libvirt's default. `translation_cache_mib`: a guest's cache under software
-    emulation.
+    emulation. `image_budget_gib`: what copies of images may take in the pool; 0: no limit.
     `ssh_key`: private key file for transport ssh. `migration_address`, `migration_transport` (tcp | tls): how other
     hypervisors reach this one for live moves; a host that is reached by tcp or tls itself needs neither.
     """
@@ -41,6 +41,7 @@ class Options:
     virt_type: str = "auto"
     machine: str = ""
     translation_cache_mib: int = 32
+    image_budget_gib: int = 0
     ssh_key: str = ""
     migration_address: str = ""
     migration_transport: str = ""
@@ -54,6 +55,7 @@ def options_of(address: HostAddress) -> Options:
         pool_path=_matching(_ABSOLUTE_PATH, given.pop("pool_path", DEFAULT_POOL_PATH), "pool_path"),
         virt_type=given.pop("virt_type", "auto"),
         machine=_optional(_POOL_NAME, given.pop("machine", ""), "machine"),
+        image_budget_gib=_number(given.pop("image_budget_gib", "0"), "image_budget_gib", 0, 1 << 20),
         translation_cache_mib=_number(given.pop("translation_cache_mib", "32"), "translation_cache_mib", 1, 4096),
         ssh_key=_optional(_ABSOLUTE_PATH, given.pop("ssh_key", ""), "ssh_key"),
         migration_address=_optional(_HOSTNAME, given.pop("migration_address", ""), "migration_address"),
