@@ -94,7 +94,7 @@ class Cleaner:
             return
         epoch = self._epoch
         for host in free_again:
-            await self._store.write(partial(_without, epoch, host.uuid))
+            await self._store.write(partial(_given_up, epoch, host.uuid))
         for host in ripe:
             await self._begin(host, epoch)
         for host in (await self._store.read(cleanings.due)) if ripe else under_way:
@@ -153,5 +153,5 @@ class Cleaner:
             logger.info("the cleaning of host %s is another process's now", host_uuid)
 
 
-def _without(epoch: int, host_uuid: str, connection: Connection) -> bool:
-    return steps.without(connection, epoch, host_uuid)
+def _given_up(epoch: int, host_uuid: str, connection: Connection) -> None:
+    steps.given_up(connection, epoch, host_uuid)

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import TypeVar
 
 from service.domain.catalog import Image
-from service.domain.cleaning import CLEANED, CLEANING_GROUP, DOCUMENT, FAILED, cleaner_of
+from service.domain.cleaning import CLEANED, CLEANING_GROUP, DOCUMENT, FAILED, Wipe, cleaner_of
 from service.domain.fleet import MEMORY, VCPU
 from service.drivers.base import (
     DriverError,
@@ -82,10 +82,13 @@ class CleaningAttempt:
         monitor = self._monitors.get(self._host_uuid)
         if step is None or monitor is None:
             return True
-        if step.late:
+        none = step.host.wipe is Wipe.NONE
+        if step.late and not none:
             return await self._failed(f"it was not done in time; last: {step.host.cleaning.reason}")
         if monitor.silent or not monitor.fresh or self._custody.held:
             return False
+        if none:
+            return await self._opened(monitor, "its operator wants none")
         machine = await monitor.observe(self._identity)
         if machine is None or machine.state is MachineState.ABSENT:
             failpoint("clean.creating")
@@ -114,6 +117,10 @@ class CleaningAttempt:
         if report.stage != CLEANED:
             await self._told(f"{report.stage}: {report.detail}" if report.detail else report.stage)
             return False
+        return await self._opened(monitor, report.detail or "its guest says that it is clean")
+
+    async def _opened(self, monitor: HostMonitor, how: str) -> bool:
+        """What has cleaned it is switched off and seen gone; then the machine is given out again."""
         if await self._look() is None:
             return True
         await monitor.driver.power_off(self._identity, budget_seconds=CALL_SECONDS)
@@ -123,7 +130,6 @@ class CleaningAttempt:
         failpoint("clean.removed")
         if not await monitor.confirm_absent(self._identity.machine_uuid):
             return False
-        how = report.detail or "its guest says that it is clean"
         ended = await self._write(lambda c: steps.done(c, self._epoch, self._host_uuid, self._count, how))
         failpoint("clean.done")
         if ended:

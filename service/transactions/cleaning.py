@@ -95,9 +95,6 @@ def look(connection: Connection, epoch: int, host_uuid: str, count: int) -> Step
     host = _current(connection, epoch, host_uuid, count)
     if host is None:
         return None
-    if host.wipe is Wipe.NONE:
-        _ended(connection, host, Cleaning(count=count), "its operator wants none")
-        return None
     zone, address, mine = fleet.zone(connection, host.zone_uuid), "", cleaner_of(host_uuid)
     if zone.network.plans_addresses:
         address = addresses.take_addresses(connection, zone.uuid, zone.network, [(mine, count)])[mine]
@@ -122,25 +119,26 @@ def done(connection: Connection, epoch: int, host_uuid: str, count: int, how: st
 
 
 def failed(connection: Connection, epoch: int, host_uuid: str, count: int, reason: str) -> bool:
-    """It may still hold what was left: out of service until an operator has it cleaned again. Raises NotLeading."""
+    """It may still hold what was left: out of service until an operator has it cleaned again. What has failed may still
+    run, so the address stays its own. Raises NotLeading."""
     host = _current(connection, epoch, host_uuid, count)
     if host is None:
         return False
     now = clock.now(connection)
     cleanings.put(connection, host, replace(host.cleaning, state=CleaningState.UNCLEAN, reason=reason, until=0), now)
-    addresses.give_back(connection, cleaner_of(host_uuid))
     _audit(connection, "MachineUnclean", f"{host_uuid}: {reason}", now)
     return True
 
 
-def without(connection: Connection, epoch: int, host_uuid: str) -> bool:
-    """An unclean machine whose operator wants no cleaning any more is given out again. Raises NotLeading."""
+def given_up(connection: Connection, epoch: int, host_uuid: str) -> None:
+    """The operator of an unclean machine wants no cleaning any more: it is opened once nothing is there that cleans.
+    Raises NotLeading."""
     _lead(connection, epoch)
     host = fleet.host(connection, host_uuid, lock=True)
-    if host.wipe is not Wipe.NONE or host.cleaning.state is not CleaningState.UNCLEAN:
-        return False
-    _ended(connection, host, Cleaning(count=host.cleaning.count), "its operator wants none")
-    return True
+    if host.wipe is Wipe.NONE and host.cleaning.state is CleaningState.UNCLEAN:
+        now = clock.now(connection)
+        until = now + DEADLINE_MS[Wipe.METADATA]
+        cleanings.put(connection, host, replace(host.cleaning, state=CleaningState.CLEANING, until=until), now)
 
 
 def _current(connection: Connection, epoch: int, host_uuid: str, count: int) -> Host | None:

@@ -29,6 +29,21 @@ def drawn(seed: int) -> bool:
     return random.Random(f"fence {seed}").random() < SHARE
 
 
+def in_turn(seed: int) -> bool:
+    """Whether in this seed hosts fall silent one after the other, each for good: that is what an hour's most is for."""
+    return random.Random(f"in turn {seed}").random() < 0.4
+
+
+def fewest(seed: int) -> int:
+    """Of how many hosts there are at least: where hosts fall silent in turn two may be gone, and most others answer."""
+    return 6 if in_turn(seed) else 3
+
+
+def length(seed: int, dice: random.Random) -> float:
+    """For how many seconds hosts fall silent."""
+    return max(dice.choice((200.0, 300.0, 420.0)), 560.0 * in_turn(seed))
+
+
 class Board:
     """The BMC of one host. `wired_to`: the host whose power it switches, which may not be the one that names it."""
 
@@ -37,7 +52,8 @@ class Board:
         self.dead_until = 0.0
         self.session = 0
         self.lies_until = 0.0
-        self.moods = dice.choice(((), ("silent",), ("lost",), ("lies",), ("late",), ("silent", "lost", "late", "lies")))
+        all_of_them = ("silent", "lost", "late", "lies")
+        self.moods = dice.choice(((), ("silent",), ("lost",), ("lies",), ("lies",), ("late",), all_of_them))
 
 
 class Boards:

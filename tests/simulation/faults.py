@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from service.failpoints import NAMES
 from tests.simulation import card_faults, hosts, strangers
-from tests.simulation.boards import WATCH_SECONDS
+from tests.simulation.boards import WATCH_SECONDS, in_turn
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
 from tests.simulation.world import CALL_FAULTS, DATABASE, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
@@ -74,6 +74,9 @@ async def deaths(world: World) -> None:
     for name in dice.sample(FENCES, 3):
         action = dice.choice(("crash", "crash", "freeze"))
         world.planned[name] = PointFault(1 + int(dice.expovariate(0.7)), action, dice.choice((0.5, 20.0, 50.0, 70.0)))
+    if in_turn(world.seed):
+        await _deaths_in_turn(world)
+        return
     while world.faulty:
         world.boards.watch()
         await asyncio.sleep(WATCH_SECONDS)
@@ -90,6 +93,26 @@ async def deaths(world: World) -> None:
                 world.note("dies", host.name)
                 host.power_off("death")
                 world.loop.outside(seconds, host.boot, "operator")
+
+
+async def _deaths_in_turn(world: World) -> None:
+    """One host after the other falls silent for good, with members on it, and is given the time to be fenced."""
+    dice, gone = world.random, set()
+    await asyncio.sleep(dice.uniform(20.0, 40.0))
+    until = 0.0
+    while world.faulty:
+        world.boards.watch()
+        await asyncio.sleep(WATCH_SECONDS)
+        left = [
+            h for h in world.hosts.values() if h.up and h.name not in gone and any(m.ours for m in h.machines.values())
+        ]
+        if world.loop.time() < until or not left:
+            continue
+        until = world.loop.time() + 110.0
+        host = dice.choice(left)
+        gone.add(host.name)
+        world.stats["hosts fell silent"] += 1
+        _cut(world, "*", host, 600.0)
 
 
 def draw_stale(world: World) -> None:

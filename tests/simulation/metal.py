@@ -59,8 +59,7 @@ class BareMetal:
         if not self._several:
             return frozenset()
         return frozenset(
-            uuid.uuid5(_CLEANERS, host).hex
-            for (host,) in self._rows("SELECT uuid FROM hosts WHERE cleaning = 'Cleaning'")
+            uuid.uuid5(_CLEANERS, host).hex for (host,) in self._rows("SELECT uuid FROM hosts WHERE cleaning != ''")
         )
 
     def committed(self) -> None:

@@ -129,6 +129,7 @@ class AtRest:
         for (instance,) in self._rows("SELECT uuid FROM instances WHERE room != '' OR move != ''"):
             yield f"member {instance} is to move, for nobody"
         present = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE status != 'Removed'")}
+        present |= self._observer.updates.endpoints.cleaners()  # what could not be cleaned keeps its guest's address
         kept = "endpoint IS NOT NULL AND phase NOT IN ('deleted', 'failed')"
         present |= {uuid for (uuid,) in self._rows(f"SELECT uuid FROM groups WHERE {kept}")}
         for uuid, called in self._rows(f"SELECT uuid, endpoint FROM groups WHERE {kept} AND phase = 'running'"):

@@ -191,7 +191,7 @@ def _length(world: World) -> float:
         length = 90.0
     if world.theme in FLEET_CHANGES or world.theme in MOVING:
         return 90.0
-    return dice.choice((200.0, 300.0, 420.0)) if world.theme == boards.THEME else length
+    return boards.length(world.seed, dice) if world.theme == boards.THEME else length
 
 
 async def _goes_back(world: World, clients: list[Client], length: float) -> None:
@@ -229,7 +229,8 @@ async def _settle(world: World, clients: list[Client], operator: Operator) -> No
                 if left := [m for m in host.machines.values() if m.ours]:
                     world.observer.violated("I10", f"{len(left)} tombstones are left on {host.name}")
         for table in ("claims", "addresses", "bookings"):
-            if count := world.database.rows(f"SELECT count(*) FROM {table}")[0][0]:
+            held = {of for (of,) in world.database.rows(f"SELECT instance_uuid FROM {table}")} - world.metal.cleaners()
+            if count := len(held):
                 world.observer.violated("I10", f"{count} {table} are left when all groups are deleted")
 
 
@@ -305,7 +306,7 @@ def _fleet(world: World) -> Fleet:
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
     room = world.theme in ("room", "balance", "wait", orders_of.EVICT)  # alike hosts, of which few are empty
     fences = world.theme == boards.THEME
-    count = 2 + count % 3 if room else 3 + count % 4 if fences else count
+    count = 2 + count % 3 if room else boards.fewest(world.seed) + count % 4 if fences else count
     zone = Zone(
         ZONE,
         "zone",

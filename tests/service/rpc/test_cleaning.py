@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from corral.v1 import deploy_pb2, fleet_pb2, project_pb2
 from service.domain import cleaning as rules
 from service.domain.cleaning import Wipe
 from service.reconcile import cleaning, cleaning_attempt
+from service.store import fleet
+from service.store.connection import Connection
 from tests.service.rpc.lab import soon
 from tests.service.rpc.test_bare_metal import machine, node
 from tests.service.rpc.test_devices import refused
@@ -180,7 +183,27 @@ async def _runs(lab: Whole) -> bool:
 
 def _page(lab: Whole, connection: Any) -> dict[str, Any]:
     from service.http.web import documents
-    from service.store import fleet
 
     (view,) = lab.service.fleet.views(connection, (fleet.host(connection, lab.uuid_of("metal")),))
     return documents.host(view, causes=True)
+
+
+async def test_an_unclean_machine_is_given_out_as_it_is_where_its_operator_wants_no_cleaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaning, "GRACE_SECONDS", 0.0)
+    monkeypatch.setitem(rules.DEADLINE_MS, Wipe.ERASE, 300)
+    monkeypatch.setattr(cleaning_attempt, "CLEANED", "never")
+    async with one_machine(tmp_path, "erase") as lab:
+        group = await up(lab, "ann")
+        await gone(lab, "ann", group.uuid)
+        await soon(lambda: _is(lab, ("Unclean", "red")))
+
+        def as_its_file_says_now(connection: Connection) -> None:
+            known = fleet.host(connection, lab.uuid_of("metal"), lock=True)
+            options = {**known.address.options, "clean": "none"}
+            fleet.put_host(connection, replace(known, address=replace(known.address, options=options)))
+
+        await lab.service.store.write(as_its_file_says_now)
+        await soon(lambda: _is(lab, ("", "")))
+        assert (await up(lab, "bob")).status == "Running"

@@ -175,3 +175,35 @@ async def test_one_that_switches_itself_off_runs_again_as_often_as_its_budget_sa
         await soon(failed, 60)
         assert bmc.resets.count("On") == 2, "its budget was one"
         assert bmc.power == "Off"
+
+
+async def test_a_silent_bmc_leaves_its_member_unknown_with_its_claim_and_holds_up_nobody(
+    tmp_path: Path, bmc: Bmc
+) -> None:
+    listener = free_port()
+    text = config_text(1, cpu=8, extra=host(bmc, "metal", listener))
+    text = text.replace('kernel = "kernel"', 'kernel = "kernel"\ndelivery = "nocloud"')
+    text = text.replace("[store]", f'machines = "127.0.0.1:{listener}"\n[store]')
+    async with whole(tmp_path, text) as lab:
+        await until_connected(lab)
+        group = await lab.up(model_services=[node("BareMetal", 8, 32)])
+
+        async def member() -> str:
+            get = deploy_pb2.GetInstanceGroupRequest(uuid=group.uuid)
+            (one,) = (await lab.deploy.GetInstanceGroup(get)).inventory.instances
+            return str(one.status)
+
+        async def member_is(status: str) -> bool:
+            return await member() == status
+
+        bmc.faults["silent"] = 1
+        await soon(lambda: member_is("Unknown"), 120)
+        assert (await lab.host("metal")).status == "Disconnected"
+        assert {c.claimed for c in (await lab.host("metal")).capacities} == {16, 64 * GIB, 1}
+        other = await lab.up(model_services=[node("VirtualMachine", 1, 1)], name="other")
+        assert other.status == "Running"
+        assert bmc.power == "On"
+        assert bmc.resets == ["On"], "silence is no reason to do anything"
+        bmc.faults["silent"] = 0
+        await soon(lambda: member_is("Running"), 120)
+        assert bmc.resets == ["On"]
