@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import astuple, dataclass, replace
 
 from placement.model import Snapshot
-from service.app import paging, plans
+from service.app import alternatives, paging, plans
 from service.app.admission import admit
 from service.app.auditing import audited
 from service.app.failures import error_of
@@ -34,7 +34,7 @@ from service.domain.catalog import ModelService
 from service.domain.events import Event, EventKind
 from service.domain.fleet import Host
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, PlacementRecord
-from service.domain.specs import DeployRequest
+from service.domain.specs import DeployRequest, GroupSpec
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument
 from service.failpoints import failpoint
@@ -140,9 +140,9 @@ class Groups(GroupUpdates):
             if known is not None:
                 return known
             admitted = self._admitted(connection, caller, request, now, keep=True)
-            check_quota(connection, admitted)
+            alternatives.first_that(admitted, lambda one: check_quota(connection, one))
             if admitted.waiting is None:
-                addresses.require_free(connection, admitted.instances)
+                alternatives.first_that(admitted, lambda one: addresses.require_free(connection, one.instances))
             group = accepted(connection, admitted, now)
             before = group.revision - 1
             audited(connection, caller, _DEPLOY, group.uuid, request.request_id, now)
@@ -209,10 +209,14 @@ class Groups(GroupUpdates):
     ) -> tuple[Group, Mapping[str, Host], Snapshot]:
         """The group as a deploy would store it, and the fleet. Raises what a deploy raises before it is planned."""
         group = self._admitted(connection, caller, request, clock.now(connection), keep=False)
-        quotas.foresee(connection, group.project, promised(connection, group))
-        addresses.require_free(connection, group.instances)
+        alternatives.first_that(group, lambda one: self._has_leave(connection, one))
         hosts, snapshot = self._fleet_reader.read(connection)
         return group, hosts, snapshot
+
+    def _has_leave(self, connection: Connection, group: Group) -> None:
+        """Raises QuotaExceeded, NoAddresses."""
+        quotas.foresee(connection, group.project, promised(connection, group))
+        addresses.require_free(connection, group.instances)
 
     async def _planned(
         self, caller: Caller, request: DeployRequest, seconds: float | None
@@ -225,7 +229,7 @@ class Groups(GroupUpdates):
             return group, known, kept_room.before(connection, group, group.created_at)
 
         group, known, kept = await self._store.read(read)
-        planned = await plans.decided(self._planner, group, kept, known, self._limits.plan_seconds, answer_by)
+        group, planned = await plans.best(self._planner, group, kept, known, self._limits.plan_seconds, answer_by)
         return group, translate.record(group, planned.decision, known.hosts, planned.duration_ms, 0)
 
     async def get(self, caller: Caller, uuid: str) -> Group:
@@ -340,15 +344,20 @@ class Groups(GroupUpdates):
         """
         catalogue: Mapping[str, ModelService] = fleet.model_services(connection)
         zones = fleet.zones(connection)
-        spec = admit(
-            request.spec,
-            zones,
-            catalogue,
-            max_nodes=self._limits.max_nodes,
-            knows_secret=self._secrets.usable(connection, caller.project, keep=keep),
-            cluster_of=lambda uuid: clusters.find(connection, uuid),
-            own_uuid=request.resource_uuid,
-        )
+        knows_secret = self._secrets.usable(connection, caller.project, keep=keep)
+
+        def admitted(asked: GroupSpec) -> GroupSpec:
+            return admit(
+                asked,
+                zones,
+                catalogue,
+                max_nodes=self._limits.max_nodes,
+                knows_secret=knows_secret,
+                cluster_of=lambda uuid: clusters.find(connection, uuid),
+                own_uuid=request.resource_uuid,
+            )
+
+        spec = admitted(request.spec)
         require_visible(connection, caller, spec.placement)
         uuid = request.resource_uuid or self._new_uuid()
         # One that is made at random is nobody's.
@@ -372,6 +381,8 @@ class Groups(GroupUpdates):
                 new_instance(uuid, node, catalogue, now, past=past.version if past else 0) for node in spec.nodes
             ),
         )
+        version = past.version if past else 0
+        group = alternatives.admitted(group, request.alternatives, admitted, catalogue, now, version)
         return group if past is None else _next_life(past, group)
 
 

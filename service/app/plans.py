@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from placement.model import Policy, Snapshot, Status
+from service.app.alternatives import NOT_NOW, all_of, passed_over
 from service.app.failures import error_of
 from service.domain.catalog import ModelService
 from service.domain.fleet import Host
 from service.domain.groups import Group
-from service.errors import NoCapacity
+from service.domain.shapes import PassedOver, variants
+from service.errors import CorralError, NoCapacity
 from service.planning import backfill, images, translate
 from service.planning.backfill import Kept
 from service.planning.planner import Planned, Planner
@@ -56,3 +58,30 @@ async def decided(
     if planned.decision.status is not Status.PLACED:
         raise error_of(translate.failure(planned.decision, group, fleet_now, hosts), group.uuid)
     return planned
+
+
+async def best(
+    planner: Planner,
+    group: Group,
+    kept: Kept | None,
+    known: Fleet,
+    budget_seconds: float,
+    answer_by: float,
+) -> tuple[Group, Planned]:
+    """The first of the group's gangs that fits, and where; what it was asked before says why those do not.
+
+    Raises as `decided` does of the first one, with what is told of each.
+    """
+    first: CorralError | None = None
+    why: list[PassedOver] = []
+    for variant in list(variants(group)) or [group]:
+        try:
+            planned = await decided(planner, variant, kept, known, budget_seconds, answer_by)
+        except NOT_NOW as error:
+            first = first or error
+            why.append(passed_over(error))
+            continue
+        shapes = replace(variant.shapes, passed_over=tuple(why)) if variant.shapes is not None else None
+        return replace(variant, shapes=shapes), planned
+    assert first is not None
+    raise first if len(why) == 1 else all_of(first, why)

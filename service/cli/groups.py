@@ -19,7 +19,7 @@ from service.cli.follow_up import Detached, show
 from service.cli.listing import is_uuid, named, pages
 from service.cli.places import all_zones
 from service.cli.requests import BadRequestFile, Request, read_request
-from service.cli.room_view import describe_eviction
+from service.cli.room_view import describe_choice, describe_eviction
 from service.cli.values import DURATION
 from service.cli.view import GROUP_COLUMNS, cells_text, choose_view, describe_placement
 
@@ -169,6 +169,8 @@ def plan(
         print(output.text(placement if documents is None else answer))
         return errors.OK
     print(describe_placement(placement))
+    for line in describe_choice(placement):
+        print(line)
     for assignment in placement.assignments:
         takes = amounts_text(assignment.resources)
         where = f"{assignment.host_name or assignment.host_uuid}{cells_text(assignment.numa_cells)}"

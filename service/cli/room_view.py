@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corral.v1 import group_pb2
+from corral.v1 import group_pb2, placement_pb2
 
 from service.cli.explanation import size_text
 
@@ -41,3 +41,14 @@ def describe_notice(notice: group_pb2.EvictionNotice) -> str:
     whom = f"{notice.by_name} ({notice.by_group_uuid})" if notice.by_group_uuid else "a group of another project"
     when = "now" if notice.begun else f"at {notice.time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
     return f"makes room for {whom} of priority {notice.by_priority}: {BECOMES.get(notice.becomes, 'ends')} {when}"
+
+
+def describe_choice(placement: placement_pb2.Placement) -> list[str]:
+    """Which of the groups that would do was taken, and why not those before it; nothing where there is no choice."""
+    if not placement.alternative:
+        return []
+    lines = [f"  alternatives[{placement.alternative - 1}] of the request, because"]
+    for number, one in enumerate(placement.passed_over):
+        name = f"alternatives[{number - 1}]" if number else "its model_services"
+        lines.append(f"    {name} {'does not fit' if one.proven else 'was not decided'}: {one.message}")
+    return lines

@@ -295,7 +295,17 @@ _MODEL_SERVICE_FIELDS = tuple(
     if field.name not in ("uuid", "update_mask", "etag", "validate_only")
 )
 
+_OF_NODES: Sequence[Rule] = (_ranks_are_right, _roles_and_counts_are_right, _gpus_are_right)
+
+
+def _alternatives_are_right(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
+    for number, one in enumerate(request.alternatives):
+        for rule in _OF_NODES:
+            yield from (replace(wrong, field=f"alternatives[{number}].{wrong.field}") for wrong in rule(one))
+
+
 _DEPLOY: Sequence[Rule] = (
+    _alternatives_are_right,
     _ranks_are_right,
     _roles_and_counts_are_right,
     _gpus_are_right,

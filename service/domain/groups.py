@@ -18,6 +18,7 @@ from service.domain.cells import with_cells
 from service.domain.devices import HeldDevice
 from service.domain.endpoints import Endpoint
 from service.domain.leaving import Eviction, RoomEviction, RoomMove
+from service.domain.shapes import PassedOver, Shapes
 from service.domain.specs import GroupSpec, MayWait, NodeSpec, PlacementStrategy, RoomMoves
 from service.domain.staging import Staging
 from service.domain.updates import UpdateMode, UpdateStage
@@ -231,7 +232,8 @@ class PlacementRecord:
     """The Decision that the present claims came from: the members it placed and how good it is proven to be.
 
     `strategy` defines the objective; `proof`: optimal | gap. `duration_ms`: of the planning. `penalty`: the weight of
-    the wishes that it misses, `penalty_bound`: what no placement is below.
+    the wishes that it misses, `penalty_bound`: what no placement is below. `alternative`, `passed_over`: which of the
+    deploy's gangs that is, and why not one before it.
     """
 
     assignments: tuple[Seat, ...]
@@ -245,6 +247,8 @@ class PlacementRecord:
     claim_tries: int = 1
     penalty: int = 0
     penalty_bound: int = 0
+    alternative: int = 0
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,8 +399,8 @@ class Group(Explained):
     time, how long it may wait for them; None: not at all. `ends_at`: by when its caller says that it will be gone;
     nothing is done then; 0 = not said. `priority`: in line; the higher goes first. `update`: the newest change of what
     it runs. `may_wait`: how long it was deployed to wait for hosts, which it may again where it is evicted; `eviction`:
-    it is to end for another group, or ends. `endpoint`: once a surge has handed on its first head's address; until then
-    it is that head's like any other.
+    it is to end for another group, or ends. `shapes`: where its deploy named alternatives. `endpoint`: once a surge has
+    handed on its first head's address; until then it is that head's like any other.
     """
 
     uuid: str
@@ -413,6 +417,7 @@ class Group(Explained):
     update: Update | None = None
     may_wait: MayWait | None = None
     eviction: Eviction | None = None
+    shapes: Shapes | None = None
     endpoint: Endpoint | None = None
     project: str = "default"
     principal: str = "anonymous"

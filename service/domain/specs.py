@@ -231,7 +231,7 @@ class DeployRequest:
     """A deploy as the faces hand it to `app`. Without `resource_uuid` one is made; without `request_id` a repeat is
     another deploy. `make_room`: how others may be moved for it; None: not at all. `wait`: None: it does not.
     `ends_at`: ms, by when the caller says that it will be gone; 0: not said. `priority`: in line; the higher goes
-    first."""
+    first. `alternatives`: the nodes of other gangs that would do as well, the best first."""
 
     spec: GroupSpec
     resource_uuid: str = ""
@@ -240,3 +240,4 @@ class DeployRequest:
     wait: MayWait | None = None
     ends_at: int = 0
     priority: int = 0
+    alternatives: tuple[tuple[NodeSpec, ...], ...] = ()

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from service.domain.groups import Failure, Instance, KeptRoom, PlacementRecord, RoomPlan, RoomWish, Update
 from service.domain.leaving import Eviction
+from service.domain.shapes import PassedOver
 from service.domain.staging import Staging
 
 
@@ -49,6 +50,14 @@ class NotPlaced:
     starts_at: int = 0
     kept: KeptRoom | None = None
     beside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeChosen:
+    """Of the gangs that the deploy named this one fits now, and those before it do not (`passed_over`)."""
+
+    number: int
+    passed_over: tuple[PassedOver, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +344,7 @@ Fact = (
     Placed
     | NotPlaced
     | NotDecided
+    | ShapeChosen
     | Observed
     | LastLines
     | Staged

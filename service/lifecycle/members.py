@@ -238,3 +238,15 @@ def vacate(member: Instance, *, keep_claim: bool) -> Instance:
         pauses=0,
         paused_at=0,
     )
+
+
+def left_burnt(member: Instance) -> Instance | None:
+    """What is left behind where a host cannot remove it: it never executed, so it can do no harm there.
+
+    Its claim stands until the sweep sees the host without it, which may take an operator.
+    """
+    if member.status in (S.FAILING, S.EVICTING):
+        return vacate(member, keep_claim=False)
+    if member.status is S.REMOVING:
+        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
+    return None

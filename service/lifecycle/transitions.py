@@ -45,6 +45,7 @@ from service.lifecycle.facts import (
     RoomRefused,
     RoomSeen,
     ScaleRequested,
+    ShapeChosen,
     Staged,
     StartRequested,
     StopAsked,
@@ -66,6 +67,7 @@ from service.lifecycle.members import (
     fence,
     gives_up,
     interrupted,
+    left_burnt,
     never_sent,
     outdated,
     power_down,
@@ -170,7 +172,8 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
         )
 
     reason = "" if group.reason == SEARCH_GOES_ON else group.reason
-    return replace(each(group, seat), placement=fact.placement, reason=reason)
+    shapes = replace(group.shapes, all=()) if group.shapes is not None else None
+    return replace(each(group, seat), placement=fact.placement, reason=reason, shapes=shapes)
 
 
 def _not_placed(group: Group, fact: NotPlaced, now: int) -> Group:
@@ -214,7 +217,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
         if member.status in (S.FAILING, S.EVICTING) and fact.observation in (Observation.GONE, Observation.HALTED):
             return _ended(member, fact, leaves=gives_up(group, member))
         if fact.observation is Observation.BURNT and not member.was_resumed:
-            left = _left_burnt(member)
+            left = left_burnt(member)
             if left is not None:
                 return left
         if fact.observation is Observation.DISPATCHED and group.phase not in LAUNCHING:
@@ -244,18 +247,6 @@ def _ended(member: Instance, fact: Observed, *, leaves: bool) -> Instance:
         return vacate(member, keep_claim=True)
     # Seen gone for another reason, before this one was stored: a create may be under way still.
     return vacate(member, keep_claim=False) if fact.observation is Observation.GONE and fact.barred else member
-
-
-def _left_burnt(member: Instance) -> Instance | None:
-    """What is left behind where a host cannot remove it: it never executed, so it can do no harm there.
-
-    Its claim stands until the sweep sees the host without it, which may take an operator.
-    """
-    if member.status in (S.FAILING, S.EVICTING):
-        return vacate(member, keep_claim=False)
-    if member.status is S.REMOVING:
-        return replace(member, status=S.REMOVED, unknown_since=0, deadline_at=0)
-    return None
 
 
 def _host_silent(group: Group, fact: HostSilent, now: int) -> Group:
@@ -369,6 +360,7 @@ _APPLY: Mapping[type, Callable[..., Group]] = {
     Placed: _placed,
     NotPlaced: _not_placed,
     NotDecided: _not_decided,
+    ShapeChosen: waiting.shape_chosen,
     Observed: _observed,
     LastLines: last_words.taken,
     Staged: staging.staged,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase
+from service.domain.shapes import as_shape
 from service.errors import NoAddresses, NoCapacity, QuotaExceeded, Undecided
-from service.lifecycle.facts import NotPlaced
+from service.lifecycle.facts import NotPlaced, ShapeChosen
 from service.lifecycle.members import S
 
 WAITABLE = frozenset({NoAddresses.reason, NoCapacity.reason, QuotaExceeded.reason, Undecided.reason})
@@ -52,6 +53,16 @@ def waits_on(group: Group, fact: NotPlaced, now: int) -> Group:
     # Who may move for it may have come, or have stopped refusing, by the next look.
     room = replace(group.room, tries=0, refused=(), plan=None) if group.room is not None else None
     return replace(group, waiting=waiting, room=room, reason=f"{WAITS}{fact.failure.message}", deadline_at=0)
+
+
+def shape_chosen(group: Group, fact: ShapeChosen, now: int) -> Group:
+    """A group that has no seats yet becomes another one of the gangs that its deploy named."""
+    choice = group.shapes
+    if group.phase is not GroupPhase.PLANNING or choice is None or fact.number >= len(choice.all):
+        return group
+    if group.starts or any(m.status is not S.PENDING for m in group.instances):
+        return group
+    return as_shape(group, fact.number, fact.passed_over)
 
 
 def why_over(group: Group, now: int) -> Failure | None:

@@ -287,6 +287,8 @@ def record(
         claim_tries=tries,
         penalty=decision.penalty,
         penalty_bound=decision.penalty_bound,
+        alternative=group.shapes.chosen if group.shapes is not None else 0,
+        passed_over=group.shapes.passed_over if group.shapes is not None else (),
     )
 
 

@@ -20,9 +20,10 @@ from service.domain.groups import (
 )
 from service.errors import CorralError, InvariantViolation, NoAddresses, NoCapacity, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
-from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused
+from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused, ShapeChosen
 from service.planning import backfill, cells, fleet_reader, images, translate
 from service.planning.planner import Planned
+from service.reconcile import shaping
 from service.reconcile.context import WorkerContext
 from service.reconcile.evictions import Evicting
 from service.reconcile.outcomes import EffectResult, Sends
@@ -175,7 +176,9 @@ class Placing:
             return EffectResult([], retry=True)
         everything, kept = snapshot, self.line.turn.kept if self.line.turn is not None else None
         snapshot, closed = backfill.open_to(group, kept, everything, hosts)
-        planned = await self._gang_decided(group, snapshot, hosts, short, closed, attempt, alone=alone)
+        number, planned, why = await self._shaped(group, snapshot, hosts, short, closed, attempt, alone=alone)
+        if group.shapes is not None and number != group.shapes.chosen:
+            return EffectResult([ShapeChosen(number, why)])
         decision = planned.decision
         if decision.status is not Status.PLACED and snapshot is not everything:
             planned = await self._gang_decided(group, everything, hosts, short, frozenset(), attempt, alone=alone)
@@ -184,7 +187,7 @@ class Placing:
                 self.context.metrics.backfill.labels("held_back").inc()
                 return EffectResult([NotPlaced(Failure(NoCapacity.reason, backfill.KEPT))], retry=True)
         if decision.status is not Status.PLACED:
-            return await self._unplaced(group, decision, hosts, snapshot, alone=alone)
+            return await self._unplaced(group, decision, hosts, snapshot, why, alone=alone)
         failpoint("worker.planned")
         placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
         now = self.now()
@@ -203,15 +206,22 @@ class Placing:
         return EffectResult([], stored=stored)
 
     async def _unplaced(
-        self, group: Group, decision: Decision, hosts: Mapping[str, FleetHost], snapshot: Snapshot, *, alone: bool
+        self,
+        group: Group,
+        decision: Decision,
+        hosts: Mapping[str, FleetHost],
+        snapshot: Snapshot,
+        why: shaping.Why,
+        *,
+        alone: bool,
     ) -> EffectResult | None:
-        """What follows where the gang fits nowhere, or that was not decided."""
+        """What follows where the gang fits nowhere, or that was not decided. `why`: of each, where several would do."""
         waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
         if waiting and self._may_wait_for_fleet():
             return EffectResult([], retry=True)
         if decision.status is Status.UNKNOWN and self._may_go_on(group):
             return EffectResult([NotDecided()], retry=True)
-        failure = translate.failure(decision, group, snapshot, hosts)
+        failure = shaping.of_all(translate.failure(decision, group, snapshot, hosts), why)
         if group.room is not None and group.room.tries < MOST_TRIES and not alone:
             return await self._room(group, hosts, snapshot, failure)
         if failure.code != NoCapacity.reason:
@@ -219,6 +229,26 @@ class Placing:
         # Whoever is the first in line leaves nobody room: it sees all of the fleet.
         starts_at, kept = await self.reserving.foreseen(group, hosts, snapshot, self.line.turn)
         return EffectResult([NotPlaced(failure, starts_at=starts_at, kept=kept)], retry=True)
+
+    async def _shaped(
+        self,
+        group: Group,
+        snapshot: Snapshot,
+        hosts: Mapping[str, FleetHost],
+        short: Shortages,
+        closed: frozenset[str],
+        attempt: int,
+        *,
+        alone: bool,
+    ) -> tuple[int, Planned, shaping.Why]:
+        """Where the gang goes, or the first that fits of those that its deploy named: see `shaping.chosen`."""
+
+        def decide(variant: Group) -> Awaitable[Planned]:
+            return self._gang_decided(variant, snapshot, hosts, short, closed, attempt, alone=alone)
+
+        if group.shapes is None or not group.shapes.all:
+            return group.shapes.chosen if group.shapes is not None else 0, await decide(group), ()
+        return await shaping.chosen(group, decide, lambda p, one: translate.failure(p.decision, one, snapshot, hosts))
 
     async def _gang_decided(
         self,

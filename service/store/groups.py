@@ -24,6 +24,7 @@ from service.domain.groups import (
     Waiting,
 )
 from service.domain.leaving import Eviction
+from service.domain.shapes import Shapes
 from service.domain.specs import GroupSpec, MayWait, NodeSpec
 from service.domain.staging import Staging
 from service.errors import AlreadyExists, NotFound
@@ -57,7 +58,8 @@ class Lease(NamedTuple):
     left_behind: bool = False
 
 
-_GROUP_JSON = ("failure", "placement", "room", "waiting", "endpoint", "may_wait", "eviction")
+_GROUP_PARTS = {"failure": Failure, "placement": PlacementRecord, "room": RoomWish, "waiting": Waiting,
+                "endpoint": Endpoint, "may_wait": MayWait, "eviction": Eviction, "shapes": Shapes}  # fmt: skip
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _INSTANCE_JSON = ("devices", "staging")
 _HELD_DEVICES = tuple[HeldDevice, ...]
@@ -92,7 +94,7 @@ _MEMBERS = Statement(
 )
 _THAT_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
-_GROUP_WORDS = ("phase", "status", "excluded_hosts", "rollout", *_GROUP_JSON, *waits(None))
+_GROUP_WORDS = ("phase", "status", "excluded_hosts", "rollout", *_GROUP_PARTS, *waits(None))
 _SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
 _RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
 _SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS))
@@ -361,21 +363,18 @@ def _members(connection: Connection, uuids: Sequence[str]) -> dict[str, tuple[In
 
 def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
     plain = {name: getattr(row, name) for name in _GROUP_PLAIN}
+    parts: dict[str, Any] = {
+        n: decode_known(kind, text) for n, kind in _GROUP_PARTS.items() if (text := getattr(row, n))
+    }
     return Group(
         spec=decode_known(GroupSpec, row.spec),
         phase=GroupPhase(row.phase),
         status=GroupStatus(row.status),
-        failure=decode(Failure, row.failure) if row.failure else None,
-        placement=decode_known(PlacementRecord, row.placement) if row.placement else None,
-        room=decode_known(RoomWish, row.room) if row.room else None,
-        waiting=decode_known(Waiting, row.waiting) if row.waiting else None,
         update=decode_known(Update, row.rollout) if row.rollout else None,
-        endpoint=decode_known(Endpoint, row.endpoint) if row.endpoint else None,
-        may_wait=decode_known(MayWait, row.may_wait) if row.may_wait else None,
-        eviction=decode_known(Eviction, row.eviction) if row.eviction else None,
         excluded_hosts=tuple(json.loads(row.excluded_hosts)),
         epoch=row.epoch,
         instances=members,
+        **parts,
         **plain,
     )
 
@@ -385,7 +384,7 @@ def _group_values(group: Group) -> dict[str, Any]:
         "phase": group.phase.value,
         "status": group.status.value,
         "rollout": encode(group.update) if group.update else None,
-        **{name: encode(part) if (part := getattr(group, name)) else None for name in _GROUP_JSON},
+        **{name: encode(part) if (part := getattr(group, name)) else None for name in _GROUP_PARTS},
         **waits(group.waiting),
         "excluded_hosts": json.dumps(group.excluded_hosts),
         **{name: getattr(group, name) for name in _GROUP_PLAIN},

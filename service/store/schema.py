@@ -154,6 +154,7 @@ groups = Table(
     Column("priority", Integer, nullable=False, default=0, server_default="0"),
     Column("may_wait", Text),
     Column("eviction", Text),
+    Column("shapes", Text),
     Column("ends_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("rollout", Text),
     Column("endpoint", Text),

@@ -69,6 +69,7 @@ class DeployDistributedModelServiceRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` starts every machine at once, `sequential` brings up one after
     the other, the initial node first.
@@ -134,6 +135,12 @@ class DeployDistributedModelServiceRequest(_message.Message):
         is room for them.
         """
 
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]:
+        """Other groups that would do as well, the best first, at most 7: the first that fits, this one before them, is taken for
+        good, and `passed_over` says why not those before it. All else of the request holds for each of them.
+        """
+
     def __init__(
         self,
         *,
@@ -153,14 +160,39 @@ class DeployDistributedModelServiceRequest(_message.Message):
         wait: _group_pb2.Wait | None = ...,
         expected_end: _timestamp_pb2.Timestamp | None = ...,
         priority: _builtins.int = ...,
+        alternatives: _abc.Iterable[Global___Alternative] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "failure_policy", b"failure_policy", "placement_policy", b"placement_policy", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "priority", b"priority", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "description", b"description", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "priority", b"priority", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeployDistributedModelServiceRequest: _TypeAlias = DeployDistributedModelServiceRequest  # noqa: Y015
+
+@_typing.final
+class Alternative(_message.Message):
+    """Nodes that would do in place of those of a deploy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SERVICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_services(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.NodeSpec]:
+        """The machines that are wanted, 1 to 1024; as in the deploy."""
+
+    def __init__(
+        self,
+        *,
+        model_services: _abc.Iterable[_group_pb2.NodeSpec] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_services", b"model_services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alternative: _TypeAlias = Alternative  # noqa: Y015
 
 @_typing.final
 class DeployDistributedModelServiceResponse(_message.Message):
@@ -208,6 +240,7 @@ class PlanDistributedModelServiceRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     EXPECTED_END_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
     DOCUMENT_RANKS_FIELD_NUMBER: _builtins.int
     service_creation_strategy: _builtins.str
     """The order of the start: `parallel` or `sequential`."""
@@ -260,6 +293,12 @@ class PlanDistributedModelServiceRequest(_message.Message):
         """Checked as in the deploy, and not kept."""
 
     @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]:
+        """Other groups that would do as well, the best first, at most 7: the first that fits, this one before them, is taken for
+        good, and `passed_over` says why not those before it. All else of the request holds for each of them.
+        """
+
+    @_builtins.property
     def document_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ranks whose members' documents are to be told as well. Together they may be 2 MiB long."""
 
@@ -282,11 +321,12 @@ class PlanDistributedModelServiceRequest(_message.Message):
         wait: _group_pb2.Wait | None = ...,
         expected_end: _timestamp_pb2.Timestamp | None = ...,
         priority: _builtins.int = ...,
+        alternatives: _abc.Iterable[Global___Alternative] | None = ...,
         document_ranks: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_end", b"expected_end", "failure_policy", b"failure_policy", "placement_policy", b"placement_policy", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "document_ranks", b"document_ranks", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "priority", b"priority", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "description", b"description", "document_ranks", b"document_ranks", "expected_end", b"expected_end", "failure_policy", b"failure_policy", "make_room", b"make_room", "model_services", b"model_services", "name", b"name", "placement_policy", b"placement_policy", "priority", b"priority", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "service_creation_strategy", b"service_creation_strategy", "system_tags", b"system_tags", "tag_uuids", b"tag_uuids", "user_tags", b"user_tags", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,6 +131,8 @@ class Placement(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     PENALTY_FIELD_NUMBER: _builtins.int
     PENALTY_BOUND_FIELD_NUMBER: _builtins.int
+    ALTERNATIVE_FIELD_NUMBER: _builtins.int
+    PASSED_OVER_FIELD_NUMBER: _builtins.int
     objective: _builtins.float
     """The value of this placement under the strategy that was used. Lower is better. What it counts
     is the strategy's own: hosts used, capacity lost, or the distance between members.
@@ -151,6 +153,8 @@ class Placement(_message.Message):
     """By how much the policy's wishes are missed, each miss by its weight. 0 where every wish is kept."""
     penalty_bound: _builtins.int
     """No placement of this request on this fleet misses its wishes by less than this."""
+    alternative: _builtins.int
+    """Which of the deploy's groups this is: 0 its `model_services`, else the place in its `alternatives`, from 1."""
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]:
         """One entry for every member of the group, in the order of their ranks."""
@@ -158,6 +162,10 @@ class Placement(_message.Message):
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """How long the planner worked on it."""
+
+    @_builtins.property
+    def passed_over(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassedOver]:
+        """Why not those before it, in the caller's order."""
 
     def __init__(
         self,
@@ -173,14 +181,46 @@ class Placement(_message.Message):
         strategy: Global___PlacementStrategy.ValueType = ...,
         penalty: _builtins.int = ...,
         penalty_bound: _builtins.int = ...,
+        alternative: _builtins.int = ...,
+        passed_over: _abc.Iterable[Global___PassedOver] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "duration", b"duration", "gap", b"gap", "lower_bound", b"lower_bound", "objective", b"objective", "penalty", b"penalty", "penalty_bound", b"penalty_bound", "proof", b"proof", "stage", b"stage", "strategy", b"strategy", "upper_bound", b"upper_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternative", b"alternative", "assignments", b"assignments", "duration", b"duration", "gap", b"gap", "lower_bound", b"lower_bound", "objective", b"objective", "passed_over", b"passed_over", "penalty", b"penalty", "penalty_bound", b"penalty_bound", "proof", b"proof", "stage", b"stage", "strategy", b"strategy", "upper_bound", b"upper_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Placement: _TypeAlias = Placement  # noqa: Y015
+
+@_typing.final
+class PassedOver(_message.Message):
+    """Why one of a deploy's groups was not taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    PROVEN_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The reason of the error that it alone would have got, such as `NO_CAPACITY`."""
+    message: _builtins.str
+    """That error's message."""
+    proven: _builtins.bool
+    """Whether it is proven that it does not fit; else that was not decided in time."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        proven: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "proven", b"proven", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassedOver: _TypeAlias = PassedOver  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):

@@ -268,6 +268,11 @@ def placement(record: PlacementRecord, *, planned_only: bool = False) -> placeme
         strategy=_STRATEGIES[record.strategy],
         penalty=record.penalty,
         penalty_bound=record.penalty_bound,
+        alternative=record.alternative,
+        passed_over=[
+            placement_pb2.PassedOver(reason=one.reason, message=one.message, proven=one.proven)
+            for one in record.passed_over
+        ],
     )
 
 

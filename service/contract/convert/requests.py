@@ -122,6 +122,7 @@ def deploy_request(message: DeployMessage) -> DeployRequest:
         MayWait(message.wait.for_ms, message.wait.until.ToMilliseconds()) if message.HasField("wait") else None,
         message.expected_end.ToMilliseconds(),
         message.priority,
+        tuple(nodes(one.model_services) for one in message.alternatives),
     )
 
 

@@ -156,6 +156,7 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
     wait=group_pb2.Wait(for_ms=7),
     expected_end=Timestamp(seconds=5),
     priority=12,
+    alternatives=[{"model_services": [{"uuid": UUIDS["a"], "cpu_num": 5}]}],
 )
 
 
@@ -166,6 +167,7 @@ def test_every_field_of_a_request_arrives() -> None:
     assert converted.make_room is RoomMoves.RESTART
     assert (converted.wait, converted.ends_at) == (MayWait(for_ms=7), 5000)
     assert converted.priority == 12
+    assert [[n.cpu_num for n in one] for one in converted.alternatives] == [[5]]
     for message in (MESSAGE, MESSAGE.model_services[0], MESSAGE.placement_policy):
         assert {field.name for field, _ in message.ListFields()} == {field.name for field in message.DESCRIPTOR.fields}
 
