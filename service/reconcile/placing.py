@@ -44,7 +44,6 @@ CLAIM_RACES = 5
 """Tries that race with everybody; later ones have the fleet to themselves, so that large gangs do not starve."""
 FLEET_PATIENCE_MS = 10_000
 
-
 UNDECIDED_PATIENCE_MS = 600_000
 """How long searches without an answer are repeated where no deadline of the group ends them."""
 MOVE_PATIENCE_MS = 60_000

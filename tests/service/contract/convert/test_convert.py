@@ -156,7 +156,7 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
     wait=group_pb2.Wait(for_ms=7),
     expected_end=Timestamp(seconds=5),
     priority=12,
-    alternatives=[{"model_services": [{"uuid": UUIDS["a"], "cpu_num": 5}]}],
+    alternatives=[deploy_pb2.Alternative(model_services=[group_pb2.NodeSpec(uuid=UUIDS["a"], cpu_num=5)])],
 )
 
 
