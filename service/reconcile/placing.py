@@ -245,8 +245,6 @@ class Placing:
         def decide(variant: Group) -> Awaitable[Planned]:
             return self._gang_decided(variant, snapshot, hosts, short, closed, attempt, alone=alone)
 
-        if group.shapes is None or not group.shapes.all:
-            return group.shapes.chosen if group.shapes is not None else 0, await decide(group), ()
         return await shaping.chosen(group, decide, lambda p, one: translate.failure(p.decision, one, snapshot, hosts))
 
     async def _gang_decided(

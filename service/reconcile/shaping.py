@@ -21,7 +21,8 @@ async def chosen(
 
     `failure`: what the caller would be told of a plan that places nothing.
     """
-    assert group.shapes is not None
+    if group.shapes is None or not group.shapes.all:
+        return group.shapes.chosen if group.shapes is not None else 0, await decide(group), ()
     why: list[PassedOver] = []
     plans: list[Planned] = []
     for number, variant in enumerate(variants(group)):
