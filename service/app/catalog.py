@@ -18,7 +18,7 @@ from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.catalog import ModelService, RegisteredImage, disk_image, kernel_image
-from service.domain.presets import port_problems, ports_of
+from service.domain.presets import port_problems, ports_of, preset_of
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from service.signals import Signals
@@ -113,6 +113,7 @@ class Catalog:
             if uuid in catalog.model_services(connection):
                 raise AlreadyExists("model service", uuid)
             entry = _with_ports(_with_image(connection, replace(request.entry, uuid=uuid)))
+            _require_command(entry)
             catalog.put_model_service(connection, entry, now=now)
             operator_changes.made(connection, caller, method, request.request_id, request, uuid, now)
             return catalog.model_service(connection, uuid)
@@ -153,6 +154,7 @@ class Catalog:
             if (wanted.ports, wanted.framework) != (entry.ports, entry.framework):
                 wanted = _with_ports(wanted)
             if wanted != entry:
+                _require_command(wanted)
                 catalog.put_model_service(connection, wanted, now=now)
                 audited(connection, caller, "UpdateModelService", uuid, "", now)
             return catalog.model_service(connection, uuid)
@@ -302,6 +304,15 @@ def _with_ports(entry: ModelService) -> ModelService:
     if wrong := list(port_problems(entry.framework, ports)):
         raise InvalidArgument(wrong)
     return replace(entry, ports=ports)
+
+
+def _require_command(entry: ModelService) -> None:
+    """A container image starts nothing by itself. Raises InvalidArgument (initial_command)."""
+    container = entry.image.container
+    named = entry.initial_command or preset_of(entry.framework).leader_command
+    if container is not None and not (named or container.entrypoint or container.arguments):
+        told = f"is required: neither image {entry.image.name} nor the framework names a command"
+        raise InvalidArgument.of("initial_command", told)
 
 
 def _with_image(connection: Connection, entry: ModelService) -> ModelService:

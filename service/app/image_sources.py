@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import httpx
 
@@ -59,23 +60,67 @@ class ImageSources:
         self.pauses = tuple(pauses)
 
     @asynccontextmanager
-    async def opened(self, url: str, offset: int) -> AsyncIterator[Download]:
-        """What a URL leads to, from `offset` on. Raises InvalidArgument (url), Unavailable."""
-        if self._trust is None:
-            self._trust = await asyncio.to_thread(ssl.create_default_context)
-        download = Download(self, parsed(url), offset)
+    async def opened(self, url: str, offset: int, secret: httpx.Auth | None = None) -> AsyncIterator[Download]:
+        """What a URL leads to, from `offset` on. `secret`: shown to its own server alone.
+
+        Raises InvalidArgument (url), Unavailable.
+        """
+        await self._prepare()
+        download = Download(self, parsed(url), offset, secret)
         try:
             await download.begin()
             yield download
         finally:
             await download.end()
 
-    async def ask(self, stack: AsyncExitStack, url: httpx.URL, offset: int, secret: httpx.BasicAuth | None) -> Answer:
+    async def document(self, url: str, most: int, secret: httpx.Auth | None = None, accept: str = "") -> Document:
+        """A server's answer as a whole, of `most` bytes. Raises InvalidArgument (url), Unavailable."""
+        await self._prepare()
+        for pause in (*self.pauses, None):
+            async with AsyncExitStack() as stack:
+                try:
+                    answer = await self.led(stack, parsed(url), 0, secret, accept)
+                    if answer.passes:
+                        raise _Passing(f"its server answers {answer.status}")
+                    return Document(answer.status, answer.wants, await _whole(answer, most))
+                except httpx.TransportError as error:
+                    problem = f"its server broke off ({type(error).__name__})"
+                except _Passing as passing:
+                    problem = str(passing)
+            if pause is not None:
+                await asyncio.sleep(pause)
+        raise Unavailable(f"url: {problem}; what has come is kept: ask again to go on")
+
+    async def led(
+        self, stack: AsyncExitStack, url: httpx.URL, offset: int, secret: httpx.Auth | None, accept: str = ""
+    ) -> Answer:
+        """The answer that redirects lead to, which is open until the stack ends.
+
+        Raises InvalidArgument, _Passing.
+        """
+        for _ in range(MOST_REDIRECTS + 1):
+            answer = await self.ask(stack, url, offset, secret, accept)
+            following = answer.leads_to(url)
+            if following is None:
+                return answer
+            await stack.aclose()
+            # What opens one server's door is not shown to another.
+            same = (following.scheme, following.host, following.port) == (url.scheme, url.host, url.port)
+            url, secret = following, secret if same else None
+        raise InvalidArgument.of("url", f"is redirected more than {MOST_REDIRECTS} times")
+
+    async def _prepare(self) -> None:
+        if self._trust is None:
+            self._trust = await asyncio.to_thread(ssl.create_default_context)
+
+    async def ask(
+        self, stack: AsyncExitStack, url: httpx.URL, offset: int, secret: httpx.Auth | None, accept: str = ""
+    ) -> Answer:
         """The answer of one server, which is open until the stack ends. Raises InvalidArgument, _Passing."""
         problem = ""
         for address in await self._addresses(url):
             try:
-                return await self._ask(stack, url, address, offset, secret)
+                return await self._ask(stack, url, address, offset, secret, accept)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if _not_trusted(error):
                     told = f"leads to {url.host}, whose certificate is not one that this machine trusts for that name"
@@ -86,7 +131,13 @@ class ImageSources:
         raise _Passing(f"{url.host} cannot be reached ({problem})")
 
     async def _ask(
-        self, stack: AsyncExitStack, url: httpx.URL, address: str, offset: int, secret: httpx.BasicAuth | None
+        self,
+        stack: AsyncExitStack,
+        url: httpx.URL,
+        address: str,
+        offset: int,
+        secret: httpx.Auth | None,
+        accept: str,
     ) -> Answer:
         limits = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS)
         # Without the environment's proxies: what is not reached directly was not looked at.
@@ -96,6 +147,8 @@ class ImageSources:
         headers = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "User-Agent": "corral"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
+        if accept:
+            headers["Accept"] = accept
         request = client.build_request(
             "GET",
             url.copy_with(host=address),
@@ -129,6 +182,24 @@ class ImageSources:
         return not (own or plain.is_multicast or plain == ipaddress.ip_address("255.255.255.255"))
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A short answer. `wants`: how one is to show who one is, of one that answers 401."""
+
+    status: int
+    wants: str
+    body: bytes
+
+
+async def _whole(answer: Answer, most: int) -> bytes:
+    data = bytearray()
+    async for part in answer.body():
+        data += part
+        if len(data) > most:
+            raise InvalidArgument.of("url", f"leads to a document of more than {most} bytes")
+    return bytes(data)
+
+
 class Answer:
     """A server's answer, of which nothing but the head is read."""
 
@@ -136,10 +207,12 @@ class Answer:
         self.status = response.status_code
         self.body = response.aiter_raw
         self._headers = response.headers
+        self.passes = self.status in _PASSING
+        self.wants: str = self._headers.get("www-authenticate", "")
 
     def place(self, offset: int) -> tuple[int, int]:
         """(where its bytes begin, how many there are in all). Raises InvalidArgument, _Passing."""
-        if self.status in _PASSING:
+        if self.passes:
             raise _Passing(f"its server answers {self.status}")
         if self._headers.get("content-encoding", "identity").lower() != "identity":
             raise InvalidArgument.of("url", "its server sends it packed, and cannot send it as it is")
@@ -174,10 +247,10 @@ class Answer:
 class Download:
     """One file that comes. `size`: bytes in all, -1 until it is begun; `at`: where the next bytes belong."""
 
-    def __init__(self, sources: ImageSources, url: httpx.URL, offset: int) -> None:
+    def __init__(self, sources: ImageSources, url: httpx.URL, offset: int, secret: httpx.Auth | None = None) -> None:
         self._sources = sources
         self._url = url.copy_with(userinfo=b"")
-        self._secret = httpx.BasicAuth(url.username, url.password) if url.userinfo else None
+        self._secret = httpx.BasicAuth(url.username, url.password) if url.userinfo else secret
         self._failures = 0
         self._skip = 0
         self._stack = AsyncExitStack()
@@ -224,17 +297,9 @@ class Download:
         await stack.aclose()
 
     async def _open(self) -> None:
-        url, secret, offset = self._url, self._secret, self.at
-        for _ in range(MOST_REDIRECTS + 1):
-            answer = await self._sources.ask(self._stack, url, offset, secret)
-            following = answer.leads_to(url)
-            if following is None:
-                return await self._begun(answer, offset)
-            await self.end()
-            # What opens one server's door is not shown to another.
-            same = (following.scheme, following.host, following.port) == (url.scheme, url.host, url.port)
-            url, secret = following, secret if same else None
-        raise InvalidArgument.of("url", f"is redirected more than {MOST_REDIRECTS} times")
+        offset = self.at
+        answer = await self._sources.led(self._stack, self._url, offset, self._secret)
+        await self._begun(answer, offset)
 
     async def _begun(self, answer: Answer, offset: int) -> None:
         first, size = answer.place(offset)

@@ -101,6 +101,17 @@ class ImageStore:
         except OSError as error:
             raise _unfit(error) from error
 
+    def place(self, name: str) -> Arrival:
+        """Somewhere to make a file, under a name of 64 hexadecimal digits, and nobody else until it is closed.
+
+        Raises Conflict, WrongState.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            return Arrival(self._lock(name), 0, 0, written=False)
+        except OSError as error:
+            raise _unfit(error) from error
+
     def examine(self, sha256: str, image_format: str, digest_field: str) -> Examined:
         """The one set of checks for every way in, of a file that has arrived. Raises InvalidArgument."""
         return image_files.examine_file(self.part(sha256), image_format, sha256, "data", digest_field)
@@ -133,6 +144,22 @@ class ImageStore:
             self.part(sha256).unlink(missing_ok=True)
         except OSError as error:
             raise _unfit(error) from error
+
+    def adopt(self, name: str, sha256: str) -> bool:
+        """What was made at the place of `name`, which the caller holds, has arrived as this digest, and is held still.
+
+        False where an image has these bytes already, under a name of their own. Raises Conflict, WrongState.
+        """
+        try:
+            if self.kept_size(sha256) is not None:
+                return False
+            os.link(self.part(name), self.part(sha256))
+            self.part(name).unlink()
+        except FileExistsError as error:
+            raise Conflict("another call makes these bytes", retry_after_ms=1000) from error
+        except OSError as error:
+            raise _unfit(error) from error
+        return True
 
     def discard(self, sha256: str) -> None:
         """Forget what has arrived."""

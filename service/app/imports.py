@@ -1,4 +1,5 @@
-"""Images by URL: fetched into the image store as an upload that the service sends itself, with the same checks.
+"""Images by URL: fetched into the image store as an upload that the service sends itself, with the same checks. What
+names a container image is pulled from its registry (`container_images`).
 
 Nothing is remembered but what has come: a call that breaks off, or whose process was killed, is gone on with by the
 same call at any replica.
@@ -13,8 +14,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from service.app.catalog import Asked, Catalog
+from service.app.container_images import ContainerImages
 from service.app.image_sources import ImageSources, parsed
 from service.app.uploads import NewUpload, Uploaded, Uploads
+from service.domain import containers
 from service.domain.catalog import RegisteredImage
 from service.domain.pace import Pace
 from service.domain.tenants import Caller
@@ -53,6 +56,7 @@ class Imports:
         uploads: Uploads,
         catalog: Catalog,
         sources: ImageSources,
+        images: ContainerImages,
         most_bytes: int,
         most_ms: int,
         clock: Callable[[], float] = time.monotonic,
@@ -61,6 +65,7 @@ class Imports:
         self._uploads = uploads
         self._catalog = catalog
         self._sources = sources
+        self._images = images
         self._most_bytes = most_bytes
         self._most_ms = most_ms
         self._clock = clock
@@ -72,7 +77,7 @@ class Imports:
         The bytes that are here already are not fetched again. Raises InvalidArgument (naming the caller's field),
         AlreadyExists, RequestIdReused, Conflict, WrongState, Overloaded, Unavailable.
         """
-        parsed(request.url)  # before the first step, so that a call that is refused has a status of its own
+        request = _understood(request)  # before the first step, so that a call that is refused has a status of its own
         if self._running >= MOST_AT_ONCE:
             raise Overloaded(f"{MOST_AT_ONCE} images are being fetched already")
         self._running += 1
@@ -107,6 +112,10 @@ class Imports:
 
     async def _taken(self, caller: Caller, request: NewImport, asked: Asked, seen: _Seen) -> Uploaded:
         what = request.what
+        if containers.is_reference(request.url):
+            reference = containers.reference(request.url)
+            image = await self._images.take(caller, what, reference, asked, seen)
+            return Uploaded(seen.received, image)
         whole = await self._uploads.kept(what.sha256)
         if whole is not None:
             return await self._uploads.take(caller, replace(what, size=whole), whole, _nothing(), asked)
@@ -134,6 +143,11 @@ class _Seen:
         """So many bytes more."""
         self._pace = self._pace.at(self._clock(), self._pace.done + count)
 
+    @property
+    def received(self) -> int:
+        """Bytes that are here."""
+        return self._pace.done
+
     def step(self) -> Step:
         """For the caller."""
         now, pace = self._clock(), self._pace
@@ -151,6 +165,20 @@ async def _nothing() -> AsyncIterator[bytes]:
     none: tuple[bytes, ...] = ()
     for part in none:
         yield part
+
+
+def _understood(request: NewImport) -> NewImport:
+    """The request with its URL looked at; of a container image the digest stands in it. Raises InvalidArgument."""
+    if not containers.is_reference(request.url):
+        parsed(request.url)
+        return request
+    try:
+        reference = containers.reference(request.url)
+    except containers.Unusable as error:
+        raise InvalidArgument.of("url", str(error)) from None
+    if request.what.sha256 not in ("", reference.digest):
+        raise InvalidArgument.of("sha256", "must be empty, or the digest that stands in url")
+    return replace(request, what=replace(request.what, sha256=reference.digest))
 
 
 def _as_asked(wrong: FieldViolation) -> FieldViolation:

@@ -75,7 +75,7 @@ class Uploads:
         """`seconds`: since the epoch, as file systems have it."""
         self._store = store
         self._catalog = catalog
-        self._images = images
+        self.images = images
         self._metrics = metrics
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(THREADS, "images")
@@ -83,11 +83,11 @@ class Uploads:
 
     async def received(self, sha256: str) -> int:
         """How many bytes of an upload are here."""
-        return await self._file(self._images.received, sha256)
+        return await self.file(self.images.received, sha256)
 
     async def kept(self, sha256: str) -> int | None:
         """The size in bytes of a file that an image has already; None where none has it."""
-        return await self._file(self._images.kept_size, sha256)
+        return await self.file(self.images.kept_size, sha256)
 
     async def take(
         self,
@@ -109,16 +109,17 @@ class Uploads:
             return Uploaded(request.size, made)
         if request.initrd_sha256 and not await self.received(request.initrd_sha256):
             raise InvalidArgument.of("initrd_sha256", "is not in the store: upload it first, with format initrd")
-        begin = partial(self._images.begin, request.sha256, request.size, offset)
-        async with self._opened(begin) as arrival:
+        begin = partial(self.images.begin, request.sha256, request.size, offset)
+        async with self.opened(begin) as arrival:
             with self._metrics.image_uploads.track_inprogress():
-                await self._receive(arrival, parts)
+                await self.receive(arrival, parts)
                 if not arrival.whole:
                     return Uploaded(arrival.received)
-                await self._file(arrival.sync)
+                await self.file(arrival.sync)
                 return Uploaded(arrival.received, await self._made(caller, request, asked))
 
-    async def _receive(self, arrival: Arrival, parts: AsyncIterator[bytes]) -> None:
+    async def receive(self, arrival: Arrival, parts: AsyncIterator[bytes]) -> None:
+        """Write what comes, until its end. Raises InvalidArgument, Unavailable, WrongState."""
         while True:
             try:
                 data = await asyncio.wait_for(anext(parts), IDLE_SECONDS)
@@ -128,45 +129,52 @@ class Uploads:
                 told = f"nothing came for {IDLE_SECONDS:.0f} s; go on at offset {arrival.received}"
                 raise Unavailable(told) from error
             if data:
-                await self._file(arrival.write, data)
+                await self.file(arrival.write, data)
                 self._metrics.image_upload_bytes.inc(len(data))
 
     async def _made(self, caller: Caller, request: NewUpload, asked: Asked) -> RegisteredImage | None:
         """The image of a file that has arrived and is held; None for an initial RAM disk."""
         try:
             if not request.format:
-                request = replace(request, format=await self._file(self._images.disk_format, request.sha256))
-            main = await self._file(self._images.examine, request.sha256, request.format, "sha256")
+                request = replace(request, format=await self.file(self.images.disk_format, request.sha256))
+            main = await self.file(self.images.examine, request.sha256, request.format, "sha256")
             if request.delivery == "seed":
-                await self._file(image_files.require_seed, main.path, "data")
+                await self.file(image_files.require_seed, main.path, "data")
         except InvalidArgument:
-            await self._file(self._images.discard, request.sha256)
+            await self.file(self.images.discard, request.sha256)
             raise
         if request.format == "initrd":
             return None  # its temporary name stays, by which its kernel finds it
         if not request.initrd_sha256:
             return await self._entered(caller, request, asked, main.size)
-        async with self._opened(partial(self._images.hold, request.initrd_sha256)):
-            initrd = await self._file(self._images.examine, request.initrd_sha256, "initrd", "initrd_sha256")
+        async with self.opened(partial(self.images.hold, request.initrd_sha256)):
+            initrd = await self.file(self.images.examine, request.initrd_sha256, "initrd", "initrd_sha256")
             return await self._entered(caller, request, asked, main.size + initrd.size)
 
     async def _entered(self, caller: Caller, request: NewUpload, asked: Asked, size: int) -> RegisteredImage:
         digests = tuple(digest for digest in (request.sha256, request.initrd_sha256) if digest)
-        for digest in digests:
-            await self._file(self._images.keep, digest)
         made = RegisteredImage("", self._image(request), request.format, size, uploaded=digests)
+        return await self.enter(caller, asked, made)
+
+    async def enter(self, caller: Caller, asked: Asked, made: RegisteredImage) -> RegisteredImage:
+        """The image of files that have arrived, were looked at, and are held.
+
+        Raises AlreadyExists, RequestIdReused, WrongState.
+        """
+        for digest in made.uploaded:
+            await self.file(self.images.keep, digest)
         entered = await self._catalog.enter(caller, asked, made)
-        for digest in digests:
-            await self._file(partial(self._images.settle, digest, in_use=True))
+        for digest in made.uploaded:
+            await self.file(partial(self.images.settle, digest, in_use=True))
         return entered
 
     def _image(self, request: NewUpload) -> Image:
-        main = str(self._images.kept(request.sha256))
+        main = str(self.images.kept(request.sha256))
         if request.format != "kernel":
             return disk_image(request.name, main, request.format, request.sha256, request.delivery)
         initrd = request.initrd_sha256
         digests = {"kernel": request.sha256, **({"initrd": initrd} if initrd else {})}
-        initrd_path = str(self._images.kept(initrd)) if initrd else ""
+        initrd_path = str(self.images.kept(initrd)) if initrd else ""
         return kernel_image(request.name, main, initrd_path, digests, request.kernel_arguments, request.delivery)
 
     async def delete_image(self, caller: Caller, uuid: str, etag: str = "", *, validate_only: bool = False) -> None:
@@ -180,7 +188,7 @@ class Uploads:
             return
         async with AsyncExitStack() as held:
             for digest in sorted(set(image.uploaded)):
-                await held.enter_async_context(self._opened(partial(self._images.hold, digest)))
+                await held.enter_async_context(self.opened(partial(self.images.hold, digest)))
             try:
                 await self._catalog.delete_image(caller, uuid, etag)
             finally:
@@ -190,8 +198,8 @@ class Uploads:
         """Let what the catalogue says decide. The caller holds the files."""
         used = await self._store.read(rows.image_paths)
         for digest in digests:
-            in_use = str(self._images.kept(digest)) in used
-            await self._file(partial(self._images.settle, digest, in_use=in_use))
+            in_use = str(self.images.kept(digest)) in used
+            await self.file(partial(self.images.settle, digest, in_use=in_use))
 
     # --- order -------------------------------------------------------------------------------------------------------
 
@@ -214,9 +222,9 @@ class Uploads:
         Returns how many. Raises Unavailable.
         """
         gone = 0
-        for digest in await self._file(self._images.abandoned, self._seconds() - KEEP_SECONDS):
+        for digest in await self.file(self.images.abandoned, self._seconds() - KEEP_SECONDS):
             try:
-                async with self._opened(partial(self._images.hold, digest)):
+                async with self.opened(partial(self.images.hold, digest)):
                     await self._settle([digest])
                 gone += 1
             except (Conflict, WrongState) as error:
@@ -226,7 +234,7 @@ class Uploads:
     async def compare(self) -> None:
         """See whether all that was uploaded is in this process's store. Raises Unavailable."""
         wanted = await self._store.read(rows.uploaded_paths)
-        missing = await self._file(self._images.missing, tuple(wanted))
+        missing = await self.file(self.images.missing, tuple(wanted))
         self._metrics.image_files_missing.set(len(missing))
         names = tuple(sorted({wanted[path] for path in missing}))
         if names and names != self._missing:
@@ -242,13 +250,14 @@ class Uploads:
         """What an operator should know, by part."""
         return {"images": _told(self._missing)} if self._missing else {}
 
-    async def _file(self, work: Callable[..., T], *arguments: object) -> T:
+    async def file(self, work: Callable[..., T], *arguments: object) -> T:
+        """What a function says that works on the store, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
 
     @asynccontextmanager
-    async def _opened(self, opens: Callable[[], Arrival]) -> AsyncIterator[Arrival]:
+    async def opened(self, opens: Callable[[], Arrival]) -> AsyncIterator[Arrival]:
         """What `opens` opens, closed at the end: also where the call is given up while it is being opened."""
-        opening = asyncio.ensure_future(self._file(opens))
+        opening = asyncio.ensure_future(self.file(opens))
         try:
             arrival = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -257,7 +266,7 @@ class Uploads:
         try:
             yield arrival
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._file(arrival.close)))
+            await asyncio.shield(asyncio.ensure_future(self.file(arrival.close)))
 
 
 def _close_late(opening: asyncio.Future[Arrival]) -> None:

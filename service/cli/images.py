@@ -85,7 +85,7 @@ def upload_image(
 
 @output_option
 @click.argument("url")
-@click.option("--sha256", required=True, help="The digest that all bytes must have.")
+@click.option("--sha256", default="", help="The digest that all bytes must have; of oci:// it stands in the URL.")
 @click.option("--name", default="", help="What the image is called.  [default: the last part of the URL's path]")
 @click.option(
     "--format",
@@ -109,12 +109,18 @@ def import_image(
 ) -> int:
     """Have the service fetch a disk or a kernel from a URL; what was broken off is gone on with by the same command.
 
+    oci://REGISTRY/NAME@sha256:DIGEST (oci+http:// without TLS) is a container image, which becomes a disk that boots.
     A URL of `-` is read from standard input, so that a token in it stands in no list of processes.
     """
     if (initrd or initrd_sha256) and (kind != "kernel" or not (initrd and initrd_sha256)):
         raise click.UsageError("--initrd and --initrd-sha256 belong together, and to --format kernel")
     url = sys.stdin.readline().strip() if url == "-" else url
+    container = url.startswith(("oci://", "oci+http://"))
+    if not (container or told["sha256"]):
+        raise click.UsageError("--sha256 is required: the digest that all bytes must have")
     called = unquote(urlsplit(url).path.rpartition("/")[2])
+    if container:
+        called = called.partition("@")[0].partition(":")[0]
     if not (name or called):
         raise click.UsageError("the URL's path ends in no name: say --name")
     stub = session.stub(Stub)

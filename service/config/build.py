@@ -75,6 +75,8 @@ class Builder:
             image_copies_budget=checked.catalog.image_copies_budget,
             import_networks=tuple(checked.catalog.import_networks),
             max_import_ms=checked.catalog.max_import_ms,
+            container_guest=checked.catalog.container_guest,
+            max_unpacked_size=checked.catalog.max_unpacked_size,
             anonymous=Anonymous(checked.identity.anonymous),
             open_scrape=checked.identity.scrape == "local",
             tokens=tuple(token for i, entry in enumerate(checked.tokens) for token in self._token(i, entry)),
@@ -129,6 +131,7 @@ class Builder:
         self._file.require_unique("hosts", "uuid", [host.uuid for host in config.hosts])
         self._file.require_unique("hosts", "name", [host.name for host in config.hosts])
         self._file.require_unique("images", "name", [image.name for image in config.images])
+        self._catalogue.check_guest(config.container_guest)
         self._file.require_unique("model_services", "uuid", [entry.uuid for entry in config.model_services])
         self._file.require_unique("accounts", "name", [account.name for account in config.accounts])
         self._file.require_unique("access_keys", "id", [key.id for key in config.access_keys])

@@ -39,6 +39,17 @@ class Catalogue:
             for wrong in _file_problems(image)
         ]
 
+    def check_guest(self, name: str) -> None:
+        """The image that runs container images, by `catalog.container_guest`: it boots by a kernel."""
+        images = {image.name: image for image in self.images}
+        if not name or name in self._file.left_out.names("images"):
+            return
+        if name not in images:
+            self._file.problems.append(f"catalog.container_guest: no image {name!r}; {known(images)}")
+        elif not (images[name].kernel_path and images[name].initrd_path):
+            told = f"image {name!r} has no kernel with an initial RAM disk"
+            self._file.problems.append(f"catalog.container_guest: {told}")
+
     def _image(self, index: int, section: schema.ImageSection) -> Image:
         where = self._file.at("images", index)
         if section.manifest:

@@ -268,9 +268,7 @@ class ModelServiceSection(Section):
 
 
 class CatalogSection(Section):
-    """[catalog]: `image_directory` is the image store; RegisterImage takes files from nowhere else. `max_upload_size`:
-    of one file. `import_networks`: all that ImportImage asks; none: any but here. `max_import_ms`: a call;
-    `least_staging_rate`: bytes a second of an image's way to a host; `image_copies_budget`: 0: none"""
+    """[catalog]: the image store, and what may come into it. Each key's meaning: deploy/config.example.toml."""
 
     image_directory: str = "images"
     max_upload_size: Annotated[Size, Field(ge=1)] = 1 << 40
@@ -278,6 +276,8 @@ class CatalogSection(Section):
     image_copies_budget: Annotated[Size, Field(ge=0)] = 0
     import_networks: list[Annotated[str, AfterValidator(_network)]] = []
     max_import_ms: Annotated[Milliseconds, Field(ge=1)] = 86_400_000
+    container_guest: str = ""
+    max_unpacked_size: Annotated[Size, Field(ge=1)] = 1 << 36
 
 
 class AccountSection(Section):

@@ -82,7 +82,8 @@ class Config:
     `least_staging_rate`: bytes a second below which the way of an image to a host is given up.
     `image_copies_budget`: bytes that copies of images may take on a host that says nothing else; 0: no limit.
     `import_networks`: where images may be fetched from, in CIDR notation; empty: anywhere but here. `max_import_ms`:
-    how long one call may fetch.
+    how long one call may fetch. `container_guest`: the image that runs container images, empty: none are taken;
+    `max_unpacked_size`: bytes of one's layers.
     `webhook_networks`: where finished jobs may be told, in CIDR notation.
     `cluster_id`: the id that this file names; empty: the database's own. `cluster_name`: for people; empty: the id.
     `anonymous`: which callers that show nothing are administrators.
@@ -105,6 +106,8 @@ class Config:
     image_copies_budget: int
     import_networks: tuple[str, ...] = ()
     max_import_ms: int = 86_400_000
+    container_guest: str = ""
+    max_unpacked_size: int = 1 << 36
     accounts: tuple[Account, ...] = ()
     webhook_networks: tuple[str, ...] = ()
     anonymous: Anonymous = Anonymous.UNIX

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.domain import ranks
+from service.domain.containers import is_reference
 from service.domain.fleet import MAX_RATIO, HostAddress, gpu_model_violation
 from service.domain.network import NetworkWish, network_of
 from service.domain.presets import BY_HOST, MOST_HOST_CHECK_MS
@@ -254,6 +255,16 @@ def _only_uploaded_kernels_have_an_initrd(
     yield from _only_kernels_have_arguments(request)
 
 
+def _containers_are_named_by_their_url(request: catalog_pb2.ImportImageRequest) -> Iterator[FieldViolation]:
+    if not is_reference(request.url):
+        if not request.sha256:
+            yield FieldViolation("sha256", "is required")
+        return
+    for name in ("format", "delivery"):
+        if getattr(request, name):
+            yield FieldViolation(name, "must be empty for a container image")
+
+
 def _size_is_whole(request: fleet_pb2.GetCapacityRequest) -> Iterator[FieldViolation]:
     for name, other in (("cpu_num", "memory_size"), ("memory_size", "cpu_num")):
         if getattr(request, other) and not getattr(request, name):
@@ -368,6 +379,6 @@ _RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "corral.v1.RegisterImageRequest": (_only_kernels_have_an_initrd,),
     "corral.v1.UploadImageRequest": (_only_uploaded_kernels_have_an_initrd,),
-    "corral.v1.ImportImageRequest": (_only_uploaded_kernels_have_an_initrd,),
+    "corral.v1.ImportImageRequest": (_only_uploaded_kernels_have_an_initrd, _containers_are_named_by_their_url),
     "corral.v1.ListAuditEventsRequest": (_times_are_of_a_calendar,),
 }

@@ -7,14 +7,16 @@ JSON"); classes may move.
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from service.domain.containers import Container
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredImage:
-    """An image that the catalogue knows. `format`: raw | qcow2 | kernel; `size`: bytes of all its files. `uploaded`:
-    digests of those files that the service itself wrote into the image store, and may delete."""
+    """An image that the catalogue knows. `format`: raw | qcow2 | kernel | container; `size`: bytes of all its files.
+    `uploaded`: digests of those files that the service itself wrote into the image store, and may delete."""
 
     uuid: str
     image: Image
@@ -91,6 +93,7 @@ class Image:
     Either `kernel_path` (+ `initrd_path`, `kernel_arguments`) for a direct boot, or `disk_path` with `disk_format`
     (`raw` | `qcow2`), or both. `sha256` maps a path's role (`kernel`, `initrd`, `disk`) to its expected hex digest.
     `delivery`: `fw_cfg`, `nocloud`, or `seed`: a disk image that bare metal boots, with the documents laid in.
+    `container`: of a disk that was made of a container image; kernel and initrd are those of the guest that runs it.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Image:
     sha256: Mapping[str, str] = field(default_factory=dict)
     delivery: str = "fw_cfg"
     progress_channel: str = "org.corral.progress"
+    container: Container | None = None
 
 
 def disk_image(name: str, path: str, disk_format: str, sha256: str, delivery: str = "") -> Image:
@@ -121,6 +125,26 @@ def kernel_image(
         kernel_arguments=arguments,
         sha256=sha256,
         delivery=delivery or "fw_cfg",
+    )
+
+
+CONTAINER_ARGUMENT = "corral.container"
+"""On the kernel's command line it tells the default guest that its disk is a container image's."""
+
+
+def container_image(
+    name: str, paths: Sequence[str], sha256: Mapping[str, str], arguments: str, container: Container
+) -> Image:
+    """An image of a container image's file system. `paths`: of kernel, initial RAM disk and disk."""
+    kernel, initrd, disk = paths
+    return Image(
+        name,
+        kernel_path=kernel,
+        initrd_path=initrd,
+        kernel_arguments=f"{arguments} {CONTAINER_ARGUMENT}".strip(),
+        disk_path=disk,
+        sha256=sha256,
+        container=container,
     )
 
 

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from service.domain import containers
 from service.domain.catalog import ModelService
 from service.domain.groups import Group, Instance
 from service.domain.presets import (
@@ -35,7 +36,8 @@ _PLACE = re.compile(r"\{([a-z_]+)\}")
 def command(group: Group, member: Instance, entries: Mapping[str, ModelService]) -> str:
     """The line that starts the member's engine; empty where the image starts by itself.
 
-    A worker without a command of its own runs the initial node's; where the catalogue has neither, the preset's is run.
+    A worker without a command of its own runs the initial node's; where the catalogue has neither, the preset's is run,
+    and where that has none, what a container image says of itself, with start parameters in place of its arguments.
     `entries`: of all members by their uuid. Raises ValueError for start parameters that are no words.
     """
     entry = entries[member.uuid]
@@ -44,7 +46,10 @@ def command(group: Group, member: Instance, entries: Mapping[str, ModelService])
     if not own:
         fragments = preset.leader_command if member.rank == 0 else preset.worker_command
         own = _joined(fragments, _values(group, member, entries))
-    arguments = shlex.join(words(member.spec.startup_parameters))
+    given = words(member.spec.startup_parameters)
+    if not own and entry.image.container is not None:
+        return containers.command(entry.image.container.entrypoint, entry.image.container.arguments, given)
+    arguments = shlex.join(given)
     return f"{own} {arguments}" if own and arguments else own
 
 

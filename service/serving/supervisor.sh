@@ -7,11 +7,13 @@
 # stands. Documents are files that Corral delivered; nothing in them is ever evaluated but the engine's command.
 #
 # CORRAL_DOCUMENTS: the directory of the documents. CORRAL_RUN: where state is kept. CORRAL_CHANNEL: the progress port.
-# CORRAL_LOG_PORT: where the engine's words go. CORRAL_HOSTS_FILE: the hosts file. Each has a default; tests set them.
+# CORRAL_LOG_PORT: where the engine's words go. CORRAL_HOSTS_FILE: the hosts file. CORRAL_RUNNER: what runs a line for a
+# shell, in a session of its own. Each has a default; tests set them, and the default guest the last one.
 PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
 RUN=${CORRAL_RUN:-/run/corral}
 DOCUMENTS=${CORRAL_DOCUMENTS:-$RUN/facts}
 HOSTS_FILE=${CORRAL_HOSTS_FILE:-/etc/hosts}
+RUNNER=${CORRAL_RUNNER:-setsid /bin/sh -c}
 PORT_NAME=org.corral.progress
 LOG_PORT_NAME=org.corral.log
 FW_CFG=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
@@ -474,11 +476,11 @@ start_engine() {
         trap - TERM INT
         # What this shell knows is kept where no variable of the service's can change it; the group's own names are
         # exported last, so that nobody else's variable has them.
-        set -- "$DOCUMENTS/hostfile" "$INTERFACE"
+        set -- "$DOCUMENTS/hostfile" "$INTERFACE" "$RUNNER"
         take_documents '[A-Za-z_]*'
         [ ! -r "$1" ] || export CORRAL_HOSTFILE="$1"
         [ -z "$2" ] || export GLOO_SOCKET_IFNAME="$2" NCCL_SOCKET_IFNAME="$2" TP_SOCKET_IFNAME="$2"
-        exec setsid /bin/sh -c "$CORRAL_ENGINE_COMMAND"
+        exec $3 "$CORRAL_ENGINE_COMMAND"
     ) >> "$RUN/engine.log" 2>&1 < /dev/null &
     ENGINE=$!
     LOOKS_AT=0
@@ -636,8 +638,9 @@ own_url() {
 ready_by_command() {
     (
         trap - TERM INT
+        set -- "$RUNNER"
         take_documents '[A-Za-z_]*'
-        exec setsid /bin/sh -c "$CORRAL_READINESS_COMMAND"
+        exec $1 "$CORRAL_READINESS_COMMAND"
     ) > /dev/null 2>&1 < /dev/null &
     LOOKER=$!
     tries=0

@@ -301,12 +301,16 @@ class Image(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     CREATE_DATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CONTAINER_DIGEST_FIELD_NUMBER: _builtins.int
+    CONTAINER_COMMAND_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The UUID, 32 hexadecimal digits."""
     name: _builtins.str
     """The name."""
     format: _builtins.str
-    """What it is: `raw` or `qcow2` for a disk, `kernel` for a kernel with an initial RAM disk."""
+    """What it is: `raw` or `qcow2` for a disk, `kernel` for a kernel with an initial RAM disk, `container` for a container
+    image that is a disk by now.
+    """
     sha256: _builtins.str
     """The SHA-256 digest of the disk or of the kernel, 64 hexadecimal digits."""
     initrd_sha256: _builtins.str
@@ -315,9 +319,15 @@ class Image(_message.Message):
     """The size in bytes of all its files."""
     etag: _builtins.str
     """A value that changes whenever the image does."""
+    container_digest: _builtins.str
+    """The SHA-256 digest by which a container image was asked for, 64 hexadecimal digits. Empty for others."""
     @_builtins.property
     def create_date(self) -> _timestamp_pb2.Timestamp:
         """When it was registered."""
+
+    @_builtins.property
+    def container_command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a container image runs where neither the model service nor its framework names a command: entrypoint and arguments."""
 
     def __init__(
         self,
@@ -330,10 +340,12 @@ class Image(_message.Message):
         size: _builtins.int = ...,
         create_date: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        container_digest: _builtins.str = ...,
+        container_command: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "etag", b"etag", "format", b"format", "initrd_sha256", b"initrd_sha256", "name", b"name", "sha256", b"sha256", "size", b"size", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_command", b"container_command", "container_digest", b"container_digest", "create_date", b"create_date", "etag", b"etag", "format", b"format", "initrd_sha256", b"initrd_sha256", "name", b"name", "sha256", b"sha256", "size", b"size", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1100,14 +1112,16 @@ class ImportImageRequest(_message.Message):
     url: _builtins.str
     """An http or https URL, at most 2048 characters. It may hold a user and a password, and a signed query: nothing of it
     but its host is told or logged. Redirects are followed, a few, and none from https to http.
+    A container image is `oci://REGISTRY/NAME@sha256:DIGEST`, or `oci+http://` where the registry has no TLS. A tag alone is
+    refused; of an index the image for linux/amd64 is taken. Its layers become a disk that Corral's own guest runs.
     """
     sha256: _builtins.str
-    """The digest that all bytes must have."""
+    """The digest that all bytes must have. Of a container image it stands in the URL, and may be empty here."""
     name: _builtins.str
     """The image's name, at most 255 characters in one line."""
     format: _builtins.str
     """What it is: `raw` or `qcow2` for a disk, `kernel` for a kernel, `initrd` for an initial RAM disk, which makes no image
-    and waits in the store for its kernel. Empty means a disk, of the format that its bytes show.
+    and waits in the store for its kernel. Empty means a disk, of the format that its bytes show, or a container image.
     """
     initrd_sha256: _builtins.str
     """The digest of a kernel's initial RAM disk, which came before it. Empty where there is none."""
@@ -1120,7 +1134,8 @@ class ImportImageRequest(_message.Message):
     delivery: _builtins.str
     """How the group's documents and its supervisor reach the guest: `nocloud`, a volume that cloud-init reads, `fw_cfg`,
     which Corral's own guest reads, or `seed`, of a raw ISO image that bare metal boots to memory from its BMC's drive and
-    that keeps a place for them. Empty means `nocloud` for a disk and `fw_cfg` for a kernel.
+    that keeps a place for them. Empty means `nocloud` for a disk and `fw_cfg` for a kernel. Empty for a
+    container image.
     """
     def __init__(
         self,

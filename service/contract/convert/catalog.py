@@ -66,7 +66,7 @@ def _canary(value: ModelService) -> catalog_pb2.Canary | None:
 
 def image(value: RegisteredImage) -> catalog_pb2.Image:
     """The inventory of an image. Where its files lie is the operator's own business."""
-    digests = value.image.sha256
+    digests, container = value.image.sha256, value.image.container
     return catalog_pb2.Image(
         uuid=value.uuid,
         name=value.image.name,
@@ -76,6 +76,8 @@ def image(value: RegisteredImage) -> catalog_pb2.Image:
         size=value.size,
         create_date=timestamp(value.created_at),
         etag=etag_of(value),
+        container_digest=container.digest if container is not None else "",
+        container_command=(*container.entrypoint, *container.arguments) if container is not None else (),
     )
 
 

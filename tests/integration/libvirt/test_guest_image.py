@@ -104,7 +104,9 @@ def test_the_newest_kernel_is_taken(empty_system: Path) -> None:
     module = loaded()
     newer = empty_system / "lib/modules/6.1.0-56-cloud-amd64"
     (newer / "kernel").mkdir(parents=True)
-    (newer / "modules.dep").write_text("".join(f"kernel/{name}.ko:\n" for name in module.MODULES))
+    (newer / "modules.dep").write_text(
+        "".join(f"kernel/{name}.ko:\n" for name in (*module.MODULES, *module.CONTAINER_MODULES))
+    )
     (empty_system / "boot/vmlinuz-6.1.0-56-cloud-amd64").write_text("kernel")
     assert module.find_inputs(empty_system).release == "6.1.0-56-cloud-amd64"
 
@@ -140,4 +142,6 @@ def test_the_archive_is_one_that_cpio_reads(guest_image: GuestImage, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert os.access(tmp_path / "init", os.X_OK)
     assert os.readlink(tmp_path / "bin/sh") == "busybox"
-    assert sorted(path.name for path in (tmp_path / "lib/modules").iterdir())[-1].endswith("button.ko")
+    modules = sorted(path.name for path in (tmp_path / "lib/modules").glob("*.ko"))
+    assert modules[-1].endswith("button.ko")
+    assert [path.name for path in (tmp_path / "lib/modules/container").iterdir()], "for container images alone"

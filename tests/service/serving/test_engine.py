@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.catalog import Image
+from service.domain.containers import Container
 from service.domain.groups import Group
 from service.domain.presets import PRESETS, Gate, port_problems, ports_of
 from service.serving.engine import command, gate, listen_port
@@ -106,3 +108,12 @@ def test_a_custom_entry_has_the_ports_that_it_names_alone() -> None:
     assert ports_of("custom", {"rpc": 7}) == {"rpc": 7}
     assert ports_of("vllm", {"service": 1}) == {"service": 1, "rendezvous": 29501}
     assert all(ports_of(name, ports_of(name, {})) == ports_of(name, {}) for name in PRESETS)
+
+
+def test_a_container_image_runs_its_own_words_where_nobody_names_a_command() -> None:
+    made = Container("0" * 64, ("/opt/run", "a b"), ("--port", "1"))
+    image = Image("engine", container=made)
+    assert commands(placed(1), image=image) == ["/opt/run 'a b' --port 1"]
+    assert commands(placed(1, parameters="-v 2"), image=image) == ["/opt/run 'a b' -v 2"], "as `docker run IMAGE -v 2`"
+    assert commands(placed(1, parameters="-v"), image=image, initial_command="mine") == ["mine -v"]
+    assert "vllm" in commands(placed(1), image=image, framework="vllm")[0]

@@ -1,0 +1,129 @@
+"""A container image from a registry in a real guest: its own command, user, directory and environment, and an answer.
+
+The image has one program and neither a shell nor any file of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.libvirt.test_guest_image import loaded
+from tests.integration.test_service_on_hypervisors import ZONE, machine_volumes, sweep
+from tests.lab.fixtures import GuestImage, guest_image, lab
+from tests.lab.fleet import Lab
+from tests.support.process import ENVIRONMENT, CorralProcess
+from tests.support.registry import Registry, image, registry
+
+__all__ = ["guest_image", "lab"]
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
+
+START = """#!/opt/busybox sh
+user=$(/opt/busybox id -u)
+echo "$1 $user $(/opt/busybox pwd) $GREETING $OVER $CORRAL_NODE_RANK of $CORRAL_GROUP_SIZE" > /tmp/complete
+echo answers > /tmp/index.html
+echo "the engine says that it begins"
+exec /opt/busybox httpd -f -p "$CORRAL_SERVICE_PORT" -h /tmp
+"""
+PASSWD = "root:x:0:0::/root:/bin/sh\nserver:x:1007:1008::/home/server:/bin/sh\n"
+RIGHT = "right 1007 /srv/here hello there requested 0 of 1"
+ENTRY = """
+resourceUuid: a0de1a0de1a0de1a0de1a0de1a0de1a0
+name: contained
+image: contained
+environmentVariables: {{OVER: requested}}
+readinessCheck: {{path: /, canary: {{path: /complete, expect: "^{right}$"}}}}
+"""
+GROUP = """
+name: containers
+serviceCreationStrategy: parallel
+modelServices: [{uuid: a0de1a0de1a0de1a0de1a0de1a0de1a0, cpuNum: 1, memorySize: 134217728, rootDiskSize: 67108864}]
+"""
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry") as running:
+        yield running
+
+
+@pytest.fixture
+def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
+    hosts = "".join(
+        f'[[hosts]]\nname = "hv{number}"\nzone = "zone-1"\ndriver = "libvirt"\n'
+        f'socket = "{hypervisor.directory}/run/libvirt/libvirt-sock"\n'
+        '[hosts.capacity]\nvcpu = 4\nmemory = "20GiB"\n'
+        for number, hypervisor in enumerate(lab, start=1)
+    )
+    network = 'kind = "bridge"\nsource = "br0"\nsubnet = "10.77.0.0/16"\npool = "10.77.1.10-10.77.1.99"\n'
+    zone = f'[[zones]]\nuuid = "{ZONE}"\nname = "zone-1"\n[zones.network]\n{network}'
+    catalog = '[catalog]\nimport_networks = ["127.0.0.0/8"]\ncontainer_guest = "guest"\n'
+    guest = f'[[images]]\nname = "guest"\nmanifest = "{guest_image.manifest}"\n'
+    process = CorralProcess(tmp_path, catalog + zone + guest + hosts)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        for hypervisor in lab:
+            sweep(hypervisor.uri)
+
+
+def contained(directory: Path) -> Path:
+    """A layout of an image whose lower layer has another program than the upper one."""
+    source = directory / "files"
+    source.mkdir()
+    (source / "busybox").write_bytes(loaded().find_inputs().busybox.read_bytes())
+    (source / "old").write_text("#!/opt/busybox sh\nexit 1\n")
+    (source / "start").write_text(START)
+    (source / "passwd").write_text(PASSWD)
+    for name in ("busybox", "old", "start"):
+        (source / name).chmod(0o755)
+    layers = [
+        {"/opt/busybox": source / "busybox", "/opt/start": source / "old", "/etc/passwd": source / "passwd"},
+        {"/opt/start": source / "start"},
+    ]
+    said = {"entrypoint": "/opt/start", "cmd": "right", "user": "server", "workingdir": "/srv/here"}
+    config = [word for name, value in said.items() for word in (f"--config.{name}", value)]
+    config += ["--config.env", "GREETING=hello there", "--config.env", "OVER=the image's own"]
+    return image(directory / "layout", layers, *config)
+
+
+def test_a_container_image_becomes_a_member_that_answers(
+    corral: CorralProcess, lab: Lab, shelf: Registry, tmp_path: Path
+) -> None:
+    digest = shelf.push(contained(tmp_path), "team/contained")
+    (tmp_path / "entry.yaml").write_text(ENTRY.format(right=RIGHT))
+    (tmp_path / "group.yaml").write_text(GROUP)
+    environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": f"127.0.0.1:{corral.port}"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("corral")), *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    run("image", "import", shelf.url("team/contained", digest))
+    run("catalog", "add", "entry.yaml")
+    told = run("deploy", "group.yaml")
+    assert "containers: Running" in told
+    assert '"lastAnswer"' in run("group", "containers", "-o", "json")
+    assert "the engine says that it begins" in run("logs", "containers", "0")
+    run("delete", "containers")
+    assert machine_volumes(lab) == []
+    run("catalog", "remove", "contained")
+    run("image", "delete", "contained")
+    assert list((corral.directory / "images").iterdir()) == []
