@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from service.app import container_images, jobs, sessions
+from service.app import imports, jobs, sessions
 from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
 from service.app.cleaning import Cleanings
@@ -28,9 +28,7 @@ from service.app.gauges import Gauges
 from service.app.groups import GroupLimits, Groups
 from service.app.health import Health
 from service.app.identity import Identities
-from service.app.image_sources import ImageSources
 from service.app.image_store import ImageStore
-from service.app.imports import Imports
 from service.app.jobs import Job, JobResult, Jobs
 from service.app.logs import Logs
 from service.app.picture import Picture
@@ -252,15 +250,7 @@ class Service:
         self.uploads = Uploads(
             self.store, self.catalog, ImageStore(config.image_directory, config.max_upload_size), self.metrics
         )
-        sources = ImageSources(config.import_networks)
-        self.imports = Imports(
-            self.uploads,
-            self.catalog,
-            sources,
-            container_images.configured(self.uploads, sources, config),
-            config.max_upload_size,
-            config.max_import_ms,
-        )
+        self.imports = imports.configured(self.uploads, self.catalog, config)
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.devices = Devices(self.store, wall_clock, self.signals)
         self.cleanings = Cleanings(self.store, wall_clock, self.fleet, self.signals)

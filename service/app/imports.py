@@ -13,10 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from service.app import container_images
 from service.app.catalog import Asked, Catalog
 from service.app.container_images import ContainerImages
 from service.app.image_sources import ImageSources, parsed
 from service.app.uploads import NewUpload, Uploaded, Uploads
+from service.config.settings import Config
 from service.domain import containers
 from service.domain.catalog import RegisteredImage
 from service.domain.pace import Pace
@@ -126,6 +128,13 @@ class Imports:
             seen.begun(download.size, download.at)
             async with aclosing(_told(download.parts(), seen)) as parts:
                 return await self._uploads.take(caller, replace(what, size=download.size), download.at, parts, asked)
+
+
+def configured(uploads: Uploads, catalog: Catalog, config: Config) -> Imports:
+    """As the configuration says."""
+    sources = ImageSources(config.import_networks)
+    images = container_images.configured(uploads, sources, config)
+    return Imports(uploads, catalog, sources, images, config.max_upload_size, config.max_import_ms)
 
 
 class _Seen:
