@@ -133,6 +133,10 @@ bench-placement: ## the planner's figures beside greedy rules, naive models and 
 bench-store: ## claims on SQLite that share a commit, with a commit each, and by the bare driver (ARGS=--clients 48)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.store_bench $(ARGS)
 
+.PHONY: bench-staging
+bench-staging: ## an image's way to a host by the driver and by virsh vol-upload, in turns, MiB/s; as root (ARGS="--mib 512 --rate 12")
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.staging_bench $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: ## a large fleet as one service: filled, at rest, watched, read, planned on, drained, started again; at half and at full size (ARGS=--hosts 1000 --members 10000)
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.scale_bench $(ARGS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.domain.catalog import Image
 from service.domain.fleet import HostAddress
 from service.drivers.base import DriverError, HostRejected
 from service.drivers.copies import Copied, ImageFile, copy_name
@@ -18,7 +19,7 @@ from service.drivers.libvirt.driver import LibvirtDriver
 from tests.integration.libvirt.support import driver_for
 from tests.lab.hypervisor import Hypervisor
 from tests.lab.link import Link
-from tests.service.drivers.libvirt.machines import CLUSTER
+from tests.service.drivers.libvirt.machines import CLUSTER, made, specification
 
 pytestmark = [pytest.mark.qemu, pytest.mark.asyncio, pytest.mark.timeout(300)]
 
@@ -114,3 +115,36 @@ async def test_a_copy_that_was_harmed_on_the_host_is_not_believed(
         there.write(bytes(1000))
     whole, _, _ = await brought(driver_for(hosts[0]), file, copied)
     assert content_of(hosts[0], whole) == file.sha256
+
+
+async def test_a_copy_that_a_machine_stands_on_is_seen_as_used_and_is_not_deleted(
+    hosts: list[Hypervisor], drivers: list[LibvirtDriver], tmp_path: Path
+) -> None:
+    driver, file = drivers[0], image_of(tmp_path, 4, 4 << 20)
+    image = Image("model", disk_path=file.path, disk_format="raw", delivery="nocloud", sha256={"disk": file.sha256})
+    spec = specification(1, image=image)
+    await made(driver, spec, budget_seconds=BUDGET)
+
+    async def used() -> dict[str, bool]:
+        found = await driver.list_copies(budget_seconds=BUDGET)
+        return {copy.volume: copy.used for copy in found if copy.sha256 == file.sha256}
+
+    for state in ("paused", "stopped"):
+        assert list((await used()).values()) == [True], state
+        (name,) = await used()
+        await driver.withdraw_copy(name, budget_seconds=BUDGET)
+        with pytest.raises(HostRejected) as refusal:
+            await driver.delete_copy(name, budget_seconds=BUDGET)
+        assert refusal.value.code == "in_use", state
+        await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    back = Copied(name, file.size, file.sha256, "another boot", whole=True)
+    assert (await driver.stage(file, back, budget_seconds=BUDGET)).whole, "taken into use again"
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
+    assert await used() == {name: False}
+    with pytest.raises(HostRejected, match="not withdrawn"):
+        await driver.delete_copy(name, budget_seconds=BUDGET)
+    await driver.withdraw_copy(name, budget_seconds=BUDGET)
+    for _ in range(2):
+        await driver.delete_copy(name, budget_seconds=BUDGET)
+    assert await used() == {}
+    assert not (hosts[0].directory / "var/lib/libvirt/corral" / name).exists()
