@@ -326,6 +326,10 @@ class FaultyDriver(WithoutCopies):
             holds = machine.endpoint
             now, boot_id = self._world.loop.time(), f"boot-{machine.resumed_at:f}"
             report = GuestReport(stage, "", machine.epoch, machine.address, now, boot_id=boot_id, endpoint=holds)
+            if machine.ailment == hosts.SILENT:
+                report = replace(report, received_at=machine.ails_since, count=1)
+            elif machine.ailment:
+                report = replace(report, stage="failed" if machine.ailment == hosts.GIVEN_UP else "degraded")
         return ObservedMachine(
             _identity(machine),
             machine.uuid,

@@ -13,6 +13,7 @@ from typing import Any
 PAUSED, RUNNING, STOPPING, STOPPED, CRASHED, MIGRATING, TOMBSTONE, GHOST = (
     "paused", "running", "stopping", "stopped", "crashed", "migrating", "tombstone", "ghost",
 )  # fmt: skip
+SILENT, UNWELL, GIVEN_UP = "silent", "unwell", "given up"
 EXECUTING = frozenset({RUNNING, STOPPING})
 HOLDING = frozenset({PAUSED, RUNNING, STOPPING, MIGRATING, GHOST})
 CLUSTER = "simulation"
@@ -51,7 +52,8 @@ class Machine:
     """One machine, ours or by its `cluster` another installation's. `tampered`: somebody else had a hand in its state;
     `late`: a stray request made it; `arriving`: it comes by a live move and has never executed here. `devices`: the
     (address, serial) of what it was made with, `mistaken`: which is not what was asked for; `ailing`: what its guest
-    says fails."""
+    says fails. `ailment`: what its guest ails since `ails_since`: it says nothing, that it does not serve, or that
+    it has given its engine up."""
 
     uuid: str
     group: str
@@ -74,6 +76,8 @@ class Machine:
     devices: tuple[tuple[str, int], ...] = ()
     mistaken: bool = False
     ailing: tuple[tuple[str, str], ...] = ()
+    ailment: str = ""
+    ails_since: float = 0.0
 
     @property
     def ours(self) -> bool:

@@ -24,7 +24,7 @@ from service.domain.specs import (
     NodeSpec,
     PlacementPolicy,
 )
-from tests.simulation import boards, card_faults, cards, faults, orders_of, restoring, room_orders, updates
+from tests.simulation import boards, card_faults, cards, faults, guests, orders_of, restoring, room_orders, updates
 from tests.simulation.balancer import Balancer
 from tests.simulation.clients import Client, Order, browse
 from tests.simulation.hosts import TOMBSTONE, SimulatedMachineHost
@@ -54,6 +54,7 @@ THEMES = {
     "wait": 0,
     orders_of.EVICT: 0,
     updates.THEME: 0,
+    guests.THEME: 0,
     cards.THEME: 0,
 }
 """What a seed is about beside the faults that all seeds have: theme -> how many seeds in a hundred."""
@@ -214,6 +215,9 @@ async def _settle(world: World, clients: list[Client], operator: Operator) -> No
         if not world.observer.found:
             await operator.enable_all()
     await _until_calm(world, clients)
+    if world.theme == guests.THEME and not world.observer.found:
+        await guests.ail(world)
+        await _until_calm(world, clients)
     world.stats["running"] += len(world.observer.reached)
     world.stats["groups"] += len(clients)
     if world.random.random() < 0.5 and not world.observer.violations:
@@ -302,7 +306,7 @@ def _fleet(world: World) -> Fleet:
     world.pinned.draw(world.seed, world.theme)
     world.cards.draw(world.seed, world.theme)
     tight = dice.random() < 0.4 and world.theme not in MOVING
-    addresses = dice.random() < 0.5
+    addresses = dice.random() < 0.5 or world.theme == guests.THEME
     count = dice.choice((2, 3, 3, 4, 4, 5, 6)) if dice.random() < 0.94 else dice.choice((10, 12, 24))
     room = world.theme in ("room", "balance", "wait", orders_of.EVICT)  # alike hosts, of which few are empty
     fences = world.theme == boards.THEME
@@ -340,7 +344,7 @@ def _fleet(world: World) -> Fleet:
         world.hosts[uuid] = SimulatedMachineHost(uuid, name, ZONE, total, world.loop.time, world.changed)
         world.metal.totals[uuid] = total
     entry = ModelService(ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000)))
-    if addresses and needs_fellows(world.seed):
+    if addresses and (needs_fellows(world.seed) or world.theme == guests.THEME):
         entry = replace(entry, framework="torchrun", initial_command="serve")
     catalogue = {ENTRY: entry}
     quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 and not room else {}

@@ -44,6 +44,11 @@ def _run(first: int, *more: str) -> None:
     assert ended.returncode == 0, ended.stdout[-20_000:] + ended.stderr[-4000:]
 
 
+@pytest.mark.timeout(900)
+def test_what_guests_say_and_their_silence_decide_what_is_told_of_their_group() -> None:
+    _run(1, "--theme", "guests", "--within", "5")
+
+
 # In the second a backup is put back, which an address was taken after.
 @pytest.mark.parametrize("seed", [11, 1_000_004])
 def test_a_seed_replays_exactly_in_another_process(seed: int) -> None:
@@ -84,7 +89,19 @@ def test_a_seed_does_not_depend_on_the_seeds_before_it() -> None:
 
 def test_the_observer_shares_no_code_with_the_service() -> None:
     imported: set[str] = set()
-    for name in ("observer", "cards", "custodian", "pinned", "rest", "rooms", "lines", "evictions", "hosts", "loop"):
+    for name in (
+        "observer",
+        "cards",
+        "custodian",
+        "guests",
+        "pinned",
+        "rest",
+        "rooms",
+        "lines",
+        "evictions",
+        "hosts",
+        "loop",
+    ):
         imported |= _imports(ROOT / f"tests/simulation/{name}.py")
     assert not {name for name in imported if name.split(".")[0] in ("service", "placement", "corral")}
 

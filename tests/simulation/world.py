@@ -12,6 +12,7 @@ from tests.simulation.boards import Boards
 from tests.simulation.cards import Cards
 from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
+from tests.simulation.guests import Starts
 from tests.simulation.hosts import Machine, SimulatedMachineHost
 from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.metal import CLEANING, BareMetal
@@ -76,6 +77,7 @@ class World:
     pinned: Pinned = field(init=False)
     boards: Boards = field(init=False)
     cards: Cards = field(init=False)
+    starts: Starts = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class World:
         self.boards = Boards(
             self.database.rows, self.hosts, lambda: self.loop.time(), self.reached, self.observer.violated
         )
+        self.starts = Starts(self.database.rows, self.machines, self.observer.violated)
         self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
 
     def note(self, *what: object) -> None:
@@ -250,4 +253,5 @@ class World:
         self.metal.committed()
         self.pinned.committed()
         self.cards.committed()
+        self.starts.committed()
         self.boards.committed()
