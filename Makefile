@@ -41,7 +41,7 @@ tools: ## install grpcurl into .venv, promtool and Prometheus into .cache/tools
 
 .PHONY: dev
 dev: ## install what tests and checks need
-	@$(PREPARE) system dev clients postgres guest browser promtool engine packaging metal registry
+	@$(PREPARE) system dev clients postgres guest browser promtool engine packaging metal registry mpi
 
 .PHONY: test
 test: dev lint ## every check, and every test but the long ones

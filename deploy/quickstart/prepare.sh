@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine] [packaging] [metal] [registry]: installs what is missing, and nothing that is there.
+# prepare.sh [system] [runtime] [tools] [dev] [clients] [postgres] [guest] [browser] [promtool] [engine] [packaging] [metal] [registry] [mpi]: installs what is missing, and nothing that is there.
 #   system    Debian packages for libvirt, QEMU, the guest and a Python environment
 #   runtime   .venv with the service's hash-pinned requirements, and the `corral` command
 #   tools     grpcurl into .venv
@@ -12,6 +12,7 @@
 #   engine    llama.cpp's RPC server and a small head for the tests of a group that answers, built into .cache/serving
 #   metal     GRUB, OVMF and Debian's ordinary kernel (unpacked, not installed), and the guest of bare metal into .cache/metal
 #   registry  umoci and skopeo for the tests of container images, and docker-registry into .cache/tools, without installing its service
+#   mpi       Open MPI and an SSH server (unpacked, not installed) into .cache/mpi, for the test of the preset mpi
 #   packaging Helm, Kubernetes' schemas and hadolint for the tests of the packages, into .cache/tools
 # Runs again in well under a second when nothing changed: a step leaves a stamp with the hash of what it was made from, or looks
 # whether what it installs is there.
@@ -291,6 +292,25 @@ prepare_engine() {
     .venv/bin/python -m tests.serving.llama || say "the engine could not be built, its test will be skipped"
 }
 
+# Unpacked alone: installed, this machine would let people in by SSH.
+prepare_mpi() {
+    local directory package
+    [ -x .cache/mpi/root/usr/bin/mpirun ] && [ -x .cache/mpi/root/usr/sbin/sshd ] && return
+    say "fetching Open MPI and an SSH server from Debian's packages"
+    directory=$(mktemp -d)
+    (cd "$directory" &&
+        lacking() { apt-get -s --no-install-recommends install openmpi-bin openssh-server | sed -n 's/^Inst \([^ ]*\).*/\1/p'; } &&
+        fetch() { lacking >names && echo openmpi-bin openmpi-common libopenmpi3 openssh-server | tr ' ' '\n' >>names && sort -u names | xargs apt-get -q download; } &&
+        { fetch || { as_root apt-get -q update && fetch; }; } &&
+        for package in *.deb; do dpkg-deb -x "$package" root; done &&
+        ln -s mpirun.openmpi root/usr/bin/mpirun) >.cache/mpi.log 2>&1 ||
+        { tail -n 3 .cache/mpi.log >&2; fail "Open MPI could not be fetched"; }
+    rm -rf .cache/mpi
+    mkdir -p .cache/mpi
+    mv "$directory/root" .cache/mpi/root
+    rm -rf "$directory"
+}
+
 mkdir -p .cache
 # Two callers at once would undo each other's half-made environment.
 exec 9>.cache/prepare.lock
@@ -298,12 +318,12 @@ flock 9
 declare -A WHAT=(
     [system]="Debian packages" [runtime]="the service's Python environment" [tools]="grpcurl" [dev]="tests' and checks' Python environment"
     [clients]="outside clients" [postgres]="PostgreSQL" [guest]="the default guest" [browser]="Chromium" [promtool]="Prometheus and promtool"
-    [engine]="llama.cpp" [packaging]="what builds packages" [metal]="the guest of bare metal" [registry]="a registry of container images"
+    [engine]="llama.cpp" [packaging]="what builds packages" [metal]="the guest of bare metal" [registry]="a registry of container images" [mpi]="Open MPI"
 )
 number=0
 for step in "$@"; do
     number=$((number + 1))
-    [ -n "${WHAT[$step]:-}" ] || fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging metal registry"
+    [ -n "${WHAT[$step]:-}" ] || fail "no step '$step'; steps: system runtime tools dev clients postgres guest browser promtool engine packaging metal registry mpi"
     say "$number of $#: ${WHAT[$step]}"
     "prepare_$step"
 done
