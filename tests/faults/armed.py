@@ -2,7 +2,8 @@
 
 Its wall clock can be stepped as well.
 
-FILE names the point (see `service.failpoints`); it is read again at every SIGUSR1. An empty file disarms. A file
+FILE names the point (see `service.failpoints`); it is read again at every SIGUSR1. An empty file disarms. Without FILE
+it is `trap` in the working directory. A file
 `clock` beside it holds the seconds that the process's wall clock is off by; it is read again at every SIGUSR2.
 """
 
@@ -59,7 +60,8 @@ class Clock:
 
 def main() -> int:
     """The service's own exit code."""
-    file = Path(sys.argv[1])
+    arguments = sys.argv[1:]
+    file = Path("trap") if arguments[0] == "serve" else Path(arguments.pop(0))
     clock = Clock(file.parent / "clock")  # before anybody takes `time.time` to himself
     from service.__main__ import main as serve
 
@@ -67,7 +69,7 @@ def main() -> int:
     signal.signal(signal.SIGUSR1, trap.read)
     signal.signal(signal.SIGUSR2, clock.read)
     failpoints.install(trap.passed)
-    return serve(sys.argv[2:])
+    return serve(arguments)
 
 
 if __name__ == "__main__":
