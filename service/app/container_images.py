@@ -103,8 +103,7 @@ class ContainerImages:
                 await self._forget(manifest)
                 return image
             finally:
-                # What is the image's has another name by now.
-                await self._uploads.file(self._store.discard, reference.digest)
+                await self._uploads.file(self._store.give_up, reference.digest, place)
 
     async def _able(self) -> Image:
         """The guest, where this server can make such images. Raises WrongState."""

@@ -112,6 +112,13 @@ class ImageStore:
         except OSError as error:
             raise _unfit(error) from error
 
+    def give_up(self, name: str, place: Arrival) -> None:
+        """Forget what was made at a place, unless it has another name by now: then that place may be another call's."""
+        path = self.part(name)
+        with contextlib.suppress(FileNotFoundError):
+            if place.is_file(path):
+                path.unlink()
+
     def examine(self, sha256: str, image_format: str, digest_field: str) -> Examined:
         """The one set of checks for every way in, of a file that has arrived. Raises InvalidArgument."""
         return image_files.examine_file(self.part(sha256), image_format, sha256, "data", digest_field)
@@ -252,6 +259,11 @@ class Arrival:
             except OSError as error:
                 raise _unfit(error) from error
             self.received += len(data)
+
+    def is_file(self, path: Path) -> bool:
+        """Whether the path leads to it. Raises FileNotFoundError."""
+        with self._using:
+            return self._open and os.path.samestat(os.fstat(self._handle), path.lstat())
 
     def sync(self) -> None:
         """See that all of it is on the disk. Raises WrongState."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
+from service.app.image_store import ImageStore
 from service.app.layers import Entry, Tree
 from service.app.unpacking import User, date_root, user_of, variables
 from service.domain.containers import Unusable
@@ -42,6 +44,20 @@ def test_an_environment_is_the_image_s_without_what_is_planned_or_no_line() -> N
     assert variables(given, "/srv") == "PATH=/opt\nHOME=/srv\nA=b=c\nS=secret://t\n"
     assert "HOME=/else" in variables(["HOME=/else"], "/srv")
     assert variables([], "/").startswith("PATH=/usr/local/sbin:")
+
+
+def test_a_place_that_is_another_call_s_by_now_is_left_to_it(tmp_path: Path) -> None:
+    store, made, digest = ImageStore(tmp_path, 1000), "a" * 64, "b" * 64
+    mine = store.place(made)
+    assert store.adopt(made, digest)
+    others = store.place(made)
+    store.give_up(made, mine)
+    assert store.part(made).exists()
+    store.give_up(made, others)
+    assert [path.name for path in tmp_path.iterdir()] == [store.part(digest).name]
+    store.give_up(made, others)
+    for one in (mine, others):
+        one.close()
 
 
 def test_links_that_lead_in_a_circle_are_refused() -> None:
