@@ -30,7 +30,10 @@ def drawn(world: World, length: float, spec: Draw, entry: str) -> list[Order]:
         asked = replace(spec(world, f"large{number}", []), nodes=nodes, placement=PlacementPolicy(), deadline_ms=0)
         wait = MayWait(for_ms=dice.choice((LONG_MS, 40_000))) if dice.random() < 0.7 else None
         priority = dice.choice((0, 1, 2, 2, 3, 5))
-        request = DeployRequest(asked, "", f"large-{number}", RoomMoves.EVICT, wait, priority=priority)
+        fewer = ((replace(node, name="less", cpu_num=2),),) if dice.random() < 0.4 else ()
+        request = DeployRequest(
+            asked, "", f"large-{number}", RoomMoves.EVICT, wait, priority=priority, alternatives=fewer
+        )
         ends = dice.uniform(0.0, 60.0) if dice.random() < 0.6 else None
         orders.append(Order(request, dice.uniform(10.0, 2.0 * length), ends, dice.random() < 0.5, False, False))
     for number in range(dice.choice((2, 3, 4))):  # they would take what is kept for those

@@ -49,7 +49,7 @@ class AtRest:
                 and status == "Waiting"
                 and not owner
                 and due
-                and not self._has_room(uuid, whole=True)
+                and (not self._has_room(uuid, whole=True) or self._leaves_room(uuid))
             ):
                 continue  # it waits for as long as its caller said, and somebody will look
             if phase not in RESTING:
@@ -58,6 +58,15 @@ class AtRest:
                 yield f"group {uuid} is in phase running and {status}"
             if phase in ("failed", "deleted") and (owner or (due or 0) > 0):
                 yield f"final group {uuid} is still owned by {owner!r}, due at {due}"
+
+    def _leaves_room(self, group: str) -> bool:
+        """Whether what is there is kept for somebody before it in line, who does not fit yet."""
+        first = self._rows(
+            "SELECT o.uuid FROM groups g JOIN groups o ON (-o.priority, o.created_at, o.uuid) <"
+            " (-g.priority, g.created_at, g.uuid) WHERE g.uuid = ? AND o.phase = 'planning' AND o.waiting_kept > 0",
+            group,
+        )
+        return any(not self._has_room(uuid, whole=True) for (uuid,) in first)
 
     def _has_room(self, group: str, *, whole: bool = False) -> bool:
         """Whether a pending member of the group would fit on a host that is open, as far as amounts go. `whole`: all of
