@@ -32,6 +32,9 @@ def now(connection: Connection) -> int:
 JUMP_MS = 5_000
 """A clock that differs by more from what was expected of it was set."""
 
+_NONE_HAS_ENDED = 0
+"""By this time no lease has ended but those that were given back, which end at 0."""
+
 
 class StoreClock:
     """The database's clock as one process has it: read now and then, and carried on by the process's monotonic clock.
@@ -52,6 +55,7 @@ class StoreClock:
         self._monotonic = monotonic
         self._last: tuple[int, float, float] | None = None
         self._ahead_by, self._ahead_until = 0, 0.0
+        self._doubt_until = 0.0
 
     def now(self) -> int:
         """Milliseconds since the epoch, by the database."""
@@ -62,15 +66,20 @@ class StoreClock:
 
     def leases_as_of(self) -> int:
         """The time by which to judge whether somebody's lease has ended; see `lease_time`."""
-        return self.now() - self._forgiven()
+        return _NONE_HAS_ENDED if self._doubts() else self.now() - self._forgiven()
 
     def lease_time(self, present: int, asked_at: float) -> int:
         """The same for a transaction that reads `present` and was asked for at `asked_at` by the monotonic clock.
 
         A clock that has leapt ahead ends every lease at once, of owners too that live and go by their monotonic clock.
-        They renew within a lease's time; until then the leap is left out.
+        They renew within a lease's time; until then the leap is left out. Of a clock that was set back nobody knows
+        how far back it was, and what was taken meanwhile lies as far in the past: within a lease's time only those
+        are free that were given back.
         """
-        return present - max(0, self._forgiven() + self._jump(present, asked_at))
+        jump = self._jump(present, asked_at)
+        if jump < 0 or self._doubts():
+            return _NONE_HAS_ENDED
+        return present - max(0, self._forgiven() + jump)
 
     def read(self, present: int, asked_at: float) -> int:
         """The database said `present`, asked at `asked_at`. Answers by how much its clock was set since the last look:
@@ -81,12 +90,17 @@ class StoreClock:
             self._ahead_by = max(0, self._forgiven() + jump)
         if jump > 0:
             self._ahead_until = answered_at + self._lease_ms / 1000
+        if jump < 0:
+            self._doubt_until = answered_at + self._lease_ms / 1000
         self._last = present, asked_at, answered_at
         return jump
 
     def differs_by(self) -> int:
         """By how much this process's own wall clock is ahead of the database's, ms."""
         return self._wall() - self.now()
+
+    def _doubts(self) -> bool:
+        return self._monotonic() < self._doubt_until
 
     def _forgiven(self) -> int:
         return self._ahead_by if self._monotonic() < self._ahead_until else 0
