@@ -136,13 +136,23 @@ class FaultyDriver(WithoutCopies):
         """See HostDriver."""
 
         def resume(late: bool) -> ObservedMachine:
-            seconds = self._world.boot_seconds() * (8 if identity.group == CLEANING else 1)
+            seconds = self._world.boot_seconds()
+            if identity.group == CLEANING:
+                seconds = self._world.metal.cleaning_seconds(self._host.uuid, identity.attempt, seconds)
             uuid = identity.machine_uuid
             machine = self._host.resume(uuid, seconds, self._cause("resume"), late=late)
+            if identity.group == CLEANING and seconds > self._world.metal.NEVER / 2 and identity.attempt % 2:
+                self._world.loop.outside(1.0, self._gives_up, uuid)
             self._world.loop.outside(seconds + 0.01, self._world.hint, self._host, uuid)
             return self._seen(machine)
 
         return await self._network.call("resume", budget_seconds, resume, identity)
+
+    def _gives_up(self, uuid: str) -> None:
+        """A guest switches its machine off, and says nothing."""
+        machine = self._host.machines.get(uuid)
+        if machine is not None and machine.state == hosts.RUNNING:
+            self._host.set_state(uuid, hosts.STOPPED, "guest")
 
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. Some guests obey, after a while; some do not."""

@@ -23,6 +23,9 @@ SHARE = 0.2
 class BareMetal:
     """Which hosts are such machines, and what must never happen with them (ARCHITECTURE I2)."""
 
+    NEVER = 1e9
+    """How many seconds a guest takes that does not do its work."""
+
     def __init__(
         self,
         rows: Query,
@@ -38,11 +41,13 @@ class BareMetal:
         self._left: dict[str, str] = {}
         self._projects: dict[str, str] = {}
         self._several = ""
+        self.grace = 30.0
 
     def draw(self, seed: int, theme: str) -> Sequence[dict[str, int]]:
         """What the machines of this seed have, with dice of its own, so that all other seeds stay as they are."""
         dice = random.Random(f"bare metal {seed}")
         self._several = f"project {seed} " if theme == "metal" else ""
+        self.grace = random.Random(f"grace {seed}").choice((3.0, 30.0, 60.0))
         if theme != "metal" and (theme or dice.random() >= SHARE):
             return ()
         count = dice.choice((2, 3, 3, 4))
@@ -53,6 +58,19 @@ class BareMetal:
         if not self._several:
             return "default"
         return random.Random(self._several + group).choice(("default", "default", "blue", "green"))
+
+    def odds(self, usual: float) -> float:
+        """How likely a group is deleted: machines go from one project to the other."""
+        return 0.8 if self._several else usual
+
+    def length(self, usual: float) -> float:
+        """For how many seconds there are faults."""
+        return 150.0 if self._several else usual
+
+    def cleaning_seconds(self, host: str, attempt: int, boot: float) -> float:
+        """How long a machine takes to be cleaned; some never are. Of dice of its own."""
+        dice = random.Random(f"{self._several}{host} {attempt}")
+        return self.NEVER if dice.random() < 0.25 else boot * dice.choice((2, 8))
 
     def cleaners(self) -> frozenset[str]:
         """What stands in an instance's place where a machine is being cleaned."""

@@ -26,7 +26,7 @@ from service.domain.ownership import Installation
 from service.domain.tenants import Quota
 from service.drivers.base import HostFacts
 from service.planning.fleet_reader import FleetReader
-from service.reconcile import manager, owners, sight
+from service.reconcile import cleaning, manager, owners, sight
 from service.reconcile.adoption import Adoption
 from service.reconcile.calls import MemberCalls
 from service.reconcile.cleaning import Cleaner
@@ -79,7 +79,7 @@ def install() -> None:
     """Let the manager make workers that can be told by their lease."""
     setattr(manager, "GroupWorker", LeasedWorker)  # noqa: B010  # a class that the module imports
     owners.has_ended = _has_ended
-    DEADLINE_MS[Wipe.METADATA] = 60_000  # the rest of a run is not much longer
+    DEADLINE_MS[Wipe.METADATA] = 40_000  # the rest of a run is not much longer
     setattr(sight, "time", SimpleNamespace(monotonic=_now))  # noqa: B010  # how old a guest's word is
     feed_module.TAIL, feed_module.BATCH = 6, 3  # followers fall out of a short tail, and read on from the store
     feed_module.POLL_SECONDS = 2.0  # its polls are most of what happens, and commits of this process wake it anyway
@@ -215,6 +215,7 @@ class Replica:
             store, monitors, custody, metrics(), context.clock, self.process.name, self._switch,
             group_due=signals.group_due, new_uuid=world.new_uuid,
         )  # fmt: skip
+        cleaning.GRACE_SECONDS = world.metal.grace
         self.cleaner = Cleaner(store, monitors, custody, metrics(), context.clock, self.process.name)
         self._reaper = LeaseReaper(store, lambda: None)
         self.process.spawn(self._run(store, feed), "replica")

@@ -192,7 +192,7 @@ def _length(world: World) -> float:
         length = 90.0
     if world.theme in FLEET_CHANGES or world.theme in MOVING:
         return 90.0
-    return boards.length(world.seed, dice) if world.theme == boards.THEME else length
+    return boards.length(world.seed, dice) if world.theme == boards.THEME else world.metal.length(length)
 
 
 async def _goes_back(world: World, clients: list[Client], length: float) -> None:
@@ -386,7 +386,8 @@ def _orders(world: World, length: float) -> list[Order]:
         request = DeployRequest(_spec(world, f"g{number}", known), uuid, f"request-{number}")
         if uuid and world.theme != "metal":  # whose groups are of several projects, which see nothing of each other
             known.append(uuid)
-        delete_after = dice.uniform(0.0, length / 2) if dice.random() < (0.1 if early else 0.35) else None
+        odds = world.metal.odds(0.1 if early else 0.35)
+        delete_after = dice.uniform(0.0, length / 2) if dice.random() < odds else None
         orders.append(
             Order(
                 request,
