@@ -24,13 +24,14 @@ from typing import Any
 
 import grpc
 import pytest
-from corral.v1 import catalog_pb2_grpc
+from corral.v1 import catalog_pb2, catalog_pb2_grpc
 
 from service.app.layer_files import Layer
 from service.app.layers import RESERVED
 from service.app.unpacking import Order
+from service.config.file import ConfigError, parse
 from tests.service.rpc.lab import soon
-from tests.service.rpc.test_catalog import refused
+from tests.service.rpc.test_catalog import create, refused
 from tests.service.rpc.test_container_images import GUEST, LOOPBACK, asked, guest, imported, listed, text
 from tests.service.rpc.test_uploads import INVALID, files
 from tests.support.process import CONFIGURATION, CorralProcess
@@ -330,3 +331,27 @@ def test_the_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
         process.wait(1)
     process.stdin.close()
     assert process.wait(60) == -9
+
+
+@pytest.mark.asyncio
+async def test_an_image_that_names_no_command_needs_one(tmp_path: Path, forged: Source) -> None:
+    url = served(forged, [archive(FILE)], config={})
+    async with whole(tmp_path, text(tmp_path)) as lab:
+        told = (await imported(lab, asked(url)))[-1].inventory
+        assert list(told.container_command) == []
+        await refused(create(lab, image_uuid=told.uuid), *INVALID, "initial_command")
+        made = await create(lab, image_uuid=told.uuid, initial_command="/run")
+        change = catalog_pb2.UpdateModelServiceRequest(uuid=made.uuid)
+        change.update_mask.paths.append("initial_command")
+        await refused(lab.catalog.UpdateModelService(change), *INVALID, "initial_command")
+        assert (await create(lab, image_uuid=told.uuid, framework="vllm")).image_uuid == told.uuid
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nobody", "no image 'nobody'"), ("guest", "image 'guest' has no kernel with an initial RAM disk")],
+)
+def test_the_guest_of_the_configuration_is_an_image_with_a_kernel(tmp_path: Path, name: str, words: str) -> None:
+    wrong = text(tmp_path).replace('container_guest = "container-guest"', f'container_guest = "{name}"')
+    with pytest.raises(ConfigError, match=f"catalog.container_guest: {words}"):
+        parse(wrong, tmp_path)
