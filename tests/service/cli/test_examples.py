@@ -23,6 +23,7 @@ from service.drivers.base import MachineIdentity, MachineState
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import sweep
 from tests.service.rpc.lab import soon
+from tests.service.rpc.test_bare_metal import machine
 from tests.service.rpc.test_evacuation import cut_off, is_silent
 from tests.service.rpc.test_quarantine import forget
 from tests.support import ROOT
@@ -64,6 +65,7 @@ corral hosts quarantine-device hv1 0000:01:00.0 --reason 'Xid 79'
 corral hosts release-device hv1 0000:01:00.0
 corral hosts adopt GROUP
 corral hosts claim hv2
+corral host clean metal3
 corral host add hv9 --zone zone-1 --driver simulated --option cpu=8 --option memory=32GiB
 corral host show hv9
 corral host edit hv9 --rack r2 --label disk=ssd
@@ -177,6 +179,7 @@ async def test_every_example_does_what_it_says(
     hosts = "".join(
         HOST.format(name=f"hv{number}", cpu=4, migrate_ms=20, live="yes") + '"gpu.h100" = "1"\n' for number in (1, 2, 3)
     )
+    hosts += machine("metal3", 8, 32, ', clean = "metadata"')
     text = FILE + hosts + '[identity]\nanonymous = "loopback"\n' + a_key(tmp_path)
     text = text.replace("[catalog]\n", '[catalog]\nimport_networks = ["127.0.0.0/8"]\n')
     with source() as mirror:
