@@ -57,6 +57,7 @@ class Observer:
         self._owners: dict[tuple[str, int], str] = {}
         self._seats: dict[str, tuple[int, str, str]] = {}
         self._go: set[str] = set()
+        self._had_go: set[str] = set()
         self._lost_go: set[str] = set()
         self._ended: frozenset[str] = frozenset()
         self._served: set[tuple[str, int]] = set()
@@ -73,7 +74,8 @@ class Observer:
 
     def went_back(self, memory: Mapping[str, Any], ended: Iterable[str]) -> None:
         """The database is as it was when this was remembered. `ended`: processes of before, whose calls may come."""
-        self._lost_go, self._ended = self._go - memory["_go"], frozenset(ended)
+        # Of a start that was over, too: what was sent then may still be on its way.
+        self._lost_go, self._ended = self._had_go - memory["_go"], frozenset(ended)
         for name in _OF_THE_DATABASE:
             setattr(self, name, copy.copy(memory[name]))
         self.updates.forget()
@@ -195,6 +197,7 @@ class Observer:
             if early and groups[uuid][1] == "booting":
                 self.violated("I4", f"GO of group {uuid} is committed, {early} are not created")
         self._go = gone
+        self._had_go |= gone
 
     def _read_events(self) -> None:
         fresh = self._rows(
@@ -379,8 +382,9 @@ class Observer:
         )
         if rows and rows[0][4] and (gang := self.updates.gangs.get(rows[0][3])) is not None:
             rows = [(gang["start_epoch"] if machine.late else gang["go"], *rows[0][1:])]
-        if by in self._ended and machine.group in self._lost_go:
-            return  # it was sent after GO, which is in no database any more
+        lost = machine.group in (self._lost_go if rows else self._had_go)
+        if by in self._ended and lost:
+            return  # it was sent after GO, which is in no database any more, or to a member that is in none
         if not rows or not rows[0][0]:
             self.violated("I4", f"{machine.instance} runs before GO of its group is committed")
         elif not machine.late and (rows[0][1] != machine.attempt or rows[0][2] in ("Removed", "Pending", "Claimed")):
