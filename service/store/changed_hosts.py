@@ -108,11 +108,13 @@ def install(connection: Connection) -> None:
         f"VALUES ({{row}}.{{key}}, (SELECT coalesce(max(number), 0) + 1 FROM {TABLE})) "
         "ON CONFLICT (host_uuid) DO UPDATE SET number = excluded.number"
     )
+    there = dict(connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").all())
     for table, columns in _COLUMNS.items():
         differs = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in columns)
         for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
-            when = f"WHEN {differs}" if event == "UPDATE" else ""
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER IF NOT EXISTS {table}_{event.lower()}_noted AFTER {event} ON {table} {when} "
-                f"BEGIN {note.format(row=row, key=_KEY[table])}; END"
-            )
+            name, when = f"{table}_{event.lower()}_noted", f"WHEN {differs} " if event == "UPDATE" else ""
+            made = note.format(row=row, key=_KEY[table])
+            wanted = f"CREATE TRIGGER {name} AFTER {event} ON {table} {when}BEGIN {made}; END"
+            if there.get(name) != wanted:  # an earlier version may have had other columns in mind
+                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")
+                connection.exec_driver_sql(wanted)
