@@ -103,7 +103,7 @@ def _as_an_earlier_version(connection: Connection) -> None:
     for table in ("hosts", "host_resources"):
         connection.exec_driver_sql(f"DROP TRIGGER {table}_update_noted")
     connection.exec_driver_sql(
-        "CREATE TRIGGER hosts_update_noted AFTER UPDATE ON hosts WHEN OLD.version IS NOT NEW.version BEGIN SELECT 1; END"
+        "CREATE TRIGGER hosts_update_noted AFTER UPDATE ON hosts WHEN OLD.version <> NEW.version BEGIN SELECT 1; END"
     )
 
 
