@@ -74,7 +74,6 @@ class Observer:
 
     def went_back(self, memory: Mapping[str, Any], ended: Iterable[str]) -> None:
         """The database is as it was when this was remembered. `ended`: processes of before, whose calls may come."""
-        # Of a start that was over, too: what was sent then may still be on its way.
         self._lost_go, self._ended = self._had_go - memory["_go"], frozenset(ended)
         for name in _OF_THE_DATABASE:
             setattr(self, name, copy.copy(memory[name]))
@@ -188,16 +187,13 @@ class Observer:
         """I4: in the commit that is GO every member is placed and known to be created."""
         gone = {uuid for uuid, row in groups.items() if row[6]}
         for uuid in gone - self._go:
-            leaving = {
-                m
-                for (m,) in self._rows("SELECT uuid FROM instances WHERE group_uuid = ? AND (leaving OR beside)", uuid)
-            }
+            rows = self._rows("SELECT uuid FROM instances WHERE group_uuid = ? AND (leaving OR beside)", uuid)
+            leaving = {m for (m,) in rows}
             up = ("Created", "Booting", "Running")
             early = [m[0] for m in members.values() if m[7] == uuid and m[1] not in up and m[0] not in leaving]
             if early and groups[uuid][1] == "booting":
                 self.violated("I4", f"GO of group {uuid} is committed, {early} are not created")
-        self._go = gone
-        self._had_go |= gone
+        self._go, self._had_go = gone, self._had_go | gone
 
     def _read_events(self) -> None:
         fresh = self._rows(
