@@ -160,10 +160,11 @@ def test_a_host_is_found_drained_and_enabled_by_the_keyboard_alone(page: Page, h
     press(page, Keys.ENTER)
     page.until(lambda: "Drain host-9" in page.text("dialog"), "the preview")
     # The dialog has the focus, and Escape leaves it to where one came from.
-    assert page.script("return document.querySelector('dialog').contains(document.activeElement)")
+    inside = "return document.querySelector('dialog')?.contains(document.activeElement) ?? false"
+    page.until(lambda: bool(page.script(inside)), "the focus in the dialog")
     press(page, Keys.ESCAPE)
     page.until(lambda: page.text("dialog") == "", "it closed")
-    assert "Drain" in focused(page)
+    page.until(lambda: "Drain" in focused(page), "the focus where one came from")
     press(page, Keys.ENTER)
     page.until(lambda: "Drain host-9" in page.text("dialog"), "the preview again")
     tab_to(page, "Drain")
