@@ -251,7 +251,9 @@ for port in /sys/class/virtio-ports/*; do
 done
 [ -n "$device" ] && exec 3<> "$device"
 pings=0
-while [ $pings -lt 3 ] && IFS= read -r line <&3; do
+while [ $pings -lt 3 ]; do
+    # While nobody is connected at the host's end, a read is at the end at once.
+    IFS= read -r line <&3 || { sleep 0.1; continue; }
     case "$line" in
         *guest-sync*) id=${line##*:}; echo "{\"return\": ${id%%[!0-9 ]*}}" >&3 ;;
         *guest-ping*) pings=$((pings + 1)); echo "{\"return\": {}}" >&3 ;;
