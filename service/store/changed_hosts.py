@@ -108,7 +108,8 @@ def install(connection: Connection) -> None:
         f"VALUES ({{row}}.{{key}}, (SELECT coalesce(max(number), 0) + 1 FROM {TABLE})) "
         "ON CONFLICT (host_uuid) DO UPDATE SET number = excluded.number"
     )
-    there = dict(connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").all())
+    told = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    there = {name: sql for name, sql in told}  # noqa: C416  # rows are no pairs to a type checker
     for table, columns in _COLUMNS.items():
         differs = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in columns)
         for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
