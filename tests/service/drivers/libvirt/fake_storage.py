@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ from tests.service.drivers.libvirt.fake_errors import error, lost
 
 if TYPE_CHECKING:
     from tests.service.drivers.libvirt.fake import FakeConnection, FakeHost
+
+
+_WRITES = threading.Lock()
 
 
 def absent_file() -> libvirt.libvirtError:
@@ -151,22 +155,26 @@ class FakeStream:
 
     def sendAll(self, read: Callable[[Any, int, Any], bytes], opaque: Any) -> None:  # noqa: N802
         def send() -> None:
-            made = ElementTree.fromstring(self.host.volumes[self.target]).findtext("capacity", "0")
-            content = bytearray(self.host.contents.get(self.target, b"").ljust(int(made), b"\0"))
+            size = int(ElementTree.fromstring(self.host.volumes[self.target]).findtext("capacity", "0"))
             at = self.offset
+            self._write(size, at, b"")
             while part := read(self, 65536, opaque):
                 assert at + len(part) - self.offset <= self.length, "libvirt takes no more than was said"
-                if not self.host.pool_full:
-                    content[at : at + len(part)] = part
+                self._write(size, at, b"" if self.host.pool_full else part)
                 at += len(part)
-                self.host.contents[self.target] = bytes(content)
                 self.host.uploaded[self.target] = self.host.uploaded.get(self.target, 0) + len(part)
                 if self.host.link_carries is not None and sum(self.host.uploaded.values()) >= self.host.link_carries:
                     self.host.link_carries = None
                     raise lost()
-            self.host.contents.setdefault(self.target, bytes(content))
 
         self.host.step("upload", send)
+
+    def _write(self, size: int, at: int, part: bytes) -> None:
+        """These bytes and no others: what another call writes meanwhile stays."""
+        with _WRITES:
+            content = bytearray(self.host.contents.get(self.target, b"").ljust(size, b"\0"))
+            content[at : at + len(part)] = part
+            self.host.contents[self.target] = bytes(content)
 
     def recvAll(self, take: Callable[[Any, bytes, Any], int], opaque: Any) -> None:  # noqa: N802
         content = self.host.contents[self.target][self.part]
