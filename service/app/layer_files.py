@@ -15,16 +15,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+import zstandard
+
 from service.domain.containers import Unusable
 
 MOST_ENTRIES = 1_000_000
 MOST_HEADER_BYTES = 1 << 20
+MOST_WINDOW_BYTES = 1 << 27
+"""What a layer of zstd may make its reader remember: as much as the program `zstd` takes without being told to."""
 _PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer's file. `digest`: of its bytes; `contents`: of the plain tar; SHA-256 in hex. `packed`: gzip or empty."""
+    """A layer's file. `digest`: of its bytes; `contents`: of the plain tar; SHA-256 in hex. `packed`: see Blob."""
 
     path: str
     digest: str
@@ -131,8 +135,7 @@ def opened(layer: Layer, number: int, budget: Budget | None) -> Iterator[tuple[t
     try:
         with open(layer.path, "rb") as file:  # a path of the service's own
             packed = Measured(file)
-            source = cast(BinaryIO, gzip.GzipFile(fileobj=packed) if layer.packed else packed)
-            plain = Measured(source, budget)
+            plain = Measured(_unpacked(packed, layer.packed), budget)
             padded = cast(BinaryIO, _Padded(plain))
             with tarfile.open(fileobj=padded, mode="r|", tarinfo=_Header, errors="surrogateescape") as archive:
                 yield archive, plain
@@ -143,10 +146,18 @@ def opened(layer: Layer, number: int, budget: Budget | None) -> Iterator[tuple[t
                 raise Unusable(f"is damaged: {which} is not the one that its manifest names")
             if contents != layer.contents:
                 raise Unusable(f"is damaged: {which} does not hold what the image's configuration says")
-    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, EOFError) as error:
         raise Unusable(f"is damaged: {which} cannot be unpacked ({type(error).__name__})") from error
     except (UnicodeError, ValueError, OverflowError) as error:
         raise Unusable(f"is damaged: a header of {which} cannot be read ({type(error).__name__})") from error
+
+
+def _unpacked(packed: Measured, how: str) -> BinaryIO:
+    """What a layer holds. Of zstd all frames are read, and those that hold no data are passed over (RFC 8878)."""
+    if how == "zstd":
+        reader = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW_BYTES)
+        return cast(BinaryIO, reader.stream_reader(cast(BinaryIO, packed), read_across_frames=True))
+    return cast(BinaryIO, gzip.GzipFile(fileobj=packed) if how == "gzip" else packed)
 
 
 def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -26,8 +26,10 @@ _CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.
 _LAYERS: Mapping[str, str] = {
     "application/vnd.oci.image.layer.v1.tar": "",
     "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
     "application/vnd.docker.image.rootfs.diff.tar": "",
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
 
 _SCHEMES = {"oci": "https", "oci+http": "http"}
@@ -81,7 +83,8 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A part of an image. `digest`: 64 hexadecimal digits; `size` in bytes; `packed`: `gzip`, or empty: a plain tar."""
+    """A part of an image. `digest`: 64 hexadecimal digits; `size` in bytes; `packed`: `gzip`, `zstd`, or empty: a plain
+    tar."""
 
     digest: str
     size: int
@@ -176,7 +179,7 @@ def manifest(document: bytes) -> Manifest:
     for one in _list(told, "layers"):
         kind = one.get("mediaType") if isinstance(one, dict) else None
         if not isinstance(kind, str) or kind not in _LAYERS:
-            raise Unusable(f"has a layer of the kind {_shown(kind)}: known are plain tar and tar+gzip")
+            raise Unusable(f"has a layer of the kind {_shown(kind)}: known are plain tar, tar+gzip and tar+zstd")
         blob = _descriptor(one)
         layers.append(Blob(blob.digest, blob.size, _LAYERS[kind]))
     if not 0 < len(layers) <= MOST_LAYERS:

@@ -46,12 +46,21 @@ class Registry:
         """How an image of it is asked for."""
         return f"oci+http://{secret}{'@' if secret else ''}127.0.0.1:{self.port}/{name}@sha256:{digest}"
 
-    def push(self, layout: Path, name: str, *, user: str = "") -> str:
-        """Put an image there that umoci made; its digest."""
+    def blob(self, digest: str) -> Path:
+        """The file in which it keeps what has this digest."""
+        return next(self.directory.glob(f"data/**/sha256/{digest[:2]}/{digest}/data"))
+
+    def push(self, layout: Path, name: str, *, user: str = "", packed: str = "") -> str:
+        """Put an image there that umoci made; its digest. `packed`: how its layers are packed then; empty: by gzip."""
         told = self.directory / "digest"
         command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "--digestfile", told]
         command += ["--dest-creds", user] if user else []
-        run(*command, f"oci:{layout}:latest", f"docker://127.0.0.1:{self.port}/{name}:latest")
+        source = f"oci:{layout}:latest"
+        if packed:
+            plain = self.directory / "plain"
+            run("skopeo", "copy", "--quiet", "--insecure-policy", "--dest-decompress", source, f"dir:{plain}")
+            command, source = [*command, "--dest-compress-format", packed], f"dir:{plain}"
+        run(*command, source, f"docker://127.0.0.1:{self.port}/{name}:latest")
         return told.read_text().strip().removeprefix("sha256:")
 
 

@@ -75,6 +75,9 @@ def test_a_manifest_names_its_parts() -> None:
     layer = {**LAYER, "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip"}
     told = document(mediaType=containers.MANIFESTS[1], config={**CONFIG, **docker}, layers=[layer])
     assert containers.manifest(told) == found
+    for kind in ("oci.image.layer.v1.tar+zstd", "docker.image.rootfs.diff.tar.zstd"):
+        told = document(layers=[{**LAYER, "mediaType": f"application/vnd.{kind}"}])
+        assert containers.manifest(told).layers == (containers.Blob(DIGEST, 5, "zstd"),)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_a_manifest_names_its_parts() -> None:
         ({"layers": [LAYER] * 257}, "has 257 layers"),
         ({"layers": {}}, "no list of layers"),
         ({"layers": [7]}, "a layer of the kind unknown"),
-        ({"layers": [{**LAYER, "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd"}]}, "tar.zstd: known are"),
+        ({"layers": [{**LAYER, "mediaType": "application/vnd.oci.image.layer.v1.tar+xz"}]}, "tar.xz: known are"),
     ],
 )
 def test_what_is_no_manifest_is_told_in_words(fields: dict[str, Any], words: str) -> None:

@@ -129,6 +129,17 @@ async def test_an_image_of_a_registry_is_a_disk_with_owners_modes_and_whiteouts_
 
 
 @pytest.mark.asyncio
+async def test_an_image_that_skopeo_packed_by_zstd_is_a_disk_too(tmp_path: Path, shelf: Registry) -> None:
+    digest = shelf.push(own(tmp_path), "model", packed="zstd")
+    manifest = data_of(shelf.blob(digest))
+    assert (b"tar+zstd" in manifest, b"tar+gzip" in manifest) == (True, False)
+    async with whole(tmp_path, text(tmp_path)) as lab:
+        made = (await imported(lab, asked(shelf.url("model", digest))))[-1].inventory
+        here = listed(Path((await lab.service.catalog.get_image(made.uuid)).image.disk_path))
+        assert ("/opt/run" in here, "/opt/old" in here, "/opt/new" in here) == (True, False, True)
+
+
+@pytest.mark.asyncio
 async def test_what_is_no_image_here_is_told_by_its_field_and_leaves_nothing(
     tmp_path: Path, shelf: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

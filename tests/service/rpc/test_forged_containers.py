@@ -24,6 +24,7 @@ from typing import Any
 
 import grpc
 import pytest
+import zstandard
 from corral.v1 import catalog_pb2, catalog_pb2_grpc
 
 from service.app.layer_files import Layer
@@ -61,14 +62,15 @@ def archive(*members: tuple[str, bytes, Mapping[str, Any]]) -> bytes:
 
 def served(there: Source, layers: Sequence[bytes], **more: Any) -> str:
     """Puts an image of these plain layers there; how it is asked for. `more`: its configuration's fields; `contents`:
-    what that says of the layers."""
-    contents = more.pop("contents", layers)
+    what that says of the layers; `zstd`: what packs them, in place of gzip."""
+    contents, zstd = more.pop("contents", layers), more.pop("zstd", None)
     config = {"os": "linux", "architecture": "amd64", "config": {"Cmd": ["/run"]}}
     config |= {"rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha(one)}" for one in contents]}, **more}
-    blobs = [json.dumps(config).encode(), *(gzip.compress(layer, mtime=0) for layer in layers)]
+    packed = [zstd(layer) if zstd else gzip.compress(layer, mtime=0) for layer in layers]
+    blobs = [json.dumps(config).encode(), *packed]
     parts = [{"digest": f"sha256:{sha(blob)}", "size": len(blob)} for blob in blobs]
     for part in parts[1:]:
-        part["mediaType"] = "application/vnd.oci.image.layer.v1.tar+gzip"
+        part["mediaType"] = f"application/vnd.oci.image.layer.v1.tar+{'zstd' if zstd else 'gzip'}"
     parts[0]["mediaType"] = "application/vnd.oci.image.config.v1+json"
     manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json"}
     document = json.dumps({**manifest, "config": parts[0], "layers": parts[1:]}).encode()
@@ -80,6 +82,20 @@ def put(there: Source, document: bytes) -> str:
     there.files[f"/v2/model/manifests/sha256:{sha(document)}"] = document
     there.files["/v2/"] = b"{}"
     return f"oci+http://127.0.0.1:{there.port}/model@sha256:{sha(document)}"
+
+
+def in_two_frames(layer: bytes) -> bytes:
+    """As builders write who want to read parts of it: several frames, and others that hold no data."""
+    nothing = struct.pack("<II", 0x184D2A50, 7) + b"no data"
+    half = len(layer) // 2
+    return zstandard.compress(layer[:half]) + nothing + zstandard.compress(layer[half:]) + nothing
+
+
+def remembers_too_much(layer: bytes) -> bytes:
+    """Whoever reads it has to keep 256 MiB."""
+    wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=28)
+    made = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    return made.compress(layer) + made.flush()
 
 
 FILE = ("run", b"#!/bin/sh\n", {"mode": 0o755})
@@ -117,6 +133,10 @@ async def test_broken_and_hostile_images_are_refused_by_name_and_leave_nothing(t
         (served(forged, [bytes(broken)]), "layer 1 cannot be unpacked"),
         (served(forged, [good[:515]]), "layer 1 cannot be unpacked"),
         (served(forged, [b"no archive" * 1000]), "layer 1 cannot be unpacked"),
+        (served(forged, [bomb], zstd=zstandard.compress), "unpacks to more than 4194304 bytes"),
+        (served(forged, [good], zstd=lambda layer: layer), "layer 1 cannot be unpacked"),
+        (served(forged, [good], zstd=lambda layer: zstandard.compress(layer)[:-40]), "layer 1 cannot be unpacked"),
+        (served(forged, [good], zstd=remembers_too_much), "layer 1 cannot be unpacked"),
         (served(forged, [good], contents=[bomb]), "does not hold what the image's configuration says"),
         (served(forged, [good], contents=[good, good]), "does not name the contents of its layers"),
         (served(forged, [good], architecture="arm64"), "is for linux/arm64"),
@@ -192,6 +212,18 @@ async def test_links_stay_in_the_image_and_devices_are_left_out(tmp_path: Path, 
             assert "corral-4321:x:4321:0:" in (unpacked / "etc/passwd").read_text()
         finally:
             shutil.rmtree(unpacked)
+
+
+@pytest.mark.asyncio
+async def test_layers_of_zstd_in_several_frames_are_the_same_disk(tmp_path: Path, forged: Source) -> None:
+    layers = [archive(FILE, ("large", os.urandom(3 << 20), {})), archive(("second", b"2", {}))]
+    async with whole(tmp_path, text(tmp_path)) as lab:
+        made = [
+            (await imported(lab, asked(served(forged, layers, zstd=how), name=name)))[-1].inventory
+            for name, how in (("gzip", None), ("zstd", in_two_frames))
+        ]
+        assert made[0].container_digest != made[1].container_digest
+        assert made[0].sha256 == made[1].sha256
 
 
 @pytest.mark.asyncio
