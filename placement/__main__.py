@@ -1,7 +1,7 @@
 """Offline planner: ``python -m placement COMMAND``. Reads files, prints JSON or text; nothing else here touches files.
 
-Commands: place, explain, check, replay, drain, rebalance, gather, room. Exit status: 0 placed, right or the same; 1 not
-placed, wrong or different; 2 bad input; 3 unknown.
+Commands: place, explain, check, replay, drain, roll, rebalance, gather, room. Exit status: 0 placed, right or the same;
+1 not placed, wrong or different; 2 bad input; 3 unknown.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from placement.modes.gather import gather
 from placement.modes.moves import Move, Neighbours, node_of
 from placement.modes.plans import Limits
 from placement.modes.rebalance import rebalance
+from placement.modes.roll import roll
 from placement.resources import InvalidPlacementInput
 from placement.stop import Stop, never
 from placement.strategy import objective
@@ -72,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("snapshot")
     command.add_argument("host", nargs="+")
     command.set_defaults(run=_drain)
+    command = commands.add_parser("roll", help="an order in which hosts are emptied some at a time, as JSON")
+    command.add_argument("snapshot")
+    command.add_argument("host", nargs="*", help="all open hosts where none is named")
+    command.add_argument("--at-once", type=int, default=1, help="so many hosts at a time at most (default 1)")
+    command.set_defaults(run=_roll)
     for name, run, text in (
         ("rebalance", _rebalance, "moves after which no host is much fuller than the others, as JSON"),
         ("gather", _gather, "moves after which the free room is worth more, as JSON"),
@@ -84,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("snapshot")
     command.add_argument("request")
     command.set_defaults(run=_room)
-    for name in ("drain", "rebalance", "gather", "room"):
+    for name in ("drain", "roll", "rebalance", "gather", "room"):
         commands.choices[name].add_argument("--deadline-ms", type=int, help="end with what is known by then")
     return parser
 
@@ -180,10 +186,27 @@ def _drain(options: argparse.Namespace) -> int:
     return CODES[found.decision.status] if found.decision is not None else int(bool(fixed))
 
 
+def _each_alone(snapshot: Snapshot) -> list[Neighbours]:
+    """The movable members, each as a group of its own."""
+    movable = [(m, host) for host in snapshot.hosts for m in host.members if m.movable]
+    return [Neighbours((node_of(m, host),), {m.id: 1}) for m, host in movable]
+
+
+def _roll(options: argparse.Namespace) -> int:
+    snapshot = codec.read_snapshot(_read(options.snapshot))
+    hosts = options.host or [host.id for host in snapshot.hosts if host.schedulable]
+    with _deadline(options.deadline_ms) as stop:
+        plan = roll(snapshot, _each_alone(snapshot), hosts, options.at_once, stop=stop)
+    batches = [{"hosts": list(batch.hosts), "moves": _moves(batch.moves)} for batch in plan.batches]
+    stuck = {"host": plan.stuck, "why": plan.why} if plan.stuck else None
+    told = {"batches": batches, "left": list(plan.left), "least_moves": plan.least_moves, "proof": plan.proof.value}
+    print(codec.dumps({**told, "stuck": stuck}))
+    return CODES[plan.status]
+
+
 def _rebalance(options: argparse.Namespace) -> int:
     snapshot = codec.read_snapshot(_read(options.snapshot))
-    movable = [(m, host) for host in snapshot.hosts for m in host.members if m.movable]
-    groups = [Neighbours((node_of(m, host),), {m.id: 1}) for m, host in movable]
+    groups = _each_alone(snapshot)
     with _deadline(options.deadline_ms) as stop:
         plan = rebalance(snapshot, groups, Limits(options.most_moves), stop=stop)
     zones = [{"zone": z.zone, "before": z.before, "after": z.after, "bound": z.bound} for z in plan.zones]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from placement.model import Proof
+from placement.model import Proof, Status
 from placement.modes.moves import Move
 from placement.resources import MAX_NODES, checked_integer
 
@@ -113,3 +113,35 @@ class Rebalance:
     def moves(self) -> tuple[Move, ...]:
         """The moves alone."""
         return tuple(step.move for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Hosts that are emptied together, and the moves that empty them, in their order."""
+
+    hosts: tuple[str, ...]
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """``status``: ``placed``: the batches empty each host once. ``infeasible``: the host ``stuck`` cannot be emptied,
+    whatever moves within its zone, proven. ``unknown``: no order was found, though one may exist.
+
+    ``batches``: up to where it goes; ``left``: the hosts that are in none. ``least_moves``: no order has fewer moves.
+    ``proof``: optimal where it has no more. ``why``: what keeps ``stuck`` from being emptied, in words.
+    """
+
+    status: Status
+    batches: tuple[Batch, ...]
+    left: tuple[str, ...]
+    least_moves: int
+    proof: Proof = Proof.NONE
+    stuck: str = ""
+    why: str = ""
+    stopped: bool = False
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """The moves of all batches."""
+        return tuple(move for batch in self.batches for move in batch.moves)

@@ -52,18 +52,18 @@ def _carried_out(
     """What is wrong with the moves, one by one, and with what is told of the fleet before and after them."""
     owner = {node.id: group for group in groups for node in group.nodes}
     nodes = {node.id: node for group in groups for node in group.nodes}
-    now = {host.id: _sized(host, nodes) for host in snapshot.hosts}
+    now = {host.id: sized(host, nodes) for host in snapshot.hosts}
     held = dict(now)
     names = limits.resources or tuple(sorted({name for node in nodes.values() for name in node.demand}))
-    count = _Count(now, groups)
+    count = Count(now, groups)
     broken = count.total
     if broken != plan.missed:
         yield Violation("missed", f"{broken} before the moves, stated {plan.missed}")
     for step in plan.steps:
         move = step.move
-        yield from _seat(held, count.where, owner[move.member], nodes[move.member], move)
+        yield from seat_violations(held, count.where, owner[move.member], nodes[move.member], move)
         full = _load(now[move.source], names)
-        now, held = _after(now, held, move)
+        now, held = after_move(now, held, move)
         count.move(move, now)
         if count.total > broken:
             yield Violation("broken", f"{count.total} after the move of {move.member}, {broken} before it")
@@ -86,7 +86,7 @@ def _counts(host: Host, zone: str, inside: frozenset[str] | None) -> bool:
     return host.zone == zone and host.schedulable and (inside is None or host.id in inside)
 
 
-def _seat(
+def seat_violations(
     held: Mapping[str, Host], where: Mapping[str, str], group: Neighbours, node: Node, move: Move
 ) -> Iterator[Violation]:
     """What is wrong with the seat itself, while all moves before are on both ends."""
@@ -100,7 +100,7 @@ def _seat(
         yield Violation("zone", f"{move.member} leaves its zone")
 
 
-def _after(now: dict[str, Host], held: dict[str, Host], move: Move) -> tuple[dict[str, Host], dict[str, Host]]:
+def after_move(now: dict[str, Host], held: dict[str, Host], move: Move) -> tuple[dict[str, Host], dict[str, Host]]:
     member = next(m for m in now[move.source].members if m.id == move.member)
     there = replace(member, cells=move.cells)
     after = {**now, move.source: left(now[move.source], member)}
@@ -115,7 +115,7 @@ def _after(now: dict[str, Host], held: dict[str, Host], move: Move) -> tuple[dic
 
 
 @dataclass(slots=True)
-class _Count:
+class Count:
     """By how much rules are missed, group by group and host by host; counted again where a move may have changed it."""
 
     hosts: dict[str, Host]
@@ -208,7 +208,7 @@ def _load(host: Host, names: tuple[str, ...]) -> int:
     return max(shares, default=0)
 
 
-def _sized(host: Host, nodes: Mapping[str, Node]) -> Host:
+def sized(host: Host, nodes: Mapping[str, Node]) -> Host:
     return replace(host, members=tuple(_as_node(m, nodes.get(m.id)) for m in host.members))
 
 

@@ -144,6 +144,14 @@ def test_moves_and_room_can_be_asked_offline(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == {"moves": [move], "fixed": ["pin"], "decision": None}
     assert main(["drain", str(fleet), "h1"]) == 0
     assert json.loads(capsys.readouterr().out)["moves"] == []
+    assert main(["roll", str(fleet), "h1", "h0", "--at-once", "2", "--deadline-ms", "5000"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "batches": [{"hosts": ["h1"], "moves": []}, {"hosts": ["h0"], "moves": [move]}],
+        "left": [],
+        "least_moves": 1,
+        "proof": "optimal",
+        "stuck": None,
+    }
     assert main(["rebalance", str(fleet), "--most-moves", "3"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "moves": [],
