@@ -19,6 +19,7 @@ from service.app import imports, jobs, sessions
 from service.app.access_keys import AccessKeys
 from service.app.catalog import Catalog
 from service.app.cleaning import Cleanings
+from service.app.credentials import Credentials
 from service.app.devices import Devices
 from service.app.evacuation import Evacuation
 from service.app.feed import Feed
@@ -250,7 +251,9 @@ class Service:
         self.uploads = Uploads(
             self.store, self.catalog, ImageStore(config.image_directory, config.max_upload_size), self.metrics
         )
-        self.imports = imports.configured(self.uploads, self.catalog, config)
+        self.imports = imports.configured(
+            self.uploads, self.catalog, Credentials(self.store, self._known_secrets), config
+        )
         self.fleet_feed = FleetFeed(self.store, self.fleet)
         self.devices = Devices(self.store, wall_clock, self.signals)
         self.cleanings = Cleanings(self.store, wall_clock, self.fleet, self.signals)

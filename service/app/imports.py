@@ -13,9 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+import httpx
+
 from service.app import container_images
 from service.app.catalog import Asked, Catalog
 from service.app.container_images import ContainerImages
+from service.app.credentials import Credentials
 from service.app.image_sources import ImageSources, parsed
 from service.app.uploads import NewUpload, Uploaded, Uploads
 from service.config.settings import Config
@@ -31,10 +34,12 @@ MOST_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class NewImport:
-    """What is fetched, and what is to be made of it (as of an upload). `url` may hold a secret."""
+    """What is fetched, and what is to be made of it (as of an upload). `url` may hold a secret; `credentials`: empty
+    or a reference to one."""
 
     what: NewUpload
     url: str = field(repr=False)
+    credentials: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Imports:
         catalog: Catalog,
         sources: ImageSources,
         images: ContainerImages,
+        credentials: Credentials,
         most_bytes: int,
         most_ms: int,
         clock: Callable[[], float] = time.monotonic,
@@ -68,6 +74,7 @@ class Imports:
         self._catalog = catalog
         self._sources = sources
         self._images = images
+        self._credentials = credentials
         self._most_bytes = most_bytes
         self._most_ms = most_ms
         self._clock = clock
@@ -77,7 +84,7 @@ class Imports:
         """Fetch it, a step each second; the last one is `done`.
 
         The bytes that are here already are not fetched again. Raises InvalidArgument (naming the caller's field),
-        AlreadyExists, RequestIdReused, Conflict, WrongState, Overloaded, Unavailable.
+        NotFound (credentials), AlreadyExists, RequestIdReused, Conflict, WrongState, Overloaded, Unavailable.
         """
         request = _understood(request)  # before the first step, so that a call that is refused has a status of its own
         if self._running >= MOST_AT_ONCE:
@@ -114,14 +121,17 @@ class Imports:
 
     async def _taken(self, caller: Caller, request: NewImport, asked: Asked, seen: _Seen) -> Uploaded:
         what = request.what
+        own = await self._credentials.of(caller, request.credentials)
         if containers.is_reference(request.url):
             reference = containers.reference(request.url)
+            reference = replace(reference, secret=own or reference.secret)
             image = await self._images.take(caller, what, reference, asked, seen)
             return Uploaded(seen.received, image)
         whole = await self._uploads.kept(what.sha256)
         if whole is not None:
             return await self._uploads.take(caller, replace(what, size=whole), whole, _nothing(), asked)
-        async with self._sources.opened(request.url, await self._uploads.received(what.sha256)) as download:
+        secret = None if own is None else httpx.BasicAuth(*own)
+        async with self._sources.opened(request.url, await self._uploads.received(what.sha256), secret) as download:
             if not 0 < download.size <= self._most_bytes:
                 told = f"has {download.size} bytes: may have 1 to {self._most_bytes} here (catalog.max_upload_size)"
                 raise InvalidArgument.of("url", told)
@@ -130,11 +140,11 @@ class Imports:
                 return await self._uploads.take(caller, replace(what, size=download.size), download.at, parts, asked)
 
 
-def configured(uploads: Uploads, catalog: Catalog, config: Config) -> Imports:
+def configured(uploads: Uploads, catalog: Catalog, credentials: Credentials, config: Config) -> Imports:
     """As the configuration says."""
     sources = ImageSources(config.import_networks)
     images = container_images.configured(uploads, sources, config)
-    return Imports(uploads, catalog, sources, images, config.max_upload_size, config.max_import_ms)
+    return Imports(uploads, catalog, sources, images, credentials, config.max_upload_size, config.max_import_ms)
 
 
 class _Seen:
@@ -179,15 +189,22 @@ async def _nothing() -> AsyncIterator[bytes]:
 def _understood(request: NewImport) -> NewImport:
     """The request with its URL looked at; of a container image the digest stands in it. Raises InvalidArgument."""
     if not containers.is_reference(request.url):
-        parsed(request.url)
+        _one_of_both(request, in_url=bool(parsed(request.url).userinfo))
         return request
     try:
         reference = containers.reference(request.url)
     except containers.Unusable as error:
         raise InvalidArgument.of("url", str(error)) from None
+    _one_of_both(request, in_url=reference.secret is not None)
     if request.what.sha256 not in ("", reference.digest):
         raise InvalidArgument.of("sha256", "must be empty, or the digest that stands in url")
     return replace(request, what=replace(request.what, sha256=reference.digest))
+
+
+def _one_of_both(request: NewImport, *, in_url: bool) -> None:
+    """Raises InvalidArgument."""
+    if request.credentials and in_url:
+        raise InvalidArgument.of("credentials", "must be empty where url holds a user and a password")
 
 
 def _as_asked(wrong: FieldViolation) -> FieldViolation:

@@ -110,7 +110,10 @@ class Repository:
         scheme, _, rest = asked.wants.partition(" ")
         if scheme.lower() == "basic":
             if own is None:
-                wants = "its registry wants a user and a password: oci://USER:PASSWORD@REGISTRY/NAME@sha256:DIGEST"
+                wants = (
+                    "its registry wants a user and a password: say `credentials`, or "
+                    "oci://USER:PASSWORD@REGISTRY/NAME@sha256:DIGEST"
+                )
                 raise InvalidArgument.of("url", wants)
             return own
         told = dict(_PARAMETER.findall(rest))

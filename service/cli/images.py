@@ -95,6 +95,9 @@ def upload_image(
 )
 @click.option("--initrd", default="", metavar="URL", help="The initial RAM disk of a kernel.")
 @click.option("--initrd-sha256", default="", help="The digest of the initial RAM disk.")
+@click.option(
+    "--credentials", default="", help="secret://NAME, whose value is USER:PASSWORD, shown to the server or registry."
+)
 @_arguments_option
 @_delivery_option
 def import_image(
@@ -127,7 +130,9 @@ def import_image(
     request = catalog_pb2.ImportImageRequest(url=url, name=name or called, request_id=uuid4().hex, **told)
     request.format, request.initrd_sha256 = kind or "", initrd_sha256
     if initrd:
-        _fetched(stub, catalog_pb2.ImportImageRequest(url=initrd, name="initrd", sha256=initrd_sha256, format="initrd"))
+        aside = catalog_pb2.ImportImageRequest(url=initrd, name="initrd", sha256=initrd_sha256, format="initrd")
+        aside.credentials = request.credentials
+        _fetched(stub, aside)
     made = _fetched(stub, request).inventory
     output.one(made, made.name, f"{made.name} is imported: {made.uuid}, {size_text(made.size)}")
     return errors.OK

@@ -1109,6 +1109,7 @@ class ImportImageRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     KERNEL_ARGUMENTS_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
+    CREDENTIALS_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """An http or https URL, at most 2048 characters. It may hold a user and a password, and a signed query: nothing of it
     but its host is told or logged. Redirects are followed, a few, and none from https to http.
@@ -1137,6 +1138,11 @@ class ImportImageRequest(_message.Message):
     that keeps a place for them. Empty means `nocloud` for a disk and `fw_cfg` for a kernel. Empty for a
     container image.
     """
+    credentials: _builtins.str
+    """`secret://NAME`: a secret that the caller's project may use, whose value is `USER:PASSWORD`. They are shown where those
+    of a URL are: to its own server, to its registry, or to the token server that a registry names. Empty where the URL
+    holds them, or nobody asks for any.
+    """
     def __init__(
         self,
         *,
@@ -1149,10 +1155,11 @@ class ImportImageRequest(_message.Message):
         request_id: _builtins.str = ...,
         kernel_arguments: _builtins.str = ...,
         delivery: _builtins.str = ...,
+        credentials: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "format", b"format", "initrd_sha256", b"initrd_sha256", "kernel_arguments", b"kernel_arguments", "name", b"name", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "sha256", b"sha256", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "delivery", b"delivery", "format", b"format", "initrd_sha256", b"initrd_sha256", "kernel_arguments", b"kernel_arguments", "name", b"name", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "sha256", b"sha256", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -157,7 +157,7 @@ def new_upload(message: catalog_pb2.UploadImageRequest) -> NewUpload:
 
 def new_import(message: catalog_pb2.ImportImageRequest) -> NewImport:
     """What is to be fetched."""
-    return NewImport(_sent(message, 0), message.url)
+    return NewImport(_sent(message, 0), message.url, message.credentials)
 
 
 def _sent(message: catalog_pb2.UploadImageRequest | catalog_pb2.ImportImageRequest, size: int) -> NewUpload:

@@ -13,12 +13,13 @@ from typing import Any
 
 import grpc
 import pytest
-from corral.v1 import catalog_pb2
+from corral.v1 import catalog_pb2, secret_pb2
 
 from service.app.layers import RESERVED
 from tests.service.rpc.test_catalog import refused
 from tests.service.rpc.test_uploads import INVALID, files
 from tests.support.registry import Registry, image, registry, run
+from tests.support.secrets import a_key
 from tests.support.whole import Whole, config_text, whole
 
 LOOPBACK = 'import_networks = ["127.0.0.0/8"]\ncontainer_guest = "container-guest"\n'
@@ -200,7 +201,7 @@ async def test_a_registry_with_accounts_is_shown_them_and_nobody_is_told(
     with registry(tmp_path / "registry", ACCOUNT) as shelf:
         digest = shelf.push(own(tmp_path), "model", user=f"me:{PASSWORD}")
         database = tmp_path / "corral.db"
-        configuration = text(tmp_path).replace("sqlite://", f"sqlite:///{database}")
+        configuration = text(tmp_path).replace("sqlite://", f"sqlite:///{database}") + a_key(tmp_path)
         told = []
         with caplog.at_level(logging.DEBUG):
             logging.getLogger("httpx").setLevel(logging.WARNING)  # as the service sets it
@@ -219,6 +220,13 @@ async def test_a_registry_with_accounts_is_shown_them_and_nobody_is_told(
                 told += [str(step) for step in steps]
                 assert any("service.app.unpacking" in line for line in lines)
                 told += lines
+                # The same by a secret of the project's.
+                await lab.secrets.CreateSecret(secret_pb2.CreateSecretRequest(name="shelf", value=f"me:{PASSWORD}"))
+                by_name = asked(url, name="by-name", credentials="secret://shelf")
+                told += [str(step) for step in await imported(lab, by_name)]
+                both = asked(shelf.url("model", digest, secret="me:x"), credentials="secret://shelf")
+                error = await refused(imported(lab, both), *INVALID, "credentials")
+                told += [str(error), str(error.trailing_metadata())]
         told += [caplog.text, *stored_in(tmp_path)]
         assert not [line[:200] for line in told if PASSWORD in line]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from corral.v1 import catalog_pb2, catalog_pb2_grpc
+from corral.v1 import catalog_pb2, catalog_pb2_grpc, secret_pb2
 
 from service.app import imports
 from tests.service.rpc.lab import soon
@@ -22,6 +23,7 @@ from tests.service.rpc.test_catalog import qcow2, refused
 from tests.service.rpc.test_uploads import DISK, INVALID, TOKENS, bearer, curl, digest, files, received, upload
 from tests.support.postgres import Postgres
 from tests.support.process import CONFIGURATION, CorralProcess
+from tests.support.secrets import a_key
 from tests.support.source import Source, source
 from tests.support.whole import Whole, config_text, whole
 
@@ -288,3 +290,31 @@ async def test_another_replica_goes_on_with_it(
             assert min(first for _, first, _ in mirror.asked[1:]) == 9000, "what was here was not fetched again"
     finally:
         stuck.set()
+
+
+@pytest.mark.asyncio
+async def test_who_asks_is_shown_by_a_secret_of_the_project(tmp_path: Path, mirror: Source) -> None:
+    config = text(extra="") + a_key(tmp_path)
+    async with whole(tmp_path, config) as lab:
+        for name, value in (("mirror", "me:pass:word"), ("token", "no-colon")):
+            await lab.secrets.CreateSecret(secret_pb2.CreateSecretRequest(name=name, value=value))
+        for said, words in (
+            ("me:pass", "secret://NAME"),
+            ("secret://", "secret://NAME"),
+            ("secret://token", "token has no colon"),
+        ):
+            error = await refused(imported(lab, asked(mirror, credentials=said)), *INVALID, "credentials")
+            assert words in str(error.trailing_metadata()) + (error.details() or "")
+        missing = imported(lab, asked(mirror, credentials="secret://absent"))
+        error = await refused(missing, grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        assert "credentials: no secret absent" in (error.details() or "")
+        twice = catalog_pb2.ImportImageRequest(
+            url=mirror.url("/disk", user="a:b"), sha256=digest(BIG), name="x", credentials="secret://mirror"
+        )
+        await refused(imported(lab, twice), *INVALID, "credentials")
+        assert mirror.asked == [], "nobody was asked"
+        steps = await imported(lab, asked(mirror, credentials="secret://mirror"))
+        assert steps[-1].done
+        expected = "Basic " + base64.b64encode(b"me:pass:word").decode()
+        assert {secret for _, _, secret in mirror.asked} == {expected}
+        assert "pass:word" not in "".join(map(str, steps))
