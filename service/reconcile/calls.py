@@ -80,6 +80,7 @@ BUDGET_SECONDS: Mapping[type, float] = {
 }
 ENDING = frozenset({InstanceStatus.FAILING, InstanceStatus.EVICTING, InstanceStatus.REMOVING, InstanceStatus.STOPPING})
 POLL_AGE = 0.5
+"""How old (seconds) a listing may be that a look is content with."""
 ENTOMB_SECONDS = 10.0
 HEAR_SECONDS = 5.0
 
@@ -139,9 +140,8 @@ class MemberCalls:
         running = self._metrics.driver_calls_running.labels(monitor.host.address.driver)
         running.inc()
         try:
-            async with asyncio.timeout(
-                budget + 2.0
-            ):  # drivers keep the deadline themselves; this is for one with a bug
+            # Drivers keep the deadline themselves; this is for one with a bug.
+            async with asyncio.timeout(budget + 2.0):
                 failpoint(f"{name}.before")
                 with traces.host_call(monitor.host.address.driver, name, monitor.host.name, member.uuid):
                     if isinstance(effect, Migrate | AbortMove):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from service.domain.groups import GroupPhase, Instance, InstanceStatus
 from service.domain.specs import DeployRequest
@@ -15,7 +17,7 @@ from service.errors import Unavailable
 from service.lifecycle.facts import DeleteRequested, Observation, Observed, StartRequested, StopRequested
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.worker import LEASE_MS, RENEW_MS, GroupWorker
-from service.store import clock, groups
+from service.store import clock, groups, schema
 from service.store.connection import Connection
 from service.transactions.changes import apply
 from tests.support.builders import spec
@@ -200,3 +202,23 @@ async def test_where_a_group_comes_to_rest_its_lease_ends_in_the_same_commit_and
             assert owners == ({"test"} if intent else frozenset())
             if not intent:
                 await plane.store.write(lambda c: apply(c, uuid, [StartRequested()], 1))
+
+
+async def test_a_listing_that_is_older_than_what_is_stored_of_a_member_takes_nothing_back() -> None:
+    """Who has the next turn may find one that another group asked for while this member still booted."""
+    async with control_plane() as plane:
+        uuid = await resting(plane)
+        group = await plane.store.read(lambda c: groups.load(c, uuid))
+        (member,) = group.instances
+        host = plane.drivers[member.host_uuid].host
+        options, host.options = host.options, replace(host.options, boot_ms=3_600_000)
+        listed = (await plane.reconciler.monitors[member.host_uuid].look()).listing.find(member.machine_uuid)
+        host.options = options
+        assert listed is not None
+        assert listed.report is not None
+        assert listed.report.stage == "booting"
+        now = await plane.store.read(clock.now)
+        await plane.store.write(lambda c: c.execute(update(schema.instances).values(updated_at=now)))
+        await work(plane, uuid)
+        after = await plane.store.read(lambda c: groups.load(c, uuid))
+        assert (after.version, after.instances[0].status) == (group.version, InstanceStatus.RUNNING)
