@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 WINDOW_SECONDS = 10.0
 """The rate is that of so long: what was fast an hour ago says nothing of what remains."""
 _APART_SECONDS = 0.5
+_SOON_SECONDS = 0.001
+"""Two moments that are nearer to each other tell of no rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Pace:
 
     def rate(self, now: float) -> int:
         """Bytes a second; 0 where nothing came, or it is too early to say."""
-        if not self.points or now <= self.points[0][0]:
+        if not self.points or now - self.points[0][0] < _SOON_SECONDS:
             return 0
         return max(0, int((self.done - self.points[0][1]) / (now - self.points[0][0])))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from google.protobuf.descriptor import FileDescriptor
 
 from service.app import feed
 from tests.support import ROOT
+from tests.support.ports import own_port
 from tests.support.whole import ENTRY, GIB, ZONE, config_text, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -148,9 +148,7 @@ def address(port: int) -> dict[str, Any]:
 @asynccontextmanager
 async def envoy(directory: Path, upstream: int) -> AsyncIterator[int]:
     """A running Envoy; its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = own_port()
     log = (directory / "envoy.log").open("wb")
     process = await asyncio.create_subprocess_exec(
         ENVOY, "-c", configuration(directory, port, upstream), "--concurrency", "1", "--disable-hot-restart",

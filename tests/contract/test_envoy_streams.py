@@ -127,6 +127,10 @@ async def behind(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
     async with whole(directory, config_text(0, extra=_hosts())) as lab, envoy(
         directory, lab.service.rpc.address.port
     ) as port:  # fmt: skip
+        # The first plan loads the planner into this process, which hears nobody meanwhile: on a busy machine for longer
+        # than Envoy waits.
+        plan = deploy_pb2.PlanDistributedModelServiceRequest.FromString(deploy("").request.SerializeToString())
+        await lab.deploy.PlanDistributedModelService(plan)
         yield port, lab
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -31,6 +30,7 @@ from tests.contract.test_envoy import ENVOY
 from tests.support import ROOT
 from tests.support.builders import ENTRY, ZONE
 from tests.support.certificates import certificate
+from tests.support.ports import own_port
 from tests.support.postgres import Postgres
 from tests.support.process import ServiceProcess
 
@@ -50,12 +50,6 @@ password_sha512 = "{hashlib.sha512(b"secret").hexdigest()}"
 role = "admin"
 """
 BOOT_MS = 3000
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def replaced(text: str, places: dict[str, str]) -> str:
@@ -160,7 +154,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -
     for number in (1, 2):
         own = directory / f"replica-{number}"
         own.mkdir()
-        ports[number] = (free_port(), free_port())
+        ports[number] = (own_port(), own_port())
         text = replaced(
             lines,
             {
@@ -174,7 +168,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -
         file = own / "corral.toml"
         file.write_text(f'{text}\n[log]\nformat = "json"\n{ACCOUNTS}\n{fleet}')
         replicas.append(ServiceProcess(file))
-    listen, admin = free_port(), free_port()
+    listen, admin = own_port(), own_port()
     text = replaced(
         (GUIDE / "envoy.yaml").read_text(),
         {

@@ -73,7 +73,7 @@ class Prometheus:
             stdout=self._log,
             stderr=self._log,
         )
-        self.client = httpx.Client(base_url=f"http://{self._address(directory)}", timeout=30)
+        self.client = httpx.Client(base_url=f"http://{self._address(directory)}", timeout=DEADLINE_SECONDS)
         self._await_ready()
 
     def _address(self, directory: Path) -> str:
@@ -128,32 +128,34 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             server.end()
 
 
-def _until(server: Prometheus, query: str) -> None:
+def _until(server: Prometheus, query: str) -> list[Any]:
+    """The query's first answer that is not empty: a scrape that a busy machine does not finish in its three seconds
+    ends every series until the next."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not server.ask(query):
+    while not (found := server.ask(query)):
         assert time.monotonic() < deadline, f"never true: {query}"
         time.sleep(0.1)
+    return found
 
 
 @pytest.mark.parametrize(("title", "query"), queries())
 def test_each_query_has_an_answer(prometheus: Prometheus, title: str, query: str) -> None:
-    result = prometheus.ask(query)
     if title != "annotations" and not any(words in query for words in SILENT):
         _until(prometheus, query)
     else:
-        assert isinstance(result, list)
+        prometheus.ask(query)
 
 
 def test_refusals_are_no_failures_and_the_rules_are_quiet_in_a_run_in_which_all_goes_well(
     prometheus: Prometheus,
 ) -> None:
     assert prometheus.ask('corral_deploy_duration_seconds_count{outcome="Failed"}') == []
-    (refused,) = prometheus.ask("corral_deploys_ended_without_running_total")
+    (refused,) = _until(prometheus, "corral_deploys_ended_without_running_total")
     assert refused["metric"]["outcome"] == "Refused"
     assert refused["metric"]["reason"] in ("QUOTA_EXCEEDED", "UNSATISFIABLE", "NO_CAPACITY")
     rules = prometheus.client.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
     assert prometheus.ask('ALERTS{alertstate="firing"}') == []
-    (one, two) = sorted(prometheus.ask("corral_host_up"), key=lambda series: series["metric"]["host"])
+    (one, two) = sorted(_until(prometheus, "corral_host_up"), key=lambda series: series["metric"]["host"])
     assert (one["metric"]["host"], one["metric"]["zone"], one["value"][1]) == ("one", "zone-1", "1")
     assert two["metric"]["host"] == "two"

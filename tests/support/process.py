@@ -19,6 +19,7 @@ from corral.v1 import deploy_pb2, deploy_pb2_grpc, fleet_pb2_grpc, group_pb2
 
 from tests.support import ROOT
 from tests.support.builders import ENTRY, ZONE
+from tests.support.ports import own_port
 
 # The project as a checkout has it, importable from any directory.
 ENVIRONMENT: Mapping[str, str] = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
@@ -173,7 +174,7 @@ class CorralProcess(ServiceProcess):
     def __init__(self, directory: Path, configuration: str, *, server: str = "", python: Path | None = None) -> None:
         super().__init__(directory / "corral.toml", python=python)
         self.database = directory / "corral.db"
-        self.port = 0  # any free one; a process that is started again serves where clients look for it
+        self.port = own_port()  # a process that is started again serves where clients look for it
         if "[identity]" not in configuration:  # at the end: what is given may begin with keys of the head's last table
             configuration = f'{configuration}\n[identity]\nanonymous = "loopback"\n'
         self._text = (
@@ -195,7 +196,6 @@ class CorralProcess(ServiceProcess):
         """See ServiceProcess.start."""
         self.configure()
         super().start()
-        self.port = int(self.grpc.rpartition(":")[2])
         self._channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.support.ports import own_port
 
 BUNDLED = Path(__file__).resolve().parents[2] / ".cache/tools"
 PROGRAMS = {
@@ -95,9 +96,7 @@ def image(
 def registry(directory: Path, accounts: str = "") -> Iterator[Registry]:
     """One that runs until the end. `accounts`: lines of a htpasswd file; empty: everybody may do everything."""
     require()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = own_port()
     directory.mkdir()
     auth = ""
     if accounts:

@@ -21,6 +21,7 @@ def test_nobody_can_say_before_anything_came_and_nothing_remains_at_the_end() ->
     assert (Pace(10).rate(5.0), Pace(10).remaining_ms(5.0)) == (0, None)
     assert Pace(10).at(0.0, 5).at(100.0, 5).remaining_ms(100.0) is None
     assert Pace(10).at(0.0, 10).remaining_ms(0.0) == 0
+    assert Pace(10).at(0.0, 0).at(5e-324, 1).remaining_ms(5e-324) is None, "two moments that are as good as one"
     assert Pace(10).at(0.0, 9).at(1.0, 2).rate(1.0) == 0, "it began anew"
 
 

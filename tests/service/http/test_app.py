@@ -19,6 +19,7 @@ from starlette.routing import Route
 from service.http.app import bind, create_app, serve_http
 from service.listening import AddressUnavailable, ListenAddress
 from service.telemetry.metrics import Metrics
+from tests.support.ports import own_port
 
 Check = Callable[[], Awaitable[Mapping[str, str]]]
 
@@ -176,8 +177,8 @@ async def test_a_stopped_server_first_ends_the_request_it_has_and_frees_the_port
         await go_on.wait()
         return {}
 
-    listener = bind(ListenAddress("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+    port = own_port()
+    listener = bind(ListenAddress("127.0.0.1", port))
     stop = asyncio.Event()
     app = create_app(registry=Metrics().registry, readiness=slow, refresh=nothing_to_refresh)
     serving = asyncio.create_task(serve_http(app, listener, stop))

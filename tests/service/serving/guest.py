@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from service.serving import orders, supervisor
+from tests.support.ports import own_port
 
 PROGRAM = Path(supervisor.__file__).with_name("supervisor.sh")
 ENGINE = Path(__file__).with_name("engine.py")
@@ -41,13 +41,6 @@ def until(seen: Callable[[], Any], what: str) -> Any:
     raise AssertionError(f"not within {WAIT_SECONDS} s: {what}")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def port() -> tuple[int, str]:
     """A progress port as a guest has it: the host's end, and the path of the guest's."""
     host, guest = os.openpty()
@@ -62,6 +55,11 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
+
+
+def free_port() -> int:
+    """One for what listens as long as a test."""
+    return own_port()
 
 
 @dataclass
@@ -81,7 +79,7 @@ class Guest:
             "CORRAL_GROUP_EPOCH": "4",
             "CORRAL_NODE_RANK": "0",
             "CORRAL_NODE_ADDRESS": "127.0.0.1/8",
-            "CORRAL_SUPERVISOR_PORT": str(free_port()),
+            "CORRAL_SUPERVISOR_PORT": str(own_port()),
             "CORRAL_READINESS": "process",
             "CORRAL_ENGINE_COMMAND": command,
             **facts,
@@ -192,7 +190,7 @@ class Peer:
 def peer(tmp_path: Path) -> Iterator[Peer]:
     directory = tmp_path / "peer"
     directory.mkdir()
-    port = free_port()
+    port = own_port()
     server = ThreadingHTTPServer(("127.0.0.2", port), partial(Quiet, directory=str(directory)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
+from service.app.capacity import ResourceAmounts
 from tests.support.whole import Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
@@ -54,6 +56,10 @@ class Page:
             assert text, "the stream has ended"
             self._take(name, json.loads(text))
 
+    def of(self, group: str) -> set[tuple[int, str, int]]:
+        """(rank, status, vCPUs) of the group's members."""
+        return {(one["rank"], one["status"], one["cpu"]) for one in self.members.values() if one["group"] == group}
+
     def _take(self, name: str, document: dict[str, Any]) -> None:
         if name == "hello":
             self.hello = document
@@ -80,6 +86,12 @@ async def opened(lab: Whole, token: str = "") -> AsyncIterator[Page]:
         yield Page(answer.aiter_lines())
 
 
+def sums_to(one: ResourceAmounts, page: Page) -> bool:
+    columns = zip(*(host["resources"][one.resource] for host in page.hosts.values()), strict=True)
+    of_the_service = [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available]
+    return [sum(column) for column in columns] == of_the_service
+
+
 async def test_a_page_knows_the_whole_fleet_and_follows_members_claims_and_what_operators_do(tmp_path: Path) -> None:
     async with whole(tmp_path, config_text(hosts=2)) as lab, opened(lab) as page:
         await page.until(lambda p: p.ready)
@@ -89,15 +101,12 @@ async def test_a_page_knows_the_whole_fleet_and_follows_members_claims_and_what_
         await page.until(lambda p: all(host["status"] == "Connected" for host in p.hosts.values()))
         group = await lab.up(2)
         await page.until(lambda p: p.groups.get(group.uuid, {}).get("status") == "Running")
-        members = [one for one in page.members.values() if one["group"] == group.uuid]
-        assert {(one["rank"], one["status"], one["cpu"]) for one in members} == {(0, "Running", 4), (1, "Running", 4)}
+        await page.until(lambda p: p.of(group.uuid) == {(0, "Running", 4), (1, "Running", 4)})
         await page.until(lambda p: sum(host["resources"]["vcpu"][3] for host in p.hosts.values()) == 8)
         # The page's sums are the service's own.
         views = (await lab.service.fleet.capacity()).amounts
         for one in views:
-            columns = zip(*(host["resources"][one.resource] for host in page.hosts.values()), strict=True)
-            told = [sum(column) for column in columns]
-            assert told == [one.total, one.reserved, one.allocatable, one.claimed, one.foreign, one.available]
+            await page.until(partial(sums_to, one))
         await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-1")))
         await page.until(lambda p: p.hosts[lab.uuid_of("host-1")]["state"] == "Disabled")
         async for _ in lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)):
