@@ -86,7 +86,7 @@ class Connection:
     """A socket on which `first` is sent at once, by default the preface and SETTINGS. `closed`: it takes no more."""
 
     def __init__(self, port: int, first: bytes | None = None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.closed = False
         self.send(PREFACE + settings() if first is None else first)
 

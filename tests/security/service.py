@@ -74,13 +74,13 @@ def bearer(name: str) -> tuple[tuple[str, str], ...]:
 def json_client(corral: CorralProcess, name: str) -> httpx.Client:
     """A client of the JSON face."""
     headers = {"authorization": f"Bearer {secret(name)}", "content-type": "application/json"}
-    return httpx.Client(base_url=corral.http, headers=headers, timeout=30)
+    return httpx.Client(base_url=corral.http, headers=headers, timeout=60)
 
 
 def log_in(corral: CorralProcess, account: str) -> str:
     """A session of the ZStack face."""
     body = {"logInByAccount": {"accountName": account, "password": PASSWORD}}
-    answer = httpx.put(f"{corral.http}/zstack/v1/accounts/login", json=body, timeout=30)
+    answer = httpx.put(f"{corral.http}/zstack/v1/accounts/login", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["inventory"]["uuid"])
 
@@ -109,7 +109,7 @@ class Client:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{corral.port}")
 
     def call(
-        self, path: str, request: Message | Mapping[str, Any], who: str, *, most: int = 3, timeout: float = 20
+        self, path: str, request: Message | Mapping[str, Any], who: str, *, most: int = 3, timeout: float = 60
     ) -> tuple[grpc.StatusCode, str, Sequence[Message]]:
         """(code, the error's text with its details, the first answers). `who`: empty for nobody."""
         method = METHODS[path]

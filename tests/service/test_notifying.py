@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -16,25 +18,35 @@ from tests.support.process import CONFIGURATION, CorralProcess
 
 
 class Systemd:
-    """The socket of a unit."""
+    """The socket of a unit. It is read all the time, as systemd does: the kernel keeps ten messages, and who sends the
+    eleventh waits."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(60)
+        self._heard = queue.SimpleQueue[str]()
+        self._reader = threading.Thread(target=self._read, name="systemd")
+        self._reader.start()
 
     def until(self, word: str) -> list[str]:
         """All messages up to the first that begins with the word."""
-        heard = [self._socket.recv(4096).decode()]
+        heard = [self._heard.get(timeout=60)]
         while not heard[-1].startswith(word):
-            heard.append(self._socket.recv(4096).decode())
+            heard.append(self._heard.get(timeout=60))
         return heard
+
+    def _read(self) -> None:
+        while message := self._socket.recv(4096):
+            self._heard.put(message.decode())
 
     def __enter__(self) -> Systemd:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", str(self.path))
+        self._reader.join()
         self._socket.close()
 
 

@@ -39,12 +39,13 @@ def answer(service: ServiceProcess, secret: str) -> int:
 
 
 def told(service: ServiceProcess, event: str) -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+    written = [line for line in service.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [json.loads(line) for line in written if line.startswith("{")]
     return [line for line in lines if event in str(line.get("event"))]
 
 
 def soon(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)

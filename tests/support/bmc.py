@@ -132,7 +132,7 @@ class Bmc:
 
 def fetch(url: str) -> bytes:
     """What the address gives. Raises OSError."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         content: bytes = answer.read()
         return content
 
@@ -141,7 +141,7 @@ def report(url: str, token: str, said: dict[str, Any]) -> int:
     """Say something as a machine's guest; the answer's code."""
     request = urllib.request.Request(url, json.dumps(said).encode(), {"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

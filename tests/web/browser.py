@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 
 from tests.support import ROOT
 
@@ -65,22 +66,34 @@ class Page:
         )
 
     def click(self, selector: str, text: str = "") -> None:
-        """Press the first that fits and bears the text."""
-        found = [
-            element
-            for element in self.driver.find_elements(By.CSS_SELECTOR, selector)
-            if text in element.text and element.is_displayed()
-        ]
-        assert found, f"nothing to press: {selector} {text}"
-        found[0].click()
+        """Press the first that fits and bears the text, once there is one."""
+        self._do(selector, text, WebElement.click)
+
+    def _do(self, selector: str, text: str, what: Callable[[WebElement], None]) -> None:
+        """To the first that is seen, fits and bears the text; it is looked for anew where a drawing took it away."""
+        seen = (
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".find((e) => e.checkVisibility() && e.innerText.includes(arguments[1])) ?? null"
+        )
+
+        def done() -> bool:
+            element = self.script(seen, selector, text)
+            if element is None:
+                return False
+            try:
+                what(element)
+            except StaleElementReferenceException:
+                return False
+            return True
+
+        self.until(done, f"{selector} {text}")
 
     def type(self, selector: str, text: str) -> None:
         """Replace what a field holds, as its user does: what is selected is typed over.
 
         To clear it first tells the page nothing, so that a drawing between the two would put the old text back.
         """
-        element = self.driver.find_element(By.CSS_SELECTOR, selector)
-        element.send_keys(Keys.CONTROL + "a" + Keys.NULL + text)
+        self._do(selector, "", lambda element: element.send_keys(Keys.CONTROL + "a" + Keys.NULL + text))
 
     def size(self, width: int, height: int, *, dark: bool = False) -> None:
         """The window's size in CSS pixels, and the colours that its owner prefers."""
@@ -119,6 +132,10 @@ def browser(profile: Path) -> Iterator[Chrome]:
         "--no-sandbox",  # it has none as root; it sees this machine's loopback alone
         "--disable-dev-shm-usage",
         "--disable-gpu",
+        # What it takes to be out of sight it gives less of the processor, and fewer turns.
+        "--disable-renderer-backgrounding",
+        "--disable-backgrounding-occluded-windows",
+        "--disable-background-timer-throttling",
         "--window-size=1200,900",
         f"--user-data-dir={profile}",
     ):

@@ -340,7 +340,7 @@ async def test_the_certificates_that_the_file_names_are_shown_and_asked_for(tmp_
             private, chain = shown or (None, None)
             credentials = grpc.ssl_channel_credentials(pem, private, chain)
             async with grpc.aio.secure_channel(target, credentials) as channel:
-                await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+                await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
 
         await check(own_key, own)
         with pytest.raises(grpc.aio.AioRpcError):

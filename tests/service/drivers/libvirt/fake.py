@@ -93,7 +93,7 @@ class FakeHost:
         self.calls.append(method)
         fault = self._next_fault(method)
         if fault is not None and fault.hang is not None:
-            fault.hang.wait(30)
+            fault.hang.wait(120)
         if fault is not None and fault.raises is not None and not fault.after_effect:
             raise fault.raises()
         result = effect()

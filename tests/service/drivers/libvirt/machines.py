@@ -23,7 +23,7 @@ from tests.service.drivers.libvirt.fake import FakeHost
 CLUSTER = "test-cluster"
 LOGS = ("log-console", "log-engine")
 """Roles of the volumes that every machine has."""
-BUDGET = 5.0
+BUDGET = 60.0
 
 
 def identity(number: int = 1, attempt: int = 1, cluster: str = CLUSTER) -> MachineIdentity:

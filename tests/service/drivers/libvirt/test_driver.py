@@ -263,7 +263,7 @@ async def test_many_hung_steps_do_not_delay_a_list() -> None:
     for spec in specs:
         await driver.create_paused(spec, budget_seconds=BUDGET)
     release = host.hang("destroy", times=len(specs))
-    hung = [asyncio.create_task(driver.power_off(spec.identity, budget_seconds=20)) for spec in specs]
+    hung = [asyncio.create_task(driver.power_off(spec.identity, budget_seconds=BUDGET)) for spec in specs]
     await asyncio.sleep(0.05)
     assert len((await driver.list_machines(budget_seconds=BUDGET)).machines) == len(specs)
     assert not any(task.done() for task in hung)

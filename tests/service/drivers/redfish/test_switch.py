@@ -18,7 +18,7 @@ from tests.support.bmc import ACCOUNT, Bmc
 
 pytestmark = pytest.mark.asyncio
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 def address(bmc: Bmc, **options: str) -> HostAddress:
