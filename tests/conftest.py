@@ -26,6 +26,22 @@ def _disregard(_number: int, _frame: FrameType | None) -> None:
     """As if the signal were ignored, in this process alone."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of ours."""
+    parser.addoption(
+        "--jitter", metavar="SEED", help="make everything late at random that may be (tests/support/jitter.py)"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """With `--jitter`, each test has its own delays."""
+    if seed := item.config.getoption("jitter"):
+        from tests.support import jitter  # it imports most of the service
+
+        jitter.seeded(seed, item.nodeid)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """What a test starts gets each signal's default, however this run was started.
 
@@ -35,6 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.getoption("dist", "no") != "no":
         return
+    if config.getoption("jitter"):
+        from tests.support import jitter
+
+        jitter.install()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _disregard)

@@ -317,12 +317,9 @@ class MemberCalls:
     ) -> Sequence[Fact]:
         machine = None
         if not fresh:
-            machine = (await monitor.look(max_age=POLL_AGE)).listing.find(identity.machine_uuid)
-        # A listing may be older than the resume: that it was paused then says nothing.
-        paused = (
-            machine is not None and machine.state is MachineState.PAUSED and member.status is not InstanceStatus.CREATED
-        )
-        if machine is None or paused:
+            listed = (await monitor.look(max_age=POLL_AGE)).listing.find(identity.machine_uuid)
+            machine = listed if listed is not None and sight.is_as_known(member, listed) else None
+        if machine is None:
             machine = await monitor.observe(identity)
         if machine is not None and machine.state is not MachineState.TOMBSTONE:
             heard = await self._heard(monitor, identity, machine)

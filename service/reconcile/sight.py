@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.groups import Instance, InstanceStatus
@@ -32,6 +32,27 @@ _OBSERVATION: Mapping[MachineState, Observation] = {
 
 
 _STARTED = frozenset({InstanceStatus.CREATING, InstanceStatus.CREATED, InstanceStatus.BOOTING, InstanceStatus.RUNNING})
+
+_AS_KNOWN: Mapping[InstanceStatus, Collection[Observation]] = {
+    InstanceStatus.CREATED: (Observation.PAUSED,),
+    InstanceStatus.BOOTING: (Observation.EXECUTING,),
+    InstanceStatus.RUNNING: (Observation.READY, Observation.EXECUTING),
+    InstanceStatus.STOPPING: (Observation.READY, Observation.EXECUTING),
+    InstanceStatus.REMOVING: (Observation.READY, Observation.EXECUTING),
+    InstanceStatus.EVICTING: (Observation.READY, Observation.EXECUTING),
+}
+
+
+def is_as_known(member: Instance, machine: ObservedMachine) -> bool:
+    """Whether a listing that may be older than what is known of the member shows no more than that. Anything else may
+    be past: it was paused before it was let run, booted before it was ready, and was ready before it started again."""
+    told = seen(member, machine)
+    return all(
+        isinstance(fact, Observed)
+        and fact.observation in _AS_KNOWN.get(member.status, ())
+        and fact.boot_id in ("", member.guest_boot)
+        for fact in told
+    )
 
 
 def other_devices(member: Instance, machine: ObservedMachine) -> str:

@@ -31,7 +31,6 @@ from service.lifecycle.effects import (
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import FINAL, PLACED
 from service.lifecycle.updating import at_rest, gang_of
-from service.reconcile.calls import POLL_AGE
 from service.reconcile.caution import Caution
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
@@ -328,10 +327,7 @@ class GroupWorker:
             self._sends.dispatched.update(sent)
             failpoint("worker.dispatched")
             return EffectResult([Observed(*key, Observation.DISPATCHED) for key in sent])
-        now, stored_at = self._now(), group.instance(effect.instance_uuid).updated_at
-        # A listing that other groups share may be older than what is stored: it would undo what was seen since.
-        hinted = hinted or now - stored_at <= POLL_AGE * 1000
-        left = self.lease_until - now
+        left = self.lease_until - self._now()
         return await self.context.calls.perform(group, effect, self._sends, lease_left_ms=left, hinted=hinted)
 
     # --- between steps, and the end of the work -----------------------------------------------------------------------
