@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -175,6 +176,14 @@ class Whole:
         return inventory
 
 
+async def _hosts_were_asked(service: Service) -> None:
+    """A start waits for hosts for 3 s, which may be too short on a busy machine: what it writes of them would come in
+    the middle of a test."""
+    async with asyncio.timeout(120):
+        while not all(monitor.settled for monitor in service.reconciler.monitors.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def whole(directory: Path, text: str | None = None, *, planner: Planner | None = None) -> AsyncIterator[Whole]:
     """Start the service with a configuration text that lies in `directory`, and end it."""
@@ -183,6 +192,7 @@ async def whole(directory: Path, text: str | None = None, *, planner: Planner | 
     process = Process(service)
     await process.start()
     try:
+        await _hosts_were_asked(service)
         async with grpc.aio.insecure_channel(str(service.rpc.address)) as channel:
             stub: Callable[..., Any] = deploy_pb2_grpc.DistributedModelServiceStub
             fleet: Callable[..., Any] = fleet_pb2_grpc.FleetServiceStub

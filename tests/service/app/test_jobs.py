@@ -132,6 +132,8 @@ async def test_an_orderly_stop_leaves_the_job_running_and_the_next_process_ends_
             assert (await ended(second, uuid)).outcome == "did x"
             with pytest.raises(Unavailable):
                 await first.submit(CALLER, "op", "y")
+            async with asyncio.timeout(60):
+                await w.heard.wait()
         assert [told[:2] for told in w.told] == [(uuid, JobState.SUCCEEDED)]
 
 

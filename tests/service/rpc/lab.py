@@ -23,6 +23,7 @@ from service.app.groups import Groups
 from service.app.logs import Logs
 from service.contract.frame import CallFrame, CallLimits
 from service.domain.fleet import MEMORY, VCPU, Overcommit
+from service.drivers.simulated import SimulatedDriver
 from service.listening import ListenAddress
 from service.rpc.interceptors import Identify
 from service.rpc.server import RpcServer, anonymous
@@ -200,7 +201,7 @@ async def rest_of(stream: Any) -> list[Any]:
 
 async def until(holds: Callable[[], bool], what: str) -> None:
     """Wait until something holds: the server counts a call and learns of a client that left a moment later."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < deadline, f"never: {what}"
         await asyncio.sleep(0.01)
@@ -218,7 +219,7 @@ async def refused(call: Awaitable[Any], code: grpc.StatusCode, reason: str) -> g
     return error.value
 
 
-async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 120) -> None:
     """Wait until something is so; fails where it never comes."""
     async with asyncio.timeout(seconds):
         while not await true():  # noqa: ASYNC110  # the store has no event to wait for
@@ -235,3 +236,14 @@ async def failure(stub: Any, method: str, request: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(stub, method, request)
     return caught.value
+
+
+def hold(driver: SimulatedDriver) -> asyncio.Event:
+    """The host is not done with any call before the event: it is busy, and not silent."""
+    done = asyncio.Event()
+
+    async def call(budget_seconds: float) -> None:
+        await done.wait()
+
+    driver._call = call  # type: ignore[method-assign]
+    return done

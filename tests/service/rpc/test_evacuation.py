@@ -17,7 +17,7 @@ from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 from service.drivers.base import HostUnreachable
 from service.drivers.simulated import SimulatedDriver
 from service.store import ownership
-from tests.service.rpc.lab import reason_of
+from tests.service.rpc.lab import hold, reason_of
 from tests.support import whole as lab_of_hosts
 from tests.support.whole import Whole
 
@@ -35,7 +35,7 @@ def whole(directory: Path, text: str | None = None) -> AbstractAsyncContextManag
 LIVE = ("paused", "running", "stopping")
 
 
-async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 120) -> None:
     """Wait until something is so; fails where it never comes."""
     async with asyncio.timeout(seconds):
         while not await true():  # noqa: ASYNC110  # the store has no event to wait for
@@ -72,6 +72,10 @@ async def never_twice(lab: Whole) -> AsyncIterator[None]:
 async def drain(lab: Whole, name: str, **fields: Any) -> list[fleet_pb2.DrainHostResponse]:
     request = fleet_pb2.DrainHostRequest(uuid=lab.uuid_of(name), **fields)
     return [step async for step in lab.fleet.DrainHost(request)]
+
+
+async def all_run(lab: Whole, *groups: Any) -> bool:
+    return {(await lab.get(group.uuid)).status for group in groups} == {"Running"}
 
 
 def kinds(steps: list[fleet_pb2.DrainHostResponse]) -> list[str | None]:
@@ -111,11 +115,7 @@ async def test_a_drain_restarts_the_members_elsewhere_and_leaves_the_host_empty(
         final = steps[-1].final
         assert (final.state, final.instance_count) == ("Maintenance", 0)
         assert {c.claimed for c in final.capacities} == {0}
-
-        async def whole_again() -> bool:
-            return bool((await lab.get(group.uuid)).status == "Running")
-
-        await soon(whole_again)  # once who stayed has heard where the other one is
+        await soon(lambda: all_run(lab, group))  # once who stayed has heard where the other one is
         moved, stayed = (await lab.get(group.uuid)).instances
         assert (moved.host_uuid, moved.attempt, moved.status) == (preview[0].move.target_host_uuid, 2, "Running")
         before = group.instances[1]
@@ -161,8 +161,8 @@ async def test_members_of_several_groups_move_together_each_by_its_own_groups_ru
             steps = await drain(lab, name)
         moves = {s.move.instance_uuid for s in steps if s.WhichOneof("change") == "move"}
         assert moves == {first.instances[0].uuid, second.instances[0].uuid}
+        await soon(lambda: all_run(lab, first, second, third))  # once who stayed has heard where the other one is
         ended = [await lab.get(group.uuid) for group in (first, second, third)]
-        assert [group.status for group in ended] == ["Running"] * 3
         hosts = [m.host_uuid for m in ended[0].instances]
         assert len(set(hosts)) == 2
         assert lab.uuid_of(name) not in (*hosts, ended[1].instances[0].host_uuid)
@@ -308,7 +308,7 @@ async def test_a_drain_ends_when_somebody_takes_the_host_out_of_maintenance(tmp_
         group = await lab.up(1)
         name = lab.service.directory.hosts[group.instances[0].host_uuid].name
         host = lab.uuid_of(name)
-        cut_off(lab.driver(name))  # so that the member cannot leave meanwhile
+        done = hold(lab.driver(name))  # so that the member cannot leave meanwhile
         try:
             task = asyncio.create_task(drain(lab, name))
 
@@ -320,9 +320,10 @@ async def test_a_drain_ends_when_somebody_takes_the_host_out_of_maintenance(tmp_
 
             await soon(enabled)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await asyncio.wait_for(task, 30)
+                await asyncio.wait_for(task, 120)
         finally:
             answer_again(lab.driver(name))
+            done.set()
         assert reason_of(caught.value) == "WRONG_STATE"
         assert "to stay under maintenance" in (caught.value.details() or "")
 
@@ -377,7 +378,7 @@ async def test_whatever_operators_and_callers_do_at_once_everything_settles(tmp_
 
     async with whole(tmp_path, config_text(hosts=4, live=seed % 2 == 0)) as lab:
         first = (await lab.up(2)).instances[0]
-        async with never_twice(lab), asyncio.timeout(90):
+        async with never_twice(lab), asyncio.timeout(300):
             moving = asyncio.Event()  # a run in which nobody moved would show nothing
             begin = asyncio.create_task(begun(lab, lab.service.directory.hosts[first.host_uuid].name, moving))
             await moving.wait()

@@ -122,8 +122,15 @@ async def test_a_scaling_makes_room_as_well(tmp_path: Path) -> None:
         await at_rest(lab, others)
 
 
-async def test_nobody_else_takes_the_room_meanwhile(tmp_path: Path) -> None:
-    async with whole(tmp_path, config_text(hosts=2, migrate_ms=1000)) as lab:
+async def test_nobody_else_takes_the_room_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, move = asyncio.Event(), SimulatedDriver._move
+
+    async def once_asked(*arguments: Any) -> None:
+        await asked.wait()
+        await move(*arguments)
+
+    monkeypatch.setattr(SimulatedDriver, "_move", once_asked)
+    async with whole(tmp_path, config_text(hosts=2)) as lab:
         others = await one_on_each(lab)
         async with making(lab, large(make_room=LIVE)) as (task, _):
             with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -131,6 +138,7 @@ async def test_nobody_else_takes_the_room_meanwhile(tmp_path: Path) -> None:
             assert reason_of(error.value) == "NO_CAPACITY"
             capacity = (await lab.fleet.GetCapacity(fleet_pb2.GetCapacityRequest())).capacities
             assert {c.resource: c.available for c in capacity}["vcpu"] == 2, "what is booked is not told as free"
+            asked.set()
             assert (await task)[-1].final.status == "Running"
         await at_rest(lab, others)
 
