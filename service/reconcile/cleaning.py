@@ -8,7 +8,6 @@ reports, and is switched off. What goes wrong leaves the machine closed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping
 from functools import partial
@@ -19,25 +18,28 @@ from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile.cleaning_attempt import CleaningAttempt
 from service.reconcile.custody import Custody
+from service.reconcile.leading import Leading
 from service.reconcile.monitor import HostMonitor
-from service.store import cleanings, clock, fencing
+from service.store import cleanings
 from service.store.clock import StoreClock
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.telemetry.metrics import Metrics
 from service.transactions import cleaning as steps
-from service.transactions.fencing import LEASE_MS, NotLeading
+from service.transactions.fencing import NotLeading
 
 logger = logging.getLogger(__name__)
 
-EVERY_SECONDS = 5.0
 GRACE_SECONDS = 30.0
 """For so long after it was let go a machine is kept for its own project: a member that is placed anew comes back."""
 AGAIN_SECONDS = 3.0
 
 
-class Cleaner:
-    """`run` in every replica; the one that holds the lease does the work."""
+class Cleaner(Leading):
+    """Has the machines cleaned that are due."""
+
+    not_done = "machines were not cleaned"
+    broke = "a machine's cleaning broke"
 
     def __init__(
         self,
@@ -49,38 +51,11 @@ class Cleaner:
         owner: str,
     ) -> None:
         """`owner`: this process's name."""
-        self._store = store
+        super().__init__(store, clock, owner)
         self._monitors = monitors
         self._custody = custody
         self._metrics = metrics
-        self._clock = clock
-        self._owner = owner
-        self._epoch = 0
         self._free: dict[str, float] = {}
-        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
-
-    def poke(self) -> None:
-        """Something in the fleet was changed: an operator may want a machine cleaned."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Look every EVERY_SECONDS, and when poked, until cancelled."""
-        try:
-            while True:
-                self._wake.clear()
-                try:
-                    await self.once()
-                except NotLeading:
-                    self._epoch = 0
-                except CorralError as error:
-                    logger.warning("machines were not cleaned: %s", error)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), EVERY_SECONDS)
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def once(self) -> None:
         """Begin what is to be begun, and see to what is under way. Raises Unavailable, NotLeading."""
@@ -100,9 +75,7 @@ class Cleaner:
         for host in (await self._store.read(cleanings.due)) if ripe else under_way:
             key = host.uuid, host.cleaning.count
             if host.cleaning.state is CleaningState.CLEANING and key not in self._tasks:
-                task = asyncio.create_task(self._carry_out(*key, epoch), name=f"cleaning of {host.name}")
-                self._tasks[key] = task
-                task.add_done_callback(partial(self._ended, key))
+                self._carry(key, self._carry_out(*key, epoch), f"cleaning of {host.name}")
 
     def _ripe(self, found: Mapping[str, Host]) -> list[Host]:
         """Those that nobody of their project has come back to."""
@@ -123,21 +96,6 @@ class Cleaner:
                 logger.info("host %s is cleaned (%s)", host.name, host.wipe)
         except CorralError as error:
             logger.warning("the cleaning of host %s does not begin yet: %s", host.name, error)
-
-    async def _leads(self) -> bool:
-        asked_at = asyncio.get_running_loop().time()
-
-        def take(connection: Connection) -> int:
-            now = clock.now(connection)
-            return fencing.take_lease(connection, self._owner, now, LEASE_MS, self._clock.lease_time(now, asked_at))
-
-        self._epoch = await self._store.write(take)
-        return bool(self._epoch)
-
-    def _ended(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
-        self._tasks.pop(key, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the cleaning of host %s broke", key[0], exc_info=error)  # a bug; the next look begins anew
 
     # --- carrying out ------------------------------------------------------------------------------------------------
 

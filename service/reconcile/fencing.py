@@ -12,7 +12,6 @@ import logging
 import uuid as uuids
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from service.domain.fencing import Circumstances, Fence, FenceCause, FenceState, Rule, Sight, Verdict, judge
 from service.domain.fleet import Bmc, Fencing, Host, HostState, HostStatus
@@ -21,6 +20,7 @@ from service.drivers.power import OFF, PowerSwitch, WrongMachine
 from service.errors import CorralError, NotFound
 from service.failpoints import failpoint
 from service.reconcile.custody import Custody
+from service.reconcile.leading import EVERY_SECONDS, Leading
 from service.reconcile.monitor import FRESH_SECONDS, HostMonitor
 from service.store import clock, fencing, fleet
 from service.store.clock import StoreClock
@@ -34,7 +34,6 @@ from service.transactions.fencing import LEASE_MS, NotLeading, Step
 
 logger = logging.getLogger(__name__)
 
-EVERY_SECONDS = 5.0
 LOOK_SECONDS = 20.0
 ORDER_SECONDS = 30.0
 PROVE_SECONDS = 30.0
@@ -60,8 +59,11 @@ class _Picture:
     now: int
 
 
-class Fencer:
-    """`run` in every replica; the one that holds the lease does the work."""
+class Fencer(Leading):
+    """Judges silent hosts, and carries out fences."""
+
+    not_done = "silent hosts were not judged"
+    broke = "a fence broke"
 
     def __init__(
         self,
@@ -77,42 +79,15 @@ class Fencer:
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
     ) -> None:
         """`owner`: this process's name. `group_due(uuid)`: members of this group are to be placed anew."""
-        self._store = store
+        super().__init__(store, clock, owner)
         self._monitors = monitors
         self._custody = custody
         self._metrics = metrics
-        self._clock = clock
-        self._owner = owner
         self._make_switch = make_switch
         self._group_due = group_due
         self._new_uuid = new_uuid
-        self._epoch = 0
         self._disconnected: dict[str, float] = {}
         self._looked_at = -FRESH_SECONDS
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
-
-    def poke(self) -> None:
-        """Something in the fleet was changed: an operator may have asked for a fence."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Look every EVERY_SECONDS, and when poked, until cancelled."""
-        try:
-            while True:
-                self._wake.clear()
-                try:
-                    await self.once()
-                except NotLeading:
-                    self._epoch = 0
-                except CorralError as error:
-                    logger.warning("silent hosts were not judged: %s", error)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), EVERY_SECONDS)
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def once(self) -> None:
         """One look at the silent hosts and at the fences under way. Raises Unavailable, NotLeading."""
@@ -127,23 +102,7 @@ class Fencer:
             await self._judge(picture, silent)
         for one in await self._store.read(fencing.open_fences):
             if one.uuid not in self._tasks:
-                task = asyncio.create_task(self._carry_out(one.uuid, self._epoch), name=f"fence {one.host}")
-                self._tasks[one.uuid] = task
-                task.add_done_callback(partial(self._ended, one.uuid))
-
-    # --- who judges --------------------------------------------------------------------------------------------------
-
-    async def _leads(self) -> bool:
-        asked_at = asyncio.get_running_loop().time()
-
-        def take(connection: Connection) -> int:
-            now = clock.now(connection)
-            as_of = self._clock.lease_time(now, asked_at)
-            return fencing.take_lease(connection, self._owner, now, LEASE_MS, as_of)
-
-        self._epoch = await self._store.write(take)
-        failpoint("fence.leading")
-        return bool(self._epoch)
+                self._carry(one.uuid, self._carry_out(one.uuid, self._epoch), f"fence {one.host}")
 
     def _follow_status(self, picture: _Picture) -> None:
         """Since when the database says that nobody reaches a host: another replica that does reach it says so there
@@ -348,11 +307,6 @@ class Fencer:
             for group in step.touched:
                 self._group_due(group)
         return step
-
-    def _ended(self, uuid: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(uuid, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.critical("a fence broke", exc_info=error)
 
 
 class _Switches:

@@ -22,6 +22,7 @@ from service.drivers.power import PowerSwitch, WrongMachine
 from service.errors import Unavailable, WrongState
 from service.planning.planner import InlinePlanner
 from service.reconcile import fencing as fencer_module
+from service.reconcile import leading
 from service.reconcile import monitor as monitor_module
 from service.reconcile.fencing import Fencer
 from service.store import fencing, fleet, schema
@@ -139,7 +140,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "ANSWERED_SECONDS", 60.0)
     monkeypatch.setattr(monitor_module, "RETRY_FIRST_SECONDS", 0.02)
     monkeypatch.setattr(monitor_module, "RETRY_MOST_SECONDS", 0.05)
-    monkeypatch.setattr(fencer_module, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(leading, "EVERY_SECONDS", 0.05)
     monkeypatch.setattr(fencer_module, "AGAIN_FIRST_SECONDS", 0.05)
     monkeypatch.setattr(fencer_module, "AGAIN_MOST_SECONDS", 0.05)
 

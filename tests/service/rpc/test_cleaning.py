@@ -15,7 +15,7 @@ from corral.v1 import deploy_pb2, fleet_pb2, project_pb2
 
 from service.domain import cleaning as rules
 from service.domain.cleaning import Wipe
-from service.reconcile import cleaning, cleaning_attempt
+from service.reconcile import cleaning, cleaning_attempt, leading
 from service.store import fleet
 from service.store.connection import Connection
 from tests.service.rpc.lab import soon
@@ -40,7 +40,7 @@ async def one_machine(directory: Path, clean: str = "metadata") -> AsyncIterator
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks follow each other at once; what waits for what stays as it is."""
-    monkeypatch.setattr(cleaning, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(leading, "EVERY_SECONDS", 0.05)
     monkeypatch.setattr(cleaning, "AGAIN_SECONDS", 0.02)
 
 
