@@ -17,6 +17,7 @@ from service.domain.specs import DeployRequest, MayWait
 from service.domain.tenants import Caller, Quota
 from service.drivers.simulated import SimulatedHost, SimulationOptions
 from service.errors import InvalidArgument, NoCapacity, QuotaExceeded, Unsatisfiable
+from service.reconcile.standing_in_line import Line
 from service.store import groups, quotas
 from tests.support.builders import host, node, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
@@ -45,7 +46,7 @@ async def stored(plane: ControlPlane, uuid: str) -> Group:
 
 
 async def soon(true: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not await true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -62,11 +63,19 @@ async def _is(plane: ControlPlane, uuid: str, status: GroupStatus) -> bool:
 
 
 async def followed(plane: ControlPlane, started: Started) -> list[Event]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         return await plane.follow(started.group, started.after_revision)
 
 
-async def test_it_waits_with_its_reason_and_place_and_is_placed_when_room_is_given_back() -> None:
+async def test_it_waits_with_its_reason_and_place_and_is_placed_when_room_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests = Line.rests_until
+
+    def until_it_is_woken(line: Line, group: Group, now: int) -> int:
+        return group.waiting.until if rests(line, group, now) and group.waiting is not None else 0
+
+    monkeypatch.setattr(Line, "rests_until", until_it_is_woken)  # it looks at nothing by itself
     async with full() as (plane, there):
         started = await waits(plane, wanted(10))
         waiting = await stored(plane, started.group.uuid)
@@ -75,10 +84,8 @@ async def test_it_waits_with_its_reason_and_place_and_is_placed_when_room_is_giv
         assert waiting.waiting.failure is not None
         assert waiting.waiting.failure.code == "NO_CAPACITY"
         assert waiting.reason.startswith("waits: ")
-        begun = time.monotonic()
         await plane.delete(there)
         events = await followed(plane, started)
-        assert time.monotonic() - begun < 8, "woken, and not by its poll alone"
         final = events[-1].group
         assert final is not None
         assert (final.status, final.reason, final.waiting) == (GroupStatus.RUNNING, "", None)
@@ -95,7 +102,7 @@ async def test_without_it_the_answer_is_no_at_once() -> None:
 
 async def test_its_time_over_it_ends_with_the_typed_no_and_its_explanation() -> None:
     async with full() as (plane, _):
-        started = await plane.groups.deploy(CALLER, wanted(10, wait=MayWait(for_ms=700)))
+        started = await plane.groups.deploy(CALLER, wanted(10, wait=MayWait(for_ms=3000)))
         with pytest.raises(NoCapacity, match="it waited for") as error:
             await followed(plane, started)
         assert error.value.explanation is not None

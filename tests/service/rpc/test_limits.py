@@ -54,17 +54,23 @@ async def test_calls_that_arrive_together_wait_their_turn_while_health_answers_a
 
         calls: list[Any] = []
         async with asyncio.timeout(60):
-            while not any(made.done() for made in calls):
+            while not _refused(calls):
                 # Fewer than one connection may hold: a busy machine learns late of the first refusal.
                 calls += [call() for _ in range(10 * turns.AT_ONCE if len(calls) < 2000 else 0)]
                 assert (await health_of(server.channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
-        refused = [made.exception() for made in calls if made.done()]
-        assert {lab.reason_of(error) for error in refused} == {"OVERLOADED"}
+        assert {lab.reason_of(error) for error in _refused(calls)} == {"OVERLOADED"}
         let_in.set()
         answers = await asyncio.gather(*calls, return_exceptions=True)
         served = [answer for answer in answers if isinstance(answer, deploy_pb2.ListInstanceGroupsResponse)]
         assert len(served) >= turns.AT_ONCE
         assert isinstance(await call(), deploy_pb2.ListInstanceGroupsResponse)
+
+
+def _refused(calls: list[Any]) -> list[Any]:
+    """How calls have ended; but those that the library drops, since 30 s were too short on a busy machine to begin
+    them."""
+    ended = [made.exception() for made in calls if made.done()]
+    return [error for error in ended if error.code() is not grpc.StatusCode.CANCELLED]
 
 
 async def test_connections_above_the_limit_are_closed_and_those_below_it_are_served() -> None:
@@ -83,5 +89,5 @@ async def test_connections_above_the_limit_are_closed_and_those_below_it_are_ser
                 writer.close()
         await asyncio.wait(ended, timeout=10)
         async with grpc.aio.insecure_channel(str(address)) as another:
-            checked = health_of(another).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10)
+            checked = health_of(another).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=60)
             assert (await checked).status == SERVING
